@@ -1,0 +1,24 @@
+"""The word that was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word nearest to a misspelt one; hyphens and capitals do not count. None if far."""
+    names = {_plain(name): name for name in known}
+    match = difflib.get_close_matches(_plain(word), names, n=1, cutoff=0.6)
+    return names[match[0]] if match else None
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`did you mean 'x'`, or what is known where nothing is near."""
+    known = list(known)
+    near = nearest(word, known)
+    return f"did you mean '{near}'" if near else f"known here: {', '.join(known)}"
+
+
+def _plain(word: str) -> str:
+    return word.replace("-", "_").lower()

@@ -1,0 +1,240 @@
+"""The recipe: what the user asks for, as a strict YAML.
+
+Every key has a one-line description, which is its help, its place in the JSON Schema and its
+documentation. All problems of a recipe are reported at once, each with its line and, for an unknown
+key, the nearest one that exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, Discriminator, Field, Tag
+from pydantic.fields import FieldInfo
+
+from tuner.fields import (
+    AutoCount,
+    AutoFlag,
+    AutoPositive,
+    Count,
+    CountFromZero,
+    Flag,
+    FreeMapping,
+    Integer,
+    NotNegative,
+    PathOrAmount,
+    Positive,
+    Section,
+    StepsOrShare,
+    Text,
+    Words,
+)
+from tuner.methods import METHODS
+from tuner.methods.full import FullOptions, LastLayerOptions, StagedOptions
+from tuner.methods.lora import DoraOptions, LoraOptions, RsloraOptions
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    base: Annotated[
+        Text, Field(description="alias (smollm2-135m), Hub id, local folder or .gguf file")
+    ] = "smollm2-135m"
+    revision: Annotated[Text | None, Field(description="branch, tag or commit of a Hub model")] = (
+        None
+    )
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        Field(description="type of the base weights; auto: what the machine computes fastest"),
+    ] = "auto"
+    quantize: Annotated[
+        Literal["none", "nf4", "int8"],
+        Field(description="load the base quantized (bitsandbytes)"),
+    ] = "none"
+    trust_remote_code: Annotated[
+        Flag, Field(description="run Python code that comes with the model")
+    ] = False
+
+
+class DataSection(Section):
+    """The rows and how they become examples."""
+
+    train: Annotated[Words, Field(min_length=1, description="file or files of training rows")]
+    eval: Annotated[
+        PathOrAmount,
+        Field(description="held-out rows: a file, a fraction below 1, or a number of rows"),
+    ] = 0.1
+    template: Annotated[
+        Text, Field(description="name or file of a data template; auto: from the columns")
+    ] = "auto"
+    columns: Annotated[
+        dict[str, Text],
+        Field(description="rename columns: {name in the template: name in the file}"),
+    ] = Field(default_factory=dict)
+    labels: Annotated[
+        Words, Field(description="answers to choose from; scores label accuracy")
+    ] = ()
+    render: Annotated[
+        Literal["auto", "chat", "raw"],
+        Field(description="through the chat template, or as plain prompt and answer"),
+    ] = "auto"
+    max_length: Annotated[
+        AutoCount, Field(description="longest example in tokens; auto: the model's context")
+    ] = "auto"
+    max_rows: Annotated[Count | None, Field(description="use only the first rows")] = None
+    packing: Annotated[
+        AutoFlag, Field(description="rows of a micro-batch in one sequence, without padding")
+    ] = "auto"
+    special_tokens_in_text: Annotated[
+        Literal["literal", "error", "allow"],
+        Field(description="what control tokens written in a row's text become"),
+    ] = "literal"
+    max_bad_rows: Annotated[
+        CountFromZero, Field(description="broken rows to leave out and count before stopping")
+    ] = 0
+
+
+class TrainSection(Section):
+    """The optimisation."""
+
+    epochs: Annotated[Positive, Field(description="passes over the training rows")] = 3.0
+    max_steps: Annotated[
+        Count | None, Field(description="stop after this many optimizer steps")
+    ] = None
+    batch_size: Annotated[Count, Field(description="rows per optimizer step, over all devices")] = (
+        16
+    )
+    micro_batch_size: Annotated[
+        AutoCount, Field(description="rows per forward pass; auto: from the memory estimate")
+    ] = "auto"
+    learning_rate: Annotated[
+        AutoPositive, Field(description="peak learning rate; auto: the method's own")
+    ] = "auto"
+    scheduler: Annotated[
+        Literal["linear", "cosine", "constant"],
+        Field(description="course of the learning rate after the warmup"),
+    ] = "linear"
+    warmup: Annotated[
+        StepsOrShare, Field(description="warmup: a share of the steps, or a number of steps")
+    ] = 0.03
+    weight_decay: Annotated[NotNegative, Field(description="AdamW weight decay")] = 0.0
+    max_grad_norm: Annotated[Positive, Field(description="gradients are clipped to this norm")] = (
+        1.0
+    )
+    gradient_checkpointing: Annotated[
+        AutoFlag, Field(description="recompute activations; auto: only when memory needs it")
+    ] = "auto"
+    save_steps: Annotated[Count, Field(description="seal a checkpoint every so many steps")] = 50
+    logging_steps: Annotated[
+        Count, Field(description="write a metrics line every so many steps")
+    ] = 1
+    trl: Annotated[
+        FreeMapping,
+        Field(description="further fields of the trainer's config, checked against it"),
+    ] = Field(default_factory=dict)
+
+
+class EvalSection(Section):
+    """Scores on held-out rows, before and after."""
+
+    enabled: Annotated[Flag, Field(description="score before and after training")] = True
+    metrics: Annotated[Words, Field(description="metric names; auto: those that fit the data")] = (
+        "auto",
+    )
+    max_rows: Annotated[
+        Count | None, Field(description="score at most this many held-out rows")
+    ] = None
+    samples: Annotated[
+        CountFromZero, Field(description="held-out prompts to answer before and after")
+    ] = 1
+    max_new_tokens: Annotated[Count, Field(description="longest generated answer")] = 64
+
+
+class ExportSection(Section):
+    """What is written at the end, each verified in a fresh process."""
+
+    formats: Annotated[
+        Words, Field(description="adapter, merged; auto: all that the method allows")
+    ] = ("auto",)
+
+
+class RunSection(Section):
+    """Where and how the run happens."""
+
+    output: Annotated[
+        Text | None, Field(description="the run folder; default: runs/<recipe name>")
+    ] = None
+    seed: Annotated[Integer, Field(ge=0, description="seeds data order, weights and dropout")] = 42
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="where to train")] = "auto"
+
+
+def _method_tag(value: Any) -> str:
+    name = value.get("name", "lora") if isinstance(value, dict) else getattr(value, "name", "lora")
+    return str(name)
+
+
+MethodSection = Annotated[
+    Annotated[LoraOptions, Tag("lora")]
+    | Annotated[RsloraOptions, Tag("rslora")]
+    | Annotated[DoraOptions, Tag("dora")]
+    | Annotated[FullOptions, Tag("full")]
+    | Annotated[LastLayerOptions, Tag("last_layer")]
+    | Annotated[StagedOptions, Tag("staged")],
+    Discriminator(_method_tag),
+]
+
+
+class Recipe(Section):
+    """A whole recipe. Every section but `data` may be left out."""
+
+    model: ModelSection = ModelSection()
+    data: DataSection
+    method: MethodSection = LoraOptions()
+    train: TrainSection = TrainSection()
+    eval: EvalSection = EvalSection()
+    export: ExportSection = ExportSection()
+    run: RunSection = RunSection()
+
+
+def sections() -> dict[str, list[type[BaseModel]]]:
+    """Each section of the recipe and its models: one, but for `method` one a method."""
+    return {name: list(models_in(info.annotation)) for name, info in Recipe.model_fields.items()}
+
+
+def keys_of(section: str, method: str | None = None) -> dict[str, FieldInfo]:
+    """The valid keys of a section; of `method`, those of one method or of all."""
+    if section == "method" and method in METHODS:
+        return dict(METHODS[method].options.model_fields)
+    return {
+        name: info
+        for model in sections().get(section, [])
+        for name, info in model.model_fields.items()
+    }
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Every section model that a type mentions."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from models_in(part)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, for editors; every key with its description."""
+    schema = Recipe.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    for model in schema["$defs"].values():
+        for name, key in model.get("properties", {}).items():
+            model["properties"][name] = _or_one_word(key)
+    return schema
+
+
+def _or_one_word(key: dict[str, Any]) -> dict[str, Any]:
+    """A list of words may be written as one word."""
+    if key.get("items", {}).get("type") != "string":
+        return key
+    listed = {name: key[name] for name in ("type", "items", "minItems") if name in key}
+    rest = {name: value for name, value in key.items() if name not in listed}
+    return {**rest, "anyOf": [{"type": "string"}, listed]}

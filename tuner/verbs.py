@@ -1,0 +1,35 @@
+"""VERBS: the training commands, each a point in the grid of task x method.
+
+One row is one command: `cli` makes the command from it, `recipe_load` checks the recipe's method
+against it. No verb has a code path of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A training command.
+
+    Attributes:
+        name: the command.
+        task: what is optimised.
+        family: the methods it takes, by the `verb` of their row in METHODS; None: every method.
+        summary: one line of help.
+    """
+
+    name: str
+    task: str
+    family: str | None
+    summary: str
+
+
+VERBS: dict[str, Verb] = {
+    row.name: row
+    for row in (
+        Verb("lora", "sft", "lora", "Fine-tune with low-rank updates (LoRA, rsLoRA, DoRA)."),
+        Verb("sft", "sft", None, "Fine-tune on examples with the method that the recipe names."),
+    )
+}
