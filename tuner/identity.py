@@ -1,0 +1,44 @@
+"""What a run depends on: a resumed run must be the run that was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tuner.errors import IntegrityError
+
+
+def check_identity(
+    saved: Mapping[str, Any], current: Mapping[str, Any], allowed: Iterable[str] = ()
+) -> list[str]:
+    """Compare what a checkpoint was trained under with what this run would do.
+
+    Args:
+        saved: the flat `state["identity"]` of the checkpoint.
+        current: the same fields of this run.
+        allowed: fields that may change without changing the trajectory.
+
+    Returns:
+        One line for each allowed difference.
+
+    Raises:
+        IntegrityError: any other field differs; each has its line.
+    """
+    may_change = set(allowed)
+    noted: list[str] = []
+    refused: list[str] = []
+    for field in sorted(saved.keys() | current.keys()):
+        before = json.dumps(saved[field], sort_keys=True) if field in saved else "(absent)"
+        now = json.dumps(current[field], sort_keys=True) if field in current else "(absent)"
+        if before != now:
+            line = f"{field}: {before} in the checkpoint, {now} now"
+            (noted if field in may_change else refused).append(line)
+    if refused:
+        raise IntegrityError(
+            "the checkpoint belongs to another run than this recipe describes",
+            refused[0],
+            "undo these changes, or start a new run with another --output",
+            refused,
+        )
+    return noted
