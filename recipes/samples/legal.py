@@ -23,8 +23,8 @@ COUNTS = {
     "eval": {"clauses": 9, "chinese_clauses": 1},
 }
 OPENINGS = {
-    "train": ["Subject to {section}, ", "For the avoidance of doubt, ", "As agreed on {date}, "],
-    "eval": ["Unless {section} says otherwise, ", "Under the terms accepted on {date}, "],
+    "train": ["Subject to {section}, ", "For the avoidance of doubt, ", "As agreed on {signed}, "],
+    "eval": ["Unless {section} says otherwise, ", "Under the terms accepted on {signed}, "],
 }
 CHINESE_OPENINGS = {"train": ["除另有约定外，", "为避免疑义，"], "eval": ["双方确认，"]}
 
@@ -53,8 +53,9 @@ SLOTS = {
         "years": ["two", "three", "five"],
         "k": ["six", "twelve", "eighteen"],
         "pct": ["1.5", "2", "5", "8"],
-        "sum": ["$2,500", "$12,000", "$40,000", "$150,000", "$1,000,000"],
+        "sum": ["$2,500", "$12,000", "$40,000", "$150,000", "$300,000"],
         "date": ["March 1, 2025", "June 30, 2026", "the first of May", "December 31, 2027"],
+        "signed": ["January 9", "February 20"],
         "section": ["Section 4.2", "Section 9", "Schedule B"],
     },
     "eval": {
@@ -64,6 +65,7 @@ SLOTS = {
         "pct": ["3", "6", "4.5"],
         "sum": ["$7,300", "$26,000", "$95,000", "$480,000"],
         "date": ["April 15, 2028", "October 1, 2029", "the last day of August"],
+        "signed": ["March 3", "November 12"],
         "section": ["Section 11.3", "Annex 2"],
     },
 }

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-DOMAINS = ("legal",)
+DOMAINS = ("legal", "medical", "finance", "education", "science")
 SPLITS = ("train", "eval")
 SEED = 2024
 
@@ -52,15 +52,13 @@ class Draw:
     def distinct(self, count: int, items: Sequence[T], write: Callable[[T], str]) -> list[str]:
         """`count` different texts, the items taken in turn so that each is used equally often."""
         texts: list[str] = []
-        for i in range(count * 50):
+        for _ in range(count * 50):
             if len(texts) == count:
-                break
+                return texts
             text = write(items[len(texts) % len(items)])
             if text not in texts:
                 texts.append(text)
-            elif i > count * 40:
-                raise ValueError(f"too little variety for {count} texts: {items[0]!r}")
-        return texts
+        raise ValueError(f"too little variety for {count} texts like {items[0]!r}")
 
 
 def patterns(block: str, joint: str = " ") -> list[str]:
@@ -70,8 +68,8 @@ def patterns(block: str, joint: str = " ") -> list[str]:
 
 
 def facts(block: str, joint: str = " ") -> list[tuple[str, ...]]:
-    """Like `patterns`, each entry cut at " | " into its parts."""
-    return [tuple(entry.split(" | ")) for entry in patterns(block, joint)]
+    """Like `patterns`, each entry cut at "|" into its parts."""
+    return [tuple(re.split(r"\s*\|\s*", entry)) for entry in patterns(block, joint)]
 
 
 def write(folder: Path) -> None:
