@@ -1,0 +1,223 @@
+"""A row through its data template: the turns of a chat, or raw segments."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jinja2
+
+from tuner.data.load import Row
+from tuner.data.recognise import Fit
+from tuner.data.template import SLOT_LABEL, SLOT_TEXT, Cloze, Conversation, Turn, environment
+
+Message = dict[str, Any]
+_ONE_COLUMN = re.compile(r"\{\{\s*(\w+)\s*\}\}\Z")
+
+
+class BadRow(ValueError):
+    """The row cannot be an example; the text names the class of the problem."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A part of a raw text."""
+
+    text: str
+    supervised: bool
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """What a row says, before any chat template. Has messages or segments, never both.
+
+    `answer` is the last answer; of a cloze it is the label, whose word stands in the segments.
+    """
+
+    row: str
+    messages: tuple[Message, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    tools: list[Any] | None = None
+    answer: str = ""
+    words: Mapping[str, str] = field(default_factory=dict)
+    cut_characters: int = 0
+
+    def with_answer(self, answer: str) -> Dialogue:
+        """The same row with another last answer."""
+        if self.segments:
+            word = self.words.get(answer, answer)
+            segments = tuple(
+                replace(each, text=word) if each.supervised else each for each in self.segments
+            )
+            return replace(self, segments=segments, answer=answer)
+        messages = (*self.messages[:-1], {**self.messages[-1], "content": answer})
+        return replace(self, messages=messages, answer=answer)
+
+    def text(self) -> str:
+        """The words of the row, for comparing rows with each other."""
+        if self.segments:
+            return "".join(segment.text for segment in self.segments)
+        parts = [json.dumps(message, ensure_ascii=False) for message in self.messages]
+        return "\n".join(parts)
+
+
+class RowRenderer:
+    """Renders rows through one template; compile once, use for every row."""
+
+    def __init__(self, fit: Fit) -> None:
+        self.template = fit.template
+        self._columns = fit.columns
+        self._names = fit.template.columns.required + fit.template.columns.optional
+        self._lists = {turn.column for turn in fit.template.turns if turn.column}
+        if conversation := fit.template.conversation:
+            self._lists |= {conversation.column, conversation.tools}
+        sources = [fit.template.text, *(turn.content for turn in fit.template.turns)]
+        self._compiled = {source: _compile(source) for source in sources if source}
+
+    def render(self, row: Row) -> Dialogue:
+        """Render one row.
+
+        Raises:
+            BadRow: a column is missing or is not text, or the turns are malformed.
+        """
+        dialogue = self._render(row.id, self._values(row))
+        return replace(dialogue, cut_characters=row.cut_characters)
+
+    def _render(self, row: str, values: dict[str, Any]) -> Dialogue:
+        template = self.template
+        if template.text is not None:
+            text = self._compiled[template.text](values)
+            return Dialogue(row, segments=(Segment(text, True),), answer=text)
+        if template.cloze:
+            return _cloze(row, template.cloze, values)
+        if template.conversation:
+            messages = tuple(_conversation(template.conversation, values))
+            tools = _tools(values.get(template.conversation.tools or ""))
+        else:
+            messages = tuple(
+                message for turn in template.turns for message in self._turn(turn, values)
+            )
+            tools = None
+        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
+        messages = messages[: last + 1]
+        answer = messages[-1].get("content") or "" if messages else ""
+        return Dialogue(row, messages, tools=tools, answer=answer)
+
+    def _values(self, row: Row) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        required = set(self.template.columns.required)
+        for name in self._names:
+            file_name = self._columns.get(name, name)
+            value = row.values.get(file_name) if name in self._columns else None
+            if value is None and name in required:
+                problem = "is null" if file_name in row.values else "is missing"
+                raise BadRow(f"the column '{file_name}' {problem}")
+            if value is None:
+                value = ""
+            elif name not in self._lists and not isinstance(value, str):
+                raise BadRow(f"the column '{file_name}' is not text")
+            values[name] = value
+        return values
+
+    def _turn(self, turn: Turn, values: dict[str, Any]) -> list[Message]:
+        if turn.role == "history":
+            return _history(values[turn.column or ""])
+        content = self._compiled[turn.content or ""](values)
+        if not content.strip() and turn.role != "assistant":
+            return []
+        return [{"role": turn.role, "content": content}]
+
+
+def _compile(source: str) -> Callable[[dict[str, Any]], str]:
+    column = _ONE_COLUMN.match(source)
+    if column:
+        name = column.group(1)
+        return lambda values: str(values[name])
+    template = environment().from_string(source)
+
+    def render(values: dict[str, Any]) -> str:
+        try:
+            return template.render(values)
+        except jinja2.TemplateError as error:
+            raise BadRow(f"the data template cannot render it: {error}") from None
+
+    return render
+
+
+def _history(pairs: Any) -> list[Message]:
+    messages: list[Message] = []
+    for pair in pairs or []:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(
+            isinstance(text, str) for text in pair
+        ):
+            raise BadRow("history is not a list of pairs of texts")
+        messages.append({"role": "user", "content": pair[0]})
+        messages.append({"role": "assistant", "content": pair[1]})
+    return messages
+
+
+def _cloze(row: str, cloze: Cloze, values: dict[str, Any]) -> Dialogue:
+    text, label = values[cloze.text], values[cloze.label]
+    word = cloze.verbalizer.get(label)
+    if word is None:
+        raise BadRow(f"the label '{label}' has no word in the verbalizer")
+    parts = re.split(f"({re.escape(SLOT_TEXT)}|{re.escape(SLOT_LABEL)})", cloze.pattern)
+    slots = {SLOT_TEXT: Segment(text, False), SLOT_LABEL: Segment(word, True)}
+    segments = tuple(slots.get(part, Segment(part, False)) for part in parts if part)
+    return Dialogue(row, segments=segments, answer=label, words=cloze.verbalizer)
+
+
+def _conversation(conversation: Conversation, values: dict[str, Any]) -> list[Message]:
+    turns = values[conversation.column]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise BadRow(f"the column '{conversation.column}' is not a list of turns")
+    messages = [_message(conversation, turn) for turn in turns]
+    system = values.get(conversation.system or "")
+    if system and isinstance(system, str):
+        messages.insert(0, {"role": "system", "content": system})
+    return messages
+
+
+def _message(conversation: Conversation, turn: dict[str, Any]) -> Message:
+    role = turn.get(conversation.role)
+    if not isinstance(role, str) or role not in conversation.roles:
+        known = ", ".join(conversation.roles)
+        raise BadRow(f"unknown role {json.dumps(role, ensure_ascii=False)} (known: {known})")
+    mapped = conversation.roles[role]
+    own = (conversation.role, conversation.content)
+    message = {key: value for key, value in turn.items() if key not in own and value is not None}
+    content = _content(turn.get(conversation.content))
+    if mapped == "call":
+        return {"role": "assistant", **message, "content": content, "call": True}
+    message = {"role": mapped, **message}
+    if content is not None:
+        message["content"] = content
+    return message
+
+
+def _content(content: Any) -> Any:
+    """OpenAI's list of parts as one text; parts that point to files are refused, never opened."""
+    if not isinstance(content, list):
+        return content
+    if not all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
+    ):
+        raise BadRow("a turn has parts that are not text")
+    return "".join(part["text"] for part in content)
+
+
+def _tools(tools: Any) -> list[Any] | None:
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = json.loads(tools)
+        except ValueError:
+            raise BadRow("tools is not JSON") from None
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise BadRow("tools is not a list of objects")
+    return tools

@@ -1,0 +1,152 @@
+"""Rendered texts to token ids, with the loss mask taken from character offsets."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tokenizers import Encoding, Tokenizer
+
+from tuner.data.control import ControlTokens
+from tuner.data.dialogue import BadRow
+from tuner.data.rendered import Rendered, Span
+
+CHUNK = 256
+Policy = Literal["literal", "error", "allow"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of one example before truncation. `prompt_ids` is what generation starts from."""
+
+    ids: list[int]
+    supervised: list[bool]
+    prompt_ids: list[int]
+    foreign: int
+
+
+class Encoder:
+    """Encodes rendered examples; `policy` says what control tokens in row text become."""
+
+    def __init__(self, tokenizer: Any, policy: Policy, chat_template: str | None) -> None:
+        self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._backend.encode_special_tokens = False
+        self._policy = policy
+        self._eos = int(tokenizer.eos_token_id)
+        self._prefix = _prefix(self._backend)
+        self._control = ControlTokens(tokenizer, chat_template)
+
+    def encode(self, examples: Sequence[Rendered], prompts: bool = False) -> list[Encoded | BadRow]:
+        """Encode examples; a row that cannot be encoded safely gives its problem instead."""
+        results: list[Encoded | BadRow] = []
+        for start in range(0, len(examples), CHUNK):
+            results += self._chunk(examples[start : start + CHUNK], prompts)
+        return results
+
+    def _chunk(self, examples: Sequence[Rendered], prompts: bool) -> list[Encoded | BadRow]:
+        foreign: list[int | BadRow] = [self._foreign(example) for example in examples]
+        plain = [example.text for example, n in zip(examples, foreign, strict=True) if n == 0]
+        encodings = iter(self._backend.encode_batch(plain, add_special_tokens=False))
+        results: list[Encoded | BadRow] = []
+        for example, count in zip(examples, foreign, strict=True):
+            if isinstance(count, BadRow):
+                results.append(count)
+            elif count == 0:
+                results.append(self._encoded(example, next(encodings), prompts, 0))
+            else:
+                results.append(self._literal(example, prompts, count))
+        return results
+
+    def _foreign(self, example: Rendered) -> int | BadRow:
+        if self._policy == "allow":
+            return 0
+        try:
+            count = self._control.foreign(example)
+        except BadRow as problem:
+            return problem
+        if count and self._policy == "error":
+            return BadRow("special tokens stand in the text")
+        return count
+
+    def _literal(self, example: Rendered, prompts: bool, count: int) -> Encoded | BadRow:
+        try:
+            text = self._control.literal(example)
+        except BadRow as problem:
+            return problem
+        encoding = self._control.private.encode(text, add_special_tokens=False)
+        return self._encoded(example, encoding, prompts, count, text)
+
+    def _encoded(
+        self, example: Rendered, encoding: Encoding, prompts: bool, foreign: int, text: str = ""
+    ) -> Encoded:
+        ids = list(encoding.ids)
+        offsets = encoding.offsets
+        supervised = [False] * len(ids)
+        for span in example.supervised:
+            first, end = tokens_of(offsets, span)
+            supervised[first:end] = [True] * (end - first)
+        prompt = self._prompt(example, ids, offsets, foreign, text) if prompts else []
+        if example.raw and ids[: len(self._prefix)] != self._prefix:
+            ids, supervised = self._prefix + ids, [False] * len(self._prefix) + supervised
+        if example.raw:
+            prompt = prompt if prompt[: len(self._prefix)] == self._prefix else self._prefix + prompt
+        if example.append_eos and ids[-1:] != [self._eos]:
+            ids, supervised = [*ids, self._eos], [*supervised, example.supervise_eos]
+        supervised[:1] = [False] * len(supervised[:1])
+        return Encoded(ids, supervised, prompt, foreign)
+
+    def _prompt(
+        self,
+        example: Rendered,
+        ids: list[int],
+        offsets: Sequence[Span],
+        foreign: int,
+        text: str,
+    ) -> list[int]:
+        """Ids before the last answer; on a token that spans the border, those of the text alone."""
+        first, _ = tokens_of(offsets, (example.prompt_end, example.prompt_end + 1))
+        start = offsets[first - 1][1] if first else 0
+        source = text or example.text
+        if source[start : example.prompt_end].strip():
+            tokenizer = self._control.private if foreign else self._backend
+            alone = tokenizer.encode(source[: example.prompt_end], add_special_tokens=False)
+            return list(alone.ids)
+        return ids[:first]
+
+
+def tokens_of(offsets: Sequence[Span], span: Span) -> tuple[int, int]:
+    """The tokens (first, end) that overlap a span of characters.
+
+    Tokens tile the text: where a tokenizer trims spaces off its offsets, a token reaches back to
+    the end of the one before. Several tokens may share one character.
+    """
+    start, stop = span
+    if stop <= start:
+        return 0, 0
+    first = bisect_right(offsets, start, key=_end)
+    end = bisect_left(offsets, stop, lo=first, key=_end)
+    if end == len(offsets):
+        return first, end
+    end += 1
+    while end < len(offsets) and min(offsets[end][0], offsets[end - 1][1]) < stop:
+        end += 1
+    return first, end
+
+
+def _end(offset: Span) -> int:
+    return offset[1]
+
+
+def _prefix(backend: Tokenizer) -> list[int]:
+    """The tokens that the tokenizer puts before a plain text by itself, BOS for most."""
+    encoding = backend.encode("a")
+    count = 0
+    for special in encoding.special_tokens_mask:
+        if not special:
+            break
+        count += 1
+    return list(encoding.ids[:count])

@@ -1,0 +1,139 @@
+"""The order of the rows, and how the rows of a micro-batch become tensors.
+
+The order is a pure function of seed and epoch: nothing about it has to be saved to resume a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from tuner.data.prepare import Example
+
+IGNORED = -100
+
+
+def position(index: int, count: int, seed: int) -> int:
+    """The row that stands at `index` of an endless run of shuffled epochs over `count` rows."""
+    epoch, place = divmod(index, count)
+    return int(_permutation(count, seed, epoch)[place])
+
+
+_permutations: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+    key = (count, seed, epoch)
+    if key not in _permutations:
+        _permutations.clear()
+        _permutations[key] = np.random.default_rng([seed, epoch]).permutation(count)
+    return _permutations[key]
+
+
+class Stream:
+    """Rows `start` to `stop` of the training order, as the Trainer's data set.
+
+    Args:
+        examples: the training rows.
+        seed: of the order.
+        start: first place in the order.
+        stop: one past the last place.
+        batch_size: rows per optimizer step.
+        grouped: within each step, put rows of like length side by side, so that padded
+            micro-batches waste little. The update is the same: a step sums over its rows.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        seed: int,
+        start: int,
+        stop: int,
+        batch_size: int,
+        grouped: bool,
+    ) -> None:
+        self.examples = examples
+        places = [position(index, len(examples), seed) for index in range(start, stop)]
+        if grouped:
+            places = [
+                place
+                for first in range(0, len(places), batch_size)
+                for place in sorted(
+                    places[first : first + batch_size],
+                    key=lambda row: len(examples[row].input_ids),
+                )
+            ]
+        self.places = places
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[self.places[index]]
+
+    def step(self, number: int) -> list[Example]:
+        """The rows of the `number`-th optimizer step of this stream, from 0."""
+        first = number * self.batch_size
+        return [self.examples[place] for place in self.places[first : first + self.batch_size]]
+
+
+def collate_packed(rows: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """One sequence of all the rows, without padding.
+
+    Returns:
+        input_ids and position_ids (1, tokens), positions restarting with each row;
+        cu_seq_lens_q (rows + 1,), where rows begin and end;
+        logits_to_keep (targets,), the positions whose next token is a target;
+        labels (1, 1 + targets), the targets behind one ignored column, because transformers counts
+        labels from the second on.
+    """
+    import torch
+
+    lengths = [len(row.input_ids) for row in rows]
+    ends = np.cumsum([0, *lengths])
+    ids = np.concatenate([np.asarray(row.input_ids) for row in rows])
+    supervised = np.concatenate([np.asarray(row.supervised, dtype=bool) for row in rows])
+    supervised[ends[:-1]] = False
+    targets = np.flatnonzero(supervised)
+    return {
+        "input_ids": torch.from_numpy(ids)[None],
+        "position_ids": torch.from_numpy(np.concatenate([np.arange(n) for n in lengths]))[None],
+        "cu_seq_lens_q": torch.from_numpy(ends).to(torch.int32),
+        "logits_to_keep": torch.from_numpy(targets - 1),
+        "labels": torch.from_numpy(np.concatenate([[IGNORED], ids[targets]]))[None],
+    }
+
+
+def collate_padded(rows: Sequence[Example], pad_id: int = 0) -> dict[str, torch.Tensor]:
+    """Rows padded on the right to the longest.
+
+    Returns:
+        input_ids and attention_mask (rows, tokens); logits_to_keep, the positions at which any row
+        has a target next; labels (rows, 1 + positions), ignored where a row has none.
+    """
+    import torch
+
+    longest = max(len(row.input_ids) for row in rows)
+    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    labels = np.full((len(rows), longest), IGNORED, dtype=np.int64)
+    for number, row in enumerate(rows):
+        length = len(row.input_ids)
+        ids[number, :length] = row.input_ids
+        mask[number, :length] = 1
+        labels[number, :length] = np.where(row.supervised, row.input_ids, IGNORED)
+    labels[:, 0] = IGNORED
+    targets = np.flatnonzero((labels != IGNORED).any(axis=0))
+    kept = np.concatenate([np.full((len(rows), 1), IGNORED), labels[:, targets]], axis=1)
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask),
+        "logits_to_keep": torch.from_numpy(targets - 1),
+        "labels": torch.from_numpy(kept),
+    }

@@ -1,0 +1,311 @@
+"""The data of a run: rows to training examples and eval rows, with a report of every loss."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tuner.data.dialogue import Dialogue
+from tuner.data.examples import Example, ExampleMaker, Pair
+from tuner.data.rendered import Rendered
+from tuner.data.rows import Rows, gather
+from tuner.data.template import Template
+from tuner.errors import DataError, RecipeError
+from tuner.recipe import DataSection
+
+RAW_PROMPT_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """One held-out example.
+
+    Args:
+        example: scored like a training example.
+        prompt_ids: what generation starts from, up to the last answer.
+        prompt_text: the prompt as a reader wants to see it.
+        reference: the answer.
+        options: one example per label with the same prompt; empty if the answer is no label.
+        gold: index of the answer in `options`.
+    """
+
+    example: Example
+    prompt_ids: list[int]
+    prompt_text: str
+    reference: str
+    options: list[Example]
+    gold: int | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a run. `report` is what stands in `data_report.json`."""
+
+    train: list[Example]
+    eval: list[EvalRow]
+    template: str
+    labels: tuple[str, ...]
+    chat_template: str | None
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One rendered row: its text in spans, as decoded from its ids, and which are supervised."""
+
+    row: str
+    spans: list[tuple[str, bool]]
+    tokens: int
+    truncated: bool
+
+
+def prepare(
+    data: DataSection,
+    tokenizer: Any,
+    *,
+    folder: Path,
+    seed: int,
+    context_length: int,
+    stop_ids: Collection[int] = (),
+) -> Prepared:
+    """Read, render, check, split, tokenize and truncate the data of a recipe.
+
+    Args:
+        data: the recipe's data section.
+        tokenizer: a fast transformers tokenizer.
+        folder: the recipe's folder; relative paths are looked up there, else in the current one.
+        seed: chooses the held-out rows.
+        context_length: tokens that the model can take.
+        stop_ids: further token ids that end an answer, next to the tokenizer's eos.
+
+    Raises:
+        DataError: the rows cannot be read, do not fit the template, or leave nothing to train on.
+        RecipeError: a key of the data section names what is not there.
+        ModelError: the tokenizer or its chat template does not fit.
+        SafetyError: the chat template is not safe to run.
+    """
+    max_length = _max_length(data, context_length)
+    rows = gather(data, folder, seed, max_length)
+    labels = _labels(data, rows.fit.template)
+    maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids)
+    train = _train(rows, maker)
+    facts = _losses(maker)
+    evals = _eval(rows, maker, labels, tokenizer)
+    report = _report(rows, maker, train, evals, max_length) | facts
+    return Prepared(
+        train, evals, rows.fit.template.name, labels, maker.chat_template, report
+    )
+
+
+def preview(
+    data: DataSection,
+    tokenizer: Any,
+    *,
+    folder: Path,
+    seed: int,
+    context_length: int,
+    count: int,
+    stop_ids: Collection[int] = (),
+) -> list[Preview]:
+    """Render the first `count` training rows, with the supervised spans marked.
+
+    Raises:
+        TunerError: as `prepare` does, but for rows that truncation leaves without an answer.
+    """
+    most = count if data.max_rows is None else min(count, data.max_rows)
+    data = data.model_copy(update={"max_rows": most, "eval": 0})
+    max_length = _max_length(data, context_length)
+    rows = gather(data, folder, seed, max_length)
+    maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids)
+    return [
+        Preview(
+            example.dialogue.row,
+            _spans(tokenizer, encoded.ids[:max_length], encoded.supervised[:max_length]),
+            len(encoded.ids),
+            len(encoded.ids) > max_length,
+        )
+        for example, encoded in maker.encode(rows.train, rows.problems)
+    ]
+
+
+def _max_length(data: DataSection, context_length: int) -> int:
+    if data.max_length == "auto":
+        return context_length
+    if data.max_length > context_length:
+        raise RecipeError(
+            f"data.max_length: {data.max_length} is more than the model can take",
+            f"its context is {context_length} tokens",
+            f"set data.max_length: {context_length} or less",
+        )
+    return data.max_length
+
+
+def _labels(data: DataSection, template: Template) -> tuple[str, ...]:
+    words = template.cloze.verbalizer if template.cloze else {}
+    labels = tuple(data.labels) or tuple(template.labels) or tuple(words)
+    if len(set(labels)) != len(labels):
+        raise RecipeError("data.labels: a label stands twice", f"labels: {', '.join(labels)}")
+    if words and (unknown := [label for label in labels if label not in words]):
+        raise RecipeError(
+            f"data.labels: the template '{template.name}' has no word for {', '.join(unknown)}",
+            f"its labels: {', '.join(words)}",
+            "use these labels, or a template of your own with another verbalizer",
+        )
+    return labels
+
+
+def _train(rows: Rows, maker: ExampleMaker) -> list[Example]:
+    pairs = maker.encode(rows.train, rows.problems)
+    kept = [example for _, example in maker.cut(pairs)]
+    longest = max((len(encoded.ids) for _, encoded in pairs), default=0)
+    maker.stop_if_too_many_dropped(len(rows.train), {example.row for example in kept}, longest)
+    if not kept:
+        raise DataError(
+            "the train split is empty",
+            "none of its rows could be rendered and kept",
+            "see `tuner data preview`",
+        )
+    return kept
+
+
+def _eval(
+    rows: Rows, maker: ExampleMaker, labels: Sequence[str], tokenizer: Any
+) -> list[EvalRow]:
+    pairs = maker.encode(rows.eval, rows.problems, prompts=True)
+    kept = maker.cut(pairs)
+    if rows.eval and not kept:
+        raise DataError(
+            "the eval split is empty",
+            f"at data.max_length {maker.max_length} no held-out row keeps any of its answer",
+            "set a larger data.max_length, or data.eval: 0",
+        )
+    plain = rows.fit.template.text is not None
+    return [
+        _continuation(pair, example, tokenizer) if plain else _eval_row(pair, example, maker, labels)
+        for pair, example in kept
+    ]
+
+
+def _eval_row(
+    pair: Pair, example: Example, maker: ExampleMaker, labels: Sequence[str]
+) -> EvalRow:
+    rendered, encoded = pair
+    answer = rendered.dialogue.answer.strip()
+    options = maker.options(rendered, labels) if answer in labels else None
+    return EvalRow(
+        example,
+        encoded.prompt_ids,
+        _prompt_text(rendered),
+        rendered.reference,
+        options or [],
+        labels.index(answer) if options else None,
+    )
+
+
+def _continuation(pair: Pair, example: Example, tokenizer: Any) -> EvalRow:
+    """Raw text has no prompt: its beginning is one, what follows is the reference."""
+    ids = example.input_ids
+    border = max(1, min(RAW_PROMPT_TOKENS, len(ids) // 2))
+    prompt = tokenizer.decode(ids[:border], skip_special_tokens=True)
+    reference = tokenizer.decode(ids[border:], skip_special_tokens=True)
+    return EvalRow(example, ids[:border], prompt, reference, [], None)
+
+
+def _prompt_text(rendered: Rendered) -> str:
+    dialogue: Dialogue = rendered.dialogue
+    if dialogue.segments:
+        return rendered.text[: rendered.prompt_end].rstrip()
+    asked = [m["content"] for m in dialogue.messages[:-1] if m["role"] != "assistant"]
+    return str(asked[-1]) if asked else rendered.text[: rendered.prompt_end]
+
+
+def _spans(tokenizer: Any, ids: list[int], supervised: list[bool]) -> list[tuple[str, bool]]:
+    spans = []
+    for flag, group in groupby(zip(ids, supervised, strict=True), key=lambda pair: pair[1]):
+        spans.append((str(tokenizer.decode([index for index, _ in group])), flag))
+    return spans
+
+
+def _losses(maker: ExampleMaker) -> dict[str, Any]:
+    """What truncation took from the training rows; to be called before the eval rows are cut."""
+    tally = maker.tally
+    total = tally.supervised_kept + tally.supervised_cut
+    return {
+        "dropped_no_answer_left": len(tally.dropped),
+        "truncated_rows": len(tally.truncated),
+        "supervised_tokens": tally.supervised_kept,
+        "supervised_tokens_cut_share": round(tally.supervised_cut / total, 6) if total else 0.0,
+    }
+
+
+def _report(
+    rows: Rows,
+    maker: ExampleMaker,
+    train: Sequence[Example],
+    evals: Sequence[EvalRow],
+    max_length: int,
+) -> dict[str, Any]:
+    template = maker.chat_template
+    report: dict[str, Any] = dict(rows.facts)
+    report |= {
+        "rows_train": len({example.row for example in train}),
+        "rows_eval": len({row.example.row for row in evals}),
+        "examples_train": len(train),
+        "skipped": [{"row": row, "reason": reason} for row, reason in rows.bad.found],
+        "max_length": max_length,
+        "tokens": sum(len(example.input_ids) for example in train),
+        "longest": max(len(example.input_ids) for example in train),
+        "special_tokens_in_text": maker.tally.foreign,
+        "template": rows.fit.template.name,
+        "template_origin": rows.fit.origin,
+        "chat_template_origin": maker.chat_template_origin,
+        "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest(),
+        "tokens_sha256": tokens_sha256(train),
+    }
+    report["warnings"] = _warnings(report, maker)
+    return report
+
+
+def _warnings(report: dict[str, Any], maker: ExampleMaker) -> list[str]:
+    warnings = []
+    if report["skipped"]:
+        rows = ", ".join(item["row"] for item in report["skipped"][:10])
+        warnings.append(f"{len(report['skipped'])} bad rows left out: {rows}")
+    if report["blank_rows"]:
+        warnings.append(f"{report['blank_rows']} blank texts left out")
+    if report["ignored_columns"]:
+        warnings.append(f"columns not used: {', '.join(report['ignored_columns'])}")
+    if report["rows_cut_while_reading"]:
+        rows = ", ".join(report["rows_cut_while_reading"][:10])
+        warnings.append(f"very long texts cut while reading: {rows}")
+    if maker.tally.truncated:
+        warnings.append(
+            f"{len(maker.tally.truncated)} rows truncated to {maker.max_length} tokens"
+        )
+    if maker.tally.dropped:
+        warnings.append(
+            f"{len(maker.tally.dropped)} rows dropped: truncation left none of their answer"
+        )
+    if report["eval_rows_also_in_train"]:
+        count = report["eval_rows_also_in_train"]
+        warnings.append(f"{count} eval rows also stand in train and were taken out")
+    if report["special_tokens_in_text"]:
+        warnings.append(
+            f"{report['special_tokens_in_text']} special tokens in the rows' text, kept literal "
+            "(data.special_tokens_in_text)"
+        )
+    return warnings
+
+
+def tokens_sha256(examples: Iterable[Example]) -> str:
+    """sha256 over the ids and the supervised flags of all examples, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(array("q", [len(example.input_ids), *example.input_ids]).tobytes())
+        digest.update(bytes(example.supervised))
+    return digest.hexdigest()

@@ -1,0 +1,79 @@
+"""A row as the text that is tokenized, with what is known about its characters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tuner.data.dialogue import Dialogue, Message
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Text and character spans of one example.
+
+    Args:
+        dialogue: the row it was made from.
+        text: what is tokenized.
+        supervised: spans whose tokens are targets of the loss.
+        structure: spans that the chat template wrote; special tokens count only there.
+        unlocated: texts of the row whose place in `text` is not known.
+        pattern: for texts with unlocated contents, the same chat with neutral contents.
+        raw: plain text, which gets the tokenizer's own BOS.
+        append_eos: the text does not end in a stop token by itself.
+        supervise_eos: the appended stop token is a target.
+        prompt_end: where the last answer starts.
+        reference: the last answer as text.
+    """
+
+    dialogue: Dialogue
+    text: str
+    supervised: tuple[Span, ...]
+    structure: tuple[Span, ...] = ()
+    unlocated: tuple[str, ...] = ()
+    pattern: str | None = None
+    raw: bool = False
+    append_eos: bool = False
+    supervise_eos: bool = True
+    prompt_end: int = 0
+    reference: str = ""
+
+
+def raw(dialogue: Dialogue, separator: str, only_last: bool = False) -> Rendered:
+    """Render without a chat template: segments as they are, turns joined by `separator`."""
+    text, spans = "", []
+    for part, supervised in _parts(dialogue, separator):
+        if supervised:
+            spans.append((len(text), len(text) + len(part)))
+        text += part
+    if only_last:
+        spans = spans[-1:]
+    cloze = bool(dialogue.words)
+    start, end = spans[-1]
+    return Rendered(
+        dialogue,
+        text,
+        tuple(spans),
+        raw=True,
+        append_eos=True,
+        supervise_eos=not cloze,
+        prompt_end=start,
+        reference=text[start:end],
+    )
+
+
+def _parts(dialogue: Dialogue, separator: str) -> list[tuple[str, bool]]:
+    if dialogue.segments:
+        return [(segment.text, segment.supervised) for segment in dialogue.segments]
+    parts: list[tuple[str, bool]] = []
+    for message in dialogue.messages:
+        if parts and separator:
+            parts.append((separator, False))
+        parts.append((_content(message), message["role"] == "assistant"))
+    return parts
+
+
+def _content(message: Message) -> str:
+    content = message.get("content")
+    return content if isinstance(content, str) else ""
