@@ -8,7 +8,8 @@ from collections.abc import Collection
 from typing import Any
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tuner.data.dialogue import BadRow, Message
 from tuner.errors import DataError, ModelError, SafetyError

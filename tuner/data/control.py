@@ -84,7 +84,8 @@ class ControlTokens:
             token["content"] = names.get(token["content"], token["content"])
         _rename_vocabulary(document["model"], names)
         copy = Tokenizer.from_str(json.dumps(document))
-        if any(copy.token_to_id(new) != self._backend.token_to_id(old) for old, new in names.items()):
+        old_id, new_id = self._backend.token_to_id, copy.token_to_id
+        if any(new_id(new) != old_id(old) for old, new in names.items()):
             raise ModelError(
                 "this tokenizer cannot keep special tokens in text literal",
                 "its special tokens cannot be renamed",

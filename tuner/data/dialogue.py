@@ -73,7 +73,7 @@ class RowRenderer:
         self._names = fit.template.columns.required + fit.template.columns.optional
         self._lists = {turn.column for turn in fit.template.turns if turn.column}
         if conversation := fit.template.conversation:
-            self._lists |= {conversation.column, conversation.tools}
+            self._lists |= {conversation.column, conversation.tools or conversation.column}
         sources = [fit.template.text, *(turn.content for turn in fit.template.turns)]
         self._compiled = {source: _compile(source) for source in sources if source}
 
@@ -150,8 +150,10 @@ def _compile(source: str) -> Callable[[dict[str, Any]], str]:
 def _history(pairs: Any) -> list[Message]:
     messages: list[Message] = []
     for pair in pairs or []:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(
-            isinstance(text, str) for text in pair
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(text, str) for text in pair)
         ):
             raise BadRow("history is not a list of pairs of texts")
         messages.append({"role": "user", "content": pair[0]})

@@ -90,10 +90,11 @@ class Encoder:
             first, end = tokens_of(offsets, span)
             supervised[first:end] = [True] * (end - first)
         prompt = self._prompt(example, ids, offsets, foreign, text) if prompts else []
-        if example.raw and ids[: len(self._prefix)] != self._prefix:
-            ids, supervised = self._prefix + ids, [False] * len(self._prefix) + supervised
-        if example.raw:
-            prompt = prompt if prompt[: len(self._prefix)] == self._prefix else self._prefix + prompt
+        count = len(self._prefix) if example.raw else 0
+        if ids[:count] != self._prefix[:count]:
+            ids, supervised = self._prefix + ids, [False] * count + supervised
+        if prompt[:count] != self._prefix[:count]:
+            prompt = self._prefix + prompt
         if example.append_eos and ids[-1:] != [self._eos]:
             ids, supervised = [*ids, self._eos], [*supervised, example.supervise_eos]
         supervised[:1] = [False] * len(supervised[:1])

@@ -81,10 +81,13 @@ def array(text: str) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
     try:
         start = _find_array(text)
         if start is None:
-            yield 1, BadLine(
-                f"neither an array of objects nor an object with one under {CONTAINERS}",
-                fatal=True,
-                fix="put the rows in an array, or one object a line in a .jsonl file",
+            yield (
+                1,
+                BadLine(
+                    f"neither an array of objects nor an object with one under {CONTAINERS}",
+                    fatal=True,
+                    fix="put the rows in an array, or one object a line in a .jsonl file",
+                ),
             )
             return
         yield from _items(text, start)

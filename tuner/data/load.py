@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -240,7 +241,7 @@ def _table(path: Path, delimiter: str) -> Iterator[Item]:
                 yield start, BadLine(f"{len(cells)} cells where the header has {len(header)}")
             start = read_lines + 1
     except csv.Error as error:
-        yield max(start, 1), BadLine(str(error), fatal=True, fix="check the quotes and the encoding")
+        yield start, BadLine(str(error), fatal=True, fix="check the quotes and the encoding")
 
 
 def _csv(path: Path) -> Iterator[Item]:
@@ -263,15 +264,15 @@ READERS: dict[str, Callable[[Path], Iterator[Item]]] = {
 
 def _parquet(path: Path) -> Iterator[Row]:
     try:
-        import pyarrow
-        import pyarrow.parquet
+        pyarrow = import_module("pyarrow")
+        parquet = import_module("pyarrow.parquet")
     except ImportError:
         raise DataError(
             f"{path} needs pyarrow", "Parquet files are read with it", "pip install pyarrow"
         ) from None
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=256):
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=256):
             for values in batch.to_pylist():
                 number += 1
                 yield Row(path, number, _without_nulls(values))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -13,10 +11,13 @@ from typing import Any
 from tuner.data.dialogue import Dialogue
 from tuner.data.examples import Example, ExampleMaker, Pair
 from tuner.data.rendered import Rendered
+from tuner.data.report import losses, report_of
 from tuner.data.rows import Rows, gather
 from tuner.data.template import Template
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import DataSection
+
+__all__ = ["EvalRow", "Example", "Prepared", "Preview", "prepare", "preview"]
 
 RAW_PROMPT_TOKENS = 32
 
@@ -94,12 +95,11 @@ def prepare(
     labels = _labels(data, rows.fit.template)
     maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids)
     train = _train(rows, maker)
-    facts = _losses(maker)
+    lost = losses(maker.tally)
     evals = _eval(rows, maker, labels, tokenizer)
-    report = _report(rows, maker, train, evals, max_length) | facts
-    return Prepared(
-        train, evals, rows.fit.template.name, labels, maker.chat_template, report
-    )
+    evaluated = len({row.example.row for row in evals})
+    report = report_of(rows, maker, train, evaluated) | lost
+    return Prepared(train, evals, rows.fit.template.name, labels, maker.chat_template, report)
 
 
 def preview(
@@ -173,9 +173,7 @@ def _train(rows: Rows, maker: ExampleMaker) -> list[Example]:
     return kept
 
 
-def _eval(
-    rows: Rows, maker: ExampleMaker, labels: Sequence[str], tokenizer: Any
-) -> list[EvalRow]:
+def _eval(rows: Rows, maker: ExampleMaker, labels: Sequence[str], tokenizer: Any) -> list[EvalRow]:
     pairs = maker.encode(rows.eval, rows.problems, prompts=True)
     kept = maker.cut(pairs)
     if rows.eval and not kept:
@@ -184,16 +182,12 @@ def _eval(
             f"at data.max_length {maker.max_length} no held-out row keeps any of its answer",
             "set a larger data.max_length, or data.eval: 0",
         )
-    plain = rows.fit.template.text is not None
-    return [
-        _continuation(pair, example, tokenizer) if plain else _eval_row(pair, example, maker, labels)
-        for pair, example in kept
-    ]
+    if rows.fit.template.text is not None:
+        return [_continuation(example, tokenizer) for _, example in kept]
+    return [_eval_row(pair, example, maker, labels) for pair, example in kept]
 
 
-def _eval_row(
-    pair: Pair, example: Example, maker: ExampleMaker, labels: Sequence[str]
-) -> EvalRow:
+def _eval_row(pair: Pair, example: Example, maker: ExampleMaker, labels: Sequence[str]) -> EvalRow:
     rendered, encoded = pair
     answer = rendered.dialogue.answer.strip()
     options = maker.options(rendered, labels) if answer in labels else None
@@ -207,7 +201,7 @@ def _eval_row(
     )
 
 
-def _continuation(pair: Pair, example: Example, tokenizer: Any) -> EvalRow:
+def _continuation(example: Example, tokenizer: Any) -> EvalRow:
     """Raw text has no prompt: its beginning is one, what follows is the reference."""
     ids = example.input_ids
     border = max(1, min(RAW_PROMPT_TOKENS, len(ids) // 2))
@@ -229,83 +223,3 @@ def _spans(tokenizer: Any, ids: list[int], supervised: list[bool]) -> list[tuple
     for flag, group in groupby(zip(ids, supervised, strict=True), key=lambda pair: pair[1]):
         spans.append((str(tokenizer.decode([index for index, _ in group])), flag))
     return spans
-
-
-def _losses(maker: ExampleMaker) -> dict[str, Any]:
-    """What truncation took from the training rows; to be called before the eval rows are cut."""
-    tally = maker.tally
-    total = tally.supervised_kept + tally.supervised_cut
-    return {
-        "dropped_no_answer_left": len(tally.dropped),
-        "truncated_rows": len(tally.truncated),
-        "supervised_tokens": tally.supervised_kept,
-        "supervised_tokens_cut_share": round(tally.supervised_cut / total, 6) if total else 0.0,
-    }
-
-
-def _report(
-    rows: Rows,
-    maker: ExampleMaker,
-    train: Sequence[Example],
-    evals: Sequence[EvalRow],
-    max_length: int,
-) -> dict[str, Any]:
-    template = maker.chat_template
-    report: dict[str, Any] = dict(rows.facts)
-    report |= {
-        "rows_train": len({example.row for example in train}),
-        "rows_eval": len({row.example.row for row in evals}),
-        "examples_train": len(train),
-        "skipped": [{"row": row, "reason": reason} for row, reason in rows.bad.found],
-        "max_length": max_length,
-        "tokens": sum(len(example.input_ids) for example in train),
-        "longest": max(len(example.input_ids) for example in train),
-        "special_tokens_in_text": maker.tally.foreign,
-        "template": rows.fit.template.name,
-        "template_origin": rows.fit.origin,
-        "chat_template_origin": maker.chat_template_origin,
-        "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest(),
-        "tokens_sha256": tokens_sha256(train),
-    }
-    report["warnings"] = _warnings(report, maker)
-    return report
-
-
-def _warnings(report: dict[str, Any], maker: ExampleMaker) -> list[str]:
-    warnings = []
-    if report["skipped"]:
-        rows = ", ".join(item["row"] for item in report["skipped"][:10])
-        warnings.append(f"{len(report['skipped'])} bad rows left out: {rows}")
-    if report["blank_rows"]:
-        warnings.append(f"{report['blank_rows']} blank texts left out")
-    if report["ignored_columns"]:
-        warnings.append(f"columns not used: {', '.join(report['ignored_columns'])}")
-    if report["rows_cut_while_reading"]:
-        rows = ", ".join(report["rows_cut_while_reading"][:10])
-        warnings.append(f"very long texts cut while reading: {rows}")
-    if maker.tally.truncated:
-        warnings.append(
-            f"{len(maker.tally.truncated)} rows truncated to {maker.max_length} tokens"
-        )
-    if maker.tally.dropped:
-        warnings.append(
-            f"{len(maker.tally.dropped)} rows dropped: truncation left none of their answer"
-        )
-    if report["eval_rows_also_in_train"]:
-        count = report["eval_rows_also_in_train"]
-        warnings.append(f"{count} eval rows also stand in train and were taken out")
-    if report["special_tokens_in_text"]:
-        warnings.append(
-            f"{report['special_tokens_in_text']} special tokens in the rows' text, kept literal "
-            "(data.special_tokens_in_text)"
-        )
-    return warnings
-
-
-def tokens_sha256(examples: Iterable[Example]) -> str:
-    """sha256 over the ids and the supervised flags of all examples, in order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(array("q", [len(example.input_ids), *example.input_ids]).tobytes())
-        digest.update(bytes(example.supervised))
-    return digest.hexdigest()

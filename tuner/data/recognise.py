@@ -81,12 +81,8 @@ def _fits(
     return list(fits.values())
 
 
-def _check_renames(
-    renames: Mapping[str, str], templates: list[Template], found: list[str]
-) -> None:
-    known = {
-        name for each in templates for name in each.columns.required + each.columns.optional
-    }
+def _check_renames(renames: Mapping[str, str], templates: list[Template], found: list[str]) -> None:
+    known = {name for each in templates for name in each.columns.required + each.columns.optional}
     for name, file_name in renames.items():
         if name not in known:
             near = get_close_matches(name, known)

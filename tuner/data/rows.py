@@ -42,9 +42,7 @@ def gather(data: DataSection, folder: Path, seed: int, max_length: int) -> Rows:
     problems = Problems(bad)
     limit = (max_length + SPARE_TOKENS) * CHARACTERS_PER_TOKEN
     train_files = [load.find(name, folder, "data.train") for name in data.train]
-    eval_files = (
-        [load.find(data.eval, folder, "data.eval")] if isinstance(data.eval, str) else []
-    )
+    eval_files = [load.find(data.eval, folder, "data.eval")] if isinstance(data.eval, str) else []
     rows = load.read(train_files, bad, max_rows=data.max_rows, max_characters=limit)
     if not rows:
         raise _empty("train", train_files, bad)

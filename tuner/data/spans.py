@@ -127,9 +127,7 @@ class SpanFinder:
                 self._shapes.clear()
             text = self.chat.render(neutral, tools)
             found = self._answers(neutral, tools, answers, text)
-            self._shapes[key] = Shape(
-                text, _locate(text, neutral), tuple(found) if found else None
-            )
+            self._shapes[key] = Shape(text, _locate(text, neutral), tuple(found) if found else None)
         return self._shapes[key]
 
     def _answers(
@@ -187,9 +185,7 @@ def _locate(text: str, messages: list[Message]) -> tuple[tuple[int, int, int], .
     return tuple(found)
 
 
-def _filled(
-    shape: Shape, contents: list[str], dialogue: Dialogue, text: str
-) -> Rendered | None:
+def _filled(shape: Shape, contents: list[str], dialogue: Dialogue, text: str) -> Rendered | None:
     if shape.answers is None:
         return None
     places = shape.contents or ()
@@ -207,8 +203,7 @@ def _filled(
         return place + next((by for end, by in reversed(shifts) if end <= place), 0)
 
     answers = [
-        Answer(moved(answer.start), moved(answer.end), answer.stopped)
-        for answer in shape.answers
+        Answer(moved(answer.start), moved(answer.end), answer.stopped) for answer in shape.answers
     ]
     return replace(_rendered(dialogue, text, answers), structure=tuple(structure))
 

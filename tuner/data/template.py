@@ -121,10 +121,11 @@ class Template(Section):
             used |= _variables(source or "")
         if self.conversation:
             conversation = self.conversation
-            used |= {conversation.column, conversation.system, conversation.tools} - {None}
+            columns = (conversation.column, conversation.system, conversation.tools)
+            used |= {name for name in columns if name}
         if self.cloze:
             used |= {self.cloze.text, self.cloze.label}
-        return {name for name in used if name}
+        return used
 
 
 @dataclass(frozen=True)
