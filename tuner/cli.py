@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -153,7 +154,7 @@ def recipes_list(json: Json = False) -> None:
     """Name and purpose of each recipe."""
     from tuner.commands import library
 
-    library.show_list("recipes", _console(json))
+    library.list_recipes(_console(json))
 
 
 @recipes.command("show")
@@ -189,7 +190,7 @@ def templates_list(json: Json = False) -> None:
     """Name and purpose of each data template."""
     from tuner.commands import library
 
-    library.show_list("data_templates", _console(json))
+    library.list_templates(_console(json))
 
 
 @templates.command("show")
@@ -240,8 +241,9 @@ for _name, _sub in (
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The `tuner` command: run it and exit with its code."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    sys.exit(_run(list(arguments)))
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    _prepare_streams()
+    sys.exit(_run(given))
 
 
 def _run(arguments: list[str]) -> int:
@@ -269,6 +271,16 @@ def _run(arguments: list[str]) -> int:
         failure = _bug(error)
     _console(**flags).error(failure)
     return failure.exit_code
+
+
+def _prepare_streams() -> None:
+    """No crash on a terminal that cannot encode a character; progress bars on terminals only."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _usage(error: Exception) -> tuple[str, str, str]:

@@ -8,17 +8,13 @@ bar is drawn, not before.
 from __future__ import annotations
 
 import json
-import math
-import re
 import sys
-import textwrap
 import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from tuner import __version__
+from tuner import __version__, wording
 from tuner.redact import redact
 
 if TYPE_CHECKING:
@@ -28,10 +24,7 @@ if TYPE_CHECKING:
     from tuner.plan import Plan
     from tuner.recipe_load import LoadedRecipe
 
-_WIDTH = 100
 _LINE_SECONDS = 10.0
-# Escape sequences in a model's answer or a row's text must not reach the terminal.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class Console:
@@ -53,7 +46,7 @@ class Console:
     def event(self, name: str, /, **content: Any) -> None:
         """One JSON line; nothing without `json`."""
         if self.json:
-            line = json.dumps(_plain({"event": name, **content}), ensure_ascii=False)
+            line = json.dumps(wording.plain({"event": name, **content}), ensure_ascii=False)
             _write(sys.stdout, redact(line))
 
     def text(self, text: str = "") -> None:
@@ -70,14 +63,16 @@ class Console:
         """The plan: facts, each value with its origin, warnings."""
         self.event("plan", plan=plan.as_dict())
         for name, facts in plan.facts.items():
-            self.text(_paragraph(name, _facts(name, facts)))
-        values = {key: (_value(item.value), item.origin) for key, item in plan.values.items()}
+            self.text(wording.paragraph(name, wording.facts(name, facts)))
+        values = {
+            key: (wording.value(item.value), item.origin) for key, item in plan.values.items()
+        }
         shown = {key: pair for key, pair in values.items() if self.verbose or pair[1] != "default"}
         self.text()
         self.table(("key", "value", "from"), [(key, *pair) for key, pair in shown.items()])
         rest = [f"{key} {pair[0]}" for key, pair in values.items() if key not in shown]
         if rest:
-            self.text(_paragraph("default", rest))
+            self.text(wording.paragraph("default", rest))
         self.text(f"\nrun folder  {plan.output}")
         for warning in plan.warnings:
             self.warn(warning)
@@ -102,23 +97,18 @@ class Console:
     def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
         """How far training is: a bar on a terminal, else a line every 10 % or 10 seconds."""
         self.event("progress", step=step, total=total, metrics=dict(metrics))
-        if self.json or self.quiet:
-            return
-        shown = "  ".join(f"{name} {_value(value)}" for name, value in metrics.items())
-        if sys.stderr.isatty():
-            self._draw_bar(step, total, shown)
-            return
-        now, share = time.monotonic(), step / max(total, 1)
-        last, last_share = self._last_line
-        if step >= total or now - last >= _LINE_SECONDS or share - last_share >= 0.1:
-            self._last_line = (now, share)
-            self.text(f"  step {step}/{total}  {shown}")
+        shown = "  ".join(f"{name} {wording.value(value)}" for name, value in metrics.items())
+        self._advance("step", step, total, shown)
+
+    def tick(self, done: int, total: int) -> None:
+        """How far scoring is, in rows."""
+        self._advance("row", done, total, "")
 
     def scores(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
         """Scores on held-out rows, before and after."""
         self.event("scores", before=dict(before), after=dict(after))
         rows = [
-            (name, _value(before.get(name)), _value(after.get(name)))
+            (name, wording.value(before.get(name)), wording.value(after.get(name)))
             for name in dict.fromkeys((*before, *after))
         ]
         self.table(("held-out rows", "before", "after"), rows)
@@ -133,13 +123,20 @@ class Console:
             ("before", before),
             ("after", after),
         ):
-            self.text(_paragraph(name, [_clean(text)]))
+            self.text(wording.paragraph(name, [wording.clean(text)]))
+
+    def row(self, name: str, spans: Iterable[tuple[str, bool]]) -> None:
+        """A rendered row; what is supervised stands in marks."""
+        spans = list(spans)
+        self.event("row", name=name, spans=[{"text": t, "supervised": s} for t, s in spans])
+        marked = "".join(f"⟦{text}⟧" if learned else text for text, learned in spans)
+        self.text(f"{name}\n{wording.clean(marked)}\n")
 
     def artefacts(self, artefacts: Iterable[Mapping[str, Any]]) -> None:
         """What was written, each with its size and whether it was re-read and verified."""
         for artefact in artefacts:
             self.event("artefact", **artefact)
-            size = _bytes(int(artefact.get("bytes", 0)))
+            size = wording.size(int(artefact.get("bytes", 0)))
             proof = "verified" if artefact.get("verified") else "not verified"
             self.text(f"  {artefact.get('kind', '')}  {artefact.get('path', '')}  {size}  {proof}")
 
@@ -147,11 +144,10 @@ class Console:
         """The closing line, shown even when quiet."""
         self.event("done", record=dict(record))
         self._stop_bar()
-        seconds = dict(record.get("durations") or {}).get("total")
-        took = f" in {_duration(float(seconds))}" if seconds is not None else ""
-        folder = dict(record.get("plan") or {}).get("output") or record.get("output", "")
+        seconds = record.get("seconds")
+        took = f" in {wording.duration(sum(seconds.values()))}" if seconds else ""
         if not self.json:
-            _write(sys.stdout, redact(f"\ndone{took}: {folder}"))
+            _write(sys.stdout, redact(f"\ndone{took}: {record.get('output', '')}"))
 
     def error(self, error: TunerError) -> None:
         """What went wrong, where and why, what to do: on stderr, whatever the mode."""
@@ -178,8 +174,8 @@ class Console:
         for name in head:
             table.add_column(name, overflow="fold")
         for row in rows:
-            table.add_row(*(Text(redact(_clean(cell))) for cell in row))
-        wide = None if sys.stdout.isatty() else _WIDTH
+            table.add_row(*(Text(redact(wording.clean(cell))) for cell in row))
+        wide = None if sys.stdout.isatty() else wording.WIDTH
         console = RichConsole(file=sys.stdout, width=wide, highlight=False)
         with console.capture() as drawn:
             console.print(table)
@@ -189,6 +185,19 @@ class Console:
         """A file's text, exactly as it is; the whole output of a `show` command."""
         sys.stdout.write(redact(text))
         sys.stdout.flush()
+
+    def _advance(self, unit: str, done: int, total: int, shown: str) -> None:
+        if self.json or self.quiet:
+            return
+        if sys.stderr.isatty():
+            self._draw_bar(done, total, shown)
+            return
+        now, share = time.monotonic(), done / max(total, 1)
+        last, last_share = self._last_line
+        due = now - last >= _LINE_SECONDS or not 0 <= share - last_share < 0.1
+        if due or (done >= total and unit == "step"):
+            self._last_line = (now, share)
+            self.text(f"  {unit} {done}/{total}  {shown}".rstrip())
 
     def _draw_bar(self, step: int, total: int, shown: str) -> None:
         from rich.console import Console as RichConsole
@@ -225,80 +234,3 @@ class Console:
 def _write(stream: Any, text: str) -> None:
     stream.write(text + "\n")
     stream.flush()
-
-
-def _plain(value: Any) -> Any:
-    """The value as JSON has it: no NaN, text for what JSON does not know."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str | int) else str(value)
-
-
-def _clean(text: str) -> str:
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def _paragraph(name: str, items: Iterable[str]) -> str:
-    """`name    items`, wrapped with the text hanging in its column."""
-    lines = "  ".join(items).splitlines() or [""]
-    first, indent = f"{name:<12}", " " * 12
-    wrapped = [textwrap.wrap(line, _WIDTH - 12, break_on_hyphens=False) or [""] for line in lines]
-    return first + f"\n{indent}".join(piece for pieces in wrapped for piece in pieces)
-
-
-def _facts(group: str, facts: Mapping[str, Any]) -> list[str]:
-    """The facts that fit on a line; lists and mappings stand in run.json."""
-    return [
-        f"{key} {_bytes(value) if group == 'memory' else _fact(key, value)};"
-        for key, value in facts.items()
-        if not isinstance(value, list | tuple | Mapping)
-    ]
-
-
-def _fact(key: str, value: Any) -> str:
-    if isinstance(value, float) and key.endswith("share"):
-        return f"{100 * value:.3g} %"
-    if isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value):
-        return value[:12]
-    return _value(value)
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_value(item) for item in value) or "-"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {_value(item)}" for key, item in value.items()) or "-"
-    return str(value)
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
-
-
-def tolerate_narrow_streams() -> None:
-    """A terminal that cannot encode a character gets its escape instead of a crash."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from tuner import bundled, recipe_load
@@ -16,19 +17,28 @@ from tuner.recipe import json_schema
 _SINGULAR = {"recipes": "recipe", "data_templates": "data template"}
 
 
-def show_list(kind: Kind, console: Console) -> None:
-    """Name and first line of each bundled file."""
-    files = bundled.files(kind)
-    opening = {name: bundled.opening(file) for name, file in files.items()}
-    console.event(kind, items=[{"name": name, "summary": text} for name, text in opening.items()])
-    console.table((_SINGULAR[kind], "what it is"), list(opening.items()))
+def list_recipes(console: Console) -> None:
+    """Name and first line of each bundled recipe."""
+    lines = {name: bundled.opening(file) for name, file in bundled.files("recipes").items()}
+    console.event("recipes", items=[{"name": k, "summary": text} for k, text in lines.items()])
+    console.table(("recipe", "what it is"), list(lines.items()))
+
+
+def list_templates(console: Console) -> None:
+    """Name, columns and description of each bundled data template."""
+    from tuner.data import list_templates
+
+    found = list_templates()
+    console.event("templates", items=[asdict(template) for template in found])
+    rows = [(each.name, ", ".join(each.columns), each.description) for each in found]
+    console.table(("template", "columns", "what it is"), rows)
 
 
 def show(kind: Kind, name: str, console: Console) -> None:
     """The text of one bundled file."""
     text = _named(kind, name).read_text("utf-8")
     if console.json:
-        console.event(kind, name=name, text=text)
+        console.event(_SINGULAR[kind], name=name, text=text)
     else:
         console.document(text)
 

@@ -18,9 +18,12 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
         loaded.recipe.data,
         tokenizer,
         folder=loaded.folder,
+        seed=loaded.recipe.run.seed,
         context_length=found.context_length,
         count=rows,
+        stop_ids=base.stop_ids(found.folder),
     )
+    console.text("⟦ ⟧ marks what is learned\n")
     for row in shown:
-        console.event("row", **row)
-        console.text(str(row["text"]))
+        cut = ", truncated" if row.truncated else ""
+        console.row(f"{row.row} ({row.tokens} tokens{cut})", row.spans)

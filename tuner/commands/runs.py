@@ -1,4 +1,4 @@
-"""`runs`: the run folders below a folder, read from their records."""
+"""`runs`: the run folders below a folder, as their records tell."""
 
 from __future__ import annotations
 
@@ -6,59 +6,52 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tuner import runs, wording
 from tuner.console import Console
 from tuner.did_you_mean import suggestion
 from tuner.errors import RecipeError
 
-RECORD = "run.json"
-
 
 def show_list(folder: Path, console: Console) -> None:
     """Name, status and scores of each run."""
-    records = {path.parent.name: _read(path) for path in sorted(folder.glob(f"*/{RECORD}"))}
+    found = runs.list_runs(folder)
     console.event(
         "runs",
         items=[
-            {"name": name, "status": record.get("status"), "scores": record.get("scores")}
-            for name, record in records.items()
+            {
+                "name": run.path.name,
+                "status": run.status,
+                "started": run.record.get("started"),
+                "scores": run.record.get("scores"),
+                "note": run.note,
+            }
+            for run in found
         ],
     )
-    if not records:
+    if not found:
         console.text(f"no runs in {folder}")
         return
-    rows = [
-        (name, str(record.get("status", "?")), _loss(record, "before"), _loss(record, "after"))
-        for name, record in records.items()
-    ]
-    console.table(("run", "status", "loss before", "loss after"), rows)
+    rows = [(run.path.name, run.status, *_losses(run.record), run.note) for run in found]
+    console.table(("run", "status", "loss before", "loss after", ""), rows)
 
 
 def show(folder: Path, name: str, console: Console) -> None:
     """The record of one run, by its name or its folder."""
-    choices = [folder / name / RECORD, Path(name) / RECORD]
-    found = next((path for path in choices if path.is_file()), None)
-    if found is None:
-        known = [path.parent.name for path in sorted(folder.glob(f"*/{RECORD}"))]
-        raise RecipeError(
-            f"there is no run '{name}' in {folder}",
-            suggestion(name, known) if known else "the folder holds no run",
-            "see: tuner runs list",
-        )
-    record = _read(found)
+    path = folder / name if (folder / name).is_dir() else Path(name)
+    known = [run.path.name for run in runs.list_runs(folder)]
+    if not path.is_dir():
+        hint = suggestion(name, known) if known else "the folder holds no run"
+        raise RecipeError(f"there is no run '{name}' in {folder}", hint, "see: tuner runs list")
+    run = runs.read_run(path)
     if console.json:
-        console.event("run", record=record)
-    else:
-        console.document(json.dumps(record, ensure_ascii=False, indent=2) + "\n")
+        console.event("run", status=run.status, note=run.note, record=run.record)
+        return
+    console.document(json.dumps(run.record, ensure_ascii=False, indent=2) + "\n")
+    if run.note:
+        console.warn(f"{run.status}: {run.note}")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return {"status": "unreadable"}
-    return record if isinstance(record, dict) else {"status": "unreadable"}
-
-
-def _loss(record: dict[str, Any], when: str) -> str:
-    loss = ((record.get("scores") or {}).get(when) or {}).get("loss")
-    return f"{loss:.4g}" if isinstance(loss, int | float) else "-"
+def _losses(record: dict[str, Any]) -> tuple[str, str]:
+    scores = record.get("scores") or {}
+    before, after = ((scores.get(when) or {}).get("loss") for when in ("before", "after"))
+    return wording.value(before), wording.value(after)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tuner import machine, recipe_load
-from tuner import plan as plans
 from tuner.console import Console
-from tuner.plan import Plan
+from tuner.recipe_load import LoadedRecipe
+
+if TYPE_CHECKING:
+    from tuner.plan import Plan
+
+RUNS = Path("runs")
 
 
 def train(
@@ -40,7 +45,28 @@ def make_plan(
     """Load the recipe, decide everything, show it."""
     loaded = recipe_load.load(Path(recipe), overrides, verb, output)
     console.header(loaded)
-    folder = Path(loaded.recipe.run.output or f"runs/{loaded.name}")
+    folder = run_folder(loaded, resume)
+    # A wrong recipe is told before the libraries that a plan needs are imported.
+    from tuner import plan as plans
+
     plan = plans.make(loaded, machine.detect(), output=folder, note=console.note)
     console.plan(plan)
     return plan
+
+
+def run_folder(loaded: LoadedRecipe, resume: bool) -> Path:
+    """The folder that was asked for; else runs/<recipe name>, numbered where that is taken.
+
+    Raises:
+        SafetyError: a path in the recipe leaves the current directory through `..`.
+    """
+    from tuner import record, runs
+
+    asked = loaded.recipe.run.output
+    if asked is not None:
+        in_recipe = loaded.origins["run.output"].startswith("recipe")
+        record.resolve_output(Path(asked), from_recipe=in_recipe)
+        return Path(asked)
+    base = RUNS / loaded.name
+    earlier = runs.newest_matching(base, loaded.sha256) if resume else None
+    return earlier or runs.free_name(base)
