@@ -1,0 +1,90 @@
+"""Values as people read them, and as JSON has them."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+WIDTH = 100
+_INDENT = 12
+# Escape sequences in a model's answer or a row's text must not reach the terminal.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: no NaN, text for what JSON does not know."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)
+
+
+def clean(text: str) -> str:
+    """The text without control characters."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def paragraph(name: str, items: Iterable[str]) -> str:
+    """`name    items`, wrapped with the text hanging in its column."""
+    lines = "  ".join(items).splitlines() or [""]
+    pieces = [
+        piece
+        for line in lines
+        for piece in textwrap.wrap(line, WIDTH - _INDENT, break_on_hyphens=False) or [""]
+    ]
+    return f"{name:<{_INDENT}}" + f"\n{' ' * _INDENT}".join(pieces)
+
+
+def facts(group: str, values: Mapping[str, Any]) -> list[str]:
+    """The facts that fit on a line; lists and mappings stand in run.json."""
+    return [
+        f"{key} {size(item) if group == 'memory' else _fact(key, item)};"
+        for key, item in values.items()
+        if not isinstance(item, list | tuple | Mapping)
+    ]
+
+
+def _fact(key: str, item: Any) -> str:
+    if isinstance(item, float) and key.endswith("share"):
+        return f"{100 * item:.3g} %"
+    if isinstance(item, str) and re.fullmatch(r"[0-9a-f]{64}", item):
+        return item[:12]
+    return value(item)
+
+
+def value(item: Any) -> str:
+    """One value of a recipe, a fact or a score."""
+    if item is None:
+        return "-"
+    if isinstance(item, bool):
+        return "true" if item else "false"
+    if isinstance(item, int):
+        return f"{item:,}"
+    if isinstance(item, float):
+        return f"{item:.4g}"
+    if isinstance(item, list | tuple):
+        return ", ".join(value(part) for part in item) or "-"
+    if isinstance(item, Mapping):
+        return ", ".join(f"{key}: {value(part)}" for key, part in item.items()) or "-"
+    return str(item)
+
+
+def size(count: float) -> str:
+    """A number of bytes."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def duration(seconds: float) -> str:
+    """A time in seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
