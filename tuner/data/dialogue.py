@@ -119,6 +119,8 @@ class RowRenderer:
                 value = ""
             elif name not in self._lists and not isinstance(value, str):
                 raise BadRow(f"the column '{file_name}' is not text")
+            elif name in required and not _filled(value) and self.template.text is None:
+                raise BadRow(f"the column '{file_name}' is empty")
             values[name] = value
         return values
 
@@ -129,6 +131,10 @@ class RowRenderer:
         if not content.strip() and turn.role != "assistant":
             return []
         return [{"role": turn.role, "content": content}]
+
+
+def _filled(value: Any) -> bool:
+    return bool(value.strip() if isinstance(value, str) else value)
 
 
 def _compile(source: str) -> Callable[[dict[str, Any]], str]:

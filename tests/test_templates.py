@@ -1,0 +1,141 @@
+"""The bundled data templates: their samples are their tests, and what they accept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner import bundled
+from tuner.data import list_templates, load_template
+from tuner.data.dialogue import BadRow, Dialogue, RowRenderer
+from tuner.data.load import Row
+from tuner.data.recognise import choose
+from tuner.data.template import Sample
+from tuner.errors import DataError, RecipeError
+from tuner.recipe import DataSection
+
+SHIPPED = [
+    "chat",
+    "cloze",
+    "cot",
+    "instruction",
+    "instruction_zh",
+    "prompt_completion",
+    "qa_with_context",
+    "qa_zh",
+    "sharegpt",
+    "structured",
+    "text",
+]
+HERE = Path(__file__).parent
+SAMPLES = [(name, i) for name in SHIPPED for i in range(2)]
+
+
+def dialogue(name: str, row: dict[str, Any], **keys: Any) -> Dialogue:
+    """The row rendered through a template that the recipe names."""
+    data = DataSection(train=("x.jsonl",), template=name, **keys)
+    return RowRenderer(choose(data, row, HERE)).render(Row(Path("x.jsonl"), 1, row))
+
+
+def sample(name: str, index: int) -> Sample:
+    return load_template(name, HERE).samples[index]
+
+
+def test_every_template_ships_and_is_listed() -> None:
+    assert sorted(bundled.files("data_templates")) == SHIPPED
+    infos = {info.name: info for info in list_templates()}
+    assert sorted(infos) == SHIPPED
+    assert infos["cot"].columns == ("question", "rationale", "answer")
+    assert all(len(load_template(name, HERE).samples) == 2 for name in SHIPPED)
+
+
+@pytest.mark.parametrize(("name", "index"), SAMPLES)
+def test_sample_renders_as_its_template_says(name: str, index: int) -> None:
+    expected = sample(name, index)
+    found = dialogue(name, expected.row)
+    if expected.turns is not None:
+        turns = [{"role": m["role"], "content": m["content"]} for m in found.messages]
+        assert turns == expected.turns
+    else:
+        segments = [{"text": s.text, "supervised": s.supervised} for s in found.segments]
+        assert segments == expected.segments
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if not name.endswith("_zh")])
+def test_samples_are_recognised_from_their_columns(name: str) -> None:
+    for index in range(2):
+        data = DataSection(train=("x.jsonl",))
+        assert choose(data, sample(name, index).row, HERE).template.name == name
+
+
+def test_m17_text_of_a_row_is_never_template_source() -> None:
+    """M17: braces, quotes and backslashes in a row stay what they are."""
+    text = 'it\'s {{ 7*7 }} \\n "q" {% if true %}x{% endif %}'
+    found = dialogue("instruction", {"system": text, "instruction": text, "output": text})
+    assert [message["content"] for message in found.messages] == [text] * 3
+    structured = dialogue(
+        "structured", {"instruction": text, "output_indicator": text, "output": text}
+    )
+    assert structured.messages[0]["content"] == f"{text}\n\nOutput: {text}"
+
+
+def test_more_than_one_fit_is_an_error_that_lists_them() -> None:
+    """D08: `messages` beside `text` is ambiguous unless the recipe names a template."""
+    row = {"messages": [{"role": "user", "content": "x"}], "text": "y"}
+    with pytest.raises(DataError) as caught:
+        choose(DataSection(train=("x",)), row, HERE)
+    assert {line.split(":")[0] for line in caught.value.problems} == {"chat", "text"}
+    assert choose(DataSection(train=("x",), template="text"), row, HERE).template.name == "text"
+
+
+def test_misspelt_columns_name_found_expected_and_nearest() -> None:
+    """D08: `promt` instead of `prompt`."""
+    with pytest.raises(DataError) as caught:
+        choose(DataSection(train=("x",)), ["promt", "completion"], HERE)
+    text = str(caught.value)
+    assert "found: promt, completion" in text
+    assert "prompt_completion expects: prompt, completion ('promt' is near 'prompt')" in text
+
+
+def test_columns_are_renamed() -> None:
+    row = {"review": "Lovely.", "stars": "positive"}
+    found = dialogue("cloze", row, columns={"text": "review", "label": "stars"})
+    assert found.answer == "positive"
+    with pytest.raises(DataError, match="no column 'revue'") as caught:
+        dialogue("cloze", row, columns={"text": "revue", "label": "stars"})
+    assert "review" in caught.value.fix
+    with pytest.raises(RecipeError, match="'txt'"):
+        dialogue("cloze", row, columns={"txt": "review"})
+
+
+def test_unknown_template_names_the_nearest() -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_template("instructon", HERE)
+    assert "instruction" in caught.value.fix
+
+
+def test_own_template_file_with_its_problems_named(tmp_path: Path) -> None:
+    good = (HERE.parent / "data_templates" / "cot.yaml").read_text("utf-8")
+    (tmp_path / "mine.yaml").write_text(good.replace("name: cot", "name: mine"), "utf-8")
+    assert load_template("mine.yaml", tmp_path).name == "mine"
+    (tmp_path / "bad.yaml").write_text(good.replace("{{ question }}", "{{ questoin }}"), "utf-8")
+    with pytest.raises(DataError, match="not a data template") as caught:
+        load_template("bad.yaml", tmp_path)
+    assert "questoin" in str(caught.value)
+    (tmp_path / "worse.yaml").write_text(good + "turnz: []\n", "utf-8")
+    with pytest.raises(DataError) as caught:
+        load_template("worse.yaml", tmp_path)
+    assert "turnz" in str(caught.value)
+    assert "line " in str(caught.value)
+
+
+def test_templates_run_in_a_sandbox(tmp_path: Path) -> None:
+    text = "name: evil\ndescription: x\ncolumns: {required: [text]}\n"
+    text += "text: \"{{ ''.__class__.__mro__[1].__subclasses__() }}{{ text }}\"\n"
+    (tmp_path / "evil.yaml").write_text(text, "utf-8")
+    data = DataSection(train=("x",), template="evil.yaml")
+    renderer = RowRenderer(choose(data, ["text"], tmp_path))
+    with pytest.raises(BadRow):
+        renderer.render(Row(Path("x"), 1, {"text": "y"}))
