@@ -10,6 +10,7 @@ from tuner.data.load import BadRows
 from tuner.errors import DataError
 
 LISTED = 10
+LISTED_CLASSES = 20
 
 
 class Problems:
@@ -34,9 +35,11 @@ class Problems:
         for row, reason in self._bad.found:
             classes[reason].append(row)
         problems = []
-        for reason, rows in classes.items():
+        for reason, rows in list(classes.items())[:LISTED_CLASSES]:
             more = f" and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
             problems.append(f"{reason}: {', '.join(rows[:LISTED])}{more}")
+        if len(classes) > LISTED_CLASSES:
+            problems.append(f"and {len(classes) - LISTED_CLASSES} further problems")
         count = len(self._bad.found)
         raise DataError(
             f"{count} {'row is' if count == 1 else 'rows are'} not fit to train on",

@@ -171,7 +171,7 @@ def _cloze(row: str, cloze: Cloze, values: dict[str, Any]) -> Dialogue:
     text, label = values[cloze.text], values[cloze.label]
     word = cloze.verbalizer.get(label)
     if word is None:
-        raise BadRow(f"the label '{label}' has no word in the verbalizer")
+        raise BadRow(f"the label '{label}' has no word in the data template's verbalizer")
     parts = re.split(f"({re.escape(SLOT_TEXT)}|{re.escape(SLOT_LABEL)})", cloze.pattern)
     slots = {SLOT_TEXT: Segment(text, False), SLOT_LABEL: Segment(word, True)}
     segments = tuple(slots.get(part, Segment(part, False)) for part in parts if part)

@@ -36,7 +36,7 @@ class Example:
 
 @dataclass
 class Tally:
-    """What was lost on the way from dialogues to examples."""
+    """What was lost on the way from the dialogues of a split to its examples."""
 
     truncated: set[str] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
@@ -77,7 +77,8 @@ class ExampleMaker:
                 "leave out data.render, or use another template",
             )
         self.max_length = max_length
-        self.tally = Tally()
+        self.train = Tally()
+        self.eval = Tally()
         self._separator = template.separator
         self._chat: ChatTemplate | None = None
         self._finder: SpanFinder | None = None
@@ -139,22 +140,22 @@ class ExampleMaker:
             examples.append(Example(pair.dialogue.row, result.ids, result.supervised))
         return examples
 
-    def cut(self, pairs: Sequence[Pair]) -> list[tuple[Pair, Example]]:
+    def cut(self, pairs: Sequence[Pair], tally: Tally) -> list[tuple[Pair, Example]]:
         """Truncate to `max_length`; examples without a supervised token left are dropped."""
         kept = []
         for example, encoded in pairs:
             row = example.dialogue.row
             ids, supervised = encoded.ids[: self.max_length], encoded.supervised[: self.max_length]
             here, total = sum(supervised), sum(encoded.supervised)
-            self.tally.supervised_cut += total - here + _unread(example, encoded)
-            self.tally.foreign += encoded.foreign
+            tally.supervised_cut += total - here + _unread(example, encoded)
+            tally.foreign += encoded.foreign
             if len(ids) < len(encoded.ids) or example.dialogue.cut_characters:
-                self.tally.truncated.add(row)
+                tally.truncated.add(row)
             if here:
-                self.tally.supervised_kept += here
+                tally.supervised_kept += here
                 kept.append(((example, encoded), Example(row, ids, supervised)))
             else:
-                self.tally.dropped.add(row)
+                tally.dropped.add(row)
         return kept
 
     def stop_if_too_many_dropped(self, rows: int, kept: set[str], longest: int) -> None:
@@ -163,13 +164,13 @@ class ExampleMaker:
         Raises:
             DataError: more than a tenth of the rows; names a `max_length` that would do.
         """
-        self.tally.dropped -= kept
-        lost = len(self.tally.dropped)
+        self.train.dropped -= kept
+        lost = len(self.train.dropped)
         if lost > MAX_LOST_SHARE * rows:
             raise DataError(
                 f"truncation leaves {lost} of {rows} training rows ({lost / rows:.0%}) "
                 "without an answer",
-                f"at data.max_length {self.max_length}, e.g. {min(self.tally.dropped)}",
+                f"at data.max_length {self.max_length}, e.g. {min(self.train.dropped)}",
                 f"set data.max_length: {longest} (the longest row), or shorten the prompts",
             )
 

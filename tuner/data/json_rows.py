@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,16 +60,16 @@ def parse(text: str) -> dict[str, Any] | BadLine:
     return _as_row(value, text)
 
 
-def is_row(line: bytes) -> bool:
-    """Whether a line is by itself a JSON object that is a row, as in JSON Lines."""
+def is_row(line: bytes, alone: bool) -> bool:
+    """Whether a file's first line is a row, as in JSON Lines, and not a container of rows."""
     if not line.lstrip().startswith(b"{"):
         return False
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return False
-    return isinstance(value, dict) and not any(
-        isinstance(value.get(key), list) for key in CONTAINERS
+    return isinstance(value, dict) and not (
+        alone and any(isinstance(value.get(key), list) for key in CONTAINERS)
     )
 
 
@@ -78,30 +78,33 @@ def array(text: str) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
 
     A container object keeps its rows under one of `CONTAINERS`, e.g. `{"data": [...]}`.
     """
+    position = _skip(text, 0)
     try:
-        start = _find_array(text)
-        if start is None:
-            yield (
-                1,
-                BadLine(
-                    f"neither an array of objects nor an object with one under {CONTAINERS}",
-                    fatal=True,
-                    fix="put the rows in an array, or one object a line in a .jsonl file",
-                ),
-            )
-            return
-        yield from _items(text, start)
+        if text[position] == "[":
+            position = yield from _items(text, position)
+        elif text[position] == "{":
+            position = yield from _container(text, position)
+        if position := _skip(text, position):
+            _expect(text, position, "", "the end of the file")
+        else:
+            yield 1, BadLine("neither an array nor an object", fatal=True)
     except json.JSONDecodeError as error:
         yield error.lineno, BadLine(error.msg, error.colno, fatal=True)
     except _Refused as error:
         yield 1, BadLine(str(error), fatal=True)
+    except (RecursionError, ValueError) as error:
+        yield 1, BadLine(f"not readable: {type(error).__name__}", fatal=True)
 
 
-def _items(text: str, start: int) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
+_Items = Generator[tuple[int, dict[str, Any] | BadLine], None, int]
+
+
+def _items(text: str, start: int) -> _Items:
+    """Yield the items of the array at `start`; return the position after it."""
+    line, counted = text.count("\n", 0, start) + 1, start
     position = _skip(text, start + 1)
-    line, counted = 1, 0
     if text[position : position + 1] == "]":
-        return
+        return position + 1
     while True:
         line, counted = line + text.count("\n", counted, position), position
         try:
@@ -112,32 +115,42 @@ def _items(text: str, start: int) -> Iterator[tuple[int, dict[str, Any] | BadLin
             end = json.JSONDecoder().raw_decode(text, position)[1]
         position = _skip(text, end)
         if text[position : position + 1] == "]":
-            return
-        if text[position : position + 1] != ",":
-            raise json.JSONDecodeError("Expecting ',' or ']'", text, position)
-        position = _skip(text, position + 1)
+            return position + 1
+        position = _expect(text, position, ",", "',' or ']'")
 
 
-def _find_array(text: str) -> int | None:
-    position = _skip(text, 0)
-    if text[position] == "[":
-        return position
-    if text[position] != "{":
-        return None
-    position = _skip(text, position + 1)
-    while text[position : position + 1] == '"':
+def _container(text: str, start: int) -> _Items:
+    """Yield the rows of the object at `start`; return the position after it."""
+    found = 0
+    position = _expect(text, start, "{", "'{'")
+    while text[position : position + 1] != "}":
         key, position = _DECODER.raw_decode(text, position)
-        position = _skip(text, position)
-        if text[position : position + 1] != ":":
-            raise json.JSONDecodeError("Expecting ':'", text, position)
-        position = _skip(text, position + 1)
+        position = _expect(text, _skip(text, position), ":", "':'")
         if key in CONTAINERS and text[position : position + 1] == "[":
-            return position
-        position = _skip(text, _DECODER.raw_decode(text, position)[1])
-        if text[position : position + 1] != ",":
-            return None
-        position = _skip(text, position + 1)
-    return None
+            found += 1
+            position = yield from _items(text, position)
+        else:
+            position = _DECODER.raw_decode(text, position)[1]
+        position = _skip(text, position)
+        if text[position : position + 1] != "}":
+            position = _expect(text, position, ",", "',' or '}'")
+    if found != 1:
+        yield (
+            1,
+            BadLine(
+                f"an object with {found} arrays of rows ({', '.join(CONTAINERS)})",
+                fatal=True,
+                fix="put the rows in one array, or one object a line in a .jsonl file",
+            ),
+        )
+    return position + 1
+
+
+def _expect(text: str, position: int, wanted: str, name: str) -> int:
+    """The position after `wanted` and white space; at the end of the text for an empty one."""
+    if text[position : position + 1] != wanted:
+        raise json.JSONDecodeError(f"Expecting {name}", text, position)
+    return _skip(text, position + 1)
 
 
 def _skip(text: str, position: int) -> int:

@@ -79,6 +79,8 @@ def find(name: str, folder: Path, what: str) -> Path:
         if place.parent.is_dir()
         for close in get_close_matches(place.name, [p.name for p in place.parent.iterdir()])
     ]
+    if any(place.is_dir() for place in places):
+        raise DataError(f"{what}: '{name}' is a folder", fix="name the files in it")
     tried = " nor ".join(dict.fromkeys(str(place) for place in places))
     raise DataError(
         f"{what}: there is no file '{name}'",
@@ -194,8 +196,8 @@ def _jsonl(path: Path) -> Iterator[Item]:
 
 
 def _json(path: Path) -> Iterator[Item]:
-    first = next((line for _, line in lines(path) if line.strip()), b"")
-    if json_rows.is_row(first):
+    first = list(islice((line for _, line in lines(path) if line.strip()), 2))
+    if first and json_rows.is_row(first[0], alone=len(first) == 1):
         yield from _jsonl(path)
         return
     text = _decode(_LINE_END.sub(b"\n", path.read_bytes().removeprefix(b"\xef\xbb\xbf")))

@@ -11,7 +11,7 @@ from typing import Any
 from tuner.data.dialogue import Dialogue
 from tuner.data.examples import Example, ExampleMaker, Pair
 from tuner.data.rendered import Rendered
-from tuner.data.report import losses, report_of
+from tuner.data.report import report_of
 from tuner.data.rows import Rows, gather
 from tuner.data.template import Template
 from tuner.errors import DataError, RecipeError
@@ -95,10 +95,9 @@ def prepare(
     labels = _labels(data, rows.fit.template)
     maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids)
     train = _train(rows, maker)
-    lost = losses(maker.tally)
     evals = _eval(rows, maker, labels, tokenizer)
     evaluated = len({row.example.row for row in evals})
-    report = report_of(rows, maker, train, evaluated) | lost
+    report = report_of(rows, maker, train, evaluated)
     return Prepared(train, evals, rows.fit.template.name, labels, maker.chat_template, report)
 
 
@@ -161,7 +160,7 @@ def _labels(data: DataSection, template: Template) -> tuple[str, ...]:
 
 def _train(rows: Rows, maker: ExampleMaker) -> list[Example]:
     pairs = maker.encode(rows.train, rows.problems)
-    kept = [example for _, example in maker.cut(pairs)]
+    kept = [example for _, example in maker.cut(pairs, maker.train)]
     longest = max((len(encoded.ids) for _, encoded in pairs), default=0)
     maker.stop_if_too_many_dropped(len(rows.train), {example.row for example in kept}, longest)
     if not kept:
@@ -175,7 +174,7 @@ def _train(rows: Rows, maker: ExampleMaker) -> list[Example]:
 
 def _eval(rows: Rows, maker: ExampleMaker, labels: Sequence[str], tokenizer: Any) -> list[EvalRow]:
     pairs = maker.encode(rows.eval, rows.problems, prompts=True)
-    kept = maker.cut(pairs)
+    kept = maker.cut(pairs, maker.eval)
     if rows.eval and not kept:
         raise DataError(
             "the eval split is empty",

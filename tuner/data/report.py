@@ -11,14 +11,17 @@ from tuner.data.examples import Example, ExampleMaker, Tally
 from tuner.data.rows import Rows
 
 
-def losses(tally: Tally) -> dict[str, Any]:
-    """What truncation took from the training rows; to be called before the eval rows are cut."""
-    total = tally.supervised_kept + tally.supervised_cut
+def _losses(train: Tally, held: Tally) -> dict[str, Any]:
+    """What truncation took from the rows; unmarked keys are about the training rows."""
+    total = train.supervised_kept + train.supervised_cut
     return {
-        "dropped_no_answer_left": len(tally.dropped),
-        "truncated_rows": len(tally.truncated),
-        "supervised_tokens": tally.supervised_kept,
-        "supervised_tokens_cut_share": round(tally.supervised_cut / total, 6) if total else 0.0,
+        "dropped_no_answer_left": len(train.dropped),
+        "truncated_rows": len(train.truncated),
+        "eval_dropped_no_answer_left": len(held.dropped),
+        "eval_truncated_rows": len(held.truncated),
+        "supervised_tokens": train.supervised_kept,
+        "supervised_tokens_cut_share": round(train.supervised_cut / total, 6) if total else 0.0,
+        "special_tokens_in_text": train.foreign + held.foreign,
     }
 
 
@@ -28,7 +31,7 @@ def report_of(
     train: Sequence[Example],
     rows_eval: int,
 ) -> dict[str, Any]:
-    """The report, but for `losses`."""
+    """The report of a run's data, JSON-able."""
     template = maker.chat_template
     report: dict[str, Any] = dict(rows.facts)
     report |= {
@@ -39,44 +42,40 @@ def report_of(
         "max_length": maker.max_length,
         "tokens": sum(len(example.input_ids) for example in train),
         "longest": max(len(example.input_ids) for example in train),
-        "special_tokens_in_text": maker.tally.foreign,
         "template": rows.fit.template.name,
         "template_origin": rows.fit.origin,
         "chat_template_origin": maker.chat_template_origin,
         "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest(),
         "tokens_sha256": tokens_sha256(train),
     }
-    report["warnings"] = _warnings(report, maker)
+    report |= _losses(maker.train, maker.eval)
+    report["warnings"] = _warnings(report)
     return report
 
 
-def _warnings(report: dict[str, Any], maker: ExampleMaker) -> list[str]:
-    warnings = []
-    if report["skipped"]:
-        rows = ", ".join(item["row"] for item in report["skipped"][:10])
-        warnings.append(f"{len(report['skipped'])} bad rows left out: {rows}")
-    if report["blank_rows"]:
-        warnings.append(f"{report['blank_rows']} blank texts left out")
-    if report["ignored_columns"]:
-        warnings.append(f"columns not used: {', '.join(report['ignored_columns'])}")
-    if report["rows_cut_while_reading"]:
-        rows = ", ".join(report["rows_cut_while_reading"][:10])
-        warnings.append(f"very long texts cut while reading: {rows}")
-    if maker.tally.truncated:
-        warnings.append(f"{len(maker.tally.truncated)} rows truncated to {maker.max_length} tokens")
-    if maker.tally.dropped:
-        warnings.append(
-            f"{len(maker.tally.dropped)} rows dropped: truncation left none of their answer"
-        )
-    if report["eval_rows_also_in_train"]:
-        count = report["eval_rows_also_in_train"]
-        warnings.append(f"{count} eval rows also stand in train and were taken out")
-    if report["special_tokens_in_text"]:
-        warnings.append(
-            f"{report['special_tokens_in_text']} special tokens in the rows' text, kept literal "
-            "(data.special_tokens_in_text)"
-        )
-    return warnings
+def _warnings(report: dict[str, Any]) -> list[str]:
+    def some(key: str) -> str:
+        return ", ".join(report[key][:10]) + (", ..." if len(report[key]) > 10 else "")
+
+    skipped = ", ".join(item["row"] for item in report["skipped"][:10])
+    share = report["supervised_tokens_cut_share"]
+    texts = {
+        "skipped": f"{len(report['skipped'])} bad rows left out: {skipped}",
+        "blank_rows": f"{report['blank_rows']} blank texts left out",
+        "ignored_columns": f"columns not used: {some('ignored_columns')}",
+        "rows_cut_while_reading": f"long texts cut on reading: {some('rows_cut_while_reading')}",
+        "truncated_rows": f"{report['truncated_rows']} rows truncated to {report['max_length']} "
+        f"tokens: {share:.1%} of what would be learned is cut",
+        "dropped_no_answer_left": f"{report['dropped_no_answer_left']} rows dropped: truncation "
+        "left none of their answer",
+        "eval_dropped_no_answer_left": f"{report['eval_dropped_no_answer_left']} eval rows dropped: "
+        "truncation left none of their answer",
+        "eval_rows_also_in_train": f"{report['eval_rows_also_in_train']} eval rows also stand in "
+        "train and were taken out",
+        "special_tokens_in_text": f"{report['special_tokens_in_text']} special tokens stand in the "
+        "rows' text and are kept literal (data.special_tokens_in_text)",
+    }
+    return [text for key, text in texts.items() if report[key]]
 
 
 def tokens_sha256(examples: Iterable[Example]) -> str:
