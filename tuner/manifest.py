@@ -75,9 +75,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise _damaged(folder, [f"{MANIFEST}: not readable ({type(error).__name__})"]) from error
     if version != FORMAT:
         raise IntegrityError(
-            f"{folder} has manifest format {version!r}",
-            f"tuner {__version__} reads format {FORMAT}; "
-            f"the folder was written by tuner {manifest.get('tuner', '(unknown)')}",
+            f"{folder} cannot be read by this version",
+            f"{MANIFEST} has format {version!r}, written by tuner {manifest.get('tuner', '?')}; "
+            f"tuner {__version__} reads format {FORMAT}",
             "use the version that wrote it",
         )
     body = {key: value for key, value in manifest.items() if key != "sha256"}

@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import signal
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -190,10 +191,11 @@ class RunFolder:
 
     def fail(self, error: BaseException) -> None:
         """Record why the run stopped; where even that cannot be written, log it."""
-        stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
+        if isinstance(error, KeyboardInterrupt):
+            error = Interrupted(signal.SIGINT, "stopped by SIGINT")
         if not isinstance(error, TunerError):
             error = TunerError(type(error).__name__, str(error))
-        status: Status = "interrupted" if stopped else "failed"
+        status: Status = "interrupted" if isinstance(error, Interrupted) else "failed"
         try:
             self.update(status=status, ended=_now(), error=error.as_dict())
         except ResourceError as full:
