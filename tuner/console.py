@@ -63,16 +63,17 @@ class Console:
         """The plan: facts, each value with its origin, warnings."""
         self.event("plan", plan=plan.as_dict())
         for name, facts in plan.facts.items():
-            self.text(wording.paragraph(name, wording.facts(name, facts)))
+            self.text(wording.paragraph(name, wording.facts(name, facts, self.verbose)))
         values = {
             key: (wording.value(item.value), item.origin) for key, item in plan.values.items()
         }
         shown = {key: pair for key, pair in values.items() if self.verbose or pair[1] != "default"}
         self.text()
         self.table(("key", "value", "from"), [(key, *pair) for key, pair in shown.items()])
-        rest = [f"{key} {pair[0]}" for key, pair in values.items() if key not in shown]
+        rest = [f"{key}={pair[0]}" for key, pair in values.items() if key not in shown]
         if rest:
-            self.text(wording.paragraph("default", rest))
+            set_ones = [item for item in rest if not item.endswith("=-")]
+            self.text(wording.paragraph("by default", set_ones))
         self.text(f"\nrun folder  {plan.output}")
         for warning in plan.warnings:
             self.warn(warning)

@@ -114,8 +114,6 @@ def parse(content: bytes, file: Path) -> tuple[dict[str, Any], dict[KeyPath, int
             redact(f"{file}:{error.line}:{error.column}: {error.message}"),
             "correct the YAML at that place",
         ) from None
-    except RecursionError:
-        raise RecipeError(f"{file} is not a recipe", "it is nested too deeply", FIX) from None
     if tree is None:
         raise RecipeError(
             f"{file} is empty", "a recipe names at least data.train", "see `tuner recipes list`"
@@ -194,8 +192,8 @@ def _put(
 ) -> str | None:
     try:
         value = strict_yaml.parse_value(given)
-    except (strict_yaml.YamlProblem, RecursionError) as error:
-        return f"not a YAML value ({getattr(error, 'message', 'nested too deeply')}); quote it"
+    except strict_yaml.YamlProblem as error:
+        return f"not a YAML value ({error.message}); quote it"
     for name in path[:-1]:
         if tree.get(name) is None:
             tree[name] = {}

@@ -41,21 +41,24 @@ def paragraph(name: str, items: Iterable[str]) -> str:
     return f"{name:<{_INDENT}}" + f"\n{' ' * _INDENT}".join(pieces)
 
 
-def facts(group: str, values: Mapping[str, Any]) -> list[str]:
-    """The facts that fit on a line; lists and mappings stand in run.json."""
+def facts(group: str, values: Mapping[str, Any], every: bool) -> list[str]:
+    """The facts that fit on a line; without `every` no counts of zero and no digests."""
     return [
         f"{key} {size(item) if group == 'memory' else _fact(key, item)};"
         for key, item in values.items()
         if not isinstance(item, list | tuple | Mapping)
+        and (every or (item not in (0, "", None) and not _is_digest(item)))
     ]
+
+
+def _is_digest(item: Any) -> bool:
+    return isinstance(item, str) and re.fullmatch(r"[0-9a-f]{64}", item) is not None
 
 
 def _fact(key: str, item: Any) -> str:
     if isinstance(item, float) and key.endswith("share"):
         return f"{100 * item:.3g} %"
-    if isinstance(item, str) and re.fullmatch(r"[0-9a-f]{64}", item):
-        return item[:12]
-    return value(item)
+    return item[:12] if _is_digest(item) else value(item)
 
 
 def value(item: Any) -> str:
