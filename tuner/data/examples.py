@@ -147,7 +147,9 @@ class ExampleMaker:
             row = example.dialogue.row
             ids, supervised = encoded.ids[: self.max_length], encoded.supervised[: self.max_length]
             here, total = sum(supervised), sum(encoded.supervised)
-            tally.supervised_cut += total - here + _unread(example, encoded)
+            tally.supervised_cut += total - here
+            if here:
+                tally.supervised_cut += _unread(example, encoded)
             tally.foreign += encoded.foreign
             if len(ids) < len(encoded.ids) or example.dialogue.cut_characters:
                 tally.truncated.add(row)
@@ -176,8 +178,6 @@ class ExampleMaker:
 
 
 def _unread(example: Rendered, encoded: Encoded) -> int:
-    """Estimated supervised tokens in the text that was cut while reading."""
+    """Estimated supervised tokens in the text that was cut while reading, if it is an answer's."""
     characters = example.dialogue.cut_characters
-    if not characters or not encoded.supervised[-1]:
-        return 0
     return round(characters * len(encoded.ids) / max(1, len(example.text)))

@@ -68,8 +68,8 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         f"tokens: {share:.1%} of what would be learned is cut",
         "dropped_no_answer_left": f"{report['dropped_no_answer_left']} rows dropped: truncation "
         "left none of their answer",
-        "eval_dropped_no_answer_left": f"{report['eval_dropped_no_answer_left']} eval rows dropped: "
-        "truncation left none of their answer",
+        "eval_dropped_no_answer_left": f"{report['eval_dropped_no_answer_left']} eval rows "
+        "dropped: truncation left none of their answer",
         "eval_rows_also_in_train": f"{report['eval_rows_also_in_train']} eval rows also stand in "
         "train and were taken out",
         "special_tokens_in_text": f"{report['special_tokens_in_text']} special tokens stand in the "
