@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import legal_chinese
-from legal_clauses import CLAUSES
-from make import Draw, Row, facts
+import legal_clauses
+import legal_held_out
+from make import Draw, Row, facts, patterns
 
-LABELS = list(CLAUSES["train"])
+LABELS = list(legal_clauses.TRAIN)
+CLAUSES = {"train": legal_clauses.TRAIN, "eval": legal_held_out.HELD_OUT}
+CHINESE_CLAUSES = {"train": legal_chinese.TRAIN, "eval": legal_chinese.HELD_OUT}
 
 CLAUSE_INSTRUCTIONS = [
     "Name the clause type.",
     "Which kind of contract clause is this?",
     "Classify this contract clause.",
 ]
-CHINESE_CLAUSE_INSTRUCTIONS = ["请写出合同条款的类型（英文）。", "这是哪一类合同条款？用英文回答。"]
+CHINESE_CLAUSE_INSTRUCTIONS = ["条款类型（英文）？", "这是哪类条款？"]
 QUESTION_INSTRUCTIONS = ["Answer the legal question in one sentence.", "Explain the legal term."]
 CHINESE_QUESTION_INSTRUCTION = "用一句话回答法律问题。"
 
@@ -22,6 +25,7 @@ COUNTS = {
     "train": {"clauses": 40, "chinese_clauses": 5},
     "eval": {"clauses": 9, "chinese_clauses": 1},
 }
+OPENING_SHARE = 0.12
 OPENINGS = {
     "train": ["Subject to {section}, ", "For the avoidance of doubt, ", "As agreed on {signed}, "],
     "eval": ["Unless {section} says otherwise, ", "Under the terms accepted on {signed}, "],
@@ -177,22 +181,22 @@ def rows(split: str, draw: Draw) -> list[Row]:
 
 def _clauses(label: str, split: str, draw: Draw) -> list[str]:
     def write(pattern: str) -> str:
-        if draw.chance(0.25):
+        if draw.chance(OPENING_SHARE):
             opening = draw.pick(OPENINGS[split])
             pattern = opening + pattern[0].lower() + pattern[1:]
         return draw.fill(pattern, draw.pick(DEALS[split]), SLOTS[split])
 
-    kept = draw.shuffled(CLAUSES[split][label])
+    kept = draw.shuffled(patterns(CLAUSES[split][label]))
     return draw.distinct(COUNTS[split]["clauses"], kept, write)
 
 
 def _chinese_clauses(label: str, split: str, draw: Draw) -> list[str]:
     def write(pattern: str) -> str:
-        opening = draw.pick(CHINESE_OPENINGS[split]) if draw.chance(0.25) else ""
+        opening = draw.pick(CHINESE_OPENINGS[split]) if draw.chance(OPENING_SHARE) else ""
         parties = draw.pick(legal_chinese.PARTIES[split])
         return opening + draw.fill(pattern, parties, legal_chinese.SLOTS[split])
 
-    kept = draw.shuffled(legal_chinese.CLAUSES[split][label])
+    kept = draw.shuffled(patterns(CHINESE_CLAUSES[split][label], ""))
     return draw.distinct(COUNTS[split]["chinese_clauses"], kept, write)
 
 

@@ -1,7 +1,5 @@
 """Chinese contract clauses as sentence patterns, with the same labels as the English ones."""
 
-from make import patterns
-
 TRAIN = {
     "Governing law": """
 - 本合同的订立、效力和解释均适用{law}法律，不考虑冲突规范。
@@ -78,11 +76,6 @@ HELD_OUT = {
 - 疫情或其他意外灾害使{b}不能按期履行的，其义务在影响消除前中止。
 - 遭遇双方无法控制的异常事件时，{a}应说明情况并尽量减少对方损失。
 """,
-}
-
-CLAUSES = {
-    "train": {label: patterns(block, "") for label, block in TRAIN.items()},
-    "eval": {label: patterns(block, "") for label, block in HELD_OUT.items()},
 }
 
 PARTIES = {

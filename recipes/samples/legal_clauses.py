@@ -1,10 +1,8 @@
-"""Contract clauses as sentence patterns: for each label those of train and those held out.
+"""Contract clauses of the train split, as sentence patterns for each label.
 
 {a} provides the {thing} and is paid by {b}. The classes share parties, sums, dates and states, and
 often name each other's subjects, so that no single word gives a class away.
 """
-
-from make import patterns
 
 TRAIN = {
     "Governing law": """
@@ -30,6 +28,14 @@ TRAIN = {
 - The {a} and the {b} accept that their contract, and each order made under it, falls under {state}
   law.
 - Interpretation of every section of this {doc} follows the law in force in {state} on {date}.
+- {state} law applies to this {doc}, and the {a} waives the law of any other place.
+- The {a} and the {b} submit the meaning of this {doc} to the law of {state}.
+- Contract disputes between the {a} and the {b} are resolved under {state} law only.
+- The law of {state}, where the {b} is based, governs this {doc} and every change to it.
+- Foreign law is set aside; {state} statutes alone govern how the {a} must perform.
+- An arbitrator shall decide claims about the {thing} according to the law of {state}.
+- Breach, damages and notice under this {doc} are judged by the law of {state}.
+- The choice of {state} law extends to tort claims that relate to this {doc}.
 """,
     "Termination": """
 - Either party may end this {doc} by giving the other at least {n} days' written notice, without
@@ -55,6 +61,14 @@ TRAIN = {
   unlawful.
 - Ending this {doc} does not affect amounts owed or private information received before the end
   date.
+- The {b} may quit this {doc} on {n} days' notice and owes no further fee.
+- This {doc} expires on {date} and is not renewed if the parties remain silent.
+- The {a} may declare this {doc} at an end if the {b} goes bankrupt.
+- By mutual written consent, the {a} and the {b} may end this {doc} at any time.
+- A gross breach of duty lets the other party end this {doc} without notice.
+- A notice to end this {doc} must reach the {a} no later than {date}.
+- Once this {doc} is over, the {a} returns any advance above {sum} to the {b}.
+- If the {b} is late twice with its payments, the {a} may end this {doc}.
 """,
     "Confidentiality": """
 - The {b} shall keep secret all business information learned from the {a} and use it only to perform
@@ -81,6 +95,14 @@ TRAIN = {
   release.
 - Within {n} days of a request, the {b} shall destroy all copies of the {a}'s non-public material
   and confirm this in writing.
+- The {b} shall not tell rivals of the {a} anything about the {thing}.
+- Secret data of either party may be used only to carry out this {doc}.
+- The {a} must not disclose to anyone what it sees at the offices of the {b}.
+- All records of the {a} are confidential unless they are already known to the public.
+- Employees of the {b} sign a promise of secrecy before they start work.
+- Leaking plans of the {a} to the press is a breach of this {doc}.
+- The parties keep the terms of this {doc} private for {years} years after {date}.
+- Secret papers of the {b} must be handed back or shredded by {date}.
 """,
     "Indemnification": """
 - The {a} shall indemnify the {b} against all claims by third parties that arise from its own
@@ -106,6 +128,14 @@ TRAIN = {
 - Fines or claims imposed on the {a} by reason of the {b}'s conduct shall be repaid to the {a} in
   full.
 - The duty to defend and hold harmless continues for {years} years after this {doc} has ended.
+- The {b} shall bear all costs if an outsider sues the {a} because of the {b}.
+- The {a} pays for the defense when the {b} is sued over the {thing}.
+- The {a} shall cover fines imposed on the {b} through the fault of the {a}.
+- The {b} protects the {a} and its agents from the claims of third parties.
+- Losses of the {b} from a lawsuit over the {thing} are made good by the {a}.
+- The {b} shall indemnify the {a} for legal fees of {sum} or more.
+- The indemnifying party chooses the lawyer and controls the defense of the third-party claim.
+- Should a stranger sue the {b} over the {thing}, the {a} shall hold it harmless.
 """,
     "Payment": """
 - The {b} shall pay each invoice within {n} days of receipt by bank transfer to the account named by
@@ -125,6 +155,14 @@ TRAIN = {
 - In exchange for the {thing}, the {b} shall transfer {sum} in {k} equal monthly installments
   beginning on {date}.
 - The {b} may not set off or hold back any part of the fee because of a claim against the {a}.
+- The {b} pays the {a} {sum} each month, on or before the fifth day.
+- Bills of the {a} are payable by the {b} within {n} days without deduction.
+- The fee for the {thing} is {sum} a year and includes all taxes.
+- Late sums carry interest at {pct} percent until the {b} has paid them.
+- The {b} shall make a down payment of {sum} to the {a} by {date}.
+- The {a} sends its invoice for {sum} once the {b} has accepted the {thing}.
+- All prices of the {a} are net, and the {b} pays them by check or wire.
+- Fees for the first year stay at {sum}; later they may go up by {pct} percent.
 """,
     "Assignment": """
 - Neither party may transfer its rights or duties under this {doc} without the prior written consent
@@ -148,6 +186,14 @@ TRAIN = {
   before {date}.
 - The {a} may delegate its duties under this {doc} to an affiliate but remains responsible to the
   {b} for them.
+- The {b} may not transfer this {doc} to anyone without the consent of the {a}.
+- With written consent, the {b} may have another company take over this {doc}.
+- The {a} may assign to a bank its right to be paid {sum}.
+- This {doc} passes to whoever buys the business of the {a} before {date}.
+- Transfers of this {doc} made without the approval of the {a} are void.
+- The rights of the {b} are personal to it and cannot be passed to others.
+- The {b} may move this {doc} to an affiliate after {n} days' notice.
+- A new owner of the {a} takes over all its duties under this {doc}.
 """,
     "Liability limit": """
 - The total liability of the {a} under this {doc} shall not exceed {sum}, whatever the cause of the
@@ -167,6 +213,14 @@ TRAIN = {
 - The ceiling of {sum} on damages applies to all claims together and not to each claim on its own.
 - Damages for late performance are restricted to {pct} percent of the price, and no further loss can
   be claimed.
+- The {a} is liable to the {b} for at most {sum} under this {doc}.
+- Lost profit and loss of business cannot be recovered from the {a} in any case.
+- Damages owed by the {a} to the {b} are limited to {sum} a year.
+- The {a} is not responsible for indirect damage that the {b} may suffer.
+- Except for fraud, no party to this {doc} pays more than {sum} in damages.
+- The {a} excludes all liability to the {b} for loss of data or goodwill.
+- Claims of the {b} for damages are capped at the price of the {thing}.
+- Liability for minor fault is excluded, and otherwise it is limited to foreseeable loss.
 """,
     "Force majeure": """
 - Neither party is in breach when a flood, war, strike or other event beyond its control prevents
@@ -192,104 +246,13 @@ TRAIN = {
   and no fee is due.
 - An event outside the parties' reasonable control, such as war or sabotage, that lasts over {n}
   days permits either to cancel.
+- Floods, fires and wars excuse a party that cannot perform because of them.
+- The {a} is not at fault if a storm stops it from providing the {thing}.
+- During an epidemic or a curfew, the duties of the {b} are suspended.
+- Events that no one can foresee or control are not a breach of this {doc}.
+- A strike or road closure moves the due dates of the {a} back by its length.
+- The {a} must report a natural disaster to the {b} within {n} days of its start.
+- If an act of war prevents performance, the {b} owes nothing for that time.
+- Riots and power cuts free both parties from their duties for as long as they last.
 """,
-}
-
-HELD_OUT = {
-    "Governing law": """
-- Both sides have selected {state} as the legal order whose rules bind them on all matters raised by
-  this {doc}.
-- Whether the {a} has performed or the {b} is in breach shall be judged by the law of {state}.
-- This {doc} and all non-contractual obligations arising from it are governed solely by what the law
-  of {state} provides.
-- A judge or arbitrator must construe this {doc} in line with {state} law, leaving aside its choice
-  of law principles.
-- The applicable law is that of {state}, although the {thing} may be supplied or used in another
-  country.
-- All matters of construction, validity and performance are to be settled under the legislation of
-  {state}.
-""",
-    "Termination": """
-- Should the {b} miss two due dates in a row, the {a} is free to call off this {doc} by letter.
-- The term of this {doc} runs until {date}, after which neither party is bound to continue.
-- On {n} days' notice and without cause, the {b} may discontinue this {doc} before its term runs
-  out.
-- Serious misconduct by the {a} entitles the {b} to declare this {doc} over with no notice period.
-- If this {doc} is ended early, the {a} keeps the fees earned up to the last day and hands over the
-  {thing}.
-- The parties may at any time agree in writing to dissolve this {doc} and release each other from
-  further duties.
-""",
-    "Confidentiality": """
-- What the {a} tells the {b} about its costs, plans or methods is to be held in strict confidence.
-- The {b} promises not to publish or leak internal know-how of the {a} that concerns the {thing}.
-- A recipient shall limit access to the other side's secret records and send them back by {date}.
-- Each party treats the other's undisclosed data as private, and this promise outlasts the {doc} by
-  {years} years.
-- Before any visit, advisers of the {b} must sign a non-disclosure undertaking in favor of the {a}.
-- No one working for the {a} may speak to the press or to rivals about the affairs of the {b}.
-""",
-    "Indemnification": """
-- Should outsiders bring proceedings against the {a} because of something the {b} did, the {b} shall
-  bear every resulting expense.
-- The {a} takes over the defense of any infringement suit against the {b} and pays the damages
-  awarded.
-- The {b} shall keep the {a} free from all liability toward third parties that stems from use of the
-  {thing}.
-- Costs that the {a} incurs from a lawsuit based on the {b}'s wrongful act shall be refunded by the
-  {b} within {n} days.
-- An indemnified party may hire its own lawyer, but the indemnifying party pays only for counsel
-  that it appointed.
-- The {a}, its officers and its agents are to be saved harmless by the {b} from suits filed in
-  {state} or elsewhere.
-""",
-    "Payment": """
-- Charges for the {thing} fall due {n} days after the {a} sends its statement of account.
-- The {b} owes a yearly fee of {sum}, to be remitted in advance on the first of January.
-- Overdue balances carry interest at {pct} percent, counted daily until the {a} has received the
-  money.
-- An advance of {sum} is payable when this {doc} is signed, and the balance follows upon acceptance.
-- The {a} shall send its bills by e-mail, and the {b} shall clear them by wire within {n} days.
-- Prices in this {doc} are fixed until {date} and include packing, duties and all other costs.
-""",
-    "Assignment": """
-- The {b} may cede this {doc} to an affiliate if it first informs the {a} in writing.
-- This {doc} is personal to the {b}, which cannot make it over to anyone else.
-- Should the {a} sell its business, the buyer takes its place in this {doc} from the closing date.
-- A purported transfer of rights under this {doc} made without the other party's agreement has no
-  effect.
-- The {a} is free to sell or pledge its receivables from this {doc} to a lender in {state}.
-- Rights granted to the {b} pass to its successors only after the {a} has approved them in writing.
-""",
-    "Liability limit": """
-- Save in cases of willful misconduct, the {a} answers only for foreseeable loss and only up to
-  {sum}.
-- The most that the {b} may claim in damages over the life of this {doc} is the sum of {sum}.
-- The {a} accepts no responsibility for loss of business, goodwill or revenue suffered by the {b}.
-- Exclusions and caps in this {doc} hold for claims in contract, tort and otherwise, even if they
-  exceed {sum}.
-- However many claims arise, the {a}'s obligation to pay damages ends once it has paid {sum} in
-  total.
-- Special or exemplary damages cannot be recovered by either party, except where {state} law forbids
-  such a waiver.
-""",
-    "Force majeure": """
-- Failure to perform because of lightning, blockade or pandemic shall not count as a default by
-  either side.
-- The {a} bears no blame when circumstances it could neither predict nor prevent keep it from
-  providing the {thing}.
-- Obligations rest while a catastrophe such as a volcanic eruption or tsunami makes performance of
-  this {doc} impossible.
-- When an insurrection or a ban by public authorities hinders the {b}, its due dates move back
-  accordingly.
-- The {a} shall promptly report any extraordinary outside event that halts its work and say how long
-  it may last.
-- Extreme weather, explosions and labor disputes at third parties free the affected party from duty
-  until they cease.
-""",
-}
-
-CLAUSES = {
-    "train": {label: patterns(block) for label, block in TRAIN.items()},
-    "eval": {label: patterns(block) for label, block in HELD_OUT.items()},
 }
