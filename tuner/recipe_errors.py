@@ -25,17 +25,12 @@ def explain(error: ValidationError, tree: dict[str, Any], source: Source) -> lis
         path = _without_tag(item["loc"])
         if item["type"] not in ("extra_forbidden", "missing"):
             path = _existing(path, tree)
-        if item["type"] == "union_tag_invalid" and isinstance(tree["method"], dict):
+        if item["type"] == "union_tag_invalid":
             path = ("method", "name")
         # A list whose item is wrong is wrong itself to pydantic; one line is enough.
         if not any(known[: len(path)] == path for known in found):
             found[path] = f"{source.place(path)}: {_dotted(path)}: {_message(item, path, tree)}"
     return [found[path] for path in sorted(found, key=source.line)]
-
-
-def unknown_method(name: str) -> str:
-    """What is said of a method that does not exist."""
-    return f"no method '{name}'; {suggestion(name, METHODS)}"
 
 
 def _message(item: Any, path: Path, tree: dict[str, Any]) -> str:
@@ -44,7 +39,10 @@ def _message(item: Any, path: Path, tree: dict[str, Any]) -> str:
     if kind == "extra_forbidden":
         return _unknown_key(path, tree)
     if kind == "union_tag_invalid":
-        return _wrong_method(tree.get("method"))
+        name = _method_name(tree)
+        return f"no method '{name}'; {suggestion(name, METHODS)}"
+    if path == ("method",):
+        return f"expected keys such as {{name: lora}}, {_shown(tree['method'])}"
     if kind == "missing":
         what = f" ({info.description})" if info and info.description else ""
         return f"is missing{what}"
@@ -81,12 +79,6 @@ def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
     if homes:
         return f"unknown key; it belongs under {' or '.join(homes)}"
     return f"unknown key; {suggestion(word, own)}"
-
-
-def _wrong_method(value: Any) -> str:
-    if not isinstance(value, dict):
-        return f"expected keys such as {{name: lora}}, {_shown(value)}"
-    return unknown_method(str(value.get("name")))
 
 
 def field_at(path: Path, method: str | None = None) -> FieldInfo | None:
