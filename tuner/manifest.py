@@ -163,3 +163,9 @@ def _chmod(path: Path, mode: int) -> None:
     # Some file systems have no modes; the content is what counts.
     with contextlib.suppress(OSError):
         os.chmod(path, mode)
+
+
+def digest(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """One sha256 for several files: of their names and own sha256, sorted."""
+    text = "\n".join(f"{name}:{files[name]['sha256']}" for name in sorted(files))
+    return hashlib.sha256(text.encode()).hexdigest()

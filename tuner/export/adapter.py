@@ -1,0 +1,35 @@
+"""The adapter as plain peft files, beside the tokenizer it was trained with."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save_file
+
+from tuner.methods import lora
+from tuner.methods.lora import LoraOptions
+
+if TYPE_CHECKING:
+    from tuner.plan import Plan
+    from tuner.training import Trained
+
+
+def write(plan: Plan, trained: Trained, folder: Path) -> None:
+    """Save the adapter so that it works on the untouched base.
+
+    An adapter whose start moved part of the base weights (PiSSA, OLoRA) is converted into the
+    difference to that start, a LoRA of twice the rank.
+    """
+    model = trained.model
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = plan.base.name
+    method = plan.recipe.method
+    if isinstance(method, LoraOptions) and method.init in lora.BASE_CHANGING_INITS:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".start-") as start:
+            save_file(trained.start_state, Path(start) / "adapter_model.safetensors")
+            model.save_pretrained(folder, path_initial_model_for_weight_conversion=start)
+    else:
+        model.save_pretrained(folder)
+    plan.tokenizer.save_pretrained(folder)

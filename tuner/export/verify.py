@@ -1,0 +1,151 @@
+"""The parity proof: an artefact, loaded by a fresh process, gives the live model's logits.
+
+Run as `python -m tuner.export.verify job.json`, it loads each artefact with transformers and peft
+alone and writes the logits of the probe rows. It shares no code with training: standard attention,
+no packing, no state of the process that wrote the artefact.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tuner.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from tuner.plan import Plan
+
+PROBE_ROWS = 4
+PROBE_TOKENS = 256
+
+
+def probe_rows(plan: Plan) -> list[list[int]]:
+    """Token ids of the first held-out rows, or of training rows where there are none."""
+    rows = [row.example for row in plan.prepared.eval] or list(plan.prepared.train)
+    return [list(row.input_ids[:PROBE_TOKENS]) for row in rows[:PROBE_ROWS]]
+
+
+@torch.no_grad()
+def live_logits(model: Any, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """Logits (tokens, vocabulary) of each row run alone, on the CPU in float32."""
+    training = model.training
+    model.eval()
+    try:
+        return [
+            model(input_ids=torch.tensor([list(row)], device=model.device), use_cache=False)
+            .logits[0]
+            .float()
+            .cpu()
+            for row in rows
+        ]
+    finally:
+        model.train(training)
+
+
+def fresh_differences(
+    plan: Plan,
+    folders: Mapping[str, Path],
+    rows: Sequence[Sequence[int]],
+    live: Sequence[torch.Tensor],
+) -> dict[str, float]:
+    """The largest difference of a logit between live model and reloaded artefact, per artefact.
+
+    Raises:
+        IntegrityError: the fresh process could not load an artefact.
+    """
+    with tempfile.TemporaryDirectory(dir=plan.output, prefix=".verify-") as scratch:
+        job = {
+            "base": str(plan.base.folder),
+            "dtype": plan.dtype,
+            "device": plan.device,
+            "quantize": plan.recipe.model.quantize,
+            "trust_remote_code": plan.recipe.model.trust_remote_code,
+            "threads": torch.get_num_threads(),
+            "rows": [list(row) for row in rows],
+            "artefacts": {name: str(folder) for name, folder in folders.items()},
+            "result": f"{scratch}/logits.safetensors",
+        }
+        file = Path(scratch) / "job.json"
+        file.write_text(json.dumps(job), "utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "tuner.export.verify", str(file)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            check=False,
+        )
+        if done.returncode:
+            raise IntegrityError(
+                "an artefact cannot be loaded by a fresh process",
+                (done.stderr.strip().splitlines() or ["no message"])[-1],
+                "see run.log; the last checkpoint holds the trained weights",
+            )
+        fresh = load_file(job["result"])
+    return {
+        name: max(
+            _difference(fresh[f"{name}.{number}"], logits) for number, logits in enumerate(live)
+        )
+        for name in folders
+    }
+
+
+def _difference(fresh: torch.Tensor, live: torch.Tensor) -> float:
+    if fresh.shape != live.shape:
+        return float("inf")
+    return float((fresh - live).abs().max())
+
+
+def _load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    arguments: dict[str, Any] = {
+        "dtype": getattr(torch, job["dtype"]),
+        "use_safetensors": True,
+        "trust_remote_code": job["trust_remote_code"],
+    }
+    if job["quantize"] == "int8":
+        arguments["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    elif job["quantize"] == "nf4":
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=getattr(torch, job["dtype"]),
+        )
+    if job["quantize"] != "none":
+        arguments["device_map"] = {"": job["device"]}
+    if kind == "adapter":
+        from peft import PeftModel
+
+        base = AutoModelForCausalLM.from_pretrained(job["base"], **arguments)
+        model = PeftModel.from_pretrained(base, folder)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(folder, **arguments)
+    if job["quantize"] == "none":
+        model = model.to(job["device"])
+    return model.eval()
+
+
+def main() -> None:
+    """The fresh process: load every artefact of a job and write its logits."""
+    job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    torch.set_num_threads(job["threads"])
+    logits: dict[str, torch.Tensor] = {}
+    for kind, folder in job["artefacts"].items():
+        model = _load(job, kind, folder)
+        for number, tensor in enumerate(live_logits(model, job["rows"])):
+            logits[f"{kind}.{number}"] = tensor.contiguous()
+        del model
+    save_file(logits, job["result"])
+
+
+if __name__ == "__main__":
+    main()

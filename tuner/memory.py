@@ -1,0 +1,95 @@
+"""A first estimate of peak memory, and the micro-batch that fits.
+
+Weights, gradients and AdamW's two moments are counted exactly; activations by the matrices that
+backward needs per token and layer. `SHARE` of the device is used, the rest is left to the system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SHARE = 0.6
+# Per token and layer: vectors of hidden size, and of the MLP's inner size, that backward keeps.
+_HIDDEN_VECTORS = 14
+_INNER_VECTORS = 8
+# The logits, their float copy and their gradient.
+_LOGIT_COPIES = 3
+_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0.55}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Peak memory in bytes, by what it is for."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """The sum of the parts."""
+        return sum(asdict(self).values())
+
+    def as_dict(self) -> dict[str, int]:
+        """The parts and their sum."""
+        return {**asdict(self), "total": self.total}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the estimate needs to know of a model and its data."""
+
+    parameters: int
+    trainable: int
+    adapter: bool
+    dtype: str
+    stored: str
+    hidden: int
+    inner: int
+    layers: int
+    vocabulary: int
+    lengths: Sequence[int]
+    supervised: Sequence[int]
+
+
+def shape_of(config: dict[str, Any]) -> tuple[int, int, int]:
+    """Hidden size, inner size of the MLP and number of layers, by the names configs use."""
+    hidden = int(config.get("hidden_size") or config.get("n_embd") or 0)
+    inner = int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden)
+    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
+    return hidden, inner, layers
+
+
+def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estimate:
+    """Peak of one training step whose micro-batch holds the longest rows.
+
+    Args:
+        shape: model and data.
+        micro_batch_size: rows per forward pass.
+        checkpointing: whether activations are recomputed, keeping one vector a token and layer.
+    """
+    width = _BYTES[shape.dtype]
+    tokens = sum(sorted(shape.lengths)[-micro_batch_size:])
+    targets = sum(sorted(shape.supervised)[-micro_batch_size:])
+    per_layer = _HIDDEN_VECTORS * shape.hidden + _INNER_VECTORS * shape.inner
+    kept = shape.layers * shape.hidden + per_layer if checkpointing else shape.layers * per_layer
+    extra = shape.trainable if shape.adapter else 0
+    return Estimate(
+        weights=int(shape.parameters * _BYTES[shape.stored] + extra * 4),
+        gradients=shape.trainable * 4,
+        optimizer=shape.trainable * 8,
+        activations=int(tokens * kept * width),
+        logits=int(_LOGIT_COPIES * targets * shape.vocabulary * 4),
+    )
+
+
+def fit(shape: Shape, batch_size: int, budget: int, checkpointing: bool) -> int:
+    """The largest micro-batch that divides `batch_size` and fits `budget` bytes; 0 if none does."""
+    for size in range(batch_size, 0, -1):
+        if batch_size % size == 0 and estimate(shape, size, checkpointing).total <= budget:
+            return size
+    return 0

@@ -1,0 +1,132 @@
+"""The base model's weights: converted, loaded, placed.
+
+Attention runs on `tuner_rows` (see `attention.py`), so that rows packed into one sequence never see
+each other; a lone row takes the same path as transformers' own SDPA.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from tuner import attention, base, seal
+from tuner.errors import ModelError, ResourceError
+
+if TYPE_CHECKING:
+    from tuner.plan import Plan
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' progress bars and notices off the terminal; they stand in run.log."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Dequantize a GGUF file into a sealed folder of safetensors, tokenizer and chat template.
+
+    Raises:
+        ModelError: transformers cannot read the file.
+    """
+    quiet_libraries()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+        )
+    except Exception as error:
+        raise ModelError(
+            f"{gguf.name} cannot be converted",
+            f"{gguf}: {type(error).__name__}: {error}".splitlines()[0],
+            "check that the file is whole, or use the model's safetensors",
+        ) from error
+    # The tensors are plain floats by now; what is left of the quantization only forbids saving.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    del model.config.quantization_config
+    model.config._name_or_path = gguf.stem
+    with seal.seal(folder, keep_existing=True) as staging:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+
+
+def load(plan: Plan) -> Any:
+    """The base model of a plan, with its weights, on its device, in its dtype, evaluation mode.
+
+    Raises:
+        ModelError: the weights cannot be had or do not fit the config.
+        ResourceError: not enough memory.
+    """
+    quiet_libraries()
+    attention.register()
+    found = plan.base
+    section = plan.recipe.model
+    folder = found.folder
+    if found.kind == "hub":
+        folder = base.hub_folder(
+            found.name, section.revision, (*base.SMALL_FILES, base.WEIGHTS), lambda text: None
+        )
+    arguments: dict[str, Any] = {
+        "dtype": DTYPES[plan.dtype],
+        "attn_implementation": attention.ROWS if plan.packing else "sdpa",
+        "use_safetensors": True,
+        "trust_remote_code": section.trust_remote_code,
+        "local_files_only": True,
+    }
+    if section.quantize != "none":
+        arguments["quantization_config"] = _quantization(section.quantize, DTYPES[plan.dtype])
+        arguments["device_map"] = {"": plan.device}
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, **arguments
+        )
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            "the base model does not fit into memory", str(error), "use a smaller base or a GPU"
+        ) from error
+    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        raise ModelError(
+            f"the base model '{found.name}' cannot be loaded",
+            f"{folder}: {type(error).__name__}: {str(error).splitlines()[0]}",
+            "check that the folder is whole: config.json and every safetensors file",
+        ) from error
+    _check_loaded(report, folder)
+    if section.quantize == "none":
+        model.to(plan.device)
+    return model.eval()
+
+
+def _quantization(kind: str, compute: torch.dtype) -> Any:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            "a quantized base needs bitsandbytes",
+            f"model.quantize: {kind}, and bitsandbytes is not installed",
+            "pip install 'tuner[quantize]'",
+        ) from error
+    from transformers import BitsAndBytesConfig
+
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
+    )
+
+
+def _check_loaded(report: dict[str, Any], folder: Path) -> None:
+    missing = sorted(report.get("missing_keys") or ())
+    mismatched = sorted(str(key) for key in report.get("mismatched_keys") or ())
+    if missing or mismatched:
+        raise ModelError(
+            "the weights do not fit the model's config",
+            f"{folder}: {len(missing)} tensors missing, {len(mismatched)} of another shape: "
+            + ", ".join([*missing, *mismatched][:4]),
+            "use the weights and the config.json of the same model",
+        )

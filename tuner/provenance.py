@@ -1,0 +1,90 @@
+"""Where a run comes from and what it took: versions, command, source state, clocks, memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner import recipe_load
+from tuner.disk import write_file, write_json
+from tuner.redact import redact
+
+if TYPE_CHECKING:
+    from tuner.plan import Plan
+    from tuner.record import RunFolder
+
+_LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "safetensors")
+# With these accelerate would overrule the recipe.
+_OVERRULING = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+
+
+class Clock:
+    """Seconds of each phase, added up over resumed runs.
+
+    Args:
+        laps: what earlier starts of the same run took.
+    """
+
+    def __init__(self, laps: Mapping[str, float]) -> None:
+        self.laps = dict(laps)
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End phase `name` now."""
+        now = time.perf_counter()
+        self.laps[name] = round(self.laps.get(name, 0.0) + now - self.last, 3)
+        parts = [seconds for key, seconds in self.laps.items() if key != "total"]
+        self.laps["total"] = round(sum(parts), 3)
+        self.last = now
+
+
+def describe() -> dict[str, Any]:
+    """Versions, command line, platform and source state, as they stand in `run.json`.
+
+    Drops the variables with which accelerate would overrule the recipe, and names them.
+    """
+    ignored = [name for name in _OVERRULING if os.environ.pop(name, None) is not None]
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "command": redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "git": _git(),
+        "ignored_environment": ignored,
+    }
+
+
+def write_inputs(plan: Plan, folder: RunFolder) -> None:
+    """Write `recipe.lock.yaml` and `data_report.json`."""
+    text = recipe_load.dump(plan.recipe, plan.loaded.folder)
+    write_file(folder.path / "recipe.lock.yaml", text.encode())
+    write_json(folder.path / "data_report.json", plan.prepared.report)
+
+
+def peak_memory_bytes() -> int:
+    """Highest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _git() -> str | None:
+    """Commit of the current directory's checkout, with `-dirty`; None outside one."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

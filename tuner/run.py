@@ -1,0 +1,114 @@
+"""run(plan): the spine. Its body is the table of contents of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tuner import evaluate, export, model, provenance, report, run_log, training
+from tuner.record import LOG, RunFolder
+from tuner.signals import StopRequest
+
+if TYPE_CHECKING:
+    from tuner.console import Console
+    from tuner.plan import Plan
+
+
+def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
+    """Train, score, export and verify what a plan says.
+
+    Args:
+        plan: from `plan.make`.
+        resume: go on from the newest intact checkpoint of the run folder, where there is one.
+        console: shows what happens.
+
+    Returns:
+        The record that stands in `run.json`.
+
+    Raises:
+        TunerError: with the exit code; the same object stands in `run.json`.
+    """
+    with (
+        StopRequest() as stop,
+        RunFolder.open(plan.output, resume=resume, initial=_head(plan)) as folder,
+        run_log.log_to(folder.path / LOG),
+    ):
+        for text in folder.notes:
+            console.note(text)
+        return _run(plan, folder, stop, console)
+
+
+def _head(plan: Plan) -> dict[str, Any]:
+    """What the record says from the first moment on."""
+    return {"recipe_sha256": plan.loaded.sha256, "plan": plan.as_dict(), **provenance.describe()}
+
+
+def _run(plan: Plan, folder: RunFolder, stop: StopRequest, console: Console) -> dict[str, Any]:
+    clock = provenance.Clock(folder.record.get("durations", {}) if folder.resumed else {})
+    resumed = training.newest_checkpoint(plan, folder, console.warn) if folder.resumed else None
+    provenance.write_inputs(plan, folder)
+    folder.truncate_metrics(resumed.step if resumed else 0)
+
+    console.phase("loading the base model")
+    base = model.load(plan)
+    fingerprint = plan.base.fingerprint()
+    trained = training.start(plan, base)
+    clock.lap("load")
+
+    scores: dict[str, Any] = dict(folder.record.get("scores") or {})
+    first_answers = folder.record.get("samples")
+    if first_answers is None:
+        scores["before"] = _score(plan, trained, console, "before training")
+        first_answers = evaluate.samples(plan, trained.model)
+        folder.update(scores=scores, samples=first_answers, durations=clock.laps)
+    clock.lap("score_before")
+
+    def between(number: int) -> None:
+        scores[f"stage_{number}"] = _score(plan, trained, console, f"after stage {number}")
+        folder.update(scores=scores)
+
+    console.phase(f"training {plan.steps} steps")
+    if resumed:
+        console.note(f"resuming after step {resumed.step}")
+    training.train(plan, trained, folder, stop, console.progress, between, resumed)
+    clock.lap("train")
+
+    scores["after"] = _score(plan, trained, console, "after training")
+    last_answers = evaluate.samples(plan, trained.model)
+    samples = [
+        {**first, "after": last["answer"]}
+        for first, last in zip(first_answers, last_answers, strict=True)
+    ]
+    clock.lap("score_after")
+    console.scores(scores["before"], scores["after"])
+    for item in samples:
+        console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
+
+    console.phase(f"exporting {', '.join(plan.formats)}; each is reloaded in a fresh process")
+    artefacts = export.write(plan, trained, fingerprint)
+    clock.lap("export")
+    console.artefacts(artefacts)
+
+    folder.finish(
+        scores=scores,
+        samples=samples,
+        artefacts=artefacts,
+        unmoved_tensors=trained.unmoved,
+        base_fingerprint=fingerprint,
+        durations=clock.laps,
+        peak_memory_bytes=provenance.peak_memory_bytes(),
+    )
+    report.write(folder)
+    if trained.unmoved:
+        console.warn(f"{len(trained.unmoved)} trained tensors never moved; run.json names them")
+    console.done(folder.record)
+    return folder.record
+
+
+def _score(
+    plan: Plan, trained: training.Trained, console: Console, when: str
+) -> dict[str, float]:
+    rows = evaluate.rows(plan)
+    if not plan.recipe.eval.enabled or not rows:
+        return {}
+    console.phase(f"scoring {len(rows)} held-out rows {when}")
+    return evaluate.score(plan, trained.model)

@@ -1,0 +1,185 @@
+"""Supervised fine-tuning: cross-entropy of the answer tokens, on transformers' Trainer.
+
+The Trainer runs the steps that remain, over the rows that remain, with an optimizer and a schedule
+that already stand where they should: so a resumed run takes the same road as one never stopped.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional
+from transformers import Trainer, TrainingArguments, get_scheduler
+
+from tuner.data.pack import IGNORED, Stream, collate_packed, collate_padded
+from tuner.errors import RecipeError
+
+if TYPE_CHECKING:
+    from tuner.plan import Plan, Stage
+    from tuner.tasks.watch import Watch
+
+# Fields of TrainingArguments that a section of the recipe or the run itself decides.
+_OWNED = {
+    "output_dir": "run.output",
+    "per_device_train_batch_size": "train.micro_batch_size",
+    "gradient_accumulation_steps": "train.batch_size",
+    "max_steps": "train.max_steps",
+    "num_train_epochs": "train.epochs",
+    "learning_rate": "train.learning_rate",
+    "lr_scheduler_type": "train.scheduler",
+    "lr_scheduler_kwargs": "train.scheduler",
+    "warmup_steps": "train.warmup",
+    "warmup_ratio": "train.warmup",
+    "weight_decay": "train.weight_decay",
+    "max_grad_norm": "train.max_grad_norm",
+    "gradient_checkpointing": "train.gradient_checkpointing",
+    "save_steps": "train.save_steps",
+    "save_strategy": "train.save_steps",
+    "logging_steps": "train.logging_steps",
+    "logging_strategy": "train.logging_steps",
+    "seed": "run.seed",
+    "data_seed": "run.seed",
+    "bf16": "model.dtype",
+    "fp16": "model.dtype",
+    "use_cpu": "run.device",
+    "remove_unused_columns": "data.columns",
+    "train_sampling_strategy": "run.seed",
+    "eval_strategy": "eval.enabled",
+    "resume_from_checkpoint": "--resume",
+}
+
+
+def check_hatch(fields: dict[str, Any]) -> None:
+    """Refuse `train.trl` fields that do not exist or that a section of the recipe owns.
+
+    Raises:
+        RecipeError: names every such field.
+    """
+    known = set(TrainingArguments.__dataclass_fields__)
+    problems = [
+        f"train.trl.{name}: {_OWNED[name]} decides this"
+        if name in _OWNED
+        else f"train.trl.{name}: transformers' TrainingArguments has no such field"
+        for name in fields
+        if name in _OWNED or name not in known
+    ]
+    if problems:
+        raise RecipeError(
+            "train.trl holds fields that cannot stand there",
+            problems=problems,
+            fix="remove them",
+        )
+
+
+def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """Cross-entropy summed over the micro-batch's targets, divided by the step's target count.
+
+    Args:
+        outputs: the model's; logits (rows, positions, vocabulary) at the kept positions.
+        labels: (rows, 1 + positions); the first column is ignored (see `data.pack`).
+        num_items_in_batch: targets of the whole optimizer step over all processes.
+    """
+    logits = outputs.logits
+    targets = labels[:, 1:].reshape(-1).to(logits.device)
+    total = functional.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]).float(),
+        targets,
+        ignore_index=IGNORED,
+        reduction="sum",
+    )
+    count = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+    return total / count
+
+
+def optimizer_and_schedule(
+    parameters: list[tuple[str, torch.nn.Parameter]], plan: Plan, stage: Stage
+) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW over the trained tensors, and the stage's schedule at its first step.
+
+    Weight decay spares vectors (norms and biases), as transformers does.
+    """
+    train = plan.recipe.train
+    groups = [
+        {"params": [p for _, p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
+        {"params": [p for _, p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.learning_rate)
+    schedule = get_scheduler(
+        train.scheduler if stage.warmup_steps or train.scheduler != "constant" else "constant",
+        optimizer,
+        num_warmup_steps=stage.warmup_steps,
+        num_training_steps=stage.steps,
+    )
+    return optimizer, schedule
+
+
+def trainer(
+    plan: Plan,
+    model: Any,
+    stage: Stage,
+    first: int,
+    watch: Watch,
+    optimizers: tuple[torch.optim.Optimizer, Any],
+) -> Trainer:
+    """The Trainer for steps `first` to `stage.stop`.
+
+    Args:
+        plan: the plan.
+        model: the base with what is trained on it.
+        stage: whose steps these are.
+        first: the first step still to run; more than `stage.start` when resumed.
+        watch: the callback that checks, records and seals every step.
+        optimizers: optimizer and schedule, standing at `first`.
+    """
+    stream = Stream(
+        plan.prepared.train,
+        plan.recipe.run.seed,
+        first * plan.recipe.train.batch_size,
+        stage.stop * plan.recipe.train.batch_size,
+        plan.recipe.train.batch_size,
+        grouped=not plan.packing,
+    )
+    collate: Any = collate_packed
+    if not plan.packing:
+        collate = functools.partial(collate_padded, pad_id=plan.tokenizer.pad_token_id)
+    watch.begin(stage, first, stream)
+    return Trainer(
+        model=model,
+        args=arguments(plan, stage.stop - first),
+        train_dataset=stream,
+        data_collator=collate,
+        compute_loss_func=watch.loss(token_loss),
+        callbacks=[watch],
+        optimizers=optimizers,
+    )
+
+
+def arguments(plan: Plan, steps: int) -> TrainingArguments:
+    """TrainingArguments for `steps` steps; everything that writes or logs is ours, not theirs."""
+    train = plan.recipe.train
+    check_hatch(train.trl)
+    return TrainingArguments(
+        output_dir=str(plan.output),
+        max_steps=steps,
+        per_device_train_batch_size=plan.micro_batch_size,
+        gradient_accumulation_steps=plan.gradient_accumulation_steps,
+        gradient_checkpointing=plan.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        max_grad_norm=0.0,
+        train_sampling_strategy="sequential",
+        save_strategy="no",
+        logging_strategy="no",
+        eval_strategy="no",
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        seed=plan.recipe.run.seed,
+        use_cpu=plan.device == "cpu",
+        bf16=plan.dtype == "bfloat16",
+        fp16=plan.dtype == "float16",
+        disable_tqdm=True,
+        dataloader_pin_memory=plan.device != "cpu",
+        **{"report_to": "none", **train.trl},
+    )

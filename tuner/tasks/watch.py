@@ -1,0 +1,170 @@
+"""What stands between the Trainer and the run: every step is seeded, checked, recorded, sealed.
+
+Randomness within a step (dropout) is a pure function of the run's seed and the step's number, so a
+checkpoint holds no generator state and a resumed step draws what the uninterrupted one drew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from tuner import checkpoint
+from tuner.errors import TrainingError
+
+if TYPE_CHECKING:
+    from tuner.data.pack import Stream
+    from tuner.plan import Plan, Stage
+    from tuner.record import RunFolder
+    from tuner.signals import StopRequest
+
+_SEED_STRIDE = 1_000_003
+
+
+class Watch(TrainerCallback):
+    """The Trainer's callback of a run.
+
+    Args:
+        plan: the plan.
+        folder: where metrics and checkpoints go.
+        stop: whether a signal asked the run to stop.
+        progress: told (step, total, metrics) after every step.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        folder: RunFolder,
+        stop: StopRequest,
+        progress: Callable[[int, int, Mapping[str, Any]], None],
+    ) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.stop = stop
+        self.progress = progress
+        self.parameters: list[tuple[str, torch.nn.Parameter]] = []
+        self.window: dict[str, float] = _empty_window()
+
+    def begin(self, stage: Stage, first: int, stream: Stream) -> None:
+        """Start watching steps from `first` on."""
+        self.stage = stage
+        self.first = first
+        self.stream = stream
+        self.step_loss: torch.Tensor | None = None
+        self.grad_norm = 0.0
+        self.rate = 0.0
+        self.started = time.perf_counter()
+
+    def resume(self, window: Mapping[str, float]) -> None:
+        """Go on with the sums of a logging window that a checkpoint cut in two."""
+        self.window = dict(window)
+
+    def loss(self, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        """`function`, adding what it returns to the step's loss."""
+
+        def measured(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+            loss = function(outputs, labels, num_items_in_batch=num_items_in_batch)
+            part = loss.detach()
+            self.step_loss = part if self.step_loss is None else self.step_loss + part
+            return loss
+
+        return measured
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Seed the step; raise nothing."""
+        torch.manual_seed(self.plan.recipe.run.seed * _SEED_STRIDE + self.first + state.global_step)
+        self.step_loss = None
+        self.step_started = time.perf_counter()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Clip, and stop before the optimizer takes a step that is not finite."""
+        assert self.step_loss is not None
+        weights = [parameter for _, parameter in self.parameters if parameter.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(weights, self.plan.recipe.train.max_grad_norm)
+        self.grad_norm = float(norm)
+        loss = float(self.step_loss)
+        for name, value in (("loss", loss), ("gradient norm", self.grad_norm)):
+            if value != value or value in (float("inf"), float("-inf")):
+                raise self._not_finite(name, value, state.global_step)
+        if self.first + state.global_step == self.stage.start and self.grad_norm == 0.0:
+            raise TrainingError(
+                "nothing can be learned",
+                f"step {self.stage.start + 1}: every gradient is zero",
+                "check that the trained modules take part in the forward pass",
+            )
+        self.rate = float(kwargs["lr_scheduler"].get_last_lr()[0])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Record the step, seal a checkpoint where one is due, and end where one was asked to."""
+        step = self.first + state.global_step
+        self._record(step)
+        last = step == self.stage.stop
+        if last or step % self.plan.recipe.train.save_steps == 0 or self.stop.requested:
+            self.seal(step, kwargs["optimizer"], kwargs["lr_scheduler"])
+        if self.stop.requested:
+            control.should_training_stop = True
+
+    def seal(self, step: int, optimizer: Any, schedule: Any) -> Path:
+        """Write checkpoint `step`."""
+        return checkpoint.save(
+            self.folder.path / "checkpoints",
+            step,
+            dict(self.parameters),
+            getattr(optimizer, "optimizer", optimizer),
+            schedule,
+            {
+                "stage": self.plan.stages.index(self.stage),
+                "window": self.window,
+                "identity": self.plan.identity(),
+            },
+        )
+
+    def _record(self, step: int) -> None:
+        rows = self.stream.step(step - self.first - 1)
+        window = self.window
+        window["steps"] += 1
+        window["loss"] += float(self.step_loss) if self.step_loss is not None else 0.0
+        window["tokens"] += sum(len(row.input_ids) for row in rows)
+        window["supervised_tokens"] += sum(sum(row.supervised) for row in rows)
+        window["seconds"] += time.perf_counter() - self.step_started
+        metrics: dict[str, Any] = {
+            "step": step,
+            "loss": window["loss"] / window["steps"],
+            "grad_norm": self.grad_norm,
+            "learning_rate": self.rate,
+            "epoch": step * self.plan.recipe.train.batch_size / len(self.stream.examples),
+            "tokens": int(window["tokens"]),
+            "supervised_tokens": int(window["supervised_tokens"]),
+            "seconds": window["seconds"],
+        }
+        if len(self.plan.stages) > 1:
+            metrics["stage"] = self.plan.stages.index(self.stage) + 1
+        if step % self.plan.recipe.train.logging_steps == 0 or step == self.stage.stop:
+            self.folder.append_metrics(metrics)
+            self.window = _empty_window()
+        self.progress(step, self.plan.steps, metrics)
+
+    def _not_finite(self, name: str, value: float, number: int) -> TrainingError:
+        rows = ", ".join(row.row for row in self.stream.step(number)[:8])
+        newest, _ = checkpoint.newest(self.folder.path / "checkpoints")
+        kept = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
+        return TrainingError(
+            f"the {name} is {value} at step {self.first + number + 1}",
+            f"rows of this step: {rows}; no update was made, {kept}",
+            "lower train.learning_rate, look at these rows, or use model.dtype: float32",
+        )
+
+
+def _empty_window() -> dict[str, float]:
+    return {"steps": 0, "loss": 0.0, "tokens": 0, "supervised_tokens": 0, "seconds": 0.0}

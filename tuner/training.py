@@ -1,0 +1,169 @@
+"""From a loaded base to a trained model: building, resuming, the stages, and what moved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner import checkpoint
+from tuner.errors import IntegrityError, TrainingError
+from tuner.methods import full, lora
+from tuner.methods.lora import LoraOptions
+from tuner.tasks import TASKS
+from tuner.tasks.sft import optimizer_and_schedule
+from tuner.tasks.watch import Watch
+
+if TYPE_CHECKING:
+    from tuner.plan import Plan, Stage
+    from tuner.record import RunFolder
+    from tuner.signals import StopRequest
+
+
+@dataclass
+class Trained:
+    """A live model and where its training started.
+
+    Attributes:
+        model: what is trained; replaced by the merged model when that is exported.
+        start: sha256 of every tensor that any stage trains, before the first step.
+        start_state: the adapter's tensors before the first step, where the export needs them.
+        unmoved: names of trained tensors that are still where they started.
+    """
+
+    model: Any
+    start: dict[str, str]
+    start_state: dict[str, torch.Tensor] = field(default_factory=dict)
+    unmoved: list[str] = field(default_factory=list)
+
+
+def start(plan: Plan, base: Any) -> Trained:
+    """Put the method on the base, seeded, so that every process starts from the same tensors."""
+    torch.manual_seed(plan.recipe.run.seed)
+    model = plan.method.build(base, plan, plan.prepared.train)
+    model.config.use_cache = False
+    if plan.gradient_checkpointing:
+        model.enable_input_require_grads()
+    digests: dict[str, str] = {}
+    for stage in plan.stages:
+        _set_stage(plan, model, stage)
+        for name, parameter in _trainable(model):
+            digests.setdefault(name, _digest(parameter))
+    _set_stage(plan, model, plan.stages[0])
+    state: dict[str, torch.Tensor] = {}
+    method = plan.recipe.method
+    if isinstance(method, LoraOptions) and method.init in lora.BASE_CHANGING_INITS:
+        from peft import get_peft_model_state_dict
+
+        state = {k: v.detach().clone() for k, v in get_peft_model_state_dict(model).items()}
+    return Trained(model, digests, state)
+
+
+def train(
+    plan: Plan,
+    trained: Trained,
+    folder: RunFolder,
+    stop: StopRequest,
+    progress: Callable[[int, int, Mapping[str, Any]], None],
+    between: Callable[[int], None],
+    resumed: checkpoint.Checkpoint | None,
+) -> None:
+    """Run the stages that remain.
+
+    Args:
+        plan: the plan.
+        trained: updated in place.
+        folder: takes metrics and checkpoints.
+        stop: the run's signal handling; a signal during a step is honoured after it.
+        progress: told (step, total, metrics).
+        between: called with the number of each finished stage but the last.
+        resumed: the checkpoint to go on from.
+
+    Raises:
+        Interrupted: a signal asked to stop; a checkpoint of the last step is sealed.
+        TrainingError: a loss or gradient is not finite, or nothing moved.
+    """
+    watch = Watch(plan, folder, stop, progress)
+    done = resumed.step if resumed else 0
+    for number, stage in enumerate(plan.stages):
+        _set_stage(plan, trained.model, stage)
+        watch.parameters = _trainable(trained.model)
+        in_stage = resumed is not None and resumed.state["stage"] == number
+        if done >= stage.stop:
+            if resumed is not None and in_stage:
+                _copy(resumed.tensors, watch.parameters)
+            continue
+        optimizers = optimizer_and_schedule(watch.parameters, plan, stage)
+        if resumed is not None and in_stage:
+            checkpoint.restore(resumed, dict(watch.parameters), *optimizers)
+            watch.resume(resumed.state["window"])
+        first = max(done, stage.start)
+        with stop.deferred():
+            TASKS[plan.task](plan, trained.model, stage, first, watch, optimizers).train()
+        stop.check()
+        trained.model.eval()
+        if number < len(plan.stages) - 1:
+            between(number)
+    trained.model.zero_grad(set_to_none=True)
+    trained.unmoved = _unmoved(trained)
+
+
+def newest_checkpoint(
+    plan: Plan, folder: RunFolder, warn: Callable[[str], None]
+) -> checkpoint.Checkpoint | None:
+    """The checkpoint a resumed run goes on from, or None.
+
+    Raises:
+        IntegrityError: it was written under another recipe, data or base; or all are damaged.
+    """
+    path, skipped = checkpoint.newest(folder.path / "checkpoints")
+    for message in skipped:
+        warn(message)
+    if path is None:
+        if skipped:
+            raise IntegrityError(
+                "no intact checkpoint is left",
+                problems=skipped,
+                fix="start again with another --output",
+            )
+        return None
+    found = checkpoint.load(path, verified=True)
+    checkpoint.check_identity(found.state["identity"], plan.identity())
+    return found
+
+
+def _copy(
+    saved: Mapping[str, torch.Tensor], parameters: list[tuple[str, torch.nn.Parameter]]
+) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters:
+            parameter.copy_(saved[name])
+
+
+def _set_stage(plan: Plan, model: Any, stage: Stage) -> None:
+    if not plan.method.adapter:
+        full.set_trainable(model, stage.train)
+
+
+def _trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    data = tensor.detach().cpu().contiguous().view(torch.uint8)
+    return hashlib.sha256(data.numpy().tobytes()).hexdigest()
+
+
+def _unmoved(trained: Trained) -> list[str]:
+    parameters = dict(trained.model.named_parameters())
+    unmoved = [name for name, digest in trained.start.items() if _digest(parameters[name]) == digest]
+    if len(unmoved) == len(trained.start):
+        raise TrainingError(
+            "nothing was learned",
+            "every trained tensor is still where it started",
+            "check train.learning_rate and that the data has supervised tokens",
+        )
+    return unmoved
