@@ -56,12 +56,16 @@ class Dialogue:
         messages = (*self.messages[:-1], {**self.messages[-1], "content": answer})
         return replace(self, messages=messages, answer=answer)
 
-    def text(self) -> str:
-        """The words of the row, for comparing rows with each other."""
+    def parts(self) -> list[str]:
+        """What the row says, part by part, for comparing rows with each other."""
         if self.segments:
-            return "".join(segment.text for segment in self.segments)
-        parts = [json.dumps(message, ensure_ascii=False) for message in self.messages]
-        return "\n".join(parts)
+            return ["".join(segment.text for segment in self.segments)]
+        parts: list[str] = []
+        for message in self.messages:
+            content = message.get("content") or ""
+            rest = {key: value for key, value in message.items() if key != "content"}
+            parts += [json.dumps(rest, ensure_ascii=False), content]
+        return parts
 
 
 class RowRenderer:

@@ -12,7 +12,7 @@ from tuner.errors import DataError
 
 def fingerprint(dialogue: Dialogue) -> str:
     """sha256 of what a row says, but for case and white space."""
-    text = " ".join(dialogue.text().casefold().split())
+    text = "\n".join(" ".join(part.casefold().split()) for part in dialogue.parts())
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -1,0 +1,496 @@
+"""Which tokens are learned: M01 to M08 and M14 to M17, and D09 for tools."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Metaspace
+
+from tests.tokenizers import BOS_TEMPLATE, CHATML_TEMPLATE, THINK_TEMPLATE, make_tokenizer
+from tuner.data import Example, Prepared, prepare, preview
+from tuner.data.dialogue import Dialogue
+from tuner.data.encode import Encoder, tokens_of
+from tuner.data.rendered import Rendered
+from tuner.errors import DataError, ModelError
+from tuner.recipe import DataSection
+
+Turns = Sequence[tuple[str, str]]
+
+TOOL_TEMPLATE = (
+    "{% if tools %}{{ '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson }}"
+    "{% endfor %}{{ '<|im_end|>\n' }}{% endif %}"
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{{ message.content or '' }}{% for call in message.tool_calls or [] %}"
+    "{{ '<call>' + (call.function | tojson) + '</call>' }}{% endfor %}{{ '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any, **keys: Any) -> Prepared:
+    """Prepare rows without an eval split."""
+    context = keys.pop("context", 2048)
+    stop_ids = keys.pop("stop_ids", ())
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text(text, "utf-8")
+    data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
+    return prepare(
+        data, tokenizer, folder=folder, seed=7, context_length=context, stop_ids=stop_ids
+    )
+
+
+def chat(*turns: tuple[str, str]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def learned(example: Example, tokenizer: Any) -> list[str]:
+    """The supervised stretches of an example, decoded."""
+    ids: list[list[int]] = [[]]
+    for index, flag in zip(example.input_ids, example.supervised, strict=True):
+        if flag:
+            ids[-1].append(index)
+        elif ids[-1]:
+            ids.append([])
+    return [tokenizer.decode(each) for each in ids if each]
+
+
+KINDS = ("plain", "eospad", "bos", "chatml")
+FORMATS: dict[str, dict[str, Any]] = {
+    "text": {"text": "The rent is due."},
+    "pair": {"prompt": "When is the rent due?", "completion": "On the first day."},
+    "chat": chat(("user", "When?"), ("assistant", "Now."), ("user", "So?"), ("assistant", "Yes.")),
+}
+
+
+@pytest.mark.parametrize("render", ["auto", "raw"])
+@pytest.mark.parametrize("row", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_m02_one_stop_token_ends_every_example(
+    tmp_path: Path, kind: str, row: str, render: str
+) -> None:
+    """M02, M01: exactly one terminal eos, supervised, also where pad is eos."""
+    tokenizer = make_tokenizer(kind)
+    example = prepared(tmp_path, [FORMATS[row]], tokenizer, render=render).train[0]
+    turns = 2 if row == "chat" and render == "auto" else 1
+    ends = [tokenizer.eos_token_id] * turns
+    pairs = zip(example.input_ids, example.supervised, strict=True)
+    assert [i for i, flag in pairs if flag and i == tokenizer.eos_token_id] == ends
+    last = len(example.supervised) - example.supervised[::-1].index(True) - 1
+    assert example.input_ids[last] == tokenizer.eos_token_id
+    assert tokenizer.decode(example.input_ids[last + 1 :]).strip() == ""
+
+
+def test_m02_the_tokenizer_adds_eos_itself(tmp_path: Path) -> None:
+    """M02: a tokenizer that appends eos does not make it two."""
+    tokenizer = make_tokenizer("plain")
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", pair=None, special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    for row in FORMATS.values():
+        example = prepared(tmp_path, [row], tokenizer, render="raw").train[0]
+        assert example.input_ids[:2].count(1) == 1
+        assert example.input_ids[-2:].count(2) == 1
+        assert example.supervised[-1]
+
+
+def test_m02_the_newline_after_the_stop_token_is_not_learned(tmp_path: Path) -> None:
+    """M02: ChatML's `<|im_end|>` is in the mask, the newline is not; other stop ids count."""
+    tokenizer = make_tokenizer("chatml")
+    row = chat(("user", "a"), ("assistant", "b"))
+    example = prepared(tmp_path, [row], tokenizer).train[0]
+    assert learned(example, tokenizer) == ["b<|im_end|>"]
+    assert tokenizer.decode(example.input_ids).endswith("b<|im_end|>\n")
+    plain = make_tokenizer("chatml")
+    plain.eos_token = "<|endoftext|>"
+    stop = plain.convert_tokens_to_ids("<|im_end|>")
+    example = prepared(tmp_path, [row], plain, stop_ids=[stop]).train[0]
+    assert learned(example, plain) == ["b<|im_end|>"]
+    example = prepared(tmp_path, [row], plain).train[0]
+    assert learned(example, plain) == ["b<|endoftext|>"]
+
+
+def test_m02_a_template_without_stop_token_gets_eos_once(tmp_path: Path) -> None:
+    """M02: what the template forgets is appended to the last answer."""
+    tokenizer = make_tokenizer("plain")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    row = chat(("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))
+    example = prepared(tmp_path, [row], tokenizer).train[0]
+    assert learned(example, tokenizer) == [" b", " d</s>"]
+    assert tokenizer.decode(example.input_ids).endswith("assistant: d</s>")
+
+
+def test_m03_one_bos(tmp_path: Path) -> None:
+    """M03: a template that renders BOS and a tokenizer that adds one make one together."""
+    tokenizer = make_tokenizer("bos")
+    bos = tokenizer.bos_token_id
+    for template in (BOS_TEMPLATE, None):
+        tokenizer.chat_template = template
+        for row in FORMATS.values():
+            for render in ("auto", "raw"):
+                ids = prepared(tmp_path, [row], tokenizer, render=render).train[0].input_ids
+                assert ids[0] == bos
+                assert ids.count(bos) == 1
+    result = prepared(tmp_path, [FORMATS["pair"]] * 2 + [FORMATS["chat"]], tokenizer, max_rows=1)
+    assert result.chat_template is not None
+    assert result.chat_template.startswith("{{ bos_token }}")
+    plain = make_tokenizer("plain")
+    assert prepared(tmp_path, [FORMATS["text"]], plain).train[0].input_ids[0] != plain.bos_token_id
+    template = prepared(tmp_path, [FORMATS["pair"]], plain).chat_template
+    assert template
+    assert "bos_token" not in template
+
+
+def test_m03_prompts_of_eval_rows_have_one_bos(tmp_path: Path) -> None:
+    """M03: what generation starts from."""
+    tokenizer = make_tokenizer("bos")
+    rows = [{"prompt": f"Q {i}?", "completion": f"A {i}."} for i in range(4)]
+    for render in ("chat", "raw"):
+        result = prepared(tmp_path, rows, tokenizer, render=render, eval=2)
+        for row in result.eval:
+            assert row.prompt_ids[0] == tokenizer.bos_token_id
+            assert row.prompt_ids.count(tokenizer.bos_token_id) == 1
+
+
+CHATS: dict[str, tuple[Turns, list[str]]] = {
+    "one turn": ((("user", "Hi"), ("assistant", "Hello.")), ["Hello.<|im_end|>"]),
+    "three turns": (
+        (
+            *(("system", "Be brief."), ("user", "1"), ("assistant", "one")),
+            *(("user", "2"), ("assistant", "two"), ("user", "3"), ("assistant", "three")),
+        ),
+        ["one<|im_end|>", "two<|im_end|>", "three<|im_end|>"],
+    ),
+    "answer stands in the question": (
+        (("user", "Say yes, say assistant"), ("assistant", "yes")),
+        ["yes<|im_end|>"],
+    ),
+    "trailing question": ((("user", "1"), ("assistant", "one"), ("user", "2")), ["one<|im_end|>"]),
+}
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_m04_exactly_the_answers_are_learned(tmp_path: Path, name: str) -> None:
+    """M04, M05: a template without `{% generation %}`: contents and stop tokens, nothing else."""
+    tokenizer = make_tokenizer("chatml")
+    assert "generation %}" not in CHATML_TEMPLATE
+    turns, expected = CHATS[name]
+    example = prepared(tmp_path, [chat(*turns)], tokenizer).train[0]
+    assert learned(example, tokenizer) == expected
+
+
+def test_m05_completion_only(tmp_path: Path) -> None:
+    """M05: the unsupervised tokens are the prompt's, and other prompts change nothing else."""
+    tokenizer = make_tokenizer("chatml")
+    first, second = (
+        prepared(tmp_path, [{"prompt": text, "completion": "Paris."}], tokenizer).train[0]
+        for text in ("What is it?", "it is What?")
+    )
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is it?"}], add_generation_prompt=True
+    )["input_ids"]
+    assert first.input_ids[: len(prompt)] == prompt
+    assert first.supervised.index(True) == len(prompt)
+    assert learned(first, tokenizer) == learned(second, tokenizer) == ["Paris.<|im_end|>"]
+
+
+def sentencepiece_like() -> Tokenizer:
+    """A tokenizer in which the first word differs from the same word after a newline."""
+    words = ["▁", "▁Answer", "Answer", ":", "▁x", "x", "\n", "<eos>"]
+    letters = sorted(set("".join(words)) | set("0123456789abcdefghijklmnopqrstuvwxyzANSWERQ ?"))
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*words, *letters]))}
+    merges = [("A", "n"), ("An", "s"), ("Ans", "w"), ("Answ", "e"), ("Answe", "r")]
+    for merge in merges:
+        vocabulary.setdefault("".join(merge), len(vocabulary))
+    tokenizer = Tokenizer(BPE(vocabulary, [*merges, ("▁", "Answer")], unk_token="x"))
+    tokenizer.pre_tokenizer = Metaspace(prepend_scheme="first")
+    tokenizer.add_special_tokens(["<eos>"])
+    return tokenizer
+
+
+def test_m06_masks_do_not_search_for_tokens(tmp_path: Path) -> None:
+    """M06: `Answer:` has other tokens after a newline; all 100 rows are masked rightly."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=sentencepiece_like(), eos_token="<eos>", pad_token="<eos>"
+    )
+    backend = tokenizer.backend_tokenizer
+    assert backend.encode("Answer:").tokens[0] != backend.encode("x\nAnswer:").tokens[3]
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}"
+        "{% else %}{{ '\nAnswer:' + m.content + eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '\nAnswer:' }}{% endif %}"
+    )
+    random_source = random.Random(1)
+    rows = [
+        {
+            "prompt": "Answer: " * random_source.randint(0, 2) + f"q{i}",
+            "completion": "".join(random_source.choices("abcx ", k=9)) + f"Answer:{i}",
+        }
+        for i in range(100)
+    ]
+    result = prepared(tmp_path, rows, tokenizer)
+    for row, example in zip(rows, result.train, strict=True):
+        text = f"{row['prompt']}\nAnswer:{row['completion']}<eos>"
+        offsets = backend.encode(text).offsets
+        border = len(row["prompt"]) + len("\nAnswer:")
+        assert example.supervised == [end > border for _, end in offsets]
+
+
+def test_m07_a_token_with_any_answer_character_is_learned() -> None:
+    """M07: ten thousand random borders, against the lengths of the tokens in bytes."""
+    backend = make_tokenizer("plain").backend_tokenizer
+    source = random.Random(7)
+    words = ["foo", "bar", "foobar", " ", "  ", "\n", "the", " The", "é", "水", "🙂", "Paris", "."]
+    checked = 0
+    while checked < 10_000:
+        text = "".join(source.choices(words, k=12))
+        encoding = backend.encode(text, add_special_tokens=False)
+        owner = []  # for every byte of the text, the token that holds it
+        for index, token in enumerate(encoding.tokens):
+            owner += [index] * len(token)
+        starts = [len(text[:place].encode()) for place in range(len(text) + 1)]
+        for _ in range(20):
+            start, end = sorted(source.sample(range(len(text) + 1), 2))
+            held = owner[starts[start] : starts[end]]
+            assert tokens_of(encoding.offsets, (start, end)) == (held[0], held[-1] + 1)
+            checked += 1
+
+
+def test_m07_merging_borders(tmp_path: Path) -> None:
+    """M07: `foo` and `bar` share a token, which is then learned; the prompt stays whole."""
+    tokenizer = make_tokenizer("plain")
+    assert len(tokenizer(" foobar").input_ids) == 1
+    row = {"prompt": " foo", "completion": "bar"}
+    result = prepared(tmp_path, [row], tokenizer, render="raw")
+    assert learned(result.train[0], tokenizer) == ["</s>"]  # position 0 is never a target
+    rows = [{"prompt": f"{i} foo", "completion": "bar"} for i in range(4)]
+    result = prepared(tmp_path, rows, tokenizer, render="raw", eval=2)
+    assert learned(result.train[0], tokenizer) == [" foobar</s>"]
+    assert re.fullmatch(r"\d foo", tokenizer.decode(result.eval[0].prompt_ids))
+
+
+def test_m08_rows_that_lose_their_answer(tmp_path: Path) -> None:
+    """M08: many such rows are an error, one of sixteen is dropped and counted."""
+    tokenizer = make_tokenizer("chatml")
+    long = {"prompt": "word " * 300, "completion": "five words are the answer"}
+    short = {"prompt": "word", "completion": "five words are the answer"}
+    with pytest.raises(DataError, match=r"16 of 16 training rows \(100%\)") as caught:
+        prepared(tmp_path, [long] * 16, tokenizer, max_length=128)
+    wanted = int(re.findall(r"data.max_length: (\d+)", caught.value.fix)[0])
+    prepared(tmp_path, [long] * 16, tokenizer, max_length=wanted)
+    result = prepared(tmp_path, [short] * 9 + [long] + [short] * 6, tokenizer, max_length=128)
+    alone = prepared(tmp_path, [short] * 15, tokenizer, max_length=128)
+    assert result.report["dropped_no_answer_left"] == 1
+    assert result.report["rows_train"] == 15
+    assert result.report["tokens_sha256"] == alone.report["tokens_sha256"]
+    assert any("1 rows dropped" in text for text in result.report["warnings"])
+    with pytest.raises(DataError, match=r"2 of 16"):
+        prepared(tmp_path, [long] * 2 + [short] * 14, tokenizer, max_length=128)
+
+
+def test_m14_the_pad_token_in_text_is_learned(tmp_path: Path) -> None:
+    """M14: an answer with the pad token's text is learned to its last token."""
+    for kind in KINDS:
+        tokenizer = make_tokenizer(kind)
+        text = f"a {tokenizer.pad_token} b"
+        for policy in ("literal", "allow"):
+            row = {"prompt": "x", "completion": text}
+            result = prepared(tmp_path, [row], tokenizer, special_tokens_in_text=policy)
+            assert learned(result.train[0], tokenizer)[0].startswith(text)
+
+
+THINKING = chat(
+    ("user", "1"),
+    ("assistant", "<think>\nhm\n</think>\n\none"),
+    ("user", "2"),
+    ("assistant", "two"),
+)
+
+
+def test_m15_a_template_that_rewrites_turns_is_split(tmp_path: Path) -> None:
+    """M15: every answer is learned in the text that inference would have shown."""
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = THINK_TEMPLATE
+    result = prepared(tmp_path, [THINKING], tokenizer)
+    messages = THINKING["messages"]
+    first, second = result.train
+    for example, count in ((first, 2), (second, 4)):
+        text = tokenizer.apply_chat_template(messages[:count], tokenize=False)
+        assert tokenizer.decode(example.input_ids) == text
+    assert learned(first, tokenizer) == ["<think>\nhm\n</think>\n\none<|im_end|>"]
+    assert learned(second, tokenizer) == ["two<|im_end|>"]  # the empty block is no target
+    assert "hm" not in tokenizer.decode(second.input_ids)
+    assert result.report["rows_train"] == 1
+    assert result.report["examples_train"] == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_m15_training_text_is_the_inference_text(tmp_path: Path, kind: str) -> None:
+    """M15: prefixes of a chat render to prefixes, and the ids are those of inference."""
+    tokenizer = make_tokenizer(kind)
+    row = FORMATS["chat"]
+    result = prepared(tmp_path, [row], tokenizer)
+    tokenizer.chat_template = result.chat_template
+    texts = [
+        tokenizer.apply_chat_template(row["messages"][:n], tokenize=False) for n in range(1, 5)
+    ]
+    assert all(longer.startswith(shorter) for shorter, longer in pairwise(texts))
+    ids = tokenizer.apply_chat_template(row["messages"])["input_ids"]
+    assert result.train[0].input_ids == ids
+
+
+def test_m15_a_generation_prompt_that_is_no_prefix_is_refused(tmp_path: Path) -> None:
+    """M15: exit 4, naming the template."""
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = CHATML_TEMPLATE.replace(
+        "assistant\n' }}{% endif", "bot\n' }}{% endif"
+    )
+    with pytest.raises(ModelError, match="chat template cannot be trained on"):
+        prepared(tmp_path, [FORMATS["chat"]], tokenizer)
+
+
+def test_m15_templates_that_trim_contents(tmp_path: Path) -> None:
+    """M15: a template that strips white space is followed, not fought."""
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = CHATML_TEMPLATE.replace("message['content']", "message.content|trim")
+    example = prepared(tmp_path, [chat(("user", " a\n"), ("assistant", "\n b "))], tokenizer)
+    assert learned(example.train[0], tokenizer) == ["b<|im_end|>"]
+
+
+def test_m16_the_chat_template_is_reported(tmp_path: Path) -> None:
+    """M16: its text and its sha256 are those used, also for our plain one."""
+    tokenizer = make_tokenizer("chatml")
+    result = prepared(tmp_path, [FORMATS["chat"]], tokenizer)
+    assert result.chat_template == CHATML_TEMPLATE
+    assert result.report["chat_template_origin"] == "the tokenizer's"
+    own = prepared(tmp_path, [FORMATS["chat"]], make_tokenizer("plain"))
+    assert own.report["chat_template_sha256"] != result.report["chat_template_sha256"]
+    raw = prepared(tmp_path, [FORMATS["text"]], tokenizer)
+    assert (raw.chat_template, raw.report["chat_template_sha256"]) == (None, None)
+
+
+def test_m17_system_text_renders_literally(tmp_path: Path) -> None:
+    """M17: to the last token."""
+    tokenizer = make_tokenizer("chatml")
+    text = 'it\'s {{ 7*7 }} \\n "q"'
+    result = prepared(
+        tmp_path, [chat(("system", text), ("user", "x"), ("assistant", text))], tokenizer
+    )
+    decoded = tokenizer.decode(result.train[0].input_ids)
+    assert decoded.count(text) == 2
+    assert "49" not in decoded
+
+
+TOOL = {"type": "function", "function": {"name": "tide_table", "description": "d"}}
+CALL = {"type": "function", "function": {"name": "tide_table", "arguments": {"port": "Brest"}}}
+TOOL_ROW = {
+    "messages": [
+        {"role": "user", "content": "High water?"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "16:40"},
+        {"role": "assistant", "content": "At 16:40."},
+    ],
+    "tools": [TOOL],
+}
+
+
+def test_d09_tools_are_rendered(tmp_path: Path) -> None:
+    """D09, M04: the tool's name is in the prompt; calls and answers are learned."""
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = TOOL_TEMPLATE
+    example = prepared(tmp_path, [TOOL_ROW], tokenizer).train[0]
+    call = '<call>{"name": "tide_table", "arguments": {"port": "Brest"}}</call><|im_end|>'
+    assert learned(example, tokenizer) == [call, "At 16:40.<|im_end|>"]
+    before = tokenizer.decode(example.input_ids[: example.supervised.index(True)])
+    assert "tide_table" in before
+    share = {
+        "conversations": [
+            {"from": "human", "value": "High water?"},
+            {"from": "function_call", "value": json.dumps(CALL["function"])},
+            {"from": "observation", "value": "16:40"},
+            {"from": "gpt", "value": "At 16:40."},
+        ],
+        "tools": json.dumps([TOOL]),
+    }
+    other = prepared(tmp_path, [share], tokenizer).train[0]
+    assert (other.input_ids, other.supervised) == (example.input_ids, example.supervised)
+
+
+def test_d09_a_template_without_tools_is_refused(tmp_path: Path) -> None:
+    """D09: exit 3, not silence; the recipe can leave the column out."""
+    tokenizer = make_tokenizer("chatml")
+    row = {**FORMATS["chat"], "tools": [TOOL]}
+    with pytest.raises(DataError, match="cannot render tools"):
+        prepared(tmp_path, [row], tokenizer)
+    result = prepared(tmp_path, [row], tokenizer, columns={"tools": "none"})
+    assert result.report["ignored_columns"] == ["tools"]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [{"messages": TOOL_ROW["messages"]}], tokenizer)
+    assert "cannot render tool calls" in str(caught.value)
+
+
+def test_a_role_that_the_template_leaves_out_is_refused(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = CHATML_TEMPLATE.replace(
+        "{% for message in messages %}",
+        "{% for message in messages if message.role != 'system' %}",
+    )
+    row = chat(("system", "Be brief."), ("user", "a"), ("assistant", "b"))
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [row], tokenizer)
+    assert "leaves out a system turn" in str(caught.value)
+
+
+def test_a_tokenizer_without_eos_is_refused(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("plain")
+    tokenizer.eos_token = None
+    for row in FORMATS.values():
+        with pytest.raises(ModelError, match="end-of-sequence"):
+            prepared(tmp_path, [row], tokenizer)
+
+
+def test_a_truncating_tokenizer_does_not_truncate(tmp_path: Path) -> None:
+    """D15: limits stored in tokenizer.json do not apply."""
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.backend_tokenizer.enable_truncation(8)
+    tokenizer.backend_tokenizer.enable_padding(length=16)
+    result = prepared(tmp_path, [FORMATS["chat"]], tokenizer)
+    other = prepared(tmp_path, [FORMATS["chat"]], make_tokenizer("chatml"))
+    assert result.train == other.train
+
+
+def test_m05_preview_shows_the_supervised_spans(tmp_path: Path) -> None:
+    """M05: `tuner data preview` marks what is learned."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps(FORMATS["pair"]) + "\n" * 2)
+    tokenizer = make_tokenizer("chatml")
+    data = DataSection(train=("rows.jsonl",))
+    for length, truncated in ((2048, False), (8, True)):
+        found = preview(data, tokenizer, folder=tmp_path, seed=1, context_length=length, count=3)
+        assert len(found) == 1
+        assert (found[0].row, found[0].truncated) == ("rows.jsonl:1", truncated)
+        shown = [text for text, supervised in found[0].spans if supervised]
+        assert shown == ([] if truncated else ["On the first day.<|im_end|>"])
+
+
+def test_trimmed_offsets_keep_every_token_of_an_answer() -> None:
+    """M07: byte-level offsets leave out spaces; tokens of spaces alone are learned too."""
+    encoder = Encoder(make_tokenizer("bos"), "literal", None)
+    text = "a:   b  c   "
+    example = Rendered(Dialogue("r"), text, ((2, len(text)),), raw=True, append_eos=True)
+    encoded = encoder.encode([example])[0]
+    assert not isinstance(encoded, Exception)
+    assert encoded.supervised == [False] * 3 + [True] * (len(encoded.ids) - 3)
