@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # What typer raises for wrong usage: `BadParameter`'s base, whichever click is underneath.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+# Typer turns Ctrl-C into this code, silently.
+INTERRUPTED = 128 + signal.SIGINT
 
 Recipe = Annotated[
     str, typer.Option("--recipe", metavar="PATH", help="Recipe file, or name of a bundled one.")
@@ -252,8 +254,10 @@ def _run(arguments: list[str]) -> int:
     failure: TunerError
     flags = {"json": "--json" in arguments, "verbose": "--verbose" in arguments}
     try:
-        code = app(arguments, prog_name="tuner", standalone_mode=False)
-        return code if isinstance(code, int) else 0
+        code = app(arguments, prog_name="tuner", standalone_mode=False) or 0
+        if code != INTERRUPTED:
+            return int(code)
+        failure = Interrupted(signal.SIGINT, "stopped by Ctrl-C")
     except TunerError as error:
         failure = error
     except (KeyboardInterrupt, typer.Abort):

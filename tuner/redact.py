@@ -17,7 +17,8 @@ _TOKENS = re.compile(
             _EDGE + r"gh[pousr]_(?=[a-z]*[A-Z0-9])[A-Za-z0-9]{16,}",
             _EDGE + r"github_pat_\w{16,}",
             _EDGE + r"AKIA[A-Z0-9]{12,}",
-            r"(?<=://)[^/\s@'\"]+(?=@)",
+            # One slash is enough: a URL taken for a path loses the other.
+            r"(?<=:/)/?[^/\s@'\"]+(?=@)",
         )
     )
 )
