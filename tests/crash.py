@@ -155,6 +155,8 @@ if __name__ == "__main__":
     if rest[1:] == ["kernel"] and not faults.can_trace():
         sys.stdout.write("cannot trace\n")
         sys.exit(0)
+    if rest[1:] == ["best"]:
+        rest[1] = "kernel" if faults.can_trace() else "python"
     scenarios: dict[str, Callable[..., None]] = {
         "checkpoints": checkpoints,
         "small_disk": small_disk,

@@ -63,10 +63,9 @@ def assert_goes_on(line: dict[str, Any]) -> None:
     assert line["after"] == steps, line
 
 
-@pytest.mark.parametrize("level", ["python", "kernel"])
-def test_c01_a_kill_at_any_call_of_a_save_costs_at_most_that_save(memory: Path, level: str) -> None:
+def test_c01_a_kill_at_any_call_of_a_save_costs_at_most_that_save(memory: Path) -> None:
     """C01: SIGKILL at every call that touches the disk, with writes torn in half."""
-    lines = sweep("checkpoints", memory, "torn", level)
+    lines = sweep("checkpoints", memory, "torn", "best")
     *killed, whole = lines
     assert whole["code"] == 0
     assert whole["newest"] == "step-3"

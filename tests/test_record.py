@@ -25,7 +25,7 @@ from tuner.errors import (
     SafetyError,
     TrainingError,
 )
-from tuner.lock import Owner
+from tuner.lock import Owner, try_flock
 from tuner.record import LOCK, METRICS, RUN, RunFolder
 from tuner.run_log import log_to
 
@@ -322,6 +322,54 @@ def test_c16_a_stale_lock_is_told_from_a_living_one(tmp_path: Path, owner: Owner
     (path / LOCK).write_bytes(owner.encode())
     with RunFolder.open(path, resume=False) as run:
         assert run.notes == [f"took over the lock of {owner}, which no longer runs"]
+
+
+def test_c16_the_kernels_lock_holds_whatever_the_file_says(tmp_path: Path) -> None:
+    """C16: the owner may live where its process id means nothing: in another container."""
+    path = tmp_path / "run"
+    child = hold(path)
+    try:
+        elsewhere = Owner(1, "another-host", "boot:1")
+        (path / LOCK).write_bytes(elsewhere.encode())
+        with pytest.raises(RecipeError, match=f"in use by {elsewhere}"):
+            RunFolder.open(path, resume=True)
+        (path / LOCK).write_bytes(b"")
+        with pytest.raises(RecipeError, match="in use by another process"):
+            RunFolder.open(path, resume=True)
+    finally:
+        child.kill()
+        child.wait()
+
+
+def test_c16_a_lock_released_while_it_is_being_taken_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C16: a lock on a removed file would protect nothing."""
+    lock = tmp_path / LOCK
+    flock = try_flock
+
+    def removed_meanwhile(fd: int) -> bool | None:
+        monkeypatch.setattr("tuner.lock.try_flock", flock)
+        lock.unlink()
+        return flock(fd)
+
+    monkeypatch.setattr("tuner.lock.try_flock", removed_meanwhile)
+    with RunFolder.open(tmp_path, resume=False):
+        assert Owner.parse(lock.read_text()) == Owner.this()
+        with pytest.raises(RecipeError, match="in use by"):
+            RunFolder.open(tmp_path, resume=True)
+
+
+def test_i15_a_resume_clears_what_a_killed_run_left_half_written(tmp_path: Path) -> None:
+    """I15: staging folders of artefacts and of checkpoints."""
+    path = finished(tmp_path / "run")
+    for parent in (path, path / "checkpoints"):
+        staging = parent / ".staging-adapter-999999999-abcdefgh"
+        staging.mkdir(parents=True)
+        (staging / ".tuner-staging").write_bytes(Owner(999_999_999, "gone", "").encode())
+        (staging / "adapter_model.safetensors").write_bytes(b"half")
+    RunFolder.open(path, resume=True).release()
+    assert list(tree(path)) == [RUN]
 
 
 def test_c16_without_kernel_locks_the_process_decides(

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """
     # One writer per file (the run lock), so a fixed name: the next write replaces a leftover.
     staged = path.with_name(f".{path.name}.tmp")
-    data = (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    data = (json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
     try:
         write_file(staged, data)
         os.replace(staged, path)
@@ -40,6 +41,17 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):
             staged.unlink()
         raise resource_error(error, path) from error
+
+
+def plain(value: Any) -> Any:
+    """The same as strict JSON: numbers that are not finite become text, paths their names."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(float(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def require_space(folder: Path, needed: int) -> None:

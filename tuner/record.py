@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import signal
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from tuner import __version__
-from tuner.disk import make_folder, resource_error, write_all, write_json
+from tuner.disk import make_folder, plain, resource_error, write_all, write_json
 from tuner.errors import (
     IntegrityError,
     Interrupted,
@@ -140,7 +139,7 @@ class RunFolder:
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace `run.json`, atomically and durably."""
         self.record = dict(record)
-        write_json(self.path / RUN, plain(self.record))
+        write_json(self.path / RUN, self.record)
 
     def update(self, **fields: Any) -> None:
         """Set top-level fields of `run.json`."""
@@ -290,17 +289,6 @@ def _step_of(line: bytes) -> float | None:
         return float(json.loads(line).get("step", 0))
     except (ValueError, TypeError, AttributeError):
         return None
-
-
-def plain(value: Any) -> Any:
-    """The same as strict JSON: numbers that are not finite become text, paths their names."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(float(value))
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _now() -> str:
