@@ -173,6 +173,9 @@ def test_labels_become_options(tmp_path: Path) -> None:
     rows = [{"prompt": f"Q {i}", "completion": ["yes", "no", "perhaps"][i % 3]} for i in range(9)]
     result = prepared(tmp_path, rows, eval=6, labels=["yes", "no"])
     assert result.labels == ("yes", "no")
+    others = sum(row.reference == "perhaps" for row in result.eval)
+    assert result.report["eval_rows_without_label"] == others > 0
+    assert any("none of the labels" in text for text in result.report["warnings"])
     decode = make_tokenizer("chatml").decode
     for row in result.eval:
         if row.reference == "perhaps":

@@ -441,6 +441,9 @@ def test_d09_a_template_without_tools_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepared(tmp_path, [{"messages": TOOL_ROW["messages"]}], tokenizer)
     assert "cannot render tool calls" in str(caught.value)
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [TOOL_ROW], tokenizer, render="raw")
+    assert "plain text cannot show tools" in str(caught.value)
 
 
 def test_a_role_that_the_template_leaves_out_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tuner.data.encode import Encoded, Encoder
 from tuner.data.rendered import Rendered, raw
 from tuner.data.spans import SpanFinder
 from tuner.data.template import Template
-from tuner.errors import DataError, ModelError
+from tuner.errors import DataError, ModelError, RecipeError
 from tuner.recipe import DataSection
 
 MAX_LOST_SHARE = 0.1
@@ -71,10 +71,9 @@ class ExampleMaker:
                 "use a base model whose tokenizer names its eos_token",
             )
         if data.render == "chat" and template.raw:
-            raise DataError(
-                f"the data template '{template.name}' makes plain text, not a chat",
-                "data.render: chat",
-                "leave out data.render, or use another template",
+            raise RecipeError(
+                f"data.render: the data template '{template.name}' makes plain text, not a chat",
+                fix="leave out data.render, or use another template",
             )
         self.max_length = max_length
         self.train = Tally()
@@ -102,6 +101,8 @@ class ExampleMaker:
     def render(self, dialogue: Dialogue, only_last: bool = False) -> list[Rendered]:
         """Render a dialogue to one or more texts; see `SpanFinder.render`."""
         if self._finder is None:
+            if dialogue.tools or any(message.get("tool_calls") for message in dialogue.messages):
+                raise BadRow("plain text cannot show tools (data.render: raw)")
             return [raw(dialogue, self._separator, only_last)]
         return self._finder.render(dialogue, only_last)
 

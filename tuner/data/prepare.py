@@ -96,8 +96,15 @@ def prepare(
     maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids)
     train = _train(rows, maker)
     evals = _eval(rows, maker, labels, tokenizer)
-    evaluated = len({row.example.row for row in evals})
-    report = report_of(rows, maker, train, evaluated)
+    report = report_of(rows, maker, train, [row.example for row in evals])
+    if labels:
+        without = sum(row.gold is None for row in evals)
+        report["eval_rows_without_label"] = without
+        if without:
+            report["warnings"].append(
+                f"{without} of {len(evals)} eval rows have an answer that is none of the labels "
+                "(or does not fit): they do not count for label accuracy"
+            )
     return Prepared(train, evals, rows.fit.template.name, labels, maker.chat_template, report)
 
 

@@ -29,14 +29,14 @@ def report_of(
     rows: Rows,
     maker: ExampleMaker,
     train: Sequence[Example],
-    rows_eval: int,
+    held_out: Sequence[Example],
 ) -> dict[str, Any]:
     """The report of a run's data, JSON-able."""
     template = maker.chat_template
     report: dict[str, Any] = dict(rows.facts)
     report |= {
         "rows_train": len({example.row for example in train}),
-        "rows_eval": rows_eval,
+        "rows_eval": len({example.row for example in held_out}),
         "examples_train": len(train),
         "skipped": [{"row": row, "reason": reason} for row, reason in rows.bad.found],
         "max_length": maker.max_length,
