@@ -116,6 +116,9 @@ def test_m02_the_newline_after_the_stop_token_is_not_learned(tmp_path: Path) -> 
     example = prepared(tmp_path, [row], plain, stop_ids=[stop]).train[0]
     assert learned(example, plain) == ["b<|im_end|>"]
     example = prepared(tmp_path, [row], plain).train[0]
+    assert learned(example, plain) == ["b<|im_end|>"]  # found by its place, too
+    plain.chat_template = CHATML_TEMPLATE.replace("<|im_end|>", "")
+    example = prepared(tmp_path, [row], plain).train[0]
     assert learned(example, plain) == ["b<|endoftext|>"]
 
 

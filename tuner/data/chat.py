@@ -67,6 +67,9 @@ class ChatTemplate:
         self.source = plain if self.own else _source(tokenizer)
         words = tokenizer.convert_ids_to_tokens([tokenizer.eos_token_id, *stop_ids])
         self.stops = tuple(dict.fromkeys(word for word in words if word))
+        self.specials = tuple(
+            token.content for token in tokenizer.added_tokens_decoder.values() if token.special
+        )
         _refuse_dangers(self.source)
         self._probe()
 

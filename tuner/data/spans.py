@@ -10,7 +10,7 @@ measured with its own prefixes.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -144,17 +144,18 @@ class SpanFinder:
                     "the model's chat template cannot be trained on",
                     "its generation prompt is not how an answered chat begins, so the answers "
                     "cannot be told from the prompt",
-                    "use another base model, or data.render: raw",
+                    "leave out turns that it treats in a special way (a system turn, often), use another "
+                    "base model, or set data.render: raw",
                 )
             content = str(messages[i].get("content") or "")
-            answer = _answer(answered, len(prompt), content, self.chat.stops)
+            answer = _answer(answered, len(prompt), content, self.chat)
             if answered[: answer.end] != text[: answer.end]:
                 return None
             found.append(answer)
         return found
 
 
-def _answer(text: str, prompt: int, content: str, stops: Collection[str]) -> Answer:
+def _answer(text: str, prompt: int, content: str, chat: ChatTemplate) -> Answer:
     """Content and stop token after the prompt. What else the template writes is no target."""
     content = content.strip()
     position = text.find(content, prompt) if content else -1
@@ -163,9 +164,16 @@ def _answer(text: str, prompt: int, content: str, stops: Collection[str]) -> Ans
         # A separating space belongs to the answer: the model has to write it.
         start = position if text[prompt:position].strip() else prompt
         end = position + len(content)
-    ends = [text.find(stop, end) + len(stop) for stop in stops if stop in text[end:]]
+    ends = [text.find(stop, end) + len(stop) for stop in chat.stops if stop in text[end:]]
     if ends:
         return Answer(start, min(ends), True)
+    # Some models end a turn with another token than their eos; it comes right after the answer.
+    ending = text[end:].lstrip()
+    ends = [
+        len(text) - len(ending) + len(word) for word in chat.specials if ending.startswith(word)
+    ]
+    if ends and position >= 0:
+        return Answer(start, max(ends), True)
     return Answer(start, end if position >= 0 else len(text.rstrip()), False)
 
 
