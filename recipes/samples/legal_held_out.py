@@ -4,7 +4,7 @@ HELD_OUT = {
     "Governing law": """
 - Both sides have selected {state} as the legal order whose rules bind them on all matters raised by
   this {doc}.
-- Whether the {a} has performed or the {b} is in breach shall be judged by the law of {state}.
+- Whether the {a} has performed or the {b} is in breach is a question of the law of {state}.
 - This {doc} and all non-contractual obligations arising from it are governed solely by what the law
   of {state} provides.
 - A judge or arbitrator must construe this {doc} in line with {state} law, leaving aside its choice
@@ -15,15 +15,15 @@ HELD_OUT = {
   {state}.
 """,
     "Termination": """
-- Should the {b} miss two due dates in a row, the {a} is free to call off this {doc} by letter.
-- The term of this {doc} runs until {date}, after which neither party is bound to continue.
+- Should the {b} miss two due dates in a row, the {a} may cancel this {doc} by letter.
+- The term of this {doc} ends on {date}, after which neither party is bound to continue.
 - On {n} days' notice and without cause, the {b} may discontinue this {doc} before its term runs
   out.
-- Serious misconduct by the {a} entitles the {b} to declare this {doc} over with no notice period.
+- Serious misconduct by the {a} entitles the {b} to end this {doc} with no notice period.
 - If this {doc} is ended early, the {a} keeps the fees earned up to the last day and hands over the
   {thing}.
-- The parties may at any time agree in writing to dissolve this {doc} and release each other from
-  further duties.
+- The parties may agree in writing to end this {doc} early and release each other from further
+  duties.
 """,
     "Confidentiality": """
 - What the {a} tells the {b} about its costs, plans or methods is to be held in strict confidence.
@@ -39,7 +39,7 @@ HELD_OUT = {
   bear every resulting expense.
 - The {a} takes over the defense of any infringement suit against the {b} and pays the damages
   awarded.
-- The {b} shall keep the {a} free from all liability toward third parties that stems from use of the
+- The {b} shall keep the {a} free from all claims of third parties that stem from use of the
   {thing}.
 - Costs that the {a} incurs from a lawsuit based on the {b}'s wrongful act shall be refunded by the
   {b} within {n} days.
@@ -53,7 +53,8 @@ HELD_OUT = {
 - The {b} owes a yearly fee of {sum}, to be remitted in advance on the first of January.
 - Overdue balances carry interest at {pct} percent, counted daily until the {a} has received the
   money.
-- An advance of {sum} is payable when this {doc} is signed, and the balance follows upon acceptance.
+- An advance of {sum} is payable by the {b} when this {doc} is signed, and the balance is due upon
+  acceptance.
 - The {a} shall send its bills by e-mail, and the {b} shall clear them by wire within {n} days.
 - Prices in this {doc} are fixed until {date} and include packing, duties and all other costs.
 """,
@@ -71,8 +72,8 @@ HELD_OUT = {
   {sum}.
 - The most that the {b} may claim in damages over the life of this {doc} is the sum of {sum}.
 - The {a} accepts no responsibility for loss of business, goodwill or revenue suffered by the {b}.
-- Exclusions and caps in this {doc} hold for claims in contract, tort and otherwise, even if they
-  exceed {sum}.
+- Caps on damages in this {doc} hold for claims in contract, tort and otherwise, even if the loss
+  exceeds {sum}.
 - However many claims arise, the {a}'s obligation to pay damages ends once it has paid {sum} in
   total.
 - Special or exemplary damages cannot be recovered by either party, except where {state} law forbids
@@ -83,8 +84,8 @@ HELD_OUT = {
   either side.
 - The {a} bears no blame when circumstances it could neither predict nor prevent keep it from
   providing the {thing}.
-- Obligations rest while a catastrophe such as a volcanic eruption or tsunami makes performance of
-  this {doc} impossible.
+- Obligations are suspended while a catastrophe such as a volcanic eruption or tsunami makes
+  performance of this {doc} impossible.
 - When an insurrection or a ban by public authorities hinders the {b}, its due dates move back
   accordingly.
 - The {a} shall promptly report any extraordinary outside event that halts its work and say how long
