@@ -327,13 +327,51 @@ def test_i06_a_leftover_that_proves_itself_goes_with_all_it_holds(tmp_path: Path
     (by_marker / MARKER).write_bytes(dead.encode())
     (by_marker / "deep").mkdir()
     (by_marker / "deep" / "link").symlink_to(tmp_path)
-    by_manifest = make(tmp_path / "sealed").rename(tmp_path / ".removed-b-999999999-abcdefgh")
+    unsigned = tmp_path / ".staging-d-999999999-abcdefgh"
+    unsigned.mkdir()
+    (unsigned / MARKER).write_bytes(b"")
+    by_manifest = make(tmp_path / "x" / "b").rename(tmp_path / ".removed-b-999999999-abcdefgh")
+    (tmp_path / "x").rmdir()
     empty = tmp_path / ".staging-c-999999999-abcdefgh"
     empty.mkdir()
     assert seal.clean_staging(tmp_path) == [by_manifest.name, by_marker.name]
-    # One that was just made may belong to a process that is about to mark it.
-    assert seal.clean_staging(tmp_path, exclusive=True) == [empty.name]
+    # One that was just made may belong to a process that is about to sign it.
+    assert seal.clean_staging(tmp_path, exclusive=True) == [empty.name, unsigned.name]
     assert names(tmp_path) == []
+
+
+def test_i06_without_kernel_locks_the_process_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I06: of an owner on another host nothing is known, so its folder stays."""
+    host = Owner.this().host
+    owners = {
+        "living": Owner.this(),
+        "elsewhere": Owner(1, "another-host", ""),
+        "dead": Owner(999_999_999, host, ""),
+    }
+    for name, owner in owners.items():
+        staging = tmp_path / f".staging-{name}-1-abcdefgh"
+        staging.mkdir()
+        (staging / MARKER).write_bytes(owner.encode())
+    monkeypatch.setattr(seal, "try_flock", lambda fd: None)
+    assert seal.clean_staging(tmp_path) == [".staging-dead-1-abcdefgh"]
+    monkeypatch.undo()
+    # Where the kernel's lock is free, an owner elsewhere is gone; one here that lives is not.
+    assert seal.clean_staging(tmp_path) == [".staging-elsewhere-1-abcdefgh"]
+    assert names(tmp_path) == [
+        ".staging-living-1-abcdefgh",
+        f".staging-living-1-abcdefgh/{MARKER}",
+    ]
+
+
+def test_i15_the_next_seal_clears_what_a_killed_one_left(tmp_path: Path) -> None:
+    """I15: nobody else would, in a cache that no run owns."""
+    staging = tmp_path / ".staging-base-1-abcdefgh"
+    staging.mkdir()
+    (staging / MARKER).write_bytes(Owner(999_999_999, Owner.this().host, "").encode())
+    make(tmp_path / "base")
+    assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
 def test_i06_a_sealed_folder_with_foreign_files_is_not_removed(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def _open_staging(final: Path) -> tuple[Path, int]:
     staging: Path | None = None
     try:
         make_folder(final.parent)
+        clean_staging(final.parent)
         prefix = f".staging-{final.name}-{os.getpid()}-"
         staging = Path(tempfile.mkdtemp(prefix=prefix, dir=final.parent))
         marker = os.open(staging / MARKER, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -154,11 +155,12 @@ def clean_staging(parent: Path, *, exclusive: bool = False) -> list[str]:
 def _is_dead(path: Path, match: re.Match[str], exclusive: bool) -> bool:
     try:
         entries = {entry.name for entry in path.iterdir()}
+        # Killed between making the folder and signing its marker; or just about to sign it.
+        unsigned = exclusive or time.time() - path.stat().st_mtime > 3600
         if MARKER in entries:
-            return _marker_is_free(path / MARKER)
+            return _marker_is_free(path / MARKER, unsigned)
         if not entries:
-            # Killed between making the folder and its marker; or about to write the marker.
-            return exclusive or time.time() - path.stat().st_mtime > 3600
+            return unsigned
     except OSError:
         return False
     if MANIFEST not in entries:
@@ -168,16 +170,21 @@ def _is_dead(path: Path, match: re.Match[str], exclusive: bool) -> bool:
     return exclusive or not owner.alive()
 
 
-def _marker_is_free(marker: Path) -> bool:
+def _marker_is_free(marker: Path, unsigned: bool) -> bool:
+    """Whether the marker's process is gone; `unsigned` is the answer where it names none."""
     fd = os.open(marker, os.O_RDWR | os.O_NOFOLLOW)
     try:
         locked = try_flock(fd)
         owner = Owner.parse(os.pread(fd, 4096, 0).decode(errors="replace"))
     finally:
         os.close(fd)
-    if locked is None:
-        return owner is not None and owner.alive() is False
-    return locked and not (owner is not None and owner.alive())
+    if locked is False:
+        return False
+    if owner is None:
+        return unsigned
+    alive = owner.alive()
+    # Without flock an owner on another host may live: only that host could tell.
+    return alive is False or (alive is None and bool(locked))
 
 
 def _remove_tree(folder: Path) -> None:
