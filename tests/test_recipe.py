@@ -331,7 +331,8 @@ def test_a_dumped_recipe_loads_back_equal(tmp_path: Path, name: str) -> None:
     keys = [f"{s}.{k}={OTHER[f'{s}.{k}']}" for s, k in KEYS if s != "method"]
     odd = ["1e-4", "no", "null", "合同", 'a"b\\c', " x ", "tab\tnew\nline\u2028", "😀"]
     labels = f"data.labels={json.dumps(odd, ensure_ascii=False)}"
-    for overrides in ([], [*keys, labels, "data.eval='0.5'"]):
+    free = 'train.trl={a: "1e-4", b: "012", c: "true", d: [1e-4, "~"], e: 1e300, f: -0.0}'
+    for overrides in ([], [*keys, labels, free, 'data.eval="1e-4"']):
         loaded = load(file, overrides)
         (tmp_path / "lock.yaml").write_text(dump(loaded.recipe), encoding="utf-8")
         assert load(tmp_path / "lock.yaml").recipe == loaded.recipe

@@ -267,9 +267,8 @@ def _run(arguments: list[str]) -> int:
             _console().document(str(error) + "\n")
             return 2
         failure = RecipeError(*_usage(error))
-    except BrokenPipeError:
-        # The reader went away (`| head`); what is still buffered must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit:
+        # Typer's only exit of its own in this mode: the reader of our output went away (`| head`).
         return 128 + signal.SIGPIPE
     except Exception as error:
         failure = _bug(error)
