@@ -144,8 +144,8 @@ class SpanFinder:
                     "the model's chat template cannot be trained on",
                     "its generation prompt is not how an answered chat begins, so the answers "
                     "cannot be told from the prompt",
-                    "leave out turns that it treats in a special way (a system turn, often), use another "
-                    "base model, or set data.render: raw",
+                    "leave out turns that it treats in a special way (often a system turn), use "
+                    "another base model, or set data.render: raw",
                 )
             content = str(messages[i].get("content") or "")
             answer = _answer(answered, len(prompt), content, self.chat)
