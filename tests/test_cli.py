@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -325,6 +326,24 @@ def test_json_prints_json_and_nothing_else(recipe: Path, arguments: list[str]) -
         assert arguments[:2] == ["recipes", "schema"] or isinstance(value["event"], str)
     if done.returncode:
         assert json.loads(lines[-1])["error"]["exit_code"] == done.returncode
+
+
+def test_what_libraries_print_stays_off_stdout(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainers print a summary of their own; with --json that would not be JSON."""
+
+    def chatty(plan: Any, resume: bool, console: Console) -> None:
+        sys.stdout.write("{'train_runtime': 1}\n")
+        console.done({"output": str(plan.output), "status": "done"})
+
+    # As an attribute of the package, so that the heavy module itself is not imported.
+    stand_in = SimpleNamespace(run=chatty)
+    monkeypatch.setitem(sys.modules, "tuner.run", stand_in)
+    monkeypatch.setattr("tuner.run", stand_in, raising=False)
+    done = tuner("lora", "--recipe", recipe.name, "--json", cwd=recipe.parent)
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()][-1] == "done"
+    assert "train_runtime" in done.stderr
 
 
 def test_quiet_prints_nothing_of_a_plan(recipe: Path) -> None:

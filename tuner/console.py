@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tuner.recipe_load import LoadedRecipe
 
 _LINE_SECONDS = 10.0
+# The rest stands in metrics.jsonl.
+_SHOWN_METRICS = ("loss", "grad_norm", "learning_rate", "seconds")
 
 
 class Console:
@@ -40,6 +42,8 @@ class Console:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
+        # Kept, so that a run can send what libraries print elsewhere.
+        self._out = sys.stdout
         self._bar: tuple[Progress, TaskID] | None = None
         self._last_line = (-_LINE_SECONDS, 0.0)
 
@@ -47,13 +51,13 @@ class Console:
         """One JSON line; nothing without `json`."""
         if self.json:
             line = json.dumps(wording.plain({"event": name, **content}), ensure_ascii=False)
-            _write(sys.stdout, redact(line))
+            _write(self._out, redact(line))
 
     def text(self, text: str = "") -> None:
         """A line, or lines, for people."""
         self._stop_bar()
         if not self.json and not self.quiet:
-            _write(sys.stdout, redact(text))
+            _write(self._out, redact(text))
 
     def header(self, loaded: LoadedRecipe) -> None:
         """What is about to happen, with which recipe."""
@@ -98,7 +102,9 @@ class Console:
     def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
         """How far training is: a bar on a terminal, else a line every 10 % or 10 seconds."""
         self.event("progress", step=step, total=total, metrics=dict(metrics))
-        shown = "  ".join(f"{name} {wording.value(value)}" for name, value in metrics.items())
+        shown = "  ".join(
+            f"{name} {wording.value(metrics[name])}" for name in _SHOWN_METRICS if name in metrics
+        )
         self._advance("step", step, total, shown)
 
     def tick(self, done: int, total: int) -> None:
@@ -148,7 +154,7 @@ class Console:
         seconds = record.get("seconds")
         took = f" in {wording.duration(sum(seconds.values()))}" if seconds else ""
         if not self.json:
-            _write(sys.stdout, redact(f"\ndone{took}: {record.get('output', '')}"))
+            _write(self._out, redact(f"\ndone{took}: {record.get('output', '')}"))
 
     def error(self, error: TunerError) -> None:
         """What went wrong, where and why, what to do: on stderr, whatever the mode."""
@@ -176,16 +182,16 @@ class Console:
             table.add_column(name, overflow="fold")
         for row in rows:
             table.add_row(*(Text(redact(wording.clean(cell))) for cell in row))
-        wide = None if sys.stdout.isatty() else wording.WIDTH
-        console = RichConsole(file=sys.stdout, width=wide, highlight=False)
+        wide = None if self._out.isatty() else wording.WIDTH
+        console = RichConsole(file=self._out, width=wide, highlight=False)
         with console.capture() as drawn:
             console.print(table)
-        _write(sys.stdout, "\n".join(line.rstrip() for line in drawn.get().splitlines()))
+        _write(self._out, "\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
     def document(self, text: str) -> None:
         """A file's text, exactly as it is; the whole output of a `show` command."""
-        sys.stdout.write(redact(text))
-        sys.stdout.flush()
+        self._out.write(redact(text))
+        self._out.flush()
 
     def _advance(self, unit: str, done: int, total: int, shown: str) -> None:
         if self.json or self.quiet:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +33,9 @@ def train(
         return
     from tuner import run
 
-    run.run(plan, resume=resume, console=console)
+    # What libraries print is not ours: stdout is the console's.
+    with contextlib.redirect_stdout(sys.stderr):
+        run.run(plan, resume=resume, console=console)
 
 
 def make_plan(
