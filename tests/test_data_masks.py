@@ -103,6 +103,15 @@ def test_m02_the_tokenizer_adds_eos_itself(tmp_path: Path) -> None:
         assert example.supervised[-1]
 
 
+def test_m02_eos_that_stands_in_the_text_already(tmp_path: Path) -> None:
+    """M02: where control tokens in text are allowed, BOS and EOS are not doubled."""
+    tokenizer = make_tokenizer("bos")
+    row = {"text": "<s>one two</s>"}
+    ids = prepared(tmp_path, [row], tokenizer, special_tokens_in_text="allow").train[0].input_ids
+    assert tokenizer.decode(ids) == "<s>one two</s>"
+    assert len(ids) == len(tokenizer("one two").input_ids) + 1
+
+
 def test_m02_the_newline_after_the_stop_token_is_not_learned(tmp_path: Path) -> None:
     """M02: ChatML's `<|im_end|>` is in the mask, the newline is not; other stop ids count."""
     tokenizer = make_tokenizer("chatml")
@@ -471,12 +480,13 @@ def test_a_tokenizer_without_eos_is_refused(tmp_path: Path) -> None:
 
 def test_a_truncating_tokenizer_does_not_truncate(tmp_path: Path) -> None:
     """D15: limits stored in tokenizer.json do not apply."""
-    tokenizer = make_tokenizer("chatml")
-    tokenizer.backend_tokenizer.enable_truncation(8)
-    tokenizer.backend_tokenizer.enable_padding(length=16)
-    result = prepared(tmp_path, [FORMATS["chat"]], tokenizer)
-    other = prepared(tmp_path, [FORMATS["chat"]], make_tokenizer("chatml"))
-    assert result.train == other.train
+    for row in (FORMATS["chat"], {"text": "one two three four five six seven eight nine"}):
+        tokenizer = make_tokenizer("chatml")
+        tokenizer.backend_tokenizer.enable_truncation(8)
+        tokenizer.backend_tokenizer.enable_padding(length=16)
+        result = prepared(tmp_path, [row], tokenizer)
+        assert result.train == prepared(tmp_path, [row], make_tokenizer("chatml")).train
+        assert result.report["longest"] > 8
 
 
 def test_m05_preview_shows_the_supervised_spans(tmp_path: Path) -> None:
