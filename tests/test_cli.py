@@ -516,7 +516,7 @@ def test_the_console_shows_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     shown.scores({"loss": 3.0, "label_accuracy": 0.125}, {"loss": 1.0, "label_accuracy": 0.875})
     shown.sample("What?\nNow", "This.", "\x1b[31mThat\x07", "This.")
     shown.artefacts([{"kind": "adapter", "path": "adapter", "bytes": 2048, "verified": True}])
-    shown.done({"output": "runs/x", "seconds": {"load": 1.0, "train": 64.0}})
+    shown.done({"output": "runs/x", "durations": {"train": 64.0, "total": 65.0}})
     out, err = capsys.readouterr()
     steps = re.findall(r"  step (\d+)/30  loss", out)
     assert 8 <= len(steps) <= 13

@@ -151,8 +151,8 @@ class Console:
         """The closing line, shown even when quiet."""
         self.event("done", record=dict(record))
         self._stop_bar()
-        seconds = record.get("seconds")
-        took = f" in {wording.duration(sum(seconds.values()))}" if seconds else ""
+        seconds = (record.get("durations") or {}).get("total")
+        took = f" in {wording.duration(seconds)}" if seconds is not None else ""
         if not self.json:
             _write(self._out, redact(f"\ndone{took}: {record.get('output', '')}"))
 
