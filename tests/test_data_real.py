@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_data_masks import TOOL_TEMPLATE
+from tests.test_data_turns import TOOL_TEMPLATE
 from tests.tokenizers import make_tokenizer
 from tuner.data import Prepared, prepare
 from tuner.errors import DataError
