@@ -41,6 +41,9 @@ def _attend(
         query: (1, heads, tokens, head_dim); key and value: (1, key_value_heads, tokens, head_dim).
         attention_mask: None when packed.
 
+    Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries, and
+    `row_masks`, for each row None (causal) or a (tokens, tokens) matrix of who sees whom.
+
     Returns:
         (1, tokens, heads, head_dim), and None for the weights.
     """
@@ -55,19 +58,21 @@ def _attend(
             raise NotImplementedError(f"packed attention has no {unsupported}")
     window = kwargs.get("sliding_window")
     lengths = boundaries.diff().tolist()
+    masks = kwargs.get("row_masks") or [None] * len(lengths)
     rows = [
         functional.scaled_dot_product_attention(
             row_query,
             row_key,
             row_value,
-            attn_mask=(mask := _window_mask(length, window, query.device)),
+            attn_mask=(seen := _window_mask(length, window, query.device) if mask is None else mask),
             dropout_p=dropout,
-            is_causal=mask is None,
+            is_causal=seen is None,
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        for length, row_query, row_key, row_value in zip(
+        for length, mask, row_query, row_key, row_value in zip(
             lengths,
+            masks,
             query.split(lengths, dim=2),
             key.split(lengths, dim=2),
             value.split(lengths, dim=2),

@@ -6,6 +6,7 @@ each other; a lone row takes the same path as transformers' own SDPA.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def quiet_libraries() -> None:
     """Keep transformers' progress bars and notices off the terminal; they stand in run.log."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,26 +73,37 @@ def label_accuracy(observed: Sequence[Observation]) -> float | None:
 def observe(
     plan: Plan, model: Any, rows: Sequence[EvalRow], tick: Callable[[int, int], None]
 ) -> list[Observation]:
-    """An observation of every row, in their order; each row is computed on its own terms, so that
-    neither its neighbours nor the batch size matter."""
+    """An observation of every row, in their order; rows that share a forward pass do not see each
+    other, so the batch size does not matter."""
     result: dict[int, Observation] = {}
-    plain = [number for number, row in enumerate(rows) if not row.options]
-    for batch in _batches(plain, rows):
-        for number, item in zip(batch, _plain(plan, model, [rows[n] for n in batch]), strict=True):
-            result[number] = item
-        tick(len(result), len(rows))
-    for number, row in enumerate(rows):
-        if row.options:
-            result[number] = _labelled(plan, model, row)
+    window = getattr(model.config, "sliding_window", None)
+    for labelled in (False, True):
+        numbers = [n for n, row in enumerate(rows) if bool(row.options) == labelled]
+        trees = {n: Tree.of(rows[n]) for n in numbers} if labelled else {}
+        together = plan.packing and all(
+            tree.prefix > 0 and (window is None or len(tree.ids) <= window)
+            for tree in trees.values()
+        )
+        for batch in _batches(numbers, rows, trees):
+            chosen = [rows[n] for n in batch]
+            if not labelled:
+                observed = _plain(plan, model, chosen)
+            elif together:
+                observed = _in_trees(model, chosen, [trees[n] for n in batch])
+            else:
+                observed = [_one_by_one(plan, model, row) for row in chosen]
+            result.update(zip(batch, observed, strict=True))
             tick(len(result), len(rows))
     return [result[number] for number in range(len(rows))]
 
 
-def _batches(numbers: Sequence[int], rows: Sequence[EvalRow]) -> list[list[int]]:
+def _batches(
+    numbers: Sequence[int], rows: Sequence[EvalRow], trees: Mapping[int, Tree]
+) -> list[list[int]]:
     batches: list[list[int]] = []
     size = TOKENS_PER_BATCH
     for number in numbers:
-        length = len(rows[number].example.input_ids)
+        length = len(trees[number].ids if trees else rows[number].example.input_ids)
         if size + length > TOKENS_PER_BATCH:
             batches.append([])
             size = 0
@@ -130,21 +142,57 @@ def _token_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Ten
     return loss.double(), (logits.argmax(dim=-1) == labels) & (labels != IGNORED)
 
 
-def _labelled(plan: Plan, model: Any, row: EvalRow) -> Observation:
-    """Score every label behind one pass over what they share."""
-    shared = _shared_length([option.input_ids for option in row.options])
-    first = min(
-        next(n for n, target in enumerate(option.supervised) if target) for option in row.options
-    )
-    shared = min(shared, first) - 1
-    if shared < 1 or not plan.method.packing:
-        scored = _plain(plan, model, [replace(row, example=option) for option in row.options])
-        losses = [item.loss_sum for item in scored]
-        gold = scored[row.gold] if row.gold is not None else _plain(plan, model, [row])[0]
-    else:
-        losses, gold = _behind_prefix(model, row, shared)
-    choice = min(range(len(losses)), key=losses.__getitem__)
-    return replace(gold, row=row, choice=choice)
+@dataclass(frozen=True)
+class Tree:
+    """A prompt and all its labels in one sequence: what they share once, then each label's tail.
+
+    Attributes:
+        ids: the shared tokens, then the tails.
+        prefix: how many tokens are shared.
+        tails: (start, stop) of each label's tail in `ids`.
+        places: per label, where in `ids` the next token is one of its targets.
+        targets: per label, these targets.
+    """
+
+    ids: list[int]
+    prefix: int
+    tails: list[tuple[int, int]]
+    places: list[list[int]]
+    targets: list[list[int]]
+
+    @classmethod
+    def of(cls, row: EvalRow) -> Tree:
+        """The tree of a row with options; a label's tail ends before its last target."""
+        spans = [
+            [place for place, wanted in enumerate(option.supervised) if wanted and place > 0]
+            for option in row.options
+        ]
+        shared = _shared_length([option.input_ids for option in row.options])
+        prefix = max(0, min([shared, *(span[0] - 1 for span in spans)]))
+        ids = list(row.options[0].input_ids[:prefix])
+        tails, places, targets = [], [], []
+        for option, span in zip(row.options, spans, strict=True):
+            start = len(ids)
+            ids += option.input_ids[prefix : span[-1]]
+            tails.append((start, len(ids)))
+            places.append([start + place - prefix - 1 for place in span])
+            targets.append([option.input_ids[place] for place in span])
+        return cls(ids, prefix, tails, places, targets)
+
+    def positions(self) -> list[int]:
+        """Each token's position: every tail goes on where the shared part ends."""
+        result = list(range(self.prefix))
+        for start, stop in self.tails:
+            result += range(self.prefix, self.prefix + stop - start)
+        return result
+
+    def mask(self) -> torch.Tensor:
+        """(tokens, tokens), true where a token sees another: its own tail and the shared part."""
+        size = len(self.ids)
+        mask = torch.ones(size, size, dtype=torch.bool).tril()
+        for start, _ in self.tails:
+            mask[start:, self.prefix : start] = False
+        return mask
 
 
 def _shared_length(sequences: Sequence[Sequence[int]]) -> int:
@@ -156,23 +204,43 @@ def _shared_length(sequences: Sequence[Sequence[int]]) -> int:
     return length
 
 
-def _behind_prefix(model: Any, row: EvalRow, shared: int) -> tuple[list[float], Observation]:
+def _in_trees(model: Any, rows: Sequence[EvalRow], trees: Sequence[Tree]) -> list[Observation]:
+    """Score every label of several rows in one forward pass, each prompt computed once."""
     device = model.device
-    prefix = torch.tensor([row.options[0].input_ids[:shared]], device=device)
-    cache = model(input_ids=prefix, use_cache=True, logits_to_keep=1).past_key_values
-    cache.batch_repeat_interleave(len(row.options))
-    tails = [option.input_ids[shared:] for option in row.options]
-    longest = max(len(tail) for tail in tails)
-    ids = torch.zeros((len(tails), longest), dtype=torch.long)
-    labels = torch.full((len(tails), longest), IGNORED)
-    for number, (tail, option) in enumerate(zip(tails, row.options, strict=True)):
-        ids[number, : len(tail)] = torch.tensor(tail)
-        wanted = torch.tensor(option.supervised[shared:])
-        labels[number, : len(tail)] = torch.where(wanted, torch.tensor(tail), IGNORED)
-    logits = model(input_ids=ids.to(device), past_key_values=cache, use_cache=True).logits
-    loss, right = _token_scores(logits[:, :-1], labels[:, 1:].to(device))
-    losses = [float(value) for value in loss.sum(dim=1)]
-    gold = row.gold or 0
-    return losses, Observation(
-        row, losses[gold], _targets(row.options[gold]), int(right[gold].sum())
-    )
+    starts = list(accumulate((len(tree.ids) for tree in trees), initial=0))
+    kept = [
+        start + place
+        for start, tree in zip(starts[:-1], trees, strict=True)
+        for label in tree.places
+        for place in label
+    ]
+    labels = torch.tensor([t for tree in trees for label in tree.targets for t in label])
+    logits = model(
+        input_ids=torch.tensor([[token for tree in trees for token in tree.ids]], device=device),
+        position_ids=torch.tensor([[p for tree in trees for p in tree.positions()]], device=device),
+        cu_seq_lens_q=torch.tensor(starts, dtype=torch.int32, device=device),
+        row_masks=[tree.mask().to(device) for tree in trees],
+        logits_to_keep=torch.tensor(kept, device=device),
+        use_cache=False,
+    ).logits
+    loss, right = _token_scores(logits, labels[None].to(device))
+    counts = [len(label) for tree in trees for label in tree.targets]
+    losses = [float(part.sum()) for part in loss[0].split(counts)]
+    rights = [int(part.sum()) for part in right[0].split(counts)]
+    observed = []
+    first = 0
+    for row, tree in zip(rows, trees, strict=True):
+        of_row = losses[first : first + len(tree.tails)]
+        gold = row.gold or 0
+        choice = min(range(len(of_row)), key=of_row.__getitem__)
+        tokens = len(tree.targets[gold])
+        observed.append(Observation(row, of_row[gold], tokens, rights[first + gold], choice))
+        first += len(tree.tails)
+    return observed
+
+
+def _one_by_one(plan: Plan, model: Any, row: EvalRow) -> Observation:
+    """Score every label in a sequence of its own, where rows cannot be packed."""
+    scored = _plain(plan, model, [replace(row, example=option) for option in row.options])
+    choice = min(range(len(scored)), key=lambda number: scored[number].loss_sum)
+    return replace(scored[row.gold or 0], row=row, choice=choice)

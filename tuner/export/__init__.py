@@ -1,6 +1,6 @@
 """EXPORTERS: what a run leaves behind. One file and one row a format.
 
-Every artefact is written aside, loaded by a fresh process that knows nothing of `tuner`, compared
+Every artefact is written aside, loaded by a fresh process with peft and transformers alone, compared
 with the live model on probe rows, and only then sealed under its final name.
 """
 
@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from tuner import manifest, seal
 from tuner.errors import IntegrityError
@@ -27,19 +29,22 @@ class Exporter:
 
     Attributes:
         write: writes the format into an empty folder.
-        limit: largest difference of a logit in float32.
+        limit: largest difference of a logit for a float32 model.
         limit_reduced: the same in bfloat16 and float16, whose own rounding is far larger.
+        reorders: whether it computes the same sums in another order; then a float32 model is
+            compared in float64.
     """
 
     write: Callable[[Plan, Trained, Path], None]
     limit: float
     limit_reduced: float
+    reorders: bool
 
 
 # In the order of writing: merging changes the live model, so it comes last.
 EXPORTERS: dict[str, Exporter] = {
-    "adapter": Exporter(adapter.write, 1e-5, 0.05),
-    "merged": Exporter(merged.write, 1e-4, 0.5),
+    "adapter": Exporter(adapter.write, 1e-5, 0.05, reorders=False),
+    "merged": Exporter(merged.write, 1e-4, 0.5, reorders=True),
 }
 
 
@@ -62,7 +67,8 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
     todo = [name for name in formats if name not in done]
     if todo:
         probes = verify.probe_rows(plan)
-        live = verify.live_logits(trained.model, probes)
+        trained.model.eval()
+        live = {name: _live(plan, trained, name, probes) for name in todo}
         extras: dict[str, dict[str, Any]] = {
             name: {"kind": name, "base": plan.base.name, "base_fingerprint": fingerprint}
             for name in todo
@@ -79,6 +85,13 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
                 _judge(plan, name, difference)
                 extras[name] |= {"verified": True, "max_logit_difference": difference}
     return [_describe(plan.output / name) for name in formats]
+
+
+def _live(
+    plan: Plan, trained: Trained, name: str, probes: list[list[int]]
+) -> list[torch.Tensor]:
+    double = EXPORTERS[name].reorders and plan.method.adapter and plan.dtype == "float32"
+    return verify.logits(trained.model, probes, double)
 
 
 def _judge(plan: Plan, name: str, difference: float) -> None:

@@ -35,27 +35,36 @@ def probe_rows(plan: Plan) -> list[list[int]]:
 
 
 @torch.no_grad()
-def live_logits(model: Any, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-    """Logits (tokens, vocabulary) of each row run alone, on the CPU in float32."""
-    training = model.training
-    model.eval()
+def logits(model: Any, rows: Sequence[Sequence[int]], double: bool = False) -> list[torch.Tensor]:
+    """Logits (tokens, vocabulary) of each row run alone, on the CPU.
+
+    Args:
+        model: in evaluation mode.
+        rows: token ids.
+        double: compute in float64, and put the model back to float32, which loses nothing. Folding
+            an adapter into the base changes the order of the sums; in float32 that alone moves the
+            logits by more than a wrong weight would have to.
+    """
+    if double:
+        model.double()
     try:
-        return [
+        results = [
             model(input_ids=torch.tensor([list(row)], device=model.device), use_cache=False)
             .logits[0]
-            .float()
             .cpu()
             for row in rows
         ]
     finally:
-        model.train(training)
+        if double:
+            model.float()
+    return [result if double else result.float() for result in results]
 
 
 def fresh_differences(
     plan: Plan,
     folders: Mapping[str, Path],
     rows: Sequence[Sequence[int]],
-    live: Sequence[torch.Tensor],
+    live: Mapping[str, Sequence[torch.Tensor]],
 ) -> dict[str, float]:
     """The largest difference of a logit between live model and reloaded artefact, per artefact.
 
@@ -72,6 +81,7 @@ def fresh_differences(
             "threads": torch.get_num_threads(),
             "rows": [list(row) for row in rows],
             "artefacts": {name: str(folder) for name, folder in folders.items()},
+            "double": [name for name in folders if live[name][0].dtype == torch.float64],
             "result": f"{scratch}/logits.safetensors",
         }
         file = Path(scratch) / "job.json"
@@ -92,7 +102,8 @@ def fresh_differences(
         fresh = load_file(job["result"])
     return {
         name: max(
-            _difference(fresh[f"{name}.{number}"], logits) for number, logits in enumerate(live)
+            _difference(fresh[f"{name}.{number}"], tensor)
+            for number, tensor in enumerate(live[name])
         )
         for name in folders
     }
@@ -138,13 +149,13 @@ def main() -> None:
     """The fresh process: load every artefact of a job and write its logits."""
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     torch.set_num_threads(job["threads"])
-    logits: dict[str, torch.Tensor] = {}
+    result: dict[str, torch.Tensor] = {}
     for kind, folder in job["artefacts"].items():
         model = _load(job, kind, folder)
-        for number, tensor in enumerate(live_logits(model, job["rows"])):
-            logits[f"{kind}.{number}"] = tensor.contiguous()
+        for number, tensor in enumerate(logits(model, job["rows"], kind in job["double"])):
+            result[f"{kind}.{number}"] = tensor.contiguous()
         del model
-    save_file(logits, job["result"])
+    save_file(result, job["result"])
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ that already stand where they should: so a resumed run takes the same road as on
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
-from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from tuner.data.pack import IGNORED, Stream, collate_packed, collate_padded
 from tuner.errors import RecipeError
@@ -106,13 +107,25 @@ def optimizer_and_schedule(
         {"params": [p for _, p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.learning_rate)
-    schedule = get_scheduler(
-        train.scheduler if stage.warmup_steps or train.scheduler != "constant" else "constant",
+    schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        num_warmup_steps=stage.warmup_steps,
-        num_training_steps=stage.steps,
+        lambda step: rate_share(train.scheduler, step, stage.steps, stage.warmup_steps),
     )
     return optimizer, schedule
+
+
+def rate_share(kind: str, step: int, steps: int, warmup: int) -> float:
+    """Share of the peak rate at `step` (from 0) of `steps`.
+
+    The warmup rises from 1 / (warmup + 1), so that no step is without effect; linear and cosine
+    fall to 0 at `steps`, one step after the last.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / max(1, steps - warmup))
+    if kind == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * progress))
+    return 1.0 if kind == "constant" else 1.0 - progress
 
 
 def trainer(
@@ -145,7 +158,7 @@ def trainer(
     if not plan.packing:
         collate = functools.partial(collate_padded, pad_id=plan.tokenizer.pad_token_id)
     watch.begin(stage, first, stream)
-    return Trainer(
+    built = Trainer(
         model=model,
         args=arguments(plan, stage.stop - first),
         train_dataset=stream,
@@ -154,6 +167,8 @@ def trainer(
         callbacks=[watch],
         optimizers=optimizers,
     )
+    built.remove_callback(PrinterCallback)
+    return built
 
 
 def arguments(plan: Plan, steps: int) -> TrainingArguments:

@@ -153,7 +153,9 @@ class Watch(TrainerCallback):
         if step % self.plan.recipe.train.logging_steps == 0 or step == self.stage.stop:
             self.folder.append_metrics(metrics)
             self.window = _empty_window()
-        self.progress(step, self.plan.steps, metrics)
+        shown = {key: metrics[key] for key in ("loss", "grad_norm", "learning_rate")}
+        speed = metrics["tokens"] / metrics["seconds"]
+        self.progress(step, self.plan.steps, {**shown, "tokens_per_second": round(speed)})
 
     def _not_finite(self, name: str, value: float, number: int) -> TrainingError:
         rows = ", ".join(row.row for row in self.stream.step(number)[:8])

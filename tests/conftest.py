@@ -1,0 +1,115 @@
+"""What the tests share: a cache of their own, no network, tiny bases made once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from tests.tiny import KINDS, make_model
+
+WORDS = (
+    "tenant rent month notice agreement party capital France clause liability supplier section "
+    "question apples answer sentence film music great terrible text positive negative foo bar"
+).split()
+
+
+def rows(count: int, shortest: int = 2, longest: int = 12, start: int = 0) -> list[dict[str, str]]:
+    """Instruction rows whose answers have different lengths, all different."""
+    made = []
+    for number in range(start, start + count):
+        length = shortest + number * 7 % (longest - shortest + 1)
+        answer = " ".join(WORDS[(number * 3 + k * 5) % len(WORDS)] for k in range(length))
+        made.append({"instruction": f"Say number {number}.", "output": answer})
+    return made
+
+
+def write_rows(path: Path, items: list[dict[str, Any]]) -> Path:
+    """Write JSON lines."""
+    path.write_text("".join(json.dumps(item) + "\n" for item in items), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a tiny model by kind (see tests/tiny.py); each is made once."""
+    root = tmp_path_factory.mktemp("bases")
+
+    def base(kind: str, tokenizer: str = "chatml", seed: int = 0) -> Path:
+        assert kind in KINDS
+        folder = root / f"{kind}-{tokenizer}-{seed}"
+        if not folder.exists():
+            make_model(kind, folder, tokenizer, seed)
+        return folder
+
+    return base
+
+
+@pytest.fixture
+def make_recipe(tmp_path: Path, bases: Callable[[str], Path]) -> Callable[..., Path]:
+    """Write a recipe for a tiny base with 16 uneven rows and 4 held-out ones.
+
+    Sections are given as dicts; `kind` chooses the base, `data_rows` replaces the rows.
+    """
+    import yaml
+
+    def make(
+        kind: str = "llama",
+        name: str = "r.yaml",
+        data_rows: list[dict[str, Any]] | None = None,
+        tokenizer: str = "chatml",
+        **sections: Any,
+    ) -> Path:
+        write_rows(tmp_path / "train.jsonl", rows(16) if data_rows is None else data_rows)
+        write_rows(tmp_path / "eval.jsonl", rows(4, start=100))
+        recipe: dict[str, Any] = {
+            "model": {"base": str(bases(kind, tokenizer)), **sections.pop("model", {})},
+            "data": {
+                "train": "train.jsonl",
+                "eval": "eval.jsonl",
+                "template": "instruction",
+                **sections.pop("data", {}),
+            },
+            "train": {
+                "epochs": 1,
+                "batch_size": 4,
+                "learning_rate": 0.01,
+                **sections.pop("train", {}),
+            },
+            **sections,
+        }
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(recipe, sort_keys=False), "utf-8")
+        return path
+
+    return make
+
+
+@pytest.fixture
+def run_recipe(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run a recipe in this process and return the record."""
+    from tuner import machine, plan, recipe_load, run
+    from tuner.console import Console
+
+    def go(recipe: Path, out: str = "run", resume: bool = False, *, verb: str = "sft") -> Any:
+        loaded = recipe_load.load(recipe, verb=verb)
+        made = plan.make(loaded, machine.detect(), output=tmp_path / out)
+        return run.run(made, resume=resume, console=Console(quiet=True))
+
+    return go
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real data, by TUNER_TEST_DATA."""
+    folder = os.environ.get("TUNER_TEST_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("TUNER_TEST_DATA names no folder of real data")
+    return Path(folder)
