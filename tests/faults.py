@@ -7,15 +7,20 @@ Linux on x86-64 and leave to trace one's own children.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
+import shutil
 import signal
+import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tuner.errors import TunerError
 
@@ -84,6 +89,49 @@ def run(action: Callable[[], Any], fault: Fault) -> Outcome:
         return Outcome(code, hit, [call.lstrip("!") for call in calls])
     finally:
         os.close(reader)
+
+
+def results(module: str, *arguments: object) -> list[dict[str, Any]]:
+    """The lines that a scenario prints, one for each fault."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300)
+    assert done.returncode == 0, done.stderr
+    if done.stdout == "cannot trace\n":
+        pytest.skip("this machine does not let a process trace its child")
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def with_level(arguments: list[str]) -> list[str]:
+    """`arguments` (kind, level) with `best` replaced by the best level there is.
+
+    Where the kernel level is asked for and not to be had, says so and ends the process.
+    """
+    if arguments[1:] == ["best"]:
+        return [arguments[0], "kernel" if can_trace() else "python"]
+    if arguments[1:] == ["kernel"] and not can_trace():
+        sys.stdout.write("cannot trace\n")
+        sys.exit(0)
+    return arguments
+
+
+def sweep(
+    folder: Path, fault: Fault, action: Callable[[Path], Any], template: Path
+) -> Iterator[tuple[Path, Outcome]]:
+    """Run the action once for every call that it makes, with the fault at that call."""
+    while True:
+        work = folder / f"{fault.level}-{fault.kind}-{fault.at}"
+        shutil.copytree(template, work)
+        outcome = run(lambda work=work: action(work), fault)  # type: ignore[misc]
+        yield work, outcome
+        if outcome.hit is None:
+            return
+        fault.at += 1
+
+
+def print_line(outcome: Outcome, seen: dict[str, Any]) -> None:
+    line = {"code": outcome.code, "hit": outcome.hit, "calls": outcome.calls, **seen}
+    sys.stdout.write(json.dumps(line) + "\n")
 
 
 def _child(action: Callable[[], Any], fault: Fault, report: int) -> None:

@@ -9,8 +9,6 @@ import os
 import pickle
 import pickletools
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +25,6 @@ from tuner.errors import IntegrityError, ResourceError
 from tuner.identity import check_identity
 from tuner.manifest import MANIFEST, _encode
 
-ROOT = Path(__file__).parents[1]
 FILES = [MANIFEST, "model.safetensors", "optimizer.safetensors", "state.json"]
 
 
@@ -38,16 +35,6 @@ def memory() -> Iterator[Path]:
     where = shared if os.access(shared, os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=where) as folder:
         yield Path(folder)
-
-
-def sweep(*arguments: object) -> list[dict[str, Any]]:
-    """The lines of a scenario of tests/crash.py, one for each fault."""
-    command = [sys.executable, "-m", "tests.crash", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
-    assert done.returncode == 0, done.stderr
-    if done.stdout == "cannot trace\n":
-        pytest.skip("this machine does not let a process trace its child")
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def names(folder: Path) -> list[str]:
@@ -65,7 +52,7 @@ def assert_goes_on(line: dict[str, Any]) -> None:
 
 def test_c01_a_kill_at_any_call_of_a_save_costs_at_most_that_save(memory: Path) -> None:
     """C01: SIGKILL at every call that touches the disk, with writes torn in half."""
-    lines = sweep("checkpoints", memory, "torn", "best")
+    lines = faults.results("tests.crash", "checkpoints", memory, "torn", "best")
     *killed, whole = lines
     assert whole["code"] == 0
     assert whole["newest"] == "step-3"
@@ -82,7 +69,7 @@ def test_c01_a_kill_at_any_call_of_a_save_costs_at_most_that_save(memory: Path) 
 
 def test_c10_a_full_disk_at_any_call_of_a_save_costs_at_most_that_save(memory: Path) -> None:
     """C10: the kernel answers ENOSPC to each call that needs space, in turn."""
-    *failed, whole = sweep("checkpoints", memory, "fail", "kernel")
+    *failed, whole = faults.results("tests.crash", "checkpoints", memory, "fail", "kernel")
     assert whole["code"] == 0
     assert len(failed) > 10
     for line in failed:
@@ -96,7 +83,7 @@ def test_c10_a_full_disk_at_any_call_of_a_save_costs_at_most_that_save(memory: P
 
 def test_c10_a_file_that_cannot_grow_is_exit_7_at_every_size(memory: Path) -> None:
     """C10: a real limit of the kernel, from 0 bytes until the save fits."""
-    *failed, fits = sweep("small_disk", memory)
+    *failed, fits = faults.results("tests.crash", "small_disk", memory)
     assert fits["code"] == 0
     assert len(failed) > 5
     for line in failed:
@@ -144,6 +131,8 @@ def test_newest_of_nothing_is_none(tmp_path: Path) -> None:
     for name in ("step-x", "step-03", "checkpoint-9", ".staging-step-9-1-abcdefgh"):
         (tmp_path / name).mkdir()
     (tmp_path / "step-7").write_text("a file")
+    theirs = save(tmp_path / "theirs", 8, model_at(1))
+    (tmp_path / "step-8").symlink_to(theirs)
     assert checkpoint.newest(tmp_path) == (None, [])
     (tmp_path / "step-5").mkdir()
     found, messages = checkpoint.newest(tmp_path)

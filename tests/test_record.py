@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_checkpoint import sweep
+from tests import faults
 from tuner import runs
 from tuner.errors import (
     IntegrityError,
@@ -388,9 +388,12 @@ def test_c16_without_kernel_locks_the_process_decides(
     RunFolder.open(path, resume=False).release()
 
 
-def test_c01_a_kill_at_any_call_leaves_a_run_that_can_be_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", ["python", "kernel"])
+def test_c01_a_kill_at_any_call_leaves_a_run_that_can_be_resumed(
+    tmp_path: Path, level: str
+) -> None:
     """C01, I15: SIGKILL at every call, writes torn in half; the record is whole or not there."""
-    *killed, whole = sweep("records", tmp_path, "torn", "python")
+    *killed, whole = faults.results("tests.crash_record", tmp_path, "torn", level)
     assert whole["code"] == 0
     assert {line["code"] for line in killed} == {-9}
     assert len(killed) == len(whole["calls"])

@@ -386,6 +386,15 @@ def test_i06_a_sealed_folder_with_foreign_files_is_not_removed(tmp_path: Path) -
     assert names(tmp_path) == []
 
 
+def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """C10: the kernel may take fewer bytes than it was given."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data)[:5]))
+    disk.write_json(tmp_path / "run.json", {"value": "x" * 100})
+    monkeypatch.undo()
+    assert json.loads((tmp_path / "run.json").read_text()) == {"value": "x" * 100}
+
+
 def test_json_is_replaced_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
