@@ -48,8 +48,26 @@ class LoraLinear(torch.nn.Module):
         return self.base(x) + self.s * (x @ self.a.T @ self.b.T)
 
 
+class DoraLinear(LoraLinear):
+    """The same with every output's weights scaled to a trained norm (DoRA, for a torch Linear).
+
+    The norm that is divided by counts as a constant (section 4.3 of the paper).
+    """
+
+    def __init__(self, base: torch.nn.Module, a: torch.Tensor, b: torch.Tensor, s: float) -> None:
+        super().__init__(base, a, b, s)
+        self.m = torch.nn.Parameter((base.weight + s * b @ a).norm(dim=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.base.weight + self.s * self.b @ self.a
+        return x @ (weight * (self.m / weight.norm(dim=1).detach())[:, None]).T
+
+
 def put_lora(
-    model: torch.nn.Module, factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]], s: float
+    model: torch.nn.Module,
+    factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    s: float,
+    kind: type[LoraLinear] = LoraLinear,
 ) -> dict[str, LoraLinear]:
     """Replace the named linear layers by LoRA layers, in place; all else is frozen."""
     for parameter in model.parameters():
@@ -57,7 +75,7 @@ def put_lora(
     layers = {}
     for name, (a, b) in factors.items():
         parent, _, child = name.rpartition(".")
-        layer = LoraLinear(model.get_submodule(name), a, b, s)
+        layer = kind(model.get_submodule(name), a, b, s)
         setattr(model.get_submodule(parent), child, layer)
         layers[name] = layer
     return layers
@@ -97,7 +115,7 @@ class AdamW:
 
 
 def linear_rate(peak: float, step: int, steps: int, warmup: int) -> float:
-    """Linear warmup to `peak`, then linear decay to 0; `step` counts from 0."""
+    """Linear warmup to `peak`, then linear decay to 0 at `steps`; `step` counts from 0."""
     if step < warmup:
-        return peak * step / max(1, warmup)
-    return peak * max(0.0, (steps - step) / max(1, steps - warmup))
+        return peak * (step + 1) / (warmup + 1)
+    return peak * (steps - step) / (steps - warmup)

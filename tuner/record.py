@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -65,6 +65,7 @@ class RunFolder:
         resume: bool,
         from_recipe: bool = False,
         initial: Mapping[str, Any] | None = None,
+        admit: Callable[[Path], None] = lambda path: None,
     ) -> RunFolder:
         """Make or continue a run folder and lock it.
 
@@ -74,6 +75,8 @@ class RunFolder:
             from_recipe: the path stands in the recipe, not on the command line: it may not leave
                 the current directory with `..`.
             initial: fields of the record, such as `recipe_sha256`, written at once.
+            admit: given the folder of an earlier run once it is locked; raises where that run
+                cannot be continued, and the run's record then stays as it was.
 
         Raises:
             RecipeError: the folder is in use, holds a run and `resume` is false, or is foreign.
@@ -89,7 +92,7 @@ class RunFolder:
             raise resource_error(error, resolved) from error
         lock = FolderLock(resolved / LOCK)
         try:
-            run = cls._begin(resolved, lock, resume, initial or {})
+            run = cls._begin(resolved, lock, resume, initial or {}, admit)
         except BaseException:
             lock.release()
             raise
@@ -101,7 +104,12 @@ class RunFolder:
 
     @classmethod
     def _begin(
-        cls, path: Path, lock: FolderLock, resume: bool, initial: Mapping[str, Any]
+        cls,
+        path: Path,
+        lock: FolderLock,
+        resume: bool,
+        initial: Mapping[str, Any],
+        admit: Callable[[Path], None],
     ) -> RunFolder:
         previous = read_record(path) if (path / RUN).exists() else None
         if previous is not None and not resume:
@@ -110,6 +118,8 @@ class RunFolder:
                 f"its status is {previous.get('status')}",
                 "continue it with --resume, or choose another folder with --output",
             )
+        if previous is not None:
+            admit(path)
         now = _now()
         head = {
             "format": FORMAT,

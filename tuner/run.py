@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from typing import TYPE_CHECKING, Any
 
-from tuner import evaluate, export, model, provenance, report, run_log, training
+from tuner import evaluate, export, hatch, model, provenance, report, run_log, training
+from tuner.errors import IntegrityError
 from tuner.record import LOG, RunFolder
 from tuner.signals import StopRequest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tuner.checkpoint import Checkpoint
     from tuner.console import Console
     from tuner.plan import Plan
+
+log = logging.getLogger(__name__)
 
 
 def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
@@ -27,14 +35,30 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
     Raises:
         TunerError: with the exit code; the same object stands in `run.json`.
     """
+    hatch.read(plan.recipe.train.trl)
+    found: tuple[Checkpoint | None, list[str]] = (None, [])
+
+    def admit(path: Path) -> None:
+        nonlocal found
+        found = training.newest_checkpoint(plan, path)
+
     with (
         StopRequest() as stop,
-        RunFolder.open(plan.output, resume=resume, initial=_head(plan)) as folder,
+        RunFolder.open(plan.output, resume=resume, initial=_head(plan), admit=admit) as folder,
         run_log.log_to(folder.path / LOG),
     ):
         for text in folder.notes:
             console.note(text)
-        return _run(plan, folder, stop, console)
+        resumed, skipped = found
+        for text in skipped:
+            log.warning(text)
+            console.warn(text)
+        if folder.resumed:
+            folder.record["resumes"][-1] |= {
+                "from_step": resumed.step if resumed else 0,
+                "skipped": skipped,
+            }
+        return _run(plan, folder, stop, console, resumed)
 
 
 def _head(plan: Plan) -> dict[str, Any]:
@@ -42,31 +66,47 @@ def _head(plan: Plan) -> dict[str, Any]:
     return {"recipe_sha256": plan.loaded.sha256, "plan": plan.as_dict(), **provenance.describe()}
 
 
-def _run(plan: Plan, folder: RunFolder, stop: StopRequest, console: Console) -> dict[str, Any]:
+def _run(
+    plan: Plan,
+    folder: RunFolder,
+    stop: StopRequest,
+    console: Console,
+    resumed: Checkpoint | None,
+) -> dict[str, Any]:
     clock = provenance.Clock(folder.record.get("durations", {}) if folder.resumed else {})
-    resumed = training.newest_checkpoint(plan, folder, console.warn) if folder.resumed else None
-    provenance.write_inputs(plan, folder)
     folder.truncate_metrics(resumed.step if resumed else 0)
 
     console.phase("loading the base model")
     base = model.load(plan)
     fingerprint = plan.base.fingerprint()
+    _check_base(folder, fingerprint)
     trained = training.start(plan, base)
+    stop.check()
     clock.lap("load")
 
     scores: dict[str, Any] = dict(folder.record.get("scores") or {})
     first_answers = folder.record.get("samples")
-    if first_answers is None:
+    scored = _scoring(plan)
+    if first_answers is None or folder.record.get("scored") != scored:
         scores["before"] = _score(plan, trained, console, "before training")
         first_answers = evaluate.samples(plan, trained.model)
-        folder.update(scores=scores, samples=first_answers, durations=clock.laps)
+        folder.update(
+            scores=scores,
+            samples=first_answers,
+            scored=scored,
+            base_fingerprint=fingerprint,
+            durations=clock.laps,
+        )
+    stop.check()
     clock.lap("score_before")
 
     def between(number: int) -> None:
-        scores[f"stage_{number}"] = _score(plan, trained, console, f"after stage {number}")
-        folder.update(scores=scores)
+        if f"stage_{number}" not in scores:
+            scores[f"stage_{number}"] = _score(plan, trained, console, f"after stage {number}")
+            folder.update(scores=scores)
 
     console.phase(f"training {plan.steps} steps")
+    provenance.write_inputs(plan, folder)
     if resumed:
         console.note(f"resuming after step {resumed.step}")
     training.train(plan, trained, folder, stop, console.progress, between, resumed)
@@ -93,7 +133,6 @@ def _run(plan: Plan, folder: RunFolder, stop: StopRequest, console: Console) -> 
         samples=samples,
         artefacts=artefacts,
         unmoved_tensors=trained.unmoved,
-        base_fingerprint=fingerprint,
         durations=clock.laps,
         peak_memory_bytes=provenance.peak_memory_bytes(),
     )
@@ -104,9 +143,24 @@ def _run(plan: Plan, folder: RunFolder, stop: StopRequest, console: Console) -> 
     return folder.record
 
 
-def _score(
-    plan: Plan, trained: training.Trained, console: Console, when: str
-) -> dict[str, float]:
+def _check_base(folder: RunFolder, fingerprint: str) -> None:
+    """Refuse to continue a run on other weights than it started on."""
+    known = folder.record.get("base_fingerprint")
+    if known not in (None, fingerprint):
+        raise IntegrityError(
+            "the base model is not the one that this run was started on",
+            f"the weights had sha256 {known[:12]}, now {fingerprint[:12]}",
+            "restore the base, or start a new run with another --output",
+        )
+
+
+def _scoring(plan: Plan) -> dict[str, Any]:
+    """What the scores depend on besides the model: they are only compared where it is the same."""
+    values = {key: item.value for key, item in plan.values.items() if key.startswith("eval.")}
+    return dict(json.loads(json.dumps(values)))
+
+
+def _score(plan: Plan, trained: training.Trained, console: Console, when: str) -> dict[str, float]:
     rows = evaluate.rows(plan)
     if not plan.recipe.eval.enabled or not rows:
         return {}

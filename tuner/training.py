@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tuner import checkpoint
-from tuner.errors import IntegrityError, TrainingError
+from tuner.errors import IntegrityError, ResourceError, TrainingError
 from tuner.methods import full, lora
 from tuner.methods.lora import LoraOptions
 from tuner.tasks import TASKS
@@ -18,6 +19,9 @@ from tuner.tasks.sft import optimizer_and_schedule
 from tuner.tasks.watch import Watch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from tuner.plan import Plan, Stage
     from tuner.record import RunFolder
     from tuner.signals import StopRequest
@@ -79,12 +83,13 @@ def train(
         folder: takes metrics and checkpoints.
         stop: the run's signal handling; a signal during a step is honoured after it.
         progress: told (step, total, metrics).
-        between: called with the number of each finished stage but the last.
+        between: called with the number, from 1, of each finished stage but the last.
         resumed: the checkpoint to go on from.
 
     Raises:
         Interrupted: a signal asked to stop; a checkpoint of the last step is sealed.
         TrainingError: a loss or gradient is not finite, or nothing moved.
+        ResourceError: memory or disk ran out.
     """
     watch = Watch(plan, folder, stop, progress)
     done = resumed.step if resumed else 0
@@ -95,33 +100,35 @@ def train(
         if done >= stage.stop:
             if resumed is not None and in_stage:
                 _copy(resumed.tensors, watch.parameters)
+                if number < len(plan.stages) - 1:
+                    between(number + 1)
             continue
         optimizers = optimizer_and_schedule(watch.parameters, plan, stage)
         if resumed is not None and in_stage:
             checkpoint.restore(resumed, dict(watch.parameters), *optimizers)
             watch.resume(resumed.state["window"])
         first = max(done, stage.start)
-        with stop.deferred():
+        with stop.deferred(), _memory(plan):
             TASKS[plan.task](plan, trained.model, stage, first, watch, optimizers).train()
         stop.check()
         trained.model.eval()
         if number < len(plan.stages) - 1:
-            between(number)
+            between(number + 1)
     trained.model.zero_grad(set_to_none=True)
     trained.unmoved = _unmoved(trained)
 
 
-def newest_checkpoint(
-    plan: Plan, folder: RunFolder, warn: Callable[[str], None]
-) -> checkpoint.Checkpoint | None:
-    """The checkpoint a resumed run goes on from, or None.
+def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+    """The checkpoint a resumed run goes on from, or None; and what had to be skipped.
+
+    Args:
+        plan: of the run that resumes.
+        folder: the run folder.
 
     Raises:
-        IntegrityError: it was written under another recipe, data or base; or all are damaged.
+        IntegrityError: it was written under another recipe or data; or all are damaged.
     """
-    path, skipped = checkpoint.newest(folder.path / "checkpoints")
-    for message in skipped:
-        warn(message)
+    path, skipped = checkpoint.newest(folder / "checkpoints")
     if path is None:
         if skipped:
             raise IntegrityError(
@@ -129,10 +136,28 @@ def newest_checkpoint(
                 problems=skipped,
                 fix="start again with another --output",
             )
-        return None
+        return None, []
     found = checkpoint.load(path, verified=True)
     checkpoint.check_identity(found.state["identity"], plan.identity())
-    return found
+    return found, skipped
+
+
+@contextmanager
+def _memory(plan: Plan) -> Iterator[None]:
+    """Say what to do where memory runs out; torch has no class of its own for that on a CPU."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).partition("\n")[0]
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not known and "allocate memory" not in text:
+            raise
+        raise ResourceError(
+            "training ran out of memory",
+            f"train.micro_batch_size {plan.micro_batch_size}: {text or type(error).__name__}",
+            "start again with another --output and a lower train.micro_batch_size, which leaves "
+            "the update as it is, or with train.gradient_checkpointing: true",
+        ) from error
 
 
 def _copy(
@@ -159,7 +184,9 @@ def _digest(tensor: torch.Tensor) -> str:
 
 def _unmoved(trained: Trained) -> list[str]:
     parameters = dict(trained.model.named_parameters())
-    unmoved = [name for name, digest in trained.start.items() if _digest(parameters[name]) == digest]
+    unmoved = [
+        name for name, digest in trained.start.items() if _digest(parameters[name]) == digest
+    ]
     if len(unmoved) == len(trained.start):
         raise TrainingError(
             "nothing was learned",

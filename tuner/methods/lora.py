@@ -137,5 +137,5 @@ def _eva(model: Any, examples: Sequence[Example]) -> None:
 
 
 def _padding_mask(inputs: dict[str, Any], _config: Any) -> Any:
-    """Which positions count in EVA's statistics: all but padding."""
-    return inputs["attention_mask"].bool()
+    """Which positions count in EVA's statistics: all but padding, as (row, place) pairs."""
+    return inputs["attention_mask"].nonzero()

@@ -14,64 +14,13 @@ import torch
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from tuner import hatch
 from tuner.data.pack import IGNORED, Stream, collate_packed, collate_padded
-from tuner.errors import RecipeError
+from tuner.methods.full import StagedOptions
 
 if TYPE_CHECKING:
     from tuner.plan import Plan, Stage
     from tuner.tasks.watch import Watch
-
-# Fields of TrainingArguments that a section of the recipe or the run itself decides.
-_OWNED = {
-    "output_dir": "run.output",
-    "per_device_train_batch_size": "train.micro_batch_size",
-    "gradient_accumulation_steps": "train.batch_size",
-    "max_steps": "train.max_steps",
-    "num_train_epochs": "train.epochs",
-    "learning_rate": "train.learning_rate",
-    "lr_scheduler_type": "train.scheduler",
-    "lr_scheduler_kwargs": "train.scheduler",
-    "warmup_steps": "train.warmup",
-    "warmup_ratio": "train.warmup",
-    "weight_decay": "train.weight_decay",
-    "max_grad_norm": "train.max_grad_norm",
-    "gradient_checkpointing": "train.gradient_checkpointing",
-    "save_steps": "train.save_steps",
-    "save_strategy": "train.save_steps",
-    "logging_steps": "train.logging_steps",
-    "logging_strategy": "train.logging_steps",
-    "seed": "run.seed",
-    "data_seed": "run.seed",
-    "bf16": "model.dtype",
-    "fp16": "model.dtype",
-    "use_cpu": "run.device",
-    "remove_unused_columns": "data.columns",
-    "train_sampling_strategy": "run.seed",
-    "eval_strategy": "eval.enabled",
-    "resume_from_checkpoint": "--resume",
-}
-
-
-def check_hatch(fields: dict[str, Any]) -> None:
-    """Refuse `train.trl` fields that do not exist or that a section of the recipe owns.
-
-    Raises:
-        RecipeError: names every such field.
-    """
-    known = set(TrainingArguments.__dataclass_fields__)
-    problems = [
-        f"train.trl.{name}: {_OWNED[name]} decides this"
-        if name in _OWNED
-        else f"train.trl.{name}: transformers' TrainingArguments has no such field"
-        for name in fields
-        if name in _OWNED or name not in known
-    ]
-    if problems:
-        raise RecipeError(
-            "train.trl holds fields that cannot stand there",
-            problems=problems,
-            fix="remove them",
-        )
 
 
 def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -106,7 +55,13 @@ def optimizer_and_schedule(
         {"params": [p for _, p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
         {"params": [p for _, p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=stage.learning_rate)
+    further = hatch.read(train.trl)
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=stage.learning_rate,
+        betas=(further.adam_beta1, further.adam_beta2),
+        eps=further.adam_epsilon,
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: rate_share(train.scheduler, step, stage.steps, stage.warmup_steps),
@@ -128,6 +83,25 @@ def rate_share(kind: str, step: int, steps: int, warmup: int) -> float:
     return 1.0 if kind == "constant" else 1.0 - progress
 
 
+def places(plan: Plan, stage: Stage) -> range:
+    """The places of a stage in the training order (see `data.pack`).
+
+    A stage begins with an epoch and ends with its last row, so that its last step may be shorter
+    than the others.
+    """
+    count, batch = len(plan.prepared.train), plan.recipe.train.batch_size
+    method, epochs = plan.recipe.method, [plan.recipe.train.epochs]
+    if isinstance(method, StagedOptions):
+        epochs = [asked.epochs for asked in method.stages]
+    start = 0
+    for present, passes in zip(plan.stages, epochs, strict=False):
+        rows = min(max(1, math.ceil(round(passes * count, 6))), present.steps * batch)
+        if present == stage:
+            break
+        start += math.ceil(rows / count) * count
+    return range(start, start + rows)
+
+
 def trainer(
     plan: Plan,
     model: Any,
@@ -146,18 +120,20 @@ def trainer(
         watch: the callback that checks, records and seals every step.
         optimizers: optimizer and schedule, standing at `first`.
     """
+    batch = plan.recipe.train.batch_size
+    order = places(plan, stage)[(first - stage.start) * batch :]
     stream = Stream(
         plan.prepared.train,
         plan.recipe.run.seed,
-        first * plan.recipe.train.batch_size,
-        stage.stop * plan.recipe.train.batch_size,
-        plan.recipe.train.batch_size,
+        order.start,
+        order.stop,
+        batch,
         grouped=not plan.packing,
     )
     collate: Any = collate_packed
     if not plan.packing:
         collate = functools.partial(collate_padded, pad_id=plan.tokenizer.pad_token_id)
-    watch.begin(stage, first, stream)
+    watch.begin(stage, first, stream, order.start)
     built = Trainer(
         model=model,
         args=arguments(plan, stage.stop - first),
@@ -173,8 +149,6 @@ def trainer(
 
 def arguments(plan: Plan, steps: int) -> TrainingArguments:
     """TrainingArguments for `steps` steps; everything that writes or logs is ours, not theirs."""
-    train = plan.recipe.train
-    check_hatch(train.trl)
     return TrainingArguments(
         output_dir=str(plan.output),
         max_steps=steps,
@@ -196,5 +170,6 @@ def arguments(plan: Plan, steps: int) -> TrainingArguments:
         fp16=plan.dtype == "float16",
         disable_tqdm=True,
         dataloader_pin_memory=plan.device != "cpu",
-        **{"report_to": "none", **train.trl},
+        dataloader_num_workers=hatch.read(plan.recipe.train.trl).dataloader_num_workers,
+        report_to="none",
     )

@@ -50,11 +50,12 @@ class Watch(TrainerCallback):
         self.parameters: list[tuple[str, torch.nn.Parameter]] = []
         self.window: dict[str, float] = _empty_window()
 
-    def begin(self, stage: Stage, first: int, stream: Stream) -> None:
-        """Start watching steps from `first` on."""
+    def begin(self, stage: Stage, first: int, stream: Stream, place: int) -> None:
+        """Start watching steps from `first` on; `stream` begins at `place` of the order."""
         self.stage = stage
         self.first = first
         self.stream = stream
+        self.place = place
         self.step_loss: torch.Tensor | None = None
         self.grad_norm = 0.0
         self.rate = 0.0
@@ -116,7 +117,8 @@ class Watch(TrainerCallback):
             control.should_training_stop = True
 
     def seal(self, step: int, optimizer: Any, schedule: Any) -> Path:
-        """Write checkpoint `step`."""
+        """Write checkpoint `step`; the metrics up to it are on the disk before."""
+        self.folder.sync_metrics()
         return checkpoint.save(
             self.folder.path / "checkpoints",
             step,
@@ -132,6 +134,7 @@ class Watch(TrainerCallback):
 
     def _record(self, step: int) -> None:
         rows = self.stream.step(step - self.first - 1)
+        self.place += len(rows)
         window = self.window
         window["steps"] += 1
         window["loss"] += float(self.step_loss) if self.step_loss is not None else 0.0
@@ -143,7 +146,7 @@ class Watch(TrainerCallback):
             "loss": window["loss"] / window["steps"],
             "grad_norm": self.grad_norm,
             "learning_rate": self.rate,
-            "epoch": step * self.plan.recipe.train.batch_size / len(self.stream.examples),
+            "epoch": self.place / len(self.stream.examples),
             "tokens": int(window["tokens"]),
             "supervised_tokens": int(window["supervised_tokens"]),
             "seconds": window["seconds"],
