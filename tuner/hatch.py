@@ -1,7 +1,9 @@
 """`train.trl`: the fields of the trainer's config that no section of the recipe has a key for.
 
 Only fields that this program honours may stand there. A field that transformers knows and that
-would turn nothing here, because optimizer, logging and saving are ours, is refused by name.
+would turn nothing here, because optimizer, batches, logging and saving are ours, is refused by
+name. (Worker processes for batches would save microseconds, and a signal to the process group would
+end them within a step.)
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from tuner.did_you_mean import suggestion
 from tuner.errors import RecipeError
-from tuner.fields import CountFromZero, Positive, Section, Share
+from tuner.fields import Positive, Section, Share
 
 
 class Hatch(Section):
@@ -22,9 +24,6 @@ class Hatch(Section):
     adam_beta1: Annotated[Share, Field(description="AdamW: decay of the first moment")] = 0.9
     adam_beta2: Annotated[Share, Field(description="AdamW: decay of the second moment")] = 0.999
     adam_epsilon: Annotated[Positive, Field(description="AdamW: added to the root")] = 1e-8
-    dataloader_num_workers: Annotated[
-        CountFromZero, Field(description="processes that prepare batches; 0: none beside the run")
-    ] = 0
 
 
 # Fields that a section of the recipe or the run itself decides.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -92,7 +93,14 @@ def load(plan: Plan) -> Any:
         raise ResourceError(
             "the base model does not fit into memory", str(error), "use a smaller base or a GPU"
         ) from error
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        ImportError,
+        SafetensorError,
+    ) as error:
         raise ModelError(
             f"the base model '{found.name}' cannot be loaded",
             f"{folder}: {type(error).__name__}: {str(error).splitlines()[0]}",

@@ -170,6 +170,5 @@ def arguments(plan: Plan, steps: int) -> TrainingArguments:
         fp16=plan.dtype == "float16",
         disable_tqdm=True,
         dataloader_pin_memory=plan.device != "cpu",
-        dataloader_num_workers=hatch.read(plan.recipe.train.trl).dataloader_num_workers,
         report_to="none",
     )
