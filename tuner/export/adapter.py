@@ -23,13 +23,24 @@ def write(plan: Plan, trained: Trained, folder: Path) -> None:
     difference to that start, a LoRA of twice the rank.
     """
     model = trained.model
+    # The folder the base was loaded from is nobody's business but this machine's.
+    base = model.get_base_model()
+    base.config._name_or_path = base.name_or_path = plan.base.name
     for config in model.peft_config.values():
         config.base_model_name_or_path = plan.base.name
     method = plan.recipe.method
     if isinstance(method, LoraOptions) and method.init in lora.BASE_CHANGING_INITS:
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".start-") as start:
-            save_file(trained.start_state, Path(start) / "adapter_model.safetensors")
-            model.save_pretrained(folder, path_initial_model_for_weight_conversion=start)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".start-") as aside:
+            # peft makes the folder's name an adapter's name, which must hold no dot.
+            start = Path(aside) / "start"
+            start.mkdir()
+            save_file(trained.start_state, start / "adapter_model.safetensors")
+            model.save_pretrained(
+                folder,
+                save_embedding_layers=False,
+                path_initial_model_for_weight_conversion=str(start),
+            )
     else:
-        model.save_pretrained(folder)
+        # Left to itself, peft asks the Hub for the base of this name.
+        model.save_pretrained(folder, save_embedding_layers=False)
     plan.tokenizer.save_pretrained(folder)

@@ -8,15 +8,17 @@ no packing, no state of the process that wrote the artefact.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tuner.errors import IntegrityError
@@ -45,7 +47,10 @@ def logits(model: Any, rows: Sequence[Sequence[int]], double: bool = False) -> l
             an adapter into the base changes the order of the sums; in float32 that alone moves the
             logits by more than a wrong weight would have to.
     """
+    experts = model.config._experts_implementation
     if double:
+        # The grouped matrix product of mixtures of experts has no float64.
+        model.set_experts_implementation("eager")
         model.double()
     try:
         results = [
@@ -57,6 +62,7 @@ def logits(model: Any, rows: Sequence[Sequence[int]], double: bool = False) -> l
     finally:
         if double:
             model.float()
+            model.set_experts_implementation(experts)
     return [result if double else result.float() for result in results]
 
 
@@ -110,9 +116,11 @@ def fresh_differences(
 
 
 def _difference(fresh: torch.Tensor, live: torch.Tensor) -> float:
+    """The largest difference; infinite where it is none, since `max` would pass over a NaN."""
     if fresh.shape != live.shape:
         return float("inf")
-    return float((fresh - live).abs().max())
+    difference = float((fresh - live).abs().max())
+    return difference if math.isfinite(difference) else float("inf")
 
 
 def _load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
@@ -138,11 +146,33 @@ def _load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
 
         base = AutoModelForCausalLM.from_pretrained(job["base"], **arguments)
         model = PeftModel.from_pretrained(base, folder)
+        _refuse_other_keys(model, folder)
     else:
-        model = AutoModelForCausalLM.from_pretrained(folder, **arguments)
+        arguments["output_loading_info"] = True
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **arguments)
+        model, report = loaded
+        _refuse_keys(report["missing_keys"], report["unexpected_keys"])
     if job["quantize"] == "none":
         model = model.to(job["device"])
     return model.eval()
+
+
+def _refuse_other_keys(model: Any, folder: str) -> None:
+    """peft only warns of tensors that match no module: they would be trained and do nothing."""
+    from peft import get_peft_model_state_dict
+
+    wanted = set(get_peft_model_state_dict(model))
+    with safe_open(f"{folder}/adapter_model.safetensors", "pt") as file:
+        saved = set(file.keys())
+    _refuse_keys(wanted - saved, saved - wanted)
+
+
+def _refuse_keys(missing: Collection[str], unexpected: Collection[str]) -> None:
+    if missing or unexpected:
+        raise SystemExit(
+            f"{len(missing)} tensors are missing and {len(unexpected)} match no module: "
+            + ", ".join(sorted([*missing, *unexpected])[:4])
+        )
 
 
 def main() -> None:

@@ -1,0 +1,488 @@
+"""What a run leaves behind is what it trained: E01, E05, E15, E17, C13, I14, M16, N09.
+
+The independent measure: plain transformers and peft load the artefact on the untouched base, and
+its logits are compared with those that the live model gave before anything was exported.
+"""
+
+from __future__ import annotations
+
+import copy
+import getpass
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.tiny import KINDS
+from tuner import base as bases_module
+from tuner import export, model
+from tuner.errors import IntegrityError, TrainingError, TunerError
+from tuner.export import EXPORTERS, verify
+
+ADAPTER_FILES = {
+    "MANIFEST.json",
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "chat_template.jinja",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+MERGED_FILES = {
+    "MANIFEST.json",
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+PROBES = torch.randint(0, 500, (3, 24), generator=torch.Generator().manual_seed(3))
+QUICK = {"train": {"max_steps": 3}, "eval": {"samples": 0, "enabled": False}}
+CASES = [
+    *((kind, {"name": "lora"}) for kind in KINDS),
+    *(
+        ("llama-tied", {"name": name})
+        for name in ("rslora", "dora", "full", "last_layer", "staged")
+    ),
+    *(("llama", {"init": init}) for init in ("pissa", "olora", "eva")),
+    ("gpt2", {"init": "pissa"}),
+]
+
+
+@torch.no_grad()
+def logits(network: Any) -> torch.Tensor:
+    """Logits of the probes, one row at a time."""
+    network.eval()
+    rows = [network(input_ids=row[None], use_cache=False).logits[0] for row in PROBES]
+    return torch.stack(rows).float()
+
+
+def plain(folder: Path) -> Any:
+    """A model as anyone would load it."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+def shapes(folder: Path) -> dict[str, list[int]]:
+    """Name and shape of every tensor of a saved model."""
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+
+
+@dataclass
+class Seen:
+    """What the export was given, kept before it touched anything."""
+
+    plan: Any = None
+    live: Any = None
+    before: list[Callable[[Any, Any], None]] = field(default_factory=list)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """Keep the live model's logits, and whatever the hooks in `before` do first."""
+    kept = Seen()
+    original = export.write
+
+    def write(plan: Any, trained: Any, fingerprint: str) -> Any:
+        for hook in kept.before:
+            hook(plan, trained)
+        kept.plan, kept.live = plan, logits(trained.model)
+        return original(plan, trained, fingerprint)
+
+    monkeypatch.setattr(export, "write", write)
+    return kept
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the verification here: all that a fresh process adds is the seconds its imports take."""
+
+    def run(command: list[str], **_: Any) -> Any:
+        monkeypatch.setattr(sys, "argv", command[2:])
+        try:
+            verify.main()
+        except SystemExit as error:
+            return SimpleNamespace(returncode=1, stderr=str(error.code))
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=run))
+
+
+def names(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    CASES,
+    ids=lambda case: case if isinstance(case, str) else next(iter(case.values())),
+)
+def test_artefacts_are_what_was_trained(
+    kind: str,
+    method: dict[str, Any],
+    seen: Seen,
+    bases: Callable[..., Path],
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    untouched = bases(kind)
+    before = {path.name: path.read_bytes() for path in untouched.iterdir()}
+    if "init" in method:
+        seen.before.append(
+            lambda _, trained: trained.model.save_pretrained(tmp_path / "as-peft-saves-it")
+        )
+    # Each stage of a staged run has its own rate.
+    train = {"learning_rate": "auto"} if method.get("name") == "staged" else QUICK["train"]
+    record = run_recipe(make_recipe(kind, method=method, **QUICK | {"train": train}))
+    assert {path.name: path.read_bytes() for path in untouched.iterdir()} == before
+
+    adapter, merged = tmp_path / "run/adapter", tmp_path / "run/merged"
+    is_adapter = method.get("name", "lora") not in ("full", "last_layer", "staged")
+    kinds = ["adapter", "merged"] if is_adapter else ["merged"]
+    assert [artefact["kind"] for artefact in record["artefacts"]] == kinds
+    assert all(artefact["verified"] for artefact in record["artefacts"])
+    assert adapter.exists() == is_adapter
+    assert distance(seen.live, logits(plain(untouched))) > 0.01  # it did learn something
+
+    assert names(merged) == MERGED_FILES
+    assert distance(seen.live, logits(plain(merged))) <= 1e-4
+    assert shapes(merged) == shapes(untouched)  # E15
+    if not is_adapter:
+        return
+    assert names(adapter) == ADAPTER_FILES
+    loaded = peft.PeftModel.from_pretrained(plain(untouched), adapter)
+    limit = 1e-4 if method.get("init") in ("pissa", "olora") else 1e-5
+    assert distance(seen.live, logits(loaded)) <= limit
+    saved = load_file(adapter / "adapter_model.safetensors")
+    fresh = peft.get_peft_model(plain(untouched), loaded.peft_config["default"])
+    assert saved.keys() == peft.get_peft_model_state_dict(fresh).keys()  # N09
+    if "init" in method:
+        # PiSSA and OLoRA took a part out of the base that a plain save does not put back.
+        config = replace(loaded.peft_config["default"], r=16, lora_alpha=32.0)
+        factors = load_file(tmp_path / "as-peft-saves-it/adapter_model.safetensors")
+        as_peft = peft.get_peft_model(plain(untouched), config)
+        peft.set_peft_model_state_dict(as_peft, factors)
+        off = distance(seen.live, logits(as_peft))
+        assert (off > 0.05) == (method["init"] in ("pissa", "olora"))
+
+
+PLAIN_PROGRAM = """
+import json, sys, torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+job = json.loads(sys.argv[1])
+rows, tensors = torch.tensor(job["rows"]), {}
+base = AutoModelForCausalLM.from_pretrained(job["base"])
+for name, model in (
+    ("adapter", PeftModel.from_pretrained(base, job["adapter"])),
+    ("merged", AutoModelForCausalLM.from_pretrained(job["merged"])),
+):
+    with torch.no_grad():
+        tensors[name] = torch.cat([model.eval()(input_ids=row[None]).logits for row in rows])
+tensors["ids"] = torch.tensor(AutoTokenizer.from_pretrained(job["adapter"])("foo bar").input_ids)
+assert "tuner" not in sys.modules
+save_file(tensors, job["result"])
+"""
+
+
+def test_c13_a_real_run_loads_without_tuner(
+    seen: Seen,
+    bases: Callable[..., Path],
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """The whole way with the fresh process; then a program that has peft and transformers alone."""
+    record = run_recipe(make_recipe("llama", **QUICK))
+    assert [a["max_logit_difference"] <= 1e-5 for a in record["artefacts"]] == [True, True]
+    job = {
+        "adapter": str(tmp_path / "run/adapter"),
+        "merged": str(tmp_path / "run/merged"),
+        "base": str(bases("llama")),
+        "rows": PROBES.tolist(),
+        "result": str(tmp_path / "plain.safetensors"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", PLAIN_PROGRAM, json.dumps(job)],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    tensors = load_file(tmp_path / "plain.safetensors")
+    assert distance(tensors["adapter"], seen.live) <= 1e-5
+    assert distance(tensors["merged"], seen.live) <= 1e-4
+    assert tensors["ids"].tolist() == seen.plan.tokenizer("foo bar").input_ids
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    """Change the tensors of a written artefact in place."""
+    (file,) = folder.glob("*.safetensors")
+    tensors = load_file(file)
+    tensors = change(tensors) or tensors
+    save_file(tensors, file, {"format": "pt"})
+
+
+def nudge(tensors: dict[str, torch.Tensor]) -> None:
+    name = next(name for name in tensors if "layers.1.self_attn.q_proj" in name)
+    tensors[name] += 0.01
+
+
+def zero(tensors: dict[str, torch.Tensor]) -> None:
+    for name in tensors:
+        if "lora_B" in name:
+            tensors[name].zero_()
+
+
+def prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.replace("base_model", "_orig_mod.base_model"): t for name, t in tensors.items()}
+
+
+def lose(tensors: dict[str, torch.Tensor]) -> None:
+    del tensors[next(name for name in tensors if "layers.1.self_attn.q_proj" in name)]
+
+
+def other_head(tensors: dict[str, torch.Tensor]) -> None:
+    tensors["lm_head.weight"] = tensors["lm_head.weight"] + 0.001
+
+
+def not_a_number(tensors: dict[str, torch.Tensor]) -> None:
+    # Of the four probes only later ones hold the word.
+    tensors["model.embed_tokens.weight"][not_a_number.token] = float("nan")
+
+
+TAMPERED = [
+    ("adapter", nudge),
+    ("adapter", zero),
+    ("adapter", prefix),
+    ("adapter", lose),
+    ("merged", nudge),
+    ("merged", lose),
+    ("merged", other_head),
+    ("merged", not_a_number),
+]
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(("kind", "change"), TAMPERED)
+def test_n09_an_altered_artefact_is_not_kept(
+    kind: str,
+    change: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """The exporter writes something else than was trained: exit 6, and no artefact at all."""
+    original = EXPORTERS[kind]
+
+    def write(plan: Any, trained: Any, folder: Path) -> None:
+        original.write(plan, trained, folder)
+        first, *_, last = verify.probe_rows(plan)
+        not_a_number.token = next(token for token in last if token not in first)
+        rewrite(folder, change)
+
+    monkeypatch.setitem(EXPORTERS, kind, replace(original, write=write))
+    with pytest.raises(IntegrityError) as caught:
+        run_recipe(make_recipe("llama", **QUICK))
+    assert caught.value.exit_code == 6
+    refused(tmp_path / "run", "integrity")
+
+
+def refused(run: Path, kind: str) -> None:
+    """The run failed and announced no artefact; nothing half-written lies in its folder."""
+    record = json.loads((run / "run.json").read_text())
+    assert (record["status"], record["error"]["kind"]) == ("failed", kind)
+    assert not record.get("artefacts")
+    left = {path.name for path in run.iterdir() if path.is_dir()}
+    assert left == {"checkpoints"}
+
+
+@pytest.mark.usefixtures("in_process")
+def test_n09_keys_count_even_where_the_logits_agree(
+    monkeypatch: pytest.MonkeyPatch,
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """An adapter that hardly moved gives the base's logits: its lost tensors are missed by name."""
+    original = EXPORTERS["adapter"]
+
+    def write(plan: Any, trained: Any, folder: Path) -> None:
+        original.write(plan, trained, folder)
+        rewrite(folder, prefix)
+
+    monkeypatch.setitem(EXPORTERS, "adapter", replace(original, write=write))
+    recipe = make_recipe("llama", train={"max_steps": 1, "learning_rate": 1e-9}, eval=QUICK["eval"])
+    with pytest.raises(IntegrityError, match="match no module"):
+        run_recipe(recipe)
+    refused(tmp_path / "run", "integrity")
+
+
+def test_a_process_that_dies_while_verifying_is_exit_6(
+    monkeypatch: pytest.MonkeyPatch,
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(IntegrityError, match="fresh process"):
+        run_recipe(make_recipe("llama", **QUICK))
+    refused(tmp_path / "run", "integrity")
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", ["llama", "llama-tied"])
+@pytest.mark.parametrize("method", ["lora", "full", "last_layer"])
+def test_e01_tied_stays_tied(
+    kind: str,
+    method: str,
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    run_recipe(make_recipe(kind, method={"name": method}, **QUICK))
+    merged = tmp_path / "run/merged"
+    config = json.loads((merged / "config.json").read_text())
+    network = plain(merged)
+    head, rows = network.get_output_embeddings().weight, network.get_input_embeddings().weight
+    assert config["tie_word_embeddings"] == torch.equal(head, rows) == (kind == "llama-tied")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_e05_a_merge_that_overflows_is_refused(
+    seen: Seen,
+    bases: Callable[..., Path],
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    def overflow(_: Any, trained: Any) -> None:
+        for name, parameter in trained.model.named_parameters():
+            if "lora_" in name and "layers.0.mlp.up_proj" in name:
+                parameter.data.fill_(1e25)
+
+    seen.before.append(overflow)
+    before = (bases("llama") / "model.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match="not finite") as caught:
+        run_recipe(make_recipe("llama", **QUICK))
+    assert caught.value.exit_code == 5
+    refused(tmp_path / "run", "training")
+    assert (bases("llama") / "model.safetensors").read_bytes() == before
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
+def test_e17_under_the_adapter_the_base_is_untouched(
+    method: str, seen: Seen, make_recipe: Callable[..., Path], run_recipe: Callable[..., Any]
+) -> None:
+    """Unloading the trained adapter gives the base's logits, bit for bit."""
+    found: dict[str, torch.Tensor] = {}
+
+    def unload(plan: Any, trained: Any) -> None:
+        found["before"] = logits(model.load(plan))
+        found["after"] = logits(copy.deepcopy(trained.model).unload())
+
+    seen.before.append(unload)
+    run_recipe(make_recipe("llama", method={"name": method}, **QUICK))
+    assert torch.equal(found["before"], found["after"])
+
+
+@pytest.mark.usefixtures("in_process")
+def test_i14_no_path_and_no_user_name(
+    make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    run_recipe(make_recipe("llama", **QUICK))
+    private = [str(Path.home()), str(tmp_path.parent), "/tmp/", "/home/", "/root", "/Users/"]
+    checked = 0
+    for file in [*(tmp_path / "run/adapter").iterdir(), *(tmp_path / "run/merged").iterdir()]:
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as tensors:
+                text = json.dumps(tensors.metadata())
+        else:
+            text = file.read_text("utf-8")
+        assert [word for word in private if word in text] == [], file
+        assert not re.search(rf"\b{re.escape(getpass.getuser())}\b", text), file
+        checked += 1
+    assert checked == len(ADAPTER_FILES) + len(MERGED_FILES)
+    config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "llama-chatml-0"
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("tokenizer", ["chatml", "plain", "eospad", "bos"])
+def test_m16_the_template_that_was_trained_with_is_saved(
+    tokenizer: str,
+    seen: Seen,
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """Three of these bases have no template: ours goes along, and builds the same prompts."""
+    run_recipe(make_recipe("llama", tokenizer=tokenizer, **QUICK))
+    report = json.loads((tmp_path / "run/data_report.json").read_text())
+    row = seen.plan.prepared.eval[0]
+    for folder in (tmp_path / "run/adapter", tmp_path / "run/merged"):
+        text = (folder / "chat_template.jinja").read_text("utf-8")
+        assert hashlib.sha256(text.encode()).hexdigest() == report["chat_template_sha256"]
+        fresh = AutoTokenizer.from_pretrained(folder)
+        prompt = fresh.apply_chat_template(
+            [{"role": "user", "content": row.prompt_text}],
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+        assert prompt == row.prompt_ids
+        assert fresh.eos_token_id == seen.plan.tokenizer.eos_token_id
+    stops = json.loads((tmp_path / "run/merged/generation_config.json").read_text())["eos_token_id"]
+    assert (stops[0] if isinstance(stops, list) else stops) == seen.plan.tokenizer.eos_token_id
+    again = bases_module.stop_ids(tmp_path / "run/merged")
+    assert again[0] == seen.plan.tokenizer.eos_token_id
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_second_call_finds_what_the_first_one_sealed(
+    monkeypatch: pytest.MonkeyPatch,
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """A run stopped after the export is resumed: sealed artefacts stay as they are."""
+    recipe = make_recipe("llama", **QUICK)
+    original = export.write
+
+    def die(*arguments: Any) -> Any:
+        original(*arguments)
+        raise TunerError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write", die)
+        with pytest.raises(TunerError, match="stopped"):
+            run_recipe(recipe)
+    file = tmp_path / "run/adapter/adapter_model.safetensors"
+    first = (file.stat().st_mtime_ns, hashlib.sha256(file.read_bytes()).hexdigest())
+    record = run_recipe(recipe, resume=True)
+    assert (file.stat().st_mtime_ns, record["artefacts"][0]["sha256"]) == first
+    assert record["status"] == "done"
