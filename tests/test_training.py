@@ -427,6 +427,22 @@ def test_g0_every_tensor_moves_at_a_sane_rate(
         assert not any(torch.equal(after[name], before) for name, before in done.start.items())
 
 
+@pytest.mark.parametrize("method", ["lora", "dora", "full", "last_layer"])
+def test_n06_what_is_trained_is_float32_whatever_is_computed_in(
+    method: str, make_recipe: Callable[..., Path], fit: Callable[..., Fit]
+) -> None:
+    """At this rate bfloat16 weights would round nearly every update away."""
+    recipe = make_recipe(
+        method={"name": method}, model={"dtype": "bfloat16"}, train={"learning_rate": 1e-5}
+    )
+    done = fit(recipe)
+    assert done.unmoved == []
+    after = done.tensors()
+    assert {value.dtype for value in after.values()} == {torch.float32}
+    moved = [float((after[n] != v).float().mean()) for n, v in done.start.items()]
+    assert sum(moved) / len(moved) > 0.8
+
+
 def test_g0_learning_nothing_is_an_error(
     make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -704,6 +720,16 @@ def test_h08_the_same_recipe_changes_nothing(
 ) -> None:
     """What the liveness tests see is the key, not chance."""
     assert same(fit(make_recipe()).tensors(), fit(make_recipe()).tensors())
+
+
+def test_h08_the_seed_decides_the_order_too(
+    make_recipe: Callable[..., Path], fit: Callable[..., Fit]
+) -> None:
+    """Full weights start from no random numbers: what differs is the order of the rows."""
+    full = {"method": {"name": "full"}}
+    one, other = (fit(make_recipe(**full, run={"seed": seed})) for seed in (42, 7))
+    assert same(one.start, other.start)
+    assert [line["tokens"] for line in one.metrics] != [line["tokens"] for line in other.metrics]
 
 
 def test_h08_keys_that_leave_the_update_alone_are_alive_too(

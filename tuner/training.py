@@ -46,6 +46,9 @@ class Trained:
 
 def start(plan: Plan, base: Any) -> Trained:
     """Put the method on the base, seeded, so that every process starts from the same tensors."""
+    if not plan.method.adapter:
+        # In bfloat16 most updates of a weight would round to nothing; autocast computes in it.
+        base.float()
     torch.manual_seed(plan.recipe.run.seed)
     model = plan.method.build(base, plan, plan.prepared.train)
     model.config.use_cache = False
