@@ -119,3 +119,22 @@ def linear_rate(peak: float, step: int, steps: int, warmup: int) -> float:
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     return peak * (steps - step) / (steps - warmup)
+
+
+def dora_weight(
+    weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, s: float, magnitude: torch.Tensor
+) -> torch.Tensor:
+    """DoRA (Liu et al. 2024, eq. 5): the updated matrix (outputs, inputs), each output's row
+    brought to the length `magnitude`."""
+    updated = weight + s * b @ a
+    return magnitude[:, None] * updated / updated.pow(2).sum(dim=1).sqrt()[:, None]
+
+
+def set_weight(layer: torch.nn.Module, weight: torch.Tensor) -> None:
+    """Give a torch Linear or a GPT-2 Conv1D a matrix (outputs, inputs)."""
+    layer.weight.data = weight if isinstance(layer, torch.nn.Linear) else weight.T.contiguous()
+
+
+def matrix(layer: torch.nn.Module) -> torch.Tensor:
+    """The matrix (outputs, inputs) of a torch Linear or a GPT-2 Conv1D."""
+    return layer.weight.data if isinstance(layer, torch.nn.Linear) else layer.weight.data.T

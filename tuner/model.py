@@ -109,7 +109,19 @@ def load(plan: Plan) -> Any:
     _check_loaded(report, folder)
     if section.quantize == "none":
         model.to(plan.device)
-    return model.eval()
+    return without_cpu_packing(model).eval()
+
+
+def without_cpu_packing(model: Any) -> Any:
+    """`model`, with bitsandbytes' repacking of 4-bit weights for fast CPU inference switched off.
+
+    The first evaluation would repack them for good, into a kernel that has no gradient: all that
+    is trained afterwards below the last such layer would stay where it is, without a word.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _quantization(kind: str, compute: torch.dtype) -> Any:

@@ -20,6 +20,7 @@ from tuner.recipe import Recipe
 # Their stored tensor names are the names of the modules, and every stored matrix outside embedding
 # and head is a linear layer. GPT-2 stores its matrices (inputs, outputs), the others transposed.
 _PLAIN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
+_BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 _NOT_LINEAR = ("embed_tokens.", "lm_head.", "wte.", "wpe.")
 
 
@@ -70,10 +71,13 @@ def _tied(base: Base) -> bool:
 def _from_shapes(base: Base, shapes: dict[str, tuple[int, ...]]) -> Skeleton:
     tied = _tied(base)
     transposed = base.config["model_type"] == "gpt2"
+    if transposed and "wte.weight" in shapes:
+        # GPT-2 as it lies on the Hub was saved without its head, and without the prefix.
+        shapes = {f"transformer.{name}": shape for name, shape in shapes.items()}
     kept = {
         name: shape
         for name, shape in shapes.items()
-        if not (tied and name.startswith("lm_head.")) and not name.endswith(".attn.bias")
+        if not (tied and name.startswith("lm_head.")) and not name.endswith(_BUFFERS)
     }
     linears = {}
     for name, shape in kept.items():

@@ -126,6 +126,8 @@ def _difference(fresh: torch.Tensor, live: torch.Tensor) -> float:
 def _load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    from tuner.model import without_cpu_packing
+
     arguments: dict[str, Any] = {
         "dtype": getattr(torch, job["dtype"]),
         "use_safetensors": True,
@@ -154,7 +156,7 @@ def _load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
         _refuse_keys(report["missing_keys"], report["unexpected_keys"])
     if job["quantize"] == "none":
         model = model.to(job["device"])
-    return model.eval()
+    return without_cpu_packing(model).eval()
 
 
 def _refuse_other_keys(model: Any, folder: str) -> None:

@@ -51,9 +51,14 @@ class RsloraOptions(LoraOptions):
 
 
 class DoraOptions(LoraOptions):
-    """LoRA with a trained magnitude."""
+    """LoRA with a trained magnitude.
+
+    The other starts are not for it: peft's conversion of PiSSA and OLoRA drops the magnitudes, EVA
+    and LoftQ replace the factors after the magnitudes were measured.
+    """
 
     name: Literal["dora"] = "dora"  # type: ignore[assignment]
+    init: Annotated[Literal["default"], Field(description="how the two factors start")] = "default"
 
 
 def targets(options: LoraOptions, linears: Sequence[str]) -> list[str]:
