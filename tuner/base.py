@@ -13,7 +13,6 @@ import importlib.util
 import json
 import os
 import re
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,8 @@ SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "tokenizer*")
 WEIGHTS = "*.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
-# Tokenizer classes that are the serialized tokenizer.json and nothing more: they load without torch.
+_SIZE_KEYS = ("vocab_size", "hidden_size", "n_embd", "num_hidden_layers", "n_layer")
+# Tokenizer classes that are their tokenizer.json and nothing more: they load without torch.
 _GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
@@ -81,7 +81,7 @@ class Base:
         return shapes
 
     def fingerprint(self) -> str:
-        """sha256 over the sha256 of each weight file; from the manifest where the folder has one."""
+        """sha256 over the sha256 of each weight file; from the manifest where there is one."""
         sealed = manifest.is_sealed(self.folder)
         known = manifest.read_manifest(self.folder)["files"] if sealed else {}
         parts = [
@@ -132,6 +132,8 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
         config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     except (OSError, ValueError):
         config = {}
+    from huggingface_hub.errors import StrictDataclassError
+
     generic = config.get("tokenizer_class") in _GENERIC_TOKENIZERS
     try:
         if generic and (folder / "tokenizer.json").is_file():
@@ -144,7 +146,14 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=trust_remote_code, local_files_only=True
             )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        if "trust_remote_code" in str(error):
+            raise SafetyError(
+                "the tokenizer wants to run its own Python code",
+                f"{folder / 'tokenizer_config.json'} has auto_map, and transformers does not know "
+                "the class itself",
+                "read that code, then set model.trust_remote_code: true",
+            ) from error
         raise ModelError(
             "the base model has no usable tokenizer",
             f"{folder}: {_first_line(error)}",
@@ -214,13 +223,17 @@ def _local_path(name: str, folder: Path) -> Path | None:
     path_like = (
         name.startswith((".", "/", "~")) or name.endswith(".gguf") or not _HUB_ID.match(name)
     )
-    tried = (folder / Path(name).expanduser()).resolve()
-    if path_like or tried.exists():
-        what = "has no config.json" if tried.exists() else "does not exist"
+    places = dict.fromkeys(
+        (start / Path(name).expanduser()).resolve() for start in (folder, Path.cwd())
+    )
+    if path_like or any(place.exists() for place in places):
+        found = [
+            f"{place} {'has no config.json' if place.exists() else 'does not exist'}"
+            for place in places
+        ]
         raise ModelError(
             f"the base model '{name}' is not there",
-            f"{tried} {what}; relative paths are looked up beside the recipe, then in the current "
-            "directory",
+            "; ".join(found),
             "correct model.base: an alias, a Hub id, a model folder or a .gguf file",
         )
     return None
@@ -246,7 +259,8 @@ def _converted(name: str, kind: str, gguf: Path, note: Callable[[str], None]) ->
 def _open(name: str, kind: str, folder: Path) -> Base:
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        _check_config(config)
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"the base model '{name}' cannot be read",
             f"{folder / 'config.json'}: {_first_line(error)}",
@@ -260,6 +274,16 @@ def _open(name: str, kind: str, folder: Path) -> Base:
             "convert it to safetensors where you trust it, and use that folder",
         )
     return Base(name, kind, folder, config)
+
+
+def _check_config(config: Any) -> None:
+    if not isinstance(config, dict):
+        raise ValueError("it holds no object")
+    if not isinstance(config.get("model_type", ""), str):
+        raise ValueError(f"model_type is {config['model_type']!r}")
+    for key in (*_CONTEXT_KEYS, *_SIZE_KEYS):
+        if key in config and (type(config[key]) is not int or config[key] < 1):
+            raise ValueError(f"{key} is {config[key]!r}")
 
 
 def _refuse_code(base: Base, trusted: bool) -> None:
@@ -285,14 +309,17 @@ def hub_folder(
         ModelError: the Hub cannot be reached, or has no such model, in seconds.
     """
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     wanted = list(patterns)
     try:
         folder = Path(
-            snapshot_download(
-                name, revision=revision, allow_patterns=wanted, local_files_only=True
-            )
+            snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True)
         )
         if _is_model(folder) and (WEIGHTS not in patterns or list(folder.glob(WEIGHTS))):
             return folder
@@ -310,7 +337,7 @@ def hub_folder(
             _first_line(error),
             "accept its terms on the Hub and log in: hf auth login",
         ) from error
-    except RepositoryNotFoundError as error:
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ModelError(
             f"the Hub has no model '{name}'" + (f" at revision {revision}" if revision else ""),
             _first_line(error),
@@ -326,20 +353,14 @@ def hub_folder(
 
 
 def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with file.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            if not 2 <= length <= min(100_000_000, file.stat().st_size - 8):
-                raise ValueError(f"header length {length}")
-            header = json.loads(handle.read(length))
-        return {
-            key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"
-        }
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        with safe_open(file, "np") as tensors:
+            return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
         raise ModelError(
-            "a weight file is damaged",
-            f"{file}: {_first_line(error)}",
-            "fetch the model again",
+            "a weight file is damaged", f"{file}: {_first_line(error)}", "fetch the model again"
         ) from error
 
 

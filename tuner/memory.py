@@ -59,7 +59,9 @@ class Shape:
 def shape_of(config: dict[str, Any]) -> tuple[int, int, int]:
     """Hidden size, inner size of the MLP and number of layers, by the names configs use."""
     hidden = int(config.get("hidden_size") or config.get("n_embd") or 0)
-    inner = int(config.get("intermediate_size") or config.get("n_inner") or 4 * hidden)
+    inner = config.get("intermediate_size") or config.get("n_inner") or 4 * hidden
+    # Some families give every layer a size of its own.
+    inner = int(max(inner) if isinstance(inner, list) else inner)
     layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
     return hidden, inner, layers
 

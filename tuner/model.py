@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -81,6 +82,8 @@ def load(plan: Plan) -> Any:
         "use_safetensors": True,
         "trust_remote_code": section.trust_remote_code,
         "local_files_only": True,
+        # So that _check_loaded names them; transformers only says that there are some.
+        "ignore_mismatched_sizes": True,
     }
     if section.quantize != "none":
         arguments["quantization_config"] = _quantization(section.quantize, DTYPES[plan.dtype])
@@ -99,7 +102,11 @@ def load(plan: Plan) -> Any:
         RuntimeError,
         KeyError,
         ImportError,
+        TypeError,
+        AttributeError,
+        ZeroDivisionError,
         SafetensorError,
+        StrictDataclassError,
     ) as error:
         raise ModelError(
             f"the base model '{found.name}' cannot be loaded",

@@ -90,6 +90,7 @@ def _from_shapes(base: Base, shapes: dict[str, tuple[int, ...]]) -> Skeleton:
 
 def _from_config(base: Base) -> Skeleton:
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.pytorch_utils import Conv1D
 
@@ -97,7 +98,15 @@ def _from_config(base: Base) -> Skeleton:
         config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except (ValueError, KeyError, OSError, AttributeError) as error:
+    except (
+        ValueError,
+        KeyError,
+        OSError,
+        AttributeError,
+        TypeError,
+        ZeroDivisionError,
+        StrictDataclassError,
+    ) as error:
         raise ModelError(
             f"the base model '{base.name}' is no causal language model that transformers knows",
             f"{base.folder / 'config.json'}: {str(error).splitlines()[0]}",

