@@ -15,10 +15,33 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from tests.tiny import KINDS, make_model
 
-WORDS = (
-    "tenant rent month notice agreement party capital France clause liability supplier section "
-    "question apples answer sentence film music great terrible text positive negative foo bar"
-).split()
+WORDS = [
+    "tenant",
+    "rent",
+    "month",
+    "notice",
+    "agreement",
+    "party",
+    "capital",
+    "France",
+    "clause",
+    "liability",
+    "supplier",
+    "section",
+    "question",
+    "apples",
+    "answer",
+    "sentence",
+    "film",
+    "music",
+    "great",
+    "terrible",
+    "text",
+    "positive",
+    "negative",
+    "foo",
+    "bar",
+]
 
 
 def rows(count: int, shortest: int = 2, longest: int = 12, start: int = 0) -> list[dict[str, str]]:

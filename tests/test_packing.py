@@ -17,7 +17,7 @@ from tests.tiny import KINDS
 from tuner import attention
 from tuner.data import Example
 from tuner.data.pack import IGNORED, Stream, collate_packed, collate_padded
-from tuner.plan import PACKED_FAMILIES
+from tuner.decide import PACKED_FAMILIES
 from tuner.tasks.sft import token_loss
 
 PACKED = [kind for kind in KINDS if kind.removesuffix("-tied") in PACKED_FAMILIES]

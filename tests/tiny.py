@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.tokenizers import make_tokenizer
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -17,6 +16,8 @@ from transformers import (
     Qwen2Config,
     Qwen2ForCausalLM,
 )
+
+from tests.tokenizers import make_tokenizer
 
 VOCABULARY = 512
 _ROPE: dict[str, Any] = {

@@ -64,7 +64,7 @@ def _attend(
             row_query,
             row_key,
             row_value,
-            attn_mask=(seen := _window_mask(length, window, query.device) if mask is None else mask),
+            attn_mask=(seen := _window(length, window, query.device) if mask is None else mask),
             dropout_p=dropout,
             is_causal=seen is None,
             scale=scaling,
@@ -82,9 +82,7 @@ def _attend(
     return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _window_mask(
-    length: int, window: int | None, device: torch.device
-) -> torch.Tensor | None:
+def _window(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
     if window is None or length <= window:
         return None
     positions = torch.arange(length, device=device)

@@ -41,7 +41,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     quiet_libraries()
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32
         )
     except Exception as error:
@@ -89,7 +89,7 @@ def load(plan: Plan) -> Any:
         arguments["quantization_config"] = _quantization(section.quantize, DTYPES[plan.dtype])
         arguments["device_map"] = {"": plan.device}
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, output_loading_info=True, **arguments
         )
     except torch.OutOfMemoryError as error:
@@ -113,6 +113,7 @@ def load(plan: Plan) -> Any:
             f"{folder}: {type(error).__name__}: {str(error).splitlines()[0]}",
             "check that the folder is whole: config.json and every safetensors file",
         ) from error
+    model, report = loaded
     _check_loaded(report, folder)
     if section.quantize == "none":
         model.to(plan.device)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tuner.plan import Plan, Stage
+    from tuner.decide import Stage
+    from tuner.plan import Plan
     from tuner.record import RunFolder
     from tuner.signals import StopRequest
 

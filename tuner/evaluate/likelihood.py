@@ -135,7 +135,7 @@ def _targets(example: Example) -> int:
 
 
 def _token_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per position: negative log-likelihood (0 where ignored), and whether the target came first."""
+    """Per position: negative log-likelihood, 0 where ignored; whether the target came first."""
     loss = functional.cross_entropy(
         logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
     )

@@ -78,7 +78,7 @@ def fresh_differences(
         IntegrityError: the fresh process could not load an artefact.
     """
     with tempfile.TemporaryDirectory(dir=plan.output, prefix=".verify-") as scratch:
-        job = {
+        job: dict[str, Any] = {
             "base": str(plan.base.folder),
             "dtype": plan.dtype,
             "device": plan.device,

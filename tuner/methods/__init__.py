@@ -86,11 +86,7 @@ METHODS: dict[str, Method] = {
         _lora_row("rslora", "LoRA scaled by alpha / sqrt(r)", lora.RsloraOptions),
         _lora_row("dora", "LoRA with a trained magnitude per output", lora.DoraOptions),
         _weights_row("full", "all weights", full.FullOptions, 2e-5),
-        _weights_row(
-            "last_layer", "the final block, norm and head", full.LastLayerOptions, 2e-4
-        ),
-        _weights_row(
-            "staged", "the last layer first, then everything", full.StagedOptions, 2e-4
-        ),
+        _weights_row("last_layer", "the final block, norm and head", full.LastLayerOptions, 2e-4),
+        _weights_row("staged", "the last layer first, then everything", full.StagedOptions, 2e-4),
     )
 }

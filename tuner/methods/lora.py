@@ -88,7 +88,7 @@ def targets(options: LoraOptions, linears: Sequence[str]) -> list[str]:
 def parameters(options: LoraOptions, shape: tuple[int, int]) -> int:
     """Trained parameters on one linear layer of (inputs, outputs)."""
     inputs, outputs = shape
-    return options.r * (inputs + outputs) + (outputs if options.name == "dora" else 0)
+    return options.r * (inputs + outputs) + (outputs if isinstance(options, DoraOptions) else 0)
 
 
 def build(model: Any, plan: Plan, examples: Sequence[Example]) -> Any:
@@ -106,7 +106,7 @@ def build(model: Any, plan: Plan, examples: Sequence[Example]) -> Any:
     config = peft.LoraConfig(
         task_type=peft.TaskType.CAUSAL_LM,
         r=options.r,
-        lora_alpha=plan.lora_alpha,
+        lora_alpha=plan.lora_alpha,  # type: ignore[arg-type]  # peft takes any number
         lora_dropout=options.dropout,
         target_modules=list(plan.target_modules),
         use_rslora=options.name == "rslora",

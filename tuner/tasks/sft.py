@@ -19,7 +19,8 @@ from tuner.data.pack import IGNORED, Stream, collate_packed, collate_padded
 from tuner.methods.full import StagedOptions
 
 if TYPE_CHECKING:
-    from tuner.plan import Plan, Stage
+    from tuner.decide import Stage
+    from tuner.plan import Plan
     from tuner.tasks.watch import Watch
 
 

@@ -19,7 +19,8 @@ from tuner.errors import TrainingError
 
 if TYPE_CHECKING:
     from tuner.data.pack import Stream
-    from tuner.plan import Plan, Stage
+    from tuner.decide import Stage
+    from tuner.plan import Plan
     from tuner.record import RunFolder
     from tuner.signals import StopRequest
 

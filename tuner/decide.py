@@ -1,0 +1,195 @@
+"""What a plan decides: each `auto` of the recipe becomes a value with a reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tuner import memory
+from tuner.base import Base
+from tuner.data import Prepared
+from tuner.errors import RecipeError, ResourceError
+from tuner.methods import Method
+from tuner.methods.full import StagedOptions
+from tuner.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tuner.machine import Machine
+    from tuner.recipe_load import LoadedRecipe
+
+# Families whose packed rows are proven isolated, bit for bit, by tests/test_packing.py. Mixtures of
+# experts are not among them: a row changes the size of the matrix products that the others share.
+PACKED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
+
+
+@dataclass(frozen=True)
+class PlanValue:
+    """A value of the resolved recipe, and where it comes from."""
+
+    value: Any
+    origin: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Optimizer steps `start` to `stop` at one peak learning rate, over one set of weights."""
+
+    train: str
+    learning_rate: float
+    start: int
+    stop: int
+    warmup_steps: int
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of this stage."""
+        return self.stop - self.start
+
+
+class Values:
+    """The flat table of values under decision."""
+
+    def __init__(self, loaded: LoadedRecipe) -> None:
+        self.table: dict[str, PlanValue] = {}
+        for section, keys in loaded.recipe.model_dump(mode="json").items():
+            for key, value in keys.items():
+                name = f"{section}.{key}"
+                self.table[name] = PlanValue(value, loaded.origins.get(name, "default"))
+
+    def now(self, key: str) -> Any:
+        """The present value of a key."""
+        return self.table[key].value
+
+    def set_auto(self, key: str, value: Any, why: str) -> Any:
+        """Replace `auto` (or none) by what the plan decides; a value the user gave stays."""
+        present = self.table[key].value
+        if present in ("auto", None, ["auto"]):
+            self.table[key] = PlanValue(value, f"auto: {why}")
+            return value
+        return present
+
+
+def place(recipe: Recipe, machine: Machine, values: Values) -> tuple[str, str]:
+    device = values.set_auto(
+        "run.device",
+        "cuda" if machine.gpus else "cpu",
+        machine.gpus[0].name if machine.gpus else "no GPU on this machine",
+    )
+    if device == "cpu":
+        why = "bf16 is several times slower than fp32 on a CPU without fast bf16"
+        return device, values.set_auto("model.dtype", "float32", why)
+    fast = all(gpu.capability >= (8, 0) for gpu in machine.gpus)
+    why = "the GPU has bf16" if fast else "the GPU has no bf16 of its own"
+    return device, values.set_auto("model.dtype", "bfloat16" if fast else "float32", why)
+
+
+def packing(recipe: Recipe, method: Method, found: Base, values: Values) -> bool:
+    family = str(found.config.get("model_type"))
+    isolated = family in PACKED_FAMILIES and method.packing
+    if recipe.data.packing is True and not isolated:
+        raise RecipeError(
+            "data.packing: true, but packed rows of this model are not isolated",
+            f"model type {family} is not among {', '.join(sorted(PACKED_FAMILIES))}",
+            "set data.packing: auto; rows are then padded in groups of like length",
+        )
+    why = (
+        f"packed rows stay isolated in {family} models"
+        if isolated
+        else f"isolation of packed rows is not proven for {family}: padded, grouped by length"
+    )
+    return bool(values.set_auto("data.packing", isolated, why))
+
+
+def split(
+    recipe: Recipe, machine: Machine, device: str, shape: memory.Shape, values: Values
+) -> tuple[int, bool]:
+    """Micro-batch and gradient checkpointing from the memory estimate."""
+    available = machine.gpus[0].memory_bytes if device == "cuda" else machine.memory_bytes
+    budget = int(available * memory.SHARE)
+    batch = recipe.train.batch_size
+    asked, micro = recipe.train.gradient_checkpointing, recipe.train.micro_batch_size
+    checkpointing = False if asked == "auto" else asked
+    size = memory.fit(shape, batch, budget, checkpointing) if micro == "auto" else micro
+    if asked == "auto" and not (size and memory.estimate(shape, size, False).total <= budget):
+        checkpointing = True
+        size = memory.fit(shape, batch, budget, True) if micro == "auto" else micro
+    if not size:
+        need = memory.estimate(shape, 1, True).total
+        raise ResourceError(
+            "this run does not fit into memory",
+            f"one row a time needs about {need / 2**30:.1f} GiB, "
+            f"{budget / 2**30:.1f} of {available / 2**30:.1f} GiB may be used",
+            "lower data.max_length, use a smaller model.base, or model.quantize: nf4",
+        )
+    values.set_auto("train.micro_batch_size", size, f"fits {budget / 2**30:.1f} GiB")
+    why = "memory needs it" if checkpointing else "memory does not need it"
+    values.set_auto("train.gradient_checkpointing", checkpointing, why)
+    return size, checkpointing
+
+
+def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[Stage, ...]:
+    train = recipe.train
+    if isinstance(recipe.method, StagedOptions):
+        asked: list[tuple[str, float, float]] = [
+            (s.train, s.learning_rate, s.epochs) for s in recipe.method.stages
+        ]
+        values.table["train.epochs"] = PlanValue(
+            sum(epochs for _, _, epochs in asked), "the sum of method.stages"
+        )
+        values.table["train.learning_rate"] = PlanValue(asked[0][1], "the first of method.stages")
+    else:
+        which = "last_layer" if method.name == "last_layer" else "all"
+        rate = values.set_auto(
+            "train.learning_rate", method.learning_rate, f"the default of {method.name}"
+        )
+        asked = [(which, rate, train.epochs)]
+    stages: list[Stage] = []
+    for name, rate, epochs in asked:
+        start = stages[-1].stop if stages else 0
+        steps = max(1, math.ceil(round(epochs * rows, 6) / train.batch_size))
+        if train.max_steps is not None:
+            steps = min(steps, train.max_steps - start)
+        if steps > 0:
+            warmup = train.warmup if train.warmup >= 1 else math.ceil(train.warmup * steps)
+            stages.append(Stage(name, rate, start, start + steps, int(min(warmup, steps))))
+    values.table["train.max_steps"] = PlanValue(
+        stages[-1].stop,
+        values.table["train.max_steps"].origin
+        if train.max_steps == stages[-1].stop
+        else "auto: epochs x rows / batch_size, rounded up",
+    )
+    return tuple(stages)
+
+
+def defaults(recipe: Recipe, prepared: Prepared, found: Base, values: Values) -> None:
+    values.set_auto("data.max_length", found.context_length, "the model's context")
+    values.set_auto("data.template", prepared.template, "from the columns")
+    values.set_auto(
+        "data.render",
+        "chat" if prepared.chat_template else "raw",
+        "the template has turns" if prepared.chat_template else "the template is plain text",
+    )
+
+
+def metrics(recipe: Recipe, prepared: Prepared, values: Values) -> tuple[str, ...]:
+    labelled = any(row.options for row in prepared.eval)
+    fitting = ["loss", "perplexity", "token_accuracy", *(["label_accuracy"] if labelled else [])]
+    why = "the rows have labels" if labelled else "what every row has"
+    chosen = tuple(values.set_auto("eval.metrics", fitting, why))
+    if "label_accuracy" in chosen and not labelled and prepared.eval:
+        raise RecipeError(
+            "eval.metrics: label_accuracy, but no held-out row has a label",
+            "none of the answers is one of data.labels",
+            "set data.labels, or leave label_accuracy out",
+        )
+    return chosen
+
+
+def formats(recipe: Recipe, method: Method, values: Values) -> tuple[str, ...]:
+    allowed = []
+    if method.adapter:
+        allowed.append("adapter")
+    if method.mergeable and recipe.model.quantize == "none":
+        allowed.append("merged")
+    return tuple(values.set_auto("export.formats", allowed, f"what {method.name} allows"))
