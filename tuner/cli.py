@@ -6,6 +6,7 @@ at once; what a command does is imported when it runs.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -245,6 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The `tuner` command: run it and exit with its code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_streams()
+    # It announces on import that it would like to download a kernel.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     sys.exit(_run(given))
 
 

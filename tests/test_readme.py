@@ -1,0 +1,51 @@
+"""The README's commands run, its tables are the program's, and every shipped recipe plans."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.test_cli import tuner
+from tuner import errors
+from tuner.methods import METHODS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("tuner ")]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_runs(command: str, tmp_path: Path) -> None:
+    """Training commands as a dry run: the training itself is what other tests are for."""
+    words = shlex.split(command)[1:]
+    if words[0] in ("lora", "sft") and "--dry-run" not in words:
+        words.append("--dry-run")
+    words = [str(ROOT / word) if word.startswith("recipes/") else word for word in words]
+    done = tuner(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_plans(recipe: Path, tmp_path: Path) -> None:
+    """With the embedded base in place of a base from the Hub; each opens with its own command."""
+    text = recipe.read_text("utf-8")
+    verb = re.search(r"^#   tuner (\w+) --recipe recipes/(.+)$", text, re.MULTILINE)
+    assert verb is not None
+    assert verb[2] == recipe.name
+    base = ("--set", "model.base=smollm2-135m")
+    done = tuner(verb[1], "--recipe", str(recipe), *base, "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_tables_are_the_programs() -> None:
+    for method in METHODS.values():
+        assert f"| `{method.name}` | {method.summary}" in README
+    codes = {int(code) for code in re.findall(r"^\| (\d+)(?:, \d+)? \|", README, re.MULTILINE)}
+    defined = {kind.exit_code for kind in errors.TunerError.__subclasses__()}
+    assert defined <= codes | {70}
