@@ -422,12 +422,12 @@ def test_a_finished_run_is_neither_overwritten_nor_trained_again(
 def test_a_run_that_fails_before_training_leaves_its_record_and_log(
     tuner: Tuner, work: Path, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """The base's weights end in the middle, which is seen when they are loaded."""
+    """The base has no weights for one of its layers, which is seen when they are loaded."""
     base = tmp_path / "base"
     shutil.copytree(bases("llama"), base)
-    weights = base / "model.safetensors"
-    with weights.open("r+b") as file:
-        file.truncate(weights.stat().st_size // 2)
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    config["num_hidden_layers"] += 1
+    (base / "config.json").write_text(json.dumps(config), "utf-8")
     folder = tmp_path / "run"
     assert tuner(work / "lora.yaml", folder, "--set", f"model.base={base}") == 4, tuner.said()
     assert "Traceback" not in tuner.said()

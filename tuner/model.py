@@ -27,8 +27,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def quiet_libraries() -> None:
     """Keep transformers' progress bars and notices off the terminal; they stand in run.log."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    transformers_logging.set_verbosity_error()
+    library = logging.getLogger("transformers")
+    for handler in list(library.handlers):
+        if type(handler) is logging.StreamHandler:
+            library.removeHandler(handler)
+    # Without any handler Python would print warnings to stderr itself.
+    library.addHandler(logging.NullHandler())
     transformers_logging.disable_progress_bar()
 
 
