@@ -486,3 +486,16 @@ def test_a_second_call_finds_what_the_first_one_sealed(
     record = run_recipe(recipe, resume=True)
     assert (file.stat().st_mtime_ns, record["artefacts"][0]["sha256"]) == first
     assert record["status"] == "done"
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_bfloat16_is_compared_without_autocast(
+    name: str, seen: Seen, make_recipe: Callable[..., Path], run_recipe: Callable[..., Any]
+) -> None:
+    """Training computes under autocast; an artefact is compared with the model as it stands."""
+    sections = QUICK | {"model": {"dtype": "bfloat16"}, "method": {"name": name}}
+    *adapter, merged = run_recipe(make_recipe("llama", **sections))["artefacts"]
+    assert [artefact["max_logit_difference"] for artefact in adapter] == [0.0] * len(adapter)
+    limit = 0.02 * float(seen.live.abs().max()) if name == "lora" else 0.0
+    assert merged["max_logit_difference"] <= limit  # weights of their own are kept in float32

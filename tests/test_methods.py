@@ -394,3 +394,12 @@ def test_h09_what_cannot_be_is_refused_before_anything_is_loaded(
     with pytest.raises(RecipeError, match=said) as caught:
         make(make_recipe("llama", **sections))
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["lora", "full", "last_layer"])
+def test_the_estimate_knows_what_is_held_in_which_dtype(
+    name: str, make_recipe: Callable[..., Path]
+) -> None:
+    made = make(make_recipe("llama", model={"dtype": "bfloat16"}, method={"name": name}))
+    held = built(made).model.parameters()
+    assert made.facts["memory"]["weights"] == sum(p.numel() * p.element_size() for p in held)

@@ -81,7 +81,8 @@ def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estima
     kept = shape.layers * shape.hidden + per_layer if checkpointing else shape.layers * per_layer
     extra = shape.trainable if shape.adapter else 0
     return Estimate(
-        weights=int(shape.parameters * _BYTES[shape.stored] + extra * 4),
+        # A base whose own weights are trained is held in float32, whatever it computes in.
+        weights=int(shape.parameters * (_BYTES[shape.stored] if shape.adapter else 4) + extra * 4),
         gradients=shape.trainable * 4,
         optimizer=shape.trainable * 8,
         activations=int(tokens * kept * width),

@@ -36,6 +36,11 @@ def probe_rows(plan: Plan) -> list[list[int]]:
     return [list(row.input_ids[:PROBE_TOKENS]) for row in rows[:PROBE_ROWS]]
 
 
+def stored_dtype(plan: Plan) -> str:
+    """What the exported weights are stored and compared in: trained weights are float32."""
+    return plan.dtype if plan.method.adapter else "float32"
+
+
 @torch.no_grad()
 def logits(model: Any, rows: Sequence[Sequence[int]], double: bool = False) -> list[torch.Tensor]:
     """Logits (tokens, vocabulary) of each row run alone, on the CPU.
@@ -80,7 +85,7 @@ def fresh_differences(
     with tempfile.TemporaryDirectory(dir=plan.output, prefix=".verify-") as scratch:
         job: dict[str, Any] = {
             "base": str(plan.base.folder),
-            "dtype": plan.dtype,
+            "dtype": stored_dtype(plan),
             "device": plan.device,
             "quantize": plan.recipe.model.quantize,
             "trust_remote_code": plan.recipe.model.trust_remote_code,
