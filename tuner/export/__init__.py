@@ -68,6 +68,8 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
     """
     formats = [name for name in EXPORTERS if name in plan.formats]
     done = [name for name in formats if manifest.is_sealed(plan.output / name)]
+    for name in done:
+        seal.verify(plan.output / name)
     todo = [name for name in formats if name not in done]
     if todo:
         probes = verify.probe_rows(plan)
