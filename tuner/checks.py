@@ -73,8 +73,6 @@ def _initialisation(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
             f"method.init: {options.init} rewrites the base weights, which "
             f"model.quantize: {recipe.model.quantize} forbids"
         )
-    if options.init == "eva" and method.name == "dora":
-        yield "method.init: eva is not defined for method.name: dora"
 
 
 def _exports(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
