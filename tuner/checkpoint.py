@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,15 +27,16 @@ from tuner.disk import write_file
 from tuner.errors import IntegrityError
 from tuner.identity import check_identity
 from tuner.manifest import read_manifest
+from tuner.memory import KEPT
 from tuner.optimizer_state import decode, encode, flatten, unflatten
 
 __all__ = [
     "Checkpoint",
     "check_identity",
     "load",
-    "needed_bytes",
     "newest",
     "restore",
+    "restore_tensors",
     "save",
 ]
 
@@ -84,7 +85,7 @@ def save(
     scheduler: Scheduler | None,
     state: Mapping[str, Any],
     *,
-    keep: int = 2,
+    keep: int = KEPT,
 ) -> Path:
     """Seal `folder/step-N`, then remove older checkpoints until `keep` are left.
 
@@ -254,11 +255,12 @@ def restore(
         IntegrityError: names, shapes, dtypes, parameter groups or trainable flags are not those
             saved; the parameters are then untouched.
     """
-    problems = _differences(checkpoint.tensors, named_parameters)
+    problems = []
     if (checkpoint.optimizer is None) != (optimizer is None):
         problems.append("optimizer state: only one of the checkpoint and this run has it")
     if (checkpoint.scheduler is None) != (scheduler is None):
         problems.append("scheduler state: only one of the checkpoint and this run has it")
+    problems += _differences(checkpoint.tensors, named_parameters)
     if problems:
         raise _does_not_fit(checkpoint, problems)
     if optimizer is not None and checkpoint.optimizer is not None:
@@ -269,11 +271,24 @@ def restore(
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             detail = f"{STATE}: optimizer state not understood ({type(error).__name__}: {error})"
             raise _does_not_fit(checkpoint, [detail]) from error
+    restore_tensors(checkpoint, named_parameters)
+    if scheduler is not None and checkpoint.scheduler is not None:
+        scheduler.load_state_dict(checkpoint.scheduler)
+
+
+def restore_tensors(checkpoint: Checkpoint, named_parameters: Mapping[str, Tensor]) -> None:
+    """Copy the trained tensors of a checkpoint alone, in place and bit for bit.
+
+    Raises:
+        IntegrityError: names, shapes, dtypes or trainable flags are not those saved; the
+            parameters are then untouched.
+    """
+    problems = _differences(checkpoint.tensors, named_parameters)
+    if problems:
+        raise _does_not_fit(checkpoint, problems)
     with torch.no_grad():
         for name, parameter in named_parameters.items():
             parameter.copy_(checkpoint.tensors[name])
-    if scheduler is not None and checkpoint.scheduler is not None:
-        scheduler.load_state_dict(checkpoint.scheduler)
 
 
 def _does_not_fit(checkpoint: Checkpoint, problems: list[str]) -> IntegrityError:
@@ -298,16 +313,3 @@ def _differences(saved: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> 
         elif not now.requires_grad:
             problems.append(f"{name}: frozen, but it was trained")
     return sorted(problems)
-
-
-def needed_bytes(parameters: Iterable[Tensor], optimizer_slots: int = 2, keep: int = 2) -> int:
-    """Disk that the checkpoints of a run take at most, in bytes.
-
-    Args:
-        parameters: the trained parameters.
-        optimizer_slots: tensors of a parameter's size that the optimizer keeps (AdamW: 2).
-        keep: checkpoints kept; one more stands while the next is written.
-    """
-    each = sum(item.numel() * item.element_size() for item in parameters)
-    # Headers, state.json and the manifest; a floor for file system blocks.
-    return (keep + 1) * (each * (1 + optimizer_slots) + (1 << 20))

@@ -135,7 +135,7 @@ def targets(recipe: Recipe, linears: dict[str, tuple[int, int]], found: Base) ->
             "correct method.target_modules, or use all-linear",
         )
     layers = memory.shape_of(found.config)[2]
-    touched = {part for name in chosen for part in name.split(".") if part.isdigit()}
+    touched = memory.layers_of(chosen)
     if layers and len(touched) * 2 < layers and not recipe.method.allow_partial_targets:
         raise ModelError(
             "method.target_modules reaches only part of the model",

@@ -45,7 +45,7 @@ class Console:
         # Kept, so that a run can send what libraries print elsewhere.
         self._out = sys.stdout
         self._bar: tuple[Progress, TaskID] | None = None
-        self._last_line = (-_LINE_SECONDS, 0.0)
+        self._last_line = (time.monotonic(), 0.0)
 
     def event(self, name: str, /, **content: Any) -> None:
         """One JSON line; nothing without `json`."""
@@ -84,6 +84,7 @@ class Console:
 
     def phase(self, name: str) -> None:
         """The next step of the run begins."""
+        self._last_line = (time.monotonic(), 0.0)
         self.event("phase", name=name)
         self.text(f"\n{name}")
 
@@ -105,11 +106,13 @@ class Console:
         shown = "  ".join(
             f"{name} {wording.value(metrics[name])}" for name in _SHOWN_METRICS if name in metrics
         )
-        self._advance("step", step, total, shown)
+        last, share = self._last_line[1], step / max(total, 1)
+        due = step == 1 or step >= total or not 0 <= share - last < 0.1
+        self._advance("step", step, total, shown, due)
 
     def tick(self, done: int, total: int) -> None:
-        """How far scoring is, in rows."""
-        self._advance("row", done, total, "")
+        """How far scoring is, in rows: a bar on a terminal, else a line every 10 seconds."""
+        self._advance("row", done, total, "", due=False)
 
     def scores(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
         """Scores on held-out rows, before and after."""
@@ -193,17 +196,15 @@ class Console:
         self._out.write(redact(text))
         self._out.flush()
 
-    def _advance(self, unit: str, done: int, total: int, shown: str) -> None:
+    def _advance(self, unit: str, done: int, total: int, shown: str, due: bool) -> None:
         if self.json or self.quiet:
             return
         if sys.stderr.isatty():
             self._draw_bar(done, total, shown)
             return
-        now, share = time.monotonic(), done / max(total, 1)
-        last, last_share = self._last_line
-        due = now - last >= _LINE_SECONDS or not 0 <= share - last_share < 0.1
-        if due or (done >= total and unit == "step"):
-            self._last_line = (now, share)
+        now = time.monotonic()
+        if due or now - self._last_line[0] >= _LINE_SECONDS:
+            self._last_line = (now, done / max(total, 1))
             self.text(f"  {unit} {done}/{total}  {shown}".rstrip())
 
     def _draw_bar(self, step: int, total: int, shown: str) -> None:

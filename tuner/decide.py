@@ -152,7 +152,7 @@ def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[S
             steps = min(steps, train.max_steps - start)
         if steps > 0:
             warmup = train.warmup if train.warmup >= 1 else math.ceil(train.warmup * steps)
-            stages.append(Stage(name, rate, start, start + steps, int(min(warmup, steps))))
+            stages.append(Stage(name, rate, start, start + steps, int(min(warmup, steps - 1))))
     values.table["train.max_steps"] = PlanValue(
         stages[-1].stop,
         values.table["train.max_steps"].origin

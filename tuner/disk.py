@@ -68,8 +68,13 @@ def require_space(folder: Path, needed: int) -> None:
         raise ResourceError(
             f"not enough disk for {folder}",
             f"needs {needed:,} bytes, has {free:,} free",
-            "free some space, choose another disk with --output, or train fewer parameters",
+            "free some space, choose another disk with --output, or export fewer formats",
         )
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files under a folder; 0 where there is none."""
+    return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
 
 
 def write_file(path: Path, data: bytes, mode: int = 0o666) -> None:

@@ -102,3 +102,8 @@ class Interrupted(TunerError):
     def __init__(self, signal_number: int, what: str, fix: str = "") -> None:
         super().__init__(what, fix=fix)
         self.exit_code = 128 + signal_number
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error of a library says, or its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""A first estimate of peak memory, and the micro-batch that fits.
+"""A first estimate of peak memory, the micro-batch that fits, and the disk a run takes.
 
 Weights, gradients and AdamW's two moments are counted exactly; activations by the matrices that
 backward needs per token and layer. `SHARE` of the device is used, the rest is left to the system.
@@ -16,6 +16,10 @@ _HIDDEN_VECTORS = 14
 _INNER_VECTORS = 8
 # The logits, their float copy and their gradient.
 _LOGIT_COPIES = 3
+# Checkpoints that stay; one more stands while the next is written.
+KEPT = 2
+# Rows and tokens a row by which artefacts are compared with the live model (see `export.verify`).
+PROBE_ROWS, PROBE_TOKENS = 4, 256
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0.55}
 
 
@@ -66,6 +70,11 @@ def shape_of(config: dict[str, Any]) -> tuple[int, int, int]:
     return hidden, inner, layers
 
 
+def layers_of(modules: Sequence[str]) -> set[str]:
+    """The layers that modules lie in, by the first number in their names."""
+    return {next(filter(str.isdigit, name.split(".")), "") for name in modules} - {""}
+
+
 def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estimate:
     """Peak of one training step whose micro-batch holds the longest rows.
 
@@ -96,3 +105,23 @@ def fit(shape: Shape, batch_size: int, budget: int, checkpointing: bool) -> int:
         if batch_size % size == 0 and estimate(shape, size, checkpointing).total <= budget:
             return size
     return 0
+
+
+def disk(shape: Shape, formats: Sequence[str]) -> dict[str, int]:
+    """Bytes that a run writes at most, by what for.
+
+    Args:
+        shape: model and data.
+        formats: the artefacts that will be exported.
+    """
+    # AdamW's two moments stand beside each trained tensor; all three are float32.
+    checkpoints = (KEPT + 1) * (12 * shape.trainable + (1 << 20))
+    width = _BYTES[shape.dtype] if shape.adapter else 4.0
+    sizes = {"adapter": 4.0 * shape.trainable, "merged": width * shape.parameters}
+    # Their logits, in float64 where sums are reordered, lie on the disk while they are compared.
+    tokens = sum(min(length, PROBE_TOKENS) for length in sorted(shape.lengths)[-PROBE_ROWS:])
+    proof = len(formats) * tokens * shape.vocabulary * 8
+    # Tokenizer, configs, records.
+    artefacts = int(sum(sizes[name] for name in formats)) + (32 << 20)
+    parts = {"checkpoints": checkpoints, "artefacts": artefacts, "proof": proof}
+    return {**parts, "total": sum(parts.values())}

@@ -16,11 +16,13 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from tuner import attention, base, seal
-from tuner.errors import ModelError, ResourceError
+from tuner import attention, hub, seal
+from tuner.errors import ModelError, ResourceError, first_line
 
 if TYPE_CHECKING:
     from tuner.plan import Plan
+
+log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -51,7 +53,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     except Exception as error:
         raise ModelError(
             f"{gguf.name} cannot be converted",
-            f"{gguf}: {type(error).__name__}: {error}".splitlines()[0],
+            f"{gguf}: {type(error).__name__}: {first_line(error)}",
             "check that the file is whole, or use the model's safetensors",
         ) from error
     # The tensors are plain floats by now; what is left of the quantization only forbids saving.
@@ -77,9 +79,8 @@ def load(plan: Plan) -> Any:
     section = plan.recipe.model
     folder = found.folder
     if found.kind == "hub":
-        folder = base.hub_folder(
-            found.name, section.revision, (*base.SMALL_FILES, base.WEIGHTS), lambda text: None
-        )
+        wanted = (*hub.SMALL_FILES, hub.WEIGHTS)
+        folder = hub.folder(found.name, section.revision, wanted, log.info)
     arguments: dict[str, Any] = {
         "dtype": DTYPES[plan.dtype],
         "attn_implementation": attention.ROWS if plan.packing else "sdpa",
@@ -114,7 +115,7 @@ def load(plan: Plan) -> Any:
     ) as error:
         raise ModelError(
             f"the base model '{found.name}' cannot be loaded",
-            f"{folder}: {type(error).__name__}: {str(error).splitlines()[0]}",
+            f"{folder}: {type(error).__name__}: {first_line(error)}",
             "check that the folder is whole: config.json and every safetensors file",
         ) from error
     model, report = loaded

@@ -6,12 +6,13 @@ enough. Every value says where it comes from; contradictions are collected and r
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import base as bases
-from tuner import checks, data, decide, memory, skeleton
+from tuner import checks, data, decide, disk, memory, skeleton
 from tuner.base import Base
 from tuner.data import Prepared
 from tuner.decide import PlanValue, Stage
@@ -25,8 +26,19 @@ if TYPE_CHECKING:
     from tuner.machine import Machine
     from tuner.recipe_load import LoadedRecipe
 
-# Keys that may differ between a run and its resumption: they do not touch the update.
-MAY_CHANGE = ("train.save_steps", "train.logging_steps", "eval.", "export.", "run.output")
+# Keys that may differ between a run and its resumption: they do not touch the update. Base and data
+# may lie elsewhere: what they hold is compared (`base_fingerprint` of the record, `tokens_sha256`).
+MAY_CHANGE = (
+    "train.save_steps",
+    "train.logging_steps",
+    "eval.",
+    "export.",
+    "run.output",
+    "model.base",
+    "model.revision",
+    "data.train",
+    "data.eval",
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +122,7 @@ def make(
 
     Raises:
         RecipeError: keys that contradict each other or the machine.
-        DataError, ModelError, ResourceError: what would stop the run.
+        DataError, ModelError, ResourceError: what would stop the run, a disk too small included.
     """
     recipe = loaded.recipe
     method = METHODS[recipe.method.name]
@@ -149,6 +161,9 @@ def make(
     stages = decide.stages(recipe, method, len(prepared.train), values)
     decide.defaults(recipe, prepared, found, values)
     peak = memory.estimate(shape, micro, checkpointing)
+    exports = decide.formats(recipe, method, values)
+    space = memory.disk(shape, exports)
+    disk.require_space(output, space["total"] - disk.folder_bytes(output))
     alpha = (
         values.set_auto("method.alpha", 2.0 * recipe.method.r, "2 x r")
         if isinstance(recipe.method, LoraOptions)
@@ -176,11 +191,30 @@ def make(
         target_modules=tuple(chosen),
         lora_alpha=alpha,
         metrics=decide.metrics(recipe, prepared, values),
-        formats=decide.formats(recipe, method, values),
+        formats=exports,
         values=values.table,
-        facts=_facts(found, bones, trainable, prepared, recipe, stages, micro, peak),
+        facts={
+            **_facts(found, bones, trainable, prepared, recipe, stages, micro, peak),
+            **_adapted(bones, chosen, found),
+            "disk": space,
+        },
         warnings=warnings,
     )
+
+
+def _adapted(bones: skeleton.Skeleton, chosen: list[str], found: Base) -> dict[str, dict[str, Any]]:
+    """Which part of the base an adapter reaches; nothing for methods that name no modules."""
+    if not chosen:
+        return {}
+    weights = sum(math.prod(bones.linears[name]) for name in chosen)
+    return {
+        "adapted": {
+            "modules": len(chosen),
+            "in_layers": len(memory.layers_of(chosen)),
+            "of_layers": memory.shape_of(found.config)[2],
+            "weights_share": weights / (bones.total or 1),
+        }
+    }
 
 
 def _warnings(

@@ -165,4 +165,4 @@ def _score(plan: Plan, trained: training.Trained, console: Console, when: str) -
     if not plan.recipe.eval.enabled or not rows:
         return {}
     console.phase(f"scoring {len(rows)} held-out rows {when}")
-    return evaluate.score(plan, trained.model)
+    return evaluate.score(plan, trained.model, console.tick)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from tuner.base import Base
-from tuner.errors import ModelError
+from tuner.errors import ModelError, first_line
 from tuner.methods import full, lora
 from tuner.methods.full import StagedOptions
 from tuner.methods.lora import LoraOptions
@@ -109,7 +109,7 @@ def _from_config(base: Base) -> Skeleton:
     ) as error:
         raise ModelError(
             f"the base model '{base.name}' is no causal language model that transformers knows",
-            f"{base.folder / 'config.json'}: {str(error).splitlines()[0]}",
+            f"{base.folder / 'config.json'}: {first_line(error)}",
             "use a decoder-only base such as Llama, Qwen, Mistral or GPT-2",
         ) from error
     head = model.get_output_embeddings()

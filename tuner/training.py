@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 
 from tuner import checkpoint
 from tuner.errors import IntegrityError, ResourceError, TrainingError
@@ -103,7 +104,7 @@ def train(
         in_stage = resumed is not None and resumed.state["stage"] == number
         if done >= stage.stop:
             if resumed is not None and in_stage:
-                _copy(resumed.tensors, watch.parameters)
+                checkpoint.restore_tensors(resumed, dict(watch.parameters))
                 if number < len(plan.stages) - 1:
                     between(number + 1)
             continue
@@ -115,6 +116,9 @@ def train(
         with stop.deferred(), _memory(plan):
             TASKS[plan.task](plan, trained.model, stage, first, watch, optimizers).train()
         stop.check()
+        # Off comes the autocast that training put around the forward pass: what follows computes
+        # as it did before training, and as the exported model will.
+        trained.model = extract_model_from_parallel(trained.model, keep_fp32_wrapper=False)
         trained.model.eval()
         if number < len(plan.stages) - 1:
             between(number + 1)
@@ -162,14 +166,6 @@ def _memory(plan: Plan) -> Iterator[None]:
             "start again with another --output and a lower train.micro_batch_size, which leaves "
             "the update as it is, or with train.gradient_checkpointing: true",
         ) from error
-
-
-def _copy(
-    saved: Mapping[str, torch.Tensor], parameters: list[tuple[str, torch.nn.Parameter]]
-) -> None:
-    with torch.no_grad():
-        for name, parameter in parameters:
-            parameter.copy_(saved[name])
 
 
 def _set_stage(plan: Plan, model: Any, stage: Stage) -> None:

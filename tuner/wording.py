@@ -44,7 +44,7 @@ def paragraph(name: str, items: Iterable[str]) -> str:
 def facts(group: str, values: Mapping[str, Any], every: bool) -> list[str]:
     """The facts that fit on a line; without `every` no counts of zero and no digests."""
     return [
-        f"{key} {size(item) if group == 'memory' else _fact(key, item)};"
+        f"{key} {size(item) if group in ('memory', 'disk') else _fact(key, item)};"
         for key, item in values.items()
         if not isinstance(item, list | tuple | Mapping)
         and (every or (item not in (0, "", None) and not _is_digest(item)))

@@ -6,7 +6,8 @@ batch behind it) and hands the observations to each metric.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,30 +67,32 @@ def score(
         tick: told (rows done, rows in all).
     """
     chosen = [METRICS[name] for name in plan.metrics]
-    training = model.training
-    model.eval()
-    try:
+    with _evaluating(model):
         observed = likelihood.observe(plan, model, rows(plan), tick)
         if any(metric.generates for metric in chosen):
-            answers = generation.answer(plan, model, rows(plan))
+            answers = generation.answer(plan, model, rows(plan), tick)
             observed = [
                 item.with_answer(answer) for item, answer in zip(observed, answers, strict=True)
             ]
-    finally:
-        model.train(training)
     values = {metric.name: metric.of(observed) for metric in chosen}
     return {name: value for name, value in values.items() if value is not None}
+
+
+@contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
     """Greedy answers to the first held-out prompts: prompt, reference, answer."""
     chosen = plan.prepared.eval[: plan.recipe.eval.samples]
-    training = model.training
-    model.eval()
-    try:
+    with _evaluating(model):
         answers = generation.answer(plan, model, chosen)
-    finally:
-        model.train(training)
     return [
         {"prompt": row.prompt_text, "reference": row.reference, "answer": answer}
         for row, answer in zip(chosen, answers, strict=True)

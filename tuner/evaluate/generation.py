@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,12 @@ ROWS_PER_BATCH = 8
 
 
 @torch.no_grad()
-def answer(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[str]:
+def answer(
+    plan: Plan,
+    model: Any,
+    rows: Sequence[EvalRow],
+    tick: Callable[[int, int], None] = lambda done, total: None,
+) -> list[str]:
     """Greedy answers, at most `eval.max_new_tokens` long, in the order of the rows.
 
     Prompts of a batch are padded on the left; an answer ends at the first stop token.
@@ -25,6 +30,7 @@ def answer(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[str]:
     answers: list[str] = []
     for first in range(0, len(rows), ROWS_PER_BATCH):
         answers += _batch(plan, model, rows[first : first + ROWS_PER_BATCH])
+        tick(len(answers), len(rows))
     return answers
 
 

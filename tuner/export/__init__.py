@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
 
 from tuner import manifest, seal
 from tuner.errors import IntegrityError
@@ -73,8 +72,6 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
     todo = [name for name in formats if name not in done]
     if todo:
         probes = verify.probe_rows(plan)
-        # Without the autocast that training put around its forward pass.
-        trained.model = extract_model_from_parallel(trained.model, keep_fp32_wrapper=False)
         trained.model.eval()
         live = {name: _live(plan, trained, name, probes) for name in todo}
         extras: dict[str, dict[str, Any]] = {

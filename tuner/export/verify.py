@@ -22,12 +22,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tuner.errors import IntegrityError
+from tuner.memory import PROBE_ROWS, PROBE_TOKENS
 
 if TYPE_CHECKING:
     from tuner.plan import Plan
-
-PROBE_ROWS = 4
-PROBE_TOKENS = 256
 
 
 def probe_rows(plan: Plan) -> list[list[int]]:

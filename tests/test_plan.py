@@ -1,0 +1,84 @@
+"""What a plan says and refuses before anything is loaded or written: C10, H07, and the schedule."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tuner import machine, plan, recipe_load
+from tuner.errors import ResourceError
+from tuner.tasks.sft import rate_share
+
+
+class Usage(NamedTuple):
+    total: int
+    used: int
+    free: int
+
+
+def make(recipe: Path, output: Path) -> plan.Plan:
+    return plan.make(recipe_load.load(recipe, verb="sft"), machine.detect(), output=output)
+
+
+def bytes_under(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def test_c10_a_disk_too_small_stops_the_plan(
+    make_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """C10: exit 7 with what it needs and has, before a folder is made."""
+    recipe, output = make_recipe(), tmp_path / "runs" / "new"
+    needed = make(recipe, output).facts["disk"]["total"]
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1 << 40, 0, needed - 1))
+    with pytest.raises(ResourceError) as caught:
+        make(recipe, output)
+    assert caught.value.exit_code == 7
+    assert f"needs {needed:,} bytes, has {needed - 1:,} free" in str(caught.value)
+    assert not output.parent.exists()
+    # What a resumed run has written already is not asked for again.
+    output.mkdir(parents=True)
+    (output / "checkpoint").write_bytes(b"x")
+    make(recipe, output)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_c10_the_estimate_covers_the_whole_run(
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    method: str,
+) -> None:
+    recipe = make_recipe(method={"name": method}, train={"save_steps": 1})
+    disk = make(recipe, tmp_path / "run").facts["disk"]
+    run_recipe(recipe)
+    written = bytes_under(tmp_path / "run")
+    assert written <= disk["checkpoints"] + disk["artefacts"]
+    # But for the fixed share of tokenizer and records it is near.
+    fixed = (32 << 20) + 3 * (1 << 20)
+    assert disk["checkpoints"] + disk["artefacts"] - fixed <= 2 * written
+
+
+def test_h07_the_plan_says_which_part_is_adapted(
+    make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    named = {"name": "lora", "target_modules": ["q_proj"]}
+    facts = make(make_recipe(method=named), tmp_path / "run").facts
+    adapted = facts["adapted"]
+    assert (adapted["modules"], adapted["in_layers"], adapted["of_layers"]) == (2, 2, 2)
+    # Two square projections of hidden size 64.
+    assert adapted["weights_share"] == 2 * 64 * 64 / facts["parameters"]["total"]
+    assert "adapted" not in make(make_recipe(method={"name": "full"}), tmp_path / "run").facts
+
+
+def test_a_run_of_one_step_takes_it_at_the_full_rate(
+    make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = make(make_recipe(train={"max_steps": 1}), tmp_path / "run")
+    (stage,) = made.stages
+    assert (stage.steps, stage.warmup_steps) == (1, 0)
+    assert rate_share("cosine", 0, stage.steps, stage.warmup_steps) == 1.0
