@@ -13,7 +13,7 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from tests.tiny import KINDS, make_model
+from tests.tiny import EVERY, make_model
 
 WORDS = [
     "tenant",
@@ -66,7 +66,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     root = tmp_path_factory.mktemp("bases")
 
     def base(kind: str, tokenizer: str = "chatml", seed: int = 0) -> Path:
-        assert kind in KINDS
+        assert kind in EVERY
         folder = root / f"{kind}-{tokenizer}-{seed}"
         if not folder.exists():
             make_model(kind, folder, tokenizer, seed)

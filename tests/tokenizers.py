@@ -1,8 +1,9 @@
 """Tiny tokenizers made in code: byte-level BPE, at most 512 tokens, no file and no network.
 
 Kinds: `plain` (pad, no chat template), `eospad` (pad is eos), `bos` (a post-processor puts BOS
-first), `chatml` (ChatML with `<|im_start|>` and `<|im_end|>`). `THINK_TEMPLATE` and `BOS_TEMPLATE`
-are chat templates to set on any of them.
+first), `chatml` (ChatML with `<|im_start|>` and `<|im_end|>`), `encoder` (`[CLS]` and `[SEP]`, no
+eos), `seq2seq` (`</s>` behind every text). `THINK_TEMPLATE` and `BOS_TEMPLATE` are chat templates
+to set on any of them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-KINDS = ("plain", "eospad", "bos", "chatml")
+KINDS = ("plain", "eospad", "bos", "chatml", "encoder", "seq2seq")
 VOCAB_SIZE = 512
 
 CHATML_TEMPLATE = (
@@ -73,7 +74,7 @@ def _trained(specials: tuple[str, ...]) -> str:
 
 
 def make_tokenizer(kind: str = "plain") -> PreTrainedTokenizerFast:
-    """Return a fresh tokenizer of one of `KINDS`; every kind has an eos and a pad token."""
+    """Return a fresh tokenizer of one of `KINDS`; all have pad and, but for `encoder`, eos."""
     if kind not in KINDS:
         raise ValueError(f"no tokenizer kind '{kind}'; there are {', '.join(KINDS)}")
     specials = ("<pad>", "<s>", "</s>")
@@ -83,7 +84,16 @@ def make_tokenizer(kind: str = "plain") -> PreTrainedTokenizerFast:
     if kind == "chatml":
         specials = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
         names = {"pad_token": "<|endoftext|>", "eos_token": "<|im_end|>"}
+    if kind == "encoder":
+        specials = ("[PAD]", "[CLS]", "[SEP]")
+        names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     backend = Tokenizer.from_str(_trained(specials))
+    if kind == "encoder":
+        backend.post_processor = TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        )
+    if kind == "seq2seq":
+        backend.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
     if kind == "bos":
         backend.post_processor = TemplateProcessing(
             single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]

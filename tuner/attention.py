@@ -41,8 +41,10 @@ def _attend(
         query: (1, heads, tokens, head_dim); key and value: (1, key_value_heads, tokens, head_dim).
         attention_mask: None when packed.
 
-    Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries, and
-    `row_masks`, for each row None (causal) or a (tokens, tokens) matrix of who sees whom.
+    Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries;
+    `row_masks`, for each row None (causal) or a (tokens, tokens) matrix of who sees whom; and
+    `row_prefix`, for each layer keys and values (1, key_value_heads, virtual tokens, head_dim) that
+    stand before every row and that all its tokens see.
 
     Returns:
         (1, tokens, heads, head_dim), and None for the weights.
@@ -59,12 +61,16 @@ def _attend(
     window = kwargs.get("sliding_window")
     lengths = boundaries.diff().tolist()
     masks = kwargs.get("row_masks") or [None] * len(lengths)
+    before = 0
+    if prefix := kwargs.get("row_prefix"):
+        first_key, first_value = prefix[module.layer_idx]
+        before = first_key.shape[2]
     rows = [
         functional.scaled_dot_product_attention(
             row_query,
-            row_key,
-            row_value,
-            attn_mask=(seen := _window(length, window, query.device) if mask is None else mask),
+            torch.cat([first_key, row_key], dim=2) if before else row_key,
+            torch.cat([first_value, row_value], dim=2) if before else row_value,
+            attn_mask=(seen := _seen(length, before, window, mask, query.device)),
             dropout_p=dropout,
             is_causal=seen is None,
             scale=scaling,
@@ -82,12 +88,18 @@ def _attend(
     return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
 
 
-def _window(length: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    if window is None or length <= window:
+def _seen(
+    length: int, before: int, window: int | None, mask: torch.Tensor | None, device: torch.device
+) -> torch.Tensor | None:
+    """(length, before + length), true where a token sees another; None: the causal kernel does."""
+    if mask is not None:
+        return functional.pad(mask, (before, 0), value=True)
+    if not before and (window is None or length <= window):
         return None
-    positions = torch.arange(length, device=device)
-    distance = positions[:, None] - positions[None, :]
-    return (distance >= 0) & (distance < window)
+    places = torch.arange(before + length, device=device)
+    distance = places[before:, None] - places[None, :]
+    seen = distance >= 0
+    return seen if window is None else seen & (distance < window)
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:

@@ -21,6 +21,7 @@ from typing import Any
 from tuner import hub, manifest
 from tuner.disk import sha256_file
 from tuner.errors import ModelError, SafetyError, first_line
+from tuner.heads import family
 from tuner.recipe import ModelSection
 
 
@@ -123,12 +124,13 @@ def resolve(section: ModelSection, folder: Path, note: Callable[[str], None]) ->
     return base
 
 
-def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a folder; without importing torch where it is a plain tokenizer.json.
+def load_tokenizer(base: Base, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a base; without importing torch where it is a plain tokenizer.json.
 
     Raises:
         ModelError: there is no usable tokenizer.
     """
+    folder = base.folder
     try:
         config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     except (OSError, ValueError):
@@ -160,6 +162,9 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
             f"{folder}: {first_line(error)}",
             "use a base with tokenizer.json beside config.json",
         ) from error
+    if tokenizer.eos_token_id is None and family(base.config) == "encoder":
+        # An encoder writes nothing that would have to end.
+        tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:
         raise ModelError(
             "the tokenizer has no end-of-sequence token",

@@ -84,27 +84,44 @@ def place(recipe: Recipe, machine: Machine, values: Values) -> tuple[str, str]:
     return device, values.set_auto("model.dtype", "bfloat16" if fast else "float32", why)
 
 
-def packing(recipe: Recipe, method: Method, found: Base, values: Values) -> bool:
-    family = str(found.config.get("model_type"))
-    isolated = family in PACKED_FAMILIES and method.packing
-    if recipe.data.packing is True and not isolated:
+def packing(recipe: Recipe, method: Method, found: Base, head: str, values: Values) -> bool:
+    model_type = str(found.config.get("model_type"))
+    why = ""
+    if head != "language":
+        why = "only a causal language model can keep packed rows apart"
+    elif model_type not in PACKED_FAMILIES:
+        known = ", ".join(sorted(PACKED_FAMILIES))
+        why = f"isolation of packed rows is not proven for {model_type} (it is for {known})"
+    elif not method.packing:
+        why = f"packed rows of {method.name} would see each other"
+    if recipe.data.packing is True and why:
         raise RecipeError(
             "data.packing: true, but packed rows of this model are not isolated",
-            f"model type {family} is not among {', '.join(sorted(PACKED_FAMILIES))}",
+            why,
             "set data.packing: auto; rows are then padded in groups of like length",
         )
-    why = (
-        f"packed rows stay isolated in {family} models"
-        if isolated
-        else f"isolation of packed rows is not proven for {family}: padded, grouped by length"
-    )
-    return bool(values.set_auto("data.packing", isolated, why))
+    said = f"{why}: padded, by length" if why else f"packed rows stay isolated in {model_type}"
+    return bool(values.set_auto("data.packing", not why, said))
 
 
 def split(
-    recipe: Recipe, machine: Machine, device: str, shape: memory.Shape, values: Values
+    recipe: Recipe,
+    method: Method,
+    machine: Machine,
+    device: str,
+    shape: memory.Shape,
+    packed: bool,
+    values: Values,
 ) -> tuple[int, bool]:
     """Micro-batch and gradient checkpointing from the memory estimate."""
+    possible = method.gradient_checkpointing and (packed or not method.deep_prompts)
+    if recipe.train.gradient_checkpointing is True and not possible:
+        raise RecipeError(
+            f"train.gradient_checkpointing: true and method.name: {method.name}",
+            "its keys and values stand in a cache unless rows are packed, and a cache cannot be "
+            "recomputed",
+            "lower train.micro_batch_size instead, which leaves the update as it is",
+        )
     available = machine.gpus[0].memory_bytes if device == "cuda" else machine.memory_bytes
     budget = int(available * memory.SHARE)
     batch = recipe.train.batch_size
@@ -112,10 +129,10 @@ def split(
     checkpointing = False if asked == "auto" else asked
     size = memory.fit(shape, batch, budget, checkpointing) if micro == "auto" else micro
     if asked == "auto" and not (size and memory.estimate(shape, size, False).total <= budget):
-        checkpointing = True
-        size = memory.fit(shape, batch, budget, True) if micro == "auto" else micro
+        checkpointing = possible
+        size = memory.fit(shape, batch, budget, possible) if micro == "auto" else micro
     if not size:
-        need = memory.estimate(shape, 1, True).total
+        need = memory.estimate(shape, 1, possible).total
         raise ResourceError(
             "this run does not fit into memory",
             f"one row a time needs about {need / 2**30:.1f} GiB, "
@@ -162,19 +179,26 @@ def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[S
     return tuple(stages)
 
 
-def defaults(recipe: Recipe, prepared: Prepared, found: Base, values: Values) -> None:
-    values.set_auto("data.max_length", found.context_length, "the model's context")
+def defaults(recipe: Recipe, prepared: Prepared, found: Base, head: str, values: Values) -> None:
+    room = prepared.report["max_length"]
+    whole = "the model's context"
+    own = f"{whole} less {found.context_length - room} virtual tokens"
+    values.set_auto("data.max_length", room, whole if room == found.context_length else own)
+    task = "classification" if head == "classes" else "generation"
+    values.set_auto("model.task", task, f"{found.config.get('model_type')} is made for it")
     values.set_auto("data.template", prepared.template, "from the columns")
     values.set_auto(
         "data.render",
         "chat" if prepared.chat_template else "raw",
-        "the template has turns" if prepared.chat_template else "the template is plain text",
+        "the template has turns" if prepared.chat_template else "plain text is what fits",
     )
 
 
 def metrics(recipe: Recipe, prepared: Prepared, values: Values) -> tuple[str, ...]:
     labelled = any(row.options for row in prepared.eval)
     fitting = ["loss", "perplexity", "token_accuracy", *(["label_accuracy"] if labelled else [])]
+    if any(row.example.label is not None for row in prepared.eval):
+        labelled, fitting = True, ["loss", "label_accuracy"]
     why = "the rows have labels" if labelled else "what every row has"
     chosen = tuple(values.set_auto("eval.metrics", fitting, why))
     if "label_accuracy" in chosen and not labelled and prepared.eval:

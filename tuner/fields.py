@@ -96,6 +96,17 @@ def _words(value: Any) -> Any:
     return value
 
 
+def _counts(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_integer(item) for item in value)
+    return (_integer(value),)
+
+
+Counts = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...],
+    BeforeValidator(_counts),
+    PlainSerializer(list, return_type=list[int]),
+]
 Words = Annotated[
     tuple[Text, ...], BeforeValidator(_words), PlainSerializer(list, return_type=list[str])
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -18,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from tuner import attention, hub, seal
 from tuner.errors import ModelError, ResourceError, first_line
+from tuner.heads import is_new
 
 if TYPE_CHECKING:
     from tuner.plan import Plan
@@ -90,13 +92,18 @@ def load(plan: Plan) -> Any:
         # So that _check_loaded names them; transformers only says that there are some.
         "ignore_mismatched_sizes": True,
     }
+    if plan.head.name == "classes":
+        labels = dict(enumerate(plan.prepared.labels))
+        arguments["id2label"] = labels
+        arguments["label2id"] = {label: number for number, label in labels.items()}
     if section.quantize != "none":
         arguments["quantization_config"] = _quantization(section.quantize, DTYPES[plan.dtype])
         arguments["device_map"] = {"": plan.device}
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, output_loading_info=True, **arguments
-        )
+        # A head that is new to the base starts the same in every process.
+        torch.manual_seed(plan.recipe.run.seed)
+        loader = getattr(transformers, plan.head.auto_class)
+        loaded: Any = loader.from_pretrained(folder, output_loading_info=True, **arguments)
     except torch.OutOfMemoryError as error:
         raise ResourceError(
             "the base model does not fit into memory", str(error), "use a smaller base or a GPU"
@@ -119,7 +126,9 @@ def load(plan: Plan) -> Any:
             "check that the folder is whole: config.json and every safetensors file",
         ) from error
     model, report = loaded
-    _check_loaded(report, folder)
+    _check_loaded(report, folder, plan.head.name)
+    if plan.head.name == "classes":
+        model.config.pad_token_id = plan.tokenizer.pad_token_id
     if section.quantize == "none":
         model.to(plan.device)
     return without_cpu_packing(model).eval()
@@ -155,8 +164,10 @@ def _quantization(kind: str, compute: torch.dtype) -> Any:
     )
 
 
-def _check_loaded(report: dict[str, Any], folder: Path) -> None:
+def _check_loaded(report: dict[str, Any], folder: Path, head: str) -> None:
     missing = sorted(report.get("missing_keys") or ())
+    if head == "classes":
+        missing = [key for key in missing if not is_new(key)]
     mismatched = sorted(str(key) for key in report.get("mismatched_keys") or ())
     if missing or mismatched:
         raise ModelError(

@@ -6,7 +6,6 @@ enough. Every value says where it comes from; contradictions are collected and r
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,13 @@ from tuner import base as bases
 from tuner import checks, data, decide, disk, memory, skeleton
 from tuner.base import Base
 from tuner.data import Prepared
+from tuner.data.pack import Collator
 from tuner.decide import PlanValue, Stage
-from tuner.methods import METHODS, Method
+from tuner.heads import Head, family, head_for
+from tuner.methods import METHODS, Method, lora
 from tuner.methods.lora import LoraOptions
+from tuner.methods.options import Setting
+from tuner.methods.prompts import MultitaskOptions
 from tuner.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -62,8 +65,8 @@ class Plan:
     gradient_accumulation_steps: int
     max_length: int
     stages: tuple[Stage, ...]
-    target_modules: tuple[str, ...]
-    lora_alpha: float
+    setting: Setting
+    head: Head
     metrics: tuple[str, ...]
     formats: tuple[str, ...]
     values: dict[str, PlanValue]
@@ -74,6 +77,23 @@ class Plan:
     def recipe(self) -> Recipe:
         """The recipe as the user gave it."""
         return self.loaded.recipe
+
+    @property
+    def target_modules(self) -> tuple[str, ...]:
+        """Full names of the modules that the method changes."""
+        return self.setting.targets
+
+    @property
+    def collate(self) -> Collator:
+        """How the rows of a micro-batch become tensors."""
+        start = self.base.config.get("decoder_start_token_id")
+        return Collator(
+            self.packing,
+            self.head.name,
+            self.tokenizer.pad_token_id,
+            self.tokenizer.pad_token_id if start is None else start,
+            tasks=isinstance(self.recipe.method, MultitaskOptions),
+        )
 
     @property
     def steps(self) -> int:
@@ -129,23 +149,38 @@ def make(
     values, warnings = decide.Values(loaded), list[str]()
     checks.refuse_contradictions(recipe, method, machine)
     found = bases.resolve(recipe.model, loaded.folder, note)
-    tokenizer = bases.load_tokenizer(found.folder, recipe.model.trust_remote_code)
+    head = head_for(recipe.model.task, found.config)
+    checks.refuse_base(recipe, method, found)
+    tokenizer = bases.load_tokenizer(found, recipe.model.trust_remote_code)
     bases.check_vocabulary(found, tokenizer)
-    bones = skeleton.read(found)
-    chosen = checks.targets(recipe, bones.linears, found)
+    bones = skeleton.read(found, head.name)
+    chosen = checks.targets(recipe, bones, found)
     prepared = data.prepare(
         recipe.data,
         tokenizer,
         folder=loaded.folder,
         seed=recipe.run.seed,
-        context_length=found.context_length,
+        context_length=found.context_length - checks.virtual_tokens(recipe, found),
         stop_ids=(stop_ids := bases.stop_ids(found.folder)),
+        head=head.name,
     )
     if prepared.chat_template and not tokenizer.chat_template:
         tokenizer.chat_template = prepared.chat_template
     device, dtype = decide.place(recipe, machine, values)
-    packing = decide.packing(recipe, method, found, values)
-    trainable = bones.trainable(recipe, chosen)
+    packing = decide.packing(recipe, method, found, head.name, values)
+    stages = decide.stages(recipe, method, len(prepared.train), values)
+    setting = Setting(
+        options=recipe.method,
+        config=found.config,
+        task_type=head.task_type,
+        targets=tuple(chosen),
+        steps=stages[-1].stop,
+        tasks=len(recipe.data.train),
+        token_ids=checks.token_ids(recipe, tokenizer),
+        new_modules=bones.new_modules if head.name == "classes" else (),
+        decoder=family(found.config) == "decoder",
+    )
+    trainable = skeleton.trainable(found, head.name, bones, method, setting)
     shape = memory.Shape(
         parameters=bones.total,
         trainable=trainable,
@@ -154,21 +189,17 @@ def make(
         stored=dtype if recipe.model.quantize == "none" else recipe.model.quantize,
         **dict(zip(("hidden", "inner", "layers"), memory.shape_of(found.config), strict=True)),
         vocabulary=found.vocabulary_rows,
-        lengths=[len(example.input_ids) for example in prepared.train],
-        supervised=[sum(example.supervised) for example in prepared.train],
+        lengths=[example.num_tokens for example in prepared.train],
+        supervised=[example.num_targets for example in prepared.train],
     )
-    micro, checkpointing = decide.split(recipe, machine, device, shape, values)
-    stages = decide.stages(recipe, method, len(prepared.train), values)
-    decide.defaults(recipe, prepared, found, values)
+    micro, checkpointing = decide.split(recipe, method, machine, device, shape, packing, values)
+    decide.defaults(recipe, prepared, found, head.name, values)
     peak = memory.estimate(shape, micro, checkpointing)
     exports = decide.formats(recipe, method, values)
     space = memory.disk(shape, exports)
     disk.require_space(output, space["total"] - disk.folder_bytes(output))
-    alpha = (
-        values.set_auto("method.alpha", 2.0 * recipe.method.r, "2 x r")
-        if isinstance(recipe.method, LoraOptions)
-        else 0.0
-    )
+    if isinstance(recipe.method, LoraOptions):
+        values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
     warnings += _warnings(recipe, prepared, bones, trainable, found)
     return Plan(
         verb=loaded.verb,
@@ -188,8 +219,8 @@ def make(
         gradient_accumulation_steps=recipe.train.batch_size // micro,
         max_length=values.now("data.max_length"),
         stages=stages,
-        target_modules=tuple(chosen),
-        lora_alpha=alpha,
+        setting=setting,
+        head=head,
         metrics=decide.metrics(recipe, prepared, values),
         formats=exports,
         values=values.table,
@@ -206,7 +237,7 @@ def _adapted(bones: skeleton.Skeleton, chosen: list[str], found: Base) -> dict[s
     """Which part of the base an adapter reaches; nothing for methods that name no modules."""
     if not chosen:
         return {}
-    weights = sum(math.prod(bones.linears[name]) for name in chosen)
+    weights = sum(bones.sizes.get(f"{name}.weight", 0) for name in chosen)
     return {
         "adapted": {
             "modules": len(chosen),
@@ -227,6 +258,8 @@ def _warnings(
         warnings.append("the head is the embedding matrix: training the last layer trains both")
     if recipe.model.dtype in ("bfloat16", "float16") and trainable == bones.total:
         warnings.append("full weights are trained in float32; model.dtype is what is computed in")
+    if bones.experts and not getattr(recipe.method, "experts", True):
+        warnings.append("the fused weights of the experts are not adapted (method.experts: true)")
     if not prepared.eval and recipe.eval.enabled:
         warnings.append("there are no held-out rows: no scores before and after")
     return warnings

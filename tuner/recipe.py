@@ -8,7 +8,9 @@ key, the nearest one that exists.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Discriminator, Field, Tag
 from pydantic.fields import FieldInfo
@@ -31,8 +33,8 @@ from tuner.fields import (
     Words,
 )
 from tuner.methods import METHODS
-from tuner.methods.full import FullOptions, LastLayerOptions, StagedOptions
-from tuner.methods.lora import DoraOptions, LoraOptions, RsloraOptions
+from tuner.methods.lora import LoraOptions
+from tuner.methods.options import MethodOptions
 
 
 class ModelSection(Section):
@@ -52,6 +54,10 @@ class ModelSection(Section):
         Literal["none", "nf4", "int8"],
         Field(description="load the base quantized (bitsandbytes)"),
     ] = "none"
+    task: Annotated[
+        Literal["auto", "generation", "classification"],
+        Field(description="write text, or tell classes; auto: what the base is made for"),
+    ] = "auto"
     trust_remote_code: Annotated[
         Flag, Field(description="run Python code that comes with the model")
     ] = False
@@ -174,15 +180,13 @@ def _method_tag(value: Any) -> str:
     return str(name)
 
 
-MethodSection = Annotated[
-    Annotated[LoraOptions, Tag("lora")]
-    | Annotated[RsloraOptions, Tag("rslora")]
-    | Annotated[DoraOptions, Tag("dora")]
-    | Annotated[FullOptions, Tag("full")]
-    | Annotated[LastLayerOptions, Tag("last_layer")]
-    | Annotated[StagedOptions, Tag("staged")],
-    Discriminator(_method_tag),
-]
+if TYPE_CHECKING:
+    MethodSection = MethodOptions
+else:
+    MethodSection = Annotated[
+        reduce(or_, (Annotated[row.options, Tag(row.name)] for row in METHODS.values())),
+        Discriminator(_method_tag),
+    ]
 
 
 class Recipe(Section):

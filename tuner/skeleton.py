@@ -1,4 +1,4 @@
-"""The linear layers and parameter counts of a base, without loading its weights.
+"""The layers and parameter counts of a base, without loading its weights.
 
 Read from the safetensors headers for families whose stored names are their module names; built on
 torch's meta device from config.json for all others.
@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from tuner.base import Base
 from tuner.errors import ModelError, first_line
-from tuner.methods import full, lora
+from tuner.heads import HEADS, is_new, new_modules
+from tuner.methods import Method, full, lora
 from tuner.methods.full import StagedOptions
 from tuner.methods.lora import LoraOptions
-from tuner.recipe import Recipe
+from tuner.methods.options import Setting
+from tuner.methods.targets import ends
 
 # Their stored tensor names are the names of the modules, and every stored matrix outside embedding
 # and head is a linear layer. GPT-2 stores its matrices (inputs, outputs), the others transposed.
@@ -26,40 +29,80 @@ _NOT_LINEAR = ("embed_tokens.", "lm_head.", "wte.", "wpe.")
 
 @dataclass(frozen=True)
 class Skeleton:
-    """Linear layers as name -> (inputs, outputs), and every parameter as name -> size."""
+    """What a base is made of.
+
+    Attributes:
+        linears: linear layers but the head, as name -> (inputs, outputs).
+        norms: names of the normalisation layers.
+        sizes: every parameter as name -> size.
+        experts: parameters that hold the fused weights of a mixture of experts.
+        tied: whether the head is the embedding matrix.
+        new_modules: parts of the head that the base has no weights for.
+    """
 
     linears: dict[str, tuple[int, int]]
+    norms: list[str]
     sizes: dict[str, int]
+    experts: list[str]
     tied: bool
+    new_modules: tuple[str, ...] = ()
 
     @cached_property
     def total(self) -> int:
         """Parameters of the base, tied matrices once."""
         return sum(self.sizes.values())
 
-    def trainable(self, recipe: Recipe, chosen: list[str]) -> int:
-        """Parameters that a recipe trains at most at one time, exactly."""
-        method = recipe.method
-        if isinstance(method, LoraOptions):
-            return sum(lora.parameters(method, self.linears[name]) for name in chosen)
-        if isinstance(method, StagedOptions):
-            return max(self._weights(stage.train) for stage in method.stages)
-        return self._weights("all" if method.name == "full" else "last_layer")
-
-    def _weights(self, which: str) -> int:
+    def weights(self, which: str) -> int:
+        """Parameters of the base that are trained with `which` = all or last_layer."""
         if which == "all":
             return self.total
         return sum(self.sizes[name] for name in full.last_layer(self.sizes, self.tied))
 
 
-def read(base: Base) -> Skeleton:
+def read(base: Base, head: str) -> Skeleton:
     """The skeleton of a base.
 
+    Args:
+        base: the base.
+        head: what it is loaded with, by `heads.HEADS`.
+
     Raises:
-        ModelError: config.json names no causal language model that transformers knows.
+        ModelError: config.json names no such model that transformers knows.
     """
-    shapes = base.shapes() if base.config.get("model_type") in _PLAIN_FAMILIES else {}
-    return _from_shapes(base, shapes) if shapes else _from_config(base)
+    plain = head == "language" and base.config.get("model_type") in _PLAIN_FAMILIES
+    shapes = base.shapes() if plain else {}
+    return _from_shapes(base, shapes) if shapes else _from_model(empty(base, head), base)
+
+
+def trainable(base: Base, head: str, bones: Skeleton, method: Method, setting: Setting) -> int:
+    """Parameters that a method trains at most at one time, exactly.
+
+    LoRA is counted by its formula; any other adapter is built on a model without weights.
+    """
+    options = setting.options
+    if isinstance(options, StagedOptions):
+        return max(bones.weights(stage.train) for stage in options.stages)
+    if method.config is None:
+        return bones.weights("last_layer" if method.name == "last_layer" else "all")
+    if (
+        isinstance(options, LoraOptions)
+        and head == "language"
+        and not (options.modules_to_save or options.experts)
+    ):
+        return sum(lora.parameters(options, name, bones.linears[name]) for name in setting.targets)
+    import peft
+
+    model = empty(base, head)
+    try:
+        config = setting.with_head(method.config(setting))
+        wrapped: Any = peft.get_peft_model(model, config)
+    except (ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(
+            f"method.name: {method.name} cannot be put on this base",
+            f"{base.name}: {first_line(error)}",
+            "choose another method, or other modules",
+        ) from error
+    return sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
 
 
 def _tied(base: Base) -> bool:
@@ -79,25 +122,33 @@ def _from_shapes(base: Base, shapes: dict[str, tuple[int, ...]]) -> Skeleton:
         for name, shape in shapes.items()
         if not (tied and name.startswith("lm_head.")) and not name.endswith(_BUFFERS)
     }
-    linears = {}
+    linears, norms = {}, []
     for name, shape in kept.items():
-        if len(shape) == 2 and name.endswith(".weight"):
-            module = name.removesuffix(".weight")
-            if not (module + ".").endswith(_NOT_LINEAR):
-                linears[module] = shape if transposed else (shape[1], shape[0])
-    return Skeleton(linears, {name: math.prod(shape) for name, shape in kept.items()}, tied)
+        if not name.endswith(".weight"):
+            continue
+        module = name.removesuffix(".weight")
+        if len(shape) == 1:
+            norms.append(module)
+        elif len(shape) == 2 and not (module + ".").endswith(_NOT_LINEAR):
+            linears[module] = shape if transposed else (shape[1], shape[0])
+    sizes = {name: math.prod(shape) for name, shape in kept.items()}
+    return Skeleton(linears, norms, sizes, [], tied)
 
 
-def _from_config(base: Base) -> Skeleton:
+def empty(base: Base, head: str) -> Any:
+    """The base as transformers builds it from config.json, on torch's meta device.
+
+    Raises:
+        ModelError: config.json names no such model that transformers knows.
+    """
     import torch
+    import transformers
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.pytorch_utils import Conv1D
 
     try:
-        config = AutoConfig.from_pretrained(base.folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(base.folder, local_files_only=True)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            return getattr(transformers, HEADS[head].auto_class).from_config(config)
     except (
         ValueError,
         KeyError,
@@ -108,18 +159,31 @@ def _from_config(base: Base) -> Skeleton:
         StrictDataclassError,
     ) as error:
         raise ModelError(
-            f"the base model '{base.name}' is no causal language model that transformers knows",
+            f"the base model '{base.name}' is no {HEADS[head].noun} that transformers knows",
             f"{base.folder / 'config.json'}: {first_line(error)}",
-            "use a decoder-only base such as Llama, Qwen, Mistral or GPT-2",
+            HEADS[head].advice,
         ) from error
-    head = model.get_output_embeddings()
-    linears = {}
+
+
+def _from_model(model: Any, base: Base) -> Skeleton:
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    output = model.get_output_embeddings()
+    linears: dict[str, tuple[int, int]] = {}
+    norms: list[str] = []
     for name, module in model.named_modules():
-        if module is head:
+        if module is output or is_new(name):
             continue
+        weight = getattr(module, "weight", None)
         if isinstance(module, torch.nn.Linear):
             linears[name] = (module.in_features, module.out_features)
         elif isinstance(module, Conv1D):
             linears[name] = (module.nx, module.nf)
+        elif isinstance(weight, torch.nn.Parameter) and weight.ndim == 1:
+            norms.append(name)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    return Skeleton(linears, sizes, bool(getattr(config, "tie_word_embeddings", False)))
+    experts = [name for name in sizes if ends(name, lora.EXPERTS)]
+    stored = base.shapes()
+    new = new_modules(name for name in sizes if name not in stored)
+    return Skeleton(linears, norms, sizes, experts, _tied(base), new)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 
-from tuner import checkpoint
+from tuner import adapters, checkpoint
 from tuner.errors import IntegrityError, ResourceError, TrainingError
 from tuner.methods import full, lora
 from tuner.methods.lora import LoraOptions
@@ -52,7 +52,7 @@ def start(plan: Plan, base: Any) -> Trained:
         # In bfloat16 most updates of a weight would round to nothing; autocast computes in it.
         base.float()
     torch.manual_seed(plan.recipe.run.seed)
-    model = plan.method.build(base, plan, plan.prepared.train)
+    model = adapters.build(base, plan, plan.prepared.train)
     model.config.use_cache = False
     if plan.gradient_checkpointing:
         model.enable_input_require_grads()
@@ -100,7 +100,7 @@ def train(
     done = resumed.step if resumed else 0
     for number, stage in enumerate(plan.stages):
         _set_stage(plan, trained.model, stage)
-        watch.parameters = _trainable(trained.model)
+        watch.follow(trained.model, _trainable(trained.model))
         in_stage = resumed is not None and resumed.state["stage"] == number
         if done >= stage.stop:
             if resumed is not None and in_stage:
@@ -112,6 +112,7 @@ def train(
         if resumed is not None and in_stage:
             checkpoint.restore(resumed, dict(watch.parameters), *optimizers)
             watch.resume(resumed.state["window"])
+            adapters.restore(trained.model, plan, resumed.state["method"])
         first = max(done, stage.start)
         with stop.deferred(), _memory(plan):
             TASKS[plan.task](plan, trained.model, stage, first, watch, optimizers).train()

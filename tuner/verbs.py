@@ -30,6 +30,8 @@ VERBS: dict[str, Verb] = {
     row.name: row
     for row in (
         Verb("lora", "sft", "lora", "Fine-tune with low-rank updates (LoRA, rsLoRA, DoRA)."),
+        Verb("prefix", "sft", "prefix", "Learn keys and values before every row, in every layer."),
+        Verb("ptuning", "sft", "ptuning", "Learn embeddings before every row."),
         Verb("sft", "sft", None, "Fine-tune on examples with the method that the recipe names."),
     )
 }

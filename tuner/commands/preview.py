@@ -13,7 +13,7 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
     """Render the first training rows through the base's tokenizer and chat template."""
     loaded = recipe_load.load(Path(recipe), overrides, None)
     found = base.resolve(loaded.recipe.model, loaded.folder, console.note)
-    tokenizer = base.load_tokenizer(found.folder, loaded.recipe.model.trust_remote_code)
+    tokenizer = base.load_tokenizer(found, loaded.recipe.model.trust_remote_code)
     shown = data.preview(
         loaded.recipe.data,
         tokenizer,

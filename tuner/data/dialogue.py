@@ -35,6 +35,7 @@ class Dialogue:
     """What a row says, before any chat template. Has messages or segments, never both.
 
     `answer` is the last answer; of a cloze it is the label, whose word stands in the segments.
+    `source` is the number of the data set that the row comes from.
     """
 
     row: str
@@ -44,6 +45,7 @@ class Dialogue:
     answer: str = ""
     words: Mapping[str, str] = field(default_factory=dict)
     cut_characters: int = 0
+    source: int = 0
 
     def with_answer(self, answer: str) -> Dialogue:
         """The same row with another last answer."""

@@ -25,13 +25,29 @@ class Example:
 
     Args:
         row: file name and line, for messages.
-        input_ids: token ids.
+        input_ids: token ids; of an encoder-decoder or a classifier, what it reads.
         supervised: token i is a target of the loss where True; position 0 never is.
+        target: token ids that an encoder-decoder writes.
+        label: class of the text, for a classifier.
+        task: which of the recipe's data sets it comes from.
     """
 
     row: str
     input_ids: list[int]
     supervised: list[bool]
+    target: tuple[int, ...] = ()
+    label: int | None = None
+    task: int = 0
+
+    @property
+    def num_targets(self) -> int:
+        """Terms of the loss."""
+        return sum(self.supervised) + len(self.target) + (self.label is not None)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the model reads and writes."""
+        return len(self.input_ids) + len(self.target)
 
 
 @dataclass
@@ -63,6 +79,8 @@ class ExampleMaker:
         tokenizer: Any,
         max_length: int,
         stop_ids: Collection[int],
+        head: str = "language",
+        labels: Sequence[str] = (),
     ) -> None:
         if tokenizer.eos_token_id is None:
             raise ModelError(
@@ -79,12 +97,23 @@ class ExampleMaker:
         self.train = Tally()
         self.eval = Tally()
         self._separator = template.separator
+        self.head = head
+        self._labels = list(labels)
         self._chat: ChatTemplate | None = None
         self._finder: SpanFinder | None = None
-        if not template.raw and data.render != "raw":
+        if head != "language" and data.render == "chat":
+            raise RecipeError(
+                "data.render: chat, and the model does not continue a chat",
+                "an encoder-decoder or a classifier reads the prompt as plain text",
+                "leave out data.render",
+            )
+        if not template.raw and data.render != "raw" and head == "language":
             self._chat = ChatTemplate(tokenizer, stop_ids)
             self._finder = SpanFinder(self._chat)
         self._encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template)
+        # What the tokenizer puts behind a plain text: [SEP], </s>.
+        ids = tokenizer("a")["input_ids"]
+        self._suffix = ids[max(1, len(ids) - _closing(tokenizer, ids)) :]
 
     @property
     def chat_template(self) -> str | None:
@@ -113,12 +142,14 @@ class ExampleMaker:
         rendered: list[Rendered] = []
         for dialogue in dialogues:
             try:
+                if self.head == "classes" and dialogue.answer.strip() not in self._labels:
+                    raise BadRow("its answer is none of the labels")
                 rendered += self.render(dialogue)
             except BadRow as problem:
                 problems.add(dialogue.row, str(problem))
         pairs: list[Pair] = []
         bad: dict[str, None] = {}
-        encoded = self._encoder.encode(rendered, prompts)
+        encoded = self._encoder.encode(rendered, prompts or self.head != "language")
         for example, result in zip(rendered, encoded, strict=True):
             if not isinstance(result, BadRow):
                 pairs.append((example, result))
@@ -135,28 +166,46 @@ class ExampleMaker:
         except BadRow:
             return None
         examples = []
-        for result in self._encoder.encode(texts):
+        encoded = self._encoder.encode(texts, self.head != "language")
+        for text, result in zip(texts, encoded, strict=True):
             if isinstance(result, BadRow) or len(result.ids) > self.max_length:
                 return None
-            examples.append(Example(pair.dialogue.row, result.ids, result.supervised))
+            examples.append(self._example(text, result))
         return examples
+
+    def _example(self, rendered: Rendered, encoded: Encoded) -> Example:
+        """The example, cut to `max_length`; the parts that its head reads and writes."""
+        row, task, most = rendered.dialogue.row, rendered.dialogue.source, self.max_length
+        if self.head == "language":
+            return Example(row, encoded.ids[:most], encoded.supervised[:most], task=task)
+        ids = encoded.prompt_ids[: most - len(self._suffix)] + self._suffix
+        nothing = [False] * len(ids)
+        if self.head == "classes":
+            label = self._labels.index(rendered.dialogue.answer.strip())
+            return Example(row, ids, nothing, label=label, task=task)
+        wanted = [n for n, learned in zip(encoded.ids, encoded.supervised, strict=True) if learned]
+        return Example(row, ids, nothing, target=tuple(wanted[:most]), task=task)
 
     def cut(self, pairs: Sequence[Pair], tally: Tally) -> list[tuple[Pair, Example]]:
         """Truncate to `max_length`; examples without a supervised token left are dropped."""
         kept = []
         for example, encoded in pairs:
             row = example.dialogue.row
-            ids, supervised = encoded.ids[: self.max_length], encoded.supervised[: self.max_length]
-            here, total = sum(supervised), sum(encoded.supervised)
-            tally.supervised_cut += total - here
-            if here:
-                tally.supervised_cut += _unread(example, encoded)
+            made = self._example(example, encoded)
+            here, total = made.num_targets, sum(encoded.supervised)
+            if self.head != "classes":
+                tally.supervised_cut += total - here
+                if here:
+                    tally.supervised_cut += _unread(example, encoded)
             tally.foreign += encoded.foreign
-            if len(ids) < len(encoded.ids) or example.dialogue.cut_characters:
+            whole = len(encoded.ids)
+            if self.head != "language":
+                whole = len(encoded.prompt_ids) + len(self._suffix) + len(made.target)
+            if made.num_tokens < whole or example.dialogue.cut_characters:
                 tally.truncated.add(row)
             if here:
                 tally.supervised_kept += here
-                kept.append(((example, encoded), Example(row, ids, supervised)))
+                kept.append(((example, encoded), made))
             else:
                 tally.dropped.add(row)
         return kept
@@ -176,6 +225,16 @@ class ExampleMaker:
                 f"at data.max_length {self.max_length}, e.g. {min(self.train.dropped)}",
                 f"set data.max_length: {longest} (the longest row), or shorten the prompts",
             )
+
+
+def _closing(tokenizer: Any, ids: list[int]) -> int:
+    """How many special tokens end a plain text by the tokenizer's own rules."""
+    count = 0
+    for token in reversed(ids):
+        if token not in tokenizer.all_special_ids:
+            break
+        count += 1
+    return count
 
 
 def _unread(example: Rendered, encoded: Encoded) -> int:

@@ -6,6 +6,7 @@ The order is a pure function of seed and epoch: nothing about it has to be saved
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,6 +82,66 @@ class Stream:
         """The rows of the `number`-th optimizer step of this stream, from 0."""
         first = number * self.batch_size
         return [self.examples[place] for place in self.places[first : first + self.batch_size]]
+
+
+@dataclass(frozen=True)
+class Collator:
+    """How the rows of a micro-batch become tensors.
+
+    Attributes:
+        packing: one sequence without padding, or rows padded on the right.
+        head: what the rows are for: language, sequence or classes.
+        pad_id: fills padded rows.
+        start_id: what an encoder-decoder begins to write with.
+        tasks: add `task_ids` (rows,), the data set of each row.
+    """
+
+    packing: bool = False
+    head: str = "language"
+    pad_id: int = 0
+    start_id: int = 0
+    tasks: bool = False
+
+    def __call__(self, rows: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """The tensors of a micro-batch; `labels` stand behind one ignored column, because
+        transformers counts labels from the second on."""
+        import torch
+
+        if self.packing:
+            batch = collate_packed(rows)
+        elif self.head == "language":
+            batch = collate_padded(rows, self.pad_id)
+        else:
+            batch = self._read(rows)
+        if self.tasks:
+            batch["task_ids"] = torch.tensor([row.task for row in rows])
+        return batch
+
+    def _read(self, rows: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """What is read: input_ids and attention_mask (rows, tokens); and what is wanted: the class
+        in labels (rows, 2), or decoder_input_ids (rows, written) and labels (rows, 1 + written)."""
+        import torch
+
+        ids = _padded([row.input_ids for row in rows], self.pad_id)
+        mask = _padded([[1] * len(row.input_ids) for row in rows], 0)
+        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        if self.head == "classes":
+            classes = [[IGNORED, IGNORED if row.label is None else row.label] for row in rows]
+            return {**batch, "labels": torch.tensor(classes)}
+        written = [[self.start_id, *row.target[:-1]] for row in rows]
+        wanted = _padded([[IGNORED, *row.target] for row in rows], IGNORED)
+        return {
+            **batch,
+            "decoder_input_ids": torch.from_numpy(_padded(written, self.pad_id)),
+            "labels": torch.from_numpy(wanted),
+        }
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
+    result = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
+    for number, row in enumerate(rows):
+        result[number, : len(row)] = row
+    return result
 
 
 def collate_packed(rows: Sequence[Example]) -> dict[str, torch.Tensor]:

@@ -32,7 +32,7 @@ class EvalRow:
         prompt_text: the prompt as a reader wants to see it.
         reference: the answer.
         options: one example per label with the same prompt; empty if the answer is no label.
-        gold: index of the answer in `options`.
+        gold: index of the answer in `options`, or the class.
     """
 
     example: Example
@@ -73,6 +73,7 @@ def prepare(
     seed: int,
     context_length: int,
     stop_ids: Collection[int] = (),
+    head: str = "language",
 ) -> Prepared:
     """Read, render, check, split, tokenize and truncate the data of a recipe.
 
@@ -83,6 +84,7 @@ def prepare(
         seed: chooses the held-out rows.
         context_length: tokens that the model can take.
         stop_ids: further token ids that end an answer, next to the tokenizer's eos.
+        head: what the examples are for: language, sequence or classes.
 
     Raises:
         DataError: the rows cannot be read, do not fit the template, or leave nothing to train on.
@@ -93,11 +95,17 @@ def prepare(
     max_length = _max_length(data, context_length)
     rows = gather(data, folder, seed, max_length)
     labels = _labels(data, rows.fit.template)
-    maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids)
+    if head == "classes" and not labels:
+        raise RecipeError(
+            "model.task: classification needs to know the classes",
+            "data.labels is empty, and the template names none",
+            "set data.labels to all the answers there are",
+        )
+    maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids, head, labels)
     train = _train(rows, maker)
     evals = _eval(rows, maker, labels, tokenizer)
     report = report_of(rows, maker, train, [row.example for row in evals])
-    if labels:
+    if labels and head != "classes":
         without = sum(row.gold is None for row in evals)
         report["eval_rows_without_label"] = without
         if without:
@@ -188,7 +196,7 @@ def _eval(rows: Rows, maker: ExampleMaker, labels: Sequence[str], tokenizer: Any
             f"at data.max_length {maker.max_length} no held-out row keeps any of its answer",
             "set a larger data.max_length, or data.eval: 0",
         )
-    if rows.fit.template.text is not None:
+    if rows.fit.template.text is not None and maker.head == "language":
         return [_continuation(example, tokenizer) for _, example in kept]
     return [_eval_row(pair, example, maker, labels) for pair, example in kept]
 
@@ -196,10 +204,13 @@ def _eval(rows: Rows, maker: ExampleMaker, labels: Sequence[str], tokenizer: Any
 def _eval_row(pair: Pair, example: Example, maker: ExampleMaker, labels: Sequence[str]) -> EvalRow:
     rendered, encoded = pair
     answer = rendered.dialogue.answer.strip()
+    if example.label is not None:
+        text = _prompt_text(rendered)
+        return EvalRow(example, example.input_ids, text, answer, [], example.label)
     options = maker.options(rendered, labels) if answer in labels else None
     return EvalRow(
         example,
-        encoded.prompt_ids,
+        example.input_ids if example.target else encoded.prompt_ids,
         _prompt_text(rendered),
         rendered.reference,
         options or [],

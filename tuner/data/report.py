@@ -40,8 +40,8 @@ def report_of(
         "examples_train": len(train),
         "skipped": [{"row": row, "reason": reason} for row, reason in rows.bad.found],
         "max_length": maker.max_length,
-        "tokens": sum(len(example.input_ids) for example in train),
-        "longest": max(len(example.input_ids) for example in train),
+        "tokens": sum(example.num_tokens for example in train),
+        "longest": max(example.num_tokens for example in train),
         "template": rows.fit.template.name,
         "template_origin": rows.fit.origin,
         "chat_template_origin": maker.chat_template_origin,
@@ -84,4 +84,7 @@ def tokens_sha256(examples: Iterable[Example]) -> str:
     for example in examples:
         digest.update(array("q", [len(example.input_ids), *example.input_ids]).tobytes())
         digest.update(bytes(example.supervised))
+        if example.target or example.label is not None or example.task:
+            further = [example.task, -1 if example.label is None else example.label]
+            digest.update(array("q", [*further, *example.target]).tobytes())
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ def gather(data: DataSection, folder: Path, seed: int, max_length: int) -> Rows:
     columns = _columns(rows + held)
     fit = choose(data, columns, folder)
     renderer = RowRenderer(fit)
-    train, blank = _dialogues(rows, renderer, problems)
-    held_dialogues, blank_held = _dialogues(held, renderer, problems)
+    train, blank = _dialogues(rows, renderer, problems, train_files)
+    held_dialogues, blank_held = _dialogues(held, renderer, problems, eval_files)
     problems.stop_if_too_many()
     if not train:
         raise _empty("train", train_files, bad, blank)
@@ -72,7 +72,7 @@ def gather(data: DataSection, folder: Path, seed: int, max_length: int) -> Rows:
 
 
 def _dialogues(
-    rows: Iterable[load.Row], renderer: RowRenderer, problems: Problems
+    rows: Iterable[load.Row], renderer: RowRenderer, problems: Problems, files: list[Path]
 ) -> tuple[list[Dialogue], int]:
     """The rows' dialogues and how many raw texts were blank."""
     dialogues = []
@@ -87,7 +87,7 @@ def _dialogues(
         except BadRow as problem:
             problems.add(row.id, str(problem))
         else:
-            dialogues.append(dialogue)
+            dialogues.append(replace(dialogue, source=files.index(row.path)))
     return dialogues, blank
 
 

@@ -25,8 +25,11 @@ def answer(
 ) -> list[str]:
     """Greedy answers, at most `eval.max_new_tokens` long, in the order of the rows.
 
-    Prompts of a batch are padded on the left; an answer ends at the first stop token.
+    Prompts of a batch are padded on the left; an answer ends at the first stop token. A classifier
+    answers with the likeliest label.
     """
+    if plan.head.name == "classes":
+        return _classes(plan, model, rows, tick)
     answers: list[str] = []
     for first in range(0, len(rows), ROWS_PER_BATCH):
         answers += _batch(plan, model, rows[first : first + ROWS_PER_BATCH])
@@ -42,6 +45,9 @@ def _batch(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[str]:
     for number, row in enumerate(rows):
         ids[number, longest - len(row.prompt_ids) :] = torch.tensor(row.prompt_ids)
         mask[number, longest - len(row.prompt_ids) :] = 1
+    further = {}
+    if plan.collate.tasks:
+        further["task_ids"] = torch.tensor([row.example.task for row in rows], device=model.device)
     stops = sorted({tokenizer.eos_token_id, *plan.stop_ids})
     generated = model.generate(
         input_ids=ids.to(model.device),
@@ -53,8 +59,23 @@ def _batch(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[str]:
         top_k=None,
         eos_token_id=stops,
         pad_token_id=tokenizer.pad_token_id,
+        **further,
     )
-    return [_text(tokenizer, tail.tolist(), stops) for tail in generated[:, longest:]]
+    first = 1 if plan.head.name == "sequence" else longest
+    return [_text(tokenizer, tail.tolist(), stops) for tail in generated[:, first:]]
+
+
+def _classes(
+    plan: Plan, model: Any, rows: Sequence[EvalRow], tick: Callable[[int, int], None]
+) -> list[str]:
+    answers: list[str] = []
+    for first in range(0, len(rows), ROWS_PER_BATCH):
+        batch = plan.collate([row.example for row in rows[first : first + ROWS_PER_BATCH]])
+        del batch["labels"]
+        logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
+        answers += [plan.prepared.labels[choice] for choice in logits.argmax(dim=-1).tolist()]
+        tick(len(answers), len(rows))
+    return answers
 
 
 def _text(tokenizer: Any, ids: list[int], stops: Sequence[int]) -> str:

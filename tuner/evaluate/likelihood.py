@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from tuner.data.pack import IGNORED, collate_packed, collate_padded
+from tuner.data.pack import IGNORED
 
 if TYPE_CHECKING:
     from tuner.data.prepare import EvalRow, Example
@@ -89,7 +89,7 @@ def observe(
             if not labelled:
                 observed = _plain(plan, model, chosen)
             elif together:
-                observed = _in_trees(model, chosen, [trees[n] for n in batch])
+                observed = _in_trees(plan, model, chosen, [trees[n] for n in batch])
             else:
                 observed = [_one_by_one(plan, model, row) for row in chosen]
             result.update(zip(batch, observed, strict=True))
@@ -114,9 +114,14 @@ def _batches(
 
 def _plain(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[Observation]:
     examples = [row.example for row in rows]
-    batch = collate_packed(examples) if plan.packing else collate_padded(examples)
+    batch = plan.collate(examples)
     labels = batch.pop("labels")[:, 1:]
-    logits = model(**{k: v.to(model.device) for k, v in batch.items()}, use_cache=False).logits
+    logits = model(**{k: v.to(model.device) for k, v in batch.items()}).logits
+    if logits.ndim == 2:
+        chosen = logits.argmax(dim=-1).tolist()
+        logits = logits[:, None]
+    else:
+        chosen = [None] * len(examples)
     loss, right = _token_scores(logits, labels.to(model.device))
     if plan.packing:
         counts = [_targets(example) for example in examples]
@@ -125,13 +130,13 @@ def _plain(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[Observation]
     else:
         losses, rights = list(loss.sum(dim=1)), list(right.sum(dim=1))
     return [
-        Observation(row, float(a), _targets(row.example), int(b))
-        for row, a, b in zip(rows, losses, rights, strict=True)
+        Observation(row, float(a), _targets(row.example), int(b), choice)
+        for row, a, b, choice in zip(rows, losses, rights, chosen, strict=True)
     ]
 
 
 def _targets(example: Example) -> int:
-    return sum(example.supervised[1:])
+    return example.num_targets
 
 
 def _token_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,7 +209,9 @@ def _shared_length(sequences: Sequence[Sequence[int]]) -> int:
     return length
 
 
-def _in_trees(model: Any, rows: Sequence[EvalRow], trees: Sequence[Tree]) -> list[Observation]:
+def _in_trees(
+    plan: Plan, model: Any, rows: Sequence[EvalRow], trees: Sequence[Tree]
+) -> list[Observation]:
     """Score every label of several rows in one forward pass, each prompt computed once."""
     device = model.device
     starts = list(accumulate((len(tree.ids) for tree in trees), initial=0))
@@ -215,6 +222,9 @@ def _in_trees(model: Any, rows: Sequence[EvalRow], trees: Sequence[Tree]) -> lis
         for place in label
     ]
     labels = torch.tensor([t for tree in trees for label in tree.targets for t in label])
+    further = {}
+    if plan.collate.tasks:
+        further["task_ids"] = torch.tensor([row.example.task for row in rows], device=device)
     logits = model(
         input_ids=torch.tensor([[token for tree in trees for token in tree.ids]], device=device),
         position_ids=torch.tensor([[p for tree in trees for p in tree.positions()]], device=device),
@@ -222,6 +232,7 @@ def _in_trees(model: Any, rows: Sequence[EvalRow], trees: Sequence[Tree]) -> lis
         row_masks=[tree.mask().to(device) for tree in trees],
         logits_to_keep=torch.tensor(kept, device=device),
         use_cache=False,
+        **further,
     ).logits
     loss, right = _token_scores(logits, labels[None].to(device))
     counts = [len(label) for tree in trees for label in tree.targets]

@@ -92,7 +92,9 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
     return [_describe(plan.output / name) for name in formats]
 
 
-def _live(plan: Plan, trained: Trained, name: str, probes: list[list[int]]) -> list[torch.Tensor]:
+def _live(
+    plan: Plan, trained: Trained, name: str, probes: list[verify.Probe]
+) -> list[torch.Tensor]:
     reorders = _kin(plan, name).reorders
     double = reorders and plan.method.adapter and plan.dtype == "float32"
     return verify.logits(trained.model, probes, double)

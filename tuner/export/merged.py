@@ -31,7 +31,8 @@ def write(plan: Plan, trained: Trained, folder: Path) -> None:
             ) from error
         trained.model = model
     model.config._name_or_path = plan.base.name
-    model.generation_config.eos_token_id = _stops(plan)
+    if plan.head.name == "language":
+        model.generation_config.eos_token_id = _stops(plan)
     model.save_pretrained(folder)
     plan.tokenizer.save_pretrained(folder)
 

@@ -28,10 +28,23 @@ if TYPE_CHECKING:
     from tuner.plan import Plan
 
 
-def probe_rows(plan: Plan) -> list[list[int]]:
-    """Token ids of the first held-out rows, or of training rows where there are none."""
+Probe = dict[str, list[int]]
+
+
+def probe_rows(plan: Plan) -> list[Probe]:
+    """Inputs of the first held-out rows, or of training rows where there are none: token ids by
+    the name of the model's argument."""
     rows = [row.example for row in plan.prepared.eval] or list(plan.prepared.train)
-    return [list(row.input_ids[:PROBE_TOKENS]) for row in rows[:PROBE_ROWS]]
+    collate = plan.collate
+    probes = []
+    for row in rows[:PROBE_ROWS]:
+        probe = {"input_ids": list(row.input_ids[:PROBE_TOKENS])}
+        if row.target:
+            probe["decoder_input_ids"] = [collate.start_id, *row.target[: PROBE_TOKENS - 1]]
+        if collate.tasks:
+            probe["task_ids"] = [row.task]
+        probes.append(probe)
+    return probes
 
 
 def stored_dtype(plan: Plan) -> str:
@@ -40,24 +53,25 @@ def stored_dtype(plan: Plan) -> str:
 
 
 @torch.no_grad()
-def logits(model: Any, rows: Sequence[Sequence[int]], double: bool = False) -> list[torch.Tensor]:
-    """Logits (tokens, vocabulary) of each row run alone, on the CPU.
+def logits(model: Any, rows: Sequence[Probe], double: bool = False) -> list[torch.Tensor]:
+    """Logits (tokens, vocabulary) or (classes,) of each row run alone, on the CPU.
 
     Args:
         model: in evaluation mode.
-        rows: token ids.
+        rows: token ids by the name of the argument.
         double: compute in float64, and put the model back to float32, which loses nothing. Folding
             an adapter into the base changes the order of the sums; in float32 that alone moves the
             logits by more than a wrong weight would have to.
     """
-    experts = model.config._experts_implementation
+    experts = getattr(model.config, "_experts_implementation", None)
     if double:
         # The grouped matrix product of mixtures of experts has no float64.
-        model.set_experts_implementation("eager")
+        if experts:
+            model.set_experts_implementation("eager")
         model.double()
     try:
         results = [
-            model(input_ids=torch.tensor([list(row)], device=model.device), use_cache=False)
+            model(**{name: _row(name, ids, model.device) for name, ids in row.items()})
             .logits[0]
             .cpu()
             for row in rows
@@ -65,14 +79,21 @@ def logits(model: Any, rows: Sequence[Sequence[int]], double: bool = False) -> l
     finally:
         if double:
             model.float()
-            model.set_experts_implementation(experts)
+            if experts:
+                model.set_experts_implementation(experts)
     return [result if double else result.float() for result in results]
+
+
+def _row(name: str, ids: Sequence[int], device: Any) -> torch.Tensor:
+    """One row of a batch; `task_ids` have one number a row."""
+    tensor = torch.tensor(list(ids), device=device)
+    return tensor if name == "task_ids" else tensor[None]
 
 
 def fresh_differences(
     plan: Plan,
     folders: Mapping[str, Path],
-    rows: Sequence[Sequence[int]],
+    rows: Sequence[Probe],
     live: Mapping[str, Sequence[torch.Tensor]],
 ) -> dict[str, float]:
     """The largest difference of a logit between live model and reloaded artefact, per artefact.
@@ -88,7 +109,10 @@ def fresh_differences(
             "quantize": plan.recipe.model.quantize,
             "trust_remote_code": plan.recipe.model.trust_remote_code,
             "threads": torch.get_num_threads(),
-            "rows": [list(row) for row in rows],
+            "rows": list(rows),
+            "auto_class": plan.head.auto_class,
+            "labels": list(plan.prepared.labels) if plan.head.name == "classes" else [],
+            "pad_token_id": plan.tokenizer.pad_token_id,
             "artefacts": {name: str(folder) for name, folder in folders.items()},
             "double": [name for name in folders if live[name][0].dtype == torch.float64],
             "result": f"{scratch}/logits.safetensors",
@@ -127,9 +151,13 @@ def _difference(fresh: torch.Tensor, live: torch.Tensor) -> float:
 
 
 def _load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    import transformers
+    from transformers import BitsAndBytesConfig
 
+    from tuner.methods import bottleneck_peft  # noqa: F401  # makes peft know the method
     from tuner.model import without_cpu_packing
+
+    loader = getattr(transformers, job["auto_class"])
 
     arguments: dict[str, Any] = {
         "dtype": getattr(torch, job["dtype"]),
@@ -149,14 +177,18 @@ def _load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
     if kind == "adapter":
         from peft import PeftModel
 
-        base = AutoModelForCausalLM.from_pretrained(job["base"], **arguments)
+        if job["labels"]:
+            arguments["num_labels"] = len(job["labels"])
+        base = loader.from_pretrained(job["base"], **arguments)
         model = PeftModel.from_pretrained(base, folder)
         _refuse_other_keys(model, folder)
     else:
         arguments["output_loading_info"] = True
-        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **arguments)
+        loaded: Any = loader.from_pretrained(folder, **arguments)
         model, report = loaded
         _refuse_keys(report["missing_keys"], report["unexpected_keys"])
+    if job["labels"]:
+        model.config.pad_token_id = job["pad_token_id"]
     if job["quantize"] == "none":
         model = model.to(job["device"])
     return without_cpu_packing(model).eval()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from tuner.fields import AutoPositive, Count, Flag, Share, Words
-from tuner.methods.options import MethodOptions
+from tuner.fields import AutoPositive, Count, Counts, Flag, Positive, Share, Words
+from tuner.methods.options import Setting, TargetedOptions
 
 if TYPE_CHECKING:
     from tuner.data.prepare import Example
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 BASE_CHANGING_INITS = ("pissa", "olora")
 EVA_ROWS = 32
+# The fused weights of mixtures of experts, (experts, outputs, inputs), by the ends of their names.
+EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 
 
-class LoraOptions(MethodOptions):
+class LoraOptions(TargetedOptions):
     """Options of the LoRA family."""
 
     name: Literal["lora"] = "lora"
@@ -32,16 +34,26 @@ class LoraOptions(MethodOptions):
         AutoPositive, Field(description="scale of the update, divided by r; auto: 2 x r")
     ] = "auto"
     dropout: Annotated[Share, Field(description="dropout on the input of each adapter")] = 0.0
-    target_modules: Annotated[
-        Words, Field(description="module names to adapt, or all-linear, or one regular expression")
-    ] = ("all-linear",)
-    allow_partial_targets: Annotated[
-        Flag, Field(description="accept targets found in less than half of the layers")
-    ] = False
     init: Annotated[
         Literal["default", "pissa", "olora", "eva", "loftq"],
         Field(description="how the two factors start"),
     ] = "default"
+    layers: Annotated[
+        Counts, Field(description="numbers of the layers to adapt, from 0; empty: all")
+    ] = ()
+    rank_pattern: Annotated[
+        dict[str, Count],
+        Field(description="ranks of their own: {end of a module's name: rank}"),
+    ] = Field(default_factory=dict)
+    b_rate_ratio: Annotated[
+        Positive, Field(description="learning rate of B over that of A (LoRA+)")
+    ] = 1.0
+    experts: Annotated[
+        Flag, Field(description="also adapt the fused weights of a mixture of experts")
+    ] = False
+    modules_to_save: Annotated[
+        Words, Field(description="modules to train whole and to save beside the adapter")
+    ] = ()
 
 
 class RsloraOptions(LoraOptions):
@@ -61,65 +73,55 @@ class DoraOptions(LoraOptions):
     init: Annotated[Literal["default"], Field(description="how the two factors start")] = "default"
 
 
-def targets(options: LoraOptions, linears: Sequence[str]) -> list[str]:
-    """The names among `linears` that `target_modules` selects; peft's rules.
-
-    A name selects the modules that end with it; a single entry that is no module's ending is a
-    regular expression over the whole name.
-    """
-    import re
-
-    wanted = options.target_modules
-    if wanted == ("all-linear",):
-        return list(linears)
-    by_name = [
-        name
-        for name in linears
-        if any(name == entry or name.endswith("." + entry) for entry in wanted)
-    ]
-    if by_name or len(wanted) != 1:
-        return by_name
-    try:
-        return [name for name in linears if re.fullmatch(wanted[0], name)]
-    except re.error:
-        return []
+def alpha(options: LoraOptions) -> float:
+    """The scale: what the recipe says, else twice the rank."""
+    return 2.0 * options.r if options.alpha == "auto" else float(options.alpha)
 
 
-def parameters(options: LoraOptions, shape: tuple[int, int]) -> int:
+def rank(options: LoraOptions, name: str) -> int:
+    """The rank of one module: its own by `rank_pattern`, else `r`; the longest ending counts."""
+    own = [end for end in options.rank_pattern if name == end or name.endswith("." + end)]
+    return options.rank_pattern[max(own, key=len)] if own else options.r
+
+
+def parameters(options: LoraOptions, name: str, shape: tuple[int, int]) -> int:
     """Trained parameters on one linear layer of (inputs, outputs)."""
     inputs, outputs = shape
-    return options.r * (inputs + outputs) + (outputs if isinstance(options, DoraOptions) else 0)
+    magnitudes = outputs if isinstance(options, DoraOptions) else 0
+    return rank(options, name) * (inputs + outputs) + magnitudes
 
 
-def build(model: Any, plan: Plan, examples: Sequence[Example]) -> Any:
-    """Wrap `model` in a peft LoRA model; its base weights stay frozen.
-
-    Args:
-        model: the loaded base.
-        plan: says the modules, the rank, the start.
-        examples: training rows, for inits that look at the data (EVA).
-    """
+def config(setting: Setting) -> Any:
+    """peft's configuration; full module names, so that nothing else can match."""
     import peft
 
-    options: Any = plan.recipe.method
-    init: Any = True if options.init in ("default", "loftq") else options.init
-    config = peft.LoraConfig(
-        task_type=peft.TaskType.CAUSAL_LM,
+    options: Any = setting.options
+    own = {name: rank(options, name) for name in setting.targets}
+    return peft.LoraConfig(
+        task_type=setting.task_type,
         r=options.r,
-        lora_alpha=plan.lora_alpha,  # type: ignore[arg-type]  # peft takes any number
+        lora_alpha=alpha(options),  # type: ignore[arg-type]  # peft takes any number
         lora_dropout=options.dropout,
-        target_modules=list(plan.target_modules),
+        target_modules=list(setting.targets),
+        rank_pattern={name: value for name, value in own.items() if value != options.r},
+        target_parameters=list(EXPERTS) if options.experts else None,
+        modules_to_save=list(options.modules_to_save) or None,
         use_rslora=options.name == "rslora",
         use_dora=options.name == "dora",
-        init_lora_weights=init,
-        fan_in_fan_out=plan.base.config.get("model_type") == "gpt2",
+        init_lora_weights=True if options.init in ("default", "loftq") else options.init,
+        fan_in_fan_out=setting.transposed,
     )
-    wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=True)
+
+
+def start(model: Any, plan: Plan, examples: Sequence[Example]) -> None:
+    """The starts that look at the data (EVA) or at the quantized weights (LoftQ)."""
+    options: Any = plan.recipe.method
     if options.init == "eva":
-        _eva(wrapped, examples)
+        _eva(model, examples)
     if options.init == "loftq":
-        peft.replace_lora_weights_loftq(wrapped, model_path=str(plan.base.folder))
-    return wrapped
+        import peft
+
+        peft.replace_lora_weights_loftq(model, model_path=str(plan.base.folder))
 
 
 def _eva(model: Any, examples: Sequence[Example]) -> None:

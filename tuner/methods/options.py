@@ -1,9 +1,66 @@
-"""What every method's options share."""
+"""What every method's options share, and what its configuration is made from."""
 
-from tuner.fields import Section
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from tuner.fields import Flag, Section, Words
 
 
 class MethodOptions(Section):
     """Base of the recipe's `method` section; each method adds its own keys."""
 
     name: str
+
+
+class TargetedOptions(MethodOptions):
+    """Options of a method that changes named modules of the base."""
+
+    target_modules: Annotated[
+        Words, Field(description="module names to adapt, or all-linear, or one regular expression")
+    ] = ("all-linear",)
+    allow_partial_targets: Annotated[
+        Flag, Field(description="accept targets found in less than half of the layers")
+    ] = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method's peft configuration is made from; known before any weight is loaded.
+
+    Attributes:
+        options: the recipe's `method` section.
+        config: the base's config.json.
+        task_type: peft's name of the task, such as CAUSAL_LM.
+        targets: full names of the modules to adapt.
+        steps: optimizer steps of the run.
+        tasks: data sets that are learned together.
+        new_modules: parts of a new head, trained and saved beside the adapter.
+        decoder: whether the base is a decoder.
+        token_ids: of `method.tokens`, where the method has them.
+    """
+
+    options: Any
+    config: Mapping[str, Any]
+    task_type: str
+    targets: tuple[str, ...] = ()
+    steps: int = 1
+    tasks: int = 1
+    token_ids: tuple[int, ...] = ()
+    new_modules: tuple[str, ...] = ()
+    decoder: bool = True
+
+    def with_head(self, config: Any) -> Any:
+        """peft's configuration, with the new head among the modules that are saved."""
+        if self.new_modules:
+            config.modules_to_save = [*(config.modules_to_save or ()), *self.new_modules]
+        return config
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the base stores its matrices (inputs, outputs), as GPT-2 does."""
+        return self.config.get("model_type") == "gpt2"

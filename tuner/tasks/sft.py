@@ -6,7 +6,6 @@ that already stand where they should: so a resumed run takes the same road as on
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from tuner import hatch
-from tuner.data.pack import IGNORED, Stream, collate_packed, collate_padded
+from tuner.data.pack import IGNORED, Stream
 from tuner.methods.full import StagedOptions
 
 if TYPE_CHECKING:
@@ -49,13 +48,23 @@ def optimizer_and_schedule(
 ) -> tuple[torch.optim.Optimizer, Any]:
     """AdamW over the trained tensors, and the stage's schedule at its first step.
 
-    Weight decay spares vectors (norms and biases), as transformers does.
+    Weight decay spares vectors (norms and biases), as transformers does. With a `b_rate_ratio` the
+    factors B of a LoRA have a rate of their own (LoRA+, Hayou et al. 2024).
     """
     train = plan.recipe.train
-    groups = [
-        {"params": [p for _, p in parameters if p.ndim > 1], "weight_decay": train.weight_decay},
-        {"params": [p for _, p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    ratio = getattr(plan.recipe.method, "b_rate_ratio", 1.0)
+    groups = []
+    for faster in (False, True):
+        members = [p for name, p in parameters if ("lora_B" in name and ratio != 1.0) == faster]
+        rate = stage.learning_rate * (ratio if faster else 1.0)
+        groups += [
+            {
+                "params": [p for p in members if p.ndim > 1],
+                "weight_decay": train.weight_decay,
+                "lr": rate,
+            },
+            {"params": [p for p in members if p.ndim <= 1], "weight_decay": 0.0, "lr": rate},
+        ]
     further = hatch.read(train.trl)
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
@@ -131,15 +140,12 @@ def trainer(
         batch,
         grouped=not plan.packing,
     )
-    collate: Any = collate_packed
-    if not plan.packing:
-        collate = functools.partial(collate_padded, pad_id=plan.tokenizer.pad_token_id)
     watch.begin(stage, first, stream, order.start)
     built = Trainer(
         model=model,
         args=arguments(plan, stage.stop - first),
         train_dataset=stream,
-        data_collator=collate,
+        data_collator=plan.collate,
         compute_loss_func=watch.loss(token_loss),
         callbacks=[watch],
         optimizers=optimizers,

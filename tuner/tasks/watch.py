@@ -6,6 +6,7 @@ checkpoint holds no generator state and a resumed step draws what the uninterrup
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tuner import checkpoint
+from tuner import adapters, checkpoint
 from tuner.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -48,8 +49,16 @@ class Watch(TrainerCallback):
         self.folder = folder
         self.stop = stop
         self.progress = progress
+        self.model: Any = None
         self.parameters: list[tuple[str, torch.nn.Parameter]] = []
+        self.penalty: Callable[[], torch.Tensor] | None = None
         self.window: dict[str, float] = _empty_window()
+
+    def follow(self, model: Any, parameters: list[tuple[str, torch.nn.Parameter]]) -> None:
+        """The live model, and what is trained of it from now on."""
+        self.model = model
+        self.parameters = parameters
+        self.penalty = adapters.penalty(model, self.plan)
 
     def begin(self, stage: Stage, first: int, stream: Stream, place: int) -> None:
         """Start watching steps from `first` on; `stream` begins at `place` of the order."""
@@ -73,6 +82,9 @@ class Watch(TrainerCallback):
             loss = function(outputs, labels, num_items_in_batch=num_items_in_batch)
             part = loss.detach()
             self.step_loss = part if self.step_loss is None else self.step_loss + part
+            if self.penalty is not None:
+                # Once a step, whatever the number of its micro-batches.
+                loss = loss + self.penalty() / self.micro_batches()
             return loss
 
         return measured
@@ -83,6 +95,7 @@ class Watch(TrainerCallback):
         """Seed the step; raise nothing."""
         torch.manual_seed(self.plan.recipe.run.seed * _SEED_STRIDE + self.first + state.global_step)
         self.step_loss = None
+        self.step_number = state.global_step
         self.step_started = time.perf_counter()
 
     def on_pre_optimizer_step(
@@ -104,6 +117,17 @@ class Watch(TrainerCallback):
                 "check that the trained modules take part in the forward pass",
             )
         self.rate = float(kwargs["lr_scheduler"].get_last_lr()[0])
+
+    def micro_batches(self) -> int:
+        """Micro-batches of the step that runs; the last of a stage may have fewer."""
+        number = self.step_number
+        return math.ceil(len(self.stream.step(number)) / self.plan.micro_batch_size)
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """What the method does after an update, while the gradients are still there."""
+        adapters.after_update(self.model, self.plan, self.first + state.global_step + 1)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -129,6 +153,7 @@ class Watch(TrainerCallback):
             {
                 "stage": self.plan.stages.index(self.stage),
                 "window": self.window,
+                "method": adapters.state(self.model, self.plan),
                 "identity": self.plan.identity(),
             },
         )
@@ -139,8 +164,8 @@ class Watch(TrainerCallback):
         window = self.window
         window["steps"] += 1
         window["loss"] += float(self.step_loss) if self.step_loss is not None else 0.0
-        window["tokens"] += sum(len(row.input_ids) for row in rows)
-        window["supervised_tokens"] += sum(sum(row.supervised) for row in rows)
+        window["tokens"] += sum(row.num_tokens for row in rows)
+        window["supervised_tokens"] += sum(row.num_targets for row in rows)
         window["seconds"] += time.perf_counter() - self.step_started
         metrics: dict[str, Any] = {
             "step": step,

@@ -1,0 +1,97 @@
+"""From a loaded base to the model that is trained, by the method of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import get_peft_model
+
+from tuner import prompt_model
+from tuner.methods import full, lora
+from tuner.methods.library import AdaloraOptions
+from tuner.methods.lora import LoraOptions
+
+if TYPE_CHECKING:
+    from tuner.data.prepare import Example
+    from tuner.plan import Plan
+
+
+def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
+    """Put the method on the base; what is not trained is frozen.
+
+    Args:
+        base: the loaded base model.
+        plan: says the method and its options.
+        examples: training rows, for starts that look at the data.
+    """
+    if plan.method.config is None:
+        full.set_trainable(base, plan.stages[0].train)
+        return base
+    config = plan.setting.with_head(plan.method.config(plan.setting))
+    if plan.method.virtual_tokens:
+        model = wrap(base, config)
+        prompt_model.start(model, plan, examples)
+        return model
+    model = get_peft_model(base, config)
+    if isinstance(plan.recipe.method, LoraOptions):
+        lora.start(model, plan, examples)
+    return model
+
+
+def wrap(base: Any, config: Any) -> Any:
+    """A model with virtual tokens on a base."""
+    if config.task_type == "CAUSAL_LM":
+        return prompt_model.PromptModel(base, config)
+    return get_peft_model(base, config)
+
+
+def penalty(model: Any, plan: Plan) -> Callable[[], torch.Tensor] | None:
+    """What a method adds to the loss of each step: AdaLoRA keeps its factors orthogonal.
+
+    peft adds it to a loss that the model computes itself, which ours does not.
+    """
+    options = plan.recipe.method
+    if not isinstance(options, AdaloraOptions):
+        return None
+    factors = [p for name, p in model.named_parameters() if "lora_A" in name or "lora_B" in name]
+
+    def orthogonality() -> torch.Tensor:
+        parts = []
+        for factor in factors:
+            # A is (rank, inputs), B is (outputs, rank).
+            square = factor @ factor.T if factor.shape[0] < factor.shape[1] else factor.T @ factor
+            parts.append(torch.linalg.norm(square - torch.eye(len(square), device=square.device)))
+        return options.orthogonality * torch.stack(parts).mean()
+
+    return orthogonality
+
+
+def after_update(model: Any, plan: Plan, step: int) -> None:
+    """What a method does after update number `step`: AdaLoRA takes ranks from some modules."""
+    if isinstance(plan.recipe.method, AdaloraOptions):
+        model.base_model.update_and_allocate(step)
+
+
+def state(model: Any, plan: Plan) -> dict[str, Any]:
+    """What a method knows besides its tensors, for checkpoints."""
+    if not isinstance(plan.recipe.method, AdaloraOptions):
+        return {}
+    allocator = model.base_model.rankallocator
+    return {
+        "ipt": allocator.ipt,
+        "exp_avg_ipt": allocator.exp_avg_ipt,
+        "exp_avg_unc": allocator.exp_avg_unc,
+        "rank_pattern": model.active_peft_config.rank_pattern,
+    }
+
+
+def restore(model: Any, plan: Plan, saved: dict[str, Any]) -> None:
+    """Put back what `state` gave."""
+    if isinstance(plan.recipe.method, AdaloraOptions):
+        allocator = model.base_model.rankallocator
+        allocator.ipt = dict(saved["ipt"])
+        allocator.exp_avg_ipt = dict(saved["exp_avg_ipt"])
+        allocator.exp_avg_unc = dict(saved["exp_avg_unc"])
+        model.active_peft_config.rank_pattern = saved["rank_pattern"]

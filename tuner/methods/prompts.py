@@ -1,0 +1,172 @@
+"""Learned tokens that stand before every row; the base's weights stay as they are.
+
+Prefix-tuning (Li & Liang 2021) learns keys and values before every layer, directly or through an
+MLP; P-tuning v2 (Liu et al. 2021) is its direct form. Prompt tuning (Lester et al. 2021) learns
+embeddings before the first layer, P-tuning (Liu et al. 2021) writes them with an encoder, and
+multitask prompt tuning (Wang et al. 2023) shares them between data sets.
+
+Defaults follow peft's method comparison: a rate of 5e-3 and a start from text. A start at random
+costs a factor of two and more, since it first destroys what the base can do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from tuner.fields import AutoCount, Count, CountFromZero, Share, Text
+from tuner.methods.options import MethodOptions, Setting
+
+TokenStart = Literal["text", "vocabulary", "labels", "random"]
+KeyStart = Literal["auto", "text", "zero", "random"]
+
+
+class VirtualTokenOptions(MethodOptions):
+    """Options of every method that learns virtual tokens."""
+
+    num_virtual_tokens: Annotated[
+        Count, Field(description="learned tokens before every row; they count against the context")
+    ] = 20
+    init_text: Annotated[
+        Text, Field(description="the text to start from; auto: the beginning of training rows")
+    ] = "auto"
+
+
+class PrefixOptions(VirtualTokenOptions):
+    """Keys and values in every layer, with or without the reparameterisation MLP."""
+
+    name: Literal["prefix"] = "prefix"
+    init: Annotated[
+        KeyStart,
+        Field(description="the activations of a text, zero or random; auto: text on a decoder"),
+    ] = "auto"
+    projection: Annotated[
+        Literal["none", "mlp"],
+        Field(description="mlp: learn the prefix through a two-layer MLP; none: directly"),
+    ] = "none"
+    hidden_size: Annotated[
+        AutoCount, Field(description="width of the MLP; auto: the model's hidden size")
+    ] = "auto"
+
+
+class PtuningV2Options(VirtualTokenOptions):
+    """Keys and values in every layer, learned directly."""
+
+    name: Literal["ptuning_v2"] = "ptuning_v2"
+    init: Annotated[
+        KeyStart,
+        Field(description="the activations of a text, zero or random; auto: text on a decoder"),
+    ] = "auto"
+
+
+class PtuningOptions(VirtualTokenOptions):
+    """Embeddings written by an encoder."""
+
+    name: Literal["ptuning"] = "ptuning"
+    encoder: Annotated[Literal["mlp", "lstm"], Field(description="what writes the embeddings")] = (
+        "mlp"
+    )
+    hidden_size: Annotated[
+        AutoCount, Field(description="width of the encoder; auto: the model's hidden size")
+    ] = "auto"
+    num_layers: Annotated[Count, Field(description="layers of the lstm encoder")] = 2
+    dropout: Annotated[Share, Field(description="dropout within the lstm encoder")] = 0.0
+    init: Annotated[
+        Literal["text", "random"], Field(description="start from a text's embeddings or at random")
+    ] = "text"
+
+
+class PromptOptions(VirtualTokenOptions):
+    """Embeddings, learned directly."""
+
+    name: Literal["prompt"] = "prompt"
+    init: Annotated[
+        TokenStart,
+        Field(description="start from a text, sampled vocabulary, the labels, or at random"),
+    ] = "text"
+
+
+class MultitaskOptions(VirtualTokenOptions):
+    """One prompt for the data sets of data.train, each with a low-rank part of its own."""
+
+    name: Literal["multitask_prompt"] = "multitask_prompt"
+    init: Annotated[
+        TokenStart,
+        Field(description="start from a text, sampled vocabulary, the labels, or at random"),
+    ] = "text"
+    ranks: Annotated[Count, Field(description="rank of each data set's own part")] = 1
+    source: Annotated[
+        Text | None, Field(description="a run or adapter of this method to start from")
+    ] = None
+    source_task: Annotated[
+        CountFromZero | None,
+        Field(description="the data set of the source to start from, from 0; unset: their mean"),
+    ] = None
+
+
+def key_start(options: Any, decoder: bool) -> str:
+    """How keys and values start: only a decoder's cache shows those of a text."""
+    if options.init != "auto":
+        return str(options.init)
+    return "text" if decoder else "zero"
+
+
+def _hidden(setting: Setting, asked: int | Literal["auto"]) -> int | None:
+    """None leaves it to peft: the width of what is written."""
+    if asked != "auto":
+        return asked
+    size = setting.config.get("hidden_size") or setting.config.get("n_embd")
+    return int(size) if size else None
+
+
+def prefix(setting: Setting) -> Any:
+    """peft's configuration of prefix-tuning and P-tuning v2."""
+    import peft
+
+    options = setting.options
+    projection = getattr(options, "projection", "none") == "mlp"
+    return peft.PrefixTuningConfig(
+        task_type=setting.task_type,
+        num_virtual_tokens=options.num_virtual_tokens,
+        prefix_projection=projection,
+        encoder_hidden_size=_hidden(setting, options.hidden_size) if projection else None,  # type: ignore[arg-type]
+        init_weights="zero" if key_start(options, setting.decoder) == "zero" else None,
+    )
+
+
+def prompt(setting: Setting) -> Any:
+    """peft's configuration of prompt tuning; its start is put in by `tuner.prompt_model`."""
+    import peft
+
+    return peft.PromptTuningConfig(
+        task_type=setting.task_type, num_virtual_tokens=setting.options.num_virtual_tokens
+    )
+
+
+def ptuning(setting: Setting) -> Any:
+    """peft's configuration of P-tuning."""
+    import peft
+
+    options: PtuningOptions = setting.options
+    return peft.PromptEncoderConfig(
+        task_type=setting.task_type,
+        num_virtual_tokens=options.num_virtual_tokens,
+        encoder_reparameterization_type=options.encoder.upper(),
+        encoder_hidden_size=_hidden(setting, options.hidden_size),  # type: ignore[arg-type]
+        encoder_num_layers=options.num_layers,
+        encoder_dropout=options.dropout,
+    )
+
+
+def multitask(setting: Setting) -> Any:
+    """peft's configuration of multitask prompt tuning."""
+    import peft
+
+    options: MultitaskOptions = setting.options
+    return peft.MultitaskPromptTuningConfig(
+        task_type=setting.task_type,
+        num_virtual_tokens=options.num_virtual_tokens,
+        num_tasks=setting.tasks,
+        num_ranks=options.ranks,
+    )
