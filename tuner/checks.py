@@ -10,7 +10,7 @@ from tuner import hatch, memory
 from tuner.base import Base
 from tuner.errors import ModelError, RecipeError
 from tuner.heads import family
-from tuner.methods import Method, lora
+from tuner.methods import METHODS, Method, lora
 from tuner.methods.full import StagedOptions
 from tuner.methods.library import LayernormOptions
 from tuner.methods.lora import DoraOptions, LoraOptions
@@ -150,7 +150,7 @@ def _names(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
                 yield f"{key}: {name} is unknown; one of {', '.join(known)}, auto"
 
 
-def refuse_base(recipe: Recipe, method: Method, found: Base) -> None:
+def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
     """Refuse a method that cannot be put on this base, before its weights are touched.
 
     Raises:
@@ -168,6 +168,26 @@ def refuse_base(recipe: Recipe, method: Method, found: Base) -> None:
             f"method.name: {method.name} is not for models of type {model_type}",
             f"{found.name}; it is made for {', '.join(sorted(method.model_types))}",
             "choose another method or another base",
+        )
+    if head == "classes" and not method.classes:
+        able = ", ".join(row.name for row in METHODS.values() if row.classes)
+        raise RecipeError(
+            f"method.name: {method.name} is not proven under a new head for classes",
+            f"model.task: classification; proven are {able}",
+            "choose one of them",
+        )
+    if head == "classes" and not method.merges_classes and "merged" in recipe.export.formats:
+        raise RecipeError(
+            f"export.formats: merged and method.name: {method.name}, which cannot be merged under "
+            "a new head for classes",
+            "peft's merge does not take heads apart from adapted layers",
+            "export adapter, or train with lora",
+        )
+    if model_type == "gpt2" and not method.conv1d:
+        raise RecipeError(
+            f"method.name: {method.name} cannot change GPT-2's layers",
+            f"{found.name} stores them transposed (Conv1D), which peft's {method.name} cannot",
+            "use lora, or another base",
         )
     options = recipe.method
     if method.deep_prompts and getattr(options, "init", "") == "text" and kind != "decoder":

@@ -210,10 +210,11 @@ def metrics(recipe: Recipe, prepared: Prepared, values: Values) -> tuple[str, ..
     return chosen
 
 
-def formats(recipe: Recipe, method: Method, values: Values) -> tuple[str, ...]:
+def formats(recipe: Recipe, method: Method, head: str, values: Values) -> tuple[str, ...]:
     allowed = []
     if method.adapter:
         allowed.append("adapter")
-    if method.mergeable and recipe.model.quantize == "none":
+    merges = method.mergeable and (method.merges_classes or head != "classes")
+    if merges and recipe.model.quantize == "none":
         allowed.append("merged")
     return tuple(values.set_auto("export.formats", allowed, f"what {method.name} allows"))

@@ -115,6 +115,12 @@ def head_for(task: str, config: Mapping[str, Any]) -> Head:
     kind = family(config)
     if task == "auto":
         task = "classification" if kind == "encoder" else "generation"
+    if task == "classification" and kind == "encoder-decoder":
+        raise RecipeError(
+            "model.task: classification, and the base is an encoder-decoder",
+            f"model type {config.get('model_type')} writes its answers",
+            "leave out model.task: it then learns to write the label",
+        )
     if task == "classification":
         return HEADS["classes"]
     if kind == "encoder":

@@ -150,7 +150,7 @@ def make(
     checks.refuse_contradictions(recipe, method, machine)
     found = bases.resolve(recipe.model, loaded.folder, note)
     head = head_for(recipe.model.task, found.config)
-    checks.refuse_base(recipe, method, found)
+    checks.refuse_base(recipe, method, found, head.name)
     tokenizer = bases.load_tokenizer(found, recipe.model.trust_remote_code)
     bases.check_vocabulary(found, tokenizer)
     bones = skeleton.read(found, head.name)
@@ -195,7 +195,7 @@ def make(
     micro, checkpointing = decide.split(recipe, method, machine, device, shape, packing, values)
     decide.defaults(recipe, prepared, found, head.name, values)
     peak = memory.estimate(shape, micro, checkpointing)
-    exports = decide.formats(recipe, method, values)
+    exports = decide.formats(recipe, method, head.name, values)
     space = memory.disk(shape, exports)
     disk.require_space(output, space["total"] - disk.folder_bytes(output))
     if isinstance(recipe.method, LoraOptions):

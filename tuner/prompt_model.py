@@ -31,11 +31,15 @@ class PromptModel(PeftModelForCausalLM):
         each row, logits_to_keep, row_masks; and task_ids (rows,) for a multitask prompt.
         """
         boundaries = kwargs.get("cu_seq_lens_q")
+        deep = self.active_peft_config.peft_type == PeftType.PREFIX_TUNING
         if boundaries is None:
+            # peft puts the prompt before the row, and leaves the positions to keep as they were.
+            if not deep and isinstance(kwargs.get("logits_to_keep"), torch.Tensor):
+                kwargs["logits_to_keep"] = kwargs["logits_to_keep"] + self.num_virtual_tokens
             return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
         kwargs["position_ids"] = kwargs["position_ids"] + self.num_virtual_tokens
         task_ids = kwargs.pop("task_ids", None)
-        if self.active_peft_config.peft_type == PeftType.PREFIX_TUNING:
+        if deep:
             kwargs["row_prefix"] = [layer[:2] for layer in self.get_prompt(batch_size=1)]
             return self.base_model(*args, **kwargs)
         rows = len(boundaries) - 1

@@ -102,7 +102,9 @@ def trainable(base: Base, head: str, bones: Skeleton, method: Method, setting: S
             f"{base.name}: {first_line(error)}",
             "choose another method, or other modules",
         ) from error
-    return sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
+    # AdaLoRA keeps its ranks among the parameters, and never trains them.
+    named = wrapped.named_parameters()
+    return sum(p.numel() for name, p in named if p.requires_grad and "ranknum" not in name)
 
 
 def _tied(base: Base) -> bool:

@@ -90,6 +90,29 @@ def _row(name: str, ids: Sequence[int], device: Any) -> torch.Tensor:
     return tensor if name == "task_ids" else tensor[None]
 
 
+def job_of(
+    plan: Plan,
+    rows: Sequence[Probe],
+    folders: Mapping[str, Path],
+    live: Mapping[str, Sequence[torch.Tensor]],
+) -> dict[str, Any]:
+    """All that a fresh process needs to know to compute the logits of some artefacts, as JSON."""
+    return {
+        "base": str(plan.base.folder),
+        "auto_class": plan.head.auto_class,
+        "labels": list(plan.prepared.labels) if plan.head.name == "classes" else [],
+        "pad_token_id": plan.tokenizer.pad_token_id,
+        "dtype": stored_dtype(plan),
+        "device": plan.device,
+        "quantize": plan.recipe.model.quantize,
+        "trust_remote_code": plan.recipe.model.trust_remote_code,
+        "threads": torch.get_num_threads(),
+        "rows": list(rows),
+        "artefacts": {name: str(folder) for name, folder in folders.items()},
+        "double": [name for name in folders if live[name][0].dtype == torch.float64],
+    }
+
+
 def fresh_differences(
     plan: Plan,
     folders: Mapping[str, Path],
@@ -102,21 +125,7 @@ def fresh_differences(
         IntegrityError: the fresh process could not load an artefact.
     """
     with tempfile.TemporaryDirectory(dir=plan.output, prefix=".verify-") as scratch:
-        job: dict[str, Any] = {
-            "base": str(plan.base.folder),
-            "dtype": stored_dtype(plan),
-            "device": plan.device,
-            "quantize": plan.recipe.model.quantize,
-            "trust_remote_code": plan.recipe.model.trust_remote_code,
-            "threads": torch.get_num_threads(),
-            "rows": list(rows),
-            "auto_class": plan.head.auto_class,
-            "labels": list(plan.prepared.labels) if plan.head.name == "classes" else [],
-            "pad_token_id": plan.tokenizer.pad_token_id,
-            "artefacts": {name: str(folder) for name, folder in folders.items()},
-            "double": [name for name in folders if live[name][0].dtype == torch.float64],
-            "result": f"{scratch}/logits.safetensors",
-        }
+        job = job_of(plan, rows, folders, live) | {"result": f"{scratch}/logits.safetensors"}
         file = Path(scratch) / "job.json"
         file.write_text(json.dumps(job), "utf-8")
         done = subprocess.run(

@@ -6,60 +6,13 @@ the function that makes peft's configuration of them; torch and peft are importe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from tuner.methods import bottleneck, full, library, lora, prompts
-from tuner.methods.options import MethodOptions, Setting
+from tuner.methods.method import DECODER, QUANTIZED, Method
 
-DECODER, ENCODER, SEQ2SEQ = "decoder", "encoder", "encoder-decoder"
-EVERY = frozenset({DECODER, ENCODER, SEQ2SEQ})
+__all__ = ["METHODS", "Method"]
 
-
-@dataclass(frozen=True)
-class Method:
-    """What a method is and what it can do; `tests/test_capabilities.py` probes every cell.
-
-    Attributes:
-        name: `method.name` in the recipe.
-        verb: the most specific verb that runs it besides the task verbs.
-        summary: one line for help and tables.
-        options: the keys of the recipe's `method` section.
-        config: makes peft's configuration; None where the base's own weights are trained.
-        learning_rate: the default rate; see the family's docstring for the evidence.
-        mergeable: whether it can be folded into the base weights.
-        quantized: the kinds of quantized base that it can be put on.
-        gradient_checkpointing: whether activations may be recomputed.
-        packing: whether rows packed into one sequence stay isolated.
-        families: the kinds of base it is for.
-        model_types: the only model types it is for; empty: every one of the families.
-        virtual_tokens: whether it learns tokens that stand before every row.
-        deep_prompts: whether these are keys and values of every layer.
-    """
-
-    name: str
-    verb: str
-    summary: str
-    options: type[MethodOptions]
-    config: Callable[[Setting], Any] | None
-    learning_rate: float
-    mergeable: bool = False
-    quantized: frozenset[str] = frozenset()
-    gradient_checkpointing: bool = True
-    packing: bool = True
-    families: frozenset[str] = EVERY
-    model_types: frozenset[str] = frozenset()
-    virtual_tokens: bool = False
-    deep_prompts: bool = False
-
-    @property
-    def adapter(self) -> bool:
-        """Whether the result is an adapter beside an untouched base."""
-        return self.config is not None
-
-
-_BOTH = frozenset({"nf4", "int8"})
 _LORA = Method(
     "lora",
     "lora",
@@ -68,7 +21,7 @@ _LORA = Method(
     lora.config,
     2e-4,
     mergeable=True,
-    quantized=_BOTH,
+    quantized=QUANTIZED,
 )
 _FULL = Method("full", "sft", "all weights", full.FullOptions, None, 2e-5, mergeable=True)
 _PREFIX = Method(
@@ -78,7 +31,7 @@ _PREFIX = Method(
     prompts.PrefixOptions,
     prompts.prefix,
     5e-3,
-    quantized=_BOTH,
+    quantized=QUANTIZED,
     virtual_tokens=True,
     deep_prompts=True,
 )
@@ -107,6 +60,7 @@ METHODS: dict[str, Method] = {
             name="dora",
             summary="LoRA with a trained magnitude per output",
             options=lora.DoraOptions,
+            quantized=frozenset({"nf4"}),
         ),
         _FULL,
         replace(
@@ -155,24 +109,8 @@ METHODS: dict[str, Method] = {
             bottleneck.BottleneckOptions,
             bottleneck.config,
             1e-3,
-            quantized=_BOTH,
+            quantized=QUANTIZED,
         ),
-        *(
-            Method(
-                name=row.name,
-                verb="sft",
-                summary=row.summary,
-                options=row.options,
-                config=row.config,
-                learning_rate=row.learning_rate,
-                mergeable=row.mergeable,
-                quantized=row.quantized,
-                gradient_checkpointing=row.gradient_checkpointing,
-                packing=row.packing,
-                families=row.families,
-                model_types=row.model_types,
-            )
-            for row in library.ROWS
-        ),
+        *library.ROWS,
     )
 }

@@ -9,34 +9,13 @@ tokens. Rates follow these papers where they name one for language models of thi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tuner.fields import Count, Positive, Share, Words
+from tuner.methods.method import DECODER, QUANTIZED, Method
 from tuner.methods.options import MethodOptions, Setting, TargetedOptions
-
-_DECODER = frozenset({"decoder"})
-_EVERY = frozenset({"decoder", "encoder", "encoder-decoder"})
-_BOTH = frozenset({"nf4", "int8"})
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row for METHODS; see `Method` for the attributes."""
-
-    name: str
-    summary: str
-    options: type[MethodOptions]
-    config: Callable[[Setting], Any]
-    learning_rate: float
-    mergeable: bool = True
-    quantized: frozenset[str] = frozenset()
-    gradient_checkpointing: bool = True
-    packing: bool = True
-    families: frozenset[str] = _EVERY
-    model_types: frozenset[str] = frozenset()
 
 
 class Ia3Options(TargetedOptions):
@@ -271,34 +250,112 @@ def _trainable_tokens(setting: Setting) -> Any:
     )
 
 
+def _row(
+    name: str,
+    summary: str,
+    options: type[MethodOptions],
+    config: Callable[[Setting], Any],
+    learning_rate: float,
+    **cells: Any,
+) -> Method:
+    cells = {"mergeable": True, "merges_classes": False, **cells}
+    return Method(name, "sft", summary, options, config, learning_rate, **cells)
+
+
 ROWS = (
-    Row("ia3", "learned scales of keys, values and MLP", Ia3Options, _ia3, 5e-3, quantized=_BOTH),
-    Row("adalora", "LoRA whose ranks move", AdaloraOptions, _adalora, 1e-3, quantized=_BOTH),
-    Row("vera", "scales between shared random factors", VeraOptions, _vera, 1e-2, quantized=_BOTH),
-    Row("oft", "rotations, block by block", OftOptions, _oft, 5e-4, quantized=_BOTH),
-    Row("boft", "rotations of butterfly factors", BoftOptions, _boft, 1e-3),
-    Row("lokr", "Kronecker products", LokrOptions, _lokr, 1e-3),
-    Row("loha", "Hadamard products", LohaOptions, _loha, 1e-3),
-    Row(
-        "layernorm", "the normalisation layers", LayernormOptions, _layernorm, 1e-3, quantized=_BOTH
+    _row(
+        "ia3", "learned scales of keys, values and MLP", Ia3Options, _ia3, 5e-3, quantized=QUANTIZED
     ),
-    Row(
+    _row(
+        "adalora",
+        "LoRA whose ranks move to where they count",
+        AdaloraOptions,
+        _adalora,
+        1e-3,
+        quantized=QUANTIZED,
+        merges_classes=True,
+    ),
+    _row(
+        "vera",
+        "scales between random factors that all layers share",
+        VeraOptions,
+        _vera,
+        1e-2,
+        quantized=QUANTIZED,
+    ),
+    _row(
+        "oft",
+        "rotations, block by block",
+        OftOptions,
+        _oft,
+        5e-4,
+        quantized=QUANTIZED,
+        conv1d=False,
+    ),
+    _row(
+        "boft",
+        "rotations of butterfly factors",
+        BoftOptions,
+        _boft,
+        1e-3,
+        quantized=QUANTIZED,
+        conv1d=False,
+    ),
+    _row(
+        "lokr",
+        "updates that are Kronecker products",
+        LokrOptions,
+        _lokr,
+        1e-3,
+        quantized=frozenset({"int8"}),
+        conv1d=False,
+    ),
+    _row(
+        "loha",
+        "updates that are Hadamard products",
+        LohaOptions,
+        _loha,
+        1e-3,
+        quantized=frozenset({"int8"}),
+        conv1d=False,
+    ),
+    _row(
+        "layernorm",
+        "the normalisation layers",
+        LayernormOptions,
+        _layernorm,
+        1e-3,
+        quantized=QUANTIZED,
+        classes=False,
+    ),
+    _row(
         "trainable_tokens",
         "the embeddings of some tokens",
         TrainableTokensOptions,
         _trainable_tokens,
         1e-3,
+        quantized=QUANTIZED,
+        classes=False,
     ),
-    Row("fourierft", "Fourier coefficients of the update", FourierftOptions, _fourierft, 1e-2),
-    Row(
+    _row(
+        "fourierft",
+        "Fourier coefficients of the update",
+        FourierftOptions,
+        _fourierft,
+        1e-2,
+        quantized=QUANTIZED,
+    ),
+    _row(
         "adaption_prompt",
         "gated tokens in the top layers",
         AdaptionPromptOptions,
         _adaption_prompt,
         5e-3,
+        quantized=QUANTIZED,
         mergeable=False,
         packing=False,
-        families=_DECODER,
+        classes=False,
+        families=frozenset({DECODER}),
         model_types=frozenset({"llama", "mistral", "gpt2"}),
     ),
 )
