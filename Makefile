@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install test lint clean
+.PHONY: help quickstart compare install test lint clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,6 +11,9 @@ help: ## what each target does
 
 quickstart: $(VENV)/.installed ## install, then train the legal recipe on the embedded base model
 	$(BIN)/tuner lora --recipe recipes/legal.yaml
+
+compare: $(VENV)/.installed ## train every kind of method on the same rows; one table, one plot
+	$(BIN)/tuner compare --recipe recipes/compare.yaml
 
 install: $(VENV)/.installed-dev ## install with everything the tests need
 

@@ -24,7 +24,7 @@ from transformers import AutoTokenizer
 
 from tests.tokenizers import make_tokenizer
 from tuner import base, hub, machine, manifest, model, plan, recipe_load
-from tuner.errors import ModelError, SafetyError, TunerError
+from tuner.errors import ModelError, RecipeError, SafetyError, TunerError
 from tuner.recipe import ModelSection
 
 
@@ -300,7 +300,7 @@ WRONG_VALUES: list[dict[str, Any]] = [
     {"model_type": None},
     {"model_type": ["llama"]},
     {"model_type": "canary"},
-    {"model_type": "bert"},
+    {"model_type": "vit"},
     {"max_position_embeddings": "long"},
 ]
 
@@ -388,6 +388,23 @@ def test_weights_of_another_model(copy: Path, make_recipe: Callable[..., Path]) 
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})
     error = refused(make_recipe(model={"base": str(copy)}, method={"name": "full"}), ModelError)
     assert "up_proj" in error.why
+
+
+def test_weights_of_another_family(copy: Path, make_recipe: Callable[..., Path]) -> None:
+    """A decoder's weights under an encoder's name: refused, whatever the head is to be."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    labels = ["good", "bad"]
+    rows = [{"instruction": f"Judge {n}.", "output": labels[n % 2]} for n in range(8)]
+    data = {"labels": labels, "eval": 0.25}
+    recipe = make_recipe(model={"base": str(copy)}, data=data, data_rows=rows)
+    error = refused(recipe, ModelError, seconds=60.0)
+    assert error.exit_code == 4
+    assert "bert.embeddings" in error.why
+    recipe = make_recipe(model={"base": str(copy), "task": "generation"})
+    error = refused(recipe, RecipeError)
+    assert error.what.startswith("model.task: generation")
+    assert "bert reads text and cannot write it" in error.why
 
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])

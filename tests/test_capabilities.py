@@ -154,6 +154,8 @@ def test_a_claimed_cell_trains_saves_and_loads(
     if "classes" in key or key in ("bert", "roberta"):
         merges = merges and METHODS[name].merges_classes
     assert ("merged" in kinds) == merges
+    writes = "classes" not in key and key not in ("t5", "bart", "bert", "roberta")
+    assert ("virtual_tokens" in kinds) == (METHODS[name].virtual_tokens and writes)
     # The plan's count, made without weights, is what was trained.
     planned = found["plan"]["parameters"]["trainable"]
     assert planned > 0

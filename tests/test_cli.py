@@ -224,7 +224,7 @@ def test_a_signal_has_its_exit_code(
         (["lora", "--recipe", "x", "more"], "unexpected extra argument"),
         (["data", "preview", "--recipe", "x", "-n", "none"], "-n"),
         (["data", "preview", "--recipe", "x", "-n", "0"], "-n"),
-        (["plan", "--recipe", "x", "--verb", "y"], "one of lora, sft"),
+        (["plan", "--recipe", "x", "--verb", "y"], "one of lora, prefix, ptuning, sft"),
         (["lora", "--recipe", "no-such.yaml"], "no recipe no-such.yaml"),
         (["runs", "show", "none"], "no run 'none'"),
         (["recipes", "show", "no-such"], "no bundled recipe 'no-such'"),

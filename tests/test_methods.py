@@ -84,6 +84,8 @@ def train(
     return go
 
 
+# Options of the methods that cannot do without.
+OPTIONS: dict[str, dict[str, Any]] = {"trainable_tokens": {"tokens": ["."]}}
 METHOD_CASES: list[dict[str, Any]] = [
     {"name": "lora", "r": 4},
     {"name": "lora", "r": 4, "target_modules": "named"},
@@ -144,12 +146,19 @@ def test_headers_and_config_give_the_same_skeleton(
     folder = bases(kind)
     shutil.copy(folder / "config.json", tmp_path)
     config = json.loads((folder / "config.json").read_text())
-    stored = skeleton.read(base.Base(kind, "folder", folder, config))
-    from_config = skeleton.read(base.Base(kind, "folder", tmp_path, config))
+    stored = skeleton.read(base.Base(kind, "folder", folder, config), "language")
+    from_config = skeleton.read(base.Base(kind, "folder", tmp_path, config), "language")
     assert stored == from_config
     network = AutoModelForCausalLM.from_pretrained(folder)
     assert stored.total == sum(parameter.numel() for parameter in network.parameters())
     assert stored.tied == (kind in ("llama-tied", "gpt2"))
+    parameters = dict(network.named_parameters())
+    assert len(stored.norms) == 5
+    assert all(parameters[f"{name}.weight"].ndim == 1 for name in stored.norms)
+    assert {parameters[name].ndim for name in stored.experts} == (
+        {3} if kind == "mixtral" else set()
+    )
+    assert len(stored.experts) == (4 if kind == "mixtral" else 0)
 
 
 def test_checkpoints_of_older_tools_are_read_alike(
@@ -167,8 +176,8 @@ def test_checkpoints_of_older_tools_are_read_alike(
             tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         config = json.loads((folder / "config.json").read_text())
-        old = skeleton.read(base.Base(kind, "folder", folder, config))
-        assert old == skeleton.read(base.Base(kind, "folder", bases(kind), config))
+        old = skeleton.read(base.Base(kind, "folder", folder, config), "language")
+        assert old == skeleton.read(base.Base(kind, "folder", bases(kind), config), "language")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -269,11 +278,15 @@ def test_n12_n13_forward_merge_and_unmerge_against_the_oracle(
     assert (logits(network.merge_and_unload()) - wanted).abs().max() / size < 1e-5
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["lora", "rslora", "dora", "full", "last_layer", "staged"])
 def test_the_table_says_what_a_method_can_do(
     name: str, train: Callable[..., Ran], tmp_path: Path
 ) -> None:
-    """Packed, padded and recomputed give the same losses; what is mergeable merges exactly."""
+    """Packed, padded and recomputed give the same losses; what is mergeable merges exactly.
+
+    Whole runs of the methods that train linear layers; tests/test_capabilities.py has every method,
+    one step each.
+    """
     row = METHODS[name]
     method = {"name": name}
     packed = train(method=method, data={"packing": True})
@@ -293,17 +306,25 @@ def test_the_table_says_what_a_method_can_do(
     assert (logits(again) - live).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
 @pytest.mark.parametrize("name", METHODS)
-def test_only_adapters_stand_on_a_quantized_base(
-    name: str, make_recipe: Callable[..., Path]
+def test_only_proven_adapters_stand_on_a_quantized_base(
+    name: str, quantize: str, make_recipe: Callable[..., Path]
 ) -> None:
-    train = {"learning_rate": "auto"} if name == "staged" else {}
-    recipe = make_recipe("llama", model={"quantize": "nf4"}, method={"name": name}, train=train)
-    if METHODS[name].quantizable_base:
-        assert make(recipe).formats == ("adapter",)
+    row, train = METHODS[name], {"learning_rate": "auto"} if name == "staged" else {}
+    method = {"name": name, **OPTIONS.get(name, {})}
+    recipe = make_recipe("llama", model={"quantize": quantize}, method=method, train=train)
+    if quantize in row.quantized:
+        assert set(make(recipe).formats) - {"virtual_tokens"} == {"adapter"}
         return
-    with pytest.raises(RecipeError, match="quantized weights cannot be trained"):
+    said = "quantized weights cannot be trained"
+    if row.adapter:
+        proven = ", ".join(sorted(row.quantized)) or "none"
+        said = rf"not proven on such a base \(proven: {proven}\)"
+    with pytest.raises(RecipeError, match=said) as caught:
         make(recipe)
+    assert caught.value.exit_code == 2
+    assert f"model.quantize: {quantize} and method.name: {name}" in str(caught.value)
 
 
 @pytest.mark.parametrize(("quantize", "name"), [("nf4", "lora"), ("nf4", "dora"), ("int8", "lora")])

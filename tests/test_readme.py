@@ -11,6 +11,7 @@ import pytest
 from tests.test_cli import tuner
 from tuner import errors
 from tuner.methods import METHODS
+from tuner.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -23,7 +24,7 @@ RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 def test_a_command_of_the_readme_runs(command: str, tmp_path: Path) -> None:
     """Training commands as a dry run: the training itself is what other tests are for."""
     words = shlex.split(command)[1:]
-    if words[0] in ("lora", "sft") and "--dry-run" not in words:
+    if words[0] in VERBS and "--dry-run" not in words:
         words.append("--dry-run")
     words = [str(ROOT / word) if word.startswith("recipes/") else word for word in words]
     done = tuner(*words, cwd=tmp_path)
@@ -45,7 +46,17 @@ def test_a_shipped_recipe_plans(recipe: Path, tmp_path: Path) -> None:
 
 def test_the_tables_are_the_programs() -> None:
     for method in METHODS.values():
-        assert f"| `{method.name}` | {method.summary}" in README
+        rate = "per stage" if method.name == "staged" else _rate(method.learning_rate)
+        merges = ("yes" if method.adapter else "is the model") if method.mergeable else "no"
+        bases = ", ".join(sorted(method.quantized, reverse=True)) or "no"
+        cells = (f"`{method.name}`", method.summary, f"`{method.verb}`", rate, merges, bases)
+        assert f"| {' | '.join(cells)} |" in README
     codes = {int(code) for code in re.findall(r"^\| (\d+)(?:, \d+)? \|", README, re.MULTILINE)}
     defined = {kind.exit_code for kind in errors.TunerError.__subclasses__()}
     assert defined <= codes | {70}
+
+
+def _rate(value: float) -> str:
+    """2e-4, as recipes write it."""
+    digits, exponent = f"{value:.0e}".split("e")
+    return f"{digits}e{int(exponent)}"

@@ -24,6 +24,7 @@ OTHER: dict[str, str] = {
     "model.revision": "main",
     "model.dtype": "float32",
     "model.quantize": "nf4",
+    "model.task": "classification",
     "model.trust_remote_code": "true",
     "data.train": "[a.jsonl, b.jsonl]",
     "data.eval": "0.25",
@@ -43,7 +44,32 @@ OTHER: dict[str, str] = {
     "method.target_modules": "[q_proj, v_proj]",
     "method.allow_partial_targets": "true",
     "method.init": "olora",
+    "method.layers": "[0, 3]",
+    "method.rank_pattern": "{q_proj: 2}",
+    "method.b_rate_ratio": "16",
+    "method.experts": "true",
+    "method.modules_to_save": "[lm_head]",
     "method.stages": "[{train: all, epochs: 2, learning_rate: 1e-5}]",
+    "method.num_virtual_tokens": "8",
+    "method.init_text": "Answer shortly.",
+    "method.projection": "mlp",
+    "method.hidden_size": "48",
+    "method.encoder": "lstm",
+    "method.num_layers": "3",
+    "method.ranks": "2",
+    "method.source": "runs/first",
+    "method.source_task": "1",
+    "method.size": "24",
+    "method.placement": "mlp",
+    "method.activation": "relu",
+    "method.start_r": "6",
+    "method.orthogonality": "0.25",
+    "method.block_size": "64",
+    "method.factors": "2",
+    "method.tokens": "[the, end]",
+    "method.coefficients": "77",
+    "method.scale": "99.5",
+    "method.length": "6",
     "train.epochs": "0.5",
     "train.max_steps": "9",
     "train.batch_size": "5",
@@ -66,12 +92,26 @@ OTHER: dict[str, str] = {
     "run.output": "somewhere",
     "run.seed": "23",
     "run.device": "cpu",
+    "compare.methods": "[{name: lora}, {name: full}]",
+    "compare.learning_rates": "{lora: 0.5}",
 }
 KEYS = [(section, key) for section in sections() for key in keys_of(section)]
+# The section `compare` is for a command of its own, and no part of a run.
+RUN_KEYS = [pair for pair in KEYS if pair[0] != "compare"]
+# What a method, or a section other than `data`, cannot do without.
+NEEDED: dict[str, dict[str, str]] = {
+    "trainable_tokens": {"tokens": "[a]"},
+    "compare": {"methods": "[{name: dora}]"},
+}
 
 
 def method_with(key: str) -> str:
     return next(name for name, row in METHODS.items() if key in row.options.model_fields)
+
+
+def method_section(name: str) -> dict[str, str]:
+    """The least that a recipe says of a method."""
+    return {"name": name, **NEEDED.get(name, {})}
 
 
 def write(folder: Path, tree: dict[str, Any], name: str = "recipe.yaml") -> Path:
@@ -89,8 +129,8 @@ def with_key(section: str, key: str, value: str) -> dict[str, Any]:
     """A recipe with this key; of a method that has it."""
     tree: dict[str, Any] = {name: dict(keys) for name, keys in BASE.items()}
     if section == "method" and key != "name":
-        tree["method"] = {"name": method_with(key)}
-    tree.setdefault(section, {})[key] = value
+        tree["method"] = method_section(method_with(key))
+    tree.setdefault(section, dict(NEEDED.get(section, {})))[key] = value
     return tree
 
 
@@ -211,7 +251,8 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> N
         "recipe.yaml:1: modle: unknown section; did you mean 'model'",
         "recipe.yaml:5: data.eval: expected a file, a fraction below 1 or a whole number of rows, "
         "not -3.0",
-        "recipe.yaml:8: method.r: not an option of full; lora, rslora and dora have it",
+        "recipe.yaml:8: method.r: not an option of full; lora, rslora, dora, adalora, vera, "
+        "lokr and loha have it",
         "recipe.yaml:10: train.epochs: expected a number, above 0, not '0'",
         "recipe.yaml:11: train.batchsize: unknown key; did you mean 'batch_size'",
         "recipe.yaml:12: train.scheduler: expected one of linear, cosine, constant, not 'cosin'",
@@ -230,13 +271,15 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     assert "method.stages.0.learning_rate: is missing" in str(problem(write(tmp_path, tree)))
 
 
-@pytest.mark.parametrize(("section", "key"), KEYS)
+@pytest.mark.parametrize(("section", "key"), RUN_KEYS)
 def test_set_wins_over_the_file(tmp_path: Path, section: str, key: str) -> None:
     """H06: (file a, none) -> a; (file a, flag b) -> b; a flag that equals the default wins too."""
     name, other = f"{section}.{key}", OTHER[f"{section}.{key}"]
     tree = with_key(section, key, other)
     plain: dict[str, Any] = {name: dict(keys) for name, keys in tree.items()}
-    plain[section].pop(key) if name != "data.train" else None
+    required = keys_of(section)[key].is_required()
+    if not required:
+        del plain[section][key]
     default = load(write(tmp_path, plain, "plain.yaml"))
     file = write(tmp_path, tree)
 
@@ -245,7 +288,7 @@ def test_set_wins_over_the_file(tmp_path: Path, section: str, key: str) -> None:
     by_flag = load(tmp_path / "plain.yaml", [f"{name}={other}"])
     assert value_of(by_flag, section, key) == value_of(from_file, section, key)
     assert by_flag.origins[name] == "--set"
-    if name != "data.train":
+    if not required:
         assert default.origins[name] == "default"
         assert value_of(from_file, section, key) != value_of(default, section, key)
 
@@ -254,6 +297,17 @@ def test_set_wins_over_the_file(tmp_path: Path, section: str, key: str) -> None:
     again = load(file, [f"{name}={back}"])
     assert value_of(again, section, key) == value_of(default, section, key)
     assert again.origins[name] == "--set"
+
+
+@pytest.mark.parametrize("key", keys_of("compare"))
+def test_set_wins_over_the_file_in_a_comparison(tmp_path: Path, key: str) -> None:
+    """H06"""
+    name, other = f"compare.{key}", OTHER[f"compare.{key}"]
+    first = {**BASE, "compare": {"methods": "[{name: rslora}]", "learning_rates": "{rslora: 0.1}"}}
+    second: dict[str, Any] = {**first, "compare": {**first["compare"], key: other}}
+    from_file = load(write(tmp_path, second, "second.yaml"), verb=None).recipe.compare
+    by_flag = load(write(tmp_path, first), [f"{name}={other}"], verb=None).recipe.compare
+    assert by_flag == from_file != load(write(tmp_path, first), verb=None).recipe.compare
 
 
 def written_value(lines: list[str], section: str, key: str) -> str:
@@ -327,8 +381,8 @@ def test_a_data_file_on_the_command_line_is_where_the_user_stands(
 @pytest.mark.parametrize("name", METHODS)
 def test_a_dumped_recipe_loads_back_equal(tmp_path: Path, name: str) -> None:
     """H10: `recipe.lock.yaml` repeats the run."""
-    file = write(tmp_path, {**BASE, "method": {"name": name}})
-    keys = [f"{s}.{k}={OTHER[f'{s}.{k}']}" for s, k in KEYS if s != "method"]
+    file = write(tmp_path, {**BASE, "method": method_section(name)})
+    keys = [f"{s}.{k}={OTHER[f'{s}.{k}']}" for s, k in RUN_KEYS if s != "method"]
     odd = ["1e-4", "no", "null", "合同", 'a"b\\c', " x ", "tab\tnew\nline\u2028", "😀"]
     labels = f"data.labels={json.dumps(odd, ensure_ascii=False)}"
     free = 'train.trl={a: "1e-4", b: "012", c: "true", d: [1e-4, "~"], e: 1e300, f: -0.0}'
@@ -350,7 +404,7 @@ def test_a_dump_for_another_folder_keeps_the_data_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_verb_takes_the_methods_of_its_family(tmp_path: Path, verb: str, method: str) -> None:
-    file = write(tmp_path, {**BASE, "method": {"name": method}})
+    file = write(tmp_path, {**BASE, "method": method_section(method)})
     if VERBS[verb].family in (None, METHODS[method].verb):
         assert load(file, verb=verb).recipe.method.name == method
         return
@@ -524,6 +578,7 @@ def test_ranges_are_said_in_words() -> None:
         "train.batch_size": "a whole number, 1 or more",
         "method.dropout": "a number, 0 or more and below 1",
         "method.alpha": "a number, above 0, or auto",
+        "method.rank_pattern": "keys with values",
         "data.train": "a word or a list of words",
         "model.revision": "text, or null",
         "eval.enabled": "true or false",
@@ -532,5 +587,5 @@ def test_ranges_are_said_in_words() -> None:
     }
     for name, text in said.items():
         section, key = name.split(".")
-        field = keys_of(section)[key]
+        field = keys_of(section, "staged" if key == "stages" else "lora")[key]
         assert recipe_errors.describe(field.annotation, field.metadata) == text

@@ -20,6 +20,7 @@ DOMAINS = {
     "finance": (120, 30, 0.12, 0.20),
     "education": (120, 30, 0.12, 0.20),
     "science": (120, 30, 0.12, 0.20),
+    "reviews": (180, 45, 0.12, 0.20),
 }
 SPLITS = ("train", "eval")
 LEGAL_LABELS = {
@@ -129,7 +130,10 @@ def test_held_out_rows_are_not_near_copies(domain: str) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize(("domain", "labels"), [("legal", LEGAL_LABELS), ("finance", SENTIMENTS)])
+@pytest.mark.parametrize(
+    ("domain", "labels"),
+    [("legal", LEGAL_LABELS), ("finance", SENTIMENTS), ("reviews", SENTIMENTS)],
+)
 def test_labels_are_balanced(domain: str, labels: set[str], split: str) -> None:
     counts = label_counts(domain, split, labels)
     assert set(counts) == labels

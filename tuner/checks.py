@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tuner.machine import Machine
 
 # The names in EXPORTERS and METRICS, whose modules are too heavy for a plan.
-FORMATS = ("adapter", "merged")
+FORMATS = ("adapter", "virtual_tokens", "merged")
 METRIC_NAMES = ("loss", "perplexity", "token_accuracy", "label_accuracy", "exact_match")
 Check = Callable[[Recipe, Method, bool], Iterator[str]]
 
@@ -94,11 +94,13 @@ def _exports(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
             f"export.formats: adapter and method.name: {method.name}, which trains the base's own "
             "weights; use merged"
         )
+    if not method.virtual_tokens and "virtual_tokens" in recipe.export.formats:
+        yield f"export.formats: virtual_tokens and method.name: {method.name}, which has none"
     if not method.mergeable and "merged" in recipe.export.formats:
-        instead = "its virtual tokens" if method.virtual_tokens else "the adapter"
+        instead = "adapter or virtual_tokens" if method.virtual_tokens else "adapter"
         yield (
             f"export.formats: merged and method.name: {method.name}, which cannot be merged; "
-            f"export adapter, which holds {instead}"
+            f"export {instead}"
         )
 
 

@@ -138,6 +138,26 @@ def plan(
     train.make_plan(verb, recipe, overrides or (), output, resume, console)
 
 
+@app.command()
+def compare(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output: Output = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the runs that are done, go on with the rest.")
+    ] = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train several methods on the same data at equal budget; one table, one plot."""
+    from tuner.commands import compare as command
+
+    console = _console(json, quiet, verbose)
+    command.compare(recipe, overrides or (), output, resume, dry_run, console)
+
+
 @data.command("preview")
 def data_preview(
     recipe: Recipe,
@@ -218,6 +238,51 @@ def runs_show(name: str, folder: RunsFolder = Path("runs"), json: Json = False) 
     from tuner.commands import runs as command
 
     command.show(folder, name, _console(json))
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A folder.")],
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """What is in an adapter: size and rank of its updates, what never moved."""
+    from tuner.commands import inspect as command
+
+    command.show(path, _console(json, False, verbose))
+
+
+@app.command()
+def chat(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's folder.")] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="BASE", help="Alias, Hub id, model folder or .gguf file."),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", metavar="PATH", help="A run's or adapter's folder. Repeatable."),
+    ] = None,
+    system: Annotated[str, typer.Option("--system", metavar="TEXT", help="The system turn.")] = "",
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Longest answer in tokens.")
+    ] = 256,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0: always the likeliest token.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seeds what is drawn.")] = 42,
+    force_base: Annotated[
+        bool, typer.Option("--force-base", help="Though the adapter is of another base.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Talk to a run, or to a base with adapters; reads questions from a pipe, too."""
+    from tuner.chat import Settings
+    from tuner.commands import chat as command
+
+    settings = Settings(max_new_tokens, temperature)
+    given = (run, base, adapter or (), system, settings, seed, force_base)
+    command.chat(command.Request(*given), _console(json))
 
 
 @app.command()

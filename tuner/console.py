@@ -8,6 +8,7 @@ bar is drawn, not before.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 import traceback
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from tuner.recipe_load import LoadedRecipe
 
 _LINE_SECONDS = 10.0
+# A word that may go on: access tokens are made of such characters.
+_OPEN_WORD = re.compile(r"[!-~]*\Z")
 # The rest stands in metrics.jsonl.
 _SHOWN_METRICS = ("loss", "grad_norm", "learning_rate", "seconds")
 
@@ -46,6 +49,55 @@ class Console:
         self._out = sys.stdout
         self._bar: tuple[Progress, TaskID] | None = None
         self._last_line = (time.monotonic(), 0.0)
+        self._held = ""
+
+    @property
+    def interactive(self) -> bool:
+        """Whether somebody types at a terminal."""
+        return sys.stdin.isatty() and not self.json
+
+    def ask(self, prompt: str) -> str | None:
+        """The next line of the input, after a prompt on a terminal; None at its end.
+
+        Raises:
+            DataError: the line is not UTF-8.
+        """
+        from tuner.errors import DataError
+
+        try:
+            if self.interactive:
+                import readline  # noqa: F401  # gives `input` a history and editing
+
+                line = input(prompt)
+            elif not (line := sys.stdin.readline()):
+                return None
+            # Where the locale names no encoding, Python lets broken bytes through as surrogates.
+            line.encode()
+        except EOFError:
+            return None
+        except UnicodeError as error:
+            raise DataError(
+                "the input cannot be read", f"it is not UTF-8: {error}", "send it as UTF-8"
+            ) from None
+        return line.rstrip("\r\n")
+
+    def stream(self, piece: str) -> None:
+        """A piece of a text that is being written; `finish_stream` ends it. Nothing with `json`."""
+        if self.json:
+            return
+        self._stop_bar()
+        text = self._held + piece
+        # A token could be told in none of the pieces it comes in: a word is shown when it is whole.
+        whole = _OPEN_WORD.sub("", text)
+        self._held = text[len(whole) :]
+        self._out.write(redact(wording.clean(whole)))
+        self._out.flush()
+
+    def finish_stream(self) -> None:
+        """The end of a text that was written in pieces."""
+        if not self.json:
+            rest, self._held = self._held, ""
+            _write(self._out, redact(wording.clean(rest)))
 
     def event(self, name: str, /, **content: Any) -> None:
         """One JSON line; nothing without `json`."""
@@ -103,6 +155,9 @@ class Console:
     def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
         """How far training is: a bar on a terminal, else a line every 10 % or 10 seconds."""
         self.event("progress", step=step, total=total, metrics=dict(metrics))
+        self._progress(step, total, metrics)
+
+    def _progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
         shown = "  ".join(
             f"{name} {wording.value(metrics[name])}" for name in _SHOWN_METRICS if name in metrics
         )
@@ -141,6 +196,29 @@ class Console:
         self.event("row", name=name, spans=[{"text": t, "supervised": s} for t, s in spans])
         marked = "".join(f"⟦{text}⟧" if learned else text for text, learned in spans)
         self.text(f"{name}\n{wording.clean(marked)}\n")
+
+    def relay(self, run: str, event: Mapping[str, Any]) -> None:
+        """An event of a run that another process carries out."""
+        self.event("run", run=run, content=event)
+        if event.get("event") == "progress":
+            # Its JSON is out already.
+            self._progress(event["step"], event["total"], event["metrics"])
+        elif event.get("event") == "warning" and not self.json:
+            self.warn(f"{run}: {event['text']}")
+
+    def comparison(
+        self,
+        record: Mapping[str, Any],
+        head: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        notes: Iterable[str],
+    ) -> None:
+        """What came of several runs: a row each, and what the table does not say."""
+        self.event("comparison", comparison=dict(record))
+        self.text()
+        self.table(head, rows)
+        for note in notes:
+            self.text(note)
 
     def artefacts(self, artefacts: Iterable[Mapping[str, Any]]) -> None:
         """What was written, each with its size and whether it was re-read and verified."""

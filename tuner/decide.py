@@ -214,6 +214,8 @@ def formats(recipe: Recipe, method: Method, head: str, values: Values) -> tuple[
     allowed = []
     if method.adapter:
         allowed.append("adapter")
+    if method.virtual_tokens and head == "language":
+        allowed.append("virtual_tokens")
     merges = method.mergeable and (method.merges_classes or head != "classes")
     if merges and recipe.model.quantize == "none":
         allowed.append("merged")

@@ -125,8 +125,8 @@ def head_for(task: str, config: Mapping[str, Any]) -> Head:
         return HEADS["classes"]
     if kind == "encoder":
         raise RecipeError(
-            "task: generation, and the base is an encoder",
+            "model.task: generation, and the base is an encoder",
             f"model type {config.get('model_type')} reads text and cannot write it",
-            "set task: classification, or use a decoder or an encoder-decoder",
+            "set model.task: classification, or use a decoder or an encoder-decoder",
         )
     return HEADS["sequence" if kind == "encoder-decoder" else "language"]

@@ -117,7 +117,8 @@ def disk(shape: Shape, formats: Sequence[str]) -> dict[str, int]:
     # AdamW's two moments stand beside each trained tensor; all three are float32.
     checkpoints = (KEPT + 1) * (12 * shape.trainable + (1 << 20))
     width = _BYTES[shape.dtype] if shape.adapter else 4.0
-    sizes = {"adapter": 4.0 * shape.trainable, "merged": width * shape.parameters}
+    adapter = 4.0 * shape.trainable
+    sizes = {"adapter": adapter, "virtual_tokens": adapter, "merged": width * shape.parameters}
     # Their logits, in float64 where sums are reordered, lie on the disk while they are compared.
     tokens = sum(min(length, PROBE_TOKENS) for length in sorted(shape.lengths)[-PROBE_ROWS:])
     proof = len(formats) * tokens * shape.vocabulary * 8

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import base as bases
-from tuner import checks, data, decide, disk, memory, skeleton
+from tuner import checks, data, decide, disk, memory, parts, skeleton
 from tuner.base import Base
 from tuner.data import Prepared
 from tuner.data.pack import Collator
@@ -20,7 +20,7 @@ from tuner.heads import Head, family, head_for
 from tuner.methods import METHODS, Method, lora
 from tuner.methods.lora import LoraOptions
 from tuner.methods.options import Setting
-from tuner.methods.prompts import MultitaskOptions
+from tuner.methods.prompts import MultitaskOptions, adapter_file
 from tuner.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -148,13 +148,17 @@ def make(
     method = METHODS[recipe.method.name]
     values, warnings = decide.Values(loaded), list[str]()
     checks.refuse_contradictions(recipe, method, machine)
+    if isinstance(recipe.method, MultitaskOptions) and recipe.method.source is not None:
+        adapter_file(recipe.method.source, loaded.folder)
     found = bases.resolve(recipe.model, loaded.folder, note)
     head = head_for(recipe.model.task, found.config)
     checks.refuse_base(recipe, method, found, head.name)
     tokenizer = bases.load_tokenizer(found, recipe.model.trust_remote_code)
     bases.check_vocabulary(found, tokenizer)
     bones = skeleton.read(found, head.name)
+    parts.refuse_layers(recipe.method, found)
     chosen = checks.targets(recipe, bones, found)
+    extra = parts.find(recipe.method, bones, chosen, found)
     prepared = data.prepare(
         recipe.data,
         tokenizer,
@@ -174,6 +178,8 @@ def make(
         config=found.config,
         task_type=head.task_type,
         targets=tuple(chosen),
+        experts=extra.experts,
+        saved=extra.saved,
         steps=stages[-1].stop,
         tasks=len(recipe.data.train),
         token_ids=checks.token_ids(recipe, tokenizer),

@@ -8,13 +8,17 @@ so activations may be recomputed, which peft's way through the cache forbids.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModelForCausalLM
 from peft.utils import PeftType
+from safetensors.torch import load_file
 
+from tuner.errors import ModelError
 from tuner.methods import prompts
+from tuner.methods.prompts import adapter_file
 
 if TYPE_CHECKING:
     from tuner.data.prepare import Example
@@ -120,6 +124,9 @@ def start(model: Any, plan: Plan, examples: Sequence[Example]) -> None:
     """
     options: Any = plan.recipe.method
     encoder = model.prompt_encoder[model.active_adapter]
+    if getattr(options, "source", None) is not None:
+        _adopt(encoder, adapter_file(options.source, plan.loaded.folder), options.source_task)
+        return
     deep = plan.method.deep_prompts
     kind = prompts.key_start(options, plan.setting.decoder) if deep else options.init
     if kind in ("random", "zero"):
@@ -190,6 +197,45 @@ def _write(encoder: Any, wanted: torch.Tensor) -> None:
     last.bias.copy_(mean)
     hook.remove()
     encoder.train(training)
+
+
+def _adopt(encoder: Any, file: Path, task: int | None) -> None:
+    """Start from a multitask prompt that was learned before: its shared part, and the part of one
+    of its data sets or their mean.
+
+    Raises:
+        ModelError: it is no such prompt, or of another size.
+    """
+    saved = load_file(file)
+    parts = {
+        "embedding.weight": saved.get("prompt_embeddings"),
+        "prefix_task_cols": saved.get("prefix_task_cols"),
+        "prefix_task_rows": saved.get("prefix_task_rows"),
+    }
+    targets = dict(encoder.named_parameters())
+    for name, tensor in parts.items():
+        target = targets[name]
+        if tensor is None:
+            raise ModelError(
+                "method.source is no multitask prompt",
+                f"{file} has no {name.removesuffix('.weight')}",
+                "name a run or an adapter of method.name: multitask_prompt",
+            )
+        if name != "embedding.weight":
+            if task is not None and task >= len(tensor):
+                raise ModelError(
+                    f"method.source_task: {task}, and the source knows {len(tensor)} data sets",
+                    f"{file}; they are counted from 0",
+                    "name one of them, or leave source_task out",
+                )
+            tensor = tensor.mean(0, True) if task is None else tensor[task : task + 1]
+        if tensor.shape[1:] != target.shape[1:] or len(tensor) not in (1, len(target)):
+            raise ModelError(
+                "method.source does not fit this recipe",
+                f"{name} is {tuple(tensor.shape)} there and {tuple(target.shape)} here",
+                "use its num_virtual_tokens and ranks, and the base it was learned on",
+            )
+        target.copy_(tensor.expand_as(target))
 
 
 def _even(encoder: Any) -> None:

@@ -161,7 +161,8 @@ class ExportSection(Section):
     """What is written at the end, each verified in a fresh process."""
 
     formats: Annotated[
-        Words, Field(description="adapter, merged; auto: all that the method allows")
+        Words,
+        Field(description="adapter, virtual_tokens, merged; auto: all that the method allows"),
     ] = ("auto",)
 
 
@@ -173,6 +174,20 @@ class RunSection(Section):
     ] = None
     seed: Annotated[Integer, Field(ge=0, description="seeds data order, weights and dropout")] = 42
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="where to train")] = "auto"
+
+
+class CompareSection(Section):
+    """Several methods on the same data at equal budget; for `tuner compare` alone."""
+
+    # Each is read as a `method` section of its own, so that it has that section's messages.
+    methods: Annotated[
+        tuple[FreeMapping, ...],
+        Field(min_length=1, description="the method sections to train with, a run each"),
+    ]
+    learning_rates: Annotated[
+        dict[str, Positive],
+        Field(description="peak learning rates of their own: {method: rate}"),
+    ] = Field(default_factory=dict)
 
 
 def _method_tag(value: Any) -> str:
@@ -199,6 +214,11 @@ class Recipe(Section):
     eval: EvalSection = EvalSection()
     export: ExportSection = ExportSection()
     run: RunSection = RunSection()
+    # Not part of what a run is: each method becomes a recipe without it.
+    compare: Annotated[
+        CompareSection | None,
+        Field(exclude=True, description="the methods that `tuner compare` trains"),
+    ] = None
 
 
 def sections() -> dict[str, list[type[BaseModel]]]:
@@ -232,6 +252,8 @@ def json_schema() -> dict[str, Any]:
     for model in schema["$defs"].values():
         for name, key in model.get("properties", {}).items():
             model["properties"][name] = _or_one_word(key)
+    method = {"oneOf": schema["properties"]["method"]["oneOf"]}
+    schema["$defs"]["CompareSection"]["properties"]["methods"]["items"] = method
     return schema
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tuner.did_you_mean import suggestion
+from tuner.did_you_mean import nearest, suggestion
 from tuner.methods import METHODS
 from tuner.recipe import Recipe, keys_of, models_in, sections
 from tuner.recipe_source import Source
@@ -75,7 +75,9 @@ def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
     if section == "method":
         owners = [row.name for row in METHODS.values() if plain in row.options.model_fields]
         if owners:
-            return f"not an option of {method}; {_listed(owners)} {_has(owners)} it"
+            near = nearest(word, own)
+            here = f"; of {method} the nearest is '{near}'" if near else ""
+            return f"not an option of {method}; {_listed(owners)} {_has(owners)} it{here}"
     if homes:
         return f"unknown key; it belongs under {' or '.join(homes)}"
     return f"unknown key; {suggestion(word, own)}"
@@ -120,7 +122,8 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         ranges = _ranges(metadata)
         return f"{noun}, {' and '.join(ranges)}" if ranges else noun
     if origin is tuple:
-        return "a list" if list(models_in(annotation)) else "a word or a list of words"
+        listed = list(models_in(annotation)) or _item(annotation) == "keys with values"
+        return "a list" if listed else "a word or a list of words"
     return "keys with values"
 
 

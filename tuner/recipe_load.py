@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from tuner import recipe_source
+from tuner.compare import recipe as compare_recipe
 from tuner.errors import RecipeError
 from tuner.methods import METHODS
 from tuner.recipe import Recipe, sections
@@ -50,6 +51,41 @@ class LoadedRecipe:
         return self.path.stem
 
 
+@dataclass(frozen=True)
+class LoadedComparison:
+    """A recipe that compares methods.
+
+    Attributes:
+        shared: what all have in common.
+        runs: by name, the recipe of each run.
+    """
+
+    shared: LoadedRecipe
+    runs: dict[str, LoadedRecipe]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A recipe's file with the flags on top of it, before the schema has seen it."""
+
+    file: Path
+    sha256: str
+    tree: dict[str, Any]
+    source: Source
+    problems: list[str]
+
+    def loaded(self, recipe: Recipe, verb: str, source: Source) -> LoadedRecipe:
+        return LoadedRecipe(
+            recipe=recipe,
+            path=self.file,
+            folder=self.file.resolve().parent,
+            verb=verb,
+            task=VERBS[verb].task if verb in VERBS else "",
+            origins=_origins(recipe, source),
+            sha256=self.sha256,
+        )
+
+
 def load(
     path: Path,
     overrides: Sequence[str] = (),
@@ -67,6 +103,70 @@ def load(
     Raises:
         RecipeError: with every problem found, each with file, line and key.
     """
+    draft = _read(path, overrides, output)
+    tree, source = draft.tree, draft.source
+    asked, problems = verb, list(draft.problems)
+    verb, problem = _settle_verb(tree, verb, source)
+    recipe, found = _validate(tree, source)
+    problems += found
+    if asked and tree.get("compare") is not None:
+        problem = for_comparison(draft.file, source.place(("compare",)))
+    if problem and not problems:
+        raise problem
+    if problem:
+        problems += problem.problems
+    if recipe is None or problems:
+        raise _refused(draft.file, problems)
+    return draft.loaded(recipe, verb, source)
+
+
+def load_comparison(
+    path: Path, overrides: Sequence[str] = (), output: str | None = None
+) -> LoadedComparison:
+    """Read a recipe with a `compare` section: what is shared, and an ordinary recipe a method.
+
+    Args:
+        path: a file, or the name of a bundled recipe where no such file exists.
+        overrides: `section.key=value` each.
+        output: the value of `--output`.
+
+    Raises:
+        RecipeError: with every problem found; those of one method begin with its name.
+    """
+    draft = _read(path, overrides, output)
+    if draft.tree.get("compare") is None:
+        raise RecipeError(
+            f"{draft.file} has no section compare",
+            "it names the methods to compare",
+            "add, for example: compare: {methods: [{name: lora}, {name: prefix}]}",
+        )
+    shared, problems = _validate(draft.tree, draft.source)
+    problems = [*draft.problems, *problems]
+    if draft.tree.get("method") is not None:
+        place = draft.source.place(("method",))
+        problems.append(f"{place}: method: the methods of a comparison stand in compare.methods")
+    runs: dict[str, LoadedRecipe] = {}
+    for name, tree, source in compare_recipe.trees(draft.tree, draft.source, shared):
+        recipe, found = _validate(tree, source)
+        problems += [f"{name}: {line}" for line in found if line not in problems]
+        if recipe is not None:
+            runs[name] = draft.loaded(recipe, "sft", source)
+    if shared is not None and shared.compare is not None:
+        problems += compare_recipe.unknown_rates(shared.compare, draft.tree, draft.source)
+    if shared is None or problems:
+        raise _refused(draft.file, problems)
+    return LoadedComparison(draft.loaded(shared, "compare", draft.source), runs)
+
+
+def for_comparison(file: Path, place: str) -> RecipeError:
+    """The refusal of a recipe that compares methods by a command that trains one."""
+    what = "the section compare is for `tuner compare`, which trains several methods"
+    fix = f"run: tuner compare --recipe {file}"
+    return RecipeError(what, place, fix, problems=[f"{place}: {what}"])
+
+
+def _read(path: Path, overrides: Sequence[str], output: str | None) -> _Draft:
+    """The file with the flags on top of it, not yet validated."""
     file = recipe_source.find(path)
     content = recipe_source.read(file)
     tree, lines = recipe_source.parse(content, file)
@@ -75,30 +175,19 @@ def load(
     problems = recipe_source.apply(tree, [*overrides], source, output)
     for name in [name for name in sections() if name in tree and tree[name] is None]:
         del tree[name]
-    verb, problem = _settle_verb(tree, verb, source)
-    recipe: Recipe | None = None
+    return _Draft(file, hashlib.sha256(content).hexdigest(), tree, source, problems)
+
+
+def _validate(tree: dict[str, Any], source: Source) -> tuple[Recipe | None, list[str]]:
     try:
-        recipe = Recipe.model_validate(tree)
+        return Recipe.model_validate(tree), []
     except ValidationError as error:
-        problems += explain(error, tree, source)
-    if problem and not problems:
-        raise problem
-    if problem:
-        problems += problem.problems
-    if recipe is None or problems:
-        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
-        raise RecipeError(
-            f"{file} has {count}", fix=FIX, problems=[redact(line) for line in problems]
-        )
-    return LoadedRecipe(
-        recipe=recipe,
-        path=file,
-        folder=file.resolve().parent,
-        verb=verb,
-        task=VERBS[verb].task,
-        origins=_origins(recipe, source),
-        sha256=hashlib.sha256(content).hexdigest(),
-    )
+        return None, explain(error, tree, source)
+
+
+def _refused(file: Path, problems: Sequence[str]) -> RecipeError:
+    count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+    return RecipeError(f"{file} has {count}", fix=FIX, problems=[redact(line) for line in problems])
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:

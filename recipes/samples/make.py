@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-DOMAINS = ("legal", "medical", "finance", "education", "science")
+DOMAINS = ("legal", "medical", "finance", "education", "science", "reviews")
 SPLITS = ("train", "eval")
 SEED = 2024
 

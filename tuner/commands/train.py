@@ -48,6 +48,8 @@ def make_plan(
 ) -> Plan:
     """Load the recipe, decide everything, show it."""
     loaded = recipe_load.load(Path(recipe), overrides, verb, output)
+    if loaded.recipe.compare is not None:
+        raise recipe_load.for_comparison(loaded.path, str(loaded.path))
     console.header(loaded)
     folder = run_folder(loaded, resume)
     # A wrong recipe is told before the libraries that a plan needs are imported.

@@ -16,7 +16,7 @@ import torch
 
 from tuner import manifest, seal
 from tuner.errors import IntegrityError
-from tuner.export import adapter, merged, verify
+from tuner.export import adapter, merged, verify, virtual_tokens
 from tuner.methods import lora
 from tuner.methods.lora import LoraOptions
 
@@ -47,6 +47,7 @@ class Exporter:
 # In the order of writing: merging changes the live model, so it comes last.
 EXPORTERS: dict[str, Exporter] = {
     "adapter": Exporter(adapter.write, 1e-5, 0.01, reorders=False),
+    "virtual_tokens": Exporter(virtual_tokens.write, 1e-5, 0.01, reorders=False),
     "merged": Exporter(merged.write, 1e-4, 0.1, reorders=True),
 }
 

@@ -189,8 +189,13 @@ def _load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
         if job["labels"]:
             arguments["num_labels"] = len(job["labels"])
         base = loader.from_pretrained(job["base"], **arguments)
-        model = PeftModel.from_pretrained(base, folder)
+        model: Any = PeftModel.from_pretrained(base, folder)
         _refuse_other_keys(model, folder)
+    elif kind == "virtual_tokens":
+        from tuner.export.virtual_tokens import WithTokens
+
+        base = loader.from_pretrained(job["base"], **arguments)
+        model = WithTokens(base.to(job["device"]) if job["quantize"] == "none" else base, folder)
     else:
         arguments["output_loading_info"] = True
         loaded: Any = loader.from_pretrained(folder, **arguments)
@@ -198,9 +203,10 @@ def _load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
         _refuse_keys(report["missing_keys"], report["unexpected_keys"])
     if job["labels"]:
         model.config.pad_token_id = job["pad_token_id"]
-    if job["quantize"] == "none":
+    if job["quantize"] == "none" and kind != "virtual_tokens":
         model = model.to(job["device"])
-    return without_cpu_packing(model).eval()
+    without_cpu_packing(model.base if kind == "virtual_tokens" else model)
+    return model.eval()
 
 
 def _refuse_other_keys(model: Any, folder: str) -> None:

@@ -27,10 +27,10 @@ _FULL = Method("full", "sft", "all weights", full.FullOptions, None, 2e-5, merge
 _PREFIX = Method(
     "prefix",
     "prefix",
-    "keys and values before every row, in every layer",
+    "keys and values before every row, directly or through an MLP",
     prompts.PrefixOptions,
     prompts.prefix,
-    5e-3,
+    1e-2,
     quantized=QUANTIZED,
     virtual_tokens=True,
     deep_prompts=True,
@@ -42,6 +42,7 @@ _PROMPT = replace(
     summary="embeddings before every row",
     options=prompts.PromptOptions,
     config=prompts.prompt,
+    learning_rate=2e-2,
     deep_prompts=False,
 )
 
@@ -83,7 +84,7 @@ METHODS: dict[str, Method] = {
         replace(
             _PREFIX,
             name="ptuning_v2",
-            summary="deep prompts: keys and values of every layer, learned directly",
+            summary="deep prompts: keys and values in every layer, learned directly",
             options=prompts.PtuningV2Options,
         ),
         replace(
@@ -92,6 +93,7 @@ METHODS: dict[str, Method] = {
             summary="embeddings before every row, written by a small encoder",
             options=prompts.PtuningOptions,
             config=prompts.ptuning,
+            learning_rate=5e-3,
         ),
         _PROMPT,
         replace(

@@ -96,7 +96,7 @@ def config(setting: Setting) -> Any:
     import peft
 
     options: Any = setting.options
-    own = {name: rank(options, name) for name in setting.targets}
+    own = {name: rank(options, name) for name in (*setting.targets, *setting.experts)}
     return peft.LoraConfig(
         task_type=setting.task_type,
         r=options.r,
@@ -104,8 +104,8 @@ def config(setting: Setting) -> Any:
         lora_dropout=options.dropout,
         target_modules=list(setting.targets),
         rank_pattern={name: value for name, value in own.items() if value != options.r},
-        target_parameters=list(EXPERTS) if options.experts else None,
-        modules_to_save=list(options.modules_to_save) or None,
+        target_parameters=list(setting.experts) or None,
+        modules_to_save=list(setting.saved) or None,
         use_rslora=options.name == "rslora",
         use_dora=options.name == "dora",
         init_lora_weights=True if options.init in ("default", "loftq") else options.init,

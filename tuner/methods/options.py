@@ -37,6 +37,8 @@ class Setting:
         config: the base's config.json.
         task_type: peft's name of the task, such as CAUSAL_LM.
         targets: full names of the modules to adapt.
+        experts: full names of parameters to adapt, the fused weights of experts.
+        saved: full names of modules to train whole and to save beside the adapter.
         steps: optimizer steps of the run.
         tasks: data sets that are learned together.
         new_modules: parts of a new head, trained and saved beside the adapter.
@@ -48,6 +50,8 @@ class Setting:
     config: Mapping[str, Any]
     task_type: str
     targets: tuple[str, ...] = ()
+    experts: tuple[str, ...] = ()
+    saved: tuple[str, ...] = ()
     steps: int = 1
     tasks: int = 1
     token_ids: tuple[int, ...] = ()

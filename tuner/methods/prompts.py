@@ -5,16 +5,21 @@ MLP; P-tuning v2 (Liu et al. 2021) is its direct form. Prompt tuning (Lester et 
 embeddings before the first layer, P-tuning (Liu et al. 2021) writes them with an encoder, and
 multitask prompt tuning (Wang et al. 2023) shares them between data sets.
 
-Defaults follow peft's method comparison: a rate of 5e-3 and a start from text. A start at random
-costs a factor of two and more, since it first destroys what the base can do.
+Defaults follow peft's method comparison, in which a start from text and a high rate more than
+doubled the accuracy of library defaults, and what SmolLM2-135M showed on the legal sample: after 40
+steps of prefix-tuning at 5e-3 a loss of 2.08 from a text, 2.88 from zero, 5.41 from random values
+(at the start 4.49, 4.71 and 12.3; the base alone has 4.60), and 1.80 from a text at 1e-2; of prompt
+tuning 2.13 at 5e-3 and 1.95 at 2e-2; of P-tuning 2.43 at 1e-3 and 2.16 at 5e-3.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from tuner.errors import RecipeError
 from tuner.fields import AutoCount, Count, CountFromZero, Share, Text
 from tuner.methods.options import MethodOptions, Setting
 
@@ -103,6 +108,27 @@ class MultitaskOptions(VirtualTokenOptions):
         CountFromZero | None,
         Field(description="the data set of the source to start from, from 0; unset: their mean"),
     ] = None
+
+
+def adapter_file(source: str, folder: Path) -> Path:
+    """The weights of a run or adapter named in a recipe of `folder`.
+
+    Raises:
+        RecipeError: there are none.
+    """
+    places = [
+        start / Path(source).expanduser() / inner / "adapter_model.safetensors"
+        for start in (folder, Path.cwd())
+        for inner in ("", "adapter")
+    ]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise RecipeError(
+            f"method.source: there is no adapter in '{source}'",
+            f"looked for {', '.join(map(str, dict.fromkeys(places)))}",
+            "name a finished run or an adapter folder",
+        )
+    return found
 
 
 def key_start(options: Any, decoder: bool) -> str:

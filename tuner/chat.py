@@ -1,0 +1,291 @@
+"""A conversation with a model: turns to prompts, commands, and the loop.
+
+A turn goes through the chat template like a row of the training data: what only looks like a
+control token in its text stays text. An encoder-decoder has no chat template; it reads the turns as
+plain text, as it was trained to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tuner.data.chat import ChatTemplate
+from tuner.data.dialogue import BadRow, Dialogue, Message
+from tuner.data.encode import Encoder
+from tuner.data.rendered import Rendered, Span
+from tuner.did_you_mean import suggestion
+from tuner.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from tuner.console import Console
+    from tuner.inference import Inference
+
+# As the data templates have it between prompt and answer.
+AFTER_TURN = "\n\n"
+COMMANDS = {
+    "/adapter NAME": "let this adapter answer",
+    "/base": "let the base answer, without an adapter",
+    "/adapters": "list the adapters",
+    "/system TEXT": "set the system turn; without TEXT, leave it out",
+    "/reset": "forget the conversation",
+    "/help": "show this",
+    "/exit": "leave",
+}
+
+
+class Prompts:
+    """Makes prompts of turns for one tokenizer.
+
+    Args:
+        tokenizer: a fast transformers tokenizer.
+        stops: token ids that end an answer.
+        plain: without a chat template, for a model that does not continue a chat.
+
+    Raises:
+        ModelError: the chat template is broken.
+        SafetyError: the chat template is not safe to run.
+    """
+
+    def __init__(self, tokenizer: Any, stops: list[int], *, plain: bool = False) -> None:
+        self._template = None if plain else ChatTemplate(tokenizer, stops)
+        source = self._template.source if self._template else None
+        self._encoder = Encoder(tokenizer, "literal", source)
+        special = set(tokenizer.all_special_ids)
+        ids = list(tokenizer("a")["input_ids"])
+        # What the tokenizer puts behind a plain text, </s> for most.
+        self._closing = [token for token in ids[-1:] if plain and token in special]
+
+    def ids(self, messages: list[Message]) -> list[int]:
+        """Token ids from which the answer to the last turn continues.
+
+        Raises:
+            BadRow: the chat template refuses the turns, or their text cannot be kept literal.
+        """
+        (encoded,) = self._encoder.encode([self._render(messages)])
+        if isinstance(encoded, BadRow):
+            raise encoded
+        return encoded.ids + self._closing
+
+    def _render(self, messages: list[Message]) -> Rendered:
+        dialogue = Dialogue("conversation", tuple(messages))
+        if self._template is None:
+            text = "".join(message["content"] + AFTER_TURN for message in messages)
+            return Rendered(dialogue, text, (), raw=True)
+        text = self._template.render(messages, generate=True)
+        given = [message["content"] for message in messages]
+        # The same chat with contents that stand nowhere else shows what the template writes itself.
+        neutral = [f"Xq{number}neutral{number}qX" for number in range(len(messages))]
+        turns = [
+            {**message, "content": content}
+            for message, content in zip(messages, neutral, strict=True)
+        ]
+        pattern = self._template.render(turns, generate=True)
+        for contents in (given, [content.strip() for content in given]):
+            structure = _filled(pattern, neutral, contents, text)
+            if structure is not None:
+                return Rendered(dialogue, text, (), structure=structure)
+        # The template rewrites a turn: where its text stands is not known.
+        whole = ((0, len(text)),)
+        return Rendered(
+            dialogue, text, (), structure=whole, unlocated=tuple(given), pattern=pattern
+        )
+
+
+def _filled(
+    pattern: str, neutral: list[str], contents: list[str], text: str
+) -> tuple[Span, ...] | None:
+    """What the template wrote in `text`, if that is `pattern` with these contents for the names."""
+    parts, structure, position = [], [], 0
+    for name, content in zip(neutral, contents, strict=True):
+        own, found, rest = pattern.partition(name)
+        if not found or name in rest:
+            return None
+        structure.append((position, position + len(own)))
+        position += len(own) + len(content)
+        parts += [own, content]
+        pattern = rest
+    structure.append((position, position + len(pattern)))
+    return tuple(structure) if "".join([*parts, pattern]) == text else None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How answers are made; see `Inference.answer`."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+
+
+@dataclass
+class Chat:
+    """A conversation.
+
+    Attributes:
+        model: what answers.
+        prompts: makes its prompts.
+        settings: how answers are made.
+        console: where all is shown.
+        system: the system turn; empty: none.
+        turns: questions and answers so far.
+    """
+
+    model: Inference
+    prompts: Prompts
+    settings: Settings
+    console: Console
+    system: str = ""
+    turns: list[Message] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Read turns and commands to the end of the input, or `/exit`.
+
+        Raises:
+            DataError: a turn that cannot be asked, where nobody sits at a terminal.
+        """
+        while (line := self.console.ask("> ")) is not None:
+            if not line.strip():
+                continue
+            if line.startswith("/") and not line.startswith("//"):
+                if line.split()[0] == "/exit":
+                    return
+                self.obey(line)
+                continue
+            self._turn(line.removeprefix("/") if line.startswith("//") else line)
+
+    def _turn(self, text: str) -> None:
+        try:
+            self.say(text)
+        except DataError as error:
+            if not self.console.interactive:
+                raise
+            self.console.warn(f"{error.what}: {error.why}")
+        except KeyboardInterrupt:
+            if not self.console.interactive:
+                raise
+            self.console.finish_stream()
+            self.console.warn("stopped; question and answer are forgotten")
+
+    def say(self, text: str) -> str:
+        """Ask, show the answer as it is written, and remember both.
+
+        Raises:
+            DataError: it cannot be asked; nothing is remembered then.
+        """
+        turns = [*self.turns, {"role": "user", "content": text}]
+        turns, prompt = self._fitting(turns)
+        room = self.model.room - len(prompt)
+        # What libraries print is not ours: stdout is the console's.
+        with contextlib.redirect_stdout(sys.stderr):
+            answer = self.model.answer(
+                prompt,
+                min(self.settings.max_new_tokens, room),
+                self.settings.temperature,
+                self.console.stream,
+            )
+        self.console.finish_stream()
+        self.console.event(
+            "answer",
+            text=answer.text,
+            adapter=self.model.active,
+            stopped=answer.stopped,
+            tokens=answer.tokens,
+        )
+        self.turns = [*turns, {"role": "assistant", "content": answer.text}]
+        return answer.text
+
+    def _fitting(self, turns: list[Message]) -> tuple[list[Message], list[int]]:
+        """The newest turns that leave room for an answer, and their prompt."""
+        first, count = [{"role": "system", "content": self.system}] if self.system else [], 0
+        while True:
+            try:
+                prompt = self.prompts.ids([*first, *turns[count:]])
+            except BadRow as error:
+                raise DataError(
+                    "this turn cannot be asked",
+                    str(error),
+                    "change its text, or begin anew with /reset",
+                ) from None
+            alone = count + 2 >= len(turns)
+            enough = 1 if alone else self.settings.max_new_tokens
+            if len(prompt) + enough <= self.model.room:
+                break
+            if alone:
+                raise DataError(
+                    "this turn is too long",
+                    f"it comes to {len(prompt)} tokens, and the model takes {self.model.room} "
+                    "with its answer",
+                    "shorten it, or the system turn",
+                )
+            count += 2
+        if count:
+            self.console.warn(
+                f"the oldest {count} turns are forgotten: the model takes {self.model.room} tokens"
+            )
+        return turns[count:], prompt
+
+    def obey(self, line: str) -> None:
+        """Carry out a command."""
+        name, _, rest = line.strip().partition(" ")
+        rest = rest.strip()
+        commands: dict[str, Callable[[], None]] = {
+            "/adapter": lambda: self._use(rest),
+            "/base": lambda: self.model.use(None),
+            "/adapters": self._list,
+            "/system": lambda: self._set_system(rest),
+            "/reset": self.turns.clear,
+            "/help": self._help,
+        }
+        if name not in commands:
+            known = suggestion(name, [*commands, "/exit"])
+            self.console.warn(
+                f"there is no command {name} ({known}); // begins a turn that starts with /"
+            )
+            return
+        commands[name]()
+
+    def _use(self, name: str) -> None:
+        if name in self.model.adapters:
+            self.model.use(name)
+            return
+        known = ", ".join(self.model.adapters) or "none"
+        self.console.warn(f"there is no adapter '{name}'; loaded are: {known}")
+
+    def _set_system(self, text: str) -> None:
+        self.system = text
+
+    def _list(self) -> None:
+        active = self.model.active
+        self.console.event("adapters", names=list(self.model.adapters), active=active)
+        rows = [
+            (name, "answers" if name == active else "", str(adapter.folder))
+            for name, adapter in self.model.adapters.items()
+        ]
+        rows.append((f"(base) {self.model.base.name}", "" if active else "answers", ""))
+        self.console.table(("adapter", "", "folder"), rows)
+
+    def _help(self) -> None:
+        self.console.event("help", commands=COMMANDS)
+        self.console.table(("", ""), COMMANDS.items())
+
+
+def free_name(name: str, taken: dict[str, Any]) -> str:
+    """`name`, or with a number where there is one already.
+
+    Raises:
+        RecipeError: it cannot be written in a command.
+    """
+    if not name or name != name.strip() or "\n" in name:
+        raise RecipeError(
+            f"{name!r} is no name for an adapter",
+            "an adapter is called by the name of its folder",
+            "rename the folder",
+        )
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    return free

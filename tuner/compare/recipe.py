@@ -1,0 +1,86 @@
+"""A recipe that compares methods, taken apart: one ordinary recipe a method, all else equal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from tuner.did_you_mean import suggestion
+from tuner.methods import METHODS
+from tuner.recipe import CompareSection, Recipe
+from tuner.recipe_source import Source
+from tuner.strict_yaml import Path as KeyPath
+
+_METHODS, _RATES = ("compare", "methods"), ("compare", "learning_rates")
+
+
+def trees(
+    tree: dict[str, Any], source: Source, shared: Recipe | None
+) -> Iterator[tuple[str, dict[str, Any], Source]]:
+    """Name, keys and their places of every run that a comparison asks for.
+
+    Args:
+        tree: the keys of the whole recipe, as the file has them.
+        source: where they come from.
+        shared: the validated recipe, where it is valid; rates and formats are put in only then.
+    """
+    rest = {key: value for key, value in tree.items() if key not in ("compare", "method")}
+    if isinstance(rest.get("run"), dict):
+        rest["run"] = {key: value for key, value in rest["run"].items() if key != "output"}
+    for index, name, options in _named(tree):
+        own = {**rest, "method": dict(options)}
+        places = _moved(source, (*_METHODS, index), ("method",))
+        if shared is not None and shared.compare is not None:
+            method = str(options.get("name", "lora"))
+            rates = shared.compare.learning_rates
+            key = name if name in rates else method
+            if key in rates:
+                own["train"] = {**own.get("train", {}), "learning_rate": rates[key]}
+                places = _moved(places, (*_RATES, key), ("train", "learning_rate"))
+            if _without_adapter(method) and shared.export.formats == ("adapter",):
+                own["export"] = {**own["export"], "formats": ["merged"]}
+        yield name, own, places
+
+
+def unknown_rates(section: CompareSection, tree: dict[str, Any], source: Source) -> list[str]:
+    """A line for every rate whose method is not compared."""
+    known = {name for _, name, _ in _named(tree)}
+    known |= {str(options.get("name", "lora")) for _, _, options in _named(tree)}
+    return [
+        f"{source.place((*_RATES, key))}: {'.'.join(_RATES)}.{key}: no such method is compared; "
+        f"{suggestion(key, sorted(known))}"
+        for key in section.learning_rates
+        if key not in known
+    ]
+
+
+def _named(tree: dict[str, Any]) -> list[tuple[int, str, dict[str, Any]]]:
+    """Number, name and options of each method; the second `lora` is called lora-2."""
+    compare = tree.get("compare")
+    listed = compare.get("methods") if isinstance(compare, dict) else None
+    seen: Counter[str] = Counter()
+    result = []
+    for index, options in enumerate(listed if isinstance(listed, list) else []):
+        if isinstance(options, dict):
+            method = str(options.get("name") or "lora")
+            seen[method] += 1
+            number = f"-{seen[method]}" if seen[method] > 1 else ""
+            result.append((index, f"{method}{number}", options))
+    return result
+
+
+def _without_adapter(method: str) -> bool:
+    """What trains the base's own weights has a whole model for an artefact."""
+    return method in METHODS and not METHODS[method].adapter
+
+
+def _moved(source: Source, old: KeyPath, new: KeyPath) -> Source:
+    """The same places, with those of the keys below `old` also those of the keys below `new`."""
+    size = len(old)
+    lines = {new + path[size:]: line for path, line in source.lines.items() if path[:size] == old}
+    flags = {new + path[size:]: flag for path, flag in source.flags.items() if path[:size] == old}
+    above = [path for path in source.flags if old[: len(path)] == path]
+    if above:
+        flags[new] = source.flags[above[0]]
+    return Source(source.file, {**source.lines, **lines}, {**source.flags, **flags})

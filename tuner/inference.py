@@ -1,0 +1,306 @@
+"""A base model with adapters that take turns on it.
+
+The base is loaded once and never copied or written to. Every adapter is put on the bare base alone,
+as peft does it; which modules peft put in place of the base's own is remembered, and switching puts
+one set or the other in. So adapters of any two methods lie side by side, none ever meets another,
+and without one the base is, module by module, the object that was loaded.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from peft import PeftModel, PeftType
+
+from tuner import base as bases
+from tuner import hub, model
+from tuner.adapter_files import check_base, check_kind, check_tensors, does_not_write, read, told
+from tuner.answer import Answer, Listener
+from tuner.base import Base
+from tuner.errors import ResourceError, first_line
+from tuner.heads import HEADS, Head, family
+from tuner.methods import bottleneck_peft  # noqa: F401  # makes peft know the method
+from tuner.prompt_model import PromptModel
+
+if TYPE_CHECKING:
+    from tuner.recipe import ModelSection
+
+Modules = list[tuple[Any, str, Any]]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter of an open base.
+
+    Attributes:
+        folder: where it was read from.
+        network: peft's model around the base; right only while `modules` are in place.
+        modules: parent, name and module for each of the base's modules that peft replaced.
+        virtual_tokens: learned tokens before every prompt; they count against the context.
+        arguments: what `generate` needs besides.
+    """
+
+    folder: Path
+    network: Any
+    modules: Modules
+    virtual_tokens: int = 0
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+class Inference:
+    """An open base model; made by `open_base`.
+
+    Attributes:
+        base: where it lies and what it is.
+        head: what it writes with.
+        tokenizer: of the base, or of the run that is talked to.
+        stops: token ids that end an answer, sorted.
+        adapters: by name; `attach` adds them.
+        active: name of the adapter that answers; None: the base itself.
+    """
+
+    def __init__(self, base: Base, head: Head, network: Any, tokenizer: Any) -> None:
+        self.base = base
+        self.head = head
+        self.tokenizer = tokenizer
+        self.stops = sorted({tokenizer.eos_token_id, *bases.stop_ids(base.folder)})
+        self.adapters: dict[str, Adapter] = {}
+        self.active: str | None = None
+        self._bare = network
+        self._own = list(_places(network))
+
+    @property
+    def network(self) -> Any:
+        """The model that answers now: the base, or peft's model around it."""
+        return self.adapters[self.active].network if self.active else self._bare
+
+    @property
+    def room(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        taken = self.adapters[self.active].virtual_tokens if self.active else 0
+        return self.base.context_length - taken
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the base's weights."""
+        return self.base.fingerprint()
+
+    def use(self, name: str | None) -> None:
+        """Let an adapter answer from now on; None: the base itself.
+
+        Raises:
+            KeyError: there is no adapter of this name.
+        """
+        wanted = self.adapters[name].modules if name else []
+        for parent, place, module in [*self._own, *wanted]:
+            setattr(parent, place, module)
+        self.active = name
+
+    def add(self, name: str, folder: Path, wrap: Callable[[Any], Any]) -> Any:
+        """Put an adapter on the bare base, remember how, and take it off again.
+
+        Args:
+            name: of the new adapter.
+            folder: where it comes from.
+            wrap: makes peft's model of the base; it may raise, which leaves all as it was.
+
+        Returns:
+            peft's model.
+        """
+        active = self.active
+        self.use(None)
+        try:
+            network = wrap(self._bare).eval()
+            config = network.peft_config["default"]
+            own = {(id(parent), place): module for parent, place, module in self._own}
+            put = [
+                (parent, place, now)
+                for parent, place, _ in self._own
+                if (now := parent.get_submodule(place)) is not own[id(parent), place]
+            ]
+            virtual = getattr(config, "num_virtual_tokens", None) or 0
+            arguments: dict[str, Any] = {}
+            if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING:
+                arguments["task_ids"] = torch.tensor([0], device=self._bare.device)
+            self.adapters[name] = Adapter(folder, network, put, int(virtual), arguments)
+        finally:
+            # The next adapter would be taken for a second one of this kind.
+            self._bare.__dict__.pop("peft_config", None)
+            self.use(active)
+        return network
+
+    @torch.no_grad()
+    def answer(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        show: Callable[[str], None] = lambda piece: None,
+    ) -> Answer:
+        """Continue a prompt until a stop token or `max_new_tokens`.
+
+        Args:
+            prompt: token ids.
+            max_new_tokens: longest answer, in tokens.
+            temperature: 0 takes the likeliest token each time; above, tokens are drawn.
+            show: given the answer piece by piece, as its tokens come; the pieces make the text.
+        """
+        listener = Listener(self.tokenizer, self.stops, show)
+        ids = torch.tensor([list(prompt)], device=self._bare.device)
+        # None leaves out what the base's own generation config would set for drawn tokens.
+        how: dict[str, Any] = {"do_sample": True, "temperature": temperature}
+        if not temperature:
+            how = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        try:
+            with warnings.catch_warnings():
+                # peft warns of positions that `PromptModel` gives all the same.
+                warnings.simplefilter("ignore")
+                self.network.generate(
+                    input_ids=ids,
+                    attention_mask=torch.ones_like(ids),
+                    max_new_tokens=max_new_tokens,
+                    num_beams=1,
+                    eos_token_id=self.stops,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                    streamer=listener,
+                    **how,
+                    **(self.adapters[self.active].arguments if self.active else {}),
+                )
+        except torch.OutOfMemoryError as error:
+            raise ResourceError(
+                "the answer does not fit into memory",
+                first_line(error),
+                "begin anew with /reset, or give a smaller --max-new-tokens",
+            ) from error
+        finally:
+            # peft puts its own there, and leaves it when it is interrupted.
+            self._bare.__dict__.pop("prepare_inputs_for_generation", None)
+        return listener.answer()
+
+
+def _places(network: Any) -> Iterator[tuple[Any, str, Any]]:
+    for parent in network.modules():
+        for name, child in parent.named_children():
+            yield parent, name, child
+
+
+def open_base(
+    section: ModelSection,
+    folder: Path,
+    device: str,
+    *,
+    tokenizer_folder: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Inference:
+    """Load a base model and its tokenizer for answering.
+
+    Args:
+        section: which base, as in a recipe; its dtype is a name, not auto.
+        folder: where a relative path of the base starts.
+        device: cpu or cuda.
+        tokenizer_folder: where the tokenizer lies, if not with the base.
+        note: told about work that takes long.
+
+    Raises:
+        ModelError: the base cannot be had, does not load, or does not write.
+        SafetyError: it brings code or pickles.
+        ResourceError: not enough memory.
+    """
+    model.quiet_libraries()
+    found = bases.resolve(section, folder, note)
+    if found.kind == "hub":
+        wanted = (*hub.SMALL_FILES, hub.WEIGHTS)
+        found = replace(found, folder=hub.folder(found.name, section.revision, wanted, note))
+    head = _head(found)
+    tokenizer = bases.load_tokenizer(
+        replace(found, folder=tokenizer_folder or found.folder), section.trust_remote_code
+    )
+    bases.check_vocabulary(found, tokenizer)
+    arguments: dict[str, Any] = {
+        "dtype": (dtype := model.DTYPES[section.dtype]),
+        "use_safetensors": True,
+        "trust_remote_code": section.trust_remote_code,
+        "local_files_only": True,
+        "ignore_mismatched_sizes": True,
+    }
+    if section.quantize != "none":
+        arguments["quantization_config"] = model._quantization(section.quantize, dtype)
+        arguments["device_map"] = {"": device}
+    loader = getattr(transformers, head.auto_class)
+    with told(f"the base model '{found.name}' cannot be loaded", found.folder):
+        network, report = loader.from_pretrained(
+            found.folder, output_loading_info=True, **arguments
+        )
+        if section.quantize == "none":
+            network.to(device)
+    model._check_loaded(report, found.folder, head.name)
+    return Inference(found, head, model.without_cpu_packing(network).eval(), tokenizer)
+
+
+def _head(found: Base) -> Head:
+    """The head of a base that writes."""
+    kind = family(found.config)
+    classes = any("Classification" in name for name in found.config.get("architectures") or ())
+    if kind == "encoder" or classes:
+        raise does_not_write(
+            f"the base model '{found.name}'",
+            f"{found.folder}: " + ("it is a classifier" if classes else "an encoder reads only"),
+        )
+    return HEADS["sequence" if kind == "encoder-decoder" else "language"]
+
+
+def attach(
+    opened: Inference,
+    folder: Path,
+    name: str,
+    *,
+    force_base: bool = False,
+    warn: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Load an adapter of an open base; it does not answer before `use`.
+
+    Args:
+        opened: the base.
+        folder: peft's files.
+        name: what it is called from now on.
+        force_base: also where it was trained on another base.
+        warn: told what may be wrong.
+
+    Raises:
+        ModelError: no adapter, for another base or another kind of model, or tensors that do not
+            match the modules.
+        IntegrityError: a file is not the one that was sealed.
+        SafetyError: it is a pickle.
+    """
+    config = read(folder, name)
+    check_kind(config, opened.head, folder, name)
+    base = opened.base.name
+    check_base(folder, name, base, lambda: opened.fingerprint, force=force_base, warn=warn)
+    tasks = getattr(config, "num_tasks", None)
+    if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING and tasks != 1:
+        warn(f"the adapter '{name}' was trained on {tasks} data sets; it answers as for the first")
+    config.inference_mode = True
+
+    def wrap(bare: Any) -> Any:
+        # What they warn of, tensors without a module, is refused below.
+        with warnings.catch_warnings(), told(f"the adapter '{name}' cannot be loaded", folder):
+            warnings.simplefilter("ignore")
+            device = str(bare.device)
+            if config.is_prompt_learning and opened.head.name == "language":
+                network: Any = PromptModel(bare, config)
+                network.load_adapter(str(folder), "default", torch_device=device)
+            else:
+                network = PeftModel.from_pretrained(
+                    bare, str(folder), config=config, torch_device=device
+                )
+            check_tensors(network, folder, name)
+        return network
+
+    opened.add(name, folder, wrap)

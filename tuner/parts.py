@@ -1,0 +1,120 @@
+"""What a LoRA takes of a base besides its targets, by the keys of the recipe's `method` section:
+some layers only, ranks of their own, the fused weights of experts, modules that are trained whole.
+
+Each name in the recipe must mean something in the base: peft passes over those that do not.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tuner import memory
+from tuner.base import Base
+from tuner.errors import ModelError, RecipeError
+from tuner.methods.lora import LoraOptions
+from tuner.methods.options import MethodOptions
+from tuner.methods.targets import ends, layer_of
+
+if TYPE_CHECKING:
+    from tuner.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Full names in the base.
+
+    Attributes:
+        experts: parameters with the fused weights of experts, to adapt.
+        saved: modules to train whole and to save beside the adapter.
+    """
+
+    experts: tuple[str, ...] = ()
+    saved: tuple[str, ...] = ()
+
+
+def refuse_layers(options: MethodOptions, found: Base) -> None:
+    """Refuse numbers in `method.layers` that the base has no layer for.
+
+    Raises:
+        ModelError: naming them.
+    """
+    count = memory.shape_of(found.config)[2]
+    wanted = options.layers if isinstance(options, LoraOptions) else ()
+    absent = [str(number) for number in wanted if number >= count]
+    if absent and count:
+        raise ModelError(
+            "method.layers names layers that the model does not have",
+            f"{found.name} has {count} layers, 0 to {count - 1}; there is no {', '.join(absent)}",
+            "correct method.layers",
+        )
+
+
+def find(options: MethodOptions, bones: Skeleton, targets: Sequence[str], found: Base) -> Parts:
+    """The parts of a base; none for other methods than LoRA.
+
+    Args:
+        options: the recipe's `method` section.
+        bones: of the base.
+        targets: full names of the modules that get adapters.
+        found: the base.
+
+    Raises:
+        ModelError: a name matches nothing, or the base has no experts.
+        RecipeError: a module would be trained whole and adapted, too.
+    """
+    if not isinstance(options, LoraOptions):
+        return Parts()
+    experts = _experts(options, bones, found) if options.experts else ()
+    adapted = (*targets, *experts)
+    _refuse_absent("rank_pattern", options.rank_pattern, adapted, found)
+    modules = _modules(bones.sizes)
+    _refuse_absent("modules_to_save", options.modules_to_save, modules, found)
+    saved = tuple(name for name in modules if ends(name, options.modules_to_save))
+    for name in saved:
+        inside = [each for each in adapted if each == name or each.startswith(name + ".")]
+        if inside:
+            raise RecipeError(
+                f"method.modules_to_save: {name} would be trained whole and adapted, too",
+                f"method.target_modules selects {inside[0]}",
+                "leave it out of one of the two",
+            )
+    return Parts(experts, saved)
+
+
+def _experts(options: LoraOptions, bones: Skeleton, found: Base) -> tuple[str, ...]:
+    if not bones.experts:
+        raise ModelError(
+            "method.experts: true, and the model has no fused weights of experts",
+            f"{found.name} is of type {found.config.get('model_type')}",
+            "leave out method.experts; experts that are linear layers are adapted without it",
+        )
+    layers = options.layers
+    return tuple(name for name in bones.experts if not layers or layer_of(name) in layers)
+
+
+def _modules(parameters: Iterable[str]) -> tuple[str, ...]:
+    """Every module that holds a parameter, itself or within."""
+    found: dict[str, None] = {}
+    for name in parameters:
+        steps = name.split(".")[:-1]
+        found.update(dict.fromkeys(".".join(steps[: n + 1]) for n in range(len(steps))))
+    return tuple(found)
+
+
+def _refuse_absent(key: str, wanted: Iterable[str], names: Collection[str], found: Base) -> None:
+    absent = [entry for entry in wanted if not any(ends(name, (entry,)) for name in names)]
+    if not absent:
+        return
+    endings = {name.rsplit(".", 1)[-1] for name in names} - set(map(str, range(1000)))
+    near = {entry: difflib.get_close_matches(entry, sorted(endings), 3, 0.4) for entry in absent}
+    hints = [f"{entry} -> {', '.join(words)}" for entry, words in near.items() if words]
+    hint = f"near: {'; '.join(hints)}. " if hints else ""
+    raise ModelError(
+        f"method.{key} names modules that are not there",
+        f"{found.name}: {', '.join(absent)} matches nothing that it could mean; there is "
+        f"{', '.join(sorted(endings))}",
+        f"{hint}correct method.{key}",
+    )
