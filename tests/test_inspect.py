@@ -14,7 +14,7 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tests.test_capabilities import OPTIONS
 from tests.test_cli import tuner
@@ -142,7 +142,7 @@ UPDATES: dict[str, tuple[str, Any]] = {
         ),
     ),
     "embedding": ("llama", peft.LoraConfig(target_modules=["embed_tokens", "q_proj"], r=4, **T)),
-    "gpt2": ("gpt2", peft.LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True, **T)),
+    "gpt2": ("gpt2", peft.LoraConfig(target_modules=["c_attn"], r=4, fan_in_fan_out=True, **T)),
     "experts": (
         "mixtral",
         peft.LoraConfig(
@@ -216,6 +216,9 @@ def test_every_method_of_ours_can_be_inspected(
     if not made.method.virtual_tokens:
         wanted = len(made.setting.targets) or targets[name]
         assert found["modules"]["count"] == wanted > 0
+    untouched = AutoModelForCausalLM.from_pretrained(made.base.folder)
+    endings = {key.rpartition(".")[2] for key, _ in untouched.named_modules()}
+    assert found["modules"]["by_ending"].keys() <= endings
     assert found["modules"]["of_layers"] == 2
     assert (found["num_virtual_tokens"] == 5) == made.method.virtual_tokens
     zero = [key for key, tensor in state.items() if not tensor.any()]
@@ -234,13 +237,15 @@ def test_a_run_folder_tells_what_the_run_knows(
     )
     folder = tmp_path / "run"
     unmoved = MODULE.format(1) + ".lora_B.default.weight"
-    record = {**rows, "unmoved_tensors": [unmoved]}
+    record = json.loads(json.dumps({**rows, "unmoved_tensors": [unmoved]}))
+    # A name that the adapter's own configuration cannot give away.
+    record["plan"]["values"]["method.name"]["value"] = "ours"
     (folder / "run.json").write_text(json.dumps(record))
     before = sorted(tmp_path.rglob("*"))
     found = in_json(folder)
     assert sorted(tmp_path.rglob("*")) == before
     weights = folder / "adapter" / "adapter_model.safetensors"
-    assert found["method"] == "dora"
+    assert found["method"] == "ours"
     assert found["base"]["fingerprint"] == rows["base_fingerprint"]
     planned = rows["plan"]["parameters"]
     assert found["parameters"] == {**planned, "stored": planned["trainable"]}
@@ -286,6 +291,19 @@ def test_a_plain_peft_folder_with_a_zeroed_b(bases: Callable[[str], Path], tmp_p
     assert "low-rank update " not in said
     more = tuner("inspect", str(tmp_path / "a"), "--verbose", cwd=tmp_path).stdout
     assert "model.layers.0.self_attn.q_proj " in more
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_layers_of_an_encoder_decoder_are_counted_on_both_sides(
+    kind: str, bases: Callable[[str], Path], tmp_path: Path
+) -> None:
+    ends = {"t5": ["q"], "bart": ["fc1"]}[kind]
+    config = peft.LoraConfig(target_modules=ends, task_type="SEQ_2_SEQ_LM")
+    network = get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(bases(kind)), config)
+    network.save_pretrained(tmp_path / "a", save_embedding_layers=False)
+    found = in_json(tmp_path / "a")
+    assert (found["modules"]["in_layers"], found["modules"]["of_layers"]) == (4, 4)
+    assert len(found["layers"]) == 4
 
 
 def test_values_that_are_not_finite_are_warned_of(tmp_path: Path) -> None:

@@ -213,7 +213,8 @@ def test_h07_names_that_match_nothing(make_recipe: Callable[..., Path]) -> None:
 def test_h07_a_part_of_the_layers_needs_leave(
     make_recipe: Callable[..., Path], bases: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """One of four layers by a regular expression: refused unless the recipe allows it."""
+    """One of four layers by a regular expression: refused unless the recipe allows it, or names
+    the layer by its number."""
     deep = {**tiny._ROPE, "num_hidden_layers": 4}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "_ROPE", deep)
@@ -226,6 +227,8 @@ def test_h07_a_part_of_the_layers_needs_leave(
         make_recipe(model={"base": str(folder)}, method=method | {"allow_partial_targets": True})
     )
     assert len(allowed.target_modules) == 7
+    by_number = make(make_recipe(model={"base": str(folder)}, method={"layers": [3]}))
+    assert by_number.target_modules == allowed.target_modules
 
 
 def randomise(network: Any) -> None:

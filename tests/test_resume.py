@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from tests.conftest import rows, write_rows
+from tuner.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -96,7 +97,7 @@ class Tuner:
 
 
 def command(recipe: Path, folder: Path, *options: str, resume: bool = False) -> list[str]:
-    verb = yaml.safe_load(recipe.read_text())["method"]["name"].replace("staged", "sft")
+    verb = METHODS[yaml.safe_load(recipe.read_text())["method"]["name"]].verb
     more = [*options, *(["--resume"] if resume else [])]
     return [verb, "--recipe", str(recipe), "--output", str(folder), *more]
 

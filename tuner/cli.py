@@ -242,7 +242,7 @@ def runs_show(name: str, folder: RunsFolder = Path("runs"), json: Json = False) 
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="A folder.")],
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="Its folder.")],
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:

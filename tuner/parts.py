@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tuner import memory
 from tuner.base import Base
 from tuner.errors import ModelError, RecipeError
 from tuner.methods.lora import LoraOptions
@@ -35,20 +34,21 @@ class Parts:
     saved: tuple[str, ...] = ()
 
 
-def refuse_layers(options: MethodOptions, found: Base) -> None:
+def refuse_layers(options: MethodOptions, bones: Skeleton, found: Base) -> None:
     """Refuse numbers in `method.layers` that the base has no layer for.
 
     Raises:
         ModelError: naming them.
     """
-    count = memory.shape_of(found.config)[2]
+    present = {layer_of(name) for name in (*bones.linears, *bones.experts)}
     wanted = options.layers if isinstance(options, LoraOptions) else ()
-    absent = [str(number) for number in wanted if number >= count]
-    if absent and count:
+    absent = [str(number) for number in wanted if number not in present]
+    if absent:
         raise ModelError(
             "method.layers names layers that the model does not have",
-            f"{found.name} has {count} layers, 0 to {count - 1}; there is no {', '.join(absent)}",
-            "correct method.layers",
+            f"{found.name} has no layer {', '.join(absent)}; the last one is number "
+            f"{max((number for number in present if number is not None), default='none')}",
+            "correct method.layers; the first layer is number 0",
         )
 
 
@@ -108,7 +108,8 @@ def _refuse_absent(key: str, wanted: Iterable[str], names: Collection[str], foun
     absent = [entry for entry in wanted if not any(ends(name, (entry,)) for name in names)]
     if not absent:
         return
-    endings = {name.rsplit(".", 1)[-1] for name in names} - set(map(str, range(1000)))
+    ends_in = {name.rsplit(".", 1)[-1] for name in names}
+    endings = {word for word in ends_in if not word.isdigit()}
     near = {entry: difflib.get_close_matches(entry, sorted(endings), 3, 0.4) for entry in absent}
     hints = [f"{entry} -> {', '.join(words)}" for entry, words in near.items() if words]
     hint = f"near: {'; '.join(hints)}. " if hints else ""

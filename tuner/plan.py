@@ -156,7 +156,7 @@ def make(
     tokenizer = bases.load_tokenizer(found, recipe.model.trust_remote_code)
     bases.check_vocabulary(found, tokenizer)
     bones = skeleton.read(found, head.name)
-    parts.refuse_layers(recipe.method, found)
+    parts.refuse_layers(recipe.method, bones, found)
     chosen = checks.targets(recipe, bones, found)
     extra = parts.find(recipe.method, bones, chosen, found)
     prepared = data.prepare(
@@ -232,21 +232,24 @@ def make(
         values=values.table,
         facts={
             **_facts(found, bones, trainable, prepared, recipe, stages, micro, peak),
-            **_adapted(bones, chosen, found),
+            **_adapted(bones, chosen, extra.experts, found),
             "disk": space,
         },
         warnings=warnings,
     )
 
 
-def _adapted(bones: skeleton.Skeleton, chosen: list[str], found: Base) -> dict[str, dict[str, Any]]:
+def _adapted(
+    bones: skeleton.Skeleton, chosen: list[str], experts: tuple[str, ...], found: Base
+) -> dict[str, dict[str, Any]]:
     """Which part of the base an adapter reaches; nothing for methods that name no modules."""
     if not chosen:
         return {}
     weights = sum(bones.sizes.get(f"{name}.weight", 0) for name in chosen)
+    weights += sum(bones.sizes[name] for name in experts)
     return {
         "adapted": {
-            "modules": len(chosen),
+            "modules": len(chosen) + len(experts),
             "in_layers": len(memory.layers_of(chosen)),
             "of_layers": memory.shape_of(found.config)[2],
             "weights_share": weights / (bones.total or 1),

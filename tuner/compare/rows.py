@@ -114,7 +114,7 @@ def failure(record: Mapping[str, Any]) -> TunerError | None:
     lines = [f"{row['name']}: exit {row['exit_code']}: {said(row)}" for row in failed]
     error = TunerError(
         f"{len(failed)} of {len(record['rows'])} runs failed",
-        fix="correct the cause and run the same command with --resume; logs/ has what they said",
+        fix="remove the cause and run the same command with --resume; see the logs in its folder",
         problems=lines,
     )
     error.exit_code = failed[0]["exit_code"]

@@ -77,11 +77,12 @@ def observe(
     other, so the batch size does not matter."""
     result: dict[int, Observation] = {}
     window = getattr(model.config, "sliding_window", None)
+    before = getattr(plan.recipe.method, "num_virtual_tokens", 0)
     for labelled in (False, True):
         numbers = [n for n, row in enumerate(rows) if bool(row.options) == labelled]
-        trees = {n: Tree.of(rows[n]) for n in numbers} if labelled else {}
-        together = plan.packing and all(
-            tree.prefix > 0 and (window is None or len(tree.ids) <= window)
+        trees = {n: Tree.of(rows[n]) for n in numbers} if labelled and plan.packing else {}
+        together = bool(trees) and all(
+            tree.prefix > 0 and (window is None or before + len(tree.ids) <= window)
             for tree in trees.values()
         )
         for batch in _batches(numbers, rows, trees):

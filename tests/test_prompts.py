@@ -1,0 +1,219 @@
+"""Where virtual tokens start, what they are exported as, and multitask prompts."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from tests.conftest import rows, write_rows
+from tuner import machine, model, plan, recipe_load, training
+from tuner.errors import ModelError, RecipeError
+from tuner.export.virtual_tokens import report
+
+TEXT = "The tenant shall pay the rent on the first day of each month."
+ROW = [9, 30, 41, 77, 120, 6, 300]
+
+
+def make(recipe: Path) -> plan.Plan:
+    loaded = recipe_load.load(recipe, verb="sft")
+    return plan.make(loaded, machine.detect(), output=recipe.parent / "run")
+
+
+def build(made: plan.Plan) -> Any:
+    network = training.start(made, model.load(made)).model
+    return network.eval()
+
+
+STARTS: list[dict[str, Any]] = [
+    {"name": "prefix"},
+    {"name": "prefix", "projection": "mlp"},
+    {"name": "ptuning_v2"},
+    {"name": "prompt"},
+    {"name": "ptuning", "encoder": "mlp"},
+    {"name": "ptuning", "encoder": "lstm", "num_layers": 1, "hidden_size": 16},
+    {"name": "multitask_prompt", "ranks": 2},
+]
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("method", STARTS, ids=lambda m: "-".join(map(str, m.values())))
+def test_a_start_from_text_is_the_text_before_the_row(
+    method: dict[str, Any], kind: str, make_recipe: Callable[..., Path], bases: Callable[..., Path]
+) -> None:
+    """So that a new prompt leaves the base what it was: an MLP or LSTM included."""
+    options = {**method, "num_virtual_tokens": 6, "init": "text", "init_text": TEXT}
+    made = make(make_recipe(kind, method=options))
+    network = build(made)
+    further = {"task_ids": torch.tensor([0])} if method["name"] == "multitask_prompt" else {}
+    with torch.no_grad():
+        found = network(input_ids=torch.tensor([ROW]), **further).logits[0, -len(ROW) :]
+        text = made.tokenizer(TEXT, add_special_tokens=False)["input_ids"][:6]
+        base = AutoModelForCausalLM.from_pretrained(bases(kind), dtype=torch.float32)
+        wanted = base(input_ids=torch.tensor([text + ROW])).logits[0, 6:]
+    if method["name"] == "multitask_prompt":
+        # The second rank starts near nothing, not at nothing.
+        assert float((found - wanted).abs().max()) < 0.05 * float(wanted.abs().max())
+    else:
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_text_is_the_rows_own_where_none_is_given(make_recipe: Callable[..., Path]) -> None:
+    made = make(make_recipe(method={"name": "prompt", "num_virtual_tokens": 30}))
+    network = build(made)
+    ids = [token for row in made.prepared.train for token in row.input_ids][:30]
+    wanted = network.word_embeddings(torch.tensor(ids))
+    assert torch.equal(network.prompt_encoder["default"].embedding.weight, wanted)
+
+
+@pytest.mark.parametrize("init", ["vocabulary", "labels"])
+def test_embeddings_of_vocabulary_and_labels(init: str, make_recipe: Callable[..., Path]) -> None:
+    method = {"name": "prompt", "num_virtual_tokens": 7, "init": init}
+    made = make(make_recipe(method=method, data={"labels": ["yes", "no"]}))
+    network = build(made)
+    table = network.word_embeddings.weight
+    found = network.prompt_encoder["default"].embedding.weight
+    ids = [int((table == row).all(dim=1).nonzero()[0]) for row in found]
+    if init == "labels":
+        once = [n for word in ("yes", "no") for n in made.tokenizer(word)["input_ids"]]
+        assert ids == (once * 7)[:7]
+    else:
+        assert len(set(ids)) > 3
+
+
+def test_a_start_at_random_is_seeded_and_no_text(make_recipe: Callable[..., Path]) -> None:
+    method = {"name": "prefix", "num_virtual_tokens": 4, "init": "random"}
+    weights = []
+    for seed in (1, 1, 2):
+        network = build(make(make_recipe(method=method, run={"seed": seed})))
+        weights.append(network.prompt_encoder["default"].embedding.weight.detach())
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    zero = build(make(make_recipe(method={**method, "init": "zero"})))
+    assert not zero.prompt_encoder["default"].embedding.weight.any()
+
+
+def test_labels_without_labels_are_refused(make_recipe: Callable[..., Path]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        make(make_recipe(method={"name": "prompt", "init": "labels"}))
+    assert "data.labels is empty" in str(caught.value)
+
+
+def test_the_report_names_the_nearest_tokens(bases: Callable[..., Path]) -> None:
+    base = AutoModelForCausalLM.from_pretrained(bases("llama"))
+    vocabulary = base.get_input_embeddings().weight.detach()
+    from tests.tokenizers import make_tokenizer
+
+    tokenizer = make_tokenizer("chatml")
+    learned = vocabulary[[300, 301]] + 1e-3
+    text = report(tokenizer, vocabulary, learned[None])
+    for place, token in enumerate((300, 301)):
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {place} |")]
+        assert line.startswith(f"| {place} | `{tokenizer.decode([token])!r}` 1.00,")
+
+
+def multitask(make_recipe: Callable[..., Path], tmp_path: Path, **more: Any) -> Path:
+    other = [{"instruction": f"Count {n}.", "output": "foo bar foo"} for n in range(16)]
+    write_rows(tmp_path / "other.jsonl", other)
+    return make_recipe(
+        method={"name": "multitask_prompt", "num_virtual_tokens": 5, **more},
+        data={"train": ["train.jsonl", "other.jsonl"], "eval": 0.25},
+        train={"epochs": 6, "learning_rate": 0.1},
+    )
+
+
+def test_a_multitask_prompt_learns_each_data_set_apart(
+    make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    recipe = multitask(make_recipe, tmp_path)
+    made = make(recipe)
+    assert {row.task for row in made.prepared.train} == {0, 1}
+    assert {row.example.task for row in made.prepared.eval} == {0, 1}
+    found = run_recipe(recipe)
+    assert found["scores"]["after"]["loss"] < found["scores"]["before"]["loss"] - 0.5
+    tokens = load_file(tmp_path / "run/virtual_tokens/virtual_tokens.safetensors")["embeddings"]
+    assert tokens.shape == (2, 5, 64)
+    assert not torch.allclose(tokens[0], tokens[1])
+    text = (tmp_path / "run/virtual_tokens/nearest_tokens.md").read_text("utf-8")
+    assert "## Data set 1" in text
+
+
+def test_a_multitask_prompt_is_adapted_to_another_data_set(
+    make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    """From one of its data sets, or from their mean."""
+    run_recipe(multitask(make_recipe, tmp_path))
+    saved = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
+    prompts = saved["prefix_task_cols"] @ saved["prefix_task_rows"]
+    for task, mean in ((1, prompts[1]), (None, None)):
+        more = {"source": "run"} | ({"source_task": task} if task is not None else {})
+        method = {"name": "multitask_prompt", "num_virtual_tokens": 5, **more}
+        network = build(make(make_recipe(name="next.yaml", method=method)))
+        encoder = network.prompt_encoder["default"]
+        assert torch.equal(encoder.embedding.weight, saved["prompt_embeddings"])
+        assert encoder.prefix_task_cols.shape[0] == 1
+        own = (encoder.prefix_task_cols @ encoder.prefix_task_rows)[0]
+        if mean is None:
+            cols, lines = saved["prefix_task_cols"].mean(0), saved["prefix_task_rows"].mean(0)
+            mean = cols @ lines
+        torch.testing.assert_close(own, mean)
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "word"),
+    [
+        ({"source": "nowhere"}, RecipeError, "no adapter in 'nowhere'"),
+        ({"source": "run", "num_virtual_tokens": 4}, ModelError, "does not fit"),
+        ({"source": "run", "source_task": 2}, ModelError, "knows 2 data sets"),
+        ({"source": "lora"}, ModelError, "no multitask prompt"),
+    ],
+)
+def test_a_source_that_does_not_fit_is_refused(
+    more: dict[str, Any],
+    error: type[Exception],
+    word: str,
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    run_recipe(make_recipe(method={"name": "lora"}, export={"formats": ["adapter"]}), "lora")
+    run_recipe(multitask(make_recipe, tmp_path))
+    method = {"name": "multitask_prompt", "num_virtual_tokens": 5, **more}
+    recipe = make_recipe(name="next.yaml", method=method)
+    with pytest.raises(error) as caught:
+        build(make(recipe))
+    assert word in str(caught.value)
+
+
+def test_several_data_sets_need_held_out_rows_of_their_own(
+    make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "other.jsonl", rows(4, start=50))
+    recipe = make_recipe(
+        method={"name": "multitask_prompt"}, data={"train": ["train.jsonl", "other.jsonl"]}
+    )
+    with pytest.raises(RecipeError) as caught:
+        make(recipe)
+    assert "data.eval: a file" in str(caught.value)
+
+
+def test_adalora_moves_its_ranks(
+    make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The mean rank falls from `start_r` to `r`, and the artefact says how far in each module."""
+    method = {"name": "adalora", "r": 2, "start_r": 4}
+    recipe = make_recipe(method=method, train={"epochs": 10})
+    run_recipe(recipe)
+    config = json.loads((tmp_path / "run/adapter/adapter_config.json").read_text("utf-8"))
+    kept = {name: sum(mask) for name, mask in config["rank_pattern"].items()}
+    assert len(kept) == 14
+    assert sum(kept.values()) == 2 * 14
+    assert len(set(kept.values())) > 1
+    shutil.rmtree(tmp_path / "run")
