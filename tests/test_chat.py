@@ -203,9 +203,10 @@ def test_adapters_of_any_kind_answer_as_if_alone(
     folders = {name: adapter(name, kind) for name in names}
     for name, folder in folders.items():
         inference.attach(found, folder, name)
-    expected, answers = {}, {}
+    expected, answers, types = {}, {}, {}
     for name, folder in folders.items():
         lone = alone(base, folder)
+        types[name] = lone.active_peft_config.peft_type
         tasks = name == "multitask_prompt"
         expected[name] = logits(lone, sequence, tasks)
         further = {"task_ids": torch.tensor([0])} if tasks else {}
@@ -213,6 +214,7 @@ def test_adapters_of_any_kind_answer_as_if_alone(
     decode = found.tokenizer.decode
     for name in [*names, *reversed(names)]:
         found.use(name)
+        assert found.network.active_peft_config.peft_type == types[name]
         assert torch.equal(logits(found.network, sequence, "multi" in name), expected[name]), name
         assert not torch.equal(expected[name], first), name
         assert found.answer([9, 30, 41], 8).text == decode(answers[name]).strip(), name
@@ -636,7 +638,7 @@ REFUSED: dict[str, tuple[int, str, Callable[[Path, Path], Path]]] = {
     "biases of the base": (4, "bias all", lambda old, new: configured(old, new, bias="all")),
     "an unknown type": (4, "cannot be read", lambda old, new: configured(old, new, peft_type="NO")),
     "a pickle": (8, "pickle", pickled),
-    "nothing": (4, "holds no adapter", lambda old, new: new),
+    "nothing": (4, "there is no adapter_config.json", lambda old, new: new),
 }
 
 
@@ -767,3 +769,28 @@ def test_at_a_terminal(terminal: tuple[subprocess.Popen[bytes], int]) -> None:
     assert b"too long" in until(screen, b"\n> ")
     os.write(screen, b"/exit\n")
     assert child.wait(30) == 0
+
+
+@pytest.mark.parametrize("quantize", ["nf4", "int8"])
+def test_adapters_take_turns_on_a_quantized_base(
+    quantize: str, bases: Callable[..., Path], adapter: Make
+) -> None:
+    section = ModelSection(base=str(bases("llama")), dtype="float32", quantize=quantize)  # type: ignore[arg-type]
+    found = inference.open_base(section, Path(), "cpu")
+    first, modules = logits(found.network), dict(found.network.named_modules())
+    forwards = [module.forward for module in modules.values()]
+    expected = {}
+    for name in ("lora", "prefix", "bottleneck"):
+        lone = inference.open_base(section, Path(), "cpu")
+        inference.attach(lone, adapter(name), name)
+        lone.use(name)
+        expected[name] = logits(lone.network)
+        inference.attach(found, adapter(name), name)
+    for name in (*expected, *reversed(expected)):
+        found.use(name)
+        assert torch.equal(logits(found.network), expected[name])
+        assert not torch.equal(expected[name], first)
+        found.use(None)
+        assert torch.equal(logits(found.network), first)
+    assert dict(found.network.named_modules()) == modules
+    assert [module.forward for module in modules.values()] == forwards

@@ -112,7 +112,7 @@ def test_the_best_stands_first_and_the_failed_last(done: tuple[Path, Done]) -> N
     assert last["name"] == "lora-2"
     keys = [(-row["after"]["token_accuracy"], row["after"]["loss"]) for row in finished]
     assert keys == sorted(keys)
-    head, lines = report.table(found)
+    head, lines = report.table(found, errors=True)
     assert [line[0] for line in lines] == [row["name"] for row in found["rows"]]
     assert head[-1] == "error"
 
@@ -378,6 +378,9 @@ def test_a_training_verb_refuses_the_section(
     shown = tuner(verb, "--recipe", recipe.name, cwd=tmp_path)
     assert shown.returncode == 2
     assert "fix: run: tuner compare --recipe c.yaml" in shown.stderr
+    if verb in VERBS:
+        with pytest.raises(RecipeError, match="for `tuner compare`"):
+            recipe_load.load(recipe, verb=verb)
 
 
 def test_what_reads_the_data_alone_takes_the_recipe(

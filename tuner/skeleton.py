@@ -7,6 +7,7 @@ torch's meta device from config.json for all others.
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -94,8 +95,11 @@ def trainable(base: Base, head: str, bones: Skeleton, method: Method, setting: S
 
     model = empty(base, head)
     try:
-        config = setting.with_head(method.config(setting))
-        wrapped: Any = peft.get_peft_model(model, config)
+        with warnings.catch_warnings():
+            # They stand in run.log when the method is put on the base itself.
+            warnings.simplefilter("ignore")
+            config = setting.with_head(method.config(setting))
+            wrapped: Any = peft.get_peft_model(model, config)
     except (ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(
             f"method.name: {method.name} cannot be put on this base",

@@ -46,7 +46,9 @@ def compare(
     from tuner.compare import runs as runner
 
     record = runner.run(entries, folder, head, resume=resume, console=console)
-    console.comparison(record, *report.table(record), report.notes(record))
+    # Errors are long: here they stand below the table.
+    notes = [*report.failures(record), *report.notes(record)]
+    console.comparison(record, *report.table(record, errors=False), notes)
     if failure := rows.failure(record):
         raise failure
     console.done(record)

@@ -30,12 +30,12 @@ def said(row: Mapping[str, Any]) -> str:
     return f"{error.get('what', 'it told no error')}{f' ({why})' if why else ''}"
 
 
-def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells; a column for errors only where a run failed."""
+def table(record: Mapping[str, Any], errors: bool) -> tuple[list[str], list[list[str]]]:
+    """Head and cells; with `errors` a column for them where a run failed."""
     rows = record["rows"]
     accuracy = record["score"] if record["score"] != "loss" else ""
     scores = [name for name in (accuracy, "loss") if name]
-    failed = any(row["error"] for row in rows)
+    failed = errors and any(row["exit_code"] for row in rows)
     head = ["method", "trained", "weights"]
     for name in scores:
         head += [f"{name} before", "after"]
@@ -54,8 +54,14 @@ def _cells(row: Mapping[str, Any], scores: list[str], failed: bool) -> list[str]
     cells.append("-" if memory is None else wording.size(memory))
     cells.append(row["status"] if seconds is None else wording.duration(seconds))
     if failed:
-        cells.append(f"exit {row['exit_code']}: {said(row)}" if row["error"] else "")
+        cells.append(f"exit {row['exit_code']}: {said(row)}" if row["exit_code"] else "")
     return cells
+
+
+def failures(record: Mapping[str, Any]) -> list[str]:
+    """A line for every run that failed, with its error."""
+    failed = [row for row in record["rows"] if row["exit_code"]]
+    return [f"{row['name']}: exit {row['exit_code']}: {said(row)}" for row in failed]
 
 
 def notes(record: Mapping[str, Any]) -> list[str]:
@@ -71,7 +77,7 @@ def notes(record: Mapping[str, Any]) -> list[str]:
 
 def markdown(record: Mapping[str, Any]) -> str:
     """The table, to be pasted into a README."""
-    head, rows = table(record)
+    head, rows = table(record, errors=True)
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     text = [f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines]
     told = [line.replace("*", "\\*") for line in notes(record)]
@@ -84,7 +90,7 @@ def _escaped(cell: str) -> str:
 
 def page(record: Mapping[str, Any]) -> str:
     """The page: self-contained, without a script."""
-    head, rows = table(record)
+    head, rows = table(record, errors=True)
     score = record["score"]
     points = [
         (row["name"], row["trainable_parameters"], row["after"][score])

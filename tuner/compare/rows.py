@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tuner import __version__
+from tuner.compare import report
 from tuner.compare.folder import CompareFolder
 from tuner.compare.plans import Entry
-from tuner.compare.report import said
 from tuner.errors import TunerError
 
 FORMAT = 1
@@ -111,11 +111,10 @@ def failure(record: Mapping[str, Any]) -> TunerError | None:
     failed = [row for row in record["rows"] if row["status"] == "failed"]
     if not failed:
         return None
-    lines = [f"{row['name']}: exit {row['exit_code']}: {said(row)}" for row in failed]
     error = TunerError(
         f"{len(failed)} of {len(record['rows'])} runs failed",
         fix="remove the cause and run the same command with --resume; see the logs in its folder",
-        problems=lines,
+        problems=report.failures(record),
     )
     error.exit_code = failed[0]["exit_code"]
     error.kind = _KINDS.get(error.exit_code, "bug")

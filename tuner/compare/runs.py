@@ -92,7 +92,8 @@ def _carry_out(
                 )
             assert child.stdout is not None
             for line in child.stdout:
-                event = _event(line)
+                if not (event := _event(line)):
+                    continue
                 console.relay(name, event)
                 error = event.get("error", error)
             code = child.wait()
