@@ -82,3 +82,20 @@ def test_a_run_of_one_step_takes_it_at_the_full_rate(
     (stage,) = made.stages
     assert (stage.steps, stage.warmup_steps) == (1, 0)
     assert rate_share("cosine", 0, stage.steps, stage.warmup_steps) == 1.0
+
+
+def test_a_lock_names_its_base_wherever_it_is_read(
+    bases: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A base beside the recipe is found from any folder; an alias stays an alias."""
+    shutil.copytree(bases("llama"), tmp_path / "base")
+    data = tmp_path / "train.jsonl"
+    data.write_text('{"instruction": "Say a.", "output": "a"}\n', "utf-8")
+    for base, wanted in (("base", str(tmp_path / "base")), ("smollm2-135m", "smollm2-135m")):
+        (tmp_path / "smollm2-135m").mkdir(exist_ok=True)
+        recipe = tmp_path / "r.yaml"
+        recipe.write_text(f"model: {{base: {base}}}\ndata: {{train: train.jsonl}}\n", "utf-8")
+        loaded = recipe_load.load(recipe, verb="lora")
+        lock = tmp_path / "elsewhere.yaml"
+        lock.write_text(recipe_load.dump(loaded.recipe, loaded.folder), "utf-8")
+        assert recipe_load.load(lock, verb="lora").recipe.model.base == wanted

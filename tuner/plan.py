@@ -19,7 +19,7 @@ from tuner.decide import PlanValue, Stage
 from tuner.heads import Head, family, head_for
 from tuner.methods import METHODS, Method, lora
 from tuner.methods.lora import LoraOptions
-from tuner.methods.options import Setting
+from tuner.methods.options import Setting, TargetedOptions
 from tuner.methods.prompts import MultitaskOptions, adapter_file
 from tuner.recipe import Recipe
 
@@ -267,7 +267,9 @@ def _warnings(
         warnings.append("the head is the embedding matrix: training the last layer trains both")
     if recipe.model.dtype in ("bfloat16", "float16") and trainable == bones.total:
         warnings.append("full weights are trained in float32; model.dtype is what is computed in")
-    if bones.experts and not getattr(recipe.method, "experts", True):
+    if bones.experts and not getattr(
+        recipe.method, "experts", not isinstance(recipe.method, TargetedOptions)
+    ):
         warnings.append("the fused weights of the experts are not adapted (method.experts: true)")
     if not prepared.eval and recipe.eval.enabled:
         warnings.append("there are no held-out rows: no scores before and after")

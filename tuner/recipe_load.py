@@ -202,14 +202,20 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 def dump(recipe: Recipe, folder: Path | None = None) -> str:
     """The whole recipe as YAML that loads back to an equal one.
 
-    With `folder`, data files that lie there are written with their absolute path, so that the text
+    With `folder`, data files, bases and adapters that lie there are written with their absolute path, so that the text
     means the same wherever it is stored.
     """
+    from tuner.base import ALIASES
+
     values = recipe.model_dump(mode="json")
     if folder is not None:
         values["data"]["train"] = [_absolute(file, folder) for file in values["data"]["train"]]
         values["data"]["eval"] = _absolute(values["data"]["eval"], folder)
         values["data"]["template"] = _absolute(values["data"]["template"], folder)
+        if values["model"]["base"] not in ALIASES:
+            values["model"]["base"] = _absolute(values["model"]["base"], folder)
+        if values["method"].get("source"):
+            values["method"]["source"] = _absolute(values["method"]["source"], folder)
     return yaml.dump(
         _quoted(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20
     )
@@ -241,7 +247,7 @@ def _quoted(value: Any) -> Any:
 
 
 def _absolute(value: Any, folder: Path) -> Any:
-    if isinstance(value, str) and (folder / value).is_file():
+    if isinstance(value, str) and (folder / value).exists():
         return str((folder / value).resolve())
     return value
 
