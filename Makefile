@@ -17,8 +17,8 @@ compare: $(VENV)/.installed ## train every kind of method on the same rows; one 
 
 install: $(VENV)/.installed-dev ## install with everything the tests need
 
-test: ## the whole test suite
-	$(BIN)/python -m pytest
+test: ## the whole test suite, two processes at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: ## style, formatting and types
 	$(BIN)/ruff check .

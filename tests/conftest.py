@@ -12,6 +12,9 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes with two threads each would only wait for each other on two cores.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 from tests.tiny import EVERY, make_model
 

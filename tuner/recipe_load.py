@@ -202,8 +202,8 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 def dump(recipe: Recipe, folder: Path | None = None) -> str:
     """The whole recipe as YAML that loads back to an equal one.
 
-    With `folder`, data files, bases and adapters that lie there are written with their absolute path, so that the text
-    means the same wherever it is stored.
+    With `folder`, data files, bases and adapters that lie there are written with their absolute
+    path, so that the text means the same wherever it is stored.
     """
     from tuner.base import ALIASES
 
