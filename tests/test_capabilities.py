@@ -267,6 +267,33 @@ def test_n07_recomputed_activations_give_the_same_gradients(
     assert_close(gradients(network, made.collate, [made.prepared.train]), plain, 1e-6)
 
 
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_n01_accumulation_does_not_change_the_update(
+    name: str,
+    cell: Callable[..., Path],
+    run_recipe: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One, two and four micro-batches a step: the same losses and gradient norms over four steps,
+    AdaLoRA's penalty included."""
+    monkeypatch.setattr(verify, "fresh_differences", load_again)
+    logged = []
+    for micro in (4, 2, 1):
+        # A rate at which rounding does not grow into a difference that one could see.
+        train = {"micro_batch_size": micro, "learning_rate": 1e-4}
+        setting = {**SETTINGS["llama"], "train": train}
+        monkeypatch.setitem(SETTINGS, "llama", setting)
+        recipe = cell(name, "llama", data_rows=rows(14), export={"formats": ["adapter"]})
+        run_recipe(recipe, f"run-{micro}")
+        lines = (tmp_path / f"run-{micro}" / "metrics.jsonl").read_text().splitlines()
+        logged.append([json.loads(line) for line in lines])
+    for other in logged[1:]:
+        for first, second in zip(logged[0], other, strict=True):
+            assert second["loss"] == pytest.approx(first["loss"], rel=1e-5)
+            assert second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
+
+
 DEEP = ("prefix", "ptuning_v2", "ptuning", "prompt")
 
 

@@ -231,7 +231,7 @@ def open_base(
         "ignore_mismatched_sizes": True,
     }
     if section.quantize != "none":
-        arguments["quantization_config"] = model._quantization(section.quantize, dtype)
+        arguments["quantization_config"] = model.quantization(section.quantize, dtype)
         arguments["device_map"] = {"": device}
     loader = getattr(transformers, head.auto_class)
     with told(f"the base model '{found.name}' cannot be loaded", found.folder):
@@ -240,7 +240,7 @@ def open_base(
         )
         if section.quantize == "none":
             network.to(device)
-    model._check_loaded(report, found.folder, head.name)
+    model.check_loaded(report, found.folder, head.name)
     return Inference(found, head, model.without_cpu_packing(network).eval(), tokenizer)
 
 

@@ -89,7 +89,7 @@ def load(plan: Plan) -> Any:
         "use_safetensors": True,
         "trust_remote_code": section.trust_remote_code,
         "local_files_only": True,
-        # So that _check_loaded names them; transformers only says that there are some.
+        # So that check_loaded names them; transformers only says that there are some.
         "ignore_mismatched_sizes": True,
     }
     if plan.head.name == "classes":
@@ -97,7 +97,7 @@ def load(plan: Plan) -> Any:
         arguments["id2label"] = labels
         arguments["label2id"] = {label: number for number, label in labels.items()}
     if section.quantize != "none":
-        arguments["quantization_config"] = _quantization(section.quantize, DTYPES[plan.dtype])
+        arguments["quantization_config"] = quantization(section.quantize, DTYPES[plan.dtype])
         arguments["device_map"] = {"": plan.device}
     try:
         # A head that is new to the base starts the same in every process.
@@ -126,7 +126,7 @@ def load(plan: Plan) -> Any:
             "check that the folder is whole: config.json and every safetensors file",
         ) from error
     model, report = loaded
-    _check_loaded(report, folder, plan.head.name)
+    check_loaded(report, folder, plan.head.name)
     if plan.head.name == "classes":
         model.config.pad_token_id = plan.tokenizer.pad_token_id
     if section.quantize == "none":
@@ -146,7 +146,12 @@ def without_cpu_packing(model: Any) -> Any:
     return model
 
 
-def _quantization(kind: str, compute: torch.dtype) -> Any:
+def quantization(kind: str, compute: torch.dtype) -> Any:
+    """bitsandbytes' configuration of a base in `kind` = nf4 or int8, computing in `compute`.
+
+    Raises:
+        ModelError: bitsandbytes is not installed.
+    """
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
@@ -164,7 +169,12 @@ def _quantization(kind: str, compute: torch.dtype) -> Any:
     )
 
 
-def _check_loaded(report: dict[str, Any], folder: Path, head: str) -> None:
+def check_loaded(report: dict[str, Any], folder: Path, head: str) -> None:
+    """Refuse weights that are missing or of another shape; a new head for classes may be missing.
+
+    Raises:
+        ModelError: naming them.
+    """
     missing = sorted(report.get("missing_keys") or ())
     if head == "classes":
         missing = [key for key in missing if not is_new(key)]
