@@ -289,3 +289,11 @@ def test_d15_truncation_is_at_the_length_asked_for_and_reported(tmp_path: Path) 
         )
     with pytest.raises(RecipeError, match="more than the model can take"):
         prepared(tmp_path, "a.jsonl", context=128, max_length=256)
+
+
+def test_rows_on_one_line_have_names_of_their_own(tmp_path: Path) -> None:
+    """What `json.dump(rows, file)` writes: counts and messages are by row, not by line."""
+    path = tmp_path / "all.json"
+    path.write_text(json.dumps([{"text": f"row {n}"} for n in range(3)]), "utf-8")
+    rows = read([path], BadRows(0))
+    assert [row.id for row in rows] == ["all.json:1", "all.json:1[2]", "all.json:1[3]"]

@@ -99,3 +99,15 @@ def test_a_lock_names_its_base_wherever_it_is_read(
         lock = tmp_path / "elsewhere.yaml"
         lock.write_text(recipe_load.dump(loaded.recipe, loaded.folder), "utf-8")
         assert recipe_load.load(lock, verb="lora").recipe.model.base == wanted
+
+
+@pytest.mark.parametrize(
+    ("columns", "template"),
+    [(("问题", "回答"), "qa_zh"), (("指令", "输出"), "instruction_zh")],
+)
+def test_chinese_columns_name_their_template(
+    columns: tuple[str, str], template: str, make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    made = [{columns[0]: f"第{n}个问题？", columns[1]: f"答案{n}"} for n in range(4)]
+    recipe = make_recipe(data_rows=made, data={"template": "auto", "eval": 0.25})
+    assert make(recipe, tmp_path / "run").prepared.template == template

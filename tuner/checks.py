@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -273,6 +274,15 @@ def targets(recipe: Recipe, bones: Skeleton, found: Base) -> list[str]:
         for entry in wanted
         if entry not in keywords and not any(ends(name, (entry,)) for name in names)
     ]
+    if not chosen and len(wanted) == 1:
+        try:
+            re.compile(wanted[0])
+        except re.error as error:
+            raise RecipeError(
+                "method.target_modules is neither a module's name nor a regular expression",
+                f"'{wanted[0]}': {error}",
+                f"correct it, or use {_everything(options)}",
+            ) from error
     if not chosen or (absent and len(wanted) > 1):
         endings = sorted({name.rsplit(".", 1)[-1] for name in names})
         near = {entry: difflib.get_close_matches(entry, endings, 3, 0.4) for entry in absent}

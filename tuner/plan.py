@@ -271,6 +271,8 @@ def _warnings(
         recipe.method, "experts", not isinstance(recipe.method, TargetedOptions)
     ):
         warnings.append("the fused weights of the experts are not adapted (method.experts: true)")
+    if recipe.model.revision is not None and found.kind != "hub":
+        warnings.append(f"model.revision means nothing for {found.name}, which is no Hub model")
     if not prepared.eval and recipe.eval.enabled:
         warnings.append("there are no held-out rows: no scores before and after")
     return warnings

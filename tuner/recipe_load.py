@@ -271,7 +271,8 @@ def _settle_verb(
         return verb, None
     what = f"method '{row.name}' is not one that `tuner {verb}` trains"
     line = f"{source.place(('method', 'name'))}: method.name: {what}; `tuner {row.verb}` does"
-    fix = f"run: tuner {row.verb} --recipe {source.file}"
+    by_flag = "" if (("method", "name")) in source.lines else f" --set method.name={row.name}"
+    fix = f"run: tuner {row.verb} --recipe {source.file}{by_flag}"
     return verb, RecipeError(what, fix=fix, problems=[line])
 
 

@@ -116,7 +116,9 @@ class RunFolder:
             raise RecipeError(
                 f"{path} already holds a run",
                 f"its status is {previous.get('status')}",
-                "continue it with --resume, or choose another folder with --output",
+                "choose another folder with --output"
+                if previous.get("status") == "done"
+                else "continue it with --resume, or choose another folder with --output",
             )
         if previous is not None:
             admit(path)

@@ -51,6 +51,10 @@ def schema(console: Console) -> None:
         console.document(json.dumps(json_schema(), ensure_ascii=False, indent=2) + "\n")
 
 
+def _same(origin: Path, target: Path) -> bool:
+    return target.is_file() and target.read_bytes() == origin.read_bytes()
+
+
 def copy(name: str, destination: Path, console: Console) -> None:
     """Copy a bundled recipe and the data files it names; overwrite nothing.
 
@@ -63,6 +67,8 @@ def copy(name: str, destination: Path, console: Console) -> None:
     copies = {source: destination if single else folder / source.name}
     for file in _data_files(source):
         copies[source.parent / file] = folder / file
+    # Recipes share sample files: one that is there already, byte for byte, stays.
+    copies = {origin: target for origin, target in copies.items() if not _same(origin, target)}
     there = [str(target) for target in copies.values() if target.exists() or target.is_symlink()]
     if there:
         raise RecipeError(

@@ -56,6 +56,11 @@ def make_plan(
     from tuner import plan as plans
 
     plan = plans.make(loaded, machine.detect(), output=folder, note=console.note)
+    there = (folder / "run.json").exists()
+    if resume and not there:
+        plan.warnings.append(f"there is nothing to resume in {folder}: a new run begins there")
+    if there and not resume:
+        plan.warnings.append(f"{folder} already holds a run: a new one there would be refused")
     console.plan(plan)
     return plan
 

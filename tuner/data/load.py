@@ -28,16 +28,19 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 @dataclass
 class Row:
-    """One row of a file. `id` is the file's name and the line on which the row starts."""
+    """One row of a file. `id` is the file's name and the line on which the row starts, with the
+    row's number on that line where it is not the first."""
 
     path: Path
     line: int
     values: dict[str, Any]
     cut_characters: int = 0
+    place: int = 1
 
     @property
     def id(self) -> str:
-        return f"{self.path.name}:{self.line}"
+        again = f"[{self.place}]" if self.place > 1 else ""
+        return f"{self.path.name}:{self.line}{again}"
 
 
 @dataclass
@@ -135,14 +138,16 @@ def _rows(path: Path, bad: BadRows) -> Iterator[Row]:
             f"use one of {', '.join([*READERS, '.parquet'])}",
         )
     _refuse_encodings(path)
+    last, place = 0, 1
     for line, item in READERS[suffix](path):
+        last, place = line, place + 1 if line == last else 1
         if isinstance(item, BadLine):
             where = f"{path}, line {line}" + (f", column {item.column}" if item.column else "")
             if item.fatal:
                 raise DataError(f"{path} cannot be read", f"{where}: {item.reason}", item.fix)
             bad.add(where, item.reason)
         else:
-            yield Row(path, line, item)
+            yield Row(path, line, item, place=place)
 
 
 def _refuse_encodings(path: Path) -> None:

@@ -39,13 +39,12 @@ def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit:
     """
     found = list(present)
     named = data.template != AUTO
-    templates = (
-        [load_template(data.template, folder)]
-        if named
-        else [template for template in all_templates() if template.by_columns]
-    )
+    templates = [load_template(data.template, folder)] if named else list(all_templates())
     _check_renames(data.columns, templates, found)
     fits = [fit for template in templates for fit in _fits(template, data.columns, found, named)]
+    if not named:
+        # Such a template shares its plain columns with another; its own names for them are a sign.
+        fits = [fit for fit in fits if fit.template.by_columns or _own_names(fit)]
     best = [fit for fit in fits if not any(fit.used < other.used for other in fits)]
     if len(best) == 1:
         return best[0]
@@ -59,7 +58,8 @@ def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit:
         f"the columns do not fit the data template '{templates[0].name}'"
         if named
         else "no data template fits the columns",
-        fix="rename columns in the file, or map them: data.columns: {template's name: file's name}",
+        fix="rename columns in the file, map them: data.columns: {template's name: file's name}, "
+        "or name a template: tuner templates list",
         problems=[
             f"found: {', '.join(found) or 'no columns'}",
             *(_expected(template, data.columns, found) for template in _nearest(templates, found)),
@@ -79,6 +79,10 @@ def _fits(
             origin = "recipe" if named else f"columns {', '.join(used.values())}"
             fits.setdefault(frozenset(used.items()), Fit(template, used, origin))
     return list(fits.values())
+
+
+def _own_names(fit: Fit) -> bool:
+    return any(name != column for name, column in fit.columns.items())
 
 
 def _check_renames(renames: Mapping[str, str], templates: list[Template], found: list[str]) -> None:
