@@ -106,10 +106,15 @@ def test_c11_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
     before = tree(tmp_path)
     with pytest.raises(RecipeError, match="already holds a run") as caught:
         RunFolder.open(path, resume=False)
-    assert "--resume" in str(caught.value)
+    # A run that is done has nothing left to resume.
+    assert "--resume" not in str(caught.value)
     assert "--output" in str(caught.value)
     assert caught.value.exit_code == 2
     assert tree(tmp_path) == before
+    record = json.loads((path / RUN).read_text("utf-8"))
+    (path / RUN).write_text(json.dumps({**record, "status": "stopped"}), "utf-8")
+    with pytest.raises(RecipeError, match="continue it with --resume"):
+        RunFolder.open(path, resume=False)
 
 
 @pytest.mark.parametrize("resume", [False, True])
