@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from tuner import manifest
-from tuner.errors import ModelError, ResourceError, SafetyError, first_line
+from tuner.errors import ModelError, SafetyError
 from tuner.heads import HEADS, Head
+from tuner.methods.options import CONFIG, WEIGHTS
+from tuner.model import told
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 # Starts that move part of the base's weights into the adapter, which then fits no other base.
 _MOVED_STARTS = ("pissa", "olora", "corda")
-_LOAD_ERRORS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    KeyError,
-    ImportError,
-    TypeError,
-    AttributeError,
-    SafetensorError,
-    StrictDataclassError,
-)
+WHOLE = "check that the folder is whole, and that base and adapter belong together"
 
 
 def read(folder: Path, name: str) -> Any:
@@ -57,7 +44,7 @@ def read(folder: Path, name: str) -> Any:
         raise ModelError(
             f"the adapter '{name}' has no weights", f"{folder} holds no {WEIGHTS}", "copy it again"
         )
-    with told(f"the adapter '{name}' cannot be read", folder / CONFIG):
+    with told(f"the adapter '{name}' cannot be read", folder / CONFIG, WHOLE):
         return PeftConfig.from_pretrained(str(folder))
 
 
@@ -164,20 +151,3 @@ def does_not_write(what: str, why: str) -> ModelError:
         f"{why}; chat is for models that write",
         "score a classifier with its recipe's held-out rows instead",
     )
-
-
-@contextmanager
-def told(what: str, place: Path) -> Iterator[None]:
-    """Say what a library could not load, and where."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            "the model does not fit into memory", str(error), "use a smaller base or a larger GPU"
-        ) from error
-    except _LOAD_ERRORS as error:
-        raise ModelError(
-            what,
-            f"{place}: {type(error).__name__}: {first_line(error)}",
-            "check that the folder is whole, and that base and adapter belong together",
-        ) from error

@@ -31,20 +31,14 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
         return base
     config = plan.setting.with_head(plan.method.config(plan.setting))
     if plan.method.virtual_tokens:
-        model = wrap(base, config)
+        packs = plan.head.name == "language"
+        model = prompt_model.PromptModel(base, config) if packs else get_peft_model(base, config)
         prompt_model.start(model, plan, examples)
         return model
     model = get_peft_model(base, config)
     if isinstance(plan.recipe.method, LoraOptions):
         lora.start(model, plan, examples)
     return model
-
-
-def wrap(base: Any, config: Any) -> Any:
-    """A model with virtual tokens on a base."""
-    if config.task_type == "CAUSAL_LM":
-        return prompt_model.PromptModel(base, config)
-    return get_peft_model(base, config)
 
 
 def penalty(model: Any, plan: Plan) -> Callable[[], torch.Tensor] | None:

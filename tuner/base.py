@@ -68,6 +68,13 @@ class Base:
         """Rows of the embedding matrix."""
         return int(self.config.get("vocab_size", 0))
 
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding matrix."""
+        # GPT-2 ties by default and does not store the key.
+        default = self.config.get("model_type") == "gpt2"
+        return bool(self.config.get("tie_word_embeddings", default))
+
     def weight_files(self) -> list[Path]:
         """The safetensors files, sorted by name."""
         return sorted(self.folder.glob(hub.WEIGHTS))

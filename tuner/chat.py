@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.data.chat import ChatTemplate
 from tuner.data.dialogue import BadRow, Dialogue, Message
-from tuner.data.encode import Encoder
+from tuner.data.encode import Encoder, closing
 from tuner.data.rendered import Rendered, Span
 from tuner.did_you_mean import suggestion
 from tuner.errors import DataError, RecipeError
@@ -54,10 +54,7 @@ class Prompts:
         self._template = None if plain else ChatTemplate(tokenizer, stops)
         source = self._template.source if self._template else None
         self._encoder = Encoder(tokenizer, "literal", source)
-        special = set(tokenizer.all_special_ids)
-        ids = list(tokenizer("a")["input_ids"])
-        # What the tokenizer puts behind a plain text, </s> for most.
-        self._closing = [token for token in ids[-1:] if plain and token in special]
+        self._closing = closing(tokenizer) if plain else []
 
     def ids(self, messages: list[Message]) -> list[int]:
         """Token ids from which the answer to the last turn continues.

@@ -17,7 +17,7 @@ from tuner.methods.library import LayernormOptions
 from tuner.methods.lora import DoraOptions, LoraOptions
 from tuner.methods.options import TargetedOptions
 from tuner.methods.prompts import MultitaskOptions
-from tuner.methods.targets import choose, ends
+from tuner.methods.targets import choose, ends, layers_of
 from tuner.recipe import Recipe
 from tuner.skeleton import Skeleton
 
@@ -82,7 +82,7 @@ def _initialisation(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
         return
     if options.init == "loftq" and (cpu or recipe.model.quantize != "nf4"):
         yield "method.init: loftq needs a GPU and model.quantize: nf4"
-    if options.init in lora.BASE_CHANGING_INITS and recipe.model.quantize != "none":
+    if lora.moves_base(options) and recipe.model.quantize != "none":
         yield (
             f"method.init: {options.init} rewrites the base weights, which "
             f"model.quantize: {recipe.model.quantize} forbids"
@@ -201,7 +201,7 @@ def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
         )
     if not isinstance(options, LoraOptions):
         return
-    tied = bool(found.config.get("tie_word_embeddings", model_type == "gpt2"))
+    tied = found.tied
     matrices = [name for name in options.modules_to_save if ends(name, _TIED)]
     matrices += [name for name in options.modules_to_save if name in _TIED]
     if tied and matrices:
@@ -295,7 +295,7 @@ def targets(recipe: Recipe, bones: Skeleton, found: Base) -> list[str]:
             f"{hint}correct method.target_modules, or use {_everything(options)}",
         )
     present = memory.shape_of(found.config)[2]
-    touched = memory.layers_of(chosen)
+    touched = layers_of(chosen)
     partial = options.allow_partial_targets or bool(layers)
     if present and len(touched) * 2 < present and not partial:
         raise ModelError(

@@ -16,17 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from peft import PeftModel, PeftType
 
 from tuner import base as bases
 from tuner import hub, model
-from tuner.adapter_files import check_base, check_kind, check_tensors, does_not_write, read, told
+from tuner.adapter_files import (
+    WHOLE,
+    check_base,
+    check_kind,
+    check_tensors,
+    does_not_write,
+    read,
+)
 from tuner.answer import Answer, Listener
 from tuner.base import Base
 from tuner.errors import ResourceError, first_line
 from tuner.heads import HEADS, Head, family
 from tuner.methods import bottleneck_peft  # noqa: F401  # makes peft know the method
+from tuner.model import told
 from tuner.prompt_model import PromptModel
 
 if TYPE_CHECKING:
@@ -223,25 +230,8 @@ def open_base(
         replace(found, folder=tokenizer_folder or found.folder), section.trust_remote_code
     )
     bases.check_vocabulary(found, tokenizer)
-    arguments: dict[str, Any] = {
-        "dtype": (dtype := model.DTYPES[section.dtype]),
-        "use_safetensors": True,
-        "trust_remote_code": section.trust_remote_code,
-        "local_files_only": True,
-        "ignore_mismatched_sizes": True,
-    }
-    if section.quantize != "none":
-        arguments["quantization_config"] = model.quantization(section.quantize, dtype)
-        arguments["device_map"] = {"": device}
-    loader = getattr(transformers, head.auto_class)
-    with told(f"the base model '{found.name}' cannot be loaded", found.folder):
-        network, report = loader.from_pretrained(
-            found.folder, output_loading_info=True, **arguments
-        )
-        if section.quantize == "none":
-            network.to(device)
-    model.check_loaded(report, found.folder, head.name)
-    return Inference(found, head, model.without_cpu_packing(network).eval(), tokenizer)
+    network = model.open_weights(found, section, head, section.dtype, device)
+    return Inference(found, head, network, tokenizer)
 
 
 def _head(found: Base) -> Head:
@@ -290,7 +280,10 @@ def attach(
 
     def wrap(bare: Any) -> Any:
         # What they warn of, tensors without a module, is refused below.
-        with warnings.catch_warnings(), told(f"the adapter '{name}' cannot be loaded", folder):
+        with (
+            warnings.catch_warnings(),
+            told(f"the adapter '{name}' cannot be loaded", folder, WHOLE),
+        ):
             warnings.simplefilter("ignore")
             device = str(bare.device)
             if config.is_prompt_learning and opened.head.name == "language":

@@ -18,9 +18,9 @@ from typing import Any
 from tuner import manifest, nearest, record, updates
 from tuner.disk import sha256_file
 from tuner.errors import IntegrityError, ModelError, RecipeError, SafetyError, first_line
+from tuner.methods.options import CONFIG, WEIGHTS
 from tuner.updates import ELSEWHERE, Pair, Tensor
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NUMBERS = ("r", "init_r", "lora_alpha", "alpha", "num_virtual_tokens", "num_layers")
 
 
@@ -89,7 +89,7 @@ def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
     if not path.is_dir():
         raise RecipeError(
             f"{path} is not a folder" if path.exists() else f"{path} does not exist",
-            "an adapter is a folder with adapter_config.json and its weights",
+            f"an adapter is a folder with {CONFIG} and its weights",
             "name a run folder or an adapter's folder; `tuner runs list` shows the runs",
         )
     whole = (path / record.RUN).is_file() and not (path / CONFIG).is_file()

@@ -70,11 +70,6 @@ def shape_of(config: dict[str, Any]) -> tuple[int, int, int]:
     return hidden, inner, layers
 
 
-def layers_of(modules: Sequence[str]) -> set[str]:
-    """The layers that modules lie in, by the first number in their names."""
-    return {next(filter(str.isdigit, name.split(".")), "") for name in modules} - {""}
-
-
 def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estimate:
     """Peak of one training step whose micro-batch holds the longest rows.
 

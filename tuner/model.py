@@ -7,6 +7,9 @@ each other; a lone row takes the same path as transformers' own SDPA.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +22,27 @@ from transformers.utils import logging as transformers_logging
 
 from tuner import attention, hub, seal
 from tuner.errors import ModelError, ResourceError, first_line
-from tuner.heads import is_new
+from tuner.heads import Head, is_new
 
 if TYPE_CHECKING:
+    from tuner.base import Base
     from tuner.plan import Plan
+    from tuner.recipe import ModelSection
 
 log = logging.getLogger(__name__)
 
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    ImportError,
+    TypeError,
+    AttributeError,
+    ZeroDivisionError,
+    SafetensorError,
+    StrictDataclassError,
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -83,55 +100,81 @@ def load(plan: Plan) -> Any:
     if found.kind == "hub":
         wanted = (*hub.SMALL_FILES, hub.WEIGHTS)
         folder = hub.folder(found.name, section.revision, wanted, log.info)
-    arguments: dict[str, Any] = {
-        "dtype": DTYPES[plan.dtype],
-        "attn_implementation": attention.ROWS if plan.packing else "sdpa",
-        "use_safetensors": True,
-        "trust_remote_code": section.trust_remote_code,
-        "local_files_only": True,
-        # So that check_loaded names them; transformers only says that there are some.
-        "ignore_mismatched_sizes": True,
-    }
+    arguments: dict[str, Any] = {"attn_implementation": attention.ROWS if plan.packing else "sdpa"}
     if plan.head.name == "classes":
         labels = dict(enumerate(plan.prepared.labels))
         arguments["id2label"] = labels
         arguments["label2id"] = {label: number for number, label in labels.items()}
-    if section.quantize != "none":
-        arguments["quantization_config"] = quantization(section.quantize, DTYPES[plan.dtype])
-        arguments["device_map"] = {"": plan.device}
-    try:
-        # A head that is new to the base starts the same in every process.
-        torch.manual_seed(plan.recipe.run.seed)
-        loader = getattr(transformers, plan.head.auto_class)
-        loaded: Any = loader.from_pretrained(folder, output_loading_info=True, **arguments)
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            "the base model does not fit into memory", str(error), "use a smaller base or a GPU"
-        ) from error
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        ImportError,
-        TypeError,
-        AttributeError,
-        ZeroDivisionError,
-        SafetensorError,
-        StrictDataclassError,
-    ) as error:
-        raise ModelError(
-            f"the base model '{found.name}' cannot be loaded",
-            f"{folder}: {type(error).__name__}: {first_line(error)}",
-            "check that the folder is whole: config.json and every safetensors file",
-        ) from error
-    model, report = loaded
-    check_loaded(report, folder, plan.head.name)
+    # A head that is new to the base starts the same in every process.
+    torch.manual_seed(plan.recipe.run.seed)
+    found = replace(found, folder=folder)
+    model = open_weights(found, section, plan.head, plan.dtype, plan.device, **arguments)
     if plan.head.name == "classes":
         model.config.pad_token_id = plan.tokenizer.pad_token_id
-    if section.quantize == "none":
-        model.to(plan.device)
+    return model
+
+
+def open_weights(
+    found: Base, section: ModelSection, head: Head, dtype: str, device: str, **arguments: Any
+) -> Any:
+    """The weights of a base with a head, on `device`, in evaluation mode.
+
+    Args:
+        found: the base; its folder holds the weights.
+        section: says whether they are quantized and whether its code may run.
+        head: what is loaded on top.
+        dtype: its name in `DTYPES`.
+        device: cpu or cuda.
+        arguments: further ones for transformers' `from_pretrained`.
+
+    Raises:
+        ModelError: the weights do not load or do not fit the config.
+        ResourceError: not enough memory.
+    """
+    if section.quantize != "none":
+        arguments["quantization_config"] = _quantization(section.quantize, DTYPES[dtype])
+        arguments["device_map"] = {"": device}
+    with told(
+        f"the base model '{found.name}' cannot be loaded",
+        found.folder,
+        "check that the folder is whole: config.json and every safetensors file",
+    ):
+        loaded: Any = getattr(transformers, head.auto_class).from_pretrained(
+            found.folder,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=section.trust_remote_code,
+            local_files_only=True,
+            # So that _check_loaded names them; transformers only says that there are some.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **arguments,
+        )
+        model, report = loaded
+        _check_loaded(report, found.folder, head.name)
+        if section.quantize == "none":
+            model.to(device)
     return without_cpu_packing(model).eval()
+
+
+@contextmanager
+def told(what: str, place: Path, fix: str) -> Iterator[None]:
+    """Say what a library could not load, where, and what to do.
+
+    Raises:
+        ModelError: for what transformers, peft and safetensors raise.
+        ResourceError: not enough memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            "the model does not fit into memory", str(error), "use a smaller base or a larger GPU"
+        ) from error
+    except _LOAD_ERRORS as error:
+        raise ModelError(
+            what, f"{place}: {type(error).__name__}: {first_line(error)}", fix
+        ) from error
 
 
 def without_cpu_packing(model: Any) -> Any:
@@ -146,7 +189,7 @@ def without_cpu_packing(model: Any) -> Any:
     return model
 
 
-def quantization(kind: str, compute: torch.dtype) -> Any:
+def _quantization(kind: str, compute: torch.dtype) -> Any:
     """bitsandbytes' configuration of a base in `kind` = nf4 or int8, computing in `compute`.
 
     Raises:
@@ -169,7 +212,7 @@ def quantization(kind: str, compute: torch.dtype) -> Any:
     )
 
 
-def check_loaded(report: dict[str, Any], folder: Path, head: str) -> None:
+def _check_loaded(report: dict[str, Any], folder: Path, head: str) -> None:
     """Refuse weights that are missing or of another shape; a new head for classes may be missing.
 
     Raises:

@@ -15,7 +15,7 @@ from tuner.base import Base
 from tuner.errors import ModelError, RecipeError
 from tuner.methods.lora import LoraOptions
 from tuner.methods.options import MethodOptions
-from tuner.methods.targets import ends, layer_of
+from tuner.methods.targets import ends, layer_of, layers_of
 
 if TYPE_CHECKING:
     from tuner.skeleton import Skeleton
@@ -40,14 +40,14 @@ def refuse_layers(options: MethodOptions, bones: Skeleton, found: Base) -> None:
     Raises:
         ModelError: naming them.
     """
-    present = {layer_of(name) for name in (*bones.linears, *bones.experts)}
+    present = layers_of((*bones.linears, *bones.experts))
     wanted = options.layers if isinstance(options, LoraOptions) else ()
     absent = [str(number) for number in wanted if number not in present]
     if absent:
         raise ModelError(
             "method.layers names layers that the model does not have",
             f"{found.name} has no layer {', '.join(absent)}; the last one is number "
-            f"{max((number for number in present if number is not None), default='none')}",
+            f"{max(present, default='none')}",
             "correct method.layers; the first layer is number 0",
         )
 

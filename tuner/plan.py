@@ -21,6 +21,7 @@ from tuner.methods import METHODS, Method, lora
 from tuner.methods.lora import LoraOptions
 from tuner.methods.options import Setting, TargetedOptions
 from tuner.methods.prompts import MultitaskOptions, adapter_file
+from tuner.methods.targets import layers_of
 from tuner.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ def _adapted(
     return {
         "adapted": {
             "modules": len(chosen) + len(experts),
-            "in_layers": len(memory.layers_of(chosen)),
+            "in_layers": len(layers_of(chosen)),
             "of_layers": memory.shape_of(found.config)[2],
             "weights_share": weights / (bones.total or 1),
         }

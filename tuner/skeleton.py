@@ -111,14 +111,8 @@ def trainable(base: Base, head: str, bones: Skeleton, method: Method, setting: S
     return sum(p.numel() for name, p in named if p.requires_grad and "ranknum" not in name)
 
 
-def _tied(base: Base) -> bool:
-    # GPT-2 ties by default and does not store the key.
-    default = base.config.get("model_type") == "gpt2"
-    return bool(base.config.get("tie_word_embeddings", default))
-
-
 def _from_shapes(base: Base, shapes: dict[str, tuple[int, ...]]) -> Skeleton:
-    tied = _tied(base)
+    tied = base.tied
     transposed = base.config["model_type"] == "gpt2"
     if transposed and "wte.weight" in shapes:
         # GPT-2 as it lies on the Hub was saved without its head, and without the prefix.
@@ -192,4 +186,4 @@ def _from_model(model: Any, base: Base) -> Skeleton:
     experts = [name for name in sizes if ends(name, lora.EXPERTS)]
     stored = base.shapes()
     new = new_modules(name for name in sizes if name not in stored)
-    return Skeleton(linears, norms, sizes, experts, _tied(base), new)
+    return Skeleton(linears, norms, sizes, experts, base.tied, new)

@@ -14,7 +14,6 @@ from accelerate.utils import extract_model_from_parallel
 from tuner import adapters, checkpoint
 from tuner.errors import IntegrityError, ResourceError, TrainingError
 from tuner.methods import full, lora
-from tuner.methods.lora import LoraOptions
 from tuner.tasks import TASKS
 from tuner.tasks.sft import optimizer_and_schedule
 from tuner.tasks.watch import Watch
@@ -63,8 +62,7 @@ def start(plan: Plan, base: Any) -> Trained:
             digests.setdefault(name, _digest(parameter))
     _set_stage(plan, model, plan.stages[0])
     state: dict[str, torch.Tensor] = {}
-    method = plan.recipe.method
-    if isinstance(method, LoraOptions) and method.init in lora.BASE_CHANGING_INITS:
+    if lora.moves_base(plan.recipe.method):
         from peft import get_peft_model_state_dict
 
         state = {k: v.detach().clone() for k, v in get_peft_model_state_dict(model).items()}

@@ -142,6 +142,16 @@ def _end(offset: Span) -> int:
     return offset[1]
 
 
+def closing(tokenizer: Any) -> list[int]:
+    """The special tokens that the tokenizer puts behind a plain text: [SEP], </s>."""
+    ids, special = list(tokenizer("a")["input_ids"]), set(tokenizer.all_special_ids)
+    count = 0
+    # One token at least is the text itself.
+    while count + 1 < len(ids) and ids[-1 - count] in special:
+        count += 1
+    return ids[len(ids) - count :]
+
+
 def _prefix(backend: Tokenizer) -> list[int]:
     """The tokens that the tokenizer puts before a plain text by itself, BOS for most."""
     encoding = backend.encode("a")

@@ -9,7 +9,7 @@ from typing import Any
 from tuner.data.chat import ChatTemplate
 from tuner.data.check import Problems
 from tuner.data.dialogue import BadRow, Dialogue
-from tuner.data.encode import Encoded, Encoder
+from tuner.data.encode import Encoded, Encoder, closing
 from tuner.data.rendered import Rendered, raw
 from tuner.data.spans import SpanFinder
 from tuner.data.template import Template
@@ -111,9 +111,7 @@ class ExampleMaker:
             self._chat = ChatTemplate(tokenizer, stop_ids)
             self._finder = SpanFinder(self._chat)
         self._encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template)
-        # What the tokenizer puts behind a plain text: [SEP], </s>.
-        ids = tokenizer("a")["input_ids"]
-        self._suffix = ids[max(1, len(ids) - _closing(tokenizer, ids)) :]
+        self._suffix = closing(tokenizer)
 
     @property
     def chat_template(self) -> str | None:
@@ -225,16 +223,6 @@ class ExampleMaker:
                 f"at data.max_length {self.max_length}, e.g. {min(self.train.dropped)}",
                 f"set data.max_length: {longest} (the longest row), or shorten the prompts",
             )
-
-
-def _closing(tokenizer: Any, ids: list[int]) -> int:
-    """How many special tokens end a plain text by the tokenizer's own rules."""
-    count = 0
-    for token in reversed(ids):
-        if token not in tokenizer.all_special_ids:
-            break
-        count += 1
-    return count
 
 
 def _unread(example: Rendered, encoded: Encoded) -> int:

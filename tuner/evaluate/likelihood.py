@@ -14,7 +14,7 @@ from torch.nn import functional
 from tuner.data.pack import IGNORED
 
 if TYPE_CHECKING:
-    from tuner.data.prepare import EvalRow, Example
+    from tuner.data.prepare import EvalRow
     from tuner.plan import Plan
 
 TOKENS_PER_BATCH = 1024
@@ -125,19 +125,15 @@ def _plain(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[Observation]
         chosen = [None] * len(examples)
     loss, right = _token_scores(logits, labels.to(model.device))
     if plan.packing:
-        counts = [_targets(example) for example in examples]
+        counts = [example.num_targets for example in examples]
         losses = [part.sum() for part in loss[0].split(counts)]
         rights = [part.sum() for part in right[0].split(counts)]
     else:
         losses, rights = list(loss.sum(dim=1)), list(right.sum(dim=1))
     return [
-        Observation(row, float(a), _targets(row.example), int(b), choice)
+        Observation(row, float(a), row.example.num_targets, int(b), choice)
         for row, a, b, choice in zip(rows, losses, rights, chosen, strict=True)
     ]
-
-
-def _targets(example: Example) -> int:
-    return example.num_targets
 
 
 def _token_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,7 +18,6 @@ from tuner import manifest, seal
 from tuner.errors import IntegrityError
 from tuner.export import adapter, merged, verify, virtual_tokens
 from tuner.methods import lora
-from tuner.methods.lora import LoraOptions
 
 if TYPE_CHECKING:
     from tuner.plan import Plan
@@ -107,9 +106,7 @@ def _kin(plan: Plan, name: str) -> Exporter:
     Taking the start of an adapter out of the base weights (PiSSA, OLoRA) rounded every one of them
     (1.7e-5 in the logits of SmolLM2-135M): its conversion is no nearer than a merged model.
     """
-    method = plan.recipe.method
-    converted = isinstance(method, LoraOptions) and method.init in lora.BASE_CHANGING_INITS
-    return EXPORTERS["merged" if converted else name]
+    return EXPORTERS["merged" if lora.moves_base(plan.recipe.method) else name]
 
 
 def _largest(logits: Sequence[torch.Tensor]) -> float:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from safetensors.torch import save_file
 
 from tuner.methods import lora
-from tuner.methods.lora import LoraOptions
 
 if TYPE_CHECKING:
     from tuner.plan import Plan
@@ -28,8 +27,7 @@ def write(plan: Plan, trained: Trained, folder: Path) -> None:
     base.config._name_or_path = base.name_or_path = plan.base.name
     for config in model.peft_config.values():
         config.base_model_name_or_path = plan.base.name
-    method = plan.recipe.method
-    if isinstance(method, LoraOptions) and method.init in lora.BASE_CHANGING_INITS:
+    if lora.moves_base(plan.recipe.method):
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".start-") as aside:
             # peft makes the folder's name an adapter's name, which must hold no dot.
             start = Path(aside) / "start"

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from tuner.errors import IntegrityError
 from tuner.memory import PROBE_ROWS, PROBE_TOKENS
+from tuner.methods.options import WEIGHTS
 
 if TYPE_CHECKING:
     from tuner.plan import Plan
@@ -214,7 +215,7 @@ def _refuse_other_keys(model: Any, folder: str) -> None:
     from peft import get_peft_model_state_dict
 
     wanted = set(get_peft_model_state_dict(model))
-    with safe_open(f"{folder}/adapter_model.safetensors", "pt") as file:
+    with safe_open(f"{folder}/{WEIGHTS}", "pt") as file:
         saved = set(file.keys())
     _refuse_keys(wanted - saved, saved - wanted)
 

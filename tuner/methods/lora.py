@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from tuner.fields import AutoPositive, Count, Counts, Flag, Positive, Share, Words
-from tuner.methods.options import Setting, TargetedOptions
+from tuner.methods.options import MethodOptions, Setting, TargetedOptions
 
 if TYPE_CHECKING:
     from tuner.data.prepare import Example
     from tuner.plan import Plan
 
-BASE_CHANGING_INITS = ("pissa", "olora")
+_BASE_CHANGING_INITS = ("pissa", "olora")
 EVA_ROWS = 32
 # The fused weights of mixtures of experts, (experts, outputs, inputs), by the ends of their names.
 EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
@@ -71,6 +71,11 @@ class DoraOptions(LoraOptions):
 
     name: Literal["dora"] = "dora"  # type: ignore[assignment]
     init: Annotated[Literal["default"], Field(description="how the two factors start")] = "default"
+
+
+def moves_base(options: MethodOptions) -> bool:
+    """Whether a method's start takes part of the base's weights into the adapter."""
+    return isinstance(options, LoraOptions) and options.init in _BASE_CHANGING_INITS
 
 
 def alpha(options: LoraOptions) -> float:

@@ -10,6 +10,9 @@ from pydantic import Field
 
 from tuner.fields import Flag, Section, Words
 
+# peft's names for the files of an adapter.
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
 
 class MethodOptions(Section):
     """Base of the recipe's `method` section; each method adds its own keys."""

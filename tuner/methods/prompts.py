@@ -21,7 +21,7 @@ from pydantic import Field
 
 from tuner.errors import RecipeError
 from tuner.fields import AutoCount, Count, CountFromZero, Share, Text
-from tuner.methods.options import MethodOptions, Setting
+from tuner.methods.options import WEIGHTS, MethodOptions, Setting
 
 TokenStart = Literal["text", "vocabulary", "labels", "random"]
 KeyStart = Literal["auto", "text", "zero", "random"]
@@ -38,14 +38,19 @@ class VirtualTokenOptions(MethodOptions):
     ] = "auto"
 
 
-class PrefixOptions(VirtualTokenOptions):
-    """Keys and values in every layer, with or without the reparameterisation MLP."""
+class DeepPromptOptions(VirtualTokenOptions):
+    """Options of keys and values in every layer."""
 
-    name: Literal["prefix"] = "prefix"
     init: Annotated[
         KeyStart,
         Field(description="the activations of a text, zero or random; auto: text on a decoder"),
     ] = "auto"
+
+
+class PrefixOptions(DeepPromptOptions):
+    """Keys and values in every layer, with or without the reparameterisation MLP."""
+
+    name: Literal["prefix"] = "prefix"
     projection: Annotated[
         Literal["none", "mlp"],
         Field(description="mlp: learn the prefix through a two-layer MLP; none: directly"),
@@ -55,14 +60,10 @@ class PrefixOptions(VirtualTokenOptions):
     ] = "auto"
 
 
-class PtuningV2Options(VirtualTokenOptions):
+class PtuningV2Options(DeepPromptOptions):
     """Keys and values in every layer, learned directly."""
 
     name: Literal["ptuning_v2"] = "ptuning_v2"
-    init: Annotated[
-        KeyStart,
-        Field(description="the activations of a text, zero or random; auto: text on a decoder"),
-    ] = "auto"
 
 
 class PtuningOptions(VirtualTokenOptions):
@@ -82,24 +83,25 @@ class PtuningOptions(VirtualTokenOptions):
     ] = "text"
 
 
-class PromptOptions(VirtualTokenOptions):
+class SoftPromptOptions(VirtualTokenOptions):
+    """Options of embeddings that are learned directly."""
+
+    init: Annotated[
+        TokenStart,
+        Field(description="start from a text, sampled vocabulary, the labels, or at random"),
+    ] = "text"
+
+
+class PromptOptions(SoftPromptOptions):
     """Embeddings, learned directly."""
 
     name: Literal["prompt"] = "prompt"
-    init: Annotated[
-        TokenStart,
-        Field(description="start from a text, sampled vocabulary, the labels, or at random"),
-    ] = "text"
 
 
-class MultitaskOptions(VirtualTokenOptions):
+class MultitaskOptions(SoftPromptOptions):
     """One prompt for the data sets of data.train, each with a low-rank part of its own."""
 
     name: Literal["multitask_prompt"] = "multitask_prompt"
-    init: Annotated[
-        TokenStart,
-        Field(description="start from a text, sampled vocabulary, the labels, or at random"),
-    ] = "text"
     ranks: Annotated[Count, Field(description="rank of each data set's own part")] = 1
     source: Annotated[
         Text | None, Field(description="a run or adapter of this method to start from")
@@ -117,7 +119,7 @@ def adapter_file(source: str, folder: Path) -> Path:
         RecipeError: there are none.
     """
     places = [
-        start / Path(source).expanduser() / inner / "adapter_model.safetensors"
+        start / Path(source).expanduser() / inner / WEIGHTS
         for start in (folder, Path.cwd())
         for inner in ("", "adapter")
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tuner.methods import bottleneck, library
 from tuner.methods.bottleneck import BottleneckOptions
@@ -49,6 +49,11 @@ def choose(
 def layer_of(name: str) -> int | None:
     """The layer a module lies in: the first number in its name."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def layers_of(names: Iterable[str]) -> set[int]:
+    """The layers that modules lie in."""
+    return {layer for name in names if (layer := layer_of(name)) is not None}
 
 
 def _automatic(options: TargetedOptions) -> tuple[str, ...]:
