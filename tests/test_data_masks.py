@@ -328,6 +328,28 @@ def test_m05_preview_shows_the_supervised_spans(tmp_path: Path) -> None:
         assert shown == ([] if truncated else ["On the first day.<|im_end|>"])
 
 
+@pytest.mark.parametrize("head", ["classes", "sequence"])
+def test_the_preview_shows_what_the_head_reads_and_learns(head: str, tmp_path: Path) -> None:
+    """Of a classifier the class, of an encoder-decoder what it writes; no chat for either."""
+    row = {"instruction": "Is it good?", "input": "", "output": "positive"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    data = DataSection(train=("rows.jsonl",), labels=("positive", "negative"))
+    (found,) = preview(
+        data,
+        make_tokenizer("chatml"),
+        folder=tmp_path,
+        seed=1,
+        context_length=99,
+        count=1,
+        head=head,
+    )
+    text = "".join(text for text, _ in found.spans)
+    learned = "".join(text for text, supervised in found.spans if supervised)
+    assert learned.removesuffix("<|im_end|>") == "positive"
+    assert text.startswith("Is it good?")
+    assert "user" not in text
+
+
 def test_trimmed_offsets_keep_every_token_of_an_answer() -> None:
     """M07: byte-level offsets leave out spaces; tokens of spaces alone are learned too."""
     encoder = Encoder(make_tokenizer("bos"), "literal", None)

@@ -31,14 +31,21 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
         return base
     config = plan.setting.with_head(plan.method.config(plan.setting))
     if plan.method.virtual_tokens:
-        packs = plan.head.name == "language"
-        model = prompt_model.PromptModel(base, config) if packs else get_peft_model(base, config)
+        model = _with_tokens(base, config, plan)
         prompt_model.start(model, plan, examples)
         return model
     model = get_peft_model(base, config)
     if isinstance(plan.recipe.method, LoraOptions):
         lora.start(model, plan, examples)
     return model
+
+
+def _with_tokens(base: Any, config: Any, plan: Plan) -> Any:
+    if plan.head.name == "language":
+        return prompt_model.PromptModel(base, config)
+    if plan.head.added and plan.setting.decoder and not plan.method.deep_prompts:
+        return prompt_model.PromptClassifier(base, config)
+    return get_peft_model(base, config)
 
 
 def penalty(model: Any, plan: Plan) -> Callable[[], torch.Tensor] | None:

@@ -41,6 +41,7 @@ class Head:
         task_type: what peft calls it.
         noun: for messages.
         advice: which bases can have it.
+        added: whether the base comes without it, so that it is new and trained whole.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Head:
     task_type: str
     noun: str
     advice: str
+    added: bool = False
 
 
 HEADS = {
@@ -73,6 +75,15 @@ HEADS = {
             "SEQ_CLS",
             "sequence classifier",
             "use a base such as BERT, RoBERTa, Llama or GPT-2",
+            added=True,
+        ),
+        Head(
+            "reward",
+            "AutoModelForSequenceClassification",
+            "SEQ_CLS",
+            "reward model",
+            "use a decoder-only base such as Llama, Qwen, Mistral or GPT-2",
+            added=True,
         ),
     )
 }
@@ -106,13 +117,27 @@ def family(config: Mapping[str, Any]) -> str:
     return "encoder" if encoder else "decoder"
 
 
-def head_for(task: str, config: Mapping[str, Any]) -> Head:
+def head_for(task: str, config: Mapping[str, Any], verb: str = "sft") -> Head:
     """The head for `task` = auto, generation or classification on a base.
 
+    Args:
+        task: `model.task` of the recipe.
+        config: the base's config.json.
+        verb: what is optimised: sft, reward or rlhf.
+
     Raises:
-        RecipeError: an encoder cannot write.
+        RecipeError: an encoder cannot write; only a decoder judges and earns rewards.
     """
     kind = family(config)
+    if verb != "sft" and (kind != "decoder" or task == "classification"):
+        raise RecipeError(
+            f"`tuner {verb}` needs a decoder that writes",
+            f"model type {config.get('model_type')}, model.task: {task}",
+            "use a decoder-only base such as Llama, Qwen, Mistral or GPT-2, and leave out "
+            "model.task",
+        )
+    if verb == "reward":
+        return HEADS["reward"]
     if task == "auto":
         task = "classification" if kind == "encoder" else "generation"
     if task == "classification" and kind == "encoder-decoder":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModelForCausalLM
+from peft import PeftModelForCausalLM, PeftModelForSequenceClassification
 from peft.utils import PeftType
 from safetensors.torch import load_file
 
@@ -103,6 +103,32 @@ class PromptModel(PeftModelForCausalLM):
             length = (inputs["input_ids"] if given is None else given).shape[1]
             inputs["position_ids"] = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, -length:]
         return inputs
+
+
+class PromptClassifier(PeftModelForSequenceClassification):
+    """peft's classifier with virtual tokens on a decoder, whose padded rows do not see the padding.
+
+    A decoder's head reads the last place of a row that begins with embeddings, whatever stands
+    there. So rows are moved to the right here, and positions count tokens alone: a row's scores
+    are those it has by itself.
+    """
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As peft's; input_ids and attention_mask (rows, tokens) may be padded on either side."""
+        ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
+        if ids is None or mask is None:
+            return super().forward(*args, **kwargs)
+        # A stable sort by "is a token" moves the padding to the left.
+        order = mask.argsort(dim=1, stable=True)
+        embed: Any = self.word_embeddings
+        embeddings = embed(ids.gather(1, order))
+        before = self.get_prompt(batch_size=len(ids), task_ids=kwargs.pop("task_ids", None))
+        mask = torch.cat([mask.new_ones(before.shape[:2]), mask.gather(1, order)], dim=1)
+        return self.base_model(
+            inputs_embeds=torch.cat([before.to(embeddings.dtype), embeddings], dim=1),
+            attention_mask=mask,
+            position_ids=(mask.long().cumsum(1) - 1).clamp(min=0),
+        )
 
 
 def _behind(mask: torch.Tensor, count: int) -> torch.Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tuner import base, data, recipe_load
 from tuner.console import Console
+from tuner.heads import head_for
 
 
 def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) -> None:
@@ -22,6 +23,7 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
         context_length=found.context_length,
         count=rows,
         stop_ids=base.stop_ids(found.folder),
+        head=head_for(loaded.recipe.model.task, found.config).name,
     )
     console.text("⟦ ⟧ marks what is learned\n")
     for row in shown:

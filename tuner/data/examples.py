@@ -168,10 +168,10 @@ class ExampleMaker:
         for text, result in zip(texts, encoded, strict=True):
             if isinstance(result, BadRow) or len(result.ids) > self.max_length:
                 return None
-            examples.append(self._example(text, result))
+            examples.append(self.example(text, result))
         return examples
 
-    def _example(self, rendered: Rendered, encoded: Encoded) -> Example:
+    def example(self, rendered: Rendered, encoded: Encoded) -> Example:
         """The example, cut to `max_length`; the parts that its head reads and writes."""
         row, task, most = rendered.dialogue.row, rendered.dialogue.source, self.max_length
         if self.head == "language":
@@ -189,17 +189,14 @@ class ExampleMaker:
         kept = []
         for example, encoded in pairs:
             row = example.dialogue.row
-            made = self._example(example, encoded)
+            made = self.example(example, encoded)
             here, total = made.num_targets, sum(encoded.supervised)
             if self.head != "classes":
                 tally.supervised_cut += total - here
                 if here:
                     tally.supervised_cut += _unread(example, encoded)
             tally.foreign += encoded.foreign
-            whole = len(encoded.ids)
-            if self.head != "language":
-                whole = len(encoded.prompt_ids) + len(self._suffix) + len(made.target)
-            if made.num_tokens < whole or example.dialogue.cut_characters:
+            if made.num_tokens < self.whole_length(encoded, made) or example.dialogue.cut_characters:
                 tally.truncated.add(row)
             if here:
                 tally.supervised_kept += here
@@ -207,6 +204,12 @@ class ExampleMaker:
             else:
                 tally.dropped.add(row)
         return kept
+
+    def whole_length(self, encoded: Encoded, made: Example) -> int:
+        """Tokens that an example would have without truncation."""
+        if self.head == "language":
+            return len(encoded.ids)
+        return len(encoded.prompt_ids) + len(self._suffix) + len(made.target)
 
     def stop_if_too_many_dropped(self, rows: int, kept: set[str], longest: int) -> None:
         """Raise when truncation leaves too many rows without an answer.

@@ -125,6 +125,7 @@ def preview(
     context_length: int,
     count: int,
     stop_ids: Collection[int] = (),
+    head: str = "language",
 ) -> list[Preview]:
     """Render the first `count` training rows, with the supervised spans marked.
 
@@ -135,16 +136,21 @@ def preview(
     data = data.model_copy(update={"max_rows": most, "eval": 0})
     max_length = _max_length(data, context_length)
     rows = gather(data, folder, seed, max_length)
-    maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids)
-    return [
-        Preview(
-            example.dialogue.row,
-            _spans(tokenizer, encoded.ids[:max_length], encoded.supervised[:max_length]),
-            len(encoded.ids),
-            len(encoded.ids) > max_length,
-        )
-        for example, encoded in maker.encode(rows.train, rows.problems)
-    ]
+    labels = _labels(data, rows.fit.template)
+    maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids, head, labels)
+    shown = []
+    for pair in maker.encode(rows.train, rows.problems):
+        made = maker.example(*pair)
+        # What an encoder-decoder writes, or the class, stands behind what is read.
+        written = list(made.target)
+        if made.label is not None:
+            written = tokenizer(labels[made.label], add_special_tokens=False)["input_ids"]
+        ids = made.input_ids + written
+        supervised = made.supervised + [True] * len(written)
+        whole = maker.whole_length(pair[1], made)
+        spans = _spans(tokenizer, ids, supervised)
+        shown.append(Preview(made.row, spans, whole, made.num_tokens < whole))
+    return shown
 
 
 def _max_length(data: DataSection, context_length: int) -> int:
