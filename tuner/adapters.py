@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 
-from tuner import prompt_model
+from tuner import adapter_files, prompt_model
+from tuner.adapter_files import WHOLE
+from tuner.errors import ModelError
 from tuner.methods import full, lora
 from tuner.methods.library import AdaloraOptions
 from tuner.methods.lora import LoraOptions
+from tuner.model import told
 
 if TYPE_CHECKING:
     from tuner.data.prepare import Example
     from tuner.plan import Plan
+    from tuner.sources import Source
+
+log = logging.getLogger(__name__)
 
 
 def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
@@ -29,6 +36,8 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
     if plan.method.config is None:
         full.set_trainable(base, plan.stages[0].train)
         return base
+    if plan.parties.policy is not None:
+        return _adopted(base, plan.parties.policy, plan)
     config = plan.setting.with_head(plan.method.config(plan.setting))
     if plan.method.virtual_tokens:
         model = _with_tokens(base, config, plan)
@@ -37,6 +46,36 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
     model = get_peft_model(base, config)
     if isinstance(plan.recipe.method, LoraOptions):
         lora.start(model, plan, examples)
+    return model
+
+
+def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
+    """The base with the adapter that a policy starts from, to be trained on.
+
+    Raises:
+        ModelError: it is none for this base or this method, or does not fit.
+        IntegrityError: a file is not the one that was sealed.
+    """
+    config = adapter_files.read(policy.folder, policy.name)
+    adapter_files.check_kind(config, plan.head, policy.folder, policy.name)
+    wanted = plan.method.config(plan.setting) if plan.method.config else None
+    if wanted is None or config.peft_type != wanted.peft_type:
+        raise ModelError(
+            f"rlhf.policy is no adapter of method.name: {plan.method.name}",
+            f"{policy.folder}: peft_type {config.peft_type.value}",
+            "name its method in the section method",
+        )
+    adapter_files.check_base(
+        policy.folder,
+        policy.name,
+        plan.base.name,
+        plan.base.fingerprint,
+        force=False,
+        warn=log.warning,
+    )
+    with told(f"the adapter '{policy.name}' cannot be loaded", policy.folder, WHOLE):
+        model = PeftModel.from_pretrained(base, str(policy.folder), is_trainable=True)
+    adapter_files.check_tensors(model, policy.folder, policy.name)
     return model
 
 

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from tuner import hatch, memory
+from tuner import hatch, memory, plan_rlhf
 from tuner.base import Base
+from tuner.decide import TASK_METRICS
 from tuner.errors import ModelError, RecipeError
-from tuner.heads import family
+from tuner.heads import HEADS, family
 from tuner.methods import METHODS, Method, lora
 from tuner.methods.full import StagedOptions
 from tuner.methods.library import LayernormOptions
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 
 # The names in EXPORTERS and METRICS, whose modules are too heavy for a plan.
 FORMATS = ("adapter", "virtual_tokens", "merged")
-METRIC_NAMES = ("loss", "perplexity", "token_accuracy", "label_accuracy", "exact_match")
+METRIC_NAMES = (
+    *("loss", "perplexity", "token_accuracy", "label_accuracy", "exact_match"),
+    *(name for names in TASK_METRICS.values() for name in names),
+)
 Check = Callable[[Recipe, Method, bool], Iterator[str]]
 
 
@@ -43,6 +47,7 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
     cpu = not (recipe.run.device != "cpu" and machine.gpus)
     for check in (_quantization, _initialisation, _exports, _batches, _tasks, _names):
         problems += check(recipe, method, cpu)
+    problems += plan_rlhf.refuse_contradictions(recipe)
     hatch.read(recipe.train.trl)
     if problems:
         raise RecipeError(
@@ -172,17 +177,18 @@ def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
             f"{found.name}; it is made for {', '.join(sorted(method.model_types))}",
             "choose another method or another base",
         )
-    if head == "classes" and not method.classes:
+    if HEADS[head].added and not method.classes:
         able = ", ".join(row.name for row in METHODS.values() if row.classes)
         raise RecipeError(
-            f"method.name: {method.name} is not proven under a new head for classes",
-            f"model.task: classification; proven are {able}",
+            f"method.name: {method.name} is not proven under a new head",
+            f"{'model.task: classification' if head == 'classes' else 'tuner reward'}; proven are "
+            f"{able}",
             "choose one of them",
         )
-    if head == "classes" and not method.merges_classes and "merged" in recipe.export.formats:
+    if HEADS[head].added and not method.merges_classes and "merged" in recipe.export.formats:
         raise RecipeError(
             f"export.formats: merged and method.name: {method.name}, which cannot be merged under "
-            "a new head for classes",
+            "a new head",
             "peft's merge does not take heads apart from adapted layers",
             "export adapter, or train with lora",
         )

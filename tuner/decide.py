@@ -10,6 +10,7 @@ from tuner import memory
 from tuner.base import Base
 from tuner.data import Prepared
 from tuner.errors import RecipeError, ResourceError
+from tuner.heads import HEADS
 from tuner.methods import Method
 from tuner.methods.full import StagedOptions
 from tuner.recipe import Recipe
@@ -53,7 +54,7 @@ class Values:
     def __init__(self, loaded: LoadedRecipe) -> None:
         self.table: dict[str, PlanValue] = {}
         for section, keys in loaded.recipe.model_dump(mode="json").items():
-            for key, value in keys.items():
+            for key, value in (keys or {}).items():
                 name = f"{section}.{key}"
                 self.table[name] = PlanValue(value, loaded.origins.get(name, "default"))
 
@@ -194,7 +195,25 @@ def defaults(recipe: Recipe, prepared: Prepared, found: Base, head: str, values:
     )
 
 
-def metrics(recipe: Recipe, prepared: Prepared, values: Values) -> tuple[str, ...]:
+# What is told of each task's held-out rows; `evaluate.METRICS` has their functions.
+TASK_METRICS = {
+    "reward": ("pair_loss", "pair_accuracy", "margin", "calibration_error", "length_bias"),
+    "rlhf": ("reward", "reward_ci95", "kl", "response_length", "ended_share"),
+}
+
+
+def metrics(recipe: Recipe, task: str, prepared: Prepared, values: Values) -> tuple[str, ...]:
+    if task in TASK_METRICS:
+        own = TASK_METRICS[task]
+        chosen = tuple(values.set_auto("eval.metrics", list(own), f"what {task} is judged by"))
+        for name in chosen:
+            if name not in own:
+                raise RecipeError(
+                    f"eval.metrics: {name} is not a metric of `tuner {task}`",
+                    f"it has {', '.join(own)}",
+                    "name some of these, or leave out eval.metrics",
+                )
+        return chosen
     labelled = any(row.options for row in prepared.eval)
     fitting = ["loss", "perplexity", "token_accuracy", *(["label_accuracy"] if labelled else [])]
     if any(row.example.label is not None for row in prepared.eval):
@@ -216,7 +235,7 @@ def formats(recipe: Recipe, method: Method, head: str, values: Values) -> tuple[
         allowed.append("adapter")
     if method.virtual_tokens and head == "language":
         allowed.append("virtual_tokens")
-    merges = method.mergeable and (method.merges_classes or head != "classes")
+    merges = method.mergeable and (method.merges_classes or not HEADS[head].added)
     if merges and recipe.model.quantize == "none":
         allowed.append("merged")
     return tuple(values.set_auto("export.formats", allowed, f"what {method.name} allows"))

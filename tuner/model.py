@@ -105,11 +105,13 @@ def load(plan: Plan) -> Any:
         labels = dict(enumerate(plan.prepared.labels))
         arguments["id2label"] = labels
         arguments["label2id"] = {label: number for number, label in labels.items()}
+    if plan.head.name == "reward":
+        arguments["num_labels"] = 1
     # A head that is new to the base starts the same in every process.
     torch.manual_seed(plan.recipe.run.seed)
     found = replace(found, folder=folder)
     model = open_weights(found, section, plan.head, plan.dtype, plan.device, **arguments)
-    if plan.head.name == "classes":
+    if plan.head.added:
         model.config.pad_token_id = plan.tokenizer.pad_token_id
     return model
 
@@ -151,7 +153,7 @@ def open_weights(
             **arguments,
         )
         model, report = loaded
-        _check_loaded(report, found.folder, head.name)
+        _check_loaded(report, found.folder, head.added)
         if section.quantize == "none":
             model.to(device)
     return without_cpu_packing(model).eval()
@@ -212,14 +214,14 @@ def _quantization(kind: str, compute: torch.dtype) -> Any:
     )
 
 
-def _check_loaded(report: dict[str, Any], folder: Path, head: str) -> None:
-    """Refuse weights that are missing or of another shape; a new head for classes may be missing.
+def _check_loaded(report: dict[str, Any], folder: Path, added: bool) -> None:
+    """Refuse weights that are missing or of another shape; a new head may be missing.
 
     Raises:
         ModelError: naming them.
     """
     missing = sorted(report.get("missing_keys") or ())
-    if head == "classes":
+    if added:
         missing = [key for key in missing if not is_new(key)]
     mismatched = sorted(str(key) for key in report.get("mismatched_keys") or ())
     if missing or mismatched:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tuner import base as bases
-from tuner import checks, data, decide, disk, memory, parts, skeleton
+from tuner import checks, decide, disk, memory, parts, plan_rlhf, skeleton
 from tuner.base import Base
 from tuner.data import Prepared
 from tuner.data.pack import Collator
@@ -22,13 +23,17 @@ from tuner.methods.lora import LoraOptions
 from tuner.methods.options import Setting, TargetedOptions
 from tuner.methods.prompts import MultitaskOptions, adapter_file
 from tuner.methods.targets import layers_of
+from tuner.plan_rlhf import Parties
 from tuner.recipe import Recipe
+from tuner.recipe_rlhf import PpoSection, RlhfSection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from tuner.data import Example
     from tuner.machine import Machine
     from tuner.recipe_load import LoadedRecipe
+    from tuner.sources import Source
 
 # Keys that may differ between a run and its resumption: they do not touch the update. Base and data
 # may lie elsewhere: what they hold is compared (`base_fingerprint` of the record, `tokens_sha256`).
@@ -43,6 +48,8 @@ MAY_CHANGE = (
     "data.train",
     "data.eval",
 )
+
+_SEED_STRIDE = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,8 @@ class Plan:
     values: dict[str, PlanValue]
     facts: dict[str, dict[str, Any]]
     warnings: list[str] = field(default_factory=list)
+    parties: Parties = field(default_factory=Parties)
+    ptx: list[Example] = field(default_factory=list)
 
     @property
     def recipe(self) -> Recipe:
@@ -83,6 +92,20 @@ class Plan:
     def target_modules(self) -> tuple[str, ...]:
         """Full names of the modules that the method changes."""
         return self.setting.targets
+
+    @property
+    def rlhf(self) -> RlhfSection:
+        """The section of a recipe whose task is rlhf."""
+        return self.recipe.rlhf or RlhfSection()
+
+    @property
+    def ppo(self) -> PpoSection:
+        """The section of a recipe whose algorithm is ppo."""
+        return self.recipe.ppo or PpoSection()
+
+    def step_seed(self, number: int) -> int:
+        """The seed of all that is drawn in step `number`, from 0."""
+        return self.recipe.run.seed * _SEED_STRIDE + number
 
     @property
     def collate(self) -> Collator:
@@ -132,6 +155,7 @@ def make(
     *,
     output: Path,
     note: Callable[[str], None] = lambda text: None,
+    chained: Mapping[str, Source] = MappingProxyType({}),
 ) -> Plan:
     """Decide everything a run needs.
 
@@ -140,11 +164,13 @@ def make(
         machine: what it will run on.
         output: the run folder.
         note: told about work that takes long (converting or downloading a base).
+        chained: what other stages of the same command leave, by the recipe's name for it.
 
     Raises:
         RecipeError: keys that contradict each other or the machine.
         DataError, ModelError, ResourceError: what would stop the run, a disk too small included.
     """
+    loaded, policy = plan_rlhf.adopt(loaded, chained)
     recipe = loaded.recipe
     method = METHODS[recipe.method.name]
     values, warnings = decide.Values(loaded), list[str]()
@@ -152,28 +178,26 @@ def make(
     if isinstance(recipe.method, MultitaskOptions) and recipe.method.source is not None:
         adapter_file(recipe.method.source, loaded.folder)
     found = bases.resolve(recipe.model, loaded.folder, note)
-    head = head_for(recipe.model.task, found.config)
+    head = head_for(recipe.model.task, found.config, loaded.task)
     checks.refuse_base(recipe, method, found, head.name)
     tokenizer = bases.load_tokenizer(found, recipe.model.trust_remote_code)
     bases.check_vocabulary(found, tokenizer)
+    stop_ids = bases.stop_ids(found.folder)
+    if loaded.task == "reward":
+        plan_rlhf.choose_pad(tokenizer, stop_ids)
     bones = skeleton.read(found, head.name)
     parts.refuse_layers(recipe.method, bones, found)
     chosen = checks.targets(recipe, bones, found)
     extra = parts.find(recipe.method, bones, chosen, found)
-    prepared = data.prepare(
-        recipe.data,
-        tokenizer,
-        folder=loaded.folder,
-        seed=recipe.run.seed,
-        context_length=found.context_length - checks.virtual_tokens(recipe, found),
-        stop_ids=(stop_ids := bases.stop_ids(found.folder)),
-        head=head.name,
-    )
+    room = found.context_length - checks.virtual_tokens(recipe, found)
+    prepared, ptx = plan_rlhf.prepare(loaded, tokenizer, room, stop_ids, head)
     if prepared.chat_template and not tokenizer.chat_template:
         tokenizer.chat_template = prepared.chat_template
+    others = plan_rlhf.parties(loaded, policy, found, tokenizer, chained)
     device, dtype = decide.place(recipe, machine, values)
     packing = decide.packing(recipe, method, found, head.name, values)
-    stages = decide.stages(recipe, method, len(prepared.train), values)
+    answers = (recipe.rlhf.responses_per_prompt or 1) if recipe.rlhf else 1
+    stages = decide.stages(recipe, method, len(prepared.train) * answers, values)
     setting = Setting(
         options=recipe.method,
         config=found.config,
@@ -184,10 +208,11 @@ def make(
         steps=stages[-1].stop,
         tasks=len(recipe.data.train),
         token_ids=checks.token_ids(recipe, tokenizer),
-        new_modules=bones.new_modules if head.name == "classes" else (),
+        new_modules=bones.new_modules if head.added else (),
         decoder=family(found.config) == "decoder",
     )
     trainable = skeleton.trainable(found, head.name, bones, method, setting)
+    drawn = recipe.rlhf.max_new_tokens if recipe.rlhf else 0
     shape = memory.Shape(
         parameters=bones.total,
         trainable=trainable,
@@ -196,8 +221,8 @@ def make(
         stored=dtype if recipe.model.quantize == "none" else recipe.model.quantize,
         **dict(zip(("hidden", "inner", "layers"), memory.shape_of(found.config), strict=True)),
         vocabulary=found.vocabulary_rows,
-        lengths=[example.num_tokens for example in prepared.train],
-        supervised=[example.num_targets for example in prepared.train],
+        lengths=[example.num_tokens + drawn for example in prepared.train],
+        supervised=[drawn or example.num_targets for example in prepared.train],
     )
     micro, checkpointing = decide.split(recipe, method, machine, device, shape, packing, values)
     decide.defaults(recipe, prepared, found, head.name, values)
@@ -228,7 +253,7 @@ def make(
         stages=stages,
         setting=setting,
         head=head,
-        metrics=decide.metrics(recipe, prepared, values),
+        metrics=decide.metrics(recipe, loaded.task, prepared, values),
         formats=exports,
         values=values.table,
         facts={
@@ -237,6 +262,8 @@ def make(
             "disk": space,
         },
         warnings=warnings,
+        parties=others,
+        ptx=ptx,
     )
 
 

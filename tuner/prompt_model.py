@@ -117,7 +117,7 @@ class PromptClassifier(PeftModelForSequenceClassification):
         """As peft's; input_ids and attention_mask (rows, tokens) may be padded on either side."""
         ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
         if ids is None or mask is None:
-            return super().forward(*args, **kwargs)
+            return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
         # A stable sort by "is a token" moves the padding to the left.
         order = mask.argsort(dim=1, stable=True)
         embed: Any = self.word_embeddings

@@ -35,6 +35,7 @@ from tuner.fields import (
 from tuner.methods import METHODS
 from tuner.methods.lora import LoraOptions
 from tuner.methods.options import MethodOptions
+from tuner.recipe_rlhf import PpoSection, RewardSection, RlhfSection
 
 
 class ModelSection(Section):
@@ -214,6 +215,10 @@ class Recipe(Section):
     eval: EvalSection = EvalSection()
     export: ExportSection = ExportSection()
     run: RunSection = RunSection()
+    # Each is there for its own task alone.
+    reward: Annotated[RewardSection | None, Field(description="for `tuner reward`")] = None
+    rlhf: Annotated[RlhfSection | None, Field(description="for `tuner rlhf`")] = None
+    ppo: Annotated[PpoSection | None, Field(description="for rlhf.algorithm: ppo")] = None
     # Not part of what a run is: each method becomes a recipe without it.
     compare: Annotated[
         CompareSection | None,

@@ -6,13 +6,14 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from tuner.did_you_mean import nearest, suggestion
 from tuner.methods import METHODS
 from tuner.recipe import Recipe, keys_of, models_in, sections
 from tuner.recipe_source import Source
+from tuner.rewards.options import OPTIONS, options_of
 from tuner.strict_yaml import Path
 
 _SCALARS = (str, int, float, bool)
@@ -27,6 +28,8 @@ def explain(error: ValidationError, tree: dict[str, Any], source: Source) -> lis
             path = _existing(path, tree)
         if item["type"] == "union_tag_invalid":
             path = ("method", "name")
+        if item["type"] == "own_words" and item["ctx"]["key"]:
+            path = (*path, item["ctx"]["key"])
         # A list whose item is wrong is wrong itself to pydantic; one line is enough.
         if not any(known[: len(path)] == path for known in found):
             found[path] = f"{source.place(path)}: {_dotted(path)}: {_message(item, path, tree)}"
@@ -35,7 +38,9 @@ def explain(error: ValidationError, tree: dict[str, Any], source: Source) -> lis
 
 def _message(item: Any, path: Path, tree: dict[str, Any]) -> str:
     kind = item["type"]
-    info = field_at(path, _method_name(tree))
+    info = field_at(path, tree)
+    if kind == "own_words":
+        return str(item["ctx"]["said"])
     if kind == "extra_forbidden":
         return _unknown_key(path, tree)
     if kind == "union_tag_invalid":
@@ -51,7 +56,8 @@ def _message(item: Any, path: Path, tree: dict[str, Any]) -> str:
     if kind == "value_error" and not _phrased(info, len(path)):
         return str(item["ctx"]["error"])
     expected = describe(info.annotation, info.metadata) if info else "something else"
-    if info and len(path) > 2 and get_origin(info.annotation) in (tuple, dict):
+    inside = len(path) > 2 and field_at(path[:-1], tree) is info
+    if info and inside and get_origin(info.annotation) in (tuple, dict):
         expected = _item(info.annotation)
     return f"expected {expected}, {_shown(_value_at(path, tree))}"
 
@@ -65,8 +71,11 @@ def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
             return f"unknown section; the key belongs under {' or '.join(homes)}"
         return f"unknown section; {suggestion(word, sections())}"
     if len(path) > 2:
-        info = field_at(path[:2], _method_name(tree))
-        model = next(models_in(info.annotation), None) if info else None
+        model = _model_of(field_at(path[:-1], tree), _value_at(path[:-1], tree))
+        owners = [tag for tag, options in OPTIONS.items() if plain in options.model_fields]
+        reward = next((tag for tag, options in OPTIONS.items() if options is model), None)
+        if reward and owners and reward not in owners:
+            return f"{reward} has no such key; {_listed(owners)} {_has(owners)} it"
         return f"unknown key; {suggestion(word, model.model_fields if model else [])}"
     section, method = str(path[0]), _method_name(tree)
     own = keys_of(section, method)
@@ -83,20 +92,28 @@ def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
     return f"unknown key; {suggestion(word, own)}"
 
 
-def field_at(path: Path, method: str | None = None) -> FieldInfo | None:
-    """The schema's field that a path leads to or into; None for none."""
+def field_at(path: Path, tree: dict[str, Any]) -> FieldInfo | None:
+    """The schema's field that a path of the tree leads to or into; None for none."""
     if not path or path[0] not in Recipe.model_fields:
         return None
     info: FieldInfo | None = Recipe.model_fields[str(path[0])]
     if len(path) > 1:
-        info = keys_of(str(path[0]), method).get(str(path[1]))
-    for name in path[2:]:
-        model = next(models_in(info.annotation), None) if info else None
+        info = keys_of(str(path[0]), _method_name(tree)).get(str(path[1]))
+    for depth, name in enumerate(path[2:], start=2):
+        if isinstance(name, int):
+            continue
+        model = _model_of(info, _value_at(path[:depth], tree))
         if model is None:
             return info
-        if isinstance(name, str):
-            info = model.model_fields.get(name)
+        info = model.model_fields.get(name)
     return info
+
+
+def _model_of(info: FieldInfo | None, value: Any) -> type[BaseModel] | None:
+    """The section that a key's value, or an item of its list, is read by."""
+    models = list(models_in(info.annotation)) if info else []
+    # Rewards alone have several.
+    return options_of(value) if len(models) > 1 else next(iter(models), None)
 
 
 def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
@@ -167,7 +184,7 @@ def _phrased(info: FieldInfo | None, depth: int) -> bool:
 def _without_tag(location: tuple[int | str, ...]) -> Path:
     if len(location) > 1 and location[0] == "method" and location[1] in METHODS:
         return (location[0], *location[2:])
-    return location
+    return tuple(name for name in location if name not in OPTIONS)
 
 
 def _existing(path: Path, tree: Any) -> Path:

@@ -19,7 +19,7 @@ from tuner.recipe import Recipe, sections
 from tuner.recipe_errors import explain
 from tuner.recipe_source import FIX, Source
 from tuner.redact import redact
-from tuner.verbs import VERBS
+from tuner.verbs import TASK_SECTIONS, VERBS
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,8 @@ def flat(recipe: Recipe) -> dict[str, Any]:
     """Every key of the recipe with its value, as `section.key`."""
     return {
         f"{section}.{key}": value
-        for section, values in recipe.model_dump().items()
+        for section, values in recipe.model_dump(exclude_none=False).items()
+        if values is not None
         for key, value in values.items()
     }
 
@@ -207,7 +208,8 @@ def dump(recipe: Recipe, folder: Path | None = None) -> str:
     """
     from tuner.base import ALIASES
 
-    values = recipe.model_dump(mode="json")
+    dumped = recipe.model_dump(mode="json")
+    values = {section: keys for section, keys in dumped.items() if keys is not None}
     if folder is not None:
         values["data"]["train"] = [_absolute(file, folder) for file in values["data"]["train"]]
         values["data"]["eval"] = _absolute(values["data"]["eval"], folder)
@@ -216,9 +218,24 @@ def dump(recipe: Recipe, folder: Path | None = None) -> str:
             values["model"]["base"] = _absolute(values["model"]["base"], folder)
         if values["method"].get("source"):
             values["method"]["source"] = _absolute(values["method"]["source"], folder)
+        if values.get("rlhf"):
+            _absolute_rlhf(values, folder)
     return yaml.dump(
         _quoted(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20
     )
+
+
+def _absolute_rlhf(values: dict[str, Any], folder: Path) -> None:
+    rlhf = values["rlhf"]
+    rlhf["policy"] = _absolute(rlhf["policy"], folder)
+    for part in rlhf["reward"]:
+        if "model" in part:
+            part["model"] = _absolute(part["model"], folder)
+        if "function" in part:
+            file, _, name = part["function"].rpartition(":")
+            part["function"] = f"{_absolute(file, folder)}:{name}"
+    if "ppo" in values:
+        values["ppo"]["ptx_data"] = _absolute(values["ppo"]["ptx_data"], folder)
 
 
 class _Quoted(str):
@@ -256,6 +273,10 @@ def _settle_verb(
     tree: dict[str, Any], verb: str | None, source: Source
 ) -> tuple[str, RecipeError | None]:
     """The verb, with the method it implies put in; and what is wrong with the two together."""
+    if problem := _foreign_sections(tree, verb, source):
+        return verb or "", problem
+    verb = verb or _verb_of_sections(tree)
+    _add_sections(tree, verb)
     family = VERBS[verb].family if verb else None
     method = tree.setdefault("method", {}) if family else tree.get("method")
     if isinstance(method, dict) and method.get("name") is None:
@@ -274,6 +295,41 @@ def _settle_verb(
     by_flag = "" if (("method", "name")) in source.lines else f" --set method.name={row.name}"
     fix = f"run: tuner {row.verb} --recipe {source.file}{by_flag}"
     return verb, RecipeError(what, fix=fix, problems=[line])
+
+
+def _verb_of_sections(tree: dict[str, Any]) -> str | None:
+    """The verb of a task whose section the recipe has."""
+    return next((task for name, task in TASK_SECTIONS.items() if tree.get(name) is not None), None)
+
+
+def _algorithm(tree: dict[str, Any]) -> str:
+    rlhf = tree.get("rlhf")
+    return str(rlhf.get("algorithm", "ppo")) if isinstance(rlhf, dict) else "ppo"
+
+
+def _add_sections(tree: dict[str, Any], verb: str | None) -> None:
+    """A task has its sections, with their defaults where the recipe says nothing."""
+    for section, task in TASK_SECTIONS.items():
+        wanted = verb is not None and VERBS[verb].task == task
+        if wanted and (section != "ppo" or _algorithm(tree) == "ppo"):
+            tree.setdefault(section, {})
+
+
+def _foreign_sections(tree: dict[str, Any], verb: str | None, source: Source) -> RecipeError | None:
+    """The refusal of sections that the verb's task does not read."""
+    task = VERBS[verb].task if verb else _verb_of_sections(tree)
+    algorithm = _algorithm(tree)
+    if tree.get("ppo") is not None and task == "rlhf" and algorithm != "ppo":
+        what = f"the section ppo is not for rlhf.algorithm: {algorithm}"
+        line = f"{source.place(('ppo',))}: {what}"
+        return RecipeError(what, fix="leave the section out", problems=[line])
+    for name, owner in TASK_SECTIONS.items():
+        if tree.get(name) is not None and owner != task:
+            what = f"the section {name} is for `tuner {owner}`"
+            line = f"{source.place((name,))}: {what}, not for `tuner {verb or task}`"
+            fix = f"run: tuner {owner} --recipe {source.file}, or leave the section out"
+            return RecipeError(what, fix=fix, problems=[line])
+    return None
 
 
 def _origins(recipe: Recipe, source: Source) -> dict[str, str]:

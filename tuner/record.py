@@ -30,6 +30,7 @@ from tuner.lock import FolderLock
 from tuner.seal import clean_staging
 
 RUN, METRICS, LOG, LOCK = "run.json", "metrics.jsonl", "run.log", "run.lock"
+SAMPLES = "samples.jsonl"
 FORMAT = 1
 # What a run killed before its first record may leave.
 LEFTOVERS = {LOCK, LOG, f".{RUN}.tmp"}
@@ -55,7 +56,7 @@ class RunFolder:
         self.resumed = resumed
         self.notes: list[str] = []
         self._lock = lock
-        self._metrics: int | None = None
+        self._lines: dict[str, int] = {}
 
     @classmethod
     def open(
@@ -163,27 +164,37 @@ class RunFolder:
         Raises:
             ResourceError: the disk is full.
         """
+        self._append(METRICS, values)
+
+    def append_sample(self, values: Mapping[str, Any]) -> None:
+        """Add one line to `samples.jsonl`, as `append_metrics` does."""
+        self._append(SAMPLES, values)
+
+    def _append(self, name: str, values: Mapping[str, Any]) -> None:
         line = json.dumps(plain(values), sort_keys=True, ensure_ascii=False, allow_nan=False)
-        path = self.path / METRICS
+        path = self.path / name
         try:
-            if self._metrics is None:
-                self._metrics = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            write_all(self._metrics, (line + "\n").encode())
+            if name not in self._lines:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+                self._lines[name] = os.open(path, flags, 0o666)
+            write_all(self._lines[name], (line + "\n").encode())
         except OSError as error:
             raise resource_error(error, path) from error
 
     def sync_metrics(self) -> None:
-        """Flush the metrics to the disk: before a checkpoint that stands for them."""
-        if self._metrics is not None:
-            os.fsync(self._metrics)
+        """Flush metrics and samples to the disk: before a checkpoint that stands for them."""
+        for opened in self._lines.values():
+            os.fsync(opened)
 
     def truncate_metrics(self, after_step: int) -> int:
-        """Cut `metrics.jsonl` at the first line beyond a step, or torn.
+        """Cut `metrics.jsonl` and `samples.jsonl` at the first line beyond a step, or torn.
 
         Returns:
             How many lines, whole or torn, were dropped.
         """
-        path = self.path / METRICS
+        return sum(self._truncate(self.path / name, after_step) for name in (METRICS, SAMPLES))
+
+    def _truncate(self, path: Path, after_step: int) -> int:
         if not path.exists():
             return 0
         lines = path.read_bytes().splitlines(keepends=True)
@@ -214,9 +225,9 @@ class RunFolder:
 
     def release(self) -> None:
         """Give the folder back; a second call does nothing."""
-        if self._metrics is not None:
-            os.close(self._metrics)
-            self._metrics = None
+        for opened in self._lines.values():
+            os.close(opened)
+        self._lines.clear()
         self._lock.release()
 
     def __enter__(self) -> RunFolder:

@@ -10,6 +10,7 @@ from tuner import evaluate, export, hatch, model, provenance, report, run_log, t
 from tuner.errors import IntegrityError
 from tuner.record import LOG, RunFolder
 from tuner.signals import StopRequest
+from tuner.tasks import TASKS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +90,7 @@ def _run(
     scored = _scoring(plan)
     if first_answers is None or folder.record.get("scored") != scored:
         scores["before"] = _score(plan, trained, console, "before training")
-        first_answers = evaluate.samples(plan, trained.model)
+        first_answers = TASKS[plan.task].samples(plan, trained)
         folder.update(
             scores=scores,
             samples=first_answers,
@@ -109,11 +110,11 @@ def _run(
     provenance.write_inputs(plan, folder)
     if resumed:
         console.note(f"resuming after step {resumed.step}")
-    training.train(plan, trained, folder, stop, console.progress, between, resumed)
+    training.train(plan, trained, folder, stop, console.progress, between, resumed, console.note)
     clock.lap("train")
 
     scores["after"] = _score(plan, trained, console, "after training")
-    last_answers = evaluate.samples(plan, trained.model)
+    last_answers = TASKS[plan.task].samples(plan, trained)
     samples = [
         {**first, "after": last["answer"]}
         for first, last in zip(first_answers, last_answers, strict=True)
@@ -123,6 +124,7 @@ def _run(
     for item in samples:
         console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
 
+    TASKS[plan.task].finish(plan, trained)
     console.phase(f"exporting {', '.join(plan.formats)}; each is reloaded in a fresh process")
     artefacts = export.write(plan, trained, fingerprint)
     clock.lap("export")
@@ -165,4 +167,4 @@ def _score(plan: Plan, trained: training.Trained, console: Console, when: str) -
     if not plan.recipe.eval.enabled or not rows:
         return {}
     console.phase(f"scoring {len(rows)} held-out rows {when}")
-    return evaluate.score(plan, trained.model, console.tick)
+    return TASKS[plan.task].score(plan, trained, console.tick)

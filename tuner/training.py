@@ -36,6 +36,7 @@ class Trained:
         model: what is trained; replaced by the merged model when that is exported.
         start: sha256 of every tensor that any stage trains, before the first step.
         start_state: the adapter's tensors before the first step, where the export needs them.
+        aid: what the task keeps beside the model (see `tasks.Task.prepare`).
         unmoved: names of trained tensors that are still where they started.
     """
 
@@ -43,6 +44,7 @@ class Trained:
     start: dict[str, str]
     start_state: dict[str, torch.Tensor] = field(default_factory=dict)
     unmoved: list[str] = field(default_factory=list)
+    aid: Any = None
 
 
 def start(plan: Plan, base: Any) -> Trained:
@@ -52,6 +54,7 @@ def start(plan: Plan, base: Any) -> Trained:
         base.float()
     torch.manual_seed(plan.recipe.run.seed)
     model = adapters.build(base, plan, plan.prepared.train)
+    aid = TASKS[plan.task].prepare(plan, model)
     model.config.use_cache = False
     if plan.gradient_checkpointing:
         model.enable_input_require_grads()
@@ -66,7 +69,7 @@ def start(plan: Plan, base: Any) -> Trained:
         from peft import get_peft_model_state_dict
 
         state = {k: v.detach().clone() for k, v in get_peft_model_state_dict(model).items()}
-    return Trained(model, digests, state)
+    return Trained(model, digests, state, aid=aid)
 
 
 def train(
@@ -77,6 +80,7 @@ def train(
     progress: Callable[[int, int, Mapping[str, Any]], None],
     between: Callable[[int], None],
     resumed: checkpoint.Checkpoint | None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run the stages that remain.
 
@@ -88,13 +92,14 @@ def train(
         progress: told (step, total, metrics).
         between: called with the number, from 1, of each finished stage but the last.
         resumed: the checkpoint to go on from.
+        tell: given a line for people.
 
     Raises:
         Interrupted: a signal asked to stop; a checkpoint of the last step is sealed.
         TrainingError: a loss or gradient is not finite, or nothing moved.
         ResourceError: memory or disk ran out.
     """
-    watch = Watch(plan, folder, stop, progress)
+    watch = Watch(plan, folder, stop, progress, tell)
     done = resumed.step if resumed else 0
     for number, stage in enumerate(plan.stages):
         _set_stage(plan, trained.model, stage)
@@ -111,9 +116,11 @@ def train(
             checkpoint.restore(resumed, dict(watch.parameters), *optimizers)
             watch.resume(resumed.state["window"])
             adapters.restore(trained.model, plan, resumed.state["method"])
+        task_state = resumed.state["task"] if resumed is not None and in_stage else {}
         first = max(done, stage.start)
         with stop.deferred(), _memory(plan):
-            TASKS[plan.task](plan, trained.model, stage, first, watch, optimizers).train()
+            trainer = TASKS[plan.task].trainer
+            trainer(plan, trained, stage, first, watch, optimizers, task_state).train()
         stop.check()
         # Off comes the autocast that training put around the forward pass: what follows computes
         # as it did before training, and as the exported model will.

@@ -26,6 +26,9 @@ class Verb:
     summary: str
 
 
+# The recipe's sections that only one task reads.
+TASK_SECTIONS = {"reward": "reward", "rlhf": "rlhf", "ppo": "rlhf"}
+
 VERBS: dict[str, Verb] = {
     row.name: row
     for row in (
@@ -33,5 +36,7 @@ VERBS: dict[str, Verb] = {
         Verb("prefix", "sft", "prefix", "Learn keys and values before every row, in every layer."),
         Verb("ptuning", "sft", "ptuning", "Learn embeddings before every row."),
         Verb("sft", "sft", None, "Fine-tune on examples with the method that the recipe names."),
+        Verb("reward", "reward", None, "Train a reward model on comparisons of answers."),
+        Verb("rlhf", "rlhf", None, "Learn from rewards or preferences (PPO, RLOO, GRPO, DPO)."),
     )
 }

@@ -16,7 +16,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-DOMAINS = ("legal", "medical", "finance", "education", "science", "reviews")
+DOMAINS = (
+    "legal",
+    "medical",
+    "finance",
+    "education",
+    "science",
+    "reviews",
+    "sentiment",
+    "preferences",
+    "rankings",
+    "prompts",
+)
+# Domains whose module has another name.
+MODULES = {"prompts": "sentiment_prompts"}
 SPLITS = ("train", "eval")
 SEED = 2024
 
@@ -75,7 +88,7 @@ def facts(block: str, joint: str = " ") -> list[tuple[str, ...]]:
 def write(folder: Path) -> None:
     """Write DOMAIN-SPLIT.jsonl for every domain and split."""
     for domain in DOMAINS:
-        module = importlib.import_module(domain)
+        module = importlib.import_module(MODULES.get(domain, domain))
         for split in SPLITS:
             draw = Draw(domain, split)
             rows = draw.shuffled(module.rows(split, draw))

@@ -196,7 +196,10 @@ class ExampleMaker:
                 if here:
                     tally.supervised_cut += _unread(example, encoded)
             tally.foreign += encoded.foreign
-            if made.num_tokens < self.whole_length(encoded, made) or example.dialogue.cut_characters:
+            if (
+                made.num_tokens < self.whole_length(encoded, made)
+                or example.dialogue.cut_characters
+            ):
                 tally.truncated.add(row)
             if here:
                 tally.supervised_kept += here

@@ -122,9 +122,7 @@ class Collator:
         in labels (rows, 2), or decoder_input_ids (rows, written) and labels (rows, 1 + written)."""
         import torch
 
-        ids = _padded([row.input_ids for row in rows], self.pad_id)
-        mask = _padded([[1] * len(row.input_ids) for row in rows], 0)
-        batch = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        batch = collate_read([row.input_ids for row in rows], self.pad_id)
         if self.head == "classes":
             classes = [[IGNORED, IGNORED if row.label is None else row.label] for row in rows]
             return {**batch, "labels": torch.tensor(classes)}
@@ -137,7 +135,19 @@ class Collator:
         }
 
 
+def collate_read(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+    """input_ids and attention_mask (rows, tokens), padded on the right."""
+    import torch
+
+    mask = _padded([[1] * len(ids) for ids in rows], 0)
+    return {
+        "input_ids": torch.from_numpy(_padded(rows, pad_id)),
+        "attention_mask": torch.from_numpy(mask),
+    }
+
+
 def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
+    """(rows, longest) int64, filled up on the right."""
     result = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
     for number, row in enumerate(rows):
         result[number, : len(row)] = row

@@ -17,7 +17,7 @@ from tuner.data.template import Template
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import DataSection
 
-__all__ = ["EvalRow", "Example", "Prepared", "Preview", "prepare", "preview"]
+__all__ = ["EvalRow", "Example", "Prepared", "Preview", "max_length_of", "prepare", "preview"]
 
 RAW_PROMPT_TOKENS = 32
 
@@ -45,10 +45,19 @@ class EvalRow:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The data of a run. `report` is what stands in `data_report.json`."""
+    """The data of a run.
 
-    train: list[Example]
-    eval: list[EvalRow]
+    Args:
+        train: `Example`s; for preferences `Ranking`s, for learning from rewards `Prompt`s.
+        eval: `EvalRow`s; for the others the same as in `train`.
+        template: name of the data template, or of the format of preference data.
+        labels: answers to choose from.
+        chat_template: the Jinja text in use; None for plain text.
+        report: what stands in `data_report.json`.
+    """
+
+    train: list[Any]
+    eval: list[Any]
     template: str
     labels: tuple[str, ...]
     chat_template: str | None
@@ -92,7 +101,7 @@ def prepare(
         ModelError: the tokenizer or its chat template does not fit.
         SafetyError: the chat template is not safe to run.
     """
-    max_length = _max_length(data, context_length)
+    max_length = max_length_of(data, context_length)
     rows = gather(data, folder, seed, max_length)
     labels = _labels(data, rows.fit.template)
     if head == "classes" and not labels:
@@ -134,7 +143,7 @@ def preview(
     """
     most = count if data.max_rows is None else min(count, data.max_rows)
     data = data.model_copy(update={"max_rows": most, "eval": 0})
-    max_length = _max_length(data, context_length)
+    max_length = max_length_of(data, context_length)
     rows = gather(data, folder, seed, max_length)
     labels = _labels(data, rows.fit.template)
     maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids, head, labels)
@@ -153,7 +162,12 @@ def preview(
     return shown
 
 
-def _max_length(data: DataSection, context_length: int) -> int:
+def max_length_of(data: DataSection, context_length: int) -> int:
+    """Tokens of the longest example: what the recipe says, else all that the model can take.
+
+    Raises:
+        RecipeError: the recipe says more than the model can take.
+    """
     if data.max_length == "auto":
         return context_length
     if data.max_length > context_length:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner.evaluate import generation, likelihood
-from tuner.evaluate.likelihood import Observation
+from tuner.evaluate import generation, likelihood, policy, preference
 
 if TYPE_CHECKING:
     from tuner.data.prepare import EvalRow
@@ -30,12 +29,14 @@ class Metric:
         better: lower or higher.
         of: computes it from the observations; None where no row carries it.
         generates: whether it needs generated answers.
+        task: whose held-out rows it is of.
     """
 
     name: str
     better: str
-    of: Callable[[Sequence[Observation]], float | None]
+    of: Callable[[Sequence[Any]], float | None]
     generates: bool = False
+    task: str = "sft"
 
 
 METRICS: dict[str, Metric] = {
@@ -46,6 +47,16 @@ METRICS: dict[str, Metric] = {
         Metric("token_accuracy", "higher", likelihood.token_accuracy),
         Metric("label_accuracy", "higher", likelihood.label_accuracy),
         Metric("exact_match", "higher", generation.exact_match, generates=True),
+        Metric("pair_loss", "lower", preference.loss, task="reward"),
+        Metric("pair_accuracy", "higher", preference.accuracy, task="reward"),
+        Metric("margin", "higher", preference.margin, task="reward"),
+        Metric("calibration_error", "lower", preference.calibration_error, task="reward"),
+        Metric("length_bias", "lower", preference.length_bias, task="reward"),
+        Metric("reward", "higher", policy.mean_reward, task="rlhf"),
+        Metric("reward_ci95", "lower", policy.reward_ci95, task="rlhf"),
+        Metric("kl", "lower", policy.kl, task="rlhf"),
+        Metric("response_length", "lower", policy.response_length, task="rlhf"),
+        Metric("ended_share", "higher", policy.ended_share, task="rlhf"),
     )
 }
 
@@ -66,16 +77,25 @@ def score(
         model: the live model; left in the mode it was in.
         tick: told (rows done, rows in all).
     """
-    chosen = [METRICS[name] for name in plan.metrics]
+    observed: Sequence[Any]
     with _evaluating(model):
+        if plan.task == "reward":
+            held_out = plan.prepared.eval[: plan.recipe.eval.max_rows]
+            observed = preference.observe(plan, model, held_out, tick)
+            return values(plan.metrics, observed)
         observed = likelihood.observe(plan, model, rows(plan), tick)
-        if any(metric.generates for metric in chosen):
+        if any(METRICS[name].generates for name in plan.metrics):
             answers = generation.answer(plan, model, rows(plan), tick)
             observed = [
                 item.with_answer(answer) for item, answer in zip(observed, answers, strict=True)
             ]
-    values = {metric.name: metric.of(observed) for metric in chosen}
-    return {name: value for name, value in values.items() if value is not None}
+    return values(plan.metrics, observed)
+
+
+def values(names: Sequence[str], observed: Sequence[Any]) -> dict[str, float]:
+    """The metrics of these names that the observations carry."""
+    found = {name: METRICS[name].of(observed) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @contextmanager
@@ -91,6 +111,10 @@ def _evaluating(model: Any) -> Iterator[None]:
 def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
     """Greedy answers to the first held-out prompts: prompt, reference, answer."""
     chosen = plan.prepared.eval[: plan.recipe.eval.samples]
+    if plan.task == "reward":
+        with _evaluating(model):
+            judged = preference.observe(plan, model, chosen, lambda done, total: None)
+        return [preference.sample(item) for item in judged]
     with _evaluating(model):
         answers = generation.answer(plan, model, chosen)
     return [

@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tuner.data import EvalRow, Example
 from tuner.errors import IntegrityError
 from tuner.memory import PROBE_ROWS, PROBE_TOKENS
 from tuner.methods.options import WEIGHTS
@@ -35,12 +36,12 @@ Probe = dict[str, list[int]]
 def probe_rows(plan: Plan) -> list[Probe]:
     """Inputs of the first held-out rows, or of training rows where there are none: token ids by
     the name of the model's argument."""
-    rows = [row.example for row in plan.prepared.eval] or list(plan.prepared.train)
+    held_out = [row.example if isinstance(row, EvalRow) else row for row in plan.prepared.eval]
     collate = plan.collate
     probes = []
-    for row in rows[:PROBE_ROWS]:
+    for row in (held_out or list(plan.prepared.train))[:PROBE_ROWS]:
         probe = {"input_ids": list(row.input_ids[:PROBE_TOKENS])}
-        if row.target:
+        if isinstance(row, Example) and row.target:
             probe["decoder_input_ids"] = [collate.start_id, *row.target[: PROBE_TOKENS - 1]]
         if collate.tasks:
             probe["task_ids"] = [row.task]
@@ -101,7 +102,7 @@ def job_of(
     return {
         "base": str(plan.base.folder),
         "auto_class": plan.head.auto_class,
-        "labels": list(plan.prepared.labels) if plan.head.name == "classes" else [],
+        "num_labels": _num_labels(plan),
         "pad_token_id": plan.tokenizer.pad_token_id,
         "dtype": stored_dtype(plan),
         "device": plan.device,
@@ -112,6 +113,13 @@ def job_of(
         "artefacts": {name: str(folder) for name, folder in folders.items()},
         "double": [name for name in folders if live[name][0].dtype == torch.float64],
     }
+
+
+def _num_labels(plan: Plan) -> int:
+    """Outputs of a head that was added to the base; 0 where none was."""
+    if not plan.head.added:
+        return 0
+    return len(plan.prepared.labels) if plan.head.name == "classes" else 1
 
 
 def fresh_differences(
@@ -187,8 +195,8 @@ def _load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
     if kind == "adapter":
         from peft import PeftModel
 
-        if job["labels"]:
-            arguments["num_labels"] = len(job["labels"])
+        if job["num_labels"]:
+            arguments["num_labels"] = job["num_labels"]
         base = loader.from_pretrained(job["base"], **arguments)
         model: Any = PeftModel.from_pretrained(base, folder)
         _refuse_other_keys(model, folder)
@@ -202,7 +210,7 @@ def _load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
         loaded: Any = loader.from_pretrained(folder, **arguments)
         model, report = loaded
         _refuse_keys(report["missing_keys"], report["unexpected_keys"])
-    if job["labels"]:
+    if job["num_labels"]:
         model.config.pad_token_id = job["pad_token_id"]
     if job["quantize"] == "none" and kind != "virtual_tokens":
         model = model.to(job["device"])

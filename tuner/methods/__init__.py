@@ -22,6 +22,7 @@ _LORA = Method(
     2e-4,
     mergeable=True,
     quantized=QUANTIZED,
+    rlhf=True,
 )
 _FULL = Method("full", "sft", "all weights", full.FullOptions, None, 2e-5, mergeable=True)
 _PREFIX = Method(

@@ -35,6 +35,7 @@ class Method:
         model_types: the only model types it is for; empty: every one of the families.
         virtual_tokens: whether it learns tokens that stand before every row.
         deep_prompts: whether these are keys and values of every layer.
+        rlhf: whether a policy of rewards can learn by it.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Method:
     model_types: frozenset[str] = frozenset()
     virtual_tokens: bool = False
     deep_prompts: bool = False
+    rlhf: bool = False
 
     @property
     def adapter(self) -> bool:

@@ -3,8 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from tuner.tasks import sft
+from tuner import evaluate
+from tuner.evaluate import policy as drawn
+from tuner.tasks import reward, rlhf, sft
 
-TASKS: dict[str, Callable[..., Any]] = {"sft": sft.trainer}
+if TYPE_CHECKING:
+    from tuner.plan import Plan
+    from tuner.training import Trained
+
+Tick = Callable[[int, int], None]
+
+
+def _nothing(plan: Plan, model: Any) -> Any:
+    return None
+
+
+def _score(plan: Plan, trained: Trained, tick: Tick) -> dict[str, float]:
+    return evaluate.score(plan, trained.model, tick)
+
+
+def _samples(plan: Plan, trained: Trained) -> list[dict[str, str]]:
+    return evaluate.samples(plan, trained.model)
+
+
+def _score_drawn(plan: Plan, trained: Trained, tick: Tick) -> dict[str, float]:
+    earned = drawn.observe(plan, trained, tick)
+    return evaluate.values(plan.metrics, earned) | drawn.parts(earned)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task does at each station of a run.
+
+    Attributes:
+        trainer: something with `train()` for the steps of a stage that remain.
+        prepare: what the task puts beside the method on a new model; kept as `Trained.aid`.
+        finish: takes that off again, before the export.
+        score: the plan's metrics on the held-out rows.
+        samples: what the model makes of the first held-out rows.
+    """
+
+    trainer: Callable[..., Any]
+    prepare: Callable[[Plan, Any], Any] = _nothing
+    finish: Callable[[Plan, Any], Any] = _nothing
+    score: Callable[[Plan, Trained, Tick], dict[str, float]] = _score
+    samples: Callable[[Plan, Trained], list[dict[str, str]]] = _samples
+
+
+TASKS: dict[str, Task] = {
+    "sft": Task(sft.trainer),
+    "reward": Task(reward.trainer),
+    "rlhf": Task(rlhf.trainer, rlhf.prepare, rlhf.finish, _score_drawn, drawn.samples),
+}

@@ -7,6 +7,7 @@ that already stand where they should: so a resumed run takes the same road as on
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tuner.decide import Stage
     from tuner.plan import Plan
     from tuner.tasks.watch import Watch
+    from tuner.training import Trained
 
 
 def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -114,21 +116,42 @@ def places(plan: Plan, stage: Stage) -> range:
 
 def trainer(
     plan: Plan,
-    model: Any,
+    trained: Trained,
     stage: Stage,
     first: int,
     watch: Watch,
     optimizers: tuple[torch.optim.Optimizer, Any],
+    task_state: Mapping[str, Any],
 ) -> Trainer:
     """The Trainer for steps `first` to `stage.stop`.
 
     Args:
         plan: the plan.
-        model: the base with what is trained on it.
+        trained: the model.
         stage: whose steps these are.
         first: the first step still to run; more than `stage.start` when resumed.
         watch: the callback that checks, records and seals every step.
         optimizers: optimizer and schedule, standing at `first`.
+        task_state: what `watch.task_state` gave to the checkpoint; nothing here.
+    """
+    return on_trainer(plan, trained, stage, first, watch, optimizers, plan.collate, token_loss)
+
+
+def on_trainer(
+    plan: Plan,
+    trained: Trained,
+    stage: Stage,
+    first: int,
+    watch: Watch,
+    optimizers: tuple[torch.optim.Optimizer, Any],
+    collate: Callable[[Any], dict[str, torch.Tensor]],
+    loss: Callable[..., torch.Tensor],
+) -> Trainer:
+    """A Trainer over the rows that remain, as `trainer`, with any collator and loss.
+
+    Args:
+        collate: rows of a micro-batch to tensors, labels included.
+        loss: of (outputs, labels, num_items_in_batch).
     """
     batch = plan.recipe.train.batch_size
     order = places(plan, stage)[(first - stage.start) * batch :]
@@ -142,11 +165,11 @@ def trainer(
     )
     watch.begin(stage, first, stream, order.start)
     built = Trainer(
-        model=model,
+        model=trained.model,
         args=arguments(plan, stage.stop - first),
         train_dataset=stream,
-        data_collator=plan.collate,
-        compute_loss_func=watch.loss(token_loss),
+        data_collator=collate,
+        compute_loss_func=watch.loss(loss),
         callbacks=[watch],
         optimizers=optimizers,
     )

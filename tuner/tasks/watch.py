@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from tuner.decide import Stage
     from tuner.plan import Plan
     from tuner.record import RunFolder
+    from tuner.rewards.response import Response, Scores
     from tuner.signals import StopRequest
-
-_SEED_STRIDE = 1_000_003
 
 
 class Watch(TrainerCallback):
@@ -36,6 +35,7 @@ class Watch(TrainerCallback):
         folder: where metrics and checkpoints go.
         stop: whether a signal asked the run to stop.
         progress: told (step, total, metrics) after every step.
+        tell: given a line for people.
     """
 
     def __init__(
@@ -44,11 +44,15 @@ class Watch(TrainerCallback):
         folder: RunFolder,
         stop: StopRequest,
         progress: Callable[[int, int, Mapping[str, Any]], None],
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.plan = plan
         self.folder = folder
         self.stop = stop
         self.progress = progress
+        self.tell = tell
+        # What the task itself has to remember, in JSON; read when a checkpoint is sealed.
+        self.task_state: Callable[[], dict[str, Any]] = dict
         self.model: Any = None
         self.parameters: list[tuple[str, torch.nn.Parameter]] = []
         self.penalty: Callable[[], torch.Tensor] | None = None
@@ -93,9 +97,13 @@ class Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Seed the step; raise nothing."""
-        torch.manual_seed(self.plan.recipe.run.seed * _SEED_STRIDE + self.first + state.global_step)
+        self.start_step(self.first + state.global_step)
         self.step_loss = None
         self.step_number = state.global_step
+
+    def start_step(self, number: int) -> None:
+        """Seed step `number`, from 0, of the run."""
+        torch.manual_seed(self.plan.step_seed(number))
         self.step_started = time.perf_counter()
 
     def on_pre_optimizer_step(
@@ -135,11 +143,15 @@ class Watch(TrainerCallback):
         """Record the step, seal a checkpoint where one is due, and end where one was asked to."""
         step = self.first + state.global_step
         self._record(step)
+        if self.end_step(step, kwargs["optimizer"], kwargs["lr_scheduler"]):
+            control.should_training_stop = True
+
+    def end_step(self, step: int, optimizer: Any, schedule: Any) -> bool:
+        """Seal a checkpoint where one is due after `step` steps; whether to end here."""
         last = step == self.stage.stop
         if last or step % self.plan.recipe.train.save_steps == 0 or self.stop.requested:
-            self.seal(step, kwargs["optimizer"], kwargs["lr_scheduler"])
-        if self.stop.requested:
-            control.should_training_stop = True
+            self.seal(step, optimizer, schedule)
+        return bool(self.stop.requested)
 
     def seal(self, step: int, optimizer: Any, schedule: Any) -> Path:
         """Write checkpoint `step`; the metrics up to it are on the disk before."""
@@ -154,6 +166,7 @@ class Watch(TrainerCallback):
                 "stage": self.plan.stages.index(self.stage),
                 "window": self.window,
                 "method": adapters.state(self.model, self.plan),
+                "task": self.task_state(),
                 "identity": self.plan.identity(),
             },
         )
@@ -179,22 +192,53 @@ class Watch(TrainerCallback):
         }
         if len(self.plan.stages) > 1:
             metrics["stage"] = self.plan.stages.index(self.stage) + 1
-        if step % self.plan.recipe.train.logging_steps == 0 or step == self.stage.stop:
-            self.folder.append_metrics(metrics)
+        if self.log(step, metrics):
             self.window = _empty_window()
         shown = {key: metrics[key] for key in ("loss", "grad_norm", "learning_rate")}
         speed = metrics["tokens"] / metrics["seconds"]
         self.progress(step, self.plan.steps, {**shown, "tokens_per_second": round(speed)})
 
-    def _not_finite(self, name: str, value: float, number: int) -> TrainingError:
-        rows = ", ".join(row.row for row in self.stream.step(number)[:8])
+    def log(self, step: int, metrics: Mapping[str, Any]) -> bool:
+        """Write a metrics line where one is due after `step` steps; whether it was."""
+        due = step % self.plan.recipe.train.logging_steps == 0 or step == self.stage.stop
+        if due:
+            self.folder.append_metrics(metrics)
+        return due
+
+    def samples(self, step: int, answers: Sequence[Response], scores: Scores) -> None:
+        """Keep and show what was drawn in a step: all of it, and the first of it."""
+        for number, answer in enumerate(answers):
+            self.folder.append_sample(
+                {
+                    "step": step,
+                    "row": answer.row,
+                    "prompt": answer.prompt,
+                    "answer": answer.text,
+                    "ended": answer.ended,
+                    "reward": scores.total[number],
+                    "parts": {name: values[number] for name, values in scores.parts.items()},
+                }
+            )
+        first = f"{answers[0].prompt}  ->  {answers[0].text}"
+        self.tell(f"step {step}, reward {scores.total[0]:.2f}: {first}")
+
+    def last_good(self) -> str:
+        """Which checkpoint an error leaves behind, in words."""
         newest, _ = checkpoint.newest(self.folder.path / "checkpoints")
-        kept = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
-        return TrainingError(
-            f"the {name} is {value} at step {self.first + number + 1}",
-            f"rows of this step: {rows}; no update was made, {kept}",
-            "lower train.learning_rate, look at these rows, or use model.dtype: float32",
-        )
+        return f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
+
+    def _not_finite(self, name: str, value: float, number: int) -> TrainingError:
+        rows = [row.row for row in self.stream.step(number)]
+        return not_finite(name, value, self.first + number + 1, rows, self.last_good())
+
+
+def not_finite(name: str, value: float, step: int, rows: Sequence[str], kept: str) -> TrainingError:
+    """The error for a loss or gradient norm that is not finite, before its update is made."""
+    return TrainingError(
+        f"the {name} is {value} at step {step}",
+        f"rows of this step: {', '.join(rows[:8])}; no update was made, {kept}",
+        "lower train.learning_rate, look at these rows, or use model.dtype: float32",
+    )
 
 
 def _empty_window() -> dict[str, float]:

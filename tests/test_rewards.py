@@ -1,0 +1,611 @@
+"""Rewards: each by hand-computed values, composed, guarded, and read from a recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from tuner.errors import DataError, RecipeError, SafetyError, TrainingError
+from tuner.fields import Section
+from tuner.recipe_load import dump, load
+from tuner.rewards import (
+    ConstantGuard,
+    Part,
+    Response,
+    RewardPart,
+    RewardParts,
+    Scores,
+    code,
+    compose,
+    part_name,
+)
+from tuner.rewards.options import OPTIONS, RULE_OPTIONS
+from tuner.rewards.rules import MOST_CHARACTERS, RULES, num_words
+from tuner.strict_yaml import parse_value
+
+REFERENCE = "Half of 96 is 96/2 = <<96/2=48>>48.\n#### 48"
+
+
+class Rewards(Section):
+    """A section that holds rewards, as the recipe's does."""
+
+    reward: tuple[RewardPart, ...]
+
+
+def response(text: str, reference: str = "", num_tokens: int = 0, row: str = "r") -> Response:
+    return Response(row, "a prompt", text, reference, num_tokens, True, (1, 2), (3, 0))
+
+
+def read(*entries: str) -> tuple[Any, ...]:
+    return Rewards.model_validate({"reward": [parse_value(entry) for entry in entries]}).reward
+
+
+def rule(entry: str, *texts: str, reference: str = "") -> list[float]:
+    """The scores of texts by an entry of the recipe."""
+    (part,) = read(entry)
+    return RULES[part.rule](part)([response(text, reference) for text in texts])
+
+
+def test_every_rule_has_options() -> None:
+    assert set(RULES) == set(RULE_OPTIONS)
+
+
+def test_length_falls_linearly_to_0_at_no_words_and_at_twice_the_most() -> None:
+    texts = [" ".join(["word"] * count) for count in (0, 1, 4, 5, 20, 25, 30, 50, 51, 500)]
+    expected = [0, 0.2, 0.8, 1, 1, 1, 0.8, 0, 0, 0]
+    assert rule("{rule: length, min: 5, max: 25}", *texts) == pytest.approx(expected)
+    assert rule("{rule: length, max: 25}", *texts)[:2] == [0, 1]
+    assert rule("{rule: length, min: 0, max: 25}", "") == [1]
+
+
+def test_length_counts_tokens_on_request() -> None:
+    (part,) = read("{rule: length, min: 4, max: 8, unit: tokens}")
+    sizes = [response("one word", num_tokens=size) for size in (1, 4, 8, 12, 16)]
+    assert RULES["length"](part)(sizes) == [0.25, 1, 1, 0.5, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("", 0),
+        ("A well-made film, isn't it?", 5),
+        (" - ... !\n", 0),
+        ("这部电影很好看。", 7),
+        ("我爱 Python 语言", 5),
+        ("映画を見る", 5),
+        ("좋은 영화", 2),
+    ],
+)
+def test_words_are_counted_in_scripts_with_and_without_spaces(text: str, count: int) -> None:
+    assert num_words(text) == count
+
+
+def test_format_matches_the_whole_text() -> None:
+    entry = r"{rule: format, pattern: '<think>.*</think>\s*\d+'}"
+    texts = ["<think>a\nb</think>\n42", "<think>a</think>42 ", "x<think>a</think>42", ""]
+    assert rule(entry, *texts) == [1, 0, 0, 0]
+    assert rule("{rule: format, pattern: 'a*'}", "a" * MOST_CHARACTERS) == [1]
+    assert rule("{rule: format, pattern: 'a*'}", "a" * (MOST_CHARACTERS + 1)) == [0]
+
+
+def test_a_pattern_that_would_never_end_stops_the_run() -> None:
+    """Without the limit this match takes longer than the machine will last."""
+    started = time.perf_counter()
+    with pytest.raises(TrainingError, match="'format' took more than 2 s for row r") as error:
+        rule("{rule: format, pattern: '(a|aa)+b'}", "a" * 90 + "c")
+    assert time.perf_counter() - started < 20
+    assert error.value.exit_code == 5
+    assert "(a|aa)+b" in error.value.why
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "found"),
+    [
+        ("[bad]", "This is bad.", True),
+        ("[bad]", "BAD", True),
+        ("[bad]", "a badger and a forbad_e", False),
+        ("[bad]", "这部电影bad极了", True),
+        ("[差]", "这部电影太差了", True),
+        ("[差]", "it is so差", True),
+        ("[T恤]", "一件T恤衫", True),
+        ("[T恤]", "ST恤", False),
+        ("[C++]", "I write C++11", True),
+        ("[no way]", "No\nway!", True),
+        ("[no way]", "no wayward", False),
+        ("[a.c]", "abc", False),
+        ("[café]", "cafe\u0301", True),
+        ("[café]", "cafés", False),
+        ("[bad, worse]", "It got worse", True),
+        ("[bad, worse]", "", False),
+    ],
+)
+def test_forbidden_words_cost_1(words: str, text: str, found: bool) -> None:
+    assert rule(f"{{rule: forbidden, words: {words}}}", text) == [-1.0 if found else 0.0]
+
+
+def test_forbidden_words_may_mind_capitals() -> None:
+    entry = "{rule: forbidden, words: bad, ignore_case: false}"
+    assert rule(entry, "bad", "Bad", "bad bad bad") == [-1, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("48", True),
+        ("so 12 + 36 = 48.", True),
+        ("#### 48", True),
+        ("#### 48 of 50", True),
+        ("#### $48.00\nand 7 more", True),
+        ("\\boxed{48} of 50", True),
+        ("\\boxed{\\frac{96}{2}}", True),
+        ("48\n#### 47", False),
+        ("\\boxed{47} 48", False),
+        ("the answer is -48", False),
+        ("96-48", True),
+        ("答案是４８", True),
+        ("48 of 50", False),
+        ("#### ", False),
+        ("forty-eight", False),
+        ("", False),
+        ("9" * 5000, False),
+        ("1/0", False),
+    ],
+)
+def test_the_final_answer_is_compared_as_a_number(text: str, right: bool) -> None:
+    assert rule("{rule: exact_answer}", text, reference=REFERENCE) == [float(right)]
+
+
+@pytest.mark.parametrize("reference", ["#### 1,000", "1000", "\\boxed{1000.0}", "it is $1,000.00"])
+def test_equal_numbers_are_equal_however_written(reference: str) -> None:
+    texts = ["1000", "1,000", "1000.0", "#### 2000/2", "1,001", "10,00"]
+    assert rule("{rule: exact_answer}", *texts, reference=reference) == [1, 1, 1, 1, 0, 0]
+
+
+def test_an_answer_that_is_no_number_is_compared_as_text() -> None:
+    texts = ["Paris", " PARIS. ", "#### paris", "it is \\boxed{Paris}", "It is Paris", "#### Rome"]
+    for reference in ("Paris", "The capital.\n#### Paris"):
+        scores = rule("{rule: exact_answer}", *texts, reference=reference)
+        assert scores == [1, 1, 1, 1, 0, 0]
+    as_text = "{rule: exact_answer, extract: text}"
+    assert rule(as_text, "#### 1000", "#### 1,000", reference="#### 1,000") == [0, 1]
+    as_number = "{rule: exact_answer, extract: number}"
+    assert rule(as_number, "#### 12 apples", reference="#### 12 pears") == [1]
+
+
+@pytest.mark.parametrize(
+    ("extract", "reference"), [("auto", ""), ("number", "none"), ("text", " "), ("auto", "####")]
+)
+def test_a_row_without_an_answer_is_not_scored_0(extract: str, reference: str) -> None:
+    with pytest.raises(DataError, match="row r has no answer for the reward 'exact_answer'"):
+        rule(f"{{rule: exact_answer, extract: {extract}}}", "5", reference=reference)
+
+
+@pytest.mark.skipif("TUNER_TEST_DATA" not in os.environ, reason="TUNER_TEST_DATA is not set")
+def test_the_answers_of_gsm8k_are_right_by_themselves() -> None:
+    file = Path(os.environ["TUNER_TEST_DATA"], "gsm8k", "train_sample.jsonl")
+    answers = [json.loads(line)["answer"] for line in file.read_text("utf-8").splitlines()]
+    (part,) = read("{rule: exact_answer}")
+    score = RULES["exact_answer"](part)
+    finals = [answer.rpartition("#### ")[2] for answer in answers]
+    assert len(answers) == 2500
+    for texts in (answers, finals, [f"so it is ${final}.00" for final in finals]):
+        pairs = zip(texts, answers, strict=True)
+        assert sum(score([response(text, answer) for text, answer in pairs])) == 2500
+    others = [response(final + "1", answer) for final, answer in zip(finals, answers, strict=True)]
+    assert sum(score(others)) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "valid"),
+    [
+        ('{"a": 1, "b": [2]}', "[]", True),
+        ('{"a": 1, "b": [2]}', "[a, b]", True),
+        ('{"a": 1}', "[a, b]", False),
+        ('["a"]', "[a]", False),
+        ('["a"]', "[]", True),
+        ('"a"', "[a]", False),
+        ('Here:\n```json\n{"a": 1}\n```\nDone.', "[a]", True),
+        ('```\n{"a": 1}\n```', "[a]", False),
+        ("```json\n{a: 1}\n```", "[]", False),
+        ('{"a": NaN}', "[]", False),
+        ('{"a": -Infinity}', "[]", False),
+        ('{"a": 1', "[]", False),
+        ("", "[]", False),
+        ("[" * 100_000, "[]", False),
+        ("9" * 5000, "[]", True),
+    ],
+)
+def test_json(text: str, keys: str, valid: bool) -> None:
+    assert rule(f"{{rule: json, keys: {keys}}}", text) == [float(valid)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    text=st.text(alphabet=st.sampled_from('#\\boxed{}0123456789,./-$ \n"[]:a好`json'), max_size=60)
+)
+def test_no_text_breaks_a_rule(text: str) -> None:
+    """A model writes anything; each rule must give it a score in its range, and the same again."""
+    entries = (
+        "{rule: length, min: 2, max: 4}",
+        "{rule: format, pattern: '[a-z]+'}",
+        "{rule: forbidden, words: [a, 好, '[']}",
+        "{rule: exact_answer}",
+        "{rule: exact_answer, extract: text}",
+        "{rule: json, keys: a}",
+    )
+    for entry in entries:
+        (score,), lowest = rule(entry, text, reference="5"), -1.0 if "forbidden" in entry else 0.0
+        assert lowest <= score <= lowest + 1
+        assert rule(entry, "x", text, reference="5")[1] == score
+
+
+# Python functions
+
+
+def function_file(folder: Path, body: str, name: str = "mine.py") -> Path:
+    file = folder / name
+    file.write_text(body, encoding="utf-8")
+    return file
+
+
+def test_a_function_scores_responses(tmp_path: Path) -> None:
+    body = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass Row:\n    size: int\n"
+        "def sizes(responses):\n"
+        "    return (Row(len(r.text) + len(r.reference)).size for r in responses)\n"
+    )
+    function_file(tmp_path, body)
+    score = code.load("mine.py:sizes", tmp_path, allow_code=True)
+    assert score([response("ab", "c"), response("")]) == [3.0, 0.0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.py"]
+    other = tmp_path / "other"
+    other.mkdir()
+    function_file(other, "def sizes(responses):\n    return [True] * len(responses)\n")
+    assert code.load("other/mine.py:sizes", tmp_path, True)([response("ab")]) == [1.0]
+    assert score([response("ab")]) == [2.0]
+    assert {str(tmp_path / "mine.py"), str(other / "mine.py")} <= set(sys.modules)
+    function_file(tmp_path, "from math import *\n", "by_star.py")
+    assert code.check("by_star.py:fsum", tmp_path, True) == tmp_path / "by_star.py"
+
+
+def test_code_is_not_run_unless_allowed(tmp_path: Path) -> None:
+    file = function_file(tmp_path, "open(__file__ + '.ran', 'w')\ndef f(r): return [0] * len(r)\n")
+    ran = Path(f"{file}.ran")
+    for call in (code.check, code.load):
+        with pytest.raises(SafetyError, match=r"mine.py:f was not run") as refused:
+            call("mine.py:f", tmp_path, False)
+        assert refused.value.exit_code == 8
+        assert "--set rlhf.allow_code=true" in refused.value.fix
+    assert code.check("mine.py:f", tmp_path, True) == file
+    assert not ran.exists()
+    code.load("mine.py:f", tmp_path, True)
+    assert ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "body", "said", "fix"),
+    [
+        ("mine.py:f", None, "does not exist", "name the file and the function"),
+        ("mime.py:f", "def f(r): ...", "does not exist", "did you mean 'mine.py'?"),
+        ("mine.py:scoer", "def score(r): ...", "defines score", "did you mean 'score'?"),
+        ("mine.py:f", "if f := 0: ...\ndef f(\n", "mine.py:2: ", "correct the file"),
+        ("mine.py:f", "import no_such\ndef f(r): ...", "mine.py:1: ModuleNotFoundError", "correct"),
+        ("mine.py:f", "f = 3", "f is int", "name a function"),
+        ("mine.py:g", "from math import *", "defines ", "name a function"),
+        ("mine.py:f", "def f(r): ...\ndel f", "defines nothing", "name a function"),
+    ],
+)
+def test_what_is_wrong_with_a_function_is_named(
+    tmp_path: Path, function: str, body: str | None, said: str, fix: str
+) -> None:
+    if body is not None:
+        function_file(tmp_path, body)
+    with pytest.raises(RecipeError) as error:
+        code.load(function, tmp_path, allow_code=True)
+    assert error.value.exit_code == 2
+    assert function in error.value.what or "3" in body  # type: ignore[operator]
+    assert said in error.value.why
+    assert fix in error.value.fix
+    assert ("ModuleNotFoundError" in said) <= (str(tmp_path / "mine.py") not in sys.modules)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ("[1.0]", "returned 1 numbers for 2 responses"),
+        ("[1.0] * 3", "returned 3 numbers for 2 responses"),
+        ("[1.0, None]", "returned None for row b"),
+        ("[1.0, '1.0']", "returned '1.0' for row b"),
+        ("[1.0, [1.0]]", "returned [1.0] for row b"),
+        ("[1.0, 10 ** 400]", "for row b"),
+        ("3", "failed"),
+        ("[1 / 0, 1]", "failed"),
+    ],
+)
+def test_what_a_function_returns_is_checked(tmp_path: Path, returned: str, said: str) -> None:
+    file = function_file(tmp_path, f"def f(responses):\n    return {returned}\n")
+    score = code.load("mine.py:f", tmp_path, allow_code=True)
+    with pytest.raises(TrainingError) as error:
+        score([response("x", row="a"), response("y", row="b")])
+    assert error.value.exit_code == 5
+    assert f"the reward function mine.py:f {said}" in error.value.what or said in error.value.what
+    assert "mine.py:f" in error.value.what
+    if returned.startswith("[1 / 0"):
+        assert error.value.why == f"{file}:2: ZeroDivisionError: division by zero"
+
+
+# Composition
+
+
+def fixed(name: str, weight: float, *scores: float) -> Part:
+    return Part(name, weight, lambda responses: list(scores))
+
+
+def test_the_sum_is_weighted_and_the_parts_are_not() -> None:
+    batch = [response("a"), response("b"), response("c")]
+    scores = compose([fixed("model", 2.0, 1.5, -1.0, 0.0), fixed("length", -0.5, 1.0, 0.5, 0.0)])(
+        batch
+    )
+    assert scores.total == [2.5, -2.25, 0.0]
+    assert scores.parts == {"model": [1.5, -1.0, 0.0], "length": [1.0, 0.5, 0.0]}
+    assert list(scores.parts) == ["model", "length"]
+    assert compose([fixed("model", 1.0)])([]) == Scores([], {"model": []})
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ((0.0, float("nan")), "the reward 'bad' is nan for row b"),
+        ((float("-inf"), 0.0), "the reward 'bad' is -inf for row a"),
+        ((0.0, 1e308), "the reward 'bad' is 10 * 1e+308 for row b"),
+        ((0.0,), "the reward 'bad' gave 1 scores for 2 responses"),
+    ],
+)
+def test_a_score_that_is_not_finite_stops_and_names_the_part(
+    scores: tuple[float, ...], said: str
+) -> None:
+    """R16"""
+    batch = [response("first\nanswer", row="a"), response("second " * 40, row="b")]
+    with pytest.raises(TrainingError) as error:
+        compose([fixed("good", 1.0, 1.0, 2.0), fixed("bad", 10.0, *scores)])(batch)
+    assert error.value.what == said
+    assert error.value.exit_code == 5
+    if "row a" in said:
+        assert error.value.why == r"the response begins 'first\nanswer'"
+    if "row b" in said:
+        assert error.value.why.startswith("the response begins 'second second ")
+        assert len(error.value.why) < 100
+
+
+def test_two_parts_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="same name"):
+        compose([fixed("a", 1.0), fixed("a", 1.0)])
+
+
+def seen(*parts: Sequence[float]) -> Scores:
+    names = {f"part {index}": list(part) for index, part in enumerate(parts)}
+    return Scores([sum(each) for each in zip(*parts, strict=True)], names)
+
+
+FLAT, OTHER, VARIED = [0.5] * 8, [0.75] * 8, [0.1 * index for index in range(8)]
+
+
+def test_a_constant_reward_stops_after_five_steps() -> None:
+    guard = ConstantGuard()
+    for _ in range(4):
+        assert guard.update(seen(FLAT, OTHER)) is None
+    with pytest.raises(TrainingError) as error:
+        guard.update(seen(FLAT, OTHER))
+    assert error.value.exit_code == 5
+    assert error.value.what == (
+        "the reward 'part 0' was 0.5 and 'part 1' was 0.75 for every response in 5 steps"
+    )
+
+
+def test_a_constant_part_is_told_once_while_the_sum_varies() -> None:
+    guard = ConstantGuard(steps=3)
+    said = [guard.update(seen(FLAT, VARIED)) for _ in range(10)]
+    assert [bool(text) for text in said] == [False, False, True, *[False] * 7]
+    assert "the reward 'part 0' was 0.5 for every response in 3 steps" in str(said[2])
+    guard.update(seen(VARIED, VARIED))
+    assert [guard.update(seen(FLAT, VARIED)) for _ in range(5)] == [None] * 5
+
+
+@pytest.mark.parametrize("between", [OTHER, VARIED, [0.75] * 2])
+def test_another_value_starts_the_count_again(between: list[float]) -> None:
+    guard = ConstantGuard(steps=3)
+    for scores in [FLAT, FLAT, between, FLAT, FLAT]:
+        assert guard.update(seen(scores)) is None
+    with pytest.raises(TrainingError):
+        guard.update(seen(FLAT))
+
+
+def test_small_steps_do_not_count() -> None:
+    guard = ConstantGuard(steps=2)
+    for scores in [FLAT[:7]] * 9 + [FLAT, FLAT[:7], []]:
+        assert guard.update(seen(scores)) is None
+    with pytest.raises(TrainingError):
+        guard.update(seen(FLAT))
+
+
+def test_rounding_is_no_variation_and_small_rewards_are_no_rounding() -> None:
+    noise = [0.5 + 1e-8 * index for index in range(8)]
+    with pytest.raises(TrainingError):
+        ConstantGuard(steps=1).update(seen(noise))
+    assert ConstantGuard(steps=1).update(seen([1e-8 * index for index in range(8)])) is None
+
+
+def test_rewards_that_cancel_out_stop() -> None:
+    with pytest.raises(TrainingError, match="cancel each other out"):
+        ConstantGuard(steps=1).update(seen(VARIED, [-score for score in VARIED]))
+
+
+@pytest.mark.parametrize("cut", range(5))
+def test_a_restored_guard_goes_on_the_same(cut: int) -> None:
+    """R14: the guard of a resumed run stops and warns where the uninterrupted one does."""
+    steps = [seen(FLAT, VARIED), seen(FLAT, VARIED), *[seen(FLAT, OTHER)] * 3]
+    guard, said = ConstantGuard(steps=3), []
+    for number, scores in enumerate(steps):
+        if number == cut:
+            state = json.loads(json.dumps(guard.state()))
+            guard = ConstantGuard(steps=3)
+            guard.restore(state)
+        try:
+            said.append(guard.update(scores))
+        except TrainingError:
+            said.append("stopped")
+    assert [bool(text) for text in said] == [False, False, True, False, True]
+    assert said[4] == "stopped"
+
+
+# The recipe
+
+
+def problems(*entries: str) -> list[tuple[tuple[int | str, ...], str]]:
+    """Where each problem of the entries is, without pydantic's tags, and what is said of it."""
+    with pytest.raises(ValidationError) as error:
+        read(*entries)
+    found = error.value.errors()
+    return [(tuple(x for x in item["loc"] if x not in OPTIONS), item["msg"]) for item in found]
+
+
+def test_entries_are_read_by_their_key() -> None:
+    parts = read(
+        "{model: runs/reward}",
+        "{rule: length, min: 5, max: 25, weight: 0.25}",
+        "{rule: format, pattern: \\d+, weight: -1, name: digits}",
+        "{rule: forbidden, words: bad}",
+        "{function: code/mine.py:polite}",
+        "{model: recipes/reward-v1.yaml}",
+        "{model: runs/reward-v1.2/}",
+    )
+    names = ["reward", "length", "digits", "forbidden", "polite", "reward-v1", "reward-v1.2"]
+    assert [part_name(part) for part in parts] == names
+    assert [part.weight for part in parts] == [1, 0.25, -1, 1, 1, 1, 1]
+    assert parts[3].words == ("bad",)
+    dumped = json.loads(Rewards(reward=parts).model_dump_json())
+    assert Rewards.model_validate(dumped).reward == parts
+
+
+@pytest.mark.parametrize(
+    ("entry", "key", "said"),
+    [
+        ("{rule: length, min: x, max: 9}", "min", "a whole number"),
+        ("{rule: length, min: 5}", "max", "required"),
+        ("{rule: length, min: 5, max: 4}", "max", "5 (min) or more, not 4"),
+        ("{rule: length, max: 5, unit: letters}", "unit", "'words' or 'tokens'"),
+        ("{rule: format, pattern: '(a'}", "pattern", "missing ) at position 2"),
+        ("{rule: forbidden, words: []}", "words", "at least 1"),
+        ("{rule: forbidden, words: [a, ' ']}", "words", "must not be blank"),
+        ("{rule: json, kyes: [a]}", "kyes", "not permitted"),
+        ("{rule: json, weight: 0}", "weight", "changes nothing"),
+        ("{rule: json, weight: .inf}", "weight", "a number"),
+        ("{function: mine}", "function", "expected file.py:name, not 'mine'"),
+        ("{function: 'mine.txt:f'}", "function", "expected file.py:name"),
+        ("{rule: lenght}", None, "no rule 'lenght'; did you mean 'length'; known here: length, "),
+        ("{rule: zzz}", None, "known here: length, format, forbidden, exact_answer, json"),
+        ("{rule: [length]}", None, "no rule"),
+        ("{weight: 2}", None, "one of the keys model, rule and function; it has none"),
+        ("{model: null}", None, "it has none"),
+        ("{}", None, "it has none"),
+        ("{model: a, rule: json}", None, "it has model and rule"),
+        ("{model: a, rule: json, function: a.py:f}", None, "it has model and rule and function"),
+        ("length", None, "expected keys such as {rule: length, max: 25}, not 'length'"),
+        ("[length]", None, "not a list"),
+    ],
+)
+def test_a_wrong_entry_is_named_at_its_key(entry: str, key: str | None, said: str) -> None:
+    """H01"""
+    ((where, text),) = problems("{model: runs/reward}", entry)
+    assert where == ("reward", 1, *([key] if key else []))
+    assert said in text
+
+
+def test_two_rewards_of_one_name_are_refused() -> None:
+    reader: TypeAdapter[tuple[RewardPart, ...]] = TypeAdapter(RewardParts)
+    one = {"rule": "length", "max": 5}
+    with pytest.raises(ValidationError, match="2 are called 'length'; give each a name of its own"):
+        reader.validate_python([one, one])
+    assert len(reader.validate_python([one, {**one, "name": "short"}])) == 2
+
+
+def test_the_json_schema_tells_the_entries_apart() -> None:
+    schema = Rewards.model_json_schema()
+    names = [
+        each["$ref"].rpartition("/")[2] for each in schema["properties"]["reward"]["items"]["oneOf"]
+    ]
+    assert names == [options.__name__ for options in OPTIONS.values()]
+    for name in names:
+        model = schema["$defs"][name]
+        assert {"model", "rule", "function"} & set(model["required"])
+        assert all("description" in key for key in model["properties"].values())
+
+
+def recipe_with(folder: Path, *entries: str) -> Path:
+    file = folder / "recipe.yaml"
+    lines = ["data: {train: a}", "rlhf:", "  reward:", *(f"    - {entry}" for entry in entries)]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def test_a_recipe_s_wrong_rewards_are_named_with_their_lines(tmp_path: Path) -> None:
+    """H01"""
+    file = recipe_with(
+        tmp_path,
+        "{model: [a]}",
+        "{rule: length, min: x, max: 9}",
+        "{rule: length, min: 5}",
+        "{rule: lenght}",
+        "{rule: json, kyes: a}",
+        "{rule: json, pattern: a}",
+        "{weight: 2}",
+        "{rule: forbidden, words: {a: 1}}",
+        "{rule: forbidden, words: [a, [b]]}",
+        "{rule: length, max: 5, unit: letters}",
+        "{rule: format, pattern: '(a'}",
+        "{model: a, weight: 0}",
+        "[length]",
+    )
+    with pytest.raises(RecipeError) as error:
+        load(file, verb=None)
+    said = [text.removeprefix(f"{tmp_path}/recipe.yaml:") for text in error.value.problems]
+    assert said == [
+        "4: rlhf.reward.0.model: expected text, not a list",
+        "5: rlhf.reward.1.min: expected a whole number, 0 or more, not 'x'",
+        "6: rlhf.reward.2.max: is missing (longest response of score 1)",
+        "7: rlhf.reward.3.rule: no rule 'lenght'; did you mean 'length'; known here: length, "
+        "format, forbidden, exact_answer, json",
+        "8: rlhf.reward.4.kyes: unknown key; did you mean 'keys'",
+        "9: rlhf.reward.5.pattern: rule json has no such key; rule format has it",
+        "10: rlhf.reward.6: expected one of the keys model, rule and function; it has none",
+        "11: rlhf.reward.7.words: expected a word or a list of words, not keys with values",
+        "12: rlhf.reward.8.words.1: expected text, not a list",
+        "13: rlhf.reward.9.unit: expected one of words, tokens, not 'letters'",
+        "14: rlhf.reward.10.pattern: expected a regular expression: missing ) at position 2",
+        "15: rlhf.reward.11.weight: a reward of weight 0 changes nothing; leave it out",
+        "16: rlhf.reward.12: expected keys such as {rule: length, max: 25}, not a list",
+    ]
+
+
+def test_a_recipe_s_rewards_load_and_are_dumped(tmp_path: Path) -> None:
+    """H10"""
+    file = recipe_with(
+        tmp_path, "{model: runs/reward}", r"{rule: format, pattern: \d+}", "{rule: json, keys: a}"
+    )
+    loaded = load(file, verb=None)
+    (tmp_path / "lock.yaml").write_text(dump(loaded.recipe), encoding="utf-8")
+    assert load(tmp_path / "lock.yaml", verb=None).recipe == loaded.recipe
+    by_flag = load(file, ["rlhf.reward=[{rule: length, max: 7}]"], verb=None).recipe
+    assert by_flag.rlhf is not None
+    assert by_flag.rlhf.reward == read("{rule: length, max: 7}")

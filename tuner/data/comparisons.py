@@ -1,0 +1,254 @@
+"""Rows of preference data to comparisons: a prompt, its answers, and which is better than which."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tuner.data.dialogue import BadRow, Dialogue, Message
+from tuner.data.formats import FormatFit
+from tuner.data.load import Row
+from tuner.data.sides import Sides, blank, same_prompt
+from tuner.data.source import Source
+from tuner.data.split import fingerprint
+
+Made = TypeVar("Made")
+Pairs = tuple[tuple[int, int, float], ...]
+ANSWER_KEYS = ("text", "content", "answer")
+LARGEST = 1e300
+LIKED = {"true": True, "1": True, "false": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Answers to one prompt.
+
+    Args:
+        dialogues: the prompt with each of the answers.
+        pairs: (better, worse, margin), indices into `dialogues`; the margin is 0 or more.
+    """
+
+    dialogues: tuple[Dialogue, ...]
+    pairs: Pairs
+
+    @property
+    def row(self) -> str:
+        """The row that it stands in, of several the first."""
+        return self.dialogues[0].row
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """The turns before the answers."""
+        return self.dialogues[0].messages[:-1]
+
+    @property
+    def mark(self) -> str:
+        """Fingerprint of the prompt."""
+        return fingerprint(replace(self.dialogues[0], messages=self.prompt))
+
+
+@dataclass
+class Compared:
+    """The comparisons of one split.
+
+    Args:
+        comparisons: each with at least one pair.
+        unpaired: rows that make no pair.
+        identical: thumbs that repeat or contradict what another row says of the same answer.
+    """
+
+    comparisons: list[Comparison]
+    unpaired: list[str]
+    identical: int = 0
+
+
+def compare(rows: Sequence[Row], fit: FormatFit, source: Source) -> Compared:
+    """Make the comparisons of a split; unfit rows go to `source.problems`.
+
+    A ranking of K answers makes K(K-1)/2 pairs. Scores make a pair wherever they differ; its margin
+    is the difference, divided by the largest in the file. Of thumbs, every liked answer makes a
+    pair with every disliked one to exactly the same prompt.
+    """
+    reader = _Reader(fit, source)
+    if fit.format.name == "thumbs":
+        return _grouped(reader.each(rows, reader.thumb))
+    read = {"pairs": reader.pair, "rankings": reader.ranking, "scores": reader.scores}
+    found = reader.each(rows, lambda row: (row.path, read[fit.format.name](row)))
+    if fit.format.name == "scores":
+        found = _scaled(found)
+    comparisons = [comparison for _, comparison in found]
+    unpaired = [each.row for each in comparisons if not each.pairs]
+    return Compared([each for each in comparisons if each.pairs], unpaired)
+
+
+class _Reader:
+    """Reads rows of one format."""
+
+    def __init__(self, fit: FormatFit, source: Source) -> None:
+        self._fit = fit
+        self._source = source
+        self._sides = Sides()
+
+    def each(self, rows: Sequence[Row], read: Callable[[Row], Made]) -> list[Made]:
+        """What `read` makes of the rows that are fit."""
+        made = []
+        for row in rows:
+            try:
+                made.append(read(row))
+            except BadRow as problem:
+                self._source.problems.add(row.id, str(problem))
+        return made
+
+    def pair(self, row: Row) -> Comparison:
+        """One answer that was chosen and one that was rejected."""
+        given = self._fit.value(row, "margin")
+        margin = 0.0 if blank(given) else _number(given, "margin")
+        if margin < 0:
+            raise BadRow("margin is negative")
+        prompt = self._fit.value(row, "prompt")
+        chosen, rejected = (
+            self._dialogue(row, prompt, self._fit.required(row, name), name)
+            for name in ("chosen", "rejected")
+        )
+        if not same_prompt(chosen, rejected):
+            raise BadRow("the prompts of chosen and rejected differ")
+        if _told(chosen) == _told(rejected):
+            raise BadRow("chosen and rejected are the same")
+        return Comparison((chosen, rejected), ((0, 1, margin),))
+
+    def ranking(self, row: Row) -> Comparison:
+        """Answers, the best first."""
+        answers = self._answers(row)
+        if any(isinstance(answer, dict) and "score" in answer for answer in answers):
+            raise BadRow("answers with scores and answers without stand in one file")
+        dialogues = self._dialogues(row, answers)
+        if len({_told(dialogue) for dialogue in dialogues}) < len(dialogues):
+            raise BadRow("two answers of a ranking are the same")
+        pairs = combinations(range(len(dialogues)), 2)
+        return Comparison(dialogues, tuple((better, worse, 0.0) for better, worse in pairs))
+
+    def scores(self, row: Row) -> Comparison:
+        """Answers with a score each; the margins are plain differences."""
+        answers = self._answers(row)
+        given = self._fit.value(row, "scores")
+        if given is None:
+            if not all(isinstance(answer, dict) and "score" in answer for answer in answers):
+                raise BadRow("there are answers without a score")
+            given = [answer["score"] for answer in answers]
+        if not isinstance(given, list) or len(given) != len(answers):
+            raise BadRow("there is another number of scores than of answers")
+        scores = [_number(score, "a score") for score in given]
+        dialogues = self._dialogues(row, answers)
+        said = {(_told(each), score) for each, score in zip(dialogues, scores, strict=True)}
+        if len(said) > len({_told(each) for each in dialogues}):
+            raise BadRow("one answer has two scores")
+        pairs = [
+            (one, other, scores[one] - scores[other])
+            if scores[one] > scores[other]
+            else (other, one, scores[other] - scores[one])
+            for one, other in combinations(range(len(scores)), 2)
+            if scores[one] != scores[other]
+        ]
+        return Comparison(dialogues, tuple(pairs))
+
+    def thumb(self, row: Row) -> tuple[Dialogue, bool]:
+        """An answer and whether it is liked."""
+        label = self._fit.required(row, "label")
+        liked = LIKED.get(str(label).strip().lower())
+        if liked is None:
+            raise BadRow("the label is neither true nor false")
+        prompt, answer = self._fit.required(row, "prompt"), self._fit.value(row, "completion")
+        if answer is None:
+            if not self._sides.ends_with_answer(self._sides.prompt(prompt)):
+                answer = self._fit.required(row, "completion")
+            return self._dialogue(row, None, prompt, "the conversation"), liked
+        return self._dialogue(row, prompt, answer, "completion"), liked
+
+    def _answers(self, row: Row) -> list[Any]:
+        answers = self._fit.required(row, "answers")
+        if not isinstance(answers, list):
+            raise BadRow("answers is not a list")
+        if len(answers) < 2:
+            raise BadRow("there are fewer than two answers")
+        return answers
+
+    def _dialogues(self, row: Row, answers: Sequence[Any]) -> tuple[Dialogue, ...]:
+        prompt = self._fit.required(row, "prompt")
+        texts = [_text(answer) for answer in answers]
+        return tuple(self._dialogue(row, prompt, text, "an answer") for text in texts)
+
+    def _dialogue(self, row: Row, prompt: Any, answer: Any, name: str) -> Dialogue:
+        extras = {each: self._fit.value(row, each) for each in ("system", "tools")}
+        dialogue = self._sides.dialogue(row, prompt, answer, name, extras)
+        return replace(dialogue, source=self._source.number(row))
+
+
+def _text(answer: Any) -> Any:
+    """An answer's text, where it stands beside a score."""
+    if isinstance(answer, dict):
+        answer = next((answer[key] for key in ANSWER_KEYS if key in answer), None)
+    if not isinstance(answer, str):
+        raise BadRow("an answer is not text")
+    return answer
+
+
+def _told(dialogue: Dialogue) -> str:
+    """What the last turn says, but for outer white space."""
+    last = dialogue.messages[-1]
+    return json.dumps({**last, "content": (last.get("content") or "").strip()}, sort_keys=True)
+
+
+def _number(value: Any, what: str) -> float:
+    """A number whose differences are finite; tables hold numbers as text."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) < LARGEST:
+        raise BadRow(f"{what} is not a number")
+    return number
+
+
+def _scaled(found: Sequence[tuple[Path, Comparison]]) -> list[tuple[Path, Comparison]]:
+    """Margins from 0 to 1, each file on its own scale."""
+    largest: dict[Path, float] = {}
+    for path, comparison in found:
+        margins = [margin for _, _, margin in comparison.pairs]
+        largest[path] = max([largest.get(path, 0.0), *margins])
+    return [
+        (path, replace(each, pairs=tuple((b, w, m / largest[path]) for b, w, m in each.pairs)))
+        for path, each in found
+    ]
+
+
+def _grouped(thumbs: Sequence[tuple[Dialogue, bool]]) -> Compared:
+    """Liked and disliked answers to the same prompt, side by side."""
+    groups: dict[str, list[tuple[Dialogue, bool]]] = {}
+    for dialogue, liked in thumbs:
+        prompt = [{**m, "content": (m.get("content") or "").strip()} for m in dialogue.messages]
+        key = json.dumps([prompt[:-1], dialogue.tools], sort_keys=True)
+        groups.setdefault(key, []).append((dialogue, liked))
+    result = Compared([], [])
+    for group in groups.values():
+        opinions: dict[str, set[bool]] = {}
+        for dialogue, liked in group:
+            opinions.setdefault(_told(dialogue), set()).add(liked)
+        kept = {_told(each): (each, liked) for each, liked in reversed(group)}
+        clear = [kept[told] for told, said in opinions.items() if len(said) == 1]
+        result.identical += len(group) - len(clear)
+        pairs = tuple(
+            (better, worse, 0.0)
+            for better, (_, liked) in enumerate(clear)
+            for worse, (_, other) in enumerate(clear)
+            if liked and not other
+        )
+        if pairs:
+            result.comparisons.append(Comparison(tuple(each for each, _ in clear), pairs))
+        else:
+            result.unpaired += [dialogue.row for dialogue, _ in group]
+    return result

@@ -1,0 +1,110 @@
+"""What is kept whole or left out, never cut: the count of it, its limit, and the report."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tuner.data.examples import MAX_LOST_SHARE, ExampleMaker
+from tuner.data.source import Source
+from tuner.errors import DataError
+
+
+@dataclass
+class Losses:
+    """What did not fit into `max_length` tokens.
+
+    Args:
+        rows: the rows left out.
+        longest: tokens of the longest text, fitting or not.
+        kept: supervised tokens of what is kept.
+        lost: supervised tokens of what is left out.
+        pairs: pairs left out.
+        foreign: special tokens that stand in the text of the rows.
+    """
+
+    rows: list[str] = field(default_factory=list)
+    longest: int = 0
+    kept: int = 0
+    lost: int = 0
+    pairs: int = 0
+    foreign: int = 0
+
+
+def stop_if_too_many(losses: Losses, count: int, max_length: int, what: str, room: str) -> None:
+    """Raise when too many training rows do not fit.
+
+    Args:
+        losses: of the training rows.
+        count: how many there were.
+        max_length: tokens that fit.
+        what: what is too long.
+        room: what to set so that all fit, or why nothing can be set.
+
+    Raises:
+        DataError: more than a tenth of the rows, or all.
+    """
+    lost = len(losses.rows)
+    if lost <= MAX_LOST_SHARE * count and lost < count:
+        return
+    raise DataError(
+        f"{lost} of {count} training rows ({lost / count:.0%}) are left out: their {what} "
+        f"is longer than {max_length} tokens, and none is cut",
+        f"the longest has {losses.longest} tokens; e.g. {', '.join(losses.rows[:3])}",
+        room,
+    )
+
+
+def base_report(
+    source: Source, used: frozenset[str], maker: ExampleMaker, train: Losses, held: Losses
+) -> dict[str, Any]:
+    """The keys that every report of a run's data has, but for the counts of what is kept."""
+    template = maker.chat_template
+    total = train.kept + train.lost
+    return {
+        **source.facts(used),
+        "skipped": [{"row": row, "reason": reason} for row, reason in source.bad.found],
+        "max_length": maker.max_length,
+        "chat_template_origin": maker.chat_template_origin,
+        "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest(),
+        "truncated_rows": 0,
+        "dropped_too_long": len(train.rows),
+        "eval_dropped_too_long": len(held.rows),
+        "supervised_tokens": train.kept,
+        "supervised_tokens_cut_share": round(train.lost / total, 6) if total else 0.0,
+        "special_tokens_in_text": train.foreign + held.foreign,
+    }
+
+
+def base_warnings(report: dict[str, Any]) -> list[str]:
+    """What a reader of the report should not overlook."""
+
+    def some(names: Sequence[str]) -> str:
+        return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+    most = report["max_length"]
+    texts = {
+        "skipped": f"{len(report['skipped'])} bad rows left out: "
+        + some([item["row"] for item in report["skipped"]]),
+        "ignored_columns": f"columns not used: {some(report['ignored_columns'])}",
+        "dropped_too_long": f"{report['dropped_too_long']} rows left out: longer than {most} "
+        "tokens, and none is cut",
+        "eval_dropped_too_long": f"{report['eval_dropped_too_long']} eval rows left out: longer "
+        f"than {most} tokens",
+        "eval_rows_also_in_train": f"{report['eval_rows_also_in_train']} eval rows have a prompt "
+        "that also stands in train and were taken out",
+        "special_tokens_in_text": f"{report['special_tokens_in_text']} special tokens stand in the "
+        "rows' text and are kept literal (data.special_tokens_in_text)",
+    }
+    return [text for key, text in texts.items() if report[key]]
+
+
+def sequences_sha256(sequences: Collection[Sequence[int]]) -> str:
+    """sha256 over sequences of whole numbers, in order."""
+    digest = hashlib.sha256()
+    for numbers in sequences:
+        digest.update(array("q", [len(numbers), *numbers]).tobytes())
+    return digest.hexdigest()

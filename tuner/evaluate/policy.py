@@ -1,0 +1,125 @@
+"""Metrics of a policy: what its answers to held-out prompts earn, and how far it has moved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from tuner import policy
+from tuner.rewards.response import Response
+
+if TYPE_CHECKING:
+    from tuner.plan import Plan
+    from tuner.training import Trained
+
+ROWS_PER_BATCH = 16
+# Other draws than those of any step, and the same before and after.
+_DRAW = -1
+
+
+@dataclass(frozen=True)
+class Earned:
+    """An answer to a held-out prompt.
+
+    Attributes:
+        answer: what was drawn.
+        reward: the weighted sum of the rewards.
+        parts: each of them.
+        kl: log-probability less that of the start, over all its tokens, in nats.
+    """
+
+    answer: Response
+    reward: float
+    parts: dict[str, float]
+    kl: float
+
+
+def mean_reward(earned: Sequence[Earned]) -> float | None:
+    """Mean reward of an answer."""
+    return _mean([item.reward for item in earned])
+
+
+def reward_ci95(earned: Sequence[Earned]) -> float | None:
+    """Half the width of the 95 % confidence interval of the mean reward (normal)."""
+    values = [item.reward for item in earned]
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return 1.96 * math.sqrt(variance / len(values))
+
+
+def kl(earned: Sequence[Earned]) -> float | None:
+    """Mean KL of an answer to the policy's start, estimated from what was drawn, in nats."""
+    return _mean([item.kl for item in earned])
+
+
+def response_length(earned: Sequence[Earned]) -> float | None:
+    """Mean tokens of an answer, without its stop token."""
+    return _mean([float(item.answer.num_tokens) for item in earned])
+
+
+def ended_share(earned: Sequence[Earned]) -> float | None:
+    """Share of the answers that end by themselves."""
+    return _mean([float(item.answer.ended) for item in earned])
+
+
+@torch.no_grad()
+def observe(
+    plan: Plan, trained: Trained, tick: Callable[[int, int], None] = lambda done, total: None
+) -> list[Earned]:
+    """Draw and judge an answer to every held-out prompt, the same draws whenever it is asked.
+
+    Args:
+        plan: has the prompts.
+        trained: the policy and its rewards.
+        tick: told (prompts done, prompts in all).
+    """
+    prompts = plan.prepared.eval[: plan.recipe.eval.max_rows]
+    model, result = trained.model, list[Earned]()
+    model.eval()
+    for first in range(0, len(prompts), ROWS_PER_BATCH):
+        chosen = prompts[first : first + ROWS_PER_BATCH]
+        answers = policy.draw(plan, model, chosen, plan.step_seed(_DRAW) - first)
+        lengths = [len(answer.response_ids) for answer in answers]
+        now, _, _ = policy.token_scores(plan, model, answers)
+        with policy.reference(model):
+            start, _, _ = policy.token_scores(plan, model, answers)
+        scores = trained.aid.judge(answers)
+        moved = (now - start).double().split(lengths)
+        for number, answer in enumerate(answers):
+            parts = {name: values[number] for name, values in scores.parts.items()}
+            total = scores.total[number]
+            result.append(Earned(answer, total, parts, float(moved[number].sum())))
+        tick(len(result), len(prompts))
+    return result
+
+
+def parts(earned: Sequence[Earned]) -> dict[str, float]:
+    """The mean of each reward before its weight, as reward_NAME."""
+    names = earned[0].parts if earned else ()
+    return {
+        f"reward_{name}": math.fsum(item.parts[name] for item in earned) / len(earned)
+        for name in names
+    }
+
+
+def samples(plan: Plan, trained: Trained) -> list[dict[str, str]]:
+    """The likeliest answers to the first held-out prompts: prompt, reference, answer."""
+    chosen = plan.prepared.eval[: plan.recipe.eval.samples]
+    if not chosen:
+        return []
+    trained.model.eval()
+    answers = policy.draw(plan, trained.model, chosen, 0, greedy=True)
+    return [
+        {"prompt": prompt.text, "reference": prompt.reference, "answer": answer.text}
+        for prompt, answer in zip(chosen, answers, strict=True)
+    ]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None

@@ -1,0 +1,152 @@
+"""Metrics of a reward model: whether it prefers what people prefer, how sure, and by what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tuner.data.pack import collate_read
+from tuner.data.preferences import Ranking
+
+if TYPE_CHECKING:
+    from tuner.plan import Plan
+
+TOKENS_PER_BATCH = 2048
+BINS = 10
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The scores that a model gives to the answers of one held-out prompt."""
+
+    ranking: Ranking
+    scores: tuple[float, ...]
+
+    @property
+    def differences(self) -> list[float]:
+        """Score of the better answer less that of the worse one, a pair each."""
+        return [self.scores[better] - self.scores[worse] for better, worse, _ in self.ranking.pairs]
+
+
+@torch.no_grad()
+def scores(
+    model: Any,
+    answers: Sequence[Sequence[int]],
+    pad_id: int,
+    tick: Callable[[int], None] = lambda done: None,
+) -> list[float]:
+    """The score of each sequence of token ids, read at its last token.
+
+    Sequences of like length share a forward pass; that does not change a score by more than
+    rounding.
+
+    Args:
+        model: a sequence classifier with one label.
+        answers: token ids.
+        pad_id: the model's own, which must end no sequence.
+        tick: told how many are done.
+    """
+    order = sorted(range(len(answers)), key=lambda number: len(answers[number]))
+    found: dict[int, float] = {}
+    rest = iter(order)
+    while first := list(islice(rest, 1)):
+        size = max(1, TOKENS_PER_BATCH // (len(answers[first[0]]) * 2))
+        chosen = first + list(islice(rest, size - 1))
+        batch = collate_read([answers[number] for number in chosen], pad_id)
+        logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
+        found.update(zip(chosen, logits[:, 0].double().tolist(), strict=True))
+        tick(len(found))
+    return [found[number] for number in range(len(answers))]
+
+
+def observe(
+    plan: Plan, model: Any, rows: Sequence[Ranking], tick: Callable[[int, int], None]
+) -> list[Judged]:
+    """The held-out prompts with the scores of their answers."""
+    answers = [ids for row in rows for ids in row.answers]
+    values = iter(
+        scores(
+            model,
+            answers,
+            plan.tokenizer.pad_token_id,
+            # Prompts have about as many answers each.
+            lambda done: tick(done * len(rows) // max(1, len(answers)), len(rows)),
+        )
+    )
+    return [Judged(row, tuple(islice(values, len(row.answers)))) for row in rows]
+
+
+def sample(item: Judged) -> dict[str, str]:
+    """A prompt for people: its answers, the better first, each with its score."""
+    ranking = item.ranking
+    shown = [f"{value:+.3f}" for value in item.scores]
+    reference = "\n".join(ranking.texts)
+    return {"prompt": ranking.prompt_text, "reference": reference, "answer": "  ".join(shown)}
+
+
+def loss(judged: Sequence[Judged]) -> float | None:
+    """Mean of -log sigmoid(difference), a prompt counted once."""
+    return _mean(_mean(_softplus(-d) for d in item.differences) or 0.0 for item in judged)
+
+
+def accuracy(judged: Sequence[Judged]) -> float | None:
+    """Share of pairs whose better answer has the higher score; a tie is half right."""
+    return _mean(0.5 if d == 0 else float(d > 0) for d in _differences(judged))
+
+
+def margin(judged: Sequence[Judged]) -> float | None:
+    """Mean difference of the scores of a pair."""
+    return _mean(_differences(judged))
+
+
+def calibration_error(judged: Sequence[Judged]) -> float | None:
+    """Expected calibration error of sigmoid(|difference|) as the probability to be right.
+
+    Ten bins of equal width (Guo et al. 2017); 0 is perfect.
+    """
+    pairs = _differences(judged)
+    if not pairs:
+        return None
+    error = 0.0
+    sure = [1 / (1 + math.exp(-min(abs(d), 700.0))) for d in pairs]
+    for number in range(BINS):
+        low, high = 0.5 + number * 0.5 / BINS, 0.5 + (number + 1) * 0.5 / BINS
+        inside = [
+            (p, d)
+            for p, d in zip(sure, pairs, strict=True)
+            if low <= p < high or (p == high == 1.0)
+        ]
+        if inside:
+            right = sum(0.5 if d == 0 else float(d > 0) for _, d in inside)
+            error += abs(right - sum(p for p, _ in inside))
+    return error / len(pairs)
+
+
+def length_bias(judged: Sequence[Judged]) -> float | None:
+    """Correlation (Pearson) of score and length, both taken from the mean of their prompt."""
+    values, lengths = [], []
+    for item in judged:
+        sizes = [len(ids) - len(item.ranking.prompt_ids) for ids in item.ranking.answers]
+        values += [each - float(np.mean(item.scores)) for each in item.scores]
+        lengths += [each - float(np.mean(sizes)) for each in sizes]
+    spread = float(np.std(values) * np.std(lengths)) if values else 0.0
+    return float(np.mean(np.multiply(values, lengths))) / spread if spread else None
+
+
+def _differences(judged: Sequence[Judged]) -> list[float]:
+    return [difference for item in judged for difference in item.differences]
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return math.fsum(known) / len(known) if known else None
+
+
+def _softplus(value: float) -> float:
+    return max(value, 0.0) + math.log1p(math.exp(-abs(value)))

@@ -1,0 +1,84 @@
+"""Rewards that compose: each judges a response for itself, their weighted sum is what is learned.
+
+A part is a reward model, a rule (`rules.RULES`) or a function of the user's (`code.load`). Parts
+are scored and logged apart, so that the sum can always be told from what it is made of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tuner.errors import TrainingError
+from tuner.rewards.guard import ConstantGuard
+from tuner.rewards.options import RewardPart, RewardParts, part_name
+from tuner.rewards.response import Response, Scorer, Scores, beginning
+
+__all__ = [
+    "ConstantGuard",
+    "Part",
+    "Response",
+    "RewardPart",
+    "RewardParts",
+    "Scorer",
+    "Scores",
+    "compose",
+    "part_name",
+]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One reward of the sum.
+
+    Attributes:
+        name: in the logs and messages.
+        weight: its factor in the sum.
+        score: from responses to one number each.
+    """
+
+    name: str
+    weight: float
+    score: Scorer
+
+
+def compose(parts: Sequence[Part]) -> Callable[[Sequence[Response]], Scores]:
+    """A function that scores responses by every part and sums the scores with their weights.
+
+    Raises:
+        ValueError: two parts have one name.
+        TrainingError: from the function, when a part gives another number of scores than there are
+            responses, or a score that is not finite; it names the part and the row.
+    """
+    if len({part.name for part in parts}) < len(parts):
+        raise ValueError("two parts of a reward have the same name")
+
+    def score(responses: Sequence[Response]) -> Scores:
+        by_part = {part.name: _scored(part, responses) for part in parts}
+        total = [
+            sum(part.weight * by_part[part.name][index] for part in parts)
+            for index in range(len(responses))
+        ]
+        return Scores(total, by_part)
+
+    return score
+
+
+def _scored(part: Part, responses: Sequence[Response]) -> list[float]:
+    scores = [float(score) for score in part.score(responses)]
+    if len(scores) != len(responses):
+        raise TrainingError(
+            f"the reward '{part.name}' gave {len(scores)} scores for {len(responses)} responses",
+            "each response has one score",
+            "correct that reward, or take it out of rlhf.reward",
+        )
+    for score, response in zip(scores, responses, strict=True):
+        if not math.isfinite(part.weight * score):
+            value = score if not math.isfinite(score) else f"{part.weight:g} * {score:g}"
+            raise TrainingError(
+                f"the reward '{part.name}' is {value} for row {response.row}",
+                f"the response begins {beginning(response.text)}",
+                "correct that reward, or take it out of rlhf.reward",
+            )
+    return scores

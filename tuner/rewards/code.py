@@ -1,0 +1,195 @@
+"""Rewards that are Python functions of the user's: `file.py:name`.
+
+A recipe that brings code runs it with the rights of whoever starts it, so nothing is run or even
+read before `rlhf.allow_code` says so.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tuner.did_you_mean import nearest
+from tuner.errors import RecipeError, SafetyError, TrainingError, first_line
+from tuner.rewards.response import Response, Scorer
+
+
+def check(function: str, folder: Path, allow_code: bool) -> Path:
+    """The file of a reward function, without running it.
+
+    Args:
+        function: `file.py:name`; the file is relative to `folder`.
+        folder: of the recipe.
+        allow_code: the recipe's `rlhf.allow_code`.
+
+    Raises:
+        SafetyError: code is not allowed.
+        RecipeError: no such file, no Python, or no such name in it.
+    """
+    if not allow_code:
+        raise SafetyError(
+            f"the reward function {function} was not run",
+            "it is Python code that comes with the recipe, and rlhf.allow_code is false",
+            "read the file; if you trust it: --set rlhf.allow_code=true",
+        )
+    place, _, name = function.rpartition(":")
+    file = folder / Path(place).expanduser()
+    if not file.is_file():
+        raise _no_file(function, file)
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise RecipeError(
+            f"the reward function {function} cannot be read",
+            f"{file}:{line}: {first_line(error)}",
+            "correct the file",
+        ) from None
+    except OSError as error:
+        raise RecipeError(
+            f"{file} cannot be read", error.strerror or str(error), "check its permissions"
+        ) from None
+    names = list(_names(tree))
+    # What another module gives by * is known only when the file is run.
+    if name not in names and "*" not in names:
+        raise _no_name(function, name, file, names)
+    return file
+
+
+def load(function: str, folder: Path, allow_code: bool) -> Scorer:
+    """Run the file of a reward function and return the function, checked at each call.
+
+    The function is called with a list of `Response` and returns as many numbers, in that order.
+
+    Args:
+        function: `file.py:name`; the file is relative to `folder`.
+        folder: of the recipe.
+        allow_code: the recipe's `rlhf.allow_code`.
+
+    Raises:
+        SafetyError: code is not allowed.
+        RecipeError: the file or the name is missing, the file fails, or the name is no function.
+        TrainingError: from the scorer: the function fails, or does not return a number a response.
+    """
+    file = check(function, folder, allow_code).resolve()
+    module, name = _run(function, file), function.rpartition(":")[2]
+    if not hasattr(module, name):
+        raise _no_name(function, name, file, [n for n in vars(module) if not n.startswith("_")])
+    called = getattr(module, name)
+    if not callable(called):
+        raise RecipeError(
+            f"the reward {function} is not a function",
+            f"{file}: {name} is {type(called).__name__}",
+            "name a function that takes a list of responses and returns numbers",
+        )
+
+    def score(responses: Sequence[Response]) -> list[float]:
+        try:
+            returned = list(called(list(responses)))
+        except Exception as error:
+            raise _failed(function, file, error) from error
+        return _numbers(function, returned, responses)
+
+    return score
+
+
+def _run(function: str, file: Path) -> ModuleType:
+    # Named by its whole path: files of one name in two folders are two modules.
+    module = ModuleType(str(file))
+    module.__file__ = str(file)
+    # Dataclasses look up the module of their annotations here.
+    sys.modules[module.__name__] = module
+    try:
+        # Not by the import system: it would write its cache beside the user's file.
+        exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
+    except Exception as error:
+        del sys.modules[module.__name__]
+        raise RecipeError(
+            f"the file of the reward function {function} fails",
+            _where(file, error),
+            f"correct the file; it must run on its own: python {file}",
+        ) from error
+    return module
+
+
+def _numbers(function: str, returned: list[Any], responses: Sequence[Response]) -> list[float]:
+    if len(returned) != len(responses):
+        raise TrainingError(
+            f"the reward function {function} returned {len(returned)} numbers for "
+            f"{len(responses)} responses",
+            "each response has one reward, in the order of the responses",
+            "return one number for each response",
+        )
+    scores = []
+    for value, response in zip(returned, responses, strict=True):
+        try:
+            if isinstance(value, str | bytes):
+                raise TypeError
+            scores.append(float(value))
+        except (TypeError, ValueError, OverflowError):
+            raise TrainingError(
+                f"the reward function {function} returned {value!r:.60} for row {response.row}",
+                f"a reward is a number, not {type(value).__name__}",
+                "return one number for each response",
+            ) from None
+    return scores
+
+
+def _failed(function: str, file: Path, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"the reward function {function} failed",
+        _where(file, error),
+        "correct the function; it must take every response, the empty one too",
+    )
+
+
+def _where(file: Path, error: Exception) -> str:
+    """The line of the user's file that an error came from, and what it says."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(file)
+    ]
+    place = f"{file}:{lines[-1]}" if lines else str(file)
+    return f"{place}: {type(error).__name__}: {first_line(error)}"
+
+
+def _names(tree: ast.Module) -> Iterable[str]:
+    """The names that a file defines or imports, `*` for what it imports by that."""
+    for statement in tree.body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield statement.name
+            continue
+        for node in ast.walk(statement):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield node.name
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id
+            elif isinstance(node, ast.alias):
+                yield (node.asname or node.name).partition(".")[0]
+
+
+def _no_file(function: str, file: Path) -> RecipeError:
+    present = [path.name for path in file.parent.glob("*.py")] if file.parent.is_dir() else []
+    near = nearest(file.name, present)
+    return RecipeError(
+        f"there is no file for the reward function {function}",
+        f"{file} does not exist; a relative path starts at the recipe's folder",
+        f"did you mean '{near}'?" if near else "name the file and the function: file.py:name",
+    )
+
+
+def _no_name(function: str, name: str, file: Path, names: Iterable[str]) -> RecipeError:
+    known = list(dict.fromkeys(names))
+    near = nearest(name, known)
+    listed = ", ".join(known[:10]) or "nothing"
+    return RecipeError(
+        f"there is no '{name}' for the reward function {function}",
+        f"{file} defines {listed}",
+        f"did you mean '{near}'?" if near else "name a function of that file: file.py:name",
+    )

@@ -1,0 +1,111 @@
+"""Stops a run whose reward says nothing: one and the same for every response, step after step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.errors import TrainingError
+from tuner.rewards.response import Scores
+
+# A model in float32 gives equal responses scores that differ by its rounding.
+_ROUNDING = 1e-6
+_TOTAL = ""
+
+
+class ConstantGuard:
+    """Told the scores of each step, in order; its state goes into the checkpoint.
+
+    Args:
+        steps: consecutive steps of one value until a reward counts as constant.
+        responses: steps of fewer responses do not count; they still end a series of one value.
+    """
+
+    def __init__(self, steps: int = 5, responses: int = 8) -> None:
+        self.steps = steps
+        self.responses = responses
+        self._series: dict[str, _Series] = {}
+        self._warned: list[str] = []
+
+    def update(self, scores: Scores) -> str | None:
+        """Look at one step's scores.
+
+        Returns:
+            A warning, once for each part that is constant while the sum is not; else None.
+
+        Raises:
+            TrainingError: the sum is constant; it names the parts that are.
+        """
+        for name, values in {_TOTAL: scores.total, **scores.parts}.items():
+            before = self._series.get(name)
+            self._series[name] = _continued(before, values, len(values) >= self.responses)
+        constant = [name for name in scores.parts if self._series[name].steps >= self.steps]
+        if self._series[_TOTAL].steps >= self.steps:
+            raise self._stop(constant)
+        new = [name for name in constant if name not in self._warned]
+        self._warned += new
+        if not new:
+            return None
+        return f"{self._said(new)}; only the other rewards are learned from"
+
+    def state(self) -> dict[str, Any]:
+        """What the guard has seen, as JSON can hold it."""
+        series = {name: [each.low, each.high, each.steps] for name, each in self._series.items()}
+        return {"series": series, "warned": [*self._warned]}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._series = {
+            name: _Series(float(low), float(high), int(steps))
+            for name, (low, high, steps) in state["series"].items()
+        }
+        self._warned = [*state["warned"]]
+
+    def _stop(self, constant: Sequence[str]) -> TrainingError:
+        if not constant:
+            return TrainingError(
+                "the rewards cancel each other out",
+                f"their sum was {self._series[_TOTAL].low:g} for every response in "
+                f"{self._series[_TOTAL].steps} steps: there is nothing to learn from",
+                "change the weights in rlhf.reward",
+            )
+        return TrainingError(
+            self._said(constant),
+            "the sum of the rewards is the same for every response: there is nothing to learn from",
+            "check on the samples that the reward can tell good responses from bad ones",
+        )
+
+    def _said(self, names: Sequence[str]) -> str:
+        each = [f"'{name}' was {self._series[name].low:g}" for name in names]
+        steps = max(self._series[name].steps for name in names)
+        return f"the reward {' and '.join(each)} for every response in {steps} steps"
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Consecutive steps of one value.
+
+    Attributes:
+        low: smallest score in them.
+        high: largest score in them.
+        steps: how many.
+    """
+
+    low: float
+    high: float
+    steps: int
+
+
+def _continued(before: _Series | None, values: Sequence[float], counts: bool) -> _Series:
+    """The series after a step with these values; a new one where they differ from it."""
+    if not values:
+        return before or _Series(0.0, 0.0, 0)
+    low, high = min(values), max(values)
+    if before and before.steps and _same(min(low, before.low), max(high, before.high)):
+        return _Series(min(low, before.low), max(high, before.high), before.steps + counts)
+    return _Series(low, high, int(counts and _same(low, high)))
+
+
+def _same(low: float, high: float) -> bool:
+    return high - low <= _ROUNDING * max(abs(low), abs(high))

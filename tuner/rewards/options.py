@@ -1,0 +1,240 @@
+"""The recipe's `rlhf.reward`: a list of rewards, each a model, a rule or a function of the user's.
+
+An entry is known by which of the keys `model`, `rule` and `function` it has. What a type cannot
+say is raised as `own_words`: the text for the user, and the key at fault where it is known.
+"""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from tuner.did_you_mean import suggestion
+from tuner.fields import Count, CountFromZero, Flag, Float, Section, Text, Words
+
+KINDS = ("model", "rule", "function")
+
+
+class RewardOptions(Section):
+    """What every reward has."""
+
+    weight: Annotated[
+        Float, Field(description="factor of this reward in the sum; negative: a penalty")
+    ] = 1.0
+    name: Annotated[
+        Text | None,
+        Field(description="name in the logs; default: of the rule, the model or the function"),
+    ] = None
+
+    @field_validator("weight")
+    @classmethod
+    def _counts(cls, weight: float) -> float:
+        if weight == 0:
+            raise own_words("a reward of weight 0 changes nothing; leave it out")
+        return weight
+
+
+class ModelReward(RewardOptions):
+    """The score of a reward model."""
+
+    model: Annotated[
+        Text, Field(description="the reward model: a run folder, an adapter or a recipe")
+    ]
+
+
+class FunctionReward(RewardOptions):
+    """The score of a Python function; needs rlhf.allow_code."""
+
+    function: Annotated[
+        Text, Field(description="file.py:name, a function from responses to numbers")
+    ]
+
+    @field_validator("function")
+    @classmethod
+    def _file_and_name(cls, function: str) -> str:
+        file, _, name = function.rpartition(":")
+        if not (file.endswith(".py") and name.isidentifier()):
+            raise own_words(f"expected file.py:name, not '{function}'")
+        return function
+
+
+class LengthRule(RewardOptions):
+    """1 from `min` to `max`; below it falls to 0 at length 0, above to 0 at twice `max`."""
+
+    rule: Annotated[Literal["length"], Field(description="the rule: length")]
+    min: Annotated[CountFromZero, Field(description="shortest response of score 1")] = 1
+    max: Annotated[Count, Field(description="longest response of score 1")]
+    unit: Annotated[
+        Literal["words", "tokens"],
+        Field(description="what is counted; a Chinese or Japanese character is a word"),
+    ] = "words"
+
+    @field_validator("max")
+    @classmethod
+    def _not_below_min(cls, most: int, info: ValidationInfo) -> int:
+        least = info.data.get("min", 0)
+        if most < least:
+            raise own_words(f"expected a whole number, {least} (min) or more, not {most}")
+        return most
+
+
+class FormatRule(RewardOptions):
+    """1 if the whole response matches a regular expression, else 0."""
+
+    rule: Annotated[Literal["format"], Field(description="the rule: format")]
+    pattern: Annotated[
+        Text,
+        Field(description="regular expression of the whole response; a dot is also a line break"),
+    ]
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        # Imported here: most recipes have no such rule.
+        import regex  # type: ignore[import-untyped]
+
+        try:
+            regex.compile(pattern, regex.DOTALL)
+        except regex.error as error:
+            raise own_words(f"expected a regular expression: {error}") from None
+        return pattern
+
+
+class ForbiddenRule(RewardOptions):
+    """-1 if any of the words occurs, else 0."""
+
+    rule: Annotated[Literal["forbidden"], Field(description="the rule: forbidden")]
+    words: Annotated[Words, Field(min_length=1, description="words or phrases not to be used")]
+    ignore_case: Annotated[Flag, Field(description="whether capitals do not matter")] = True
+
+    @field_validator("words")
+    @classmethod
+    def _not_blank(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(word.strip() for word in words):
+            raise own_words("a word must not be blank")
+        return words
+
+
+class ExactAnswerRule(RewardOptions):
+    """1 if the final answer equals that of the row, else 0."""
+
+    rule: Annotated[Literal["exact_answer"], Field(description="the rule: exact_answer")]
+    extract: Annotated[
+        Literal["auto", "number", "text"],
+        Field(description="what an answer is; auto: as the row's own answer looks"),
+    ] = "auto"
+
+
+class JsonRule(RewardOptions):
+    """1 if the response, or a ```json block in it, is valid JSON, else 0."""
+
+    rule: Annotated[Literal["json"], Field(description="the rule: json")]
+    keys: Annotated[Words, Field(description="keys that the JSON object must have")] = ()
+
+
+RULE_OPTIONS: dict[str, type[RewardOptions]] = {
+    "length": LengthRule,
+    "format": FormatRule,
+    "forbidden": ForbiddenRule,
+    "exact_answer": ExactAnswerRule,
+    "json": JsonRule,
+}
+# By tag. pydantic puts the tag into the place of an error; with a space it is no key of a recipe.
+OPTIONS: dict[str, type[RewardOptions]] = {
+    "reward model": ModelReward,
+    "reward function": FunctionReward,
+    **{f"rule {name}": options for name, options in RULE_OPTIONS.items()},
+}
+
+
+def own_words(said: str, key: str = "") -> PydanticCustomError:
+    """A problem in words for the user, at the key at fault below the place of the validator."""
+    return PydanticCustomError("own_words", "{said}", {"said": said, "key": key})
+
+
+def options_of(entry: Any) -> type[RewardOptions] | None:
+    """The options that an entry as the file has it is read by; None where it is not clear."""
+    return OPTIONS.get(_tag(entry))
+
+
+def part_name(part: RewardPart) -> str:
+    """What the reward is called in the logs."""
+    if part.name:
+        return part.name
+    if isinstance(part, ModelReward):
+        path = Path(part.model)
+        return (path.stem if path.suffix in (".yaml", ".yml") else path.name) or part.model
+    if isinstance(part, FunctionReward):
+        return part.function.rpartition(":")[2]
+    return part.rule
+
+
+def _tag(entry: Any) -> str:
+    if isinstance(entry, RewardOptions):
+        return next(tag for tag, options in OPTIONS.items() if type(entry) is options)
+    if not isinstance(entry, dict):
+        return ""
+    if entry.get("rule") is not None:
+        return f"rule {entry['rule']}"
+    return "reward model" if entry.get("model") is not None else "reward function"
+
+
+def _one_kind(entry: Any) -> Any:
+    """Refuses an entry that is not clearly a model, a rule or a function."""
+    if isinstance(entry, RewardOptions):
+        return entry
+    if not isinstance(entry, dict):
+        raise own_words(f"expected keys such as {{rule: length, max: 25}}, not {_shown(entry)}")
+    kinds = [kind for kind in KINDS if entry.get(kind) is not None]
+    if not kinds:
+        raise own_words("expected one of the keys model, rule and function; it has none")
+    if len(kinds) > 1:
+        both = " and ".join(kinds)
+        raise own_words(f"expected one of the keys model, rule and function; it has {both}")
+    rule = str(entry.get("rule", ""))
+    if "rule" in kinds and rule not in RULE_OPTIONS:
+        raise own_words(f"no rule '{rule}'; {_known(rule)}", "rule")
+    return entry
+
+
+def _known(rule: str) -> str:
+    hint = suggestion(rule, RULE_OPTIONS)
+    return hint if hint.startswith("known") else f"{hint}; known here: {', '.join(RULE_OPTIONS)}"
+
+
+def _shown(entry: Any) -> str:
+    return "a list" if isinstance(entry, list) else f"'{entry}'"
+
+
+def _own_names(parts: tuple[RewardPart, ...]) -> tuple[RewardPart, ...]:
+    names = [part_name(part) for part in parts]
+    for name in names:
+        if names.count(name) > 1:
+            raise own_words(f"{names.count(name)} are called '{name}'; give each a name of its own")
+    return parts
+
+
+if TYPE_CHECKING:
+    RuleReward = LengthRule | FormatRule | ForbiddenRule | ExactAnswerRule | JsonRule
+    RewardPart: TypeAlias = ModelReward | FunctionReward | RuleReward
+else:
+    RewardPart = Annotated[
+        reduce(or_, (Annotated[options, Tag(tag)] for tag, options in OPTIONS.items())),
+        Discriminator(_tag),
+        BeforeValidator(_one_kind),
+    ]
+# The whole list, whose names must differ.
+RewardParts: TypeAlias = Annotated[tuple[RewardPart, ...], AfterValidator(_own_names)]

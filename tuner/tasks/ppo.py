@@ -1,0 +1,365 @@
+"""Proximal policy optimisation of a language model against a reward.
+
+After Schulman et al. 2017 (PPO) and 2016 (GAE), Ziegler et al. 2019 (adaptive KL), Stiennon et al.
+2020 and Ouyang et al. 2022 (RLHF, PPO-ptx), and "The N Implementation Details of RLHF with PPO"
+(Huang et al. 2024). A step draws answers, judges them, and makes a few passes of updates over them.
+
+Tokens of all answers of a step lie in one row, (tokens,), without padding; `lengths` says how many
+belong to each answer. So nothing can be computed over padding, and a token behind the stop token
+does not exist.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from tuner import policy
+from tuner.data.pack import Stream, position
+from tuner.errors import TrainingError
+from tuner.rewards import ConstantGuard
+from tuner.rewards.response import Response, Scores
+from tuner.tasks.ppo_math import (
+    ESTIMATORS,
+    Reduce,
+    RunningScale,
+    adapt,
+    advantages,
+    kl_k3,
+    policy_losses,
+    token_rewards,
+    value_losses,
+    whiten,
+)
+from tuner.tasks.sft import token_loss
+from tuner.tasks.watch import not_finite
+
+if TYPE_CHECKING:
+    from tuner.decide import Stage
+    from tuner.plan import Plan
+    from tuner.tasks.watch import Watch
+    from tuner.training import Trained
+
+# Steps without a single answer that ends, after which nothing good is to come.
+_ENDLESS_STEPS = 5
+
+
+@dataclass
+class Rollout:
+    """The answers of a step and what is known of them before the first update.
+
+    Attributes:
+        answers: what was drawn.
+        lengths: tokens of each answer.
+        old: (tokens,) log-probabilities when they were drawn.
+        reference: (tokens,) those of the policy's start.
+        values: (tokens,) what the critic expected.
+        entropy: (tokens,).
+        scores: of the rewards.
+        advantages, returns: (tokens,), what is learned from.
+    """
+
+    answers: list[Response]
+    lengths: list[int]
+    old: torch.Tensor
+    reference: torch.Tensor
+    values: torch.Tensor
+    entropy: torch.Tensor
+    scores: Scores
+    advantages: torch.Tensor
+    returns: torch.Tensor
+
+    def places(self, rows: Sequence[int]) -> torch.Tensor:
+        """Where the tokens of some answers stand, in the order of these answers."""
+        starts = list(itertools.accumulate(self.lengths, initial=0))
+        return torch.cat([torch.arange(starts[row], starts[row + 1]) for row in rows])
+
+
+class Ppo:
+    """Steps `first` to `stage.stop` of a run; arguments as `rlhf.trainer`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        trained: Trained,
+        stage: Stage,
+        first: int,
+        watch: Watch,
+        optimizers: tuple[torch.optim.Optimizer, Any],
+        task_state: Mapping[str, Any],
+    ) -> None:
+        self.plan, self.model, self.judge = plan, trained.model, trained.aid.judge
+        self.stage, self.first, self.watch = stage, first, watch
+        self.optimizer, self.schedule = optimizers
+        self.options = plan.ppo
+        self.coefficient = float(task_state.get("coefficient", plan.rlhf.kl_coefficient))
+        self.scale = RunningScale(*task_state.get("scale", ()))
+        self.guard = ConstantGuard()
+        if "guard" in task_state:
+            self.guard.restore(task_state["guard"])
+        self.endless = int(task_state.get("endless", 0))
+        watch.stage = stage
+        watch.task_state = self.state
+        # One process here; several sum over all of theirs.
+        self.reduce: Reduce = lambda sums: sums
+
+    def state(self) -> dict[str, Any]:
+        """What the next step depends on besides weights and optimizer."""
+        return {
+            "coefficient": self.coefficient,
+            "scale": [self.scale.count, self.scale.mean, self.scale.squares],
+            "guard": self.guard.state(),
+            "endless": self.endless,
+        }
+
+    def train(self) -> None:
+        """Run the steps.
+
+        Raises:
+            TrainingError: a loss is not finite, or the policy has collapsed; no update was made
+                after the last sealed checkpoint that is not lost with it.
+        """
+        # Without dropout: the ratio of the first update is 1, and a reference is a reference.
+        self.model.eval()
+        for number in range(self.first, self.stage.stop):
+            self.watch.start_step(number)
+            rollout = self.collect(number)
+            metrics = self.learn(rollout, number)
+            self.schedule.step()
+            self.record(rollout, number + 1, metrics)
+            if self.watch.end_step(number + 1, self.optimizer, self.schedule):
+                return
+
+    def collect(self, number: int) -> Rollout:
+        """Draw and judge the answers of step `number`, from 0."""
+        plan, options = self.plan, self.options
+        prompts, copies = plan.prepared.train, plan.rlhf.responses_per_prompt or 1
+        count = plan.recipe.train.batch_size // copies
+        places = range(number * count, (number + 1) * count)
+        chosen = [prompts[position(n, len(prompts), plan.recipe.run.seed)] for n in places]
+        chosen = [prompt for prompt in chosen for _ in range(copies)]
+        answers = policy.draw(plan, self.model, chosen, plan.step_seed(number))
+        lengths = [len(answer.response_ids) for answer in answers]
+        old, entropy, values = self._read(answers)
+        with policy.reference(self.model), torch.no_grad():
+            reference = torch.cat(
+                [policy.token_scores(plan, self.model, part)[0] for part in self._parts(answers)]
+            )
+        scores = self.judge(answers)
+        self._refuse_collapse(answers, old - reference, scores, number)
+        if warning := self.guard.update(scores):
+            self.watch.tell(f"warning: {warning}")
+        earned = self._earned(answers, scores).to(old)
+        rewards = token_rewards(
+            earned, ESTIMATORS[options.kl_estimator](old, reference), self.coefficient, lengths
+        )
+        if options.whiten_rewards:
+            rewards = whiten(rewards, self.reduce, shift=False)
+        advantage, returns = advantages(rewards, values, lengths, options.gamma, options.gae_lambda)
+        if options.whiten_advantages:
+            advantage = whiten(advantage, self.reduce)
+        return Rollout(
+            answers, lengths, old, reference, values, entropy, scores, advantage, returns
+        )
+
+    def learn(self, rollout: Rollout, number: int) -> dict[str, float]:
+        """The updates of a step; what they came to."""
+        options = self.options
+        rows, size = len(rollout.answers), len(rollout.answers) // options.minibatches
+        sums = dict.fromkeys(self._figures(), 0.0)
+        grad_norm, updates = 0.0, 0
+        for turn in range(options.epochs):
+            order = np.random.default_rng([self.plan.step_seed(number), turn]).permutation(rows)
+            for start in range(0, rows, size):
+                chosen = [int(row) for row in order[start : start + size]]
+                found = self._update(rollout, chosen, number, updates)
+                grad_norm = found.pop("grad_norm")
+                sums = {key: sums[key] + found[key] for key in sums}
+                updates += 1
+                if options.kl_stop is not None and found["step_kl"] > options.kl_stop:
+                    break
+            else:
+                continue
+            break
+        return {
+            **{key: value / updates for key, value in sums.items()},
+            "grad_norm": grad_norm,
+            "updates": updates,
+        }
+
+    def _figures(self) -> list[str]:
+        """What every update reports besides the gradient norm."""
+        ptx = ["ptx_loss"] if self.options.ptx_coefficient else []
+        return ["policy_loss", "value_loss", "clip_share", "step_kl", *ptx]
+
+    def _update(
+        self, rollout: Rollout, rows: Sequence[int], number: int, update: int
+    ) -> dict[str, float]:
+        """One optimizer step on some of the answers, in micro-batches that sum to the same."""
+        options, tokens = self.options, sum(rollout.lengths[row] for row in rows)
+        sums = dict.fromkeys(self._figures(), 0.0)
+        micro = self.plan.micro_batch_size
+        for start in range(0, len(rows), micro):
+            part = rows[start : start + micro]
+            here = rollout.places(part).to(rollout.old.device)
+            answers = [rollout.answers[row] for row in part]
+            new, _, hidden = policy.token_scores(self.plan, self.model, answers)
+            old = rollout.old[here]
+            losses, cut = policy_losses(new, old, rollout.advantages[here], options.clip)
+            values = self.model.value_head.values(answers, hidden)
+            errors = value_losses(
+                values, rollout.values[here], rollout.returns[here], options.value_clip
+            )
+            loss = (losses.sum() + options.value_coefficient * errors.sum()) / tokens
+            loss.backward()
+            with torch.no_grad():
+                sums["policy_loss"] += float(losses.sum()) / tokens
+                sums["value_loss"] += float(errors.sum()) / tokens
+                sums["clip_share"] += float(cut.sum()) / tokens
+                # Drawn from the old policy: KL(old || new).
+                sums["step_kl"] += float(kl_k3(old, new).sum()) / tokens
+        if options.ptx_coefficient:
+            turns = options.epochs * options.minibatches
+            sums["ptx_loss"] = self._ptx(len(rows), number * turns + update)
+        norm = self._clip()
+        whole = sums["policy_loss"] + sums["value_loss"]
+        for name, value in (("loss", whole), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                names = [rollout.answers[row].row for row in rows]
+                raise not_finite(name, value, number + 1, names, self.watch.last_good())
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {**sums, "grad_norm": norm}
+
+    def _clip(self) -> float:
+        """Clip the gradients of policy and critic, each by itself; the norm of both together."""
+        most, squares = self.plan.recipe.train.max_grad_norm, 0.0
+        for critic in (False, True):
+            weights = [
+                weight
+                for name, weight in self.watch.parameters
+                if name.startswith("value_head.") == critic and weight.grad is not None
+            ]
+            if weights:
+                squares += float(torch.nn.utils.clip_grad_norm_(weights, most)) ** 2
+        return math.sqrt(squares) if math.isfinite(squares) else squares
+
+    def _ptx(self, count: int, update: int) -> float:
+        """The gradient of the language loss on supervised rows, beside the policy's own.
+
+        Args:
+            count: rows.
+            update: number of the update within the run; says which rows.
+        """
+        rows, coefficient = self.plan.ptx, self.options.ptx_coefficient
+        start = update * count
+        seed = self.plan.recipe.run.seed
+        chosen = Stream(rows, seed, start, start + count, count, grouped=True).step(0)
+        targets = sum(row.num_targets for row in chosen)
+        total, micro = 0.0, self.plan.micro_batch_size
+        for first in range(0, count, micro):
+            batch = self.plan.collate(chosen[first : first + micro])
+            batch = {key: value.to(self.model.device) for key, value in batch.items()}
+            labels = batch.pop("labels")
+            loss = token_loss(self.model(**batch), labels, targets)
+            (coefficient * loss).backward()
+            total += float(loss.detach())
+        return total
+
+    def _parts(self, answers: Sequence[Response]) -> list[Sequence[Response]]:
+        size = self.plan.micro_batch_size
+        return [answers[start : start + size] for start in range(0, len(answers), size)]
+
+    def _read(self, answers: Sequence[Response]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probabilities, entropies and values of all tokens, before any update."""
+        found = []
+        with torch.no_grad():
+            for part in self._parts(answers):
+                old, entropy, hidden = policy.token_scores(self.plan, self.model, part, True)
+                found.append((old, entropy, self.model.value_head.values(part, hidden)))
+        old, entropy, values = (torch.cat(each) for each in zip(*found, strict=True))
+        return old, entropy, values
+
+    def _earned(self, answers: Sequence[Response], scores: Scores) -> torch.Tensor:
+        """(answers,) what counts of the scores: scaled, cut, less the price of not ending."""
+        options, total = self.options, list(scores.total)
+        if options.normalize_scores:
+            spread = self.scale.add(total)
+            total = [score / spread for score in total]
+        if options.score_clip is not None:
+            most = options.score_clip
+            total = [min(max(score, -most), most) for score in total]
+        penalty = self.plan.rlhf.missing_eos_penalty
+        return torch.tensor(
+            [
+                score - (0.0 if answer.ended else penalty)
+                for score, answer in zip(total, answers, strict=True)
+            ]
+        )
+
+    def _refuse_collapse(
+        self, answers: Sequence[Response], kl: torch.Tensor, scores: Scores, number: int
+    ) -> None:
+        """Stop where the policy is lost, before it is updated once more."""
+        mean_kl = float(kl.sum()) / len(answers)
+        limit = self.plan.rlhf.kl_limit
+        self.endless = 0 if any(answer.ended for answer in answers) else self.endless + 1
+        same = len(answers) > 3 and len({answer.response_ids for answer in answers}) == 1
+        shown = f"it writes {answers[0].text[:80]!r}; {self.watch.last_good()}"
+        if mean_kl > limit:
+            what = f"the KL of an answer to the start is {mean_kl:.3g} at step {number + 1}"
+            fix = "raise rlhf.kl_coefficient, lower train.learning_rate, or raise rlhf.kl_limit"
+        elif same:
+            what = f"all {len(answers)} answers of step {number + 1} are the same"
+            fix = "raise rlhf.kl_coefficient, lower train.learning_rate, or check the rewards"
+        elif self.endless >= _ENDLESS_STEPS:
+            what = f"no answer of the last {self.endless} steps has ended, up to step {number + 1}"
+            fix = (
+                "raise rlhf.max_new_tokens or rlhf.missing_eos_penalty, or start from a policy "
+                "that was tuned on answers (rlhf.policy)"
+            )
+        else:
+            return
+        raise TrainingError(f"the policy has collapsed: {what}", shown, fix)
+
+    def record(self, rollout: Rollout, step: int, learned: Mapping[str, float]) -> None:
+        """The figures of a step, and now and then some answers."""
+        answers, tokens = rollout.answers, len(rollout.old)
+        log_ratio = rollout.old - rollout.reference
+        kl = float(log_ratio.sum()) / len(answers)
+        left = rollout.returns - rollout.values
+        variance = float(rollout.returns.var(correction=0))
+        metrics: dict[str, Any] = {
+            "step": step,
+            "loss": learned["policy_loss"] + self.options.value_coefficient * learned["value_loss"],
+            "reward": sum(rollout.scores.total) / len(answers),
+            **{f"reward_{name}": sum(v) / len(v) for name, v in rollout.scores.parts.items()},
+            "kl": kl,
+            "kl_k3": float(kl_k3(rollout.old, rollout.reference).sum()) / len(answers),
+            "kl_coefficient": self.coefficient,
+            "entropy": float(rollout.entropy.mean()),
+            "explained_variance": 1 - float(left.var(correction=0)) / variance if variance else 0.0,
+            "length": tokens / len(answers),
+            "ended": sum(answer.ended for answer in answers) / len(answers),
+            "learning_rate": float(self.schedule.get_last_lr()[0]),
+            "tokens": tokens + sum(len(answer.prompt_ids) for answer in answers),
+            "seconds": time.perf_counter() - self.watch.step_started,
+            **learned,
+        }
+        if self.options.kl_target is not None:
+            self.coefficient = adapt(
+                self.coefficient, kl, self.options.kl_target, len(answers), self.options.kl_horizon
+            )
+        self.watch.log(step, metrics)
+        shown = ("reward", "kl", "length", "ended", "seconds")
+        self.watch.progress(step, self.plan.steps, {name: metrics[name] for name in shown})
+        every = self.plan.rlhf.sample_steps
+        if every and (step == 1 or step % every == 0):
+            self.watch.samples(step, rollout.answers, rollout.scores)

@@ -1,0 +1,126 @@
+"""The formulas of PPO on the tokens of drawn answers, each after its paper.
+
+Tokens of all answers lie in one row, (tokens,), without padding; `lengths` says how many belong to
+each answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+# Sums over all processes.
+Reduce = Callable[[torch.Tensor], torch.Tensor]
+
+
+def kl_k1(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """KL(new || old) of tokens drawn from `new`, estimated: unbiased, of either sign."""
+    return new - old
+
+
+def kl_k3(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """Unbiased, never negative, and of less variance than `kl_k1` (Schulman 2020)."""
+    return torch.expm1(old - new) - (old - new)
+
+
+ESTIMATORS = {"k1": kl_k1, "k3": kl_k3}
+
+
+def token_rewards(
+    scores: torch.Tensor, kl: torch.Tensor, coefficient: float, lengths: Sequence[int]
+) -> torch.Tensor:
+    """(tokens,) the KL penalty of every token, and the score of an answer on its last one.
+
+    Args:
+        scores: (answers,).
+        kl: (tokens,) estimates.
+        coefficient: price of the KL.
+        lengths: tokens of each answer; its last is the stop token where it has one.
+    """
+    rewards = -coefficient * kl
+    last = torch.tensor(lengths, device=kl.device).cumsum(0) - 1
+    return rewards.index_add(0, last, scores.to(rewards))
+
+
+def advantages(
+    rewards: torch.Tensor,
+    values: torch.Tensor,
+    lengths: Sequence[int],
+    gamma: float,
+    lam: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016) within each answer.
+
+    Returns:
+        (tokens,) advantages, and (tokens,) returns, which are advantages + values.
+    """
+    found = torch.zeros_like(rewards)
+    start = 0
+    for length in lengths:
+        ahead = later = rewards.new_zeros(())
+        for place in range(start + length - 1, start - 1, -1):
+            delta = rewards[place] + gamma * ahead - values[place]
+            later = delta + gamma * lam * later
+            found[place] = later
+            ahead = values[place]
+        start += length
+    return found, found + values
+
+
+def whiten(values: torch.Tensor, reduce: Reduce, shift: bool = True) -> torch.Tensor:
+    """`values` at variance 1 and, with `shift`, mean 0, over the values of all processes.
+
+    A single value, or equal ones, stay finite.
+    """
+    sums = torch.stack([values.new_tensor(float(values.numel())), values.sum(), (values**2).sum()])
+    count, total, squares = reduce(sums.double())
+    mean = total / count
+    variance = (squares / count - mean**2).clamp(min=0)
+    white: torch.Tensor = (values - mean) * torch.rsqrt(variance + 1e-8)
+    return (white if shift else white + mean).to(values.dtype)
+
+
+def policy_losses(
+    new: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, clip: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(tokens,) clipped surrogate losses, and which of them the clipping has cut."""
+    ratio = torch.exp(new - old)
+    plain = -advantage * ratio
+    cut = -advantage * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(plain, cut), cut > plain
+
+
+def value_losses(
+    new: torch.Tensor, old: torch.Tensor, returns: torch.Tensor, clip: float
+) -> torch.Tensor:
+    """(tokens,) half squared errors, of the worse of the value and its clipped self."""
+    near = old + (new - old).clamp(-clip, clip)
+    return 0.5 * torch.maximum((new - returns) ** 2, (near - returns) ** 2)
+
+
+def adapt(coefficient: float, kl: float, target: float, answers: int, horizon: int) -> float:
+    """The next KL coefficient: up where the KL is above its target (Ziegler et al. 2019)."""
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return coefficient * (1 + error * answers / horizon)
+
+
+@dataclass
+class RunningScale:
+    """Running count, mean and sum of squared deviations of scores (Welford)."""
+
+    count: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def add(self, scores: Sequence[float]) -> float:
+        """Take in further scores; the standard deviation of all so far, 1 where there is none."""
+        for score in scores:
+            self.count += 1
+            delta = score - self.mean
+            self.mean += delta / self.count
+            self.squares += delta * (score - self.mean)
+        spread = math.sqrt(self.squares / self.count) if self.count > 1 else 0.0
+        return spread or 1.0

@@ -1,0 +1,100 @@
+"""Reward modelling: one score an answer, so that the preferred one has the higher (Bradley-Terry).
+
+All answers of a prompt are scored in one forward pass, each once, and all their pairs are compared;
+a prompt counts once, however many pairs it has (Ouyang et al. 2022, section 3.5). trl's
+`RewardTrainer` sees pairs alone: it would score an answer once for every pair and could not weigh
+them. On plain pairs its loss is the same, which `tests/test_reward.py` holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from tuner.data.pack import IGNORED, collate_read
+from tuner.data.preferences import Ranking
+from tuner.recipe_rlhf import RewardSection
+from tuner.tasks.sft import on_trainer
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from tuner.decide import Stage
+    from tuner.plan import Plan
+    from tuner.tasks.watch import Watch
+    from tuner.training import Trained
+
+
+def pair_losses(scores: torch.Tensor, ranking: Ranking, options: RewardSection) -> torch.Tensor:
+    """The loss of each pair of a prompt, (pairs,).
+
+    Args:
+        scores: (answers,) of the prompt's answers.
+        ranking: says which pairs there are, and their margins.
+        options: the recipe's `reward` section.
+    """
+    better, worse, margins = zip(*ranking.pairs, strict=True)
+    first, second = scores[list(better)], scores[list(worse)]
+    wanted = torch.tensor(margins, device=scores.device) if options.margins else 0.0
+    loss = -functional.logsigmoid(first - second - wanted)
+    # Eisenstein et al. 2023: only differences are learned, so the scores would drift.
+    return loss + options.centering * (first + second) ** 2
+
+
+class RankingBatches:
+    """Collator and loss of one data set: labels name the prompts of a micro-batch.
+
+    Args:
+        rankings: the training rows.
+        options: the recipe's `reward` section.
+        pad_id: fills padded rows.
+    """
+
+    def __init__(self, rankings: Sequence[Ranking], options: RewardSection, pad_id: int) -> None:
+        self._rankings = rankings
+        self._numbers = {id(ranking): number for number, ranking in enumerate(rankings)}
+        self._options = options
+        self._pad_id = pad_id
+
+    def collate(self, rows: Sequence[Ranking]) -> dict[str, torch.Tensor]:
+        """The answers of all prompts, one after the other, and labels (prompts, 2): the number of
+        each prompt behind an ignored column."""
+        labels = np.array([[IGNORED, self._numbers[id(row)]] for row in rows])
+        answers = [ids for row in rows for ids in row.answers]
+        return {**collate_read(answers, self._pad_id), "labels": torch.from_numpy(labels)}
+
+    def loss(
+        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Mean pair loss of each prompt, summed, divided by the prompts of the optimizer step."""
+        rows = [self._rankings[number] for number in labels[:, 1].tolist()]
+        scores = outputs.logits[:, 0].float().split([len(row.answers) for row in rows])
+        total = torch.stack(
+            [
+                pair_losses(own, row, self._options).mean()
+                for own, row in zip(scores, rows, strict=True)
+            ]
+        ).sum()
+        return total / (len(rows) if num_items_in_batch is None else num_items_in_batch)
+
+
+def trainer(
+    plan: Plan,
+    trained: Trained,
+    stage: Stage,
+    first: int,
+    watch: Watch,
+    optimizers: tuple[torch.optim.Optimizer, Any],
+    task_state: Mapping[str, Any],
+) -> Trainer:
+    """The Trainer for steps `first` to `stage.stop`; arguments as `sft.trainer`."""
+    batches = RankingBatches(
+        plan.prepared.train,
+        plan.recipe.reward or RewardSection(),
+        plan.tokenizer.pad_token_id,
+    )
+    return on_trainer(plan, trained, stage, first, watch, optimizers, batches.collate, batches.loss)

@@ -1,0 +1,79 @@
+"""Reinforcement learning from rewards: what stands beside the policy, and which trainer it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner import policy, reward_model
+from tuner.rewards.response import Response, Scores
+from tuner.tasks import ppo
+from tuner.tasks.value import PolicyValue, RewardValue
+
+if TYPE_CHECKING:
+    from tuner.decide import Stage
+    from tuner.plan import Plan
+    from tuner.tasks.watch import Watch
+    from tuner.training import Trained
+
+
+@dataclass
+class Aid:
+    """What a policy learns with.
+
+    Attributes:
+        judge: scores answers, each part apart.
+    """
+
+    judge: Callable[[Sequence[Response]], Scores]
+
+
+def prepare(plan: Plan, model: Any) -> Aid:
+    """Load the rewards, and put reference and critic beside a new policy.
+
+    Raises:
+        ModelError, IntegrityError: a reward model cannot be used.
+        SafetyError: a reward is a Python function, and the recipe does not allow it.
+    """
+    judge = reward_model.load(plan)
+    if plan.parties.policy is not None:
+        # A second copy of the small part; the base under both is one.
+        start = str(plan.parties.policy.folder)
+        model.load_adapter(start, policy.REFERENCE, is_trainable=False)
+        model.set_adapter("default")
+    if plan.rlhf.algorithm == "ppo":
+        options = plan.ppo
+        if options.value_trunk == "reward":
+            model.value_head = RewardValue(judge.models[0])
+        else:
+            network = model.get_base_model()
+            size = network.get_output_embeddings().weight.shape[-1]
+            head = PolicyValue(size, options.share_trunk)
+            model.value_head = head.to(device=model.device, dtype=torch.float32)
+    return Aid(judge.score)
+
+
+def finish(plan: Plan, trained: Trained) -> None:
+    """Leave the policy alone: an ordinary adapter on the base."""
+    model = trained.model
+    if plan.rlhf.algorithm == "ppo":
+        del model.value_head
+    if policy.REFERENCE in model.peft_config:
+        model.delete_adapter(policy.REFERENCE)
+    trained.aid = None
+
+
+def trainer(
+    plan: Plan,
+    trained: Trained,
+    stage: Stage,
+    first: int,
+    watch: Watch,
+    optimizers: tuple[torch.optim.Optimizer, Any],
+    task_state: Mapping[str, Any],
+) -> Any:
+    """The trainer of the recipe's algorithm for steps `first` to `stage.stop`."""
+    return ppo.Ppo(plan, trained, stage, first, watch, optimizers, task_state)

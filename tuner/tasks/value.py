@@ -1,0 +1,89 @@
+"""The critic of PPO: what an answer is expected to earn from each of its tokens on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner.data.pack import collate_read
+
+if TYPE_CHECKING:
+    from tuner.reward_model import RewardModel
+    from tuner.rewards.response import Response
+
+
+class PolicyValue(torch.nn.Linear):
+    """A head on the hidden states of the policy, in float32.
+
+    It starts at zero: it expects nothing, whatever it reads, so that the first advantages are the
+    rewards themselves (a head of random weights would teach the policy its own noise).
+
+    Args:
+        size: of the hidden states.
+        share: whether its loss reaches the policy's layers.
+    """
+
+    def __init__(self, size: int, share: bool) -> None:
+        super().__init__(size, 1)
+        self.share = share
+        torch.nn.init.zeros_(self.weight)
+        torch.nn.init.zeros_(self.bias)
+
+    def values(self, answers: Sequence[Response], hidden: torch.Tensor) -> torch.Tensor:
+        """(tokens,) from hidden states (tokens, size), before each token was drawn."""
+        read = hidden if self.share else hidden.detach()
+        result: torch.Tensor = self(read.to(self.weight))[:, 0]
+        return result
+
+
+class RewardValue(torch.nn.Module):
+    """A copy of the reward model's adapter and head, trained to foresee its score.
+
+    Its layers are the reward model's own base: nothing but adapter and head stands twice
+    (Stiennon et al. 2020 and Ouyang et al. 2022 start the value function from the reward model).
+
+    Args:
+        source: the reward model; its own adapter stays as it is.
+    """
+
+    def __init__(self, source: RewardModel) -> None:
+        super().__init__()
+        self._source = source
+        network: Any = source.network
+        network.add_adapter("value", network.peft_config["default"])
+        own = dict(network.named_parameters())
+        copies = {name: name.replace(".default.", ".value.") for name in own}
+        with torch.no_grad():
+            for name, copy in copies.items():
+                if copy != name:
+                    own[copy].copy_(own[name])
+        network.set_adapter("value")
+        self.weights = torch.nn.ParameterList([p for p in network.parameters() if p.requires_grad])
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """Let the reward model be itself; a gradient that is still to come finds its way."""
+        network: Any = self._source.network
+        network.set_adapter("default", inference_mode=True)
+        self.weights.requires_grad_(True)
+
+    def values(self, answers: Sequence[Response], hidden: torch.Tensor) -> torch.Tensor:
+        """(tokens,) from the answers themselves; `hidden` is the policy's and is not read."""
+        network: Any = self._source.network
+        network.set_adapter("value")
+        try:
+            rows = [[*answer.prompt_ids, *answer.response_ids] for answer in answers]
+            batch = collate_read(rows, self._source.pad_id)
+            classifier = network.get_base_model()
+            trunk = getattr(classifier, classifier.base_model_prefix)
+            states = trunk(**{key: value.to(network.device) for key, value in batch.items()})
+            scores = classifier.score(states.last_hidden_state)[..., 0].float()
+        finally:
+            self._give_back()
+        parts = [
+            row[len(answer.prompt_ids) - 1 : len(ids) - 1]
+            for row, answer, ids in zip(scores, answers, rows, strict=True)
+        ]
+        return torch.cat(parts)
