@@ -29,7 +29,10 @@ _LINE_SECONDS = 10.0
 # A word that may go on: access tokens are made of such characters.
 _OPEN_WORD = re.compile(r"[!-~]*\Z")
 # The rest stands in metrics.jsonl.
-_SHOWN_METRICS = ("loss", "grad_norm", "learning_rate", "seconds")
+_SHOWN_METRICS = (
+    *("loss", "grad_norm", "learning_rate"),
+    *("reward", "kl", "length", "ended", "explained_variance", "seconds"),
+)
 
 
 class Console:

@@ -42,6 +42,12 @@ class Parties:
     judges: dict[str, Source] = field(default_factory=dict)
     pads: dict[str, int] = field(default_factory=dict)
 
+    def digests(self) -> dict[str, str]:
+        """sha256 of the weights of each, which stand for what the recipe calls them."""
+        given = {"rlhf.policy_sha256": self.policy} if self.policy else {}
+        given |= {f"rlhf.reward_sha256.{name}": judge for name, judge in self.judges.items()}
+        return {key: source.digest() for key, source in given.items() if not source.planned}
+
 
 def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source | None]:
     """The source of the policy, and the recipe with the method that it was trained with.

@@ -200,6 +200,18 @@ def flat(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def content_sha256(loaded: LoadedRecipe) -> str:
+    """What a run of the recipe depends on: every resolved key but where it runs, and its data."""
+    recipe = loaded.recipe
+    own = recipe.model_copy(update={"run": recipe.run.model_copy(update={"output": None})})
+    digest = hashlib.sha256(f"{loaded.verb}\n{dump(own, loaded.folder)}".encode())
+    for name in (*recipe.data.train, recipe.data.eval):
+        file = loaded.folder / str(name)
+        if isinstance(name, str) and file.is_file():
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def dump(recipe: Recipe, folder: Path | None = None) -> str:
     """The whole recipe as YAML that loads back to an equal one.
 

@@ -6,7 +6,17 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from tuner import evaluate, export, hatch, model, provenance, report, run_log, training
+from tuner import (
+    evaluate,
+    export,
+    hatch,
+    model,
+    provenance,
+    recipe_load,
+    report,
+    run_log,
+    training,
+)
 from tuner.errors import IntegrityError
 from tuner.record import LOG, RunFolder
 from tuner.signals import StopRequest
@@ -64,7 +74,12 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
 
 def _head(plan: Plan) -> dict[str, Any]:
     """What the record says from the first moment on."""
-    return {"recipe_sha256": plan.loaded.sha256, "plan": plan.as_dict(), **provenance.describe()}
+    return {
+        "recipe_sha256": plan.loaded.sha256,
+        "content_sha256": recipe_load.content_sha256(plan.loaded),
+        "plan": plan.as_dict(),
+        **provenance.describe(),
+    }
 
 
 def _run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from tuner import base as bases
 from tuner import manifest, record
 from tuner.base import Base
+from tuner.disk import sha256_file
 from tuner.errors import IntegrityError, ModelError, RecipeError
 from tuner.methods.options import CONFIG, MethodOptions
 from tuner.recipe import ModelSection
@@ -52,6 +54,13 @@ class Source:
             return None
         found = manifest.verify(self.folder)["extra"].get("base_fingerprint")
         return str(found) if found else None
+
+    def digest(self) -> str:
+        """sha256 over its weights and their names."""
+        digest = hashlib.sha256()
+        for file in sorted(self.folder.glob("*.safetensors")):
+            digest.update(f"{file.name}\n{sha256_file(file)}\n".encode())
+        return digest.hexdigest()
 
     def base(self, other: Base) -> Base:
         """Its base; `other` where nothing says which it is.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,9 @@ from tuner.console import Console
 from tuner.recipe_load import LoadedRecipe
 
 if TYPE_CHECKING:
+    from tuner.machine import Machine
     from tuner.plan import Plan
+    from tuner.sources import Source
 
 RUNS = Path("runs")
 
@@ -28,7 +30,7 @@ def train(
     console: Console,
 ) -> None:
     """Make the plan, show it, and unless it is a dry run carry it out."""
-    plan = make_plan(verb, recipe, overrides, output, resume, console)
+    plan = make_plan(verb, recipe, overrides, output, resume, console, dry_run)
     if dry_run:
         return
     from tuner import run
@@ -45,8 +47,19 @@ def make_plan(
     output: str | None,
     resume: bool,
     console: Console,
+    dry_run: bool = True,
 ) -> Plan:
-    """Load the recipe, decide everything, show it."""
+    """Load the recipe, decide everything, show it; stages that it names are run or planned first.
+
+    Args:
+        verb: the training command; None: the one that fits the recipe.
+        recipe: a file or the name of a bundled recipe.
+        overrides: `section.key=value` each.
+        output: the value of `--output`.
+        resume: whether an earlier run is to be continued.
+        console: shows what happens.
+        dry_run: only plan the stages.
+    """
     loaded = recipe_load.load(Path(recipe), overrides, verb, output)
     if loaded.recipe.compare is not None:
         raise recipe_load.for_comparison(loaded.path, str(loaded.path))
@@ -55,7 +68,9 @@ def make_plan(
     # A wrong recipe is told before the libraries that a plan needs are imported.
     from tuner import plan as plans
 
-    plan = plans.make(loaded, machine.detect(), output=folder, note=console.note)
+    present = machine.detect()
+    chained = _stages(loaded, folder, present, console, dry_run)
+    plan = plans.make(loaded, present, output=folder, note=console.note, chained=chained)
     there = (folder / "run.json").exists()
     if resume and not there:
         plan.warnings.append(f"there is nothing to resume in {folder}: a new run begins there")
@@ -63,6 +78,27 @@ def make_plan(
         plan.warnings.append(f"{folder} already holds a run: a new one there would be refused")
     console.plan(plan)
     return plan
+
+
+def _stages(
+    loaded: LoadedRecipe, folder: Path, present: Machine, console: Console, dry_run: bool
+) -> Mapping[str, Source]:
+    """What the recipes leave that this one names."""
+    from tuner import chain
+    from tuner import plan as plans
+
+    found = chain.links(loaded, folder.parent)
+    if not dry_run:
+        return chain.carry_out_all(found, console)
+    for number, link in enumerate(found, 1):
+        if link.status == "done":
+            console.note(f"stage {number}, {link.name}, is done: {link.folder}")
+            continue
+        console.phase(f"stage {number} of {len(found) + 1}: {link.name} ({link.status})")
+        console.plan(plans.make(link.loaded, present, output=link.folder, note=console.note))
+    if found:
+        console.phase(f"stage {len(found) + 1} of {len(found) + 1}: {loaded.name}")
+    return {link.name: link.source() for link in found}
 
 
 def run_folder(loaded: LoadedRecipe, resume: bool) -> Path:

@@ -38,7 +38,7 @@ from tuner.tasks.ppo_math import (
     value_losses,
     whiten,
 )
-from tuner.tasks.sft import token_loss
+from tuner.tasks.sft import CRITIC, token_loss
 from tuner.tasks.watch import not_finite
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ class Ppo:
             weights = [
                 weight
                 for name, weight in self.watch.parameters
-                if name.startswith("value_head.") == critic and weight.grad is not None
+                if name.startswith(CRITIC) == critic and weight.grad is not None
             ]
             if weights:
                 squares += float(torch.nn.utils.clip_grad_norm_(weights, most)) ** 2
@@ -358,7 +358,7 @@ class Ppo:
                 self.coefficient, kl, self.options.kl_target, len(answers), self.options.kl_horizon
             )
         self.watch.log(step, metrics)
-        shown = ("reward", "kl", "length", "ended", "seconds")
+        shown = ("reward", "kl", "length", "ended", "explained_variance", "seconds")
         self.watch.progress(step, self.plan.steps, {name: metrics[name] for name in shown})
         every = self.plan.rlhf.sample_steps
         if every and (step == 1 or step % every == 0):

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from tuner.training import Trained
 
 
+# How the names of a critic's tensors begin (see `tasks.value`).
+CRITIC = "value_head."
+
+
 def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
     """Cross-entropy summed over the micro-batch's targets, divided by the step's target count.
 
@@ -51,14 +55,13 @@ def optimizer_and_schedule(
     """AdamW over the trained tensors, and the stage's schedule at its first step.
 
     Weight decay spares vectors (norms and biases), as transformers does. With a `b_rate_ratio` the
-    factors B of a LoRA have a rate of their own (LoRA+, Hayou et al. 2024).
+    factors B of a LoRA have a rate of their own (LoRA+, Hayou et al. 2024), and so has a critic.
     """
     train = plan.recipe.train
-    ratio = getattr(plan.recipe.method, "b_rate_ratio", 1.0)
+    rates = {name: _own_rate(name, plan, stage) for name, _ in parameters}
     groups = []
-    for faster in (False, True):
-        members = [p for name, p in parameters if ("lora_B" in name and ratio != 1.0) == faster]
-        rate = stage.learning_rate * (ratio if faster else 1.0)
+    for rate in dict.fromkeys(rates.values()):
+        members = [p for name, p in parameters if rates[name] == rate]
         groups += [
             {
                 "params": [p for p in members if p.ndim > 1],
@@ -79,6 +82,14 @@ def optimizer_and_schedule(
         lambda step: rate_share(train.scheduler, step, stage.steps, stage.warmup_steps),
     )
     return optimizer, schedule
+
+
+def _own_rate(name: str, plan: Plan, stage: Stage) -> float:
+    """The peak rate of a trained tensor."""
+    if name.startswith(CRITIC) and plan.ppo.value_learning_rate != "auto":
+        return plan.ppo.value_learning_rate
+    ratio = getattr(plan.recipe.method, "b_rate_ratio", 1.0)
+    return stage.learning_rate * (ratio if "lora_B" in name else 1.0)
 
 
 def rate_share(kind: str, step: int, steps: int, warmup: int) -> float:
