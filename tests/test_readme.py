@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import write_rows
 from tests.test_cli import tuner
 from tuner import errors
 from tuner.methods import METHODS
@@ -18,6 +19,13 @@ README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("tuner ")]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+# Recipes whose data the user downloads, and rows such as it has.
+DOWNLOADED = {
+    "rlhf-gsm8k": [
+        {"question": f"What is 2 + {n}?", "answer": f"2 + {n} = {n + 2}\n#### {n + 2}"}
+        for n in range(8)
+    ]
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -39,8 +47,11 @@ def test_a_shipped_recipe_plans(recipe: Path, tmp_path: Path) -> None:
     verb = re.search(r"^#   tuner (\w+) --recipe recipes/(.+)$", text, re.MULTILINE)
     assert verb is not None
     assert verb[2] == recipe.name
-    base = ("--set", "model.base=smollm2-135m")
-    done = tuner(verb[1], "--recipe", str(recipe), *base, "--dry-run", cwd=tmp_path)
+    replaced = ["--set", "model.base=smollm2-135m"]
+    if recipe.stem in DOWNLOADED:
+        file = write_rows(tmp_path / "rows.jsonl", DOWNLOADED[recipe.stem])
+        replaced += ["--set", f"data.train={file}", "--set", "data.eval=0.25"]
+    done = tuner(verb[1], "--recipe", str(recipe), *replaced, "--dry-run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -6,6 +6,7 @@ repeat what is finished.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner import recipe_load, recipe_source, runs, sources
 from tuner.child import carry_out
-from tuner.errors import Interrupted, RecipeError, TunerError
+from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
 from tuner.rewards.options import ModelReward
 from tuner.signals import StopRequest
 from tuner.sources import RECIPES, Source
@@ -48,16 +49,26 @@ class Link:
         return sources.planned(self.name, self.loaded, self.folder)
 
 
-def links(loaded: LoadedRecipe, root: Path) -> list[Link]:
+def links(loaded: LoadedRecipe, output: Path) -> list[Link]:
     """The stages that a recipe names, in the order they are run in.
 
     Args:
         loaded: the recipe.
-        root: the folder under which the runs of the stages lie.
+        output: the folder of its own run; those of the stages lie beside it.
 
     Raises:
         RecipeError: such a recipe is not there or has problems, or it names further recipes.
     """
+    found: dict[str, Link] = {}
+    for key, name, verb in _named(loaded):
+        if name not in found:
+            taken = [output, *(link.folder for link in found.values())]
+            found[name] = _link(key, name, verb, loaded, taken)
+    return list(found.values())
+
+
+def _named(loaded: LoadedRecipe) -> list[tuple[str, str, str | None]]:
+    """The recipes that a recipe names: by which key, and the verb they are for."""
     rlhf = loaded.recipe.rlhf
     if rlhf is None:
         return []
@@ -69,25 +80,29 @@ def links(loaded: LoadedRecipe, root: Path) -> list[Link]:
         for number, part in enumerate(rlhf.reward)
         if isinstance(part, ModelReward)
     ]
-    found: dict[str, Link] = {}
-    for key, name, verb in named:
-        if name.endswith(RECIPES) and name not in found:
-            found[name] = _link(key, name, verb, loaded, root)
-    return list(found.values())
+    return [each for each in named if each[1].endswith(RECIPES)]
 
 
-def _link(key: str, name: str, verb: str | None, loaded: LoadedRecipe, root: Path) -> Link:
+def _link(
+    key: str, name: str, verb: str | None, loaded: LoadedRecipe, taken: Sequence[Path]
+) -> Link:
     beside = loaded.folder / name
     path = beside if beside.is_file() else recipe_source.find(Path(name))
     stage = recipe_load.load(path, (), verb)
-    if stage.recipe.rlhf is not None and links(stage, root):
+    if _named(stage):
         raise RecipeError(
             f"{key}: {name} names further recipes itself",
             "a chain has one recipe and the stages that it names",
             f"run it first: tuner {stage.verb} --recipe {path}, and name its run folder",
         )
+    if key == "rlhf.policy" and stage.task == "reward":
+        raise RecipeError(
+            f"{key}: {name} makes a reward model",
+            f"{path} is for `tuner reward`; a policy writes",
+            "name it in rlhf.reward: [{model: ...}], and a recipe of `tuner lora` here",
+        )
     wanted = recipe_load.content_sha256(stage)
-    status, folder = "new", root / stage.name
+    root = taken[0].parent
     same = [run for run in runs.list_runs(root) if run.record.get("content_sha256") == wanted]
     for run in same:
         if run.status == "done":
@@ -95,7 +110,7 @@ def _link(key: str, name: str, verb: str | None, loaded: LoadedRecipe, root: Pat
     for run in same:
         if run.status in ("running", "interrupted", "failed"):
             return Link(name, key, stage, run.path, "unfinished")
-    return Link(name, key, stage, runs.free_name(folder), status)
+    return Link(name, key, stage, runs.free_name(root / stage.name, taken), "new")
 
 
 def carry_out_all(found: Sequence[Link], console: Console) -> dict[str, Source]:
@@ -132,7 +147,14 @@ def _carry_out(link: Link, stop: StopRequest, console: Console) -> None:
 
 def _failure(link: Link, code: int, error: Mapping[str, Any], log: Path) -> TunerError:
     what = f"stage {link.name}: {error.get('what', f'ended with exit code {code}')}"
-    if code > 128:
+    if code == 128 + signal.SIGKILL:
+        return ResourceError(
+            f"stage {link.name}: {error['what']}",
+            "nobody but the system or its owner does that; most often memory has run out",
+            "run the same command again: it goes on from the last checkpoint; where memory is "
+            "short, lower train.micro_batch_size in that recipe",
+        )
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         return Interrupted(code - 128, what, "run the same command again: it goes on from there")
     failure = TunerError(
         what,

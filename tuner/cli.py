@@ -345,7 +345,11 @@ def _run(arguments: list[str]) -> int:
 
 
 def _prepare_streams() -> None:
-    """No crash on a terminal that cannot encode a character; progress bars on terminals only."""
+    """No crash on a terminal that cannot encode a character; progress bars on terminals only.
+
+    And nothing is told to anybody about what is run: trl would tell the Hub.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -147,7 +147,10 @@ def split(
 
 
 def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[Stage, ...]:
-    train = recipe.train
+    train, rlhf = recipe.train, recipe.rlhf
+    if rlhf is not None and rlhf.draws:
+        why = f"the default of {rlhf.algorithm}"
+        rows *= int(values.set_auto("rlhf.responses_per_prompt", rlhf.copies, why))
     if isinstance(recipe.method, StagedOptions):
         asked: list[tuple[str, float, float]] = [
             (s.train, s.learning_rate, s.epochs) for s in recipe.method.stages
@@ -199,10 +202,13 @@ def defaults(recipe: Recipe, prepared: Prepared, found: Base, head: str, values:
 TASK_METRICS = {
     "reward": ("pair_loss", "pair_accuracy", "margin", "calibration_error", "length_bias"),
     "rlhf": ("reward", "reward_ci95", "kl", "response_length", "ended_share"),
+    "dpo": ("pair_loss", "pair_accuracy", "margin"),
 }
 
 
 def metrics(recipe: Recipe, task: str, prepared: Prepared, values: Values) -> tuple[str, ...]:
+    if recipe.rlhf is not None and not recipe.rlhf.draws:
+        task = recipe.rlhf.algorithm
     if task in TASK_METRICS:
         own = TASK_METRICS[task]
         chosen = tuple(values.set_auto("eval.metrics", list(own), f"what {task} is judged by"))

@@ -197,8 +197,7 @@ def make(
     others = plan_rlhf.parties(loaded, policy, found, tokenizer, chained)
     device, dtype = decide.place(recipe, machine, values)
     packing = decide.packing(recipe, method, found, head.name, values)
-    answers = (recipe.rlhf.responses_per_prompt or 1) if recipe.rlhf else 1
-    stages = decide.stages(recipe, method, len(prepared.train) * answers, values)
+    stages = decide.stages(recipe, method, len(prepared.train), values)
     setting = Setting(
         options=recipe.method,
         config=found.config,
@@ -213,7 +212,7 @@ def make(
         decoder=family(found.config) == "decoder",
     )
     trainable = skeleton.trainable(found, head.name, bones, method, setting)
-    drawn = recipe.rlhf.max_new_tokens if recipe.rlhf else 0
+    drawn = recipe.rlhf.max_new_tokens if recipe.rlhf and recipe.rlhf.draws else 0
     shape = memory.Shape(
         parameters=bones.total,
         trainable=trainable,

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from tuner.recipe_load import LoadedRecipe
     from tuner.recipe_rlhf import PpoSection, RlhfSection
 
+_OF_ANSWERS = (
+    *("reward", "allow_code", "responses_per_prompt", "max_new_tokens", "temperature"),
+    *("kl_limit", "missing_eos_penalty", "sample_steps"),
+)
+
 # By a recipe's own name for it; what earlier stages of a chain leave.
 Chained = Mapping[str, Source]
 
@@ -114,10 +119,11 @@ def parties(
 def _same_base(policy: Source, found: Base) -> None:
     other = policy.base(found)
     if other.folder.resolve() != found.folder.resolve() and other.name != found.name:
+        place = other.name if other.kind in ("alias", "hub") else other.folder
         raise ModelError(
             "rlhf.policy was trained on another base",
-            f"{policy.name} is an adapter of {other.name}, model.base is {found.name}",
-            f"set model.base: {other.name}",
+            f"{policy.name} is an adapter of {place}, model.base is {found.name}",
+            f"set model.base: {place}",
         )
 
 
@@ -196,8 +202,12 @@ def prepare(
         "context_length": room,
         "stop_ids": stop_ids,
     }
-    if loaded.task == "reward" or (recipe.rlhf and recipe.rlhf.algorithm == "dpo"):
+    if loaded.task == "reward":
         return prepare_preferences(recipe.data, tokenizer, **common), []
+    if recipe.rlhf is not None and not recipe.rlhf.draws:
+        found = prepare_preferences(recipe.data, tokenizer, **common)
+        rows = [pair for ranking in found.train for pair in ranking.apart()]
+        return replace(found, train=rows, report={**found.report, "examples_train": len(rows)}), []
     if recipe.rlhf is None:
         return data.prepare(recipe.data, tokenizer, **common, head=head.name), []
     prompts = prepare_prompts(
@@ -222,16 +232,30 @@ def refuse_contradictions(recipe: Recipe) -> list[str]:
     if not method.rlhf:
         able = ", ".join(row.name for row in METHODS.values() if row.rlhf)
         problems.append(f"method.name: {method.name} is not proven for rlhf (proven: {able})")
-    if not rlhf.reward and rlhf.algorithm != "dpo":
+    if not rlhf.draws:
+        return problems + _without_answers(rlhf)
+    if not rlhf.reward:
         problems.append(f"rlhf.reward is empty, and {rlhf.algorithm} learns from rewards")
-    if rlhf.reward and rlhf.algorithm == "dpo":
-        problems.append("rlhf.reward and rlhf.algorithm: dpo, which learns from preferences alone")
-    batch, copies = recipe.train.batch_size, rlhf.responses_per_prompt or 1
+    batch, copies = recipe.train.batch_size, rlhf.copies
+    if copies == 1 and rlhf.algorithm != "ppo":
+        problems.append(
+            f"rlhf.responses_per_prompt: 1, and {rlhf.algorithm} compares the answers to a prompt"
+        )
     if batch % copies:
         problems.append(
             f"rlhf.responses_per_prompt: {copies} does not divide train.batch_size: {batch}"
         )
     return problems if ppo is None else problems + _ppo_problems(ppo, rlhf, batch)
+
+
+def _without_answers(rlhf: RlhfSection) -> list[str]:
+    """The keys that turn nothing where no answers are drawn: a problem each that was turned."""
+    problems = []
+    for key in _OF_ANSWERS:
+        if getattr(rlhf, key) != type(rlhf).model_fields[key].default:
+            what = f"rlhf.{key} and rlhf.algorithm: {rlhf.algorithm}"
+            problems.append(f"{what}, which learns from preferences and draws no answers")
+    return problems
 
 
 def _ppo_problems(ppo: PpoSection, rlhf: RlhfSection, batch: int) -> list[str]:

@@ -201,13 +201,17 @@ def flat(recipe: Recipe) -> dict[str, Any]:
 
 
 def content_sha256(loaded: LoadedRecipe) -> str:
-    """What a run of the recipe depends on: every resolved key but where it runs, and its data."""
+    """What a run of the recipe depends on: every resolved key but where it runs, and its data.
+
+    Paths count as they are written and data files by what they hold, so that a project may move.
+    """
     recipe = loaded.recipe
     own = recipe.model_copy(update={"run": recipe.run.model_copy(update={"output": None})})
-    digest = hashlib.sha256(f"{loaded.verb}\n{dump(own, loaded.folder)}".encode())
-    for name in (*recipe.data.train, recipe.data.eval):
-        file = loaded.folder / str(name)
-        if isinstance(name, str) and file.is_file():
+    digest = hashlib.sha256(f"{loaded.verb}\n{dump(own)}".encode())
+    for name in (*recipe.data.train, recipe.data.eval, recipe.data.template):
+        # As `data.load.find` looks for them.
+        path = Path(str(name)).expanduser()
+        if file := next((each for each in (loaded.folder / path, path) if each.is_file()), None):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 

@@ -69,6 +69,18 @@ class RlhfSection(Section):
         CountFromZero, Field(description="show drawn answers every so many steps; 0: never")
     ] = 10
 
+    @property
+    def draws(self) -> bool:
+        """Whether the policy learns from answers of its own."""
+        return self.algorithm != "dpo"
+
+    @property
+    def copies(self) -> int:
+        """Answers drawn for each prompt; a preference is one row."""
+        if not self.draws:
+            return 1
+        return self.responses_per_prompt or (1 if self.algorithm == "ppo" else 4)
+
 
 class PpoSection(Section):
     """Proximal policy optimisation."""

@@ -16,7 +16,10 @@ from tuner.strict_yaml import Path as KeyPath
 
 FIX = "correct the recipe; `tuner recipes schema` describes every key"
 # What a shell completes: on the command line these are paths from where the user stands.
-_PATH_KEYS = (("data", "train"), ("data", "eval"), ("data", "template"))
+_PATH_KEYS = (
+    *(("data", "train"), ("data", "eval"), ("data", "template")),
+    *(("rlhf", "policy"), ("ppo", "ptx_data")),
+)
 
 
 @dataclass

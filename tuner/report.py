@@ -38,8 +38,7 @@ def write(folder: RunFolder) -> None:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title>",
         f"<style>{_STYLE}</style><h1>{name}</h1>",
         f"<p>{html.escape(record['command'])}</p>",
-        "<h2>Loss</h2>",
-        _curve([(line["step"], line["loss"]) for line in metrics]),
+        *_curves(metrics),
         "<h2>Held-out rows</h2>",
         _table(
             ("metric", "before", "after"),
@@ -68,6 +67,16 @@ def write(folder: RunFolder) -> None:
     write_file(folder.path / "report.html", "\n".join(parts).encode())
 
 
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Loss by step, and what a policy earns and how far it moves."""
+    parts = []
+    for title, key in (("Loss", "loss"), ("Reward", "reward"), ("KL to the start", "kl")):
+        points = [(line["step"], line[key]) for line in metrics if key in line]
+        if points or key == "loss":
+            parts += [f"<h2>{title}</h2>", _curve(points, title)]
+    return parts
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     titles = "".join(f"<th>{html.escape(name)}" for name in head)
     body = "".join(
@@ -80,8 +89,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def _curve(points: Sequence[tuple[int, float]]) -> str:
-    """The loss over the steps as an inline SVG."""
+def _curve(points: Sequence[tuple[int, float]], title: str) -> str:
+    """A figure over the steps as an inline SVG."""
     if not points:
         return "<p>no steps were logged</p>"
     steps, losses = [p[0] for p in points], [p[1] for p in points]
@@ -104,7 +113,7 @@ def _curve(points: Sequence[tuple[int, float]]) -> str:
     }
     texts = "".join(f"<text {where}>{text}</text>" for where, text in marks.items())
     return (
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="training loss by step">'
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title} by step">'
         f'<path class="axis" fill="none" d="M{_MARGIN},{_MARGIN}V{bottom}H{right}"/>'
         f'<polyline class="line" points="{path}"/>{texts}</svg>'
     )

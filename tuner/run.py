@@ -69,6 +69,7 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
                 "from_step": resumed.step if resumed else 0,
                 "skipped": skipped,
             }
+            folder.update()
         return _run(plan, folder, stop, console, resumed)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,17 @@ class RunSummary:
     note: str = ""
 
 
-def free_name(base: Path) -> Path:
-    """`base`, or the first of `base-2`, `base-3`, ... that does not exist or is empty."""
+def free_name(base: Path, taken: Collection[Path] = ()) -> Path:
+    """`base`, or the first of `base-2`, `base-3`, ... that does not exist or is empty.
+
+    Args:
+        base: the wanted name.
+        taken: names that are free as yet, but promised to others.
+    """
     number, path = 1, base
-    while os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir())):
+    while path in taken or (
+        os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+    ):
         number += 1
         path = base.with_name(f"{base.name}-{number}")
     return path

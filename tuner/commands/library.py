@@ -13,6 +13,8 @@ from tuner.console import Console
 from tuner.did_you_mean import suggestion
 from tuner.errors import RecipeError
 from tuner.recipe import json_schema
+from tuner.rewards.options import FunctionReward, ModelReward
+from tuner.sources import RECIPES
 
 _SINGULAR = {"recipes": "recipe", "data_templates": "data template"}
 
@@ -65,7 +67,7 @@ def copy(name: str, destination: Path, console: Console) -> None:
     single = destination.suffix in (".yaml", ".yml")
     folder = destination.parent if single else destination
     copies = {source: destination if single else folder / source.name}
-    for file in _data_files(source):
+    for file in _files(source):
         copies[source.parent / file] = folder / file
     # Recipes share sample files: one that is there already, byte for byte, stays.
     copies = {origin: target for origin, target in copies.items() if not _same(origin, target)}
@@ -96,9 +98,25 @@ def _named(kind: Kind, name: str) -> Path:
     return files[name]
 
 
-def _data_files(recipe: Path) -> list[Path]:
-    """The files beside a recipe that it reads."""
-    data = recipe_load.load(recipe, verb=None).recipe.data
-    named = [*data.train, data.eval, data.template]
+def _files(source: Path) -> list[Path]:
+    """The files beside a recipe that it reads, and those of the recipes that it names."""
+    recipe = recipe_load.load(source, verb=None).recipe
+    named: list[str | float | None] = [
+        *recipe.data.train,
+        recipe.data.eval,
+        recipe.data.template,
+    ]
+    if recipe.rlhf is not None:
+        named.append(recipe.rlhf.policy)
+        for part in recipe.rlhf.reward:
+            named += [part.model] if isinstance(part, ModelReward) else []
+            if isinstance(part, FunctionReward):
+                named.append(part.function.rpartition(":")[0])
+    if recipe.ppo is not None:
+        named.append(recipe.ppo.ptx_data)
     files = [Path(name) for name in named if isinstance(name, str)]
-    return [file for file in files if not file.is_absolute() and (recipe.parent / file).is_file()]
+    found = [file for file in files if not file.is_absolute() and (source.parent / file).is_file()]
+    for file in list(found):
+        if file.suffix in RECIPES and file != Path(str(recipe.data.template)):
+            found += _files(source.parent / file)
+    return list(dict.fromkeys(found))

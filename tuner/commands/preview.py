@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from tuner import base, data, recipe_load
+from tuner import base, data, plan_rlhf, recipe_load
 from tuner.console import Console
-from tuner.heads import head_for
+from tuner.data import Preview
+from tuner.data.preferences import Ranking
+from tuner.heads import Head, head_for
+from tuner.recipe_load import LoadedRecipe
 
 
 def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) -> None:
@@ -15,17 +20,48 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
     loaded = recipe_load.load(Path(recipe), overrides, None)
     found = base.resolve(loaded.recipe.model, loaded.folder, console.note)
     tokenizer = base.load_tokenizer(found, loaded.recipe.model.trust_remote_code)
-    shown = data.preview(
-        loaded.recipe.data,
-        tokenizer,
-        folder=loaded.folder,
-        seed=loaded.recipe.run.seed,
-        context_length=found.context_length,
-        count=rows,
-        stop_ids=base.stop_ids(found.folder),
-        head=head_for(loaded.recipe.model.task, found.config).name,
-    )
-    console.text("⟦ ⟧ marks what is learned\n")
+    stops = base.stop_ids(found.folder)
+    head = head_for(loaded.recipe.model.task, found.config, loaded.task)
+    if loaded.task == "sft":
+        console.text("⟦ ⟧ marks what is learned\n")
+        shown = data.preview(
+            loaded.recipe.data,
+            tokenizer,
+            folder=loaded.folder,
+            seed=loaded.recipe.run.seed,
+            context_length=found.context_length,
+            count=rows,
+            stop_ids=stops,
+            head=head.name,
+        )
+    else:
+        console.text("⟦ ⟧ marks the answers; where there are none, the policy writes them\n")
+        shown = list(_compared(loaded, tokenizer, found.context_length, stops, head, rows))
     for row in shown:
         cut = ", truncated" if row.truncated else ""
         console.row(f"{row.row} ({row.tokens} tokens{cut})", row.spans)
+
+
+def _compared(
+    loaded: LoadedRecipe,
+    tokenizer: Any,
+    room: int,
+    stops: Sequence[int],
+    head: Head,
+    count: int,
+) -> Iterator[Preview]:
+    """Prompts, and the answers to each where the rows have them, the better ones first."""
+    section = loaded.recipe.data
+    most = count if section.max_rows is None else min(count, section.max_rows)
+    few = section.model_copy(update={"max_rows": most, "eval": 0})
+    recipe = loaded.recipe.model_copy(update={"data": few, "ppo": None})
+    prepared, _ = plan_rlhf.prepare(replace(loaded, recipe=recipe), tokenizer, room, stops, head)
+    for row in prepared.train:
+        prompt = str(tokenizer.decode(row.prompt_ids))
+        if not isinstance(row, Ranking):
+            yield Preview(row.row, [(prompt, False)], len(row.prompt_ids), False)
+            continue
+        for number, ids in enumerate(row.answers, 1):
+            answer = str(tokenizer.decode(ids[len(row.prompt_ids) :]))
+            name = f"{row.row}, answer {number}"
+            yield Preview(name, [(prompt, False), (answer, True)], len(ids), False)

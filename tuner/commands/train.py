@@ -87,7 +87,7 @@ def _stages(
     from tuner import chain
     from tuner import plan as plans
 
-    found = chain.links(loaded, folder.parent)
+    found = chain.links(loaded, folder)
     if not dry_run:
         return chain.carry_out_all(found, console)
     for number, link in enumerate(found, 1):

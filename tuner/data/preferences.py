@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,18 @@ class Ranking:
     prompt_text: str
     texts: tuple[str, ...]
     task: int = 0
+
+    def apart(self) -> list[Ranking]:
+        """Each of its pairs alone, the better answer first."""
+        return [
+            replace(
+                self,
+                answers=(self.answers[better], self.answers[worse]),
+                pairs=((0, 1, margin),),
+                texts=(self.texts[better], self.texts[worse]),
+            )
+            for better, worse, margin in self.pairs
+        ]
 
     @property
     def input_ids(self) -> list[int]:

@@ -51,7 +51,7 @@ def stop_if_too_many(losses: Losses, count: int, max_length: int, what: str, roo
     if lost <= MAX_LOST_SHARE * count and lost < count:
         return
     raise DataError(
-        f"{lost} of {count} training rows ({lost / count:.0%}) are left out: their {what} "
+        f"{lost} of {count} training rows ({lost / count:.0%}) are left out: a {what} of theirs "
         f"is longer than {max_length} tokens, and none is cut",
         f"the longest has {losses.longest} tokens; e.g. {', '.join(losses.rows[:3])}",
         room,

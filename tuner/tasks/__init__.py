@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tuner import evaluate
+from tuner.evaluate import implicit
 from tuner.evaluate import policy as drawn
 from tuner.tasks import reward, rlhf, sft
 
@@ -29,9 +30,17 @@ def _samples(plan: Plan, trained: Trained) -> list[dict[str, str]]:
     return evaluate.samples(plan, trained.model)
 
 
-def _score_drawn(plan: Plan, trained: Trained, tick: Tick) -> dict[str, float]:
+def _score_policy(plan: Plan, trained: Trained, tick: Tick) -> dict[str, float]:
+    if not plan.rlhf.draws:
+        return evaluate.values(plan.metrics, implicit.observe(plan, trained.model, tick))
     earned = drawn.observe(plan, trained, tick)
     return evaluate.values(plan.metrics, earned) | drawn.parts(earned)
+
+
+def _sample_policy(plan: Plan, trained: Trained) -> list[dict[str, str]]:
+    if not plan.rlhf.draws:
+        return implicit.samples(plan, trained.model)
+    return drawn.samples(plan, trained)
 
 
 @dataclass(frozen=True)
@@ -56,5 +65,5 @@ class Task:
 TASKS: dict[str, Task] = {
     "sft": Task(sft.trainer),
     "reward": Task(reward.trainer),
-    "rlhf": Task(rlhf.trainer, rlhf.prepare, rlhf.finish, _score_drawn, drawn.samples),
+    "rlhf": Task(rlhf.trainer, rlhf.prepare, rlhf.finish, _score_policy, _sample_policy),
 }

@@ -23,9 +23,9 @@ import torch
 
 from tuner import policy
 from tuner.data.pack import Stream, position
-from tuner.errors import TrainingError
 from tuner.rewards import ConstantGuard
 from tuner.rewards.response import Response, Scores
+from tuner.tasks.collapse import refuse_collapse
 from tuner.tasks.ppo_math import (
     ESTIMATORS,
     Reduce,
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from tuner.plan import Plan
     from tuner.tasks.watch import Watch
     from tuner.training import Trained
-
-# Steps without a single answer that ends, after which nothing good is to come.
-_ENDLESS_STEPS = 5
 
 
 @dataclass
@@ -140,7 +137,7 @@ class Ppo:
     def collect(self, number: int) -> Rollout:
         """Draw and judge the answers of step `number`, from 0."""
         plan, options = self.plan, self.options
-        prompts, copies = plan.prepared.train, plan.rlhf.responses_per_prompt or 1
+        prompts, copies = plan.prepared.train, plan.rlhf.copies
         count = plan.recipe.train.batch_size // copies
         places = range(number * count, (number + 1) * count)
         chosen = [prompts[position(n, len(prompts), plan.recipe.run.seed)] for n in places]
@@ -308,26 +305,9 @@ class Ppo:
         self, answers: Sequence[Response], kl: torch.Tensor, scores: Scores, number: int
     ) -> None:
         """Stop where the policy is lost, before it is updated once more."""
-        mean_kl = float(kl.sum()) / len(answers)
-        limit = self.plan.rlhf.kl_limit
         self.endless = 0 if any(answer.ended for answer in answers) else self.endless + 1
-        same = len(answers) > 3 and len({answer.response_ids for answer in answers}) == 1
-        shown = f"it writes {answers[0].text[:80]!r}; {self.watch.last_good()}"
-        if mean_kl > limit:
-            what = f"the KL of an answer to the start is {mean_kl:.3g} at step {number + 1}"
-            fix = "raise rlhf.kl_coefficient, lower train.learning_rate, or raise rlhf.kl_limit"
-        elif same:
-            what = f"all {len(answers)} answers of step {number + 1} are the same"
-            fix = "raise rlhf.kl_coefficient, lower train.learning_rate, or check the rewards"
-        elif self.endless >= _ENDLESS_STEPS:
-            what = f"no answer of the last {self.endless} steps has ended, up to step {number + 1}"
-            fix = (
-                "raise rlhf.max_new_tokens or rlhf.missing_eos_penalty, or start from a policy "
-                "that was tuned on answers (rlhf.policy)"
-            )
-        else:
-            return
-        raise TrainingError(f"the policy has collapsed: {what}", shown, fix)
+        mean_kl = float(kl.sum()) / len(answers)
+        refuse_collapse(self.plan, answers, mean_kl, self.endless, number + 1, self.watch)
 
     def record(self, rollout: Rollout, step: int, learned: Mapping[str, float]) -> None:
         """The figures of a step, and now and then some answers."""

@@ -75,11 +75,14 @@ def whiten(values: torch.Tensor, reduce: Reduce, shift: bool = True) -> torch.Te
 
     A single value, or equal ones, stay finite.
     """
-    sums = torch.stack([values.new_tensor(float(values.numel())), values.sum(), (values**2).sum()])
-    count, total, squares = reduce(sums.double())
+    # In float64: far from 0 the two sums differ by less than float32 can tell.
+    exact = values.double()
+    count, total, squares = reduce(
+        torch.stack([exact.new_tensor(float(exact.numel())), exact.sum(), (exact**2).sum()])
+    )
     mean = total / count
     variance = (squares / count - mean**2).clamp(min=0)
-    white: torch.Tensor = (values - mean) * torch.rsqrt(variance + 1e-8)
+    white: torch.Tensor = (exact - mean) * torch.rsqrt(variance + 1e-8)
     return (white if shift else white + mean).to(values.dtype)
 
 

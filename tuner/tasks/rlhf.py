@@ -10,7 +10,7 @@ import torch
 
 from tuner import policy, reward_model
 from tuner.rewards.response import Response, Scores
-from tuner.tasks import ppo
+from tuner.tasks import dpo, online, ppo
 from tuner.tasks.value import PolicyValue, RewardValue
 
 if TYPE_CHECKING:
@@ -76,4 +76,7 @@ def trainer(
     task_state: Mapping[str, Any],
 ) -> Any:
     """The trainer of the recipe's algorithm for steps `first` to `stage.stop`."""
-    return ppo.Ppo(plan, trained, stage, first, watch, optimizers, task_state)
+    made: Callable[..., Any] = ppo.Ppo
+    if plan.rlhf.algorithm != "ppo":
+        made = online.trainer if plan.rlhf.draws else dpo.trainer
+    return made(plan, trained, stage, first, watch, optimizers, task_state)

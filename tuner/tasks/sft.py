@@ -190,26 +190,31 @@ def on_trainer(
 
 def arguments(plan: Plan, steps: int) -> TrainingArguments:
     """TrainingArguments for `steps` steps; everything that writes or logs is ours, not theirs."""
-    return TrainingArguments(
-        output_dir=str(plan.output),
-        max_steps=steps,
-        per_device_train_batch_size=plan.micro_batch_size,
-        gradient_accumulation_steps=plan.gradient_accumulation_steps,
-        gradient_checkpointing=plan.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        max_grad_norm=0.0,
-        train_sampling_strategy="sequential",
-        save_strategy="no",
-        logging_strategy="no",
-        eval_strategy="no",
-        logging_nan_inf_filter=False,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        seed=plan.recipe.run.seed,
-        use_cpu=plan.device == "cpu",
-        bf16=plan.dtype == "bfloat16",
-        fp16=plan.dtype == "float16",
-        disable_tqdm=True,
-        dataloader_pin_memory=plan.device != "cpu",
-        report_to="none",
-    )
+    return TrainingArguments(**settings(plan, steps))
+
+
+def settings(plan: Plan, steps: int) -> dict[str, Any]:
+    """The fields of TrainingArguments that the trainer of any task is given."""
+    return {
+        "output_dir": str(plan.output),
+        "max_steps": steps,
+        "per_device_train_batch_size": plan.micro_batch_size,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "gradient_checkpointing": plan.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "max_grad_norm": 0.0,
+        "train_sampling_strategy": "sequential",
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "eval_strategy": "no",
+        "logging_nan_inf_filter": False,
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+        "seed": plan.recipe.run.seed,
+        "use_cpu": plan.device == "cpu",
+        "bf16": plan.dtype == "bfloat16",
+        "fp16": plan.dtype == "float16",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": plan.device != "cpu",
+        "report_to": "none",
+    }

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import PeftModel
 
 from tuner.data.pack import collate_read
+from tuner.errors import ModelError
 
 if TYPE_CHECKING:
     from tuner.reward_model import RewardModel
@@ -46,13 +48,24 @@ class RewardValue(torch.nn.Module):
 
     Args:
         source: the reward model; its own adapter stays as it is.
+
+    Raises:
+        ModelError: it has no adapter of which a copy could learn.
     """
 
     def __init__(self, source: RewardModel) -> None:
         super().__init__()
         self._source = source
         network: Any = source.network
+        if not isinstance(network, PeftModel) or network.active_peft_config.is_prompt_learning:
+            raise ModelError(
+                "ppo.value_trunk: reward needs a reward model with an adapter in its layers",
+                "the first of rlhf.reward is a whole model, or learned tokens before the text",
+                "set ppo.value_trunk: policy, or train the reward model by method lora",
+            )
         network.add_adapter("value", network.peft_config["default"])
+        # The new adapter has dropout of its own, which starts switched on.
+        network.eval()
         own = dict(network.named_parameters())
         copies = {name: name.replace(".default.", ".value.") for name in own}
         with torch.no_grad():

@@ -111,13 +111,7 @@ class Watch(TrainerCallback):
     ) -> None:
         """Clip, and stop before the optimizer takes a step that is not finite."""
         assert self.step_loss is not None
-        weights = [parameter for _, parameter in self.parameters if parameter.grad is not None]
-        norm = torch.nn.utils.clip_grad_norm_(weights, self.plan.recipe.train.max_grad_norm)
-        self.grad_norm = float(norm)
-        loss = float(self.step_loss)
-        for name, value in (("loss", loss), ("gradient norm", self.grad_norm)):
-            if value != value or value in (float("inf"), float("-inf")):
-                raise self._not_finite(name, value, state.global_step)
+        self.clip(state.global_step, float(self.step_loss))
         if self.first + state.global_step == self.stage.start and self.grad_norm == 0.0:
             raise TrainingError(
                 "nothing can be learned",
@@ -125,6 +119,19 @@ class Watch(TrainerCallback):
                 "check that the trained modules take part in the forward pass",
             )
         self.rate = float(kwargs["lr_scheduler"].get_last_lr()[0])
+
+    def clip(self, number: int, loss: float = 0.0) -> None:
+        """Clip the gradients of the `number`-th step of the stream.
+
+        Raises:
+            TrainingError: they, or the loss, are not finite.
+        """
+        weights = [parameter for _, parameter in self.parameters if parameter.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(weights, self.plan.recipe.train.max_grad_norm)
+        self.grad_norm = float(norm)
+        for name, value in (("loss", loss), ("gradient norm", self.grad_norm)):
+            if not math.isfinite(value):
+                raise self._not_finite(name, value, number)
 
     def micro_batches(self) -> int:
         """Micro-batches of the step that runs; the last of a stage may have fewer."""

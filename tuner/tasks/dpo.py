@@ -1,0 +1,90 @@
+"""Direct preference optimisation (Rafailov et al. 2023), by trl's `DPOTrainer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner.data.pack import Stream
+from tuner.tasks import lent
+from tuner.tasks.lent import Lent
+from tuner.tasks.watch_trl import WatchTrl
+
+if TYPE_CHECKING:
+    from tuner.decide import Stage
+    from tuner.plan import Plan
+    from tuner.tasks.watch import Watch
+    from tuner.training import Trained
+
+SHOWN = ("loss", "pair_accuracy", "margin", "grad_norm")
+
+
+def trainer(
+    plan: Plan,
+    trained: Trained,
+    stage: Stage,
+    first: int,
+    watch: Watch,
+    optimizers: tuple[torch.optim.Optimizer, Any],
+    task_state: Mapping[str, Any],
+) -> Lent:
+    """The trainer for steps `first` to `stage.stop`; arguments as `sft.trainer`.
+
+    A step has `train.batch_size` pairs; the last one is filled up with rows of the next epoch.
+    """
+    # Imported here: it takes seconds, and no other task needs it.
+    from datasets import Dataset
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+
+    batch, rows = plan.recipe.train.batch_size, plan.prepared.train
+    place, end = first * batch, stage.stop * batch
+    stream = Stream(rows, plan.recipe.run.seed, place, end, batch, grouped=True)
+    watch.begin(stage, first, stream, place)
+    pad = DataCollatorForPreference(plan.tokenizer.pad_token_id)
+
+    def collate(chosen: Sequence[Mapping[str, Any]]) -> Any:
+        """Our own token ids: trl would tokenize texts, and control tokens that stand in them."""
+        pairs = [rows[each["row"]] for each in chosen]
+        return pad([_pair(pair.prompt_ids, *pair.answers) for pair in pairs])
+
+    def build() -> DPOTrainer:
+        config = lent.arguments(
+            DPOConfig,
+            plan,
+            stage.stop - first,
+            beta=plan.rlhf.kl_coefficient,
+            loss_type=["sigmoid"],
+            max_length=None,
+        )
+        # trl asks for texts and tokenizes them; nothing reads what comes of these.
+        texts = {key: ["-"] * len(stream) for key in ("prompt", "chosen", "rejected")}
+        return DPOTrainer(
+            model=trained.model,
+            args=config,
+            data_collator=collate,
+            train_dataset=Dataset.from_dict({**texts, "row": stream.places}),
+            processing_class=plan.tokenizer,
+            callbacks=[WatchTrl(watch, figures, SHOWN)],
+            optimizers=optimizers,
+        )
+
+    def figures(step: int, logs: Mapping[str, float]) -> dict[str, Any]:
+        """`margin` and the rewards are the implicit ones."""
+        pairs = stream.step(step - first - 1)
+        return {
+            "pair_accuracy": logs["rewards/accuracies"],
+            "margin": logs["rewards/margins"],
+            "reward_better": logs["rewards/chosen"],
+            "reward_worse": logs["rewards/rejected"],
+            "tokens": sum(pair.num_tokens for pair in pairs),
+        }
+
+    return Lent(plan, trained.model, build)
+
+
+def _pair(prompt: list[int], better: list[int], worse: list[int]) -> dict[str, list[int]]:
+    start = len(prompt)
+    return {"prompt_ids": prompt, "chosen_ids": better[start:], "rejected_ids": worse[start:]}

@@ -1,0 +1,204 @@
+"""Learning from rewards without a critic, by trl: `RLOOTrainer` and `GRPOTrainer`.
+
+RLOO (Ahmadian et al. 2024) compares an answer with the mean of the others to its prompt, GRPO (Shao
+et al. 2024) with mean and spread of them all. A step draws its answers, judges them and makes one
+update, so that it depends on nothing but the weights, the optimizer and its own seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from tuner import policy
+from tuner.data.pack import Stream
+from tuner.rewards import ConstantGuard
+from tuner.rewards.response import Response, Scores
+from tuner.tasks import lent
+from tuner.tasks.collapse import refuse_collapse
+from tuner.tasks.lent import Lent
+from tuner.tasks.watch_trl import WatchTrl
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from tuner.data.prompts import Prompt
+    from tuner.decide import Stage
+    from tuner.plan import Plan
+    from tuner.tasks.watch import Watch
+    from tuner.training import Trained
+
+SHOWN = ("reward", "kl", "length", "ended", "seconds")
+# What trl calls it, and what the log calls it.
+_FIGURES = {
+    "entropy": "entropy",
+    "clip_ratio/region_mean": "clip_share",
+    "frac_reward_zero_std": "equal_rewards",
+}
+
+
+class PromptTokens(PreTrainedTokenizerBase):
+    """Gives trl the token ids of our prompts: the text that it has of a prompt is its number.
+
+    Rendered texts would not do: control tokens that a user wrote are plain text in ours.
+
+    Args:
+        tokenizer: the policy's.
+        prompts: the training rows.
+    """
+
+    def __init__(self, tokenizer: Any, prompts: Sequence[Prompt]) -> None:
+        named = {name: getattr(tokenizer, name) for name in ("pad_token", "eos_token", "bos_token")}
+        super().__init__(**named)
+        self.tokenizer, self.prompts = tokenizer, prompts
+
+    def __call__(self, text: Sequence[str], **options: Any) -> dict[str, list[list[int]]]:
+        """The ids of the prompts of these numbers."""
+        return {"input_ids": [list(self.prompts[int(number)].input_ids) for number in text]}
+
+    def convert_tokens_to_ids(self, tokens: Any) -> Any:
+        """As the policy's."""
+        return self.tokenizer.convert_tokens_to_ids(tokens)
+
+    def batch_decode(
+        self,
+        sequences: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """As the policy's; the rewards are given more than these texts."""
+        special = skip_special_tokens
+        return [str(self.tokenizer.decode(ids, skip_special_tokens=special)) for ids in sequences]
+
+
+class Online:
+    """What trl asks and tells in the steps of a run; arguments as `rlhf.trainer`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        trained: Trained,
+        stage: Stage,
+        first: int,
+        watch: Watch,
+        optimizers: tuple[torch.optim.Optimizer, Any],
+        task_state: Mapping[str, Any],
+    ) -> None:
+        self.plan, self.model, self.judge = plan, trained.model, trained.aid.judge
+        self.steps, self.watch, self.optimizers = stage.stop - first, watch, optimizers
+        self.guard = ConstantGuard()
+        if "guard" in task_state:
+            self.guard.restore(task_state["guard"])
+        self.endless = int(task_state.get("endless", 0))
+        count = plan.recipe.train.batch_size // plan.rlhf.copies
+        place, end = first * count, stage.stop * count
+        prompts, seed = plan.prepared.train, plan.recipe.run.seed
+        self.stream = Stream(prompts, seed, place, end, count, grouped=False)
+        self.ends = policy.stops(plan)
+        self.answers: list[Response] = []
+        self.scores = Scores([], {})
+        watch.begin(stage, first, self.stream, place)
+        watch.task_state = self.state
+
+    def state(self) -> dict[str, Any]:
+        """What the next step depends on besides weights and optimizer."""
+        return {"guard": self.guard.state(), "endless": self.endless}
+
+    def build(self) -> Trainer:
+        """trl's trainer; the model is lent to it."""
+        # Imported here: it takes seconds, and no other task needs it.
+        from datasets import Dataset
+        from trl.trainer.grpo_config import GRPOConfig
+        from trl.trainer.grpo_trainer import GRPOTrainer
+        from trl.trainer.rloo_config import RLOOConfig
+        from trl.trainer.rloo_trainer import RLOOTrainer
+
+        plan, rlhf = self.plan, self.plan.rlhf
+        given: dict[str, Any] = {
+            "beta": rlhf.kl_coefficient,
+            "num_generations": rlhf.copies,
+            "max_completion_length": rlhf.max_new_tokens,
+            "temperature": rlhf.temperature,
+            # The answers of a step are drawn at its start and used for one update.
+            "steps_per_generation": plan.gradient_accumulation_steps,
+            "num_iterations": 1,
+            "shuffle_dataset": False,
+            # What draws or counts otherwise than the plain distribution is off.
+            **{"top_k": 0, "top_p": 1.0, "min_p": None, "repetition_penalty": 1.0},
+            # Its price is `rlhf.missing_eos_penalty`; an answer left out would cost nothing.
+            "mask_truncated_completions": False,
+        }
+        prompts = plan.prepared.train
+        common: dict[str, Any] = {
+            "model": self.model,
+            "reward_funcs": self.reward,
+            "train_dataset": Dataset.from_dict({"prompt": [str(n) for n in self.stream.places]}),
+            "processing_class": PromptTokens(plan.tokenizer, prompts),
+            "callbacks": [WatchTrl(self.watch, self.figures, SHOWN)],
+            "optimizers": self.optimizers,
+        }
+        if rlhf.algorithm == "rloo":
+            config = lent.arguments(RLOOConfig, plan, self.steps, **given)
+            return RLOOTrainer(args=config, **common)
+        own = {"loss_type": "dapo", "scale_rewards": "group"}
+        return GRPOTrainer(
+            args=lent.arguments(GRPOConfig, plan, self.steps, **given, **own), **common
+        )
+
+    def reward(
+        self, prompts: Sequence[str], completion_ids: Sequence[Sequence[int]], **others: Any
+    ) -> list[float]:
+        """What the answers of a step earn, less the price of not ending."""
+        rows = self.plan.prepared.train
+        answers = [
+            policy.response(self.plan, rows[int(number)], ids, self.ends)
+            for number, ids in zip(prompts, completion_ids, strict=True)
+        ]
+        scores = self.judge(answers)
+        self.answers, self.scores = answers, scores
+        if warning := self.guard.update(scores):
+            self.watch.tell(f"warning: {warning}")
+        self.endless = 0 if any(answer.ended for answer in answers) else self.endless + 1
+        penalty = self.plan.rlhf.missing_eos_penalty
+        return [
+            score - (0.0 if answer.ended else penalty)
+            for score, answer in zip(scores.total, answers, strict=True)
+        ]
+
+    def figures(self, step: int, logs: Mapping[str, float]) -> dict[str, Any]:
+        """The figures of a step, and now and then some answers; stops a policy that is lost."""
+        answers, count = self.answers, len(self.answers)
+        length = sum(len(answer.response_ids) for answer in answers) / count
+        # trl tells the mean of a token, and nothing where rlhf.kl_coefficient is 0.
+        kl = float(logs.get("kl", 0.0)) * length
+        refuse_collapse(self.plan, answers, kl, self.endless, step, self.watch)
+        every = self.plan.rlhf.sample_steps
+        if every and (step == 1 or step % every == 0):
+            self.watch.samples(step, answers, self.scores)
+        return {
+            "reward": sum(self.scores.total) / count,
+            **{f"reward_{name}": sum(v) / count for name, v in self.scores.parts.items()},
+            "kl": kl,
+            **{ours: logs[theirs] for theirs, ours in _FIGURES.items() if theirs in logs},
+            "length": length,
+            "ended": sum(answer.ended for answer in answers) / count,
+            "tokens": round(length * count) + sum(len(answer.prompt_ids) for answer in answers),
+        }
+
+
+def trainer(
+    plan: Plan,
+    trained: Trained,
+    stage: Stage,
+    first: int,
+    watch: Watch,
+    optimizers: tuple[torch.optim.Optimizer, Any],
+    task_state: Mapping[str, Any],
+) -> Lent:
+    """The trainer for steps `first` to `stage.stop`; arguments as `rlhf.trainer`."""
+    steps = Online(plan, trained, stage, first, watch, optimizers, task_state)
+    return Lent(plan, trained.model, steps.build)
