@@ -52,7 +52,7 @@ class PromptTokens(PreTrainedTokenizerBase):
 
     def __init__(self, tokenizer: Any, prompts: Sequence[Prompt]) -> None:
         named = {name: getattr(tokenizer, name) for name in ("pad_token", "eos_token", "bos_token")}
-        super().__init__(**named)
+        super().__init__(**named)  # type: ignore[no-untyped-call]
         self.tokenizer, self.prompts = tokenizer, prompts
 
     def __call__(self, text: Sequence[str], **options: Any) -> dict[str, list[list[int]]]:
