@@ -15,7 +15,7 @@ from tuner.methods import METHODS
 from tuner.recipe import Recipe, json_schema, keys_of, sections
 from tuner.recipe_load import LoadedRecipe, dump, flat, load
 from tuner.redact import MASK, looks_secret, redact
-from tuner.verbs import VERBS
+from tuner.verbs import TASK_SECTIONS, VERBS
 
 BASE = {"data": {"train": "rows.jsonl"}}
 # One valid value for every key, none of them the default; the walk below fails where one lacks.
@@ -92,6 +92,39 @@ OTHER: dict[str, str] = {
     "run.output": "somewhere",
     "run.seed": "23",
     "run.device": "cpu",
+    "reward.margins": "false",
+    "reward.centering": "0.5",
+    "rlhf.algorithm": "grpo",
+    "rlhf.policy": "runs/first",
+    "rlhf.reward": "[{rule: length, max: 9}]",
+    "rlhf.allow_code": "true",
+    "rlhf.responses_per_prompt": "3",
+    "rlhf.max_new_tokens": "21",
+    "rlhf.temperature": "0.5",
+    "rlhf.kl_coefficient": "0.25",
+    "rlhf.kl_limit": "31",
+    "rlhf.missing_eos_penalty": "2.5",
+    "rlhf.sample_steps": "33",
+    "ppo.epochs": "5",
+    "ppo.minibatches": "7",
+    "ppo.clip": "0.3",
+    "ppo.value_clip": "0.4",
+    "ppo.value_coefficient": "0.6",
+    "ppo.value_trunk": "reward",
+    "ppo.share_trunk": "true",
+    "ppo.value_learning_rate": "1e-3",
+    "ppo.gamma": "0.9",
+    "ppo.gae_lambda": "0.8",
+    "ppo.kl_estimator": "k3",
+    "ppo.kl_target": "6",
+    "ppo.kl_horizon": "77",
+    "ppo.kl_stop": "0.7",
+    "ppo.whiten_rewards": "true",
+    "ppo.whiten_advantages": "false",
+    "ppo.score_clip": "4.5",
+    "ppo.normalize_scores": "true",
+    "ppo.ptx_coefficient": "0.125",
+    "ppo.ptx_data": "more.jsonl",
     "compare.methods": "[{name: lora}, {name: full}]",
     "compare.learning_rates": "{lora: 0.5}",
 }
@@ -103,6 +136,11 @@ NEEDED: dict[str, dict[str, str]] = {
     "trainable_tokens": {"tokens": "[a]"},
     "compare": {"methods": "[{name: dora}]"},
 }
+
+
+def verb_of(section: str) -> str:
+    """The verb of the task that reads a section."""
+    return TASK_SECTIONS.get(section, "sft")
 
 
 def method_with(key: str) -> str:
@@ -280,12 +318,13 @@ def test_set_wins_over_the_file(tmp_path: Path, section: str, key: str) -> None:
     required = keys_of(section)[key].is_required()
     if not required:
         del plain[section][key]
-    default = load(write(tmp_path, plain, "plain.yaml"))
+    verb = verb_of(section)
+    default = load(write(tmp_path, plain, "plain.yaml"), verb=verb)
     file = write(tmp_path, tree)
 
-    from_file = load(file)
+    from_file = load(file, verb=verb)
     assert from_file.origins[name] == f"recipe line {file_line(tmp_path, f'{key}:')}"
-    by_flag = load(tmp_path / "plain.yaml", [f"{name}={other}"])
+    by_flag = load(tmp_path / "plain.yaml", [f"{name}={other}"], verb)
     assert value_of(by_flag, section, key) == value_of(from_file, section, key)
     assert by_flag.origins[name] == "--set"
     if not required:
@@ -294,7 +333,7 @@ def test_set_wins_over_the_file(tmp_path: Path, section: str, key: str) -> None:
 
     dumped = dump(default.recipe).splitlines()
     back = written_value(dumped, section, key)
-    again = load(file, [f"{name}={back}"])
+    again = load(file, [f"{name}={back}"], verb)
     assert value_of(again, section, key) == value_of(default, section, key)
     assert again.origins[name] == "--set"
 
@@ -382,14 +421,21 @@ def test_a_data_file_on_the_command_line_is_where_the_user_stands(
 def test_a_dumped_recipe_loads_back_equal(tmp_path: Path, name: str) -> None:
     """H10: `recipe.lock.yaml` repeats the run."""
     file = write(tmp_path, {**BASE, "method": method_section(name)})
-    keys = [f"{s}.{k}={OTHER[f'{s}.{k}']}" for s, k in RUN_KEYS if s != "method"]
+    values = {f"{s}.{k}": OTHER[f"{s}.{k}"] for s, k in RUN_KEYS if s != "method"}
     odd = ["1e-4", "no", "null", "合同", 'a"b\\c', " x ", "tab\tnew\nline\u2028", "😀"]
     labels = f"data.labels={json.dumps(odd, ensure_ascii=False)}"
     free = 'train.trl={a: "1e-4", b: "012", c: "true", d: [1e-4, "~"], e: 1e300, f: -0.0}'
-    for overrides in ([], [*keys, labels, free, 'data.eval="1e-4"']):
-        loaded = load(file, overrides)
-        (tmp_path / "lock.yaml").write_text(dump(loaded.recipe), encoding="utf-8")
-        assert load(tmp_path / "lock.yaml").recipe == loaded.recipe
+    for verb in ("sft", "reward", "rlhf"):
+        # Another algorithm than ppo has no section ppo.
+        keys = [
+            f"{key}={value}"
+            for key, value in values.items()
+            if verb_of(key.partition(".")[0]) in ("sft", verb) and key != "rlhf.algorithm"
+        ]
+        for overrides in ([], [*keys, labels, free, 'data.eval="1e-4"']):
+            loaded = load(file, overrides, verb)
+            (tmp_path / "lock.yaml").write_text(dump(loaded.recipe), encoding="utf-8")
+            assert load(tmp_path / "lock.yaml", (), verb).recipe == loaded.recipe
 
 
 def test_a_dump_for_another_folder_keeps_the_data_files(tmp_path: Path) -> None:
