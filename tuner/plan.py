@@ -130,7 +130,7 @@ class Plan:
             key: value.value for key, value in self.values.items() if not key.startswith(MAY_CHANGE)
         }
         kept["data.tokens_sha256"] = self.prepared.report["tokens_sha256"]
-        kept |= self.parties.digests()
+        kept |= self.parties.digests
         return kept
 
     def as_dict(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tuner import base as bases
@@ -47,8 +48,12 @@ class Parties:
     judges: dict[str, Source] = field(default_factory=dict)
     pads: dict[str, int] = field(default_factory=dict)
 
+    @cached_property
     def digests(self) -> dict[str, str]:
-        """sha256 of the weights of each, which stand for what the recipe calls them."""
+        """sha256 of the weights of each, which stand for what the recipe calls them.
+
+        Read once: every checkpoint carries them.
+        """
         given = {"rlhf.policy_sha256": self.policy} if self.policy else {}
         given |= {f"rlhf.reward_sha256.{name}": judge for name, judge in self.judges.items()}
         return {key: source.digest() for key, source in given.items() if not source.planned}

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import GenerationConfig
 
 from tuner.data.examples import Example
-from tuner.data.pack import IGNORED
+from tuner.data.pack import IGNORED, collate_prompts
 from tuner.rewards.response import Response
 
 if TYPE_CHECKING:
@@ -54,17 +54,12 @@ def draw(
     config = GenerationConfig(
         max_new_tokens=rlhf.max_new_tokens, eos_token_id=ends, pad_token_id=pad, **how
     )
-    longest = max(len(prompt.input_ids) for prompt in prompts)
-    ids = torch.full((len(prompts), longest), pad)
-    mask = torch.zeros_like(ids)
-    for number, prompt in enumerate(prompts):
-        ids[number, longest - len(prompt.input_ids) :] = torch.tensor(prompt.input_ids)
-        mask[number, longest - len(prompt.input_ids) :] = 1
+    batch = collate_prompts([prompt.input_ids for prompt in prompts], pad)
+    longest = batch["input_ids"].shape[1]
     torch.manual_seed(generator_seed)
     with torch.no_grad(), _bare_generation(model):
         generated = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
+            **{name: tensor.to(model.device) for name, tensor in batch.items()},
             generation_config=config,
         )
     return [

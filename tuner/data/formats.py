@@ -9,7 +9,7 @@ from typing import Any
 
 from tuner.data.dialogue import BadRow
 from tuner.data.load import Row
-from tuner.data.recognise import NONE
+from tuner.data.recognise import NONE, check_renames
 from tuner.data.template import AUTO
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import DataSection
@@ -89,7 +89,8 @@ def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]
     """
     named = data.template != AUTO
     formats = [_named(data.template)] if named else list(FORMATS)
-    _check_renames(data.columns, formats, present)
+    known = {name for each in formats for name in each.columns}
+    check_renames(data.columns, known, present, "no column of the format", "format")
     fits = [fit for each in formats if (fit := _fit(each, data.columns, present, named))]
     if not named:
         fits = _one_of_scores_and_rankings(fits, rows)
@@ -148,24 +149,3 @@ def _one_of_scores_and_rankings(fits: list[FormatFit], rows: Sequence[Row]) -> l
             items = [item for value in values if isinstance(value, list) for item in value]
             scored = "scores" in fit.columns or any(isinstance(item, dict) for item in items)
     return [fit for fit in fits if fit.format.name != ("rankings" if scored else "scores")]
-
-
-def _check_renames(
-    renames: Mapping[str, str], formats: Sequence[Format], present: Sequence[str]
-) -> None:
-    known = {name for each in formats for name in each.columns}
-    for name, file_name in renames.items():
-        if name not in known:
-            near = get_close_matches(name, known)
-            raise RecipeError(
-                f"data.columns: no column of the format is called '{name}'",
-                f"the format's columns: {', '.join(sorted(known))}",
-                f"did you mean {near[0]}?" if near else "write {format's name: file's name}",
-            )
-        if file_name not in present and file_name != NONE:
-            near = get_close_matches(file_name, present)
-            raise DataError(
-                f"data.columns: the data has no column '{file_name}'",
-                f"found: {', '.join(present)}",
-                f"did you mean {near[0]}?" if near else f"use one of them, or {NONE}",
-            )

@@ -146,6 +146,12 @@ def collate_read(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.
     }
 
 
+def collate_prompts(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+    """input_ids and attention_mask (rows, tokens), padded on the left, where no answer follows."""
+    backwards = collate_read([row[::-1] for row in rows], pad_id)
+    return {name: tensor.flip(1) for name, tensor in backwards.items()}
+
+
 def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
     """(rows, longest) int64, filled up on the right."""
     result = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -40,7 +40,8 @@ def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit:
     found = list(present)
     named = data.template != AUTO
     templates = [load_template(data.template, folder)] if named else list(all_templates())
-    _check_renames(data.columns, templates, found)
+    known = {name for each in templates for name in each.columns.required + each.columns.optional}
+    check_renames(data.columns, known, found)
     fits = [fit for template in templates for fit in _fits(template, data.columns, found, named)]
     if not named:
         # Such a template shares its plain columns with another; its own names for them are a sign.
@@ -85,15 +86,33 @@ def _own_names(fit: Fit) -> bool:
     return any(name != column for name, column in fit.columns.items())
 
 
-def _check_renames(renames: Mapping[str, str], templates: list[Template], found: list[str]) -> None:
-    known = {name for each in templates for name in each.columns.required + each.columns.optional}
+def check_renames(
+    renames: Mapping[str, str],
+    known: Collection[str],
+    found: Sequence[str],
+    missing: str = "no template column",
+    owner: str = "template",
+) -> None:
+    """Refuse `data.columns` that names what is not there.
+
+    Args:
+        renames: the recipe's `data.columns`.
+        known: columns that can be renamed.
+        found: columns of the data.
+        missing: what an unknown one is not, for the message.
+        owner: whose columns the known ones are.
+
+    Raises:
+        RecipeError: it renames a column that nothing reads.
+        DataError: to one that the data has not.
+    """
     for name, file_name in renames.items():
         if name not in known:
             near = get_close_matches(name, known)
             raise RecipeError(
-                f"data.columns: no template column is called '{name}'",
-                f"the template's columns: {', '.join(sorted(known))}",
-                f"did you mean {near[0]}?" if near else "write {template's name: file's name}",
+                f"data.columns: {missing} is called '{name}'",
+                f"the {owner}'s columns: {', '.join(sorted(known))}",
+                f"did you mean {near[0]}?" if near else f"write {{{owner}'s name: file's name}}",
             )
         if file_name not in found and file_name != NONE:
             near = get_close_matches(file_name, found)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tuner import policy
+from tuner.data.pack import collate_prompts
+
 if TYPE_CHECKING:
     from tuner.data.prepare import EvalRow
     from tuner.evaluate.likelihood import Observation
@@ -39,19 +42,13 @@ def answer(
 
 def _batch(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[str]:
     tokenizer = plan.tokenizer
-    longest = max(len(row.prompt_ids) for row in rows)
-    ids = torch.full((len(rows), longest), tokenizer.pad_token_id)
-    mask = torch.zeros((len(rows), longest), dtype=torch.long)
-    for number, row in enumerate(rows):
-        ids[number, longest - len(row.prompt_ids) :] = torch.tensor(row.prompt_ids)
-        mask[number, longest - len(row.prompt_ids) :] = 1
+    batch = collate_prompts([row.prompt_ids for row in rows], tokenizer.pad_token_id)
     further = {}
     if plan.collate.tasks:
         further["task_ids"] = torch.tensor([row.example.task for row in rows], device=model.device)
-    stops = sorted({tokenizer.eos_token_id, *plan.stop_ids})
+    stops = policy.stops(plan)
     generated = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
+        **{name: tensor.to(model.device) for name, tensor in batch.items()},
         max_new_tokens=plan.recipe.eval.max_new_tokens,
         do_sample=False,
         temperature=None,
@@ -61,7 +58,7 @@ def _batch(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[str]:
         pad_token_id=tokenizer.pad_token_id,
         **further,
     )
-    first = 1 if plan.head.name == "sequence" else longest
+    first = 1 if plan.head.name == "sequence" else batch["input_ids"].shape[1]
     return [_text(tokenizer, tail.tolist(), stops) for tail in generated[:, first:]]
 
 

@@ -150,7 +150,7 @@ class Ppo:
                 [policy.token_scores(plan, self.model, part)[0] for part in self._parts(answers)]
             )
         scores = self.judge(answers)
-        self._refuse_collapse(answers, old - reference, scores, number)
+        self._refuse_collapse(answers, old - reference, number)
         if warning := self.guard.update(scores):
             self.watch.tell(f"warning: {warning}")
         earned = self._earned(answers, scores).to(old)
@@ -301,9 +301,7 @@ class Ppo:
             ]
         )
 
-    def _refuse_collapse(
-        self, answers: Sequence[Response], kl: torch.Tensor, scores: Scores, number: int
-    ) -> None:
+    def _refuse_collapse(self, answers: Sequence[Response], kl: torch.Tensor, number: int) -> None:
         """Stop where the policy is lost, before it is updated once more."""
         self.endless = 0 if any(answer.ended for answer in answers) else self.endless + 1
         mean_kl = float(kl.sum()) / len(answers)
