@@ -16,7 +16,7 @@ import torch
 
 from tuner import manifest, seal
 from tuner.errors import IntegrityError
-from tuner.export import adapter, merged, verify, virtual_tokens
+from tuner.export import adapter, held, merged, verify, virtual_tokens
 from tuner.methods import lora
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
     Raises:
         IntegrityError: an artefact is not what was trained; nothing stands under its name then.
     """
+    held.write(plan.output, held.of_plan(plan))
     formats = [name for name in EXPORTERS if name in plan.formats]
     done = [name for name in formats if manifest.is_sealed(plan.output / name)]
     for name in done:
@@ -75,7 +76,12 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
         trained.model.eval()
         live = {name: _live(plan, trained, name, probes) for name in todo}
         extras: dict[str, dict[str, Any]] = {
-            name: {"kind": name, "base": plan.base.name, "base_fingerprint": fingerprint}
+            name: {
+                "kind": name,
+                "base": plan.base.name,
+                "base_fingerprint": fingerprint,
+                "facts": verify.facts_of(plan),
+            }
             for name in todo
         }
         with contextlib.ExitStack() as stack:
@@ -85,10 +91,15 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
             }
             for name, folder in folders.items():
                 EXPORTERS[name].write(plan, trained, folder)
-            differences = verify.fresh_differences(plan, folders, probes, live)
-            for name, difference in differences.items():
+            fresh = verify.fresh_logits(plan, folders, probes, live)
+            for name in folders:
+                difference = verify.largest_difference(fresh[name], live[name])
                 _judge(plan, name, difference, largest=_largest(live[name]))
-                extras[name] |= {"verified": True, "max_logit_difference": difference}
+                extras[name] |= {
+                    "verified": True,
+                    "max_logit_difference": difference,
+                    "witness": _witness(plan, live[name], fresh[name]),
+                }
     return [_describe(plan.output / name) for name in formats]
 
 
@@ -98,6 +109,16 @@ def _live(
     reorders = _kin(plan, name).reorders
     double = reorders and plan.method.adapter and plan.dtype == "float32"
     return verify.logits(trained.model, probes, double)
+
+
+def _witness(
+    plan: Plan, live: Sequence[torch.Tensor], fresh: Sequence[torch.Tensor]
+) -> dict[str, Any]:
+    """The random rows come last among the probes."""
+    rows = held.of_plan_random(plan)
+    first = -len(rows.rows)
+    tuned, found = (held.at(rows, logits[first:]) for logits in (live, fresh))
+    return held.witness(rows, tuned, found)
 
 
 def _kin(plan: Plan, name: str) -> Exporter:

@@ -21,9 +21,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tuner.data import EvalRow, Example
 from tuner.errors import IntegrityError
-from tuner.memory import PROBE_ROWS, PROBE_TOKENS
+from tuner.export import held
+from tuner.memory import PROBE_ROWS
 from tuner.methods.options import WEIGHTS
 
 if TYPE_CHECKING:
@@ -34,19 +34,9 @@ Probe = dict[str, list[int]]
 
 
 def probe_rows(plan: Plan) -> list[Probe]:
-    """Inputs of the first held-out rows, or of training rows where there are none: token ids by
-    the name of the model's argument."""
-    held_out = [row.example if isinstance(row, EvalRow) else row for row in plan.prepared.eval]
-    collate = plan.collate
-    probes = []
-    for row in (held_out or list(plan.prepared.train))[:PROBE_ROWS]:
-        probe = {"input_ids": list(row.input_ids[:PROBE_TOKENS])}
-        if isinstance(row, Example) and row.target:
-            probe["decoder_input_ids"] = [collate.start_id, *row.target[: PROBE_TOKENS - 1]]
-        if collate.tasks:
-            probe["task_ids"] = [row.task]
-        probes.append(probe)
-    return probes
+    """Inputs of the first held-out rows, or of training rows where there are none, and then rows
+    of random tokens: token ids by the name of the model's argument."""
+    return held.of_plan(plan).rows[:PROBE_ROWS] + held.of_plan_random(plan).rows
 
 
 def stored_dtype(plan: Plan) -> str:
@@ -73,7 +63,7 @@ def logits(model: Any, rows: Sequence[Probe], double: bool = False) -> list[torc
         model.double()
     try:
         results = [
-            model(**{name: _row(name, ids, model.device) for name, ids in row.items()})
+            model(**{name: row_tensor(name, ids, model.device) for name, ids in row.items()})
             .logits[0]
             .cpu()
             for row in rows
@@ -86,10 +76,23 @@ def logits(model: Any, rows: Sequence[Probe], double: bool = False) -> list[torc
     return [result if double else result.float() for result in results]
 
 
-def _row(name: str, ids: Sequence[int], device: Any) -> torch.Tensor:
+def row_tensor(name: str, ids: Sequence[int], device: Any) -> torch.Tensor:
     """One row of a batch; `task_ids` have one number a row."""
     tensor = torch.tensor(list(ids), device=device)
     return tensor if name == "task_ids" else tensor[None]
+
+
+def facts_of(plan: Plan) -> dict[str, Any]:
+    """How an artefact of a plan is loaded, whoever loads it and where: part of its manifest."""
+    return {
+        "auto_class": plan.head.auto_class,
+        "head": plan.head.name,
+        "num_labels": _num_labels(plan),
+        "pad_token_id": plan.tokenizer.pad_token_id,
+        "dtype": stored_dtype(plan),
+        "quantize": plan.recipe.model.quantize,
+        "trust_remote_code": plan.recipe.model.trust_remote_code,
+    }
 
 
 def job_of(
@@ -99,15 +102,9 @@ def job_of(
     live: Mapping[str, Sequence[torch.Tensor]],
 ) -> dict[str, Any]:
     """All that a fresh process needs to know to compute the logits of some artefacts, as JSON."""
-    return {
+    return facts_of(plan) | {
         "base": str(plan.base.folder),
-        "auto_class": plan.head.auto_class,
-        "num_labels": _num_labels(plan),
-        "pad_token_id": plan.tokenizer.pad_token_id,
-        "dtype": stored_dtype(plan),
         "device": plan.device,
-        "quantize": plan.recipe.model.quantize,
-        "trust_remote_code": plan.recipe.model.trust_remote_code,
         "threads": torch.get_num_threads(),
         "rows": list(rows),
         "artefacts": {name: str(folder) for name, folder in folders.items()},
@@ -122,19 +119,38 @@ def _num_labels(plan: Plan) -> int:
     return len(plan.prepared.labels) if plan.head.name == "classes" else 1
 
 
-def fresh_differences(
+def fresh_logits(
     plan: Plan,
     folders: Mapping[str, Path],
     rows: Sequence[Probe],
     live: Mapping[str, Sequence[torch.Tensor]],
-) -> dict[str, float]:
-    """The largest difference of a logit between live model and reloaded artefact, per artefact.
+) -> dict[str, list[torch.Tensor]]:
+    """The logits of every probe row by artefacts that a fresh process has loaded, per artefact.
 
     Raises:
         IntegrityError: the fresh process could not load an artefact.
     """
-    with tempfile.TemporaryDirectory(dir=plan.output, prefix=".verify-") as scratch:
-        job = job_of(plan, rows, folders, live) | {"result": f"{scratch}/logits.safetensors"}
+    found = in_fresh_process(job_of(plan, rows, folders, live), plan.output)
+    return {
+        name: [found[f"{name}.{number}"] for number in range(len(live[name]))] for name in folders
+    }
+
+
+def in_fresh_process(job: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
+    """Run a job of this module in a process of its own.
+
+    Args:
+        job: see `job_of`.
+        folder: where its files may lie meanwhile.
+
+    Returns:
+        What `main` wrote.
+
+    Raises:
+        IntegrityError: it failed; says why.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".verify-") as scratch:
+        job = job | {"result": f"{scratch}/logits.safetensors"}
         file = Path(scratch) / "job.json"
         file.write_text(json.dumps(job), "utf-8")
         done = subprocess.run(
@@ -150,14 +166,13 @@ def fresh_differences(
                 (done.stderr.strip().splitlines() or ["no message"])[-1],
                 "see run.log; the last checkpoint holds the trained weights",
             )
-        fresh = load_file(job["result"])
-    return {
-        name: max(
-            _difference(fresh[f"{name}.{number}"], tensor)
-            for number, tensor in enumerate(live[name])
-        )
-        for name in folders
-    }
+        found: dict[str, torch.Tensor] = load_file(job["result"])
+        return found
+
+
+def largest_difference(fresh: Sequence[torch.Tensor], live: Sequence[torch.Tensor]) -> float:
+    """The largest difference of a logit of all rows."""
+    return max(_difference(one, other) for one, other in zip(fresh, live, strict=True))
 
 
 def _difference(fresh: torch.Tensor, live: torch.Tensor) -> float:

@@ -1,0 +1,119 @@
+"""FORMATS: what a trained model can be written as, and what must be true of each.
+
+Names and numbers only, so that a plan and a command line can refuse without loading torch; the code
+of each format stands in `tuner/export/`, in the table EXPORTERS.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from tuner.errors import ModelError, RecipeError
+
+GGUF = "gguf"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of `tuner export`.
+
+    Attributes:
+        name: as the user says it, and the name of its folder.
+        what: one line for help.
+        packages: modules that must be there, and the extra that brings them.
+        extra: of `pip install 'tuner[...]'`.
+        bits: of a quantized weight with its scales; None where nothing is quantized.
+        divergence: largest mean KL to the tuned model, in nats a token; None where the logits
+            themselves must agree.
+        llama_type: type of a GGUF file, as llama.cpp calls it.
+    """
+
+    name: str
+    what: str
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+    bits: float | None = None
+    divergence: float | None = None
+    llama_type: str = ""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the artefact holds the trained weights themselves."""
+        return self.divergence is None
+
+
+def _gguf(kind: str, bits: float | None, divergence: float) -> Format:
+    # The converter writes these itself; the rest is quantized by llama.cpp.
+    plain = kind in ("f32", "f16", "bf16", "q8_0")
+    return Format(
+        GGUF if kind == "f16" else f"{GGUF}-{kind}",
+        f"one GGUF file of type {kind}, with an Ollama Modelfile",
+        packages=() if plain else ("llama_cpp",),
+        extra="" if plain else "gguf",
+        bits=bits,
+        divergence=divergence,
+        llama_type=kind,
+    )
+
+
+_ROWS = (
+    Format("adapter", "peft's files"),
+    Format("virtual_tokens", "the learned prompt of a prompt method, as plain tensors"),
+    Format("merged", "the whole model, the adapter folded in"),
+    Format("int8", "bitsandbytes LLM.int8()", ("bitsandbytes",), "quantize", 8.5, 0.05),
+    Format("nf4", "bitsandbytes NF4, double quantized", ("bitsandbytes",), "quantize", 4.6, 0.5),
+    Format("int8-torchao", "torchao int8, weights only", ("torchao",), "torchao", 8.5, 0.05),
+    _gguf("f32", None, 1e-4),
+    _gguf("f16", None, 1e-3),
+    _gguf("bf16", None, 0.02),
+    _gguf("q8_0", 8.5, 0.05),
+    _gguf("q6_k", 6.6, 0.1),
+    _gguf("q5_k_m", 5.7, 0.25),
+    _gguf("q5_0", 5.5, 0.25),
+    _gguf("q5_1", 6.0, 0.25),
+    _gguf("q4_k_m", 4.9, 0.5),
+    _gguf("q4_0", 4.5, 0.5),
+    _gguf("q4_1", 5.0, 0.5),
+)
+FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
+# Those that a run writes from the live model at its end; the others are made of these.
+LIVE = ("adapter", "virtual_tokens", "merged")
+
+
+def known(names: Iterable[str]) -> list[Format]:
+    """The formats of these names, each once, in the order given.
+
+    Raises:
+        RecipeError: there is none of that name.
+        ModelError: a package is missing.
+    """
+    from tuner.did_you_mean import suggestion
+
+    found = []
+    for name in dict.fromkeys(names):
+        if name not in FORMATS:
+            raise RecipeError(
+                f"there is no format '{name}'",
+                suggestion(name, list(FORMATS)),
+                f"one of {', '.join(FORMATS)}",
+            )
+        require(FORMATS[name])
+        found.append(FORMATS[name])
+    return found
+
+
+def require(row: Format) -> None:
+    """Refuse a format whose packages are not installed.
+
+    Raises:
+        ModelError: naming the extra.
+    """
+    missing = [name for name in row.packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModelError(
+            f"the format {row.name} needs {missing[0]}",
+            f"{missing[0]} is not installed",
+            f"pip install 'tuner[{row.extra}]'",
+        )
