@@ -21,7 +21,7 @@ from tests.conftest import rows
 from tuner import machine, model, plan, recipe_load, training
 from tuner.data.pack import IGNORED, Collator
 from tuner.errors import ModelError, RecipeError
-from tuner.export import verify
+from tuner.export import loading, verify
 from tuner.methods import METHODS
 from tuner.tasks.sft import token_loss
 
@@ -127,7 +127,7 @@ def load_again(
     torch.manual_seed(99)
     for name, folder in folders.items():
         job = verify.job_of(made, probes, folders, live)
-        fresh = verify._load(job, name, str(folder))
+        fresh = loading.load(job, name, str(folder))
         found[name] = verify.logits(fresh, probes, name in job["double"])
     return found
 
@@ -331,13 +331,13 @@ def generate(network: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 FRESH = """
 import json, sys, torch
-from tuner.export import verify
+from tuner.export import loading, verify
 from safetensors.torch import save_file
 torch.set_num_threads(1)
 jobs = json.load(open(sys.argv[1]))
 result = {}
 for name, job in jobs.items():
-    model = verify._load(job, "adapter", job["folder"])
+    model = loading.load(job, "adapter", job["folder"])
     for number, tensor in enumerate(verify.logits(model, job["rows"])):
         result[f"{name}.{number}"] = tensor.contiguous()
 save_file(result, sys.argv[2])

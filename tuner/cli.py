@@ -253,6 +253,69 @@ def inspect(
 
 
 @app.command()
+def export(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's folder.")] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="NAME", help="What to write. Repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Default: the run's folder.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="BASE", help="If its record names none.")
+    ] = None,
+    force_base: Annotated[
+        bool, typer.Option("--force-base", help="Though the adapter is of another base.")
+    ] = False,
+    onto: Annotated[
+        str,
+        typer.Option("--onto", help="Of a quantized run: auto, dequantized or original weights."),
+    ] = "auto",
+    max_kl: Annotated[
+        float | None, typer.Option("--max-kl", min=0.0, help="In place of the format's limit.")
+    ] = None,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="An rsLoRA as plain LoRA that all runtimes read.")
+    ] = False,
+    list_formats: Annotated[
+        bool, typer.Option("--formats", help="Show what there is and stop.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a finished run in other formats, each proven equal before it is named."""
+    from tuner.commands import export as command
+
+    console = _console(json, quiet, verbose)
+    if list_formats:
+        command.list_formats(console)
+        return
+    if run is None:
+        raise typer.BadParameter("a run's folder is missing", param_hint="RUN")
+    given = (run, formats or (), output, base, force_base, onto, max_kl, portable)
+    command.export(command.Request(*given), console)
+
+
+@app.command()
+def verify(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="An artefact's or a run's folder.")],
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="BASE", help="Of an adapter, if not found.")
+    ] = None,
+    force_base: Annotated[
+        bool, typer.Option("--force-base", help="Though the adapter is of another base.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Whether an artefact is still what was proven when it was written."""
+    from tuner.commands import export as command
+
+    command.verify(path, base, force_base, _console(json))
+
+
+@app.command()
 def chat(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's folder.")] = None,
     base: Annotated[

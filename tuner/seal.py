@@ -35,7 +35,15 @@ from tuner.errors import IntegrityError
 from tuner.lock import Owner, try_flock
 from tuner.manifest import MANIFEST, MARKER, describe, is_sealed, read_manifest, unlisted, verify
 
-__all__ = ["clean_staging", "is_sealed", "remove_sealed", "seal", "sha256_file", "verify"]
+__all__ = [
+    "clean_staging",
+    "is_sealed",
+    "remove_sealed",
+    "scratch",
+    "seal",
+    "sha256_file",
+    "verify",
+]
 
 LEFTOVER = re.compile(r"\.(?:staging|removed)-.+-(?P<pid>\d+)-[a-z0-9_]{8}")
 
@@ -74,6 +82,21 @@ def seal(
             raise resource_error(error, final) from error
         raise
     finally:
+        os.close(marker)
+
+
+@contextlib.contextmanager
+def scratch(parent: Path) -> Iterator[Path]:
+    """Yield a folder for passing files, removed at the end; a later call removes a dead one's.
+
+    Raises:
+        ResourceError: it cannot be made.
+    """
+    staging, marker = _open_staging(parent / "scratch")
+    try:
+        yield staging
+    finally:
+        _remove_tree(staging)
         os.close(marker)
 
 

@@ -2,17 +2,74 @@
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
+from tuner.errors import ModelError
+from tuner.manifest import MANIFEST
 from tuner.methods import lora
+from tuner.methods.options import CONFIG
 
 if TYPE_CHECKING:
     from tuner.plan import Plan
     from tuner.training import Trained
+
+
+_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+
+
+def copy(source: Path, folder: Path, base: str, *, portable: bool) -> None:
+    """The adapter of a finished run once more, naming its base by name.
+
+    Args:
+        source: its files.
+        folder: takes the copy.
+        base: name of the base.
+        portable: say the scale of rsLoRA, alpha / sqrt(r), as the alpha / r that every runtime
+            reads; ranks of their own need none then.
+
+    Raises:
+        ModelError: `portable`, and no plain LoRA can say the same.
+    """
+    for pattern in _FILES:
+        for file in source.glob(pattern):
+            if file.name != MANIFEST:
+                shutil.copyfile(file, folder / file.name)
+    config = json.loads((source / CONFIG).read_text("utf-8"))
+    config["base_model_name_or_path"] = base
+    if portable:
+        config |= _portable(config)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _portable(config: dict[str, Any]) -> dict[str, Any]:
+    if config.get("peft_type") != "LORA" or config.get("use_dora"):
+        kind = "DoRA" if config.get("use_dora") else config.get("peft_type")
+        raise ModelError(
+            f"{kind} cannot be said as a plain LoRA",
+            "other runtimes would leave out a part of it without a word",
+            "merge instead: tuner export RUN --format merged",
+        )
+    if not config.get("use_rslora"):
+        return {}
+    ranks = dict(config.get("rank_pattern") or {})
+    alphas = dict(config.get("alpha_pattern") or {})
+    alpha = config["lora_alpha"]
+    scaled = {
+        name: alphas.get(name, alpha) * math.sqrt(ranks.get(name, config["r"]))
+        for name in {*ranks, *alphas}
+    }
+    return {
+        "use_rslora": False,
+        "lora_alpha": alpha * math.sqrt(config["r"]),
+        "alpha_pattern": scaled,
+    }
 
 
 def write(plan: Plan, trained: Trained, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -71,26 +72,24 @@ class Measures:
 
 @torch.no_grad()
 def read(
-    model: Any, held: Held, tick: Any = lambda done, total: None, device: Any = None
+    model: Any, held: Held, tick: Callable[[int, int], None] = lambda done, total: None
 ) -> torch.Tensor:
-    """Logits (places, vocabulary or classes) in float32 of the held places, row by row.
+    """Logits (places, vocabulary or classes) of the held places, row by row, in the model's
+    precision, but at least float32.
 
     Args:
         model: in evaluation mode.
         held: the rows.
         tick: told (done, total) after every row.
-        device: of the inputs; the model's where None.
     """
     from tuner.export.verify import row_tensor
 
     found = []
-    device = device or model.device
     for number, (row, targets) in enumerate(zip(held.rows, held.targets, strict=True)):
-        inputs = {name: row_tensor(name, ids, device) for name, ids in row.items()}
+        inputs = {name: row_tensor(name, ids, model.device) for name, ids in row.items()}
         logits = model(**inputs).logits[0]
-        logits = logits[None] if logits.ndim == 1 else logits
-        places = torch.tensor([place for place, _ in targets], device=logits.device)
-        found.append(logits[places].float().cpu())
+        logits = (logits[None] if logits.ndim == 1 else logits)[[place for place, _ in targets]]
+        found.append((logits if logits.dtype == torch.float64 else logits.float()).cpu())
         tick(number + 1, len(held.rows))
     return torch.cat(found)
 

@@ -13,18 +13,17 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tuner.errors import IntegrityError
-from tuner.export import held
+from tuner.export import held, loading, measure
 from tuner.memory import PROBE_ROWS
-from tuner.methods.options import WEIGHTS
 
 if TYPE_CHECKING:
     from tuner.plan import Plan
@@ -55,25 +54,32 @@ def logits(model: Any, rows: Sequence[Probe], double: bool = False) -> list[torc
             an adapter into the base changes the order of the sums; in float32 that alone moves the
             logits by more than a wrong weight would have to.
     """
-    experts = getattr(model.config, "_experts_implementation", None)
-    if double:
-        # The grouped matrix product of mixtures of experts has no float64.
-        if experts:
-            model.set_experts_implementation("eager")
-        model.double()
-    try:
+    with in_double(model, double):
         results = [
             model(**{name: row_tensor(name, ids, model.device) for name, ids in row.items()})
             .logits[0]
             .cpu()
             for row in rows
         ]
+    return [result if double else result.float() for result in results]
+
+
+@contextmanager
+def in_double(model: Any, wanted: bool = True) -> Iterator[None]:
+    """Have a float32 model compute in float64, where `wanted`."""
+    experts = getattr(model.config, "_experts_implementation", None)
+    if wanted:
+        # The grouped matrix product of mixtures of experts has no float64.
+        if experts:
+            model.set_experts_implementation("eager")
+        model.double()
+    try:
+        yield
     finally:
-        if double:
+        if wanted:
             model.float()
             if experts:
                 model.set_experts_implementation(experts)
-    return [result if double else result.float() for result in results]
 
 
 def row_tensor(name: str, ids: Sequence[int], device: Any) -> torch.Tensor:
@@ -183,83 +189,24 @@ def _difference(fresh: torch.Tensor, live: torch.Tensor) -> float:
     return difference if math.isfinite(difference) else float("inf")
 
 
-def _load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
-    import transformers
-    from transformers import BitsAndBytesConfig
-
-    from tuner.methods import bottleneck_peft  # noqa: F401  # makes peft know the method
-    from tuner.model import without_cpu_packing
-
-    loader = getattr(transformers, job["auto_class"])
-
-    arguments: dict[str, Any] = {
-        "dtype": getattr(torch, job["dtype"]),
-        "use_safetensors": True,
-        "trust_remote_code": job["trust_remote_code"],
-    }
-    if job["quantize"] == "int8":
-        arguments["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
-    elif job["quantize"] == "nf4":
-        arguments["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=getattr(torch, job["dtype"]),
-        )
-    if job["quantize"] != "none":
-        arguments["device_map"] = {"": job["device"]}
-    if kind == "adapter":
-        from peft import PeftModel
-
-        if job["num_labels"]:
-            arguments["num_labels"] = job["num_labels"]
-        base = loader.from_pretrained(job["base"], **arguments)
-        model: Any = PeftModel.from_pretrained(base, folder)
-        _refuse_other_keys(model, folder)
-    elif kind == "virtual_tokens":
-        from tuner.export.virtual_tokens import WithTokens
-
-        base = loader.from_pretrained(job["base"], **arguments)
-        model = WithTokens(base.to(job["device"]) if job["quantize"] == "none" else base, folder)
-    else:
-        arguments["output_loading_info"] = True
-        loaded: Any = loader.from_pretrained(folder, **arguments)
-        model, report = loaded
-        _refuse_keys(report["missing_keys"], report["unexpected_keys"])
-    if job["num_labels"]:
-        model.config.pad_token_id = job["pad_token_id"]
-    if job["quantize"] == "none" and kind != "virtual_tokens":
-        model = model.to(job["device"])
-    without_cpu_packing(model.base if kind == "virtual_tokens" else model)
-    return model.eval()
-
-
-def _refuse_other_keys(model: Any, folder: str) -> None:
-    """peft only warns of tensors that match no module: they would be trained and do nothing."""
-    from peft import get_peft_model_state_dict
-
-    wanted = set(get_peft_model_state_dict(model))
-    with safe_open(f"{folder}/{WEIGHTS}", "pt") as file:
-        saved = set(file.keys())
-    _refuse_keys(wanted - saved, saved - wanted)
-
-
-def _refuse_keys(missing: Collection[str], unexpected: Collection[str]) -> None:
-    if missing or unexpected:
-        raise SystemExit(
-            f"{len(missing)} tensors are missing and {len(unexpected)} match no module: "
-            + ", ".join(sorted([*missing, *unexpected])[:4])
-        )
-
-
 def main() -> None:
-    """The fresh process: load every artefact of a job and write its logits."""
+    """The fresh process: load every artefact of a job and write its logits: of every row, or, of a
+    job that names places, at those."""
+    from tuner.model import quiet_libraries
+
+    quiet_libraries()
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     torch.set_num_threads(job["threads"])
     result: dict[str, torch.Tensor] = {}
     for kind, folder in job["artefacts"].items():
-        model = _load(job, kind, folder)
-        for number, tensor in enumerate(logits(model, job["rows"], kind in job["double"])):
-            result[f"{kind}.{number}"] = tensor.contiguous()
+        model = loading.load(job, kind, folder)
+        double = kind in job["double"]
+        if targets := job.get("targets"):
+            with in_double(model, double):
+                result[kind] = measure.read(model, measure.Held(job["rows"], targets))
+        else:
+            for number, tensor in enumerate(logits(model, job["rows"], double)):
+                result[f"{kind}.{number}"] = tensor.contiguous()
         del model
     save_file(result, job["result"])
 

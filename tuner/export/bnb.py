@@ -1,0 +1,55 @@
+"""Weights quantized by bitsandbytes: LLM.int8() (Dettmers et al. 2022) and NF4 (ibid. 2023)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner.errors import ModelError
+from tuner.export import loading
+
+if TYPE_CHECKING:
+    from tuner.export.convert import Work
+
+
+def write_int8(work: Work, folder: Path) -> None:
+    """LLM.int8(): 8 bits a weight, absolute maximum per output."""
+    from transformers import BitsAndBytesConfig
+
+    _write(work, folder, BitsAndBytesConfig(load_in_8bit=True))
+
+
+def write_nf4(work: Work, folder: Path) -> None:
+    """NF4 in blocks of 64 weights, their scales quantized once more."""
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, work.job["dtype"]),
+    )
+    _write(work, folder, config)
+
+
+def _write(work: Work, folder: Path, config: Any) -> None:
+    model = loading.whole(work.job, "merged", work.merged, **work.on_device(config))
+    refuse_none(model, ("Linear8bitLt", "Linear4bit"))
+    model.save_pretrained(folder)
+    work.save_tokenizer(folder)
+
+
+def refuse_none(model: Any, kinds: tuple[str, ...]) -> None:
+    """Refuse a model of which nothing was quantized.
+
+    Raises:
+        ModelError: it has no layer of these classes.
+    """
+    if not any(type(module).__name__ in kinds for module in model.modules()):
+        raise ModelError(
+            "nothing in this model can be quantized this way",
+            f"{type(model).__name__} has no linear layer that the library replaces",
+            "choose another format, such as gguf-q8_0",
+        )

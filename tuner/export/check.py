@@ -1,0 +1,110 @@
+"""`tuner verify`: whether an artefact is still what was proven when it was written.
+
+The manifest alone is enough: it holds the sha256 of every file, how the artefact is loaded, and the
+logits that it and the tuned model gave on rows of random tokens.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner import adapter_files, seal
+from tuner.errors import IntegrityError, ModelError
+from tuner.export import verify
+
+if TYPE_CHECKING:
+    from tuner.console import Console
+    from tuner.export_origin import Origin
+
+# Other machines add up in another order; quantized kernels round as they go.
+DRIFT = {"exact": 1e-3, "rounded": 0.05}
+
+
+def check(origin: Origin, base: str | None, force_base: bool, console: Console) -> dict[str, Any]:
+    """Read every file again, load the artefact in a fresh process, compare its logits.
+
+    Args:
+        origin: the artefact; its files were compared with its manifest when it was found.
+        base: of an adapter, where it is not the one that its manifest names.
+        force_base: take it though it is another one.
+        console: warns.
+
+    Returns:
+        kind, path, files, drift (to its own logits then), max_logit_difference (to the tuned
+        model's), limit.
+
+    Raises:
+        IntegrityError: a file differs, or the logits do.
+        ModelError: it has no manifest, or one that keeps no logits; or its base is not there.
+    """
+    folder, sealed = origin.folder, origin.sealed
+    files = seal.verify(folder)["files"] if sealed else {}
+    witness = sealed.get("witness")
+    if not witness:
+        raise ModelError(
+            f"{folder} cannot be verified",
+            "its manifest keeps no logits" if sealed else "it has no MANIFEST.json",
+            "export it again with this version",
+        )
+    kind, facts = sealed["kind"], sealed["facts"]
+    where = ""
+    if kind in ("adapter", "virtual_tokens"):
+        found_base = origin.base(base, console.note)
+        adapter_files.check_base(
+            folder,
+            origin.name,
+            found_base.name,
+            found_base.fingerprint,
+            force=force_base,
+            warn=console.warn,
+        )
+        where = str(found_base.folder)
+    job = facts | {
+        "base": where,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "double": [],
+        "rows": witness["rows"],
+        "targets": witness["targets"],
+        "artefacts": {kind: str(folder)},
+    }
+    with tempfile.TemporaryDirectory(prefix="tuner-verify-") as aside:
+        logits = verify.in_fresh_process(job, Path(aside))[kind]
+    return _compare(kind, folder, len(files), logits, witness, facts)
+
+
+def _compare(
+    kind: str,
+    folder: Path,
+    files: int,
+    logits: torch.Tensor,
+    witness: dict[str, Any],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    entries = torch.tensor(witness["entries"])
+    now = logits.gather(-1, entries).double()
+    then, tuned = (
+        torch.tensor(witness[name], dtype=torch.float64) for name in ("artefact", "tuned")
+    )
+    drift = float((now - then).abs().max())
+    exact = facts["dtype"] == "float32" and kind in ("adapter", "virtual_tokens", "merged")
+    limit = DRIFT["exact" if exact else "rounded"] * max(1.0, float(then.abs().max()))
+    if not drift <= limit:
+        raise IntegrityError(
+            f"{folder} no longer computes what it did when it was written",
+            f"its logits differ by up to {drift:.3g} from those in its manifest, the limit is "
+            f"{limit:.3g}",
+            "check the versions of transformers and of the quantizing library, or export it again",
+        )
+    return {
+        "kind": kind,
+        "path": str(folder),
+        "files": files,
+        "drift": drift,
+        "limit": limit,
+        "max_logit_difference": float((now - tuned).abs().max()),
+    }

@@ -1,0 +1,400 @@
+"""`tuner export`: what a finished run left, in other formats, each proven before it is named.
+
+The tuned model is opened as a user would open it, its logits on the run's held-out rows are the
+measure, and every artefact is loaded by a fresh process and compared with it and with the base.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner import adapter_files, disk, manifest, seal
+from tuner import base as bases
+from tuner.errors import ModelError, RecipeError
+from tuner.export import (
+    adapter,
+    bnb,
+    gguf,
+    held,
+    loading,
+    measure,
+    merged,
+    torchao_int8,
+    verdict,
+    verify,
+)
+from tuner.export.measure import Held
+from tuner.export_formats import FORMATS, Format
+
+if TYPE_CHECKING:
+    from tuner.base import Base
+    from tuner.console import Console
+    from tuner.export_origin import Origin
+
+REPORT = "export.json"
+# Logits of the whole vocabulary are kept for this many places of the held-out rows.
+PLACES = 512
+
+CONVERTERS: dict[str, Callable[[Work, Path], None]] = {
+    "int8": bnb.write_int8,
+    "nf4": bnb.write_nf4,
+    "int8-torchao": torchao_int8.write,
+    **{row.name: partial(gguf.write, row.name) for row in FORMATS.values() if row.llama_type},
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says besides origin and formats.
+
+    Attributes:
+        output: the folder that takes the artefacts' folders.
+        base: the base that the user names.
+        force_base: take it though it is another one.
+        onto: which weights a quantized run's adapter is merged into: dequantized, original or auto.
+        max_kl: limit in place of each format's own.
+    """
+
+    output: Path
+    base: str | None = None
+    force_base: bool = False
+    onto: str = "auto"
+    max_kl: float | None = None
+    portable: bool = False
+
+
+@dataclass
+class Work:
+    """A tuned model on its way into other formats.
+
+    Attributes:
+        origin: where it comes from.
+        job: how its artefacts are loaded (see `verify.job_of`).
+        tokenizer: goes with every artefact.
+        stops: ids that end an answer; None: it does not write.
+        name: of the base.
+        held: rows that it is measured on; `random` are the witness's.
+        tuned: logits at their places; `base` likewise, None where there is none to compare with.
+        merged: folder of the merged model, once it is there.
+        notes: what stands in the report besides the figures.
+    """
+
+    origin: Origin
+    job: dict[str, Any]
+    tokenizer: Any
+    stops: tuple[int, ...] | None
+    name: str
+    fingerprint: str | None
+    held: Held
+    random: Held
+    context_length: int
+    tuned: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    base: torch.Tensor | None = None
+    merged: Path = Path()
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def on_device(self, config: Any) -> dict[str, Any]:
+        """Arguments that quantize by `config` on the device of the job."""
+        return {"quantization_config": config, "device_map": {"": self.job["device"]}}
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Put tokenizer and chat template beside an artefact."""
+        self.tokenizer.save_pretrained(folder)
+
+    @property
+    def both(self) -> Held:
+        """The held-out rows, then the random ones."""
+        return Held(self.held.rows + self.random.rows, self.held.targets + self.random.targets)
+
+
+def export(
+    origin: Origin, rows: list[Format], settings: Settings, console: Console
+) -> list[dict[str, Any]]:
+    """Write, prove and seal each format.
+
+    Args:
+        origin: from `origin.find`, which has refused what cannot be.
+        rows: the formats.
+        settings: what else was asked for.
+        console: shows what happens.
+
+    Returns:
+        For each artefact: kind, path, bytes, limit, verdict and the figures of `measure.Measures`.
+
+    Raises:
+        IntegrityError: an artefact is not what was trained; nothing stands under its name then.
+        ModelError: the base cannot be had or is another one.
+        ResourceError: memory or disk do not suffice.
+    """
+    _refuse_existing(settings.output, rows)
+    work, found_base = _open(origin, settings, console)
+    disk.require_space(settings.output.parent, _needed(work, rows, found_base))
+    if (
+        origin.config.get("use_rslora")
+        and not settings.portable
+        and any(row.name == "adapter" for row in rows)
+    ):
+        console.warn(
+            "rsLoRA: vLLM, SGLang, TensorRT-LLM and ExLlamaV2 have read its scale as alpha / r, "
+            "a weaker update; --portable writes it so that all read the same"
+        )
+    reports: list[dict[str, Any]] = []
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(seal.scratch(settings.output))
+        exact = _measure_and_merge(work, rows, settings, scratch, found_base, console)
+        for row in rows:
+            console.phase(f"writing {row.name}; it is reloaded in a fresh process")
+            reports.append(_one(work, row, settings, exact, console))
+            _report(origin, settings.output, reports[-1])
+    return reports
+
+
+def _refuse_existing(output: Path, rows: list[Format]) -> None:
+    for row in rows:
+        if (output / row.name).exists():
+            raise RecipeError(
+                f"{output / row.name} already exists",
+                "an artefact is never overwritten",
+                "move it away, or name another folder with --output",
+            )
+
+
+def _open(origin: Origin, settings: Settings, console: Console) -> tuple[Work, Base | None]:
+    base = _base(origin, settings, console)
+    facts = origin.facts(base)
+    if base is not None and origin.adapter:
+        adapter_files.check_base(
+            origin.folder,
+            origin.name,
+            base.name,
+            base.fingerprint,
+            force=settings.force_base,
+            warn=console.warn,
+        )
+    has_tokenizer = (origin.folder / "tokenizer_config.json").is_file()
+    where = origin.folder if has_tokenizer or base is None else base.folder
+    tokenizer = bases.load_tokenizer(
+        bases.Base(origin.name, "folder", where, base.config if base else {}),
+        facts["trust_remote_code"],
+    )
+    writes = facts["head"] == "language"
+    start = None
+    if facts["head"] == "sequence":
+        config = base.config if base else json.loads((origin.folder / "config.json").read_text())
+        start = config.get("decoder_start_token_id") or 0
+    tasks = origin.config.get("peft_type") == "MULTITASK_PROMPT_TUNING"
+    random = held.random_rows(tokenizer, added=facts["num_labels"] > 0, start_id=start, tasks=tasks)
+    known = held.load(origin.run) if origin.run else None
+    if known is None:
+        console.warn("no held-out rows lie beside this model: it is compared on random rows alone")
+    job = facts | {
+        "base": str(base.folder) if base else "",
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "double": [],
+    }
+    folders = [origin.folder] if base is None else [origin.folder, base.folder]
+    stops = tuple(dict.fromkeys(stop for folder in folders for stop in bases.stop_ids(folder)))
+    work = Work(
+        origin=origin,
+        job=job,
+        tokenizer=tokenizer,
+        stops=stops if writes else None,
+        name=base.name if base else str(origin.sealed.get("base", origin.folder.name)),
+        fingerprint=base.fingerprint() if base else origin.sealed.get("base_fingerprint"),
+        held=(known or Held([], [])).limited(PLACES),
+        random=random,
+        context_length=_context(origin, base),
+    )
+    return work, base
+
+
+def _context(origin: Origin, base: Base | None) -> int:
+    if base is not None:
+        return base.context_length
+    config = json.loads((origin.folder / "config.json").read_text("utf-8"))
+    return bases.Base(origin.name, "folder", origin.folder, config).context_length
+
+
+def _base(origin: Origin, settings: Settings, console: Console) -> Base | None:
+    try:
+        return origin.base(settings.base, console.note)
+    except ModelError:
+        if origin.adapter or settings.base:
+            raise
+        console.warn("the base of this model is not there: it is not compared with it")
+        return None
+
+
+def _measure_and_merge(
+    work: Work,
+    rows: list[Format],
+    settings: Settings,
+    scratch: Path,
+    base: Base | None,
+    console: Console,
+) -> torch.Tensor | None:
+    """Read the tuned model and the base, and have the merged model lie in `work.merged`.
+
+    Returns:
+        The tuned model's logits in float64 on a few rows, where an exact merge is asked for.
+    """
+    origin, job = work.origin, work.job
+    kind = "adapter" if origin.adapter else "merged"
+    console.phase("measuring the tuned model and its base")
+    model = loading.load(job, kind, str(origin.folder))
+    work.tuned = measure.read(model, work.both, console.tick)
+    compared = base is not None and not job["num_labels"]
+    if origin.adapter and compared:
+        with model.disable_adapter():
+            work.base = measure.read(model, work.both)
+    elif compared:
+        whole = loading.base(job)
+        work.base = measure.read(whole, work.both)
+        del whole
+    exact = None
+    if any(row.name == "merged" for row in rows) and job["dtype"] == "float32":
+        with verify.in_double(model):
+            exact = measure.read(model, few(work))
+    if not origin.adapter:
+        work.merged = origin.folder
+    elif any(row.name != "adapter" for row in rows):
+        ready = origin.folder.parent / "merged"
+        if manifest.is_sealed(ready) and origin.run and job["quantize"] == "none":
+            seal.verify(ready)
+            work.merged = ready
+        else:
+            console.phase("folding the adapter into the base")
+            work.merged = scratch / "merged"
+            whole = merged_into(work, model, settings.onto)
+            merged.save(whole, work.merged, work.name, work.tokenizer, work.stops)
+    return exact
+
+
+def merged_into(work: Work, model: Any, onto: str) -> Any:
+    """The merged model; for a run on a quantized base, on the weights that are asked for.
+
+    Merging into the original weights, which the adapter was never trained on, may be nearer or not
+    (artidoro/qlora#28): both are measured, and the nearer is taken where nothing is asked for.
+    """
+    if work.job["quantize"] == "none":
+        return merged.fold(model)
+    from peft import PeftModel
+
+    divergences, models = {}, {}
+    for choice in ("dequantized", "original") if onto == "auto" else (onto,):
+        if choice == "original":
+            base = loading.base(work.job | {"quantize": "none"})
+        else:
+            base = loading.base(work.job).dequantize().to(getattr(torch, work.job["dtype"]))
+        whole = merged.fold(PeftModel.from_pretrained(base, work.origin.folder)).eval()
+        divergences[choice] = measure.divergence(work.tuned, measure.read(whole, work.both))
+        models[choice] = whole
+    chosen = min(divergences, key=lambda name: divergences[name])
+    work.notes |= {"merged_onto": chosen, "kl_by_base_weights": divergences}
+    return models[chosen]
+
+
+def few(work: Work) -> Held:
+    """The rows on which an exact merge is compared in float64."""
+    first = work.held.limited(PLACES // 8)
+    return Held(first.rows + work.random.rows, first.targets + work.random.targets)
+
+
+def _one(
+    work: Work,
+    row: Format,
+    settings: Settings,
+    exact: torch.Tensor | None,
+    console: Console,
+) -> dict[str, Any]:
+    final = settings.output / row.name
+    extra: dict[str, Any] = {
+        "kind": row.name,
+        "base": work.name,
+        "base_fingerprint": work.fingerprint,
+        "facts": {key: work.job[key] for key in FACTS} | {"quantize": _quantize(work, row)},
+    }
+    with seal.seal(final, extra=extra) as folder:
+        if row.name == "adapter":
+            adapter.copy(work.origin.folder, folder, work.name, portable=settings.portable)
+        elif row.name == "merged":
+            shutil.copytree(work.merged, folder, dirs_exist_ok=True, ignore=_NO_MANIFEST)
+        else:
+            CONVERTERS[row.name](work, folder)
+        double = row.name == "merged" and exact is not None
+        rows = few(work) if double else work.both
+        tuned = exact if double and exact is not None else work.tuned
+        job = work.job | {
+            "rows": rows.rows,
+            "targets": rows.targets,
+            "artefacts": {row.name: str(folder)},
+            "double": [row.name] if double else [],
+        }
+        found = verify.in_fresh_process(job, settings.output)[row.name]
+        figures = measure.compare(rows, tuned, found, _part(work, len(tuned)))
+        report = verdict.judge(row, figures, work, folder, settings.max_kl)
+        last = sum(map(len, work.random.targets))
+        extra |= {
+            "verified": True,
+            "max_logit_difference": figures.max_logit_difference,
+            "figures": report,
+            "witness": held.witness(work.random, tuned[-last:].float(), found[-last:].float()),
+        }
+    return {"kind": row.name, "path": str(final), **report, **work.notes}
+
+
+_NO_MANIFEST = shutil.ignore_patterns(manifest.MANIFEST)
+
+
+def _part(work: Work, places: int) -> torch.Tensor | None:
+    """The base's logits where this many were read: the first held-out places, then the random."""
+    if work.base is None:
+        return None
+    random = sum(map(len, work.random.targets))
+    return torch.cat([work.base[: places - random], work.base[len(work.base) - random :]])
+
+
+# What the manifest says of how an artefact is loaded.
+FACTS = (
+    "auto_class",
+    "head",
+    "num_labels",
+    "pad_token_id",
+    "dtype",
+    "quantize",
+    "trust_remote_code",
+)
+
+
+def _quantize(work: Work, row: Format) -> str:
+    """An adapter goes onto a base as it was trained on; all else stands for itself."""
+    return str(work.job["quantize"]) if row.name in ("adapter", "gguf-adapter") else "none"
+
+
+def _needed(work: Work, rows: list[Format], base: Base | None) -> int:
+    """Bytes on the disk, at most: each artefact as large as the base in float32."""
+    folder = base.folder if base else work.origin.folder
+    whole = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return whole * (1 + sum(row.name not in ("adapter", "gguf-adapter") for row in rows))
+
+
+def _report(origin: Origin, output: Path, report: dict[str, Any]) -> None:
+    """Add to export.json, which lies in the run folder, or where the artefacts go."""
+    folder = origin.run or output
+    path = folder / REPORT
+    artefacts = []
+    if path.is_file():
+        with contextlib.suppress(ValueError, OSError):
+            artefacts = list(json.loads(path.read_text("utf-8"))["artefacts"])
+    kept = [item for item in artefacts if item.get("path") != report["path"]]
+    disk.write_json(path, {"artefacts": [*kept, report]})

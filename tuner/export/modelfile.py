@@ -1,0 +1,95 @@
+"""The Modelfile by which Ollama runs a GGUF file: template, stop tokens, parameters.
+
+Ollama's templates are Go's. Ours is read off the chat template itself: what it writes around each
+turn of a chat whose turns are marks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_MARKS = {
+    "system": "\u2402system\u2403",
+    "user": "\u2402user\u2403",
+    "assistant": "\u2402answer\u2403",
+}
+
+
+def text(file: str, tokenizer: Any, stops: Sequence[int], context: int) -> str:
+    """The Modelfile of a GGUF file that lies beside it.
+
+    Args:
+        file: its name.
+        tokenizer: with the chat template that was trained with.
+        stops: ids that end an answer.
+        context: longest sequence in tokens.
+    """
+    lines = [f"FROM ./{file}"]
+    found = template(tokenizer)
+    if found is not None:
+        body, system = found
+        lines.append(f'TEMPLATE """{body}"""')
+        if system:
+            lines.append(f'SYSTEM """{system}"""')
+    ends = [tokenizer.eos_token_id, *stops]
+    for end in dict.fromkeys(tokenizer.convert_ids_to_tokens(int(stop)) for stop in ends):
+        lines.append(f'PARAMETER stop "{end}"')
+    lines.append(f"PARAMETER num_ctx {context}")
+    lines.append("PARAMETER temperature 0")
+    return "\n".join(lines) + "\n"
+
+
+def template(tokenizer: Any) -> tuple[str, str] | None:
+    """Go template and default system turn of a tokenizer's chat template.
+
+    Returns:
+        None where there is no chat template, or it does not put each turn between fixed texts;
+        Ollama then reads the one inside the GGUF file.
+    """
+    user, answer, system = (_MARKS[role] for role in ("user", "assistant", "system"))
+    asked = _chat(tokenizer, "user", prompt=True)
+    answered = _chat(tokenizer, "user", "assistant")
+    if user not in asked or answer not in answered:
+        return None
+    head, opening = asked.split(user, 1)
+    if not answered.startswith(head + user + opening + answer):
+        return None
+    closing = answered.split(answer, 1)[1]
+    reply = f"{{{{ .Response }}}}{closing}"
+    with_system = _chat(tokenizer, "system", "user", prompt=True)
+    if system not in with_system:
+        # It knows no system turn: its text goes before the question.
+        turn = "{{ if .System }}{{ .System }}\n\n{{ end }}"
+        return f"{head}{turn}{{{{ .Prompt }}}}{opening}{reply}", ""
+    before, rest = with_system.split(system, 1)
+    between = rest.split(user, 1)[0]
+    # Between an answer and the next question stand the answer's closing and the question's opening.
+    again = _chat(tokenizer, "user", "assistant", "user").partition(answer)[2].partition(user)[0]
+    start = again.removeprefix(closing)
+    if not (again.startswith(closing) and between.endswith(start) and head.endswith(start)):
+        return None
+    ending = between.removesuffix(start)
+    own = head.removesuffix(start)
+    if own and not (own.startswith(before) and own.endswith(ending)):
+        return None
+    default = own[len(before) : len(own) - len(ending)]
+    turn = f"{{{{ if .System }}}}{before}{{{{ .System }}}}{ending}{{{{ end }}}}"
+    body = f"{turn}{{{{ if .Prompt }}}}{start}{{{{ .Prompt }}}}{opening}{{{{ end }}}}"
+    return body + reply, default
+
+
+def _chat(tokenizer: Any, *roles: str, prompt: bool = False) -> str:
+    """A chat of marks as the template writes it, without a first token that llama.cpp adds itself;
+    empty where the template refuses it."""
+    messages = [{"role": role, "content": _MARKS[role]} for role in roles]
+    try:
+        text = str(
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+        )
+    # A template is a program; what it raises is its own.
+    except Exception:
+        return ""
+    first = tokenizer.bos_token_id
+    adds = first is not None and tokenizer("a").input_ids[:1] == [first]
+    return text.removeprefix(tokenizer.bos_token) if adds else text

@@ -1,0 +1,36 @@
+"""Weights quantized by torchao: int8, one scale an output, in plain safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.errors import ModelError
+from tuner.export import loading
+
+if TYPE_CHECKING:
+    from tuner.export.convert import Work
+
+
+def write(work: Work, folder: Path) -> None:
+    """Quantize the weights of every nn.Linear but the output head; activations stay as they are.
+
+    Raises:
+        ModelError: the model has none (GPT-2 keeps its layers as Conv1D).
+    """
+    from torch import nn
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    scheme = TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))
+    model = loading.whole(work.job, "merged", work.merged, quantization_config=scheme)
+    plain = nn.Parameter
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if all(type(module.weight) is plain for module in linear):
+        raise ModelError(
+            "torchao finds nothing to quantize in this model",
+            f"{type(model).__name__} has no nn.Linear besides its head",
+            "choose int8 or gguf-q8_0",
+        )
+    model.save_pretrained(folder)
+    work.save_tokenizer(folder)

@@ -1,0 +1,194 @@
+"""What `tuner export` starts from: a sealed adapter or model of a run, or one from elsewhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner import base as bases
+from tuner import manifest, record, sources
+from tuner.base import Base
+from tuner.commands.train import RUNS
+from tuner.errors import ModelError, RecipeError
+from tuner.heads import HEADS, family
+from tuner.methods.options import CONFIG
+from tuner.recipe import ModelSection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tuner.sources import Source
+
+# peft's methods whose virtual tokens stand before the prompt: there is nothing to fold in.
+UNMERGEABLE = (
+    "ADAPTION_PROMPT",
+    "MULTITASK_PROMPT_TUNING",
+    "P_TUNING",
+    "PREFIX_TUNING",
+    "PROMPT_TUNING",
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A trained model on the disk.
+
+    Attributes:
+        name: as the user named it.
+        folder: of the adapter or the whole model.
+        run: the run folder it lies in; None where it lies elsewhere.
+        source: what it is, and which base it is for.
+        sealed: `extra` of its manifest; empty where it has none.
+        config: peft's configuration of an adapter; empty for a whole model.
+    """
+
+    name: str
+    folder: Path
+    run: Path | None
+    source: Source
+    sealed: dict[str, Any]
+    config: dict[str, Any]
+
+    @property
+    def adapter(self) -> bool:
+        """Whether it is an adapter, no whole model."""
+        return not self.source.whole
+
+    def base(self, named: str | None, note: Callable[[str], None]) -> Base:
+        """The base it was trained on.
+
+        Args:
+            named: the base the user names instead, if any.
+            note: told about work that takes long.
+
+        Raises:
+            ModelError: it cannot be had, or nothing says which it is.
+        """
+        section = ModelSection(base=named) if named else self.source.section
+        if section is None:
+            known = self.sealed.get("base") or self.config.get("base_model_name_or_path")
+            if not known:
+                raise ModelError(
+                    f"nothing says which base {self.name} was trained on",
+                    f"{self.folder} has no {manifest.MANIFEST}",
+                    "name it with --base",
+                )
+            section = ModelSection(base=str(known))
+        return bases.resolve(section, Path() if named else self.source.start, note)
+
+    def facts(self, base: Base | None) -> dict[str, Any]:
+        """How it is loaded (see `verify.facts_of`): by its manifest, else by its files."""
+        if "facts" in self.sealed:
+            return dict(self.sealed["facts"])
+        config = base.config if base else json.loads((self.folder / "config.json").read_text())
+        task = self.config.get("task_type")
+        kind = "sequence" if family(config) == "encoder-decoder" else "language"
+        heads = {"SEQ_CLS": "classes", "SEQ_2_SEQ_LM": "sequence"}
+        if not self.adapter and "Classification" in str(config.get("architectures")):
+            task = "SEQ_CLS"
+        head = HEADS[heads.get(str(task), kind)]
+        return {
+            "auto_class": head.auto_class,
+            "head": head.name,
+            "num_labels": len(config.get("id2label") or (0,)) if head.added else 0,
+            "pad_token_id": config.get("pad_token_id"),
+            "dtype": "float32",
+            "quantize": "none",
+            "trust_remote_code": False,
+        }
+
+
+def find(name: str) -> Origin:
+    """The run, adapter or model of this name; a bare name is also looked for among the runs.
+
+    Raises:
+        RecipeError: nothing is there, or the run is not finished.
+        ModelError: the run left no model.
+        IntegrityError: a manifest is damaged.
+    """
+    path = Path(name)
+    if not path.exists() and (RUNS / name).is_dir():
+        path = RUNS / name
+    source = sources.find(str(path), Path(), "export")
+    folder = source.folder
+    run = folder.parent if (folder.parent / record.RUN).is_file() else None
+    sealed: dict[str, Any] = {}
+    if (folder / manifest.MANIFEST).exists():
+        sealed = manifest.verify(folder)["extra"]
+    config: dict[str, Any] = {}
+    if not source.whole:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+    return Origin(name, folder, run, source, sealed, config)
+
+
+def find_artefact(name: str) -> Origin:
+    """An artefact of any format by its folder; of a run, its adapter or merged model.
+
+    Raises:
+        RecipeError: nothing is there.
+        ModelError: the run left no model.
+        IntegrityError: a file is not the one that was sealed.
+    """
+    folder = Path(name)
+    if (folder / record.RUN).is_file() or not (folder / manifest.MANIFEST).is_file():
+        return find(name)
+    sealed = manifest.verify(folder)["extra"]
+    whole = not (folder / CONFIG).is_file()
+    config = {} if whole else json.loads((folder / CONFIG).read_text("utf-8"))
+    source = sources.Source(name, folder.resolve(), whole=whole)
+    if (folder.resolve().parent / record.RUN).is_file() and not whole:
+        source = sources.find(name, Path(), "verify")
+    return Origin(name, folder.resolve(), None, source, sealed, config)
+
+
+def refuse(origin: Origin, formats: list[str]) -> None:
+    """Refuse what this origin cannot become, before anything is loaded.
+
+    Raises:
+        ModelError: says what is possible instead.
+        RecipeError: the format is written by the run itself.
+    """
+    kind = str(origin.config.get("peft_type", ""))
+    whole = [name for name in formats if name not in ("adapter", "gguf-adapter")]
+    if origin.adapter and whole and kind in UNMERGEABLE:
+        raise ModelError(
+            f"{whole[0]} needs a merged model, and {kind} cannot be merged",
+            f"{origin.folder}: its virtual tokens stand before every prompt; no weight holds them",
+            "use the adapter with peft, tuner chat or tuner serve; virtual_tokens in the recipe's "
+            "export.formats gives them as plain tensors",
+        )
+    if "virtual_tokens" in formats:
+        raise RecipeError(
+            "virtual_tokens is written by the run itself",
+            "it is made of the live model",
+            "set export.formats: [adapter, virtual_tokens] in the recipe",
+        )
+    adapters = [name for name in formats if name in ("adapter", "gguf-adapter")]
+    if not origin.adapter and adapters:
+        raise ModelError(
+            f"{adapters[0]} needs an adapter, and {origin.name} is a whole model",
+            f"{origin.folder} holds no {CONFIG}",
+            "export merged, int8, nf4 or gguf",
+        )
+    if "gguf-adapter" in formats:
+        _refuse_plain_lora(origin)
+
+
+def _refuse_plain_lora(origin: Origin) -> None:
+    why = None
+    if origin.config.get("peft_type") != "LORA":
+        why = f"peft_type {origin.config.get('peft_type')}"
+    elif origin.config.get("use_dora"):
+        why = "use_dora: its magnitudes have no place in a GGUF adapter"
+    elif origin.config.get("modules_to_save"):
+        why = f"modules_to_save {origin.config['modules_to_save']}"
+    elif origin.config.get("target_parameters"):
+        why = "it adapts the fused experts"
+    if why:
+        raise ModelError(
+            "a GGUF adapter can only hold a plain LoRA",
+            f"{origin.folder / CONFIG}: {why}",
+            "merge instead: tuner export RUN --format gguf",
+        )
