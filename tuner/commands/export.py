@@ -51,9 +51,9 @@ def export(request: Request, console: Console) -> None:
     refuse(origin, [row.name for row in rows])
     output = request.output or origin.run or origin.folder.parent
     with _quiet():
-        from tuner.export import convert
+        from tuner.export import convert, work
 
-        settings = convert.Settings(
+        settings = work.Settings(
             output=output.resolve(),
             base=request.base,
             force_base=request.force_base,

@@ -11,7 +11,7 @@ from tuner.errors import ModelError
 from tuner.export import loading
 
 if TYPE_CHECKING:
-    from tuner.export.convert import Work
+    from tuner.export.work import Work
 
 
 def write_int8(work: Work, folder: Path) -> None:

@@ -10,21 +10,20 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import adapter_files, disk, manifest, seal
-from tuner import base as bases
-from tuner.errors import ModelError, RecipeError
+from tuner import disk, manifest, seal
+from tuner.errors import RecipeError
 from tuner.export import (
     adapter,
     bnb,
     gguf,
     held,
+    llama,
     loading,
     measure,
     merged,
@@ -33,6 +32,7 @@ from tuner.export import (
     verify,
 )
 from tuner.export.measure import Held
+from tuner.export.work import Settings, Work, open_work
 from tuner.export_formats import FORMATS, Format
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from tuner.export_origin import Origin
 
 REPORT = "export.json"
-# Logits of the whole vocabulary are kept for this many places of the held-out rows.
-PLACES = 512
+# Places of the held-out rows at which a merge is compared in float64.
+FEW_PLACES = 64
 
 CONVERTERS: dict[str, Callable[[Work, Path], None]] = {
     "int8": bnb.write_int8,
@@ -50,70 +50,6 @@ CONVERTERS: dict[str, Callable[[Work, Path], None]] = {
     "int8-torchao": torchao_int8.write,
     **{row.name: partial(gguf.write, row.name) for row in FORMATS.values() if row.llama_type},
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the command line says besides origin and formats.
-
-    Attributes:
-        output: the folder that takes the artefacts' folders.
-        base: the base that the user names.
-        force_base: take it though it is another one.
-        onto: which weights a quantized run's adapter is merged into: dequantized, original or auto.
-        max_kl: limit in place of each format's own.
-    """
-
-    output: Path
-    base: str | None = None
-    force_base: bool = False
-    onto: str = "auto"
-    max_kl: float | None = None
-    portable: bool = False
-
-
-@dataclass
-class Work:
-    """A tuned model on its way into other formats.
-
-    Attributes:
-        origin: where it comes from.
-        job: how its artefacts are loaded (see `verify.job_of`).
-        tokenizer: goes with every artefact.
-        stops: ids that end an answer; None: it does not write.
-        name: of the base.
-        held: rows that it is measured on; `random` are the witness's.
-        tuned: logits at their places; `base` likewise, None where there is none to compare with.
-        merged: folder of the merged model, once it is there.
-        notes: what stands in the report besides the figures.
-    """
-
-    origin: Origin
-    job: dict[str, Any]
-    tokenizer: Any
-    stops: tuple[int, ...] | None
-    name: str
-    fingerprint: str | None
-    held: Held
-    random: Held
-    context_length: int
-    tuned: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    base: torch.Tensor | None = None
-    merged: Path = Path()
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    def on_device(self, config: Any) -> dict[str, Any]:
-        """Arguments that quantize by `config` on the device of the job."""
-        return {"quantization_config": config, "device_map": {"": self.job["device"]}}
-
-    def save_tokenizer(self, folder: Path) -> None:
-        """Put tokenizer and chat template beside an artefact."""
-        self.tokenizer.save_pretrained(folder)
-
-    @property
-    def both(self) -> Held:
-        """The held-out rows, then the random ones."""
-        return Held(self.held.rows + self.random.rows, self.held.targets + self.random.targets)
 
 
 def export(
@@ -136,7 +72,7 @@ def export(
         ResourceError: memory or disk do not suffice.
     """
     _refuse_existing(settings.output, rows)
-    work, found_base = _open(origin, settings, console)
+    work, found_base = open_work(origin, settings, console)
     disk.require_space(settings.output.parent, _needed(work, rows, found_base))
     if (
         origin.config.get("use_rslora")
@@ -166,73 +102,6 @@ def _refuse_existing(output: Path, rows: list[Format]) -> None:
                 "an artefact is never overwritten",
                 "move it away, or name another folder with --output",
             )
-
-
-def _open(origin: Origin, settings: Settings, console: Console) -> tuple[Work, Base | None]:
-    base = _base(origin, settings, console)
-    facts = origin.facts(base)
-    if base is not None and origin.adapter:
-        adapter_files.check_base(
-            origin.folder,
-            origin.name,
-            base.name,
-            base.fingerprint,
-            force=settings.force_base,
-            warn=console.warn,
-        )
-    has_tokenizer = (origin.folder / "tokenizer_config.json").is_file()
-    where = origin.folder if has_tokenizer or base is None else base.folder
-    tokenizer = bases.load_tokenizer(
-        bases.Base(origin.name, "folder", where, base.config if base else {}),
-        facts["trust_remote_code"],
-    )
-    writes = facts["head"] == "language"
-    start = None
-    if facts["head"] == "sequence":
-        config = base.config if base else json.loads((origin.folder / "config.json").read_text())
-        start = config.get("decoder_start_token_id") or 0
-    tasks = origin.config.get("peft_type") == "MULTITASK_PROMPT_TUNING"
-    random = held.random_rows(tokenizer, added=facts["num_labels"] > 0, start_id=start, tasks=tasks)
-    known = held.load(origin.run) if origin.run else None
-    if known is None:
-        console.warn("no held-out rows lie beside this model: it is compared on random rows alone")
-    job = facts | {
-        "base": str(base.folder) if base else "",
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "double": [],
-    }
-    folders = [origin.folder] if base is None else [origin.folder, base.folder]
-    stops = tuple(dict.fromkeys(stop for folder in folders for stop in bases.stop_ids(folder)))
-    work = Work(
-        origin=origin,
-        job=job,
-        tokenizer=tokenizer,
-        stops=stops if writes else None,
-        name=base.name if base else str(origin.sealed.get("base", origin.folder.name)),
-        fingerprint=base.fingerprint() if base else origin.sealed.get("base_fingerprint"),
-        held=(known or Held([], [])).limited(PLACES),
-        random=random,
-        context_length=_context(origin, base),
-    )
-    return work, base
-
-
-def _context(origin: Origin, base: Base | None) -> int:
-    if base is not None:
-        return base.context_length
-    config = json.loads((origin.folder / "config.json").read_text("utf-8"))
-    return bases.Base(origin.name, "folder", origin.folder, config).context_length
-
-
-def _base(origin: Origin, settings: Settings, console: Console) -> Base | None:
-    try:
-        return origin.base(settings.base, console.note)
-    except ModelError:
-        if origin.adapter or settings.base:
-            raise
-        console.warn("the base of this model is not there: it is not compared with it")
-        return None
 
 
 def _measure_and_merge(
@@ -306,7 +175,7 @@ def merged_into(work: Work, model: Any, onto: str) -> Any:
 
 def few(work: Work) -> Held:
     """The rows on which an exact merge is compared in float64."""
-    first = work.held.limited(PLACES // 8)
+    first = work.held.limited(FEW_PLACES)
     return Held(first.rows + work.random.rows, first.targets + work.random.targets)
 
 
@@ -343,6 +212,11 @@ def _one(
         found = verify.in_fresh_process(job, settings.output)[row.name]
         figures = measure.compare(rows, tuned, found, _part(work, len(tuned)))
         report = verdict.judge(row, figures, work, folder, settings.max_kl)
+        if row.llama_type:
+            (file,) = folder.glob("*.gguf")
+            stops = list(dict.fromkeys([work.tokenizer.eos_token_id, *(work.stops or ())]))
+            found_by = llama.check(file, job | {"stops": stops}, work.both, settings.output)
+            report |= {"llama_cpp": found_by}
         last = sum(map(len, work.random.targets))
         extra |= {
             "verified": True,

@@ -78,6 +78,7 @@ def run(model: Path, file: Path, kind: str, splitting: str = "") -> None:
             check=False,
         )
     if done.returncode == 0 and file.is_file():
+        _mend(file, model)
         return
     lines = [line for line in done.stderr.strip().splitlines() if line.strip()] or ["no message"]
     unknown = [line for line in lines if "is not supported" in line or "not recognized" in line]
@@ -104,6 +105,18 @@ def _present(model: Path, folder: Path) -> None:
         # GPT-2's length under its first name, which transformers no longer writes.
         config.setdefault("n_ctx", config["n_positions"])
     (folder / "config.json").write_text(json.dumps(config), "utf-8")
+
+
+def _mend(file: Path, model: Path) -> None:
+    """Write the inner size of a GPT-2's MLP, which the converter takes to be four times the other,
+    into the file."""
+    inner = json.loads((model / "config.json").read_text("utf-8")).get("n_inner")
+    if inner:
+        from gguf import GGUFReader
+
+        field = GGUFReader(file, "r+").get_field("gpt2.feed_forward_length")
+        if field is not None:
+            field.parts[field.data[0]][0] = inner
 
 
 def install() -> None:

@@ -21,7 +21,7 @@ from tuner.export import converter, modelfile
 from tuner.export_formats import FORMATS
 
 if TYPE_CHECKING:
-    from tuner.export.convert import Work
+    from tuner.export.work import Work
 
 # Types that the converter writes itself.
 DIRECT = ("f32", "f16", "bf16", "q8_0")

@@ -9,7 +9,7 @@ from tuner.errors import ModelError
 from tuner.export import loading
 
 if TYPE_CHECKING:
-    from tuner.export.convert import Work
+    from tuner.export.work import Work
 
 
 def write(work: Work, folder: Path) -> None:

@@ -13,7 +13,7 @@ from tuner.export.measure import Measures
 from tuner.export_formats import Format
 
 if TYPE_CHECKING:
-    from tuner.export.convert import Work
+    from tuner.export.work import Work
 
 # An artefact must hold at least this share of what training changed.
 KEPT = 0.5
@@ -119,16 +119,22 @@ def _expected_bytes(row: Format, work: Work) -> float:
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 shape = tensors.get_slice(name).get_shape()
-                # GGUF quantizes embeddings, too, the output matrix often with more bits.
-                whole = len(shape) != 2 or any(word in name for word in _KEPT_WHOLE)
-                bits = max(row.bits, 8.5) if row.llama_type and len(shape) == 2 else row.bits
-                kept = whole and not (row.llama_type and len(shape) == 2)
-                width = 8 * _WIDTHS[work.job["dtype"]] if kept else bits
-                total += math.prod(shape) * width / 8
+                total += math.prod(shape) * _bits(row, name, len(shape), work.job["dtype"]) / 8
     return total * _SIZE_MARGIN + _SIZE_FREE
 
 
-_WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+def _bits(row: Format, name: str, dimensions: int, dtype: str) -> float:
+    """Bits a weight of one tensor; GGUF quantizes embeddings, too, the output matrix with more
+    bits, and keeps positions and vectors in float32."""
+    assert row.bits is not None
+    if row.llama_type:
+        whole = dimensions != 2 or any(word in name for word in ("wpe", "position"))
+        return 32.0 if whole else max(row.bits, 8.5)
+    whole = dimensions != 2 or any(word in name for word in _KEPT_WHOLE)
+    return _WIDTHS[dtype] if whole else row.bits
+
+
+_WIDTHS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0}
 
 
 def _refused(row: Format, what: str, why: str, fix: str) -> IntegrityError:

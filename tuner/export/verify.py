@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from tuner.errors import IntegrityError
 from tuner.export import held, loading, measure
@@ -155,12 +155,29 @@ def in_fresh_process(job: dict[str, Any], folder: Path) -> dict[str, torch.Tenso
     Raises:
         IntegrityError: it failed; says why.
     """
+    found: dict[str, torch.Tensor] = load(child("tuner.export.verify", job, folder))
+    return found
+
+
+def child(module: str, job: dict[str, Any], folder: Path) -> bytes:
+    """Run a module of ours in a process of its own.
+
+    Args:
+        module: its `main` reads the job, whose file is its argument, and writes to job["result"].
+        job: what it is told.
+        folder: where its files may lie meanwhile.
+
+    Returns:
+        What it wrote.
+
+    Raises:
+        IntegrityError: it failed; says why.
+    """
     with tempfile.TemporaryDirectory(dir=folder, prefix=".verify-") as scratch:
-        job = job | {"result": f"{scratch}/logits.safetensors"}
-        file = Path(scratch) / "job.json"
-        file.write_text(json.dumps(job), "utf-8")
+        result, file = Path(scratch) / "result", Path(scratch) / "job.json"
+        file.write_text(json.dumps(job | {"result": str(result)}), "utf-8")
         done = subprocess.run(
-            [sys.executable, "-m", "tuner.export.verify", str(file)],
+            [sys.executable, "-m", module, str(file)],
             capture_output=True,
             text=True,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
@@ -172,8 +189,7 @@ def in_fresh_process(job: dict[str, Any], folder: Path) -> dict[str, torch.Tenso
                 (done.stderr.strip().splitlines() or ["no message"])[-1],
                 "see run.log; the last checkpoint holds the trained weights",
             )
-        found: dict[str, torch.Tensor] = load_file(job["result"])
-        return found
+        return result.read_bytes()
 
 
 def largest_difference(fresh: Sequence[torch.Tensor], live: Sequence[torch.Tensor]) -> float:

@@ -1,0 +1,132 @@
+"""A GGUF file as llama.cpp itself computes it: logits, and greedy answers.
+
+Run as `python -m tuner.export.llama job.json`, so that nothing that llama.cpp does to its process,
+prints or crashes on reaches ours. What it is compared with is the same file, dequantized, in
+transformers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tuner.errors import IntegrityError
+from tuner.export import loading, measure, verify
+from tuner.export.gguf import silent
+from tuner.export.measure import Held
+
+# Answers that are compared, and their longest length in tokens.
+ANSWERS, LENGTH = 3, 24
+# llama.cpp rounds activations to 8 bits for quantized weights.
+LIMIT = 0.05
+# Types that builds of llama.cpp have been seen to compute wrongly on a CPU, with the files that it
+# was given by their publishers, too.
+UNSURE = ("Q4_1", "Q5_1", "Q6_K")
+
+
+def check(file: Path, job: dict[str, Any], held: Held, folder: Path) -> dict[str, Any]:
+    """Compare llama.cpp with transformers on a GGUF file; nothing where it is not installed.
+
+    Args:
+        file: the GGUF file.
+        job: how it is loaded (see `verify.job_of`).
+        held: rows to read.
+        folder: where files may lie meanwhile.
+
+    Returns:
+        version, kl, max_logit_difference, same_answers of answers, and `unsure`: types in the file
+        whose results do not count.
+
+    Raises:
+        IntegrityError: llama.cpp computes something else, or cannot load the file.
+    """
+    if importlib.util.find_spec("llama_cpp") is None:
+        return {}
+    rows = Held(held.rows[:ANSWERS], held.targets[:ANSWERS])
+    task = job | {"file": str(file), "rows": rows.rows, "targets": rows.targets}
+    figures: dict[str, Any] = json.loads(verify.child("tuner.export.llama", task, folder))
+    if figures["unsure"] or figures["kl"] <= LIMIT:
+        return figures
+    raise IntegrityError(
+        "llama.cpp computes something else from this GGUF file",
+        f"KL {figures['kl']:.3g} to the same file in transformers, the limit is {LIMIT}",
+        "choose another type, and report it with llama-cpp-python's version",
+    )
+
+
+def main() -> None:
+    """The process of its own."""
+    job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+    import llama_cpp
+    from gguf import GGUFReader
+
+    from tuner.model import quiet_libraries
+
+    quiet_libraries()
+    torch.set_num_threads(job["threads"])
+    file = Path(job["file"])
+    types = {tensor.tensor_type.name for tensor in GGUFReader(file).tensors}
+    held = Held(job["rows"], job["targets"])
+    model = loading.whole(job, "gguf", file.parent).eval()
+    wanted = measure.read(model, held)
+    longest = max(len(row["input_ids"]) for row in held.rows) + LENGTH
+    with silent():
+        network = llama_cpp.Llama(
+            str(file), n_ctx=longest, n_batch=longest, logits_all=True, verbose=False
+        )
+    found = []
+    same = 0
+    for row, targets in zip(held.rows, held.targets, strict=True):
+        prompt = row["input_ids"][: targets[0][0] + 1]
+        same += _greedy(network, prompt, job) == _answer(model, prompt, job)
+        network.reset()
+        network.eval(row["input_ids"])
+        scores = np.array(network.scores[: len(row["input_ids"])])
+        found.append(torch.from_numpy(scores)[[place for place, _ in targets]])
+    logits = torch.cat(found)
+    result = {
+        "version": llama_cpp.__version__,
+        "kl": measure.divergence(wanted, logits),
+        "max_logit_difference": float((wanted - logits).abs().max()),
+        "same_answers": same,
+        "answers": len(held.rows),
+        "unsure": sorted(types & set(UNSURE)),
+    }
+    Path(job["result"]).write_text(json.dumps(result), "utf-8")
+
+
+def _greedy(network: Any, prompt: list[int], job: dict[str, Any]) -> list[int]:
+    network.reset()
+    answer: list[int] = []
+    network.eval(prompt)
+    while len(answer) < LENGTH:
+        token = int(np.argmax(network.scores[network.n_tokens - 1]))
+        if token in job["stops"]:
+            break
+        answer.append(token)
+        network.eval([token])
+    return answer
+
+
+@torch.no_grad()
+def _answer(model: Any, prompt: list[int], job: dict[str, Any]) -> list[int]:
+    ids = torch.tensor([prompt], device=model.device)
+    written = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=LENGTH,
+        eos_token_id=job["stops"] or None,
+        pad_token_id=0,
+    )[0, len(prompt) :].tolist()
+    return [token for token in written if token not in job["stops"]]
+
+
+if __name__ == "__main__":
+    main()

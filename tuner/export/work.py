@@ -1,0 +1,164 @@
+"""What an export works on: where the tuned model lies, how it is loaded, what measures it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner import adapter_files
+from tuner import base as bases
+from tuner.errors import ModelError
+from tuner.export import held
+from tuner.export.measure import Held
+
+if TYPE_CHECKING:
+    from tuner.base import Base
+    from tuner.console import Console
+    from tuner.export_origin import Origin
+
+# Logits of the whole vocabulary are kept for this many places of the held-out rows.
+PLACES = 512
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says besides origin and formats.
+
+    Attributes:
+        output: the folder that takes the artefacts' folders.
+        base: the base that the user names.
+        force_base: take it though it is another one.
+        onto: which weights a quantized run's adapter is merged into: dequantized, original or auto.
+        max_kl: limit in place of each format's own.
+    """
+
+    output: Path
+    base: str | None = None
+    force_base: bool = False
+    onto: str = "auto"
+    max_kl: float | None = None
+    portable: bool = False
+
+
+@dataclass
+class Work:
+    """A tuned model on its way into other formats.
+
+    Attributes:
+        origin: where it comes from.
+        job: how its artefacts are loaded (see `verify.job_of`).
+        tokenizer: goes with every artefact.
+        stops: ids that end an answer; None: it does not write.
+        name: of the base.
+        held: rows that it is measured on; `random` are the witness's.
+        tuned: logits at their places; `base` likewise, None where there is none to compare with.
+        merged: folder of the merged model, once it is there.
+        notes: what stands in the report besides the figures.
+    """
+
+    origin: Origin
+    job: dict[str, Any]
+    tokenizer: Any
+    stops: tuple[int, ...] | None
+    name: str
+    fingerprint: str | None
+    held: Held
+    random: Held
+    context_length: int
+    tuned: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    base: torch.Tensor | None = None
+    merged: Path = Path()
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def on_device(self, config: Any) -> dict[str, Any]:
+        """Arguments that quantize by `config` on the device of the job."""
+        return {"quantization_config": config, "device_map": {"": self.job["device"]}}
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Put tokenizer and chat template beside an artefact."""
+        self.tokenizer.save_pretrained(folder)
+
+    @property
+    def both(self) -> Held:
+        """The held-out rows, then the random ones."""
+        return Held(self.held.rows + self.random.rows, self.held.targets + self.random.targets)
+
+
+def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Work, Base | None]:
+    """Find what belongs to an origin: base, tokenizer, rows.
+
+    Returns:
+        The work, nothing measured yet, and the base; None where a whole model's is not there.
+
+    Raises:
+        ModelError: an adapter's base cannot be had or is another one.
+        IntegrityError: a file is damaged.
+    """
+    base = _base(origin, settings, console)
+    facts = origin.facts(base)
+    if base is not None and origin.adapter:
+        adapter_files.check_base(
+            origin.folder,
+            origin.name,
+            base.name,
+            base.fingerprint,
+            force=settings.force_base,
+            warn=console.warn,
+        )
+    has_tokenizer = (origin.folder / "tokenizer_config.json").is_file()
+    where = origin.folder if has_tokenizer or base is None else base.folder
+    tokenizer = bases.load_tokenizer(
+        bases.Base(origin.name, "folder", where, base.config if base else {}),
+        facts["trust_remote_code"],
+    )
+    writes = facts["head"] == "language"
+    start = None
+    if facts["head"] == "sequence":
+        config = base.config if base else json.loads((origin.folder / "config.json").read_text())
+        start = config.get("decoder_start_token_id") or 0
+    tasks = origin.config.get("peft_type") == "MULTITASK_PROMPT_TUNING"
+    random = held.random_rows(tokenizer, added=facts["num_labels"] > 0, start_id=start, tasks=tasks)
+    known = held.load(origin.run) if origin.run else None
+    if known is None:
+        console.warn("no held-out rows lie beside this model: it is compared on random rows alone")
+    job = facts | {
+        "base": str(base.folder) if base else "",
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "double": [],
+    }
+    folders = [origin.folder] if base is None else [origin.folder, base.folder]
+    stops = tuple(dict.fromkeys(stop for folder in folders for stop in bases.stop_ids(folder)))
+    work = Work(
+        origin=origin,
+        job=job,
+        tokenizer=tokenizer,
+        stops=stops if writes else None,
+        name=base.name if base else str(origin.sealed.get("base", origin.folder.name)),
+        fingerprint=base.fingerprint() if base else origin.sealed.get("base_fingerprint"),
+        held=(known or Held([], [])).limited(PLACES),
+        random=random,
+        context_length=_context(origin, base),
+    )
+    return work, base
+
+
+def _context(origin: Origin, base: Base | None) -> int:
+    if base is not None:
+        return base.context_length
+    config = json.loads((origin.folder / "config.json").read_text("utf-8"))
+    return bases.Base(origin.name, "folder", origin.folder, config).context_length
+
+
+def _base(origin: Origin, settings: Settings, console: Console) -> Base | None:
+    try:
+        return origin.base(settings.base, console.note)
+    except ModelError:
+        if origin.adapter or settings.base:
+            raise
+        console.warn("the base of this model is not there: it is not compared with it")
+        return None
