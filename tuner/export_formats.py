@@ -65,6 +65,7 @@ _ROWS = (
     Format("int8", "bitsandbytes LLM.int8()", ("bitsandbytes",), "quantize", 8.5, 0.05),
     Format("nf4", "bitsandbytes NF4, double quantized", ("bitsandbytes",), "quantize", 4.6, 0.5),
     Format("int8-torchao", "torchao int8, weights only", ("torchao",), "torchao", 8.5, 0.05),
+    Format("int4", "4 bits in groups, by GPTQ", ("compressed_tensors",), "int4", 5.1, 0.5),
     _gguf("f32", None, 1e-4),
     _gguf("f16", None, 1e-3),
     _gguf("bf16", None, 0.02),

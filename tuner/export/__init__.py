@@ -65,7 +65,7 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
     Raises:
         IntegrityError: an artefact is not what was trained; nothing stands under its name then.
     """
-    held.write(plan.output, held.of_plan(plan))
+    held.write(plan)
     formats = [name for name in EXPORTERS if name in plan.formats]
     done = [name for name in formats if manifest.is_sealed(plan.output / name)]
     for name in done:

@@ -23,6 +23,7 @@ from tuner.export import (
     bnb,
     gguf,
     held,
+    int4,
     llama,
     loading,
     measure,
@@ -48,6 +49,7 @@ CONVERTERS: dict[str, Callable[[Work, Path], None]] = {
     "int8": bnb.write_int8,
     "nf4": bnb.write_nf4,
     "int8-torchao": torchao_int8.write,
+    "int4": int4.write,
     **{row.name: partial(gguf.write, row.name) for row in FORMATS.values() if row.llama_type},
 }
 

@@ -23,7 +23,7 @@ from tuner.memory import PROBE_TOKENS
 if TYPE_CHECKING:
     from tuner.plan import Plan
 
-FILE = "held_out.json"
+FILE = "rows.json"
 ROWS = 32
 RANDOM_ROWS, RANDOM_TOKENS, ENTRIES = 4, 32, 8
 _PLACES = (7, 15, 23, 31)
@@ -34,8 +34,12 @@ def of_plan(plan: Plan) -> Held:
     """The first held-out rows of a plan, or training rows where there are none, and where their
     answers stand."""
     known = [row.example if isinstance(row, EvalRow) else row for row in plan.prepared.eval]
+    return _of_rows(plan, known or list(plan.prepared.train))
+
+
+def _of_rows(plan: Plan, all_rows: Sequence[Any]) -> Held:
     rows, targets = [], []
-    for row in (known or list(plan.prepared.train))[:ROWS]:
+    for row in all_rows[:ROWS]:
         held = {"input_ids": list(row.input_ids[:PROBE_TOKENS])}
         if isinstance(row, Example) and row.target:
             held["decoder_input_ids"] = [plan.collate.start_id, *row.target[: PROBE_TOKENS - 1]]
@@ -61,13 +65,20 @@ def _targets(row: Any, held: dict[str, list[int]], *, added: bool) -> Targets:
     return answers or every or [(0, NO_TARGET)]
 
 
-def write(folder: Path, held: Held) -> None:
-    """Keep the rows in the run folder."""
-    write_json(folder / FILE, {"rows": held.rows, "targets": held.targets})
+def write(plan: Plan) -> None:
+    """Keep rows of a plan in its run folder: held-out ones, and training rows for formats that
+    calibrate."""
+    parts = {"held_out": of_plan(plan), "calibration": _of_rows(plan, list(plan.prepared.train))}
+    content = {name: {"rows": part.rows, "targets": part.targets} for name, part in parts.items()}
+    write_json(plan.output / FILE, content)
 
 
-def load(folder: Path) -> Held | None:
+def load(folder: Path, part: str = "held_out") -> Held | None:
     """The rows that a run kept; None where it kept none.
+
+    Args:
+        folder: of the run.
+        part: held_out or calibration.
 
     Raises:
         IntegrityError: the file is damaged.
@@ -76,7 +87,7 @@ def load(folder: Path) -> Held | None:
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))[part]
         targets = [[(int(place), int(token)) for place, token in row] for row in found["targets"]]
         return Held(list(found["rows"]), targets)
     except (OSError, ValueError, KeyError, TypeError) as error:

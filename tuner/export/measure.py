@@ -82,16 +82,26 @@ def read(
         held: the rows.
         tick: told (done, total) after every row.
     """
-    from tuner.export.verify import row_tensor
-
     found = []
     for number, (row, targets) in enumerate(zip(held.rows, held.targets, strict=True)):
-        inputs = {name: row_tensor(name, ids, model.device) for name, ids in row.items()}
-        logits = model(**inputs).logits[0]
+        logits = _forward(model, row).logits[0]
         logits = (logits[None] if logits.ndim == 1 else logits)[[place for place, _ in targets]]
         found.append((logits if logits.dtype == torch.float64 else logits.float()).cpu())
         tick(number + 1, len(held.rows))
     return torch.cat(found)
+
+
+@torch.no_grad()
+def run_through(model: Any, held: Held) -> None:
+    """Run the rows through a model for what happens inside it."""
+    for row in held.rows:
+        _forward(model, row)
+
+
+def _forward(model: Any, row: dict[str, list[int]]) -> Any:
+    from tuner.export.verify import row_tensor
+
+    return model(**{name: row_tensor(name, ids, model.device) for name, ids in row.items()})
 
 
 def compare(

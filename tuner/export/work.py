@@ -55,6 +55,9 @@ class Work:
         stops: ids that end an answer; None: it does not write.
         name: of the base.
         held: rows that it is measured on; `random` are the witness's.
+        calibration: training rows, for formats that calibrate.
+        trained_grid: the grid of `train.qat` that its weights were trained on; none.
+        context_length: longest sequence in tokens.
         tuned: logits at their places; `base` likewise, None where there is none to compare with.
         merged: folder of the merged model, once it is there.
         notes: what stands in the report besides the figures.
@@ -68,6 +71,8 @@ class Work:
     fingerprint: str | None
     held: Held
     random: Held
+    calibration: Held
+    trained_grid: str
     context_length: int
     tuned: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     base: torch.Tensor | None = None
@@ -142,6 +147,8 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
         fingerprint=base.fingerprint() if base else origin.sealed.get("base_fingerprint"),
         held=(known or Held([], [])).limited(PLACES),
         random=random,
+        calibration=(origin.run and held.load(origin.run, "calibration")) or Held([], []),
+        trained_grid=str(facts.get("qat", "none")),
         context_length=_context(origin, base),
     )
     return work, base
