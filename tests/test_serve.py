@@ -308,12 +308,13 @@ def test_a_seed_repeats_what_is_drawn_whatever_else_runs(client: openai.OpenAI) 
 
 def test_drawn_tokens_come_from_the_whole_vocabulary(client: openai.OpenAI) -> None:
     """transformers' own default would leave the fifty likeliest."""
-    texts = [f"{number}" for number in range(64)]
-    found = client.completions.create(
-        model="base", prompt=["rent"] * 64, max_tokens=4, temperature=2, seed=7
-    )
-    assert len(texts) == len(found.choices)
-    assert len({text for choice in found.choices for text in choice.text.split()}) > 60
+    options: Any = {"model": "base", "prompt": ["rent"] * 64, "max_tokens": 1, "temperature": 2}
+    drawn = {
+        choice.text
+        for seed in range(3)
+        for choice in client.completions.create(seed=seed, **options).choices
+    }
+    assert len(drawn) > 50
 
 
 def test_adapters_mixed_under_load(
@@ -367,7 +368,7 @@ def post(server: Running, body: Any, path: str = "/v1/chat/completions", **heade
     return found
 
 
-GOOD: dict[str, Any] = {"model": "red", "messages": ASKED, "max_tokens": 2}
+GOOD: dict[str, Any] = {"model": "red", "messages": ASKED, "max_tokens": 2, "temperature": 0}
 WRONG: dict[str, tuple[Any, int, str, str | None]] = {
     "an unknown model": ({"model": "green"}, 404, "model_not_found", "model"),
     "no model": ({"model": None}, 400, "missing_required_parameter", "model"),
@@ -464,16 +465,13 @@ def test_what_asks_for_nothing_is_taken(server: Running) -> None:
         "top_p": 1,
         "metadata": {"a": "b"},
     }
-    plain = post(server, {**GOOD, "temperature": 0})[2]["choices"]
-    assert post(server, {**GOOD, "temperature": 0, **neutral})[2]["choices"] == plain
+    plain = post(server, {**GOOD})[2]["choices"]
+    assert post(server, {**GOOD, **neutral})[2]["choices"] == plain
     parts = [{"role": "user", "content": [{"type": "text", "text": "Say number 3."}]}]
-    assert post(server, {**GOOD, "temperature": 0, "messages": parts})[2]["choices"] == plain
+    assert post(server, {**GOOD, "messages": parts})[2]["choices"] == plain
     developer = [{"role": "developer", "content": "x"}, *ASKED]
     system = [{"role": "system", "content": "x"}, *ASKED]
-    first, second = (
-        post(server, {**GOOD, "temperature": 0, "messages": turns})[2]
-        for turns in (developer, system)
-    )
+    first, second = (post(server, {**GOOD, "messages": turns})[2] for turns in (developer, system))
     assert first["choices"] == second["choices"]
     assert post(server, {**GOOD, "messages": [{"role": "user", "content": ""}]})[0] == 200
 
@@ -557,25 +555,29 @@ def slow(server: Running, tokens: int = LONGEST, **further: Any) -> Any:
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_stops_its_generation(server: Running, stream: bool) -> None:
-    before = len(server.requests())
-    if stream:
-        slow(server).close()
-    else:
-        body = json.dumps({**GOOD, "max_tokens": LONGEST, "temperature": 0})
-        with socket.create_connection(("127.0.0.1", server.port)) as connection:
-            head = (
-                f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
-            )
-            kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            connection.sendall((head + kind + body).encode())
-            time.sleep(0.15)
-    wait_for(lambda: len(server.requests()) > before)
-    line = server.requests()[before]
-    assert line["status"] == (200 if stream else 499)
-    assert line["finish"] == "client_gone"
+    """The one that is answered, and those that wait."""
+    began = time.monotonic()
+    list(slow(server))
+    alone = time.monotonic() - began
+    before = len(wait_for(server.requests))
+    body = json.dumps({**GOOD, "max_tokens": LONGEST, "stream": stream})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+    kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(6)]
+    for connection in connections:
+        connection.sendall((head + kind + body).encode())
+    time.sleep(alone / 4)
+    for connection in connections:
+        connection.close()
     began = time.monotonic()
     greedy(server.client(), "azure", 1)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 3 * alone
+    wait_for(lambda: len(gone(server, before)) == 6)
+    assert 499 in {line["status"] for line in gone(server, before)}
+
+
+def gone(server: Running, before: int) -> list[dict[str, Any]]:
+    return [line for line in server.requests()[before:] if line["finish"] == "client_gone"]
 
 
 def test_a_full_queue_refuses_and_a_stopped_server_drains(
@@ -663,7 +665,7 @@ def test_a_port_that_is_taken(place: Path) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_readmes_curl(server: Running) -> None:
     text = (ROOT / "README.md").read_text("utf-8")
-    found = re.search(r"^curl .*?(?<!\\)\n", text, re.MULTILINE | re.DOTALL)
+    found = re.search(r"^curl .*?(?=\n```)", text, re.MULTILINE | re.DOTALL)
     if found is None:
         pytest.skip("the README has no curl yet")
     command = found[0].replace("http://127.0.0.1:8000", server.url).replace('"legal"', '"red"')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -163,6 +163,10 @@ async def _whole(reply: Reply, mail: Mail, facts: Facts) -> Response:
             if event.error is not None:
                 raise event.error
             return JSONResponse(reply.whole())
+    return _gone(facts)
+
+
+def _gone(facts: Facts) -> Response:
     facts.status, facts.finish = GONE, "client_gone"
     return Response(status_code=GONE)
 
@@ -170,33 +174,42 @@ async def _whole(reply: Reply, mail: Mail, facts: Facts) -> Response:
 async def _stream(reply: Reply, mail: Mail, facts: Facts) -> Response:
     """Server-sent events; what fails before the first token has a status of its own."""
     first = await mail.next()
+    if first is None:
+        return _gone(facts)
     if isinstance(first, End) and first.error is not None:
         raise first.error
 
     async def lines() -> AsyncIterator[str]:
-        event = first
+        event, ended = first, False
         for chunk in reply.opening():
             yield _line(chunk)
-        while event is not None:
-            if isinstance(event, Piece):
-                yield _line(reply.piece(event.prompt, event.text))
-            elif isinstance(event, Whole):
-                _count(reply, event, facts)
-                yield _line(reply.finish(event.prompt))
-            elif event.error is not None:
-                facts.finish = event.error.code
-                yield _line(event.error.body)
-                return
-            else:
-                for chunk in reply.closing():
-                    yield _line(chunk)
-                yield "data: [DONE]\n\n"
-                return
-            event = await mail.next()
-        facts.finish = "client_gone"
+        try:
+            while event is not None and not ended:
+                ended = isinstance(event, End)
+                for line in _chunks(reply, event, facts):
+                    yield line
+                event = None if ended else await mail.next()
+        finally:
+            # Whoever notices first: this loop, or the server, which then cancels it.
+            if not ended:
+                facts.finish = "client_gone"
 
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
     return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
+
+
+def _chunks(reply: Reply, event: Event, facts: Facts) -> Iterator[str]:
+    if isinstance(event, Piece):
+        yield _line(reply.piece(event.prompt, event.text))
+    elif isinstance(event, Whole):
+        _count(reply, event, facts)
+        yield _line(reply.finish(event.prompt))
+    elif event.error is not None:
+        facts.finish = event.error.code
+        yield _line(event.error.body)
+    else:
+        yield from map(_line, reply.closing())
+        yield "data: [DONE]\n\n"
 
 
 def _count(reply: Reply, event: Whole, facts: Facts) -> None:
