@@ -194,7 +194,7 @@ def greedy(client: openai.OpenAI, model: str, tokens: int = 8, **further: Any) -
 def test_each_model_answers_as_if_alone(
     server: Running, client: openai.OpenAI, expected: Callable[..., str], tokenizer: Any
 ) -> None:
-    """E12's neighbours: adapters by name on one base, and the base itself."""
+    """Adapters by name on one base, and the base itself."""
     names = ["red", "azure", "base"]
     assert server.ready["models"] == names == [model.id for model in client.models.list()]
     assert client.models.retrieve("azure").id == "azure"
