@@ -558,6 +558,102 @@ def test_e12_an_adapter_of_another_base(
     assert same.events == chat(folder, "--json").events
 
 
+def test_artefacts_of_a_run_are_taken_as_the_run(
+    finished: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The adapter with the run's base, the merged model; an adapter alone needs a base."""
+    tuned = chat(finished("lora"), "--json")
+    assert chat(finished("lora") / "adapter", "--json").events == tuned.events
+    merged = chat(finished("full") / "merged", "--json")
+    assert merged.events == chat(finished("full"), "--json").events != tuned.events
+    shutil.copytree(finished("lora") / "adapter", tmp_path / "moved")
+    alone = chat(tmp_path / "moved")
+    assert alone.returncode == 2
+    assert "--base BASE --adapter" in alone.stderr
+    whole = chat(finished("full") / "merged", "--base", finished("full") / "merged")
+    assert whole.returncode == 2
+    assert "leave out --base" in whole.stderr
+
+
+def test_an_adapter_is_called_as_the_user_says(bases: Callable[..., Path], adapter: Make) -> None:
+    named = ("--base", bases("llama"), "--adapter", f"mine={adapter('lora')}", "--json")
+    assert chat(*named).events[-1]["adapter"] == "mine"
+
+
+def test_names_on_a_server(
+    finished: Callable[[str], Path], bases: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A run is called as its folder; each adapter reads turns by its own run's chat template."""
+    from tuner import opening
+    from tuner.serve.voices import name_all
+
+    def voices(*names: object) -> dict[str, Any]:
+        first, *rest = map(str, names)
+        source = opening.find(first, None, rest, machine.detect(), "serve")
+        return name_all(opening.load(source, Console(quiet=True)), source.name)
+
+    assert list(voices(finished("full"))) == ["full"]
+    other = tmp_path / "other"
+    shutil.copytree(finished("lora"), other)
+    (other / "adapter/MANIFEST.json").unlink()
+    template = other / "adapter/chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_start|>", "<|im_start|>the "))
+    made = voices(finished("lora"), other)
+    assert list(made) == ["lora", "other", "llama-chatml-0"]
+    turns = [{"role": "user", "content": "x"}]
+    assert made["other"].prompts.ids(turns) != made["lora"].prompts.ids(turns)
+    assert made["llama-chatml-0"].prompts.ids(turns) == made["lora"].prompts.ids(turns)
+
+
+def test_a_saved_conversation_can_be_trained_on(bases: Callable[..., Path], tmp_path: Path) -> None:
+    file = tmp_path / "talks.jsonl"
+    typed = f"Say 1.\n/save {file}\n/reset\n/system Be shört.\nSay 2.\nSay 3.\n/save {file}\n"
+    done = chat("--base", bases("llama"), "--json", typed=typed)
+    assert done.returncode == 0, done.stderr
+    said = [event["text"] for event in done.events if event["event"] == "answer"]
+    saved = [event for event in done.events if event["event"] == "saved"]
+    assert [event["messages"] for event in saved] == [2, 5]
+    lines = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+    assert lines[0]["messages"] == [
+        {"role": "user", "content": "Say 1."},
+        {"role": "assistant", "content": said[0]},
+    ]
+    roles = [message["role"] for message in lines[1]["messages"]]
+    assert roles == ["system", "user", "assistant", "user", "assistant"]
+    assert lines[1]["messages"][0]["content"] == "Be shört."
+    (tmp_path / "r.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "model": {"base": str(bases("llama"))},
+                "data": {"train": "talks.jsonl"},
+                "train": {"batch_size": 2},
+                "eval": {"enabled": False},
+            }
+        )
+    )
+    loaded = recipe_load.load(tmp_path / "r.yaml", verb="sft")
+    prepared = plan.make(loaded, machine.detect(), output=tmp_path / "run").prepared
+    assert len(prepared.train) + len(prepared.eval) == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "words"),
+    [
+        ("/save talk.jsonl\n", 3, "nothing to save"),
+        ("x\n/save\n", 2, "no file is named"),
+        ("x\n/save /dev/null/x\n", 7, "cannot be saved"),
+    ],
+)
+def test_a_conversation_that_is_not_saved_is_no_success(
+    typed: str, code: int, words: str, bases: Callable[..., Path], tmp_path: Path
+) -> None:
+    with contextlib.chdir(tmp_path):
+        done = chat("--base", bases("llama"), typed=typed)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_adapter_without_a_manifest_is_taken_with_a_warning(
     bases: Callable[..., Path], adapter: Make
 ) -> None:

@@ -176,7 +176,12 @@ def pins() -> dict[str, str]:
 def test_every_dependency_is_pinned_inside_its_range() -> None:
     pinned = pins()
     extras = project()["project"]["optional-dependencies"]
-    needed = [*project()["project"]["dependencies"], *extras["dev"], *extras["quantize"]]
+    needed = [
+        *project()["project"]["dependencies"],
+        *extras["dev"],
+        *extras["quantize"],
+        *extras["serve"],
+    ]
     for text in (*needed, *project()["build-system"]["requires"]):
         requirement = Requirement(text)
         version = pinned[canonicalize_name(requirement.name)]

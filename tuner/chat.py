@@ -8,9 +8,11 @@ plain text, as it was trained to.
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.data.chat import ChatTemplate
@@ -18,7 +20,7 @@ from tuner.data.dialogue import BadRow, Dialogue, Message
 from tuner.data.encode import Encoder, closing
 from tuner.data.rendered import Rendered, Span
 from tuner.did_you_mean import suggestion
-from tuner.errors import DataError, RecipeError
+from tuner.errors import DataError, RecipeError, ResourceError
 
 if TYPE_CHECKING:
     from tuner.console import Console
@@ -31,6 +33,7 @@ COMMANDS = {
     "/base": "let the base answer, without an adapter",
     "/adapters": "list the adapters",
     "/system TEXT": "set the system turn; without TEXT, leave it out",
+    "/save FILE": "add the conversation to FILE, as a row that a run can train on",
     "/reset": "forget the conversation",
     "/help": "show this",
     "/exit": "leave",
@@ -233,6 +236,7 @@ class Chat:
             "/base": lambda: self.model.use(None),
             "/adapters": self._list,
             "/system": lambda: self._set_system(rest),
+            "/save": lambda: self._save(rest),
             "/reset": self.turns.clear,
             "/help": self._help,
         }
@@ -253,6 +257,41 @@ class Chat:
 
     def _set_system(self, text: str) -> None:
         self.system = text
+
+    def _save(self, name: str) -> None:
+        try:
+            self.save(name)
+        except (DataError, RecipeError, ResourceError) as error:
+            if not self.console.interactive:
+                raise
+            self.console.warn(f"{error.what}: {error.why}")
+
+    def save(self, name: str) -> None:
+        """Add the conversation to a file of JSON lines, in the form of a row of training data.
+
+        Raises:
+            RecipeError: no file is named.
+            DataError: nothing was said yet.
+            ResourceError: the file cannot be written.
+        """
+        if not name:
+            raise RecipeError("no file is named", "/save alone", "/save conversation.jsonl")
+        if not self.turns:
+            raise DataError("there is nothing to save", "nothing was said yet", "ask first")
+        first = [{"role": "system", "content": self.system}] if self.system else []
+        messages = [*first, *self.turns]
+        line = json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
+        try:
+            with Path(name).expanduser().open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise ResourceError(
+                f"the conversation cannot be saved as {name}",
+                error.strerror or str(error),
+                "name a file that can be written",
+            ) from None
+        self.console.event("saved", path=name, messages=len(messages))
+        self.console.text(f"{len(messages)} messages added to {name}")
 
     def _list(self) -> None:
         active = self.model.active

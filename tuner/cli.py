@@ -349,6 +349,62 @@ def chat(
 
 
 @app.command()
+def serve(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="Runs of one base.")
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option("--base", metavar="BASE", help="Alias, Hub id, model folder or .gguf file."),
+    ] = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", metavar="NAME=PATH", help="A further one. Repeatable."),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="0 takes a free one and tells it.")
+    ] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option("--api-key", metavar="KEY", help="Better in TUNER_API_KEY: others see this."),
+    ] = None,
+    max_queue: Annotated[
+        int, typer.Option("--max-queue", min=0, metavar="N", help="Requests that may wait.")
+    ] = 16,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", min=1, metavar="N", help="Longest answer in tokens.")
+    ] = 1024,
+    max_request_bytes: Annotated[
+        int, typer.Option("--max-request-bytes", min=1, metavar="N", help="Longest request.")
+    ] = 1 << 20,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", metavar="SECONDS", help="Of a request, with its wait.")
+    ] = 120.0,
+    temperature: Annotated[
+        float,
+        typer.Option("--temperature", min=0.0, max=2.0, help="Of requests that name none."),
+    ] = 1.0,
+    allow_anyone: Annotated[
+        bool, typer.Option("--allow-anyone", help="Listen beyond this machine without a key.")
+    ] = False,
+    force_base: Annotated[
+        bool, typer.Option("--force-base", help="Though an adapter is of another base.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Serve runs, each a model name on one base, by OpenAI's protocol."""
+    from tuner.commands import serve as command
+    from tuner.serve.desk import Limits
+
+    limits = Limits(max_queue, max_new_tokens, max_request_bytes, time_limit, temperature)
+    given = (runs or (), base, adapter or (), host, port, api_key, limits, allow_anyone, force_base)
+    command.serve(command.Request(*given), _console(json, quiet, verbose))
+
+
+@app.command()
 def doctor(json: Json = False) -> None:
     """Versions, devices, disk, and what optional parts are missing."""
     from tuner import doctor as report

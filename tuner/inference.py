@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel, PeftType
+from transformers import StoppingCriteriaList
 
 from tuner import base as bases
 from tuner import hub, model
@@ -28,7 +29,7 @@ from tuner.adapter_files import (
     does_not_write,
     read,
 )
-from tuner.answer import Answer, Listener
+from tuner.answer import Answer, Ended, Ending, Listener
 from tuner.base import Base
 from tuner.errors import ResourceError, first_line
 from tuner.heads import HEADS, Head, family
@@ -91,7 +92,11 @@ class Inference:
     @property
     def room(self) -> int:
         """Tokens that prompt and answer may have together."""
-        taken = self.adapters[self.active].virtual_tokens if self.active else 0
+        return self.room_of(self.active)
+
+    def room_of(self, name: str | None) -> int:
+        """The same for an adapter, whoever answers now; None: the base itself."""
+        taken = self.adapters[name].virtual_tokens if name else 0
         return self.base.context_length - taken
 
     @cached_property
@@ -150,6 +155,10 @@ class Inference:
         max_new_tokens: int,
         temperature: float = 0.0,
         show: Callable[[str], None] = lambda piece: None,
+        *,
+        top_p: float | None = None,
+        ending: Ending | None = None,
+        tokenizer: Any = None,
     ) -> Answer:
         """Continue a prompt until a stop token or `max_new_tokens`.
 
@@ -158,13 +167,24 @@ class Inference:
             max_new_tokens: longest answer, in tokens.
             temperature: 0 takes the likeliest token each time; above, tokens are drawn.
             show: given the answer piece by piece, as its tokens come; the pieces make the text.
+            top_p: draw from the likeliest tokens that together have this probability, 1 from all;
+                None leaves the choice to the base's own generation config.
+            ending: what else ends the answer.
+            tokenizer: of the prompt, where it is not the one of the base.
+
+        Raises:
+            ResourceError: not enough memory.
         """
-        listener = Listener(self.tokenizer, self.stops, show)
+        tokenizer = tokenizer or self.tokenizer
+        stops = sorted({*self.stops, tokenizer.eos_token_id})
+        listener = Listener(tokenizer, stops, show, ending)
         ids = torch.tensor([list(prompt)], device=self._bare.device)
-        # None leaves out what the base's own generation config would set for drawn tokens.
         how: dict[str, Any] = {"do_sample": True, "temperature": temperature}
         if not temperature:
+            # None leaves out what the base's own generation config would set for drawn tokens.
             how = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        elif top_p is not None:
+            how |= {"top_p": top_p, "top_k": 0}
         try:
             with warnings.catch_warnings():
                 # peft warns of positions that `PromptModel` gives all the same.
@@ -174,9 +194,10 @@ class Inference:
                     attention_mask=torch.ones_like(ids),
                     max_new_tokens=max_new_tokens,
                     num_beams=1,
-                    eos_token_id=self.stops,
-                    pad_token_id=self.tokenizer.pad_token_id,
+                    eos_token_id=stops,
+                    pad_token_id=tokenizer.pad_token_id,
                     streamer=listener,
+                    stopping_criteria=StoppingCriteriaList([Ended(listener)]),
                     **how,
                     **(self.adapters[self.active].arguments if self.active else {}),
                 )
@@ -184,7 +205,7 @@ class Inference:
             raise ResourceError(
                 "the answer does not fit into memory",
                 first_line(error),
-                "begin anew with /reset, or give a smaller --max-new-tokens",
+                "begin a shorter conversation, or ask for fewer new tokens",
             ) from error
         finally:
             # peft puts its own there, and leaves it when it is interrupted.

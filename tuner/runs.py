@@ -78,10 +78,15 @@ def read_run(path: Path) -> RunSummary:
         RecipeError: no run lies there.
     """
     if not (path / RUN).is_file():
-        raise RecipeError(
-            f"{path} holds no run", f"there is no {RUN}", "`tuner runs list` shows those there are"
-        )
+        raise no_run(path)
     return _summary(path)
+
+
+def no_run(path: Path) -> RecipeError:
+    """The refusal of a folder that is no run's."""
+    return RecipeError(
+        f"{path} holds no run", f"there is no {RUN}", "`tuner runs list` shows those there are"
+    )
 
 
 def _summary(path: Path) -> RunSummary:

@@ -1,0 +1,199 @@
+"""Requests of OpenAI's chat completions and completions: what is understood, and what is refused.
+
+A parameter that would change the answer and is not understood is refused, whatever its value;
+unless that value asks for nothing (`n: 1`, `presence_penalty: 0`, null).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+MAX_STOPS = 4
+MAX_PROMPTS = 64
+# They change no answer: who asks, and what OpenAI keeps of it.
+_ABOUT_THE_CALLER = frozenset(
+    (
+        *("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
+        *("service_tier",),
+    )
+)
+# Not understood; with these values they ask for nothing.
+_SHARED: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "frequency_penalty": (0, 0.0),
+    "presence_penalty": (0, 0.0),
+    "logit_bias": ({},),
+}
+_CHAT = _SHARED | {
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "store": (False,),
+    "modalities": (["text"],),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "web_search_options": (),
+}
+_COMPLETION = _SHARED | {"best_of": (1,), "echo": (False,), "logprobs": (), "suffix": ("",)}
+_MESSAGE: dict[str, tuple[Any, ...]] = {
+    "name": (),
+    "tool_calls": ([],),
+    "function_call": (),
+    "refusal": (),
+    "audio": (),
+    "annotations": ([],),
+}
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("string_unicode", "half of a character stands alone") from None
+    return text
+
+
+Text = Annotated[str, AfterValidator(_unicode)]
+Words = Annotated[Text, Field(min_length=1, max_length=1000)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    """Refuses what it does not know; null stands for what is not given."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
+    silent: ClassVar[frozenset[str]] = frozenset()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_asks_for_nothing(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        kept = {}
+        for name, value in given.items():
+            known = name in cls.neutral or name in cls.silent or name in cls.model_fields
+            if name in cls.silent or (known and value is None):
+                continue
+            if name in cls.neutral:
+                if any(type(value) is type(each) and value == each for each in cls.neutral[name]):
+                    continue
+                raise PydanticCustomError(
+                    "unsupported_parameter",
+                    "this server does not support {parameter} with this value",
+                    {"parameter": name},
+                )
+            kept[name] = value
+        return kept
+
+
+class Part(_Strict):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class ChatMessage(_Strict):
+    """A turn."""
+
+    neutral = _MESSAGE
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | Annotated[list[Part], Field(min_length=1)]
+
+    def turn(self) -> dict[str, str]:
+        """As a chat template takes it; several parts are lines."""
+        text = self.content
+        if not isinstance(text, str):
+            text = "\n".join(part.text for part in text)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class StreamOptions(_Strict):
+    """What a stream carries besides."""
+
+    silent = frozenset(["include_obfuscation"])
+    include_usage: bool = False
+
+
+class Ask(_Strict):
+    """What both kinds of request have in common."""
+
+    silent = _ABOUT_THE_CALLER
+    model: Annotated[Text, Field(min_length=1, max_length=1000)]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: Words | Annotated[list[Words], Field(max_length=MAX_STOPS)] = Field(default=[])
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="after")
+    def _options_need_a_stream(self) -> Ask:
+        if self.stream_options is not None and not self.stream:
+            raise PydanticCustomError(
+                "invalid_value", "'stream_options' is only allowed with 'stream'"
+            )
+        return self
+
+    @property
+    def words(self) -> list[str]:
+        """Texts that end the answer."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop
+
+    @property
+    def usage_in_stream(self) -> bool:
+        """Whether a stream ends with the number of tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def longest(self) -> tuple[str, int | None]:
+        """Which parameter limits the answer, and to how many tokens."""
+        return "max_tokens", self.max_tokens
+
+
+class ChatAsk(Ask):
+    """`POST /v1/chat/completions`."""
+
+    neutral = _CHAT
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    def longest(self) -> tuple[str, int | None]:
+        """The newer name wins, as it does at OpenAI."""
+        if self.max_completion_tokens is not None:
+            return "max_completion_tokens", self.max_completion_tokens
+        return super().longest()
+
+
+class CompletionAsk(Ask):
+    """`POST /v1/completions`: texts, or token ids."""
+
+    neutral = _COMPLETION
+    prompt: (
+        Text
+        | Ids
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=MAX_PROMPTS)]
+    )
+
+    def longest(self) -> tuple[str, int | None]:
+        """16 where nothing is said, as it is at OpenAI."""
+        return "max_tokens", self.max_tokens or 16
+
+    @property
+    def prompts(self) -> list[str] | list[list[int]]:
+        """Each is answered."""
+        given: Any = self.prompt
+        single = isinstance(given, str) or isinstance(given[0], int)
+        return [given] if single else given
