@@ -278,6 +278,22 @@ def export(
     portable: Annotated[
         bool, typer.Option("--portable", help="An rsLoRA as plain LoRA that all runtimes read.")
     ] = False,
+    adapters: Annotated[
+        str | None,
+        typer.Option("--adapters", metavar="A,B", help="Runs whose adapters are combined."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="W,W", help="One for each; default: equal.")
+    ] = None,
+    combination: Annotated[
+        str, typer.Option("--combination", help="linear, ties, dare or svd.")
+    ] = "linear",
+    density: Annotated[
+        float, typer.Option("--density", help="Share that ties and dare keep.")
+    ] = 0.5,
+    check: Annotated[
+        str | None, typer.Option("--check", metavar="vllm", help="Can it load the adapter?")
+    ] = None,
     list_formats: Annotated[
         bool, typer.Option("--formats", help="Show what there is and stop.")
     ] = False,
@@ -292,10 +308,9 @@ def export(
     if list_formats:
         command.list_formats(console)
         return
-    if run is None:
-        raise typer.BadParameter("a run's folder is missing", param_hint="RUN")
     given = (run, formats or (), output, base, force_base, onto, max_kl, portable)
-    command.export(command.Request(*given), console)
+    several = (adapters, weights, combination, density, check)
+    command.export(command.Request(*given, *several), console)
 
 
 @app.command()

@@ -62,6 +62,13 @@ _ROWS = (
     Format("adapter", "peft's files"),
     Format("virtual_tokens", "the learned prompt of a prompt method, as plain tensors"),
     Format("merged", "the whole model, the adapter folded in"),
+    Format(
+        "gguf-adapter",
+        "a LoRA for llama.cpp, beside the base's GGUF file",
+        ("llama_cpp",),
+        "gguf",
+        divergence=1e-3,
+    ),
     Format("int8", "bitsandbytes LLM.int8()", ("bitsandbytes",), "quantize", 8.5, 0.05),
     Format("nf4", "bitsandbytes NF4, double quantized", ("bitsandbytes",), "quantize", 4.6, 0.5),
     Format("int8-torchao", "torchao int8, weights only", ("torchao",), "torchao", 8.5, 0.05),
@@ -81,6 +88,10 @@ _ROWS = (
 FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
 # Those that a run writes from the live model at its end; the others are made of these.
 LIVE = ("adapter", "virtual_tokens", "merged")
+
+
+# Made of an adapter, not of a merged model.
+OF_ADAPTER = ("adapter", "gguf-adapter")
 
 
 def known(names: Iterable[str]) -> list[Format]:

@@ -12,6 +12,7 @@ from tuner import manifest, record, sources
 from tuner.base import Base
 from tuner.commands.train import RUNS
 from tuner.errors import ModelError, RecipeError
+from tuner.export_formats import OF_ADAPTER
 from tuner.heads import HEADS, family
 from tuner.methods.options import CONFIG
 from tuner.recipe import ModelSection
@@ -151,7 +152,7 @@ def refuse(origin: Origin, formats: list[str]) -> None:
         RecipeError: the format is written by the run itself.
     """
     kind = str(origin.config.get("peft_type", ""))
-    whole = [name for name in formats if name not in ("adapter", "gguf-adapter")]
+    whole = [name for name in formats if name not in OF_ADAPTER]
     if origin.adapter and whole and kind in UNMERGEABLE:
         raise ModelError(
             f"{whole[0]} needs a merged model, and {kind} cannot be merged",
@@ -165,7 +166,7 @@ def refuse(origin: Origin, formats: list[str]) -> None:
             "it is made of the live model",
             "set export.formats: [adapter, virtual_tokens] in the recipe",
         )
-    adapters = [name for name in formats if name in ("adapter", "gguf-adapter")]
+    adapters = [name for name in formats if name in OF_ADAPTER]
     if not origin.adapter and adapters:
         raise ModelError(
             f"{adapters[0]} needs an adapter, and {origin.name} is a whole model",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import wording
-from tuner.errors import RecipeError
+from tuner.errors import ModelError, RecipeError
 from tuner.export_formats import known
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ ONTO = ("auto", "dequantized", "original")
 class Request:
     """What the command line asks for."""
 
-    name: str
+    name: str | None
     formats: Sequence[str]
     output: Path | None
     base: str | None
@@ -32,6 +32,11 @@ class Request:
     onto: str
     max_kl: float | None
     portable: bool
+    adapters: str | None
+    weights: str | None
+    combination: str
+    density: float
+    check: str | None
 
 
 def export(request: Request, console: Console) -> None:
@@ -40,6 +45,10 @@ def export(request: Request, console: Console) -> None:
 
     if request.onto not in ONTO:
         raise RecipeError(f"--onto: {request.onto} is unknown", "", f"one of {', '.join(ONTO)}")
+    names = _names(request)
+    if request.check is not None:
+        _check_elsewhere(names[0], request.check, console)
+        return
     if not request.formats:
         raise RecipeError(
             "nothing says what to export",
@@ -47,12 +56,24 @@ def export(request: Request, console: Console) -> None:
             "tuner export RUN --format merged; tuner export --formats lists them",
         )
     rows = known(request.formats)
-    origin = find(request.name)
+    origins = [find(name) for name in names]
+    origin = origins[0]
     refuse(origin, [row.name for row in rows])
     output = request.output or origin.run or origin.folder.parent
+    if len(origins) > 1 and request.output is None:
+        raise RecipeError(
+            "several adapters, and nothing says where their combination goes",
+            "--output is not given",
+            "name a folder with --output",
+        )
     with _quiet():
-        from tuner.export import convert, work
+        from tuner.export import combine, convert, work
 
+        combination = None
+        if len(origins) > 1:
+            weights = _numbers(request.weights, len(origins))
+            combination = work.Combination(origins, weights, request.combination, request.density)
+            combine.check(combination)
         settings = work.Settings(
             output=output.resolve(),
             base=request.base,
@@ -60,9 +81,56 @@ def export(request: Request, console: Console) -> None:
             onto=request.onto,
             max_kl=request.max_kl,
             portable=request.portable,
+            combination=combination,
         )
         reports = convert.export(origin, rows, settings, console)
     show(reports, console)
+
+
+def _names(request: Request) -> list[str]:
+    """The run, or the adapters that are combined."""
+    several = [part.strip() for part in (request.adapters or "").split(",") if part.strip()]
+    if request.name is None and not several:
+        raise RecipeError(
+            "nothing says what to export", "no RUN is given", "tuner export RUN --format merged"
+        )
+    return [*([request.name] if request.name else []), *several]
+
+
+def _numbers(text: str | None, count: int) -> list[float]:
+    """Weights separated by commas; equal ones that add up to 1 where none are given."""
+    if text is None:
+        return [1.0 / count] * count
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise RecipeError(
+            f"--weights: {text}", "not numbers separated by commas", "--weights 0.7,0.3"
+        ) from None
+
+
+def _check_elsewhere(name: str, runtime: str, console: Console) -> None:
+    """Whether another runtime can load an adapter, by what it documents."""
+    from tuner import vllm_check
+    from tuner.export_origin import find
+
+    if runtime != "vllm":
+        raise RecipeError(f"--check: {runtime} is unknown", "", "--check vllm")
+    origin = find(name)
+    if not origin.adapter:
+        console.event("check", runtime=runtime, loads=True, against=[], say=[])
+        console.text(f"{origin.folder}: a whole model, which vLLM loads as it loads its base")
+        return
+    against, say = vllm_check.findings(origin.config, resized=False)
+    console.event("check", runtime=runtime, loads=not against, against=against, say=say)
+    if against:
+        raise ModelError(
+            "vLLM cannot load this adapter",
+            against[0],
+            "merge it: tuner export RUN --format merged",
+            against if len(against) > 1 else None,
+        )
+    console.text(f"vLLM can load {origin.folder}: vllm serve BASE {' '.join(say)}")
 
 
 @contextlib.contextmanager
@@ -108,7 +176,18 @@ def show(reports: Sequence[dict[str, Any]], console: Console) -> None:
             console.text(f"merged onto the {report['merged_onto']} weights (KL: {both})")
             break
     for report in reports:
-        console.text(f"{report['kind']}  {report['path']}")
+        console.text(f"{report['kind']}  {report['path']}{_llama(report.get('llama_cpp'))}")
+
+
+def _llama(found: dict[str, Any] | None) -> str:
+    """What llama.cpp itself made of a GGUF file."""
+    if not found:
+        return "" if found is None else "  (llama.cpp is not installed: not run in it)"
+    unsure = f"; {', '.join(found['unsure'])} do not count there" if found["unsure"] else ""
+    return (
+        f"  (llama.cpp {found['version']}: {found['same_answers']} of {found['answers']} greedy "
+        f"answers the same{unsure})"
+    )
 
 
 def list_formats(console: Console) -> None:

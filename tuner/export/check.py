@@ -51,6 +51,12 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
             "export it again with this version",
         )
     kind, facts = sealed["kind"], sealed["facts"]
+    if kind == "gguf-adapter":
+        raise ModelError(
+            f"the files of {folder} are as written; more cannot be checked from them alone",
+            "a GGUF adapter needs the GGUF file of its base",
+            "export it again to have it compared",
+        )
     where = ""
     if kind in ("adapter", "virtual_tokens"):
         found_base = origin.base(base, console.note)

@@ -21,7 +21,10 @@ from tuner.errors import RecipeError
 from tuner.export import (
     adapter,
     bnb,
+    combine,
+    converter,
     gguf,
+    gguf_adapter,
     held,
     int4,
     llama,
@@ -34,7 +37,7 @@ from tuner.export import (
 )
 from tuner.export.measure import Held
 from tuner.export.work import Settings, Work, open_work
-from tuner.export_formats import FORMATS, Format
+from tuner.export_formats import FORMATS, OF_ADAPTER, Format
 
 if TYPE_CHECKING:
     from tuner.base import Base
@@ -50,6 +53,7 @@ CONVERTERS: dict[str, Callable[[Work, Path], None]] = {
     "nf4": bnb.write_nf4,
     "int8-torchao": torchao_int8.write,
     "int4": int4.write,
+    "gguf-adapter": gguf_adapter.write,
     **{row.name: partial(gguf.write, row.name) for row in FORMATS.values() if row.llama_type},
 }
 
@@ -88,6 +92,9 @@ def export(
     reports: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(seal.scratch(settings.output))
+        if settings.combination:
+            console.phase(f"combining {len(settings.combination.origins)} adapters")
+            work.origin = combine.combine(settings.combination, work.job, scratch)
         exact = _measure_and_merge(work, rows, settings, scratch, found_base, console)
         for row in rows:
             console.phase(f"writing {row.name}; it is reloaded in a fresh process")
@@ -138,7 +145,7 @@ def _measure_and_merge(
             exact = measure.read(model, few(work))
     if not origin.adapter:
         work.merged = origin.folder
-    elif any(row.name != "adapter" for row in rows):
+    elif any(row.name not in OF_ADAPTER for row in rows):
         ready = origin.folder.parent / "merged"
         if manifest.is_sealed(ready) and origin.run and job["quantize"] == "none":
             seal.verify(ready)
@@ -196,29 +203,18 @@ def _one(
         "facts": {key: work.job[key] for key in FACTS} | {"quantize": _quantize(work, row)},
     }
     with seal.seal(final, extra=extra) as folder:
-        if row.name == "adapter":
-            adapter.copy(work.origin.folder, folder, work.name, portable=settings.portable)
-        elif row.name == "merged":
-            shutil.copytree(work.merged, folder, dirs_exist_ok=True, ignore=_NO_MANIFEST)
-        else:
-            CONVERTERS[row.name](work, folder)
+        _write(work, row, settings, folder)
         double = row.name == "merged" and exact is not None
         rows = few(work) if double else work.both
         tuned = exact if double and exact is not None else work.tuned
-        job = work.job | {
-            "rows": rows.rows,
-            "targets": rows.targets,
-            "artefacts": {row.name: str(folder)},
-            "double": [row.name] if double else [],
-        }
-        found = verify.in_fresh_process(job, settings.output)[row.name]
+        found = _again(work, row, rows, double, folder, settings.output)
         figures = measure.compare(rows, tuned, found, _part(work, len(tuned)))
         report = verdict.judge(row, figures, work, folder, settings.max_kl)
         if row.llama_type:
             (file,) = folder.glob("*.gguf")
             stops = list(dict.fromkeys([work.tokenizer.eos_token_id, *(work.stops or ())]))
-            found_by = llama.check(file, job | {"stops": stops}, work.both, settings.output)
-            report |= {"llama_cpp": found_by}
+            job = work.job | {"stops": stops}
+            report |= {"llama_cpp": llama.check(file, job, work.both, settings.output)}
         last = sum(map(len, work.random.targets))
         extra |= {
             "verified": True,
@@ -227,6 +223,35 @@ def _one(
             "witness": held.witness(work.random, tuned[-last:].float(), found[-last:].float()),
         }
     return {"kind": row.name, "path": str(final), **report, **work.notes}
+
+
+def _write(work: Work, row: Format, settings: Settings, folder: Path) -> None:
+    if row.name == "adapter":
+        adapter.copy(work.origin.folder, folder, work.name, portable=settings.portable)
+    elif row.name == "merged":
+        shutil.copytree(work.merged, folder, dirs_exist_ok=True, ignore=_NO_MANIFEST)
+    else:
+        CONVERTERS[row.name](work, folder)
+
+
+def _again(
+    work: Work, row: Format, rows: Held, double: bool, folder: Path, output: Path
+) -> torch.Tensor:
+    """An artefact's logits at the held places, by a process that knows nothing but its files."""
+    if row.name == "gguf-adapter":
+        with seal.scratch(output) as aside:
+            base = aside / "base.gguf"
+            splitting = gguf.splits_like(work.tokenizer)
+            converter.run(Path(work.job["base"]), base, "f32", splitting)
+            (file,) = folder.glob("*.gguf")
+            return llama.with_adapter(base, file, work.job, rows, aside)
+    job = work.job | {
+        "rows": rows.rows,
+        "targets": rows.targets,
+        "artefacts": {row.name: str(folder)},
+        "double": [row.name] if double else [],
+    }
+    return verify.in_fresh_process(job, output)[row.name]
 
 
 _NO_MANIFEST = shutil.ignore_patterns(manifest.MANIFEST)
@@ -254,14 +279,14 @@ FACTS = (
 
 def _quantize(work: Work, row: Format) -> str:
     """An adapter goes onto a base as it was trained on; all else stands for itself."""
-    return str(work.job["quantize"]) if row.name in ("adapter", "gguf-adapter") else "none"
+    return str(work.job["quantize"]) if row.name in OF_ADAPTER else "none"
 
 
 def _needed(work: Work, rows: list[Format], base: Base | None) -> int:
     """Bytes on the disk, at most: each artefact as large as the base in float32."""
     folder = base.folder if base else work.origin.folder
     whole = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return whole * (1 + sum(row.name not in ("adapter", "gguf-adapter") for row in rows))
+    return whole * (1 + sum(row.name not in OF_ADAPTER for row in rows))
 
 
 def _report(origin: Origin, output: Path, report: dict[str, Any]) -> None:

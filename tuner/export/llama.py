@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load, save_file
 
 from tuner.errors import IntegrityError
 from tuner.export import loading, measure, verify
@@ -60,45 +61,82 @@ def check(file: Path, job: dict[str, Any], held: Held, folder: Path) -> dict[str
     )
 
 
+def with_adapter(
+    base: Path, adapter: Path, job: dict[str, Any], held: Held, folder: Path
+) -> torch.Tensor:
+    """Logits (places, vocabulary) of a base's GGUF file with a GGUF adapter on it.
+
+    Raises:
+        IntegrityError: llama.cpp cannot load them.
+    """
+    files = {"file": str(base), "adapter": str(adapter)}
+    task = job | files | {"rows": held.rows, "targets": held.targets}
+    return load(verify.child("tuner.export.llama", task, folder))["logits"]
+
+
 def main() -> None:
     """The process of its own."""
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    import llama_cpp
-    from gguf import GGUFReader
-
     from tuner.model import quiet_libraries
 
     quiet_libraries()
     torch.set_num_threads(job["threads"])
+    held = Held(job["rows"], job["targets"])
+    network = _open(job, max(len(row["input_ids"]) for row in held.rows) + LENGTH)
+    found = torch.cat(
+        [
+            _read(network, row["input_ids"], targets)
+            for row, targets in zip(held.rows, held.targets, strict=True)
+        ]
+    )
+    if job.get("adapter"):
+        save_file({"logits": found}, job["result"])
+        return
+    Path(job["result"]).write_text(json.dumps(_compared(job, held, network, found)), "utf-8")
+
+
+def _open(job: dict[str, Any], context: int) -> Any:
+    import llama_cpp
+
+    with silent():
+        return llama_cpp.Llama(
+            job["file"],
+            n_ctx=context,
+            n_batch=context,
+            logits_all=True,
+            verbose=False,
+            lora_path=job.get("adapter"),
+        )
+
+
+def _read(network: Any, ids: list[int], targets: measure.Targets) -> torch.Tensor:
+    network.reset()
+    network.eval(ids)
+    scores = np.array(network.scores[: len(ids)])
+    return torch.from_numpy(scores)[[place for place, _ in targets]]
+
+
+def _compared(job: dict[str, Any], held: Held, network: Any, found: torch.Tensor) -> dict[str, Any]:
+    """llama.cpp against the same file in transformers."""
+    import llama_cpp
+    from gguf import GGUFReader
+
     file = Path(job["file"])
     types = {tensor.tensor_type.name for tensor in GGUFReader(file).tensors}
-    held = Held(job["rows"], job["targets"])
     model = loading.whole(job, "gguf", file.parent).eval()
     wanted = measure.read(model, held)
-    longest = max(len(row["input_ids"]) for row in held.rows) + LENGTH
-    with silent():
-        network = llama_cpp.Llama(
-            str(file), n_ctx=longest, n_batch=longest, logits_all=True, verbose=False
-        )
-    found = []
     same = 0
     for row, targets in zip(held.rows, held.targets, strict=True):
         prompt = row["input_ids"][: targets[0][0] + 1]
         same += _greedy(network, prompt, job) == _answer(model, prompt, job)
-        network.reset()
-        network.eval(row["input_ids"])
-        scores = np.array(network.scores[: len(row["input_ids"])])
-        found.append(torch.from_numpy(scores)[[place for place, _ in targets]])
-    logits = torch.cat(found)
-    result = {
+    return {
         "version": llama_cpp.__version__,
-        "kl": measure.divergence(wanted, logits),
-        "max_logit_difference": float((wanted - logits).abs().max()),
+        "kl": measure.divergence(wanted, found),
+        "max_logit_difference": float((wanted - found).abs().max()),
         "same_answers": same,
         "answers": len(held.rows),
         "unsure": sorted(types & set(UNSURE)),
     }
-    Path(job["result"]).write_text(json.dumps(result), "utf-8")
 
 
 def _greedy(network: Any, prompt: list[int], job: dict[str, Any]) -> list[int]:

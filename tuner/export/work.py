@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,16 @@ PLACES = 512
 
 
 @dataclass(frozen=True)
+class Combination:
+    """Adapters made into one: with their weights, how, and the share that ties and dare keep."""
+
+    origins: Sequence[Origin]
+    weights: Sequence[float]
+    kind: str
+    density: float
+
+
+@dataclass(frozen=True)
 class Settings:
     """What the command line says besides origin and formats.
 
@@ -34,6 +45,8 @@ class Settings:
         force_base: take it though it is another one.
         onto: which weights a quantized run's adapter is merged into: dequantized, original or auto.
         max_kl: limit in place of each format's own.
+        portable: write an rsLoRA as a plain LoRA.
+        combination: further adapters that are added to the first.
     """
 
     output: Path
@@ -42,6 +55,7 @@ class Settings:
     onto: str = "auto"
     max_kl: float | None = None
     portable: bool = False
+    combination: Combination | None = None
 
 
 @dataclass

@@ -1,0 +1,107 @@
+"""Several adapters of one base made into one, by peft's `add_weighted_adapter`.
+
+`linear` is the exact weighted sum (of higher rank); ties (Yadav et al. 2023), dare (Yu et al. 2024)
+and svd work on the whole updates and give the best approximation of the largest rank among them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tuner.errors import ModelError, RecipeError
+from tuner.export import loading
+from tuner.export.work import Combination
+from tuner.export_origin import Origin
+from tuner.methods.options import CONFIG
+
+# peft's plain "linear" adds the factors apart, which brings in products that nobody trained.
+KINDS = {"linear": "cat", "ties": "ties_svd", "dare": "dare_linear_svd", "svd": "svd"}
+_NAME = "combined"
+
+
+def check(asked: Combination) -> None:
+    """Refuse what cannot be combined, before anything is loaded.
+
+    Raises:
+        RecipeError: weights or the kind of combination are wrong.
+        ModelError: not all are plain LoRAs of the same base.
+    """
+    origins, weights, kind, density = asked.origins, asked.weights, asked.kind, asked.density
+    if kind not in KINDS:
+        raise RecipeError(f"--combination: {kind} is unknown", "", f"one of {', '.join(KINDS)}")
+    if len(weights) != len(origins):
+        raise RecipeError(
+            f"--weights: {len(weights)} for {len(origins)} adapters",
+            "each adapter has one weight",
+            "give as many, separated by commas",
+        )
+    if not 0 < density <= 1:
+        raise RecipeError("--density: between 0 and 1", f"{density} is not", "try 0.5")
+    known = {origin.sealed.get("base_fingerprint") for origin in origins}
+    if len(known) > 1:
+        raise ModelError(
+            "the adapters were trained on different bases",
+            ", ".join(
+                f"{origin.name}: {str(origin.sealed.get('base_fingerprint'))[:12]}"
+                for origin in origins
+            ),
+            "combine adapters of one base",
+        )
+    for origin in origins:
+        config = origin.config
+        plain = config.get("peft_type") == "LORA" and not config.get("use_dora")
+        if not plain or config.get("modules_to_save") or config.get("target_parameters"):
+            raise ModelError(
+                f"{origin.name} is no plain LoRA",
+                f"{origin.folder / CONFIG}: only the updates of LoRA and rsLoRA add up",
+                "merge one adapter, then train or merge the next on that model",
+            )
+
+
+@torch.no_grad()
+def combine(asked: Combination, job: dict[str, Any], folder: Path) -> Origin:
+    """Write the combined adapter into `folder`.
+
+    Args:
+        asked: which adapters and how; checked by `check`.
+        job: how they are loaded (see `verify.job_of`).
+        folder: takes peft's files and the tokenizer of the first.
+
+    Returns:
+        It, to be exported like any other.
+    """
+    from peft import PeftModel
+
+    origins, kind = asked.origins, asked.kind
+    names = [f"part{number}" for number in range(len(origins))]
+    model: Any = PeftModel.from_pretrained(
+        loading.base(job), origins[0].folder, adapter_name=names[0]
+    )
+    for name, origin in zip(names[1:], origins[1:], strict=True):
+        model.load_adapter(str(origin.folder), adapter_name=name)
+    further = {} if kind in ("linear", "svd") else {"density": asked.density}
+    # dare draws which weights it keeps.
+    torch.manual_seed(0)
+    model.add_weighted_adapter(
+        names, list(asked.weights), _NAME, combination_type=KINDS[kind], **further
+    )
+    model.save_pretrained(folder / "all", selected_adapters=[_NAME], save_embedding_layers=False)
+    combined = folder / "adapter"
+    shutil.move(folder / "all" / _NAME, combined)
+    for pattern in ("tokenizer*", "*.jinja", "special_tokens_map.json", "vocab*", "merges*"):
+        for file in origins[0].folder.glob(pattern):
+            shutil.copyfile(file, combined / file.name)
+    config = json.loads((combined / CONFIG).read_text("utf-8"))
+    return replace(
+        origins[0],
+        name="+".join(origin.name for origin in origins),
+        folder=combined,
+        run=None,
+        config=config,
+    )
