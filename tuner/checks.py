@@ -11,6 +11,7 @@ from tuner import hatch, memory, plan_rlhf
 from tuner.base import Base
 from tuner.decide import TASK_METRICS
 from tuner.errors import ModelError, RecipeError
+from tuner.export_formats import FORMATS, LIVE
 from tuner.heads import HEADS, family
 from tuner.methods import METHODS, Method, lora
 from tuner.methods.full import StagedOptions
@@ -25,8 +26,7 @@ from tuner.skeleton import Skeleton
 if TYPE_CHECKING:
     from tuner.machine import Machine
 
-# The names in EXPORTERS and METRICS, whose modules are too heavy for a plan.
-FORMATS = ("adapter", "virtual_tokens", "merged")
+# The names in METRICS, whose modules are too heavy for a plan.
 METRIC_NAMES = (
     *("loss", "perplexity", "token_accuracy", "label_accuracy", "exact_match"),
     *(name for names in TASK_METRICS.values() for name in names),
@@ -77,7 +77,8 @@ def _quantization(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     if "merged" in recipe.export.formats:
         yield (
             f"export.formats: merged and model.quantize: {quantize}; a quantized base cannot take "
-            "the update without loss, export the adapter"
+            "the update without loss: export the adapter, then tuner export RUN --format merged "
+            "merges it into dequantized or original weights, whichever is nearer"
         )
 
 
@@ -150,11 +151,16 @@ def _tasks(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
 
 def _names(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     for key, known, given in (
-        ("export.formats", FORMATS, recipe.export.formats),
+        ("export.formats", LIVE, recipe.export.formats),
         ("eval.metrics", METRIC_NAMES, recipe.eval.metrics),
     ):
         for name in given:
-            if name not in (*known, "auto"):
+            if key == "export.formats" and name in FORMATS and name not in LIVE:
+                yield (
+                    f"export.formats: {name} is made of a finished run: "
+                    f"tuner export RUN --format {name}"
+                )
+            elif name not in (*known, "auto"):
                 yield f"{key}: {name} is unknown; one of {', '.join(known)}, auto"
 
 

@@ -140,7 +140,8 @@ def _measure_and_merge(
         work.base = measure.read(whole, work.both)
         del whole
     exact = None
-    if any(row.name == "merged" for row in rows) and job["dtype"] == "float32":
+    plain = job["dtype"] == "float32" and job["quantize"] == "none"
+    if plain and any(row.name == "merged" for row in rows):
         with verify.in_double(model):
             exact = measure.read(model, few(work))
     if not origin.adapter:

@@ -31,6 +31,11 @@ LIMIT = 0.05
 UNSURE = ("Q4_1", "Q5_1", "Q6_K")
 
 
+def installed() -> bool:
+    """Whether llama.cpp can be asked at all."""
+    return importlib.util.find_spec("llama_cpp") is not None
+
+
 def check(file: Path, job: dict[str, Any], held: Held, folder: Path) -> dict[str, Any]:
     """Compare llama.cpp with transformers on a GGUF file; nothing where it is not installed.
 
@@ -47,7 +52,7 @@ def check(file: Path, job: dict[str, Any], held: Held, folder: Path) -> dict[str
     Raises:
         IntegrityError: llama.cpp computes something else, or cannot load the file.
     """
-    if importlib.util.find_spec("llama_cpp") is None:
+    if not installed():
         return {}
     rows = Held(held.rows[:ANSWERS], held.targets[:ANSWERS])
     task = job | {"file": str(file), "rows": rows.rows, "targets": rows.targets}
