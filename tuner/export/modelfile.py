@@ -53,7 +53,9 @@ def template(tokenizer: Any) -> tuple[str, str] | None:
     if user not in asked or answer not in answered:
         return None
     head, opening = asked.split(user, 1)
-    if not answered.startswith(head + user + opening + answer):
+    # A space before the answer is the answer's: the model was asked to write it.
+    start, found, rest = answered.partition(head + user + opening)
+    if start or not found or rest.split(answer, 1)[0].strip():
         return None
     closing = answered.split(answer, 1)[1]
     reply = f"{{{{ .Response }}}}{closing}"
@@ -62,20 +64,20 @@ def template(tokenizer: Any) -> tuple[str, str] | None:
         # It knows no system turn: its text goes before the question.
         turn = "{{ if .System }}{{ .System }}\n\n{{ end }}"
         return f"{head}{turn}{{{{ .Prompt }}}}{opening}{reply}", ""
-    before, rest = with_system.split(system, 1)
-    between = rest.split(user, 1)[0]
+    before, after = with_system.split(system, 1)
+    between = after.split(user, 1)[0]
     # Between an answer and the next question stand the answer's closing and the question's opening.
     again = _chat(tokenizer, "user", "assistant", "user").partition(answer)[2].partition(user)[0]
-    start = again.removeprefix(closing)
-    if not (again.startswith(closing) and between.endswith(start) and head.endswith(start)):
+    begin = again.removeprefix(closing)
+    if not (again.startswith(closing) and between.endswith(begin) and head.endswith(begin)):
         return None
-    ending = between.removesuffix(start)
-    own = head.removesuffix(start)
+    ending = between.removesuffix(begin)
+    own = head.removesuffix(begin)
     if own and not (own.startswith(before) and own.endswith(ending)):
         return None
     default = own[len(before) : len(own) - len(ending)]
     turn = f"{{{{ if .System }}}}{before}{{{{ .System }}}}{ending}{{{{ end }}}}"
-    body = f"{turn}{{{{ if .Prompt }}}}{start}{{{{ .Prompt }}}}{opening}{{{{ end }}}}"
+    body = f"{turn}{{{{ if .Prompt }}}}{begin}{{{{ .Prompt }}}}{opening}{{{{ end }}}}"
     return body + reply, default
 
 

@@ -12,7 +12,6 @@ import math
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load, save_file
 
+from tuner import seal
 from tuner.errors import IntegrityError
 from tuner.export import held, loading, measure
 from tuner.memory import PROBE_ROWS
@@ -173,8 +173,8 @@ def child(module: str, job: dict[str, Any], folder: Path) -> bytes:
     Raises:
         IntegrityError: it failed; says why.
     """
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".verify-") as scratch:
-        result, file = Path(scratch) / "result", Path(scratch) / "job.json"
+    with seal.scratch(folder) as aside:
+        result, file = aside / "result", aside / "job.json"
         file.write_text(json.dumps(job | {"result": str(result)}), "utf-8")
         done = subprocess.run(
             [sys.executable, "-m", module, str(file)],
