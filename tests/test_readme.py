@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import write_rows
 from tests.test_cli import tuner
 from tuner import errors
+from tuner.export_formats import FORMATS
 from tuner.methods import METHODS
 from tuner.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.startswith("tuner ")]
+LINES = [line for block in BLOCKS for line in block.splitlines() if line.startswith("tuner ")]
+# These want finished runs.
+OF_RUNS = [line for line in LINES if line.split()[1] in ("export", "verify")]
+COMMANDS = [line for line in LINES if line not in OF_RUNS]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 # Recipes whose data the user downloads, and rows such as it has.
 DOWNLOADED = {
@@ -38,6 +44,30 @@ def test_a_command_of_the_readme_runs(command: str, tmp_path: Path) -> None:
     done = tuner(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_the_exports_of_the_readme_run(
+    make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    """In their order, on a tiny run under the quickstart's name: from the run to Ollama."""
+    quick = {"eval": {"samples": 0, "enabled": False}, "export": {"formats": ["adapter"]}}
+    for name in ("legal", "finance"):
+        run_recipe(make_recipe("llama-tied", train={"epochs": 2}, **quick), f"runs/{name}")
+    assert [line for line in OF_RUNS if "gguf" in line]
+    for line in OF_RUNS:
+        done = tuner(*shlex.split(line)[1:], cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    gguf = tmp_path / "runs/legal/gguf"
+    names = {path.name for path in gguf.iterdir()}
+    assert names == {"MANIFEST.json", "Modelfile", "legal-f16.gguf"}
+    assert (gguf / "Modelfile").read_text().startswith("FROM ./legal-f16.gguf\nTEMPLATE")
+
+
+def test_the_formats_are_the_programs() -> None:
+    for row in FORMATS.values():
+        needs = f"`tuner[{row.extra}]`" if row.extra else ""
+        pattern = rf"^\| `{re.escape(row.name)}` \| {re.escape(row.what)} \| {re.escape(needs)} \|"
+        assert re.search(pattern, README, re.MULTILINE), row.name
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
