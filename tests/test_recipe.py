@@ -101,6 +101,7 @@ OTHER: dict[str, str] = {
     "rlhf.responses_per_prompt": "3",
     "rlhf.max_new_tokens": "21",
     "rlhf.temperature": "0.5",
+    "rlhf.vllm": "colocate",
     "rlhf.kl_coefficient": "0.25",
     "rlhf.kl_limit": "31",
     "rlhf.missing_eos_penalty": "2.5",

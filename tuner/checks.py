@@ -47,7 +47,7 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
     cpu = not (recipe.run.device != "cpu" and machine.gpus)
     for check in (_quantization, _initialisation, _exports, _batches, _tasks, _names):
         problems += check(recipe, method, cpu)
-    problems += plan_rlhf.refuse_contradictions(recipe)
+    problems += plan_rlhf.refuse_contradictions(recipe, cpu)
     hatch.read(recipe.train.trl)
     if problems:
         raise RecipeError(

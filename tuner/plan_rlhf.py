@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -227,7 +228,7 @@ def prepare(
     return prompts, ptx
 
 
-def refuse_contradictions(recipe: Recipe) -> list[str]:
+def refuse_contradictions(recipe: Recipe, cpu: bool) -> list[str]:
     """What cannot go together in the sections rlhf and ppo, one problem a line."""
     rlhf, ppo = recipe.rlhf, recipe.ppo
     if rlhf is None:
@@ -237,6 +238,7 @@ def refuse_contradictions(recipe: Recipe) -> list[str]:
     if not method.rlhf:
         able = ", ".join(row.name for row in METHODS.values() if row.rlhf)
         problems.append(f"method.name: {method.name} is not proven for rlhf (proven: {able})")
+    problems += _vllm(rlhf, cpu)
     if not rlhf.draws:
         return problems + _without_answers(rlhf)
     if not rlhf.reward:
@@ -251,6 +253,19 @@ def refuse_contradictions(recipe: Recipe) -> list[str]:
             f"rlhf.responses_per_prompt: {copies} does not divide train.batch_size: {batch}"
         )
     return problems if ppo is None else problems + _ppo_problems(ppo, rlhf, batch)
+
+
+def _vllm(rlhf: RlhfSection, cpu: bool) -> list[str]:
+    if rlhf.vllm == "none":
+        return []
+    given = f"rlhf.vllm: {rlhf.vllm}"
+    if rlhf.algorithm not in ("rloo", "grpo"):
+        return [f"{given} and rlhf.algorithm: {rlhf.algorithm}; it draws for rloo and grpo"]
+    if cpu:
+        return [f"{given}, and this machine has no GPU that can be used"]
+    if importlib.util.find_spec("vllm") is None:
+        return [f"{given}, and vllm is not installed (pip install 'trl[vllm]')"]
+    return []
 
 
 def _without_answers(rlhf: RlhfSection) -> list[str]:

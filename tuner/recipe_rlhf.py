@@ -54,6 +54,10 @@ class RlhfSection(Section):
     ] = None
     max_new_tokens: Annotated[Count, Field(description="longest drawn answer")] = 64
     temperature: Annotated[Positive, Field(description="of drawing answers")] = 1.0
+    vllm: Annotated[
+        Literal["none", "colocate", "server"],
+        Field(description="draw the answers of rloo and grpo by vLLM, as trl does it; on a GPU"),
+    ] = "none"
     kl_coefficient: Annotated[
         NotNegative,
         Field(description="price of moving away from the start; beta of grpo, rloo and dpo"),

@@ -132,6 +132,8 @@ class Online:
             # Its price is `rlhf.missing_eos_penalty`; an answer left out would cost nothing.
             "mask_truncated_completions": False,
         }
+        if rlhf.vllm != "none":
+            given |= {"use_vllm": True, "vllm_mode": rlhf.vllm}
         prompts = plan.prepared.train
         common: dict[str, Any] = {
             "model": self.model,
