@@ -633,3 +633,20 @@ def test_verdicts() -> None:
         figures = Measures(0.0, 0.0, kl, 1.0, 4)
         with pytest.raises(IntegrityError):
             verdict.judge(FORMATS["int8"], figures, work, Path("/nowhere"), None)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_real_base_goes_round(
+    make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A quantized file of the embedded base's adapter is small, and near the tuned model."""
+    section = {"base": "smollm2-135m"}
+    train = {"max_steps": 2, "learning_rate": 1e-3}
+    run_recipe(make_recipe(**QUICK | {"model": section, "train": train}))
+    reports = exported(tmp_path / "run", "gguf-q8_0", "int8")
+    assert reports["gguf-q8_0"]["bytes"] < 150e6
+    assert reports["gguf-q8_0"]["kl"] < 0.01
+    assert reports["gguf-q8_0"]["kept"] > 0.9
+    assert reports["int8"]["bytes"] < 225e6
+    if HAS_LLAMA:
+        assert reports["gguf-q8_0"]["llama_cpp"]["kl"] < 0.01
