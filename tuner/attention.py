@@ -42,9 +42,11 @@ def _attend(
         attention_mask: None when packed.
 
     Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries;
-    `row_masks`, for each row None (causal) or a (tokens, tokens) matrix of who sees whom; and
+    `row_masks`, for each row None (causal) or a (tokens, tokens) matrix of who sees whom;
     `row_prefix`, for each layer keys and values (1, key_value_heads, virtual tokens, head_dim) that
-    stand before every row and that all its tokens see.
+    stand before every row and that all its tokens see; and `shared_prefix`, how many tokens of the
+    first row the others begin with, too. These attend as if they stood in each row, so that a row's
+    result does not depend on sharing.
 
     Returns:
         (1, tokens, heads, head_dim), and None for the weights.
@@ -65,27 +67,37 @@ def _attend(
     if prefix := kwargs.get("row_prefix"):
         first_key, first_value = prefix[module.layer_idx]
         before = first_key.shape[2]
+    shared = int(kwargs.get("shared_prefix") or 0)
     rows = [
         functional.scaled_dot_product_attention(
             row_query,
             torch.cat([first_key, row_key], dim=2) if before else row_key,
             torch.cat([first_value, row_value], dim=2) if before else row_value,
-            attn_mask=(seen := _seen(length, before, window, mask, query.device)),
+            attn_mask=(seen := _seen(row_query.shape[2], before, window, mask, query.device)),
             dropout_p=dropout,
             is_causal=seen is None,
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
-        for length, mask, row_query, row_key, row_value in zip(
-            lengths,
+        for mask, row_query, row_key, row_value in zip(
             masks,
-            query.split(lengths, dim=2),
-            key.split(lengths, dim=2),
-            value.split(lengths, dim=2),
+            _rows(query, lengths, shared),
+            _rows(key, lengths, shared),
+            _rows(value, lengths, shared),
             strict=True,
         )
     ]
+    rows[1:] = [row[:, :, shared:] for row in rows[1:]]
     return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _rows(packed: torch.Tensor, lengths: list[int], shared: int) -> list[torch.Tensor]:
+    """(1, heads, tokens, head_dim) of each row, with what it shares with the first."""
+    rows = list(packed.split(lengths, dim=2))
+    if shared:
+        first = rows[0][:, :, :shared]
+        rows[1:] = [torch.cat([first, row], dim=2) for row in rows[1:]]
+    return rows
 
 
 def _seen(

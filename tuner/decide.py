@@ -105,6 +105,14 @@ def packing(recipe: Recipe, method: Method, found: Base, head: str, values: Valu
     return bool(values.set_auto("data.packing", not why, said))
 
 
+def shares(recipe: Recipe, method: Method, found: Base) -> bool:
+    """Whether packed rows may share the tokens they begin with: nothing is drawn in the model's
+    forward pass, and nothing stands before the rows."""
+    drawn = [value for key, value in found.config.items() if "drop" in key]
+    none_drawn = not any(isinstance(value, (int, float)) and value for value in drawn)
+    return none_drawn and not method.virtual_tokens and not getattr(recipe.method, "dropout", 0.0)
+
+
 def split(
     recipe: Recipe,
     method: Method,

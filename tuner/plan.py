@@ -117,6 +117,7 @@ class Plan:
             self.tokenizer.pad_token_id,
             self.tokenizer.pad_token_id if start is None else start,
             tasks=isinstance(self.recipe.method, MultitaskOptions),
+            share=decide.shares(self.recipe, self.method, self.base),
         )
 
     @property
