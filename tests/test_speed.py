@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM
 from tests import oracle
 from tests.bench import report
 from tests.test_packing import PACKED, example, largest, load, loss_and_gradients
-from tuner import adapters, decide, machine, plan, recipe_load
+from tuner import adapters, attention, decide, machine, model, plan, recipe_load, training
 from tuner.data import Example
 from tuner.data.pack import IGNORED, collate_packed, shared_prefix
-from tuner.methods import fused_lora
+from tuner.methods import fused_lora, fused_mlp
 from tuner.tasks.cross_entropy import summed_cross_entropy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,6 +145,34 @@ def test_without_gradients_and_after_merging_the_layer_is_peft_bit_for_bit() -> 
     assert torch.equal(merged[0](X), merged[1](X))
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_mlp_that_keeps_less_learns_the_same(
+    kind: str, frozen: bool, bases: Callable[..., Path]
+) -> None:
+    """Loss and gradients of a model whose product of gate and up is made again on the way back."""
+
+    def gradients(fused: bool) -> tuple[float, dict[str, torch.Tensor]]:
+        base = load(bases(kind))
+        torch.manual_seed(1)
+        names = ["down_proj"] if frozen else ["q_proj", "gate_proj", "up_proj", "down_proj"]
+        config = peft.LoraConfig(r=RANK, target_modules=names)
+        if fused:
+            fused_lora.register(config)
+        model = peft.get_peft_model(base, config)
+        before = set(model.state_dict())
+        assert fused_mlp.put(model) == (2 if fused else 0)
+        assert set(model.state_dict()) == before
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        return loss_and_gradients(model, [collate_packed(OPENED)])
+
+    (ours, fused), (theirs, plain) = gradients(True), gradients(False)
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    assert largest(fused, plain) < 1e-5
+
+
 def test_a_run_ends_where_it_ends_without_fusion(
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],
@@ -153,19 +181,12 @@ def test_a_run_ends_where_it_ends_without_fusion(
 ) -> None:
     """The same losses and weights to rounding, and an adapter folder with the same contents."""
     recipe = make_recipe(method={"name": "lora", "r": 4}, eval={"enabled": False, "samples": 0})
-    counted = []
-    forward = fused_lora._FusedLora.forward
-    monkeypatch.setattr(
-        fused_lora._FusedLora,
-        "forward",
-        staticmethod(lambda *given: counted.append(1) or forward(*given)),
-    )
+    made = plan.make(recipe_load.load(recipe, verb="sft"), machine.detect(), output=tmp_path / "x")
+    live = [type(module) for module in training.start(made, model.load(made)).model.modules()]
+    assert (live.count(fused_lora.FusedLinear), live.count(fused_mlp.FusedMlp)) == (14, 2)
     run_recipe(recipe, out="fused")
-    assert counted
-    counted.clear()
     monkeypatch.setattr(adapters, "_fuse", lambda config: None)
     run_recipe(recipe, out="plain")
-    assert not counted
     folders = [tmp_path / name for name in ("fused", "plain")]
     losses = [
         [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -227,6 +248,26 @@ def test_m09_rows_that_share_a_prefix_do_not_see_each_other(bases: Callable[...,
     assert not torch.equal(before[:, start:stop], after[:, start:stop])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_m09_flash_attention_of_all_rows_is_that_of_each() -> None:
+    """On a GPU one kernel call takes all rows; as near to float32 as one call for each row."""
+    generator = torch.Generator().manual_seed(6)
+    exact = [
+        [torch.randn(1, heads, length, 64, generator=generator) for length in (7, 130, 33)]
+        for heads in (6, 2, 2)
+    ]
+    parts = [[row.to("cuda", torch.bfloat16) for row in rows] for rows in exact]
+    assert attention._has_varlen(parts[0][0])
+    for window in (None, 5):
+        wanted = attention._one_by_one(exact, None, None, None, window, 0.0)
+        for got in (
+            attention._varlen(parts, None, window),
+            attention._one_by_one(parts, None, None, None, window, 0.0),
+        ):
+            for row, reference in zip(got, wanted, strict=True):
+                assert float((row.float().cpu() - reference).abs().max()) < 0.03
+
+
 def test_a_prefix_ends_before_the_first_token_that_teaches() -> None:
     """The last shared token is not one whose next token is a target: that would count once."""
     rows = [Example("a", [1, 2, 3, 4, 5], [False] * 3 + [True] * 2) for _ in range(3)]
@@ -258,9 +299,9 @@ def test_rows_share_where_nothing_is_drawn(
     loaded = recipe_load.load(make_recipe(method=method), verb="sft")
     made = plan.make(loaded, machine.detect(), output=Path("unused"))
     assert made.packing
-    assert made.collate.share is shared
-    batch = made.collate(made.prepared.train[:4])
+    batch = made.training_collate(made.prepared.train[:4])
     assert ("shared_prefix" in batch) is shared
+    assert "shared_prefix" not in made.collate(made.prepared.train[:4])
     made.base.config["attention_dropout"] = 0.1
     assert not decide.shares(made.recipe, made.method, made.base)
 

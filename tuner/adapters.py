@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tuner import adapter_files, prompt_model
 from tuner.adapter_files import WHOLE
 from tuner.errors import ModelError
-from tuner.methods import full, fused_lora, lora
+from tuner.methods import full, fused_lora, fused_mlp, lora
 from tuner.methods.library import AdaloraOptions
 from tuner.methods.lora import LoraOptions
 from tuner.model import told
@@ -45,6 +45,7 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
         prompt_model.start(model, plan, examples)
         return model
     model = get_peft_model(base, config)
+    fused_mlp.put(model)
     if isinstance(plan.recipe.method, LoraOptions):
         lora.start(model, plan, examples)
     return model
@@ -86,6 +87,7 @@ def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
             base, str(policy.folder), is_trainable=True, config=config
         )
     adapter_files.check_tensors(model, policy.folder, policy.name)
+    fused_mlp.put(model)
     return model
 
 

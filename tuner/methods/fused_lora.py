@@ -38,16 +38,20 @@ class FusedLinear(Linear):
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """x (..., inputs) to (..., outputs)."""
-        operands = None if args or kwargs else self._operands(x)
+        operands = None if args or kwargs else self.operands(x)
         if operands is None:
             result: torch.Tensor = super().forward(x, *args, **kwargs)
             return result
-        scale = self.scaling[self.active_adapters[0]]
         apply: Any = _FusedLora.apply
-        fused: torch.Tensor = apply(*operands, scale)
+        fused: torch.Tensor = apply(*operands, self.scale)
         return fused
 
-    def _operands(self, x: torch.Tensor) -> tuple[Any, ...] | None:
+    @property
+    def scale(self) -> float:
+        """What the active adapter's update is multiplied by."""
+        return float(self.scaling[self.active_adapters[0]])
+
+    def operands(self, x: torch.Tensor) -> tuple[Any, ...] | None:
         """x, weight, bias, A and B in the one type they are computed in; None: not for us."""
         active = self.active_adapters
         if not torch.is_grad_enabled() or self.disable_adapters or self.merged or len(active) != 1:
@@ -70,6 +74,34 @@ class FusedLinear(Linear):
         return operands if same and x.dtype in _DTYPES else None
 
 
+def add_update(
+    rows: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scale: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The layer's result for rows (tokens, inputs), and rows A^T (tokens, rank)."""
+    low = rows @ a.T
+    return functional.linear(rows, weight, bias).addmm_(low, b.T, alpha=scale), low
+
+
+def low_rank_gradients(
+    dy: torch.Tensor,
+    rows: torch.Tensor | None,
+    low: torch.Tensor,
+    b: torch.Tensor,
+    scale: float,
+    wanted_b: bool,
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
+    """Gradients of A (none without rows), of B where wanted, and of rows A^T."""
+    dlow = (dy @ b).mul_(scale)
+    da = None if rows is None else dlow.T @ rows
+    db = (dy.T @ low).mul_(scale) if wanted_b else None
+    return da, db, dlow
+
+
 class _FusedLora(torch.autograd.Function):
     """y = x W^T + b + s (x A^T) B^T with gradients for x, A and B; Hu et al. 2021, eq. 3."""
 
@@ -85,9 +117,7 @@ class _FusedLora(torch.autograd.Function):
     ) -> torch.Tensor:
         """x (..., inputs), weight (outputs, inputs), a (rank, inputs), b (outputs, rank)."""
         with torch.autocast(x.device.type, enabled=False):
-            rows = x.reshape(-1, x.shape[-1])
-            low = rows @ a.T
-            result = functional.linear(rows, weight, bias).addmm_(low, b.T, alpha=scale)
+            result, low = add_update(x.reshape(-1, x.shape[-1]), weight, bias, a, b, scale)
         ctx.save_for_backward(x, low, weight, a, b)
         ctx.scale = scale
         return result.view(*x.shape[:-1], -1)
@@ -97,14 +127,9 @@ class _FusedLora(torch.autograd.Function):
         """Gradients of x, a and b where they are needed."""
         x, low, weight, a, b = ctx.saved_tensors
         wanted_x, _, _, wanted_a, wanted_b, _ = ctx.needs_input_grad
-        dx = da = db = None
         with torch.autocast(x.device.type, enabled=False):
             dy = gradients[0].reshape(-1, gradients[0].shape[-1])
-            if wanted_b:
-                db = (dy.T @ low).mul_(ctx.scale)
-            dlow = (dy @ b).mul_(ctx.scale)
-            if wanted_a:
-                da = dlow.T @ x.reshape(-1, x.shape[-1])
-            if wanted_x:
-                dx = (dy @ weight).addmm_(dlow, a).view(x.shape)
+            rows = x.reshape(-1, x.shape[-1]) if wanted_a else None
+            da, db, dlow = low_rank_gradients(dy, rows, low, b, ctx.scale, wanted_b)
+            dx = (dy @ weight).addmm_(dlow, a).view(x.shape) if wanted_x else None
         return dx, None, None, da, db, None

@@ -140,7 +140,8 @@ def trainer(
         optimizers: optimizer and schedule, standing at `first`.
         task_state: what `watch.task_state` gave to the checkpoint; nothing here.
     """
-    return on_trainer(plan, trained, stage, first, watch, optimizers, plan.collate, token_loss)
+    collate = plan.training_collate
+    return on_trainer(plan, trained, stage, first, watch, optimizers, collate, token_loss)
 
 
 def on_trainer(
