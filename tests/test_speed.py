@@ -19,7 +19,17 @@ from transformers import AutoModelForCausalLM
 from tests import oracle
 from tests.bench import report
 from tests.test_packing import PACKED, example, largest, load, loss_and_gradients
-from tuner import adapters, attention, decide, machine, model, plan, recipe_load, training
+from tuner import (
+    adapters,
+    attention,
+    decide,
+    machine,
+    memory,
+    model,
+    plan,
+    recipe_load,
+    training,
+)
 from tuner.data import Example
 from tuner.data.pack import IGNORED, collate_packed, shared_prefix
 from tuner.methods import fused_lora, fused_mlp
@@ -304,6 +314,38 @@ def test_rows_share_where_nothing_is_drawn(
     assert "shared_prefix" not in made.collate(made.prepared.train[:4])
     made.base.config["attention_dropout"] = 0.1
     assert not decide.shares(made.recipe, made.method, made.base)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "asked", "expected"),
+    [(32, 100, "auto", 8), (6, 1000, "auto", 1), (4, 12, "auto", 4), (32, 100, 16, 16)],
+)
+def test_a_cpu_gets_as_many_rows_as_keep_it_busy(
+    batch: int, length: int, asked: str | int, expected: int, make_recipe: Callable[..., Path]
+) -> None:
+    """On a CPU the fewest rows with enough tokens; what the user says stays."""
+    train = {"batch_size": batch, "micro_batch_size": asked}
+    loaded = recipe_load.load(make_recipe(train=train), verb="sft")
+    made = plan.make(loaded, machine.detect(), output=Path("unused"))
+    shape = memory.Shape(
+        parameters=10**6,
+        trainable=10**4,
+        adapter=True,
+        dtype="float32",
+        stored="float32",
+        hidden=64,
+        inner=96,
+        layers=2,
+        vocabulary=512,
+        lengths=[length] * 64,
+        supervised=[length // 2] * 64,
+    )
+    for device, rows in (("cpu", expected), ("cuda", batch if asked == "auto" else asked)):
+        gpu = machine.Gpu("one", 2**36, (9, 0))
+        host = machine.Machine(cpu_count=2, memory_bytes=2**36, gpus=(gpu,))
+        values = decide.Values(loaded)
+        size, _ = decide.split(made.recipe, made.method, host, device, shape, True, values)
+        assert size == values.now("train.micro_batch_size") == rows
 
 
 def test_the_loss_is_torchs_and_leaves_no_copies() -> None:

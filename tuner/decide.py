@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # Families whose packed rows are proven isolated, bit for bit, by tests/test_packing.py. Mixtures of
 # experts are not among them: a row changes the size of the matrix products that the others share.
 PACKED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
+# Tokens from which on matrix products run at a CPU's full rate: halving 1,634 tokens of packed rows
+# on SmolLM2-135M cost 2 % of the time and saved 1 GB of 3.3.
+ENOUGH_TOKENS = 768
 
 
 @dataclass(frozen=True)
@@ -148,10 +151,25 @@ def split(
             f"{budget / 2**30:.1f} of {available / 2**30:.1f} GiB may be used",
             "lower data.max_length, use a smaller model.base, or model.quantize: nf4",
         )
-    values.set_auto("train.micro_batch_size", size, f"fits {budget / 2**30:.1f} GiB")
+    why = f"fits {budget / 2**30:.1f} GiB"
+    if (
+        micro == "auto"
+        and device == "cpu"
+        and packed
+        and (few := _enough(shape, batch, size)) < size
+    ):
+        size, why = few, f"{ENOUGH_TOKENS} tokens a time keep a CPU busy, more only take memory"
+    values.set_auto("train.micro_batch_size", size, why)
     why = "memory needs it" if checkpointing else "memory does not need it"
     values.set_auto("train.gradient_checkpointing", checkpointing, why)
     return size, checkpointing
+
+
+def _enough(shape: memory.Shape, batch_size: int, most: int) -> int:
+    """The fewest rows, of the divisors of the batch up to `most`, that have enough tokens."""
+    mean = sum(shape.lengths) / max(1, len(shape.lengths))
+    sizes = (size for size in range(1, most) if batch_size % size == 0)
+    return next((size for size in sizes if size * mean >= ENOUGH_TOKENS), most)
 
 
 def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[Stage, ...]:
