@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart compare install llama test lint clean
+.PHONY: help quickstart compare bench install llama test lint clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,6 +15,9 @@ quickstart: $(VENV)/.installed ## install, then train the legal recipe on the em
 
 compare: $(VENV)/.installed ## train every kind of method on the same rows; one table, one plot
 	$(BIN)/tuner compare --recipe recipes/compare.yaml
+
+bench: $(VENV)/.installed-dev ## tuner beside trl and a plain Trainer: same rows, same updates; about 30 minutes
+	$(BIN)/python -m tests.bench --output tests/bench/cpu.json
 
 install: $(VENV)/.installed-dev ## install with everything the tests need
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from tuner import adapter_files, prompt_model
 from tuner.adapter_files import WHOLE
 from tuner.errors import ModelError
-from tuner.methods import full, lora
+from tuner.methods import full, fused_lora, fused_mlp, lora
 from tuner.methods.library import AdaloraOptions
 from tuner.methods.lora import LoraOptions
 from tuner.model import told
@@ -39,14 +39,22 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
     if plan.parties.policy is not None:
         return _adopted(base, plan.parties.policy, plan)
     config = plan.setting.with_head(plan.method.config(plan.setting))
+    _fuse(config)
     if plan.method.virtual_tokens:
         model = _with_tokens(base, config, plan)
         prompt_model.start(model, plan, examples)
         return model
     model = get_peft_model(base, config)
+    fused_mlp.put(model)
     if isinstance(plan.recipe.method, LoraOptions):
         lora.start(model, plan, examples)
     return model
+
+
+def _fuse(config: Any) -> None:
+    """Have LoRA modules trained by one autograd function each, where that is possible."""
+    if type(config) is LoraConfig:
+        fused_lora.register(config)
 
 
 def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
@@ -74,8 +82,12 @@ def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
         warn=log.warning,
     )
     with told(f"the adapter '{policy.name}' cannot be loaded", policy.folder, WHOLE):
-        model = PeftModel.from_pretrained(base, str(policy.folder), is_trainable=True)
+        _fuse(config)
+        model = PeftModel.from_pretrained(
+            base, str(policy.folder), is_trainable=True, config=config
+        )
     adapter_files.check_tensors(model, policy.folder, policy.name)
+    fused_mlp.put(model)
     return model
 
 

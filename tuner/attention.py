@@ -1,13 +1,15 @@
 """Attention that keeps packed rows apart, on transformers' own extension points.
 
 A micro-batch of rows is packed into one sequence without padding. The linear layers run over all
-its tokens at once; attention runs per row, each with PyTorch's fused causal kernel, so a row's
+its tokens at once; attention runs per row, each with PyTorch's fused causal kernel (on a GPU with
+one call of its FlashAttention for rows of different lengths), so a row's
 result is bit for bit independent of its neighbours and no mask is ever built. Boundaries come from
 `cu_seq_lens_q`, the argument that transformers passes through to FlashAttention's varlen kernels.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -42,9 +44,11 @@ def _attend(
         attention_mask: None when packed.
 
     Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries;
-    `row_masks`, for each row None (causal) or a (tokens, tokens) matrix of who sees whom; and
+    `row_masks`, for each row None (causal) or a (tokens, tokens) matrix of who sees whom;
     `row_prefix`, for each layer keys and values (1, key_value_heads, virtual tokens, head_dim) that
-    stand before every row and that all its tokens see.
+    stand before every row and that all its tokens see; and `shared_prefix`, how many tokens of the
+    first row the others begin with, too. These attend as if they stood in each row, so that a row's
+    result does not depend on sharing.
 
     Returns:
         (1, tokens, heads, head_dim), and None for the weights.
@@ -60,32 +64,96 @@ def _attend(
             raise NotImplementedError(f"packed attention has no {unsupported}")
     window = kwargs.get("sliding_window")
     lengths = boundaries.diff().tolist()
-    masks = kwargs.get("row_masks") or [None] * len(lengths)
-    before = 0
-    if prefix := kwargs.get("row_prefix"):
-        first_key, first_value = prefix[module.layer_idx]
-        before = first_key.shape[2]
-    rows = [
-        functional.scaled_dot_product_attention(
-            row_query,
-            torch.cat([first_key, row_key], dim=2) if before else row_key,
-            torch.cat([first_value, row_value], dim=2) if before else row_value,
-            attn_mask=(seen := _seen(length, before, window, mask, query.device)),
-            dropout_p=dropout,
-            is_causal=seen is None,
-            scale=scaling,
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        for length, mask, row_query, row_key, row_value in zip(
-            lengths,
-            masks,
-            query.split(lengths, dim=2),
-            key.split(lengths, dim=2),
-            value.split(lengths, dim=2),
-            strict=True,
-        )
-    ]
+    shared = int(kwargs.get("shared_prefix") or 0)
+    parts = [_rows(packed, lengths, shared) for packed in (query, key, value)]
+    masks, prefix = kwargs.get("row_masks"), kwargs.get("row_prefix")
+    if not (masks or prefix or dropout) and _has_varlen(query):
+        rows = _varlen(parts, scaling, window)
+    else:
+        first = prefix[module.layer_idx] if prefix else None
+        rows = _one_by_one(parts, masks, first, scaling, window, dropout)
+    rows[1:] = [row[:, :, shared:] for row in rows[1:]]
     return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _one_by_one(
+    parts: list[list[torch.Tensor]],
+    masks: list[torch.Tensor | None] | None,
+    prefix: tuple[torch.Tensor, torch.Tensor] | None,
+    scaling: float | None,
+    window: int | None,
+    dropout: float,
+) -> list[torch.Tensor]:
+    """Attention of each row by a kernel call of its own.
+
+    Args:
+        parts: queries, keys and values, each row (1, heads, tokens, head_dim).
+        masks: who sees whom in each row; None: every token what stands before it.
+        prefix: keys and values that all rows see.
+    """
+    before = 0 if prefix is None else prefix[0].shape[2]
+    rows = []
+    for query, key, value, mask in zip(*parts, masks or [None] * len(parts[0]), strict=True):
+        if prefix is not None:
+            key, value = (torch.cat(pair, dim=2) for pair in zip(prefix, (key, value), strict=True))
+        seen = _seen(query.shape[2], before, window, mask, query.device)
+        rows.append(
+            functional.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=seen,
+                dropout_p=dropout,
+                is_causal=seen is None,
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+        )
+    return rows
+
+
+def _has_varlen(query: torch.Tensor) -> bool:
+    """Whether torch's own FlashAttention over rows of different lengths can take these."""
+    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    present = importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+    return present and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
+def _varlen(
+    parts: list[list[torch.Tensor]], scaling: float | None, window: int | None
+) -> list[torch.Tensor]:
+    """Causal attention of all rows by one kernel call; arguments as `_one_by_one`."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    lengths = [row.shape[2] for row in parts[0]]
+    query, key, value = (torch.cat(rows, dim=2)[0].transpose(0, 1) for rows in parts)
+    ends = torch.tensor([0, *lengths]).cumsum(0).to(query.device, torch.int32)
+    result: Any = varlen_attn(
+        query,
+        key,
+        value,
+        ends,
+        ends,
+        max(lengths),
+        max(lengths),
+        scale=scaling,
+        # A window of n tokens is oneself and the n - 1 before.
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return list(result.transpose(0, 1)[None].split(lengths, dim=2))
+
+
+def _rows(packed: torch.Tensor, lengths: list[int], shared: int) -> list[torch.Tensor]:
+    """(1, heads, tokens, head_dim) of each row, with what it shares with the first."""
+    rows = list(packed.split(lengths, dim=2))
+    if shared:
+        first = rows[0][:, :, :shared]
+        # A copy of the first row, too: a view of it would keep all that was packed.
+        rows = [rows[0].clone(), *(torch.cat([first, row], dim=2) for row in rows[1:])]
+    return rows
 
 
 def _seen(

@@ -6,7 +6,7 @@ enough. Every value says where it comes from; contradictions are collected and r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -118,6 +118,11 @@ class Plan:
             self.tokenizer.pad_token_id if start is None else start,
             tasks=isinstance(self.recipe.method, MultitaskOptions),
         )
+
+    @property
+    def training_collate(self) -> Collator:
+        """The same for training, where rows share the tokens they begin with if they may."""
+        return replace(self.collate, share=decide.shares(self.recipe, self.method, self.base))
 
     @property
     def steps(self) -> int:

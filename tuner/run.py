@@ -10,6 +10,7 @@ from tuner import (
     evaluate,
     export,
     hatch,
+    heap,
     model,
     provenance,
     recipe_load,
@@ -93,6 +94,7 @@ def _run(
     clock = provenance.Clock(folder.record.get("durations", {}) if folder.resumed else {})
     folder.truncate_metrics(resumed.step if resumed else 0)
 
+    log.info(heap.keep_freed())
     console.phase("loading the base model")
     base = model.load(plan)
     fingerprint = plan.base.fingerprint()
@@ -141,6 +143,8 @@ def _run(
         console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
 
     TASKS[plan.task].finish(plan, trained)
+    # The processes that check the export need memory of their own.
+    heap.give_back()
     console.phase(f"exporting {', '.join(plan.formats)}; each is reloaded in a fresh process")
     artefacts = export.write(plan, trained, fingerprint)
     clock.lap("export")

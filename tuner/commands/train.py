@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner import machine, recipe_load
+from tuner import machine, recipe_load, startup
 from tuner.console import Console
 from tuner.recipe_load import LoadedRecipe
 
@@ -33,7 +33,8 @@ def train(
     plan = make_plan(verb, recipe, overrides, output, resume, console, dry_run)
     if dry_run:
         return
-    from tuner import run
+    with startup.importing():
+        from tuner import run
 
     # What libraries print is not ours: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
@@ -66,7 +67,8 @@ def make_plan(
     console.header(loaded)
     folder = run_folder(loaded, resume)
     # A wrong recipe is told before the libraries that a plan needs are imported.
-    from tuner import plan as plans
+    with startup.importing():
+        from tuner import plan as plans
 
     present = machine.detect()
     chained = _stages(loaded, folder, present, console, dry_run)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -94,6 +94,7 @@ class Collator:
         pad_id: fills padded rows.
         start_id: what an encoder-decoder begins to write with.
         tasks: add `task_ids` (rows,), the data set of each row.
+        share: pack the tokens that all rows of a micro-batch begin with once.
     """
 
     packing: bool = False
@@ -101,14 +102,15 @@ class Collator:
     pad_id: int = 0
     start_id: int = 0
     tasks: bool = False
+    share: bool = False
 
-    def __call__(self, rows: Sequence[Example]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Example]) -> dict[str, Any]:
         """The tensors of a micro-batch; `labels` stand behind one ignored column, because
         transformers counts labels from the second on."""
         import torch
 
         if self.packing:
-            batch = collate_packed(rows)
+            batch = collate_packed(rows, self.share)
         elif self.head == "language":
             batch = collate_padded(rows, self.pad_id)
         else:
@@ -160,31 +162,62 @@ def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
     return result
 
 
-def collate_packed(rows: Sequence[Example]) -> dict[str, torch.Tensor]:
+def shared_prefix(rows: Sequence[Example]) -> int:
+    """How many tokens all rows begin with, as far as no row learns from what stands behind them.
+
+    A template's opening, such as the system turn, is the same in every row; what a causal model
+    makes of it is the same, too, and so is the sum of its gradients.
+    """
+    if len(rows) < 2:
+        return 0
+    count = min(_first_target(row) for row in rows) - 1
+    first = rows[0].input_ids
+    for row in rows[1:]:
+        count = next((n for n in range(count) if row.input_ids[n] != first[n]), count)
+    return max(count, 0)
+
+
+def _first_target(row: Example) -> int:
+    """The place of the first supervised token that has one before it; else of the last token."""
+    last = len(row.input_ids) - 1
+    return next((place for place in range(1, last) if row.supervised[place]), last)
+
+
+def collate_packed(rows: Sequence[Example], share: bool = False) -> dict[str, Any]:
     """One sequence of all the rows, without padding.
+
+    Args:
+        rows: of the micro-batch.
+        share: leave the tokens that all rows begin with to the first row.
 
     Returns:
         input_ids and position_ids (1, tokens), positions restarting with each row;
         cu_seq_lens_q (rows + 1,), where rows begin and end;
         logits_to_keep (targets,), the positions whose next token is a target;
         labels (1, 1 + targets), the targets behind one ignored column, because transformers counts
-        labels from the second on.
+        labels from the second on;
+        and `shared_prefix`, the number of shared tokens, where there are any (see `attention`).
     """
     import torch
 
-    lengths = [len(row.input_ids) for row in rows]
+    shared = shared_prefix(rows) if share else 0
+    starts = [0, *[shared] * (len(rows) - 1)]
+    lengths = [len(row.input_ids) - start for row, start in zip(rows, starts, strict=True)]
     ends = np.cumsum([0, *lengths])
-    ids = np.concatenate([np.asarray(row.input_ids) for row in rows])
-    supervised = np.concatenate([np.asarray(row.supervised, dtype=bool) for row in rows])
+    cut = list(zip(rows, starts, strict=True))
+    ids = np.concatenate([np.asarray(row.input_ids[start:]) for row, start in cut])
+    places = np.concatenate([np.arange(start, len(row.input_ids)) for row, start in cut])
+    supervised = np.concatenate([np.asarray(row.supervised[start:], bool) for row, start in cut])
     supervised[ends[:-1]] = False
     targets = np.flatnonzero(supervised)
-    return {
+    batch: dict[str, Any] = {
         "input_ids": torch.from_numpy(ids)[None],
-        "position_ids": torch.from_numpy(np.concatenate([np.arange(n) for n in lengths]))[None],
+        "position_ids": torch.from_numpy(places)[None],
         "cu_seq_lens_q": torch.from_numpy(ends).to(torch.int32),
         "logits_to_keep": torch.from_numpy(targets - 1),
         "labels": torch.from_numpy(np.concatenate([[IGNORED], ids[targets]]))[None],
     }
+    return {**batch, "shared_prefix": shared} if shared else batch
 
 
 def collate_padded(rows: Sequence[Example], pad_id: int = 0) -> dict[str, torch.Tensor]:

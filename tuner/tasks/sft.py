@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from tuner import hatch
 from tuner.data.pack import IGNORED, Stream
 from tuner.methods.full import StagedOptions
+from tuner.tasks.cross_entropy import summed_cross_entropy
 
 if TYPE_CHECKING:
     from tuner.decide import Stage
@@ -39,12 +39,7 @@ def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = Non
     """
     logits = outputs.logits
     targets = labels[:, 1:].reshape(-1).to(logits.device)
-    total = functional.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]).float(),
-        targets,
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
+    total = summed_cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets)
     count = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
     return total / count
 
@@ -145,7 +140,8 @@ def trainer(
         optimizers: optimizer and schedule, standing at `first`.
         task_state: what `watch.task_state` gave to the checkpoint; nothing here.
     """
-    return on_trainer(plan, trained, stage, first, watch, optimizers, plan.collate, token_loss)
+    collate = plan.training_collate
+    return on_trainer(plan, trained, stage, first, watch, optimizers, collate, token_loss)
 
 
 def on_trainer(

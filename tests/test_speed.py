@@ -1,0 +1,443 @@
+"""What makes training fast changes nothing: fused LoRA, shared prefixes, the loss, the heap."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from tests import oracle
+from tests.bench import report
+from tests.test_packing import PACKED, example, largest, load, loss_and_gradients
+from tuner import (
+    adapters,
+    attention,
+    decide,
+    machine,
+    memory,
+    model,
+    plan,
+    recipe_load,
+    training,
+)
+from tuner.data import Example
+from tuner.data.pack import IGNORED, collate_packed, shared_prefix
+from tuner.methods import fused_lora, fused_mlp
+from tuner.tasks.cross_entropy import summed_cross_entropy
+
+ROOT = Path(__file__).resolve().parent.parent
+INPUTS, OUTPUTS, RANK = 48, 80, 4
+
+
+class Layer(torch.nn.Module):
+    """A linear layer as peft finds it in a model."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.proj = torch.nn.Linear(INPUTS, OUTPUTS, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.proj(x)
+        return result
+
+
+def lora_layer(
+    fused: bool, bias: bool = True, dtype: torch.dtype = torch.float32, **options: Any
+) -> Any:
+    """One LoRA layer, the same with and without fusion, both factors away from zero."""
+    torch.manual_seed(1)
+    config = peft.LoraConfig(r=RANK, lora_alpha=3 * RANK, target_modules=["proj"], **options)
+    if fused:
+        fused_lora.register(config)
+    model = peft.get_peft_model(Layer(bias), config)
+    torch.manual_seed(2)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    assert isinstance(model.base_model.model.proj, fused_lora.FusedLinear) is fused
+    return model.to(dtype)
+
+
+def outcome(model: Any, x: torch.Tensor, autocast: bool = False) -> dict[str, torch.Tensor]:
+    """Result, and the gradients of input and factors for a random gradient of the result."""
+    x = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = model(x)
+    direction = torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(y.dtype)
+    y.backward(direction)
+    learned = {n: p for n, p in model.named_parameters() if p.grad is not None}
+    assert all(parameter.grad.dtype == parameter.dtype for parameter in learned.values())
+    grads = {name: parameter.grad for name, parameter in learned.items()}
+    return {"y": y.detach(), "x": x.grad, **grads}
+
+
+X = torch.randn(3, 7, INPUTS, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_fused_gradients_are_those_of_peft_and_of_plain_torch(bias: bool) -> None:
+    ours, theirs = outcome(lora_layer(True, bias), X), outcome(lora_layer(False, bias), X)
+    assert len(ours) == 4
+    assert largest(ours, theirs) < 1e-5
+    model = lora_layer(False, bias)
+    proj = model.base_model.model.proj
+    a, b = proj.lora_A["default"].weight, proj.lora_B["default"].weight
+    plain = oracle.LoraLinear(proj.base_layer, a.detach(), b.detach(), 3.0)
+    plain.base.requires_grad_(False)
+    x = X.clone().requires_grad_()
+    y = plain(x)
+    y.backward(torch.randn(y.shape, generator=torch.Generator().manual_seed(3)))
+    reference = dict(zip(ours, (y.detach(), x.grad, plain.a.grad, plain.b.grad), strict=True))
+    assert largest(ours, reference) < 1e-5
+
+
+def test_an_update_of_zero_is_added_without_a_trace() -> None:
+    """At the start, where B is zero, the fused result is the base's, bit for bit."""
+    model = lora_layer(True)
+    proj = model.base_model.model.proj
+    torch.nn.init.zeros_(proj.lora_B["default"].weight)
+    assert torch.equal(model(X), proj.base_layer(X))
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_the_fused_layer_is_as_good_as_peft_in_bfloat16(autocast: bool) -> None:
+    """Against float32; with float32 factors under autocast, as they are trained, and without."""
+    exact = outcome(lora_layer(False), X)
+
+    def error(fused: bool) -> float:
+        model = lora_layer(fused, dtype=torch.float32 if autocast else torch.bfloat16)
+        model.base_model.model.proj.base_layer.to(torch.bfloat16)
+        got = outcome(model, X.bfloat16(), autocast)
+        return largest({name: value.float() for name, value in got.items()}, exact)
+
+    assert 1e-4 < error(True) < 1.5 * error(False)
+
+
+def test_a_frozen_factor_or_input_gets_no_gradient() -> None:
+    model = lora_layer(True)
+    proj = model.base_model.model.proj
+    proj.lora_A["default"].weight.requires_grad_(False)
+    model(X).sum().backward()
+    assert proj.lora_A["default"].weight.grad is None
+    assert proj.lora_B["default"].weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "options", [{"use_dora": True}, {"lora_dropout": 0.5}, {"lora_bias": True}], ids=str
+)
+def test_what_the_fused_layer_is_not_made_for_is_left_to_peft(options: dict[str, Any]) -> None:
+    def drawn(fused: bool) -> dict[str, torch.Tensor]:
+        model = lora_layer(fused, **options)
+        torch.manual_seed(4)
+        return outcome(model, X)
+
+    ours, theirs = drawn(True), drawn(False)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_without_gradients_and_after_merging_the_layer_is_peft_bit_for_bit() -> None:
+    ours, theirs = lora_layer(True), lora_layer(False)
+    with torch.no_grad():
+        assert torch.equal(ours(X), theirs(X))
+    with ours.disable_adapter(), theirs.disable_adapter():
+        assert torch.equal(ours(X), theirs(X))
+    merged = [model.merge_and_unload() for model in (ours, theirs)]
+    assert type(merged[0].proj) is torch.nn.Linear
+    assert torch.equal(merged[0](X), merged[1](X))
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_mlp_that_keeps_less_learns_the_same(
+    kind: str, frozen: bool, bases: Callable[..., Path]
+) -> None:
+    """Loss and gradients of a model whose product of gate and up is made again on the way back."""
+
+    def gradients(fused: bool) -> tuple[float, dict[str, torch.Tensor]]:
+        base = load(bases(kind))
+        torch.manual_seed(1)
+        names = ["down_proj"] if frozen else ["q_proj", "gate_proj", "up_proj", "down_proj"]
+        config = peft.LoraConfig(r=RANK, target_modules=names)
+        if fused:
+            fused_lora.register(config)
+        model = peft.get_peft_model(base, config)
+        before = set(model.state_dict())
+        assert fused_mlp.put(model) == (2 if fused else 0)
+        assert set(model.state_dict()) == before
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        return loss_and_gradients(model, [collate_packed(OPENED)])
+
+    (ours, fused), (theirs, plain) = gradients(True), gradients(False)
+    assert ours == pytest.approx(theirs, rel=1e-6)
+    assert largest(fused, plain) < 1e-5
+
+
+def test_a_run_ends_where_it_ends_without_fusion(
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same losses and weights to rounding, and an adapter folder with the same contents."""
+    recipe = make_recipe(method={"name": "lora", "r": 4}, eval={"enabled": False, "samples": 0})
+    made = plan.make(recipe_load.load(recipe, verb="sft"), machine.detect(), output=tmp_path / "x")
+    live = [type(module) for module in training.start(made, model.load(made)).model.modules()]
+    assert (live.count(fused_lora.FusedLinear), live.count(fused_mlp.FusedMlp)) == (14, 2)
+    run_recipe(recipe, out="fused")
+    monkeypatch.setattr(adapters, "_fuse", lambda config: None)
+    run_recipe(recipe, out="plain")
+    folders = [tmp_path / name for name in ("fused", "plain")]
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in folders
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    configs = [(folder / "adapter" / "adapter_config.json").read_bytes() for folder in folders]
+    assert configs[0] == configs[1]
+    states = [peft.load_peft_weights(str(folder / "adapter"), "cpu") for folder in folders]
+    assert largest(states[0], states[1]) < 1e-3
+
+
+PREFIX = [11, 12, 13, 14, 15, 16]
+
+
+def opened(length: int, seed: int, prompt: int) -> Example:
+    """A row that begins as all do; what follows `prompt` tokens after that is supervised."""
+    row = example(length, seed, prompt)
+    ids = [*PREFIX, *row.input_ids]
+    return Example(row.row, ids, [*[False] * len(PREFIX), *row.supervised])
+
+
+OPENED = [opened(7, 1, 3), opened(13, 2, 1), opened(4, 3, 2), opened(21, 4, 9)]
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_m09_a_shared_prefix_is_as_good_as_one_in_each_row(
+    kind: str, bases: Callable[..., Path]
+) -> None:
+    """Loss and gradients, those of embeddings included, equal the oracle's over rows alone."""
+    batch = collate_packed(OPENED, share=True)
+    saved = sum(len(row.input_ids) for row in OPENED) - batch["input_ids"].shape[1]
+    assert batch["shared_prefix"] == len(PREFIX)
+    assert saved == (len(OPENED) - 1) * len(PREFIX)
+    loss, packed = loss_and_gradients(load(bases(kind)), [batch])
+    reference = AutoModelForCausalLM.from_pretrained(
+        bases(kind), attn_implementation="eager", dtype=torch.float32
+    )
+    expected = oracle.step_loss(reference, OPENED)
+    expected.backward()
+    alone = {n: p.grad for n, p in reference.named_parameters() if p.grad is not None}
+    assert loss == pytest.approx(float(expected), rel=1e-6)
+    assert largest(packed, alone) < 1e-5
+
+
+def test_m09_rows_that_share_a_prefix_do_not_see_each_other(bases: Callable[..., Path]) -> None:
+    """Changing a row changes none of the others' logits, and not the prefix's, by a single bit."""
+    model = load(bases("llama")).eval()
+    batch = collate_packed(OPENED, share=True)
+    for key in ("labels", "logits_to_keep"):
+        batch.pop(key)
+    start, stop = batch["cu_seq_lens_q"][1:3].tolist()
+    with torch.no_grad():
+        before = model(**batch, use_cache=False).logits
+        batch["input_ids"][0, start:stop] = (batch["input_ids"][0, start:stop] + 3) % 500
+        after = model(**batch, use_cache=False).logits
+    assert torch.equal(before[:, :start], after[:, :start])
+    assert torch.equal(before[:, stop:], after[:, stop:])
+    assert not torch.equal(before[:, start:stop], after[:, start:stop])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_m09_flash_attention_of_all_rows_is_that_of_each() -> None:
+    """On a GPU one kernel call takes all rows; as near to float32 as one call for each row."""
+    generator = torch.Generator().manual_seed(6)
+    exact = [
+        [torch.randn(1, heads, length, 64, generator=generator) for length in (7, 130, 33)]
+        for heads in (6, 2, 2)
+    ]
+    parts = [[row.to("cuda", torch.bfloat16) for row in rows] for rows in exact]
+    assert attention._has_varlen(parts[0][0])
+    for window in (None, 5):
+        wanted = attention._one_by_one(exact, None, None, None, window, 0.0)
+        for got in (
+            attention._varlen(parts, None, window),
+            attention._one_by_one(parts, None, None, None, window, 0.0),
+        ):
+            for row, reference in zip(got, wanted, strict=True):
+                assert float((row.float().cpu() - reference).abs().max()) < 0.03
+
+
+def test_a_prefix_ends_before_the_first_token_that_teaches() -> None:
+    """The last shared token is not one whose next token is a target: that would count once."""
+    rows = [Example("a", [1, 2, 3, 4, 5], [False] * 3 + [True] * 2) for _ in range(3)]
+    assert shared_prefix(rows) == 2
+    whole = Example("b", [1, 2, 3, 9], [True] * 4)
+    assert shared_prefix([*rows, whole]) == 0
+    assert shared_prefix(rows[:1]) == 0
+    assert shared_prefix([Example("c", [1], [True]), *rows]) == 0
+    other = Example("d", [1, 7, 3, 4, 5], [False] * 3 + [True] * 2)
+    assert shared_prefix([*rows, other]) == 1
+    targets = [token for row in [*rows, other] for token in row.input_ids[3:]]
+    for share in (True, False):
+        assert collate_packed([*rows, other], share)["labels"][0, 1:].tolist() == targets
+
+
+@pytest.mark.parametrize(
+    ("method", "shared"),
+    [
+        ({"name": "lora"}, True),
+        ({"name": "full"}, True),
+        ({"name": "lora", "dropout": 0.1}, False),
+        ({"name": "prefix"}, False),
+    ],
+    ids=str,
+)
+def test_rows_share_where_nothing_is_drawn(
+    method: dict[str, Any], shared: bool, make_recipe: Callable[..., Path]
+) -> None:
+    loaded = recipe_load.load(make_recipe(method=method), verb="sft")
+    made = plan.make(loaded, machine.detect(), output=Path("unused"))
+    assert made.packing
+    batch = made.training_collate(made.prepared.train[:4])
+    assert ("shared_prefix" in batch) is shared
+    assert "shared_prefix" not in made.collate(made.prepared.train[:4])
+    made.base.config["attention_dropout"] = 0.1
+    assert not decide.shares(made.recipe, made.method, made.base)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "asked", "expected"),
+    [(32, 100, "auto", 8), (6, 1000, "auto", 1), (4, 12, "auto", 4), (32, 100, 16, 16)],
+)
+def test_a_cpu_gets_as_many_rows_as_keep_it_busy(
+    batch: int, length: int, asked: str | int, expected: int, make_recipe: Callable[..., Path]
+) -> None:
+    """On a CPU the fewest rows with enough tokens; what the user says stays."""
+    train = {"batch_size": batch, "micro_batch_size": asked}
+    loaded = recipe_load.load(make_recipe(train=train), verb="sft")
+    made = plan.make(loaded, machine.detect(), output=Path("unused"))
+    shape = memory.Shape(
+        parameters=10**6,
+        trainable=10**4,
+        adapter=True,
+        dtype="float32",
+        stored="float32",
+        hidden=64,
+        inner=96,
+        layers=2,
+        vocabulary=512,
+        lengths=[length] * 64,
+        supervised=[length // 2] * 64,
+    )
+    for device, rows in (("cpu", expected), ("cuda", batch if asked == "auto" else asked)):
+        gpu = machine.Gpu("one", 2**36, (9, 0))
+        host = machine.Machine(cpu_count=2, memory_bytes=2**36, gpus=(gpu,))
+        values = decide.Values(loaded)
+        size, _ = decide.split(made.recipe, made.method, host, device, shape, True, values)
+        assert size == values.now("train.micro_batch_size") == rows
+
+
+def test_the_loss_is_torchs_and_leaves_no_copies() -> None:
+    """Value and gradient against float64; the gradient stands where the logits were."""
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(150, 333, generator=generator) * 4
+    targets = torch.randint(0, 333, (150,), generator=generator)
+    targets[::7] = IGNORED
+    exact = logits.double().requires_grad_()
+    expected = functional.cross_entropy(exact, targets, ignore_index=IGNORED, reduction="sum")
+    (expected / 9).backward()
+    weight = torch.eye(333)
+    leaf = logits.clone().requires_grad_()
+    computed = leaf @ weight
+    place = computed.data_ptr()
+    total = summed_cross_entropy(computed, targets)
+    (total / 9).backward()
+    assert float(total.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert float((leaf.grad - exact.grad).abs().max()) < 1e-6
+    assert computed.data_ptr() == place
+    assert torch.allclose(computed.detach().double(), exact.grad, atol=1e-6)
+    assert float(summed_cross_entropy(torch.ones(0, 5), torch.ones(0, dtype=torch.long))) == 0.0
+
+
+def test_the_loss_refuses_to_spoil_logits_that_are_needed_elsewhere() -> None:
+    leaf = torch.randn(4, 6, requires_grad=True)
+    logits = leaf.exp()
+    total = summed_cross_entropy(logits, torch.tensor([0, 1, 2, 3]))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()
+
+
+_HEAP = """
+import resource, numpy
+from tuner import heap
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        numpy.ones(6_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1])
+
+first = faults()
+said = heap.keep_freed()
+faults()
+second, kept = faults(), resident()
+heap.give_back()
+print(first, second, kept - resident(), said)
+"""
+
+
+def test_freed_memory_is_used_again_until_it_is_given_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _HEAP], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    first, second, returned, said = done.stdout.strip().split(" ", 3)
+    if "stays in the process" not in said:
+        pytest.skip(said)
+    # 20 arrays of 48 MB, in pages of 4 KiB or larger.
+    assert int(second) < int(first) / 20
+    assert int(returned) * os.sysconf("SC_PAGE_SIZE") > 40e6
+
+
+def test_the_bench_compares_equal_work(bases: Callable[..., Path], tmp_path: Path) -> None:
+    """All contenders at the same losses on a tiny model; figures for each."""
+    output = tmp_path / "bench.json"
+    command = [sys.executable, "-m", "tests.bench", "--quick", "--base", str(bases("llama"))]
+    command += ["--batch-size", "4", "--rank", "4", "--only", "tuner", "plain", "trl-packed"]
+    done = subprocess.run(
+        [*command, "--output", str(output)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads(output.read_text("utf-8"))
+    assert list(result["contenders"]) == ["tuner", "plain", "trl-packed"]
+    assert result["limit_flops"] > 1e9
+    for figures in result["contenders"].values():
+        assert figures["tokens_per_second"] > 0
+        assert 0 < figures["ready_seconds"] <= figures["first_step_seconds"]
+        assert 2**27 < figures["peak_memory_bytes"] < 2**32
+    assert len({tuple(run["losses"]) for run in result["runs"]}) > 1
+    assert result["problems"] == []
+
+
+def test_the_bench_refuses_other_losses() -> None:
+    runs = [{"name": "tuner", "losses": [3.0, 2.9]}, {"name": "plain", "losses": [3.0, 2.91]}]
+    assert len(report.problems(runs)) == 1
+    assert "plain has loss 2.91" in report.problems(runs)[0]
+    runs[1]["losses"] = [3.0, float("nan")]
+    assert report.problems(runs)
+    runs[1] |= {"name": "trl", "losses": [3.01, 2.92]}
+    assert report.problems(runs) == []
