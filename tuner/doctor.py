@@ -33,6 +33,7 @@ LIBRARIES = (
 # Part -> the distribution it needs, and the command that adds it.
 OPTIONAL = {
     "quantized bases (model.quantize)": ("bitsandbytes", "pip install 'tuner[quantize]'"),
+    "quantization-aware training (train.qat)": ("torchao", "pip install 'tuner[torchao]'"),
 }
 
 
