@@ -40,14 +40,20 @@ def scheme(kind: str, group: int | None) -> Any:
         kind: int8, symmetric with a scale per output; int4, symmetric with a scale per group.
         group: inputs that share a scale in int4.
     """
-    import torch
     from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup
 
     if kind == "int8":
         # Left to itself it changes settings of torch's compiler for the whole process.
         return Int8WeightOnlyConfig(set_inductor_config=False)
     assert group is not None
-    return IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(group))
+    return IntxWeightOnlyConfig(weight_dtype=four_bits(), granularity=PerGroup(group))
+
+
+def four_bits() -> Any:
+    """torch.int4, which torch's stubs lack."""
+    import torch
+
+    return getattr(torch, "int4")  # noqa: B009
 
 
 def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:

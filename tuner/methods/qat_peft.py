@@ -17,8 +17,10 @@ from torch.nn import functional
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
+from tuner.methods.qat import four_bits
 
-def quantizer(kind: str, group: int | None, dtype: torch.dtype) -> Callable[[Any], torch.Tensor]:
+
+def quantizer(kind: str, group: int | None, dtype: torch.dtype) -> Any:
     """torchao's fake quantizer on the grid of `qat.scheme`, to the bit.
 
     Args:
@@ -34,7 +36,7 @@ def quantizer(kind: str, group: int | None, dtype: torch.dtype) -> Callable[[Any
         return IntxFakeQuantizer(IntxFakeQuantizeConfig(torch.int8, PerAxis(0), eps=eps))
     assert group is not None
     return IntxFakeQuantizer(
-        IntxFakeQuantizeConfig(torch.int4, PerGroup(group), scale_precision=dtype)
+        IntxFakeQuantizeConfig(four_bits(), PerGroup(group), scale_precision=dtype)
     )
 
 
@@ -73,7 +75,8 @@ class Rounding:
         """
         if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
             self._held = None
-            quantized: torch.Tensor = _StraightThrough.apply(weight(), self._quantize)
+            passed: Any = _StraightThrough
+            quantized: torch.Tensor = passed.apply(weight(), self._quantize)
             return quantized
         versions = tuple(part._version for part in parts)
         if self._held is None or self._held[0] != versions:
@@ -86,7 +89,7 @@ class Rounding:
         self._held = None
 
 
-class QuantizedLora(LoraLinear):  # type: ignore[misc]  # peft is untyped
+class QuantizedLora(LoraLinear):
     """A LoRA layer that computes with the quantized sum W + scaling * B A."""
 
     rounding: Rounding | None = None
@@ -96,8 +99,11 @@ class QuantizedLora(LoraLinear):  # type: ignore[misc]  # peft is untyped
         if self.rounding is None or not self.rounding.on or self.merged:
             result: torch.Tensor = super().forward(x, *args, **kwargs)
             return result
-        base, names = self.base_layer, [] if self.disable_adapters else self.active_adapters
-        factors = [layers[name].weight for layers in (self.lora_A, self.lora_B) for name in names]
+        base: Any = self.base_layer
+        names = [] if self.disable_adapters else self.active_adapters
+        factors: list[Any] = [
+            layers[name].weight for layers in (self.lora_A, self.lora_B) for name in names
+        ]
 
         def summed() -> torch.Tensor:
             # As peft's `merge(safe_merge=True)` sums, so that the export rounds the same numbers.
@@ -150,12 +156,12 @@ def start(model: Any, names: list[str], kind: str, group: int | None) -> None:
     """
     base = model.get_base_model()
     for name in names:
-        module = base.get_submodule(name)
+        module: Any = base.get_submodule(name)
         if type(module) is torch.nn.Linear:
             plain, module = module, QuantizedLinear(0, 0, device="meta")
             module.__dict__.update(plain.__dict__)
             base.set_submodule(name, module)
-        weight = module.base_layer.weight if isinstance(module, QuantizedLora) else module.weight
+        weight: Any = getattr(module, "base_layer", module).weight
         module.rounding = Rounding(quantizer(kind, group, weight.dtype))
 
 
