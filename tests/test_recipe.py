@@ -80,6 +80,7 @@ OTHER: dict[str, str] = {
     "train.weight_decay": "0.01",
     "train.max_grad_norm": "2.5",
     "train.gradient_checkpointing": "true",
+    "train.qat": "int4",
     "train.save_steps": "11",
     "train.logging_steps": "13",
     "train.trl": "{adam_beta2: 0.95}",

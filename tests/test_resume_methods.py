@@ -17,6 +17,7 @@ LABELS = ["good", "bad"]
 CASES: dict[str, dict[str, Any]] = {
     "dora": {"method": {"name": "dora", "r": 4, "dropout": 0.1}},
     "lora plus": {"method": {"name": "lora", "r": 4, "b_rate_ratio": 4}},
+    "qat": {"method": {"name": "lora", "r": 4}, "train": {"qat": "int4"}},
     "prefix": {"method": {"name": "prefix", "num_virtual_tokens": 4}},
     "prefix mlp": {"method": {"name": "prefix", "num_virtual_tokens": 4, "projection": "mlp"}},
     "ptuning": {
@@ -72,6 +73,7 @@ def write(folder: Path, base: Path, case: str) -> Path:
             "learning_rate": 0.01,
             "logging_steps": 1,
             "save_steps": 2,
+            **sections.get("train", {}),
         },
         "export": {"formats": ["adapter"]},
         "eval": {"max_new_tokens": 4},
@@ -86,6 +88,8 @@ def test_c03_a_killed_run_resumes_exactly(
     case: str, launched: Tuner, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """In mid-epoch, at a step between two checkpoints, and a second time near the end."""
+    if case == "qat":
+        pytest.importorskip("torchao")
     recipe = write(tmp_path, bases("llama"), case)
     assert launched(recipe, tmp_path / "reference") == 0, launched.said()
     folder = tmp_path / "run"

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tuner import adapter_files, prompt_model
 from tuner.adapter_files import WHOLE
 from tuner.errors import ModelError
-from tuner.methods import full, fused_lora, fused_mlp, lora
+from tuner.methods import full, fused_lora, fused_mlp, lora, qat_peft
 from tuner.methods.library import AdaloraOptions
 from tuner.methods.lora import LoraOptions
 from tuner.model import told
@@ -39,15 +39,23 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
     if plan.parties.policy is not None:
         return _adopted(base, plan.parties.policy, plan)
     config = plan.setting.with_head(plan.method.config(plan.setting))
-    _fuse(config)
+    if not plan.qat:
+        _fuse(config)
     if plan.method.virtual_tokens:
         model = _with_tokens(base, config, plan)
         prompt_model.start(model, plan, examples)
         return model
+    quantized: list[str] = []
+    if plan.qat:
+        quantized = qat_peft.quantized_layers(base)
+        qat_peft.register(config)
     model = get_peft_model(base, config)
-    fused_mlp.put(model)
+    if not plan.qat:
+        fused_mlp.put(model)
     if isinstance(plan.recipe.method, LoraOptions):
         lora.start(model, plan, examples)
+    if plan.qat:
+        qat_peft.start(model, quantized, plan.recipe.train.qat, plan.setting.group)
     return model
 
 

@@ -13,7 +13,7 @@ from tuner.decide import TASK_METRICS
 from tuner.errors import ModelError, RecipeError
 from tuner.export_formats import FORMATS, LIVE
 from tuner.heads import HEADS, family
-from tuner.methods import METHODS, Method, lora
+from tuner.methods import METHODS, Method, lora, qat
 from tuner.methods.full import StagedOptions
 from tuner.methods.library import LayernormOptions
 from tuner.methods.lora import DoraOptions, LoraOptions
@@ -45,7 +45,8 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
     else:
         problems = []
     cpu = not (recipe.run.device != "cpu" and machine.gpus)
-    for check in (_quantization, _initialisation, _exports, _batches, _tasks, _names):
+    checks: tuple[Check, ...] = (_quantization, _initialisation, qat.contradictions)
+    for check in (*checks, _exports, _batches, _tasks, _names):
         problems += check(recipe, method, cpu)
     problems += plan_rlhf.refuse_contradictions(recipe, cpu)
     hatch.read(recipe.train.trl)

@@ -172,14 +172,23 @@ class Console:
         """How far scoring is, in rows: a bar on a terminal, else a line every 10 seconds."""
         self._advance("row", done, total, "", due=False)
 
-    def scores(self, before: Mapping[str, float], after: Mapping[str, float]) -> None:
-        """Scores on held-out rows, before and after."""
-        self.event("scores", before=dict(before), after=dict(after))
+    def scores(
+        self,
+        before: Mapping[str, float],
+        after: Mapping[str, float],
+        unquantized: Mapping[str, float] | None = None,
+    ) -> None:
+        """Scores on held-out rows, before and after; where both are of quantized weights, also
+        those of the same adapter on weights that are not."""
+        columns = {"before": before, "after": after}
+        if unquantized is not None:
+            columns["unquantized"] = unquantized
+        self.event("scores", **{when: dict(scores) for when, scores in columns.items()})
         rows = [
-            (name, wording.value(before.get(name)), wording.value(after.get(name)))
+            (name, *(wording.value(scores.get(name)) for scores in columns.values()))
             for name in dict.fromkeys((*before, *after))
         ]
-        self.table(("held-out rows", "before", "after"), rows)
+        self.table(("held-out rows", *columns), rows)
 
     def sample(self, prompt: str, reference: str, before: str, after: str) -> None:
         """One held-out prompt with the expected answer and the model's, before and after."""

@@ -34,7 +34,7 @@ LIBRARIES = (
 OPTIONAL = {
     "quantized bases (model.quantize)": ("bitsandbytes", "pip install 'tuner[quantize]'"),
     "server (tuner serve)": ("uvicorn", "pip install 'tuner[serve]'"),
-    "torchao (int8-torchao)": ("torchao", "pip install 'tuner[torchao]'"),
+    "torchao (train.qat, int8-torchao)": ("torchao", "pip install 'tuner[torchao]'"),
     "int4 export": ("compressed-tensors", "pip install 'tuner[int4]'"),
     "llama.cpp (smaller GGUF types)": ("llama-cpp-python", "pip install 'tuner[gguf]'"),
 }

@@ -45,7 +45,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Shape:
-    """What the estimate needs to know of a model and its data."""
+    """What the estimate needs to know of a model and its data.
+
+    Weights that are quantized anew in every step (`requantized`) are held twice.
+    """
 
     parameters: int
     trainable: int
@@ -58,6 +61,7 @@ class Shape:
     vocabulary: int
     lengths: Sequence[int]
     supervised: Sequence[int]
+    requantized: int = 0
 
 
 def shape_of(config: dict[str, Any]) -> tuple[int, int, int]:
@@ -86,7 +90,11 @@ def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estima
     extra = shape.trainable if shape.adapter else 0
     return Estimate(
         # A base whose own weights are trained is held in float32, whatever it computes in.
-        weights=int(shape.parameters * (_BYTES[shape.stored] if shape.adapter else 4) + extra * 4),
+        weights=int(
+            shape.parameters * (_BYTES[shape.stored] if shape.adapter else 4)
+            + shape.requantized * width
+            + extra * 4
+        ),
         gradients=shape.trainable * 4,
         optimizer=shape.trainable * 8,
         activations=int(tokens * kept * width),

@@ -18,7 +18,7 @@ from tuner.data import Prepared
 from tuner.data.pack import Collator
 from tuner.decide import PlanValue, Stage
 from tuner.heads import Head, family, head_for
-from tuner.methods import METHODS, Method, lora
+from tuner.methods import METHODS, Method, lora, qat
 from tuner.methods.lora import LoraOptions
 from tuner.methods.options import Setting, TargetedOptions
 from tuner.methods.prompts import MultitaskOptions, adapter_file
@@ -102,6 +102,11 @@ class Plan:
     def ppo(self) -> PpoSection:
         """The section of a recipe whose algorithm is ppo."""
         return self.recipe.ppo or PpoSection()
+
+    @property
+    def qat(self) -> bool:
+        """Whether training computes with quantized weights."""
+        return self.recipe.train.qat != "none"
 
     def step_seed(self, number: int) -> int:
         """The seed of all that is drawn in step `number`, from 0."""
@@ -192,6 +197,7 @@ def make(
     if loaded.task == "reward":
         plan_rlhf.choose_pad(tokenizer, stop_ids)
     bones = skeleton.read(found, head.name)
+    group = qat.group_for(recipe, loaded.task, head.name, found, bones)
     parts.refuse_layers(recipe.method, bones, found)
     chosen = checks.targets(recipe, bones, found)
     extra = parts.find(recipe.method, bones, chosen, found)
@@ -215,6 +221,7 @@ def make(
         token_ids=checks.token_ids(recipe, tokenizer),
         new_modules=bones.new_modules if head.added else (),
         decoder=family(found.config) == "decoder",
+        group=group,
     )
     trainable = skeleton.trainable(found, head.name, bones, method, setting)
     drawn = recipe.rlhf.max_new_tokens if recipe.rlhf and recipe.rlhf.draws else 0
@@ -226,6 +233,7 @@ def make(
         stored=dtype if recipe.model.quantize == "none" else recipe.model.quantize,
         **dict(zip(("hidden", "inner", "layers"), memory.shape_of(found.config), strict=True)),
         vocabulary=found.vocabulary_rows,
+        requantized=qat.weights(recipe.train.qat, bones),
         lengths=[example.num_tokens + drawn for example in prepared.train],
         supervised=[drawn or example.num_targets for example in prepared.train],
     )
@@ -264,6 +272,7 @@ def make(
         facts={
             **_facts(found, bones, trainable, prepared, recipe, stages, micro, peak),
             **_adapted(bones, chosen, extra.experts, found),
+            **qat.facts(recipe.train.qat, setting.group),
             "disk": space,
         },
         warnings=warnings,

@@ -132,6 +132,10 @@ class TrainSection(Section):
     gradient_checkpointing: Annotated[
         AutoFlag, Field(description="recompute activations; auto: only when memory needs it")
     ] = "auto"
+    qat: Annotated[
+        Literal["none", "int8", "int4"],
+        Field(description="train the merged weights for their quantization by torchao"),
+    ] = "none"
     save_steps: Annotated[Count, Field(description="seal a checkpoint every so many steps")] = 50
     logging_steps: Annotated[
         Count, Field(description="write a metrics line every so many steps")

@@ -33,7 +33,7 @@ def write(folder: RunFolder) -> None:
     metrics = [json.loads(line) for line in lines]
     name = html.escape(folder.path.name)
     scores = record["scores"]
-    before, after = scores.get("before", {}), scores.get("after", {})
+    columns = [when for when in ("before", "after", "unquantized") if when in scores]
     parts = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title>",
         f"<style>{_STYLE}</style><h1>{name}</h1>",
@@ -41,8 +41,11 @@ def write(folder: RunFolder) -> None:
         *_curves(metrics),
         "<h2>Held-out rows</h2>",
         _table(
-            ("metric", "before", "after"),
-            [(key, _number(before.get(key)), _number(after[key])) for key in after],
+            ("metric", *columns),
+            [
+                (key, *(_number(scores[when].get(key)) for when in columns))
+                for key in scores["after"]
+            ],
         ),
         "<h2>Answers</h2>",
         *[

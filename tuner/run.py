@@ -19,6 +19,7 @@ from tuner import (
     training,
 )
 from tuner.errors import IntegrityError
+from tuner.methods import qat_peft
 from tuner.record import LOG, RunFolder
 from tuner.signals import StopRequest
 from tuner.tasks import TASKS
@@ -138,13 +139,18 @@ def _run(
         for first, last in zip(first_answers, last_answers, strict=True)
     ]
     clock.lap("score_after")
-    console.scores(scores["before"], scores["after"])
+    if plan.qat:
+        with qat_peft.plain(trained.model):
+            scores["unquantized"] = _score(plan, trained, console, "without quantization")
+    console.scores(scores["before"], scores["after"], scores.get("unquantized"))
     for item in samples:
         console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
 
     TASKS[plan.task].finish(plan, trained)
     # The processes that check the export need memory of their own.
     heap.give_back()
+    if plan.qat:
+        qat_peft.switch(trained.model, on=False)
     console.phase(f"exporting {', '.join(plan.formats)}; each is reloaded in a fresh process")
     artefacts = export.write(plan, trained, fingerprint)
     clock.lap("export")

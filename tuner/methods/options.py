@@ -47,6 +47,7 @@ class Setting:
         new_modules: parts of a new head, trained and saved beside the adapter.
         decoder: whether the base is a decoder.
         token_ids: of `method.tokens`, where the method has them.
+        group: inputs that share a scale in quantization-aware training to int4.
     """
 
     options: Any
@@ -60,6 +61,7 @@ class Setting:
     token_ids: tuple[int, ...] = ()
     new_modules: tuple[str, ...] = ()
     decoder: bool = True
+    group: int | None = None
 
     def with_head(self, config: Any) -> Any:
         """peft's configuration, with the new head among the modules that are saved."""
