@@ -31,7 +31,18 @@ from tuner import cli, export_origin
 from tuner.commands.export import Request, _numbers
 from tuner.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError, TrainingError
-from tuner.export import convert, converter, gptq, int4, llama, measure, modelfile, verdict, verify
+from tuner.export import (
+    convert,
+    converter,
+    gptq,
+    int4,
+    llama,
+    measure,
+    modelfile,
+    trained_grid,
+    verdict,
+    verify,
+)
 from tuner.export.combine import check as check_combination
 from tuner.export.gguf import field, splits_like
 from tuner.export.measure import Held, Measures
@@ -229,6 +240,19 @@ def test_e04_a_quantized_run_merges_onto_the_nearer_weights(
         AutoModelForCausalLM.from_pretrained(bases("llama")), run / "adapter"
     )
     assert float((logits(plain, ROWS) - logits(expected, ROWS)).abs().max()) < 1e-4
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(("grid", "name"), [("int8", "int8-torchao"), ("int4", "int4")])
+def test_what_was_trained_for_a_grid_is_exported_on_it(
+    grid: str, name: str, trained: Callable[..., Path]
+) -> None:
+    """The artefact is the quantized model of training, not only near to its unquantized adapter."""
+    run = trained("llama-tied", train=QUICK["train"] | {"qat": grid})
+    report = exported(run, name)[name]
+    assert report["kl"] < 1e-9
+    assert report["limit"] == trained_grid.LIMIT
+    assert (name != "int4") or report["int4"] == "rounded to nearest"
 
 
 @pytest.mark.usefixtures("in_process")

@@ -82,7 +82,7 @@ class Origin:
     def facts(self, base: Base | None) -> dict[str, Any]:
         """How it is loaded (see `verify.facts_of`): by its manifest, else by its files."""
         if "facts" in self.sealed:
-            return dict(self.sealed["facts"])
+            return {"qat": "none", **self.sealed["facts"]}
         config = base.config if base else json.loads((self.folder / "config.json").read_text())
         task = self.config.get("task_type")
         kind = "sequence" if family(config) == "encoder-decoder" else "language"
@@ -97,6 +97,7 @@ class Origin:
             "pad_token_id": config.get("pad_token_id"),
             "dtype": "float32",
             "quantize": "none",
+            "qat": "none",
             "trust_remote_code": False,
         }
 

@@ -32,6 +32,7 @@ from tuner.export import (
     measure,
     merged,
     torchao_int8,
+    trained_grid,
     verdict,
     verify,
 )
@@ -208,9 +209,13 @@ def _one(
         double = row.name == "merged" and exact is not None
         rows = few(work) if double else work.both
         tuned = exact if double and exact is not None else work.tuned
+        asked = trained_grid.wanted(work, row)
+        if asked:
+            tuned = trained_grid.logits(work)
         found = _again(work, row, rows, double, folder, settings.output)
         figures = measure.compare(rows, tuned, found, _part(work, len(tuned)))
-        report = verdict.judge(row, figures, work, folder, settings.max_kl)
+        limit = trained_grid.LIMIT if asked else settings.max_kl
+        report = verdict.judge(row, figures, work, folder, limit)
         if row.llama_type:
             (file,) = folder.glob("*.gguf")
             stops = list(dict.fromkeys([work.tokenizer.eos_token_id, *(work.stops or ())]))
@@ -274,6 +279,7 @@ FACTS = (
     "pad_token_id",
     "dtype",
     "quantize",
+    "qat",
     "trust_remote_code",
 )
 

@@ -22,11 +22,6 @@ DAMPING = 0.01
 BUDGET = 2 << 30
 
 
-def group_size(inputs: int) -> int | None:
-    """The largest of 128, 64 and 32 that divides a layer's inputs; None: none does."""
-    return next((size for size in (128, 64, 32) if inputs % size == 0), None)
-
-
 def rounded(weight: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Round to the nearest point of the grid.
 
@@ -39,7 +34,8 @@ def rounded(weight: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor
     """
     groups = weight.float().unflatten(1, (-1, size))
     scale = _scale(groups)
-    points = (groups / scale[..., None]).round().clamp(LOWEST, HIGHEST)
+    # torchao multiplies by the reciprocal; dividing would put halves on the other side.
+    points = (groups * (1.0 / scale)[..., None]).round().clamp(LOWEST, HIGHEST)
     return points.flatten(1).to(torch.int8), scale
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from tuner.errors import ModelError
 from tuner.export import gptq, loading, measure
+from tuner.methods import qat
 
 if TYPE_CHECKING:
     from tuner.export.work import Work
@@ -37,14 +38,14 @@ def write(work: Work, folder: Path) -> None:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head and "score" not in name
     ]
-    fitting = [(name, layer) for name, layer in linear if gptq.group_size(layer.in_features)]
-    if not fitting:
+    fitting = [(name, layer) for name, layer in linear if layer.in_features % qat.GROUPS[-1] == 0]
+    size = qat.group_size({name: layer.in_features for name, layer in fitting})
+    if not fitting or size is None:
         raise ModelError(
             "nothing in this model can be quantized to int4",
             f"{type(model).__name__} has no linear layer whose inputs are a multiple of 32",
             "choose int8 or gguf-q4_0",
         )
-    size = min(gptq.group_size(layer.in_features) or 128 for _, layer in fitting)
     state = _quantized(work, model, fitting, size)
     left = {name for name, _ in linear} - {name for name, _ in fitting}
     ignored = sorted(left | {name for name, module in model.named_modules() if module is head})

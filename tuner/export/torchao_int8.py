@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tuner.errors import ModelError
 from tuner.export import loading
+from tuner.methods import qat
 
 if TYPE_CHECKING:
     from tuner.export.work import Work
@@ -19,10 +20,9 @@ def write(work: Work, folder: Path) -> None:
         ModelError: the model has none (GPT-2 keeps its layers as Conv1D).
     """
     from torch import nn
-    from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
-    scheme = TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))
+    scheme = TorchAoConfig(qat.scheme("int8", None))
     model = loading.whole(work.job, "merged", work.merged, quantization_config=scheme)
     plain = nn.Parameter
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]

@@ -97,6 +97,7 @@ def facts_of(plan: Plan) -> dict[str, Any]:
         "pad_token_id": plan.tokenizer.pad_token_id,
         "dtype": stored_dtype(plan),
         "quantize": plan.recipe.model.quantize,
+        "qat": plan.recipe.train.qat,
         "trust_remote_code": plan.recipe.model.trust_remote_code,
     }
 
