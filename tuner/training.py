@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 
-from tuner import adapters, checkpoint
+from tuner import adapters, checkpoint, ranks
 from tuner.errors import IntegrityError, ResourceError, TrainingError
 from tuner.methods import full, lora
 from tuner.tasks import TASKS
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     from tuner.plan import Plan
     from tuner.record import RunFolder
     from tuner.signals import StopRequest
+
+# What a plan decides anew for another number of processes.
+RECUT = ("train.micro_batch_size", "train.gradient_checkpointing")
 
 
 @dataclass
@@ -62,7 +64,8 @@ def start(plan: Plan, base: Any) -> Trained:
     for stage in plan.stages:
         _set_stage(plan, model, stage)
         for name, parameter in _trainable(model):
-            digests.setdefault(name, _digest(parameter))
+            digests.setdefault(name, ranks.digest(parameter))
+    ranks.check_replicas(_trainable(model), "at the start")
     _set_stage(plan, model, plan.stages[0])
     state: dict[str, torch.Tensor] = {}
     if lora.moves_base(plan.recipe.method):
@@ -152,7 +155,10 @@ def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint |
             )
         return None, []
     found = checkpoint.load(path, verified=True)
-    checkpoint.check_identity(found.state["identity"], plan.identity())
+    before = found.state.get("processes", 1)
+    # The same rows in the same order, cut otherwise: the update is the same but for rounding.
+    allowed = RECUT if before != plan.devices.world else ()
+    checkpoint.check_identity(found.state["identity"], plan.identity(), allowed)
     return found, skipped
 
 
@@ -183,15 +189,10 @@ def _trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def _digest(tensor: torch.Tensor) -> str:
-    data = tensor.detach().cpu().contiguous().view(torch.uint8)
-    return hashlib.sha256(data.numpy().tobytes()).hexdigest()
-
-
 def _unmoved(trained: Trained) -> list[str]:
     parameters = dict(trained.model.named_parameters())
     unmoved = [
-        name for name, digest in trained.start.items() if _digest(parameters[name]) == digest
+        name for name, digest in trained.start.items() if ranks.digest(parameters[name]) == digest
     ]
     if len(unmoved) == len(trained.start):
         raise TrainingError(

@@ -14,8 +14,8 @@ import torch
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from tuner import hatch
-from tuner.data.pack import IGNORED, Stream
+from tuner import hatch, ranks
+from tuner.data.pack import IGNORED, Dealt, Stream
 from tuner.methods.full import StagedOptions
 
 if TYPE_CHECKING:
@@ -175,16 +175,19 @@ def on_trainer(
         grouped=not plan.packing,
     )
     watch.begin(stage, first, stream, order.start)
+    world = plan.devices.world
     built = Trainer(
         model=trained.model,
         args=arguments(plan, stage.stop - first),
-        train_dataset=stream,
+        train_dataset=stream if world == 1 else Dealt(stream, plan.micro_batch_size, world),
         data_collator=collate,
         compute_loss_func=watch.loss(loss),
         callbacks=[watch],
         optimizers=optimizers,
     )
     built.remove_callback(PrinterCallback)
+    if built.accelerator.num_processes != world:
+        raise ranks.wrong_world(world, built.accelerator.num_processes)
     return built
 
 
@@ -217,4 +220,7 @@ def settings(plan: Plan, steps: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_pin_memory": plan.device != "cpu",
         "report_to": "none",
+        # What is the same everywhere needs no sending; experts may go without a token.
+        "ddp_broadcast_buffers": False,
+        "ddp_find_unused_parameters": True,
     }
