@@ -30,7 +30,6 @@ from tests.launcher import verify_in_a_fork
 from tuner import checkpoint, cli, evaluate, model, plan, ranks, run, training  # noqa: F401
 from tuner.data.pack import Collator
 from tuner.errors import DataError
-from tuner.record import RunFolder
 
 _WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 PATIENCE = 60.0

@@ -143,7 +143,8 @@ def _run(
             folder.update(scores=scores)
 
     console.phase(f"training {plan.steps} steps")
-    provenance.write_inputs(plan, folder)
+    if ranks.place().main:
+        provenance.write_inputs(plan, folder)
     if resumed:
         console.note(f"resuming after step {resumed.step}")
     training.train(plan, trained, folder, stop, console.progress, between, resumed, console.note)
