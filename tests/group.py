@@ -3,9 +3,10 @@
 Run as `python -m tests.group`: the libraries are imported once, then every line on stdin, a JSON
 object, becomes a group of forks; the answer on stdout has the exit code of each.
 
-A request: `args` of the command, `world`, `log` (takes stdout and stderr of rank N with .N behind),
-and `traps`, by rank: a fault that this rank is given (see `FAULTS`). What a rank opens for writing,
-makes, renames or removes is listed in the log's name with .N.paths behind.
+A request: `args` of the command, `world`, `machine` (how many of them are on one), `log` (takes
+stdout and stderr of rank N with .N behind), and `traps`, by rank: a fault that this rank is given
+(see `FAULTS`). What a rank opens for writing, makes, renames or removes is listed in the log's name
+with .N.paths behind.
 """
 
 from __future__ import annotations
@@ -119,8 +120,9 @@ def watch_paths(file: str) -> None:
 
 
 def rank(number: int, port: int, request: dict[str, Any]) -> None:
-    world = request["world"]
-    place = {"RANK": number, "WORLD_SIZE": world, "LOCAL_RANK": number, "LOCAL_WORLD_SIZE": world}
+    world, here = request["world"], request["machine"]
+    place = {"RANK": number, "WORLD_SIZE": world}
+    place |= {"LOCAL_RANK": number % here, "LOCAL_WORLD_SIZE": here}
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
     log = os.open(f"{request['log']}.{number}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -192,6 +194,7 @@ class Groups:
         output: Path,
         *overrides: str,
         world: int = 2,
+        machine: int = 0,
         verb: str = "sft",
         resume: bool = False,
         traps: dict[int, str] | None = None,
@@ -200,7 +203,8 @@ class Groups:
         args = [verb, "--recipe", str(recipe), "--output", str(output), "--json"]
         args += [word for each in overrides for word in ("--set", each)]
         args += ["--resume"] if resume else []
-        request = {"args": args, "world": world, "log": str(self.log), "traps": traps or {}}
+        request = {"args": args, "world": world, "machine": machine or world}
+        request |= {"log": str(self.log), "traps": traps or {}}
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")

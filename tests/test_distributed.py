@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,10 +13,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file
+from torch.utils.data import BatchSampler, SequentialSampler
 
 from tests.conftest import rows, write_rows
 from tests.group import Groups
+from tuner import launch, machine, plan, ranks, recipe_load, run
+from tuner.console import Console
+from tuner.data.examples import Example
+from tuner.data.pack import Dealt, Stream
+from tuner.errors import RecipeError, ResourceError
 
 Tensors = dict[str, torch.Tensor]
 
@@ -120,12 +128,47 @@ def test_rows_stay_in_order_on_other_numbers_of_processes(
     assert [line["step"] for line in metrics(folder)] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("saved", [(), ("lm_head",)])
+def test_a_shared_base_and_a_whole_adapter(
+    groups: Groups,
+    plain: tuple[Path, Path],
+    bases: Callable[[str], Path],
+    tmp_path: Path,
+    saved: tuple[str, ...],
+) -> None:
+    """G02, G03: under fsdp, on two machines where there is a module to save, every checkpoint and
+    the adapter are as whole as those of one process."""
+    recipe, one = plain
+    world = 2
+    if saved:
+        method = {"name": "lora", "modules_to_save": list(saved)}
+        recipe, one, world = (
+            write_recipe(tmp_path, bases("llama"), method=method),
+            tmp_path / "o",
+            4,
+        )
+        assert groups(recipe, one, world=1)["codes"] == [0], groups.said(0)
+    folder = tmp_path / "run"
+    done = groups(recipe, folder, "run.strategy=fsdp", world=world, machine=2)
+    assert done["codes"] == [0] * world, groups.said(0) + groups.said(1)
+    assert record(folder)["plan"]["values"]["run.strategy"]["value"] == "fsdp"
+    assert distance(adapter(one), adapter(folder)) < 1e-5
+    names = [path.relative_to(one) for path in sorted(one.rglob("checkpoints/*/*"))]
+    assert names == [path.relative_to(folder) for path in sorted(folder.rglob("checkpoints/*/*"))]
+    for name in (name for name in names if name.name == "model.safetensors"):
+        expected, stored = load_file(one / name), load_file(folder / name)
+        assert {k: v.shape for k, v in stored.items()} == {k: v.shape for k, v in expected.items()}
+        assert distance(expected, stored) < 1e-5
+    for when, scores in record(one)["scores"].items():
+        assert record(folder)["scores"][when] == pytest.approx(scores, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "text"),
     [
         ("not finite", 5, "the loss is nan at step 2"),
         ("bad rows", 3, "a row is broken"),
-        ("other start", 5, "do not train the same tensors"),
+        ("other start", 5, "the processes of this run do not train the same tensors at the start"),
         ("killed", 7, "another process of this run has ended"),
     ],
 )
@@ -160,3 +203,120 @@ def test_the_launcher(plain: tuple[Path, Path], tmp_path: Path) -> None:
     assert names.count("progress") == 3
     assert record(tmp_path / "run")["plan"]["values"]["run.devices"]["value"] == 2
     assert distance(adapter(one), adapter(tmp_path / "run")) < 1e-5
+
+
+def test_every_row_once_on_64_ranks() -> None:
+    """G07, G08: what accelerate deals to each rank, in two steps of 250 rows and one of 37."""
+    examples = [Example(str(n), [1, 2, 3 + n], [False, True, True]) for n in range(537)]
+    stream = Stream(examples, 7, 0, 537, 250, grouped=True)
+    for world, micro in ((1, 5), (2, 8), (6, 5), (64, 1), (64, 2), (64, 4)):
+        dealt = Dealt(stream, micro, world)
+        seen: dict[int, list[str]] = {0: [], 1: [], 2: []}
+        accumulation = -(-250 // (micro * world))
+        for rank in range(world):
+            plain = BatchSampler(SequentialSampler(dealt), micro, drop_last=False)
+            batches = list(BatchSamplerShard(plain, world, rank))
+            assert len(batches) == 2 * accumulation + -(-37 // (micro * world))
+            for number, batch in enumerate(batches):
+                assert len(batch) == micro
+                own = [dealt[index] for index in batch]
+                seen[min(number // accumulation, 2)] += [row.row for row in own if row.num_targets]
+        for step, rows_seen in seen.items():
+            assert sorted(rows_seen) == sorted(row.row for row in stream.step(step))
+
+
+def plan_of(recipe: Path, monkeypatch: pytest.MonkeyPatch, world: int, *overrides: str) -> Any:
+    """The plan that rank 0 of `world` processes on one machine makes."""
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, str(world))
+    monkeypatch.setenv("RANK", "0")
+    loaded = recipe_load.load(recipe, overrides)
+    return plan.make(loaded, machine.detect(), output=recipe.parent / "none")
+
+
+@pytest.mark.parametrize(
+    ("world", "overrides", "said"),
+    [
+        (2, ["run.strategy=deepspeed"], "run.strategy: deepspeed"),
+        (2, ["run.strategy=fsdp", "method.name=prefix"], "run.strategy: fsdp"),
+        (2, ["run.strategy=fsdp", "method.name=full"], "run.strategy: fsdp"),
+        (2, ["run.strategy=fsdp", "model.quantize=nf4"], "run.strategy: fsdp"),
+        (2, ["method.name=adalora"], "2 processes cannot"),
+        (2, ["run.devices=4"], "run.devices: 4, and the launcher has started 2"),
+        (2, ["run.nodes=2"], "run.nodes: 2, and the launcher has started 1"),
+        (16, [], "train.batch_size: 8 leaves some of 16 processes without a row"),
+        (1, ["run.devices=16"], "train.batch_size: 8 leaves some of 16 processes without a row"),
+    ],
+)
+def test_what_is_not_proven_is_refused(
+    plain: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    world: int,
+    overrides: list[str],
+    said: str,
+) -> None:
+    """G03: at the start, by name, with exit code 2."""
+    with pytest.raises(RecipeError, match=said) as caught:
+        plan_of(plain[0], monkeypatch, world, *overrides)
+    assert caught.value.exit_code == 2
+
+
+def test_micro_batches_of_a_share(
+    plain: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Micro-batch x accumulation x processes is the batch, or the least that holds it."""
+    found = plan_of(plain[0], monkeypatch, 2, "train.micro_batch_size=2")
+    assert (found.micro_batch_size, found.gradient_accumulation_steps) == (2, 2)
+    found = plan_of(plain[0], monkeypatch, 3)
+    assert (found.micro_batch_size, found.gradient_accumulation_steps) == (3, 1)
+    assert found.devices.world == 3
+
+
+def test_fewer_processes_than_planned(
+    plain: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G05: `accelerate launch --cpu --num_processes 2` starts one; nothing is trained by it."""
+    planned = plan_of(plain[0], monkeypatch, 1, "run.devices=2")
+    with pytest.raises(ResourceError, match="counts on 2 processes, and 1 are there") as caught:
+        run.run(planned, resume=False, console=Console(quiet=True))
+    assert caught.value.exit_code == 7
+    assert not planned.output.exists()
+
+
+def test_who_has_started_this(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The places of torchrun's and Slurm's processes; a batch script's own is a lone one."""
+    assert ranks.place() == ranks.Place()
+    slurm = {
+        "SLURM_PROCID": "5",
+        "SLURM_LOCALID": "1",
+        "SLURM_STEP_NUM_TASKS": "8",
+        "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+        "SLURM_STEP_NODELIST": "gpu[03-04]",
+        "SLURM_JOB_ID": "12345678",
+    }
+    with monkeypatch.context() as given:
+        given.setattr(os, "environ", {"SLURM_PROCID": "0", "SLURM_NTASKS": "8"})
+        launch.recognise()
+        assert ranks.place() == ranks.Place()
+        given.setattr(os, "environ", dict(slurm))
+        launch.recognise(8)
+        assert ranks.place() == ranks.Place(), "a task a node: each starts its own processes"
+        launch.recognise()
+        assert ranks.place() == ranks.Place(5, 8, 1, 4)
+        assert os.environ["MASTER_ADDR"] == "gpu03"
+    assert launch.first_host("node7,node9") == "node7"
+
+
+def test_places_on_several_nodes(plain: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Node 1 of 2 with 2 processes each starts ranks 2 and 3; nobody else says where they meet."""
+    planned = plan_of(plain[0], monkeypatch, 1, "run.devices=2", "run.nodes=2")
+    with pytest.raises(RecipeError, match="nobody says where the nodes meet"):
+        launch.Group.of(planned)
+    for name, value in (("MASTER_ADDR", "a"), ("MASTER_PORT", "1"), ("NODE_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    group = launch.Group.of(planned)
+    assert group is not None
+    environments = [group.environment(number, 9) for number in range(2)]
+    assert [one["RANK"] for one in environments] == ["2", "3"]
+    assert {one["WORLD_SIZE"] for one in environments} == {"4"}
+    assert {one["MASTER_PORT"] for one in environments} == {"1"}

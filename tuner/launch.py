@@ -82,8 +82,6 @@ class Group:
             "LOCAL_RANK": number,
             "LOCAL_WORLD_SIZE": self.devices,
             LAUNCHED: 1,
-            # c10d's advice to its callers is no news to those of ours.
-            "TORCH_CPP_LOG_LEVEL": "ERROR",
         }
         given = {**os.environ, **{name: str(value) for name, value in place.items()}}
         if self.nodes == 1:

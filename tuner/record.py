@@ -229,7 +229,7 @@ class RunFolder:
             error = Interrupted(signal.SIGINT, "stopped by SIGINT")
         if not isinstance(error, TunerError):
             error = TunerError(type(error).__name__, str(error))
-        status: Status = "interrupted" if isinstance(error, Interrupted) else "failed"
+        status: Status = "interrupted" if error.kind == Interrupted.kind else "failed"
         try:
             self.update(status=status, ended=_now(), error=error.as_dict())
         except ResourceError as full:

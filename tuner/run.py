@@ -154,6 +154,7 @@ def _run(
     last_answers = TASKS[plan.task].samples(plan, trained)
     clock.lap("score_after")
     main = ranks.place().main
+    plan = training.gather(plan, trained)
     ranks.leave()
     if not main:
         return folder.record

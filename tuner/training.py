@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 
-from tuner import adapters, checkpoint, ranks
+from tuner import adapters, checkpoint, ranks, sharding
 from tuner.errors import IntegrityError, ResourceError, TrainingError
 from tuner.methods import full, lora
 from tuner.tasks import TASKS
@@ -72,6 +72,8 @@ def start(plan: Plan, base: Any) -> Trained:
         from peft import get_peft_model_state_dict
 
         state = {k: v.detach().clone() for k, v in get_peft_model_state_dict(model).items()}
+    if plan.devices.sharded:
+        sharding.shard(plan, model)
     return Trained(model, digests, state, aid=aid)
 
 
@@ -133,6 +135,13 @@ def train(
             between(number + 1)
     trained.model.zero_grad(set_to_none=True)
     trained.unmoved = _unmoved(trained)
+
+
+def gather(plan: Plan, trained: Trained) -> Plan:
+    """Put the model back into one piece, for rank 0 alone; the plan to export it by."""
+    if plan.devices.sharded and ranks.place().main:
+        plan, trained.model = sharding.whole(plan, _trainable(trained.model))
+    return plan
 
 
 def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint | None, list[str]]:

@@ -220,7 +220,9 @@ def settings(plan: Plan, steps: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_pin_memory": plan.device != "cpu",
         "report_to": "none",
-        # What is the same everywhere needs no sending; experts may go without a token.
+        # What is the same everywhere needs no sending. Experts may go without a token, and a base
+        # may have weights that nothing reads.
         "ddp_broadcast_buffers": False,
-        "ddp_find_unused_parameters": True,
+        "ddp_find_unused_parameters": not plan.method.adapter or bool(plan.setting.experts),
+        **({"fsdp": True, "fsdp_config": {"version": 2}} if plan.devices.sharded else {}),
     }
