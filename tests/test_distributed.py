@@ -239,9 +239,8 @@ def plan_of(recipe: Path, monkeypatch: pytest.MonkeyPatch, world: int, *override
     [
         (2, ["run.strategy=deepspeed"], "run.strategy: deepspeed"),
         (2, ["run.strategy=fsdp", "method.name=prefix"], "run.strategy: fsdp"),
-        (2, ["run.strategy=fsdp", "method.name=full"], "run.strategy: fsdp"),
+        (2, ["run.strategy=fsdp", "method.name=ia3"], "run.strategy: fsdp"),
         (2, ["run.strategy=fsdp", "model.quantize=nf4"], "run.strategy: fsdp"),
-        (2, ["method.name=adalora"], "2 processes cannot"),
         (2, ["run.devices=4"], "run.devices: 4, and the launcher has started 2"),
         (2, ["run.nodes=2"], "run.nodes: 2, and the launcher has started 1"),
         (16, [], "train.batch_size: 8 leaves some of 16 processes without a row"),

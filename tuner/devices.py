@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from tuner import ranks
 from tuner.errors import RecipeError
 from tuner.methods import Method
-from tuner.methods.library import AdaloraOptions
 from tuner.methods.lora import LoraOptions
 from tuner.ranks import Place
 
@@ -125,8 +124,6 @@ def _refused(recipe: Recipe, method: Method, task: str) -> str:
     """Why several processes would not make the updates of one; empty where they do."""
     if recipe.rlhf is not None:
         return f"rlhf.algorithm: {recipe.rlhf.algorithm} draws its answers in one process"
-    if isinstance(recipe.method, AdaloraOptions):
-        return "method.name: adalora takes its ranks from the gradients of one process"
     return ""
 
 

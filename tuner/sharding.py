@@ -3,7 +3,7 @@
 Only what is frozen is cut up, by torch's `fully_shard`, layer by layer: a layer is gathered when it
 is computed and let go behind it. Every machine holds the base once, among its own processes, so
 that no frozen weight travels between machines. The adapter is small, so it stays whole on every
-process, its gradients are summed, and optimizer and checkpoints know nothing of any of this.
+process, its gradients are summed as ever, and optimizer and checkpoints know nothing of this.
 """
 
 from __future__ import annotations
@@ -41,15 +41,38 @@ def shard(plan: Plan, live: Any) -> None:
     fully_shard(live, **how)
 
 
-def sum_gradients(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """The mean over all processes of each gradient, in one message."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    torch.distributed.all_reduce(flat)
-    flat /= torch.distributed.get_world_size()
-    parts = flat.split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+class Front(torch.nn.Module):
+    """The adapter alone, as the Trainer's model: it computes as the whole model does.
+
+    accelerate wraps what it is given for data-parallel training, which sums the gradients of the
+    adapter; of the cut-up weights behind it nothing must be sent, and DDP could not send them.
+
+    Args:
+        live: the model; `shard` has been called.
+    """
+
+    def __init__(self, live: Any) -> None:
+        super().__init__()
+        # Not as a module: its frozen parameters would count as parts of this one.
+        object.__setattr__(self, "live", live)
+        for name, parameter in live.named_parameters():
+            if parameter.requires_grad:
+                self.register_parameter(name.replace(".", "/"), parameter)
+
+    def forward(self, **inputs: Any) -> Any:
+        """What the whole model makes of them."""
+        return self.live(**inputs)
+
+    def train(self, mode: bool = True) -> Front:
+        """Switch the whole model."""
+        self.live.train(mode)
+        return super().train(mode)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.live, name)
 
 
 def whole(plan: Plan, trained: Sequence[tuple[str, torch.Tensor]]) -> tuple[Plan, Any]:

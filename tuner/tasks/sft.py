@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from tuner import hatch, ranks
+from tuner import hatch, ranks, sharding
 from tuner.data.pack import IGNORED, Dealt, Stream
 from tuner.methods.full import StagedOptions
 
@@ -177,7 +177,7 @@ def on_trainer(
     watch.begin(stage, first, stream, order.start)
     world = plan.devices.world
     built = Trainer(
-        model=trained.model,
+        model=sharding.Front(trained.model) if plan.devices.sharded else trained.model,
         args=arguments(plan, stage.stop - first),
         train_dataset=stream if world == 1 else Dealt(stream, plan.micro_batch_size, world),
         data_collator=collate,
@@ -224,5 +224,4 @@ def settings(plan: Plan, steps: int) -> dict[str, Any]:
         # may have weights that nothing reads.
         "ddp_broadcast_buffers": False,
         "ddp_find_unused_parameters": not plan.method.adapter or bool(plan.setting.experts),
-        **({"fsdp": True, "fsdp_config": {"version": 2}} if plan.devices.sharded else {}),
     }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tuner import adapters, checkpoint, ranks, sharding
+from tuner import adapters, checkpoint, ranks
 from tuner.data.pack import micro_batches
 from tuner.errors import TrainingError
 
@@ -114,8 +114,6 @@ class Watch(TrainerCallback):
     ) -> None:
         """Clip, and stop before the optimizer takes a step that is not finite."""
         assert self.step_loss is not None
-        if self.plan.devices.sharded:
-            sharding.sum_gradients([parameter for _, parameter in self.parameters])
         (self.step_total,) = ranks.total([float(self.step_loss)])
         self.clip(state.global_step, self.step_total)
         if self.first + state.global_step == self.stage.start and self.grad_norm == 0.0:
