@@ -17,7 +17,7 @@ from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from tests.conftest import rows, write_rows
+from tests.conftest import WORDS, rows, write_rows
 from tests.group import Groups
 from tuner import launch, machine, plan, ranks, recipe_load, run
 from tuner.console import Console
@@ -126,6 +126,63 @@ def test_rows_stay_in_order_on_other_numbers_of_processes(
     assert record(folder)["resumes"][-1]["from_step"] == 2
     assert distance(adapter(one), adapter(folder)) < 1e-5
     assert [line["step"] for line in metrics(folder)] == [1, 2, 3]
+
+
+def preferences(count: int) -> list[dict[str, Any]]:
+    """Prompts whose better answer has the word great; lengths differ."""
+    return [
+        {
+            "prompt": f"Say {WORDS[number % 25]} {number}.",
+            "chosen": " ".join(["great", *WORDS[: number % 4]]),
+            "rejected": " ".join(["terrible", *WORDS[number % 5 :][:3]]),
+        }
+        for number in range(count)
+    ]
+
+
+LENGTHS = [{"rule": "length", "min": 2, "max": 5}, {"rule": "forbidden", "words": WORDS[:9]}]
+OTHERS: dict[str, dict[str, Any]] = {
+    "reward": {},
+    "dpo": {"rlhf": {"algorithm": "dpo", "kl_coefficient": 0.1}},
+    "ppo": {
+        "rlhf": {"algorithm": "ppo", "reward": LENGTHS, "max_new_tokens": 6},
+        "ppo": {"minibatches": 2, "epochs": 2},
+    },
+}
+
+
+@pytest.mark.parametrize("task", OTHERS)
+def test_the_same_updates_of_other_tasks(
+    groups: Groups, bases: Callable[[str], Path], tmp_path: Path, task: str
+) -> None:
+    """G01: reward models (the last step has fewer rows than processes), DPO and PPO."""
+    made = preferences(21)
+    if task == "ppo":
+        made = [{"prompt": row["prompt"]} for row in made]
+    write_rows(tmp_path / "rows.jsonl", made[:17])
+    write_rows(tmp_path / "held.jsonl", made[17:])
+    recipe = tmp_path / "r.yaml"
+    content = {
+        "model": {"base": str(bases("llama"))},
+        "data": {"train": "rows.jsonl", "eval": "held.jsonl"},
+        "method": {"name": "lora"},
+        "train": {"batch_size": 8, "micro_batch_size": 2, "learning_rate": 1e-3, "max_steps": 3},
+        "eval": {"max_new_tokens": 4},
+        "export": {"formats": ["adapter"]},
+        **OTHERS[task],
+    }
+    recipe.write_text(yaml.safe_dump(content), "utf-8")
+    verb = "reward" if task == "reward" else "rlhf"
+    assert groups(recipe, tmp_path / "one", world=1, verb=verb)["codes"] == [0], groups.said(0)
+    done = groups(recipe, tmp_path / "two", verb=verb)
+    assert done["codes"] == [0, 0], groups.said(0) + groups.said(1)
+    assert distance(adapter(tmp_path / "one"), adapter(tmp_path / "two")) < 1e-5
+    for before, now in zip(metrics(tmp_path / "one"), metrics(tmp_path / "two"), strict=True):
+        figures = {key: value for key, value in before.items() if key != "seconds"}
+        for key, value in figures.items():
+            assert now[key] == pytest.approx(value, rel=1e-5, abs=1e-6), key
+    for when, scores in record(tmp_path / "one")["scores"].items():
+        assert record(tmp_path / "two")["scores"][when] == pytest.approx(scores, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("saved", [(), ("lm_head",)])

@@ -90,6 +90,13 @@ def decide(
             refused,
             "set run.devices: 1",
         )
+    micro = recipe.train.micro_batch_size
+    if recipe.rlhf is not None and batch % (found.world * (1 if micro == "auto" else micro)):
+        raise RecipeError(
+            f"train.batch_size: {batch} cannot be shared equally by {found.world} processes",
+            f"rlhf.algorithm: {recipe.rlhf.algorithm} takes whole micro-batches from each",
+            "set run.devices, train.micro_batch_size and train.batch_size so that they divide",
+        )
     if found.world > batch:
         raise RecipeError(
             f"train.batch_size: {batch} leaves some of {found.world} processes without a row",
@@ -122,7 +129,7 @@ def _started(recipe: Recipe, here: Place) -> str:
 
 def _refused(recipe: Recipe, method: Method, task: str) -> str:
     """Why several processes would not make the updates of one; empty where they do."""
-    if recipe.rlhf is not None:
+    if recipe.rlhf is not None and recipe.rlhf.algorithm in ("grpo", "rloo"):
         return f"rlhf.algorithm: {recipe.rlhf.algorithm} draws its answers in one process"
     return ""
 

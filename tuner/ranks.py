@@ -154,6 +154,22 @@ def total(values: Sequence[float]) -> list[float]:
     return [float(value) for value in sums]
 
 
+def sum_gradients(parameters: Sequence[Any]) -> None:
+    """Sum the gradients of some parameters over all ranks, in one message."""
+    if place().world == 1:
+        return
+    import torch
+
+    present = total([float(parameter.grad is not None) for parameter in parameters])
+    learned = [each for each, count in zip(parameters, present, strict=True) if count]
+    for each in learned:
+        each.grad = torch.zeros_like(each) if each.grad is None else each.grad
+    flat = torch.cat([each.grad.flatten() for each in learned])
+    torch.distributed.all_reduce(flat)
+    for each, part in zip(learned, flat.split([each.numel() for each in learned]), strict=True):
+        each.grad.copy_(part.view_as(each))
+
+
 def largest(value: int) -> int:
     """The largest value of any rank."""
     return max(gather(value))
