@@ -9,6 +9,7 @@ last step or seals its checkpoint.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import signal
@@ -116,6 +117,13 @@ def recognise(nodes: int | str = "auto") -> None:
     }
 
 
+def follow_parent() -> None:
+    """Get SIGTERM when the parent is gone, where it is ours and the system is Linux."""
+    if LAUNCHED in os.environ and sys.platform == "linux":
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
+
+
 def first_host(names: str) -> str:
     """The first of Slurm's list of hosts, such as gpu[03-05,7]."""
     match = _FIRST_HOST.match(names)
@@ -143,29 +151,37 @@ def carry_out(group: Group, arguments: Sequence[str]) -> None:
                 started.append(
                     subprocess.Popen(command, env=group.environment(number, port), process_group=0)
                 )
-            codes = _wait(started, stop)
+            codes, first = _wait(started, stop)
         finally:
             _end(started, signal.SIGKILL)
-        _judge(codes, group, stop)
+        # A signal that came when all had finished stopped nothing.
+        stop.requested = None
+        if codes[first]:
+            raise _failure(codes, first, group)
 
 
-def _wait(started: Sequence[subprocess.Popen[bytes]], stop: StopRequest) -> list[int]:
-    """The exit codes, when all have ended; the others are ended soon after the first failure."""
-    passed_on, failed = False, 0.0
+def _wait(started: Sequence[subprocess.Popen[bytes]], stop: StopRequest) -> tuple[list[int], int]:
+    """All exit codes and who failed first; the others are ended soon after it."""
+    passed_on, failed, first = False, 0.0, 0
     while (codes := [child.poll() for child in started]).count(None):
         now = time.monotonic()
         if stop.requested is not None and not passed_on:
             passed_on = True
             _end(started, stop.requested)
         if any(codes) and not failed:
-            failed = now
+            failed, first = now, _failed(codes)
         if failed and now > failed + _GRACE + _LAST:
             _end(started, signal.SIGKILL)
         elif failed and now > failed + _GRACE and not passed_on:
             passed_on = True
             _end(started, signal.SIGTERM)
         time.sleep(0.05)
-    return [child.wait() for child in started]
+    ended = [child.wait() for child in started]
+    return ended, first if failed else _failed(ended)
+
+
+def _failed(codes: Sequence[int | None]) -> int:
+    return next((number for number, code in enumerate(codes) if code), 0)
 
 
 def _end(started: Sequence[subprocess.Popen[bytes]], number: int) -> None:
@@ -178,26 +194,25 @@ def _end(started: Sequence[subprocess.Popen[bytes]], number: int) -> None:
             child.wait()
 
 
-def _judge(codes: Sequence[int], group: Group, stop: StopRequest) -> None:
-    """Raise what the exit codes say."""
-    first = group.node * group.devices
-    told = next((code for code in codes if code > 0), 0)
+def _failure(codes: Sequence[int], first: int, group: Group) -> TunerError:
+    """What the exit codes say, where not all are 0."""
+    told = codes[first]
+    if told < 0:
+        # Those that had to end because of it say nothing but that.
+        ends = (128 + signal.SIGTERM, 128 + signal.SIGINT)
+        told = next((code for code in codes if code > 0 and code not in ends), 0)
     if told:
-        failure = "a process of the run has failed"
-        error = {"kind": "rank", "exit_code": told, "what": failure}
-        raise ranks.Told({**error, "why": "", "fix": "", "problems": []})
-    for number, code in enumerate(codes):
-        if code < 0:
-            name = signal.Signals(-code).name
-            what = f"the process of rank {first + number} was ended by {name}"
-            if code == -signal.SIGKILL:
-                why = "nobody but the system or its owner does that; most often memory has run out"
-                raise ResourceError(what, why, "run the same command again with --resume")
-            if -code in (signal.SIGTERM, signal.SIGINT):
-                raise Interrupted(-code, what, "run the same command with --resume")
-            raise TunerError(what, "a library has crashed", "see run.log of the run folder")
-    # All have finished: a signal that came too late stopped nothing.
-    stop.requested = None
+        error = {"kind": "rank", "what": "a process of the run has failed", "why": "", "fix": ""}
+        return ranks.Told({**error, "exit_code": told, "problems": []})
+    name = signal.Signals(-codes[first]).name
+    number = group.node * group.devices + first
+    what = f"the process of rank {number} was ended by {name}"
+    if codes[first] == -signal.SIGKILL:
+        why = "nobody but the system or its owner does that; most often memory has run out"
+        return ResourceError(what, why, "run the same command again with --resume")
+    if -codes[first] in (signal.SIGTERM, signal.SIGINT):
+        return Interrupted(-codes[first], what, "run the same command with --resume")
+    return TunerError(what, "a library has crashed", "see run.log of the run folder")
 
 
 def _free_port() -> int:

@@ -6,7 +6,7 @@ enough. Every value says where it comes from; contradictions are collected and r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -231,11 +231,14 @@ def make(
         lengths=[example.num_tokens + drawn for example in prepared.train],
         supervised=[drawn or example.num_targets for example in prepared.train],
     )
+    held = shape
+    if processes.sharded:
+        held = replace(shape, parameters=shape.parameters // processes.per_node)
     micro, checkpointing = decide.split(
-        recipe, method, machine, device, shape, packing, values, processes
+        recipe, method, machine, device, held, packing, values, processes
     )
     decide.defaults(recipe, prepared, found, head.name, values)
-    peak = memory.estimate(shape, micro, checkpointing)
+    peak = memory.estimate(held, micro, checkpointing)
     exports = decide.formats(recipe, method, head.name, values)
     space = memory.disk(shape, exports)
     disk.require_space(output, space["total"] - disk.folder_bytes(output))

@@ -77,6 +77,7 @@ def make_plan(
         raise recipe_load.for_comparison(loaded.path, str(loaded.path))
     launch.recognise(loaded.recipe.run.nodes)
     if not dry_run:
+        launch.follow_parent()
         ranks.meet()
     # The parent of this process, or its rank 0, has shown the plan.
     console.muted = launch.LAUNCHED in os.environ or not ranks.place().main
