@@ -72,9 +72,10 @@ runs = _group("Runs and their records.")
 
 
 def _console(json: bool = False, quiet: bool = False, verbose: bool = False) -> Console:
+    from tuner import ranks
     from tuner.console import Console
 
-    return Console(json, quiet, verbose)
+    return Console(json, quiet, verbose, muted=not ranks.place().main)
 
 
 def _version(asked: bool) -> None:
@@ -474,7 +475,8 @@ def _run(arguments: list[str]) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:
         failure = _bug(error)
-    _console(**flags).error(failure)
+    if not failure.told:
+        _console(**flags).error(failure)
     return failure.exit_code
 
 

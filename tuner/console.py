@@ -42,17 +42,30 @@ class Console:
         json: one JSON object a line on stdout, nothing else.
         quiet: only warnings, errors and the closing line.
         verbose: every value of the plan; tracebacks with errors.
+        muted: nothing but errors: another process of the run shows the rest.
     """
 
-    def __init__(self, json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+    def __init__(
+        self,
+        json: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        muted: bool = False,
+    ) -> None:
         self.json = json
         self.quiet = quiet
         self.verbose = verbose
+        self.muted = muted
         # Kept, so that a run can send what libraries print elsewhere.
         self._out = sys.stdout
         self._bar: tuple[Progress, TaskID] | None = None
         self._last_line = (time.monotonic(), 0.0)
         self._held = ""
+
+    def options(self) -> list[str]:
+        """The options by which another process shows things the same way."""
+        flags = {"--json": self.json, "--quiet": self.quiet, "--verbose": self.verbose}
+        return [name for name, given in flags.items() if given]
 
     @property
     def interactive(self) -> bool:
@@ -104,14 +117,14 @@ class Console:
 
     def event(self, name: str, /, **content: Any) -> None:
         """One JSON line; nothing without `json`."""
-        if self.json:
+        if self.json and not self.muted:
             line = json.dumps(wording.plain({"event": name, **content}), ensure_ascii=False)
             _write(self._out, redact(line))
 
     def text(self, text: str = "") -> None:
         """A line, or lines, for people."""
         self._stop_bar()
-        if not self.json and not self.quiet:
+        if not (self.json or self.quiet or self.muted):
             _write(self._out, redact(text))
 
     def header(self, loaded: LoadedRecipe) -> None:
@@ -152,7 +165,7 @@ class Console:
         """Something that may be wrong; shown on stderr even when quiet."""
         self.event("warning", text=text)
         self._stop_bar()
-        if not self.json:
+        if not self.json and not self.muted:
             _write(sys.stderr, redact(f"warning: {text}"))
 
     def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
@@ -246,11 +259,12 @@ class Console:
         self._stop_bar()
         seconds = (record.get("durations") or {}).get("total")
         took = f" in {wording.duration(seconds)}" if seconds is not None else ""
-        if not self.json:
+        if not self.json and not self.muted:
             _write(self._out, redact(f"\ndone{took}: {record.get('output', '')}"))
 
     def error(self, error: TunerError) -> None:
         """What went wrong, where and why, what to do: on stderr, whatever the mode."""
+        self.muted = False
         self.event("error", error=error.as_dict())
         self._stop_bar()
         body = error.problems or ([error.why] if error.why else [])
@@ -263,7 +277,7 @@ class Console:
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """A table for people."""
-        if self.json or self.quiet:
+        if self.json or self.quiet or self.muted:
             return
         self._stop_bar()
         from rich.console import Console as RichConsole
@@ -287,7 +301,7 @@ class Console:
         self._out.flush()
 
     def _advance(self, unit: str, done: int, total: int, shown: str, due: bool) -> None:
-        if self.json or self.quiet:
+        if self.json or self.quiet or self.muted:
             return
         if sys.stderr.isatty():
             self._draw_bar(done, total, shown)

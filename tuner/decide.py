@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tuner import memory
 from tuner.base import Base
 from tuner.data import Prepared
+from tuner.devices import Devices
 from tuner.errors import RecipeError, ResourceError
 from tuner.heads import HEADS
 from tuner.methods import Method
@@ -124,6 +125,7 @@ def split(
     shape: memory.Shape,
     packed: bool,
     values: Values,
+    processes: Devices,
 ) -> tuple[int, bool]:
     """Micro-batch and gradient checkpointing from the memory estimate."""
     possible = method.gradient_checkpointing and (packed or not method.deep_prompts)
@@ -134,9 +136,10 @@ def split(
             "recomputed",
             "lower train.micro_batch_size instead, which leaves the update as it is",
         )
-    available = machine.gpus[0].memory_bytes if device == "cuda" else machine.memory_bytes
+    shared = machine.memory_bytes // processes.per_node
+    available = machine.gpus[0].memory_bytes if device == "cuda" else shared
     budget = int(available * memory.SHARE)
-    batch = recipe.train.batch_size
+    batch = processes.share(recipe.train.batch_size)
     asked, micro = recipe.train.gradient_checkpointing, recipe.train.micro_batch_size
     checkpointing = False if asked == "auto" else asked
     size = memory.fit(shape, batch, budget, checkpointing) if micro == "auto" else micro

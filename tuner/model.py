@@ -114,7 +114,9 @@ def load(plan: Plan) -> Any:
     # A head that is new to the base starts the same in every process.
     torch.manual_seed(plan.recipe.run.seed)
     found = replace(found, folder=folder)
-    model = open_weights(found, section, plan.head, plan.dtype, plan.device, **arguments)
+    # What is to be shared out between GPUs need not fit into one.
+    device = "cpu" if plan.devices.sharded else plan.device
+    model = open_weights(found, section, plan.head, plan.dtype, device, **arguments)
     if plan.head.added:
         model.config.pad_token_id = plan.tokenizer.pad_token_id
     return model

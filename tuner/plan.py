@@ -12,11 +12,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tuner import base as bases
-from tuner import checks, decide, disk, memory, parts, plan_rlhf, skeleton
+from tuner import checks, decide, devices, disk, memory, parts, plan_rlhf, skeleton
 from tuner.base import Base
 from tuner.data import Prepared
 from tuner.data.pack import Collator
 from tuner.decide import PlanValue, Stage
+from tuner.devices import Devices
 from tuner.heads import Head, family, head_for
 from tuner.methods import METHODS, Method, lora, qat
 from tuner.methods.lora import LoraOptions
@@ -43,6 +44,10 @@ MAY_CHANGE = (
     "eval.",
     "export.",
     "run.output",
+    "run.devices",
+    "run.nodes",
+    "run.strategy",
+    "run.timeout",
     "model.base",
     "model.revision",
     "data.train",
@@ -82,6 +87,7 @@ class Plan:
     warnings: list[str] = field(default_factory=list)
     parties: Parties = field(default_factory=Parties)
     ptx: list[Example] = field(default_factory=list)
+    devices: Devices = field(default_factory=Devices)
 
     @property
     def recipe(self) -> Recipe:
@@ -207,6 +213,7 @@ def make(
         tokenizer.chat_template = prepared.chat_template
     others = plan_rlhf.parties(loaded, policy, found, tokenizer, chained)
     device, dtype = decide.place(recipe, machine, values)
+    processes = devices.decide(recipe, method, loaded.task, machine, device, values)
     packing = decide.packing(recipe, method, found, head.name, values)
     stages = decide.stages(recipe, method, len(prepared.train), values)
     setting = Setting(
@@ -237,9 +244,14 @@ def make(
         lengths=[example.num_tokens + drawn for example in prepared.train],
         supervised=[drawn or example.num_targets for example in prepared.train],
     )
-    micro, checkpointing = decide.split(recipe, method, machine, device, shape, packing, values)
+    held = shape
+    if processes.sharded:
+        held = replace(shape, parameters=shape.parameters // processes.per_node)
+    micro, checkpointing = decide.split(
+        recipe, method, machine, device, held, packing, values, processes
+    )
     decide.defaults(recipe, prepared, found, head.name, values)
-    peak = memory.estimate(shape, micro, checkpointing)
+    peak = memory.estimate(held, micro, checkpointing)
     exports = decide.formats(recipe, method, head.name, values)
     space = memory.disk(shape, exports)
     disk.require_space(output, space["total"] - disk.folder_bytes(output))
@@ -261,7 +273,7 @@ def make(
         packing=packing,
         gradient_checkpointing=checkpointing,
         micro_batch_size=micro,
-        gradient_accumulation_steps=recipe.train.batch_size // micro,
+        gradient_accumulation_steps=processes.accumulation(recipe.train.batch_size, micro),
         max_length=values.now("data.max_length"),
         stages=stages,
         setting=setting,
@@ -270,7 +282,7 @@ def make(
         formats=exports,
         values=values.table,
         facts={
-            **_facts(found, bones, trainable, prepared, recipe, stages, micro, peak),
+            **_facts(found, bones, trainable, prepared, recipe, stages, micro, peak, processes),
             **_adapted(bones, chosen, extra.experts, found),
             **qat.facts(recipe.train.qat, setting.group),
             "disk": space,
@@ -278,6 +290,7 @@ def make(
         warnings=warnings,
         parties=others,
         ptx=ptx,
+        devices=processes,
     )
 
 
@@ -329,6 +342,7 @@ def _facts(
     stages: tuple[Stage, ...],
     micro: int,
     peak: memory.Estimate,
+    processes: Devices,
 ) -> dict[str, dict[str, Any]]:
     report = prepared.report
     return {
@@ -348,8 +362,9 @@ def _facts(
         "steps": {
             "total": stages[-1].stop,
             "rows_per_step": recipe.train.batch_size,
+            **({"processes": processes.world} if processes.world > 1 else {}),
             "micro_batch_size": micro,
-            "gradient_accumulation_steps": recipe.train.batch_size // micro,
+            "gradient_accumulation_steps": processes.accumulation(recipe.train.batch_size, micro),
             "stages": [
                 {"train": s.train, "steps": s.steps, "learning_rate": s.learning_rate}
                 for s in stages

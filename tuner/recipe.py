@@ -179,6 +179,19 @@ class RunSection(Section):
     ] = None
     seed: Annotated[Integer, Field(ge=0, description="seeds data order, weights and dropout")] = 42
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="where to train")] = "auto"
+    devices: Annotated[
+        AutoCount, Field(description="processes on each machine; auto: one a GPU, one on a CPU")
+    ] = "auto"
+    nodes: Annotated[
+        AutoCount, Field(description="machines; auto: as many as a launcher has started on")
+    ] = "auto"
+    strategy: Annotated[
+        Literal["auto", "ddp", "fsdp", "deepspeed"],
+        Field(description="ddp: each process holds the model; fsdp: a share of the frozen base"),
+    ] = "auto"
+    timeout: Annotated[
+        Count, Field(description="seconds that a process waits for the others before it gives up")
+    ] = 600
 
 
 class CompareSection(Section):

@@ -50,7 +50,9 @@ class RunFolder:
         notes: what the user should know about the opening, one line each.
     """
 
-    def __init__(self, path: Path, lock: FolderLock, record: dict[str, Any], resumed: bool) -> None:
+    def __init__(
+        self, path: Path, lock: FolderLock | None, record: dict[str, Any], resumed: bool
+    ) -> None:
         self.path = path
         self.record = record
         self.resumed = resumed
@@ -104,6 +106,11 @@ class RunFolder:
         return run
 
     @classmethod
+    def follow(cls, path: Path, record: Mapping[str, Any], resumed: bool) -> RunFolder:
+        """The folder as a process sees it that another one writes for: nothing is touched."""
+        return cls(path, None, dict(record), resumed)
+
+    @classmethod
     def _begin(
         cls,
         path: Path,
@@ -152,7 +159,8 @@ class RunFolder:
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace `run.json`, atomically and durably."""
         self.record = dict(record)
-        write_json(self.path / RUN, self.record)
+        if self._lock is not None:
+            write_json(self.path / RUN, self.record)
 
     def update(self, **fields: Any) -> None:
         """Set top-level fields of `run.json`."""
@@ -173,6 +181,8 @@ class RunFolder:
     def _append(self, name: str, values: Mapping[str, Any]) -> None:
         line = json.dumps(plain(values), sort_keys=True, ensure_ascii=False, allow_nan=False)
         path = self.path / name
+        if self._lock is None:
+            return
         try:
             if name not in self._lines:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -192,6 +202,8 @@ class RunFolder:
         Returns:
             How many lines, whole or torn, were dropped.
         """
+        if self._lock is None:
+            return 0
         return sum(self._truncate(self.path / name, after_step) for name in (METRICS, SAMPLES))
 
     def _truncate(self, path: Path, after_step: int) -> int:
@@ -217,7 +229,7 @@ class RunFolder:
             error = Interrupted(signal.SIGINT, "stopped by SIGINT")
         if not isinstance(error, TunerError):
             error = TunerError(type(error).__name__, str(error))
-        status: Status = "interrupted" if isinstance(error, Interrupted) else "failed"
+        status: Status = "interrupted" if error.kind == Interrupted.kind else "failed"
         try:
             self.update(status=status, ended=_now(), error=error.as_dict())
         except ResourceError as full:
@@ -228,7 +240,8 @@ class RunFolder:
         for opened in self._lines.values():
             os.close(opened)
         self._lines.clear()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self

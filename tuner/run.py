@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import (
+    checkpoint,
     evaluate,
     export,
     hatch,
     heap,
     model,
     provenance,
+    ranks,
     recipe_load,
     report,
     run_log,
@@ -25,13 +29,14 @@ from tuner.signals import StopRequest
 from tuner.tasks import TASKS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tuner.checkpoint import Checkpoint
     from tuner.console import Console
     from tuner.plan import Plan
 
 log = logging.getLogger(__name__)
+
+# What a rank hands to `ranks.share` where rank 0 says the folder, its record and its checkpoint.
+_NOWHERE: tuple[Path, dict[str, Any], bool, Path | None] = (Path(), {}, False, None)
 
 
 def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
@@ -49,30 +54,45 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
         TunerError: with the exit code; the same object stands in `run.json`.
     """
     hatch.read(plan.recipe.train.trl)
+    ranks.join(plan)
+    with StopRequest() as stop:
+        folder, resumed, skipped = _open(plan, resume)
+        log_file = folder.path / LOG if ranks.place().main else Path(os.devnull)
+        with folder, run_log.log_to(log_file), ranks.one_failure():
+            for text in folder.notes:
+                console.note(text)
+            for text in skipped:
+                log.warning(text)
+                console.warn(text)
+            if folder.resumed:
+                folder.record["resumes"][-1] |= {
+                    "from_step": resumed.step if resumed else 0,
+                    "skipped": skipped,
+                }
+                folder.update()
+            return _run(plan, folder, stop, console, resumed)
+
+
+def _open(plan: Plan, resume: bool) -> tuple[RunFolder, Checkpoint | None, list[str]]:
+    """The run folder, where the run goes on, and what had to be skipped; rank 0 opens it for all.
+
+    On several machines the folder lies where each can read it.
+    """
     found: tuple[Checkpoint | None, list[str]] = (None, [])
 
     def admit(path: Path) -> None:
         nonlocal found
         found = training.newest_checkpoint(plan, path)
 
-    with (
-        StopRequest() as stop,
-        RunFolder.open(plan.output, resume=resume, initial=_head(plan), admit=admit) as folder,
-        run_log.log_to(folder.path / LOG),
-    ):
-        for text in folder.notes:
-            console.note(text)
+    if ranks.place().main:
+        opened = RunFolder.open(plan.output, resume=resume, initial=_head(plan), admit=admit)
         resumed, skipped = found
-        for text in skipped:
-            log.warning(text)
-            console.warn(text)
-        if folder.resumed:
-            folder.record["resumes"][-1] |= {
-                "from_step": resumed.step if resumed else 0,
-                "skipped": skipped,
-            }
-            folder.update()
-        return _run(plan, folder, stop, console, resumed)
+        ranks.share((opened.path, opened.record, opened.resumed, resumed and resumed.path))
+        return opened, resumed, skipped
+    provenance.describe()
+    path, record, goes_on, sealed = ranks.share(_NOWHERE)
+    resumed = checkpoint.load(sealed) if sealed else None
+    return RunFolder.follow(path, record, goes_on), resumed, []
 
 
 def _head(plan: Plan) -> dict[str, Any]:
@@ -126,7 +146,8 @@ def _run(
             folder.update(scores=scores)
 
     console.phase(f"training {plan.steps} steps")
-    provenance.write_inputs(plan, folder)
+    if ranks.place().main:
+        provenance.write_inputs(plan, folder)
     if resumed:
         console.note(f"resuming after step {resumed.step}")
     training.train(plan, trained, folder, stop, console.progress, between, resumed, console.note)
@@ -134,14 +155,19 @@ def _run(
 
     scores["after"] = _score(plan, trained, console, "after training")
     last_answers = TASKS[plan.task].samples(plan, trained)
+    if plan.qat:
+        with qat_peft.plain(trained.model):
+            scores["unquantized"] = _score(plan, trained, console, "without quantization")
+    clock.lap("score_after")
+    main = ranks.place().main
+    plan = training.gather(plan, trained)
+    ranks.leave()
+    if not main:
+        return folder.record
     samples = [
         {**first, "after": last["answer"]}
         for first, last in zip(first_answers, last_answers, strict=True)
     ]
-    clock.lap("score_after")
-    if plan.qat:
-        with qat_peft.plain(trained.model):
-            scores["unquantized"] = _score(plan, trained, console, "without quantization")
     console.scores(scores["before"], scores["after"], scores.get("unquantized"))
     for item in samples:
         console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
@@ -173,6 +199,12 @@ def _run(
 
 def _check_base(folder: RunFolder, fingerprint: str) -> None:
     """Refuse to continue a run on other weights than it started on."""
+    if not ranks.same(fingerprint):
+        raise IntegrityError(
+            "the base model is not the same for all processes of this run",
+            f"rank {ranks.place().rank} has weights of sha256 {fingerprint[:12]}",
+            "give every node the same files",
+        )
     known = folder.record.get("base_fingerprint")
     if known not in (None, fingerprint):
         raise IntegrityError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 
-from tuner import adapters, checkpoint
+from tuner import adapters, checkpoint, ranks, sharding
 from tuner.errors import IntegrityError, ResourceError, TrainingError
 from tuner.methods import full, lora
 from tuner.tasks import TASKS
@@ -26,6 +25,9 @@ if TYPE_CHECKING:
     from tuner.plan import Plan
     from tuner.record import RunFolder
     from tuner.signals import StopRequest
+
+# What a plan decides anew for another number of processes.
+RECUT = ("train.micro_batch_size", "train.gradient_checkpointing")
 
 
 @dataclass
@@ -62,13 +64,16 @@ def start(plan: Plan, base: Any) -> Trained:
     for stage in plan.stages:
         _set_stage(plan, model, stage)
         for name, parameter in _trainable(model):
-            digests.setdefault(name, _digest(parameter))
+            digests.setdefault(name, ranks.digest(parameter))
+    ranks.check_replicas(_trainable(model), "at the start")
     _set_stage(plan, model, plan.stages[0])
     state: dict[str, torch.Tensor] = {}
     if lora.moves_base(plan.recipe.method):
         from peft import get_peft_model_state_dict
 
         state = {k: v.detach().clone() for k, v in get_peft_model_state_dict(model).items()}
+    if plan.devices.sharded:
+        sharding.shard(plan, model)
     return Trained(model, digests, state, aid=aid)
 
 
@@ -132,6 +137,13 @@ def train(
     trained.unmoved = _unmoved(trained)
 
 
+def gather(plan: Plan, trained: Trained) -> Plan:
+    """Put the model back into one piece, for rank 0 alone; the plan to export it by."""
+    if plan.devices.sharded and ranks.place().main:
+        plan, trained.model = sharding.whole(plan, _trainable(trained.model))
+    return plan
+
+
 def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint | None, list[str]]:
     """The checkpoint a resumed run goes on from, or None; and what had to be skipped.
 
@@ -152,7 +164,10 @@ def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint |
             )
         return None, []
     found = checkpoint.load(path, verified=True)
-    checkpoint.check_identity(found.state["identity"], plan.identity())
+    before = found.state.get("processes", 1)
+    # The same rows in the same order, cut otherwise: the update is the same but for rounding.
+    allowed = RECUT if before != plan.devices.world else ()
+    checkpoint.check_identity(found.state["identity"], plan.identity(), allowed)
     return found, skipped
 
 
@@ -183,15 +198,10 @@ def _trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def _digest(tensor: torch.Tensor) -> str:
-    data = tensor.detach().cpu().contiguous().view(torch.uint8)
-    return hashlib.sha256(data.numpy().tobytes()).hexdigest()
-
-
 def _unmoved(trained: Trained) -> list[str]:
     parameters = dict(trained.model.named_parameters())
     unmoved = [
-        name for name, digest in trained.start.items() if _digest(parameters[name]) == digest
+        name for name, digest in trained.start.items() if ranks.digest(parameters[name]) == digest
     ]
     if len(unmoved) == len(trained.start):
         raise TrainingError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner import machine, recipe_load, startup
+from tuner import launch, machine, ranks, recipe_load, startup
 from tuner.console import Console
 from tuner.recipe_load import LoadedRecipe
 
@@ -29,16 +30,27 @@ def train(
     dry_run: bool,
     console: Console,
 ) -> None:
-    """Make the plan, show it, and unless it is a dry run carry it out."""
-    plan = make_plan(verb, recipe, overrides, output, resume, console, dry_run)
-    if dry_run:
-        return
-    with startup.importing():
-        from tuner import run
+    """Make the plan, show it, and unless it is a dry run carry it out, in as many processes."""
+    with ranks.one_failure():
+        plan = make_plan(verb, recipe, overrides, output, resume, console, dry_run)
+        if dry_run:
+            return
+        console.muted = not ranks.place().main
+        if group := launch.Group.of(plan):
+            arguments = [verb, "--recipe", recipe, *_options(overrides, plan.output, resume)]
+            launch.carry_out(group, [*arguments, *console.options()])
+            return
+        with startup.importing():
+            from tuner import run
 
-    # What libraries print is not ours: stdout is the console's.
-    with contextlib.redirect_stdout(sys.stderr):
-        run.run(plan, resume=resume, console=console)
+        # What libraries print is not ours: stdout is the console's.
+        with contextlib.redirect_stdout(sys.stderr):
+            run.run(plan, resume=resume, console=console)
+
+
+def _options(overrides: Sequence[str], output: Path, resume: bool) -> list[str]:
+    given = [word for override in overrides for word in ("--set", override)]
+    return [*given, "--output", str(output), *(["--resume"] if resume else [])]
 
 
 def make_plan(
@@ -64,6 +76,12 @@ def make_plan(
     loaded = recipe_load.load(Path(recipe), overrides, verb, output)
     if loaded.recipe.compare is not None:
         raise recipe_load.for_comparison(loaded.path, str(loaded.path))
+    launch.recognise(loaded.recipe.run.nodes)
+    if not dry_run:
+        launch.follow_parent()
+        ranks.meet()
+    # The parent of this process, or its rank 0, has shown the plan.
+    console.muted = launch.LAUNCHED in os.environ or not ranks.place().main
     console.header(loaded)
     folder = run_folder(loaded, resume)
     # A wrong recipe is told before the libraries that a plan needs are imported.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tuner.data.chat import ChatTemplate
 from tuner.data.check import Problems
 from tuner.data.dialogue import BadRow, Dialogue
 from tuner.data.encode import Encoded, Encoder, closing
+from tuner.data.pack import IGNORED
 from tuner.data.rendered import Rendered, raw
 from tuner.data.spans import SpanFinder
 from tuner.data.template import Template
@@ -48,6 +49,17 @@ class Example:
     def num_tokens(self) -> int:
         """Tokens that the model reads and writes."""
         return len(self.input_ids) + len(self.target)
+
+    def blank(self) -> Example:
+        """A short row of the same kind that counts for nothing in the loss."""
+        short = min(2, len(self.input_ids))
+        return replace(
+            self,
+            input_ids=self.input_ids[:short],
+            supervised=[False] * short,
+            target=(IGNORED,) if self.target else (),
+            label=None,
+        )
 
 
 @dataclass

@@ -84,6 +84,43 @@ class Stream:
         return [self.examples[place] for place in self.places[first : first + self.batch_size]]
 
 
+class Dealt:
+    """A stream's rows as several processes take them, as the Trainer's data set.
+
+    accelerate deals out micro-batches in turn, number n to rank n modulo the world. So each step is
+    cut into as many micro-batches, of nearly equal numbers of rows, as whole rounds need, and each
+    is filled up with rows that count for nothing. Which rank sees which row in which step follows
+    from the stream, `micro_batch_size` and `world` alone.
+
+    Args:
+        stream: the rows of all processes.
+        micro_batch_size: rows of a forward pass.
+        world: how many processes.
+    """
+
+    def __init__(self, stream: Stream, micro_batch_size: int, world: int) -> None:
+        self.stream = stream
+        self.slots: list[int | None] = []
+        for first in range(0, len(stream), stream.batch_size):
+            rows = min(stream.batch_size, len(stream) - first)
+            parts = micro_batches(rows, micro_batch_size, world)
+            for part in range(parts):
+                own = range(first + part * rows // parts, first + (part + 1) * rows // parts)
+                self.slots += [*own, *[None] * (micro_batch_size - len(own))]
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __getitem__(self, index: int) -> Example:
+        slot = self.slots[index]
+        return self.stream[slot] if slot is not None else self.stream[0].blank()
+
+
+def micro_batches(rows: int, micro_batch_size: int, world: int) -> int:
+    """Micro-batches of a step of some rows over all processes: as many for each."""
+    return -(-rows // (micro_batch_size * world)) * world
+
+
 @dataclass(frozen=True)
 class Collator:
     """How the rows of a micro-batch become tensors.

@@ -66,6 +66,10 @@ class Ranking:
             for better, worse, margin in self.pairs
         ]
 
+    def blank(self) -> Ranking:
+        """A short row that counts for nothing in the loss: it has no pair."""
+        return replace(self, answers=(self.answers[0][:2],), pairs=(), texts=self.texts[:1])
+
     @property
     def input_ids(self) -> list[int]:
         """The longest of the answers."""

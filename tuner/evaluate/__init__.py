@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tuner import ranks
 from tuner.evaluate import generation, likelihood, policy, preference
 
 if TYPE_CHECKING:
@@ -81,15 +82,31 @@ def score(
     with _evaluating(model):
         if plan.task == "reward":
             held_out = plan.prepared.eval[: plan.recipe.eval.max_rows]
-            observed = preference.observe(plan, model, held_out, tick)
+            observed = _spread(preference.observe, plan, model, held_out, tick)
             return values(plan.metrics, observed)
-        observed = likelihood.observe(plan, model, rows(plan), tick)
+        observed = _spread(likelihood.observe, plan, model, rows(plan), tick)
         if any(METRICS[name].generates for name in plan.metrics):
-            answers = generation.answer(plan, model, rows(plan), tick)
+            answers = _spread(generation.answer, plan, model, rows(plan), tick)
             observed = [
                 item.with_answer(answer) for item, answer in zip(observed, answers, strict=True)
             ]
     return values(plan.metrics, observed)
+
+
+def _spread(
+    observe: Callable[..., Sequence[Any]],
+    plan: Plan,
+    model: Any,
+    items: Sequence[Any],
+    tick: Callable[[int, int], None],
+) -> list[Any]:
+    """What `observe` makes of the rows, each looked at by one process."""
+    return ranks.spread(
+        items,
+        lambda own, told: observe(plan, model, own, told),
+        tick,
+        whole=plan.devices.sharded,
+    )
 
 
 def values(names: Sequence[str], observed: Sequence[Any]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import policy
+from tuner import policy, ranks
 from tuner.data.preferences import Ranking
 from tuner.evaluate import generation
 from tuner.evaluate.preference import Judged
@@ -32,18 +32,22 @@ def observe(
         model: the policy; left in evaluation mode.
         tick: told (prompts done, prompts in all).
     """
-    rows = plan.prepared.eval[: plan.recipe.eval.max_rows]
-    result = list[Judged]()
+    rows: list[Ranking] = plan.prepared.eval[: plan.recipe.eval.max_rows]
     model.eval()
-    for row in rows:
-        answers = responses(row)
-        now = log_probabilities(plan, model, answers)
-        with policy.reference(model):
-            start = log_probabilities(plan, model, answers)
-        moved = ((now - start) * plan.rlhf.kl_coefficient).tolist()
-        result.append(Judged(row, tuple(moved)))
-        tick(len(result), len(rows))
-    return result
+
+    def judge(own: Sequence[Ranking], told: Callable[[int, int], None]) -> list[Judged]:
+        result = list[Judged]()
+        for row in own:
+            answers = responses(row)
+            now = log_probabilities(plan, model, answers)
+            with policy.reference(model):
+                start = log_probabilities(plan, model, answers)
+            moved = ((now - start) * plan.rlhf.kl_coefficient).tolist()
+            result.append(Judged(row, tuple(moved)))
+            told(len(result), len(own))
+        return result
+
+    return ranks.spread(rows, judge, tick)
 
 
 def log_probabilities(plan: Plan, model: Any, answers: Sequence[Response]) -> torch.Tensor:

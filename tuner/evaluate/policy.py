@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import policy
+from tuner import policy, ranks
 from tuner.rewards.response import Response
 
 if TYPE_CHECKING:
@@ -80,22 +80,41 @@ def observe(
         tick: told (prompts done, prompts in all).
     """
     prompts = plan.prepared.eval[: plan.recipe.eval.max_rows]
-    model, result = trained.model, list[Earned]()
-    model.eval()
-    for first in range(0, len(prompts), ROWS_PER_BATCH):
-        chosen = prompts[first : first + ROWS_PER_BATCH]
-        answers = policy.draw(plan, model, chosen, plan.step_seed(_DRAW) - first)
-        lengths = [len(answer.response_ids) for answer in answers]
-        now, _, _ = policy.token_scores(plan, model, answers)
-        with policy.reference(model):
-            start, _, _ = policy.token_scores(plan, model, answers)
-        scores = trained.aid.judge(answers)
-        moved = (now - start).double().split(lengths)
-        for number, answer in enumerate(answers):
-            parts = {name: values[number] for name, values in scores.parts.items()}
-            total = scores.total[number]
-            result.append(Earned(answer, total, parts, float(moved[number].sum())))
-        tick(len(result), len(prompts))
+    trained.model.eval()
+
+    def observe_batches(
+        starts: Sequence[int], told: Callable[[int, int], None]
+    ) -> list[list[Earned]]:
+        found = []
+        for first in starts:
+            found.append(_earned(plan, trained, prompts, first))
+            told(len(found), len(starts))
+        return found
+
+    batches = range(0, len(prompts), ROWS_PER_BATCH)
+    of_all = ranks.spread(
+        batches,
+        observe_batches,
+        lambda done, _: tick(min(done * ROWS_PER_BATCH, len(prompts)), len(prompts)),
+    )
+    return [item for batch in of_all for item in batch]
+
+
+def _earned(plan: Plan, trained: Trained, prompts: Sequence[Any], first: int) -> list[Earned]:
+    """Draw and judge answers to one batch of prompts, which begins at `first`."""
+    model, chosen = trained.model, prompts[first : first + ROWS_PER_BATCH]
+    answers = policy.draw(plan, model, chosen, plan.step_seed(_DRAW) - first)
+    lengths = [len(answer.response_ids) for answer in answers]
+    now, _, _ = policy.token_scores(plan, model, answers)
+    with policy.reference(model):
+        start, _, _ = policy.token_scores(plan, model, answers)
+    scores = trained.aid.judge(answers)
+    moved = (now - start).double().split(lengths)
+    result = []
+    for number, answer in enumerate(answers):
+        parts = {name: values[number] for name, values in scores.parts.items()}
+        total = scores.total[number]
+        result.append(Earned(answer, total, parts, float(moved[number].sum())))
     return result
 
 

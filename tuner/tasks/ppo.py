@@ -14,14 +14,14 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
-from tuner import policy
+from tuner import policy, ranks
 from tuner.data.pack import Stream, position
 from tuner.rewards import ConstantGuard
 from tuner.rewards.response import Response, Scores
@@ -46,6 +46,11 @@ if TYPE_CHECKING:
     from tuner.plan import Plan
     from tuner.tasks.watch import Watch
     from tuner.training import Trained
+
+
+Row = TypeVar("Row")
+# What a process hands to `ranks.share` where another one judges.
+_UNKNOWN = Scores([], {})
 
 
 @dataclass
@@ -104,8 +109,9 @@ class Ppo:
         self.endless = int(task_state.get("endless", 0))
         watch.stage = stage
         watch.task_state = self.state
-        # One process here; several sum over all of theirs.
+        # Every process has the tokens of all: nothing is left to sum.
         self.reduce: Reduce = lambda sums: sums
+        self.here = ranks.place()
 
     def state(self) -> dict[str, Any]:
         """What the next step depends on besides weights and optimizer."""
@@ -142,14 +148,16 @@ class Ppo:
         places = range(number * count, (number + 1) * count)
         chosen = [prompts[position(n, len(prompts), plan.recipe.run.seed)] for n in places]
         chosen = [prompt for prompt in chosen for _ in range(copies)]
-        answers = policy.draw(plan, self.model, chosen, plan.step_seed(number))
+        # What is drawn in one batch is drawn in one process: so it does not hang on their number.
+        drawn = policy.draw(plan, self.model, chosen, plan.step_seed(number)) if self.main else []
+        answers = ranks.share(drawn)
         lengths = [len(answer.response_ids) for answer in answers]
         old, entropy, values = self._read(answers)
         with policy.reference(self.model), torch.no_grad():
-            reference = torch.cat(
-                [policy.token_scores(plan, self.model, part)[0] for part in self._parts(answers)]
+            (reference,) = self._spread(
+                answers, lambda part: policy.token_scores(plan, self.model, part)[:1]
             )
-        scores = self.judge(answers)
+        scores = ranks.share(self.judge(answers) if self.main else _UNKNOWN)
         self._refuse_collapse(answers, old - reference, number)
         if warning := self.guard.update(scores):
             self.watch.tell(f"warning: {warning}")
@@ -165,6 +173,11 @@ class Ppo:
         return Rollout(
             answers, lengths, old, reference, values, entropy, scores, advantage, returns
         )
+
+    @property
+    def main(self) -> bool:
+        """Whether this process draws and judges."""
+        return self.here.main
 
     def learn(self, rollout: Rollout, number: int) -> dict[str, float]:
         """The updates of a step; what they came to."""
@@ -202,9 +215,7 @@ class Ppo:
         """One optimizer step on some of the answers, in micro-batches that sum to the same."""
         options, tokens = self.options, sum(rollout.lengths[row] for row in rows)
         sums = dict.fromkeys(self._figures(), 0.0)
-        micro = self.plan.micro_batch_size
-        for start in range(0, len(rows), micro):
-            part = rows[start : start + micro]
+        for part in self._own(rows):
             here = rollout.places(part).to(rollout.old.device)
             answers = [rollout.answers[row] for row in part]
             new, _, hidden = policy.token_scores(self.plan, self.model, answers)
@@ -225,6 +236,8 @@ class Ppo:
         if options.ptx_coefficient:
             turns = options.epochs * options.minibatches
             sums["ptx_loss"] = self._ptx(len(rows), number * turns + update)
+        ranks.sum_gradients([weight for _, weight in self.watch.parameters])
+        sums = dict(zip(sums, ranks.total(list(sums.values())), strict=True))
         norm = self._clip()
         whole = sums["policy_loss"] + sums["value_loss"]
         for name, value in (("loss", whole), ("gradient norm", norm)):
@@ -260,9 +273,9 @@ class Ppo:
         seed = self.plan.recipe.run.seed
         chosen = Stream(rows, seed, start, start + count, count, grouped=True).step(0)
         targets = sum(row.num_targets for row in chosen)
-        total, micro = 0.0, self.plan.micro_batch_size
-        for first in range(0, count, micro):
-            batch = self.plan.collate(chosen[first : first + micro])
+        total = 0.0
+        for part in self._own(chosen):
+            batch = self.plan.collate(part)
             batch = {key: value.to(self.model.device) for key, value in batch.items()}
             labels = batch.pop("labels")
             loss = token_loss(self.model(**batch), labels, targets)
@@ -270,18 +283,36 @@ class Ppo:
             total += float(loss.detach())
         return total
 
-    def _parts(self, answers: Sequence[Response]) -> list[Sequence[Response]]:
+    def _parts(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
         size = self.plan.micro_batch_size
-        return [answers[start : start + size] for start in range(0, len(answers), size)]
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
 
-    def _read(self, answers: Sequence[Response]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _own(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
+        """The micro-batches of which this process takes the gradients."""
+        return self._parts(rows)[self.here.rank :: self.here.world]
+
+    def _spread(
+        self,
+        answers: list[Response],
+        see: Callable[[Sequence[Response]], Sequence[torch.Tensor]],
+    ) -> tuple[torch.Tensor, ...]:
+        """What `see` makes of each micro-batch, (tokens,) each, seen by one process each."""
+        seen = ranks.spread(
+            self._parts(answers),
+            lambda own, _: [[tensor.cpu() for tensor in see(part)] for part in own],
+            lambda done, _: None,
+        )
+        return tuple(torch.cat(each).to(self.model.device) for each in zip(*seen, strict=True))
+
+    def _read(self, answers: list[Response]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Log-probabilities, entropies and values of all tokens, before any update."""
-        found = []
+
+        def see(part: Sequence[Response]) -> Sequence[torch.Tensor]:
+            old, entropy, hidden = policy.token_scores(self.plan, self.model, part, True)
+            return old, entropy, self.model.value_head.values(part, hidden)
+
         with torch.no_grad():
-            for part in self._parts(answers):
-                old, entropy, hidden = policy.token_scores(self.plan, self.model, part, True)
-                found.append((old, entropy, self.model.value_head.values(part, hidden)))
-        old, entropy, values = (torch.cat(each) for each in zip(*found, strict=True))
+            old, entropy, values = self._spread(answers, see)
         return old, entropy, values
 
     def _earned(self, answers: Sequence[Response], scores: Scores) -> torch.Tensor:

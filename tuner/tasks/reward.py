@@ -63,7 +63,8 @@ class RankingBatches:
     def collate(self, rows: Sequence[Ranking]) -> dict[str, torch.Tensor]:
         """The answers of all prompts, one after the other, and labels (prompts, 2): the number of
         each prompt behind an ignored column."""
-        labels = np.array([[IGNORED, self._numbers[id(row)]] for row in rows])
+        numbers = [self._numbers[id(row)] if row.pairs else IGNORED for row in rows]
+        labels = np.array([[IGNORED, number] for number in numbers])
         answers = [ids for row in rows for ids in row.answers]
         return {**collate_read(answers, self._pad_id), "labels": torch.from_numpy(labels)}
 
@@ -71,11 +72,12 @@ class RankingBatches:
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Mean pair loss of each prompt, summed, divided by the prompts of the optimizer step."""
-        rows = [self._rankings[number] for number in labels[:, 1].tolist()]
-        scores = outputs.logits[:, 0].float().split([len(row.answers) for row in rows])
+        rows = [self._rankings[n] if n != IGNORED else None for n in labels[:, 1].tolist()]
+        counts = [len(row.answers) if row else 1 for row in rows]
+        scores = outputs.logits[:, 0].float().split(counts)
         total = torch.stack(
             [
-                pair_losses(own, row, self._options).mean()
+                pair_losses(own, row, self._options).mean() if row else 0 * own.sum()
                 for own, row in zip(scores, rows, strict=True)
             ]
         ).sum()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from tuner import hatch
-from tuner.data.pack import IGNORED, Stream
+from tuner import hatch, ranks, sharding
+from tuner.data.pack import IGNORED, Dealt, Stream
 from tuner.methods.full import StagedOptions
 from tuner.tasks.cross_entropy import summed_cross_entropy
 
@@ -171,16 +171,19 @@ def on_trainer(
         grouped=not plan.packing,
     )
     watch.begin(stage, first, stream, order.start)
+    world = plan.devices.world
     built = Trainer(
-        model=trained.model,
+        model=sharding.Front(trained.model) if plan.devices.sharded else trained.model,
         args=arguments(plan, stage.stop - first),
-        train_dataset=stream,
+        train_dataset=stream if world == 1 else Dealt(stream, plan.micro_batch_size, world),
         data_collator=collate,
         compute_loss_func=watch.loss(loss),
         callbacks=[watch],
         optimizers=optimizers,
     )
     built.remove_callback(PrinterCallback)
+    if built.accelerator.num_processes != world:
+        raise ranks.wrong_world(world, built.accelerator.num_processes)
     return built
 
 
@@ -213,4 +216,8 @@ def settings(plan: Plan, steps: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_pin_memory": plan.device != "cpu",
         "report_to": "none",
+        # What is the same everywhere needs no sending. Experts may go without a token, and a base
+        # may have weights that nothing reads.
+        "ddp_broadcast_buffers": False,
+        "ddp_find_unused_parameters": not plan.method.adapter or bool(plan.setting.experts),
     }

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tuner import adapters, checkpoint
+from tuner import adapters, checkpoint, ranks
+from tuner.data.pack import micro_batches
 from tuner.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Watch(TrainerCallback):
         self.stream = stream
         self.place = place
         self.step_loss: torch.Tensor | None = None
+        self.step_total = 0.0
         self.grad_norm = 0.0
         self.rate = 0.0
         self.started = time.perf_counter()
@@ -84,7 +85,8 @@ class Watch(TrainerCallback):
 
         def measured(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
             loss = function(outputs, labels, num_items_in_batch=num_items_in_batch)
-            part = loss.detach()
+            # A copy: the Trainer multiplies the loss by the number of processes, in place.
+            part = loss.detach().clone()
             self.step_loss = part if self.step_loss is None else self.step_loss + part
             if self.penalty is not None:
                 # Once a step, whatever the number of its micro-batches.
@@ -103,7 +105,8 @@ class Watch(TrainerCallback):
 
     def start_step(self, number: int) -> None:
         """Seed step `number`, from 0, of the run."""
-        torch.manual_seed(self.plan.step_seed(number))
+        # Rows of different ranks do not share their dropout.
+        torch.manual_seed(self.plan.step_seed(number) + (ranks.place().rank << 32))
         self.step_started = time.perf_counter()
 
     def on_pre_optimizer_step(
@@ -111,7 +114,8 @@ class Watch(TrainerCallback):
     ) -> None:
         """Clip, and stop before the optimizer takes a step that is not finite."""
         assert self.step_loss is not None
-        self.clip(state.global_step, float(self.step_loss))
+        (self.step_total,) = ranks.total([float(self.step_loss)])
+        self.clip(state.global_step, self.step_total)
         if self.first + state.global_step == self.stage.start and self.grad_norm == 0.0:
             raise TrainingError(
                 "nothing can be learned",
@@ -135,8 +139,8 @@ class Watch(TrainerCallback):
 
     def micro_batches(self) -> int:
         """Micro-batches of the step that runs; the last of a stage may have fewer."""
-        number = self.step_number
-        return math.ceil(len(self.stream.step(number)) / self.plan.micro_batch_size)
+        rows = len(self.stream.step(self.step_number))
+        return micro_batches(rows, self.plan.micro_batch_size, self.plan.devices.world)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -154,16 +158,33 @@ class Watch(TrainerCallback):
             control.should_training_stop = True
 
     def end_step(self, step: int, optimizer: Any, schedule: Any) -> bool:
-        """Seal a checkpoint where one is due after `step` steps; whether to end here."""
-        last = step == self.stage.stop
-        if last or step % self.plan.recipe.train.save_steps == 0 or self.stop.requested:
-            self.seal(step, optimizer, schedule)
-        return bool(self.stop.requested)
+        """Seal a checkpoint where one is due after `step` steps; whether to end here.
 
-    def seal(self, step: int, optimizer: Any, schedule: Any) -> Path:
-        """Write checkpoint `step`; the metrics up to it are on the disk before."""
+        A signal that one process has got ends all of them after the same step.
+        """
+        agreed = ranks.largest(self.stop.requested or 0)
+        if agreed and self.stop.requested is None:
+            self.stop.requested = agreed
+        last = step == self.stage.stop
+        if last or step % self.plan.recipe.train.save_steps == 0 or agreed:
+            self.seal(step, optimizer, schedule)
+        return bool(agreed)
+
+    def seal(self, step: int, optimizer: Any, schedule: Any) -> None:
+        """Write checkpoint `step`; the metrics up to it are on the disk before.
+
+        Raises:
+            TrainingError: the processes no longer train the same tensors.
+        """
+        ranks.check_replicas(self.parameters, f"after step {step}")
+        if ranks.place().main:
+            self._save(step, optimizer, schedule)
+        # Who ends before the checkpoint is sealed would be taken for the one who failed.
+        ranks.share(step)
+
+    def _save(self, step: int, optimizer: Any, schedule: Any) -> None:
         self.folder.sync_metrics()
-        return checkpoint.save(
+        checkpoint.save(
             self.folder.path / "checkpoints",
             step,
             dict(self.parameters),
@@ -175,6 +196,7 @@ class Watch(TrainerCallback):
                 "method": adapters.state(self.model, self.plan),
                 "task": self.task_state(),
                 "identity": self.plan.identity(),
+                "processes": self.plan.devices.world,
             },
         )
 
@@ -183,7 +205,7 @@ class Watch(TrainerCallback):
         self.place += len(rows)
         window = self.window
         window["steps"] += 1
-        window["loss"] += float(self.step_loss) if self.step_loss is not None else 0.0
+        window["loss"] += self.step_total
         window["tokens"] += sum(row.num_tokens for row in rows)
         window["supervised_tokens"] += sum(row.num_targets for row in rows)
         window["seconds"] += time.perf_counter() - self.step_started
