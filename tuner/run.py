@@ -168,6 +168,19 @@ def _run(
         {**first, "after": last["answer"]}
         for first, last in zip(first_answers, last_answers, strict=True)
     ]
+    return _finish(plan, folder, console, trained, clock, scores, samples)
+
+
+def _finish(
+    plan: Plan,
+    folder: RunFolder,
+    console: Console,
+    trained: training.Trained,
+    clock: provenance.Clock,
+    scores: dict[str, Any],
+    samples: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Show what came of it, write and prove the artefacts, close the record."""
     console.scores(scores["before"], scores["after"], scores.get("unquantized"))
     for item in samples:
         console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
@@ -178,7 +191,7 @@ def _run(
     if plan.qat:
         qat_peft.switch(trained.model, on=False)
     console.phase(f"exporting {', '.join(plan.formats)}; each is reloaded in a fresh process")
-    artefacts = export.write(plan, trained, fingerprint)
+    artefacts = export.write(plan, trained, plan.base.fingerprint())
     clock.lap("export")
     console.artefacts(artefacts)
 
