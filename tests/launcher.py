@@ -65,7 +65,7 @@ def trap(place: str, number: int, send: int) -> None:
             "sealing": (checkpoint, "save_file"),
             "loading": (model, "load"),
             "scoring": (evaluate, "score"),
-            "verifying": (verify, "fresh_differences"),
+            "verifying": (verify, "fresh_logits"),
         }[place]
         setattr(owner, name, before(getattr(owner, name)))
 

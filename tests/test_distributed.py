@@ -74,7 +74,11 @@ def write_recipe(folder: Path, base: Path, **sections: Any) -> Path:
     recipe = {
         "model": {"base": str(base)},
         "data": {**data, **sections.pop("data", {})},
-        "train": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "save_steps": 1},
+        "train": {
+            # The same rows share a forward pass however many processes there are.
+            **{"epochs": 1, "batch_size": 8, "micro_batch_size": 2},
+            **{"learning_rate": 0.01, "save_steps": 1},
+        },
         "eval": {"metrics": ["loss", "token_accuracy", "exact_match"]},
         "export": {"formats": ["adapter"]},
         **sections,

@@ -31,7 +31,7 @@ Run = Callable[..., dict[str, Any]]
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Artefacts are loaded again without the seconds that a fresh process takes."""
-    monkeypatch.setattr(verify, "fresh_differences", load_again)
+    monkeypatch.setattr(verify, "fresh_logits", load_again)
 
 
 def saved(folder: Path) -> dict[str, torch.Tensor]:

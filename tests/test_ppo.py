@@ -256,7 +256,7 @@ def stages(folder: Path, base: Path) -> Path:
     }
     data = {"sft": "sft.jsonl", "reward": "preferences.jsonl"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "fresh_differences", load_again)
+        patch.setattr(verify, "fresh_logits", load_again)
         for verb, file in data.items():
             recipe = folder / f"{verb}.yaml"
             recipe.write_text(yaml.safe_dump({**common, "data": {"train": file, "eval": 0}}))

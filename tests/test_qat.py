@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,6 +240,18 @@ def test_without_torchao_the_plan_names_the_extra(
     with pytest.raises(RecipeError) as caught:
         made(make_recipe(train={"qat": "int8"}), tmp_path / "run")
     assert "pip install 'tuner[torchao]'" in " ".join(caught.value.problems)
+
+
+def test_nothing_of_what_torchao_announces_is_shown() -> None:
+    """It logs the GPU libraries that it cannot load as soon as transformers finds it."""
+    code = (
+        "import sys\nfrom tuner import cli\n"
+        "try: cli.main(['--version'])\nexcept SystemExit: pass\n"
+        "import tuner.run\nprint('torchao.quantization' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("True\n")
+    assert done.stderr == ""
 
 
 def test_the_plan_tells_scheme_and_cost(make_recipe: Callable[..., Path], tmp_path: Path) -> None:

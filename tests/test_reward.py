@@ -414,7 +414,7 @@ def test_r01_a_fresh_process_gives_the_same_scores(
 
     monkeypatch.setattr(export, "write", write)
     # The process below loads both again, and knows nothing of this one.
-    monkeypatch.setattr(verify, "fresh_differences", load_again)
+    monkeypatch.setattr(verify, "fresh_logits", load_again)
     found = run_recipe(preferences(), verb="reward")
     assert found["status"] == "done"
     assert found["unmoved_tensors"] == []
@@ -506,7 +506,7 @@ def test_r02_the_exported_padding_token_ends_no_answer(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(verify, "fresh_differences", load_again)
+    monkeypatch.setattr(verify, "fresh_logits", load_again)
     recipe = preferences(tokenizer=tokenizer, train={"max_steps": 1})
     run_recipe(recipe, verb="reward")
     ends = {ids[-1] for row in make(recipe).prepared.train for ids in row.answers}
@@ -674,7 +674,7 @@ def test_families_and_methods_train_save_and_load(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """E10: from the recipe to artefacts equal to the live model; every tensor moved."""
-    monkeypatch.setattr(verify, "fresh_differences", load_again)
+    monkeypatch.setattr(verify, "fresh_logits", load_again)
     rate = {"learning_rate": 1e-3} if method["name"] == "full" else {}
     found = run_recipe(preferences(kind=kind, method=method, train=rate), verb="reward")
     assert found["status"] == "done"

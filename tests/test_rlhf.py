@@ -150,7 +150,7 @@ def ends_with(work: Path, folder: Path, **sections: Any) -> TunerError:
         run.run(make(work, folder, **sections), resume=False, console=Console(quiet=True))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "fresh_differences", load_again)
+        patch.setattr(verify, "fresh_logits", load_again)
         with pytest.raises(TunerError) as caught:
             go()
     return caught.value
@@ -363,6 +363,7 @@ ALIVE: dict[str, tuple[Any, dict[str, Any]]] = {
     "rlhf.responses_per_prompt": (2, {}),
     "rlhf.max_new_tokens": (5, {}),
     "rlhf.temperature": (0.9, {}),
+    "rlhf.vllm": ("colocate", {}),
     "rlhf.kl_coefficient": (0.5, {}),
     "rlhf.kl_limit": (1e-7, {}),
     "rlhf.missing_eos_penalty": (0.25, {}),

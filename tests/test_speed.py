@@ -345,7 +345,7 @@ def test_a_cpu_gets_as_many_rows_as_keep_it_busy(
         gpu = machine.Gpu("one", 2**36, (9, 0))
         host = machine.Machine(cpu_count=2, memory_bytes=2**36, gpus=(gpu,))
         values = decide.Values(loaded)
-        size, _ = decide.split(made.recipe, made.method, host, device, shape, True, values)
+        size, _ = decide.split(made.recipe, made.method, host, device, shape, True, values, Devices())
         assert size == values.now("train.micro_batch_size") == rows
 
 

@@ -446,8 +446,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The `tuner` command: run it and exit with its code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_streams()
-    # It announces on import that it would like to download a kernel.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # They announce on import which kernels they cannot load or would like to download.
+    for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     sys.exit(_run(given))
 
 

@@ -69,7 +69,7 @@ _ROWS = (
         "gguf",
         divergence=1e-3,
     ),
-    Format("int8", "bitsandbytes LLM.int8()", ("bitsandbytes",), "quantize", 8.5, 0.05),
+    Format("int8", "bitsandbytes LLM.int8()", ("bitsandbytes",), "quantize", 8.5, 0.1),
     Format("nf4", "bitsandbytes NF4, double quantized", ("bitsandbytes",), "quantize", 4.6, 0.5),
     Format("int8-torchao", "torchao int8, weights only", ("torchao",), "torchao", 8.5, 0.05),
     Format("int4", "4 bits in groups, by GPTQ", ("compressed_tensors",), "int4", 5.1, 0.5),

@@ -54,10 +54,6 @@ def quiet_libraries() -> None:
             library.removeHandler(handler)
     # Without any handler Python would print warnings to stderr itself.
     library.addHandler(logging.NullHandler())
-    # Where torchao is installed, transformers imports it, and it tells of each GPU library that
-    # this machine cannot load, and torch of what torchao registers.
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
 
 

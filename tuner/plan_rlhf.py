@@ -12,16 +12,17 @@ from tuner import base as bases
 from tuner import data, sources
 from tuner.data.preferences import prepare_preferences
 from tuner.data.prompts import prepare_prompts
-from tuner.errors import ModelError, RecipeError
+from tuner.errors import DataError, ModelError, RecipeError
 from tuner.methods import METHODS
 from tuner.rewards import code
-from tuner.rewards.options import FunctionReward, ModelReward
+from tuner.rewards.options import ExactAnswerRule, FunctionReward, ModelReward
 from tuner.sources import Source
 
 if TYPE_CHECKING:
     from tuner.base import Base
     from tuner.data import Example, Prepared
     from tuner.heads import Head
+    from tuner.methods.options import MethodOptions
     from tuner.recipe import Recipe
     from tuner.recipe_load import LoadedRecipe
     from tuner.recipe_rlhf import PpoSection, RlhfSection
@@ -60,6 +61,16 @@ class Parties:
         return {key: source.digest() for key, source in given.items() if not source.planned}
 
 
+def _differences(method: MethodOptions, recipe: Recipe) -> str:
+    """Where a policy's method and the recipe's differ, key by key."""
+    ours, theirs = recipe.method.model_dump(), method.model_dump()
+    return ", ".join(
+        f"method.{key} {theirs.get(key, 'none')} (here {ours.get(key, 'none')})"
+        for key in dict.fromkeys([*theirs, *ours])
+        if ours.get(key) != theirs.get(key)
+    )
+
+
 def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source | None]:
     """The source of the policy, and the recipe with the method that it was trained with.
 
@@ -83,7 +94,7 @@ def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source 
     if own:
         raise RecipeError(
             "the recipe's method is not that of rlhf.policy",
-            f"{rlhf.policy} was trained with {source.method}; the recipe gives {', '.join(own)}",
+            f"{rlhf.policy} was trained otherwise: {_differences(source.method, loaded.recipe)}",
             "leave out the section method: the policy's own adapter is trained on",
         )
     recipe = loaded.recipe.model_copy(update={"method": source.method})
@@ -219,6 +230,7 @@ def prepare(
     prompts = prepare_prompts(
         recipe.data, tokenizer, **common, response_length=recipe.rlhf.max_new_tokens
     )
+    _refuse_unanswered(recipe.rlhf, prompts)
     ptx: list[Example] = []
     if recipe.ppo is not None and recipe.ppo.ptx_data is not None:
         section = recipe.data.model_copy(
@@ -226,6 +238,19 @@ def prepare(
         )
         ptx = data.prepare(section, tokenizer, **common).train
     return prompts, ptx
+
+
+def _refuse_unanswered(rlhf: RlhfSection, prompts: Prepared) -> None:
+    """Refuse a rule that compares with the rows' own answers where no row has one."""
+    if prompts.report["rows_with_reference"] or not any(
+        isinstance(part, ExactAnswerRule) for part in rlhf.reward
+    ):
+        return
+    raise DataError(
+        "the rule exact_answer has nothing to compare with",
+        "no row of data.train has an answer beside its prompt",
+        "add a column answer or completion, or leave out the rule",
+    )
 
 
 def refuse_contradictions(recipe: Recipe, cpu: bool) -> list[str]:

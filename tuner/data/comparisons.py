@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from tuner.data.dialogue import BadRow, Dialogue, Message
 from tuner.data.formats import FormatFit
 from tuner.data.load import Row
-from tuner.data.sides import Sides, blank, same_prompt
+from tuner.data.sides import Sides, blank, same_prompt, transcript
 from tuner.data.source import Source
 from tuner.data.split import fingerprint
 
@@ -60,11 +61,13 @@ class Compared:
         comparisons: each with at least one pair.
         unpaired: rows that make no pair.
         identical: thumbs that repeat or contradict what another row says of the same answer.
+        contradicting: pairs that another row has the other way round; neither is used.
     """
 
     comparisons: list[Comparison]
     unpaired: list[str]
     identical: int = 0
+    contradicting: int = 0
 
 
 def compare(rows: Sequence[Row], fit: FormatFit, source: Source) -> Compared:
@@ -82,6 +85,8 @@ def compare(rows: Sequence[Row], fit: FormatFit, source: Source) -> Compared:
     if fit.format.name == "scores":
         found = _scaled(found)
     comparisons = [comparison for _, comparison in found]
+    if fit.format.name == "pairs":
+        return _consistent(comparisons)
     unpaired = [each.row for each in comparisons if not each.pairs]
     return Compared([each for each in comparisons if each.pairs], unpaired)
 
@@ -111,9 +116,12 @@ class _Reader:
         if margin < 0:
             raise BadRow("margin is negative")
         prompt = self._fit.value(row, "prompt")
+        sides = [self._fit.required(row, name) for name in ("chosen", "rejected")]
+        if blank(prompt) and all(isinstance(side, str) and not transcript(side) for side in sides):
+            prompt, *sides = _parted(*sides)
         chosen, rejected = (
-            self._dialogue(row, prompt, self._fit.required(row, name), name)
-            for name in ("chosen", "rejected")
+            self._dialogue(row, prompt, side, name)
+            for name, side in zip(("chosen", "rejected"), sides, strict=True)
         )
         if not same_prompt(chosen, rejected):
             raise BadRow("the prompts of chosen and rejected differ")
@@ -188,6 +196,16 @@ class _Reader:
         return replace(dialogue, source=self._source.number(row))
 
 
+def _consistent(pairs: Sequence[Comparison]) -> Compared:
+    """The pairs without those that another row has the other way round."""
+    said = [
+        (each.mark, *(_told(dialogue) for dialogue in each.dialogues)) for each in pairs
+    ]
+    swapped = {(mark, rejected, chosen) for mark, chosen, rejected in said}
+    kept = [each for each, key in zip(pairs, said, strict=True) if key not in swapped]
+    return Compared(kept, [], contradicting=len(pairs) - len(kept))
+
+
 def _text(answer: Any) -> Any:
     """An answer's text, where it stands beside a score."""
     if isinstance(answer, dict):
@@ -195,6 +213,23 @@ def _text(answer: Any) -> Any:
     if not isinstance(answer, str):
         raise BadRow("an answer is not text")
     return answer
+
+
+def _parted(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """The prompt that two whole texts begin with, up to a word's end, and what is left of each.
+
+    Raises:
+        BadRow: they begin differently, so that there is no prompt.
+    """
+    alike = len(os.path.commonprefix([chosen, rejected]))
+    while alike and not (chosen[alike - 1].isspace() or chosen[alike : alike + 1].isspace()):
+        alike -= 1
+    if blank(chosen[:alike]):
+        raise BadRow(
+            "there is no prompt: no such column, no transcript, and chosen and rejected begin "
+            "differently"
+        )
+    return chosen[:alike].strip(), chosen[alike:].strip(), rejected[alike:].strip()
 
 
 def _told(dialogue: Dialogue) -> str:

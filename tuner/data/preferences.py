@@ -251,6 +251,7 @@ def _counts(
         "pairs_eval": sum(len(ranking.pairs) for ranking in held),
         "unpaired_rows": sum(len(each.unpaired) for each in compared),
         "identical_answers": sum(each.identical for each in compared),
+        "contradicting_pairs": sum(each.contradicting for each in compared),
         "tokens": sum(ranking.num_tokens for ranking in train),
         "longest": max(len(ranking.input_ids) for ranking in train),
         "template": fit.format.name,
@@ -272,6 +273,8 @@ def _warnings(report: dict[str, Any]) -> list[str]:
         "no better and worse answer to the same prompt",
         "identical_answers": f"{report['identical_answers']} answers stand twice under the same "
         "prompt, or are both liked and disliked",
+        "contradicting_pairs": f"{report['contradicting_pairs']} pairs left out: another row has "
+        "the same answers the other way round",
         "pairs_too_long": f"{report['pairs_too_long']} pairs left out: one of their answers is "
         f"longer than {report['max_length']} tokens",
     }

@@ -115,6 +115,11 @@ def turns_of(value: Any, speaker: str, column: str) -> list[Message]:
     return [_turn(turn) for turn in turns]
 
 
+def transcript(text: str) -> bool:
+    """Whether a text is a conversation by `Human:` and `Assistant:`."""
+    return _TRANSCRIPT.match(text) is not None
+
+
 def blank(value: Any) -> bool:
     """Whether a value is missing or a text of nothing but white space."""
     return value is None or (isinstance(value, str) and not value.strip())

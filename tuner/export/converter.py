@@ -140,4 +140,3 @@ def install() -> None:
 
 if __name__ == "__main__":
     install()
-    print(FOLDER)  # noqa: T201

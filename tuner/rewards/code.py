@@ -144,7 +144,8 @@ def _failed(function: str, file: Path, error: Exception) -> TrainingError:
     return TrainingError(
         f"the reward function {function} failed",
         _where(file, error),
-        "correct the function; it must take every response, the empty one too",
+        "correct the function: it is given a list of responses (their .text, .prompt, .reference, "
+        ".num_tokens), the empty one too, and returns a number for each",
     )
 
 

@@ -19,7 +19,7 @@ class ConstantGuard:
 
     Args:
         steps: consecutive steps of one value until a reward counts as constant.
-        responses: steps of fewer responses do not count; they still end a series of one value.
+        responses: a step of fewer counts for their share of this.
     """
 
     def __init__(self, steps: int = 5, responses: int = 8) -> None:
@@ -39,7 +39,7 @@ class ConstantGuard:
         """
         for name, values in {_TOTAL: scores.total, **scores.parts}.items():
             before = self._series.get(name)
-            self._series[name] = _continued(before, values, len(values) >= self.responses)
+            self._series[name] = _continued(before, values, min(1.0, len(values) / self.responses))
         constant = [name for name in scores.parts if self._series[name].steps >= self.steps]
         if self._series[_TOTAL].steps >= self.steps:
             raise self._stop(constant)
@@ -57,7 +57,7 @@ class ConstantGuard:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state` gave."""
         self._series = {
-            name: _Series(float(low), float(high), int(steps))
+            name: _Series(float(low), float(high), float(steps))
             for name, (low, high, steps) in state["series"].items()
         }
         self._warned = [*state["warned"]]
@@ -67,7 +67,7 @@ class ConstantGuard:
             return TrainingError(
                 "the rewards cancel each other out",
                 f"their sum was {self._series[_TOTAL].low:g} for every response in "
-                f"{self._series[_TOTAL].steps} steps: there is nothing to learn from",
+                f"{self._series[_TOTAL].steps:g} steps: there is nothing to learn from",
                 "change the weights in rlhf.reward",
             )
         return TrainingError(
@@ -79,7 +79,7 @@ class ConstantGuard:
     def _said(self, names: Sequence[str]) -> str:
         each = [f"'{name}' was {self._series[name].low:g}" for name in names]
         steps = max(self._series[name].steps for name in names)
-        return f"the reward {' and '.join(each)} for every response in {steps} steps"
+        return f"the reward {' and '.join(each)} for every response in {steps:g} steps"
 
 
 @dataclass(frozen=True)
@@ -89,22 +89,22 @@ class _Series:
     Attributes:
         low: smallest score in them.
         high: largest score in them.
-        steps: how many.
+        steps: how many; of fewer responses than wanted, their share.
     """
 
     low: float
     high: float
-    steps: int
+    steps: float
 
 
-def _continued(before: _Series | None, values: Sequence[float], counts: bool) -> _Series:
+def _continued(before: _Series | None, values: Sequence[float], counts: float) -> _Series:
     """The series after a step with these values; a new one where they differ from it."""
     if not values:
-        return before or _Series(0.0, 0.0, 0)
+        return before or _Series(0.0, 0.0, 0.0)
     low, high = min(values), max(values)
     if before and before.steps and _same(min(low, before.low), max(high, before.high)):
         return _Series(min(low, before.low), max(high, before.high), before.steps + counts)
-    return _Series(low, high, int(counts and _same(low, high)))
+    return _Series(low, high, counts if _same(low, high) else 0.0)
 
 
 def _same(low: float, high: float) -> bool:
