@@ -20,7 +20,7 @@ import pytest
 import typer
 
 from tests.tiny import make_model
-from tuner import bundled, cli, console, errors, machine, record
+from tuner import bundled, cli, console, errors, machine, ranks, record
 from tuner.commands import library, train
 from tuner.console import Console
 from tuner.machine import Gpu, Machine
@@ -416,7 +416,7 @@ def test_nothing_in_the_tree_runs_what_it_reads(pattern: str) -> None:
     """I04, I05"""
     files = [*ROOT.glob("tuner/**/*.py"), *ROOT.glob("recipes/**/*.py"), *ROOT.glob("tests/*.py")]
     found = [file for file in files if re.search(pattern, file.read_text("utf-8"), re.MULTILINE)]
-    # Tests that forge a pickle, the tests of these words themselves, and the README's own shell line.
+    # Tests that forge a pickle, the tests of these words, and the README's own shell line.
     assert {file.name for file in found} <= {"test_cli.py", "test_checkpoint.py", "test_serve.py"}
 
 

@@ -32,6 +32,7 @@ from tuner import (
 )
 from tuner.data import Example
 from tuner.data.pack import IGNORED, collate_packed, shared_prefix
+from tuner.devices import Devices
 from tuner.methods import fused_lora, fused_mlp
 from tuner.tasks.cross_entropy import summed_cross_entropy
 
@@ -345,7 +346,9 @@ def test_a_cpu_gets_as_many_rows_as_keep_it_busy(
         gpu = machine.Gpu("one", 2**36, (9, 0))
         host = machine.Machine(cpu_count=2, memory_bytes=2**36, gpus=(gpu,))
         values = decide.Values(loaded)
-        size, _ = decide.split(made.recipe, made.method, host, device, shape, True, values, Devices())
+        size, _ = decide.split(
+            made.recipe, made.method, host, device, shape, True, values, Devices()
+        )
         assert size == values.now("train.micro_batch_size") == rows
 
 

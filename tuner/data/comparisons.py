@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -198,9 +197,7 @@ class _Reader:
 
 def _consistent(pairs: Sequence[Comparison]) -> Compared:
     """The pairs without those that another row has the other way round."""
-    said = [
-        (each.mark, *(_told(dialogue) for dialogue in each.dialogues)) for each in pairs
-    ]
+    said = [(each.mark, *(_told(dialogue) for dialogue in each.dialogues)) for each in pairs]
     swapped = {(mark, rejected, chosen) for mark, chosen, rejected in said}
     kept = [each for each, key in zip(pairs, said, strict=True) if key not in swapped]
     return Compared(kept, [], contradicting=len(pairs) - len(kept))
@@ -221,7 +218,8 @@ def _parted(chosen: str, rejected: str) -> tuple[str, str, str]:
     Raises:
         BadRow: they begin differently, so that there is no prompt.
     """
-    alike = len(os.path.commonprefix([chosen, rejected]))
+    letters = zip(chosen, rejected, strict=False)
+    alike = sum(1 for _ in takewhile(lambda two: two[0] == two[1], letters))
     while alike and not (chosen[alike - 1].isspace() or chosen[alike : alike + 1].isspace()):
         alike -= 1
     if blank(chosen[:alike]):
