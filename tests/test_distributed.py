@@ -330,7 +330,7 @@ def test_micro_batches_of_a_share(
     """Micro-batch x accumulation x processes is the batch, or the least that holds it."""
     found = plan_of(plain[0], monkeypatch, 2, "train.micro_batch_size=2")
     assert (found.micro_batch_size, found.gradient_accumulation_steps) == (2, 2)
-    found = plan_of(plain[0], monkeypatch, 3)
+    found = plan_of(plain[0], monkeypatch, 3, "train.micro_batch_size=auto")
     assert (found.micro_batch_size, found.gradient_accumulation_steps) == (3, 1)
     assert found.devices.world == 3
 

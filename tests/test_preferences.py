@@ -212,7 +212,10 @@ UNFIT: dict[str, dict[str, Any]] = {
     "rejected is empty": {"prompt": PROMPT, "chosen": GOOD, "rejected": ""},
     "the column 'rejected' is null": {"prompt": PROMPT, "chosen": GOOD, "rejected": None},
     "chosen and rejected are the same": {"prompt": PROMPT, "chosen": GOOD, "rejected": GOOD + "\n"},
-    "there is no prompt": {"chosen": GOOD, "rejected": BAD},
+    "there is no prompt: no column, no transcript, and chosen and rejected begin apart": {
+        "chosen": GOOD,
+        "rejected": BAD,
+    },
     "the prompts of chosen and rejected differ": {
         "chosen": [USER, YES],
         "rejected": [{"role": "user", "content": "Else?"}, NO],
@@ -466,3 +469,22 @@ def test_preferences_stay_light() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_rows_that_contradict_each_other_are_left_out_and_told(tmp_path: Path) -> None:
+    rows = [pair(n) for n in range(6)]
+    swapped = {**rows[0], "chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]}
+    made = prepared(tmp_path, [*rows, swapped])
+    assert made.report["contradicting_pairs"] == 2
+    assert any("the other way round" in text for text in made.report["warnings"])
+    assert made.report["pairs_train"] == 5
+
+
+def test_whole_texts_share_their_beginning_as_the_prompt(tmp_path: Path) -> None:
+    rows = [
+        {"chosen": f"Film {n} was really a joy.", "rejected": f"Film {n} was really a bore."}
+        for n in range(6)
+    ]
+    made = prepared(tmp_path, rows)
+    assert made.train[0].prompt_text.endswith("was really a")
+    assert made.train[0].texts == ("joy.", "bore.")

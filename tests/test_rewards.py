@@ -431,12 +431,13 @@ def test_another_value_starts_the_count_again(between: list[float]) -> None:
         guard.update(seen(FLAT))
 
 
-def test_small_steps_do_not_count() -> None:
+def test_small_steps_count_for_their_share() -> None:
+    """Of 2 responses, four steps are one of 8; a step of another value begins anew."""
     guard = ConstantGuard(steps=2)
-    for scores in [FLAT[:7]] * 9 + [FLAT, FLAT[:7], []]:
+    for scores in [FLAT[:2]] * 7 + [[0.1, 0.9]] + [FLAT[:2]] * 7 + [[]]:
         assert guard.update(seen(scores)) is None
-    with pytest.raises(TrainingError):
-        guard.update(seen(FLAT))
+    with pytest.raises(TrainingError, match="in 2 steps"):
+        guard.update(seen(FLAT[:2]))
 
 
 def test_rounding_is_no_variation_and_small_rewards_are_no_rounding() -> None:

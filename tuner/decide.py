@@ -215,7 +215,9 @@ def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[S
 def defaults(recipe: Recipe, prepared: Prepared, found: Base, head: str, values: Values) -> None:
     room = prepared.report["max_length"]
     whole = "the model's context"
-    own = f"{whole} less {found.context_length - room} virtual tokens"
+    drawn = recipe.rlhf is not None and recipe.rlhf.draws
+    kept = "tokens to draw" if drawn else "virtual tokens"
+    own = f"{whole} less {found.context_length - room} {kept}"
     values.set_auto("data.max_length", room, whole if room == found.context_length else own)
     task = "classification" if head == "classes" else "generation"
     values.set_auto("model.task", task, f"{found.config.get('model_type')} is made for it")

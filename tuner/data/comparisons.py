@@ -224,8 +224,7 @@ def _parted(chosen: str, rejected: str) -> tuple[str, str, str]:
         alike -= 1
     if blank(chosen[:alike]):
         raise BadRow(
-            "there is no prompt: no such column, no transcript, and chosen and rejected begin "
-            "differently"
+            "there is no prompt: no column, no transcript, and chosen and rejected begin apart"
         )
     return chosen[:alike].strip(), chosen[alike:].strip(), rejected[alike:].strip()
 

@@ -168,6 +168,8 @@ class Watch(TrainerCallback):
         last = step == self.stage.stop
         if last or step % self.plan.recipe.train.save_steps == 0 or agreed:
             self.seal(step, optimizer, schedule)
+            # A signal that came meanwhile need not wait for another step.
+            agreed = ranks.largest(self.stop.requested or 0)
         return bool(agreed)
 
     def seal(self, step: int, optimizer: Any, schedule: Any) -> None:
