@@ -9,7 +9,8 @@ from collections.abc import Iterable
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word nearest to a misspelt one; hyphens and capitals do not count. None if far."""
     names = {_plain(name): name for name in known}
-    match = difflib.get_close_matches(_plain(word), names, n=1, cutoff=0.6)
+    match = [name for name in names if _one_letter_off(_plain(word), name)]
+    match = match or difflib.get_close_matches(_plain(word), names, n=1, cutoff=0.6)
     return names[match[0]] if match else None
 
 
@@ -18,6 +19,12 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     known = list(known)
     near = nearest(word, known)
     return f"did you mean '{near}'" if near else f"known here: {', '.join(known)}"
+
+
+def _one_letter_off(word: str, name: str) -> bool:
+    """Whether one letter stands in another's place: `deviceq` is no slip for `device`."""
+    same_length = len(word) == len(name) > 2
+    return same_length and sum(a != b for a, b in zip(word, name, strict=True)) == 1
 
 
 def _plain(word: str) -> str:
