@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,12 @@ def describe() -> dict[str, Any]:
         "git": _git(),
         "ignored_environment": ignored,
     }
+
+
+def versions(modules: Iterable[str]) -> dict[str, str]:
+    """Versions of the distributions that bring these modules, by module."""
+    brought = {"llama_cpp": "llama-cpp-python", "compressed_tensors": "compressed-tensors"}
+    return {name: importlib.metadata.version(brought.get(name, name)) for name in modules}
 
 
 def write_inputs(plan: Plan, folder: RunFolder) -> None:

@@ -17,6 +17,7 @@ from tuner.export_formats import known
 if TYPE_CHECKING:
     from tuner.console import Console
 
+_LIMITS = {"kl": "KL", "max_logit_difference": "logits"}
 ONTO = ("auto", "dequantized", "original")
 
 
@@ -60,6 +61,12 @@ def export(request: Request, console: Console) -> None:
     origin = origins[0]
     refuse(origin, [row.name for row in rows])
     output = request.output or origin.run or origin.folder.parent
+    if len(origins) == 1 and origin.run is None and request.output is None:
+        raise RecipeError(
+            f"{origin.name} is no run, and nothing says where its artefacts go",
+            "--output is not given",
+            "name a folder with --output",
+        )
     if len(origins) > 1 and request.output is None:
         raise RecipeError(
             "several adapters, and nothing says where their combination goes",
@@ -148,27 +155,40 @@ def show(reports: Sequence[dict[str, Any]], console: Console) -> None:
     """The parity proof on screen, and as JSON."""
     console.event("exported", artefacts=list(reports))
     console.table(
-        ("format", "size", "logits off by", "KL", "same first", "perplexity", ""),
+        (
+            "format",
+            "size",
+            "off by",
+            "on average",
+            "KL",
+            "same first",
+            "perplexity",
+            "limit",
+        ),
         [
             (
                 report["kind"],
                 wording.size(report["bytes"]),
                 wording.value(report["max_logit_difference"]),
+                wording.value(report["mean_logit_difference"]),
                 wording.value(report["kl"]),
                 f"{report['top1_agreement']:.1%}",
                 wording.value(report["perplexity"]),
-                report["verdict"],
+                f"{_LIMITS[report['limit_of']]} {wording.value(report['limit'])}",
             )
             for report in reports
         ],
     )
-    if reports:
-        widest = max(reports, key=lambda report: report["places"])
+    for places in dict.fromkeys(report["places"] for report in reports):
+        those = [report for report in reports if report["places"] == places]
+        kinds = (
+            ", ".join(report["kind"] for report in those) if len(those) < len(reports) else "all"
+        )
         console.text(
-            f"compared at {widest['places']} places; perplexity of the tuned model "
-            f"{wording.value(widest['perplexity_tuned'])}, of the base "
-            f"{wording.value(widest['perplexity_base'])}; KL of the base "
-            f"{wording.value(widest['kl_base'])}"
+            f"{kinds}: compared at {places} places, where the perplexity of the tuned model is "
+            f"{wording.value(those[0]['perplexity_tuned'])}, of the base "
+            f"{wording.value(those[0]['perplexity_base'])}; KL of the base "
+            f"{wording.value(those[0]['kl_base'])}"
         )
     for report in reports:
         if "kl_by_base_weights" in report:

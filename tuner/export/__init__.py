@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import manifest, seal
+from tuner import manifest, provenance, seal
 from tuner.errors import IntegrityError
 from tuner.export import adapter, held, merged, verify, virtual_tokens
 from tuner.methods import lora
@@ -81,6 +81,7 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
                 "base": plan.base.name,
                 "base_fingerprint": fingerprint,
                 "facts": verify.facts_of(plan),
+                "versions": provenance.versions(("torch", "transformers", "peft")),
             }
             for name in todo
         }

@@ -17,6 +17,7 @@ from tuner.errors import IntegrityError, ModelError
 from tuner.export import verify
 
 if TYPE_CHECKING:
+    from tuner.base import Base
     from tuner.console import Console
     from tuner.export_origin import Origin
 
@@ -59,7 +60,7 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
         )
     where = ""
     if kind in ("adapter", "virtual_tokens"):
-        found_base = origin.base(base, console.note)
+        found_base = _base(origin, base, console)
         adapter_files.check_base(
             folder,
             origin.name,
@@ -81,6 +82,17 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
     with tempfile.TemporaryDirectory(prefix="tuner-verify-") as aside:
         logits = verify.in_fresh_process(job, Path(aside))[kind]
     return _compare(kind, folder, len(files), logits, witness, facts)
+
+
+def _base(origin: Origin, named: str | None, console: Console) -> Base:
+    try:
+        return origin.base(named, console.note)
+    except ModelError as error:
+        raise ModelError(
+            f"the base of {origin.name} is not here, and an adapter says nothing without it",
+            error.what,
+            "name it with --base",
+        ) from error
 
 
 def _compare(

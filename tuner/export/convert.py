@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import disk, manifest, seal
-from tuner.errors import RecipeError
+from tuner import disk, manifest, provenance, seal
+from tuner.errors import IntegrityError, RecipeError
 from tuner.export import (
     adapter,
     bnb,
@@ -97,10 +97,17 @@ def export(
             console.phase(f"combining {len(settings.combination.origins)} adapters")
             work.origin = combine.combine(settings.combination, work.job, scratch)
         exact = _measure_and_merge(work, rows, settings, scratch, found_base, console)
+        if work.base is not None and not measure.noticeable(work.tuned, work.base):
+            raise IntegrityError(
+                f"{work.origin.name} is its base: there is nothing to export",
+                "its logits and those of the base are the same",
+                "check the weights of --weights, or that the run learned anything",
+            )
         for row in rows:
             console.phase(f"writing {row.name}; it is reloaded in a fresh process")
             reports.append(_one(work, row, settings, exact, console))
-            _report(origin, settings.output, reports[-1])
+            _tell(reports[-1], console)
+            _report(work.origin, settings.output, reports[-1])
     return reports
 
 
@@ -203,18 +210,29 @@ def _one(
         "base": work.name,
         "base_fingerprint": work.fingerprint,
         "facts": {key: work.job[key] for key in FACTS} | {"quantize": _quantize(work, row)},
+        "versions": provenance.versions(("torch", "transformers", "peft", *row.packages)),
     }
+    if settings.combination:
+        asked = settings.combination
+        extra["combined"] = {
+            "adapters": {
+                origin.folder.parent.name: weight
+                for origin, weight in zip(asked.origins, asked.weights, strict=True)
+            },
+            "how": asked.kind,
+            "density": asked.density,
+        }
     with seal.seal(final, extra=extra) as folder:
         _write(work, row, settings, folder)
         double = row.name == "merged" and exact is not None
         rows = few(work) if double else work.both
         tuned = exact if double and exact is not None else work.tuned
-        asked = trained_grid.wanted(work, row)
-        if asked:
+        for_grid = trained_grid.wanted(work, row)
+        if for_grid:
             tuned = trained_grid.logits(work)
         found = _again(work, row, rows, double, folder, settings.output)
         figures = measure.compare(rows, tuned, found, _part(work, len(tuned)))
-        limit = trained_grid.LIMIT if asked else settings.max_kl
+        limit = trained_grid.LIMIT if for_grid else settings.max_kl
         report = verdict.judge(row, figures, work, folder, limit)
         if row.llama_type:
             (file,) = folder.glob("*.gguf")
@@ -229,6 +247,17 @@ def _one(
             "witness": held.witness(work.random, tuned[-last:].float(), found[-last:].float()),
         }
     return {"kind": row.name, "path": str(final), **report, **work.notes}
+
+
+def _tell(report: dict[str, Any], console: Console) -> None:
+    """Warn where llama.cpp answers otherwise than the same file in transformers."""
+    found = report.get("llama_cpp")
+    if found and not found["unsure"] and found["same_answers"] < found["answers"]:
+        console.warn(
+            f"{report['kind']}: in llama.cpp {found['answers'] - found['same_answers']} of "
+            f"{found['answers']} greedy answers differ from transformers'; it rounds activations, "
+            f"too (KL between the two {found['kl']:.2g})"
+        )
 
 
 def _write(work: Work, row: Format, settings: Settings, folder: Path) -> None:

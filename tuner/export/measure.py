@@ -151,6 +151,11 @@ def _perplexity(logits: torch.Tensor, targets: torch.Tensor) -> float | None:
     return math.exp(min(float(loss), 700.0))
 
 
+def noticeable(tuned: torch.Tensor, base: torch.Tensor) -> bool:
+    """Whether training, or a combination of adapters, changed the base at all."""
+    return tuned.shape[-1] == 1 or _kept(tuned, tuned, base) is not None
+
+
 def _kept(tuned: torch.Tensor, found: torch.Tensor, base: torch.Tensor) -> float | None:
     trained, present = (tuned - base).double(), (found - base).double()
     if tuned.shape[-1] > 1:

@@ -56,6 +56,14 @@ def judge(
             "choose a format with more bits"
             + (", or raise the limit with --max-kl" if limit_of == "kl" else ""),
         )
+    if figures.kl_base is not None and figures.kl > figures.kl_base:
+        raise _refused(
+            row,
+            "is farther from the tuned model than the base is",
+            f"its mean KL divergence is {figures.kl:.3g}, the base's {figures.kl_base:.3g}; it was "
+            "not kept",
+            "train longer, so that training outweighs the rounding, or choose more bits",
+        )
     if figures.kept is not None and figures.kept < KEPT:
         raise _refused(
             row,
