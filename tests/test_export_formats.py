@@ -663,7 +663,7 @@ def test_a_format_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> N
 def test_verdicts() -> None:
     """A limit is a limit: NaN and infinity are never within it."""
     work = SimpleNamespace(job={"quantize": "none", "dtype": "float32"}, merged=Path("/nowhere"))
-    for kl in (float("nan"), float("inf"), 0.051):
+    for kl in (float("nan"), float("inf"), 0.101):
         figures = Measures(0.0, 0.0, kl, 1.0, 4)
         with pytest.raises(IntegrityError):
             verdict.judge(FORMATS["int8"], figures, work, Path("/nowhere"), None)
