@@ -16,7 +16,7 @@ import torch
 
 from tuner import manifest, provenance, seal
 from tuner.errors import IntegrityError
-from tuner.export import adapter, held, merged, verify, virtual_tokens
+from tuner.export import adapter, held, merged, verdict, verify, virtual_tokens
 from tuner.methods import lora
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ class Exporter:
 
 # In the order of writing: merging changes the live model, so it comes last.
 EXPORTERS: dict[str, Exporter] = {
-    "adapter": Exporter(adapter.write, 1e-5, 0.01, reorders=False),
-    "virtual_tokens": Exporter(virtual_tokens.write, 1e-5, 0.01, reorders=False),
-    "merged": Exporter(merged.write, 1e-4, 0.1, reorders=True),
+    "adapter": Exporter(adapter.write, *verdict.EXACT["adapter"], reorders=False),
+    "virtual_tokens": Exporter(virtual_tokens.write, *verdict.EXACT["adapter"], reorders=False),
+    "merged": Exporter(merged.write, *verdict.EXACT["merged"], reorders=True),
 }
 
 

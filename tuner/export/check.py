@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import adapter_files, seal
+from tuner import adapter_files, manifest
 from tuner.errors import IntegrityError, ModelError
 from tuner.export import verify
 
@@ -43,7 +43,7 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
         ModelError: it has no manifest, or one that keeps no logits; or its base is not there.
     """
     folder, sealed = origin.folder, origin.sealed
-    files = seal.verify(folder)["files"] if sealed else {}
+    files = manifest.read_manifest(folder)["files"] if sealed else {}
     witness = sealed.get("witness")
     if not witness:
         raise ModelError(

@@ -105,7 +105,7 @@ def export(
             )
         for row in rows:
             console.phase(f"writing {row.name}; it is reloaded in a fresh process")
-            reports.append(_one(work, row, settings, exact, console))
+            reports.append(_one(work, row, settings, exact))
             _tell(reports[-1], console)
             _report(work.origin, settings.output, reports[-1])
     return reports
@@ -202,14 +202,13 @@ def _one(
     row: Format,
     settings: Settings,
     exact: torch.Tensor | None,
-    console: Console,
 ) -> dict[str, Any]:
     final = settings.output / row.name
     extra: dict[str, Any] = {
         "kind": row.name,
         "base": work.name,
         "base_fingerprint": work.fingerprint,
-        "facts": {key: work.job[key] for key in FACTS} | {"quantize": _quantize(work, row)},
+        "facts": work.facts | {"quantize": _quantize(work, row)},
         "versions": provenance.versions(("torch", "transformers", "peft", *row.packages)),
     }
     if settings.combination:
@@ -298,19 +297,6 @@ def _part(work: Work, places: int) -> torch.Tensor | None:
         return None
     random = sum(map(len, work.random.targets))
     return torch.cat([work.base[: places - random], work.base[len(work.base) - random :]])
-
-
-# What the manifest says of how an artefact is loaded.
-FACTS = (
-    "auto_class",
-    "head",
-    "num_labels",
-    "pad_token_id",
-    "dtype",
-    "quantize",
-    "qat",
-    "trust_remote_code",
-)
 
 
 def _quantize(work: Work, row: Format) -> str:

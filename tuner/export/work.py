@@ -64,6 +64,7 @@ class Work:
 
     Attributes:
         origin: where it comes from.
+        facts: how its artefacts are loaded, whoever loads them (see `verify.facts_of`).
         job: how its artefacts are loaded (see `verify.job_of`).
         tokenizer: goes with every artefact.
         stops: ids that end an answer; None: it does not write.
@@ -78,6 +79,7 @@ class Work:
     """
 
     origin: Origin
+    facts: dict[str, Any]
     job: dict[str, Any]
     tokenizer: Any
     stops: tuple[int, ...] | None
@@ -119,12 +121,14 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
     """
     base = _base(origin, settings, console)
     facts = origin.facts(base)
+    # Reading all of a large base takes minutes: once.
+    fingerprint = base.fingerprint() if base else origin.sealed.get("base_fingerprint")
     if base is not None and origin.adapter:
         adapter_files.check_base(
             origin.folder,
             origin.name,
             base.name,
-            base.fingerprint,
+            lambda: str(fingerprint),
             force=settings.force_base,
             warn=console.warn,
         )
@@ -154,11 +158,12 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
     stops = tuple(dict.fromkeys(stop for folder in folders for stop in bases.stop_ids(folder)))
     work = Work(
         origin=origin,
+        facts=facts,
         job=job,
         tokenizer=tokenizer,
         stops=stops if writes else None,
         name=base.name if base else str(origin.sealed.get("base", origin.folder.name)),
-        fingerprint=base.fingerprint() if base else origin.sealed.get("base_fingerprint"),
+        fingerprint=fingerprint,
         held=(known or Held([], [])).limited(PLACES),
         random=random,
         calibration=(origin.run and held.load(origin.run, "calibration")) or Held([], []),
