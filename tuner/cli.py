@@ -48,6 +48,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only warnings, errors and the last line.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Every value; tracebacks with errors.")]
+ForceBase = Annotated[
+    bool, typer.Option("--force-base", help="Though the adapter is of another base.")
+]
 RunsFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where the runs lie.")]
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -266,9 +269,7 @@ def export(
     base: Annotated[
         str | None, typer.Option("--base", metavar="BASE", help="If its record names none.")
     ] = None,
-    force_base: Annotated[
-        bool, typer.Option("--force-base", help="Though the adapter is of another base.")
-    ] = False,
+    force_base: ForceBase = False,
     onto: Annotated[
         str,
         typer.Option("--onto", help="Of a quantized run: auto, dequantized or original weights."),
@@ -320,9 +321,7 @@ def verify(
     base: Annotated[
         str | None, typer.Option("--base", metavar="BASE", help="Of an adapter, if not found.")
     ] = None,
-    force_base: Annotated[
-        bool, typer.Option("--force-base", help="Though the adapter is of another base.")
-    ] = False,
+    force_base: ForceBase = False,
     json: Json = False,
 ) -> None:
     """Whether an artefact is still what was proven when it was written."""
@@ -350,9 +349,7 @@ def chat(
         float, typer.Option("--temperature", min=0.0, help="0: always the likeliest token.")
     ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seeds what is drawn.")] = 42,
-    force_base: Annotated[
-        bool, typer.Option("--force-base", help="Though the adapter is of another base.")
-    ] = False,
+    force_base: ForceBase = False,
     json: Json = False,
 ) -> None:
     """Talk to a run, or to a base with adapters; reads questions from a pipe, too."""
