@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from tests import faults
 from tests.crash import model_at, save
 from tuner import checkpoint, seal
+from tuner.activations import Kept
 from tuner.errors import IntegrityError, ResourceError
 from tuner.identity import check_identity
 from tuner.manifest import MANIFEST, _encode
-from tuner.memory import Shape, disk
+from tuner.memory import Rows, Shape, disk
 
 FILES = [MANIFEST, "model.safetensors", "optimizer.safetensors", "state.json"]
 
@@ -471,12 +472,9 @@ def test_c10_the_estimate_covers_what_is_written(tmp_path: Path) -> None:
         adapter=True,
         dtype="float32",
         stored="float32",
-        hidden=512,
-        inner=0,
-        layers=1,
         vocabulary=0,
-        lengths=[],
-        supervised=[],
+        kept=Kept(token=0, exact=0, place=0, boundary=0, layers=1, passing=0),
+        rows=Rows([], []),
     )
     needed = disk(shape, ())["checkpoints"]
     assert used <= needed <= used + 4 * (1 << 20)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -329,25 +330,14 @@ def test_a_cpu_gets_as_many_rows_as_keep_it_busy(
     train = {"batch_size": batch, "micro_batch_size": asked}
     loaded = recipe_load.load(make_recipe(train=train), verb="sft")
     made = plan.make(loaded, machine.detect(), output=Path("unused"))
-    shape = memory.Shape(
-        parameters=10**6,
-        trainable=10**4,
-        adapter=True,
-        dtype="float32",
-        stored="float32",
-        hidden=64,
-        inner=96,
-        layers=2,
-        vocabulary=512,
-        lengths=[length] * 64,
-        supervised=[length // 2] * 64,
-    )
+    rows_of = memory.Rows([length] * 64, [length // 2] * 64, batch)
     for device, rows in (("cpu", expected), ("cuda", batch if asked == "auto" else asked)):
         gpu = machine.Gpu("one", 2**36, (9, 0))
         host = machine.Machine(cpu_count=2, memory_bytes=2**36, gpus=(gpu,))
         values = decide.Values(loaded)
+        shape = replace(made.shape, rows=rows_of, device=device)
         size, _ = decide.split(
-            made.recipe, made.method, host, device, shape, True, values, Devices()
+            made.recipe, made.method, host, device, shape, None, True, values, Devices()
         )
         assert size == values.now("train.micro_batch_size") == rows
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from tuner import hatch, memory, plan_rlhf
+from tuner import activations, hatch, plan_rlhf
 from tuner.base import Base
 from tuner.decide import TASK_METRICS
 from tuner.errors import ModelError, RecipeError
@@ -307,7 +307,7 @@ def targets(recipe: Recipe, bones: Skeleton, found: Base) -> list[str]:
             f"{options.name} can adapt; it has {', '.join(endings)}",
             f"{hint}correct method.target_modules, or use {_everything(options)}",
         )
-    present = memory.shape_of(found.config)[2]
+    present = activations.Sizes.of(found.config).layers
     touched = layers_of(chosen)
     partial = options.allow_partial_targets or bool(layers)
     if present and len(touched) * 2 < present and not partial:

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tuner import memory
+from tuner import fitting, memory
 from tuner.base import Base
-from tuner.data import Prepared
+from tuner.data import Prepared, pack
 from tuner.devices import Devices
 from tuner.errors import RecipeError, ResourceError
 from tuner.heads import HEADS
@@ -17,6 +17,8 @@ from tuner.methods.full import StagedOptions
 from tuner.recipe import Recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tuner.machine import Machine
     from tuner.recipe_load import LoadedRecipe
 
@@ -117,18 +119,46 @@ def shares(recipe: Recipe, method: Method, found: Base) -> bool:
     return none_drawn and not method.virtual_tokens and not getattr(recipe.method, "dropout", 0.0)
 
 
+# Rows of the training order by which memory is foreseen: of more, the largest is hardly larger.
+_FORESEEN = 50_000
+
+
+def order(recipe: Recipe, count: int, stages: Sequence[Stage]) -> list[int]:
+    """The training rows as the run takes them, as far as they are looked at ahead."""
+    rows = min(stages[-1].stop * recipe.train.batch_size, _FORESEEN)
+    return [int(row) for row in pack.order(count, recipe.run.seed, 0, rows)]
+
+
+def mapped(recipe: Recipe, found: Base, device: str, dtype: str, parameters: int) -> int:
+    """Bytes of the base's files that stay mapped beside its quantized weights: on a CPU the others
+    are read where they lie, if they are stored as they are computed."""
+    stored = found.config.get("dtype") or found.config.get("torch_dtype")
+    stays = recipe.model.quantize != "none" and device == "cpu" and stored == dtype
+    return parameters * (4 if dtype == "float32" else 2) if stays else 0
+
+
 def split(
     recipe: Recipe,
     method: Method,
     machine: Machine,
     device: str,
     shape: memory.Shape,
+    quantized: memory.Shape | None,
     packed: bool,
     values: Values,
     processes: Devices,
 ) -> tuple[int, bool]:
-    """Micro-batch and gradient checkpointing from the memory estimate."""
-    possible = method.gradient_checkpointing and (packed or not method.deep_prompts)
+    """Micro-batch and gradient checkpointing from the memory estimate.
+
+    Args:
+        shape: of the run.
+        quantized: the same on a base in 4 bits, for the advice where nothing fits.
+
+    Raises:
+        RecipeError: what cannot be recomputed is asked to be.
+        ResourceError: not even one row a time fits; says what would.
+    """
+    possible = recomputable(method, packed)
     if recipe.train.gradient_checkpointing is True and not possible:
         raise RecipeError(
             f"train.gradient_checkpointing: true and method.name: {method.name}",
@@ -138,23 +168,25 @@ def split(
         )
     shared = machine.memory_bytes // processes.per_node
     available = machine.gpus[0].memory_bytes if device == "cuda" else shared
-    budget = int(available * memory.SHARE)
+    limit = fitting.budget(device, available)
     batch = processes.share(recipe.train.batch_size)
     asked, micro = recipe.train.gradient_checkpointing, recipe.train.micro_batch_size
-    checkpointing = False if asked == "auto" else asked
-    size = memory.fit(shape, batch, budget, checkpointing) if micro == "auto" else micro
-    if asked == "auto" and not (size and memory.estimate(shape, size, False).total <= budget):
-        checkpointing = possible
-        size = memory.fit(shape, batch, budget, possible) if micro == "auto" else micro
-    if not size:
-        need = memory.estimate(shape, 1, possible).total
+    allowed = recomputes(recipe, possible)
+    choice = fitting.choose(shape, limit, allowed)
+    if choice is None and micro == "auto":
+        need = min(memory.estimate(shape, 1, again).total for again in allowed)
         raise ResourceError(
             "this run does not fit into memory",
             f"one row a time needs about {need / 2**30:.1f} GiB, "
-            f"{budget / 2**30:.1f} of {available / 2**30:.1f} GiB may be used",
-            "lower data.max_length, use a smaller model.base, or model.quantize: nf4",
+            f"{limit / 2**30:.1f} of {available / 2**30:.1f} GiB may be used",
+            fitting.remedies(shape, quantized, limit, allowed),
         )
-    why = f"fits {budget / 2**30:.1f} GiB"
+    size = choice.micro_batch_size if choice and micro == "auto" else int(micro)
+    checkpointing = bool(choice and choice.checkpointing)
+    if micro != "auto":
+        fits = memory.estimate(shape, size, False).total <= limit
+        checkpointing = possible and not fits if asked == "auto" else bool(asked)
+    why = f"fits {limit / 2**30:.1f} GiB"
     if (
         micro == "auto"
         and device == "cpu"
@@ -168,9 +200,20 @@ def split(
     return size, checkpointing
 
 
+def recomputable(method: Method, packed: bool) -> bool:
+    """Whether activations may be recomputed: what lies in a cache may not."""
+    return method.gradient_checkpointing and (packed or not method.deep_prompts)
+
+
+def recomputes(recipe: Recipe, possible: bool) -> tuple[bool, ...]:
+    """Whether activations are kept or recomputed, what is tried first coming first."""
+    asked = recipe.train.gradient_checkpointing
+    return (asked,) if asked != "auto" else (False, True) if possible else (False,)
+
+
 def _enough(shape: memory.Shape, batch_size: int, most: int) -> int:
     """The fewest rows, of the divisors of the batch up to `most`, that have enough tokens."""
-    mean = sum(shape.lengths) / max(1, len(shape.lengths))
+    mean = sum(shape.rows.lengths) / max(1, len(shape.rows.lengths))
     sizes = (size for size in range(1, most) if batch_size % size == 0)
     return next((size for size in sizes if size * mean >= ENOUGH_TOKENS), most)
 

@@ -1,21 +1,33 @@
-"""A first estimate of peak memory, the micro-batch that fits, and the disk a run takes.
+"""Peak memory of a run, and the disk it takes.
 
-Weights, gradients and AdamW's two moments are counted exactly; activations by the matrices that
-backward needs per token and layer. `SHARE` of the device is used, the rest is left to the system.
+Weights, gradients and AdamW's two moments are counted exactly; activations as `activations` counts
+them, for the micro-batches that the run will really see. What is left to measurement stands in the
+constants: what the libraries take, and what glibc's heap cannot use again between two layers.
+`fitting` chooses by them what a run does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
-SHARE = 0.6
-# Per token and layer: vectors of hidden size, and of the MLP's inner size, that backward keeps.
-_HIDDEN_VECTORS = 14
-_INNER_VECTORS = 8
-# The logits, their float copy and their gradient.
-_LOGIT_COPIES = 3
+import numpy as np
+
+from tuner.activations import Kept
+
+MIB = 1 << 20
+# Python, torch, transformers, peft and accelerate, imported: resident memory of a process.
+LIBRARIES = 550 * MIB
+# Holes that glibc's heap keeps between tensors of different sizes, as a share of the activations
+# (before recomputation, which frees them but leaves the holes), with LoRA's modules and without.
+# Measured in float32 on SmolLM2-135M, 1,000 to 2,000 tokens: 0.58 to 0.68, and 0.2 to 0.37.
+_LORA_HOLES, _PLAIN_HOLES = 0.58, 0.27
+# bitsandbytes on a CPU makes a layer's weights anew in every pass: holes as a share of all of them.
+_DEQUANTIZED_HOLES = 1.75
+# Not measured: what a GPU's allocator loses by rounding up.
+_GPU_HOLES = 0.05
+# Rows of logits that the loss works on at a time, in copies of its own.
+_LOSS_ROWS = 128
 # Checkpoints that stay; one more stands while the next is written.
 KEPT = 2
 # Rows and tokens a row by which artefacts are compared with the live model (see `export.verify`).
@@ -25,13 +37,25 @@ _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0
 
 @dataclass(frozen=True)
 class Estimate:
-    """Peak memory in bytes, by what it is for."""
+    """Peak memory of a training step in bytes, by what it is for.
 
+    Attributes:
+        process: the interpreter and its libraries, on a CPU.
+        weights: base and adapter.
+        gradients: of what is trained.
+        optimizer: AdamW's two moments.
+        activations: what backward needs of the largest micro-batch.
+        logits: its scores of the vocabulary.
+        holes: freed memory between tensors that nothing fits into.
+    """
+
+    process: int
     weights: int
     gradients: int
     optimizer: int
     activations: int
     logits: int
+    holes: int
 
     @property
     def total(self) -> int:
@@ -43,11 +67,62 @@ class Estimate:
         return {**asdict(self), "total": self.total}
 
 
+def facts(step: Estimate, export: int) -> dict[str, int]:
+    """What a plan tells: the parts of the largest step, the export, the larger of the two."""
+    return {**step.as_dict(), "export": export, "peak": max(step.total, export)}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The training rows in the order of the run, in tokens.
+
+    Attributes:
+        lengths: of each row.
+        targets: how many of them are learned.
+        batch: rows of an optimizer step.
+        packed: whether a micro-batch is one sequence without padding.
+        shared: tokens that all rows begin with and that are computed once.
+    """
+
+    lengths: Sequence[int]
+    targets: Sequence[int]
+    batch: int = 1
+    packed: bool = True
+    shared: int = 0
+
+    def cut(self, size: int) -> tuple[np.ndarray, ...]:
+        """Micro-batches of up to `size` rows: tokens that are computed, tokens as attention sees
+        them, positions with logits, rows, and the sum of their squared lengths; (count,) each."""
+        lengths, targets = (
+            self._in_micro_batches(values, size) for values in (self.lengths, self.targets)
+        )
+        count = (lengths > 0).sum(axis=1)
+        if self.packed:
+            seen, kept = lengths.sum(axis=1), targets.sum(axis=1)
+        else:
+            seen, kept = lengths.max(axis=1) * count, targets.max(axis=1) * count
+        computed = seen - np.maximum(count - 1, 0) * self.shared
+        return computed, seen, kept, count, (lengths**2).sum(axis=1)
+
+    def _in_micro_batches(self, values: Sequence[int], size: int) -> np.ndarray:
+        """(micro-batches, size), zero where the last of a step has fewer rows."""
+        given = np.asarray(values, dtype=np.int64)
+        steps = max(1, -(-len(given) // self.batch))
+        whole = np.zeros(steps * self.batch, dtype=np.int64)
+        whole[: len(given)] = given
+        a_step = -(-self.batch // size)
+        padded = np.zeros((steps, a_step * size), dtype=np.int64)
+        padded[:, : self.batch] = whole.reshape(steps, self.batch)
+        return padded.reshape(-1, size)
+
+
 @dataclass(frozen=True)
 class Shape:
     """What the estimate needs to know of a model and its data.
 
-    Weights that are quantized anew in every step (`requantized`) are held twice.
+    Weights that are quantized anew in every step (`requantized`) are held twice. `full_precision`
+    are the weights that quantization leaves alone, `others` the bytes of further models that stand
+    beside the one that is trained, `mapped` those of a file that stays mapped into memory.
     """
 
     parameters: int
@@ -55,59 +130,59 @@ class Shape:
     adapter: bool
     dtype: str
     stored: str
-    hidden: int
-    inner: int
-    layers: int
     vocabulary: int
-    lengths: Sequence[int]
-    supervised: Sequence[int]
+    kept: Kept
+    rows: Rows
+    device: str = "cpu"
     requantized: int = 0
-
-
-def shape_of(config: dict[str, Any]) -> tuple[int, int, int]:
-    """Hidden size, inner size of the MLP and number of layers, by the names configs use."""
-    hidden = int(config.get("hidden_size") or config.get("n_embd") or 0)
-    inner = config.get("intermediate_size") or config.get("n_inner") or 4 * hidden
-    # Some families give every layer a size of its own.
-    inner = int(max(inner) if isinstance(inner, list) else inner)
-    layers = int(config.get("num_hidden_layers") or config.get("n_layer") or 0)
-    return hidden, inner, layers
+    full_precision: int = 0
+    others: int = 0
+    mapped: int = 0
 
 
 def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estimate:
-    """Peak of one training step whose micro-batch holds the longest rows.
+    """Peak of the largest training step.
 
     Args:
         shape: model and data.
         micro_batch_size: rows per forward pass.
         checkpointing: whether activations are recomputed, keeping one vector a token and layer.
     """
-    width = _BYTES[shape.dtype]
-    tokens = sum(sorted(shape.lengths)[-micro_batch_size:])
-    targets = sum(sorted(shape.supervised)[-micro_batch_size:])
-    per_layer = _HIDDEN_VECTORS * shape.hidden + _INNER_VECTORS * shape.inner
-    kept = shape.layers * shape.hidden + per_layer if checkpointing else shape.layers * per_layer
-    extra = shape.trainable if shape.adapter else 0
+    width, kept = _BYTES[shape.dtype], shape.kept
+    computed, seen, targets, count, squares = shape.rows.cut(micro_batch_size)
+    before = count * kept.virtual
+    tokens = computed + before * kept.computed
+    layered = tokens * (kept.token * width + kept.exact * 4) + (seen + before) * kept.place * width
+    if kept.masked:
+        layered = layered + kept.layers * (squares + kept.virtual * seen) * width
+    whole = layered
+    if checkpointing:
+        layered = tokens * kept.boundary * width + layered / max(1, kept.layers)
+    # Logits in half precision are copied into float32 for the loss.
+    copies = 4 if width == 4 else 6
+    logits = targets * shape.vocabulary * copies
+    logits = logits + np.minimum(targets, _LOSS_ROWS) * shape.vocabulary * 8
+    # The logits are gone when the layers are computed backward.
+    passing = tokens * kept.passing * width
+    last = np.maximum(logits, passing)
+    worst = int((layered + last).argmax()) if len(layered) else 0
+    largest, top, held = (
+        float(part[worst]) if len(part) else 0.0 for part in (layered, last, whole)
+    )
+    quantized = shape.parameters - shape.full_precision if shape.full_precision else 0
+    holes = _GPU_HOLES * held
+    if shape.device == "cpu":
+        holes = held * (_LORA_HOLES if kept.low else _PLAIN_HOLES)
+        holes += _DEQUANTIZED_HOLES * quantized * width
     return Estimate(
-        # A base whose own weights are trained is held in float32, whatever it computes in.
-        weights=int(
-            shape.parameters * (_BYTES[shape.stored] if shape.adapter else 4)
-            + shape.requantized * width
-            + extra * 4
-        ),
+        process=LIBRARIES if shape.device == "cpu" else 0,
+        weights=_weights(shape),
         gradients=shape.trainable * 4,
         optimizer=shape.trainable * 8,
-        activations=int(tokens * kept * width),
-        logits=int(_LOGIT_COPIES * targets * shape.vocabulary * 4),
+        activations=int(largest),
+        logits=int(top),
+        holes=int(holes),
     )
-
-
-def fit(shape: Shape, batch_size: int, budget: int, checkpointing: bool) -> int:
-    """The largest micro-batch that divides `batch_size` and fits `budget` bytes; 0 if none does."""
-    for size in range(batch_size, 0, -1):
-        if batch_size % size == 0 and estimate(shape, size, checkpointing).total <= budget:
-            return size
-    return 0
 
 
 def disk(shape: Shape, formats: Sequence[str]) -> dict[str, int]:
@@ -123,9 +198,39 @@ def disk(shape: Shape, formats: Sequence[str]) -> dict[str, int]:
     adapter = 4.0 * shape.trainable
     sizes = {"adapter": adapter, "virtual_tokens": adapter, "merged": width * shape.parameters}
     # Their logits, in float64 where sums are reordered, lie on the disk while they are compared.
-    tokens = sum(min(length, PROBE_TOKENS) for length in sorted(shape.lengths)[-PROBE_ROWS:])
-    proof = len(formats) * tokens * shape.vocabulary * 8
+    proof = len(formats) * _probe_tokens(shape) * shape.vocabulary * 8
     # Tokenizer, configs, records.
     artefacts = int(sum(sizes[name] for name in formats)) + (32 << 20)
     parts = {"checkpoints": checkpoints, "artefacts": artefacts, "proof": proof}
     return {**parts, "total": sum(parts.values())}
+
+
+def export_peak(shape: Shape, formats: Sequence[str]) -> int:
+    """Bytes while artefacts are written and compared, when gradients and activations are gone.
+
+    The logits of the probe rows stand there for every format, of the live model and then of the
+    reloaded one; a merged float32 model is compared in float64, with its weights in both at first.
+    """
+    process = LIBRARIES if shape.device == "cpu" else 0
+    weights = _weights(shape)
+    tokens = _probe_tokens(shape) * shape.vocabulary
+    double = "merged" in formats and shape.adapter and shape.dtype == "float32"
+    logits = tokens * 4 * (len(formats) + double)
+    widened = weights + 8 * shape.parameters + logits if double else 0
+    # What comparing takes besides: half of the logits once more.
+    return int(process + tokens * 2 + max(widened, weights + 2 * logits + tokens * 4))
+
+
+def _weights(shape: Shape) -> int:
+    """Bytes of base and adapter."""
+    width, stored = _BYTES[shape.dtype], _BYTES[shape.stored]
+    # A base whose own weights are trained is held in float32, whatever it computes in.
+    base = (shape.parameters - shape.full_precision) * (stored if shape.adapter else 4.0)
+    base += shape.mapped or shape.full_precision * width
+    base += shape.requantized * width
+    return int(base + 4 * shape.trainable * shape.adapter + shape.others)
+
+
+def _probe_tokens(shape: Shape) -> int:
+    longest = sorted(shape.rows.lengths)[-PROBE_ROWS:]
+    return sum(min(length, PROBE_TOKENS) for length in longest)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuner import activations
 from tuner import base as bases
-from tuner import memory
 from tuner.base import Base
 from tuner.errors import TunerError
 from tuner.recipe import ModelSection
@@ -73,7 +73,7 @@ def num_layers(
             return (
                 encoder + (own.get("decoder_layers") or own.get("num_decoder_layers") or 0)
             ) or None
-        return memory.shape_of(own)[2] or None
+        return activations.Sizes.of(own).layers or None
     known = config.get("num_layers") or (planned.get("adapted") or {}).get("of_layers")
     return int(known) if known else None
 

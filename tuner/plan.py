@@ -11,11 +11,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from tuner import (
+    activations,
+    checks,
+    decide,
+    devices,
+    disk,
+    fitting,
+    memory,
+    parts,
+    plan_rlhf,
+    skeleton,
+)
 from tuner import base as bases
-from tuner import checks, decide, devices, disk, memory, parts, plan_rlhf, skeleton
 from tuner.base import Base
 from tuner.data import Prepared
-from tuner.data.pack import Collator
+from tuner.data.pack import Collator, shared_prefix
 from tuner.decide import PlanValue, Stage
 from tuner.devices import Devices
 from tuner.heads import Head, family, head_for
@@ -82,6 +93,7 @@ class Plan:
     head: Head
     metrics: tuple[str, ...]
     formats: tuple[str, ...]
+    shape: memory.Shape
     values: dict[str, PlanValue]
     facts: dict[str, dict[str, Any]]
     warnings: list[str] = field(default_factory=list)
@@ -232,24 +244,36 @@ def make(
     )
     trainable = skeleton.trainable(found, head.name, bones, method, setting)
     drawn = recipe.rlhf.max_new_tokens if recipe.rlhf and recipe.rlhf.draws else 0
+    ordered = [prepared.train[row] for row in decide.order(recipe, len(prepared.train), stages)]
+    together = packing and loaded.task == "sft" and decide.shares(recipe, method, found)
     shape = memory.Shape(
         parameters=bones.total,
         trainable=trainable,
         adapter=method.adapter,
         dtype=dtype,
         stored=dtype if recipe.model.quantize == "none" else recipe.model.quantize,
-        **dict(zip(("hidden", "inner", "layers"), memory.shape_of(found.config), strict=True)),
         vocabulary=found.vocabulary_rows,
+        kept=activations.kept(recipe, method, found.config, bones.linears, chosen),
+        rows=memory.Rows(
+            lengths=[example.num_tokens + drawn for example in ordered],
+            targets=[drawn or example.num_targets for example in ordered],
+            batch=processes.share(recipe.train.batch_size),
+            packed=packing,
+            shared=shared_prefix(prepared.train) if together else 0,
+        ),
+        device=device,
         requantized=qat.weights(recipe.train.qat, bones),
-        lengths=[example.num_tokens + drawn for example in prepared.train],
-        supervised=[drawn or example.num_targets for example in prepared.train],
+        full_precision=0 if recipe.model.quantize == "none" else bones.unquantized,
+        mapped=decide.mapped(recipe, found, device, dtype, bones.total),
     )
     held = shape
     if processes.sharded:
         held = replace(shape, parameters=shape.parameters // processes.per_node)
+    quantized = fitting.in_4_bits(held, recipe, method, found, bones, chosen)
     micro, checkpointing = decide.split(
-        recipe, method, machine, device, held, packing, values, processes
+        recipe, method, machine, device, held, quantized, packing, values, processes
     )
+    allowed = decide.recomputes(recipe, decide.recomputable(method, packing))
     decide.defaults(recipe, prepared, found, head.name, values)
     peak = memory.estimate(held, micro, checkpointing)
     exports = decide.formats(recipe, method, head.name, values)
@@ -282,7 +306,9 @@ def make(
         formats=exports,
         values=values.table,
         facts={
-            **_facts(found, bones, trainable, prepared, recipe, stages, micro, peak, processes),
+            **_facts(found, bones, trainable, prepared, recipe, stages, micro, processes),
+            "memory": memory.facts(peak, memory.export_peak(shape, exports)),
+            "gpus": fitting.on_gpus(held, quantized, allowed),
             **_adapted(bones, chosen, extra.experts, found),
             **qat.facts(recipe.train.qat, setting.group),
             "disk": space,
@@ -291,6 +317,7 @@ def make(
         parties=others,
         ptx=ptx,
         devices=processes,
+        shape=shape,
     )
 
 
@@ -306,7 +333,7 @@ def _adapted(
         "adapted": {
             "modules": len(chosen) + len(experts),
             "in_layers": len(layers_of(chosen)),
-            "of_layers": memory.shape_of(found.config)[2],
+            "of_layers": activations.Sizes.of(found.config).layers,
             "weights_share": weights / (bones.total or 1),
         }
     }
@@ -341,7 +368,6 @@ def _facts(
     recipe: Recipe,
     stages: tuple[Stage, ...],
     micro: int,
-    peak: memory.Estimate,
     processes: Devices,
 ) -> dict[str, dict[str, Any]]:
     report = prepared.report
@@ -370,5 +396,4 @@ def _facts(
                 for s in stages
             ],
         },
-        "memory": peak.as_dict(),
     }

@@ -151,6 +151,7 @@ def _run(
     if resumed:
         console.note(f"resuming after step {resumed.step}")
     training.train(plan, trained, folder, stop, console.progress, between, resumed, console.note)
+    heap.give_back()
     clock.lap("train")
 
     scores["after"] = _score(plan, trained, console, "after training")
@@ -238,4 +239,7 @@ def _score(plan: Plan, trained: training.Trained, console: Console, when: str) -
     if not plan.recipe.eval.enabled or not rows:
         return {}
     console.phase(f"scoring {len(rows)} held-out rows {when}")
-    return TASKS[plan.task].score(plan, trained, console.tick)
+    scores = TASKS[plan.task].score(plan, trained, console.tick)
+    # What scoring freed has other sizes than what training needs.
+    heap.give_back()
+    return scores

@@ -53,6 +53,11 @@ class Skeleton:
         """Parameters of the base, tied matrices once."""
         return sum(self.sizes.values())
 
+    @property
+    def unquantized(self) -> int:
+        """Parameters that stay as they are in a quantized base: all outside its linear layers."""
+        return self.total - sum(inputs * outputs for inputs, outputs in self.linears.values())
+
     def weights(self, which: str) -> int:
         """Parameters of the base that are trained with `which` = all or last_layer."""
         if which == "all":

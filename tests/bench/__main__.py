@@ -17,7 +17,9 @@ from typing import Any
 
 from tests.bench import report, rows
 
-NAMES = ("tuner", "plain", "trl-padded", "trl-packed", "trl")
+NAMES = ("tuner", "plain", "trl-padded", "trl-packed", "tuner-bf16", "trl-bf16", "trl")
+# They take long; once tells enough.
+_SLOW = ("trl",)
 # No step may take longer than this; a contender that hangs is an error.
 _PATIENCE_SECONDS = 3600
 _PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate")
@@ -83,11 +85,12 @@ def run(name: str, folder: Path, repeat: int) -> dict[str, Any]:
     """
     facts = json.loads((folder / "facts.json").read_text("utf-8"))
     command = [sys.executable, "-m", "tests.bench.contender", name, str(folder)]
-    if name == "tuner":
-        output = str(folder / f"run-{repeat}")
+    if name in ("tuner", "tuner-bf16"):
+        output = str(folder / f"{name}-run-{repeat}")
         recipe = str(folder / "recipe.yaml")
         command = [sys.executable, "-m", "tuner", "sft", "--recipe", recipe, "--json"]
         command += ["--output", output]
+        command += ["--set", "model.dtype=bfloat16"] if name == "tuner-bf16" else []
     log = folder / f"{name}-{repeat}.log"
     losses, moments, ready = list[float](), list[float](), 0.0
     with open(log, "w", encoding="utf-8") as errors:
@@ -156,7 +159,7 @@ def main() -> int:
             # Each contender comes first in turn: what changes with time hits all alike.
             turn = repeat % len(given.only)
             for name in given.only[turn:] + given.only[:turn]:
-                if name != "trl" or repeat < given.slow:
+                if name not in _SLOW or repeat < given.slow:
                     runs.append(run(name, folder, repeat))
                     print(report.line(runs[-1], facts), flush=True)
     result = report.summary(facts, limits, runs)

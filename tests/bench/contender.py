@@ -108,13 +108,14 @@ def trl(facts: dict[str, Any], folder: Path, rows: Any, **settings: Any) -> Trai
     )
 
 
-# trl's best on a CPU: no bf16, nothing recomputed, and either kind of batch.
+# trl's best on a CPU: nothing recomputed, and either kind of batch.
 _BEST = {"bf16": False, "gradient_checkpointing": False, "max_length": None}
 CONTENDERS = {
     "plain": plain,
     "trl": trl,
     "trl-padded": lambda *given: trl(*given, **_BEST),
     "trl-packed": lambda *given: trl(*given, **_BEST, padding_free=True),
+    "trl-bf16": lambda *given: trl(*given, **{**_BEST, "bf16": True}, padding_free=True),
 }
 
 

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 # How far losses of the same updates may lie apart: rounding in float32; in bfloat16 by its 8 bits.
-_TOLERANCE = {"trl": 0.05}
+_TOLERANCE = {"trl": 0.05, "trl-bf16": 0.05, "tuner-bf16": 0.05}
 _TOLERANCE_FLOAT32 = 5e-4
 _OURS = "tuner"
 

@@ -81,7 +81,7 @@ def _entry(name: str, made: plan.Plan) -> Entry:
         trainable=made.facts["parameters"]["trainable"],
         steps=made.steps,
         formats=made.formats,
-        memory_bytes=made.facts["memory"]["total"],
+        memory_bytes=made.facts["memory"]["peak"],
         disk_bytes=made.facts["disk"]["total"],
         same={
             "base": made.base.name,

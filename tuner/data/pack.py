@@ -25,6 +25,14 @@ def position(index: int, count: int, seed: int) -> int:
     return int(_permutation(count, seed, epoch)[place])
 
 
+def order(count: int, seed: int, start: int, stop: int) -> np.ndarray:
+    """The rows that stand at `start` to `stop` of this endless run, (stop - start,)."""
+    first = start // count
+    epochs = [_permutation(count, seed, epoch) for epoch in range(first, -(-stop // count))]
+    rows = np.concatenate(epochs) if epochs else np.zeros(0, dtype=np.int64)
+    return rows[start - first * count : stop - first * count]
+
+
 _permutations: dict[tuple[int, int, int], np.ndarray] = {}
 
 
@@ -59,7 +67,7 @@ class Stream:
         grouped: bool,
     ) -> None:
         self.examples = examples
-        places = [position(index, len(examples), seed) for index in range(start, stop)]
+        places: list[int] = order(len(examples), seed, start, stop).tolist()
         if grouped:
             places = [
                 place

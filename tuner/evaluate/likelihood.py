@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tuner.plan import Plan
 
 TOKENS_PER_BATCH = 1024
+# Positions whose scores of the vocabulary are worked on together.
+_POSITIONS = 128
 
 
 @dataclass(frozen=True)
@@ -138,10 +140,20 @@ def _plain(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[Observation]
 
 def _token_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Per position: negative log-likelihood, 0 where ignored; whether the target came first."""
-    loss = functional.cross_entropy(
-        logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none"
-    )
-    return loss.double(), (logits.argmax(dim=-1) == labels) & (labels != IGNORED)
+    parts = [
+        (
+            functional.cross_entropy(
+                part.float().transpose(1, 2), wanted, ignore_index=IGNORED, reduction="none"
+            ),
+            part.argmax(dim=-1),
+        )
+        # A few positions at a time: the function makes copies of the scores.
+        for part, wanted in zip(
+            logits.split(_POSITIONS, dim=1), labels.split(_POSITIONS, dim=1), strict=True
+        )
+    ]
+    loss, first = (torch.cat(tensors, dim=1) for tensors in zip(*parts, strict=True))
+    return loss.double(), (first == labels) & (labels != IGNORED)
 
 
 @dataclass(frozen=True)
