@@ -18,7 +18,8 @@ import torch
 
 from tests.conftest import rows
 from tests.test_chain import write_chain
-from tuner import checkpoint, cli, costs, machine, plan, rates, recipe_load, rehearsal
+from tuner import checkpoint, cli, costs, machine, plan, rates, recipe_load, rehearsal, wording
+from tuner.devices import Devices
 from tuner.rates import Rate
 from tuner.tasks import sft
 from tuner.tasks.watch import Watch
@@ -100,6 +101,10 @@ def test_all_parts_are_tried_and_nothing_stays(make_recipe: Callable[..., Path])
     told = told_time(recipe)
     assert told is not None
     assert told["seconds"] == found["run"]
+    assert (found["cost"], told.get("cost")) == (None, None)
+    priced = told_time(recipe, "--set", "run.price_per_hour=36", "--set", "run.seed=7")
+    assert priced is not None
+    assert priced["cost"] == pytest.approx(priced["seconds"]["total"] / 100, rel=0.1)
     date = rates.today()
     assert told["measured"] == f"on this machine {date} (a rehearsal with these settings)"
     twice = told_time(recipe, "--set", "train.epochs=8")
@@ -184,11 +189,13 @@ def test_a_stage_that_is_not_done_is_not_run_for_a_rehearsal(
     assert files(tmp_path) == before
 
 
-def test_a_run_leaves_its_rate(
-    make_recipe: Callable[..., Path], run_recipe: Callable[..., dict[str, Any]]
+def test_a_run_leaves_its_rate_and_tells_its_cost(
+    tmp_path: Path, make_recipe: Callable[..., Path], run_recipe: Callable[..., dict[str, Any]]
 ) -> None:
-    recipe = make_recipe(export=ADAPTER)
+    recipe = make_recipe(export=ADAPTER, run={"price_per_hour": 2.5})
     record = run_recipe(recipe)
+    assert record["cost"] == pytest.approx(2.5 * record["durations"]["total"] / 3600)
+    assert f", for {wording.money(record['cost'])}" in (tmp_path / "run/report.html").read_text()
     told = told_time(recipe)
     assert told is not None
     assert told["measured"].endswith("(a run with these settings)")
@@ -206,6 +213,11 @@ def test_times_go_by_the_tokens_of_the_rows(make_recipe: Callable[..., Path]) ->
     assert found.scoring == 2 * (4 * 0.5 + 0.25)
     assert found.saving == 3 * 0.125
     assert found.total == pytest.approx(3 + 4.5 + 0.025 * tokens + 0.375 + 7)
+    assert costs.cost(made, 7200) is None
+    several = replace(
+        make_plan(make_recipe(run={"price_per_hour": 3})), devices=Devices(per_node=8, nodes=4)
+    )
+    assert costs.cost(several, 7200) == 24.0
     cut = make_plan(make_recipe(train={"epochs": 2.5, "max_steps": 2}))
     assert costs.times(cut, RATE).training == pytest.approx(8 / 16 * tokens / 100)
 

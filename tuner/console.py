@@ -258,7 +258,9 @@ class Console:
         self.event("done", record=dict(record))
         seconds = (record.get("durations") or {}).get("total")
         took = f" in {wording.duration(seconds)}" if seconds is not None else ""
-        self.closing(f"done{took}: {record.get('output', '')}")
+        cost = record.get("cost")
+        price = "" if cost is None else f" for {wording.money(cost)}"
+        self.closing(f"done{took}{price}: {record.get('output', '')}")
 
     def closing(self, text: str) -> None:
         """The last line of a command, for people; shown even when quiet."""

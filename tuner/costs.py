@@ -70,6 +70,12 @@ def training_tokens(plan: Plan) -> float:
     return whole * every + rest * every / len(rows)
 
 
+def cost(plan: Plan, seconds: float) -> float | None:
+    """What all machines of the run cost in a time, in the currency of `run.price_per_hour`."""
+    price = plan.recipe.run.price_per_hour
+    return None if price is None else price * plan.devices.nodes * seconds / 3600
+
+
 def facts(plan: Plan, machine: Machine) -> dict[str, Any]:
     """What a plan shows beside its own facts; nothing where nothing was measured."""
     found = rates.find(plan, machine)
@@ -77,9 +83,11 @@ def facts(plan: Plan, machine: Machine) -> dict[str, Any]:
         return {}
     seconds = times(plan, found.rate)
     which = "these settings" if found.same else "this base and method, other settings"
-    time = {
+    time: dict[str, Any] = {
         "about": wording.about(seconds.total),
         "measured": f"on this machine {found.rate.date} (a {found.rate.by} with {which})",
         "seconds": seconds.as_dict(),
     }
+    if (amount := cost(plan, seconds.total)) is not None:
+        time["cost"] = amount
     return {"time": time}

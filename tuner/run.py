@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner import (
     checkpoint,
+    costs,
     evaluate,
     export,
     hatch,
@@ -199,6 +200,7 @@ def _finish(
         artefacts=artefacts,
         unmoved_tensors=trained.unmoved,
         durations=clock.laps,
+        cost=costs.cost(plan, clock.laps["total"]),
         peak_memory_bytes=provenance.peak_memory_bytes(),
     )
     report.write(folder)

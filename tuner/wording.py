@@ -95,6 +95,11 @@ def about(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
+def money(amount: float) -> str:
+    """An amount in the user's own currency: cents, or two digits of what is less."""
+    return f"{amount:,.2f}" if amount >= 0.995 else f"{amount:.2g}"
+
+
 def duration(seconds: float) -> str:
     """A time in seconds."""
     minutes, rest = divmod(round(seconds), 60)

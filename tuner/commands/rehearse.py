@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def show(plan: Plan, found: Rehearsal, console: Console) -> None:
     """The table of a rehearsal, and one JSON object."""
-    rows = parts(plan, found)
+    rows, amount = parts(plan, found), costs.cost(plan, found.times.total)
     console.event(
         "rehearsal",
         parts=[
@@ -28,6 +28,7 @@ def show(plan: Plan, found: Rehearsal, console: Console) -> None:
         memory_ratio=found.peak_memory / found.planned_memory,
         largest_difference=found.difference,
         run=found.times.as_dict(),
+        cost=amount,
         measured=found.rate.date,
     )
     console.text()
@@ -40,7 +41,8 @@ def show(plan: Plan, found: Rehearsal, console: Console) -> None:
     )
     for name, items in _lines(plan, found).items():
         console.text(wording.paragraph(name, items))
-    console.closing(f"rehearsed: the run takes about {wording.about(found.times.total)}")
+    price = "" if amount is None else f" and costs about {wording.money(amount)}"
+    console.closing(f"rehearsed: the run takes about {wording.about(found.times.total)}{price}")
 
 
 def parts(plan: Plan, found: Rehearsal) -> list[tuple[str, float, float | None]]:
