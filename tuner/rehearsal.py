@@ -233,9 +233,8 @@ def _train(
     else:
         folder = RunFolder.follow(plan.output, {}, False)
     with folder:
-        training.train(
-            plan, trained, folder, stop, progress, lambda number: None, resumed, console.note
-        )
+        told = (progress, lambda number: None, resumed, console.note, console.warn)
+        training.train(plan, trained, folder, stop, *told)
     return ends
 
 

@@ -153,7 +153,8 @@ def _run(
         provenance.write_inputs(plan, folder)
     if resumed:
         console.note(f"resuming after step {resumed.step}")
-    training.train(plan, trained, folder, stop, console.progress, between, resumed, console.note)
+    shown = (console.progress, between, resumed, console.note, console.warn)
+    training.train(plan, trained, folder, stop, *shown)
     clock.lap("train")
 
     scores["after"] = _score(plan, trained, console, "after training")
