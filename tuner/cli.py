@@ -167,6 +167,49 @@ def compare(
     command.compare(recipe, overrides or (), output, resume, dry_run, console)
 
 
+@app.command()
+def sweep(
+    recipe: Recipe,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=V,V", help="As method.r=4,8,16. Repeatable."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="DIR", help="Default runs/<recipe name>-sweep."),
+    ] = None,
+    verb: Annotated[
+        str | None, typer.Option("--verb", help="The training command of the trials.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="What sorts the table; default: held-out loss.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option("--address", metavar="HOST:PORT", help="Of a Ray cluster, or auto.")
+    ] = "",
+    cpus: Annotated[
+        int | None,
+        typer.Option("--cpus", min=1, help="Processors of a trial; default: all, 1 with a GPU."),
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=0, help="GPUs of a trial; default: 1 if there are.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and show the trials and stop.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a recipe with every combination of some values, by Ray Tune; the best first."""
+    from tuner.commands import sweep as command
+
+    if verb not in (None, *VERBS):
+        raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
+    given = (recipe, verb, overrides or (), output, metric, address, cpus, gpus, dry_run)
+    command.sweep(command.Request(*given), _console(json, quiet, verbose))
+
+
 @data.command("preview")
 def data_preview(
     recipe: Recipe,
