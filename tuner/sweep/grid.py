@@ -49,7 +49,7 @@ def trials(recipe: Path, asked: Sequence[str], verb: str | None) -> list[Trial]:
     """
     lists: dict[str, list[str]] = {}
     for text in asked:
-        key, sign, values = text.partition("=")
+        key, sign, given = text.partition("=")
         if not sign:
             raise RecipeError(
                 f"--set {text} names no value", "", "write it as --set method.r=4,8,16"
@@ -60,7 +60,7 @@ def trials(recipe: Path, asked: Sequence[str], verb: str | None) -> list[Trial]:
                 "which values to combine could not be told",
                 f"give all of them at once: --set {key}={','.join(lists[key])},...",
             )
-        lists[key] = list(dict.fromkeys(split(values)))
+        lists[key] = list(dict.fromkeys(split(given)))
     swept = [key for key, values in lists.items() if len(values) > 1]
     if not swept:
         raise RecipeError(
