@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from tuner import machine, model, out_of_memory, plan, policy, recipe_load, training
+from tests.test_capabilities import load_again
+from tuner import machine, model, out_of_memory, plan, policy, recipe_load, run, training
+from tuner.console import Console
 from tuner.devices import Devices
 from tuner.errors import Interrupted, ResourceError
+from tuner.export import verify
 from tuner.record import RunFolder
 from tuner.signals import StopRequest
 from tuner.tasks.watch import Watch
@@ -196,6 +199,29 @@ def test_n15_an_update_that_has_begun_is_not_done_twice(
     found, record, _ = train(recipe, "run", resume=True)
     assert distance(undisturbed, found) < 1e-5
     assert [(item["step"], item["to"]) for item in record["out_of_memory"]] == [(3, 2)]
+
+
+def test_n15_a_whole_run_goes_on_and_says_so(
+    make_recipe: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """On the screen, in run.log and in run.json."""
+    exhaust(monkeypatch, 2, 2, torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"))
+    monkeypatch.setattr(verify, "fresh_logits", load_again)
+    loaded = recipe_load.load(
+        make_recipe(export={"formats": ["adapter"]}, eval={"samples": 0}), (), "sft"
+    )
+    made = plan.make(loaded, machine.detect(), output=tmp_path / "run")
+    run.run(made, resume=False, console=Console())
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "done"
+    (told,) = record["out_of_memory"]
+    assert (told["step"], told["from"], told["to"]) == (2, 4, 2)
+    said = "memory ran out in step 2 (CUDA out of memory. Tried 2 GiB)"
+    assert f"warning: {said}" in capsys.readouterr().err
+    assert said in (tmp_path / "run" / "run.log").read_text()
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
