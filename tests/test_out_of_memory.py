@@ -244,6 +244,7 @@ def test_n15_answers_are_drawn_and_judged_anew(
             "missing_eos_penalty": 0,
             "kl_limit": 1000,
         },
+        **({"ppo": {"normalize_scores": True}} if algorithm == "ppo" else {}),
     )
     wanted, _, _ = train(recipe, "small", micro=2, verb="rlhf")
     failed = 0
