@@ -13,7 +13,7 @@ from tuner import recipe_load
 from tuner.errors import RecipeError
 from tuner.recipe_load import LoadedRecipe
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9.+-]+")
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.+-]+")
 _LONGEST = 80
 _OPEN, _CLOSE = "[{", "]}"
 
