@@ -129,7 +129,7 @@ def cells(found: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[str], l
         seconds, cost = row["seconds"], row["cost"]
         took = row["status"] if seconds is None else wording.duration(seconds)
         price = ["-" if cost is None else wording.money(cost)] if priced else []
-        body.append([*row["values"].values(), *scores, took, *price, row["folder"]])
+        body.append([*row["values"].values(), *scores, took, *price, row["name"]])
     return head, body
 
 
