@@ -299,14 +299,14 @@ def test_n15_several_processes_refuse_together(
 def test_n15_sizes_divide_the_rows_of_a_step(
     make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    loaded = recipe_load.load(make_recipe(train={"batch_size": 12}), (), "sft")
+    loaded = recipe_load.load(make_recipe(train={"batch_size": 18}), (), "sft")
     made = plan.make(loaded, machine.detect(), output=tmp_path / "run")
     sizes = []
-    size = 12
+    size = 18
     while (smaller := out_of_memory.resized(made, size // 2)) is not None:
         size = smaller.micro_batch_size
         sizes.append((size, smaller.gradient_accumulation_steps))
-    assert sizes == [(6, 2), (3, 4), (1, 12)]
+    assert sizes == [(9, 2), (3, 6), (1, 18)]
 
 
 @pytest.mark.parametrize(
