@@ -18,7 +18,7 @@ import torch
 
 from tests.conftest import rows
 from tests.test_chain import write_chain
-from tuner import checkpoint, cli, costs, machine, plan, rates, recipe_load, rehearsal, wording
+from tuner import checkpoint, cli, costs, machine, plan, rates, recipe_load, rehearsal_plan, wording
 from tuner.devices import Devices
 from tuner.rates import Rate
 from tuner.tasks import sft
@@ -169,12 +169,12 @@ def test_what_stops_the_run_stops_its_rehearsal(
 
 def test_the_first_step_has_the_longest_rows(make_recipe: Callable[..., Path]) -> None:
     made = make_plan(make_recipe(data_rows=rows(30), train={"batch_size": 4}))
-    moved = rehearsal._longest_first(made)
+    moved = rehearsal_plan.longest_first(made)
     assert sorted(row.row for row in moved) == sorted(row.row for row in made.prepared.train)
     longest = sorted((row.num_tokens for row in moved), reverse=True)[:4]
     stream = sft.Stream(moved, made.recipe.run.seed, 0, 8, 4, grouped=False)
     assert [row.num_tokens for row in stream.step(0)] == longest
-    short = rehearsal._short(made, made.output)
+    short = rehearsal_plan.short_of(made, made.output)
     assert [(stage.start, stage.stop) for stage in short.stages] == [(0, 3)]
 
 

@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,10 +35,10 @@ from tuner import (
     training,
 )
 from tuner.costs import Times
-from tuner.data.pack import position
 from tuner.errors import IntegrityError, Interrupted
 from tuner.rates import Rate
 from tuner.record import METRICS, RunFolder
+from tuner.rehearsal_plan import short_of
 from tuner.signals import StopRequest
 from tuner.tasks import TASKS
 
@@ -46,9 +46,6 @@ if TYPE_CHECKING:
     from tuner.checkpoint import Checkpoint
     from tuner.console import Console
     from tuner.plan import Plan
-
-# Of each stage; held-out rows that are scored.
-STEPS, ROWS = 3, 8
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def _aside(plan: Plan) -> Iterator[Path]:
 
 def _rehearse(plan: Plan, folder: Path, stop: StopRequest, console: Console) -> Rehearsal | None:
     main = ranks.place().main
-    short, again = _short(plan, folder / "first"), _short(plan, folder / "again")
+    short, again = short_of(plan, folder / "first"), short_of(plan, folder / "again")
     clock = provenance.Clock({})
     heap.keep_freed()
     console.phase("rehearsal: loading the base model")
@@ -157,49 +154,6 @@ def _rehearse(plan: Plan, folder: Path, stop: StopRequest, console: Console) -> 
     clock.lap("export")
     lines = [json.loads(line) for line in (short.output / METRICS).read_text().splitlines()]
     return _measured(plan, short, clock.laps, rows, lines, ends, peak, difference)
-
-
-def _short(plan: Plan, output: Path) -> Plan:
-    """The plan of a few steps of each stage, all told and the last two sealed."""
-    stages, start = [], 0
-    for stage in plan.stages:
-        steps = min(STEPS, stage.steps)
-        stages.append(replace(stage, start=start, stop=start + steps))
-        start += steps
-    recipe = plan.recipe
-    often = {"save_steps": max(1, start - 1), "logging_steps": 1}
-    few = {"max_rows": min(ROWS, recipe.eval.max_rows or ROWS)}
-    recipe = recipe.model_copy(
-        update={
-            "train": recipe.train.model_copy(update=often),
-            "eval": recipe.eval.model_copy(update=few),
-        }
-    )
-    return replace(
-        plan,
-        output=output,
-        stages=tuple(stages),
-        loaded=replace(plan.loaded, recipe=recipe),
-        prepared=replace(plan.prepared, train=_longest_first(plan)),
-    )
-
-
-def _longest_first(plan: Plan) -> list[Any]:
-    """The training rows, so exchanged that the longest stand in the first step."""
-    rows, seed = list(plan.prepared.train), plan.recipe.run.seed
-    count = min(plan.recipe.train.batch_size, len(rows))
-    places = [position(index, len(rows), seed) for index in range(count)]
-    lengths = {index: row.num_tokens for index, row in enumerate(rows)}
-    longest = sorted(lengths, key=lambda index: -lengths[index])[:count]
-    wanted = [index for index in longest if index not in places]
-    free = [place for place in places if place not in longest]
-    for one, other in zip(free, wanted, strict=True):
-        rows[one], rows[other] = rows[other], rows[one]
-    # A micro-batch of the very longest, too.
-    taken = sorted((rows[place] for place in places), key=lambda row: -row.num_tokens)
-    for place, row in zip(places, taken, strict=True):
-        rows[place] = row
-    return rows
 
 
 def _score(plan: Plan, trained: training.Trained, clock: provenance.Clock, console: Console) -> int:
