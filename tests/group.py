@@ -197,12 +197,14 @@ class Groups:
         machine: int = 0,
         verb: str = "sft",
         resume: bool = False,
+        rehearse: bool = False,
         traps: dict[int, str] | None = None,
     ) -> dict[str, Any]:
         """Exit codes of all ranks, and seconds from the first failure to the last end."""
         args = [verb, "--recipe", str(recipe), "--output", str(output), "--json"]
         args += [word for each in overrides for word in ("--set", each)]
         args += ["--resume"] if resume else []
+        args += ["--rehearse"] if rehearse else []
         request = {"args": args, "world": world, "machine": machine or world}
         request |= {"log": str(self.log), "traps": traps or {}}
         assert self._process.stdin is not None

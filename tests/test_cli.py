@@ -110,6 +110,7 @@ def test_every_training_verb_has_the_same_options() -> None:
         "--output",
         "--resume",
         "--dry-run",
+        "--rehearse",
         "--json",
         "--quiet",
         "--verbose",

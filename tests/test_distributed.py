@@ -269,6 +269,20 @@ def test_the_launcher(plain: tuple[Path, Path], tmp_path: Path) -> None:
     assert distance(adapter(one), adapter(tmp_path / "run")) < 1e-5
 
 
+def test_two_processes_rehearse_together(groups: Groups, plain: tuple[Path, Path]) -> None:
+    """They take the steps, the reload and the resumption together; nothing of it stays."""
+    recipe, _ = plain
+    before = sorted(recipe.parent.rglob("*"))
+    done = groups(recipe, recipe.parent / "none" / "run", rehearse=True)
+    assert done["codes"] == [0, 0], groups.said(0) + groups.said(1)
+    events = [json.loads(line) for line in groups.said(0).splitlines() if line.startswith("{")]
+    (found,) = [event for event in events if event["event"] == "rehearsal"]
+    assert found["largest_difference"] == 0.0
+    assert len(found["steps_seconds"]) == 3
+    assert '"event"' not in groups.said(1)
+    assert sorted(recipe.parent.rglob("*")) == before
+
+
 def test_every_row_once_on_64_ranks() -> None:
     """G07, G08: what accelerate deals to each rank, in two steps of 250 rows and one of 37."""
     examples = [Example(str(n), [1, 2, 3 + n], [False, True, True]) for n in range(537)]

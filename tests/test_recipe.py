@@ -97,6 +97,7 @@ OTHER: dict[str, str] = {
     "run.nodes": "2",
     "run.strategy": "fsdp",
     "run.timeout": "99",
+    "run.price_per_hour": "2.5",
     "reward.margins": "false",
     "reward.centering": "0.5",
     "rlhf.algorithm": "grpo",

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from tests import oracle
 from tests.conftest import rows
 from tuner import checkpoint, evaluate, hatch, machine, model, plan, recipe_load, training
-from tuner.errors import RecipeError, ResourceError, TrainingError
+from tuner.errors import RecipeError, TrainingError
 from tuner.record import RunFolder
 from tuner.signals import StopRequest
 from tuner.tasks import sft
@@ -460,22 +460,6 @@ def test_g0_a_run_without_any_gradient_stops_at_its_first_step(
     poison(monkeypatch, 1, lambda loss: loss * 0.0)
     with pytest.raises(TrainingError, match="nothing can be learned"):
         fit(make_recipe())
-
-
-def test_n15_memory_that_runs_out_is_said_with_what_to_do(
-    make_recipe: Callable[..., Path],
-    run_recipe: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    def exhaust(loss: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
-    poison(monkeypatch, 2, exhaust)
-    with pytest.raises(ResourceError, match="micro_batch_size") as caught:
-        run_recipe(make_recipe(eval={"enabled": False}))
-    assert caught.value.exit_code == 7
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 
 def command(recipe: Path, folder: Path, **environment: str) -> None:

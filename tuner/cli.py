@@ -45,6 +45,9 @@ Resume = Annotated[
     bool, typer.Option("--resume", help="Go on from the newest intact checkpoint of the folder.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
+Rehearse = Annotated[
+    bool, typer.Option("--rehearse", help="Try all parts on 3 steps, tell time and memory, stop.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only warnings, errors and the last line.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Every value; tracebacks with errors.")]
@@ -106,14 +109,15 @@ def _add(row: Verb) -> None:
         output: Output = None,
         resume: Resume = False,
         dry_run: DryRun = False,
+        rehearse: Rehearse = False,
         json: Json = False,
         quiet: Quiet = False,
         verbose: Verbose = False,
     ) -> None:
         from tuner.commands import train
 
-        console = _console(json, quiet, verbose)
-        train.train(row.name, recipe, overrides or (), output, resume, dry_run, console)
+        console, mode = _console(json, quiet, verbose), train.mode(dry_run, rehearse)
+        train.train(row.name, recipe, overrides or (), output, resume, mode, console)
 
 
 for _row in VERBS.values():
@@ -129,17 +133,18 @@ def plan(
     overrides: Overrides = None,
     output: Output = None,
     resume: Resume = False,
+    rehearse: Rehearse = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show what a recipe comes to, without loading a model."""
+    """Show what a recipe comes to; only with --rehearse a model is loaded."""
     from tuner.commands import train
 
     if verb not in (None, *VERBS):
         raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
-    console = _console(json, quiet, verbose)
-    train.make_plan(verb, recipe, overrides or (), output, resume, console)
+    console, mode = _console(json, quiet, verbose), train.mode(not rehearse, rehearse)
+    train.train(verb, recipe, overrides or (), output, resume, mode, console)
 
 
 @app.command()
@@ -160,6 +165,49 @@ def compare(
 
     console = _console(json, quiet, verbose)
     command.compare(recipe, overrides or (), output, resume, dry_run, console)
+
+
+@app.command()
+def sweep(
+    recipe: Recipe,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=V,V", help="As method.r=4,8,16. Repeatable."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="DIR", help="Default runs/<recipe name>-sweep."),
+    ] = None,
+    verb: Annotated[
+        str | None, typer.Option("--verb", help="The training command of the trials.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="What sorts the table; default: held-out loss.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option("--address", metavar="HOST:PORT", help="Of a Ray cluster, or auto.")
+    ] = "",
+    cpus: Annotated[
+        int | None,
+        typer.Option("--cpus", min=1, help="Processors of a trial; default: all, 1 with a GPU."),
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=0, help="GPUs of a trial; default: 1 if there are.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and show the trials and stop.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a recipe with every combination of some values, by Ray Tune; the best first."""
+    from tuner.commands import sweep as command
+
+    if verb not in (None, *VERBS):
+        raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
+    given = (recipe, verb, overrides or (), output, metric, address, cpus, gpus, dry_run)
+    command.sweep(command.Request(*given), _console(json, quiet, verbose))
 
 
 @data.command("preview")

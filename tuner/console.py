@@ -256,11 +256,17 @@ class Console:
     def done(self, record: Mapping[str, Any]) -> None:
         """The closing line, shown even when quiet."""
         self.event("done", record=dict(record))
-        self._stop_bar()
         seconds = (record.get("durations") or {}).get("total")
         took = f" in {wording.duration(seconds)}" if seconds is not None else ""
+        cost = record.get("cost")
+        price = "" if cost is None else f" for {wording.money(cost)}"
+        self.closing(f"done{took}{price}: {record.get('output', '')}")
+
+    def closing(self, text: str) -> None:
+        """The last line of a command, for people; shown even when quiet."""
+        self._stop_bar()
         if not self.json and not self.muted:
-            _write(self._out, redact(f"\ndone{took}: {record.get('output', '')}"))
+            _write(self._out, redact(f"\n{text}"))
 
     def error(self, error: TunerError) -> None:
         """What went wrong, where and why, what to do: on stderr, whatever the mode."""

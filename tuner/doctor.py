@@ -36,6 +36,7 @@ OPTIONAL = {
     "server (tuner serve)": ("uvicorn", "pip install 'tuner[serve]'"),
     "torchao (train.qat, int8-torchao)": ("torchao", "pip install 'tuner[torchao]'"),
     "int4 export": ("compressed-tensors", "pip install 'tuner[int4]'"),
+    "sweeps (tuner sweep)": ("ray", "pip install 'tuner[sweep]'"),
     "llama.cpp (smaller GGUF types)": ("llama-cpp-python", "pip install 'tuner[gguf]'"),
 }
 

@@ -59,6 +59,7 @@ MAY_CHANGE = (
     "run.nodes",
     "run.strategy",
     "run.timeout",
+    "run.price_per_hour",
     "model.base",
     "model.revision",
     "data.train",

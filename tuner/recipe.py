@@ -192,6 +192,10 @@ class RunSection(Section):
     timeout: Annotated[
         Count, Field(description="seconds that a process waits for the others before it gives up")
     ] = 600
+    price_per_hour: Annotated[
+        Positive | None,
+        Field(description="what a machine (of run.nodes) costs an hour; times get a cost by it"),
+    ] = None
 
 
 class CompareSection(Section):

@@ -205,8 +205,8 @@ def content_sha256(loaded: LoadedRecipe) -> str:
 
     Paths count as they are written and data files by what they hold, so that a project may move.
     """
-    recipe = loaded.recipe
-    own = recipe.model_copy(update={"run": recipe.run.model_copy(update={"output": None})})
+    recipe, elsewhere = loaded.recipe, {"output": None, "price_per_hour": None}
+    own = recipe.model_copy(update={"run": recipe.run.model_copy(update=elsewhere)})
     digest = hashlib.sha256(f"{loaded.verb}\n{dump(own)}".encode())
     for name in (*recipe.data.train, recipe.data.eval, recipe.data.template):
         # As `data.load.find` looks for them.

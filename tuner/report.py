@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tuner import wording
 from tuner.disk import write_file
 from tuner.record import METRICS
 
@@ -38,6 +39,7 @@ def write(folder: RunFolder) -> None:
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title>",
         f"<style>{_STYLE}</style><h1>{name}</h1>",
         f"<p>{html.escape(record['command'])}</p>",
+        f"<p>{html.escape(_took(record))}</p>",
         *_curves(metrics),
         "<h2>Held-out rows</h2>",
         _table(
@@ -68,6 +70,13 @@ def write(folder: RunFolder) -> None:
         ),
     ]
     write_file(folder.path / "report.html", "\n".join(parts).encode())
+
+
+def _took(record: Mapping[str, Any]) -> str:
+    """Time and money of the run."""
+    seconds, cost = record["durations"]["total"], record.get("cost")
+    price = "" if cost is None else f", for {wording.money(cost)}"
+    return f"{wording.duration(seconds)}{price}"
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[str]:

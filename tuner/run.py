@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from tuner import (
     checkpoint,
+    costs,
     evaluate,
     export,
     hatch,
     heap,
+    machine,
     model,
     provenance,
     ranks,
+    rates,
     recipe_load,
     report,
     run_log,
@@ -24,7 +27,7 @@ from tuner import (
 )
 from tuner.errors import IntegrityError
 from tuner.methods import qat_peft
-from tuner.record import LOG, RunFolder
+from tuner.record import LOG, METRICS, RunFolder
 from tuner.signals import StopRequest
 from tuner.tasks import TASKS
 
@@ -150,7 +153,8 @@ def _run(
         provenance.write_inputs(plan, folder)
     if resumed:
         console.note(f"resuming after step {resumed.step}")
-    training.train(plan, trained, folder, stop, console.progress, between, resumed, console.note)
+    shown = (console.progress, between, resumed, console.note, console.warn)
+    training.train(plan, trained, folder, stop, *shown)
     heap.give_back()
     clock.lap("train")
 
@@ -161,7 +165,7 @@ def _run(
             scores["unquantized"] = _score(plan, trained, console, "without quantization")
     clock.lap("score_after")
     main = ranks.place().main
-    plan = training.gather(plan, trained)
+    whole = training.gather(plan, trained)
     ranks.leave()
     if not main:
         return folder.record
@@ -169,7 +173,9 @@ def _run(
         {**first, "after": last["answer"]}
         for first, last in zip(first_answers, last_answers, strict=True)
     ]
-    return _finish(plan, folder, console, trained, clock, scores, samples)
+    _finish(whole, folder, console, trained, clock, scores, samples)
+    _remember(plan, folder)
+    return folder.record
 
 
 def _finish(
@@ -180,19 +186,13 @@ def _finish(
     clock: provenance.Clock,
     scores: dict[str, Any],
     samples: list[dict[str, Any]],
-) -> dict[str, Any]:
+) -> None:
     """Show what came of it, write and prove the artefacts, close the record."""
     console.scores(scores["before"], scores["after"], scores.get("unquantized"))
     for item in samples:
         console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
 
-    TASKS[plan.task].finish(plan, trained)
-    # The processes that check the export need memory of their own.
-    heap.give_back()
-    if plan.qat:
-        qat_peft.switch(trained.model, on=False)
-    console.phase(f"exporting {', '.join(plan.formats)}; each is reloaded in a fresh process")
-    artefacts = export.write(plan, trained, folder.record["base_fingerprint"])
+    artefacts = write_artefacts(plan, trained, folder.record["base_fingerprint"], console)
     clock.lap("export")
     console.artefacts(artefacts)
 
@@ -202,13 +202,34 @@ def _finish(
         artefacts=artefacts,
         unmoved_tensors=trained.unmoved,
         durations=clock.laps,
+        cost=costs.cost(plan, clock.laps["total"]),
         peak_memory_bytes=provenance.peak_memory_bytes(),
     )
     report.write(folder)
     if trained.unmoved:
         console.warn(f"{len(trained.unmoved)} trained tensors never moved; run.json names them")
     console.done(folder.record)
-    return folder.record
+
+
+def write_artefacts(
+    plan: Plan, trained: training.Trained, fingerprint: str, console: Console
+) -> list[dict[str, Any]]:
+    """Take off the model what only training needed, then write and prove every format."""
+    TASKS[plan.task].finish(plan, trained)
+    # The processes that check the export need memory of their own.
+    heap.give_back()
+    if plan.qat:
+        qat_peft.switch(trained.model, on=False)
+    console.phase(f"exporting {', '.join(plan.formats)}; each is reloaded in a fresh process")
+    return export.write(plan, trained, fingerprint)
+
+
+def _remember(plan: Plan, folder: RunFolder) -> None:
+    """Keep how fast the run was, for the plans of later ones."""
+    lines = (folder.path / METRICS).read_text("utf-8").splitlines()
+    rate = rates.of_run(plan, folder.record, [json.loads(line) for line in lines])
+    if rate is not None:
+        rates.keep(plan, machine.detect(), rate)
 
 
 def _check_base(folder: RunFolder, fingerprint: str) -> None:

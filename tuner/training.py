@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 
-from tuner import adapters, checkpoint, ranks, sharding
-from tuner.errors import IntegrityError, ResourceError, TrainingError
+from tuner import adapters, checkpoint, out_of_memory, ranks, sharding
+from tuner.errors import IntegrityError, TrainingError
 from tuner.methods import full, lora
 from tuner.tasks import TASKS
 from tuner.tasks.sft import optimizer_and_schedule
 from tuner.tasks.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tuner.decide import Stage
@@ -86,6 +84,7 @@ def train(
     between: Callable[[int], None],
     resumed: checkpoint.Checkpoint | None,
     tell: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run the stages that remain.
 
@@ -98,12 +97,14 @@ def train(
         between: called with the number, from 1, of each finished stage but the last.
         resumed: the checkpoint to go on from.
         tell: given a line for people.
+        warn: given a warning for them.
 
     Raises:
         Interrupted: a signal asked to stop; a checkpoint of the last step is sealed.
         TrainingError: a loss or gradient is not finite, or nothing moved.
-        ResourceError: memory or disk ran out.
+        ResourceError: the disk is full, or memory does not do for one row a forward pass.
     """
+    plan = out_of_memory.as_found(plan, folder.record)
     watch = Watch(plan, folder, stop, progress, tell)
     done = resumed.step if resumed else 0
     for number, stage in enumerate(plan.stages):
@@ -123,13 +124,9 @@ def train(
             adapters.restore(trained.model, plan, resumed.state["method"])
         task_state = resumed.state["task"] if resumed is not None and in_stage else {}
         first = max(done, stage.start)
-        with stop.deferred(), _memory(plan):
-            trainer = TASKS[plan.task].trainer
-            trainer(plan, trained, stage, first, watch, optimizers, task_state).train()
+        with stop.deferred():
+            plan = _carry_out(plan, trained, stage, first, watch, optimizers, task_state, warn)
         stop.check()
-        # Off comes the autocast that training put around the forward pass: what follows computes
-        # as it did before training, and as the exported model will.
-        trained.model = extract_model_from_parallel(trained.model, keep_fp32_wrapper=False)
         trained.model.eval()
         if number < len(plan.stages) - 1:
             between(number + 1)
@@ -171,22 +168,37 @@ def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint |
     return found, skipped
 
 
-@contextmanager
-def _memory(plan: Plan) -> Iterator[None]:
-    """Say what to do where memory runs out; torch has no class of its own for that on a CPU."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error).partition("\n")[0]
-        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        if not known and "allocate memory" not in text:
-            raise
-        raise ResourceError(
-            "training ran out of memory",
-            f"train.micro_batch_size {plan.micro_batch_size}: {text or type(error).__name__}",
-            "start again with another --output and a lower train.micro_batch_size, which leaves "
-            "the update as it is, or with train.gradient_checkpointing: true",
-        ) from error
+def _carry_out(
+    plan: Plan,
+    trained: Trained,
+    stage: Stage,
+    first: int,
+    watch: Watch,
+    optimizers: tuple[torch.optim.Optimizer, Any],
+    task_state: dict[str, Any],
+    warn: Callable[[str], None],
+) -> Plan:
+    """The steps of a stage that remain; the plan with the micro-batch that memory has allowed.
+
+    A step in which memory ran out is done anew, in smaller parts, as if it had never begun.
+    """
+    while True:
+        watch.expect(plan, first, task_state)
+        try:
+            make = TASKS[plan.task].trainer
+            make(plan, trained, stage, first, watch, optimizers, task_state).train()
+            return plan
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory.ran_out(error):
+                raise
+            first, task_state = watch.number, watch.state_before
+            plan = out_of_memory.shrink(plan, error, watch, warn)
+        finally:
+            # Off comes the autocast that training put around the forward pass: what follows
+            # computes as it did before training, and as the exported model will.
+            trained.model = extract_model_from_parallel(trained.model, keep_fp32_wrapper=False)
+        # Only here nothing refers to the error any more, whose frames hold the activations.
+        out_of_memory.let_go(trained.model)
 
 
 def _set_stage(plan: Plan, model: Any, stage: Stage) -> None:

@@ -87,6 +87,19 @@ def size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
+def about(seconds: float) -> str:
+    """A time in seconds that is an estimate: no more digits than it deserves."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def money(amount: float) -> str:
+    """An amount in the user's own currency: cents, or two digits of what is less."""
+    return f"{amount:,.2f}" if amount >= 0.995 else f"{amount:.2g}"
+
+
 def duration(seconds: float) -> str:
     """A time in seconds."""
     minutes, rest = divmod(round(seconds), 60)

@@ -6,11 +6,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import launch, machine, ranks, recipe_load, startup
 from tuner.console import Console
+from tuner.errors import RecipeError
 from tuner.recipe_load import LoadedRecipe
 
 if TYPE_CHECKING:
@@ -21,23 +23,37 @@ if TYPE_CHECKING:
 RUNS = Path("runs")
 
 
+class Mode(Enum):
+    """How far a training command goes."""
+
+    PLAN = "plan"
+    REHEARSE = "rehearse"
+    RUN = "run"
+
+
+def mode(dry_run: bool, rehearse: bool) -> Mode:
+    """What the options ask for; a dry run does the least."""
+    return Mode.PLAN if dry_run else Mode.REHEARSE if rehearse else Mode.RUN
+
+
 def train(
-    verb: str,
+    verb: str | None,
     recipe: str,
     overrides: Sequence[str],
     output: str | None,
     resume: bool,
-    dry_run: bool,
+    mode: Mode,
     console: Console,
 ) -> None:
-    """Make the plan, show it, and unless it is a dry run carry it out, in as many processes."""
+    """Make the plan, show it, and as `mode` says carry it out, in as many processes."""
     with ranks.one_failure():
-        plan = make_plan(verb, recipe, overrides, output, resume, console, dry_run)
-        if dry_run:
+        plan = make_plan(verb, recipe, overrides, output, resume, console, mode)
+        if mode is Mode.PLAN:
             return
         console.muted = not ranks.place().main
         if group := launch.Group.of(plan):
-            arguments = [verb, "--recipe", recipe, *_options(overrides, plan.output, resume)]
+            arguments = [plan.verb, "--recipe", recipe, *_options(overrides, plan.output, resume)]
+            arguments += ["--rehearse"] if mode is Mode.REHEARSE else []
             launch.carry_out(group, [*arguments, *console.options()])
             return
         with startup.importing():
@@ -45,7 +61,14 @@ def train(
 
         # What libraries print is not ours: stdout is the console's.
         with contextlib.redirect_stdout(sys.stderr):
-            run.run(plan, resume=resume, console=console)
+            if mode is Mode.RUN:
+                run.run(plan, resume=resume, console=console)
+                return
+            from tuner import rehearsal
+            from tuner.commands import rehearse
+
+            if found := rehearsal.rehearse(plan, console):
+                rehearse.show(plan, found, console)
 
 
 def _options(overrides: Sequence[str], output: Path, resume: bool) -> list[str]:
@@ -60,7 +83,7 @@ def make_plan(
     output: str | None,
     resume: bool,
     console: Console,
-    dry_run: bool = True,
+    mode: Mode = Mode.PLAN,
 ) -> Plan:
     """Load the recipe, decide everything, show it; stages that it names are run or planned first.
 
@@ -71,13 +94,13 @@ def make_plan(
         output: the value of `--output`.
         resume: whether an earlier run is to be continued.
         console: shows what happens.
-        dry_run: only plan the stages.
+        mode: only for a run stages that are not done are carried out.
     """
     loaded = recipe_load.load(Path(recipe), overrides, verb, output)
     if loaded.recipe.compare is not None:
         raise recipe_load.for_comparison(loaded.path, str(loaded.path))
     launch.recognise(loaded.recipe.run.nodes)
-    if not dry_run:
+    if mode is not Mode.PLAN:
         launch.follow_parent()
         ranks.meet()
     # The parent of this process, or its rank 0, has shown the plan.
@@ -86,11 +109,13 @@ def make_plan(
     folder = run_folder(loaded, resume)
     # A wrong recipe is told before the libraries that a plan needs are imported.
     with startup.importing():
+        from tuner import costs
         from tuner import plan as plans
 
     present = machine.detect()
-    chained = _stages(loaded, folder, present, console, dry_run)
+    chained = _stages(loaded, folder, present, console, mode)
     plan = plans.make(loaded, present, output=folder, note=console.note, chained=chained)
+    plan.facts.update(costs.facts(plan, present))
     there = (folder / "run.json").exists()
     if resume and not there:
         plan.warnings.append(f"there is nothing to resume in {folder}: a new run begins there")
@@ -101,21 +126,31 @@ def make_plan(
 
 
 def _stages(
-    loaded: LoadedRecipe, folder: Path, present: Machine, console: Console, dry_run: bool
+    loaded: LoadedRecipe, folder: Path, present: Machine, console: Console, mode: Mode
 ) -> Mapping[str, Source]:
     """What the recipes leave that this one names."""
-    from tuner import chain
+    from tuner import chain, costs
     from tuner import plan as plans
 
     found = chain.links(loaded, folder)
-    if not dry_run:
+    undone = next((link for link in found if link.status != "done"), None)
+    if mode is Mode.REHEARSE and undone:
+        raise RecipeError(
+            f"{undone.key}: {undone.name} is not done yet, and its result is needed to rehearse",
+            "a rehearsal trains nothing that stays",
+            f"rehearse that stage: tuner {undone.loaded.verb} --recipe {undone.loaded.path} "
+            "--rehearse; or run it first",
+        )
+    if mode is not Mode.PLAN:
         return chain.carry_out_all(found, console)
     for number, link in enumerate(found, 1):
         if link.status == "done":
             console.note(f"stage {number}, {link.name}, is done: {link.folder}")
             continue
         console.phase(f"stage {number} of {len(found) + 1}: {link.name} ({link.status})")
-        console.plan(plans.make(link.loaded, present, output=link.folder, note=console.note))
+        made = plans.make(link.loaded, present, output=link.folder, note=console.note)
+        made.facts.update(costs.facts(made, present))
+        console.plan(made)
     if found:
         console.phase(f"stage {len(found) + 1} of {len(found) + 1}: {loaded.name}")
     return {link.name: link.source() for link in found}

@@ -244,6 +244,7 @@ class Ppo:
             if not math.isfinite(value):
                 names = [rollout.answers[row].row for row in rows]
                 raise not_finite(name, value, number + 1, names, self.watch.last_good())
+        self.watch.updating = True
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {**sums, "grad_norm": norm}

@@ -57,12 +57,18 @@ class Watch(TrainerCallback):
         self.parameters: list[tuple[str, torch.nn.Parameter]] = []
         self.penalty: Callable[[], torch.Tensor] | None = None
         self.window: dict[str, float] = _empty_window()
+        self.expect(plan, 0, {})
 
     def follow(self, model: Any, parameters: list[tuple[str, torch.nn.Parameter]]) -> None:
         """The live model, and what is trained of it from now on."""
         self.model = model
         self.parameters = parameters
         self.penalty = adapters.penalty(model, self.plan)
+
+    def expect(self, plan: Plan, number: int, task_state: dict[str, Any]) -> None:
+        """Steps from `number` on, from 0, come next: by this plan, from this state of the task."""
+        self.plan = plan
+        self.number, self.state_before, self.updating = number, task_state, False
 
     def begin(self, stage: Stage, first: int, stream: Stream, place: int) -> None:
         """Start watching steps from `first` on; `stream` begins at `place` of the order."""
@@ -105,6 +111,7 @@ class Watch(TrainerCallback):
 
     def start_step(self, number: int) -> None:
         """Seed step `number`, from 0, of the run."""
+        self.number, self.state_before, self.updating = number, self.task_state(), False
         # Rows of different ranks do not share their dropout.
         torch.manual_seed(self.plan.step_seed(number) + (ranks.place().rank << 32))
         self.step_started = time.perf_counter()
@@ -136,6 +143,8 @@ class Watch(TrainerCallback):
         for name, value in (("loss", loss), ("gradient norm", self.grad_norm)):
             if not math.isfinite(value):
                 raise self._not_finite(name, value, number)
+        # From here on the step cannot be done anew.
+        self.updating = True
 
     def micro_batches(self) -> int:
         """Micro-batches of the step that runs; the last of a stage may have fewer."""

@@ -1,0 +1,51 @@
+"""One trial, wherever the engine has put it: the plain command in a process of its own.
+
+Nothing heavy is imported here, and nothing of the engine: every machine of a cluster imports this.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tuner.record import RUN
+
+# What an engine and a launcher say of the process around this one is not meant for the trial's.
+_NOT_PASSED_ON = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TUNER_LAUNCHED")
+
+
+def carry_out(config: Mapping[str, Any]) -> dict[str, float]:
+    """Run `tuner VERB ...` until it ends; its exit code.
+
+    Args:
+        config: `arguments` of the command, `cwd`, `folder` of the run, and `log`, a file that
+            takes what the command says.
+    """
+    folder = Path(config["folder"])
+    more = ["--resume"] if (folder / RUN).exists() else []
+    environment = {key: item for key, item in os.environ.items() if key not in _NOT_PASSED_ON}
+    with open(config["log"], "ab") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "tuner", *config["arguments"], *more, "--json"],
+            cwd=config["cwd"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            process_group=0,
+            check=False,
+        )
+    return {"exit_code": float(done.returncode)}
+
+
+def _end_with_parent() -> None:
+    """Get SIGTERM when the engine's process is gone: the step is finished and sealed."""
+    set_death_signal = 1
+    ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
