@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tuner import base as bases
-from tuner import checks, decide, devices, disk, memory, parts, plan_rlhf, skeleton
+from tuner import checks, decide, devices, disk, memory, parts, plan_rlhf, skeleton, vocabulary
 from tuner.base import Base
 from tuner.data import Prepared
 from tuner.data.pack import Collator
@@ -88,6 +88,7 @@ class Plan:
     parties: Parties = field(default_factory=Parties)
     ptx: list[Example] = field(default_factory=list)
     devices: Devices = field(default_factory=Devices)
+    new_token_ids: tuple[int, ...] = ()
 
     @property
     def recipe(self) -> Recipe:
@@ -108,6 +109,11 @@ class Plan:
     def ppo(self) -> PpoSection:
         """The section of a recipe whose algorithm is ppo."""
         return self.recipe.ppo or PpoSection()
+
+    @property
+    def vocabulary_rows(self) -> int:
+        """Embedding rows of the model that is trained."""
+        return vocabulary.rows_for(self.base.vocabulary_rows, self.new_token_ids)
 
     @property
     def qat(self) -> bool:
@@ -197,12 +203,13 @@ def make(
     found = bases.resolve(recipe.model, loaded.folder, note)
     head = head_for(recipe.model.task, found.config, loaded.task)
     checks.refuse_base(recipe, method, found, head.name)
-    tokenizer = bases.load_tokenizer(found, recipe.model.trust_remote_code)
-    bases.check_vocabulary(found, tokenizer)
+    vocabulary.refuse_base(recipe, found)
+    tokenizer, new_ids = vocabulary.open_tokenizer(recipe.model, found)
+    words = vocabulary.rows_for(found.vocabulary_rows, new_ids)
     stop_ids = bases.stop_ids(found.folder)
     if loaded.task == "reward":
-        plan_rlhf.choose_pad(tokenizer, stop_ids)
-    bones = skeleton.read(found, head.name)
+        plan_rlhf.choose_pad(tokenizer, (*stop_ids, *new_ids))
+    bones = skeleton.read(found, head.name, words if new_ids else 0)
     group = qat.group_for(recipe, loaded.task, head.name, found, bones)
     parts.refuse_layers(recipe.method, bones, found)
     chosen = checks.targets(recipe, bones, found)
@@ -226,6 +233,7 @@ def make(
         steps=stages[-1].stop,
         tasks=len(recipe.data.train),
         token_ids=checks.token_ids(recipe, tokenizer),
+        new_token_ids=new_ids if method.adapter else (),
         new_modules=bones.new_modules if head.added else (),
         decoder=family(found.config) == "decoder",
         group=group,
@@ -239,7 +247,7 @@ def make(
         dtype=dtype,
         stored=dtype if recipe.model.quantize == "none" else recipe.model.quantize,
         **dict(zip(("hidden", "inner", "layers"), memory.shape_of(found.config), strict=True)),
-        vocabulary=found.vocabulary_rows,
+        vocabulary=words,
         requantized=qat.weights(recipe.train.qat, bones),
         lengths=[example.num_tokens + drawn for example in prepared.train],
         supervised=[drawn or example.num_targets for example in prepared.train],
@@ -258,6 +266,7 @@ def make(
     if isinstance(recipe.method, LoraOptions):
         values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
     warnings += _warnings(recipe, prepared, bones, trainable, found)
+    warnings += vocabulary.doubts(recipe, new_ids, found, prepared)
     return Plan(
         verb=loaded.verb,
         task=loaded.task,
@@ -285,12 +294,14 @@ def make(
             **_facts(found, bones, trainable, prepared, recipe, stages, micro, peak, processes),
             **_adapted(bones, chosen, extra.experts, found),
             **qat.facts(recipe.train.qat, setting.group),
+            **vocabulary.facts(recipe, new_ids, found),
             "disk": space,
         },
         warnings=warnings,
         parties=others,
         ptx=ptx,
         devices=processes,
+        new_token_ids=new_ids,
     )
 
 

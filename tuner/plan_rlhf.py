@@ -87,6 +87,7 @@ def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source 
             f"{source.folder} holds no adapter",
             f"name it as model.base: {source.folder}, and leave out rlhf.policy",
         )
+    loaded = _with_tokens(loaded, source)
     if source.method is None or source.method == loaded.recipe.method:
         return loaded, source
     given = [key for key, origin in loaded.origins.items() if key.startswith("method.")]
@@ -101,6 +102,28 @@ def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source 
     origins = {key: where for key, where in loaded.origins.items() if key not in given}
     origins |= {f"method.{key}": "rlhf.policy" for key in type(source.method).model_fields}
     return replace(loaded, recipe=recipe, origins=origins), source
+
+
+def _with_tokens(loaded: LoadedRecipe, source: Source) -> LoadedRecipe:
+    """The recipe with the tokens that its policy has added to the vocabulary.
+
+    Raises:
+        RecipeError: the recipe adds others.
+    """
+    section = loaded.recipe.model
+    tokens = source.section.new_tokens if source.section else ()
+    if tokens == section.new_tokens:
+        return loaded
+    if section.new_tokens:
+        raise RecipeError(
+            "model.new_tokens are not those of rlhf.policy",
+            f"{source.name} was trained with {', '.join(tokens) or 'none'}",
+            "leave them out: the policy's own are taken",
+        )
+    model = section.model_copy(update={"new_tokens": tokens})
+    recipe = loaded.recipe.model_copy(update={"model": model})
+    origins = {**loaded.origins, "model.new_tokens": "rlhf.policy"}
+    return replace(loaded, recipe=recipe, origins=origins)
 
 
 def parties(

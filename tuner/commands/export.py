@@ -128,7 +128,7 @@ def _check_elsewhere(name: str, runtime: str, console: Console) -> None:
         console.event("check", runtime=runtime, loads=True, against=[], say=[])
         console.text(f"{origin.folder}: a whole model, which vLLM loads as it loads its base")
         return
-    against, say = vllm_check.findings(origin.config, resized=False)
+    against, say = vllm_check.findings(origin.config)
     console.event("check", runtime=runtime, loads=not against, against=against, say=say)
     if against:
         raise ModelError(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import disk, manifest, provenance, seal
+from tuner import disk, manifest, provenance, seal, token_rows
 from tuner.errors import IntegrityError, RecipeError
 from tuner.export import (
     adapter,
@@ -145,6 +145,7 @@ def _measure_and_merge(
             work.base = measure.read(model, work.both)
     elif compared:
         whole = loading.base(job)
+        token_rows.grow(whole, work.vocabulary_rows)
         work.base = measure.read(whole, work.both)
         del whole
     exact = None
@@ -175,15 +176,13 @@ def merged_into(work: Work, model: Any, onto: str) -> Any:
     """
     if work.job["quantize"] == "none":
         return merged.fold(model)
-    from peft import PeftModel
-
     divergences, models = {}, {}
     for choice in ("dequantized", "original") if onto == "auto" else (onto,):
         if choice == "original":
             base = loading.base(work.job | {"quantize": "none"})
         else:
             base = loading.base(work.job).dequantize().to(getattr(torch, work.job["dtype"]))
-        whole = merged.fold(PeftModel.from_pretrained(base, work.origin.folder)).eval()
+        whole = merged.fold(token_rows.put_on(base, work.origin.folder)).eval()
         divergences[choice] = measure.divergence(work.tuned, measure.read(whole, work.both))
         models[choice] = whole
     chosen = min(divergences, key=lambda name: divergences[name])
