@@ -263,7 +263,8 @@ def test_e02_adapters_with_other_tokens_take_turns_on_one_base(
 def test_e02_each_method_that_says_so_trains_them(
     name: str, trained: Callable[..., Path], bases: Callable[..., Path]
 ) -> None:
-    rate = {"train": {"epochs": 2}} if name == "staged" else {}
+    own = {"epochs": 2, "learning_rate": "auto"}
+    rate = {"train": own} if name == "staged" else {}
     run = trained("llama-tied", method={"name": name}, **rate)
     (matrix,) = matrices(run / "merged").values()
     (old,) = matrices(bases("llama-tied")).values()

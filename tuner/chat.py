@@ -128,6 +128,8 @@ class Settings:
 
     max_new_tokens: int = 256
     temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
 
 
 @dataclass
@@ -195,6 +197,8 @@ class Chat:
                 min(self.settings.max_new_tokens, room),
                 self.settings.temperature,
                 self.console.stream,
+                top_p=self.settings.top_p,
+                top_k=self.settings.top_k,
             )
         self.console.finish_stream()
         self.console.event(

@@ -184,6 +184,7 @@ class Inference:
         show: Callable[[str], None] = lambda piece: None,
         *,
         top_p: float | None = None,
+        top_k: int | None = None,
         ending: Ending | None = None,
         tokenizer: Any = None,
     ) -> Answer:
@@ -194,8 +195,9 @@ class Inference:
             max_new_tokens: longest answer, in tokens.
             temperature: 0 takes the likeliest token each time; above, tokens are drawn.
             show: given the answer piece by piece, as its tokens come; the pieces make the text.
-            top_p: draw from the likeliest tokens that together have this probability, 1 from all;
-                None leaves the choice to the base's own generation config.
+            top_p: draw from the likeliest tokens that together have this probability, 1 from all.
+            top_k: draw from this many of the likeliest tokens, 0 from all. Where neither is given,
+                what the base's own generation config says, and from all where it says nothing.
             ending: what else ends the answer.
             tokenizer: of the prompt, where it is not the one of the base.
 
@@ -210,8 +212,11 @@ class Inference:
         if not temperature:
             # None leaves out what the base's own generation config would set for drawn tokens.
             how = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        elif top_p is not None:
-            how |= {"top_p": top_p, "top_k": 0}
+        elif top_p is not None or top_k is not None:
+            how |= {"top_p": 1.0 if top_p is None else top_p, "top_k": top_k or 0}
+        elif self._bare.generation_config.top_k is None:
+            # transformers would draw from 50.
+            how["top_k"] = 0
         try:
             with warnings.catch_warnings():
                 # peft warns of positions that `PromptModel` gives all the same.

@@ -191,6 +191,7 @@ def _finish(
     if plan.qat:
         qat_peft.switch(trained.model, on=False)
     console.phase(f"exporting {', '.join(plan.formats)}; each is reloaded in a fresh process")
+    trained.scores = scores
     artefacts = export.write(plan, trained, folder.record["base_fingerprint"])
     clock.lap("export")
     console.artefacts(artefacts)

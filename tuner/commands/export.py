@@ -17,6 +17,14 @@ from tuner.export_formats import known
 if TYPE_CHECKING:
     from tuner.console import Console
 
+# Figures of an artefact that `tuner verify` repeats from its manifest.
+_SAID = {
+    "kl": "KL to the tuned model",
+    "kl_base": "KL of the base",
+    "top1_agreement": "share of the same first tokens",
+    "perplexity": "perplexity",
+    "perplexity_tuned": "of the tuned model",
+}
 _LIMITS = {"kl": "KL", "max_logit_difference": "logits"}
 ONTO = ("auto", "dequantized", "original")
 
@@ -240,3 +248,6 @@ def verify(name: str, base: str | None, force_base: bool, console: Console) -> N
         f"logits within {found['drift']:.2g} of those proven then "
         f"(tuned model: {found['max_logit_difference']:.2g})"
     )
+    if then := found["then"]:
+        known = (f"{_SAID[name]} {wording.value(then[name])}" for name in _SAID if name in then)
+        console.text(f"when it was written: {', '.join(known)}")

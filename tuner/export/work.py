@@ -15,6 +15,7 @@ from tuner import base as bases
 from tuner.errors import ModelError
 from tuner.export import held
 from tuner.export.measure import Held
+from tuner.record import read_record
 
 if TYPE_CHECKING:
     from tuner.base import Base
@@ -76,6 +77,7 @@ class Work:
         vocabulary_rows: rows of a whole model's embeddings; 0 for an adapter.
         tuned: logits at their places; `base` likewise, None where there is none to compare with.
         merged: folder of the merged model, once it is there.
+        record: of its run; empty where it is of none.
         notes: what stands in the report besides the figures.
     """
 
@@ -95,6 +97,7 @@ class Work:
     tuned: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     base: torch.Tensor | None = None
     merged: Path = Path()
+    record: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
     def on_device(self, config: Any) -> dict[str, Any]:
@@ -172,6 +175,7 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
         calibration=(origin.run and held.load(origin.run, "calibration")) or Held([], []),
         trained_grid=str(facts.get("qat", "none")),
         context_length=(base or own).context_length,
+        record=read_record(origin.run) if origin.run and not settings.combination else {},
         vocabulary_rows=0 if origin.adapter else own.vocabulary_rows,
     )
     return work, base
