@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner import wording
+from tuner import heap, wording
 from tuner.errors import ModelError, RecipeError
 from tuner.export_formats import known
 
@@ -89,6 +89,7 @@ def export(request: Request, console: Console) -> None:
             weights = _numbers(request.weights, len(origins))
             combination = work.Combination(origins, weights, request.combination, request.density)
             combine.check(combination)
+        heap.keep_nothing()
         settings = work.Settings(
             output=output.resolve(),
             base=request.base,

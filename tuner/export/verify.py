@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load, save_file
 
-from tuner import seal
+from tuner import heap, seal
 from tuner.errors import IntegrityError
 from tuner.export import held, loading, measure
 from tuner.export.double import in_double
@@ -194,6 +194,7 @@ def main() -> None:
     from tuner.model import quiet_libraries
 
     quiet_libraries()
+    heap.keep_nothing()
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     torch.set_num_threads(job["threads"])
     result: dict[str, torch.Tensor] = {}
