@@ -1,5 +1,5 @@
-"""Merging takes the memory of the model, one shard and one layer in float64, in the process that merges and in the fresh
-one that proves it; measured on a base of 200 MB in shards of 64 MB."""
+"""Merging takes the memory of the model, one shard and one layer in float64, in the process that
+merges and in the fresh one that proves it; measured on a base of 200 MB in shards of 64 MB."""
 
 from __future__ import annotations
 

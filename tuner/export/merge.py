@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner import manifest, seal, token_rows
-from tuner.export import loading, measure, merged, verify
+from tuner.export import loading, measure, merged
+from tuner.export.double import in_double
 from tuner.export.measure import Held
 from tuner.export_formats import OF_ADAPTER, Format
 
@@ -52,7 +53,7 @@ def measure_and_merge(
     exact = None
     plain = job["dtype"] == "float32" and job["quantize"] == "none"
     if plain and any(row.name == "merged" for row in rows):
-        with verify.in_double(model):
+        with in_double(model):
             exact = measure.read(model, few(work))
     if not origin.adapter:
         work.merged = origin.folder
