@@ -329,6 +329,29 @@ def test_other_families_refuse_them(make_recipe: Callable[..., Path]) -> None:
         planned(make_recipe("t5", model={"new_tokens": TOKENS}))
 
 
+def test_other_tasks_refuse_them(make_recipe: Callable[..., Path]) -> None:
+    task = {"model": {"new_tokens": TOKENS, "task": "classification"}, "data": {"labels": ["a"]}}
+    with pytest.raises(RecipeError, match="new head"):
+        planned(make_recipe("llama", **task))
+    loaded = recipe_load.load(make_recipe(model={"new_tokens": TOKENS}), verb="rlhf")
+    with pytest.raises(RecipeError) as caught:
+        plan.make(loaded, machine.detect(), output=Path("none"))
+    assert "model.new_tokens and tuner rlhf" in str(caught.value.problems)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_policy_that_has_them_is_refused_with_the_way_round(
+    trained: Callable[..., Path], make_recipe: Callable[..., Path]
+) -> None:
+    run = trained(export={"formats": ["adapter"]})
+    for policy in (run, run / "adapter"):
+        recipe = make_recipe(rlhf={"policy": str(policy)}, name="p.yaml")
+        loaded = recipe_load.load(recipe, verb="rlhf")
+        with pytest.raises(RecipeError, match="tokens that its base has not") as caught:
+            plan.make(loaded, machine.detect(), output=Path("none"))
+        assert "merged" in caught.value.fix
+
+
 def test_an_id_that_has_an_owner_is_not_given_away() -> None:
     """A tokenizer whose ids have gaps counts its tokens, and would begin in the midst of them."""
 

@@ -203,7 +203,7 @@ def make(
     found = bases.resolve(recipe.model, loaded.folder, note)
     head = head_for(recipe.model.task, found.config, loaded.task)
     checks.refuse_base(recipe, method, found, head.name)
-    vocabulary.refuse_base(recipe, found)
+    vocabulary.refuse_base(recipe, found, head.name)
     tokenizer, new_ids = vocabulary.open_tokenizer(recipe.model, found)
     words = vocabulary.rows_for(found.vocabulary_rows, new_ids)
     stop_ids = bases.stop_ids(found.folder)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tuner import base as bases
 from tuner.data.examples import Example
 from tuner.errors import ModelError, RecipeError
-from tuner.heads import family
+from tuner.heads import HEADS, family
 from tuner.methods import METHODS, Method, lora
 from tuner.methods.lora import LoraOptions
 from tuner.methods.method import DECODER
@@ -148,16 +148,24 @@ def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
                 f"model.new_tokens and method.modules_to_save: {whole[0]}, which trains every row "
                 "of it; the new ones are trained without it"
             )
+    if recipe.rlhf is not None:
+        yield "model.new_tokens and tuner rlhf; train them with tuner sft, and merge that run first"
     if recipe.train.qat != "none":
         yield f"model.new_tokens and train.qat: {recipe.train.qat}; not proven together"
 
 
-def refuse_base(recipe: Recipe, found: Base) -> None:
-    """Refuse to add tokens to a base whose matrices are not a decoder's.
+def refuse_base(recipe: Recipe, found: Base, head: str) -> None:
+    """Refuse to add tokens to a base whose matrices are not a decoder's, or that does not write.
 
     Raises:
-        RecipeError: it is another family.
+        RecipeError: it is another family, or gets a new head.
     """
+    if recipe.model.new_tokens and HEADS[head].added:
+        raise RecipeError(
+            "model.new_tokens are not proven under a new head",
+            "model.task: classification" if head == "classes" else "tuner reward",
+            "train them with `tuner sft`, and take its merged model as model.base",
+        )
     kind = family(found.config)
     if recipe.model.new_tokens and kind != DECODER:
         raise RecipeError(
