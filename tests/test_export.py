@@ -43,6 +43,7 @@ ADAPTER_FILES = {
 }
 MERGED_FILES = {
     "MANIFEST.json",
+    "README.md",
     "chat_template.jinja",
     "config.json",
     "generation_config.json",

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 
-from tuner import adapter_files, prompt_model
+from tuner import adapter_files, prompt_model, token_rows
 from tuner.adapter_files import WHOLE
 from tuner.errors import ModelError
 from tuner.methods import full, fused_lora, fused_mlp, lora, qat_peft
@@ -39,6 +39,7 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
     if plan.parties.policy is not None:
         return _adopted(base, plan.parties.policy, plan)
     config = plan.setting.with_head(plan.method.config(plan.setting))
+    token_rows.train(base, config, plan.setting.new_token_ids)
     if not plan.qat:
         _fuse(config)
     if plan.method.virtual_tokens:
@@ -91,9 +92,7 @@ def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
     )
     with told(f"the adapter '{policy.name}' cannot be loaded", policy.folder, WHOLE):
         _fuse(config)
-        model = PeftModel.from_pretrained(
-            base, str(policy.folder), is_trainable=True, config=config
-        )
+        model = token_rows.put_on(base, policy.folder, config, is_trainable=True)
     adapter_files.check_tensors(model, policy.folder, policy.name)
     fused_mlp.put(model)
     return model

@@ -195,20 +195,6 @@ def stop_ids(folder: Path) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def check_vocabulary(base: Base, tokenizer: Any) -> None:
-    """Refuse a tokenizer whose ids do not fit the embedding rows (exit 4)."""
-    rows = base.vocabulary_rows
-    largest, token = max((number, text) for text, number in tokenizer.get_vocab().items())
-    if rows and largest >= rows:
-        first = min((n, t) for t, n in tokenizer.get_vocab().items() if n >= rows)
-        raise ModelError(
-            "tokenizer and model do not fit together",
-            f"{base.folder}: the tokenizer has ids up to {largest} ({token!r}), the model has "
-            f"{rows} embedding rows; the first id without a row is {first[0]} ({first[1]!r})",
-            "use the tokenizer that belongs to this model",
-        )
-
-
 def _embedded_file(name: str) -> Path:
     embedded = ALIASES[name]
     spec = importlib.util.find_spec(embedded.package)

@@ -54,10 +54,20 @@ class Prompts:
     """
 
     def __init__(self, tokenizer: Any, stops: list[int], *, plain: bool = False) -> None:
+        self._tokenizer, self._stops, self._plain = tokenizer, stops, plain
+        self._others: dict[int, Prompts] = {}
         self._template = None if plain else ChatTemplate(tokenizer, stops)
         source = self._template.source if self._template else None
         self._encoder = Encoder(tokenizer, "literal", source)
         self._closing = closing(tokenizer) if plain else []
+
+    def of(self, tokenizer: Any) -> Prompts:
+        """Prompts for the tokenizer of another model."""
+        if tokenizer is self._tokenizer:
+            return self
+        if id(tokenizer) not in self._others:
+            self._others[id(tokenizer)] = Prompts(tokenizer, self._stops, plain=self._plain)
+        return self._others[id(tokenizer)]
 
     def ids(self, messages: list[Message]) -> list[int]:
         """Token ids from which the answer to the last turn continues.
@@ -118,6 +128,8 @@ class Settings:
 
     max_new_tokens: int = 256
     temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
 
 
 @dataclass
@@ -185,6 +197,8 @@ class Chat:
                 min(self.settings.max_new_tokens, room),
                 self.settings.temperature,
                 self.console.stream,
+                top_p=self.settings.top_p,
+                top_k=self.settings.top_k,
             )
         self.console.finish_stream()
         self.console.event(
@@ -202,7 +216,7 @@ class Chat:
         first, count = [{"role": "system", "content": self.system}] if self.system else [], 0
         while True:
             try:
-                prompt = self.prompts.ids([*first, *turns[count:]])
+                prompt = self.prompts.of(self.model.tokenizer).ids([*first, *turns[count:]])
             except BadRow as error:
                 raise DataError(
                     "this turn cannot be asked",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from tuner import activations, hatch, plan_rlhf
+from tuner import activations, hatch, plan_rlhf, vocabulary
 from tuner.base import Base
 from tuner.decide import TASK_METRICS
 from tuner.errors import ModelError, RecipeError
@@ -46,6 +46,7 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
         problems = []
     cpu = not (recipe.run.device != "cpu" and machine.gpus)
     checks: tuple[Check, ...] = (_quantization, _initialisation, qat.contradictions)
+    checks += (vocabulary.contradictions,)
     for check in (*checks, _exports, _batches, _tasks, _names):
         problems += check(recipe, method, cpu)
     problems += plan_rlhf.refuse_contradictions(recipe, cpu)
@@ -215,8 +216,8 @@ def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
     if not isinstance(options, LoraOptions):
         return
     tied = found.tied
-    matrices = [name for name in options.modules_to_save if ends(name, _TIED)]
-    matrices += [name for name in options.modules_to_save if name in _TIED]
+    matrices = [name for name in options.modules_to_save if ends(name, vocabulary.MATRICES)]
+    matrices += [name for name in options.modules_to_save if name in vocabulary.MATRICES]
     if tied and matrices:
         raise RecipeError(
             f"method.modules_to_save: {matrices[0]}, and the base's head is its embedding matrix",
@@ -224,9 +225,6 @@ def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
             "and a merged model could not hold both",
             "leave it out, or use method.name: trainable_tokens for the embeddings of some tokens",
         )
-
-
-_TIED = ("lm_head", "embed_tokens", "wte", "shared", "embed_out")
 
 
 def virtual_tokens(recipe: Recipe, found: Base) -> int:

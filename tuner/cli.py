@@ -396,6 +396,14 @@ def chat(
     temperature: Annotated[
         float, typer.Option("--temperature", min=0.0, help="0: always the likeliest token.")
     ] = 0.0,
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", metavar="N", min=0, help="Draw from the N likeliest; 0: from all."),
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option("--top-p", metavar="P", min=0.0, max=1.0, help="Draw from this probability."),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seeds what is drawn.")] = 42,
     force_base: ForceBase = False,
     json: Json = False,
@@ -404,7 +412,7 @@ def chat(
     from tuner.chat import Settings
     from tuner.commands import chat as command
 
-    settings = Settings(max_new_tokens, temperature)
+    settings = Settings(max_new_tokens, temperature, top_k, top_p)
     given = (run, base, adapter or (), system, settings, seed, force_base)
     command.chat(command.Request(*given), _console(json))
 

@@ -143,6 +143,8 @@ def _refuse_strategy(strategy: str, recipe: Recipe, method: Method, task: str) -
         why = f"method.name: {method.name} is not proven under it; the lora family is"
     elif recipe.model.quantize != "none":
         why = f"model.quantize: {recipe.model.quantize} cannot be shared between processes"
+    elif recipe.model.new_tokens:
+        why = "model.new_tokens: the matrix that is shared has rows of its own on each process"
     elif task != "sft":
         why = f"tuner {task} is not proven under it"
     if why:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MOST = 4
+
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word nearest to a misspelt one; hyphens and capitals do not count. None if far."""
@@ -15,8 +17,14 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'`, or what is known where nothing is near."""
+    """`did you mean 'x'`, or what is known where nothing is near.
+
+    Where the word is the beginning of several that are known, all of these.
+    """
     known = list(known)
+    begun = [f"'{name}'" for name in known if _plain(name).startswith(_plain(word))]
+    if 1 < len(begun) <= _MOST and word:
+        return f"did you mean {', '.join(begun[:-1])} or {begun[-1]}"
     near = nearest(word, known)
     return f"did you mean '{near}'" if near else f"known here: {', '.join(known)}"
 

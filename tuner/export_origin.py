@@ -16,6 +16,7 @@ from tuner.export_formats import OF_ADAPTER
 from tuner.heads import HEADS, family
 from tuner.methods.options import CONFIG
 from tuner.recipe import ModelSection
+from tuner.vocabulary import TRAINED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,6 +189,8 @@ def _refuse_plain_lora(origin: Origin) -> None:
         why = f"modules_to_save {origin.config['modules_to_save']}"
     elif origin.config.get("target_parameters"):
         why = "it adapts the fused experts"
+    elif origin.config.get(TRAINED):
+        why = f"{TRAINED}: the rows of added tokens have no place in it"
     if why:
         raise ModelError(
             "a GGUF adapter can only hold a plain LoRA",

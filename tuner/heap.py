@@ -1,4 +1,5 @@
-"""Memory that is freed stays in the process while a model is trained.
+"""Memory that is freed: it stays in the process while a model is trained, and leaves it at once
+while one is exported.
 
 Every step frees and asks again for the same gigabytes. glibc gives large blocks back to the system
 at once and fetches them anew, a page fault for every 4 KiB; told not to, it hands out what it has.
@@ -10,7 +11,7 @@ import ctypes
 
 # The options' numbers in glibc's malloc.h, and their values in bytes.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_NEVER_TRIM, _ONE_GIB, _HALF_A_HEAP = 2**31 - 1, 2**30, 2**25
+_NEVER_TRIM, _ONE_GIB, _HALF_A_HEAP, _ONE_MIB = 2**31 - 1, 2**30, 2**25, 2**20
 
 
 def keep_freed() -> str:
@@ -24,6 +25,17 @@ def keep_freed() -> str:
     if not (kept and library.mallopt(_TRIM_THRESHOLD, _NEVER_TRIM)):
         return "freed memory goes back to the system: mallopt refused"
     return "freed memory stays in the process (mallopt) until training has ended"
+
+
+def keep_nothing() -> None:
+    """Have every large block go back to the system when it is freed.
+
+    Left alone, glibc soon keeps blocks of up to 32 MiB in its heap, where the float64 copies of
+    layers, one after the other, leave holes that come to as much as the whole model.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_MMAP_THRESHOLD, _ONE_MIB)
 
 
 def give_back() -> None:

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel, PeftType
+from peft import PeftType
 from transformers import StoppingCriteriaList
 
 from tuner import base as bases
-from tuner import hub, model
+from tuner import hub, model, token_rows, vocabulary
 from tuner.adapter_files import (
     WHOLE,
     check_base,
@@ -51,6 +51,8 @@ class Adapter:
         folder: where it was read from.
         network: peft's model around the base; right only while `modules` are in place.
         modules: parent, name and module for each of the base's modules that peft replaced.
+        rows: of the embeddings while they are in place.
+        tokenizer: its own, where it has tokens that the base has not; None: the base's.
         virtual_tokens: learned tokens before every prompt; they count against the context.
         arguments: what `generate` needs besides.
     """
@@ -58,6 +60,8 @@ class Adapter:
     folder: Path
     network: Any
     modules: Modules
+    rows: int
+    tokenizer: Any = None
     virtual_tokens: int = 0
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -68,7 +72,6 @@ class Inference:
     Attributes:
         base: where it lies and what it is.
         head: what it writes with.
-        tokenizer: of the base, or of the run that is talked to.
         stops: token ids that end an answer, sorted.
         adapters: by name; `attach` adds them.
         active: name of the adapter that answers; None: the base itself.
@@ -77,7 +80,7 @@ class Inference:
     def __init__(self, base: Base, head: Head, network: Any, tokenizer: Any) -> None:
         self.base = base
         self.head = head
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.stops = sorted({tokenizer.eos_token_id, *bases.stop_ids(base.folder)})
         self.adapters: dict[str, Adapter] = {}
         self.active: str | None = None
@@ -88,6 +91,20 @@ class Inference:
     def network(self) -> Any:
         """The model that answers now: the base, or peft's model around it."""
         return self.adapters[self.active].network if self.active else self._bare
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of who answers now: of the base or the run that is talked to, or an adapter's own."""
+        return self.tokenizer_of(self.active)
+
+    def tokenizer_of(self, name: str | None) -> Any:
+        """The same for an adapter, whoever answers now; None: the base itself."""
+        own = self.adapters[name].tokenizer if name else None
+        return own or self._tokenizer
+
+    def rows_of(self, name: str | None) -> int:
+        """Embedding rows with an adapter in place; None: of the base itself."""
+        return self.adapters[name].rows if name else self.base.vocabulary_rows
 
     @property
     def room(self) -> int:
@@ -113,15 +130,20 @@ class Inference:
         wanted = self.adapters[name].modules if name else []
         for parent, place, module in [*self._own, *wanted]:
             setattr(parent, place, module)
+        if self.base.vocabulary_rows:
+            self._bare.config.get_text_config().vocab_size = self.rows_of(name)
         self.active = name
 
-    def add(self, name: str, folder: Path, wrap: Callable[[Any], Any]) -> Any:
+    def add(
+        self, name: str, folder: Path, wrap: Callable[[Any], Any], tokenizer: Any = None
+    ) -> Any:
         """Put an adapter on the bare base, remember how, and take it off again.
 
         Args:
             name: of the new adapter.
             folder: where it comes from.
             wrap: makes peft's model of the base; it may raise, which leaves all as it was.
+            tokenizer: its own, where it has tokens that the base has not.
 
         Returns:
             peft's model.
@@ -141,7 +163,12 @@ class Inference:
             arguments: dict[str, Any] = {}
             if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING:
                 arguments["task_ids"] = torch.tensor([0], device=self._bare.device)
-            self.adapters[name] = Adapter(folder, network, put, int(virtual), arguments)
+            rows = vocabulary.rows_for(
+                self.base.vocabulary_rows, vocabulary.trained_ids(asdict(config))
+            )
+            self.adapters[name] = Adapter(
+                folder, network, put, rows, tokenizer, int(virtual), arguments
+            )
         finally:
             # The next adapter would be taken for a second one of this kind.
             self._bare.__dict__.pop("peft_config", None)
@@ -157,6 +184,7 @@ class Inference:
         show: Callable[[str], None] = lambda piece: None,
         *,
         top_p: float | None = None,
+        top_k: int | None = None,
         ending: Ending | None = None,
         tokenizer: Any = None,
     ) -> Answer:
@@ -167,8 +195,9 @@ class Inference:
             max_new_tokens: longest answer, in tokens.
             temperature: 0 takes the likeliest token each time; above, tokens are drawn.
             show: given the answer piece by piece, as its tokens come; the pieces make the text.
-            top_p: draw from the likeliest tokens that together have this probability, 1 from all;
-                None leaves the choice to the base's own generation config.
+            top_p: draw from the likeliest tokens that together have this probability, 1 from all.
+            top_k: draw from this many of the likeliest tokens, 0 from all. Where neither is given,
+                what the base's own generation config says, and from all where it says nothing.
             ending: what else ends the answer.
             tokenizer: of the prompt, where it is not the one of the base.
 
@@ -183,8 +212,11 @@ class Inference:
         if not temperature:
             # None leaves out what the base's own generation config would set for drawn tokens.
             how = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        elif top_p is not None:
-            how |= {"top_p": top_p, "top_k": 0}
+        elif top_p is not None or top_k is not None:
+            how |= {"top_p": 1.0 if top_p is None else top_p, "top_k": top_k or 0}
+        elif self._bare.generation_config.top_k is None:
+            # transformers would draw from 50.
+            how["top_k"] = 0
         try:
             with warnings.catch_warnings():
                 # peft warns of positions that `PromptModel` gives all the same.
@@ -250,7 +282,12 @@ def open_base(
     tokenizer = bases.load_tokenizer(
         replace(found, folder=tokenizer_folder or found.folder), section.trust_remote_code
     )
-    bases.check_vocabulary(found, tokenizer)
+    if tokenizer_folder is not None and len(tokenizer) > found.vocabulary_rows > 0:
+        # A run that added tokens: the base itself has no rows for them. Their adapter brings them.
+        template = tokenizer.chat_template
+        tokenizer = bases.load_tokenizer(found, section.trust_remote_code)
+        tokenizer.chat_template = template
+    vocabulary.check(tokenizer, found.vocabulary_rows, found)
     network = model.open_weights(found, section, head, section.dtype, device)
     return Inference(found, head, network, tokenizer)
 
@@ -311,10 +348,23 @@ def attach(
                 network: Any = PromptModel(bare, config)
                 network.load_adapter(str(folder), "default", torch_device=device)
             else:
-                network = PeftModel.from_pretrained(
-                    bare, str(folder), config=config, torch_device=device
-                )
+                network = token_rows.put_on(bare, folder, config, torch_device=device)
             check_tensors(network, folder, name)
         return network
 
-    opened.add(name, folder, wrap)
+    opened.add(name, folder, wrap, _own_tokenizer(opened, config, folder))
+
+
+def _own_tokenizer(opened: Inference, config: Any, folder: Path) -> Any:
+    """The tokenizer beside an adapter that has tokens of its own; None for any other.
+
+    Raises:
+        ModelError: it does not fit the rows that the adapter brings.
+    """
+    ids = vocabulary.trained_ids(asdict(config))
+    if not ids or not (folder / "tokenizer_config.json").is_file():
+        return None
+    tokenizer = bases.load_tokenizer(replace(opened.base, folder=folder))
+    rows = vocabulary.rows_for(opened.base.vocabulary_rows, ids)
+    vocabulary.check(tokenizer, rows, opened.base)
+    return tokenizer

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from tuner import attention, hub, seal
+from tuner import attention, hub, seal, token_rows
 from tuner.errors import ModelError, ResourceError, first_line
 from tuner.heads import Head, is_new
 
@@ -113,6 +113,7 @@ def load(plan: Plan) -> Any:
     # What is to be shared out between GPUs need not fit into one.
     device = "cpu" if plan.devices.sharded else plan.device
     model = open_weights(found, section, plan.head, plan.dtype, device, **arguments)
+    token_rows.grow(model, plan.vocabulary_rows)
     if plan.head.added:
         model.config.pad_token_id = plan.tokenizer.pad_token_id
     return model

@@ -154,6 +154,12 @@ def _of_run(
     found = runs.read_run(path)
     if found.status == "damaged":
         record.read_record(path)
+    if found.status != "done":
+        raise RecipeError(
+            f"the run {path} is not finished",
+            f"its status is {found.status}",
+            "finish it with --resume, or name another run: tuner runs list",
+        )
     own, merged = path / "adapter", path / "merged"
     values, facts = _plan_of(found.record, path)
     device, dtype = _place(present)
@@ -177,8 +183,8 @@ def _of_run(
         raise _whole(path, "merged/ and no adapter/")
     raise ModelError(
         f"the run {path} has no model yet",
-        f"its status is {found.status}; it holds neither adapter/ nor merged/",
-        "finish it with --resume, or name another run: tuner runs list",
+        "it holds neither adapter/ nor merged/",
+        "run it again with export.formats: adapter, or name another run: tuner runs list",
     )
 
 

@@ -22,6 +22,7 @@ from tuner import (
     parts,
     plan_rlhf,
     skeleton,
+    vocabulary,
 )
 from tuner import base as bases
 from tuner.base import Base
@@ -101,6 +102,7 @@ class Plan:
     parties: Parties = field(default_factory=Parties)
     ptx: list[Example] = field(default_factory=list)
     devices: Devices = field(default_factory=Devices)
+    new_token_ids: tuple[int, ...] = ()
 
     @property
     def recipe(self) -> Recipe:
@@ -121,6 +123,11 @@ class Plan:
     def ppo(self) -> PpoSection:
         """The section of a recipe whose algorithm is ppo."""
         return self.recipe.ppo or PpoSection()
+
+    @property
+    def vocabulary_rows(self) -> int:
+        """Embedding rows of the model that is trained."""
+        return vocabulary.rows_for(self.base.vocabulary_rows, self.new_token_ids)
 
     @property
     def qat(self) -> bool:
@@ -210,12 +217,13 @@ def make(
     found = bases.resolve(recipe.model, loaded.folder, note)
     head = head_for(recipe.model.task, found.config, loaded.task)
     checks.refuse_base(recipe, method, found, head.name)
-    tokenizer = bases.load_tokenizer(found, recipe.model.trust_remote_code)
-    bases.check_vocabulary(found, tokenizer)
+    vocabulary.refuse_base(recipe, found, head.name)
+    tokenizer, new_ids = vocabulary.open_tokenizer(recipe.model, found)
+    words = vocabulary.rows_for(found.vocabulary_rows, new_ids)
     stop_ids = bases.stop_ids(found.folder)
     if loaded.task == "reward":
-        plan_rlhf.choose_pad(tokenizer, stop_ids)
-    bones = skeleton.read(found, head.name)
+        plan_rlhf.choose_pad(tokenizer, (*stop_ids, *new_ids))
+    bones = skeleton.read(found, head.name, words if new_ids else 0)
     group = qat.group_for(recipe, loaded.task, head.name, found, bones)
     parts.refuse_layers(recipe.method, bones, found)
     chosen = checks.targets(recipe, bones, found)
@@ -239,6 +247,7 @@ def make(
         steps=stages[-1].stop,
         tasks=len(recipe.data.train),
         token_ids=checks.token_ids(recipe, tokenizer),
+        new_token_ids=new_ids if method.adapter else (),
         new_modules=bones.new_modules if head.added else (),
         decoder=family(found.config) == "decoder",
         group=group,
@@ -253,7 +262,7 @@ def make(
         adapter=method.adapter,
         dtype=dtype,
         stored=dtype if recipe.model.quantize == "none" else recipe.model.quantize,
-        vocabulary=found.vocabulary_rows,
+        vocabulary=words,
         kept=activations.kept(recipe, method, found.config, bones.linears, chosen),
         rows=memory.Rows(
             lengths=[example.num_tokens + drawn for example in ordered],
@@ -283,6 +292,7 @@ def make(
     if isinstance(recipe.method, LoraOptions):
         values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
     warnings += _warnings(recipe, prepared, bones, trainable, found)
+    warnings += vocabulary.doubts(recipe, new_ids, found, prepared)
     return Plan(
         verb=loaded.verb,
         task=loaded.task,
@@ -312,6 +322,7 @@ def make(
             "gpus": fitting.on_gpus(held, quantized, allowed),
             **_adapted(bones, chosen, extra.experts, found),
             **qat.facts(recipe.train.qat, setting.group),
+            **vocabulary.facts(recipe, new_ids, found),
             "disk": space,
         },
         warnings=warnings,
@@ -319,6 +330,7 @@ def make(
         ptx=ptx,
         devices=processes,
         shape=shape,
+        new_token_ids=new_ids,
     )
 
 

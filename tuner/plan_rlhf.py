@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tuner import base as bases
-from tuner import data, sources
+from tuner import data, sources, vocabulary
 from tuner.data.preferences import prepare_preferences
 from tuner.data.prompts import prepare_prompts
 from tuner.errors import DataError, ModelError, RecipeError
 from tuner.methods import METHODS
+from tuner.methods.options import CONFIG
 from tuner.rewards import code
 from tuner.rewards.options import ExactAnswerRule, FunctionReward, ModelReward
 from tuner.sources import Source
@@ -87,6 +89,7 @@ def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source 
             f"{source.folder} holds no adapter",
             f"name it as model.base: {source.folder}, and leave out rlhf.policy",
         )
+    _refuse_tokens(source)
     if source.method is None or source.method == loaded.recipe.method:
         return loaded, source
     given = [key for key, origin in loaded.origins.items() if key.startswith("method.")]
@@ -101,6 +104,22 @@ def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source 
     origins = {key: where for key, where in loaded.origins.items() if key not in given}
     origins |= {f"method.{key}": "rlhf.policy" for key in type(source.method).model_fields}
     return replace(loaded, recipe=recipe, origins=origins), source
+
+
+def _refuse_tokens(source: Source) -> None:
+    """Refuse a policy that has added tokens to the vocabulary: its base is another one than ours.
+
+    Raises:
+        RecipeError: with the way round it.
+    """
+    known = source.folder / CONFIG
+    config = json.loads(known.read_text("utf-8")) if known.is_file() else {}
+    if (source.section and source.section.new_tokens) or config.get(vocabulary.TRAINED):
+        raise RecipeError(
+            f"rlhf.policy: {source.name} has tokens that its base has not",
+            "not proven for rlhf: their rows lie in the adapter",
+            "tuner export RUN --format merged, and name that as model.base, without rlhf.policy",
+        )
 
 
 def parties(

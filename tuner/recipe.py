@@ -59,6 +59,9 @@ class ModelSection(Section):
         Literal["auto", "generation", "classification"],
         Field(description="write text, or tell classes; auto: what the base is made for"),
     ] = "auto"
+    new_tokens: Annotated[
+        Words, Field(description="tokens to add to the vocabulary, never split, and to train")
+    ] = ()
     trust_remote_code: Annotated[
         Flag, Field(description="run Python code that comes with the model")
     ] = False

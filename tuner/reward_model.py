@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peft import PeftModel
-
-from tuner import adapter_files, model
+from tuner import adapter_files, model, token_rows
 from tuner.adapter_files import WHOLE
 from tuner.errors import ModelError
 from tuner.evaluate.preference import scores
@@ -114,7 +112,7 @@ def open_model(plan: Plan, source: Source) -> RewardModel:
             warn=log.warning,
         )
         with model.told(f"the adapter '{source.name}' cannot be loaded", source.folder, WHOLE):
-            network = PeftModel.from_pretrained(network, str(source.folder))
+            network = token_rows.put_on(network, source.folder)
         adapter_files.check_tensors(network, source.folder, source.name)
     # Its tokenizer was checked against the policy's by the plan; its padding token is its own.
     pad = plan.parties.pads[source.name]

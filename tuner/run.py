@@ -192,6 +192,7 @@ def _finish(
     for item in samples:
         console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
 
+    trained.scores = scores
     artefacts = write_artefacts(plan, trained, folder.record["base_fingerprint"], console)
     clock.lap("export")
     console.artefacts(artefacts)

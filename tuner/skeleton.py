@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from tuner import vocabulary
 from tuner.base import Base
 from tuner.errors import ModelError, first_line
 from tuner.heads import HEADS, is_new, new_modules
@@ -26,6 +28,8 @@ from tuner.methods.targets import ends
 _PLAIN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 _NOT_LINEAR = ("embed_tokens.", "lm_head.", "wte.", "wpe.")
+# The matrices with a row for every token.
+_WORDS = (".embed_tokens.weight", ".lm_head.weight", ".wte.weight")
 
 
 @dataclass(frozen=True)
@@ -65,19 +69,25 @@ class Skeleton:
         return sum(self.sizes[name] for name in full.last_layer(self.sizes, self.tied))
 
 
-def read(base: Base, head: str) -> Skeleton:
+def read(base: Base, head: str, rows: int = 0) -> Skeleton:
     """The skeleton of a base.
 
     Args:
         base: the base.
         head: what it is loaded with, by `heads.HEADS`.
+        rows: that its embeddings get at least.
 
     Raises:
         ModelError: config.json names no such model that transformers knows.
     """
     plain = head == "language" and base.config.get("model_type") in _PLAIN_FAMILIES
     shapes = base.shapes() if plain else {}
-    return _from_shapes(base, shapes) if shapes else _from_model(empty(base, head), base)
+    if not shapes:
+        return _from_model(empty(base, head, rows), base)
+    for name, shape in shapes.items():
+        if f".{name}".endswith(_WORDS):
+            shapes[name] = (max(shape[0], rows), *shape[1:])
+    return _from_shapes(base, shapes)
 
 
 def trainable(base: Base, head: str, bones: Skeleton, method: Method, setting: Setting) -> int:
@@ -95,15 +105,19 @@ def trainable(base: Base, head: str, bones: Skeleton, method: Method, setting: S
         and head == "language"
         and not (options.modules_to_save or options.experts)
     ):
-        return sum(lora.parameters(options, name, bones.linears[name]) for name in setting.targets)
+        own = sum(lora.parameters(options, name, bones.linears[name]) for name in setting.targets)
+        return own + _of_tokens(base, bones, setting.new_token_ids)
     import peft
 
-    model = empty(base, head)
+    from tuner import token_rows
+
+    model = empty(base, head, vocabulary.rows_for(0, setting.new_token_ids))
     try:
         with warnings.catch_warnings():
             # They stand in run.log when the method is put on the base itself.
             warnings.simplefilter("ignore")
             config = setting.with_head(method.config(setting))
+            token_rows.train(model, config, setting.new_token_ids)
             wrapped: Any = peft.get_peft_model(model, config)
     except (ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(
@@ -114,6 +128,14 @@ def trainable(base: Base, head: str, bones: Skeleton, method: Method, setting: S
     # AdaLoRA keeps its ranks among the parameters, and never trains them.
     named = wrapped.named_parameters()
     return sum(p.numel() for name, p in named if p.requires_grad and "ranknum" not in name)
+
+
+def _of_tokens(base: Base, bones: Skeleton, ids: Sequence[int]) -> int:
+    """Parameters of the rows of some tokens, in embedding and head."""
+    if not ids:
+        return 0
+    whole = sum(size for name, size in bones.sizes.items() if f".{name}".endswith(_WORDS))
+    return whole // vocabulary.rows_for(base.vocabulary_rows, ids) * len(ids)
 
 
 def _from_shapes(base: Base, shapes: dict[str, tuple[int, ...]]) -> Skeleton:
@@ -140,8 +162,13 @@ def _from_shapes(base: Base, shapes: dict[str, tuple[int, ...]]) -> Skeleton:
     return Skeleton(linears, norms, sizes, [], tied)
 
 
-def empty(base: Base, head: str) -> Any:
+def empty(base: Base, head: str, rows: int = 0) -> Any:
     """The base as transformers builds it from config.json, on torch's meta device.
+
+    Args:
+        base: the base.
+        head: what it is loaded with, by `heads.HEADS`.
+        rows: that its embeddings get at least.
 
     Raises:
         ModelError: config.json names no such model that transformers knows.
@@ -153,7 +180,7 @@ def empty(base: Base, head: str) -> Any:
     try:
         config = transformers.AutoConfig.from_pretrained(base.folder, local_files_only=True)
         with torch.device("meta"):
-            return getattr(transformers, HEADS[head].auto_class).from_config(config)
+            model = getattr(transformers, HEADS[head].auto_class).from_config(config)
     except (
         ValueError,
         KeyError,
@@ -168,6 +195,11 @@ def empty(base: Base, head: str) -> Any:
             f"{base.folder / 'config.json'}: {first_line(error)}",
             HEADS[head].advice,
         ) from error
+    if rows:
+        from tuner import token_rows
+
+        token_rows.grow(model, rows)
+    return model
 
 
 def _from_model(model: Any, base: Base) -> Skeleton:

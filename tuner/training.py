@@ -37,6 +37,7 @@ class Trained:
         start: sha256 of every tensor that any stage trains, before the first step.
         start_state: the adapter's tensors before the first step, where the export needs them.
         aid: what the task keeps beside the model (see `tasks.Task.prepare`).
+        scores: of the held-out rows, before and after; the card beside an artefact says them.
         unmoved: names of trained tensors that are still where they started.
     """
 
@@ -45,6 +46,7 @@ class Trained:
     start_state: dict[str, torch.Tensor] = field(default_factory=dict)
     unmoved: list[str] = field(default_factory=list)
     aid: Any = None
+    scores: Mapping[str, Any] = field(default_factory=dict)
 
 
 def start(plan: Plan, base: Any) -> Trained:

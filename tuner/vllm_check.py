@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tuner.vocabulary import TRAINED
+
 # Values that --max-lora-rank takes.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 DEFAULT_RANK = 16
 
 
-def findings(config: Mapping[str, Any], resized: bool) -> tuple[list[str], list[str]]:
+def findings(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """What stands against an adapter in vLLM.
 
     Args:
         config: peft's adapter_config.json.
-        resized: whether tokens were added to the base's vocabulary.
 
     Returns:
         What it cannot load, and what must be said to it.
@@ -38,8 +39,8 @@ def findings(config: Mapping[str, Any], resized: bool) -> tuple[list[str], list[
         against.append("target_parameters: fused experts have no place in its LoRA layers")
     if config.get("alpha_pattern"):
         against.append("alpha_pattern: vLLM reads one alpha for all modules")
-    if resized:
-        against.append("added tokens: vLLM has dropped extra vocabulary of adapters")
+    if config.get(TRAINED):
+        against.append(f"{TRAINED}: vLLM has no place for the rows of added tokens")
     ranks = [int(config.get("r", 0)), *map(int, (config.get("rank_pattern") or {}).values())]
     fitting = [size for size in RANKS if size >= max(ranks)]
     if not fitting:

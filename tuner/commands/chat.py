@@ -31,6 +31,10 @@ def chat(request: Request, console: Console) -> None:
     """Open the model, then read turns until the input ends."""
     if not math.isfinite(request.settings.temperature):
         raise RecipeError("--temperature is not a number", "", "0 or more; 0 is the likeliest")
+    if request.settings.top_p is not None and not 0 < request.settings.top_p <= 1:
+        raise RecipeError("--top-p is no share", "", "above 0, up to 1; 1 draws from all")
+    if request.settings.temperature == 0 and (request.settings.top_k or request.settings.top_p):
+        console.warn("--top-k and --top-p mean nothing at temperature 0: nothing is drawn")
     present = machine.detect()
     source = opening.find(request.run, request.base, request.adapters, present, "chat")
     # What libraries print is not ours: stdout is the console's.

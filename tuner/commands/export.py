@@ -10,13 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner import wording
+from tuner import heap, wording
 from tuner.errors import ModelError, RecipeError
 from tuner.export_formats import known
 
 if TYPE_CHECKING:
     from tuner.console import Console
 
+# Figures of an artefact that `tuner verify` repeats from its manifest.
+_SAID = {
+    "kl": "KL to the tuned model",
+    "kl_base": "KL of the base",
+    "top1_agreement": "share of the same first tokens",
+    "perplexity": "perplexity",
+    "perplexity_tuned": "of the tuned model",
+}
 _LIMITS = {"kl": "KL", "max_logit_difference": "logits"}
 ONTO = ("auto", "dequantized", "original")
 
@@ -81,6 +89,7 @@ def export(request: Request, console: Console) -> None:
             weights = _numbers(request.weights, len(origins))
             combination = work.Combination(origins, weights, request.combination, request.density)
             combine.check(combination)
+        heap.keep_nothing()
         settings = work.Settings(
             output=output.resolve(),
             base=request.base,
@@ -128,7 +137,7 @@ def _check_elsewhere(name: str, runtime: str, console: Console) -> None:
         console.event("check", runtime=runtime, loads=True, against=[], say=[])
         console.text(f"{origin.folder}: a whole model, which vLLM loads as it loads its base")
         return
-    against, say = vllm_check.findings(origin.config, resized=False)
+    against, say = vllm_check.findings(origin.config)
     console.event("check", runtime=runtime, loads=not against, against=against, say=say)
     if against:
         raise ModelError(
@@ -240,3 +249,6 @@ def verify(name: str, base: str | None, force_base: bool, console: Console) -> N
         f"logits within {found['drift']:.2g} of those proven then "
         f"(tuned model: {found['max_logit_difference']:.2g})"
     )
+    if then := found["then"]:
+        known = (f"{_SAID[name]} {wording.value(then[name])}" for name in _SAID if name in then)
+        console.text(f"when it was written: {', '.join(known)}")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tuner import base, data, plan_rlhf, recipe_load
+from tuner import base, data, plan_rlhf, recipe_load, vocabulary
 from tuner.console import Console
 from tuner.data import Preview
 from tuner.data.preferences import Ranking
@@ -19,7 +19,7 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
     """Render the first training rows through the base's tokenizer and chat template."""
     loaded = recipe_load.load(Path(recipe), overrides, None)
     found = base.resolve(loaded.recipe.model, loaded.folder, console.note)
-    tokenizer = base.load_tokenizer(found, loaded.recipe.model.trust_remote_code)
+    tokenizer, new_ids = vocabulary.open_tokenizer(loaded.recipe.model, found)
     stops = base.stop_ids(found.folder)
     head = head_for(loaded.recipe.model.task, found.config, loaded.task)
     if loaded.task == "sft":
@@ -39,7 +39,11 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
         shown = list(_compared(loaded, tokenizer, found.context_length, stops, head, rows))
     for row in shown:
         cut = ", truncated" if row.truncated else ""
-        console.row(f"{row.row} ({row.tokens} tokens{cut})", row.spans)
+        new = ""
+        if new_ids:
+            pieces = tokenizer.convert_ids_to_tokens([n for n in row.ids if n in new_ids])
+            new = f", new: {' '.join(pieces) or 'none'}"
+        console.row(f"{row.row} ({row.tokens} tokens{new}{cut})", row.spans)
 
 
 def _compared(
@@ -59,9 +63,10 @@ def _compared(
     for row in prepared.train:
         prompt = str(tokenizer.decode(row.prompt_ids))
         if not isinstance(row, Ranking):
-            yield Preview(row.row, [(prompt, False)], len(row.prompt_ids), False)
+            ids = list(row.prompt_ids)
+            yield Preview(row.row, [(prompt, False)], len(ids), False, ids)
             continue
         for number, ids in enumerate(row.answers, 1):
             answer = str(tokenizer.decode(ids[len(row.prompt_ids) :]))
             name = f"{row.row}, answer {number}"
-            yield Preview(name, [(prompt, False), (answer, True)], len(ids), False)
+            yield Preview(name, [(prompt, False), (answer, True)], len(ids), False, list(ids))

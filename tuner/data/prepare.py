@@ -66,12 +66,14 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Preview:
-    """One rendered row: its text in spans, as decoded from its ids, and which are supervised."""
+    """One rendered row: its ids, its text in spans, as decoded from them, and which of these are
+    supervised."""
 
     row: str
     spans: list[tuple[str, bool]]
     tokens: int
     truncated: bool
+    ids: list[int]
 
 
 def prepare(
@@ -158,7 +160,7 @@ def preview(
         supervised = made.supervised + [True] * len(written)
         whole = maker.whole_length(pair[1], made)
         spans = _spans(tokenizer, ids, supervised)
-        shown.append(Preview(made.row, spans, whole, made.num_tokens < whole))
+        shown.append(Preview(made.row, spans, whole, made.num_tokens < whole, ids))
     return shown
 
 

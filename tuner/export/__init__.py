@@ -16,7 +16,7 @@ import torch
 
 from tuner import manifest, provenance, seal
 from tuner.errors import IntegrityError
-from tuner.export import adapter, held, merged, verdict, verify, virtual_tokens
+from tuner.export import adapter, card, held, merged, verdict, verify, virtual_tokens
 from tuner.methods import lora
 
 if TYPE_CHECKING:
@@ -49,6 +49,10 @@ EXPORTERS: dict[str, Exporter] = {
     "virtual_tokens": Exporter(virtual_tokens.write, *verdict.EXACT["adapter"], reorders=False),
     "merged": Exporter(merged.write, *verdict.EXACT["merged"], reorders=True),
 }
+
+
+# Those with a card beside them.
+CARDS = ("adapter", "merged")
 
 
 def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]]:
@@ -92,6 +96,9 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
             }
             for name, folder in folders.items():
                 EXPORTERS[name].write(plan, trained, folder)
+                if name in CARDS:
+                    facts = verify.facts_of(plan)
+                    card.write(folder, name, plan.base.name, facts, card.of_run(plan, trained))
             fresh = verify.fresh_logits(plan, folders, probes, live)
             for name in folders:
                 difference = verify.largest_difference(fresh[name], live[name])

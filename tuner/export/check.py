@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tuner.console import Console
     from tuner.export_origin import Origin
 
+# Of the figures that were taken when it was written, those that are told again.
+_THEN = ("kl", "kl_base", "top1_agreement", "perplexity", "perplexity_tuned")
 # Other machines add up in another order; quantized kernels round as they go.
 DRIFT = {"exact": 1e-3, "rounded": 0.05}
 
@@ -35,15 +37,19 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
         console: warns.
 
     Returns:
-        kind, path, files, drift (to its own logits then), max_logit_difference (to the tuned
-        model's), limit.
+        kind, path, files, stray (what lies there besides), drift (to its own logits then),
+        max_logit_difference (to the tuned model's), limit; and `then`, figures that its manifest
+        keeps, where it was made by `tuner export`.
 
     Raises:
         IntegrityError: a file differs, or the logits do.
         ModelError: it has no manifest, or one that keeps no logits; or its base is not there.
     """
     folder, sealed = origin.folder, origin.sealed
-    files = manifest.read_manifest(folder)["files"] if sealed else {}
+    listed = manifest.read_manifest(folder) if sealed else {"files": {}}
+    files, stray = listed["files"], manifest.unlisted(folder, listed) if sealed else []
+    if stray:
+        console.warn(f"{folder} also holds what is not part of it: {', '.join(stray)}")
     witness = sealed.get("witness")
     if not witness:
         raise ModelError(
@@ -81,7 +87,9 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
     }
     with tempfile.TemporaryDirectory(prefix="tuner-verify-") as aside:
         logits = verify.in_fresh_process(job, Path(aside))[kind]
-    return _compare(kind, folder, len(files), logits, witness, facts)
+    found = _compare(kind, folder, len(files), logits, witness, facts)
+    known = sealed.get("figures") or {}
+    return found | {"stray": stray, "then": {name: known[name] for name in _THEN if name in known}}
 
 
 def _base(origin: Origin, named: str | None, console: Console) -> Base:

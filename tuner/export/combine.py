@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from tuner import token_rows, vocabulary
 from tuner.errors import ModelError, RecipeError
 from tuner.export import loading
 from tuner.export.work import Combination
@@ -56,7 +57,8 @@ def check(asked: Combination) -> None:
     for origin in origins:
         config = origin.config
         plain = config.get("peft_type") == "LORA" and not config.get("use_dora")
-        if not plain or config.get("modules_to_save") or config.get("target_parameters"):
+        beside = ("modules_to_save", "target_parameters", vocabulary.TRAINED)
+        if not plain or any(config.get(key) for key in beside):
             raise ModelError(
                 f"{origin.name} is no plain LoRA",
                 f"{origin.folder / CONFIG}: only the updates of LoRA and rsLoRA add up",
@@ -76,13 +78,9 @@ def combine(asked: Combination, job: dict[str, Any], folder: Path) -> Origin:
     Returns:
         It, to be exported like any other.
     """
-    from peft import PeftModel
-
     origins, kind = asked.origins, asked.kind
     names = [f"part{number}" for number in range(len(origins))]
-    model: Any = PeftModel.from_pretrained(
-        loading.base(job), origins[0].folder, adapter_name=names[0]
-    )
+    model: Any = token_rows.put_on(loading.base(job), origins[0].folder, adapter_name=names[0])
     for name, origin in zip(names[1:], origins[1:], strict=True):
         model.load_adapter(str(origin.folder), adapter_name=name)
     further = {} if kind in ("linear", "svd") else {"density": asked.density}

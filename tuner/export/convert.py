@@ -19,8 +19,10 @@ import torch
 from tuner import disk, manifest, provenance, seal
 from tuner.errors import IntegrityError, RecipeError
 from tuner.export import (
+    CARDS,
     adapter,
     bnb,
+    card,
     combine,
     converter,
     gguf,
@@ -28,8 +30,8 @@ from tuner.export import (
     held,
     int4,
     llama,
-    loading,
     measure,
+    merge,
     merged,
     torchao_int8,
     trained_grid,
@@ -46,8 +48,6 @@ if TYPE_CHECKING:
     from tuner.export_origin import Origin
 
 REPORT = "export.json"
-# Places of the held-out rows at which a merge is compared in float64.
-FEW_PLACES = 64
 
 CONVERTERS: dict[str, Callable[[Work, Path], None]] = {
     "int8": bnb.write_int8,
@@ -92,11 +92,12 @@ def export(
         )
     reports: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
+        stack.enter_context(disk.no_empty_folder(settings.output))
         scratch = stack.enter_context(seal.scratch(settings.output))
         if settings.combination:
             console.phase(f"combining {len(settings.combination.origins)} adapters")
             work.origin = combine.combine(settings.combination, work.job, scratch)
-        exact = _measure_and_merge(work, rows, settings, scratch, found_base, console)
+        exact = merge.measure_and_merge(work, rows, settings, scratch, found_base, console)
         if work.base is not None and not measure.noticeable(work.tuned, work.base):
             raise IntegrityError(
                 f"{work.origin.name} is its base: there is nothing to export",
@@ -119,82 +120,6 @@ def _refuse_existing(output: Path, rows: list[Format]) -> None:
                 "an artefact is never overwritten",
                 "move it away, or name another folder with --output",
             )
-
-
-def _measure_and_merge(
-    work: Work,
-    rows: list[Format],
-    settings: Settings,
-    scratch: Path,
-    base: Base | None,
-    console: Console,
-) -> torch.Tensor | None:
-    """Read the tuned model and the base, and have the merged model lie in `work.merged`.
-
-    Returns:
-        The tuned model's logits in float64 on a few rows, where an exact merge is asked for.
-    """
-    origin, job = work.origin, work.job
-    kind = "adapter" if origin.adapter else "merged"
-    console.phase("measuring the tuned model and its base")
-    model = loading.load(job, kind, str(origin.folder))
-    work.tuned = measure.read(model, work.both, console.tick)
-    compared = base is not None and not job["num_labels"]
-    if origin.adapter and compared:
-        with model.disable_adapter():
-            work.base = measure.read(model, work.both)
-    elif compared:
-        whole = loading.base(job)
-        work.base = measure.read(whole, work.both)
-        del whole
-    exact = None
-    plain = job["dtype"] == "float32" and job["quantize"] == "none"
-    if plain and any(row.name == "merged" for row in rows):
-        with verify.in_double(model):
-            exact = measure.read(model, few(work))
-    if not origin.adapter:
-        work.merged = origin.folder
-    elif any(row.name not in OF_ADAPTER for row in rows):
-        ready = origin.folder.parent / "merged"
-        if manifest.is_sealed(ready) and origin.run and job["quantize"] == "none":
-            seal.verify(ready)
-            work.merged = ready
-        else:
-            console.phase("folding the adapter into the base")
-            work.merged = scratch / "merged"
-            whole = merged_into(work, model, settings.onto)
-            merged.save(whole, work.merged, work.name, work.tokenizer, work.stops)
-    return exact
-
-
-def merged_into(work: Work, model: Any, onto: str) -> Any:
-    """The merged model; for a run on a quantized base, on the weights that are asked for.
-
-    Merging into the original weights, which the adapter was never trained on, may be nearer or not
-    (artidoro/qlora#28): both are measured, and the nearer is taken where nothing is asked for.
-    """
-    if work.job["quantize"] == "none":
-        return merged.fold(model)
-    from peft import PeftModel
-
-    divergences, models = {}, {}
-    for choice in ("dequantized", "original") if onto == "auto" else (onto,):
-        if choice == "original":
-            base = loading.base(work.job | {"quantize": "none"})
-        else:
-            base = loading.base(work.job).dequantize().to(getattr(torch, work.job["dtype"]))
-        whole = merged.fold(PeftModel.from_pretrained(base, work.origin.folder)).eval()
-        divergences[choice] = measure.divergence(work.tuned, measure.read(whole, work.both))
-        models[choice] = whole
-    chosen = min(divergences, key=lambda name: divergences[name])
-    work.notes |= {"merged_onto": chosen, "kl_by_base_weights": divergences}
-    return models[chosen]
-
-
-def few(work: Work) -> Held:
-    """The rows on which an exact merge is compared in float64."""
-    first = work.held.limited(FEW_PLACES)
-    return Held(first.rows + work.random.rows, first.targets + work.random.targets)
 
 
 def _one(
@@ -224,7 +149,7 @@ def _one(
     with seal.seal(final, extra=extra) as folder:
         _write(work, row, settings, folder)
         double = row.name == "merged" and exact is not None
-        rows = few(work) if double else work.both
+        rows = merge.few(work) if double else work.both
         tuned = exact if double and exact is not None else work.tuned
         for_grid = trained_grid.wanted(work, row)
         if for_grid:
@@ -266,6 +191,8 @@ def _write(work: Work, row: Format, settings: Settings, folder: Path) -> None:
         shutil.copytree(work.merged, folder, dirs_exist_ok=True, ignore=_NO_MANIFEST)
     else:
         CONVERTERS[row.name](work, folder)
+    if row.name in CARDS:
+        card.write(folder, row.name, work.name, work.facts, work.record)
 
 
 def _again(
@@ -284,6 +211,7 @@ def _again(
         "targets": rows.targets,
         "artefacts": {row.name: str(folder)},
         "double": [row.name] if double else [],
+        "shard": merged.SHARD,
     }
     return verify.in_fresh_process(job, output)[row.name]
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tuner.errors import IntegrityError, ModelError
+from tuner.export import modelfile
 from tuner.methods.options import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
@@ -29,11 +30,15 @@ ARCHITECTURES = {
     "gemma2": ("gemma2", False),
     "phi3": ("phi3", False),
 }
-_FILE = "adapter-f32.gguf"
+_FILE, _BASE = "adapter-f32.gguf", "base.gguf"
+_HEAD = (
+    "# Put the GGUF file of the base, {base}, beside this one as " + _BASE + ":\n"
+    "#   python convert_hf_to_gguf.py FOLDER_OF_THE_BASE --outfile " + _BASE + "\n"
+)
 
 
 def write(work: Work, folder: Path) -> None:
-    """Write the adapter's factors in float32.
+    """Write the adapter's factors in float32, and the Modelfile that puts them on the base.
 
     Raises:
         ModelError: llama.cpp's names for this kind of base are not known here.
@@ -82,6 +87,8 @@ def write(work: Work, folder: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     _read_back(file, tensors)
+    text = modelfile.text(_BASE, work.tokenizer, work.stops or (), work.context_length, _FILE)
+    (folder / "Modelfile").write_text(_HEAD.format(base=work.name) + text, "utf-8")
 
 
 def _place(key: str, names: Any) -> str:

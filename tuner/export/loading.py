@@ -27,11 +27,10 @@ def load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
     from tuner.model import without_cpu_packing
 
     if kind == "adapter":
-        from peft import PeftModel
-
+        from tuner import token_rows
         from tuner.methods import bottleneck_peft  # noqa: F401  # makes peft know the method
 
-        model: Any = PeftModel.from_pretrained(base(job), folder)
+        model: Any = token_rows.put_on(base(job), folder)
         _refuse_other_keys(model, folder)
     elif kind == "virtual_tokens":
         from tuner.export.virtual_tokens import WithTokens
@@ -122,7 +121,7 @@ def _refuse_other_keys(model: Any, folder: str) -> None:
     """peft only warns of tensors that match no module: they would be trained and do nothing."""
     from peft import get_peft_model_state_dict
 
-    wanted = set(get_peft_model_state_dict(model))
+    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     with safe_open(f"{folder}/{WEIGHTS}", "pt") as file:
         saved = set(file.keys())
     _refuse_keys(wanted - saved, saved - wanted)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from tuner.plan import Plan
     from tuner.training import Trained
 
-# safetensors copies a file's tensors before it writes them: this is all that is needed beside the
-# model itself.
-SHARD = "2GB"
+# Bytes of a file at most. safetensors copies a file's tensors before it writes them: this is all
+# that is needed beside the model itself.
+SHARD = 2_000_000_000
 
 
 def write(plan: Plan, trained: Trained, folder: Path) -> None:

@@ -16,7 +16,9 @@ _MARKS = {
 }
 
 
-def text(file: str, tokenizer: Any, stops: Sequence[int], context: int) -> str:
+def text(
+    file: str, tokenizer: Any, stops: Sequence[int], context: int, adapter: str | None = None
+) -> str:
     """The Modelfile of a GGUF file that lies beside it.
 
     Args:
@@ -24,8 +26,11 @@ def text(file: str, tokenizer: Any, stops: Sequence[int], context: int) -> str:
         tokenizer: with the chat template that was trained with.
         stops: ids that end an answer.
         context: longest sequence in tokens.
+        adapter: name of a GGUF adapter that is put on it.
     """
     lines = [f"FROM ./{file}"]
+    if adapter is not None:
+        lines.append(f"ADAPTER ./{adapter}")
     found = template(tokenizer)
     if found is not None:
         body, system = found

@@ -12,17 +12,17 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load, save_file
 
-from tuner import seal
+from tuner import heap, seal
 from tuner.errors import IntegrityError
 from tuner.export import held, loading, measure
+from tuner.export.double import in_double
 from tuner.memory import PROBE_ROWS
 
 if TYPE_CHECKING:
@@ -62,24 +62,6 @@ def logits(model: Any, rows: Sequence[Probe], double: bool = False) -> list[torc
             for row in rows
         ]
     return [result if double else result.float() for result in results]
-
-
-@contextmanager
-def in_double(model: Any, wanted: bool = True) -> Iterator[None]:
-    """Have a float32 model compute in float64, where `wanted`."""
-    experts = getattr(model.config, "_experts_implementation", None)
-    if wanted:
-        # The grouped matrix product of mixtures of experts has no float64.
-        if experts:
-            model.set_experts_implementation("eager")
-        model.double()
-    try:
-        yield
-    finally:
-        if wanted:
-            model.float()
-            if experts:
-                model.set_experts_implementation(experts)
 
 
 def row_tensor(name: str, ids: Sequence[int], device: Any) -> torch.Tensor:
@@ -212,6 +194,7 @@ def main() -> None:
     from tuner.model import quiet_libraries
 
     quiet_libraries()
+    heap.keep_nothing()
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     torch.set_num_threads(job["threads"])
     result: dict[str, torch.Tensor] = {}
@@ -219,7 +202,7 @@ def main() -> None:
         model = loading.load(job, kind, folder)
         double = kind in job["double"]
         if targets := job.get("targets"):
-            with in_double(model, double):
+            with in_double(model, double, job.get("shard")):
                 result[kind] = measure.read(model, measure.Held(job["rows"], targets))
         else:
             for number, tensor in enumerate(logits(model, job["rows"], double)):

@@ -15,6 +15,7 @@ from tuner import base as bases
 from tuner.errors import ModelError
 from tuner.export import held
 from tuner.export.measure import Held
+from tuner.record import read_record
 
 if TYPE_CHECKING:
     from tuner.base import Base
@@ -73,8 +74,10 @@ class Work:
         calibration: training rows, for formats that calibrate.
         trained_grid: the grid of `train.qat` that its weights were trained on; none.
         context_length: longest sequence in tokens.
+        vocabulary_rows: rows of a whole model's embeddings; 0 for an adapter.
         tuned: logits at their places; `base` likewise, None where there is none to compare with.
         merged: folder of the merged model, once it is there.
+        record: of its run; empty where it is of none.
         notes: what stands in the report besides the figures.
     """
 
@@ -90,9 +93,11 @@ class Work:
     calibration: Held
     trained_grid: str
     context_length: int
+    vocabulary_rows: int
     tuned: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     base: torch.Tensor | None = None
     merged: Path = Path()
+    record: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
     def on_device(self, config: Any) -> dict[str, Any]:
@@ -156,6 +161,7 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
     }
     folders = [origin.folder] if base is None else [origin.folder, base.folder]
     stops = tuple(dict.fromkeys(stop for folder in folders for stop in bases.stop_ids(folder)))
+    own = _whole_model(origin)
     work = Work(
         origin=origin,
         facts=facts,
@@ -168,16 +174,18 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
         random=random,
         calibration=(origin.run and held.load(origin.run, "calibration")) or Held([], []),
         trained_grid=str(facts.get("qat", "none")),
-        context_length=_context(origin, base),
+        context_length=(base or own).context_length,
+        record=read_record(origin.run) if origin.run and not settings.combination else {},
+        vocabulary_rows=0 if origin.adapter else own.vocabulary_rows,
     )
     return work, base
 
 
-def _context(origin: Origin, base: Base | None) -> int:
-    if base is not None:
-        return base.context_length
-    config = json.loads((origin.folder / "config.json").read_text("utf-8"))
-    return bases.Base(origin.name, "folder", origin.folder, config).context_length
+def _whole_model(origin: Origin) -> Base:
+    """What config.json says of a whole model; of an adapter nothing."""
+    file = origin.folder / "config.json"
+    config = json.loads(file.read_text("utf-8")) if not origin.adapter else {}
+    return bases.Base(origin.name, "folder", origin.folder, config)
 
 
 def _base(origin: Origin, settings: Settings, console: Console) -> Base | None:

@@ -23,8 +23,18 @@ _LORA = Method(
     mergeable=True,
     quantized=QUANTIZED,
     rlhf=True,
+    new_tokens=True,
 )
-_FULL = Method("full", "sft", "all weights", full.FullOptions, None, 2e-5, mergeable=True)
+_FULL = Method(
+    "full",
+    "sft",
+    "all weights",
+    full.FullOptions,
+    None,
+    2e-5,
+    mergeable=True,
+    new_tokens=True,
+)
 _PREFIX = Method(
     "prefix",
     "prefix",

@@ -36,6 +36,7 @@ class Method:
         virtual_tokens: whether it learns tokens that stand before every row.
         deep_prompts: whether these are keys and values of every layer.
         rlhf: whether a policy of rewards can learn by it.
+        new_tokens: whether it trains the rows of tokens that the recipe adds.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Method:
     virtual_tokens: bool = False
     deep_prompts: bool = False
     rlhf: bool = False
+    new_tokens: bool = False
 
     @property
     def adapter(self) -> bool:

@@ -47,6 +47,7 @@ class Setting:
         new_modules: parts of a new head, trained and saved beside the adapter.
         decoder: whether the base is a decoder.
         token_ids: of `method.tokens`, where the method has them.
+        new_token_ids: of `model.new_tokens`, whose rows an adapter trains, too.
         group: inputs that share a scale in quantization-aware training to int4.
     """
 
@@ -59,6 +60,7 @@ class Setting:
     steps: int = 1
     tasks: int = 1
     token_ids: tuple[int, ...] = ()
+    new_token_ids: tuple[int, ...] = ()
     new_modules: tuple[str, ...] = ()
     decoder: bool = True
     group: int | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tuner import base as bases
+from tuner import vocabulary
 from tuner.chat import Prompts, free_name
 from tuner.data.dialogue import BadRow
 from tuner.serve.protocol import ChatAsk, CompletionAsk
@@ -92,15 +93,15 @@ def name_all(model: Inference, base_name: str = "") -> dict[str, Voice]:
 
     def voice(name: str, adapter: str | None, tokenizer: Any) -> Voice:
         prompts = Prompts(tokenizer, model.stops, plain=plain)
-        room, rows = model.room_of(adapter), model.base.vocabulary_rows
-        return Voice(name, adapter, room, tokenizer, prompts, rows)
+        room = model.room_of(adapter)
+        return Voice(name, adapter, room, tokenizer, prompts, model.rows_of(adapter))
 
     voices = {}
     for name, adapter in model.adapters.items():
-        tokenizer = model.tokenizer
+        tokenizer = model.tokenizer_of(name)
         if (adapter.folder / "tokenizer_config.json").is_file():
             tokenizer = bases.load_tokenizer(replace(model.base, folder=adapter.folder))
-            bases.check_vocabulary(model.base, tokenizer)
+            vocabulary.check(tokenizer, model.rows_of(name), model.base)
         voices[name] = voice(name, name, tokenizer)
     name = free_name(base_name or model.base.name, voices)
-    return {**voices, name: voice(name, None, model.tokenizer)}
+    return {**voices, name: voice(name, None, model.tokenizer_of(None))}

@@ -1,0 +1,137 @@
+"""README.md beside an artefact: what it is, what it was trained on, how it is loaded.
+
+Names and counts only: no path, no user's name and no word of the rows goes into it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner import __version__, wording
+
+if TYPE_CHECKING:
+    from tuner.plan import Plan
+    from tuner.training import Trained
+
+FILE = "README.md"
+_OPTIONS = ("r", "alpha", "num_virtual_tokens")
+
+
+def write(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run: Any) -> None:
+    """Write the card of an artefact.
+
+    Args:
+        folder: of the artefact.
+        kind: adapter or merged.
+        base: name of its base.
+        facts: how it is loaded (see `verify.facts_of`).
+        run: `plan` and `scores` of the record of its run; empty where it is of none.
+    """
+    (folder / FILE).write_text("\n".join(_lines(kind, base, facts, run)) + "\n", "utf-8")
+
+
+def of_run(plan: Plan, trained: Trained) -> dict[str, Any]:
+    """What a card says of a run that is just ending."""
+    return {"plan": plan.as_dict(), "scores": trained.scores}
+
+
+def _lines(kind: str, base: str, facts: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:
+    plan = run.get("plan") or {}
+    adapter = kind == "adapter"
+    yield "---"
+    yield f"library_name: {'peft' if adapter else 'transformers'}"
+    if (plan.get("model") or {}).get("kind") == "hub":
+        yield f"base_model: {base}"
+    yield "---"
+    yield ""
+    yield f"# An adapter of {base}" if adapter else f"# {base}, fine-tuned"
+    yield ""
+    yield f"Written by tuner {__version__}; `{'adapter_config' if adapter else 'config'}.json` and"
+    yield "`MANIFEST.json` (versions, sha256 of every file and of the base's weights) say the rest."
+    yield ""
+    yield from _training(base, facts, plan)
+    yield from _scores(run.get("scores") or {})
+    yield "## Loading it"
+    yield ""
+    yield from _with_libraries(adapter, facts, plan)
+    yield from _with_tuner(adapter, base, facts)
+
+
+def _training(base: str, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> Iterator[str]:
+    yield f"- base: {base}" + _quantized(facts)
+    if not plan:
+        yield ""
+        return
+    values = {key: item["value"] for key, item in plan["values"].items()}
+    options = [
+        f"{name} {wording.value(values[f'method.{name}'])}"
+        for name in _OPTIONS
+        if f"method.{name}" in values
+    ]
+    yield f"- trained by: `tuner {plan['verb']}`, {', '.join([values['method.name'], *options])}"
+    size = plan["parameters"]
+    yield f"- trained parameters: {size['trainable']:,} of {size['total']:,}"
+    data = plan["data"]
+    held = f", {data['rows_eval']:,} held out" if data.get("rows_eval") else ""
+    if "rows_train" in data:
+        yield f"- rows: {data['rows_train']:,} to learn from{held}"
+    yield f"- steps: {plan['steps']['total']:,}, of {plan['steps']['rows_per_step']:,} rows each"
+    if "vocabulary" in plan:
+        words = values["model.new_tokens"]
+        known = (f"`{word}` ({plan['vocabulary'][word]})" for word in words)
+        yield f"- tokens that the base has not: {', '.join(known)}"
+    yield ""
+
+
+def _quantized(facts: Mapping[str, Any]) -> str:
+    kind = facts.get("quantize", "none")
+    return "" if kind == "none" else f", trained on its weights in {kind} (bitsandbytes)"
+
+
+def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
+    before, after = (scores.get(when) or {} for when in ("before", "after"))
+    if not after:
+        return
+    yield "| held-out rows | before | after |"
+    yield "|---|---|---|"
+    for name in dict.fromkeys((*before, *after)):
+        cells = (wording.value(part.get(name)) for part in (before, after))
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield ""
+
+
+def _with_libraries(
+    adapter: bool, facts: Mapping[str, Any], plan: Mapping[str, Any]
+) -> Iterator[str]:
+    name = facts["auto_class"]
+    labels = f", num_labels={facts['num_labels']}" if facts.get("num_labels") else ""
+    words = plan.get("vocabulary") or {}
+    yield "```python"
+    if adapter:
+        yield "from peft import PeftModel"
+    yield f"from transformers import {name}, AutoTokenizer"
+    if adapter and plan and plan["values"]["method.name"]["value"] == "bottleneck":
+        yield "from tuner.methods import bottleneck_peft  # makes peft know the method"
+    yield ""
+    yield 'folder = "the folder of this file"'
+    yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
+    if adapter:
+        yield f'base = {name}.from_pretrained("the folder of the base"{labels})'
+        if words.get("rows", 0) > words.get("rows_of_the_base", 0):
+            yield f"base.resize_token_embeddings({words['rows']}, mean_resizing=False)"
+        yield "model = PeftModel.from_pretrained(base, folder)"
+    else:
+        yield f"model = {name}.from_pretrained(folder)"
+    yield "```"
+    yield ""
+
+
+def _with_tuner(adapter: bool, base: str, facts: Mapping[str, Any]) -> Iterator[str]:
+    further = f" --base {base}" if adapter else ""
+    yield "```sh"
+    if not facts.get("num_labels"):
+        yield f"tuner chat --base {base} --adapter FOLDER" if adapter else "tuner chat FOLDER"
+    yield f"tuner verify FOLDER{further}"
+    yield "```"
