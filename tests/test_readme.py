@@ -35,10 +35,15 @@ DOWNLOADED = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_of_the_readme_runs(command: str, tmp_path: Path) -> None:
-    """Training commands as a dry run: the training itself is what other tests are for."""
+def test_a_command_of_the_readme_runs(
+    command: str, tmp_path: Path, bases: Callable[[str], Path]
+) -> None:
+    """Training commands as a dry run: the training itself is what other tests are for. A rehearsal
+    is one of a tiny base."""
     words = shlex.split(command)[1:]
-    if words[0] in VERBS and "--dry-run" not in words:
+    if "--rehearse" in words:
+        words += ["--set", f"model.base={bases('llama')}"]
+    elif words[0] in VERBS and "--dry-run" not in words:
         words.append("--dry-run")
     words = [str(ROOT / word) if word.startswith("recipes/") else word for word in words]
     done = tuner(*words, cwd=tmp_path)

@@ -24,6 +24,7 @@ OTHER: dict[str, str] = {
     "model.revision": "main",
     "model.dtype": "float32",
     "model.quantize": "nf4",
+    "model.new_tokens": "[<law>, <case>]",
     "model.task": "classification",
     "model.trust_remote_code": "true",
     "data.train": "[a.jsonl, b.jsonl]",
