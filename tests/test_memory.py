@@ -115,6 +115,20 @@ def test_the_peak_is_foreseen_within_a_tenth(
     assert told["peak"] == pytest.approx(found, rel=0.1), told
 
 
+def test_the_peak_is_that_of_the_process_itself() -> None:
+    """A large parent does not count; Linux hands its peak on to what it starts."""
+    child = "from tuner import provenance; print(provenance.peak_memory_bytes())"
+    parent = f"""
+import subprocess, sys
+large = b"x" * (600 << 20)
+print(subprocess.run([sys.executable, "-c", {child!r}], capture_output=True, text=True).stdout)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", parent], capture_output=True, text=True, check=True
+    )
+    assert 4 << 20 < int(done.stdout) < 300 << 20
+
+
 @pytest.fixture
 def eight_billion(tmp_path: Path, bases: Callable[[str], Path]) -> Path:
     """A base of Llama-3.1-8B's shape: config, tokenizer, and headers of weights that are holes."""

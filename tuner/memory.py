@@ -8,11 +8,13 @@ constants: what the libraries take, and what glibc's heap cannot use again betwe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
+from tuner import activations
 from tuner.activations import Kept
 
 MIB = 1 << 20
@@ -203,6 +205,12 @@ def disk(shape: Shape, formats: Sequence[str]) -> dict[str, int]:
     artefacts = int(sum(sizes[name] for name in formats)) + (32 << 20)
     parts = {"checkpoints": checkpoints, "artefacts": artefacts, "proof": proof}
     return {**parts, "total": sum(parts.values())}
+
+
+def trained_rows(words: int, config: Mapping[str, Any]) -> int:
+    """Bytes that training single rows of embedding and head takes: peft copies both matrices in
+    every pass, and their gradients are whole."""
+    return 4 * 4 * words * activations.Sizes.of(config).hidden
 
 
 def export_peak(shape: Shape, formats: Sequence[str]) -> int:

@@ -20,6 +20,7 @@ from tuner import (
     fitting,
     memory,
     parts,
+    plan_facts,
     plan_rlhf,
     skeleton,
     vocabulary,
@@ -33,9 +34,8 @@ from tuner.devices import Devices
 from tuner.heads import Head, family, head_for
 from tuner.methods import METHODS, Method, lora, qat
 from tuner.methods.lora import LoraOptions
-from tuner.methods.options import Setting, TargetedOptions
+from tuner.methods.options import Setting
 from tuner.methods.prompts import MultitaskOptions, adapter_file
-from tuner.methods.targets import layers_of
 from tuner.plan_rlhf import Parties
 from tuner.recipe import Recipe
 from tuner.recipe_rlhf import PpoSection, RlhfSection
@@ -274,6 +274,7 @@ def make(
         device=device,
         requantized=qat.weights(recipe.train.qat, bones),
         full_precision=0 if recipe.model.quantize == "none" else bones.unquantized,
+        others=memory.trained_rows(words, found.config) if new_ids and method.adapter else 0,
         mapped=decide.mapped(recipe, found, device, dtype, bones.total),
     )
     held = shape
@@ -291,7 +292,7 @@ def make(
     disk.require_space(output, space["total"] - disk.folder_bytes(output))
     if isinstance(recipe.method, LoraOptions):
         values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
-    warnings += _warnings(recipe, prepared, bones, trainable, found)
+    warnings += plan_facts.warnings(recipe, prepared, bones, trainable, found)
     warnings += vocabulary.doubts(recipe, new_ids, found, prepared)
     return Plan(
         verb=loaded.verb,
@@ -317,10 +318,10 @@ def make(
         formats=exports,
         values=values.table,
         facts={
-            **_facts(found, bones, trainable, prepared, recipe, stages, micro, processes),
+            **plan_facts.facts(found, bones, trainable, prepared, recipe, stages, micro, processes),
             "memory": memory.facts(peak, memory.export_peak(shape, exports)),
             "gpus": fitting.on_gpus(held, quantized, allowed),
-            **_adapted(bones, chosen, extra.experts, found),
+            **plan_facts.adapted(bones, chosen, extra.experts, found),
             **qat.facts(recipe.train.qat, setting.group),
             **vocabulary.facts(recipe, new_ids, found),
             "disk": space,
@@ -332,81 +333,3 @@ def make(
         shape=shape,
         new_token_ids=new_ids,
     )
-
-
-def _adapted(
-    bones: skeleton.Skeleton, chosen: list[str], experts: tuple[str, ...], found: Base
-) -> dict[str, dict[str, Any]]:
-    """Which part of the base an adapter reaches; nothing for methods that name no modules."""
-    if not chosen:
-        return {}
-    weights = sum(bones.sizes.get(f"{name}.weight", 0) for name in chosen)
-    weights += sum(bones.sizes[name] for name in experts)
-    return {
-        "adapted": {
-            "modules": len(chosen) + len(experts),
-            "in_layers": len(layers_of(chosen)),
-            "of_layers": activations.Sizes.of(found.config).layers,
-            "weights_share": weights / (bones.total or 1),
-        }
-    }
-
-
-def _warnings(
-    recipe: Recipe, prepared: Prepared, bones: skeleton.Skeleton, trainable: int, found: Base
-) -> list[str]:
-    warnings = [str(text) for text in prepared.report.get("warnings", [])]
-    if recipe.model.trust_remote_code:
-        warnings.append(f"model.trust_remote_code: Python code of {found.name} will run")
-    if bones.tied and recipe.method.name in ("last_layer", "staged"):
-        warnings.append("the head is the embedding matrix: training the last layer trains both")
-    if recipe.model.dtype in ("bfloat16", "float16") and trainable == bones.total:
-        warnings.append("full weights are trained in float32; model.dtype is what is computed in")
-    if bones.experts and not getattr(
-        recipe.method, "experts", not isinstance(recipe.method, TargetedOptions)
-    ):
-        warnings.append("the fused weights of the experts are not adapted (method.experts: true)")
-    if recipe.model.revision is not None and found.kind != "hub":
-        warnings.append(f"model.revision means nothing for {found.name}, which is no Hub model")
-    if not prepared.eval and recipe.eval.enabled:
-        warnings.append("there are no held-out rows: no scores before and after")
-    return warnings
-
-
-def _facts(
-    found: Base,
-    bones: skeleton.Skeleton,
-    trainable: int,
-    prepared: Prepared,
-    recipe: Recipe,
-    stages: tuple[Stage, ...],
-    micro: int,
-    processes: Devices,
-) -> dict[str, dict[str, Any]]:
-    report = prepared.report
-    return {
-        "model": {
-            "name": found.name,
-            "kind": found.kind,
-            "folder": str(found.folder),
-            "type": found.config.get("model_type"),
-            "context_length": found.context_length,
-        },
-        "parameters": {
-            "total": bones.total,
-            "trainable": trainable,
-            "trainable_share": trainable / (bones.total or 1),
-        },
-        "data": {key: value for key, value in report.items() if key != "warnings"},
-        "steps": {
-            "total": stages[-1].stop,
-            "rows_per_step": recipe.train.batch_size,
-            **({"processes": processes.world} if processes.world > 1 else {}),
-            "micro_batch_size": micro,
-            "gradient_accumulation_steps": processes.accumulation(recipe.train.batch_size, micro),
-            "stages": [
-                {"train": s.train, "steps": s.steps, "learning_rate": s.learning_rate}
-                for s in stages
-            ],
-        },
-    }
