@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -71,7 +72,8 @@ def summary(
                 ours["peak_memory_bytes"] / theirs["peak_memory_bytes"]
             )
     return {
-        "facts": facts,
+        # No path of the machine goes into what is kept.
+        "facts": {**facts, "base": Path(facts["base"]).name},
         "limit_flops": limit,
         "limits": list(limits),
         "contenders": figures,
