@@ -270,7 +270,7 @@ def _measured(
         rate,
         costs.times(plan, rate),
         peak,
-        int(plan.facts["memory"]["peak"]),
+        int(plan.facts["memory"]["total"]),
         difference,
     )
 
