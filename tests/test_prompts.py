@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.conftest import rows, write_rows
 from tuner import machine, model, plan, recipe_load, training
@@ -217,3 +217,50 @@ def test_adalora_moves_its_ranks(
     assert sum(kept.values()) == 2 * 14
     assert len(set(kept.values())) > 1
     shutil.rmtree(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"num_key_value_heads": 4},
+        {"num_key_value_heads": 1},
+        {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 512},
+    ],
+    ids=["grouped", "heads", "one-key-head", "window"],
+)
+def test_e09_a_prefix_is_the_same_with_and_without_a_cache(
+    shape: dict[str, Any],
+    make_recipe: Callable[..., Path],
+    bases: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    """E09: what is written token by token from a cache has the logits of one pass over it all."""
+    folder = tmp_path / "base"
+    shutil.copytree(bases("llama"), folder)
+    config = json.loads((folder / "config.json").read_text("utf-8")) | shape
+    torch.manual_seed(0)
+    kind = AutoConfig.for_model(**config)
+    AutoModelForCausalLM.from_config(kind).save_pretrained(folder)
+    method = {"name": "prefix", "num_virtual_tokens": 3}
+    made = make(make_recipe(model={"base": str(folder)}, method=method))
+    network = training.start(made, model.load(made)).model.eval()
+    prompt = torch.tensor([made.prepared.train[0].input_ids[:9]])
+    written = network.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=6,
+        min_new_tokens=6,
+        do_sample=False,
+        use_cache=True,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    steps = torch.cat(written.logits)
+    with torch.no_grad():
+        once = network(input_ids=written.sequences, use_cache=False).logits[0, 8:-1]
+        bare = network.get_base_model()(input_ids=written.sequences, use_cache=False).logits[
+            0, 8:-1
+        ]
+    assert float((steps - once).abs().max()) < 1e-5
+    assert float((steps - bare).abs().max()) > 1e-4
