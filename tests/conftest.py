@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,3 +141,20 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("TUNER_TEST_DATA names no folder of real data")
     return Path(folder)
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the fresh processes here: all that they add is the seconds that imports take."""
+    from tuner.export import llama, verify
+
+    def run(command: list[str], **_: Any) -> Any:
+        monkeypatch.setattr(sys, "argv", command[2:])
+        main = {"tuner.export.verify": verify.main, "tuner.export.llama": llama.main}[command[2]]
+        try:
+            main()
+        except (SystemExit, RuntimeError, ValueError) as error:
+            return SimpleNamespace(returncode=1, stderr=str(error))
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=run))

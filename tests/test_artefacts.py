@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from tests.test_new_tokens import TOKENS, logits, marked
 from tuner import inference
 from tuner.did_you_mean import suggestion
 from tuner.errors import RecipeError
-from tuner.export import llama, verify
 from tuner.export_formats import FORMATS, known
 from tuner.recipe import ModelSection
 
@@ -31,22 +29,6 @@ QUICK: dict[str, Any] = {
     "train": {"epochs": 2, "learning_rate": 0.02},
     "eval": {"samples": 0},
 }
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the fresh processes here: all that they add is the seconds that imports take."""
-
-    def run(command: list[str], **_: Any) -> Any:
-        monkeypatch.setattr(sys, "argv", command[2:])
-        main = {"tuner.export.verify": verify.main, "tuner.export.llama": llama.main}[command[2]]
-        try:
-            main()
-        except (SystemExit, RuntimeError, ValueError) as error:
-            return SimpleNamespace(returncode=1, stderr=str(error))
-        return SimpleNamespace(returncode=0, stderr="")
-
-    monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=run))
 
 
 def code_of(card: str) -> str:

@@ -41,7 +41,6 @@ from tuner.export import (
     modelfile,
     trained_grid,
     verdict,
-    verify,
 )
 from tuner.export.combine import check as check_combination
 from tuner.export.gguf import field, splits_like
@@ -62,22 +61,6 @@ HAS_LLAMA = llama.installed()
 if os.environ.get("TUNER_TEST_LLAMA"):
     assert HAS_LLAMA, "llama-cpp-python is wanted and not installed"
 needs_llama = pytest.mark.skipif(not HAS_LLAMA, reason="llama-cpp-python is not installed")
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the fresh processes here: all that they add is the seconds that imports take."""
-
-    def run(command: list[str], **_: Any) -> Any:
-        monkeypatch.setattr(sys, "argv", command[2:])
-        main = {"tuner.export.verify": verify.main, "tuner.export.llama": llama.main}[command[2]]
-        try:
-            main()
-        except (SystemExit, RuntimeError, ValueError) as error:
-            return SimpleNamespace(returncode=1, stderr=str(error))
-        return SimpleNamespace(returncode=0, stderr="")
-
-    monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=run))
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,7 +26,6 @@ from tuner import inference, machine, model, plan, recipe_load, token_rows, trai
 from tuner.chat import Chat, Prompts, Settings
 from tuner.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError
-from tuner.export import llama, verify
 from tuner.methods import METHODS
 from tuner.recipe import ModelSection
 from tuner.serve.voices import name_all
@@ -48,22 +46,6 @@ def marked(count: int = 16, start: int = 0, tokens: list[str] = TOKENS) -> list[
     """Rows whose answers begin and end with new tokens."""
     first, last = (tokens[0], tokens[-1]) if tokens else ("", "")
     return [{**row, "output": f"{first}{row['output']} {last}"} for row in rows(count, start=start)]
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the fresh processes here: all that they add is the seconds that imports take."""
-
-    def run(command: list[str], **_: Any) -> Any:
-        monkeypatch.setattr(sys, "argv", command[2:])
-        main = {"tuner.export.verify": verify.main, "tuner.export.llama": llama.main}[command[2]]
-        try:
-            main()
-        except (SystemExit, RuntimeError, ValueError) as error:
-            return SimpleNamespace(returncode=1, stderr=str(error))
-        return SimpleNamespace(returncode=0, stderr="")
-
-    monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=run))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ constants: what the libraries take, and what glibc's heap cannot use again betwe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -91,10 +91,19 @@ class Rows:
     batch: int = 1
     packed: bool = True
     shared: int = 0
+    _cuts: dict[int, tuple[np.ndarray, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def cut(self, size: int) -> tuple[np.ndarray, ...]:
         """Micro-batches of up to `size` rows: tokens that are computed, tokens as attention sees
-        them, positions with logits, rows, and the sum of their squared lengths; (count,) each."""
+        them, positions with logits, rows, and the sum of their squared lengths; (count,) each.
+
+        Kept, since a plan looks at the same size for several devices.
+        """
+        if size not in self._cuts:
+            self._cuts[size] = self._cut(size)
+        return self._cuts[size]
+
+    def _cut(self, size: int) -> tuple[np.ndarray, ...]:
         lengths, targets = (
             self._in_micro_batches(values, size) for values in (self.lengths, self.targets)
         )
