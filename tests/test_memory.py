@@ -180,6 +180,8 @@ def test_eight_billion_parameters_on_gpus(
     """16 GB of weights: LoRA fits 24 GiB, in 4 bits 16 GiB; training them all fits no GPU."""
     long = [{"instruction": "Say.", "output": "rent " * 1900} for _ in range(8)]
     shared: dict[str, Any] = {"model": {"base": str(eight_billion)}, "data_rows": long}
+    # 16 GB of artefacts would need that much free disk.
+    shared["export"] = {"formats": []}
     made = make(make_recipe(**shared, method={"name": "lora"}), gpu(80))
     assert made.facts["parameters"]["total"] == 8_030_261_248
     assert made.facts["memory"]["weights"] > 16_060_522_496
@@ -199,6 +201,7 @@ def test_what_does_not_fit_is_told_what_would(
     """Exit 7 names keys; with the first of them the plan goes through."""
     long = [{"instruction": "Say.", "output": "rent " * 1900} for _ in range(8)]
     shared: dict[str, Any] = {"data_rows": long, "method": {"name": "lora"}}
+    shared["export"] = {"formats": []}
     recipe = make_recipe(model={"base": str(eight_billion)}, **shared)
     with pytest.raises(ResourceError) as caught:
         make(recipe, gpu(16))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tuner import __version__
+from tuner import __version__, heap
 from tuner.verbs import VERBS, Verb
 
 if TYPE_CHECKING:
@@ -499,6 +499,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The `tuner` command: run it and exit with its code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_streams()
+    heap.align_large_blocks()
     # They announce on import which kernels they cannot load or would like to download.
     for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)
