@@ -1,10 +1,11 @@
 """Attention that keeps packed rows apart, on transformers' own extension points.
 
 A micro-batch of rows is packed into one sequence without padding. The linear layers run over all
-its tokens at once; attention runs per row, each with PyTorch's fused causal kernel (on a GPU with
-one call of its FlashAttention for rows of different lengths), so a row's
-result is bit for bit independent of its neighbours and no mask is ever built. Boundaries come from
-`cu_seq_lens_q`, the argument that transformers passes through to FlashAttention's varlen kernels.
+its tokens at once; attention runs per row, each with PyTorch's fused causal kernel (trained on a
+CPU as in `row_attention`, on a GPU with one call of its FlashAttention for rows of different
+lengths), so a row's result is bit for bit independent of its neighbours and no mask is ever built.
+Boundaries come from `cu_seq_lens_q`, the argument that transformers passes through to
+FlashAttention's varlen kernels.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from tuner import row_attention
 
 ROWS = "tuner_rows"
 
@@ -65,8 +68,11 @@ def _attend(
     window = kwargs.get("sliding_window")
     lengths = boundaries.diff().tolist()
     shared = int(kwargs.get("shared_prefix") or 0)
-    parts = [_rows(packed, lengths, shared) for packed in (query, key, value)]
     masks, prefix = kwargs.get("row_masks"), kwargs.get("row_prefix")
+    narrow = window is not None and max(lengths) + shared > window
+    if not (masks or prefix or dropout or narrow) and row_attention.fits(query, key, value):
+        return row_attention.attend(query, key, value, lengths, shared, scaling), None
+    parts = [row_attention.rows_of(part, lengths, shared) for part in (query, key, value)]
     if not (masks or prefix or dropout) and _has_varlen(query):
         rows = _varlen(parts, scaling, window)
     else:
@@ -144,16 +150,6 @@ def _varlen(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return list(result.transpose(0, 1)[None].split(lengths, dim=2))
-
-
-def _rows(packed: torch.Tensor, lengths: list[int], shared: int) -> list[torch.Tensor]:
-    """(1, heads, tokens, head_dim) of each row, with what it shares with the first."""
-    rows = list(packed.split(lengths, dim=2))
-    if shared:
-        first = rows[0][:, :, :shared]
-        # A copy of the first row, too: a view of it would keep all that was packed.
-        rows = [rows[0].clone(), *(torch.cat([first, row], dim=2) for row in rows[1:])]
-    return rows
 
 
 def _seen(
