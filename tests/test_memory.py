@@ -107,7 +107,7 @@ def test_the_peak_is_foreseen_within_a_tenth(
         sections |= {"export": {"formats": []}} if name != "lora" else {}
     recipe = make_recipe(
         data_rows=LONG,
-        train={"batch_size": 8, "micro_batch_size": 4, "epochs": 2, "learning_rate": 1e-5},
+        train={"batch_size": 4, "micro_batch_size": 4, "epochs": 2, "learning_rate": 1e-5},
         eval={"enabled": False, "samples": 0},
         **sections,
     )

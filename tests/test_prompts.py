@@ -166,30 +166,23 @@ def test_a_multitask_prompt_is_adapted_to_another_data_set(
         torch.testing.assert_close(own, mean)
 
 
-@pytest.mark.parametrize(
-    ("more", "error", "word"),
-    [
+def test_a_source_that_does_not_fit_is_refused(
+    make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    run_recipe(make_recipe(method={"name": "lora"}, export={"formats": ["adapter"]}), "lora")
+    run_recipe(multitask(make_recipe, tmp_path))
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"source": "nowhere"}, RecipeError, "no adapter in 'nowhere'"),
         ({"source": "run", "num_virtual_tokens": 4}, ModelError, "does not fit"),
         ({"source": "run", "source_task": 2}, ModelError, "knows 2 data sets"),
         ({"source": "lora"}, ModelError, "no multitask prompt"),
-    ],
-)
-def test_a_source_that_does_not_fit_is_refused(
-    more: dict[str, Any],
-    error: type[Exception],
-    word: str,
-    make_recipe: Callable[..., Path],
-    run_recipe: Callable[..., Any],
-    tmp_path: Path,
-) -> None:
-    run_recipe(make_recipe(method={"name": "lora"}, export={"formats": ["adapter"]}), "lora")
-    run_recipe(multitask(make_recipe, tmp_path))
-    method = {"name": "multitask_prompt", "num_virtual_tokens": 5, **more}
-    recipe = make_recipe(name="next.yaml", method=method)
-    with pytest.raises(error) as caught:
-        build(make(recipe))
-    assert word in str(caught.value)
+    ]
+    for more, error, word in cases:
+        method = {"name": "multitask_prompt", "num_virtual_tokens": 5, **more}
+        recipe = make_recipe(name="next.yaml", method=method)
+        with pytest.raises(error) as caught:
+            build(make(recipe))
+        assert word in str(caught.value)
 
 
 def test_several_data_sets_need_held_out_rows_of_their_own(

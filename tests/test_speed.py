@@ -29,6 +29,7 @@ from tuner import (
     model,
     plan,
     recipe_load,
+    row_attention,
     training,
 )
 from tuner.data import Example
@@ -362,6 +363,76 @@ def test_the_loss_is_torchs_and_leaves_no_copies() -> None:
     assert computed.data_ptr() == place
     assert torch.allclose(computed.detach().double(), exact.grad, atol=1e-6)
     assert float(summed_cross_entropy(torch.ones(0, 5), torch.ones(0, dtype=torch.long))) == 0.0
+
+
+def test_the_loss_of_half_precision_takes_no_float32_copy() -> None:
+    """The gradient is float32's, rounded once, and stands where the bfloat16 logits were."""
+    generator = torch.Generator().manual_seed(6)
+    leaf = (torch.randn(150, 333, generator=generator) * 4).bfloat16().requires_grad_()
+    targets = torch.randint(0, 333, (150,), generator=generator)
+    exact = leaf.detach().float().requires_grad_()
+    expected = functional.cross_entropy(exact, targets, reduction="sum")
+    expected.backward()
+    computed = leaf * 1
+    place = computed.data_ptr()
+    total = summed_cross_entropy(computed, targets)
+    total.backward()
+    assert total.dtype == torch.float32
+    assert float(total.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert computed.data_ptr() == place
+    torch.testing.assert_close(leaf.grad, exact.grad.bfloat16(), rtol=2**-7, atol=1e-6)
+
+
+def row_gradients(
+    parts: list[torch.Tensor], lengths: list[int], shared: int, dresult: torch.Tensor
+) -> list[torch.Tensor]:
+    """Result and gradients of rows by torch's attention, each with its shared tokens."""
+    leaves = [part.detach().clone().requires_grad_() for part in parts]
+    rows = [row_attention.rows_of(leaf, lengths, shared) for leaf in leaves]
+    outputs = [
+        functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        for q, k, v in zip(*rows, strict=True)
+    ]
+    whole = torch.cat([outputs[0], *(row[:, :, shared:] for row in outputs[1:])], dim=2)
+    whole = whole.transpose(1, 2)
+    return [whole.detach(), *torch.autograd.grad(whole, leaves, dresult)]
+
+
+@pytest.mark.parametrize("shared", [0, 5])
+@pytest.mark.parametrize("key_heads", [1, 2, 6])
+def test_attention_of_rows_has_the_gradients_of_torch(key_heads: int, shared: int) -> None:
+    """Against float64; rows that end before, on and after a block, and shared first tokens."""
+    lengths = [70, 1, 63, 64, 65, 130]
+    generator = torch.Generator().manual_seed(3)
+
+    def made(heads: int) -> torch.Tensor:
+        # As the layers give them: tokens first.
+        return torch.randn(1, sum(lengths), heads, 16, generator=generator).transpose(1, 2)
+
+    parts = [made(6), made(key_heads), made(key_heads)]
+    dresult = made(6).transpose(1, 2)
+    exact = row_gradients([part.double() for part in parts], lengths, shared, dresult.double())
+    for dtype, tolerance in ((torch.float32, 5e-6), (torch.bfloat16, 0.1)):
+        leaves = [part.to(dtype).requires_grad_() for part in parts]
+        assert row_attention.fits(*leaves)
+        result = row_attention.attend(*leaves, lengths, shared, None)
+        mine = [result.detach(), *torch.autograd.grad(result, leaves, dresult.to(dtype))]
+        theirs = row_gradients(leaves, lengths, shared, dresult.to(dtype))
+        assert torch.equal(mine[0], theirs[0])
+        for expected, found, other in zip(exact, mine, theirs, strict=True):
+            error, allowed = ((x.double() - expected).abs().max() for x in (found, other))
+            assert float(error) < max(tolerance, 1e-12)
+            assert dtype == torch.float32 or error <= 1.01 * allowed
+
+
+def test_attention_of_a_kind_the_kernel_does_not_know_is_left_to_torch() -> None:
+    part = torch.randn(1, 2, 8, 4).requires_grad_()
+    assert row_attention.fits(part, part, part)
+    assert not row_attention.fits(part.double(), part.double(), part.double())
+    assert not row_attention.fits(part, part, part[..., :2])
+    assert not row_attention.fits(part.mT, part.mT, part.mT)
+    with torch.no_grad():
+        assert not row_attention.fits(part, part, part)
 
 
 def test_the_loss_refuses_to_spoil_logits_that_are_needed_elsewhere() -> None:

@@ -76,6 +76,7 @@ class Kept:
         exact: the same of those that are float32 in any type.
         place: of each token as attention sees it: rows that share their first tokens each have
             them there.
+        attended: instead of these, of each token that is computed, by `row_attention` on a CPU.
         boundary: what recomputation keeps of a token, all layers together.
         layers: layers that a gradient passes.
         passing: of a token while one layer is computed backward.
@@ -88,6 +89,7 @@ class Kept:
     token: float
     exact: float
     place: float
+    attended: float
     boundary: float
     layers: int
     passing: float
@@ -135,11 +137,14 @@ def kept(
     norms = (2 * layers + 2) * sizes.hidden if whole else 0
     virtual = int(getattr(options, "num_virtual_tokens", 0))
     attention = 2 * sizes.queries + 2 * sizes.keys
+    # The next layer reads the same matrix.
+    read = sizes.queries * sum(name.endswith("o_proj") for name in readers)
     passing = sizes.queries + 3 * sizes.inner + 2 * sizes.hidden
     return Kept(
         token=layers * inner + norms + sum(readers.values()) + low,
         exact=(2 * layers + 1) * sizes.hidden,
         place=layers * attention,
+        attended=layers * attention - read,
         boundary=layers * sizes.hidden,
         layers=layers,
         passing=passing,

@@ -23,10 +23,10 @@ LIBRARIES = 550 * MIB
 # Holes that glibc's heap keeps between tensors of different sizes, as a share of the activations
 # (before recomputation, which frees them but leaves the holes), with LoRA's modules and without.
 # Measured in float32 on SmolLM2-135M, 1,000 to 1,700 tokens, large blocks aligned (see `heap`):
-# 0.24 to 0.52, and 0.14 to 0.41; up to 0.9 where they are not.
-_LORA_HOLES, _PLAIN_HOLES = 0.38, 0.3
+# 0.42 to 0.66, and 0.15 to 0.54; up to 0.9 where they are not.
+_LORA_HOLES, _PLAIN_HOLES = 0.53, 0.32
 # bitsandbytes on a CPU makes a layer's weights anew in every pass: holes as a share of all of them.
-_DEQUANTIZED_HOLES = 1.65
+_DEQUANTIZED_HOLES = 1.4
 # Not measured: what a GPU's allocator loses by rounding up.
 _GPU_HOLES = 0.05
 # Rows of logits that the loss works on at a time, in copies of its own.
@@ -164,15 +164,17 @@ def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estima
     computed, seen, targets, count, squares = shape.rows.cut(micro_batch_size)
     before = count * kept.virtual
     tokens = computed + before * kept.computed
-    layered = tokens * (kept.token * width + kept.exact * 4) + (seen + before) * kept.place * width
+    layered = tokens * (kept.token * width + kept.exact * 4)
+    if shape.device == "cpu" and not kept.masked:
+        layered = layered + tokens * kept.attended * width
+    else:
+        layered = layered + (seen + before) * kept.place * width
     if kept.masked:
         layered = layered + kept.layers * (squares + kept.virtual * seen) * width
     whole = layered
     if checkpointing:
         layered = tokens * kept.boundary * width + layered / max(1, kept.layers)
-    # Logits in half precision are copied into float32 for the loss.
-    copies = 4 if width == 4 else 6
-    logits = targets * shape.vocabulary * copies
+    logits = targets * shape.vocabulary * width
     logits = logits + np.minimum(targets, _LOSS_ROWS) * shape.vocabulary * 8
     # The logits are gone when the layers are computed backward.
     passing = tokens * kept.passing * width

@@ -99,7 +99,9 @@ class _Rows(torch.autograd.Function):
         query, key, value, result, norms = ctx.saved_tensors
         # (heads, tokens, size) each.
         dresult, result = (part[0].transpose(0, 1) for part in (gradients[0], result))
-        dquery, dkey, dvalue = (torch.zeros_like(part) for part in (query, key, value))
+        dquery = torch.empty_like(query)
+        # What rows share has gradients from all of them: summed first, rounded then.
+        dkey, dvalue = (torch.zeros_like(part, dtype=torch.float32) for part in (key, value))
         start = 0
         for number, length in enumerate(ctx.lengths):
             before = ctx.shared if number else 0
@@ -112,7 +114,7 @@ class _Rows(torch.autograd.Function):
                 into[:, start:end] += given[:, before:]
                 into[:, :before] += given[:, :before]
             start = end
-        return dquery, dkey, dvalue, None, None, None
+        return dquery, dkey.to(key.dtype), dvalue.to(key.dtype), None, None, None
 
 
 def _with_first(part: torch.Tensor, start: int, end: int, before: int) -> torch.Tensor:

@@ -21,7 +21,8 @@ def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.T
     """The sum over all targets but the ignored ones.
 
     Args:
-        logits: (positions, vocabulary), float32; no longer readable after a backward pass.
+        logits: (positions, vocabulary) of any type, computed with in float32; no longer readable
+            after a backward pass.
         targets: (positions,), `IGNORED` where there is none.
     """
     apply: Any = _SummedCrossEntropy.apply
@@ -32,10 +33,10 @@ def summed_cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.T
 class _SummedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        parts = [part.logsumexp(dim=1) for part in logits.split(_CHUNK)]
-        normalisers = torch.cat(parts) if parts else logits.new_empty(0)
+        parts = [part.float().logsumexp(dim=1) for part in logits.split(_CHUNK)]
+        normalisers = torch.cat(parts) if parts else logits.new_empty(0, dtype=torch.float32)
         counted = targets != IGNORED
-        scores = logits.gather(1, targets.clamp_min(0)[:, None])[:, 0]
+        scores = logits.gather(1, targets.clamp_min(0)[:, None])[:, 0].float()
         ctx.save_for_backward(logits, targets, normalisers)
         return torch.where(counted, normalisers - scores, 0.0).sum()
 
@@ -43,11 +44,12 @@ class _SummedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         # Autograd refuses by itself where the logits are needed elsewhere, or a second time.
         logits, targets, normalisers = ctx.saved_tensors
-        places = torch.arange(len(targets), device=targets.device)
         weights = (targets != IGNORED) * gradients[0]
-        for part, normaliser, weight in zip(
-            logits.split(_CHUNK), normalisers.split(_CHUNK), weights.split(_CHUNK), strict=True
+        for part, chosen, normaliser, weight in zip(
+            *(whole.split(_CHUNK) for whole in (logits, targets, normalisers, weights)), strict=True
         ):
-            part.sub_(normaliser[:, None]).exp_().mul_(weight[:, None])
-        logits[places, targets.clamp_min(0)] -= weights
+            given = part.float().sub_(normaliser[:, None]).exp_().mul_(weight[:, None])
+            given[torch.arange(len(given), device=given.device), chosen.clamp_min(0)] -= weight
+            if given.dtype != part.dtype:
+                part.copy_(given)
         return logits, None

@@ -39,7 +39,7 @@ def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = Non
     """
     logits = outputs.logits
     targets = labels[:, 1:].reshape(-1).to(logits.device)
-    total = summed_cross_entropy(logits.reshape(-1, logits.shape[-1]).float(), targets)
+    total = summed_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets)
     count = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
     return total / count
 
