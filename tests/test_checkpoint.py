@@ -473,7 +473,7 @@ def test_c10_the_estimate_covers_what_is_written(tmp_path: Path) -> None:
         dtype="float32",
         stored="float32",
         vocabulary=0,
-        kept=Kept(token=0, exact=0, place=0, boundary=0, layers=1, passing=0),
+        kept=Kept(token=0, exact=0, place=0, attended=0, boundary=0, layers=1, passing=0),
         rows=Rows([], []),
     )
     needed = disk(shape, ())["checkpoints"]

@@ -20,7 +20,7 @@ from tests.test_capabilities import load_again
 from tests.test_ppo import STOPS, learner, make, stages, write_recipe
 from tests.test_resume import Tuner, assert_equal, record
 from tests.tokenizers import THINK_TEMPLATE
-from tuner import machine, plan, recipe_load, run
+from tuner import machine, model, plan, recipe_load, run
 from tuner.console import Console
 from tuner.errors import TunerError
 from tuner.export import verify
@@ -449,3 +449,33 @@ def test_every_key_turns_something(key: str, outcome: Callable[..., str]) -> Non
 def test_the_same_recipe_logs_the_same(work: Path, tmp_path: Path) -> None:
     """Else every key would seem alive."""
     assert _outcome(work, tmp_path / "a", {}) == _outcome(work, tmp_path / "b", {})
+
+
+def test_the_plan_counts_judges_and_the_cache_of_answers(work: Path, tmp_path: Path) -> None:
+    """A judge's weights stand beside the policy's; the cache is transformers' own, to the byte."""
+    alone = make(work, tmp_path, rlhf={"reward": [{"rule": "length", "min": 2, "max": 6}]})
+    judged = make(work, tmp_path)
+    weights = judged.facts["memory"]["weights"] - alone.facts["memory"]["weights"]
+    assert weights == 4 * judged.facts["parameters"]["total"]
+    network = model.load(judged)
+    longest = max(prompt.num_tokens for prompt in judged.prepared.train)
+    rows, tokens = judged.recipe.train.batch_size, longest + judged.rlhf.max_new_tokens
+    with torch.no_grad():
+        cache = network(torch.zeros(rows, tokens, dtype=torch.long)).past_key_values
+    held = [tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values)]
+    passing = rows * longest * judged.shape.kept.passing * 4
+    assert judged.shape.drawing == sum(held) + held[0] + held[1] + passing
+    learning = make(work, tmp_path, ppo={"value_trunk": "reward"}).facts["memory"]
+    assert learning["activations"] == 2 * judged.facts["memory"]["activations"]
+    assert learning["peak"] >= learning["drawing"] > 0
+
+
+def test_answers_that_do_not_fit_are_refused_by_the_plan(work: Path, tmp_path: Path) -> None:
+    """Exit 7, with the keys that change it, before anything is loaded."""
+    train = {"batch_size": 50_000, "micro_batch_size": "auto"}
+    path = write_recipe(work, tmp_path / "rlhf.yaml", train=train, rlhf={"max_new_tokens": 64})
+    host = machine.Machine(cpu_count=2, memory_bytes=1 << 30)
+    with pytest.raises(TunerError, match="drawing the answers") as caught:
+        plan.make(recipe_load.load(path, verb="rlhf"), host, output=tmp_path / "run")
+    assert caught.value.exit_code == 7
+    assert "rlhf.max_new_tokens" in caught.value.fix

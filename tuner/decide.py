@@ -84,9 +84,13 @@ def place(recipe: Recipe, machine: Machine, values: Values) -> tuple[str, str]:
         machine.gpus[0].name if machine.gpus else "no GPU on this machine",
     )
     if device == "cpu":
-        why = "bf16 is several times slower than fp32 on a CPU without fast bf16"
+        why = "this processor has no bf16 instructions: bf16 would be several times slower"
+        if machine.cpu_bf16:
+            why = (
+                "exact on any CPU; this one has bf16 instructions: model.dtype: bfloat16 is faster"
+            )
         return device, values.set_auto("model.dtype", "float32", why)
-    fast = all(gpu.capability >= (8, 0) for gpu in machine.gpus)
+    fast = all(gpu.bf16 for gpu in machine.gpus)
     why = "the GPU has bf16" if fast else "the GPU has no bf16 of its own"
     return device, values.set_auto("model.dtype", "bfloat16" if fast else "float32", why)
 
@@ -180,6 +184,13 @@ def split(
             f"one row a time needs about {need / 2**30:.1f} GiB, "
             f"{limit / 2**30:.1f} of {available / 2**30:.1f} GiB may be used",
             fitting.remedies(shape, quantized, limit, allowed),
+        )
+    if (drawing := memory.drawing_peak(shape)) > limit:
+        raise ResourceError(
+            "drawing the answers of a step does not fit into memory",
+            f"it needs about {drawing / 2**30:.1f} GiB, "
+            f"{limit / 2**30:.1f} of {available / 2**30:.1f} GiB may be used",
+            "lower train.batch_size, rlhf.max_new_tokens or data.max_length",
         )
     size = choice.micro_batch_size if choice and micro == "auto" else int(micro)
     checkpointing = bool(choice and choice.checkpointing)

@@ -35,7 +35,8 @@ _LOSS_ROWS = 128
 KEPT = 2
 # Rows and tokens a row by which artefacts are compared with the live model (see `export.verify`).
 PROBE_ROWS, PROBE_TOKENS = 4, 256
-_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0.55}
+# Bytes of a weight, by how it is stored.
+WIDTHS = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0.55}
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,16 @@ class Estimate:
         return {**asdict(self), "total": self.total}
 
 
-def facts(step: Estimate, export: int) -> dict[str, int]:
-    """What a plan tells: the parts of the largest step, the export, the larger of the two."""
-    return {**step.as_dict(), "export": export, "peak": max(step.total, export)}
+def facts(step: Estimate, export: int, drawing: int) -> dict[str, int]:
+    """What a plan tells: the parts of the largest step, the other phases, the largest of them.
+
+    Args:
+        step: the estimate.
+        export: while artefacts are proven.
+        drawing: while answers are drawn; 0 where none are.
+    """
+    drawn = {"drawing": drawing} if drawing else {}
+    return {**step.as_dict(), **drawn, "export": export, "peak": max(step.total, export, drawing)}
 
 
 @dataclass(frozen=True)
@@ -133,8 +141,9 @@ class Shape:
     """What the estimate needs to know of a model and its data.
 
     Weights that are quantized anew in every step (`requantized`) are held twice. `full_precision`
-    are the weights that quantization leaves alone, `others` the bytes of further models that stand
-    beside the one that is trained, `mapped` those of a file that stays mapped into memory.
+    are the weights that quantization leaves alone, `others` the bytes of what stands beside the
+    model while it is trained, `mapped` those of a file that stays mapped into memory, `drawing`
+    what it takes to draw answers.
     """
 
     parameters: int
@@ -150,6 +159,7 @@ class Shape:
     full_precision: int = 0
     others: int = 0
     mapped: int = 0
+    drawing: int = 0
 
 
 def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estimate:
@@ -160,7 +170,7 @@ def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estima
         micro_batch_size: rows per forward pass.
         checkpointing: whether activations are recomputed, keeping one vector a token and layer.
     """
-    width, kept = _BYTES[shape.dtype], shape.kept
+    width, kept = WIDTHS[shape.dtype], shape.kept
     computed, seen, targets, count, squares = shape.rows.cut(micro_batch_size)
     before = count * kept.virtual
     tokens = computed + before * kept.computed
@@ -208,7 +218,7 @@ def disk(shape: Shape, formats: Sequence[str]) -> dict[str, int]:
     """
     # AdamW's two moments stand beside each trained tensor; all three are float32.
     checkpoints = (KEPT + 1) * (12 * shape.trainable + (1 << 20))
-    width = _BYTES[shape.dtype] if shape.adapter else 4.0
+    width = WIDTHS[shape.dtype] if shape.adapter else 4.0
     adapter = 4.0 * shape.trainable
     sizes = {"adapter": adapter, "virtual_tokens": adapter, "merged": width * shape.parameters}
     # Their logits, in float64 where sums are reordered, lie on the disk while they are compared.
@@ -225,6 +235,14 @@ def trained_rows(words: int, config: Mapping[str, Any]) -> int:
     return 4 * 4 * words * activations.Sizes.of(config).hidden
 
 
+def drawing_peak(shape: Shape) -> int:
+    """Bytes while answers are drawn; 0 where none are. No gradients stand then."""
+    if not shape.drawing:
+        return 0
+    process = LIBRARIES if shape.device == "cpu" else 0
+    return process + _weights(shape) + 8 * shape.trainable + shape.drawing
+
+
 def export_peak(shape: Shape, formats: Sequence[str]) -> int:
     """Bytes while artefacts are written and compared, when gradients and activations are gone.
 
@@ -232,7 +250,7 @@ def export_peak(shape: Shape, formats: Sequence[str]) -> int:
     reloaded one; a merged float32 model is compared in float64, with its weights in both at first.
     """
     process = LIBRARIES if shape.device == "cpu" else 0
-    weights = _weights(shape)
+    weights = _weights(shape) - shape.others
     tokens = _probe_tokens(shape) * shape.vocabulary
     double = "merged" in formats and shape.adapter and shape.dtype == "float32"
     logits = tokens * 4 * (len(formats) + double)
@@ -243,7 +261,7 @@ def export_peak(shape: Shape, formats: Sequence[str]) -> int:
 
 def _weights(shape: Shape) -> int:
     """Bytes of base and adapter."""
-    width, stored = _BYTES[shape.dtype], _BYTES[shape.stored]
+    width, stored = WIDTHS[shape.dtype], WIDTHS[shape.stored]
     # A base whose own weights are trained is held in float32, whatever it computes in.
     base = (shape.parameters - shape.full_precision) * (stored if shape.adapter else 4.0)
     base += shape.mapped or shape.full_precision * width

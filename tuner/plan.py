@@ -19,6 +19,7 @@ from tuner import (
     disk,
     fitting,
     memory,
+    memory_rlhf,
     parts,
     plan_facts,
     plan_rlhf,
@@ -256,6 +257,8 @@ def make(
     drawn = recipe.rlhf.max_new_tokens if recipe.rlhf and recipe.rlhf.draws else 0
     ordered = [prepared.train[row] for row in decide.order(recipe, len(prepared.train), stages)]
     together = packing and loaded.task == "sft" and decide.shares(recipe, method, found)
+    kept = activations.kept(recipe, method, found.config, bones.linears, chosen)
+    beside = memory.trained_rows(words, found.config) if new_ids and method.adapter else 0
     shape = memory.Shape(
         parameters=bones.total,
         trainable=trainable,
@@ -263,7 +266,7 @@ def make(
         dtype=dtype,
         stored=dtype if recipe.model.quantize == "none" else recipe.model.quantize,
         vocabulary=words,
-        kept=activations.kept(recipe, method, found.config, bones.linears, chosen),
+        kept=memory_rlhf.with_critic(recipe, kept),
         rows=memory.Rows(
             lengths=[example.num_tokens + drawn for example in ordered],
             targets=[drawn or example.num_targets for example in ordered],
@@ -274,8 +277,9 @@ def make(
         device=device,
         requantized=qat.weights(recipe.train.qat, bones),
         full_precision=0 if recipe.model.quantize == "none" else bones.unquantized,
-        others=memory.trained_rows(words, found.config) if new_ids and method.adapter else 0,
+        others=beside + memory_rlhf.judges(others, found, dtype),
         mapped=decide.mapped(recipe, found, device, dtype, bones.total),
+        drawing=memory_rlhf.drawing(recipe, prepared, found, kept, dtype),
     )
     held = shape
     if processes.sharded:
@@ -319,7 +323,9 @@ def make(
         values=values.table,
         facts={
             **plan_facts.facts(found, bones, trainable, prepared, recipe, stages, micro, processes),
-            "memory": memory.facts(peak, memory.export_peak(shape, exports)),
+            "memory": memory.facts(
+                peak, memory.export_peak(shape, exports), memory.drawing_peak(held)
+            ),
             "gpus": fitting.on_gpus(held, quantized, allowed),
             **plan_facts.adapted(bones, chosen, extra.experts, found),
             **qat.facts(recipe.train.qat, setting.group),

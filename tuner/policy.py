@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional
 from transformers import GenerationConfig
 
+from tuner.cross_entropy import cross_entropies, entropies
 from tuner.data.examples import Example
 from tuner.data.pack import IGNORED, collate_prompts
 from tuner.rewards.response import Response
@@ -132,15 +132,14 @@ def token_scores(
         outputs = model(**{key: value.to(model.device) for key, value in batch.items()})
     finally:
         hook.remove()
-    real = labels != IGNORED
-    logits = outputs.logits[real].float() / plan.rlhf.temperature
-    found = -functional.cross_entropy(logits, labels[real], reduction="none")
+    real = labels.reshape(-1) != IGNORED
+    logits, heat = outputs.logits.reshape(len(real), -1), plan.rlhf.temperature
+    found = -cross_entropies(logits, labels.reshape(-1), heat)[real]
     spread = torch.zeros_like(found)
     if entropy:
         with torch.no_grad():
-            known = logits.log_softmax(dim=-1)
-            spread = -(known.exp() * known).sum(dim=-1)
-    return found, spread, seen[0][real]
+            spread = entropies(logits, heat)[real]
+    return found, spread, seen[0].reshape(len(real), -1)[real]
 
 
 @contextmanager

@@ -14,9 +14,9 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from tuner import hatch, ranks, sharding
+from tuner.cross_entropy import cross_entropies
 from tuner.data.pack import IGNORED, Dealt, Stream
 from tuner.methods.full import StagedOptions
-from tuner.tasks.cross_entropy import summed_cross_entropy
 
 if TYPE_CHECKING:
     from tuner.decide import Stage
@@ -39,7 +39,7 @@ def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = Non
     """
     logits = outputs.logits
     targets = labels[:, 1:].reshape(-1).to(logits.device)
-    total = summed_cross_entropy(logits.reshape(-1, logits.shape[-1]), targets)
+    total = cross_entropies(logits.reshape(-1, logits.shape[-1]), targets).sum()
     count = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
     return total / count
 
