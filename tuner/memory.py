@@ -175,7 +175,7 @@ def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estima
     before = count * kept.virtual
     tokens = computed + before * kept.computed
     layered = tokens * (kept.token * width + kept.exact * 4)
-    if shape.device == "cpu" and not kept.masked:
+    if shape.device == "cpu" and shape.rows.packed and not kept.masked:
         layered = layered + tokens * kept.attended * width
     else:
         layered = layered + (seen + before) * kept.place * width

@@ -1,0 +1,129 @@
+"""The command line: the program, exit codes, and the one place where errors end.
+
+Only typer and the standard library are imported here (and the table of verbs), so that help answers
+at once; what a command does is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from tuner import __version__, heap
+from tuner.cli import artefacts, looking, training
+from tuner.cli.options import console, group
+
+if TYPE_CHECKING:
+    from tuner.errors import TunerError
+
+# What typer raises for wrong usage: `BadParameter`'s base, whichever click is underneath.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+# Typer turns Ctrl-C into this code, silently.
+INTERRUPTED = 128 + signal.SIGINT
+
+app = group("Fine-tune language models parameter-efficiently, from a recipe.")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console().document(f"tuner {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for _commands in (training, artefacts, looking):
+    _commands.register(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The `tuner` command: run it and exit with its code."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    _prepare_streams()
+    heap.align_large_blocks()
+    # They announce on import which kernels they cannot load or would like to download.
+    for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    sys.exit(_run(given))
+
+
+def _run(arguments: list[str]) -> int:
+    from tuner.errors import Interrupted, RecipeError, TunerError
+
+    failure: TunerError
+    flags = {"json": "--json" in arguments, "verbose": "--verbose" in arguments}
+    try:
+        code = app(arguments, prog_name="tuner", standalone_mode=False) or 0
+        if code != INTERRUPTED:
+            return int(code)
+        failure = Interrupted(signal.SIGINT, "stopped by Ctrl-C")
+    except TunerError as error:
+        failure = error
+    except (KeyboardInterrupt, typer.Abort):
+        failure = Interrupted(signal.SIGINT, "stopped by Ctrl-C")
+    except UsageError as error:
+        if not arguments or type(error).__name__ == "NoArgsIsHelpError":
+            console().document(str(error) + "\n")
+            return 2
+        failure = RecipeError(*_usage(error))
+    except SystemExit:
+        # Typer's only exit of its own in this mode: the reader of our output went away (`| head`).
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        failure = _bug(error)
+    if not failure.told:
+        console(**flags).error(failure)
+    return failure.exit_code
+
+
+def _prepare_streams() -> None:
+    """No crash on a terminal that cannot encode a character; progress bars on terminals only.
+
+    And nothing is told to anybody about what is run: trl would tell the Hub.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _usage(error: Exception) -> tuple[str, str, str]:
+    """What was wrong with the command line, how the command is used, where its help is."""
+    message = str(getattr(error, "format_message", error.__str__)())
+    context = getattr(error, "ctx", None)
+    usage = context.get_usage().strip() if context else "Usage: tuner COMMAND [ARGS]..."
+    command = context.command_path if context else "tuner"
+    return message.strip().replace("\n", " "), usage, f"see: {command} --help"
+
+
+def _bug(error: Exception) -> TunerError:
+    """An exception that nobody foresaw, as the error that the user sees."""
+    from tuner.errors import TunerError
+
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    failure = TunerError(
+        f"a bug in tuner: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
+        f"in {last.name}, {Path(last.filename).name}:{last.lineno}",
+        "report it with the output of the same command and --verbose",
+    )
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,133 @@
+"""The commands that train: one for each verb, and those that plan, compare and sweep."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tuner.cli.options import (
+    DryRun,
+    Json,
+    Output,
+    Overrides,
+    Quiet,
+    Recipe,
+    Rehearse,
+    Resume,
+    Verbose,
+    console,
+)
+from tuner.verbs import VERBS, Verb
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program's."""
+    for row in VERBS.values():
+        _add(app, row)
+    for command in (plan, compare, sweep):
+        app.command()(command)
+
+
+def _add(app: typer.Typer, row: Verb) -> None:
+    """The command of one row of the verbs table; all have the same options."""
+
+    @app.command(row.name, help=row.summary)
+    def command(
+        recipe: Recipe,
+        overrides: Overrides = None,
+        output: Output = None,
+        resume: Resume = False,
+        dry_run: DryRun = False,
+        rehearse: Rehearse = False,
+        json: Json = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+    ) -> None:
+        from tuner.commands import train
+
+        where, mode = console(json, quiet, verbose), train.mode(dry_run, rehearse)
+        train.train(row.name, recipe, overrides or (), output, resume, mode, where)
+
+
+def plan(
+    recipe: Recipe,
+    verb: Annotated[
+        str | None, typer.Option("--verb", help="As this command would run it.")
+    ] = None,
+    overrides: Overrides = None,
+    output: Output = None,
+    resume: Resume = False,
+    rehearse: Rehearse = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show what a recipe comes to; only with --rehearse a model is loaded."""
+    from tuner.commands import train
+
+    if verb not in (None, *VERBS):
+        raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
+    where, mode = console(json, quiet, verbose), train.mode(not rehearse, rehearse)
+    train.train(verb, recipe, overrides or (), output, resume, mode, where)
+
+
+def compare(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    output: Output = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the runs that are done, go on with the rest.")
+    ] = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Train several methods on the same data at equal budget; one table, one plot."""
+    from tuner.commands import compare as command
+
+    where = console(json, quiet, verbose)
+    command.compare(recipe, overrides or (), output, resume, dry_run, where)
+
+
+def sweep(
+    recipe: Recipe,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=V,V", help="As method.r=4,8,16. Repeatable."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="DIR", help="Default runs/<recipe name>-sweep."),
+    ] = None,
+    verb: Annotated[
+        str | None, typer.Option("--verb", help="The training command of the trials.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="What sorts the table; default: held-out loss.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option("--address", metavar="HOST:PORT", help="Of a Ray cluster, or auto.")
+    ] = "",
+    cpus: Annotated[
+        int | None,
+        typer.Option("--cpus", min=1, help="Processors of a trial; default: all, 1 with a GPU."),
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option("--gpus", min=0, help="GPUs of a trial; default: 1 if there are.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and show the trials and stop.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a recipe with every combination of some values, by Ray Tune; the best first."""
+    from tuner.commands import sweep as command
+
+    if verb not in (None, *VERBS):
+        raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
+    given = (recipe, verb, overrides or (), output, metric, address, cpus, gpus, dry_run)
+    command.sweep(command.Request(*given), console(json, quiet, verbose))
