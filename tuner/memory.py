@@ -26,7 +26,7 @@ LIBRARIES = 550 * MIB
 # 0.42 to 0.66, and 0.15 to 0.54; up to 0.9 where they are not.
 _LORA_HOLES, _PLAIN_HOLES = 0.53, 0.32
 # bitsandbytes on a CPU makes a layer's weights anew in every pass: holes as a share of all of them.
-_DEQUANTIZED_HOLES = 1.4
+_DEQUANTIZED_HOLES = 1.0
 # Not measured: what a GPU's allocator loses by rounding up.
 _GPU_HOLES = 0.05
 # Rows of logits that the loss works on at a time, in copies of its own.
