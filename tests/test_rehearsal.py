@@ -239,3 +239,14 @@ def test_damaged_and_old_rates_are_passed_over(make_recipe: Callable[..., Path])
     assert rates.keep(made, present, RATE) == path
     assert len(list(path.parent.iterdir())) == 256
     assert rates.find(made, present) is not None
+
+
+@pytest.mark.parametrize("flag", ["--dry-run", "--resume"])
+def test_what_a_rehearsal_is_not_is_refused(
+    flag: str, make_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither flag is silently the one that counts."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["lora", "--recipe", str(make_recipe()), "--rehearse", flag])
+    assert caught.value.code == 2
+    assert "give one of them" in capsys.readouterr().err

@@ -89,5 +89,6 @@ def facts(plan: Plan, machine: Machine) -> dict[str, Any]:
         "seconds": seconds.as_dict(),
     }
     if (amount := cost(plan, seconds.total)) is not None:
-        time["cost"] = amount
+        # An estimate: no more digits than it is told with.
+        time["cost"] = float(wording.money(amount).replace(",", ""))
     return {"time": time}

@@ -39,6 +39,7 @@ from tuner.errors import IntegrityError, Interrupted
 from tuner.rates import Rate
 from tuner.record import METRICS, RunFolder
 from tuner.rehearsal_plan import short_of
+from tuner.run_log import log_to
 from tuner.signals import StopRequest
 from tuner.tasks import TASKS
 
@@ -91,7 +92,13 @@ def rehearse(plan: Plan, console: Console) -> Rehearsal | None:
     hatch.read(plan.recipe.train.trl)
     ranks.join(plan)
     try:
-        with StopRequest() as stop, ranks.one_failure(), _aside(plan) as folder:
+        with (
+            StopRequest() as stop,
+            ranks.one_failure(),
+            _aside(plan) as folder,
+            # What libraries warn of has its place, as in a run: not the terminal.
+            log_to(folder / "run.log"),
+        ):
             found = _rehearse(plan, folder, stop, console)
     except Interrupted as error:
         number = error.exit_code - 128

@@ -86,7 +86,10 @@ def find(name: str, folder: Path, key: str) -> Source:
     Raises:
         RecipeError: nothing is there, or it is a run that left nothing.
     """
-    for path in dict.fromkeys((folder / Path(name).expanduser(), Path(name).expanduser())):
+    places = dict.fromkeys(
+        path.resolve() for path in (folder / Path(name).expanduser(), Path(name).expanduser())
+    )
+    for path in places:
         if (path / record.RUN).is_file():
             return _of_run(path, name, key)
         if (path / CONFIG).is_file():
@@ -98,7 +101,7 @@ def find(name: str, folder: Path, key: str) -> Source:
             return Source(name, path.resolve(), whole=True)
     raise RecipeError(
         f"{key}: {name} is not there",
-        f"neither {folder / name} nor {Path(name).resolve()} holds a run, an adapter or a model",
+        f"no run, adapter or model is in {' or '.join(map(str, places))}",
         "name a run folder, the folder of an adapter, or a recipe (.yaml), which is run first",
     )
 

@@ -74,9 +74,8 @@ def _often(count: int) -> str:
 
 def _lines(plan: Plan, found: Rehearsal) -> dict[str, list[str]]:
     rate: Any = found.rate
-    whose = "on the GPU" if plan.device == "cuda" else "by the whole process"
-    memory = f"{wording.size(found.peak_memory)} taken {whose}, "
-    memory += f"{wording.size(found.planned_memory)} planned: "
+    memory = f"{wording.size(found.peak_memory)} taken until the steps were done, "
+    memory += f"{wording.size(found.planned_memory)} planned for them: "
     ratio = found.peak_memory / found.planned_memory
     speed = [f"{rate.tokens_per_second:,.0f} tokens a second;", f"{rate.step:.3g} s a step"]
     lines = {"speed": speed, "memory": [f"{memory}{ratio:.2f} times the plan"]}

@@ -64,9 +64,9 @@ def sweep(request: Request, console: Console) -> None:
     trials = grid.trials(Path(request.recipe), request.overrides, request.verb)
     first = trials[0].loaded
     root = Path(os.path.abspath(request.output or RUNS / f"{first.name}-sweep"))
+    _refuse_metric(request.metric)
     console.header(first)
     _refuse_chains(trials, root)
-    _refuse_metric(request.metric)
     waiting = [each for each in trials if not table.finished(each, root / "trials" / each.name)]
     console.event("trials", items=[{"name": t.name, "values": dict(t.values)} for t in trials])
     console.text(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done  {root}")
@@ -210,7 +210,9 @@ def _refuse_metric(metric: str | None) -> None:
 
     if metric not in METRICS:
         raise RecipeError(
-            f"--metric: {metric} is unknown", suggestion(metric, METRICS), ", ".join(METRICS)
+            f"--metric: {metric} is unknown",
+            suggestion(metric, METRICS),
+            "name one that the recipe's eval.metrics has, or leave it out",
         )
 
 

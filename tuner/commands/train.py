@@ -32,7 +32,17 @@ class Mode(Enum):
 
 
 def mode(dry_run: bool, rehearse: bool) -> Mode:
-    """What the options ask for; a dry run does the least."""
+    """What the options ask for.
+
+    Raises:
+        RecipeError: they contradict each other.
+    """
+    if dry_run and rehearse:
+        raise RecipeError(
+            "--dry-run and --rehearse are two things",
+            "the one loads no model, the other tries all parts of the run",
+            "give one of them",
+        )
     return Mode.PLAN if dry_run else Mode.REHEARSE if rehearse else Mode.RUN
 
 
@@ -46,6 +56,12 @@ def train(
     console: Console,
 ) -> None:
     """Make the plan, show it, and as `mode` says carry it out, in as many processes."""
+    if resume and mode is Mode.REHEARSE:
+        raise RecipeError(
+            "--resume and --rehearse are two things",
+            "a rehearsal touches no run, and goes on with none",
+            "give one of them",
+        )
     with ranks.one_failure():
         plan = make_plan(verb, recipe, overrides, output, resume, console, mode)
         if mode is Mode.PLAN:
