@@ -136,7 +136,7 @@ def test_the_scores_are_those_of_the_quantized_export(
     recipe = make_recipe(
         "llama-tied",
         method={"name": "rslora", "r": 4, "target_modules": targets},
-        train={"qat": kind, "learning_rate": 0.003, "epochs": 3},
+        train={"qat": kind, "learning_rate": 0.003, "epochs": 4},
         eval={"samples": 0},
         export=FORMATS,
     )
@@ -145,7 +145,7 @@ def test_the_scores_are_those_of_the_quantized_export(
     group = 32 if kind == "int4" else None
     exported = quantized_loss(recipe, folder, kind, group)
     assert scores["after"]["loss"] == pytest.approx(exported, abs=2e-6)
-    assert scores["unquantized"]["loss"] != pytest.approx(exported, abs=1e-5)
+    assert scores["unquantized"]["loss"] != pytest.approx(exported, abs=1e-4)
     base = AutoModelForCausalLM.from_pretrained(
         bases("llama-tied"), attn_implementation="tuner_rows"
     )

@@ -31,6 +31,7 @@ from tuner import (
     ranks,
     rates,
     run,
+    run_log,
     seal,
     training,
 )
@@ -39,7 +40,6 @@ from tuner.errors import IntegrityError, Interrupted
 from tuner.rates import Rate
 from tuner.record import METRICS, RunFolder
 from tuner.rehearsal_plan import short_of
-from tuner.run_log import log_to
 from tuner.signals import StopRequest
 from tuner.tasks import TASKS
 
@@ -97,7 +97,7 @@ def rehearse(plan: Plan, console: Console) -> Rehearsal | None:
             ranks.one_failure(),
             _aside(plan) as folder,
             # What libraries warn of has its place, as in a run: not the terminal.
-            log_to(folder / "run.log"),
+            run_log.log_to(run_log.file_in(folder)),
         ):
             found = _rehearse(plan, folder, stop, console)
     except Interrupted as error:

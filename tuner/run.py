@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from tuner import (
 )
 from tuner.errors import IntegrityError
 from tuner.methods import qat_peft
-from tuner.record import LOG, METRICS, RunFolder
+from tuner.record import METRICS, RunFolder
 from tuner.signals import StopRequest
 from tuner.tasks import TASKS
 
@@ -60,8 +59,7 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
     ranks.join(plan)
     with StopRequest() as stop:
         folder, resumed, skipped = _open(plan, resume)
-        log_file = folder.path / LOG if ranks.place().main else Path(os.devnull)
-        with folder, run_log.log_to(log_file), ranks.one_failure():
+        with folder, run_log.log_to(run_log.file_in(folder.path)), ranks.one_failure():
             for text in folder.notes:
                 console.note(text)
             for text in skipped:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from tuner import ranks
+from tuner.record import LOG
 
 LIBRARIES = ("transformers", "accelerate", "peft", "trl", "datasets")
 
@@ -17,6 +21,11 @@ class _Once(logging.Filter):
         seen = record.__dict__.get("in_run_log", False)
         record.__dict__["in_run_log"] = True
         return not seen
+
+
+def file_in(folder: Path) -> Path:
+    """The log of a run's folder, which its first process alone writes."""
+    return folder / LOG if ranks.place().main else Path(os.devnull)
 
 
 @contextlib.contextmanager

@@ -95,10 +95,10 @@ def find(name: str, folder: Path, key: str) -> Source:
         if (path / CONFIG).is_file():
             # The adapter of a run, named by its own folder.
             if (path.parent / record.RUN).is_file():
-                return replace(_of_run(path.parent, name, key), folder=path.resolve())
-            return Source(name, path.resolve())
+                return replace(_of_run(path.parent, name, key), folder=path)
+            return Source(name, path)
         if (path / "config.json").is_file():
-            return Source(name, path.resolve(), whole=True)
+            return Source(name, path, whole=True)
     raise RecipeError(
         f"{key}: {name} is not there",
         f"no run, adapter or model is in {' or '.join(map(str, places))}",

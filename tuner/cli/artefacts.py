@@ -9,6 +9,11 @@ import typer
 
 from tuner.cli.options import ForceBase, Json, Quiet, Verbose, console
 
+AnyBase = Annotated[
+    str | None,
+    typer.Option("--base", metavar="BASE", help="Alias, Hub id, model folder or .gguf file."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program's."""
@@ -101,10 +106,7 @@ def verify(
 
 def chat(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's folder.")] = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="BASE", help="Alias, Hub id, model folder or .gguf file."),
-    ] = None,
+    base: AnyBase = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option("--adapter", metavar="PATH", help="A run's or adapter's folder. Repeatable."),
@@ -141,10 +143,7 @@ def serve(
     runs: Annotated[
         list[str] | None, typer.Argument(metavar="RUN...", help="Runs of one base.")
     ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option("--base", metavar="BASE", help="Alias, Hub id, model folder or .gguf file."),
-    ] = None,
+    base: AnyBase = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option("--adapter", metavar="NAME=PATH", help="A further one. Repeatable."),

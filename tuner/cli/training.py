@@ -46,8 +46,13 @@ def _add(app: typer.Typer, row: Verb) -> None:
     ) -> None:
         from tuner.commands import train
 
-        where, mode = console(json, quiet, verbose), train.mode(dry_run, rehearse)
+        where, mode = console(json, quiet, verbose), train.mode(dry_run, rehearse, resume)
         train.train(row.name, recipe, overrides or (), output, resume, mode, where)
+
+
+def _refuse_unknown(verb: str | None) -> None:
+    if verb not in (None, *VERBS):
+        raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
 
 
 def plan(
@@ -66,9 +71,8 @@ def plan(
     """Show what a recipe comes to; only with --rehearse a model is loaded."""
     from tuner.commands import train
 
-    if verb not in (None, *VERBS):
-        raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
-    where, mode = console(json, quiet, verbose), train.mode(not rehearse, rehearse)
+    _refuse_unknown(verb)
+    where, mode = console(json, quiet, verbose), train.mode(not rehearse, rehearse, resume)
     train.train(verb, recipe, overrides or (), output, resume, mode, where)
 
 
@@ -127,7 +131,6 @@ def sweep(
     """Run a recipe with every combination of some values, by Ray Tune; the best first."""
     from tuner.commands import sweep as command
 
-    if verb not in (None, *VERBS):
-        raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
+    _refuse_unknown(verb)
     given = (recipe, verb, overrides or (), output, metric, address, cpus, gpus, dry_run)
     command.sweep(command.Request(*given), console(json, quiet, verbose))

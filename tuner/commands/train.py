@@ -31,18 +31,18 @@ class Mode(Enum):
     RUN = "run"
 
 
-def mode(dry_run: bool, rehearse: bool) -> Mode:
+def mode(dry_run: bool, rehearse: bool, resume: bool) -> Mode:
     """What the options ask for.
 
     Raises:
         RecipeError: they contradict each other.
     """
-    if dry_run and rehearse:
-        raise RecipeError(
-            "--dry-run and --rehearse are two things",
-            "the one loads no model, the other tries all parts of the run",
-            "give one of them",
-        )
+    for option, given, why in (
+        ("--dry-run", dry_run, "the one loads no model, the other tries all parts of the run"),
+        ("--resume", resume, "a rehearsal touches no run, and goes on with none"),
+    ):
+        if rehearse and given:
+            raise RecipeError(f"{option} and --rehearse are two things", why, "give one of them")
     return Mode.PLAN if dry_run else Mode.REHEARSE if rehearse else Mode.RUN
 
 
@@ -56,12 +56,6 @@ def train(
     console: Console,
 ) -> None:
     """Make the plan, show it, and as `mode` says carry it out, in as many processes."""
-    if resume and mode is Mode.REHEARSE:
-        raise RecipeError(
-            "--resume and --rehearse are two things",
-            "a rehearsal touches no run, and goes on with none",
-            "give one of them",
-        )
     with ranks.one_failure():
         plan = make_plan(verb, recipe, overrides, output, resume, console, mode)
         if mode is Mode.PLAN:

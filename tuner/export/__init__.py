@@ -78,9 +78,10 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
     if todo:
         probes = verify.probe_rows(plan)
         trained.model.eval()
-        live = {name: _live(plan, trained, name, probes) for name in todo}
-        doubled = [name for name in todo if live[name][0].dtype == torch.float64]
-        single = verify.logits(trained.model, probes) if doubled else []
+        doubled = [name for name in todo if _doubled(plan, name)]
+        single = verify.logits(trained.model, probes)
+        exact = verify.logits(trained.model, probes, double=True) if doubled else []
+        live = {name: exact if name in doubled else single for name in todo}
         extras: dict[str, dict[str, Any]] = {
             name: {
                 "kind": name,
@@ -116,12 +117,9 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
     return [_describe(plan.output / name) for name in formats]
 
 
-def _live(
-    plan: Plan, trained: Trained, name: str, probes: list[verify.Probe]
-) -> list[torch.Tensor]:
-    reorders = _kin(plan, name).reorders
-    double = reorders and plan.method.adapter and plan.dtype == "float32"
-    return verify.logits(trained.model, probes, double)
+def _doubled(plan: Plan, name: str) -> bool:
+    """Whether an artefact is compared in float64."""
+    return _kin(plan, name).reorders and plan.method.adapter and plan.dtype == "float32"
 
 
 def _witness(
