@@ -16,6 +16,10 @@ import pytest
 import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.mistral.modeling_mistral import MistralRMSNorm
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from tests import oracle
 from tests.bench import report
@@ -36,7 +40,7 @@ from tuner.cross_entropy import cross_entropies, entropies
 from tuner.data import Example
 from tuner.data.pack import IGNORED, collate_packed, shared_prefix
 from tuner.devices import Devices
-from tuner.methods import fused_lora, fused_mlp
+from tuner.methods import fused_lora, fused_mlp, fused_norm
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS, OUTPUTS, RANK = 48, 80, 4
@@ -187,6 +191,59 @@ def test_an_mlp_that_keeps_less_learns_the_same(
     assert largest(fused, plain) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_norm_that_keeps_its_input_alone_learns_the_same(
+    kind: str, bases: Callable[..., Path]
+) -> None:
+    """Loss bit for bit, gradients to rounding; a norm that is trained itself is left alone."""
+
+    def gradients(fused: bool) -> tuple[float, dict[str, torch.Tensor]]:
+        base = load(bases(kind))
+        torch.manual_seed(1)
+        for norm in (module for name, module in base.named_modules() if name.endswith("norm")):
+            torch.nn.init.normal_(norm.weight, mean=1.0, std=0.3)
+        trained = base.model.layers[1].input_layernorm.weight
+        for parameter in base.parameters():
+            parameter.requires_grad_(parameter is trained or parameter.ndim > 1)
+        before, norms = set(base.state_dict()), len([n for n in base.state_dict() if "norm" in n])
+        if fused:
+            assert fused_norm.put(base) == norms - 1
+        assert set(base.state_dict()) == before
+        return loss_and_gradients(base, [collate_packed(OPENED)])
+
+    (ours, fused), (theirs, plain) = gradients(True), gradients(False)
+    assert ours == theirs
+    assert fused.keys() == plain.keys()
+    assert largest(fused, plain) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [LlamaRMSNorm, MistralRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm])
+def test_the_gradient_of_a_norm_in_bfloat16_is_as_near_as_transformers(kind: Any) -> None:
+    """To that in float64; the result is transformers', bit for bit, with gradients or without."""
+    torch.manual_seed(3)
+    norm = kind(64)
+    torch.nn.init.normal_(norm.weight, mean=1.0, std=0.3)
+    norm.requires_grad_(False)
+    x, dy = torch.randn(2, 40, 64, 5).bfloat16().unbind(-1)[:2]
+    inputs = x.double()
+    inputs.requires_grad_()
+    factor = torch.rsqrt(inputs.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
+    weight = norm.weight.bfloat16()
+    (exact,) = torch.autograd.grad(weight.double() * inputs * factor, inputs, dy.double())
+    norm.to(torch.bfloat16)
+    errors = []
+    for module in (fused_norm.FusedNorm(norm), norm):
+        leaf = x.clone().requires_grad_()
+        result = module(leaf)
+        assert torch.equal(result, norm(x))
+        (found,) = torch.autograd.grad(result, leaf, dy)
+        errors.append(float((found.double() - exact).abs().max()))
+    assert errors[0] <= 1.01 * errors[1]
+    assert errors[0] < 0.05
+    with torch.no_grad():
+        assert torch.equal(fused_norm.FusedNorm(norm)(x), norm(x))
+
+
 def test_a_run_ends_where_it_ends_without_fusion(
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],
@@ -198,8 +255,10 @@ def test_a_run_ends_where_it_ends_without_fusion(
     made = plan.make(recipe_load.load(recipe, verb="sft"), machine.detect(), output=tmp_path / "x")
     live = [type(module) for module in training.start(made, model.load(made)).model.modules()]
     assert (live.count(fused_lora.FusedLinear), live.count(fused_mlp.FusedMlp)) == (14, 2)
+    assert live.count(fused_norm.FusedNorm) == 5
     run_recipe(recipe, out="fused")
     monkeypatch.setattr(adapters, "_fuse", lambda config: None)
+    monkeypatch.setattr(fused_norm, "put", lambda model: 0)
     run_recipe(recipe, out="plain")
     folders = [tmp_path / name for name in ("fused", "plain")]
     losses = [
@@ -321,13 +380,25 @@ def test_rows_share_where_nothing_is_drawn(
 
 
 @pytest.mark.parametrize(
-    ("batch", "length", "asked", "expected"),
-    [(32, 100, "auto", 8), (6, 1000, "auto", 1), (4, 12, "auto", 4), (32, 100, 16, 16)],
+    ("batch", "length", "asked", "dtype", "expected"),
+    [
+        (32, 100, "auto", "float32", 8),
+        (32, 100, "auto", "bfloat16", 16),
+        (6, 1000, "auto", "float32", 1),
+        (4, 12, "auto", "float32", 4),
+        (32, 100, 16, "float32", 16),
+    ],
 )
 def test_a_cpu_gets_as_many_rows_as_keep_it_busy(
-    batch: int, length: int, asked: str | int, expected: int, make_recipe: Callable[..., Path]
+    batch: int,
+    length: int,
+    asked: str | int,
+    dtype: str,
+    expected: int,
+    make_recipe: Callable[..., Path],
 ) -> None:
-    """On a CPU the fewest rows with enough tokens; what the user says stays."""
+    """On a CPU the fewest rows with enough tokens, twice as many where they take half of the
+    memory; what the user says stays."""
     train = {"batch_size": batch, "micro_batch_size": asked}
     loaded = recipe_load.load(make_recipe(train=train), verb="sft")
     made = plan.make(loaded, machine.detect(), output=Path("unused"))
@@ -336,7 +407,7 @@ def test_a_cpu_gets_as_many_rows_as_keep_it_busy(
         gpu = machine.Gpu("one", 2**36, (9, 0))
         host = machine.Machine(cpu_count=2, memory_bytes=2**36, gpus=(gpu,))
         values = decide.Values(loaded)
-        shape = replace(made.shape, rows=rows_of, device=device)
+        shape = replace(made.shape, rows=rows_of, device=device, dtype=dtype)
         size, _ = decide.split(
             made.recipe, made.method, host, device, shape, None, True, values, Devices()
         )

@@ -1,8 +1,8 @@
 """What a forward pass keeps for the way back, in numbers a token, from config and module names.
 
-Counted for Llama's family (Llama, Mistral, Qwen 2 and 3) as its layers, `attention`, `fused_lora`
-and `fused_mlp` compute; tests hold it to what autograd saves. For other families and methods it is
-an approximation by the same sizes.
+Counted for Llama's family (Llama, Mistral, Qwen 2 and 3) as its layers, `attention`, `fused_lora`,
+`fused_mlp` and `fused_norm` compute; tests hold it to what autograd saves. For other families and
+methods it is an approximation by the same sizes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Modules that read the same matrix, which is then kept once.
 _READERS = {"q_proj": "qkv", "k_proj": "qkv", "v_proj": "qkv", "gate_proj": "mlp", "up_proj": "mlp"}
-# Families whose MLP `fused_mlp` can replace.
+# Families whose MLP `fused_mlp` and whose norms `fused_norm` can replace.
 _FUSED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
@@ -135,14 +135,17 @@ def kept(
     # The norms' weights are trained, too: they keep what they multiply. So does the last one, and
     # the head what it reads.
     norms = (2 * layers + 2) * sizes.hidden if whole else 0
+    # What the norms read: frozen ones keep it as it is, others as float32.
+    read_by_norms = (2 * layers + 1) * sizes.hidden
+    as_it_is = not whole and sizes.family in _FUSED_FAMILIES
     virtual = int(getattr(options, "num_virtual_tokens", 0))
     attention = 2 * sizes.queries + 2 * sizes.keys
     # The next layer reads the same matrix.
     read = sizes.queries * sum(name.endswith("o_proj") for name in readers)
     passing = sizes.queries + 3 * sizes.inner + 2 * sizes.hidden
     return Kept(
-        token=layers * inner + norms + sum(readers.values()) + low,
-        exact=(2 * layers + 1) * sizes.hidden,
+        token=layers * inner + norms + sum(readers.values()) + low + read_by_norms * as_it_is,
+        exact=read_by_norms * (not as_it_is),
         place=layers * attention,
         attended=layers * attention - read,
         boundary=layers * sizes.hidden,

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from tuner import adapter_files, prompt_model, token_rows
 from tuner.adapter_files import WHOLE
 from tuner.errors import ModelError
-from tuner.methods import full, fused_lora, fused_mlp, lora, qat_peft
+from tuner.methods import full, fused_lora, fused_mlp, fused_norm, lora, qat_peft
 from tuner.methods.library import AdaloraOptions
 from tuner.methods.lora import LoraOptions
 from tuner.model import told
@@ -44,6 +44,7 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
         _fuse(config)
     if plan.method.virtual_tokens:
         model = _with_tokens(base, config, plan)
+        fused_norm.put(model)
         prompt_model.start(model, plan, examples)
         return model
     quantized: list[str] = []
@@ -51,6 +52,7 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
         quantized = qat_peft.quantized_layers(base)
         qat_peft.register(config)
     model = get_peft_model(base, config)
+    fused_norm.put(model)
     if not plan.qat:
         fused_mlp.put(model)
     if isinstance(plan.recipe.method, LoraOptions):
@@ -94,6 +96,7 @@ def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
         _fuse(config)
         model = token_rows.put_on(base, policy.folder, config, is_trainable=True)
     adapter_files.check_tensors(model, policy.folder, policy.name)
+    fused_norm.put(model)
     fused_mlp.put(model)
     return model
 

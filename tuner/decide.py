@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 # Families whose packed rows are proven isolated, bit for bit, by tests/test_packing.py. Mixtures of
 # experts are not among them: a row changes the size of the matrix products that the others share.
 PACKED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
-# Tokens from which on matrix products run at a CPU's full rate: halving 1,634 tokens of packed rows
-# on SmolLM2-135M cost 2 % of the time and saved 1 GB of 3.3.
+# Tokens from which on float32 matrix products run at a CPU's full rate: halving 1,652 tokens of
+# packed rows on SmolLM2-135M cost 4 % of the time and saved 1 GB of 3.3. In half precision it cost
+# 5 %, and a token takes half of the memory: there it is twice as many.
 ENOUGH_TOKENS = 768
 
 
@@ -204,7 +205,7 @@ def split(
         and packed
         and (few := _enough(shape, batch, size)) < size
     ):
-        size, why = few, f"{ENOUGH_TOKENS} tokens a time keep a CPU busy, more only take memory"
+        size, why = few, f"{_enough_tokens(shape)} tokens a time keep a CPU busy, more take memory"
     values.set_auto("train.micro_batch_size", size, why)
     why = "memory needs it" if checkpointing else "memory does not need it"
     values.set_auto("train.gradient_checkpointing", checkpointing, why)
@@ -222,11 +223,16 @@ def recomputes(recipe: Recipe, possible: bool) -> tuple[bool, ...]:
     return (asked,) if asked != "auto" else (False, True) if possible else (False,)
 
 
+def _enough_tokens(shape: memory.Shape) -> int:
+    return int(ENOUGH_TOKENS * memory.WIDTHS["float32"] / memory.WIDTHS[shape.dtype])
+
+
 def _enough(shape: memory.Shape, batch_size: int, most: int) -> int:
     """The fewest rows, of the divisors of the batch up to `most`, that have enough tokens."""
+    enough = _enough_tokens(shape)
     mean = sum(shape.rows.lengths) / max(1, len(shape.rows.lengths))
     sizes = (size for size in range(1, most) if batch_size % size == 0)
-    return next((size for size in sizes if size * mean >= ENOUGH_TOKENS), most)
+    return next((size for size in sizes if size * mean >= enough), most)
 
 
 def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[Stage, ...]:

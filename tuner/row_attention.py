@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from tuner.cross_entropy import LOG2_E
+
 # Queries worked on together: fewer see fewer keys in vain, more make larger products.
 _QUERIES = 64
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -145,6 +147,7 @@ def _row_backward(
     query, dresult = query.float(), dresult.float()
     # Softmax's backward subtracts dP . P, which is the same sum over the fewer numbers of a head.
     inner = (dresult * result.float()).sum(-1)
+    norms = norms * LOG2_E
     dquery = torch.empty(heads, tokens, size)
     dkey, dvalue = torch.zeros_like(key), torch.zeros_like(value)
     for first in range(0, tokens, _QUERIES):
@@ -156,7 +159,7 @@ def _row_backward(
             for part in (query, dresult, norms, inner)
         )
         k, v = key[:, :until], value[:, :until]
-        share = torch.baddbmm(norm, q, k.mT, beta=-1, alpha=scale).exp_()
+        share = torch.baddbmm(norm, q, k.mT, beta=-1, alpha=scale * LOG2_E).exp2_()
         share.view(heads, count, until)[:, :, until - count :].tril_()
         dvalue[:, :until].baddbmm_(share.mT, dy)
         dscore = torch.baddbmm(dot, dy, v.mT, beta=-1).mul_(share)

@@ -87,13 +87,13 @@ class _SwigluLora(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         with torch.autocast(gate.device.type, enabled=False):
             dy = gradients[0].reshape(-1, gradients[0].shape[-1])
-            product = _product(gate, up) if wanted[4] else None
-            da, db, dlow = low_rank_gradients(dy, product, low, b, ctx.scale, wanted[5])
-            del product
+            _, db, dlow = low_rank_gradients(dy, None, low, b, ctx.scale, wanted[5])
             dgate = dup = None
             if wanted[0] or wanted[1]:
                 dproduct = (dy @ weight).addmm_(dlow, a)
-                dgate, dup = _gradients(gate, up, dproduct)
+                dgate, dup, da = _gradients(gate, up, dproduct, dlow)
+            else:
+                da = dlow.T @ _product(gate, up)
         return dgate, dup, None, None, da, db, None
 
 
@@ -112,17 +112,21 @@ def _product(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 def _gradients(
-    gate: torch.Tensor, up: torch.Tensor, dproduct: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gradients of gate and up; that of up is written over the product's."""
+    gate: torch.Tensor, up: torch.Tensor, dproduct: torch.Tensor, dlow: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of gate, of up (written over the product's) and of A."""
     dgate = torch.empty_like(_flat(gate))
-    for into, left, right, given in zip(
+    da = torch.zeros(dlow.shape[-1], gate.shape[-1], device=gate.device)
+    for into, left, right, given, low in zip(
         dgate.split(_CHUNK),
         _flat(gate).split(_CHUNK),
         _flat(up).split(_CHUNK),
         dproduct.split(_CHUNK),
+        dlow.split(_CHUNK),
         strict=True,
     ):
-        into.copy_(torch.ops.aten.silu_backward(given * right, left))
-        given.mul_(functional.silu(left))
-    return dgate.view(gate.shape), dproduct.view(up.shape)
+        opened = functional.silu(left)
+        da += low.T @ (opened * right)
+        torch.ops.aten.silu_backward.grad_input(given * right, left, grad_input=into)
+        given.mul_(opened)
+    return dgate.view(gate.shape), dproduct.view(up.shape), da.to(dlow.dtype)
