@@ -7,7 +7,7 @@ compared with the live model on probe rows, and only then sealed under its final
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,9 +92,11 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
             }
             for name in todo
         }
+        refused: list[IntegrityError] = []
         with contextlib.ExitStack() as stack:
+            each = {name: stack.enter_context(contextlib.ExitStack()) for name in todo}
             folders = {
-                name: stack.enter_context(seal.seal(plan.output / name, extra=extras[name]))
+                name: each[name].enter_context(seal.seal(plan.output / name, extra=extras[name]))
                 for name in todo
             }
             for name, folder in folders.items():
@@ -108,13 +110,39 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
                 beyond = difference
                 if name in doubled:
                     beyond = verify.largest_difference_beyond(fresh[name], live[name], single)
-                _judge(plan, name, difference, beyond, largest=_largest(live[name]))
                 extras[name] |= {
                     "verified": True,
                     "max_logit_difference": difference,
                     "witness": _witness(plan, live[name], fresh[name]),
                 }
+                # What is proven is kept, whatever becomes of the others.
+                with _noted(refused), each[name]:
+                    _judge(plan, name, difference, beyond, largest=_largest(live[name]))
+        if refused:
+            raise _with_the_proven(plan, refused[0], formats)
     return [_describe(plan.output / name) for name in formats]
+
+
+@contextlib.contextmanager
+def _noted(refused: list[IntegrityError]) -> Iterator[None]:
+    try:
+        yield
+    except IntegrityError as error:
+        refused.append(error)
+
+
+def _with_the_proven(plan: Plan, error: IntegrityError, formats: Sequence[str]) -> IntegrityError:
+    """The refusal of an artefact, with how to end the run on those that stand."""
+    kept = [name for name in formats if manifest.is_sealed(plan.output / name)]
+    if not kept:
+        return error
+    names = ",".join(kept)
+    return IntegrityError(
+        error.what,
+        error.why,
+        f"kept: {', '.join(kept)}; --resume --set export.formats=[{names}] ends the run with what "
+        "stands; please report this with run.json",
+    )
 
 
 def _doubled(plan: Plan, name: str) -> bool:
