@@ -165,9 +165,10 @@ class Reference:
     def check(self, done: Fit, step: int, several: bool = False) -> None:
         """The run's sealed step is this reference's: moments of the gradients, and tensors.
 
-        Over several steps rounding grows, since Adam divides by small numbers.
+        Over several steps rounding grows, since Adam divides by small numbers: kernels that are as
+        near to float64 as each other came to 0.7e-4 to 1.1e-4 after four steps of DoRA.
         """
-        limit = 1e-4 if several else 1e-5
+        limit = 2e-4 if several else 1e-5
         sealed = done.sealed(step)
         first = dict(zip(self.named, self.optimizer.first, strict=True))
         second = dict(zip(self.named, self.optimizer.second, strict=True))

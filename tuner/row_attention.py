@@ -147,7 +147,6 @@ def _row_backward(
     query, dresult = query.float(), dresult.float()
     # Softmax's backward subtracts dP . P, which is the same sum over the fewer numbers of a head.
     inner = (dresult * result.float()).sum(-1)
-    norms = norms * LOG2_E
     dquery = torch.empty(heads, tokens, size)
     dkey, dvalue = torch.zeros_like(key), torch.zeros_like(value)
     for first in range(0, tokens, _QUERIES):
@@ -159,7 +158,7 @@ def _row_backward(
             for part in (query, dresult, norms, inner)
         )
         k, v = key[:, :until], value[:, :until]
-        share = torch.baddbmm(norm, q, k.mT, beta=-1, alpha=scale * LOG2_E).exp2_()
+        share = torch.baddbmm(norm, q, k.mT, beta=-1, alpha=scale).mul_(LOG2_E).exp2_()
         share.view(heads, count, until)[:, :, until - count :].tril_()
         dvalue[:, :until].baddbmm_(share.mT, dy)
         dscore = torch.baddbmm(dot, dy, v.mT, beta=-1).mul_(share)
