@@ -155,6 +155,15 @@ OTHERS: dict[str, dict[str, Any]] = {
         "rlhf": {"algorithm": "ppo", "reward": LENGTHS, "max_new_tokens": 6},
         "ppo": {"minibatches": 2, "epochs": 2},
     },
+    **{
+        name: {
+            "rlhf": {
+                **{"algorithm": name, "reward": LENGTHS, "max_new_tokens": 6},
+                **{"responses_per_prompt": 2, "kl_coefficient": 0.05},
+            }
+        }
+        for name in ("grpo", "rloo")
+    },
 }
 
 
@@ -162,9 +171,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 def test_the_same_updates_of_other_tasks(
     groups: Groups, bases: Callable[[str], Path], tmp_path: Path, task: str
 ) -> None:
-    """G01: reward models (the last step has fewer rows than processes), DPO and PPO."""
+    """G01: reward models (the last step has fewer rows than processes), and what `rlhf` has."""
     made = preferences(21)
-    if task == "ppo":
+    if task in ("ppo", "grpo", "rloo"):
         made = [{"prompt": row["prompt"]} for row in made]
     write_rows(tmp_path / "rows.jsonl", made[:17])
     write_rows(tmp_path / "held.jsonl", made[17:])

@@ -129,8 +129,8 @@ def _started(recipe: Recipe, here: Place) -> str:
 
 def _refused(recipe: Recipe, method: Method, task: str) -> str:
     """Why several processes would not make the updates of one; empty where they do."""
-    if recipe.rlhf is not None and recipe.rlhf.algorithm in ("grpo", "rloo"):
-        return f"rlhf.algorithm: {recipe.rlhf.algorithm} draws its answers in one process"
+    if recipe.rlhf is not None and recipe.rlhf.vllm != "none":
+        return f"rlhf.vllm: {recipe.rlhf.vllm} is not proven to draw the same answers there"
     return ""
 
 

@@ -8,12 +8,12 @@ update, so that it depends on nothing but the weights, the optimizer and its own
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from tuner import policy
+from tuner import policy, ranks
 from tuner.data.pack import Stream
 from tuner.rewards import ConstantGuard
 from tuner.rewards.response import Response, Scores
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tuner.plan import Plan
     from tuner.tasks.watch import Watch
     from tuner.training import Trained
+
+Item = TypeVar("Item")
 
 SHOWN = ("reward", "kl", "length", "ended", "seconds")
 # What trl calls it, and what the log calls it.
@@ -143,33 +145,39 @@ class Online:
             "callbacks": [WatchTrl(self.watch, self.figures, SHOWN)],
             "optimizers": self.optimizers,
         }
-        if rlhf.algorithm == "rloo":
-            config = lent.arguments(RLOOConfig, plan, self.steps, **given)
-            return RLOOTrainer(args=config, **common)
-        own = {"loss_type": "dapo", "scale_rewards": "group"}
-        return GRPOTrainer(
-            args=lent.arguments(GRPOConfig, plan, self.steps, **given, **own), **common
-        )
+        kinds: tuple[Any, Any] = (RLOOTrainer, RLOOConfig)
+        if rlhf.algorithm == "grpo":
+            kinds = (GRPOTrainer, GRPOConfig)
+            given |= {"loss_type": "dapo", "scale_rewards": "group"}
+        config = lent.arguments(kinds[1], plan, self.steps, **given)
+        built: Trainer = _drawing_once(kinds[0])(args=config, **common)
+        return built
 
     def reward(
         self, prompts: Sequence[str], completion_ids: Sequence[Sequence[int]], **others: Any
     ) -> list[float]:
-        """What the answers of a step earn, less the price of not ending."""
+        """What this process's answers of a step earn, less the price of not ending.
+
+        Rank 0 judges those of all, so that a judge sees the step as a lone process would.
+        """
         rows = self.plan.prepared.train
         answers = [
             policy.response(self.plan, rows[int(number)], ids, self.ends)
             for number, ids in zip(prompts, completion_ids, strict=True)
         ]
-        scores = self.judge(answers)
+        mine = _share_of(len(answers))
+        answers = _of_all(answers)
+        scores = ranks.share(self.judge(answers) if ranks.place().main else Scores([], {}))
         self.answers, self.scores = answers, scores
         if warning := self.guard.update(scores):
             self.watch.tell(f"warning: {warning}")
         self.endless = 0 if any(answer.ended for answer in answers) else self.endless + 1
         penalty = self.plan.rlhf.missing_eos_penalty
-        return [
+        earned = [
             score - (0.0 if answer.ended else penalty)
             for score, answer in zip(scores.total, answers, strict=True)
         ]
+        return earned[mine]
 
     def figures(self, step: int, logs: Mapping[str, float]) -> dict[str, Any]:
         """The figures of a step, and now and then some answers; stops a policy that is lost."""
@@ -190,6 +198,35 @@ class Online:
             "ended": sum(answer.ended for answer in answers) / count,
             "tokens": round(length * count) + sum(len(answer.prompt_ids) for answer in answers),
         }
+
+
+def _of_all(mine: Sequence[Item]) -> list[Item]:
+    """What every process has, in the order of the ranks: that of the step in a lone process."""
+    return [item for part in ranks.gather(mine) for item in part]
+
+
+def _share_of(count: int) -> slice:
+    """Where this process's `count` items stand among those of all."""
+    first = ranks.place().rank * count
+    return slice(first, first + count)
+
+
+def _drawing_once(kind: type[Any]) -> type[Any]:
+    """A trainer of trl whose rank 0 draws the answers of all: one batch, as in a lone process."""
+
+    class DrawingOnce(kind):  # type: ignore[misc]
+        def _generate_single_turn(self, prompt_ids: Sequence[Any], *others: Any) -> Any:
+            """Token ids of the answers; of GRPO's trainer these and their scores, or none."""
+            own, prompts = _share_of(len(prompt_ids)), _of_all(prompt_ids)
+            drawn: Any = None
+            if ranks.place().main:
+                drawn = super()._generate_single_turn(prompts, *others)
+            drawn = ranks.share(drawn)
+            if isinstance(drawn, tuple):
+                return tuple(part and part[own] for part in drawn)
+            return drawn[own]
+
+    return DrawingOnce
 
 
 def trainer(
