@@ -44,7 +44,7 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
         _fuse(config)
     if plan.method.virtual_tokens:
         model = _with_tokens(base, config, plan)
-        fused_norm.put(model)
+        _put_fused(model)
         prompt_model.start(model, plan, examples)
         return model
     quantized: list[str] = []
@@ -52,9 +52,7 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
         quantized = qat_peft.quantized_layers(base)
         qat_peft.register(config)
     model = get_peft_model(base, config)
-    fused_norm.put(model)
-    if not plan.qat:
-        fused_mlp.put(model)
+    _put_fused(model)
     if isinstance(plan.recipe.method, LoraOptions):
         lora.start(model, plan, examples)
     if plan.qat:
@@ -66,6 +64,13 @@ def _fuse(config: Any) -> None:
     """Have LoRA modules trained by one autograd function each, where that is possible."""
     if type(config) is LoraConfig:
         fused_lora.register(config)
+
+
+def _put_fused(model: Any) -> None:
+    """Have what surrounds the adapter keep less, where its modules are known and frozen."""
+    fused_norm.put(model)
+    # None is found in front of a layer that is not fused: quantized, or trained for one.
+    fused_mlp.put(model)
 
 
 def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
@@ -96,8 +101,7 @@ def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
         _fuse(config)
         model = token_rows.put_on(base, policy.folder, config, is_trainable=True)
     adapter_files.check_tensors(model, policy.folder, policy.name)
-    fused_norm.put(model)
-    fused_mlp.put(model)
+    _put_fused(model)
     return model
 
 

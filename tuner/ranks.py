@@ -198,6 +198,13 @@ def share(value: Item) -> Item:
     return values[0]
 
 
+def by_first(make: Callable[[], Item]) -> Item:
+    """What rank 0 makes, and it alone, on every rank."""
+    made: Any = make() if place().main else None
+    shared: Item = share(made)
+    return shared
+
+
 def same(value: str) -> bool:
     """Whether all ranks have the same value."""
     return len(set(gather(value))) == 1

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from tuner.cross_entropy import LOG2_E
+from tuner.cross_entropy import exp_
 
 # Queries worked on together: fewer see fewer keys in vain, more make larger products.
 _QUERIES = 64
@@ -158,7 +158,7 @@ def _row_backward(
             for part in (query, dresult, norms, inner)
         )
         k, v = key[:, :until], value[:, :until]
-        share = torch.baddbmm(norm, q, k.mT, beta=-1, alpha=scale).mul_(LOG2_E).exp2_()
+        share = exp_(torch.baddbmm(norm, q, k.mT, beta=-1, alpha=scale))
         share.view(heads, count, until)[:, :, until - count :].tril_()
         dvalue[:, :until].baddbmm_(share.mT, dy)
         dscore = torch.baddbmm(dot, dy, v.mT, beta=-1).mul_(share)

@@ -7,7 +7,7 @@ compared with the live model on probe rows, and only then sealed under its final
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,19 +116,14 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
                     "witness": _witness(plan, live[name], fresh[name]),
                 }
                 # What is proven is kept, whatever becomes of the others.
-                with _noted(refused), each[name]:
-                    _judge(plan, name, difference, beyond, largest=_largest(live[name]))
+                try:
+                    with each[name]:
+                        _judge(plan, name, difference, beyond, largest=_largest(live[name]))
+                except IntegrityError as error:
+                    refused.append(error)
         if refused:
             raise _with_the_proven(plan, refused[0], formats)
     return [_describe(plan.output / name) for name in formats]
-
-
-@contextlib.contextmanager
-def _noted(refused: list[IntegrityError]) -> Iterator[None]:
-    try:
-        yield
-    except IntegrityError as error:
-        refused.append(error)
 
 
 def _with_the_proven(plan: Plan, error: IntegrityError, formats: Sequence[str]) -> IntegrityError:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from tuner.methods.fused import replace
 from tuner.methods.fused_lora import FusedLinear, add_update, low_rank_gradients
 
 # transformers' modules that compute down_proj(silu(gate_proj(x)) * up_proj(x)) and nothing else.
@@ -22,16 +23,12 @@ _CHUNK = 128
 
 def put(model: torch.nn.Module) -> int:
     """Replace the MLPs whose last layer is a fused LoRA layer; how many there were."""
-    count = 0
-    for parent in list(model.modules()):
-        for name, module in list(parent.named_children()):
-            if type(module).__name__ in _KNOWN and _fits(module):
-                setattr(parent, name, FusedMlp(module))
-                count += 1
-    return count
+    return replace(model, _fits, FusedMlp)
 
 
 def _fits(module: Any) -> bool:
+    if type(module).__name__ not in _KNOWN:
+        return False
     silu = type(module.act_fn).__name__ in ("SiLU", "SiLUActivation")
     return silu and isinstance(module.down_proj, FusedLinear)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from tuner.methods.fused import replace
+
 # transformers' modules that compute weight * x / sqrt(mean(x^2) + eps) in float32, nothing else.
 _KNOWN = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"})
 _DTYPES = (torch.float32, torch.bfloat16)
@@ -18,13 +20,11 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 def put(model: torch.nn.Module) -> int:
     """Replace the norms whose weight is not trained; how many there were."""
-    count = 0
-    for parent in list(model.modules()):
-        for name, module in list(parent.named_children()):
-            if type(module).__name__ in _KNOWN and not module.weight.requires_grad:
-                setattr(parent, name, FusedNorm(module))
-                count += 1
-    return count
+    return replace(model, _fits, FusedNorm)
+
+
+def _fits(module: Any) -> bool:
+    return type(module).__name__ in _KNOWN and not module.weight.requires_grad
 
 
 class FusedNorm(torch.nn.Module):

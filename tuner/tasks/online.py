@@ -167,7 +167,7 @@ class Online:
         ]
         mine = _share_of(len(answers))
         answers = _of_all(answers)
-        scores = ranks.share(self.judge(answers) if ranks.place().main else Scores([], {}))
+        scores = ranks.by_first(lambda: self.judge(answers))
         self.answers, self.scores = answers, scores
         if warning := self.guard.update(scores):
             self.watch.tell(f"warning: {warning}")
@@ -218,10 +218,8 @@ def _drawing_once(kind: type[Any]) -> type[Any]:
         def _generate_single_turn(self, prompt_ids: Sequence[Any], *others: Any) -> Any:
             """Token ids of the answers; of GRPO's trainer these and their scores, or none."""
             own, prompts = _share_of(len(prompt_ids)), _of_all(prompt_ids)
-            drawn: Any = None
-            if ranks.place().main:
-                drawn = super()._generate_single_turn(prompts, *others)
-            drawn = ranks.share(drawn)
+            draw = super()._generate_single_turn
+            drawn = ranks.by_first(lambda: draw(prompts, *others))
             if isinstance(drawn, tuple):
                 return tuple(part and part[own] for part in drawn)
             return drawn[own]

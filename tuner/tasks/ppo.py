@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 
 Row = TypeVar("Row")
-# What a process hands to `ranks.share` where another one judges.
-_UNKNOWN = Scores([], {})
 
 
 @dataclass
@@ -149,15 +147,15 @@ class Ppo:
         chosen = [prompts[position(n, len(prompts), plan.recipe.run.seed)] for n in places]
         chosen = [prompt for prompt in chosen for _ in range(copies)]
         # What is drawn in one batch is drawn in one process: so it does not hang on their number.
-        drawn = policy.draw(plan, self.model, chosen, plan.step_seed(number)) if self.main else []
-        answers = ranks.share(drawn)
+        seed = plan.step_seed(number)
+        answers = ranks.by_first(lambda: policy.draw(plan, self.model, chosen, seed))
         lengths = [len(answer.response_ids) for answer in answers]
         old, entropy, values = self._read(answers)
         with policy.reference(self.model), torch.no_grad():
             (reference,) = self._spread(
                 answers, lambda part: policy.token_scores(plan, self.model, part)[:1]
             )
-        scores = ranks.share(self.judge(answers) if self.main else _UNKNOWN)
+        scores = ranks.by_first(lambda: self.judge(answers))
         self._refuse_collapse(answers, old - reference, number)
         if warning := self.guard.update(scores):
             self.watch.tell(f"warning: {warning}")
@@ -173,11 +171,6 @@ class Ppo:
         return Rollout(
             answers, lengths, old, reference, values, entropy, scores, advantage, returns
         )
-
-    @property
-    def main(self) -> bool:
-        """Whether this process draws and judges."""
-        return self.here.main
 
     def learn(self, rollout: Rollout, number: int) -> dict[str, float]:
         """The updates of a step; what they came to."""
