@@ -42,6 +42,8 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
     """
     if recipe.run.device == "cuda" and not machine.gpus:
         problems = ["run.device: cuda, and this machine has no GPU that can be used"]
+    elif recipe.run.device == "cpu" and machine.elsewhere:
+        problems = ["run.device: cpu, and --for names a GPU"]
     else:
         problems = []
     cpu = not (recipe.run.device != "cpu" and machine.gpus)

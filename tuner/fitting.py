@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -72,9 +73,17 @@ def remedies(shape: Shape, quantized: Shape | None, limit: int, recomputes: Sequ
     found = list(_remedies(shape, quantized, limit, recomputes))
     if found:
         return "; or ".join(found)
-    need = min(estimate(shape, 1, again).total for again in recomputes)
-    share = SHARE[shape.device]
-    return f"use a smaller model.base, or a device with {need / share / GIB:.0f} GiB"
+    return f"use a smaller model.base, or {_on_which_gpu(shape, quantized, recomputes)}"
+
+
+def _on_which_gpu(shape: Shape, quantized: Shape | None, recomputes: Sequence[bool]) -> str:
+    """Say what size of GPU would do, by a GPU's arithmetic whatever the run was planned for."""
+    said = []
+    for which, candidate in (("in bfloat16", shape), ("with model.quantize: nf4", quantized)):
+        if candidate is not None:
+            need = min(estimate(_on_gpu(candidate), 1, again).total for again in recomputes)
+            said.append(f"{math.ceil(need / SHARE['cuda'] / GIB)} GiB {which}")
+    return f"a GPU with at least {', or '.join(said)} (tuner plan --for 80GiB plans for one)"
 
 
 def _remedies(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 # The options' numbers in glibc's malloc.h, and their values in bytes.
@@ -53,7 +54,10 @@ def keep_nothing() -> None:
 
 
 def give_back() -> None:
-    """Return what is free to the system; nothing where the C library cannot."""
+    """Return what is free to the system, and to other processes what is free on a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)

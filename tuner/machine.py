@@ -41,6 +41,7 @@ class Machine:
         gpus: the GPUs that the installed torch can use.
         cpu_bf16: whether the processor has bf16 instructions.
         gpu_note: why GPUs that are there cannot be used; empty when nothing is amiss.
+        elsewhere: whether this is another machine, which a run is only planned for.
     """
 
     cpu_count: int
@@ -48,6 +49,7 @@ class Machine:
     gpus: tuple[Gpu, ...] = ()
     cpu_bf16: bool = False
     gpu_note: str = ""
+    elsewhere: bool = False
 
     @property
     def dtypes(self) -> list[str]:
@@ -56,8 +58,10 @@ class Machine:
         return ["float32", *(["float16"] if self.gpus else []), *(["bfloat16"] if bf16 else [])]
 
     def as_dict(self) -> dict[str, Any]:
-        """The machine as it stands in `run.json` and in `tuner doctor --json`."""
-        return {**asdict(self), "dtypes": self.dtypes}
+        """Return the machine as it is in `run.json` and in `tuner doctor --json`."""
+        facts = {**asdict(self), "dtypes": self.dtypes}
+        del facts["elsewhere"]
+        return facts
 
 
 def detect() -> Machine:

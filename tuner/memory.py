@@ -27,8 +27,10 @@ LIBRARIES = 550 * MIB
 _LORA_HOLES, _PLAIN_HOLES = 0.53, 0.32
 # bitsandbytes on a CPU makes a layer's weights anew in every pass: holes as a share of all of them.
 _DEQUANTIZED_HOLES = 1.0
-# Not measured: what a GPU's allocator loses by rounding up.
+# Not measured: what a GPU's allocator loses by rounding up, and what CUDA's context with the
+# workspaces of its libraries takes in each process.
 _GPU_HOLES = 0.05
+CONTEXT = 800 * MIB
 # Rows of logits that the loss works on at a time, in copies of its own.
 _LOSS_ROWS = 128
 # Checkpoints that stay; one more stands while the next is written.
@@ -44,7 +46,7 @@ class Estimate:
     """Peak memory of a training step in bytes, by what it is for.
 
     Attributes:
-        process: the interpreter and its libraries, on a CPU.
+        process: the interpreter and its libraries on a CPU; CUDA's context on a GPU.
         weights: base and adapter.
         gradients: of what is trained.
         optimizer: AdamW's two moments.
@@ -184,7 +186,7 @@ def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estima
     whole = layered
     if checkpointing:
         layered = tokens * kept.boundary * width + layered / max(1, kept.layers)
-    logits = targets * shape.vocabulary * width
+    logits = targets * shape.vocabulary * _score_width(shape)
     logits = logits + np.minimum(targets, _LOSS_ROWS) * shape.vocabulary * 8
     # The logits are gone when the layers are computed backward.
     passing = tokens * kept.passing * width
@@ -199,7 +201,7 @@ def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estima
         holes = held * (_LORA_HOLES if kept.low else _PLAIN_HOLES)
         holes += _DEQUANTIZED_HOLES * quantized * width
     return Estimate(
-        process=LIBRARIES if shape.device == "cpu" else 0,
+        process=_process(shape),
         weights=_weights(shape),
         gradients=shape.trainable * 4,
         optimizer=shape.trainable * 8,
@@ -239,8 +241,7 @@ def drawing_peak(shape: Shape) -> int:
     """Bytes while answers are drawn; 0 where none are. No gradients stand then."""
     if not shape.drawing:
         return 0
-    process = LIBRARIES if shape.device == "cpu" else 0
-    return process + _weights(shape) + 8 * shape.trainable + shape.drawing
+    return _process(shape) + _weights(shape) + 8 * shape.trainable + shape.drawing
 
 
 def export_peak(shape: Shape, formats: Sequence[str]) -> int:
@@ -249,14 +250,26 @@ def export_peak(shape: Shape, formats: Sequence[str]) -> int:
     The logits of the probe rows stand there for every format, of the live model and then of the
     reloaded one; a merged float32 model is compared in float64, with its weights in both at first.
     """
-    process = LIBRARIES if shape.device == "cpu" else 0
     weights = _weights(shape) - shape.others
     tokens = _probe_tokens(shape) * shape.vocabulary
     double = "merged" in formats and shape.adapter and shape.dtype == "float32"
     logits = tokens * 4 * (len(formats) + double)
     widened = weights + 8 * shape.parameters + logits if double else 0
     # What comparing takes besides: half of the logits once more.
-    return int(process + tokens * 2 + max(widened, weights + 2 * logits + tokens * 4))
+    live = _process(shape) + tokens * 2 + max(widened, weights + 2 * logits + tokens * 4)
+    # The fresh process loads the artefact onto the same GPU, next to the live model.
+    fresh = _process(shape) + weights + logits if shape.device == "cuda" and formats else 0
+    return int(live + fresh)
+
+
+def _process(shape: Shape) -> int:
+    return LIBRARIES if shape.device == "cpu" else CONTEXT
+
+
+def _score_width(shape: Shape) -> float:
+    """Bytes of a logit at the peak; on a GPU accelerate makes a float32 copy of it."""
+    width = WIDTHS[shape.dtype]
+    return width + 4 if shape.device == "cuda" and shape.dtype != "float32" else width
 
 
 def _weights(shape: Shape) -> int:

@@ -293,7 +293,8 @@ def make(
     peak = memory.estimate(held, micro, checkpointing)
     exports = decide.formats(recipe, method, head.name, values)
     space = memory.disk(shape, exports)
-    disk.require_space(output, space["total"] - disk.folder_bytes(output))
+    if not machine.elsewhere:
+        disk.require_space(output, space["total"] - disk.folder_bytes(output))
     if isinstance(recipe.method, LoraOptions):
         values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
     warnings += plan_facts.warnings(recipe, prepared, bones, trainable, found)

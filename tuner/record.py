@@ -90,7 +90,7 @@ class RunFolder:
         resolved = resolve_output(path, from_recipe=from_recipe)
         try:
             make_folder(resolved)
-            _refuse_foreign(resolved)
+            refuse_foreign(resolved)
         except OSError as error:
             raise resource_error(error, resolved) from error
         lock = FolderLock(resolved / LOCK)
@@ -274,7 +274,12 @@ def resolve_output(path: Path, *, from_recipe: bool) -> Path:
     return resolved
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
+    """Refuse a folder that is not empty and holds no run.
+
+    Raises:
+        RecipeError: with what it holds.
+    """
     entries = {entry.name for entry in path.iterdir()}
     if RUN in entries:
         try:

@@ -21,6 +21,7 @@ from tuner import (
     rates,
     recipe_load,
     report,
+    resumption,
     run_log,
     training,
 )
@@ -239,13 +240,7 @@ def _check_base(folder: RunFolder, fingerprint: str) -> None:
             f"rank {ranks.place().rank} has weights of sha256 {fingerprint[:12]}",
             "give every node the same files",
         )
-    known = folder.record.get("base_fingerprint")
-    if known not in (None, fingerprint):
-        raise IntegrityError(
-            "the base model is not the one that this run was started on",
-            f"the weights had sha256 {known[:12]}, now {fingerprint[:12]}",
-            "restore the base, or start a new run with another --output",
-        )
+    resumption.refuse_other_base(folder.record, fingerprint)
 
 
 def _scoring(plan: Plan) -> dict[str, Any]:

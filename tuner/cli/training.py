@@ -62,18 +62,28 @@ def plan(
     ] = None,
     overrides: Overrides = None,
     output: Output = None,
+    card: Annotated[
+        str | None,
+        typer.Option(
+            "--for", metavar="GPU", help="Plan for a GPU by name (h100, rtx4090) or memory (24GiB)."
+        ),
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option("--devices", min=1, help="How many GPUs --for has; default 1.")
+    ] = None,
     resume: Resume = False,
     rehearse: Rehearse = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show what a recipe comes to; only with --rehearse a model is loaded."""
+    """Show the plan for a recipe. No model is loaded unless --rehearse is given."""
     from tuner.commands import train
 
     _refuse_unknown(verb)
-    where, mode = console(json, quiet, verbose), train.mode(not rehearse, rehearse, resume)
-    train.train(verb, recipe, overrides or (), output, resume, mode, where)
+    where, mode = console(json, quiet, verbose), train.mode(not rehearse, rehearse, resume, card)
+    target = train.Target(card, devices)
+    train.train(verb, recipe, overrides or (), output, resume, mode, where, target)
 
 
 def compare(

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,29 @@ class Mode(Enum):
     RUN = "run"
 
 
-def mode(dry_run: bool, rehearse: bool, resume: bool) -> Mode:
+@dataclass(frozen=True)
+class Target:
+    """The GPUs that a run is planned for; by default those of this machine.
+
+    Attributes:
+        card: as `--for` names it.
+        count: how many of them.
+    """
+
+    card: str | None = None
+    count: int | None = None
+
+    def machine(self) -> Machine:
+        """Return the machine to plan for."""
+        from tuner import cards
+
+        return cards.machine_with(machine.detect(), self.card, self.count)
+
+
+HERE = Target()
+
+
+def mode(dry_run: bool, rehearse: bool, resume: bool, card: str | None = None) -> Mode:
     """What the options ask for.
 
     Raises:
@@ -40,6 +63,7 @@ def mode(dry_run: bool, rehearse: bool, resume: bool) -> Mode:
     for option, given, why in (
         ("--dry-run", dry_run, "the one loads no model, the other tries all parts of the run"),
         ("--resume", resume, "a rehearsal touches no run, and goes on with none"),
+        ("--for", card is not None, "a rehearsal runs on the machine that is here"),
     ):
         if rehearse and given:
             raise RecipeError(f"{option} and --rehearse are two things", why, "give one of them")
@@ -54,10 +78,11 @@ def train(
     resume: bool,
     mode: Mode,
     console: Console,
+    target: Target = HERE,
 ) -> None:
     """Make the plan, show it, and as `mode` says carry it out, in as many processes."""
     with ranks.one_failure():
-        plan = make_plan(verb, recipe, overrides, output, resume, console, mode)
+        plan = make_plan(verb, recipe, overrides, output, resume, console, mode, target)
         if mode is Mode.PLAN:
             return
         console.muted = not ranks.place().main
@@ -94,6 +119,7 @@ def make_plan(
     resume: bool,
     console: Console,
     mode: Mode = Mode.PLAN,
+    target: Target = HERE,
 ) -> Plan:
     """Load the recipe, decide everything, show it; stages that it names are run or planned first.
 
@@ -105,6 +131,7 @@ def make_plan(
         resume: whether an earlier run is to be continued.
         console: shows what happens.
         mode: only for a run stages that are not done are carried out.
+        target: the machine that is planned for.
     """
     loaded = recipe_load.load(Path(recipe), overrides, verb, output)
     if loaded.recipe.compare is not None:
@@ -122,17 +149,29 @@ def make_plan(
         from tuner import costs
         from tuner import plan as plans
 
-    present = machine.detect()
+    present = target.machine()
     chained = _stages(loaded, folder, present, console, mode)
     plan = plans.make(loaded, present, output=folder, note=console.note, chained=chained)
     plan.facts.update(costs.facts(plan, present))
     there = (folder / "run.json").exists()
     if resume and not there:
         plan.warnings.append(f"there is nothing to resume in {folder}: a new run begins there")
+    if resume and there and mode is Mode.PLAN and not present.elsewhere:
+        _check_resumption(plan, console)
     if there and not resume:
         plan.warnings.append(f"{folder} already holds a run: a new one there would be refused")
     console.plan(plan)
     return plan
+
+
+def _check_resumption(plan: Plan, console: Console) -> None:
+    """Refuse what `--resume` would refuse, without touching the run."""
+    from tuner import resumption
+
+    found, skipped = resumption.examine(plan)
+    for text in skipped:
+        console.warn(text)
+    console.note(f"resumes after step {found.step}" if found else "resumes from the start")
 
 
 def _stages(
