@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help quickstart compare bench install llama test lint clean
+.PHONY: help docs quickstart compare bench install llama test lint clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -30,6 +30,9 @@ lint: ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev ## write docs/recipe.md and docs/cli.md from the schema and the commands
+	$(BIN)/python -m tests.tools.make_docs
 
 clean: ## remove build outputs and caches; runs/ and the virtual environment stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

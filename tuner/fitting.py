@@ -79,10 +79,12 @@ def remedies(shape: Shape, quantized: Shape | None, limit: int, recomputes: Sequ
 def _on_which_gpu(shape: Shape, quantized: Shape | None, recomputes: Sequence[bool]) -> str:
     """Say what size of GPU would do, by a GPU's arithmetic whatever the run was planned for."""
     said = []
-    for which, candidate in (("in bfloat16", shape), ("with model.quantize: nf4", quantized)):
-        if candidate is not None:
-            need = min(estimate(_on_gpu(candidate), 1, again).total for again in recomputes)
-            said.append(f"{math.ceil(need / SHARE['cuda'] / GIB)} GiB {which}")
+    for candidate in filter(None, (shape, quantized)):
+        there = _on_gpu(candidate)
+        need = min(estimate(there, 1, again).total for again in recomputes)
+        quantize = f"with model.quantize: {there.stored}"
+        which = "in bfloat16" if there.stored == "bfloat16" else quantize
+        said.append(f"{math.ceil(need / SHARE['cuda'] / GIB)} GiB {which}")
     return f"a GPU with at least {', or '.join(said)} (tuner plan --for 80GiB plans for one)"
 
 
