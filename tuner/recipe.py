@@ -92,6 +92,13 @@ class DataSection(Section):
     max_length: Annotated[
         AutoCount, Field(description="longest example in tokens; auto: the model's context")
     ] = "auto"
+    long: Annotated[
+        Literal["auto", "truncate", "split", "error"],
+        Field(
+            description="rows longer than max_length: cut off their end (truncate), cut plain text "
+            "into pieces (split), or stop (error); auto: truncate, but stop if most of a row is lost"
+        ),
+    ] = "auto"
     max_rows: Annotated[Count | None, Field(description="use only the first rows")] = None
     packing: Annotated[
         AutoFlag, Field(description="rows of a micro-batch in one sequence, without padding")
