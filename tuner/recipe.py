@@ -95,8 +95,8 @@ class DataSection(Section):
     long: Annotated[
         Literal["auto", "truncate", "split", "error"],
         Field(
-            description="rows longer than max_length: cut off their end (truncate), cut plain text "
-            "into pieces (split), or stop (error); auto: truncate, but stop if most of a row is lost"
+            description="rows longer than max_length: cut off the end (truncate), cut plain text "
+            "into pieces (split), or stop (error); auto: truncate, but stop if most of a row goes"
         ),
     ] = "auto"
     max_rows: Annotated[Count | None, Field(description="use only the first rows")] = None

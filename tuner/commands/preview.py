@@ -33,6 +33,7 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
             count=rows,
             stop_ids=stops,
             head=head.name,
+            warn=console.warn,
         )
     else:
         console.text("⟦ ⟧ marks the answers; where there are none, the policy writes them\n")

@@ -1,4 +1,4 @@
-"""The answers to choose from: those of the recipe or the template, else those that the rows have."""
+"""The answers to choose from: the recipe's or the template's, else those that the rows have."""
 
 from __future__ import annotations
 
@@ -32,9 +32,15 @@ def labels_of(
 
     Raises:
         RecipeError: a label stands twice or has no word in the template, or a head for classes has
-            fewer than two.
+            fewer than two, or rows without any.
         DataError: the model would have to write class numbers that no recipe asks for.
     """
+    if head == "classes" and template.text is not None:
+        raise RecipeError(
+            "model.task: classification, and the rows have no label",
+            f"the data template '{template.name}' reads a text and nothing else",
+            "name the column of the labels: data.columns: {label: its name in the file}",
+        )
     words = template.cloze.verbalizer if template.cloze else {}
     labels = tuple(data.labels) or tuple(template.labels) or tuple(words)
     if len(set(labels)) != len(labels):
@@ -70,8 +76,9 @@ def _found(answers: Collection[str], head: str) -> tuple[str, ...]:
             f"the labels are numbers, not words: {shown}",
             "the model would learn to write the number of a class, and nothing that it knows of "
             "the classes' names would help it",
-            "write each class's name into the label column; or set model.task: classification, "
-            "whose classes may be numbers; or list the numbers in data.labels to have them written",
+            "name a column with the classes' names (data.columns: {label: its name in the file}); "
+            "or set model.task: classification, whose classes may be numbers; or list the numbers "
+            "in data.labels to have them written",
         )
     # Texts that hardly ever repeat are answers of their own, not labels.
     return tuple(order) if 1 < len(order) <= min(MOST_LABELS, max(2, len(answers) // 2)) else ()

@@ -89,7 +89,9 @@ class Template(Section):
     labels: Annotated[Words, Field(description="answers to choose from")] = ()
     label: Annotated[
         Text | None,
-        Field(description="column of a label that is the answer; true, false and 3 are written out"),
+        Field(
+            description="column of a label that is the answer; true, false and 3 are written out"
+        ),
     ] = None
     separator: Annotated[str, Field(description="between turns when rendered raw")] = "\n\n"
     by_columns: Annotated[Flag, Field(description="may be chosen from the columns")] = True

@@ -19,8 +19,10 @@ UP = frozenset(
     ("true", "1", "up", "thumbs_up", "thumbs up", "like", "liked", "good", "positive", "\U0001f44d")
 )
 DOWN = frozenset(
-    ("false", "0", "-1", "down", "thumbs_down", "thumbs down", "dislike", "disliked", "bad")
-    + ("negative", "\U0001f44e")
+    (
+        *("false", "0", "-1", "down", "thumbs_down", "thumbs down", "dislike", "disliked"),
+        *("bad", "negative", "\U0001f44e"),
+    )
 )
 
 
