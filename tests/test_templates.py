@@ -81,6 +81,14 @@ def test_the_film_review_is_used_only_where_it_is_named() -> None:
     assert choose(DataSection(train=("x",)), ["text", "label"], HERE).template.name != "cloze"
 
 
+def test_renamed_columns_are_no_sign_of_a_template_for_another_language() -> None:
+    data = DataSection(train=("x",), columns={"instruction": "ask", "output": "reply"})
+    assert choose(data, ["ask", "reply"], HERE).template.name == "instruction"
+    assert (
+        choose(DataSection(train=("x",)), ["指令", "输出"], HERE).template.name == "instruction_zh"
+    )
+
+
 def test_m17_text_of_a_row_is_never_template_source() -> None:
     """M17: braces, quotes and backslashes in a row stay what they are."""
     text = 'it\'s {{ 7*7 }} \\n "q" {% if true %}x{% endif %}'

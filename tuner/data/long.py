@@ -12,6 +12,8 @@ from tuner.errors import DataError, RecipeError
 from tuner.recipe import DataSection
 
 LISTED = 3
+# So that a border may give way to a character of several tokens, and something is left to learn.
+SMALLEST_PIECE = 16
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,10 @@ def _pieces(pair: Pair, most: int, counts: dict[str, int]) -> Iterator[Pair]:
         return
     opening = encoded.ids[: encoded.opening]
     room = most - len(opening)
-    if room < 2:
+    if room < SMALLEST_PIECE:
         raise RecipeError(
             f"data.max_length: {most} leaves no room for pieces of a text",
-            f"each begins with {len(opening)} tokens of the tokenizer's own",
+            f"a piece needs {SMALLEST_PIECE} tokens of text, after {len(opening)} of the tokenizer's",
             "set a larger data.max_length",
         )
     start, end, number = len(opening), len(encoded.ids), 0
