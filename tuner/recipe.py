@@ -94,10 +94,7 @@ class DataSection(Section):
     ] = "auto"
     long: Annotated[
         Literal["auto", "truncate", "split", "error"],
-        Field(
-            description="rows longer than max_length: cut off the end (truncate), cut plain text "
-            "into pieces (split), or stop (error); auto: truncate, but stop if most of a row goes"
-        ),
+        Field(description="longer rows: cut, split (plain text), error; auto: cut by half at most"),
     ] = "auto"
     max_rows: Annotated[Count | None, Field(description="use only the first rows")] = None
     packing: Annotated[

@@ -137,7 +137,7 @@ def _pieces(pair: Pair, most: int, counts: dict[str, int]) -> Iterator[Pair]:
     if room < SMALLEST_PIECE:
         raise RecipeError(
             f"data.max_length: {most} leaves no room for pieces of a text",
-            f"a piece needs {SMALLEST_PIECE} tokens of text, after {len(opening)} of the tokenizer's",
+            f"a piece needs {SMALLEST_PIECE} tokens of text, after {len(opening)} special ones",
             "set a larger data.max_length",
         )
     start, end, number = len(opening), len(encoded.ids), 0
