@@ -113,16 +113,17 @@ def test_class_numbers_are_not_answers_unless_the_recipe_lists_them(
 
 
 @pytest.mark.parametrize(
-    ("values", "labels"), [((1, 0), ("0", "1")), ((True, False), ("true", "false"))]
+    ("values", "labels", "classes"),
+    [((1, 0), ("0", "1"), [1, 0]), ((True, False), ("true", "false"), [0, 1])],
 )
 def test_listed_numbers_are_read_through_any_template(
-    tmp_path: Path, values: tuple[Any, Any], labels: tuple[str, str]
+    tmp_path: Path, values: tuple[Any, Any], labels: tuple[str, str], classes: list[int]
 ) -> None:
     """M02, M03, M07: they need not be text in the file, but they must be among the labels."""
     rows = [{"text": f"a {n}", "label": value} for n, value in enumerate(values)]
     keys = {"template": "prompt_completion", "columns": {"prompt": "text", "completion": "label"}}
     result = prepared(tmp_path, rows, "encoder", "classes", labels=labels, **keys)
-    assert [example.label for example in result.train] == [1, 0] if values[0] == 1 else [0, 1]
+    assert [example.label for example in result.train] == classes
     with pytest.raises(DataError, match="1 row is not fit"):
         prepared(tmp_path, [*rows, {"text": "x", "label": 7}], labels=labels, **keys)
 

@@ -212,7 +212,7 @@ def test_a_run_of_an_earlier_version_is_resumed_as_it_began(
     make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Text and label were film reviews then, and long rows were cut without asking."""
-    rows = [{"text": f"Scene {n}.", "label": ["positive", "negative"][n % 2]} for n in range(11)]
+    rows = [{"text": f"Scene {n}.", "label": ["positive", "negative"][n % 2]} for n in range(23)]
     rows.append({"text": "A very long scene. " * 40, "label": "positive"})
     keys = {"eval": 4, "max_length": 200}
     old = {"template": "cloze", "long": "truncate"}
