@@ -204,7 +204,7 @@ def test_cloze_options_are_the_words(tmp_path: Path) -> None:
         for i in range(8)
     ]
     tokenizer = make_tokenizer("bos")
-    result = prepared(tmp_path, rows, tokenizer, eval=4)
+    result = prepared(tmp_path, rows, tokenizer, eval=4, template="cloze")
     assert result.template == "cloze"
     assert result.labels == ("positive", "negative")
     assert result.chat_template is None
@@ -219,10 +219,10 @@ def test_cloze_options_are_the_words(tmp_path: Path) -> None:
         assert text.startswith("<s>Scene ")
         assert text.endswith(" movie</s>")
     with pytest.raises(DataError, match="not fit") as caught:
-        prepared(tmp_path, [*rows, {"text": "x", "label": "dull"}])
+        prepared(tmp_path, [*rows, {"text": "x", "label": "dull"}], template="cloze")
     assert "the label 'dull' has no word" in str(caught.value)
     with pytest.raises(RecipeError, match="no word for dull"):
-        prepared(tmp_path, rows, labels=["positive", "dull"])
+        prepared(tmp_path, rows, labels=["positive", "dull"], template="cloze")
 
 
 def test_eval_prompts_end_where_the_last_answer_begins(tmp_path: Path) -> None:

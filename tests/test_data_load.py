@@ -166,7 +166,7 @@ prepared(folder, "small.jsonl")
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + (1 << 30)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-print(json.dumps(prepared(folder, "big.jsonl").report))
+print(json.dumps(prepared(folder, "big.jsonl", long="truncate").report))
 """
 
 
@@ -216,7 +216,7 @@ def test_d07_all_rows_left_out_is_an_error(tmp_path: Path) -> None:
     long = [{"prompt": "far too long " * 200, "completion": "x"}]
     write_rows(tmp_path / "long.jsonl", long)
     with pytest.raises(DataError, match="eval split is empty") as caught:
-        prepared(tmp_path, "good.jsonl", eval="long.jsonl")
+        prepared(tmp_path, "good.jsonl", eval="long.jsonl", long="truncate")
     assert "data.max_length 512" in caught.value.why
 
 
@@ -277,7 +277,7 @@ def test_d15_truncation_is_at_the_length_asked_for_and_reported(tmp_path: Path) 
     """D15: the end is cut, at exactly `max_length`, never at another; shares are reported."""
     write_rows(tmp_path / "a.jsonl", [{"text": "word " * 3000}, {"text": "short"}])
     for asked, length in ((256, 256), (2048, 2048), ("auto", 6000)):
-        result = prepared(tmp_path, "a.jsonl", context=6000, max_length=asked)
+        result = prepared(tmp_path, "a.jsonl", context=6000, max_length=asked, long="truncate")
         full = prepared(tmp_path, "a.jsonl", context=20_000).train[0]
         total = len(full.input_ids)
         assert total > 6000

@@ -291,17 +291,19 @@ def test_m08_rows_that_lose_their_answer(tmp_path: Path) -> None:
     long = {"prompt": "word " * 300, "completion": "five words are the answer"}
     short = {"prompt": "word", "completion": "five words are the answer"}
     with pytest.raises(DataError, match=r"16 of 16 training rows \(100%\)") as caught:
-        prepared(tmp_path, [long] * 16, tokenizer, max_length=128)
+        prepared(tmp_path, [long] * 16, tokenizer, max_length=128, long="truncate")
     wanted = int(re.findall(r"data.max_length: (\d+)", caught.value.fix)[0])
-    prepared(tmp_path, [long] * 16, tokenizer, max_length=wanted)
-    result = prepared(tmp_path, [short] * 9 + [long] + [short] * 6, tokenizer, max_length=128)
-    alone = prepared(tmp_path, [short] * 15, tokenizer, max_length=128)
+    prepared(tmp_path, [long] * 16, tokenizer, max_length=wanted, long="truncate")
+    result = prepared(
+        tmp_path, [short] * 9 + [long] + [short] * 6, tokenizer, max_length=128, long="truncate"
+    )
+    alone = prepared(tmp_path, [short] * 15, tokenizer, max_length=128, long="truncate")
     assert result.report["dropped_no_answer_left"] == 1
     assert result.report["rows_train"] == 15
     assert result.report["tokens_sha256"] == alone.report["tokens_sha256"]
     assert any("1 rows dropped" in text for text in result.report["warnings"])
     with pytest.raises(DataError, match=r"2 of 16"):
-        prepared(tmp_path, [long] * 2 + [short] * 14, tokenizer, max_length=128)
+        prepared(tmp_path, [long] * 2 + [short] * 14, tokenizer, max_length=128, long="truncate")
 
 
 def test_m14_the_pad_token_in_text_is_learned(tmp_path: Path) -> None:
@@ -319,7 +321,7 @@ def test_m05_preview_shows_the_supervised_spans(tmp_path: Path) -> None:
     """M05: `tuner data preview` marks what is learned."""
     (tmp_path / "rows.jsonl").write_text(json.dumps(FORMATS["pair"]) + "\n" * 2)
     tokenizer = make_tokenizer("chatml")
-    data = DataSection(train=("rows.jsonl",))
+    data = DataSection(train=("rows.jsonl",), long="truncate")
     for length, truncated in ((2048, False), (8, True)):
         found = preview(data, tokenizer, folder=tmp_path, seed=1, context_length=length, count=3)
         assert len(found) == 1

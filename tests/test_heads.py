@@ -182,7 +182,7 @@ def test_the_head_and_its_classes_stand_in_the_artefacts(
 
 
 def test_a_long_text_is_cut_and_keeps_its_closing_mark(make_recipe: Callable[..., Path]) -> None:
-    made = make(classifier(make_recipe, "bert", data={"max_length": 8}))
+    made = make(classifier(make_recipe, "bert", data={"max_length": 8, "long": "truncate"}))
     assert made.prepared.report["truncated_rows"] == len(made.prepared.train)
     for row in made.prepared.train:
         assert len(row.input_ids) == 8

@@ -121,7 +121,10 @@ def test_plain_texts_are_prompts_as_they_are(tmp_path: Path) -> None:
     assert prompt.input_ids == make_tokenizer("chatml")("The rent is").input_ids
     assert (prompt.text, prompt.reference, prompt.messages) == ("The rent is", "", ())
     assert result.report["blank_rows"] == 1
-    (cloze,) = prepared(tmp_path, [{"text": "Great film.", "label": "positive"}]).train
+    row = {"text": "Great film.", "label": "positive"}
+    (labelled,) = prepared(tmp_path, [row]).train
+    assert (labelled.text, labelled.reference) == ("Great film.", "positive")
+    (cloze,) = prepared(tmp_path, [row], template="cloze").train
     assert cloze.text == "Great film. Overall, it was a"
     assert cloze.reference == "positive"
 

@@ -34,6 +34,7 @@ OTHER: dict[str, str] = {
     "data.labels": "[yes, no]",
     "data.render": "raw",
     "data.max_length": "128",
+    "data.long": "split",
     "data.max_rows": "7",
     "data.packing": "false",
     "data.special_tokens_in_text": "error",

@@ -18,6 +18,7 @@ from tuner.recipe import DataSection
 
 SHIPPED = [
     "chat",
+    "classification",
     "cloze",
     "cot",
     "instruction",
@@ -63,11 +64,29 @@ def test_sample_renders_as_its_template_says(name: str, index: int) -> None:
         assert segments == expected.segments
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if not name.endswith("_zh")])
+@pytest.mark.parametrize(
+    "name", [name for name in SHIPPED if not name.endswith("_zh") and name != "cloze"]
+)
 def test_samples_are_recognised_from_their_columns(name: str) -> None:
     for index in range(2):
         data = DataSection(train=("x.jsonl",))
         assert choose(data, sample(name, index).row, HERE).template.name == name
+
+
+def test_the_film_review_is_used_only_where_it_is_named() -> None:
+    """Not even where the recipe renames columns to those that it reads."""
+    row = {"review": "Lovely.", "stars": "positive"}
+    data = DataSection(train=("x",), columns={"text": "review", "label": "stars"})
+    assert choose(data, row, HERE).template.name == "classification"
+    assert choose(DataSection(train=("x",)), ["text", "label"], HERE).template.name != "cloze"
+
+
+def test_renamed_columns_are_no_sign_of_a_template_for_another_language() -> None:
+    data = DataSection(train=("x",), columns={"instruction": "ask", "output": "reply"})
+    assert choose(data, ["ask", "reply"], HERE).template.name == "instruction"
+    assert (
+        choose(DataSection(train=("x",)), ["指令", "输出"], HERE).template.name == "instruction_zh"
+    )
 
 
 def test_m17_text_of_a_row_is_never_template_source() -> None:

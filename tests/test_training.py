@@ -674,7 +674,7 @@ LIVE: list[tuple[str, Any]] = [
     ("train.trl", {"adam_beta2": 0.9}),
     ("train.trl", {"adam_epsilon": 0.01}),
     ("run.seed", 7),
-    ("data.max_length", 24),
+    ("data.max_length", 32),
     ("data.max_rows", 8),
     ("method.name", "rslora"),
     ("method.name", "dora"),

@@ -282,6 +282,10 @@ def defaults(recipe: Recipe, prepared: Prepared, found: Base, head: str, values:
     task = "classification" if head == "classes" else "generation"
     values.set_auto("model.task", task, f"{found.config.get('model_type')} is made for it")
     values.set_auto("data.template", prepared.template, "from the columns")
+    if "dropped_too_long" not in prepared.report:
+        values.set_auto("data.long", "truncate", "no row loses more than half")
+    if found_labels := prepared.report.get("labels"):
+        values.table["data.labels"] = PlanValue(found_labels, "auto: the labels of the rows")
     values.set_auto(
         "data.render",
         "chat" if prepared.chat_template else "raw",

@@ -66,6 +66,7 @@ MAY_CHANGE = (
     "model.revision",
     "data.train",
     "data.eval",
+    "data.long",
 )
 
 _SEED_STRIDE = 1_000_003

@@ -246,8 +246,12 @@ def prepare(
         return replace(found, train=rows, report={**found.report, "examples_train": len(rows)}), []
     if recipe.rlhf is None:
         return data.prepare(recipe.data, tokenizer, **common, head=head.name), []
+    section = recipe.data
+    if recipe.ppo is not None and recipe.ppo.ptx_data is not None and section.long != "error":
+        # It is about the supervised rows then; prompts are never cut.
+        section = section.model_copy(update={"long": "auto"})
     prompts = prepare_prompts(
-        recipe.data, tokenizer, **common, response_length=recipe.rlhf.max_new_tokens
+        section, tokenizer, **common, response_length=recipe.rlhf.max_new_tokens
     )
     _refuse_unanswered(recipe.rlhf, prompts)
     ptx: list[Example] = []

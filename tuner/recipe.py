@@ -92,6 +92,10 @@ class DataSection(Section):
     max_length: Annotated[
         AutoCount, Field(description="longest example in tokens; auto: the model's context")
     ] = "auto"
+    long: Annotated[
+        Literal["auto", "truncate", "split", "error"],
+        Field(description="longer rows: cut, split (plain text), error; auto: cut by half at most"),
+    ] = "auto"
     max_rows: Annotated[Count | None, Field(description="use only the first rows")] = None
     packing: Annotated[
         AutoFlag, Field(description="rows of a micro-batch in one sequence, without padding")

@@ -23,7 +23,7 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
     stops = base.stop_ids(found.folder)
     head = head_for(loaded.recipe.model.task, found.config, loaded.task)
     if loaded.task == "sft":
-        console.text("⟦ ⟧ marks what is learned\n")
+        legend = "⟦ ⟧ marks what is learned\n"
         shown = data.preview(
             loaded.recipe.data,
             tokenizer,
@@ -33,10 +33,12 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
             count=rows,
             stop_ids=stops,
             head=head.name,
+            warn=console.warn,
         )
     else:
-        console.text("⟦ ⟧ marks the answers; where there are none, the policy writes them\n")
+        legend = "⟦ ⟧ marks the answers; where there are none, the policy writes them\n"
         shown = list(_compared(loaded, tokenizer, found.context_length, stops, head, rows))
+    console.text(legend)
     for row in shown:
         cut = ", truncated" if row.truncated else ""
         new = ""

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tuner.sources import Source
 
 RUNS = Path("runs")
+_BEGUN = "the run that is resumed"
 
 
 class Mode(Enum):
@@ -144,6 +145,8 @@ def make_plan(
     console.muted = launch.LAUNCHED in os.environ or not ranks.place().main
     console.header(loaded)
     folder = run_folder(loaded, resume)
+    if resume:
+        loaded = as_begun(loaded, folder)
     # A wrong recipe is told before the libraries that a plan needs are imported.
     with startup.importing():
         from tuner import costs
@@ -172,6 +175,30 @@ def _check_resumption(plan: Plan, console: Console) -> None:
     for text in skipped:
         console.warn(text)
     console.note(f"resumes after step {found.step}" if found else "resumes from the start")
+
+
+def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
+    """The recipe with what `auto` meant when an earlier version began the run.
+
+    Rows of a text and a label were film reviews then, and no cut was too much.
+    """
+    from tuner.record import RUN, read_record
+
+    if not (folder / RUN).is_file() or loaded.task != "sft":
+        return loaded
+    values = read_record(folder).get("plan", {}).get("values", {})
+    if not values or values.get("data.long", {}).get("origin", _BEGUN) != _BEGUN:
+        return loaded
+    data, meant = loaded.recipe.data, {}
+    if data.template == "auto" and values.get("data.template", {}).get("value") == "cloze":
+        meant["template"] = "cloze"
+    if data.long == "auto":
+        meant["long"] = "truncate"
+    if not meant:
+        return loaded
+    origins = {f"data.{key}": _BEGUN for key in meant}
+    recipe = loaded.recipe.model_copy(update={"data": data.model_copy(update=meant)})
+    return replace(loaded, recipe=recipe, origins=loaded.origins | origins)
 
 
 def _stages(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,10 +71,16 @@ class Dialogue:
 
 
 class RowRenderer:
-    """Renders rows through one template; compile once, use for every row."""
+    """Renders rows through one template; compile once, use for every row.
 
-    def __init__(self, fit: Fit) -> None:
+    Args:
+        fit: the template and its columns.
+        labels: the recipe's; a number, true or false that is one of them counts as its text.
+    """
+
+    def __init__(self, fit: Fit, labels: Collection[str] = ()) -> None:
         self.template = fit.template
+        self._labels = frozenset(labels)
         self._columns = fit.columns
         self._names = fit.template.columns.required + fit.template.columns.optional
         self._lists = {turn.column for turn in fit.template.turns if turn.column}
@@ -121,6 +127,8 @@ class RowRenderer:
             if value is None and name in required:
                 problem = "is null" if file_name in row.values else "is missing"
                 raise BadRow(f"the column '{file_name}' {problem}")
+            if name not in self._lists:
+                value = self._written(name, value)
             if value is None:
                 value = ""
             elif name not in self._lists and not isinstance(value, str):
@@ -129,6 +137,13 @@ class RowRenderer:
                 raise BadRow(f"the column '{file_name}' is empty")
             values[name] = value
         return values
+
+    def _written(self, name: str, value: Any) -> Any:
+        """A label that is a number, true or false as text; other values as they are."""
+        if not isinstance(value, int):
+            return value
+        text = json.dumps(value)
+        return text if name == self.template.label or text in self._labels else value
 
     def _turn(self, turn: Turn, values: dict[str, Any]) -> list[Message]:
         if turn.role == "history":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from tokenizers import Encoding, Tokenizer
@@ -19,18 +20,39 @@ Policy = Literal["literal", "error", "allow"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one example before truncation. `prompt_ids` is what generation starts from."""
+    """Token ids of one example before truncation.
+
+    Args:
+        ids: all of them.
+        supervised: token i is a target of the loss where True.
+        prompt_ids: what generation starts from.
+        foreign: special tokens that stand in the text.
+        opening: how many of `ids` the tokenizer puts before every plain text, BOS for most.
+        inside: of an encoder with `borders`, the tokens that begin inside a character.
+    """
 
     ids: list[int]
     supervised: list[bool]
     prompt_ids: list[int]
     foreign: int
+    opening: int = 0
+    inside: frozenset[int] = frozenset()
 
 
 class Encoder:
-    """Encodes rendered examples; `policy` says what control tokens in row text become."""
+    """Encodes rendered examples.
 
-    def __init__(self, tokenizer: Any, policy: Policy, chat_template: str | None) -> None:
+    Args:
+        tokenizer: a fast one.
+        policy: what control tokens in row text become.
+        chat_template: its Jinja text; None for plain text.
+        borders: note which tokens begin inside a character.
+    """
+
+    def __init__(
+        self, tokenizer: Any, policy: Policy, chat_template: str | None, borders: bool = False
+    ) -> None:
+        self._borders = borders
         self._backend: Tokenizer = tokenizer.backend_tokenizer
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -91,14 +113,16 @@ class Encoder:
             supervised[first:end] = [True] * (end - first)
         prompt = self._prompt(example, ids, offsets, foreign, text) if prompts else []
         count = len(self._prefix) if example.raw else 0
-        if ids[:count] != self._prefix[:count]:
+        added = count if ids[:count] != self._prefix[:count] else 0
+        if added:
             ids, supervised = self._prefix + ids, [False] * count + supervised
         if prompt[:count] != self._prefix[:count]:
             prompt = self._prefix + prompt
         if example.append_eos and ids[-1:] != [self._eos]:
             ids, supervised = [*ids, self._eos], [*supervised, example.supervise_eos]
         supervised[:1] = [False] * len(supervised[:1])
-        return Encoded(ids, supervised, prompt, foreign)
+        inside = _inside(offsets, added) if self._borders else frozenset[int]()
+        return Encoded(ids, supervised, prompt, foreign, count, inside)
 
     def _prompt(
         self,
@@ -136,6 +160,15 @@ def tokens_of(offsets: Sequence[Span], span: Span) -> tuple[int, int]:
     while end < len(offsets) and min(offsets[end][0], offsets[end - 1][1]) < stop:
         end += 1
     return first, end
+
+
+def _inside(offsets: Sequence[Span], before: int) -> frozenset[int]:
+    """The tokens that share a character with the one before, after `before` others."""
+    return frozenset(
+        before + place
+        for place, (one, other) in enumerate(pairwise(offsets), 1)
+        if other[0] < one[1]
+    )
 
 
 def _end(offset: Span) -> int:

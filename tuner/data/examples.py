@@ -64,13 +64,15 @@ class Example:
 
 @dataclass
 class Tally:
-    """What was lost on the way from the dialogues of a split to its examples."""
+    """What was lost on the way from the dialogues of a split to its examples; `pieces` has the
+    number of them of each row that was split."""
 
     truncated: set[str] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
     supervised_cut: int = 0
     supervised_kept: int = 0
     foreign: int = 0
+    pieces: dict[str, int] = field(default_factory=dict)
 
 
 Pair = tuple[Rendered, Encoded]
@@ -108,7 +110,9 @@ class ExampleMaker:
         self.max_length = max_length
         self.train = Tally()
         self.eval = Tally()
-        self._separator = template.separator
+        self.plain = template.text is not None and head == "language"
+        # A classifier reads a labelled text alone, up to its last character.
+        self._separator = "" if head == "classes" and template.label else template.separator
         self.head = head
         self._labels = list(labels)
         self._chat: ChatTemplate | None = None
@@ -122,7 +126,8 @@ class ExampleMaker:
         if not template.raw and data.render != "raw" and head == "language":
             self._chat = ChatTemplate(tokenizer, stop_ids)
             self._finder = SpanFinder(self._chat)
-        self._encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template)
+        borders = data.long == "split"
+        self._encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
         self._suffix = closing(tokenizer)
 
     @property
@@ -206,7 +211,7 @@ class ExampleMaker:
             if self.head != "classes":
                 tally.supervised_cut += total - here
                 if here:
-                    tally.supervised_cut += _unread(example, encoded)
+                    tally.supervised_cut += unread(example, encoded)
             tally.foreign += encoded.foreign
             if (
                 made.num_tokens < self.whole_length(encoded, made)
@@ -243,7 +248,7 @@ class ExampleMaker:
             )
 
 
-def _unread(example: Rendered, encoded: Encoded) -> int:
-    """Estimated supervised tokens in the text that was cut while reading, if it is an answer's."""
+def unread(example: Rendered, encoded: Encoded) -> int:
+    """Estimated tokens of the text that was cut while reading; supervised, if it is an answer's."""
     characters = example.dialogue.cut_characters
     return round(characters * len(encoded.ids) / max(1, len(example.text)))

@@ -21,6 +21,7 @@ from tuner.data.whole import (
     Losses,
     base_report,
     base_warnings,
+    refuse_cuts,
     sequences_sha256,
     stop_if_too_many,
 )
@@ -128,6 +129,7 @@ def prepare_preferences(
         SafetyError: the chat template is not safe to run.
     """
     max_length = max_length_of(data, context_length)
+    refuse_cuts(data)
     source = read_source(data, folder, max_length)
     fit = choose_format(data, source.columns, source.rows)
     compared, held = compare(source.train, fit, source), compare(source.eval, fit, source)
@@ -142,7 +144,12 @@ def prepare_preferences(
     train, losses = _rankings(split.train, encoder, source, max_length)
     evals, eval_losses = _rankings(split.eval, encoder, source, max_length)
     stop_if_too_many(
-        losses, len(split.train), max_length, "answers", _room(losses.longest, context_length)
+        losses,
+        len(split.train),
+        max_length,
+        "answers",
+        _room(losses.longest, context_length),
+        data.long,
     )
     if split.eval and not evals:
         why = f"no held-out row fits into data.max_length {max_length}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import Any
 
 from tuner.data.dialogue import Dialogue
 from tuner.data.examples import Example, ExampleMaker, Pair
+from tuner.data.labels import labels_of
+from tuner.data.long import refuse_split, settle
 from tuner.data.rendered import Rendered
-from tuner.data.report import report_of
+from tuner.data.report import losses, report_of, warnings_of
 from tuner.data.rows import Rows, gather
-from tuner.data.template import Template
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import DataSection
 
@@ -105,17 +106,16 @@ def prepare(
     """
     max_length = max_length_of(data, context_length)
     rows = gather(data, folder, seed, max_length)
-    labels = _labels(data, rows.fit.template)
-    if head == "classes" and not labels:
-        raise RecipeError(
-            "model.task: classification needs to know the classes",
-            "data.labels is empty, and the template names none",
-            "set data.labels to all the answers there are",
-        )
+    labels = _labels(data, rows, head)
     maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids, head, labels)
-    train = _train(rows, maker)
-    evals = _eval(rows, maker, labels, tokenizer)
+    pairs = maker.encode(rows.train, rows.problems)
+    held = maker.encode(rows.eval, rows.problems, prompts=True)
+    pairs, held = settle(data, maker, (pairs, held), context_length)
+    train = _train(pairs, rows, maker)
+    evals = _eval(held, rows, maker, labels, tokenizer)
     report = report_of(rows, maker, train, [row.example for row in evals])
+    if rows.fit.template.label and not data.labels:
+        report["labels"] = list(labels)
     if labels and head != "classes":
         without = sum(row.gold is None for row in evals)
         report["eval_rows_without_label"] = without
@@ -137,8 +137,11 @@ def preview(
     count: int,
     stop_ids: Collection[int] = (),
     head: str = "language",
+    warn: Callable[[str], None] = lambda text: None,
 ) -> list[Preview]:
     """Render the first `count` training rows, with the supervised spans marked.
+
+    `warn` gets what a reader should not overlook in them.
 
     Raises:
         TunerError: as `prepare` does, but for rows that truncation leaves without an answer.
@@ -147,10 +150,15 @@ def preview(
     data = data.model_copy(update={"max_rows": most, "eval": 0})
     max_length = max_length_of(data, context_length)
     rows = gather(data, folder, seed, max_length)
-    labels = _labels(data, rows.fit.template)
+    labels = _labels(data, rows, head, few=True)
     maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids, head, labels)
+    encoded = maker.encode(rows.train, rows.problems)
+    (pairs,) = settle(data, maker, (encoded,), context_length)
+    maker.cut(pairs, maker.train)
+    for text in warnings_of(rows.facts | losses(maker)):
+        warn(text)
     shown = []
-    for pair in maker.encode(rows.train, rows.problems):
+    for pair in pairs:
         made = maker.example(*pair)
         # What an encoder-decoder writes, or the class, stands behind what is read.
         written = list(made.target)
@@ -181,22 +189,14 @@ def max_length_of(data: DataSection, context_length: int) -> int:
     return data.max_length
 
 
-def _labels(data: DataSection, template: Template) -> tuple[str, ...]:
-    words = template.cloze.verbalizer if template.cloze else {}
-    labels = tuple(data.labels) or tuple(template.labels) or tuple(words)
-    if len(set(labels)) != len(labels):
-        raise RecipeError("data.labels: a label stands twice", f"labels: {', '.join(labels)}")
-    if words and (unknown := [label for label in labels if label not in words]):
-        raise RecipeError(
-            f"data.labels: the template '{template.name}' has no word for {', '.join(unknown)}",
-            f"its labels: {', '.join(words)}",
-            "use these labels, or a template of your own with another verbalizer",
-        )
-    return labels
+def _labels(data: DataSection, rows: Rows, head: str, few: bool = False) -> tuple[str, ...]:
+    template = rows.fit.template
+    refuse_split(data, template, head)
+    held_out = [] if isinstance(data.eval, str) else rows.eval
+    return labels_of(data, template, [*rows.train, *held_out], head, few)
 
 
-def _train(rows: Rows, maker: ExampleMaker) -> list[Example]:
-    pairs = maker.encode(rows.train, rows.problems)
+def _train(pairs: Sequence[Pair], rows: Rows, maker: ExampleMaker) -> list[Example]:
     kept = [example for _, example in maker.cut(pairs, maker.train)]
     longest = max((len(encoded.ids) for _, encoded in pairs), default=0)
     maker.stop_if_too_many_dropped(len(rows.train), {example.row for example in kept}, longest)
@@ -209,8 +209,13 @@ def _train(rows: Rows, maker: ExampleMaker) -> list[Example]:
     return kept
 
 
-def _eval(rows: Rows, maker: ExampleMaker, labels: Sequence[str], tokenizer: Any) -> list[EvalRow]:
-    pairs = maker.encode(rows.eval, rows.problems, prompts=True)
+def _eval(
+    pairs: Sequence[Pair],
+    rows: Rows,
+    maker: ExampleMaker,
+    labels: Sequence[str],
+    tokenizer: Any,
+) -> list[EvalRow]:
     kept = maker.cut(pairs, maker.eval)
     if rows.eval and not kept:
         raise DataError(

@@ -19,10 +19,12 @@ from tuner.data.prompt_columns import PromptFit, choose_prompts
 from tuner.data.sides import blank
 from tuner.data.source import Source, Split, read_source, split_by_prompt
 from tuner.data.split import fingerprint
+from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.whole import (
     Losses,
     base_report,
     base_warnings,
+    refuse_cuts,
     sequences_sha256,
     stop_if_too_many,
 )
@@ -125,9 +127,10 @@ def prepare_prompts(
             f"the model's context is {context_length} tokens",
             "allow fewer new tokens",
         )
+    refuse_cuts(data)
     source = read_source(data, folder, max_length)
     fit = choose_prompts(data, source.columns, folder)
-    reader = _Reader(fit, source)
+    reader = _Reader(fit, source, data.labels)
     rows, held = reader.each(source.train), reader.each(source.eval)
     source.problems.stop_if_too_many()
     for name, found in (("train", rows), ("eval", held)):
@@ -139,7 +142,7 @@ def prepare_prompts(
     train, losses = _prompts(split.train, encoder, source, max_length)
     evals, eval_losses = _prompts(split.eval, encoder, source, max_length)
     room = _room(losses.longest, context_length, response_length)
-    stop_if_too_many(losses, len(split.train), max_length, "prompt", room)
+    stop_if_too_many(losses, len(split.train), max_length, "prompt", room, data.long)
     if split.eval and not evals:
         raise source.empty("eval", f"no held-out prompt fits into {max_length} tokens")
     report = base_report(source, fit.used, maker, losses, eval_losses)
@@ -154,10 +157,11 @@ def prepare_prompts(
 class _Reader:
     """Makes prompts of rows; `blank` counts the texts without a word."""
 
-    def __init__(self, fit: PromptFit, source: Source) -> None:
+    def __init__(self, fit: PromptFit, source: Source, labels: Collection[str]) -> None:
         self._fit = fit
         self._source = source
-        self._renderer = RowRenderer(fit.complete)
+        self._renderer = RowRenderer(fit.complete, labels)
+        self._thumbs = thumb_columns(fit.template, source.columns, fit.used, source.rows)
         self.blank = 0
 
     def each(self, rows: Sequence[Row]) -> list[_Asked]:
@@ -177,6 +181,8 @@ class _Reader:
         dialogue = self._renderer.render(replace(row, values=values))
         if reference is None:
             reference = dialogue.answer
+        if is_down(row, self._thumbs):
+            reference = ""
         if self._fit.template.text is not None:
             text = dialogue.answer
             if blank(text):

@@ -44,8 +44,8 @@ def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit:
     check_renames(data.columns, known, found)
     fits = [fit for template in templates for fit in _fits(template, data.columns, found, named)]
     if not named:
-        # Such a template shares its plain columns with another; its own names for them are a sign.
-        fits = [fit for fit in fits if fit.template.by_columns or _own_names(fit)]
+        # Such a template shares its plain columns with another; its aliases for them are a sign.
+        fits = [fit for fit in fits if fit.template.by_columns or _aliased(fit)]
     best = [fit for fit in fits if not any(fit.used < other.used for other in fits)]
     if len(best) == 1:
         return best[0]
@@ -82,8 +82,9 @@ def _fits(
     return list(fits.values())
 
 
-def _own_names(fit: Fit) -> bool:
-    return any(name != column for name, column in fit.columns.items())
+def _aliased(fit: Fit) -> bool:
+    aliases = [pair for alias in fit.template.columns.aliases for pair in alias.items()]
+    return any(pair in aliases for pair in fit.columns.items())
 
 
 def check_renames(

@@ -7,14 +7,20 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tuner.data.examples import Example, ExampleMaker, Tally
+from tuner.data.examples import Example, ExampleMaker
 from tuner.data.rows import Rows
 
 
-def _losses(train: Tally, held: Tally) -> dict[str, Any]:
-    """What truncation took from the rows; unmarked keys are about the training rows."""
+def losses(maker: ExampleMaker) -> dict[str, Any]:
+    """What `max_length` took from the rows; unmarked keys are about the training rows."""
+    train, held = maker.train, maker.eval
     total = train.supervised_kept + train.supervised_cut
     return {
+        "max_length": maker.max_length,
+        "split_rows": len(train.pieces),
+        "split_pieces": sum(train.pieces.values()),
+        "eval_split_rows": len(held.pieces),
+        "eval_split_pieces": sum(held.pieces.values()),
         "dropped_no_answer_left": len(train.dropped),
         "truncated_rows": len(train.truncated),
         "eval_dropped_no_answer_left": len(held.dropped),
@@ -39,7 +45,6 @@ def report_of(
         "rows_eval": len({example.row for example in held_out}),
         "examples_train": len(train),
         "skipped": [{"row": row, "reason": reason} for row, reason in rows.bad.found],
-        "max_length": maker.max_length,
         "tokens": sum(example.num_tokens for example in train),
         "longest": max(example.num_tokens for example in train),
         "template": rows.fit.template.name,
@@ -48,28 +53,39 @@ def report_of(
         "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest(),
         "tokens_sha256": tokens_sha256(train),
     }
-    report |= _losses(maker.train, maker.eval)
-    report["warnings"] = _warnings(report)
+    report |= losses(maker)
+    report["warnings"] = warnings_of(report)
     return report
 
 
-def _warnings(report: dict[str, Any]) -> list[str]:
+def warnings_of(report: dict[str, Any]) -> list[str]:
+    """What a reader of the report should not overlook; what costs the most is first.
+
+    Args:
+        report: of the rows; of a preview it lacks the counts of the split.
+    """
+
     def some(key: str) -> str:
         return ", ".join(report[key][:10]) + (", ..." if len(report[key]) > 10 else "")
 
+    report = {"skipped": [], "eval_rows_also_in_train": 0, **report}
     skipped = ", ".join(item["row"] for item in report["skipped"][:10])
-    share = report["supervised_tokens_cut_share"]
+    share, most = report["supervised_tokens_cut_share"], report["max_length"]
     texts = {
-        "skipped": f"{len(report['skipped'])} bad rows left out: {skipped}",
-        "blank_rows": f"{report['blank_rows']} blank texts left out",
-        "ignored_columns": f"columns not used: {some('ignored_columns')}",
+        "truncated_rows": f"{report['truncated_rows']} rows truncated to {most} tokens: "
+        f"{share:.1%} of what would be learned is cut (data.long, data.max_length)",
         "rows_cut_while_reading": f"long texts cut on reading: {some('rows_cut_while_reading')}",
-        "truncated_rows": f"{report['truncated_rows']} rows truncated to {report['max_length']} "
-        f"tokens: {share:.1%} of what would be learned is cut",
         "dropped_no_answer_left": f"{report['dropped_no_answer_left']} rows dropped: truncation "
         "left none of their answer",
         "eval_dropped_no_answer_left": f"{report['eval_dropped_no_answer_left']} eval rows "
         "dropped: truncation left none of their answer",
+        "split_rows": f"{report['split_rows']} long texts split into {report['split_pieces']} "
+        f"pieces of at most {most} tokens",
+        "thumbs_down_rows": f"{report['thumbs_down_rows']} rows with a thumbs-down left out: "
+        "disliked answers are not learned",
+        "skipped": f"{len(report['skipped'])} bad rows left out: {skipped}",
+        "blank_rows": f"{report['blank_rows']} blank texts left out",
+        "ignored_columns": f"columns not used: {some('ignored_columns')}",
         "eval_rows_also_in_train": f"{report['eval_rows_also_in_train']} eval rows also stand in "
         "train and were taken out",
         "special_tokens_in_text": f"{report['special_tokens_in_text']} special tokens stand in the "

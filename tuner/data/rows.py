@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from tuner.data.check import Problems, check
 from tuner.data.dialogue import BadRow, Dialogue, RowRenderer
 from tuner.data.recognise import Fit, choose
 from tuner.data.split import fingerprint, held_out
+from tuner.data.thumbs import is_down, thumb_columns
 from tuner.errors import DataError
 from tuner.recipe import DataSection
 
@@ -40,7 +41,7 @@ def gather(data: DataSection, folder: Path, seed: int, max_length: int) -> Rows:
     """
     bad = load.BadRows(data.max_bad_rows)
     problems = Problems(bad)
-    limit = (max_length + SPARE_TOKENS) * CHARACTERS_PER_TOKEN
+    limit = None if data.long == "split" else (max_length + SPARE_TOKENS) * CHARACTERS_PER_TOKEN
     train_files = [load.find(name, folder, "data.train") for name in data.train]
     eval_files = [load.find(data.eval, folder, "data.eval")] if isinstance(data.eval, str) else []
     rows = load.read(train_files, bad, max_rows=data.max_rows, max_characters=limit)
@@ -51,24 +52,44 @@ def gather(data: DataSection, folder: Path, seed: int, max_length: int) -> Rows:
         raise _empty("eval", eval_files, bad)
     columns = _columns(rows + held)
     fit = choose(data, columns, folder)
-    renderer = RowRenderer(fit)
-    train, blank = _dialogues(rows, renderer, problems, train_files)
-    held_dialogues, blank_held = _dialogues(held, renderer, problems, eval_files)
+    thumbs = thumb_columns(fit.template, columns, fit.used, rows + held)
+    liked, liked_held = _liked("train", rows, thumbs), _liked("eval", held, thumbs)
+    renderer = RowRenderer(fit, data.labels)
+    train, blank = _dialogues(liked, renderer, problems, train_files)
+    held_dialogues, blank_held = _dialogues(liked_held, renderer, problems, eval_files)
     problems.stop_if_too_many()
     if not train:
         raise _empty("train", train_files, bad, blank)
     if eval_files and not held_dialogues:
         raise _empty("eval", eval_files, bad, blank_held)
     result = Rows(fit, train, held_dialogues, bad, problems)
+    down = len(rows + held) - len(liked + liked_held)
     result.facts = {
         "files": [_file(path, rows + held) for path in [*train_files, *eval_files]],
         "rows_in": len(rows) + len(held),
         "blank_rows": blank + blank_held,
-        "ignored_columns": [name for name in columns if name not in fit.used],
+        "thumbs_down_rows": down,
+        "ignored_columns": [
+            name for name in columns if name not in fit.used and not (down and name in thumbs)
+        ],
         "rows_cut_while_reading": [row.id for row in rows + held if row.cut_characters],
     }
     _split(result, data, seed)
     return result
+
+
+def _liked(split: str, rows: list[load.Row], thumbs: Sequence[str]) -> list[load.Row]:
+    """The rows without those whose answer is disliked: supervised learning has no use for it."""
+    liked = [row for row in rows if not is_down(row, thumbs)]
+    if rows and not liked:
+        raise DataError(
+            f"the {split} split is empty",
+            f"all {len(rows)} rows are thumbs-down (column {', '.join(thumbs)}), and disliked "
+            "answers are not learned",
+            "add liked answers; or learn from both kinds: tuner reward, or tuner rlhf with "
+            "rlhf.algorithm: dpo",
+        )
+    return liked
 
 
 def _dialogues(

@@ -87,6 +87,12 @@ class Template(Section):
     text: Annotated[Text | None, Field(description="Jinja; raw text, all supervised")] = None
     cloze: Annotated[Cloze | None, Field(description="a sentence with a slot")] = None
     labels: Annotated[Words, Field(description="answers to choose from")] = ()
+    label: Annotated[
+        Text | None,
+        Field(
+            description="column of a label that is the answer; true, false and 3 are written out"
+        ),
+    ] = None
     separator: Annotated[str, Field(description="between turns when rendered raw")] = "\n\n"
     by_columns: Annotated[Flag, Field(description="may be chosen from the columns")] = True
     samples: Annotated[tuple[Sample, ...], Field(description="rows and their rendering")] = ()
@@ -125,6 +131,8 @@ class Template(Section):
             used |= {name for name in columns if name}
         if self.cloze:
             used |= {self.cloze.text, self.cloze.label}
+        if self.label:
+            used.add(self.label)
         return used
 
 

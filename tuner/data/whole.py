@@ -10,7 +10,8 @@ from typing import Any
 
 from tuner.data.examples import MAX_LOST_SHARE, ExampleMaker
 from tuner.data.source import Source
-from tuner.errors import DataError
+from tuner.errors import DataError, RecipeError
+from tuner.recipe import DataSection
 
 
 @dataclass
@@ -34,7 +35,23 @@ class Losses:
     foreign: int = 0
 
 
-def stop_if_too_many(losses: Losses, count: int, max_length: int, what: str, room: str) -> None:
+def refuse_cuts(data: DataSection) -> None:
+    """Refuse a recipe that wants prompts or answers cut.
+
+    Raises:
+        RecipeError: `data.long` is truncate or split.
+    """
+    if data.long in ("truncate", "split"):
+        raise RecipeError(
+            f"data.long: {data.long}, but preferences and prompts are never cut",
+            "half a prompt asks something else, and half an answer is another answer",
+            "leave data.long out (few rows that do not fit are left out), or set it to error",
+        )
+
+
+def stop_if_too_many(
+    losses: Losses, count: int, max_length: int, what: str, room: str, long: str = "auto"
+) -> None:
     """Raise when too many training rows do not fit.
 
     Args:
@@ -43,12 +60,13 @@ def stop_if_too_many(losses: Losses, count: int, max_length: int, what: str, roo
         max_length: tokens that fit.
         what: what is too long.
         room: what to set so that all fit, or why nothing can be set.
+        long: the recipe's `data.long`.
 
     Raises:
-        DataError: more than a tenth of the rows, or all.
+        DataError: more than a tenth of the rows, or all; with `data.long: error` any.
     """
     lost = len(losses.rows)
-    if lost <= MAX_LOST_SHARE * count and lost < count:
+    if lost <= (0 if long == "error" else MAX_LOST_SHARE) * count and lost < count:
         return
     raise DataError(
         f"{lost} of {count} training rows ({lost / count:.0%}) are left out: a {what} of theirs "

@@ -1,0 +1,163 @@
+"""Rows of a text and its label: the label's own words are the answer, and nothing is added."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tokenizers import make_tokenizer
+from tuner import machine, plan, recipe_load
+from tuner.data import Prepared, prepare, preview
+from tuner.errors import DataError, RecipeError
+from tuner.recipe import DataSection
+
+BANK, INSURER = "The bank raised its forecast.", "Shares of the insurer fell by a tenth."
+NEWS = [{"text": BANK, "label": "positive"}, {"text": INSURER, "label": "negative"}]
+
+
+def prepared(
+    folder: Path, rows: Sequence[Any], kind: str = "chatml", head: str = "language", **keys: Any
+) -> Prepared:
+    """Prepare rows written to a file of the folder."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text(text, "utf-8")
+    data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
+    tokenizer = make_tokenizer(kind)
+    if head == "classes":
+        tokenizer.eos_token = tokenizer.sep_token
+    return prepare(data, tokenizer, folder=folder, seed=7, context_length=512, head=head)
+
+
+def learned(example: Any, kind: str = "chatml") -> str:
+    pairs = zip(example.input_ids, example.supervised, strict=True)
+    return str(make_tokenizer(kind).decode([index for index, flag in pairs if flag]))
+
+
+def test_m11_no_word_is_added_to_text_and_label(tmp_path: Path) -> None:
+    """M11: financial news is not "a great movie"; the label is what is learned."""
+    result = prepared(tmp_path, NEWS)
+    assert result.template == "classification"
+    asked, answered = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
+    decode = make_tokenizer("chatml").decode
+    for example, row in zip(result.train, NEWS, strict=True):
+        expected = f"{asked}{row['text']}{answered}{row['label']}<|im_end|>\n"
+        assert decode(example.input_ids) == expected
+        assert learned(example) == f"{row['label']}<|im_end|>"
+
+
+def test_m11_as_plain_text_the_label_has_a_line_of_its_own(tmp_path: Path) -> None:
+    example = prepared(tmp_path, NEWS, "bos", render="raw").train[0]
+    assert make_tokenizer("bos").decode(example.input_ids) == f"<s>{BANK}\npositive</s>"
+    assert learned(example, "bos") == "positive</s>"
+
+
+def test_m12_a_classifier_reads_the_text_alone(tmp_path: Path) -> None:
+    """M12: the classes are the labels of the rows where the recipe lists none."""
+    result = prepared(tmp_path, NEWS, "encoder", "classes")
+    assert result.labels == ("negative", "positive")
+    texts = [make_tokenizer("encoder").decode(example.input_ids) for example in result.train]
+    assert texts == [f"[CLS]{BANK}[SEP]", f"[CLS]{INSURER}[SEP]"]
+    assert [example.label for example in result.train] == [1, 0]
+    listed = prepared(tmp_path, NEWS, "encoder", "classes", labels=["positive", "negative"])
+    assert [example.label for example in listed.train] == [0, 1]
+
+
+def test_an_encoder_decoder_writes_the_label(tmp_path: Path) -> None:
+    result = prepared(tmp_path, NEWS, "seq2seq", "sequence")
+    decode = make_tokenizer("seq2seq").decode
+    assert [decode(example.target) for example in result.train] == ["positive</s>", "negative</s>"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "written"),
+    [
+        (("物流", "质量"), ["物流", "质量"]),
+        ((True, False), ["true", "false"]),
+        (("Pos", "neg itself"), ["Pos", "neg itself"]),
+    ],
+)
+def test_labels_in_their_own_words(tmp_path: Path, labels: Any, written: list[str]) -> None:
+    rows = [{"text": f"第 {n} 句", "label": label} for n, label in enumerate(labels)]
+    result = prepared(tmp_path, rows)
+    assert [learned(example) for example in result.train] == [f"{w}<|im_end|>" for w in written]
+    assert set(result.labels) == set(written)
+
+
+def test_a_column_of_another_name_is_mapped(tmp_path: Path) -> None:
+    rows = [{"text": row["text"], "sentiment": row["label"]} for row in NEWS]
+    result = prepared(tmp_path, rows, columns={"label": "sentiment"})
+    assert (result.template, result.report["ignored_columns"]) == ("classification", [])
+    with pytest.raises(RecipeError, match="the rows have no label") as caught:
+        prepared(tmp_path, rows, "encoder", "classes")
+    assert "data.columns: {label: " in caught.value.fix
+
+
+@pytest.mark.parametrize("numbers", [(1, 0, 10, 9), ("1", "0", "10", "9")])
+def test_class_numbers_are_not_answers_unless_the_recipe_lists_them(
+    tmp_path: Path, numbers: tuple[Any, ...]
+) -> None:
+    """For a head they are classes, in their own order."""
+    rows = [{"text": f"a {n}", "label": number} for n, number in enumerate(numbers)]
+    with pytest.raises(DataError, match="the labels are numbers, not words: 0, 1, 9, 10") as caught:
+        prepared(tmp_path, rows)
+    assert "model.task: classification" in caught.value.fix
+    listed = prepared(tmp_path, rows, labels=["0", "1", "9", "10"])
+    assert learned(listed.train[2]) == "10<|im_end|>"
+    classes = prepared(tmp_path, rows, "encoder", "classes")
+    assert classes.labels == ("0", "1", "9", "10")
+    assert [example.label for example in classes.train] == [1, 0, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "classes"),
+    [((1, 0), ("0", "1"), [1, 0]), ((True, False), ("true", "false"), [0, 1])],
+)
+def test_listed_numbers_are_read_through_any_template(
+    tmp_path: Path, values: tuple[Any, Any], labels: tuple[str, str], classes: list[int]
+) -> None:
+    """M02, M03, M07: they need not be text in the file, but they must be among the labels."""
+    rows = [{"text": f"a {n}", "label": value} for n, value in enumerate(values)]
+    keys = {"template": "prompt_completion", "columns": {"prompt": "text", "completion": "label"}}
+    result = prepared(tmp_path, rows, "encoder", "classes", labels=labels, **keys)
+    assert [example.label for example in result.train] == classes
+    with pytest.raises(DataError, match="1 row is not fit"):
+        prepared(tmp_path, [*rows, {"text": "x", "label": 7}], labels=labels, **keys)
+
+
+def test_label_accuracy_chooses_among_the_labels_of_the_rows(tmp_path: Path) -> None:
+    rows = [{"text": f"Scene {n} was long.", "label": ["dull", "fine"][n % 2]} for n in range(12)]
+    result = prepared(tmp_path, rows, eval=4)
+    assert result.labels == ("dull", "fine")
+    assert result.report["labels"] == ["dull", "fine"]
+    for row in result.eval:
+        assert row.gold is not None
+        assert row.options[row.gold] == row.example
+        assert [learned(option) for option in row.options] == ["dull<|im_end|>", "fine<|im_end|>"]
+    free = [{"text": f"Scene {n}.", "label": f"note {n}"} for n in range(12)]
+    assert prepared(tmp_path, free, eval=4).labels == ()
+
+
+def test_the_plan_shows_the_labels_it_found(make_recipe: Callable[..., Path]) -> None:
+    rows = [{"text": f"Scene {n}.", "label": ["dull", "fine"][n % 2]} for n in range(12)]
+    recipe = make_recipe(data_rows=rows, data={"template": "auto", "eval": 4})
+    made = plan.make(recipe_load.load(recipe, verb="sft"), machine.detect(), output=Path("none"))
+    assert made.values["data.labels"].value == ["dull", "fine"]
+    assert made.values["data.template"].value == "classification"
+    assert "label_accuracy" in made.metrics
+
+
+def test_the_preview_needs_no_second_class(tmp_path: Path) -> None:
+    """Of the first rows all may have the same label."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps(NEWS[0]) + "\n", "utf-8")
+    tokenizer = make_tokenizer("encoder")
+    tokenizer.eos_token = tokenizer.sep_token
+    common: dict[str, Any] = {"folder": tmp_path, "seed": 1, "context_length": 64}
+    data = DataSection(train=("rows.jsonl",), eval=0)
+    (shown,) = preview(data, tokenizer, count=3, head="classes", **common)
+    assert shown.spans == [(f"[CLS]{BANK}[SEP]", False), ("positive", True)]
+    with pytest.raises(RecipeError, match="one label only: positive"):
+        prepared(tmp_path, NEWS[:1], "encoder", "classes")

@@ -1,0 +1,113 @@
+"""Answers that a reader disliked are never learned."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tokenizers import make_tokenizer
+from tuner.data import Prepared, prepare, preview
+from tuner.data.prompts import prepare_prompts
+from tuner.errors import DataError
+from tuner.recipe import DataSection
+
+
+def section(folder: Path, rows: Sequence[Any], **keys: Any) -> DataSection:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text(text, "utf-8")
+    return DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
+
+
+def prepared(folder: Path, rows: Sequence[Any], **keys: Any) -> Prepared:
+    data = section(folder, rows, **keys)
+    return prepare(data, make_tokenizer("chatml"), folder=folder, seed=7, context_length=512)
+
+
+def pair(answer: str, **thumb: Any) -> dict[str, Any]:
+    return {"prompt": "Is it so?", "completion": answer, **thumb}
+
+
+def turns(answer: str, **thumb: Any) -> dict[str, Any]:
+    asked = {"role": "user", "content": "Is it so?"}
+    return {"messages": [asked, {"role": "assistant", "content": answer}], **thumb}
+
+
+@pytest.mark.parametrize(
+    ("name", "up", "down"),
+    [
+        ("label", True, False),
+        ("label", 1, 0),
+        ("label", "True", "False"),
+        ("kto_tag", True, False),
+        ("rating", "up", "down"),
+        ("Rating", 1, -1),
+        ("rating", "\U0001f44d", "\U0001f44e"),
+        ("feedback", "thumbs_up", "thumbs_down"),
+        ("liked", 1.0, 0.0),
+    ],
+)
+@pytest.mark.parametrize("row", [pair, turns])
+def test_disliked_answers_are_left_out_and_counted(
+    tmp_path: Path, row: Any, name: str, up: Any, down: Any
+) -> None:
+    rows = [row("yes", **{name: up}), row("no", **{name: down}), row("perhaps", **{name: None})]
+    result = prepared(tmp_path, rows)
+    assert [example.row for example in result.train] == ["rows.jsonl:1", "rows.jsonl:3"]
+    assert (result.report["rows_in"], result.report["thumbs_down_rows"]) == (3, 1)
+    assert any("1 rows with a thumbs-down left out" in text for text in result.report["warnings"])
+
+
+def test_held_out_rows_are_liked_ones_too(tmp_path: Path) -> None:
+    rows = [pair(f"answer {n}", label=n % 2 == 0) for n in range(20)]
+    result = prepared(tmp_path, rows, eval=4)
+    held = [int(row.example.row.partition(":")[2]) for row in result.eval]
+    assert len(held) == 4
+    assert all(line % 2 for line in held)
+    (tmp_path / "held.jsonl").write_text(json.dumps(pair("other", label=False)) + "\n", "utf-8")
+    with pytest.raises(DataError, match="the eval split is empty"):
+        prepared(tmp_path, rows, eval="held.jsonl")
+
+
+def test_nothing_but_disliked_answers_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the train split is empty") as caught:
+        prepared(tmp_path, [pair("no", label=False)] * 3)
+    assert "all 3 rows are thumbs-down (column label)" in caught.value.why
+    assert "tuner reward" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "thumbs",
+    [
+        [{"rating": 5}, {"rating": 1}],
+        [{"label": "positive"}, {"label": "negative"}],
+        [{"label": True}, {"label": "maybe"}],
+        [{"correct": True}, {"correct": False}],
+    ],
+)
+def test_other_columns_are_no_thumbs(tmp_path: Path, thumbs: list[dict[str, Any]]) -> None:
+    """Stars, classes and columns of other names: all rows are learned, and the plan names them."""
+    rows = [pair(f"answer {n}", **thumb) for n, thumb in enumerate(thumbs)]
+    report = prepared(tmp_path, rows).report
+    assert (report["rows_train"], report["thumbs_down_rows"]) == (2, 0)
+    assert report["ignored_columns"] == list(thumbs[0])
+
+
+def test_the_preview_says_what_is_left_out(tmp_path: Path) -> None:
+    said: list[str] = []
+    data = section(tmp_path, [pair("yes", label=True), pair("no", label=False)])
+    common: dict[str, Any] = {"folder": tmp_path, "seed": 1, "context_length": 512, "count": 3}
+    shown = preview(data, make_tokenizer("chatml"), warn=said.append, **common)
+    assert [row.row for row in shown] == ["rows.jsonl:1"]
+    assert said == ["1 rows with a thumbs-down left out: disliked answers are not learned"]
+
+
+def test_a_disliked_answer_is_no_reference_of_a_prompt(tmp_path: Path) -> None:
+    """A rule that compares with the reference would reward it."""
+    data = section(tmp_path, [pair("yes", label=True), {**pair("no", label=False), "prompt": "?"}])
+    common: dict[str, Any] = {"folder": tmp_path, "seed": 1, "context_length": 512}
+    found = prepare_prompts(data, make_tokenizer("chatml"), response_length=16, **common)
+    assert [prompt.reference for prompt in found.train] == ["yes", ""]

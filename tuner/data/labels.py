@@ -1,0 +1,84 @@
+"""The answers to choose from: the recipe's or the template's, else those that the rows have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+from tuner.data.dialogue import Dialogue
+from tuner.data.template import Template
+from tuner.errors import DataError, RecipeError
+from tuner.recipe import DataSection
+
+# Every label is scored for every held-out row: of more, only a recipe that lists them wants that.
+MOST_LABELS = 64
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+
+
+def labels_of(
+    data: DataSection, template: Template, rows: Iterable[Dialogue], head: str, few: bool = False
+) -> tuple[str, ...]:
+    """The labels, in the order of a head's classes.
+
+    Where neither recipe nor template names them, they are the different labels of the rows of a
+    template that has a label: sorted, numbers by size.
+
+    Args:
+        data: the recipe's data section.
+        template: of the rows.
+        rows: of the training files, held-out ones included.
+        head: what the examples are for: language, sequence or classes.
+        few: the rows are only the first ones, so that some labels may be missing.
+
+    Raises:
+        RecipeError: a label stands twice or has no word in the template, or a head for classes has
+            fewer than two, or rows without any.
+        DataError: the model would have to write class numbers that no recipe asks for.
+    """
+    if head == "classes" and template.text is not None:
+        raise RecipeError(
+            "model.task: classification, and the rows have no label",
+            f"the data template '{template.name}' reads a text and nothing else",
+            "name the column of the labels: data.columns: {label: its name in the file}",
+        )
+    words = template.cloze.verbalizer if template.cloze else {}
+    labels = tuple(data.labels) or tuple(template.labels) or tuple(words)
+    if len(set(labels)) != len(labels):
+        raise RecipeError("data.labels: a label stands twice", f"labels: {', '.join(labels)}")
+    if words and (unknown := [label for label in labels if label not in words]):
+        raise RecipeError(
+            f"data.labels: the template '{template.name}' has no word for {', '.join(unknown)}",
+            f"its labels: {', '.join(words)}",
+            "use these labels, or a template of your own with another verbalizer",
+        )
+    if not labels and template.label:
+        labels = _found([row.answer.strip() for row in rows], head)
+    if head == "classes" and len(labels) < (1 if few else 2):
+        raise RecipeError(
+            "model.task: classification needs to know the classes",
+            f"data.labels is empty, and the rows have one label only: {labels[0]}"
+            if labels
+            else "data.labels is empty, and neither template nor rows name any",
+            "set data.labels to all the answers there are",
+        )
+    return labels
+
+
+def _found(answers: Collection[str], head: str) -> tuple[str, ...]:
+    different = set(answers)
+    numbers = all(_NUMBER.fullmatch(answer) for answer in different)
+    order = sorted(different, key=lambda text: (float(text) if numbers else 0.0, text))
+    if head == "classes":
+        return tuple(order)
+    if numbers and order:
+        shown = ", ".join(order[:10]) + (", ..." if len(order) > 10 else "")
+        raise DataError(
+            f"the labels are numbers, not words: {shown}",
+            "the model would learn to write the number of a class, and nothing that it knows of "
+            "the classes' names would help it",
+            "name a column with the classes' names (data.columns: {label: its name in the file}); "
+            "or set model.task: classification, whose classes may be numbers; or list the numbers "
+            "in data.labels to have them written",
+        )
+    # Texts that hardly ever repeat are answers of their own, not labels.
+    return tuple(order) if 1 < len(order) <= min(MOST_LABELS, max(2, len(answers) // 2)) else ()

@@ -1,0 +1,65 @@
+"""Answers that a reader disliked: rows whose thumb is down, as feedback and KTO files have them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from tuner.data.load import Row
+from tuner.data.sides import blank
+from tuner.data.template import Template
+
+# Columns next to an answer that say whether it is liked; of "label" only in these words, since a
+# label may be positive without a word on the answer.
+PLAIN = frozenset(("true", "false", "1", "0"))
+NAMES = frozenset(
+    ("label", "kto_tag", "rating", "thumb", "thumbs", "vote", "feedback", "liked", "is_liked")
+)
+UP = frozenset(
+    ("true", "1", "up", "thumbs_up", "thumbs up", "like", "liked", "good", "positive", "\U0001f44d")
+)
+DOWN = frozenset(
+    (
+        *("false", "0", "-1", "down", "thumbs_down", "thumbs down", "dislike", "disliked"),
+        *("bad", "negative", "\U0001f44e"),
+    )
+)
+
+
+def thumb_columns(
+    template: Template, columns: Sequence[str], used: Collection[str], rows: Sequence[Row]
+) -> list[str]:
+    """The columns that say of each row's answer whether it is liked.
+
+    Such a column is named so, the template does not read it, and it holds nothing but thumbs.
+
+    Args:
+        template: of the rows; one without a prompt and an answer has nothing to like.
+        columns: of the data.
+        used: those that the template reads.
+        rows: all rows.
+    """
+    if template.raw:
+        return []
+    return [
+        name
+        for name in columns
+        if name not in used
+        and name.lower() in NAMES
+        and {_thumb(row.values.get(name)) for row in rows} <= _words(name)
+    ]
+
+
+def is_down(row: Row, names: Sequence[str]) -> bool:
+    """Whether one of these columns says that the row's answer is not liked."""
+    return any(_thumb(row.values.get(name)) in DOWN for name in names)
+
+
+def _words(name: str) -> frozenset[str]:
+    return (PLAIN if name.lower() == "label" else UP | DOWN) | {""}
+
+
+def _thumb(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if blank(value) else str(value).strip().lower()
