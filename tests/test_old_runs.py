@@ -157,7 +157,7 @@ def test_an_old_run_with_another_setting_is_still_refused(tuner: Command) -> Non
 
 
 def test_old_stages_are_found_again(project: Path) -> None:
-    """A chain finds its stages by `content_sha256`: new keys at what was done before change none."""
+    """A chain finds its stages by `content_sha256`, which new keys leave as it was."""
     for name, verb in (("done", "lora"), ("stopped", "lora"), ("prefix", "prefix")):
         loaded = recipe_load.load(project / f"{name}.yaml", ["run.output=out"], verb)
         wanted = record(project, name)["content_sha256"]
