@@ -135,12 +135,27 @@ def test_an_old_lock_resumes_its_run(name: str, verb: str, project: Path, tuner:
     tuner("verify", f"out/{name}")
 
 
+def test_a_lock_with_values_that_are_gone_is_read(project: Path, tuner: Command) -> None:
+    """What they say is said otherwise now, so nobody has to edit a finished run."""
+    lock = project / "out/done/recipe.lock.yaml"
+    text = lock.read_text()
+    assert "  trl: {}\n" in text
+    assert '  strategy: "auto"\n' in text
+    text = text.replace("  trl: {}\n", "  trl:\n    adam_beta2: 0.95\n")
+    lock.write_text(text.replace('strategy: "auto"', 'strategy: "deepspeed"'))
+    tuner("verify", "out/done")
+    loaded = recipe_load.load(lock, (), None)
+    assert (loaded.recipe.train.adam_beta2, loaded.recipe.run.strategy) == (0.95, "auto")
+    line = text.splitlines().index("    adam_beta2: 0.95") + 1
+    assert loaded.origins["train.adam_beta2"] == f"recipe line {line}"
+
+
 def test_a_recipe_with_an_old_key_resumes_once_it_has_the_new_one(
     project: Path, tuner: Command
 ) -> None:
     command = ("lora", "--recipe", "adam.yaml", "--output", "out/adam", "--resume")
     said = tuner(*command, code=2)
-    assert "train.trl: is train.adam_beta1, train.adam_epsilon now" in said
+    assert "train.trl: unknown key; it is train.adam_beta1 and train.adam_epsilon now" in said
     recipe = project / "adam.yaml"
     text = recipe.read_text()
     assert "  trl:\n    adam_beta1: 0.8\n    adam_epsilon: 1.0e-06\n" in text
