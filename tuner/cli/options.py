@@ -43,7 +43,7 @@ RecipeOption = Annotated[
     typer.Option(
         "--recipe",
         metavar="PATH",
-        help="The same as an option, for scripts.",
+        help="The recipe, given as an option.",
         autocompletion=_recipe_names,
     ),
 ]
