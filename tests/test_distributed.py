@@ -324,7 +324,6 @@ def plan_of(recipe: Path, monkeypatch: pytest.MonkeyPatch, world: int, *override
 @pytest.mark.parametrize(
     ("world", "overrides", "said"),
     [
-        (2, ["run.strategy=deepspeed"], "run.strategy: deepspeed"),
         (2, ["run.strategy=fsdp", "method.name=prefix"], "run.strategy: fsdp"),
         (2, ["run.strategy=fsdp", "method.name=ia3"], "run.strategy: fsdp"),
         (2, ["run.strategy=fsdp", "model.quantize=nf4"], "run.strategy: fsdp"),

@@ -85,7 +85,9 @@ OTHER: dict[str, str] = {
     "train.qat": "int4",
     "train.save_steps": "11",
     "train.logging_steps": "13",
-    "train.trl": "{adam_beta2: 0.95}",
+    "train.adam_beta1": "0.85",
+    "train.adam_beta2": "0.95",
+    "train.adam_epsilon": "1e-6",
     "eval.enabled": "false",
     "eval.metrics": "loss",
     "eval.max_rows": "17",
@@ -410,12 +412,25 @@ def test_a_wrong_set_is_named(tmp_path: Path, override: str, said: str) -> None:
     assert said in str(problem(file, override))
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.trl.adam_beta1=0.8", "train.trl: unknown key; it is train.adam_beta1 now"),
+        ("train.trl={}", "it is train.adam_beta1, train.adam_beta2 and train.adam_epsilon now"),
+        ("train.trl=x", "it is train.adam_beta1, train.adam_beta2 and train.adam_epsilon now"),
+        ("run.strategy=deepspeed", "run.strategy: deepspeed is not supported; did you mean 'fsdp'"),
+        ("run.strategy=fdsp", "run.strategy: expected one of auto, ddp, fsdp, not 'fdsp'"),
+    ],
+)
+def test_an_old_key_is_answered_with_the_new_one(tmp_path: Path, override: str, said: str) -> None:
+    assert said in str(problem(write(tmp_path, BASE), override))
+
+
 def test_set_reaches_into_free_mappings(tmp_path: Path) -> None:
-    file = write(tmp_path, {**BASE, "train": {"trl": "{a: 1, b: 2}"}})
-    loaded = load(file, ["train.trl.b=3", "data.columns.prompt=question"])
-    assert loaded.recipe.train.trl == {"a": 1, "b": 3}
-    assert loaded.recipe.data.columns == {"prompt": "question"}
-    assert loaded.origins["train.trl"] == "--set"
+    data = {**BASE["data"], "columns": "{prompt: a, completion: b}"}
+    loaded = load(write(tmp_path, {**BASE, "data": data}), ["data.columns.prompt=question"])
+    assert loaded.recipe.data.columns == {"prompt": "question", "completion": "b"}
+    assert loaded.origins["data.columns"] == "--set"
 
 
 def test_a_data_file_on_the_command_line_is_where_the_user_stands(
@@ -436,7 +451,7 @@ def test_a_dumped_recipe_loads_back_equal(tmp_path: Path, name: str) -> None:
     values = {f"{s}.{k}": OTHER[f"{s}.{k}"] for s, k in RUN_KEYS if s != "method"}
     odd = ["1e-4", "no", "null", "合同", 'a"b\\c', " x ", "tab\tnew\nline\u2028", "😀"]
     labels = f"data.labels={json.dumps(odd, ensure_ascii=False)}"
-    free = 'train.trl={a: "1e-4", b: "012", c: "true", d: [1e-4, "~"], e: 1e300, f: -0.0}'
+    free = 'data.columns={a: "1e-4", b: "012", c: "true", d: "~"}'
     for verb in ("sft", "reward", "rlhf"):
         # Another algorithm than ppo has no section ppo.
         keys = [
@@ -547,7 +562,7 @@ TOKENS = [
         {"data": {"train": "{}"}},
         {"data": {"train": "[a, {}]"}},
         {"data": {"train": "a"}, "model": {"base": "{}"}},
-        {"data": {"train": "a"}, "train": {"trl": "{{deep: [{{er: '{}'}}]}}"}},
+        {"data": {"train": "a"}, "rlhf": {"reward": "[{{deep: [{{er: '{}'}}]}}]"}},
         {"data": {"train": "a", "'{}'": "1"}},
         {"data": {"train": "a"}, "'{}'": {"x": "1"}},
         {"data": {"train": "a"}, "run": {"seed": "{}"}},
@@ -641,7 +656,7 @@ def test_ranges_are_said_in_words() -> None:
         "model.revision": "text, or null",
         "eval.enabled": "true or false",
         "method.stages": "a list",
-        "train.trl": "keys with values",
+        "data.columns": "keys with values",
     }
     for name, text in said.items():
         section, key = name.split(".")

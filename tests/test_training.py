@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from tests import oracle
 from tests.conftest import rows
-from tuner import checkpoint, evaluate, hatch, machine, model, plan, recipe_load, training
-from tuner.errors import RecipeError, TrainingError
+from tuner import checkpoint, evaluate, machine, model, plan, recipe_load, training
+from tuner.errors import TrainingError
 from tuner.record import RunFolder
 from tuner.signals import StopRequest
 from tuner.tasks import sft
@@ -670,9 +670,9 @@ LIVE: list[tuple[str, Any]] = [
     ("train.max_grad_norm", 0.1),
     ("train.epochs", 1.5),
     ("train.max_steps", 2),
-    ("train.trl", {"adam_beta1": 0.5}),
-    ("train.trl", {"adam_beta2": 0.9}),
-    ("train.trl", {"adam_epsilon": 0.01}),
+    ("train.adam_beta1", 0.5),
+    ("train.adam_beta2", 0.9),
+    ("train.adam_epsilon", 0.01),
     ("run.seed", 7),
     ("data.max_length", 32),
     ("data.max_rows", 8),
@@ -739,25 +739,3 @@ def test_h08_keys_that_leave_the_update_alone_are_alive_too(
     saved = fit(make_recipe(train={"save_steps": 3}))
     names = sorted(path.name for path in (saved.folder / "checkpoints").iterdir())
     assert names == ["step-3", "step-4"]
-
-
-def test_h08_fields_of_the_trainer_that_would_turn_nothing_are_refused(
-    make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
-) -> None:
-    """Before anything is loaded or written, and all at once."""
-    fields = {
-        "optim": "adafactor",
-        "adam_beta_1": 0.8,
-        "learning_rate": 1.0,
-        "adam_beta2": 1.0,
-        "dataloader_num_workers": 2,
-    }
-    with pytest.raises(RecipeError) as caught:
-        run_recipe(make_recipe(train={"trl": fields}))
-    found = {line.split(":")[0].rsplit(".", 1)[1]: line for line in caught.value.problems}
-    assert found.keys() == fields.keys()
-    assert "turn nothing" in found["optim"]
-    assert "did you mean 'adam_beta1'" in found["adam_beta_1"]
-    assert "train.learning_rate decides this" in found["learning_rate"]
-    assert not (tmp_path / "run").exists()
-    assert hatch.read({"adam_beta1": 0.8}).adam_beta1 == 0.8

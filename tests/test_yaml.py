@@ -83,8 +83,11 @@ def test_a_flag_takes_true_and_false_only(tmp_path: Path, word: str) -> None:
 
 def test_the_free_mapping_follows_yaml_1_2(tmp_path: Path) -> None:
     """H03"""
-    text = f"{DATA}train: {{trl: {{a: no, b: 1e-4, c: true, d: 012, e: '1', f: [off, 2]}}}}\n"
-    assert recipe(tmp_path, text).train.trl == {
+    text = "{a: no, b: 1e-4, c: true, d: 012, e: '1', f: [off, 2]}"
+    (tmp_path / "r.yaml").write_text(f"{DATA}compare: {{methods: [{text}]}}\n")
+    compare = load(tmp_path / "r.yaml", verb=None).recipe.compare
+    assert compare is not None
+    assert compare.methods[0] == {
         "a": "no",
         "b": 1e-4,
         "c": True,

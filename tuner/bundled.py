@@ -21,6 +21,10 @@ def files(kind: Kind) -> dict[str, Path]:
 
 
 def opening(file: Path) -> str:
-    """The first comment line of a YAML file, which says what it is; empty if there is none."""
-    first = file.read_text("utf-8").partition("\n")[0]
-    return first.removeprefix("#").strip() if first.startswith("#") else ""
+    """Return the comment that a YAML file begins with, up to its command; empty if it has none."""
+    said = []
+    for line in file.read_text("utf-8").splitlines():
+        if not line.startswith("#") or line.startswith("#   "):
+            break
+        said.append(line.removeprefix("#").strip())
+    return " ".join(said)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from tuner import activations, hatch, plan_rlhf, vocabulary
+from tuner import activations, plan_rlhf, vocabulary
 from tuner.base import Base
 from tuner.decide import TASK_METRICS
 from tuner.errors import ModelError, RecipeError
@@ -52,7 +52,6 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
     for check in (*checks, _exports, _batches, _tasks, _names):
         problems += check(recipe, method, cpu)
     problems += plan_rlhf.refuse_contradictions(recipe, cpu)
-    hatch.read(recipe.train.trl)
     if problems:
         raise RecipeError(
             "the recipe asks for things that cannot go together",

@@ -137,9 +137,7 @@ def _refused(recipe: Recipe, method: Method, task: str) -> str:
 def _refuse_strategy(strategy: str, recipe: Recipe, method: Method, task: str) -> None:
     """Refuse what is not proven under a strategy, by name."""
     why = ""
-    if strategy == "deepspeed":
-        why = "no task is proven under it; fsdp shares the same weights between the same processes"
-    elif not isinstance(recipe.method, LoraOptions):
+    if not isinstance(recipe.method, LoraOptions):
         why = f"method.name: {method.name} is not proven under it; the lora family is"
     elif recipe.model.quantize != "none":
         why = f"model.quantize: {recipe.model.quantize} cannot be shared between processes"

@@ -41,6 +41,10 @@ OPTIONAL = {
 }
 
 
+# The page that names the command for each driver.
+_TORCH = "https://pytorch.org/get-started/locally"
+
+
 def report() -> dict[str, Any]:
     """Look at the installation and the machine, without importing anything heavy."""
     found = machine.detect()
@@ -116,4 +120,7 @@ def _base(name: str, source: base.Embedded, cache: Path) -> dict[str, Any]:
 def _problems(versions: dict[str, str | None], found: machine.Machine) -> list[str]:
     missing = [name for name, version in versions.items() if version is None]
     problems = [f"{name} is missing; add it with: pip install {name}" for name in missing]
-    return [*problems, *([found.gpu_note] if found.gpu_note else [])]
+    if found.gpu_note:
+        add = f"install one with CUDA in place of torch {versions['torch']}: {_TORCH}"
+        problems.append(f"{found.gpu_note}; {add}")
+    return problems

@@ -14,6 +14,7 @@ from typing import Any
 # Below 8.0 bf16 is emulated: it trains, several times slower than fp32.
 BF16_CAPABILITY = (8, 0)
 _QUERY = "index,uuid,name,memory.total,compute_cap"
+_DEVICES = Path("/dev")
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -68,8 +69,11 @@ def detect() -> Machine:
     """Look at this machine."""
     present = _gpus()
     note = ""
-    if present and not _torch_has_cuda():
-        note = f"{len(present)} GPU(s) present, but the installed torch is built without CUDA"
+    # Containers may have the device without the program.
+    files = [] if shutil.which("nvidia-smi") else sorted(_DEVICES.glob("nvidia[0-9]*"))
+    if (present or files) and not _torch_has_cuda():
+        count = len(present) or len(files)
+        note = f"{count} GPU(s) present, but the installed torch is built without CUDA"
     return Machine(
         cpu_count=_processors(),
         memory_bytes=_memory(),

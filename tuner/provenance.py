@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner import recipe_load
 from tuner.disk import write_file, write_json
+from tuner.recipe_source import LOCK
 from tuner.redact import redact
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def versions(modules: Iterable[str]) -> dict[str, str]:
 def write_inputs(plan: Plan, folder: RunFolder) -> None:
     """Write `recipe.lock.yaml` and `data_report.json`."""
     text = recipe_load.dump(plan.recipe, plan.loaded.folder)
-    write_file(folder.path / "recipe.lock.yaml", text.encode())
+    write_file(folder.path / LOCK, text.encode())
     write_json(folder.path / "data_report.json", plan.prepared.report)
 
 

@@ -28,6 +28,7 @@ from tuner.fields import (
     PathOrAmount,
     Positive,
     Section,
+    Share,
     StepsOrShare,
     Text,
     Words,
@@ -147,10 +148,11 @@ class TrainSection(Section):
     logging_steps: Annotated[
         Count, Field(description="write a metrics line every so many steps")
     ] = 1
-    trl: Annotated[
-        FreeMapping,
-        Field(description="further fields of the trainer's config, checked against it"),
-    ] = Field(default_factory=dict)
+    adam_beta1: Annotated[Share, Field(description="AdamW: decay of the first moment")] = 0.9
+    adam_beta2: Annotated[Share, Field(description="AdamW: decay of the second moment")] = 0.999
+    adam_epsilon: Annotated[
+        Positive, Field(description="AdamW: added to the root of the second moment")
+    ] = 1e-8
 
 
 class EvalSection(Section):
@@ -193,7 +195,7 @@ class RunSection(Section):
         AutoCount, Field(description="machines; auto: as many as a launcher has started on")
     ] = "auto"
     strategy: Annotated[
-        Literal["auto", "ddp", "fsdp", "deepspeed"],
+        Literal["auto", "ddp", "fsdp"],
         Field(description="ddp: each process holds the model; fsdp: a share of the frozen base"),
     ] = "auto"
     timeout: Annotated[

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from tuner import recipe_history
 from tuner.did_you_mean import nearest, suggestion
 from tuner.methods import METHODS
 from tuner.recipe import Recipe, keys_of, models_in, sections
@@ -41,6 +42,10 @@ def _message(item: Any, path: Path, tree: dict[str, Any]) -> str:
     info = field_at(path, tree)
     if kind == "own_words":
         return str(item["ctx"]["said"])
+    if kind in ("extra_forbidden", "literal_error") and (
+        said := recipe_history.answer(path, _value_at(path, tree))
+    ):
+        return said
     if kind == "extra_forbidden":
         return _unknown_key(path, tree)
     if kind == "union_tag_invalid":

@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from tuner import recipe_source
+from tuner import recipe_history, recipe_source
 from tuner.compare import recipe as compare_recipe
 from tuner.errors import RecipeError
 from tuner.methods import METHODS
 from tuner.recipe import Recipe, sections
 from tuner.recipe_errors import explain
-from tuner.recipe_source import FIX, Source
+from tuner.recipe_source import FIX, LOCK, Source
 from tuner.redact import redact
 from tuner.verbs import TASK_SECTIONS, VERBS
 
@@ -170,6 +170,8 @@ def _read(path: Path, overrides: Sequence[str], output: str | None) -> _Draft:
     file = recipe_source.find(path)
     content = recipe_source.read(file)
     tree, lines = recipe_source.parse(content, file)
+    if file.name == LOCK:
+        recipe_history.renew_lock(tree, lines)
     source = Source(str(file), lines)
     recipe_source.refuse_secrets(tree, overrides, output, source)
     problems = recipe_source.apply(tree, [*overrides], source, output)
@@ -207,7 +209,8 @@ def content_sha256(loaded: LoadedRecipe) -> str:
     """
     recipe, elsewhere = loaded.recipe, {"output": None, "price_per_hour": None}
     own = recipe.model_copy(update={"run": recipe.run.model_copy(update=elsewhere)})
-    digest = hashlib.sha256(f"{loaded.verb}\n{dump(own)}".encode())
+    values = recipe_history.as_then(_sections(own))
+    digest = hashlib.sha256(f"{loaded.verb}\n{_as_yaml(values)}".encode())
     for name in (*recipe.data.train, recipe.data.eval, recipe.data.template):
         # As `data.load.find` looks for them.
         path = Path(str(name)).expanduser()
@@ -224,8 +227,7 @@ def dump(recipe: Recipe, folder: Path | None = None) -> str:
     """
     from tuner.base import ALIASES
 
-    dumped = recipe.model_dump(mode="json")
-    values = {section: keys for section, keys in dumped.items() if keys is not None}
+    values = _sections(recipe)
     if folder is not None:
         values["data"]["train"] = [_absolute(file, folder) for file in values["data"]["train"]]
         values["data"]["eval"] = _absolute(values["data"]["eval"], folder)
@@ -236,6 +238,15 @@ def dump(recipe: Recipe, folder: Path | None = None) -> str:
             values["method"]["source"] = _absolute(values["method"]["source"], folder)
         if values.get("rlhf"):
             _absolute_rlhf(values, folder)
+    return _as_yaml(values)
+
+
+def _sections(recipe: Recipe) -> dict[str, Any]:
+    dumped = recipe.model_dump(mode="json")
+    return {section: keys for section, keys in dumped.items() if keys is not None}
+
+
+def _as_yaml(values: dict[str, Any]) -> str:
     return yaml.dump(
         _quoted(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20
     )

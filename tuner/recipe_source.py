@@ -14,6 +14,8 @@ from tuner.recipe import keys_of, sections
 from tuner.redact import looks_secret, redact
 from tuner.strict_yaml import Path as KeyPath
 
+# A run keeps its resolved recipe under this name.
+LOCK = "recipe.lock.yaml"
 FIX = "correct the recipe; `tuner recipes schema` describes every key"
 # What a shell completes: on the command line these are paths from where the user stands.
 _PATH_KEYS = (

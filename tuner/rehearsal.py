@@ -23,7 +23,6 @@ from tuner import (
     checkpoint,
     costs,
     evaluate,
-    hatch,
     heap,
     machine,
     model,
@@ -89,7 +88,6 @@ def rehearse(plan: Plan, console: Console) -> Rehearsal | None:
         TunerError: what would stop the run stops its rehearsal, with the same exit code.
         IntegrityError: a step from a checkpoint is not the step of the run that never stopped.
     """
-    hatch.read(plan.recipe.train.trl)
     ranks.join(plan)
     try:
         with (

@@ -12,7 +12,6 @@ from tuner import (
     costs,
     evaluate,
     export,
-    hatch,
     heap,
     machine,
     model,
@@ -56,7 +55,6 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
     Raises:
         TunerError: with the exit code; the same object stands in `run.json`.
     """
-    hatch.read(plan.recipe.train.trl)
     ranks.join(plan)
     with StopRequest() as stop:
         folder, resumed, skipped = _open(plan, resume)

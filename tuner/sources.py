@@ -14,12 +14,12 @@ from tuner.disk import sha256_file
 from tuner.errors import IntegrityError, ModelError, RecipeError
 from tuner.methods.options import CONFIG, MethodOptions
 from tuner.recipe import ModelSection
+from tuner.recipe_source import LOCK
 
 if TYPE_CHECKING:
     from tuner.recipe_load import LoadedRecipe
 
 RECIPES = (".yaml", ".yml")
-LOCK = "recipe.lock.yaml"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import extract_model_from_parallel
 
-from tuner import adapters, checkpoint, out_of_memory, ranks, sharding
+from tuner import adapters, checkpoint, out_of_memory, ranks, recipe_history, sharding
 from tuner.errors import IntegrityError, TrainingError
 from tuner.methods import full, lora
 from tuner.tasks import TASKS
@@ -166,7 +166,9 @@ def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint |
     before = found.state.get("processes", 1)
     # The same rows in the same order, cut otherwise: the update is the same but for rounding.
     allowed = RECUT if before != plan.devices.world else ()
-    checkpoint.check_identity(found.state["identity"], plan.identity(), allowed)
+    current = plan.identity()
+    saved = recipe_history.identity(found.state["identity"], current)
+    checkpoint.check_identity(saved, current, allowed)
     return found, skipped
 
 

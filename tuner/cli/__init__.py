@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tuner import __version__, heap
-from tuner.cli import artefacts, looking, training
+from tuner.cli import artefacts, help, looking, training
 from tuner.cli.options import console, group
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 # Typer turns Ctrl-C into this code, silently.
 INTERRUPTED = 128 + signal.SIGINT
 
-app = group("Fine-tune language models parameter-efficiently, from a recipe.")
+app = group("Fine-tune language models parameter-efficiently, from a recipe.", add_completion=True)
 
 
 def _version(asked: bool) -> None:
@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # They announce on import which kernels they cannot load or would like to download.
     for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)
+    help.prepare(given)
     sys.exit(_run(given))
 
 
@@ -79,12 +80,13 @@ def _run(arguments: list[str]) -> int:
         failure = Interrupted(signal.SIGINT, "stopped by Ctrl-C")
     except UsageError as error:
         if not arguments or type(error).__name__ == "NoArgsIsHelpError":
-            console().document(str(error) + "\n")
+            # Its help has been drawn by then.
             return 2
         failure = RecipeError(*_usage(error))
-    except SystemExit:
-        # Typer's only exit of its own in this mode: the reader of our output went away (`| head`).
-        return 128 + signal.SIGPIPE
+    except SystemExit as end:
+        # Typer's only exits of its own in this mode: a shell has its completions, or the reader of
+        # our output went away (`| head`).
+        return 128 + signal.SIGPIPE if end.code else 0
     except Exception as error:
         failure = _bug(error)
     if not failure.told:

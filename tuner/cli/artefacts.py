@@ -18,7 +18,7 @@ AnyBase = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to the program's."""
     for command in (inspect, export, verify, chat, serve):
-        app.command()(command)
+        app.command(rich_help_panel="Use what was trained")(command)
 
 
 def inspect(

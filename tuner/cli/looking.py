@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from tuner.cli.options import Json, Overrides, Recipe, RunsFolder, Verbose, console, group
+from tuner.cli.options import (
+    Json,
+    Overrides,
+    RecipeArgument,
+    RecipeOption,
+    RunsFolder,
+    Verbose,
+    console,
+    group,
+    one_recipe,
+)
+
+_PANEL = "Look"
 
 data = group("Look at the data as the model will see it.")
 recipes = group("Recipes that come with the program.")
@@ -17,19 +29,20 @@ runs = group("Runs and their records.")
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the program's."""
-    app.command()(doctor)
+    app.command(rich_help_panel=_PANEL)(doctor)
     for name, sub in (
         ("data", data),
         ("recipes", recipes),
         ("templates", templates),
         ("runs", runs),
     ):
-        app.add_typer(sub, name=name)
+        app.add_typer(sub, name=name, rich_help_panel=_PANEL)
 
 
 @data.command("preview")
 def data_preview(
-    recipe: Recipe,
+    recipe: RecipeArgument = None,
+    option: RecipeOption = None,
     rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 3,
     overrides: Overrides = None,
     json: Json = False,
@@ -38,7 +51,8 @@ def data_preview(
     """Show rendered rows with the supervised spans marked."""
     from tuner.commands import preview
 
-    preview.preview(recipe, overrides or (), rows, console(json, False, verbose))
+    named = one_recipe("data preview", recipe, option)
+    preview.preview(named, overrides or (), rows, console(json, False, verbose))
 
 
 @recipes.command("list")

@@ -10,8 +10,42 @@ import typer
 if TYPE_CHECKING:
     from tuner.console import Console
 
-Recipe = Annotated[
-    str, typer.Option("--recipe", metavar="PATH", help="Recipe file, or name of a bundled one.")
+# The variable by which a shell asks for completions.
+COMPLETE = "_TUNER_COMPLETE"
+
+
+def _recipe_names(incomplete: str) -> list[str]:
+    """Recipe files below what is typed, and the names of bundled recipes."""
+    from tuner import bundled
+
+    typed = Path(incomplete)
+    folder = typed if incomplete.endswith("/") else typed.parent
+    found = sorted(folder.glob("*")) if folder.is_dir() else []
+    paths = [
+        f"{path}/" if path.is_dir() else str(path)
+        for path in found
+        if path.is_dir() or path.suffix in (".yaml", ".yml")
+    ]
+    return [name for name in (*paths, *bundled.files("recipes")) if name.startswith(incomplete)]
+
+
+RecipeArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Recipe file, or name of a bundled one.",
+        autocompletion=_recipe_names,
+        show_default=False,
+    ),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="PATH",
+        help="The recipe, given as an option.",
+        autocompletion=_recipe_names,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -39,14 +73,31 @@ RunsFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
-def group(help: str) -> typer.Typer:
+def one_recipe(command: str, argument: str | None, option: str | None) -> str:
+    """Return the recipe, which is given once: as an argument or by `--recipe`.
+
+    Raises:
+        RecipeError: it is given twice or not at all.
+    """
+    if argument is None and option is None:
+        what, why = "no recipe is given", "it is a file, or the name of a bundled recipe"
+    elif argument is not None and option is not None:
+        what, why = "the recipe is given twice", f"RECIPE is {argument}, and --recipe {option}"
+    else:
+        return str(argument if option is None else option)
+    from tuner.errors import RecipeError
+
+    raise RecipeError(what, why, f"tuner {command} RECIPE, or tuner {command} --recipe RECIPE")
+
+
+def group(help: str, add_completion: bool = False) -> typer.Typer:
     """A command that has commands."""
     return typer.Typer(
         help=help,
-        add_completion=False,
+        add_completion=add_completion,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        rich_markup_mode=None,
+        rich_markup_mode="rich",
         context_settings=_SETTINGS,
     )
 

@@ -12,13 +12,17 @@ from tuner.cli.options import (
     Output,
     Overrides,
     Quiet,
-    Recipe,
+    RecipeArgument,
+    RecipeOption,
     Rehearse,
     Resume,
     Verbose,
     console,
+    one_recipe,
 )
 from tuner.verbs import VERBS, Verb
+
+_PANEL = "Train"
 
 
 def register(app: typer.Typer) -> None:
@@ -26,15 +30,16 @@ def register(app: typer.Typer) -> None:
     for row in VERBS.values():
         _add(app, row)
     for command in (plan, compare, sweep):
-        app.command()(command)
+        app.command(rich_help_panel=_PANEL)(command)
 
 
 def _add(app: typer.Typer, row: Verb) -> None:
     """The command of one row of the verbs table; all have the same options."""
 
-    @app.command(row.name, help=row.summary)
+    @app.command(row.name, help=row.summary, rich_help_panel=_PANEL)
     def command(
-        recipe: Recipe,
+        recipe: RecipeArgument = None,
+        option: RecipeOption = None,
         overrides: Overrides = None,
         output: Output = None,
         resume: Resume = False,
@@ -46,8 +51,9 @@ def _add(app: typer.Typer, row: Verb) -> None:
     ) -> None:
         from tuner.commands import train
 
+        named = one_recipe(row.name, recipe, option)
         where, mode = console(json, quiet, verbose), train.mode(dry_run, rehearse, resume)
-        train.train(row.name, recipe, overrides or (), output, resume, mode, where)
+        train.train(row.name, named, overrides or (), output, resume, mode, where)
 
 
 def _refuse_unknown(verb: str | None) -> None:
@@ -56,7 +62,8 @@ def _refuse_unknown(verb: str | None) -> None:
 
 
 def plan(
-    recipe: Recipe,
+    recipe: RecipeArgument = None,
+    option: RecipeOption = None,
     verb: Annotated[
         str | None, typer.Option("--verb", help="As this command would run it.")
     ] = None,
@@ -81,13 +88,15 @@ def plan(
     from tuner.commands import train
 
     _refuse_unknown(verb)
+    named = one_recipe("plan", recipe, option)
     where, mode = console(json, quiet, verbose), train.mode(not rehearse, rehearse, resume, card)
     target = train.Target(card, devices)
-    train.train(verb, recipe, overrides or (), output, resume, mode, where, target)
+    train.train(verb, named, overrides or (), output, resume, mode, where, target)
 
 
 def compare(
-    recipe: Recipe,
+    recipe: RecipeArgument = None,
+    option: RecipeOption = None,
     overrides: Overrides = None,
     output: Output = None,
     resume: Annotated[
@@ -102,11 +111,13 @@ def compare(
     from tuner.commands import compare as command
 
     where = console(json, quiet, verbose)
-    command.compare(recipe, overrides or (), output, resume, dry_run, where)
+    named = one_recipe("compare", recipe, option)
+    command.compare(named, overrides or (), output, resume, dry_run, where)
 
 
 def sweep(
-    recipe: Recipe,
+    recipe: RecipeArgument = None,
+    option: RecipeOption = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=V,V", help="As method.r=4,8,16. Repeatable."),
@@ -142,5 +153,6 @@ def sweep(
     from tuner.commands import sweep as command
 
     _refuse_unknown(verb)
-    given = (recipe, verb, overrides or (), output, metric, address, cpus, gpus, dry_run)
+    named = one_recipe("sweep", recipe, option)
+    given = (named, verb, overrides or (), output, metric, address, cpus, gpus, dry_run)
     command.sweep(command.Request(*given), console(json, quiet, verbose))

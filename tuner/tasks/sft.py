@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from tuner import hatch, ranks, sharding
+from tuner import ranks, sharding
 from tuner.cross_entropy import cross_entropies
 from tuner.data.pack import IGNORED, Dealt, Stream
 from tuner.methods.full import StagedOptions
@@ -65,12 +65,11 @@ def optimizer_and_schedule(
             },
             {"params": [p for p in members if p.ndim <= 1], "weight_decay": 0.0, "lr": rate},
         ]
-    further = hatch.read(train.trl)
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=stage.learning_rate,
-        betas=(further.adam_beta1, further.adam_beta2),
-        eps=further.adam_epsilon,
+        betas=(train.adam_beta1, train.adam_beta2),
+        eps=train.adam_epsilon,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
