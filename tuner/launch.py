@@ -14,18 +14,19 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tuner import ranks
+from tuner import processes, ranks
 from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
 from tuner.signals import StopRequest
 
 if TYPE_CHECKING:
+    import subprocess
+
     from tuner.plan import Plan
 
 # Set for the processes that a parent of ours has started.
@@ -146,11 +147,7 @@ def carry_out(group: Group, arguments: Sequence[str]) -> None:
         started: list[subprocess.Popen[bytes]] = []
         try:
             for number in range(group.devices):
-                command = [sys.executable, "-m", "tuner", *arguments]
-                # In groups of their own: Ctrl-C comes to the parent alone and is passed on once.
-                started.append(
-                    subprocess.Popen(command, env=group.environment(number, port), process_group=0)
-                )
+                started.append(processes.rank(arguments, group.environment(number, port)))
             codes, first = _wait(started, stop)
         finally:
             _end(started, signal.SIGKILL)
