@@ -279,13 +279,11 @@ def open_base(
         wanted = (*hub.SMALL_FILES, hub.WEIGHTS)
         found = replace(found, folder=hub.folder(found.name, section.revision, wanted, note))
     head = _head(found)
-    tokenizer = bases.load_tokenizer(
-        replace(found, folder=tokenizer_folder or found.folder), section.trust_remote_code
-    )
+    tokenizer = bases.load_tokenizer(replace(found, folder=tokenizer_folder or found.folder))
     if tokenizer_folder is not None and len(tokenizer) > found.vocabulary_rows > 0:
         # A run that added tokens: the base itself has no rows for them. Their adapter brings them.
         template = tokenizer.chat_template
-        tokenizer = bases.load_tokenizer(found, section.trust_remote_code)
+        tokenizer = bases.load_tokenizer(found)
         tokenizer.chat_template = template
     vocabulary.check(tokenizer, found.vocabulary_rows, found)
     network = model.open_weights(found, section, head, section.dtype, device)

@@ -69,7 +69,9 @@ def versions(modules: Iterable[str]) -> dict[str, str]:
 
 def write_inputs(plan: Plan, folder: RunFolder) -> None:
     """Write `recipe.lock.yaml` and `data_report.json`."""
-    text = recipe_load.dump(plan.recipe, plan.loaded.folder)
+    section = plan.recipe.model.model_copy(update={"code_sha256": plan.base.code_sha256})
+    recipe = plan.recipe.model_copy(update={"model": section})
+    text = recipe_load.dump(recipe, plan.loaded.folder)
     write_file(folder.path / "recipe.lock.yaml", text.encode())
     write_json(folder.path / "data_report.json", plan.prepared.report)
 

@@ -140,8 +140,13 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
     has_tokenizer = (origin.folder / "tokenizer_config.json").is_file()
     where = origin.folder if has_tokenizer or base is None else base.folder
     tokenizer = bases.load_tokenizer(
-        bases.Base(origin.name, "folder", where, base.config if base else {}),
-        facts["trust_remote_code"],
+        bases.Base(
+            origin.name,
+            "folder",
+            where,
+            base.config if base else {},
+            trusted=facts["trust_remote_code"],
+        )
     )
     writes = facts["head"] == "language"
     start = None
