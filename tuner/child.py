@@ -12,8 +12,6 @@ from tuner import processes
 from tuner.signals import StopRequest
 
 if TYPE_CHECKING:
-    import subprocess
-
     from tuner.console import Console
 
 
@@ -36,7 +34,7 @@ def carry_out(
         Interrupted: by a signal; the run has sealed its checkpoint.
     """
     error: dict[str, Any] | None = None
-    child: subprocess.Popen[str] | None = None
+    child: processes.Popen[str] | None = None
     with open(log_file, "ab") as log:
         try:
             with stop.deferred():
@@ -66,7 +64,7 @@ def _event(line: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def _end(child: subprocess.Popen[str], number: int) -> None:
+def _end(child: processes.Popen[str], number: int) -> None:
     """Pass a signal on and wait until the run is sealed; a second signal ends it at once."""
     try:
         child.send_signal(number)

@@ -25,8 +25,6 @@ from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
 from tuner.signals import StopRequest
 
 if TYPE_CHECKING:
-    import subprocess
-
     from tuner.plan import Plan
 
 # Set for the processes that a parent of ours has started.
@@ -144,7 +142,7 @@ def carry_out(group: Group, arguments: Sequence[str]) -> None:
     """
     with StopRequest() as stop, stop.deferred():
         port = _free_port()
-        started: list[subprocess.Popen[bytes]] = []
+        started: list[processes.Popen[bytes]] = []
         try:
             for number in range(group.devices):
                 started.append(processes.rank(arguments, group.environment(number, port)))
@@ -157,7 +155,7 @@ def carry_out(group: Group, arguments: Sequence[str]) -> None:
             raise _failure(codes, first, group)
 
 
-def _wait(started: Sequence[subprocess.Popen[bytes]], stop: StopRequest) -> tuple[list[int], int]:
+def _wait(started: Sequence[processes.Popen[bytes]], stop: StopRequest) -> tuple[list[int], int]:
     """All exit codes and who failed first; the others are ended soon after it."""
     passed_on, failed, first = False, 0.0, 0
     while (codes := [child.poll() for child in started]).count(None):
@@ -181,7 +179,7 @@ def _failed(codes: Sequence[int | None]) -> int:
     return next((number for number, code in enumerate(codes) if code), 0)
 
 
-def _end(started: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+def _end(started: Sequence[processes.Popen[bytes]], number: int) -> None:
     for child in started:
         if child.poll() is None:
             with contextlib.suppress(ProcessLookupError):

@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from subprocess import Popen as Popen
 from typing import IO
 
 # Runs a module of the package that it lies in, wherever that is.
@@ -51,12 +52,12 @@ def make_safe(variables: dict[str, str] | os._Environ[str]) -> None:
             del variables[name]
 
 
-def rank(arguments: Sequence[str], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def rank(arguments: Sequence[str], variables: Mapping[str, str]) -> Popen[bytes]:
     """Start `tuner ARGUMENTS` as one process of several.
 
     In a group of its own: Ctrl-C comes to the parent alone and is passed on once.
     """
-    return subprocess.Popen(
+    return Popen(
         _ours("tuner", *arguments),
         env=environment(variables),
         stdin=subprocess.DEVNULL,
@@ -64,12 +65,12 @@ def rank(arguments: Sequence[str], variables: Mapping[str, str]) -> subprocess.P
     )
 
 
-def run_of_ours(arguments: Sequence[str], log: IO[bytes]) -> subprocess.Popen[str]:
+def run_of_ours(arguments: Sequence[str], log: IO[bytes]) -> Popen[str]:
     """Start `tuner ARGUMENTS` with its events on a pipe and its stderr in `log`.
 
     In a group of its own: Ctrl-C comes to us alone and is passed on once.
     """
-    return subprocess.Popen(
+    return Popen(
         _ours("tuner", *arguments),
         env=environment(),
         stdin=subprocess.DEVNULL,
