@@ -17,7 +17,10 @@ import pytest
 import yaml
 
 from tests.test_export_formats import command
+from tuner import base as bases_module
 from tuner import own_code
+from tuner.errors import SafetyError
+from tuner.recipe import ModelSection
 
 MODEL = """
 import os
@@ -200,3 +203,27 @@ def test_an_artefact_does_not_speak_for_itself(
     code, events = command("plan", "--recipe", recipe)
     assert (code, "another repository" in events[-1]["error"]["what"]) == (8, True)
     assert not ran.exists()
+
+
+def test_an_adapters_tokenizer_runs_no_other_code_than_its_bases(
+    base: Path, ran: Path, tmp_path: Path
+) -> None:
+    """That the base's code may run allows none that an adapter from elsewhere brings."""
+    section = ModelSection(base=str(base), trust_remote_code=True)
+    found = bases_module.resolve(section, tmp_path, lambda text: None)
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(base / name, folder / name)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": [None, "tokens.Own"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    code = "from transformers import PreTrainedTokenizerFast\nclass Own(PreTrainedTokenizerFast):\n"
+    code += "    import os\n    open(os.environ['RAN'], 'a').write('0 tokens')\n"
+    (folder / "tokens.py").write_text(code)
+    with pytest.raises(SafetyError, match="tokenizer of"):
+        bases_module.tokenizer_at(found, folder)
+    assert not ran.exists()
+    shutil.copyfile(folder / "tokens.py", base / "tokens.py")
+    assert type(bases_module.tokenizer_at(found, folder)).__name__ == "Own"
+    assert ran.exists()

@@ -149,6 +149,33 @@ def resolve(section: ModelSection, folder: Path, note: Callable[[str], None]) ->
     return base
 
 
+def with_weights(base: Base, revision: str | None, note: Callable[[str], None]) -> Base:
+    """Return the base with its weights in its folder; one of the Hub may have to fetch them.
+
+    Raises:
+        ModelError: the Hub cannot be reached.
+        SafetyError: its code has changed since it was planned.
+    """
+    if base.kind != "hub":
+        return base
+    wanted = (*hub.SMALL_FILES, hub.WEIGHTS, *((hub.CODE,) if base.trusted else ()))
+    folder = hub.folder(base.name, revision, wanted, note)
+    if base.trusted:
+        own_code.check(base.name, folder, base.code_sha256)
+    return replace(base, folder=folder)
+
+
+def tokenizer_at(base: Base, folder: Path) -> Any:
+    """Return the tokenizer in another folder, an adapter's; its code is run where it is the base's.
+
+    Raises:
+        ModelError: there is no usable tokenizer.
+        SafetyError: it has code of its own.
+    """
+    trusted = base.trusted and own_code.same(folder, base.folder)
+    return load_tokenizer(replace(base, folder=folder, trusted=trusted))
+
+
 def load_tokenizer(base: Base) -> Any:
     """The tokenizer of a base; without importing torch where it is a plain tokenizer.json.
 

@@ -69,7 +69,11 @@ class Origin:
         Raises:
             ModelError: it cannot be had, or nothing says which it is.
         """
-        section = ModelSection(base=named) if named else self.source.section
+        section = self.source.section
+        if named:
+            keys = {"trust_remote_code", "code_sha256"}
+            kept = section.model_dump(include=keys) if section else {}
+            section = ModelSection(base=named, **kept)
         if section is None:
             known = self.sealed.get("base") or self.config.get("base_model_name_or_path")
             if not known:

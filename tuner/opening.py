@@ -172,7 +172,7 @@ def _of_run(
         }
         folder = Path(str(found.record["plan"].get("recipe", ""))).parent
         section["base"] = base or _base_of(facts, values)
-        section["code_sha256"] = None if base else facts.get("code_sha256")
+        section["code_sha256"] = facts.get("code_sha256")
         model = ModelSection(**section, dtype=dtype)
         name = path.resolve().name
         return Source(model, Path() if base else folder, device, [(name, own), *further], own)

@@ -63,10 +63,10 @@ def check(name: str, folder: Path, known: str | None) -> None:
                 "auto_map",
             )
     found = digest(folder)
-    if known is not None and found != known:
+    if known is not None and found not in (None, known):
         raise SafetyError(
             f"the Python code of '{name}' is not the code that the run was made with",
-            f"{folder}: its files had sha256 {known[:12]}, now {(found or 'none')[:12]}",
+            f"{folder}: its files had sha256 {known[:12]}, now {str(found)[:12]}",
             "restore those files; or read the new ones, and start a new run with another --output",
         )
     if found is not None and manifest.is_sealed(folder):
@@ -79,6 +79,15 @@ def check(name: str, folder: Path, known: str | None) -> None:
                     f"{file} is altered, or is no part of the artefact",
                     "restore the folder from a copy, or make it again",
                 )
+
+
+def same(folder: Path, base: Path) -> bool:
+    """Return whether all Python files of a folder are files of the base, byte for byte."""
+    return all(
+        (base / file.relative_to(folder)).is_file()
+        and sha256_file(base / file.relative_to(folder)) == sha256_file(file)
+        for file in _files(folder)
+    )
 
 
 def of_run(folder: Path) -> str | None:

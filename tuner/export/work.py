@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import adapter_files
+from tuner import adapter_files, own_code
 from tuner import base as bases
 from tuner.errors import ModelError
 from tuner.export import held
@@ -145,7 +145,8 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
             "folder",
             where,
             base.config if base else {},
-            trusted=facts["trust_remote_code"],
+            trusted=facts["trust_remote_code"]
+            and (base is None or own_code.same(where, base.folder)),
         )
     )
     writes = facts["head"] == "language"
