@@ -146,15 +146,16 @@ def test_data() -> Path:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the fresh processes here: all that they add is the seconds that imports take."""
+    from tuner import processes
     from tuner.export import llama, verify
 
-    def run(command: list[str], **_: Any) -> Any:
-        monkeypatch.setattr(sys, "argv", command[2:])
-        main = {"tuner.export.verify": verify.main, "tuner.export.llama": llama.main}[command[2]]
+    def run(module: str, argument: str) -> Any:
+        monkeypatch.setattr(sys, "argv", [module, argument])
+        main = {"tuner.export.verify": verify.main, "tuner.export.llama": llama.main}[module]
         try:
             main()
         except (SystemExit, RuntimeError, ValueError) as error:
             return SimpleNamespace(returncode=1, stderr=str(error))
         return SimpleNamespace(returncode=0, stderr="")
 
-    monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(processes, "fresh", run)

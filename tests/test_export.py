@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.tiny import KINDS
 from tuner import base as bases_module
-from tuner import export, model
+from tuner import export, model, processes
 from tuner.errors import IntegrityError, TrainingError, TunerError
 from tuner.export import EXPORTERS, verify
 
@@ -116,15 +116,15 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the verification here: all that a fresh process adds is the seconds its imports take."""
 
-    def run(command: list[str], **_: Any) -> Any:
-        monkeypatch.setattr(sys, "argv", command[2:])
+    def run(module: str, argument: str) -> Any:
+        monkeypatch.setattr(sys, "argv", [module, argument])
         try:
             verify.main()
         except SystemExit as error:
             return SimpleNamespace(returncode=1, stderr=str(error.code))
         return SimpleNamespace(returncode=0, stderr="")
 
-    monkeypatch.setattr(verify, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(processes, "fresh", run)
 
 
 def names(folder: Path) -> set[str]:

@@ -14,11 +14,11 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tuner import hub, manifest
+from tuner import hub, known_files, manifest, own_code
 from tuner.disk import sha256_file
 from tuner.errors import ModelError, SafetyError, first_line
 from tuner.heads import family
@@ -48,12 +48,21 @@ _GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 @dataclass(frozen=True)
 class Base:
-    """A base model that is there: its folder, how it is called, and its config."""
+    """A base model that is there: its folder, how it is called, and its config.
+
+    Attributes:
+        name: what it is called.
+        kind: alias, hub, folder or gguf.
+        folder: its files.
+        config: its config.json.
+        trusted: whether Python code that it brings may run.
+    """
 
     name: str
     kind: str
     folder: Path
     config: dict[str, Any]
+    trusted: bool = False
 
     @property
     def context_length(self) -> int:
@@ -85,6 +94,11 @@ class Base:
         for file in self.weight_files():
             shapes.update(_header_shapes(file))
         return shapes
+
+    @property
+    def code_sha256(self) -> str | None:
+        """sha256 of the Python code that comes with it and runs; None where none does."""
+        return own_code.digest(self.folder) if self.trusted else None
 
     def fingerprint(self) -> str:
         """sha256 over the sha256 of each weight file; from the manifest where there is one."""
@@ -125,13 +139,44 @@ def resolve(section: ModelSection, folder: Path, note: Callable[[str], None]) ->
     else:
         near = difflib.get_close_matches(name, ALIASES, 1, 0.6)
         hint = f"did you mean '{near[0]}'? " if near else ""
-        found = hub.folder(name, section.revision, hub.SMALL_FILES, note, hint)
+        wanted = hub.SMALL_FILES + ((hub.CODE,) if section.trust_remote_code else ())
+        found = hub.folder(name, section.revision, wanted, note, hint)
         base = _open(name, "hub", found)
-    _refuse_code(base, section.trust_remote_code)
+    if section.trust_remote_code:
+        own_code.check(base.name, base.folder, section.code_sha256)
+        return replace(base, trusted=True)
+    _refuse_code(base)
     return base
 
 
-def load_tokenizer(base: Base, trust_remote_code: bool = False) -> Any:
+def with_weights(base: Base, revision: str | None, note: Callable[[str], None]) -> Base:
+    """Return the base with its weights in its folder; one of the Hub may have to fetch them.
+
+    Raises:
+        ModelError: the Hub cannot be reached.
+        SafetyError: its code has changed since it was planned.
+    """
+    if base.kind != "hub":
+        return base
+    wanted = (*hub.SMALL_FILES, hub.WEIGHTS, *((hub.CODE,) if base.trusted else ()))
+    folder = hub.folder(base.name, revision, wanted, note)
+    if base.trusted:
+        own_code.check(base.name, folder, base.code_sha256)
+    return replace(base, folder=folder)
+
+
+def tokenizer_at(base: Base, folder: Path) -> Any:
+    """Return the tokenizer in another folder, an adapter's; its code is run where it is the base's.
+
+    Raises:
+        ModelError: there is no usable tokenizer.
+        SafetyError: it has code of its own.
+    """
+    trusted = base.trusted and own_code.same(folder, base.folder)
+    return load_tokenizer(replace(base, folder=folder, trusted=trusted))
+
+
+def load_tokenizer(base: Base) -> Any:
     """The tokenizer of a base; without importing torch where it is a plain tokenizer.json.
 
     Raises:
@@ -154,16 +199,11 @@ def load_tokenizer(base: Base, trust_remote_code: bool = False) -> Any:
             from transformers import AutoTokenizer
 
             tokenizer = AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=trust_remote_code, local_files_only=True
+                folder, trust_remote_code=base.trusted, local_files_only=True
             )
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):
-            raise SafetyError(
-                "the tokenizer wants to run its own Python code",
-                f"{folder / 'tokenizer_config.json'} has auto_map, and transformers does not know "
-                "the class itself",
-                "read that code, then set model.trust_remote_code: true",
-            ) from error
+            raise own_code.refusal(base.name, folder, "tokenizer of") from error
         raise ModelError(
             "the base model has no usable tokenizer",
             f"{folder}: {first_line(error)}",
@@ -265,6 +305,8 @@ def _open(name: str, kind: str, folder: Path) -> Base:
             f"{folder / 'config.json'}: {first_line(error)}",
             "use a folder that transformers' save_pretrained wrote",
         ) from error
+    known_files.refuse_index(folder)
+    known_files.present(folder, known_files.TOKENIZER)
     pickles = [*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]
     if kind != "hub" and pickles and not list(folder.glob(hub.WEIGHTS)):
         raise SafetyError(
@@ -285,18 +327,13 @@ def _check_config(config: Any) -> None:
             raise ValueError(f"{key} is {config[key]!r}")
 
 
-def _refuse_code(base: Base, trusted: bool) -> None:
-    if "auto_map" not in base.config or trusted:
+def _refuse_code(base: Base) -> None:
+    if "auto_map" not in base.config:
         return
     from transformers import CONFIG_MAPPING
 
     if base.config.get("model_type") not in CONFIG_MAPPING:
-        raise SafetyError(
-            f"the base model '{base.name}' wants to run its own Python code",
-            f"{base.folder / 'config.json'} has auto_map, and transformers does not know "
-            f"model_type {base.config.get('model_type')!r} itself",
-            "read that code, then set model.trust_remote_code: true",
-        )
+        raise own_code.refusal(base.name, base.folder)
 
 
 def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:

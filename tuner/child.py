@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner import processes
 from tuner.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -34,22 +33,12 @@ def carry_out(
     Raises:
         Interrupted: by a signal; the run has sealed its checkpoint.
     """
-    command = [sys.executable, "-m", "tuner", *arguments, "--json"]
     error: dict[str, Any] | None = None
-    child: subprocess.Popen[str] | None = None
+    child: processes.Popen[str] | None = None
     with open(log_file, "ab") as log:
         try:
             with stop.deferred():
-                # In a group of its own: Ctrl-C comes to us alone and is passed on once.
-                child = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    encoding="utf-8",
-                    errors="replace",
-                    process_group=0,
-                )
+                child = processes.run_of_ours([*arguments, "--json"], log)
             assert child.stdout is not None
             for line in child.stdout:
                 if not (event := _event(line)):
@@ -75,7 +64,7 @@ def _event(line: str) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def _end(child: subprocess.Popen[str], number: int) -> None:
+def _end(child: processes.Popen[str], number: int) -> None:
     """Pass a signal on and wait until the run is sealed; a second signal ends it at once."""
     try:
         child.send_signal(number)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import base as bases
-from tuner import manifest, record, sources
+from tuner import known_files, manifest, own_code, recipe_load, record, sources
 from tuner.base import Base
 from tuner.commands.train import RUNS
 from tuner.errors import ModelError, RecipeError
@@ -68,7 +69,11 @@ class Origin:
         Raises:
             ModelError: it cannot be had, or nothing says which it is.
         """
-        section = ModelSection(base=named) if named else self.source.section
+        section = self.source.section
+        if named:
+            keys = {"trust_remote_code", "code_sha256"}
+            kept = section.model_dump(include=keys) if section else {}
+            section = ModelSection(base=named, **kept)
         if section is None:
             known = self.sealed.get("base") or self.config.get("base_model_name_or_path")
             if not known:
@@ -83,7 +88,10 @@ class Origin:
     def facts(self, base: Base | None) -> dict[str, Any]:
         """How it is loaded (see `verify.facts_of`): by its manifest, else by its files."""
         if "facts" in self.sealed:
-            return {"qat": "none", **self.sealed["facts"]}
+            known = {"qat": "none", **self.sealed["facts"]}
+            if known["trust_remote_code"] and not self._trusted():
+                raise own_code.refusal(self.name, self.folder, "model")
+            return known
         config = base.config if base else json.loads((self.folder / "config.json").read_text())
         task = self.config.get("task_type")
         kind = "sequence" if family(config) == "encoder-decoder" else "language"
@@ -99,8 +107,18 @@ class Origin:
             "dtype": "float32",
             "quantize": "none",
             "qat": "none",
-            "trust_remote_code": False,
+            "trust_remote_code": self._trusted(),
         }
+
+    def _trusted(self) -> bool:
+        """Whether the recipe of its run allows its code: what the artefact says of itself does not
+        count."""
+        section = self.source.section
+        lock = self.folder.parent / sources.LOCK
+        if section is None and lock.is_file():
+            with contextlib.suppress(RecipeError):
+                section = recipe_load.load(lock, (), None).recipe.model
+        return section is not None and section.trust_remote_code
 
 
 def find(name: str) -> Origin:
@@ -116,6 +134,8 @@ def find(name: str) -> Origin:
         path = RUNS / name
     source = sources.find(str(path), Path(), "export")
     folder = source.folder
+    known_files.refuse_index(folder)
+    known_files.present(folder)
     run = folder.parent if (folder.parent / record.RUN).is_file() else None
     sealed: dict[str, Any] = {}
     if (folder / manifest.MANIFEST).exists():
@@ -137,6 +157,7 @@ def find_artefact(name: str) -> Origin:
     folder = Path(name)
     if (folder / record.RUN).is_file() or not (folder / manifest.MANIFEST).is_file():
         return find(name)
+    known_files.refuse_index(folder)
     sealed = manifest.verify(folder)["extra"]
     whole = not (folder / CONFIG).is_file()
     config = {} if whole else json.loads((folder / CONFIG).read_text("utf-8"))

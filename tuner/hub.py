@@ -9,6 +9,7 @@ from tuner.errors import ModelError, first_line
 
 SMALL_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "tokenizer*")
 WEIGHTS = "*.safetensors"
+CODE = "*.py"
 
 
 def folder(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from peft import PeftType
 from transformers import StoppingCriteriaList
 
 from tuner import base as bases
-from tuner import hub, model, token_rows, vocabulary
+from tuner import model, token_rows, vocabulary
 from tuner.adapter_files import (
     WHOLE,
     check_base,
@@ -274,18 +274,13 @@ def open_base(
         ResourceError: not enough memory.
     """
     model.quiet_libraries()
-    found = bases.resolve(section, folder, note)
-    if found.kind == "hub":
-        wanted = (*hub.SMALL_FILES, hub.WEIGHTS)
-        found = replace(found, folder=hub.folder(found.name, section.revision, wanted, note))
+    found = bases.with_weights(bases.resolve(section, folder, note), section.revision, note)
     head = _head(found)
-    tokenizer = bases.load_tokenizer(
-        replace(found, folder=tokenizer_folder or found.folder), section.trust_remote_code
-    )
+    tokenizer = bases.tokenizer_at(found, tokenizer_folder or found.folder)
     if tokenizer_folder is not None and len(tokenizer) > found.vocabulary_rows > 0:
         # A run that added tokens: the base itself has no rows for them. Their adapter brings them.
         template = tokenizer.chat_template
-        tokenizer = bases.load_tokenizer(found, section.trust_remote_code)
+        tokenizer = bases.load_tokenizer(found)
         tokenizer.chat_template = template
     vocabulary.check(tokenizer, found.vocabulary_rows, found)
     network = model.open_weights(found, section, head, section.dtype, device)
@@ -364,7 +359,7 @@ def _own_tokenizer(opened: Inference, config: Any, folder: Path) -> Any:
     ids = vocabulary.trained_ids(asdict(config))
     if not ids or not (folder / "tokenizer_config.json").is_file():
         return None
-    tokenizer = bases.load_tokenizer(replace(opened.base, folder=folder))
+    tokenizer = bases.tokenizer_at(opened.base, folder)
     rows = vocabulary.rows_for(opened.base.vocabulary_rows, ids)
     vocabulary.check(tokenizer, rows, opened.base)
     return tokenizer

@@ -14,14 +14,13 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tuner import ranks
+from tuner import processes, ranks
 from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
 from tuner.signals import StopRequest
 
@@ -143,14 +142,10 @@ def carry_out(group: Group, arguments: Sequence[str]) -> None:
     """
     with StopRequest() as stop, stop.deferred():
         port = _free_port()
-        started: list[subprocess.Popen[bytes]] = []
+        started: list[processes.Popen[bytes]] = []
         try:
             for number in range(group.devices):
-                command = [sys.executable, "-m", "tuner", *arguments]
-                # In groups of their own: Ctrl-C comes to the parent alone and is passed on once.
-                started.append(
-                    subprocess.Popen(command, env=group.environment(number, port), process_group=0)
-                )
+                started.append(processes.rank(arguments, group.environment(number, port)))
             codes, first = _wait(started, stop)
         finally:
             _end(started, signal.SIGKILL)
@@ -160,7 +155,7 @@ def carry_out(group: Group, arguments: Sequence[str]) -> None:
             raise _failure(codes, first, group)
 
 
-def _wait(started: Sequence[subprocess.Popen[bytes]], stop: StopRequest) -> tuple[list[int], int]:
+def _wait(started: Sequence[processes.Popen[bytes]], stop: StopRequest) -> tuple[list[int], int]:
     """All exit codes and who failed first; the others are ended soon after it."""
     passed_on, failed, first = False, 0.0, 0
     while (codes := [child.poll() for child in started]).count(None):
@@ -184,7 +179,7 @@ def _failed(codes: Sequence[int | None]) -> int:
     return next((number for number, code in enumerate(codes) if code), 0)
 
 
-def _end(started: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+def _end(started: Sequence[processes.Popen[bytes]], number: int) -> None:
     for child in started:
         if child.poll() is None:
             with contextlib.suppress(ProcessLookupError):

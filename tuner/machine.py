@@ -6,10 +6,11 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from tuner import processes
 
 # Below 8.0 bf16 is emulated: it trains, several times slower than fp32.
 BF16_CAPABILITY = (8, 0)
@@ -118,20 +119,8 @@ def _cpu_bf16(cpuinfo: Path) -> bool:
 
 
 def _gpus() -> tuple[Gpu, ...]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    try:
-        answer = subprocess.run(
-            [program, f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ()
-    return parse_gpus(answer.stdout, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    answer = processes.nvidia_smi(f"--query-gpu={_QUERY}", "--format=csv,noheader,nounits")
+    return parse_gpus(answer, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def parse_gpus(text: str, visible: str | None = None) -> tuple[Gpu, ...]:

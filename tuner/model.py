@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,8 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from tuner import attention, hub, seal, token_rows
+from tuner import attention, seal, token_rows
+from tuner import base as bases
 from tuner.errors import ModelError, ResourceError, first_line
 from tuner.heads import Head, is_new
 
@@ -65,9 +65,11 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     """
     quiet_libraries()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+        )
         model: Any = AutoModelForCausalLM.from_pretrained(
-            gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
         )
     except Exception as error:
         raise ModelError(
@@ -94,12 +96,8 @@ def load(plan: Plan) -> Any:
     """
     quiet_libraries()
     attention.register()
-    found = plan.base
     section = plan.recipe.model
-    folder = found.folder
-    if found.kind == "hub":
-        wanted = (*hub.SMALL_FILES, hub.WEIGHTS)
-        folder = hub.folder(found.name, section.revision, wanted, log.info)
+    found = bases.with_weights(plan.base, section.revision, log.info)
     arguments: dict[str, Any] = {"attn_implementation": attention.ROWS if plan.packing else "sdpa"}
     if plan.head.name == "classes":
         labels = dict(enumerate(plan.prepared.labels))
@@ -109,7 +107,6 @@ def load(plan: Plan) -> Any:
         arguments["num_labels"] = 1
     # A head that is new to the base starts the same in every process.
     torch.manual_seed(plan.recipe.run.seed)
-    found = replace(found, folder=folder)
     # What is to be shared out between GPUs need not fit into one.
     device = "cpu" if plan.devices.sharded else plan.device
     model = open_weights(found, section, plan.head, plan.dtype, device, **arguments)
@@ -126,7 +123,7 @@ def open_weights(
 
     Args:
         found: the base; its folder holds the weights.
-        section: says whether they are quantized and whether its code may run.
+        section: says whether they are quantized.
         head: what is loaded on top.
         dtype: its name in `DTYPES`.
         device: cpu or cuda.
@@ -148,7 +145,7 @@ def open_weights(
             found.folder,
             dtype=DTYPES[dtype],
             use_safetensors=True,
-            trust_remote_code=section.trust_remote_code,
+            trust_remote_code=found.trusted,
             local_files_only=True,
             # So that _check_loaded names them; transformers only says that there are some.
             ignore_mismatched_sizes=True,

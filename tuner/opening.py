@@ -172,12 +172,14 @@ def _of_run(
         }
         folder = Path(str(found.record["plan"].get("recipe", ""))).parent
         section["base"] = base or _base_of(facts, values)
+        section["code_sha256"] = facts.get("code_sha256")
         model = ModelSection(**section, dtype=dtype)
         name = path.resolve().name
         return Source(model, Path() if base else folder, device, [(name, own), *further], own)
     if merged.is_dir() and base is None:
         whole = _of_base(str(merged.resolve()), present, further)
-        typed = whole.section.model_copy(update={"dtype": dtype})
+        own = {"dtype": dtype, "trust_remote_code": values.get("model.trust_remote_code", False)}
+        typed = whole.section.model_copy(update=own)
         return replace(whole, section=typed, name=path.resolve().name)
     if merged.is_dir():
         raise _whole(path, "merged/ and no adapter/")

@@ -64,6 +64,7 @@ MAY_CHANGE = (
     "run.price_per_hour",
     "model.base",
     "model.revision",
+    "model.code_sha256",
     "data.train",
     "data.eval",
     "data.long",
@@ -169,6 +170,8 @@ class Plan:
         }
         kept["data.tokens_sha256"] = self.prepared.report["tokens_sha256"]
         kept |= self.parties.digests
+        if code := self.facts["model"].get("code_sha256"):
+            kept["model.code_sha256"] = code
         return kept
 
     def as_dict(self) -> dict[str, Any]:
@@ -195,6 +198,7 @@ def make(
     output: Path,
     note: Callable[[str], None] = lambda text: None,
     chained: Mapping[str, Source] = MappingProxyType({}),
+    code_sha256: str | None = None,
 ) -> Plan:
     """Decide everything a run needs.
 
@@ -204,6 +208,7 @@ def make(
         output: the run folder.
         note: told about work that takes long (converting or downloading a base).
         chained: what other stages of the same command leave, by the recipe's name for it.
+        code_sha256: of the base's code in the run that goes on; other code is not run.
 
     Raises:
         RecipeError: keys that contradict each other or the machine.
@@ -216,7 +221,8 @@ def make(
     checks.refuse_contradictions(recipe, method, machine)
     if isinstance(recipe.method, MultitaskOptions) and recipe.method.source is not None:
         adapter_file(recipe.method.source, loaded.folder)
-    found = bases.resolve(recipe.model, loaded.folder, note)
+    pinned = {"code_sha256": code_sha256 or recipe.model.code_sha256}
+    found = bases.resolve(recipe.model.model_copy(update=pinned), loaded.folder, note)
     head = head_for(recipe.model.task, found.config, loaded.task)
     checks.refuse_base(recipe, method, found, head.name)
     vocabulary.refuse_base(recipe, found, head.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tuner import activations, skeleton
+from tuner import activations, own_code, skeleton
 from tuner.base import Base
 from tuner.data import Prepared
 from tuner.decide import Stage
@@ -37,7 +37,10 @@ def warnings(
 ) -> list[str]:
     told = [str(text) for text in prepared.report.get("warnings", [])]
     if recipe.model.trust_remote_code:
-        told.append(f"model.trust_remote_code: Python code of {found.name} will run")
+        told.extend(
+            f"model.trust_remote_code: code of {found.name} runs: {each}"
+            for each in own_code.named(found.folder)
+        )
     if bones.tied and recipe.method.name in ("last_layer", "staged"):
         told.append("the head is the embedding matrix: training the last layer trains both")
     if recipe.model.dtype in ("bfloat16", "float16") and trainable == bones.total:
@@ -71,6 +74,7 @@ def facts(
             "folder": str(found.folder),
             "type": found.config.get("model_type"),
             "context_length": found.context_length,
+            **({"code_sha256": code} if (code := found.code_sha256) else {}),
         },
         "parameters": {
             "total": bones.total,

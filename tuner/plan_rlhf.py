@@ -167,7 +167,7 @@ def _pad_of(judge: Source, found: Base, tokenizer: Any) -> int:
     """The padding token of a reward model that reads what the policy writes."""
     base = judge.base(found)
     own = (judge.folder / "tokenizer_config.json").is_file()
-    other = bases.load_tokenizer(replace(base, folder=judge.folder) if own else base)
+    other = bases.tokenizer_at(base, judge.folder if own else base.folder)
     advice = "train a reward model on this base, or on one with the same tokenizer"
     if other.get_vocab() != tokenizer.get_vocab():
         raise ModelError(

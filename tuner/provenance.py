@@ -6,14 +6,13 @@ import importlib.metadata
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner import recipe_load
+from tuner import git_files, recipe_load
 from tuner.disk import write_file, write_json
 from tuner.recipe_source import LOCK
 from tuner.redact import redact
@@ -58,7 +57,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "command": redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
-        "git": _git(),
+        "git": git_files.commit(Path.cwd()),
         "ignored_environment": ignored,
     }
 
@@ -71,7 +70,9 @@ def versions(modules: Iterable[str]) -> dict[str, str]:
 
 def write_inputs(plan: Plan, folder: RunFolder) -> None:
     """Write `recipe.lock.yaml` and `data_report.json`."""
-    text = recipe_load.dump(plan.recipe, plan.loaded.folder)
+    section = plan.recipe.model.model_copy(update={"code_sha256": plan.base.code_sha256})
+    recipe = plan.recipe.model_copy(update={"model": section})
+    text = recipe_load.dump(recipe, plan.loaded.folder)
     write_file(folder.path / LOCK, text.encode())
     write_json(folder.path / "data_report.json", plan.prepared.report)
 
@@ -85,18 +86,3 @@ def peak_memory_bytes() -> int:
     except (OSError, IndexError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _git() -> str | None:
-    """Commit of the current directory's checkout, with `-dirty`; None outside one."""
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -66,6 +66,10 @@ class ModelSection(Section):
     trust_remote_code: Annotated[
         Flag, Field(description="run Python code that comes with the model")
     ] = False
+    code_sha256: Annotated[
+        Text | None,
+        Field(description="sha256 of that code, as the lock has it; any other code is refused"),
+    ] = None
 
 
 class DataSection(Section):

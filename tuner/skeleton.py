@@ -178,9 +178,13 @@ def empty(base: Base, head: str, rows: int = 0) -> Any:
     from huggingface_hub.errors import StrictDataclassError
 
     try:
-        config = transformers.AutoConfig.from_pretrained(base.folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(
+            base.folder, local_files_only=True, trust_remote_code=base.trusted
+        )
         with torch.device("meta"):
-            model = getattr(transformers, HEADS[head].auto_class).from_config(config)
+            model = getattr(transformers, HEADS[head].auto_class).from_config(
+                config, trust_remote_code=base.trusted
+            )
     except (
         ValueError,
         KeyError,

@@ -69,7 +69,9 @@ class Source:
             ModelError: the base is not there.
         """
         if self.whole:
-            return bases.resolve(ModelSection(base=str(self.folder)), Path(), lambda text: None)
+            trusted = self.section is not None and self.section.trust_remote_code
+            own = ModelSection(base=str(self.folder), trust_remote_code=trusted)
+            return bases.resolve(own, Path(), lambda text: None)
         if self.section is None:
             return other
         return bases.resolve(self.section, self.start, lambda text: None)

@@ -41,7 +41,7 @@ def open_tokenizer(section: ModelSection, found: Base) -> tuple[Any, tuple[int, 
         ModelError: there is no usable tokenizer, or it does not fit the base.
         RecipeError: a token of `model.new_tokens` cannot be added.
     """
-    tokenizer = bases.load_tokenizer(found, section.trust_remote_code)
+    tokenizer = bases.load_tokenizer(found)
     check(tokenizer, found.vocabulary_rows, found)
     return tokenizer, add(tokenizer, section.new_tokens)
 

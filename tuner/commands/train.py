@@ -149,12 +149,19 @@ def make_plan(
         loaded = as_begun(loaded, folder)
     # A wrong recipe is told before the libraries that a plan needs are imported.
     with startup.importing():
-        from tuner import costs
+        from tuner import costs, own_code
         from tuner import plan as plans
 
     present = target.machine()
     chained = _stages(loaded, folder, present, console, mode)
-    plan = plans.make(loaded, present, output=folder, note=console.note, chained=chained)
+    plan = plans.make(
+        loaded,
+        present,
+        output=folder,
+        note=console.note,
+        chained=chained,
+        code_sha256=own_code.of_run(folder) if resume else None,
+    )
     plan.facts.update(costs.facts(plan, present))
     there = (folder / "run.json").exists()
     if resume and not there:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
+from tuner import known_files
 from tuner.errors import ModelError
-from tuner.manifest import MANIFEST
 from tuner.methods import lora
 from tuner.methods.options import CONFIG
 
 if TYPE_CHECKING:
     from tuner.plan import Plan
     from tuner.training import Trained
-
-
-_FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 
 
 def copy(source: Path, folder: Path, base: str, *, portable: bool) -> None:
@@ -37,10 +33,7 @@ def copy(source: Path, folder: Path, base: str, *, portable: bool) -> None:
     Raises:
         ModelError: `portable`, and no plain LoRA can say the same.
     """
-    for pattern in _FILES:
-        for file in source.glob(pattern):
-            if file.name != MANIFEST:
-                shutil.copyfile(file, folder / file.name)
+    known_files.copy(source, folder)
     config = json.loads((source / CONFIG).read_text("utf-8"))
     config["base_model_name_or_path"] = base
     if portable:

@@ -108,6 +108,7 @@ def _with_libraries(
     name = facts["auto_class"]
     labels = f", num_labels={facts['num_labels']}" if facts.get("num_labels") else ""
     words = plan.get("vocabulary") or {}
+    code = ", trust_remote_code=True" if facts.get("trust_remote_code") else ""
     yield "```python"
     if adapter:
         yield "from peft import PeftModel"
@@ -116,14 +117,14 @@ def _with_libraries(
         yield "from tuner.methods import bottleneck_peft  # makes peft know the method"
     yield ""
     yield 'folder = "the folder of this file"'
-    yield "tokenizer = AutoTokenizer.from_pretrained(folder)"
+    yield f"tokenizer = AutoTokenizer.from_pretrained(folder{code})"
     if adapter:
-        yield f'base = {name}.from_pretrained("the folder of the base"{labels})'
+        yield f'base = {name}.from_pretrained("the folder of the base"{labels}{code})'
         if words.get("rows", 0) > words.get("rows_of_the_base", 0):
             yield f"base.resize_token_embeddings({words['rows']}, mean_resizing=False)"
         yield "model = PeftModel.from_pretrained(base, folder)"
     else:
-        yield f"model = {name}.from_pretrained(folder)"
+        yield f"model = {name}.from_pretrained(folder{code})"
     yield "```"
     yield ""
 

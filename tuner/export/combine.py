@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from tuner import token_rows, vocabulary
+from tuner import known_files, token_rows, vocabulary
 from tuner.errors import ModelError, RecipeError
 from tuner.export import loading
 from tuner.export.work import Combination
@@ -92,9 +92,7 @@ def combine(asked: Combination, job: dict[str, Any], folder: Path) -> Origin:
     model.save_pretrained(folder / "all", selected_adapters=[_NAME], save_embedding_layers=False)
     combined = folder / "adapter"
     shutil.move(folder / "all" / _NAME, combined)
-    for pattern in ("tokenizer*", "*.jinja", "special_tokens_map.json", "vocab*", "merges*"):
-        for file in origins[0].folder.glob(pattern):
-            shutil.copyfile(file, combined / file.name)
+    known_files.copy(origins[0].folder, combined, known_files.TOKENIZER)
     config = json.loads((combined / CONFIG).read_text("utf-8"))
     return replace(
         origins[0],

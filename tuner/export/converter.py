@@ -8,11 +8,11 @@ of its own that looks there first. `python -m tuner.export.converter` installs i
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from tuner import processes
 from tuner.errors import IntegrityError, ModelError, ResourceError
 
 VERSION = "0.1.1"
@@ -68,14 +68,9 @@ def run(model: Path, file: Path, kind: str, splitting: str = "") -> None:
     """
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".gguf-") as aside:
         _present(model, Path(aside))
-        done = subprocess.run(
-            [
-                *(sys.executable, "-I", "-c", _PROGRAM, str(FOLDER), splitting),
-                *("--outtype", kind, "--outfile", str(file), aside),
-            ],
-            capture_output=True,
-            text=True,
-            check=False,
+        done = processes.python(
+            *("-c", _PROGRAM, str(FOLDER), splitting),
+            *("--outtype", kind, "--outfile", str(file), aside),
         )
     if done.returncode == 0 and file.is_file():
         _mend(file, model)
@@ -126,15 +121,15 @@ def install() -> None:
         ResourceError: pip failed.
     """
     command = [
-        *(sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"),
+        *("-m", "pip", "install", "--disable-pip-version-check", "--quiet"),
         *("--no-deps", "--upgrade", "--target", str(FOLDER), *PACKAGES),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = processes.python(*command)
     if done.returncode:
         raise ResourceError(
             "the converter cannot be installed",
             (done.stderr.strip().splitlines() or ["no message"])[-1],
-            " ".join(command),
+            " ".join([sys.executable, *command]),
         )
 
 

@@ -93,7 +93,7 @@ def _config(file: Path) -> Any:
     from gguf import GGUFReader
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
     if config.model_type == "gpt2":
         reader = GGUFReader(file)
         for name, key in (("n_inner", "feed_forward_length"), ("n_positions", "context_length")):

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load, save_file
 
-from tuner import heap, seal
+from tuner import heap, processes, seal
 from tuner.errors import IntegrityError
 from tuner.export import held, loading, measure
 from tuner.export.double import in_double
@@ -159,13 +157,7 @@ def child(module: str, job: dict[str, Any], folder: Path) -> bytes:
     with seal.scratch(folder) as aside:
         result, file = aside / "result", aside / "job.json"
         file.write_text(json.dumps(job | {"result": str(result)}), "utf-8")
-        done = subprocess.run(
-            [sys.executable, "-m", module, str(file)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            check=False,
-        )
+        done = processes.fresh(module, str(file))
         if done.returncode:
             raise IntegrityError(
                 "an artefact cannot be loaded by a fresh process",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import adapter_files
+from tuner import adapter_files, own_code
 from tuner import base as bases
 from tuner.errors import ModelError
 from tuner.export import held
@@ -140,8 +140,14 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
     has_tokenizer = (origin.folder / "tokenizer_config.json").is_file()
     where = origin.folder if has_tokenizer or base is None else base.folder
     tokenizer = bases.load_tokenizer(
-        bases.Base(origin.name, "folder", where, base.config if base else {}),
-        facts["trust_remote_code"],
+        bases.Base(
+            origin.name,
+            "folder",
+            where,
+            base.config if base else {},
+            trusted=facts["trust_remote_code"]
+            and (base is None or own_code.same(where, base.folder)),
+        )
     )
     writes = facts["head"] == "language"
     start = None

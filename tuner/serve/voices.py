@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tuner import base as bases
@@ -100,7 +100,7 @@ def name_all(model: Inference, base_name: str = "") -> dict[str, Voice]:
     for name, adapter in model.adapters.items():
         tokenizer = model.tokenizer_of(name)
         if (adapter.folder / "tokenizer_config.json").is_file():
-            tokenizer = bases.load_tokenizer(replace(model.base, folder=adapter.folder))
+            tokenizer = bases.tokenizer_at(model.base, adapter.folder)
             vocabulary.check(tokenizer, model.rows_of(name), model.base)
         voices[name] = voice(name, name, tokenizer)
     name = free_name(base_name or model.base.name, voices)

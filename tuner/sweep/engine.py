@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -61,7 +62,10 @@ def carry_out(
     Raises:
         ResourceError: the cluster cannot be reached, or no machine of it has what a trial needs.
     """
-    _start(share)
+    storage.mkdir(parents=True, exist_ok=True)
+    # Ray's workers import from the folder that it was started in.
+    with contextlib.chdir(storage):
+        _start(share)
     try:
         _refuse_too_small(share)
         names = list(configs)

@@ -6,14 +6,13 @@ Nothing heavy is imported here, and nothing of the engine: every machine of a cl
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tuner import processes
 from tuner.record import RUN
 
 # What an engine and a launcher say of the process around this one is not meant for the trial's.
@@ -29,20 +28,11 @@ def carry_out(config: Mapping[str, Any]) -> dict[str, float]:
     """
     folder = Path(config["folder"])
     more = ["--resume"] if (folder / RUN).exists() else []
-    environment = {key: item for key, item in os.environ.items() if key not in _NOT_PASSED_ON}
+    prepare = _end_with_parent if sys.platform == "linux" else None
+    arguments = [*config["arguments"], *more, "--json"]
     with open(config["log"], "ab") as log:
-        done = subprocess.run(
-            [sys.executable, "-m", "tuner", *config["arguments"], *more, "--json"],
-            cwd=config["cwd"],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
-            process_group=0,
-            check=False,
-        )
-    return {"exit_code": float(done.returncode)}
+        code = processes.trial(arguments, config["cwd"], log, _NOT_PASSED_ON, prepare)
+    return {"exit_code": float(code)}
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,153 @@
+"""Every program that tuner starts, each with its command and its environment.
+
+| function | program | environment |
+|---|---|---|
+| `rank` | `tuner` again, once per device | ours and its place; no standard input |
+| `run_of_ours` | `tuner` again: a stage of a chain, an entry of a comparison | ours |
+| `trial` | `tuner` again, wherever Ray has put it | ours without the place of a process |
+| `fresh` | one of our modules, which loads an artefact | ours, the Hub offline |
+| `python` | a program in Python: pip, llama.cpp's converter | ours |
+| `nvidia_smi` | NVIDIA's list of GPUs | ours |
+
+No other module starts a process, and nothing goes through a shell. `environment` is what all of
+them get. A child in Python has safe paths (`-P` and, for its own children, PYTHONSAFEPATH): the
+current folder holds data, not modules.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from subprocess import Popen as Popen
+from typing import IO
+
+# Runs a module of the package that it lies in, wherever that is.
+_START = str(Path(__file__).with_name("start.py"))
+# Lists of folders in which a program looks for what it loads; an empty entry is the current folder.
+_PATHS = ("PYTHONPATH", "PATH", "LD_LIBRARY_PATH")
+
+
+def environment(further: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables that every child gets: ours, with safe paths, and `further`."""
+    given = {**os.environ, **(further or {})}
+    make_safe(given)
+    return given
+
+
+def make_safe(variables: dict[str, str] | os._Environ[str]) -> None:
+    """Keep the current folder off the search paths that these variables name."""
+    variables["PYTHONSAFEPATH"] = "1"
+    for name in _PATHS:
+        if name not in variables:
+            continue
+        entries = variables[name].split(os.pathsep)
+        kept = os.pathsep.join(entry for entry in entries if os.path.isabs(entry))
+        if kept:
+            variables[name] = kept
+        else:
+            del variables[name]
+
+
+def rank(arguments: Sequence[str], variables: Mapping[str, str]) -> Popen[bytes]:
+    """Start `tuner ARGUMENTS` as one process of several.
+
+    In a group of its own: Ctrl-C comes to the parent alone and is passed on once.
+    """
+    return Popen(
+        _ours("tuner", *arguments),
+        env=environment(variables),
+        stdin=subprocess.DEVNULL,
+        process_group=0,
+    )
+
+
+def run_of_ours(arguments: Sequence[str], log: IO[bytes]) -> Popen[str]:
+    """Start `tuner ARGUMENTS` with its events on a pipe and its stderr in `log`.
+
+    In a group of its own: Ctrl-C comes to us alone and is passed on once.
+    """
+    return Popen(
+        _ours("tuner", *arguments),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        encoding="utf-8",
+        errors="replace",
+        process_group=0,
+    )
+
+
+def trial(
+    arguments: Sequence[str],
+    folder: str,
+    log: IO[bytes],
+    without: Sequence[str],
+    prepare: Callable[[], None] | None,
+) -> int:
+    """Run `tuner ARGUMENTS` until it ends; its exit code.
+
+    Args:
+        arguments: the command and its options.
+        folder: the working directory.
+        log: takes stdout and stderr.
+        without: variables that are not passed on.
+        prepare: called in the child before the program begins.
+    """
+    variables = {key: item for key, item in environment().items() if key not in without}
+    return subprocess.run(
+        _ours("tuner", *arguments),
+        cwd=folder,
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        preexec_fn=prepare,
+        process_group=0,
+        check=False,
+    ).returncode
+
+
+def fresh(module: str, argument: str) -> subprocess.CompletedProcess[str]:
+    """Run one of our modules to its end with one argument; what it said is in the result."""
+    return _finished(_ours(module, argument), {"HF_HUB_OFFLINE": "1"})
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python ARGUMENTS` to its end: another program's module (`-m pip`) or file."""
+    return _finished([sys.executable, "-P", *arguments])
+
+
+def nvidia_smi(*arguments: str) -> str:
+    """Return what NVIDIA's tool answers; empty where it is not installed or does not answer."""
+    program = shutil.which("nvidia-smi")
+    if program is None or not os.path.isabs(program):
+        return ""
+    try:
+        return _finished([program, *arguments], seconds=20).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _ours(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-P", _START, module, *arguments]
+
+
+def _finished(
+    command: Sequence[str],
+    further: Mapping[str, str] | None = None,
+    seconds: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        env=environment(further),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
