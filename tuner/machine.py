@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tuner import threads
+
 # Below 8.0 bf16 is emulated: it trains, several times slower than fp32.
 BF16_CAPABILITY = (8, 0)
 _QUERY = "index,uuid,name,memory.total,compute_cap"
@@ -36,7 +38,7 @@ class Machine:
     """What a run can use.
 
     Attributes:
-        cpu_count: processors this process may run on.
+        cpu_count: processors this process may keep busy, by affinity and quota.
         memory_bytes: main memory, or the container's share of it.
         gpus: the GPUs that the installed torch can use.
         cpu_bf16: whether the processor has bf16 instructions.
@@ -71,7 +73,7 @@ def detect() -> Machine:
     if present and not _torch_has_cuda():
         note = f"{len(present)} GPU(s) present, but the installed torch is built without CUDA"
     return Machine(
-        cpu_count=_processors(),
+        cpu_count=threads.processors(),
         memory_bytes=_memory(),
         gpus=() if note else present,
         cpu_bf16=_cpu_bf16(Path("/proc/cpuinfo")),
@@ -85,11 +87,6 @@ def disk_free(path: Path) -> int:
     while not path.exists() and path != path.parent:
         path = path.parent
     return shutil.disk_usage(path).free
-
-
-def _processors() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _memory() -> int:

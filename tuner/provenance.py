@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner import recipe_load
+from tuner import recipe_load, threads
 from tuner.disk import write_file, write_json
 from tuner.redact import redact
 
@@ -56,6 +56,7 @@ def describe() -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "threads": {"count": _threads(), **threads.describe()},
         "command": redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "git": _git(),
         "ignored_environment": ignored,
@@ -84,6 +85,13 @@ def peak_memory_bytes() -> int:
     except (OSError, IndexError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _threads() -> int:
+    """The threads that torch computes with."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _git() -> str | None:
