@@ -42,12 +42,13 @@ def set_own(name: str, value: int, environment: MutableMapping[str, str] | None 
     """Set a variable of this process, or of a child to be, as a choice of ours."""
     target = os.environ if environment is None else environment
     target[name] = str(value)
-    target[_CHOSEN] = " ".join(f"{key}={target[key]}" for key in sorted({*_chosen(target), name}))
+    _note({*_chosen(target), name}, target)
 
 
 def leave_count_open() -> None:
     """Take back a number of threads that we have set: who deals out processors sets it anew."""
     if COUNT in _chosen():
+        _note(_chosen() - {COUNT}, os.environ)
         del os.environ[COUNT]
 
 
@@ -115,6 +116,10 @@ def _chosen(environment: Mapping[str, str] | None = None) -> set[str]:
     given = os.environ if environment is None else environment
     pairs = (pair.partition("=") for pair in given.get(_CHOSEN, "").split())
     return {name for name, _, value in pairs if given.get(name) == value}
+
+
+def _note(names: set[str], environment: MutableMapping[str, str]) -> None:
+    environment[_CHOSEN] = " ".join(f"{name}={environment[name]}" for name in sorted(names))
 
 
 def _affinity() -> int:
