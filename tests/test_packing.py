@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests import oracle
 from tests.tiny import KINDS
@@ -89,6 +89,66 @@ def test_m09_changing_a_row_leaves_the_others_bit_for_bit(
     assert torch.equal(before[:, :7], after[:, :7])
     assert torch.equal(before[:, 20:], after[:, 20:])
     assert not torch.equal(before[:, 7:20], after[:, 7:20])
+
+
+@pytest.fixture
+def number_of_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+# Of the largest logit, in units of the type's rounding. Matrix products choose their kernel, and so
+# the order of their sums, by the number of all tokens and of threads; each order rounds in its way.
+ROUNDING = {torch.float32: 32, torch.bfloat16: 4}
+# Wide enough for several kernels.
+WIDE = LlamaConfig(
+    vocab_size=512,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=2,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    attn_implementation=attention.ROWS,
+)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("dtype", ROUNDING, ids=str)
+def test_a_row_in_a_pack_is_the_row_alone_up_to_rounding(
+    dtype: torch.dtype,
+    count: int,
+    number_of_threads: Callable[[int], None],
+) -> None:
+    """Whatever its length and theirs; and what they say changes no bit, with any threads."""
+    attention.register()
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(WIDE).eval().to(dtype)
+    number_of_threads(count)
+
+    def logits(rows: list[Example]) -> torch.Tensor:
+        batch = collate_packed(rows)
+        given = {key: batch[key] for key in batch if key not in ("labels", "logits_to_keep")}
+        with torch.no_grad():
+            result: torch.Tensor = model(**given, use_cache=False).logits[0]
+        return result
+
+    largest_seen = 0.0
+    for length in (1, 9, 33, 100):
+        row = example(length, 1)
+        alone = logits([row])
+        for lengths in ((1,), (120,), (13, 50, 7), (300, 4)):
+            before = sum(lengths)
+            packed, others = (
+                logits([*(example(n, seed + k) for k, n in enumerate(lengths)), row])
+                for seed in (10, 20)
+            )
+            assert torch.equal(packed[before:], others[before:])
+            assert not torch.equal(packed[:before], others[:before])
+            apart = float((packed[before:] - alone).float().abs().max())
+            unit = torch.finfo(dtype).eps * float(alone.float().abs().max())
+            largest_seen = max(largest_seen, apart / unit)
+    assert largest_seen <= ROUNDING[dtype]
 
 
 def test_m09_a_sliding_window_holds_inside_packed_rows(bases: Callable[..., Path]) -> None:

@@ -3,7 +3,9 @@
 A micro-batch of rows is packed into one sequence without padding. The linear layers run over all
 its tokens at once; attention runs per row, each with PyTorch's fused causal kernel (trained on a
 CPU as in `row_attention`, on a GPU with one call of its FlashAttention for rows of different
-lengths), so a row's result is bit for bit independent of its neighbours and no mask is ever built.
+lengths), so a row's attention is bit for bit what it is alone, and no mask is ever built. In the
+linear layers a neighbour's tokens are further rows of a matrix product: what they are changes no
+bit of a row's result; how many they are can choose another kernel, which sums in another order.
 Boundaries come from `cu_seq_lens_q`, the argument that transformers passes through to
 FlashAttention's varlen kernels.
 """

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from tuner.machine import Machine
     from tuner.recipe_load import LoadedRecipe
 
-# Families whose packed rows are proven isolated, bit for bit, by tests/test_packing.py. Mixtures of
-# experts are not among them: a row changes the size of the matrix products that the others share.
+# Families whose packed rows are proven isolated by tests/test_packing.py: what a row says changes
+# no bit of the others' results. Mixtures of experts are not among them: a row's words decide how
+# large the matrix products are that the others share.
 PACKED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
 # Tokens from which on float32 matrix products run at a CPU's full rate: halving 1,652 tokens of
 # packed rows on SmolLM2-135M cost 4 % of the time and saved 1 GB of 3.3. In half precision it cost

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tuner import __version__, base, machine
+from tuner import __version__, base, machine, threads
 from tuner.redact import redact
 
 LIBRARIES = (
@@ -57,6 +57,7 @@ def report() -> dict[str, Any]:
         "platform": platform.platform(),
         "libraries": versions,
         "machine": found.as_dict(),
+        "threads": threads.describe(),
         "disk_free_bytes": machine.disk_free(Path.cwd()),
         "cache": {"folder": str(cache), "disk_free_bytes": machine.disk_free(cache)},
         "bases": [_base(name, source, cache) for name, source in base.ALIASES.items()],
@@ -77,7 +78,8 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("python", f"{found['python']} ({found['executable']})"),
         ("platform", found["platform"]),
         *((name, version or "missing") for name, version in found["libraries"].items()),
-        ("processors", str(device["cpu_count"])),
+        ("processors", _processors(device["cpu_count"], found["threads"]["quota"])),
+        ("threads", threads.sentence(found["threads"])),
         ("memory", f"{device['memory_bytes'] / gib:.1f} GiB"),
     ]
     for gpu in device["gpus"]:
@@ -97,6 +99,10 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ),
     ]
     return [(name, redact(text)) for name, text in lines]
+
+
+def _processors(count: int, quota: float | None) -> str:
+    return str(count) if quota is None else f"{count} (the cgroup's quota is {quota:g})"
 
 
 def _version(name: str) -> str | None:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tuner import processes, ranks
+from tuner import processes, ranks, threads
 from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
 from tuner.signals import StopRequest
 
@@ -86,9 +86,9 @@ class Group:
         given = {**os.environ, **{name: str(value) for name, value in place.items()}}
         if self.nodes == 1:
             given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        if self.cpu:
-            threads = max(1, len(os.sched_getaffinity(0)) // self.devices)
-            given.setdefault("OMP_NUM_THREADS", str(threads))
+        if self.cpu and threads.is_open(threads.COUNT):
+            share = max(1, threads.processors() // self.devices)
+            threads.set_own(threads.COUNT, share, given)
         return given
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner import processes
+from tuner import processes, threads
 
 # Below 8.0 bf16 is emulated: it trains, several times slower than fp32.
 BF16_CAPABILITY = (8, 0)
@@ -38,7 +38,7 @@ class Machine:
     """What a run can use.
 
     Attributes:
-        cpu_count: processors this process may run on.
+        cpu_count: processors this process may keep busy, by affinity and quota.
         memory_bytes: main memory, or the container's share of it.
         gpus: the GPUs that the installed torch can use.
         cpu_bf16: whether the processor has bf16 instructions.
@@ -76,7 +76,7 @@ def detect() -> Machine:
         count = len(present) or len(files)
         note = f"{count} GPU(s) present, but the installed torch is built without CUDA"
     return Machine(
-        cpu_count=_processors(),
+        cpu_count=threads.processors(),
         memory_bytes=_memory(),
         gpus=() if note else present,
         cpu_bf16=_cpu_bf16(Path("/proc/cpuinfo")),
@@ -90,11 +90,6 @@ def disk_free(path: Path) -> int:
     while not path.exists() and path != path.parent:
         path = path.parent
     return shutil.disk_usage(path).free
-
-
-def _processors() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _memory() -> int:

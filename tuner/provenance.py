@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner import git_files, recipe_load
+from tuner import git_files, recipe_load, threads
 from tuner.disk import write_file, write_json
 from tuner.recipe_source import LOCK
 from tuner.redact import redact
@@ -56,6 +56,7 @@ def describe() -> dict[str, Any]:
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "threads": {"count": _threads(), **threads.describe()},
         "command": redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "git": git_files.commit(Path.cwd()),
         "ignored_environment": ignored,
@@ -86,3 +87,10 @@ def peak_memory_bytes() -> int:
     except (OSError, IndexError):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _threads() -> int:
+    """The threads that torch computes with."""
+    import torch
+
+    return torch.get_num_threads()

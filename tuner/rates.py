@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner import threads
 from tuner.base import cache_folder
 from tuner.disk import write_json
 from tuner.errors import ResourceError
@@ -203,8 +204,8 @@ def _processor() -> str:
 
 def _threads(plan: Plan, machine: Machine) -> int:
     """Processors that each process may keep busy; as `launch` deals them out."""
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdigit() and int(given):
+    given = os.environ.get(threads.COUNT, "")
+    if given.isdigit() and int(given) and not threads.is_open(threads.COUNT):
         return int(given)
     shared = plan.devices.per_node if plan.device == "cpu" else 1
     return max(1, machine.cpu_count // shared)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tuner import __version__, heap
+from tuner import __version__, heap, threads
 from tuner.cli import artefacts, help, looking, training
 from tuner.cli.options import console, group
 
@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     given = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_streams()
     heap.align_large_blocks()
+    threads.choose()
     # They announce on import which kernels they cannot load or would like to download.
     for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner import threads
 from tuner.errors import IntegrityError, ModelError
 from tuner.export import converter, modelfile
 from tuner.export_formats import FORMATS
@@ -114,7 +115,7 @@ def quantize(source: Path, file: Path, kind: str) -> None:
     with silent():
         parameters = llama_cpp.llama_model_quantize_default_params()
         parameters.ftype = number
-        parameters.nthread = os.cpu_count() or 1
+        parameters.nthread = threads.processors()
         code = llama_cpp.llama_model_quantize(
             str(source).encode(), str(file).encode(), ctypes.byref(parameters)
         )

@@ -109,6 +109,8 @@ def _open(job: dict[str, Any], context: int) -> Any:
             n_ctx=context,
             n_batch=context,
             logits_all=True,
+            n_threads=job["threads"],
+            n_threads_batch=job["threads"],
             verbose=False,
             lora_path=job.get("adapter"),
         )

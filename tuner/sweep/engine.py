@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner import threads
 from tuner.errors import ResourceError, first_line
 from tuner.sweep import trial
 
@@ -129,11 +130,13 @@ class _Told(tune.Callback):
 
 
 def _start(share: Share) -> None:
+    # Ray gives each trial as many threads as it has processors.
+    threads.leave_count_open()
     how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if share.address:
         how["address"] = share.address
     else:
-        processors = max(share.cpus, len(os.sched_getaffinity(0)))
+        processors = max(share.cpus, threads.processors())
         how |= {"address": "local", "num_cpus": processors, "include_dashboard": False}
         how["object_store_memory"] = _STORE_BYTES
     try:
