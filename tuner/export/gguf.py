@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner.converter import require
 from tuner.errors import IntegrityError, ModelError
 from tuner.export import converter, modelfile
 from tuner.export_formats import FORMATS
@@ -51,7 +52,7 @@ def write(kind: str, work: Work, folder: Path) -> None:
         ModelError: the converter is missing, or does not know the model.
         IntegrityError: the converter failed, or the file is wrong about the tokenizer.
     """
-    converter.require()
+    require()
     if work.job["num_labels"] or work.job["head"] != "language":
         raise ModelError(
             "a GGUF file is for models that write text",
