@@ -151,6 +151,7 @@ def known_to_file(folder: Path, tokenizer: Any) -> bool:
         field(reader, "tokenizer.ggml.eos_token_id") == tokenizer.eos_token_id
         and field(reader, "tokenizer.chat_template") == tokenizer.chat_template
         and field(reader, "general.architecture") in ("llama", "gpt2", "qwen2")
+        and field(reader, "general.name") == folder.parent.name
     )
 
 

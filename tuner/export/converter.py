@@ -12,7 +12,7 @@ from tuner.errors import IntegrityError, ModelError
 _PROGRAM = Path(__file__).with_name("llama_convert.py")
 
 
-def run(model: Path, file: Path, kind: str, splitting: str = "") -> None:
+def run(model: Path, file: Path, kind: str, splitting: str = "", name: str = "model") -> None:
     """Convert a folder of safetensors.
 
     Args:
@@ -21,6 +21,7 @@ def run(model: Path, file: Path, kind: str, splitting: str = "") -> None:
         kind: f32, f16, bf16 or q8_0.
         splitting: how its tokenizer splits text, as llama.cpp calls it, where the converter does
             not know.
+        name: the model's name within the file.
 
     Raises:
         ModelError: the converter does not know this kind of model.
@@ -29,7 +30,7 @@ def run(model: Path, file: Path, kind: str, splitting: str = "") -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-I", str(_PROGRAM), str(folder()), splitting),
-            *("--outtype", kind, "--outfile", str(file), str(model)),
+            *("--outtype", kind, "--outfile", str(file), "--model-name", name, str(model)),
         ],
         capture_output=True,
         text=True,

@@ -63,12 +63,12 @@ def write(kind: str, work: Work, folder: Path) -> None:
     file = folder / f"{_stem(work)}-{wanted}.gguf"
     splitting = splits_like(work.tokenizer)
     if wanted in DIRECT:
-        converter.run(work.merged, file, wanted, splitting)
+        converter.run(work.merged, file, wanted, splitting, _stem(work))
     else:
         # Quantizing starts from the weights as they were trained.
         whole = folder / "whole.gguf"
         kind = "f32" if work.job["dtype"] == "float32" else "bf16"
-        converter.run(work.merged, whole, kind, splitting)
+        converter.run(work.merged, whole, kind, splitting, _stem(work))
         quantize(whole, file, wanted)
         whole.unlink()
     check_tokenizer(file, work.tokenizer)
