@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-WHEELS ?= $(HOME)/.cache/tuner-wheels
+WHEELS ?= $(HOME)/.cache/tuner-wheels/portable
 # The index that torch comes from, where it is not pip's own: smaller wheels, another CUDA.
 TORCH_INDEX ?=
 # Further arguments of the command that a target runs.
@@ -74,10 +74,13 @@ $(VENV)/.installed-ray: $(VENV)/.installed
 	$(PIP) -e '.[sweep]'
 	@touch $@
 
-# A wheel that is built here is kept, so that another environment does not compile it again.
+# A wheel that is built here is kept, so that another environment does not compile it again; for any
+# x86-64 with AVX2, since virtual machines announce instructions (AMX) that they then refuse. pip's
+# cache would give out a wheel that was built with other settings.
 $(VENV)/.installed-llama: $(VENV)/.installed
 	mkdir -p $(WHEELS)
-	CMAKE_ARGS=-DLLAVA_BUILD=OFF $(BIN)/python -m pip wheel --disable-pip-version-check \
-		-c $(CONSTRAINTS) --no-deps --find-links $(WHEELS) -w $(WHEELS) llama-cpp-python
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF" $(BIN)/python -m pip wheel --no-deps --no-cache-dir \
+		--disable-pip-version-check -c $(CONSTRAINTS) --find-links $(WHEELS) -w $(WHEELS) \
+		llama-cpp-python
 	$(PIP) --find-links $(WHEELS) llama-cpp-python
 	@touch $@
