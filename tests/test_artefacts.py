@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from tests.test_export_formats import HAS_LLAMA, command, exported
+from tests.test_export_formats import command, exported, needs_llama
 from tests.test_new_tokens import TOKENS, logits, marked
 from tuner import inference
 from tuner.did_you_mean import suggestion
@@ -129,7 +129,8 @@ def test_the_beginning_of_a_format_names_those_that_there_are() -> None:
     assert suggestion("", FORMATS).startswith("known here")
 
 
-@pytest.mark.skipif(not HAS_LLAMA, reason="llama-cpp-python is not installed")
+@needs_llama
+@pytest.mark.llama
 @pytest.mark.usefixtures("in_process")
 def test_a_gguf_adapter_comes_with_a_modelfile(
     make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path

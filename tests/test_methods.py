@@ -343,7 +343,6 @@ def test_a_quantized_base_trains_and_exports_a_verified_adapter(
     tmp_path: Path,
 ) -> None:
     """On a CPU too, after the scores before training: every tensor moves, in every layer."""
-    pytest.importorskip("bitsandbytes")
     recipe = make_recipe(
         "llama", model={"quantize": quantize}, method={"name": name}, train={"max_steps": 2}
     )
@@ -357,7 +356,6 @@ def test_a_quantized_base_trains_and_exports_a_verified_adapter(
 
 def test_a_gradient_passes_through_a_4_bit_base(make_recipe: Callable[..., Path]) -> None:
     """bitsandbytes repacks 4-bit weights at the first evaluation into a kernel without gradient."""
-    pytest.importorskip("bitsandbytes")
     made = make(make_recipe("llama", model={"quantize": "nf4"}))
     network = built(made).model
     randomise(network)

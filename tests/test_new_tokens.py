@@ -154,6 +154,7 @@ def test_e03_padding_rows_are_used_before_any_is_added(
     assert stored["trainable_token_indices"] == {"model.embed_tokens": IDS}
 
 
+@pytest.mark.llama
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("kind", ["llama", "llama-tied"])
 def test_e02_every_format_has_the_new_rows(kind: str, trained: Callable[..., Path]) -> None:

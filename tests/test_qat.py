@@ -19,7 +19,7 @@ from torchao.quantization import quantize_
 from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
 
 from tests.conftest import rows, write_rows
-from tuner import evaluate, machine, plan, recipe_load
+from tuner import evaluate, machine, packages, plan, recipe_load
 from tuner.errors import RecipeError
 from tuner.methods import qat, qat_peft
 
@@ -239,7 +239,7 @@ def test_without_torchao_the_plan_names_the_extra(
     monkeypatch.setattr(qat, "find_spec", lambda name: None)
     with pytest.raises(RecipeError) as caught:
         made(make_recipe(train={"qat": "int8"}), tmp_path / "run")
-    assert "pip install 'tuner[torchao]'" in " ".join(caught.value.problems)
+    assert packages.add("torchao") in " ".join(caught.value.problems)
 
 
 def test_nothing_of_what_torchao_announces_is_shown() -> None:

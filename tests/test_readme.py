@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from tests.conftest import write_rows
 from tests.test_cli import tuner
 from tuner import errors
 from tuner.export_formats import FORMATS
 from tuner.methods import METHODS
+from tuner.packages import NEEDED_BY
 from tuner.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,9 +71,17 @@ def test_the_exports_of_the_readme_run(
     assert (gguf / "Modelfile").read_text().startswith("FROM ./legal-f16.gguf\nTEMPLATE")
 
 
+def dependencies() -> list[str]:
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    needed: list[str] = whole["project"]["dependencies"]
+    return needed
+
+
 def test_the_formats_are_the_programs() -> None:
+    core = {Requirement(line).name for line in dependencies()}
     for row in FORMATS.values():
-        needs = f"`tuner[{row.extra}]`" if row.extra else ""
+        names = {Requirement(text).name for each in row.packages for text in NEEDED_BY[each]}
+        needs = ", ".join(f"`{name}`" for name in sorted(names - core))
         pattern = rf"^\| `{re.escape(row.name)}` \| {re.escape(row.what)} \| {re.escape(needs)} \|"
         assert re.search(pattern, README, re.MULTILINE), row.name
 

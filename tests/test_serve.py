@@ -659,7 +659,7 @@ def test_a_missing_part_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     done = tuner("serve", "--base", "base", cwd=place)
     assert done.returncode == 2
-    assert "pip install 'tuner[serve]'" in done.stderr
+    assert "pip install 'fastapi>=0.132' 'uvicorn>=0.34'" in done.stderr
 
 
 def test_a_port_that_is_taken(place: Path) -> None:

@@ -17,12 +17,12 @@ import pytest
 
 from tests.conftest import rows, write_rows
 from tests.test_chain import write_chain
-from tuner import cli, recipe_load
+from tuner import cli, packages, recipe_load
 from tuner.errors import RecipeError
 from tuner.sweep import grid, table
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
-needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: tuner[sweep]")
+no_ray = pytest.mark.skipif(not HAS_RAY, reason="Ray is not installed (make ray)")
 
 
 def tuner(folder: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
@@ -176,10 +176,11 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", missing)
     code, events = tuner(tmp_path, "--recipe", str(make_recipe()), "--set", "method.r=1,2")
     error = only(events, "error")["error"]
-    assert (code, error["fix"]) == (2, "pip install 'tuner[sweep]'")
+    assert (code, error["fix"]) == (2, packages.add("ray"))
 
 
-@needs_ray
+@pytest.mark.ray
+@no_ray
 def test_two_trials_through_ray(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
     """Each is a plain run; called again, what is done is found, and only what is new is run."""
     recipe = make_recipe(export={"formats": ["adapter"]}, eval={"samples": 0})

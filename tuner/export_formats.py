@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tuner import packages
 from tuner.errors import ModelError, RecipeError
 
 GGUF = "gguf"
@@ -22,8 +23,7 @@ class Format:
     Attributes:
         name: as the user says it, and the name of its folder.
         what: one line for help.
-        packages: modules that must be there, and the extra that brings them.
-        extra: of `pip install 'tuner[...]'`.
+        packages: modules that must be there.
         bits: of a quantized weight with its scales; None where nothing is quantized.
         divergence: largest mean KL to the tuned model, in nats a token; None where the logits
             themselves must agree.
@@ -33,7 +33,6 @@ class Format:
     name: str
     what: str
     packages: tuple[str, ...] = ()
-    extra: str = ""
     bits: float | None = None
     divergence: float | None = None
     llama_type: str = ""
@@ -51,7 +50,6 @@ def _gguf(kind: str, bits: float | None, divergence: float) -> Format:
         GGUF if kind == "f16" else f"{GGUF}-{kind}",
         f"one GGUF file of type {kind}, with an Ollama Modelfile",
         packages=() if plain else ("llama_cpp",),
-        extra="" if plain else "gguf",
         bits=bits,
         divergence=divergence,
         llama_type=kind,
@@ -66,13 +64,12 @@ _ROWS = (
         "gguf-adapter",
         "a LoRA for llama.cpp, beside the base's GGUF file",
         ("llama_cpp",),
-        "gguf",
         divergence=1e-3,
     ),
-    Format("int8", "bitsandbytes LLM.int8()", ("bitsandbytes",), "quantize", 8.5, 0.1),
-    Format("nf4", "bitsandbytes NF4, double quantized", ("bitsandbytes",), "quantize", 4.6, 0.5),
-    Format("int8-torchao", "torchao int8, weights only", ("torchao",), "torchao", 8.5, 0.05),
-    Format("int4", "4 bits in groups, by GPTQ", ("compressed_tensors",), "int4", 5.1, 0.5),
+    Format("int8", "bitsandbytes LLM.int8()", ("bitsandbytes",), 8.5, 0.1),
+    Format("nf4", "bitsandbytes NF4, double quantized", ("bitsandbytes",), 4.6, 0.5),
+    Format("int8-torchao", "torchao int8, weights only", ("torchao",), 8.5, 0.05),
+    Format("int4", "4 bits in groups, by GPTQ", ("compressed_tensors",), 5.1, 0.5),
     _gguf("f32", None, 1e-4),
     _gguf("f16", None, 1e-3),
     _gguf("bf16", None, 0.02),
@@ -117,15 +114,19 @@ def known(names: Iterable[str]) -> list[Format]:
 
 
 def require(row: Format) -> None:
-    """Refuse a format whose packages are not installed.
+    """Refuse a format whose packages or converter are not installed.
 
     Raises:
-        ModelError: naming the extra.
+        ModelError: with the command that adds what is missing.
     """
     missing = [name for name in row.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ModelError(
             f"the format {row.name} needs {missing[0]}",
             f"{missing[0]} is not installed",
-            f"pip install 'tuner[{row.extra}]'",
+            packages.add(missing[0]),
         )
+    if row.llama_type or row.name == f"{GGUF}-adapter":
+        from tuner import converter
+
+        converter.require()

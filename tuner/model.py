@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from tuner import attention, seal, token_rows
+from tuner import attention, packages, seal, token_rows
 from tuner import base as bases
 from tuner.errors import ModelError, ResourceError, first_line
 from tuner.heads import Head, is_new
@@ -203,7 +203,7 @@ def _quantization(kind: str, compute: torch.dtype) -> Any:
         raise ModelError(
             "a quantized base needs bitsandbytes",
             f"model.quantize: {kind}, and bitsandbytes is not installed",
-            "pip install 'tuner[quantize]'",
+            packages.add("bitsandbytes"),
         ) from error
     from transformers import BitsAndBytesConfig
 

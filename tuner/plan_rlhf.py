@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tuner import base as bases
-from tuner import data, sources, vocabulary
+from tuner import data, packages, sources, vocabulary
 from tuner.data.preferences import prepare_preferences
 from tuner.data.prompts import prepare_prompts
 from tuner.errors import DataError, ModelError, RecipeError
@@ -312,7 +312,7 @@ def _vllm(rlhf: RlhfSection, cpu: bool) -> list[str]:
     if cpu:
         return [f"{given}, and this machine has no GPU that can be used"]
     if importlib.util.find_spec("vllm") is None:
-        return [f"{given}, and vllm is not installed (pip install 'trl[vllm]')"]
+        return [f"{given}, and vllm is not installed ({packages.install('trl[vllm]')})"]
     return []
 
 

@@ -222,15 +222,19 @@ def _llama(found: dict[str, Any] | None) -> str:
 def list_formats(console: Console) -> None:
     """Name and purpose of each format."""
     from tuner.export_formats import FORMATS
+    from tuner.packages import NEEDED_BY
 
-    items = [{"name": row.name, "what": row.what, "extra": row.extra} for row in FORMATS.values()]
+    needs = {
+        row.name: [text for module in row.packages for text in NEEDED_BY[module]]
+        for row in FORMATS.values()
+    }
+    items = [
+        {"name": row.name, "what": row.what, "needs": needs[row.name]} for row in FORMATS.values()
+    ]
     console.event("formats", items=items)
     console.table(
         ("format", "", "needs"),
-        [
-            (row.name, row.what, f"tuner[{row.extra}]" if row.extra else "")
-            for row in FORMATS.values()
-        ],
+        [(row.name, row.what, ", ".join(needs[row.name])) for row in FORMATS.values()],
     )
 
 

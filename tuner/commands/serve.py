@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tuner import machine, opening
+from tuner import machine, opening, packages
 from tuner.console import Console
 from tuner.errors import Interrupted, RecipeError, SafetyError
 from tuner.serve.desk import Limits
@@ -49,7 +49,7 @@ def serve(request: Request, console: Console) -> None:
         raise RecipeError(
             "tuner serve needs a part that is not installed",
             f"{', '.join(missing)}: not found",
-            "pip install 'tuner[serve]'",
+            packages.add("uvicorn"),
         )
     key = _key(request.api_key)
     present = machine.detect()

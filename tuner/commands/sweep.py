@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner import __version__, chain, machine, runs
+from tuner import __version__, chain, machine, packages, runs
 from tuner.commands.train import RUNS
 from tuner.disk import make_folder, resource_error, write_json
 from tuner.errors import Interrupted, RecipeError
@@ -59,7 +59,7 @@ def sweep(request: Request, console: Console) -> None:
         raise RecipeError(
             "tuner sweep needs a part that is not installed",
             "ray: not found",
-            "pip install 'tuner[sweep]'",
+            packages.add("ray"),
         )
     trials = grid.trials(Path(request.recipe), request.overrides, request.verb)
     first = trials[0].loaded

@@ -18,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tuner import packages
 from tuner.data import json_rows
 from tuner.data.json_rows import BadLine
 from tuner.errors import DataError
@@ -275,7 +276,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         parquet = import_module("pyarrow.parquet")
     except ImportError:
         raise DataError(
-            f"{path} needs pyarrow", "Parquet files are read with it", "pip install pyarrow"
+            f"{path} needs pyarrow", "Parquet files are read with it", packages.install("pyarrow")
         ) from None
     number = 0
     try:

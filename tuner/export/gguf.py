@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import threads
+from tuner.converter import require
 from tuner.errors import IntegrityError, ModelError
 from tuner.export import converter, modelfile
 from tuner.export_formats import FORMATS
@@ -52,7 +53,7 @@ def write(kind: str, work: Work, folder: Path) -> None:
         ModelError: the converter is missing, or does not know the model.
         IntegrityError: the converter failed, or the file is wrong about the tokenizer.
     """
-    converter.require()
+    require()
     if work.job["num_labels"] or work.job["head"] != "language":
         raise ModelError(
             "a GGUF file is for models that write text",
@@ -63,12 +64,12 @@ def write(kind: str, work: Work, folder: Path) -> None:
     file = folder / f"{_stem(work)}-{wanted}.gguf"
     splitting = splits_like(work.tokenizer)
     if wanted in DIRECT:
-        converter.run(work.merged, file, wanted, splitting)
+        converter.run(work.merged, file, wanted, splitting, _stem(work))
     else:
         # Quantizing starts from the weights as they were trained.
         whole = folder / "whole.gguf"
         kind = "f32" if work.job["dtype"] == "float32" else "bf16"
-        converter.run(work.merged, whole, kind, splitting)
+        converter.run(work.merged, whole, kind, splitting, _stem(work))
         quantize(whole, file, wanted)
         whole.unlink()
     check_tokenizer(file, work.tokenizer)

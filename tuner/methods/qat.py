@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from tuner import packages
 from tuner.errors import RecipeError
 from tuner.heads import family
 from tuner.methods.lora import LoraOptions
@@ -62,7 +63,7 @@ def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     if kind == "none":
         return
     if find_spec("torchao") is None:
-        yield f"train.qat: {kind} needs torchao: pip install 'tuner[torchao]'"
+        yield f"train.qat: {kind} needs torchao: {packages.add('torchao')}"
     if recipe.model.quantize != "none":
         yield (
             f"train.qat: {kind} and model.quantize: {recipe.model.quantize}; the sum of base and "
