@@ -52,6 +52,12 @@ def require() -> None:
         )
 
 
+def knows(architecture: str) -> bool:
+    """Whether the converter has code for models of this class; it names them in quotes."""
+    word = f'"{architecture}"'
+    return any(word in file.read_text("utf-8") for file in (FOLDER / "conversion").glob("*.py"))
+
+
 def run(model: Path, file: Path, kind: str, splitting: str = "") -> None:
     """Convert a folder of safetensors.
 
