@@ -98,6 +98,10 @@ def test_one_run_leaves_every_format(
             assert measure.divergence(wanted, found) < 10 * item.get("kl", 0.0) + 1e-6
         assert command("verify", folder)[0] == 0
     assert artefacts["nf4"]["limit"] == 0.4
+    for kind in ("nf4", "int8-torchao", "int4"):
+        card = (run / kind / "README.md").read_text()
+        assert f", fine-tuned, in {kind} (" in card
+        assert "- steps: 8, of 4 rows each" in card
     assert "GPTQ on 16 training rows" in artefacts["int4"].get("int4", listed[-1]["int4"])
     assert not [name for name in names(run) if ".staging" in name or name.startswith("scratch")]
 
@@ -123,7 +127,7 @@ def test_the_live_model_is_gone_before_other_formats_are_made(
 
     monkeypatch.setattr(training, "start", started)
     monkeypatch.setattr(convert, "export", exported)
-    run_set(make_recipe("llama", **QUICK), *set_("[adapter, merged, gguf]"))
+    run_set(make_recipe("llama", **QUICK), *set_("[adapter, merged, int8]"))
     assert len(parameters) > 20
     assert alive == [0]
 
@@ -134,19 +138,19 @@ def test_a_refused_format_keeps_the_others_and_the_fix_works(
 ) -> None:
     """Exit 6 with the format's name; what was proven, before it and after it, stays."""
     recipe, run = make_recipe("llama", **QUICK), tmp_path / "run"
-    asked = set_("[adapter, gguf-q8_0, {nf4: {max_kl: 1e-7}}, gguf]")
+    asked = set_("[adapter, int8-torchao, {nf4: {max_kl: 1e-7}}, int8]")
     with pytest.raises(IntegrityError, match="nf4") as caught:
         run_set(recipe, *asked)
     assert caught.value.exit_code == 6
-    kept = {"adapter", "gguf-q8_0", "gguf"}
+    kept = {"adapter", "int8-torchao", "int8"}
     assert {path.name for path in run.iterdir() if path.is_dir()} == {"checkpoints", *kept}
     assert json.loads((run / "run.json").read_text())["status"] == "failed"
     before = {name: (run / name / "MANIFEST.json").stat().st_mtime_ns for name in kept}
-    flag = "export.formats=[adapter,gguf-q8_0,gguf]"
+    flag = "export.formats=[adapter,int8-torchao,int8]"
     assert f"--resume --set {flag} ends the run" in caught.value.fix
     record = run_set(recipe, flag, resume=True)
     assert record["status"] == "done"
-    assert [item["kind"] for item in record["artefacts"]] == ["adapter", "gguf-q8_0", "gguf"]
+    assert [item["kind"] for item in record["artefacts"]] == ["adapter", "int8-torchao", "int8"]
     assert before == {name: (run / name / "MANIFEST.json").stat().st_mtime_ns for name in kept}
 
 
@@ -165,15 +169,15 @@ def test_resume_makes_the_formats_that_are_missing(
             raise TunerError("stopped")
         return original(work, row, *rest)
 
-    asked = set_("[adapter, gguf, nf4]")
+    asked = set_("[adapter, int8, nf4]")
     with monkeypatch.context() as patch:
         patch.setattr(convert, "_one", stop_at_nf4)
         with pytest.raises(TunerError, match="stopped"):
             run_set(recipe, *asked)
-    sealed = tmp_path / "run/gguf/MANIFEST.json"
+    sealed = tmp_path / "run/int8/MANIFEST.json"
     first = sealed.stat().st_mtime_ns
     record = run_set(recipe, *asked, resume=True)
-    assert [item["kind"] for item in record["artefacts"]] == ["adapter", "gguf", "nf4"]
+    assert [item["kind"] for item in record["artefacts"]] == ["adapter", "int8", "nf4"]
     assert sealed.stat().st_mtime_ns == first
 
 
@@ -183,9 +187,9 @@ def test_a_quantized_base_is_merged_at_the_end_of_its_run(
 ) -> None:
     """The merge is onto the weights that the recipe names, and other formats are made of it."""
     recipe = make_recipe("llama", model={"quantize": "nf4"}, **QUICK)
-    record = run_set(recipe, *set_("[gguf, merged]", "export.onto=original"))
+    record = run_set(recipe, *set_("[int8, merged]", "export.onto=original"))
     kinds = [item["kind"] for item in record["artefacts"]]
-    assert kinds == ["adapter", "gguf", "merged"]
+    assert kinds == ["adapter", "int8", "merged"]
     reports = json.loads((tmp_path / "run/export.json").read_text())["artefacts"]
     assert [report["merged_onto"] for report in reports] == ["original", "original"]
     card = (tmp_path / "run/merged/README.md").read_text()
@@ -199,11 +203,11 @@ def test_a_method_without_adapter_leaves_its_model_too(
     method: str, make_recipe: Callable[..., Path], run_set: Train, tmp_path: Path
 ) -> None:
     recipe = make_recipe("llama-tied", method={"name": method}, **QUICK)
-    made = planned(recipe, *set_("[gguf]"))
-    assert made.formats == ("merged", "gguf")
+    made = planned(recipe, *set_("[nf4]"))
+    assert made.formats == ("merged", "nf4")
     assert "merged: what the others are made of" in made.values["export.formats"].origin
-    record = run_set(recipe, *set_("[gguf]"))
-    assert [item["kind"] for item in record["artefacts"]] == ["merged", "gguf"]
+    record = run_set(recipe, *set_("[nf4]"))
+    assert [item["kind"] for item in record["artefacts"]] == ["merged", "nf4"]
 
 
 @pytest.mark.usefixtures("in_process")
@@ -218,6 +222,23 @@ def test_a_portable_adapter_is_proven_as_it_is_written(
     found = logits(tuned(tmp_path / "run", bases("llama")), ROWS)
     merged = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "run/merged"), ROWS)
     assert float((found - merged).abs().max()) < 1e-4
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("kind", ["t5", "opt", "qwen2", "gpt2"])
+def test_other_families_leave_what_their_plan_admits(
+    kind: str, make_recipe: Callable[..., Path], run_set: Train
+) -> None:
+    recipe, admitted = make_recipe(kind, **QUICK), []
+    for name in ("int8", "nf4", "int8-torchao", "int4"):
+        try:
+            planned(recipe, *set_(f"[{name}]"))
+        except RecipeError:
+            continue
+        admitted.append(name)
+    assert len(admitted) == (2 if kind == "gpt2" else 4)
+    record = run_set(recipe, *set_(f"[{', '.join(admitted)}]"))
+    assert [item["kind"] for item in record["artefacts"]] == ["adapter", *admitted]
 
 
 @pytest.mark.usefixtures("in_process")

@@ -88,6 +88,8 @@ _ROWS = (
 FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
 # Those that a run can write from the live model; the others are made of what it sealed.
 LIVE = ("adapter", "virtual_tokens", "merged")
+# Quantized, and read by transformers.
+QUANTIZED = tuple(row.name for row in _ROWS if row.bits and not row.llama_type)
 # Made of an adapter, not of a merged model.
 OF_ADAPTER = ("adapter", "gguf-adapter")
 # What llama.cpp calls the types of models that a GGUF adapter can be for, by what config.json says;

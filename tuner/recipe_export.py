@@ -107,7 +107,7 @@ def name_of(item: Item) -> str:
 
 def _schema() -> dict[str, Any]:
     """What an editor needs: every name, and for each mapping what it may hold."""
-    options = {
+    options: dict[str, dict[str, Any]] = {
         "type": {"enum": list(_TYPES)},
         "max_kl": {"type": "number", "exclusiveMinimum": 0},
         "portable": {"type": "boolean"},
@@ -120,9 +120,9 @@ def _schema() -> dict[str, Any]:
         keys = ["type"] if name == GGUF else []
         keys += ["max_kl"] if not row.exact or name == "merged" else []
         keys += ["portable"] if name == "adapter" else []
-        mapping = {"type": "object", "additionalProperties": False}
-        mapping["properties"] = {key: options[key] for key in keys}
-        return {"anyOf": [options["type"], mapping]} if name == GGUF else mapping
+        chosen = {key: options[key] for key in keys}
+        own = {"type": "object", "additionalProperties": False, "properties": chosen}
+        return {"anyOf": [options["type"], own]} if name == GGUF else own
 
     mapping = {
         "type": "object",

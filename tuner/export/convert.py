@@ -42,7 +42,7 @@ from tuner.export import (
 )
 from tuner.export.measure import Held
 from tuner.export.work import Settings, Work, open_work
-from tuner.export_formats import FORMATS, OF_ADAPTER, Format
+from tuner.export_formats import FORMATS, OF_ADAPTER, QUANTIZED, Format
 
 if TYPE_CHECKING:
     from tuner.base import Base
@@ -125,8 +125,8 @@ def export(
             reports.append(report)
             _tell(report, console)
             _report(work.origin, settings.output, report)
-    for error in refused[1:]:
-        console.warn(f"{error.what}: {error.why}")
+    for other in refused[1:]:
+        console.warn(f"{other.what}: {other.why}")
     if refused:
         raise refused[0]
     return reports
@@ -215,7 +215,7 @@ def _write(work: Work, row: Format, settings: Settings, folder: Path) -> None:
         shutil.copytree(work.merged, folder, dirs_exist_ok=True, ignore=_NO_MANIFEST)
     else:
         CONVERTERS[row.name](work, folder)
-    if row.name in CARDS:
+    if row.name in CARDS or row.name in QUANTIZED:
         card.write(folder, row.name, work.name, work.facts, work.record)
 
 

@@ -132,8 +132,9 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
     base = _base(origin, settings, console)
     facts = origin.facts(base)
     # Reading all of a large base takes minutes: once, and a run has done so.
-    known_base = base is None or origin.found is not None
-    fingerprint = origin.sealed.get("base_fingerprint") if known_base else base.fingerprint()
+    fingerprint = origin.sealed.get("base_fingerprint")
+    if base is not None and origin.found is None:
+        fingerprint = base.fingerprint()
     if base is not None and origin.adapter:
         adapter_files.check_base(
             origin.folder,
