@@ -94,7 +94,7 @@ class Needs:
         """
         return max(live, *map(self._memory, self.formats), self._merging) if self.formats else live
 
-    def refuse(self, available: int, device: str) -> None:
+    def refuse(self, available: int) -> None:
         """Refuse formats that this machine has no memory for.
 
         Raises:
@@ -102,7 +102,7 @@ class Needs:
         """
         largest = max(self.formats, key=self._memory, default=None)
         if largest is not None and (need := self.peak(0)) > available:
-            where = "GPU" if device == "cuda" else "machine"
+            where = "GPU" if self.shape.device == "cuda" else "machine"
             raise ResourceError(
                 f"the formats of export.formats do not fit into the memory of this {where}",
                 f"they need about {need / 2**30:.1f} GiB, most of it {largest}; there are "
@@ -122,7 +122,7 @@ class Needs:
 
     @property
     def _process(self) -> int:
-        return memory.LIBRARIES if self.shape.device == "cpu" else 0
+        return memory.LIBRARIES if self.shape.device == "cpu" else memory.CONTEXT
 
     @property
     def _logits(self) -> int:
