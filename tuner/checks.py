@@ -7,11 +7,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from tuner import activations, plan_rlhf, vocabulary
+from tuner import activations, checks_export, plan_rlhf, vocabulary
 from tuner.base import Base
 from tuner.decide import TASK_METRICS
 from tuner.errors import ModelError, RecipeError
-from tuner.export_formats import FORMATS, LIVE
 from tuner.heads import HEADS, family
 from tuner.methods import METHODS, Method, lora, qat
 from tuner.methods.full import StagedOptions
@@ -49,7 +48,7 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
     cpu = not (recipe.run.device != "cpu" and machine.gpus)
     checks: tuple[Check, ...] = (_quantization, _initialisation, qat.contradictions)
     checks += (vocabulary.contradictions,)
-    for check in (*checks, _exports, _batches, _tasks, _names):
+    for check in (*checks, checks_export.contradictions, _batches, _tasks, _names):
         problems += check(recipe, method, cpu)
     problems += plan_rlhf.refuse_contradictions(recipe, cpu)
     if problems:
@@ -77,12 +76,6 @@ def _quantization(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
             f"model.quantize: {quantize} and method.name: {method.name}; not proven on such a base "
             f"(proven: {able})"
         )
-    if "merged" in recipe.export.formats:
-        yield (
-            f"export.formats: merged and model.quantize: {quantize}; a quantized base cannot take "
-            "the update without loss: export the adapter, then tuner export RUN --format merged "
-            "merges it into dequantized or original weights, whichever is nearer"
-        )
 
 
 def _initialisation(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
@@ -95,22 +88,6 @@ def _initialisation(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
         yield (
             f"method.init: {options.init} rewrites the base weights, which "
             f"model.quantize: {recipe.model.quantize} forbids"
-        )
-
-
-def _exports(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
-    if not method.adapter and "adapter" in recipe.export.formats:
-        yield (
-            f"export.formats: adapter and method.name: {method.name}, which trains the base's own "
-            "weights; use merged"
-        )
-    if not method.virtual_tokens and "virtual_tokens" in recipe.export.formats:
-        yield f"export.formats: virtual_tokens and method.name: {method.name}, which has none"
-    if not method.mergeable and "merged" in recipe.export.formats:
-        instead = "adapter or virtual_tokens" if method.virtual_tokens else "adapter"
-        yield (
-            f"export.formats: merged and method.name: {method.name}, which cannot be merged; "
-            f"export {instead}"
         )
 
 
@@ -153,18 +130,9 @@ def _tasks(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
 
 
 def _names(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
-    for key, known, given in (
-        ("export.formats", LIVE, recipe.export.formats),
-        ("eval.metrics", METRIC_NAMES, recipe.eval.metrics),
-    ):
-        for name in given:
-            if key == "export.formats" and name in FORMATS and name not in LIVE:
-                yield (
-                    f"export.formats: {name} is made of a finished run: "
-                    f"tuner export RUN --format {name}"
-                )
-            elif name not in (*known, "auto"):
-                yield f"{key}: {name} is unknown; one of {', '.join(known)}, auto"
+    for name in recipe.eval.metrics:
+        if name not in (*METRIC_NAMES, "auto"):
+            yield f"eval.metrics: {name} is unknown; one of {', '.join(METRIC_NAMES)}, auto"
 
 
 def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
@@ -193,13 +161,6 @@ def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
             f"{'model.task: classification' if head == 'classes' else 'tuner reward'}; proven are "
             f"{able}",
             "choose one of them",
-        )
-    if HEADS[head].added and not method.merges_classes and "merged" in recipe.export.formats:
-        raise RecipeError(
-            f"export.formats: merged and method.name: {method.name}, which cannot be merged under "
-            "a new head",
-            "peft's merge does not take heads apart from adapted layers",
-            "export adapter, or train with lora",
         )
     if model_type == "gpt2" and not method.conv1d:
         raise RecipeError(

@@ -250,7 +250,7 @@ class Console:
         for artefact in artefacts:
             self.event("artefact", **artefact)
             size = wording.size(int(artefact.get("bytes", 0)))
-            proof = "verified" if artefact.get("verified") else "not verified"
+            proof = wording.proof(artefact)
             self.text(f"  {artefact.get('kind', '')}  {artefact.get('path', '')}  {size}  {proof}")
 
     def done(self, record: Mapping[str, Any]) -> None:

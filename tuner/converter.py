@@ -58,6 +58,14 @@ def require() -> None:
         )
 
 
+def knows(architecture: str) -> bool:
+    """Say whether the converter has code for models of this class, by its name in their sources;
+    where it is not installed nothing says that it has not."""
+    files = list((folder() / "conversion").glob("*.py"))
+    word = f'"{architecture}"'
+    return not files or any(word in file.read_text("utf-8") for file in files)
+
+
 def fetch(archive: Path | None = None) -> Path:
     """Put the converter into the cache, unless it is there, and return its folder.
 

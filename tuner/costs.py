@@ -48,8 +48,18 @@ def times(plan: Plan, rate: Rate) -> Times:
         scoring=scorings(plan) * once,
         training=training,
         saving=rates.saves(plan) * rate.save,
-        export=rate.export,
+        export=rate.export + sum(rate.made.get(name, 0.0) for name in _made(plan)),
     )
+
+
+def _made(plan: Plan) -> tuple[str, ...]:
+    """The formats that have times of their own, and what they have in common."""
+    return (*plan.made_formats, rates.SHARED) if plan.made_formats else ()
+
+
+def unmeasured(plan: Plan, rate: Rate) -> list[str]:
+    """Return the formats whose time no run or rehearsal has measured."""
+    return [name for name in plan.made_formats if name not in rate.made]
 
 
 def scorings(plan: Plan) -> int:
@@ -88,6 +98,8 @@ def facts(plan: Plan, machine: Machine) -> dict[str, Any]:
         "measured": f"on this machine {found.rate.date} (a {found.rate.by} with {which})",
         "seconds": seconds.as_dict(),
     }
+    if missing := unmeasured(plan, found.rate):
+        time["not_counted"] = [f"export {name}" for name in missing]
     if (amount := cost(plan, seconds.total)) is not None:
         # An estimate: no more digits than it is told with.
         time["cost"] = float(wording.money(amount).replace(",", ""))

@@ -11,10 +11,12 @@ from tuner.base import Base
 from tuner.data import Prepared, pack
 from tuner.devices import Devices
 from tuner.errors import RecipeError, ResourceError
+from tuner.export_formats import made
 from tuner.heads import HEADS
 from tuner.methods import Method
 from tuner.methods.full import StagedOptions
 from tuner.recipe import Recipe
+from tuner.recipe_export import AUTO, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -332,6 +334,11 @@ def metrics(recipe: Recipe, task: str, prepared: Prepared, values: Values) -> tu
 
 
 def formats(recipe: Recipe, method: Method, head: str, values: Values) -> tuple[str, ...]:
+    """Names of the formats that the run writes, each once; options stay with the recipe.
+
+    What is made of the trained weights does not replace them: the adapter, or the model where
+    there is none, is written with it.
+    """
     allowed = []
     if method.adapter:
         allowed.append("adapter")
@@ -340,4 +347,20 @@ def formats(recipe: Recipe, method: Method, head: str, values: Values) -> tuple[
     merges = method.mergeable and (method.merges_classes or not HEADS[head].added)
     if merges and recipe.model.quantize == "none":
         allowed.append("merged")
-    return tuple(values.set_auto("export.formats", allowed, f"what {method.name} allows"))
+    wanted = list(recipe.export.formats)
+    if wanted == [AUTO]:
+        return tuple(values.set_auto("export.formats", allowed, f"what {method.name} allows"))
+    origin = values.table["export.formats"].origin
+    if AUTO in wanted:
+        place = wanted.index(AUTO)
+        others = [item for item in wanted if item != AUTO]
+        named = [name_of(item) for item in others]
+        others[place:place] = [name for name in allowed if name not in named]
+        wanted, origin = others, f"{origin}; auto: what {method.name} allows"
+    names = [name_of(item) for item in wanted]
+    source = "adapter" if method.adapter else "merged"
+    if source not in names and made(names, recipe.model.quantize):
+        names, wanted = [source, *names], [source, *wanted]
+        origin = f"{origin}; {source}: what the others are made of"
+    values.table["export.formats"] = PlanValue(wanted, origin)
+    return tuple(names)

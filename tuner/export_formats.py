@@ -83,12 +83,61 @@ _ROWS = (
     _gguf("q4_1", 5.0, 0.5),
 )
 FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
-# Those that a run writes from the live model at its end; the others are made of these.
+# Those that a run can write from the live model; the others are made of what it sealed.
 LIVE = ("adapter", "virtual_tokens", "merged")
-
-
+# Quantized, and read by transformers.
+QUANTIZED = tuple(row.name for row in _ROWS if row.bits and not row.llama_type)
 # Made of an adapter, not of a merged model.
 OF_ADAPTER = ("adapter", "gguf-adapter")
+# What llama.cpp calls the types of models that a GGUF adapter can be for, by what config.json says;
+# whether it permutes queries and keys.
+ARCHITECTURES = {
+    "llama": ("llama", True),
+    "mistral": ("llama", True),
+    "qwen2": ("qwen2", False),
+    "qwen3": ("qwen3", False),
+    "gemma2": ("gemma2", False),
+    "phi3": ("phi3", False),
+}
+_PLAIN_GGUF = f"{GGUF}-f16"
+
+
+def canonical(name: str) -> str:
+    """The name of a format as FORMATS has it: GGUF types in any case, and f16 by its full name."""
+    if name.lower().startswith(f"{GGUF}-"):
+        name = name.lower()
+    return GGUF if name == _PLAIN_GGUF else name
+
+
+def live(names: Iterable[str], quantize: str) -> tuple[str, ...]:
+    """Those of some formats that a run writes from the live model, in the order of writing.
+
+    Args:
+        names: of the formats.
+        quantize: `model.quantize`; a quantized model cannot take an update without loss, so its
+            merge is made of the adapter, as `tuner export` does it.
+    """
+    able = LIVE if quantize == "none" else LIVE[:-1]
+    return tuple(name for name in able if name in set(names))
+
+
+def made(names: Iterable[str], quantize: str) -> tuple[str, ...]:
+    """The other formats: made of the run's sealed adapter or model."""
+    names = tuple(names)
+    own = live(names, quantize)
+    # A merged model first: the others are made of it.
+    rest = [name for name in names if name not in own]
+    return tuple(sorted(rest, key=lambda name: name != "merged"))
+
+
+def needs_merge(name: str) -> bool:
+    """Whether a format is made of a whole model, so that an adapter must be folded in for it."""
+    return name not in (*OF_ADAPTER, "virtual_tokens")
+
+
+def needs_converter(row: Format) -> bool:
+    """Whether llama.cpp's converter takes part in writing or proving a format."""
+    return bool(row.llama_type) or row.name == f"{GGUF}-adapter"
 
 
 def known(names: Iterable[str]) -> list[Format]:
@@ -101,7 +150,7 @@ def known(names: Iterable[str]) -> list[Format]:
     from tuner.did_you_mean import suggestion
 
     found = []
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(map(canonical, names)):
         if name not in FORMATS:
             raise RecipeError(
                 f"there is no format '{name}'",
@@ -126,7 +175,7 @@ def require(row: Format) -> None:
             f"{missing[0]} is not installed",
             packages.add(missing[0]),
         )
-    if row.llama_type or row.name == f"{GGUF}-adapter":
+    if needs_converter(row):
         from tuner import converter
 
         converter.require()

@@ -22,6 +22,7 @@ from tuner.vocabulary import TRAINED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tuner.plan import Plan
     from tuner.sources import Source
 
 # peft's methods whose virtual tokens stand before the prompt: there is nothing to fold in.
@@ -45,6 +46,7 @@ class Origin:
         source: what it is, and which base it is for.
         sealed: `extra` of its manifest; empty where it has none.
         config: peft's configuration of an adapter; empty for a whole model.
+        found: its base, where it is open already.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Origin:
     source: Source
     sealed: dict[str, Any]
     config: dict[str, Any]
+    found: Base | None = None
 
     @property
     def adapter(self) -> bool:
@@ -69,6 +72,8 @@ class Origin:
         Raises:
             ModelError: it cannot be had, or nothing says which it is.
         """
+        if self.found is not None and not named:
+            return self.found
         section = self.source.section
         if named:
             keys = {"trust_remote_code", "code_sha256"}
@@ -144,6 +149,15 @@ def find(name: str) -> Origin:
     if not source.whole:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
     return Origin(name, folder, run, source, sealed, config)
+
+
+def of_plan(plan: Plan) -> Origin:
+    """What a run that is just ending has sealed: its adapter, or its model where it has none."""
+    folder = (plan.output / ("adapter" if plan.method.adapter else "merged")).resolve()
+    sealed = manifest.verify(folder)["extra"]
+    config = json.loads((folder / CONFIG).read_text("utf-8")) if plan.method.adapter else {}
+    source = sources.Source(str(folder), folder, plan.recipe.model, whole=not plan.method.adapter)
+    return Origin(plan.output.name, folder, folder.parent, source, sealed, config, plan.base)
 
 
 def find_artefact(name: str) -> Origin:

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Any
 from tuner import (
     activations,
     checks,
+    checks_export,
     decide,
     devices,
     disk,
+    export_formats,
+    export_needs,
     fitting,
     memory,
     memory_rlhf,
@@ -133,6 +136,16 @@ class Plan:
         return vocabulary.rows_for(self.base.vocabulary_rows, self.new_token_ids)
 
     @property
+    def live_formats(self) -> tuple[str, ...]:
+        """The formats that are written from the live model."""
+        return export_formats.live(self.formats, self.recipe.model.quantize)
+
+    @property
+    def made_formats(self) -> tuple[str, ...]:
+        """The formats that are made of what was sealed of them, as `tuner export` makes them."""
+        return export_formats.made(self.formats, self.recipe.model.quantize)
+
+    @property
     def qat(self) -> bool:
         """Whether training computes with quantized weights."""
         return self.recipe.train.qat != "none"
@@ -219,6 +232,8 @@ def make(
     method = METHODS[recipe.method.name]
     values, warnings = decide.Values(loaded), list[str]()
     checks.refuse_contradictions(recipe, method, machine)
+    if not machine.elsewhere:
+        checks_export.refuse_missing(recipe)
     if isinstance(recipe.method, MultitaskOptions) and recipe.method.source is not None:
         adapter_file(recipe.method.source, loaded.folder)
     pinned = {"code_sha256": code_sha256 or recipe.model.code_sha256}
@@ -232,6 +247,7 @@ def make(
     if loaded.task == "reward":
         plan_rlhf.choose_pad(tokenizer, (*stop_ids, *new_ids))
     bones = skeleton.read(found, head.name, words if new_ids else 0)
+    checks_export.refuse_base(recipe, method, found, head.name, bones)
     group = qat.group_for(recipe, loaded.task, head.name, found, bones)
     parts.refuse_layers(recipe.method, bones, found)
     chosen = checks.targets(recipe, bones, found)
@@ -299,7 +315,10 @@ def make(
     decide.defaults(recipe, prepared, found, head.name, values)
     peak = memory.estimate(held, micro, checkpointing)
     exports = decide.formats(recipe, method, head.name, values)
-    space = memory.disk(shape, exports)
+    live = export_formats.live(exports, recipe.model.quantize)
+    needs = export_needs.Needs.of(recipe, exports, shape, bones)
+    needs.refuse(machine.gpus[0].memory_bytes if device == "cuda" else machine.memory_bytes)
+    space = needs.disk(memory.disk(shape, live))
     if not machine.elsewhere:
         disk.require_space(output, space["total"] - disk.folder_bytes(output))
     if isinstance(recipe.method, LoraOptions):
@@ -332,7 +351,7 @@ def make(
         facts={
             **plan_facts.facts(found, bones, trainable, prepared, recipe, stages, micro, processes),
             "memory": memory.facts(
-                peak, memory.export_peak(shape, exports), memory.drawing_peak(held)
+                peak, needs.peak(memory.export_peak(shape, live)), memory.drawing_peak(held)
             ),
             "gpus": fitting.on_gpus(held, quantized, allowed),
             **plan_facts.adapted(bones, chosen, extra.experts, found),

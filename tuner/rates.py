@@ -12,8 +12,8 @@ import json
 import os
 import platform
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEPT = 256
+# Measuring the tuned model and merging it, which no format does for itself.
+SHARED = ""
 # What changes the time of a step but not whose rate is the nearest: that of the same base, method,
 # device and type is a fair guess for other values of these.
 _SETTINGS = (
@@ -48,9 +50,11 @@ class Rate:
         score_row: of scoring, a held-out row.
         samples: of the answers that are shown, once.
         save: of sealing a checkpoint.
-        export: of all formats, their proof included.
+        export: of the formats that are written from the live model, their proof included.
         by: rehearsal or run.
         date: the day, as 2026-01-31.
+        made: of each format that is made of a sealed one, and once, under SHARED, of what they
+            have in common.
     """
 
     tokens_per_second: float
@@ -62,6 +66,7 @@ class Rate:
     export: float
     by: str
     date: str
+    made: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ def of_run(plan: Plan, record: Mapping[str, Any], lines: list[dict[str, Any]]) -
     before = lines[0]["step"] if lines[1:] else 0
     steps = len(later) if draws(plan) else later[-1]["step"] - before
     rows = scored_rows(plan)
+    made = of_formats(record.get("artefacts") or ())
     steps_alone = seconds / max(1, steps) * plan.steps
     return Rate(
         tokens_per_second=tokens / seconds,
@@ -135,10 +141,18 @@ def of_run(plan: Plan, record: Mapping[str, Any], lines: list[dict[str, Any]]) -
         score_row=laps.get("score_before", 0.0) / rows if rows else 0.0,
         samples=0.0 if rows else laps.get("score_before", 0.0),
         save=max(0.0, laps.get("train", 0.0) - steps_alone) / saves(plan),
-        export=laps.get("export", 0.0),
+        export=max(0.0, laps.get("export", 0.0) - sum(made.values())),
         by="run",
         date=today(),
+        made=made,
     )
+
+
+def of_formats(artefacts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Return `Rate.made` of the artefacts of a run."""
+    timed = [artefact for artefact in artefacts if "seconds" in artefact]
+    found = {str(artefact["kind"]): float(artefact["seconds"]) for artefact in timed}
+    return {**found, SHARED: float(timed[0]["shared_seconds"])} if timed else {}
 
 
 def draws(plan: Plan) -> bool:

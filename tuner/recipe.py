@@ -36,6 +36,7 @@ from tuner.fields import (
 from tuner.methods import METHODS
 from tuner.methods.lora import LoraOptions
 from tuner.methods.options import MethodOptions
+from tuner.recipe_export import ExportSection
 from tuner.recipe_rlhf import PpoSection, RewardSection, RlhfSection
 
 
@@ -173,15 +174,6 @@ class EvalSection(Section):
         CountFromZero, Field(description="held-out prompts to answer before and after")
     ] = 1
     max_new_tokens: Annotated[Count, Field(description="longest generated answer")] = 64
-
-
-class ExportSection(Section):
-    """What is written at the end, each verified in a fresh process."""
-
-    formats: Annotated[
-        Words,
-        Field(description="adapter, virtual_tokens, merged; auto: all that the method allows"),
-    ] = ("auto",)
 
 
 class RunSection(Section):

@@ -155,10 +155,11 @@ def _rehearse(plan: Plan, folder: Path, stop: StopRequest, console: Console) -> 
     stop.check()
     if not main:
         return None
-    run.write_artefacts(whole, trained, fingerprint, console)
+    artefacts = run.write_artefacts(whole, trained, fingerprint, console, rehearsal=True)
     clock.lap("export")
     lines = [json.loads(line) for line in (short.output / METRICS).read_text().splitlines()]
-    return _measured(plan, short, clock.laps, rows, lines, ends, peak, difference)
+    seconds = rates.of_formats(artefacts)
+    return _measured(plan, short, clock.laps, rows, lines, ends, peak, difference, seconds)
 
 
 def _score(plan: Plan, trained: training.Trained, clock: provenance.Clock, console: Console) -> int:
@@ -248,6 +249,7 @@ def _measured(
     ends: list[float],
     peak: int,
     difference: float | None,
+    made: dict[str, float],
 ) -> Rehearsal:
     """What it all comes to."""
     steps = [float(line["seconds"]) for line in lines]
@@ -264,9 +266,10 @@ def _measured(
         score_row=laps["score"] / rows if rows else 0.0,
         samples=laps["samples"],
         save=save,
-        export=laps["export"],
+        export=max(0.0, laps["export"] - sum(made.values())),
         by="rehearsal",
         date=rates.today(),
+        made=made,
     )
     return Rehearsal(
         {**laps, "save": save},

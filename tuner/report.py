@@ -57,8 +57,11 @@ def write(folder: RunFolder) -> None:
         ],
         "<h2>Artefacts</h2>",
         _table(
-            ("kind", "path", "bytes", "sha256"),
-            [(a["kind"], a["path"], f"{a['bytes']:,}", a["sha256"]) for a in record["artefacts"]],
+            ("kind", "path", "bytes", "proof", "sha256"),
+            [
+                (a["kind"], a["path"], f"{a['bytes']:,}", wording.proof(a), a["sha256"])
+                for a in record["artefacts"]
+            ],
         ),
         "<h2>Plan</h2>",
         _table(

@@ -25,6 +25,7 @@ from tuner import (
     training,
 )
 from tuner.errors import IntegrityError
+from tuner.export import made
 from tuner.methods import qat_peft
 from tuner.record import METRICS, RunFolder
 from tuner.signals import StopRequest
@@ -117,10 +118,10 @@ def _run(
 
     log.info(heap.keep_freed())
     console.phase("loading the base model")
-    base = model.load(plan)
+    # Nothing else may hold the base: an export lets go of it.
+    trained = training.start(plan, model.load(plan))
     fingerprint = plan.base.fingerprint()
     _check_base(folder, fingerprint)
-    trained = training.start(plan, base)
     stop.check()
     clock.lap("load")
 
@@ -190,6 +191,8 @@ def _finish(
         console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
 
     trained.scores = scores
+    # Cards of artefacts that are made of sealed ones have them from the record.
+    folder.update(scores=scores)
     artefacts = write_artefacts(plan, trained, folder.record["base_fingerprint"], console)
     clock.lap("export")
     console.artefacts(artefacts)
@@ -210,16 +213,27 @@ def _finish(
 
 
 def write_artefacts(
-    plan: Plan, trained: training.Trained, fingerprint: str, console: Console
+    plan: Plan,
+    trained: training.Trained,
+    fingerprint: str,
+    console: Console,
+    *,
+    rehearsal: bool = False,
 ) -> list[dict[str, Any]]:
-    """Take off the model what only training needed, then write and prove every format."""
+    """Take off the model what only training needed, then write and prove every format.
+
+    The live model is let go of where formats are made of what was sealed.
+    """
     TASKS[plan.task].finish(plan, trained)
     # The processes that check the export need memory of their own.
     heap.give_back()
     if plan.qat:
         qat_peft.switch(trained.model, on=False)
-    console.phase(f"exporting {', '.join(plan.formats)}; each is reloaded in a fresh process")
-    return export.write(plan, trained, fingerprint)
+    names = ", ".join(plan.live_formats)
+    console.phase(f"exporting {names}; each is reloaded in a fresh process")
+    artefacts = export.write(plan, trained, fingerprint)
+    artefacts += made.write(plan, trained, console, rehearsal=rehearsal)
+    return sorted(artefacts, key=lambda artefact: plan.formats.index(artefact["kind"]))
 
 
 def _remember(plan: Plan, folder: RunFolder) -> None:

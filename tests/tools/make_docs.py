@@ -107,6 +107,8 @@ def _type(schema: dict[str, Any], entry: dict[str, Any]) -> str:
     kind = entry.get("type", "mapping")
     if kind == "array":
         items = entry.get("items", {})
+        if "anyOf" in items:
+            return "list of these"
         return "list of rewards, below" if "oneOf" in items else f"list of {_type(schema, items)}"
     if kind == "object":
         return "mapping"

@@ -64,7 +64,12 @@ def parts(plan: Plan, found: Rehearsal) -> list[tuple[str, float, float | None]]
     if found.difference is not None:
         rows.append(("reload", laps["reload"], None))
         rows.append((f"step {len(found.steps)} from its checkpoint", laps["resume"], None))
-    rows.append((f"export {', '.join(plan.formats)}", laps["export"], run.export))
+    rate = found.rate
+    rows.append((f"export {', '.join(plan.live_formats)}", rate.export, rate.export))
+    if rate.made:
+        shared = rate.made[rates.SHARED]
+        rows.append(("measure the tuned model for the other formats", shared, shared))
+    rows += [(f"export {name}", rate.made[name], rate.made[name]) for name in plan.made_formats]
     return rows
 
 

@@ -56,7 +56,7 @@ CARDS = ("adapter", "merged")
 
 
 def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]]:
-    """Write, verify and seal every format of the plan.
+    """Write, verify and seal every format of the plan that is written from the live model.
 
     Args:
         plan: says which formats.
@@ -70,7 +70,7 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
         IntegrityError: an artefact is not what was trained; nothing stands under its name then.
     """
     held.write(plan)
-    formats = [name for name in EXPORTERS if name in plan.formats]
+    formats = [name for name in EXPORTERS if name in plan.live_formats]
     done = [name for name in formats if manifest.is_sealed(plan.output / name)]
     for name in done:
         seal.verify(plan.output / name)
@@ -123,7 +123,7 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
                     refused.append(error)
         if refused:
             raise _with_the_proven(plan, refused[0], formats)
-    return [_describe(plan.output / name) for name in formats]
+    return [describe(plan.output / name) for name in formats]
 
 
 def _with_the_proven(plan: Plan, error: IntegrityError, formats: Sequence[str]) -> IntegrityError:
@@ -182,15 +182,19 @@ def _judge(plan: Plan, name: str, difference: float, beyond: float, largest: flo
         )
 
 
-def _describe(folder: Path) -> dict[str, Any]:
-    """The artefact as it stands in run.json; its sha256 is that of its weights or their list."""
+def describe(folder: Path) -> dict[str, Any]:
+    """Return an artefact as run.json has it: its sha256 is that of its weights or of their list,
+    and what was measured of a format that is not written from the live model is there too."""
     sealed = manifest.read_manifest(folder)
     weights = {
-        name: entry for name, entry in sealed["files"].items() if name.endswith(".safetensors")
+        name: entry
+        for name, entry in sealed["files"].items()
+        if name.endswith((".safetensors", ".gguf"))
     }
     digest = next(iter(weights.values()))["sha256"] if len(weights) == 1 else None
     extra = sealed["extra"]
     return {
+        **(extra.get("figures") or {}),
         "kind": extra["kind"],
         "path": str(folder),
         "sha256": digest or manifest.digest(weights),

@@ -38,6 +38,10 @@ def copy(source: Path, folder: Path, base: str, *, portable: bool) -> None:
     config["base_model_name_or_path"] = base
     if portable:
         config |= _portable(config)
+    _write_config(config, folder)
+
+
+def _write_config(config: dict[str, Any], folder: Path) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
@@ -91,4 +95,7 @@ def write(plan: Plan, trained: Trained, folder: Path) -> None:
     else:
         # Left to itself, peft asks the Hub for the base of this name.
         model.save_pretrained(folder, save_embedding_layers=False)
+    if plan.recipe.export.options("adapter").get("portable"):
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        _write_config(config | _portable(config), folder)
     plan.tokenizer.save_pretrained(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import __version__, wording
+from tuner.export_formats import FORMATS
 
 if TYPE_CHECKING:
     from tuner.plan import Plan
@@ -24,7 +25,7 @@ def write(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run: Any
 
     Args:
         folder: of the artefact.
-        kind: adapter or merged.
+        kind: adapter, merged or a quantized format that transformers reads.
         base: name of its base.
         facts: how it is loaded (see `verify.facts_of`).
         run: `plan` and `scores` of the record of its run; empty where it is of none.
@@ -46,7 +47,9 @@ def _lines(kind: str, base: str, facts: Mapping[str, Any], run: Mapping[str, Any
         yield f"base_model: {base}"
     yield "---"
     yield ""
-    yield f"# An adapter of {base}" if adapter else f"# {base}, fine-tuned"
+    what = FORMATS[kind].what
+    form = f", in {kind} ({what})" if FORMATS[kind].bits else ""
+    yield f"# An adapter of {base}" if adapter else f"# {base}, fine-tuned{form}"
     yield ""
     yield f"Written by tuner {__version__}; `{'adapter_config' if adapter else 'config'}.json` and"
     yield "`MANIFEST.json` (versions, sha256 of every file and of the base's weights) say the rest."
@@ -56,7 +59,7 @@ def _lines(kind: str, base: str, facts: Mapping[str, Any], run: Mapping[str, Any
     yield "## Loading it"
     yield ""
     yield from _with_libraries(adapter, facts, plan)
-    yield from _with_tuner(adapter, base, facts)
+    yield from _with_tuner(adapter, base, facts, chat=not FORMATS[kind].bits)
 
 
 def _training(base: str, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> Iterator[str]:
@@ -129,10 +132,10 @@ def _with_libraries(
     yield ""
 
 
-def _with_tuner(adapter: bool, base: str, facts: Mapping[str, Any]) -> Iterator[str]:
+def _with_tuner(adapter: bool, base: str, facts: Mapping[str, Any], *, chat: bool) -> Iterator[str]:
     further = f" --base {base}" if adapter else ""
     yield "```sh"
-    if not facts.get("num_labels"):
+    if chat and not facts.get("num_labels"):
         yield f"tuner chat --base {base} --adapter FOLDER" if adapter else "tuner chat FOLDER"
     yield f"tuner verify FOLDER{further}"
     yield "```"

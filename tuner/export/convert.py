@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner import disk, manifest, provenance, seal
-from tuner.errors import IntegrityError, RecipeError
+from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError
 from tuner.export import (
     CARDS,
     adapter,
@@ -40,7 +42,7 @@ from tuner.export import (
 )
 from tuner.export.measure import Held
 from tuner.export.work import Settings, Work, open_work
-from tuner.export_formats import FORMATS, OF_ADAPTER, Format
+from tuner.export_formats import FORMATS, OF_ADAPTER, QUANTIZED, Format
 
 if TYPE_CHECKING:
     from tuner.base import Base
@@ -75,12 +77,14 @@ def export(
 
     Raises:
         IntegrityError: an artefact is not what was trained; nothing stands under its name then.
-        ModelError: the base cannot be had or is another one.
+        ModelError: the base cannot be had or is another one; a format is not for this model.
         ResourceError: memory or disk do not suffice.
     """
     _refuse_existing(settings.output, rows)
     work, found_base = open_work(origin, settings, console)
-    disk.require_space(settings.output.parent, _needed(work, rows, found_base))
+    if origin.found is None:
+        # A run's plan has counted it more closely.
+        disk.require_space(settings.output.parent, _needed(work, rows, found_base))
     if (
         origin.config.get("use_rslora")
         and not settings.portable
@@ -91,6 +95,8 @@ def export(
             "a weaker update; --portable writes it so that all read the same"
         )
     reports: list[dict[str, Any]] = []
+    refused: list[TunerError] = []
+    begun = time.perf_counter()
     with contextlib.ExitStack() as stack:
         stack.enter_context(disk.no_empty_folder(settings.output))
         scratch = stack.enter_context(seal.scratch(settings.output))
@@ -98,17 +104,31 @@ def export(
             console.phase(f"combining {len(settings.combination.origins)} adapters")
             work.origin = combine.combine(settings.combination, work.job, scratch)
         exact = merge.measure_and_merge(work, rows, settings, scratch, found_base, console)
-        if work.base is not None and not measure.noticeable(work.tuned, work.base):
+        learned = work.base is None or measure.noticeable(work.tuned, work.base)
+        if not learned and not settings.rehearsal:
             raise IntegrityError(
                 f"{work.origin.name} is its base: there is nothing to export",
                 "its logits and those of the base are the same",
                 "check the weights of --weights, or that the run learned anything",
             )
+        shared = time.perf_counter() - begun
         for row in rows:
+            started = time.perf_counter()
             console.phase(f"writing {row.name}; it is reloaded in a fresh process")
-            reports.append(_one(work, row, settings, exact))
-            _tell(reports[-1], console)
-            _report(work.origin, settings.output, reports[-1])
+            # What is proven is kept, whatever becomes of the others.
+            try:
+                report = _one(work, row, settings, exact)
+            except (IntegrityError, ModelError) as error:
+                refused.append(error)
+                continue
+            report |= {"seconds": time.perf_counter() - started, "shared_seconds": shared}
+            reports.append(report)
+            _tell(report, console)
+            _report(work.origin, settings.output, report)
+    for other in refused[1:]:
+        console.warn(f"{other.what}: {other.why}")
+    if refused:
+        raise refused[0]
     return reports
 
 
@@ -156,7 +176,11 @@ def _one(
             tuned = trained_grid.logits(work)
         found = _again(work, row, rows, double, folder, settings.output)
         figures = measure.compare(rows, tuned, found, _part(work, len(tuned)))
-        limit = trained_grid.LIMIT if for_grid else settings.max_kl
+        limit = settings.limits.get(row.name, settings.max_kl)
+        if for_grid:
+            limit = trained_grid.LIMIT
+        if settings.rehearsal:
+            figures = replace(figures, kl_base=None, kept=None)
         report = verdict.judge(row, figures, work, folder, limit)
         if row.llama_type:
             (file,) = folder.glob("*.gguf")
@@ -191,7 +215,7 @@ def _write(work: Work, row: Format, settings: Settings, folder: Path) -> None:
         shutil.copytree(work.merged, folder, dirs_exist_ok=True, ignore=_NO_MANIFEST)
     else:
         CONVERTERS[row.name](work, folder)
-    if row.name in CARDS:
+    if row.name in CARDS or row.name in QUANTIZED:
         card.write(folder, row.name, work.name, work.facts, work.record)
 
 

@@ -16,20 +16,12 @@ from safetensors.torch import load_file
 
 from tuner.errors import IntegrityError, ModelError
 from tuner.export import modelfile
+from tuner.export_formats import ARCHITECTURES
 from tuner.methods.options import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from tuner.export.work import Work
 
-# Types of models, as config.json says, and llama.cpp's name; whether it permutes queries and keys.
-ARCHITECTURES = {
-    "llama": ("llama", True),
-    "mistral": ("llama", True),
-    "qwen2": ("qwen2", False),
-    "qwen3": ("qwen3", False),
-    "gemma2": ("gemma2", False),
-    "phi3": ("phi3", False),
-}
 _FILE, _BASE = "adapter-f32.gguf", "base.gguf"
 _HEAD = (
     "# Put the GGUF file of the base, {base}, beside this one as " + _BASE + ":\n"

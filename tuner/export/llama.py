@@ -7,9 +7,11 @@ transformers.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,7 @@ def main() -> None:
 def _open(job: dict[str, Any], context: int) -> Any:
     import llama_cpp
 
-    with silent():
+    with silent(), _as_stored(llama_cpp.llama_cpp):
         return llama_cpp.Llama(
             job["file"],
             n_ctx=context,
@@ -114,6 +116,27 @@ def _open(job: dict[str, Any], context: int) -> Any:
             verbose=False,
             lora_path=job.get("adapter"),
         )
+
+
+@contextlib.contextmanager
+def _as_stored(library: Any) -> Iterator[None]:
+    """Have models that are opened meanwhile computed from the weights as the file has them.
+
+    Packed anew for a processor with AMX, they ended the process by an illegal instruction
+    (llama-cpp-python 0.3.36, gcc 12); `Llama` has no argument for it.
+    """
+    defaults = library.llama_model_default_params
+
+    def plain() -> Any:
+        parameters = defaults()
+        parameters.use_extra_bufts = False
+        return parameters
+
+    library.llama_model_default_params = plain
+    try:
+        yield
+    finally:
+        library.llama_model_default_params = defaults
 
 
 def _read(network: Any, ids: list[int], targets: measure.Targets) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +46,11 @@ class Settings:
         force_base: take it though it is another one.
         onto: which weights a quantized run's adapter is merged into: dequantized, original or auto.
         max_kl: limit in place of each format's own.
+        limits: the same by format, which goes before it.
         portable: write an rsLoRA as a plain LoRA.
         combination: further adapters that are added to the first.
+        rehearsal: the model was trained for a few steps only, so that an artefact may well be
+            farther from it than its base is: that refuses nothing.
     """
 
     output: Path
@@ -57,6 +60,8 @@ class Settings:
     max_kl: float | None = None
     portable: bool = False
     combination: Combination | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    rehearsal: bool = False
 
 
 @dataclass
@@ -126,8 +131,10 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
     """
     base = _base(origin, settings, console)
     facts = origin.facts(base)
-    # Reading all of a large base takes minutes: once.
-    fingerprint = base.fingerprint() if base else origin.sealed.get("base_fingerprint")
+    # Reading all of a large base takes minutes: once, and a run has done so.
+    fingerprint = origin.sealed.get("base_fingerprint")
+    if base is not None and origin.found is None:
+        fingerprint = base.fingerprint()
     if base is not None and origin.adapter:
         adapter_files.check_base(
             origin.folder,

@@ -1,0 +1,88 @@
+"""The formats that a run makes of what it has just sealed, by the same code as `tuner export`."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner import export_origin, heap, manifest, seal
+from tuner.errors import IntegrityError, ModelError
+from tuner.export import convert, describe
+from tuner.export.work import Settings
+from tuner.export_formats import FORMATS
+
+if TYPE_CHECKING:
+    from tuner.console import Console
+    from tuner.plan import Plan
+    from tuner.training import Trained
+
+
+def write(
+    plan: Plan, trained: Trained, console: Console, *, rehearsal: bool
+) -> list[dict[str, Any]]:
+    """Write, prove and seal every format of the plan that is not written from the live model.
+
+    Args:
+        plan: says which formats; those of the live model are sealed.
+        trained: the live model; it is let go of, since the formats are made of files.
+        console: shows what happens.
+        rehearsal: the model was trained for a few steps only.
+
+    Returns:
+        For each artefact, in the plan's order: as `export.describe`, with the seconds it took.
+
+    Raises:
+        IntegrityError, ModelError: a format was refused; those that were proven are kept.
+    """
+    formats = plan.made_formats
+    done = [name for name in formats if manifest.is_sealed(plan.output / name)]
+    for name in done:
+        seal.verify(plan.output / name)
+    rows = [FORMATS[name] for name in formats if name not in done]
+    seconds: dict[str, dict[str, Any]] = {}
+    if rows:
+        let_go(trained)
+        said = plan.recipe.export
+        limits = {name: said.options(name).get("max_kl") for name in formats}
+        settings = Settings(
+            output=plan.output.resolve(),
+            onto=said.onto,
+            limits={name: limit for name, limit in limits.items() if limit is not None},
+            rehearsal=rehearsal,
+        )
+        try:
+            reports = convert.export(export_origin.of_plan(plan), rows, settings, console)
+        except (IntegrityError, ModelError) as error:
+            raise _with_the_kept(plan, error) from error
+        seconds = {
+            report["kind"]: {key: report[key] for key in ("seconds", "shared_seconds")}
+            for report in reports
+        }
+    return [describe(plan.output / name) | seconds.get(name, {}) for name in formats]
+
+
+def let_go(trained: Trained) -> None:
+    """Free the live model: what comes next reads its own from the disk."""
+    trained.model = trained.aid = None
+    trained.start_state = {}
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    heap.give_back()
+    heap.keep_nothing()
+
+
+def _with_the_kept(plan: Plan, error: IntegrityError | ModelError) -> IntegrityError | ModelError:
+    """The refusal of a format, with how to end the run on those that were proven."""
+    kept = [name for name in plan.formats if manifest.is_sealed(plan.output / name)]
+    names = ",".join(kept)
+    return type(error)(
+        error.what,
+        error.why,
+        f"kept: {', '.join(kept)}; --resume --set export.formats=[{names}] ends the run with "
+        "these. Otherwise train longer, choose a format with more bits, or set its limit: "
+        "{NAME: {max_kl: ...}}",
+        error.problems,
+    )
