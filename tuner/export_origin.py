@@ -17,6 +17,7 @@ from tuner.export_formats import OF_ADAPTER
 from tuner.heads import HEADS, family
 from tuner.methods.options import CONFIG
 from tuner.recipe import ModelSection
+from tuner.recipe_source import LOCK
 from tuner.vocabulary import TRAINED
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Origin:
         """Whether the recipe of its run allows its code: what the artefact says of itself does not
         count."""
         section = self.source.section
-        lock = self.folder.parent / sources.LOCK
+        lock = self.folder.parent / LOCK
         if section is None and lock.is_file():
             with contextlib.suppress(RecipeError):
                 section = recipe_load.load(lock, (), None).recipe.model

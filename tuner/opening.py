@@ -178,8 +178,8 @@ def _of_run(
         return Source(model, Path() if base else folder, device, [(name, own), *further], own)
     if merged.is_dir() and base is None:
         whole = _of_base(str(merged.resolve()), present, further)
-        own = {"dtype": dtype, "trust_remote_code": values.get("model.trust_remote_code", False)}
-        typed = whole.section.model_copy(update=own)
+        trusted = values.get("model.trust_remote_code", False)
+        typed = whole.section.model_copy(update={"dtype": dtype, "trust_remote_code": trusted})
         return replace(whole, section=typed, name=path.resolve().name)
     if merged.is_dir():
         raise _whole(path, "merged/ and no adapter/")
