@@ -228,7 +228,7 @@ def test_a_run_of_an_earlier_version_is_resumed_as_it_began(
     del record["values"]["data.long"]
     (tmp_path / "run").mkdir()
     for _ in range(2):
-        head = {"format": 1, "status": "interrupted", "plan": record}
+        head = {"format": 1, "tuner": "0.1.0", "status": "interrupted", "plan": record}
         disk.write_json(tmp_path / "run" / "run.json", head)
         resumed = plan.make(
             as_begun(loaded, tmp_path / "run"), machine.detect(), output=tmp_path / "run"
