@@ -19,12 +19,14 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'`, or what is known where nothing is near.
 
-    Where the word is the beginning of several that are known, all of these.
+    Where the word is the beginning of several that are known, or one letter off each, all of these.
     """
     known = list(known)
     begun = [f"'{name}'" for name in known if _plain(name).startswith(_plain(word))]
-    if 1 < len(begun) <= _MOST and word:
-        return f"did you mean {', '.join(begun[:-1])} or {begun[-1]}"
+    off = [f"'{name}'" for name in known if _one_letter_off(_plain(word), _plain(name))]
+    for several in (begun, off):
+        if 1 < len(several) <= _MOST and word:
+            return f"did you mean {', '.join(several[:-1])} or {several[-1]}"
     near = nearest(word, known)
     return f"did you mean '{near}'" if near else f"known here: {', '.join(known)}"
 
