@@ -1,6 +1,6 @@
 """llama.cpp's converter, run with what it cannot find out about a model.
 
-Run as `python -I llama_convert.py FOLDER SPLITTING ...`: FOLDER holds the converter, SPLITTING is
+Run as `python llama_convert.py FOLDER SPLITTING ...`: FOLDER holds the converter, SPLITTING is
 how the tokenizer splits text, as llama.cpp calls it, or empty; the rest are the converter's own
 arguments. It is a process of its own, because the converter brings a module `gguf` that differs
 from the installed one.
