@@ -21,7 +21,7 @@ from tests.conftest import rows
 from tuner import machine, model, plan, recipe_load, training
 from tuner.data.pack import IGNORED, Collator
 from tuner.errors import ModelError, RecipeError
-from tuner.export import loading, verify
+from tuner.export import loading, proof, verify
 from tuner.methods import METHODS
 from tuner.tasks.sft import token_loss
 
@@ -120,16 +120,16 @@ def load_again(
     made: plan.Plan,
     folders: Mapping[str, Path],
     probes: Sequence[verify.Probe],
-    live: Mapping[str, Sequence[torch.Tensor]],
-) -> dict[str, list[torch.Tensor]]:
+    proofs: Mapping[str, Mapping[str, Any]],
+) -> tuple[dict[str, list[torch.Tensor]], dict[str, Any]]:
     """As the fresh process does it, without the seconds that starting one takes."""
     found = {}
     torch.manual_seed(99)
+    job = verify.job_of(made, probes, folders, proofs)
+    proven = {name: proof.prove(job, how) for name, how in proofs.items()}
     for name, folder in folders.items():
-        job = verify.job_of(made, probes, folders, live)
-        fresh = loading.load(job, name, str(folder))
-        found[name] = verify.logits(fresh, probes, name in job["double"])
-    return found
+        found[name] = verify.logits(loading.load(job, name, str(folder)), probes)
+    return found, proven
 
 
 @pytest.mark.parametrize(("name", "key"), CLAIMED)
@@ -331,7 +331,7 @@ def generate(network: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 FRESH = """
 import json, sys, torch
-from tuner.export import loading, verify
+from tuner.export import loading, proof, verify
 from safetensors.torch import save_file
 torch.set_num_threads(1)
 jobs = json.load(open(sys.argv[1]))
@@ -358,7 +358,7 @@ def test_every_adapter_survives_a_fresh_process(cell: Callable[..., Path], tmp_p
         network.save_pretrained(folder, save_embedding_layers=False)
         kept = get_peft_model_state_dict(network)
         assert kept
-        job = verify.job_of(made, probes, {"adapter": folder}, {"adapter": live[name]})
+        job = verify.job_of(made, probes, {"adapter": folder}, {})
         jobs[name] = {**job, "folder": str(folder)}
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     result = tmp_path / "logits.safetensors"

@@ -509,23 +509,7 @@ def test_bfloat16_is_compared_without_autocast(
     sections = QUICK | {"model": {"dtype": "bfloat16"}, "method": {"name": name}}
     *adapter, merged = run_recipe(make_recipe("llama", **sections))["artefacts"]
     assert [artefact["max_logit_difference"] for artefact in adapter] == [0.0] * len(adapter)
+    assert merged["proof"] == ("rounded" if name == "lora" else "equal")
+    # Weights of their own are kept in float32.
     limit = 0.02 * float(seen.live.abs().max()) if name == "lora" else 0.0
-    assert merged["max_logit_difference"] <= limit  # weights of their own are kept in float32
-
-
-def test_a_merge_need_not_be_nearer_than_float32_is_to_itself() -> None:
-    """A place where rounding alone moves a logit by 0.008 does not fail an artefact that is off by
-    0.002 there; the same anywhere else does, and so does what is no number."""
-    exact = [torch.zeros(3, 5, dtype=torch.float64)]
-    single = [torch.zeros(3, 5)]
-    single[0][1, 2] = 0.008
-    fresh = [exact[0].clone()]
-    fresh[0][0, 4], fresh[0][1, 0] = 3e-5, 0.002
-    assert verify.largest_difference(fresh, exact) == 0.002
-    assert verify.largest_difference_beyond(fresh, exact, single) == 3e-5
-    fresh[0][1, 0] = 0.009
-    assert verify.largest_difference_beyond(fresh, exact, single) == 0.009
-    fresh[0][1, 0], fresh[0][2, 0] = 0.0, 0.002
-    assert verify.largest_difference_beyond(fresh, exact, single) == 0.002
-    fresh[0][2, 0] = float("nan")
-    assert verify.largest_difference_beyond(fresh, exact, single) == float("inf")
+    assert merged["max_logit_difference"] <= limit

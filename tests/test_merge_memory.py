@@ -13,8 +13,6 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.tokenizers import make_tokenizer
-from tuner.export import double, merged
-from tuner.export.measure import Held, read
 
 SHARD = 64_000_000
 # A layer of 20 MB in float64, and what libraries fetch while they are used.
@@ -107,33 +105,3 @@ def test_merging_takes_the_model_and_one_shard(tmp_path: Path) -> None:
         # Less would mean that it was never in memory.
         assert 0.7 * size < peak < size + SHARD + SLACK, (process, peak / size, found, size)
     assert len(list((tmp_path / "out/merged").glob("*.safetensors"))) > 3
-
-
-def test_layer_by_layer_is_the_same_in_float64(tmp_path: Path) -> None:
-    """Bit for bit what the model gives that is float64 as a whole, and left as it was."""
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(1)
-    network = peft.get_peft_model(
-        LlamaForCausalLM(config), peft.LoraConfig(r=2, target_modules="all-linear", use_dora=True)
-    ).eval()
-    held = Held([{"input_ids": [3, 9, 27, 5]}], [[(0, 9), (3, 1)]])
-    plain, tensors = read(network, held), {n: t.clone() for n, t in network.state_dict().items()}
-    found = []
-    for room in (1, merged.SHARD):
-        with double.in_double(network, room=room):
-            found.append(read(network, held))
-            kinds = {tensor.dtype for tensor in network.parameters()}
-            assert (torch.float32 in kinds) == (room == 1)
-    assert torch.equal(*found)
-    assert found[0].dtype == torch.float64
-    assert 0 < float((found[0] - plain).abs().max()) < 1e-5
-    for name, tensor in network.state_dict().items():
-        assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, tensors[name]), name

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tuner import __version__, wording
+from tuner import __version__, proof_limits, wording
 from tuner.redact import redact
 
 if TYPE_CHECKING:
@@ -246,12 +246,14 @@ class Console:
             self.text(note)
 
     def artefacts(self, artefacts: Iterable[Mapping[str, Any]]) -> None:
-        """What was written, each with its size and whether it was re-read and verified."""
+        """What was written, each with its size, what was proven of it, and what it loses."""
         for artefact in artefacts:
             self.event("artefact", **artefact)
             size = wording.size(int(artefact.get("bytes", 0)))
-            proof = wording.proof(artefact)
-            self.text(f"  {artefact.get('kind', '')}  {artefact.get('path', '')}  {size}  {proof}")
+            words = proof_limits.verdict(artefact)
+            self.text(f"  {artefact.get('kind', '')}  {artefact.get('path', '')}  {size}  {words}")
+            if losing := proof_limits.warning(artefact):
+                self.warn(losing)
 
     def done(self, record: Mapping[str, Any]) -> None:
         """The closing line, shown even when quiet."""

@@ -223,8 +223,8 @@ def disk(shape: Shape, formats: Sequence[str]) -> dict[str, int]:
     width = WIDTHS[shape.dtype] if shape.adapter else 4.0
     adapter = 4.0 * shape.trainable
     sizes = {"adapter": adapter, "virtual_tokens": adapter, "merged": width * shape.parameters}
-    # Their logits, in float64 where sums are reordered, lie on the disk while they are compared.
-    proof = len(formats) * _probe_tokens(shape) * shape.vocabulary * 8
+    # Their logits lie on the disk while they are compared.
+    proof = len(formats) * _probe_tokens(shape) * shape.vocabulary * 4
     # Tokenizer, configs, records.
     artefacts = int(sum(sizes[name] for name in formats)) + (32 << 20)
     parts = {"checkpoints": checkpoints, "artefacts": artefacts, "proof": proof}
@@ -247,16 +247,13 @@ def drawing_peak(shape: Shape) -> int:
 def export_peak(shape: Shape, formats: Sequence[str]) -> int:
     """Bytes while artefacts are written and compared, when gradients and activations are gone.
 
-    The logits of the probe rows stand there for every format, of the live model and then of the
-    reloaded one; a merged float32 model is compared in float64, with its weights in both at first.
+    The logits of the probe rows are there of the live model, its base and the merged model, and of
+    every reloaded artefact, once more while they are read.
     """
     weights = _weights(shape) - shape.others
-    tokens = _probe_tokens(shape) * shape.vocabulary
-    double = "merged" in formats and shape.adapter and shape.dtype == "float32"
-    logits = tokens * 4 * (len(formats) + double)
-    widened = weights + 8 * shape.parameters + logits if double else 0
-    # What comparing takes besides: half of the logits once more.
-    live = _process(shape) + tokens * 2 + max(widened, weights + 2 * logits + tokens * 4)
+    logits = 4 * _probe_tokens(shape) * shape.vocabulary
+    held = 1 + shape.adapter + ("merged" in formats and shape.adapter) + 2 * len(formats)
+    live = _process(shape) + weights + logits * (held + 1)
     # The fresh process loads the artefact onto the same GPU, next to the live model.
     fresh = _process(shape) + weights + logits if shape.device == "cuda" and formats else 0
     return int(live + fresh)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tuner import wording
+from tuner import proof_limits, wording
 from tuner.disk import write_file
 from tuner.record import METRICS
 
@@ -59,7 +59,7 @@ def write(folder: RunFolder) -> None:
         _table(
             ("kind", "path", "bytes", "proof", "sha256"),
             [
-                (a["kind"], a["path"], f"{a['bytes']:,}", wording.proof(a), a["sha256"])
+                (a["kind"], a["path"], f"{a['bytes']:,}", proof_limits.verdict(a), a["sha256"])
                 for a in record["artefacts"]
             ],
         ),

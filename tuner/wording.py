@@ -78,17 +78,6 @@ def value(item: Any) -> str:
     return str(item)
 
 
-def proof(artefact: Mapping[str, Any]) -> str:
-    """Return what was proven of an artefact: that it is the tuned model, or how near it is."""
-    if not artefact.get("verified"):
-        return "not verified"
-    if artefact.get("limit_of") != "kl":
-        return "verified"
-    kept = artefact.get("kept")
-    share = "" if kept is None else f"keeps {kept:.0%} of what training changed, "
-    return f"checked: {share}KL {value(artefact['kl'])} (limit {value(artefact['limit'])})"
-
-
 def size(count: float) -> str:
     """A number of bytes."""
     for unit in ("B", "KiB", "MiB"):

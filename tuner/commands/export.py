@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner import heap, wording
+from tuner import heap, proof_limits, wording
 from tuner.errors import ModelError, RecipeError
 from tuner.export_formats import known
 
@@ -25,7 +25,7 @@ _SAID = {
     "perplexity": "perplexity",
     "perplexity_tuned": "of the tuned model",
 }
-_LIMITS = {"kl": "KL", "max_logit_difference": "logits"}
+_LIMITS = {"kl": "KL", "mean_logit_difference": "average"}
 ONTO = ("auto", "dequantized", "original")
 
 
@@ -205,7 +205,10 @@ def show(reports: Sequence[dict[str, Any]], console: Console) -> None:
             console.text(f"merged onto the {report['merged_onto']} weights (KL: {both})")
             break
     for report in reports:
-        console.text(f"{report['kind']}  {report['path']}{_llama(report.get('llama_cpp'))}")
+        words = proof_limits.verdict(report)
+        console.text(
+            f"{report['kind']}  {report['path']}  {words}{_llama(report.get('llama_cpp'))}"
+        )
 
 
 def _llama(found: dict[str, Any] | None) -> str:
@@ -250,8 +253,8 @@ def verify(name: str, base: str | None, force_base: bool, console: Console) -> N
     console.event("verified", **found)
     console.text(
         f"{found['kind']}  {found['path']}  {found['files']} files as written; "
-        f"logits within {found['drift']:.2g} of those proven then "
-        f"(tuned model: {found['max_logit_difference']:.2g})"
+        f"logits {found['drift']:.2g} on average from those when it was written, KL "
+        f"{found['drift_kl']:.2g}; {proof_limits.verdict(found)}"
     )
     if then := found["then"]:
         known = (f"{_SAID[name]} {wording.value(then[name])}" for name in _SAID if name in then)

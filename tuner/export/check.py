@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import adapter_files, manifest
+from tuner import adapter_files, manifest, proof_limits
 from tuner.errors import IntegrityError, ModelError
-from tuner.export import verify
+from tuner.export import measure, verify
+from tuner.proof_limits import DRIFT
 
 if TYPE_CHECKING:
     from tuner.base import Base
@@ -22,9 +23,8 @@ if TYPE_CHECKING:
     from tuner.export_origin import Origin
 
 # Of the figures that were taken when it was written, those that are told again.
+_PROVEN = ("proof", "dtype", "weights_kept", "answers_kept")
 _THEN = ("kl", "kl_base", "top1_agreement", "perplexity", "perplexity_tuned")
-# Other machines add up in another order; quantized kernels round as they go.
-DRIFT = {"exact": 1e-3, "rounded": 0.05}
 
 
 def check(origin: Origin, base: str | None, force_base: bool, console: Console) -> dict[str, Any]:
@@ -37,8 +37,9 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
         console: warns.
 
     Returns:
-        kind, path, files, stray (what lies there besides), drift (to its own logits then),
-        max_logit_difference (to the tuned model's), limit; and `then`, figures that its manifest
+        kind, path, files, stray (what lies there besides), drift (mean difference from its own
+        logits then), drift_kl, limit and limit_kl, max_logit_difference (to the tuned model's), the
+        words of what was proven when it was written; and `then`, figures that its manifest
         keeps, where it was made by `tuner export`.
 
     Raises:
@@ -80,7 +81,6 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
         "base": where,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
-        "double": [],
         "rows": witness["rows"],
         "targets": witness["targets"],
         "artefacts": {kind: str(folder)},
@@ -89,6 +89,9 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
         logits = verify.in_fresh_process(job, Path(aside))[kind]
     found = _compare(kind, folder, len(files), logits, witness, facts)
     known = sealed.get("figures") or {}
+    found |= {name: known.get(name, sealed.get(name)) for name in _PROVEN}
+    if losing := proof_limits.warning(found):
+        console.warn(losing)
     return found | {"stray": stray, "then": {name: known[name] for name in _THEN if name in known}}
 
 
@@ -116,14 +119,16 @@ def _compare(
     then, tuned = (
         torch.tensor(witness[name], dtype=torch.float64) for name in ("artefact", "tuned")
     )
-    drift = float((now - then).abs().max())
     exact = facts["dtype"] == "float32" and kind in ("adapter", "virtual_tokens", "merged")
-    limit = DRIFT["exact" if exact else "rounded"] * max(1.0, float(then.abs().max()))
-    if not drift <= limit:
+    share, limit_kl = DRIFT["exact" if exact else "rounded"]
+    limit = share * max(1.0, float(then.abs().mean()))
+    drift = float((now - then).abs().mean())
+    drift_kl = measure.divergence(then, now)
+    if not (drift <= limit and drift_kl <= limit_kl):
         raise IntegrityError(
             f"{folder} no longer computes what it did when it was written",
-            f"its logits differ by up to {drift:.3g} from those in its manifest, the limit is "
-            f"{limit:.3g}",
+            f"its logits differ from those in its manifest by {drift:.3g} on average and a KL of "
+            f"{drift_kl:.3g}, the limits are {limit:.3g} and {limit_kl:.3g}",
             "check the versions of transformers and of the quantizing library, or export it again",
         )
     return {
@@ -132,5 +137,7 @@ def _compare(
         "files": files,
         "drift": drift,
         "limit": limit,
+        "drift_kl": drift_kl,
+        "limit_kl": limit_kl,
         "max_logit_difference": float((now - tuned).abs().max()),
     }

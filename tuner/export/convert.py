@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import disk, manifest, provenance, seal
+from tuner import disk, manifest, proof_limits, provenance, seal
 from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError
 from tuner.export import (
     CARDS,
@@ -27,6 +27,7 @@ from tuner.export import (
     card,
     combine,
     converter,
+    exact,
     gguf,
     gguf_adapter,
     held,
@@ -34,13 +35,12 @@ from tuner.export import (
     llama,
     measure,
     merge,
-    merged,
+    same_adapter,
     torchao_int8,
     trained_grid,
     verdict,
     verify,
 )
-from tuner.export.measure import Held
 from tuner.export.work import Settings, Work, open_work
 from tuner.export_formats import FORMATS, OF_ADAPTER, QUANTIZED, Format
 
@@ -103,7 +103,7 @@ def export(
         if settings.combination:
             console.phase(f"combining {len(settings.combination.origins)} adapters")
             work.origin = combine.combine(settings.combination, work.job, scratch)
-        exact = merge.measure_and_merge(work, rows, settings, scratch, found_base, console)
+        merge.measure_and_merge(work, rows, settings, scratch, found_base, console)
         learned = work.base is None or measure.noticeable(work.tuned, work.base)
         if not learned and not settings.rehearsal:
             raise IntegrityError(
@@ -117,13 +117,17 @@ def export(
             console.phase(f"writing {row.name}; it is reloaded in a fresh process")
             # What is proven is kept, whatever becomes of the others.
             try:
-                report = _one(work, row, settings, exact)
+                report = _one(work, row, settings)
             except (IntegrityError, ModelError) as error:
                 refused.append(error)
                 continue
             report |= {"seconds": time.perf_counter() - started, "shared_seconds": shared}
             reports.append(report)
             _tell(report, console)
+            losing = proof_limits.warning(report)
+            if losing and origin.found is None:
+                # A run says it with its list of artefacts.
+                console.warn(losing)
             _report(work.origin, settings.output, report)
     for other in refused[1:]:
         console.warn(f"{other.what}: {other.why}")
@@ -146,7 +150,6 @@ def _one(
     work: Work,
     row: Format,
     settings: Settings,
-    exact: torch.Tensor | None,
 ) -> dict[str, Any]:
     final = settings.output / row.name
     extra: dict[str, Any] = {
@@ -168,20 +171,24 @@ def _one(
         }
     with seal.seal(final, extra=extra) as folder:
         _write(work, row, settings, folder)
-        double = row.name == "merged" and exact is not None
-        rows = merge.few(work) if double else work.both
-        tuned = exact if double and exact is not None else work.tuned
+        tuned = work.tuned
         for_grid = trained_grid.wanted(work, row)
         if for_grid:
             tuned = trained_grid.logits(work)
-        found = _again(work, row, rows, double, folder, settings.output)
-        figures = measure.compare(rows, tuned, found, _part(work, len(tuned)))
+        found, proven = _again(work, row, folder, settings.output)
+        figures = measure.compare(work.both, tuned, found, work.base)
         limit = settings.limits.get(row.name, settings.max_kl)
         if for_grid:
             limit = trained_grid.LIMIT
         if settings.rehearsal:
-            figures = replace(figures, kl_base=None, kept=None)
-        report = verdict.judge(row, figures, work, folder, limit)
+            figures = replace(figures, kl_base=None, kept=None, answers_kept=None)
+        if row.exact:
+            problems = _copied(work, row, folder)
+            report = exact.judge(row, figures, work, found, proven, problems, limit)
+        else:
+            verdict.check_merge(row, proven)
+            report = verdict.judge(row, figures, work, folder, limit)
+        report |= {"bytes": verdict.weight_bytes(folder)}
         if row.llama_type:
             (file,) = folder.glob("*.gguf")
             stops = list(dict.fromkeys([work.tokenizer.eos_token_id, *(work.stops or ())]))
@@ -220,35 +227,48 @@ def _write(work: Work, row: Format, settings: Settings, folder: Path) -> None:
 
 
 def _again(
-    work: Work, row: Format, rows: Held, double: bool, folder: Path, output: Path
-) -> torch.Tensor:
-    """An artefact's logits at the held places, by a process that knows nothing but its files."""
+    work: Work, row: Format, folder: Path, output: Path
+) -> tuple[torch.Tensor, dict[str, Any] | None]:
+    """An artefact's logits at the places, by a process that knows nothing but its files; and what
+    that found of its tensors."""
+    rows = work.both
     if row.name == "gguf-adapter":
         with seal.scratch(output) as aside:
             base = aside / "base.gguf"
             splitting = gguf.splits_like(work.tokenizer)
             converter.run(Path(work.job["base"]), base, "f32", splitting)
             (file,) = folder.glob("*.gguf")
-            return llama.with_adapter(base, file, work.job, rows, aside)
+            return llama.with_adapter(base, file, work.job, rows, aside), None
+    proofs = {row.name: _how(work, folder)} if row.name == "merged" else {}
+    if not row.exact and work.origin.adapter and not work.proven:
+        # What other formats are made of is proven with the first of them.
+        proofs = {row.name: _how(work, work.merged)}
+        work.proven = True
     job = work.job | {
         "rows": rows.rows,
         "targets": rows.targets,
         "artefacts": {row.name: str(folder)},
-        "double": [row.name] if double else [],
-        "shard": merged.SHARD,
+        "proofs": proofs,
     }
-    return verify.in_fresh_process(job, output)[row.name]
+    found = verify.in_fresh_process(job, output)
+    proven = verify.unpack(found[f"{row.name}.proof"]) if proofs else None
+    return found[row.name], proven
+
+
+def _how(work: Work, folder: Path) -> dict[str, Any]:
+    """How the tensors of a merged model are proven (see `proof.prove`)."""
+    if work.origin.adapter:
+        onto = work.notes.get("merged_onto", "dequantized")
+        return {"folder": str(folder), "adapter": str(work.origin.folder), "onto": onto}
+    return {"folder": str(folder), "like": str(work.origin.folder)}
+
+
+def _copied(work: Work, row: Format, folder: Path) -> list[str]:
+    """What differs between an adapter and its copy."""
+    return same_adapter.as_copied(work.origin.folder, folder) if row.name == "adapter" else []
 
 
 _NO_MANIFEST = shutil.ignore_patterns(manifest.MANIFEST)
-
-
-def _part(work: Work, places: int) -> torch.Tensor | None:
-    """The base's logits where this many were read: the first held-out places, then the random."""
-    if work.base is None:
-        return None
-    random = sum(map(len, work.random.targets))
-    return torch.cat([work.base[: places - random], work.base[len(work.base) - random :]])
 
 
 def _quantize(work: Work, row: Format) -> str:

@@ -51,6 +51,8 @@ class Measures:
         kl_base: mean KL of the base from the tuned model: what training changed.
         kept: share of the change by training that is in the artefact: the regression of
             (artefact - base) on (tuned - base). 1 is all of it, 0 is the base itself.
+        answers_kept: share of the change in the answers: 1 - kl / kl_base; None where training
+            changed none.
         places: how many places were compared.
     """
 
@@ -64,6 +66,7 @@ class Measures:
     perplexity_base: float | None = None
     kl_base: float | None = None
     kept: float | None = None
+    answers_kept: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as they stand in export.json."""
@@ -99,9 +102,9 @@ def run_through(model: Any, held: Held) -> None:
 
 
 def _forward(model: Any, row: dict[str, list[int]]) -> Any:
-    from tuner.export.verify import row_tensor
+    from tuner.export.verify import batch_of
 
-    return model(**{name: row_tensor(name, ids, model.device) for name, ids in row.items()})
+    return model(**batch_of(row, 1, model.device))
 
 
 def compare(
@@ -118,19 +121,33 @@ def compare(
     if found.shape != tuned.shape or not bool(torch.isfinite(found).all()):
         return Measures(math.inf, math.inf, math.inf, 0.0, len(tuned))
     difference = (found - tuned).abs()
+    kl, kl_base = divergence(tuned, found), None if base is None else divergence(tuned, base)
     targets = torch.tensor([token for row in held.targets for _, token in row])
     return Measures(
         max_logit_difference=float(difference.max()),
         mean_logit_difference=float(difference.mean()),
-        kl=divergence(tuned, found),
+        kl=kl,
         top1_agreement=float((tuned.argmax(-1) == found.argmax(-1)).double().mean()),
         places=len(tuned),
         perplexity=_perplexity(found, targets),
         perplexity_tuned=_perplexity(tuned, targets),
         perplexity_base=None if base is None else _perplexity(base, targets),
-        kl_base=None if base is None else divergence(tuned, base),
+        kl_base=kl_base,
         kept=None if base is None else _kept(tuned, found, base),
+        answers_kept=answers_kept(kl, kl_base),
     )
+
+
+def answers_kept(kl: float, kl_base: float | None) -> float | None:
+    """The share of what training changed in the answers that is kept; None where it changed none.
+
+    Args:
+        kl: of the artefact from the tuned model.
+        kl_base: of the base from the tuned model; None where it is not known.
+    """
+    if kl_base is None or kl_base < NOTICEABLE:
+        return None
+    return max(0.0, 1.0 - kl / kl_base)
 
 
 def divergence(tuned: torch.Tensor, found: torch.Tensor) -> float:

@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner import manifest, seal, token_rows
-from tuner.export import loading, measure, merged
-from tuner.export.double import in_double
-from tuner.export.measure import Held
+from tuner.export import loading, measure, merged, noise
 from tuner.export_formats import OF_ADAPTER, Format
 
 if TYPE_CHECKING:
     from tuner.base import Base
     from tuner.console import Console
     from tuner.export.work import Settings, Work
-
-# Places of the held-out rows at which a merge is compared in float64.
-FEW_PLACES = 64
 
 
 def measure_and_merge(
@@ -30,17 +25,14 @@ def measure_and_merge(
     scratch: Path,
     base: Base | None,
     console: Console,
-) -> torch.Tensor | None:
-    """Read the tuned model and the base, and have the merged model lie in `work.merged`.
-
-    Returns:
-        The tuned model's logits in float64 on a few rows, where an exact merge is asked for.
-    """
+) -> None:
+    """Read the tuned model and the base, and have the merged model lie in `work.merged`."""
     origin, job = work.origin, work.job
     kind = "adapter" if origin.adapter else "merged"
     console.phase("measuring the tuned model and its base")
     model = loading.load(job, kind, str(origin.folder))
     work.tuned = measure.read(model, work.both, console.tick)
+    work.written[kind] = (work.tuned, noise.measured(model, work.both.rows))
     compared = base is not None and not job["num_labels"]
     if origin.adapter and compared:
         with model.disable_adapter():
@@ -50,24 +42,31 @@ def measure_and_merge(
         token_rows.grow(whole, work.vocabulary_rows)
         work.base = measure.read(whole, work.both)
         del whole
-    exact = None
-    plain = job["dtype"] == "float32" and job["quantize"] == "none"
-    if plain and any(row.name == "merged" for row in rows):
-        with in_double(model):
-            exact = measure.read(model, few(work))
     if not origin.adapter:
         work.merged = origin.folder
     elif any(row.name not in OF_ADAPTER for row in rows):
-        ready = origin.folder.parent / "merged"
-        if manifest.is_sealed(ready) and origin.run and job["quantize"] == "none":
-            seal.verify(ready)
-            work.merged = ready
-        else:
+        whole = _ready(work)
+        if whole is None:
             console.phase("folding the adapter into the base")
             work.merged = scratch / "merged"
             whole = merged_into(work, model, settings.onto)
             merged.save(whole, work.merged, work.name, work.tokenizer, work.stops)
-    return exact
+        if any(row.name == "merged" for row in rows):
+            read = measure.read(whole.eval(), work.both)
+            work.written["merged"] = (read, noise.measured(whole, work.both.rows))
+
+
+def _ready(work: Work) -> Any:
+    """The merged model that the run wrote and proved tensor by tensor; None where it has none."""
+    origin = work.origin
+    ready = origin.folder.parent / "merged"
+    if not (manifest.is_sealed(ready) and origin.run and work.job["quantize"] == "none"):
+        return None
+    if "proof" not in manifest.read_manifest(ready)["extra"]:
+        return None
+    seal.verify(ready)
+    work.merged = ready
+    return loading.load(work.job, "merged", str(ready))
 
 
 def merged_into(work: Work, model: Any, onto: str) -> Any:
@@ -90,9 +89,3 @@ def merged_into(work: Work, model: Any, onto: str) -> Any:
     chosen = min(divergences, key=lambda name: divergences[name])
     work.notes |= {"merged_onto": chosen, "kl_by_base_weights": divergences}
     return models[chosen]
-
-
-def few(work: Work) -> Held:
-    """The rows on which an exact merge is compared in float64."""
-    first = work.held.limited(FEW_PLACES)
-    return Held(first.rows + work.random.rows, first.targets + work.random.targets)

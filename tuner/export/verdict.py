@@ -1,4 +1,4 @@
-"""Whether an artefact may be named: near enough to the tuned model, not the base, really small."""
+"""Whether a quantized artefact is near enough to the tuned model, not the base, and small."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from safetensors import safe_open
 from tuner.errors import IntegrityError
 from tuner.export.measure import Measures
 from tuner.export_formats import Format
+from tuner.proof_limits import KEPT
 
 if TYPE_CHECKING:
     from tuner.export.work import Work
 
-# An artefact must hold at least this share of what training changed.
-KEPT = 0.5
-# A merge in float64; files as they are; the same, as a share of the largest logit, where the
-# weights are stored in bfloat16 or float16.
-EXACT = {"adapter": (1e-5, 0.01), "merged": (1e-4, 0.1)}
-# Merging into a quantized base's weights leaves their rounding behind.
-REQUANTIZED = 0.5
 # Scales, headers, alignment.
 _SIZE_MARGIN, _SIZE_FREE = 1.1, 32 << 10
 _KEPT_WHOLE = ("embed", "lm_head", "wte", "wpe", "shared", "score", "classifier")
@@ -40,24 +34,23 @@ def judge(
         max_kl: a limit in place of the format's own.
 
     Returns:
-        The figures, with `bytes`, `limit`, `limit_of` and `verdict`.
+        The figures, with `limit`, `limit_of`, `verdict` and `proof`.
 
     Raises:
         IntegrityError: it exceeds its limit, equals the base, or was never quantized.
     """
-    limit_of, limit = _limit(row, work, max_kl)
-    value = figures.kl if limit_of == "kl" else figures.max_logit_difference
-    if not value <= limit:
-        raise _refused(
+    assert row.divergence is not None
+    limit = row.divergence if max_kl is None else max_kl
+    if not figures.kl <= limit:
+        raise refused(
             row,
             "is too far from the model that was trained",
-            f"its {_SAID[limit_of]} is {value:.3g}, the limit is {limit:.3g} "
+            f"its mean KL divergence is {figures.kl:.3g}, the limit is {limit:.3g} "
             f"(the base itself: {_said(figures.kl_base)}); it was not kept",
-            "choose a format with more bits"
-            + (", or raise the limit with --max-kl" if limit_of == "kl" else ""),
+            "choose a format with more bits, or raise the limit with --max-kl",
         )
     if figures.kl_base is not None and figures.kl > figures.kl_base:
-        raise _refused(
+        raise refused(
             row,
             "is farther from the tuned model than the base is",
             f"its mean KL divergence is {figures.kl:.3g}, the base's {figures.kl_base:.3g}; it was "
@@ -65,7 +58,7 @@ def judge(
             "train longer, so that training outweighs the rounding, or choose more bits",
         )
     if figures.kept is not None and figures.kept < KEPT:
-        raise _refused(
+        raise refused(
             row,
             "is the base, not the model that was trained",
             f"only {max(0.0, figures.kept):.0%} of what training changed is in it; it was not kept",
@@ -74,7 +67,7 @@ def judge(
     size = weight_bytes(folder)
     expected = _expected_bytes(row, work)
     if size > expected:
-        raise _refused(
+        raise refused(
             row,
             "was never quantized",
             f"its weights take {size:,} bytes, at {row.bits} bits a weight it is at most "
@@ -82,30 +75,15 @@ def judge(
             "choose another format; the layers of this model are not what the library quantizes",
         )
     return figures.as_dict() | {
-        "bytes": size,
         "limit": limit,
-        "limit_of": limit_of,
-        "verdict": "equal" if limit_of == "max_logit_difference" else "within its limit",
+        "limit_of": "kl",
+        "verdict": "checked",
+        "proof": "checked",
     }
-
-
-_SAID = {"kl": "mean KL divergence", "max_logit_difference": "largest logit difference"}
 
 
 def _said(value: float | None) -> str:
     return "not known" if value is None else f"{value:.3g}"
-
-
-def _limit(row: Format, work: Work, max_kl: float | None) -> tuple[str, float]:
-    if row.exact and work.job["quantize"] != "none" and row.name == "merged":
-        return "kl", REQUANTIZED if max_kl is None else max_kl
-    if row.exact:
-        exact, reduced = EXACT[row.name]
-        if work.job["dtype"] == "float32":
-            return "max_logit_difference", exact
-        return "max_logit_difference", reduced * float(work.tuned.abs().max())
-    assert row.divergence is not None
-    return "kl", row.divergence if max_kl is None else max_kl
 
 
 def weight_bytes(folder: Path) -> int:
@@ -145,5 +123,21 @@ def _bits(row: Format, name: str, dimensions: int, dtype: str) -> float:
 _WIDTHS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0}
 
 
-def _refused(row: Format, what: str, why: str, fix: str) -> IntegrityError:
+def check_merge(row: Format, proven: dict[str, Any] | None) -> None:
+    """Refuse a format that was made of a merge which the method's formula does not give.
+
+    Raises:
+        IntegrityError: names the first tensor that differs.
+    """
+    if proven and proven["problems"]:
+        raise refused(
+            row,
+            "was made of a wrong merge",
+            f"{proven['problems'][0]}; it was not kept",
+            "please report this with export.json",
+        )
+
+
+def refused(row: Format, what: str, why: str, fix: str) -> IntegrityError:
+    """The refusal of an artefact."""
     return IntegrityError(f"the {row.name} artefact {what}", why, fix)

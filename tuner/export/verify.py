@@ -1,14 +1,14 @@
-"""The parity proof: an artefact, loaded by a fresh process, gives the live model's logits.
+"""The fresh process of the proof: what an artefact's files hold, and the logits that they give.
 
-Run as `python -m tuner.export.verify job.json`, it loads each artefact with transformers and peft
-alone and writes the logits of the probe rows. It shares no code with training: standard attention,
-no packing, no state of the process that wrote the artefact.
+Run as `python -m tuner.export.verify job.json`, it compares each tensor of a merged model with the
+method's formula, loads each artefact with transformers and peft alone, and writes the logits of the
+probe rows. It shares no code with training and merging: standard attention, no packing, no state of
+the process that wrote the artefact.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,8 +19,7 @@ from safetensors.torch import load, save_file
 
 from tuner import heap, processes, seal
 from tuner.errors import IntegrityError
-from tuner.export import held, loading, measure
-from tuner.export.double import in_double
+from tuner.export import held, loading, measure, proof
 from tuner.memory import PROBE_ROWS
 
 if TYPE_CHECKING:
@@ -42,30 +41,23 @@ def stored_dtype(plan: Plan) -> str:
 
 
 @torch.no_grad()
-def logits(model: Any, rows: Sequence[Probe], double: bool = False) -> list[torch.Tensor]:
+def logits(model: Any, rows: Sequence[Probe]) -> list[torch.Tensor]:
     """Logits (tokens, vocabulary) or (classes,) of each row run alone, on the CPU.
 
     Args:
         model: in evaluation mode.
         rows: token ids by the name of the argument.
-        double: compute in float64, and put the model back to float32, which loses nothing. Folding
-            an adapter into the base changes the order of the sums; in float32 that alone moves the
-            logits by more than a wrong weight would have to.
     """
-    with in_double(model, double):
-        results = [
-            model(**{name: row_tensor(name, ids, model.device) for name, ids in row.items()})
-            .logits[0]
-            .cpu()
-            for row in rows
-        ]
-    return [result if double else result.float() for result in results]
+    return [model(**batch_of(row, 1, model.device)).logits[0].float().cpu() for row in rows]
 
 
-def row_tensor(name: str, ids: Sequence[int], device: Any) -> torch.Tensor:
-    """One row of a batch; `task_ids` have one number a row."""
-    tensor = torch.tensor(list(ids), device=device)
-    return tensor if name == "task_ids" else tensor[None]
+def batch_of(row: Probe, copies: int, device: Any) -> dict[str, torch.Tensor]:
+    """A batch of copies of one row; `task_ids` have one number a row."""
+    tensors = {name: torch.tensor(list(ids), device=device) for name, ids in row.items()}
+    return {
+        name: tensor.repeat(copies) if name == "task_ids" else tensor.repeat(copies, 1)
+        for name, tensor in tensors.items()
+    }
 
 
 def facts_of(plan: Plan) -> dict[str, Any]:
@@ -86,16 +78,16 @@ def job_of(
     plan: Plan,
     rows: Sequence[Probe],
     folders: Mapping[str, Path],
-    live: Mapping[str, Sequence[torch.Tensor]],
+    proofs: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """All that a fresh process needs to know to compute the logits of some artefacts, as JSON."""
+    """All that a fresh process needs to know to prove some artefacts, as JSON."""
     return facts_of(plan) | {
         "base": str(plan.base.folder),
         "device": plan.device,
         "threads": torch.get_num_threads(),
         "rows": list(rows),
         "artefacts": {name: str(folder) for name, folder in folders.items()},
-        "double": [name for name in folders if live[name][0].dtype == torch.float64],
+        "proofs": dict(proofs),
     }
 
 
@@ -110,17 +102,36 @@ def fresh_logits(
     plan: Plan,
     folders: Mapping[str, Path],
     rows: Sequence[Probe],
-    live: Mapping[str, Sequence[torch.Tensor]],
-) -> dict[str, list[torch.Tensor]]:
-    """The logits of every probe row by artefacts that a fresh process has loaded, per artefact.
+    proofs: Mapping[str, Mapping[str, Any]],
+) -> tuple[dict[str, list[torch.Tensor]], dict[str, Any]]:
+    """What a fresh process finds of artefacts.
+
+    Args:
+        plan: of the run.
+        folders: of the artefacts, by their format.
+        rows: the probe rows.
+        proofs: how the tensors of some of them are proven (see `proof.prove`).
+
+    Returns:
+        The logits of every row, and what was found of the tensors, by format.
 
     Raises:
         IntegrityError: the fresh process could not load an artefact.
     """
-    found = in_fresh_process(job_of(plan, rows, folders, live), plan.output)
-    return {
-        name: [found[f"{name}.{number}"] for number in range(len(live[name]))] for name in folders
-    }
+    found = in_fresh_process(job_of(plan, rows, folders, proofs), plan.output)
+    each = {name: [found[f"{name}.{number}"] for number in range(len(rows))] for name in folders}
+    return each, {name: unpack(found[f"{name}.proof"]) for name in proofs}
+
+
+def pack(found: Mapping[str, Any]) -> torch.Tensor:
+    """JSON as a tensor, to go where logits go."""
+    return torch.tensor(list(json.dumps(found).encode()), dtype=torch.uint8)
+
+
+def unpack(tensor: torch.Tensor) -> dict[str, Any]:
+    """What `pack` was given."""
+    found: dict[str, Any] = json.loads(bytes(tensor.tolist()))
+    return found
 
 
 def in_fresh_process(job: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
@@ -167,46 +178,9 @@ def child(module: str, job: dict[str, Any], folder: Path) -> bytes:
         return result.read_bytes()
 
 
-def largest_difference(fresh: Sequence[torch.Tensor], live: Sequence[torch.Tensor]) -> float:
-    """The largest difference of a logit of all rows."""
-    return max(_difference(one, other) for one, other in zip(fresh, live, strict=True))
-
-
-def largest_difference_beyond(
-    fresh: Sequence[torch.Tensor],
-    exact: Sequence[torch.Tensor],
-    single: Sequence[torch.Tensor],
-) -> float:
-    """As `largest_difference`, of the places where it is more than float32's own rounding.
-
-    Some random tokens put a model where the last bit of its weights moves a logit by 0.01; there a
-    merge, which rounds the weights anew, cannot be nearer than the model is to itself.
-
-    Args:
-        fresh: (places, entries) in float64 by an artefact, for every row.
-        exact: in float64 by the live model.
-        single: by the live model in float32.
-    """
-    largest = 0.0
-    for one, other, rounded in zip(fresh, exact, single, strict=True):
-        if not math.isfinite(_difference(one, other)):
-            return float("inf")
-        moved, own = ((tensor - other).abs().amax(-1) for tensor in (one, rounded))
-        largest = max(largest, float(torch.where(moved > own, moved, 0.0).max()))
-    return largest
-
-
-def _difference(fresh: torch.Tensor, live: torch.Tensor) -> float:
-    """The largest difference; infinite where it is none, since `max` would pass over a NaN."""
-    if fresh.shape != live.shape:
-        return float("inf")
-    difference = float((fresh - live).abs().max())
-    return difference if math.isfinite(difference) else float("inf")
-
-
 def main() -> None:
-    """The fresh process: load every artefact of a job and write its logits: of every row, or, of a
-    job that names places, at those."""
+    """The fresh process: prove the tensors that a job names, load every artefact, and write its
+    logits: of every row, or, of a job that names places, at those."""
     from tuner.model import quiet_libraries
 
     quiet_libraries()
@@ -214,14 +188,14 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     torch.set_num_threads(job["threads"])
     result: dict[str, torch.Tensor] = {}
+    for kind, how in job.get("proofs", {}).items():
+        result[f"{kind}.proof"] = pack(proof.prove(job, how))
     for kind, folder in job["artefacts"].items():
         model = loading.load(job, kind, folder)
-        double = kind in job["double"]
         if targets := job.get("targets"):
-            with in_double(model, double, job.get("shard")):
-                result[kind] = measure.read(model, measure.Held(job["rows"], targets))
+            result[kind] = measure.read(model, measure.Held(job["rows"], targets))
         else:
-            for number, tensor in enumerate(logits(model, job["rows"], double)):
+            for number, tensor in enumerate(logits(model, job["rows"])):
                 result[f"{kind}.{number}"] = tensor.contiguous()
         del model
     save_file(result, job["result"])

@@ -78,6 +78,8 @@ class WithTokens:
         folder: of the artefact.
     """
 
+    takes_batches = False
+
     def __init__(self, base: Any, folder: str) -> None:
         self.base = base
         self.config = base.config

@@ -15,6 +15,7 @@ from tuner import base as bases
 from tuner.errors import ModelError
 from tuner.export import held
 from tuner.export.measure import Held
+from tuner.export.noise import Apart
 from tuner.record import read_record
 
 if TYPE_CHECKING:
@@ -82,6 +83,9 @@ class Work:
         vocabulary_rows: rows of a whole model's embeddings; 0 for an adapter.
         tuned: logits at their places; `base` likewise, None where there is none to compare with.
         merged: folder of the merged model, once it is there.
+        written: by format, the logits of the weights that an artefact is made of, at the places of
+            `both`, and how far they are from themselves.
+        proven: whether `merged` was compared with the formula of the method.
         record: of its run; empty where it is of none.
         notes: what stands in the report besides the figures.
     """
@@ -102,6 +106,8 @@ class Work:
     tuned: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     base: torch.Tensor | None = None
     merged: Path = Path()
+    proven: bool = False
+    written: dict[str, tuple[torch.Tensor, Apart]] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -170,7 +176,6 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
         "base": str(base.folder) if base else "",
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
-        "double": [],
     }
     folders = [origin.folder] if base is None else [origin.folder, base.folder]
     stops = tuple(dict.fromkeys(stop for folder in folders for stop in bases.stop_ids(folder)))
