@@ -254,9 +254,10 @@ def export_peak(shape: Shape, formats: Sequence[str]) -> int:
     logits = 4 * _probe_tokens(shape) * shape.vocabulary
     held = 1 + shape.adapter + ("merged" in formats and shape.adapter) + 2 * len(formats)
     live = _process(shape) + weights + logits * (held + 1)
-    # The fresh process loads the artefact onto the same GPU, next to the live model.
-    fresh = _process(shape) + weights + logits if shape.device == "cuda" and formats else 0
-    return int(live + fresh)
+    # The live model has left a GPU when the fresh process loads an artefact there; of this process
+    # CUDA's context is left.
+    fresh = 2 * _process(shape) + weights + logits if shape.device == "cuda" and formats else 0
+    return int(max(live, fresh))
 
 
 def _process(shape: Shape) -> int:

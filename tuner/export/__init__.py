@@ -36,7 +36,7 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
 
     Args:
         plan: says which formats.
-        trained: the live model; merged into its base afterwards, where that format is asked for.
+        trained: the live model; let go of when all is written.
         fingerprint: of the base, for the manifests.
 
     Returns:
@@ -77,6 +77,8 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
                 if name in CARDS:
                     facts = verify.facts_of(plan)
                     card.write(folder, name, plan.base.name, facts, card.of_run(plan, trained))
+            # The fresh process gets its memory: on a GPU there may be no room for both.
+            live.let_go(trained)
             fresh, proofs = verify.fresh_logits(plan, folders, seen.rows, seen.proofs)
             for name in folders:
                 # What is proven is kept, whatever becomes of the others.

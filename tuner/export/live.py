@@ -8,12 +8,14 @@ from that is what rounding the weights costs: it is reported.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tuner import heap
 from tuner.errors import IntegrityError
 from tuner.export import adapter, held, loading, measure, noise, proof, same_adapter, verify
 from tuner.export.noise import Apart
@@ -198,6 +200,15 @@ class Live:
         first = -len(rows.rows)
         tuned, found = (held.at(rows, logits[first:]) for logits in (self._tuned[0], fresh))
         return held.witness(rows, tuned, found)
+
+
+def let_go(trained: Trained) -> None:
+    """Free the live model: what comes next reads its own from the disk."""
+    trained.model = trained.aid = None
+    trained.start_state = {}
+    gc.collect()
+    heap.give_back()
+    heap.keep_nothing()
 
 
 def more(problems: int) -> str:

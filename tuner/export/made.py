@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from tuner import export_origin, heap, manifest, seal
+from tuner import export_origin, manifest, seal
 from tuner.errors import IntegrityError, ModelError
-from tuner.export import convert, describe
+from tuner.export import convert, describe, live
 from tuner.export.work import Settings
 from tuner.export_formats import FORMATS
 
@@ -43,7 +40,7 @@ def write(
     rows = [FORMATS[name] for name in formats if name not in done]
     seconds: dict[str, dict[str, Any]] = {}
     if rows:
-        let_go(trained)
+        live.let_go(trained)
         said = plan.recipe.export
         limits = {name: said.options(name).get("max_kl") for name in formats}
         settings = Settings(
@@ -61,17 +58,6 @@ def write(
             for report in reports
         }
     return [describe(plan.output / name) | seconds.get(name, {}) for name in formats]
-
-
-def let_go(trained: Trained) -> None:
-    """Free the live model: what comes next reads its own from the disk."""
-    trained.model = trained.aid = None
-    trained.start_state = {}
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    heap.give_back()
-    heap.keep_nothing()
 
 
 def _with_the_kept(plan: Plan, error: IntegrityError | ModelError) -> IntegrityError | ModelError:
