@@ -106,8 +106,9 @@ def test_an_old_run_is_merged_again(origin: str, project: Path, tuner: Command) 
     )
     assert got.keys() == wanted.keys()
     for key, tensor in wanted.items():
-        # To the last bit of bfloat16: another machine may add up in another order.
-        torch.testing.assert_close(got[key], tensor, rtol=2**-7, atol=1e-5)
+        # That code rounded the update to bfloat16 before it added it, this one rounds the sum once:
+        # where the two cancel, they are half a unit of each apart (weights up to 0.25 here).
+        torch.testing.assert_close(got[key], tensor, rtol=2**-7, atol=2**-11)
 
 
 @pytest.mark.parametrize("run", ["done", "done/merged", "prefix-done"])

@@ -27,6 +27,7 @@ OTHER: dict[str, str] = {
     "model.new_tokens": "[<law>, <case>]",
     "model.task": "classification",
     "model.trust_remote_code": "true",
+    "model.code_sha256": "0" + "1" * 62 + "f",
     "data.train": "[a.jsonl, b.jsonl]",
     "data.eval": "0.25",
     "data.template": "chat",

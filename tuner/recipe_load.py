@@ -228,9 +228,6 @@ def dump(recipe: Recipe, folder: Path | None = None) -> str:
     from tuner.base import ALIASES
 
     values = _sections(recipe)
-    if recipe.model.code_sha256 is None:
-        # So that a recipe without code of its own is the recipe that it was.
-        del values["model"]["code_sha256"]
     if folder is not None:
         values["data"]["train"] = [_absolute(file, folder) for file in values["data"]["train"]]
         values["data"]["eval"] = _absolute(values["data"]["eval"], folder)
