@@ -14,6 +14,9 @@ from tuner.strict_yaml import Path
 
 # Keys that came later, each with the value that means what was done before.
 ADDED: dict[str, Any] = {
+    "model.code_sha256": None,
+    "data.long": "auto",
+    "export.onto": "auto",
     "train.adam_beta1": 0.9,
     "train.adam_beta2": 0.999,
     "train.adam_epsilon": 1e-8,
