@@ -23,7 +23,7 @@ from tests.test_rehearsal import only, tuner
 from tests.test_reward import pairs
 from tuner import machine, plan, recipe_load, training
 from tuner.errors import IntegrityError, ModelError, RecipeError, ResourceError, TunerError
-from tuner.export import convert, converter, measure
+from tuner.export import convert, measure
 from tuner.export_formats import FORMATS, known
 from tuner.model import without_cpu_packing
 from tuner.recipe import json_schema
@@ -311,7 +311,7 @@ def test_what_is_not_installed_is_named_before_training(
     assert (code, error["kind"]) == (4, "model")
     assert "compressed_tensors is not installed" in error["why"]
     assert not (recipe.parent / "runs").exists()
-    monkeypatch.setattr(converter, "FOLDER", Path("/nowhere"))
+    monkeypatch.setattr("tuner.converter.folder", lambda: Path("/nowhere"))
     with pytest.raises(ModelError, match=r"llama\.cpp's converter"):
         planned(recipe, *set_("[gguf]"))
 
@@ -322,7 +322,7 @@ def test_a_class_of_models_unknown_to_the_converter_is_refused(
     (tmp_path / "conversion").mkdir()
     (tmp_path / "conversion/one.py").write_text('@register("GPT2LMHeadModel")\n')
     (tmp_path / "convert_hf_to_gguf.py").touch()
-    monkeypatch.setattr(converter, "FOLDER", tmp_path)
+    monkeypatch.setattr("tuner.converter.folder", lambda: tmp_path)
     with pytest.raises(RecipeError) as caught:
         planned(make_recipe("llama"), *set_("[gguf]"))
     assert "gguf and LlamaForCausalLM" in caught.value.problems[0]
