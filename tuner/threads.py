@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 WAIT, SPIN, COUNT = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"
-SPINS = 1_000
+SPINS = 2_000
 # What this module has set, NAME=VALUE, so that a child does not take it for the user's.
 _CHOSEN = "TUNER_THREADS"
 _CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
