@@ -63,9 +63,10 @@ def test_a_local_folder(bases: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("name", ["./models/none", "models/none/", "none.gguf", "~/none-at-all"])
-def test_h12_a_missing_path_is_never_asked_of_the_hub(
+def test_a_missing_path_is_never_asked_of_the_hub(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """H12"""
     monkeypatch.setattr(hub, "folder", lambda *_: pytest.fail("the Hub was asked"))
     (tmp_path / "recipes").mkdir()
     (tmp_path / "here").mkdir()
@@ -179,9 +180,10 @@ def test_a_model_that_the_hub_does_not_have(
     assert (exit_code, seconds < 15) == (4, True)
 
 
-def test_i01_pickled_weights_are_refused(
+def test_pickled_weights_are_refused(
     copy: Path, make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
+    """I01"""
     (copy / "model.safetensors").unlink()
     (copy / "pytorch_model.bin").write_bytes(canary_pickle(tmp_path / "canary"))
     error = refused(make_recipe(model={"base": str(copy)}), SafetyError)
@@ -189,9 +191,10 @@ def test_i01_pickled_weights_are_refused(
     assert not (tmp_path / "canary").exists()
 
 
-def test_i01_pickles_beside_safetensors_are_not_opened(
+def test_pickles_beside_safetensors_are_not_opened(
     copy: Path, make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
+    """I01"""
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt"):
         (copy / name).write_bytes(canary_pickle(tmp_path / "canary"))
     model.load(make(make_recipe(model={"base": str(copy)})))
@@ -217,13 +220,14 @@ class CanaryTokenizer(PreTrainedTokenizerFast):
 
 
 @pytest.mark.parametrize("trusted_by", [None, "HF_TRUST_REMOTE_CODE", "TRUST_REMOTE_CODE"])
-def test_i03_code_of_the_model_does_not_run(
+def test_code_of_the_model_does_not_run(
     trusted_by: str | None,
     copy: Path,
     make_recipe: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
+    """I03"""
     canary = tmp_path / "canary"
     if trusted_by:
         monkeypatch.setenv(trusted_by, "1")
@@ -240,10 +244,10 @@ def test_i03_code_of_the_model_does_not_run(
     assert not canary.exists()
 
 
-def test_i03_code_beside_a_known_family_does_not_run(
+def test_code_beside_a_known_family_does_not_run(
     copy: Path, make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A Llama that brings code of its own is loaded as the Llama that transformers has."""
+    """I03: a Llama that brings code of its own is loaded as the Llama that transformers has."""
     canary = tmp_path / "canary"
     (copy / "canary.py").write_text(CANARY_CODE.format(canary=str(canary)))
     config = json.loads((copy / "config.json").read_text())
@@ -255,10 +259,10 @@ def test_i03_code_beside_a_known_family_does_not_run(
 
 
 @pytest.mark.parametrize("serialized", [True, False])
-def test_i03_code_of_the_tokenizer_does_not_run(
+def test_code_of_the_tokenizer_does_not_run(
     serialized: bool, copy: Path, make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Refused whether or not a tokenizer.json would do in its place."""
+    """I03: refused whether or not a tokenizer.json would do in its place."""
     canary = tmp_path / "canary"
     (copy / "canary.py").write_text(CANARY_CODE.format(canary=str(canary)))
     config = json.loads((copy / "tokenizer_config.json").read_text())
@@ -272,9 +276,10 @@ def test_i03_code_of_the_tokenizer_does_not_run(
     assert not canary.exists()
 
 
-def test_e13_a_tokenizer_larger_than_the_vocabulary(
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(
     copy: Path, make_recipe: Callable[..., Path]
 ) -> None:
+    """E13"""
     tokenizer = make_tokenizer("chatml")
     assert len(tokenizer) == 512
     tokenizer.add_tokens([f"<extra_{number}>" for number in range(88)])
@@ -362,7 +367,10 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_i12_malformed_safetensors(name: str, copy: Path, make_recipe: Callable[..., Path]) -> None:
+def test_malformed_safetensors_are_refused(
+    name: str, copy: Path, make_recipe: Callable[..., Path]
+) -> None:
+    """I12"""
     (copy / "model.safetensors").write_bytes(MALFORMED[name])
     error = refused(make_recipe(model={"base": str(copy)}), ModelError)
     assert error.exit_code == 4
@@ -409,9 +417,10 @@ def test_weights_of_another_family(copy: Path, make_recipe: Callable[..., Path])
 
 @pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("wanted", ["float32", "auto"])
-def test_n11_the_dtype_is_the_plans_not_the_files(
+def test_the_dtype_is_the_plans_not_the_files(
     stored: torch.dtype, wanted: str, copy: Path, make_recipe: Callable[..., Path]
 ) -> None:
+    """N11"""
     tensors = load_file(copy / "model.safetensors")
     tensors = {name: value.to(stored) for name, value in tensors.items()}
     save_file(tensors, copy / "model.safetensors", {"format": "pt"})

@@ -177,7 +177,8 @@ ADAPTERS = [name for name, row in METHODS.items() if row.adapter]
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not METHODS[name].mergeable])
-def test_e08_a_method_that_cannot_merge_says_so(name: str, cell: Callable[..., Path]) -> None:
+def test_a_method_that_cannot_merge_says_so(name: str, cell: Callable[..., Path]) -> None:
+    """E08"""
     with pytest.raises(RecipeError, match="cannot be merged") as caught:
         make(cell(name, "llama", export={"formats": ["merged"]}))
     assert caught.value.exit_code == 2
@@ -228,10 +229,9 @@ PACKED = [name for name in METHODS if METHODS[name].packing]
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("name", PACKED)
-def test_m09_m10_packed_rows_equal_rows_alone(
-    name: str, kind: str, cell: Callable[..., Path]
-) -> None:
-    """Loss and gradients against peft's own way, row by row; a changed row changes no other."""
+def test_packed_rows_equal_rows_alone(name: str, kind: str, cell: Callable[..., Path]) -> None:
+    """M09, M10: loss and gradients against peft's own way, row by row; a changed row changes no
+    other."""
     if not possible(name, SETTINGS[kind]):
         pytest.skip("not claimed on this base")
     made, network = trained(cell, name, kind)
@@ -254,7 +254,7 @@ def test_m09_m10_packed_rows_equal_rows_alone(
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_n07_recomputed_activations_give_the_same_gradients(
+def test_recomputed_activations_give_the_same_gradients(
     name: str, cell: Callable[..., Path]
 ) -> None:
     """N07, and prefixes, which peft refuses to recompute."""
@@ -267,15 +267,15 @@ def test_n07_recomputed_activations_give_the_same_gradients(
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_n01_accumulation_does_not_change_the_update(
+def test_accumulation_does_not_change_the_update(
     name: str,
     cell: Callable[..., Path],
     run_recipe: Callable[..., dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One, two and four micro-batches a step: the same losses and gradient norms over four steps,
-    AdaLoRA's penalty included."""
+    """N01: one, two and four micro-batches a step: the same losses and gradient norms over four
+    steps, AdaLoRA's penalty included."""
     monkeypatch.setattr(verify, "fresh_logits", load_again)
     logged = []
     for micro in (4, 2, 1):
@@ -298,10 +298,8 @@ DEEP = ("prefix", "ptuning_v2", "ptuning", "prompt")
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
 @pytest.mark.parametrize("name", DEEP)
-def test_m13_virtual_tokens_do_not_see_padding(
-    name: str, kind: str, cell: Callable[..., Path]
-) -> None:
-    """Greedy answers alone, together, and token by token from plain forward passes."""
+def test_virtual_tokens_do_not_see_padding(name: str, kind: str, cell: Callable[..., Path]) -> None:
+    """M13: greedy answers alone, together, and token by token from plain forward passes."""
     _, network = trained(cell, name, kind)
     network.eval()
     prompts = [[9, 30, 41], [50, 61, 72, 83, 94, 105, 116], [300]]

@@ -537,9 +537,10 @@ def test_a_run_that_trained_the_whole_model(
     assert "whole model" in refused.stderr
 
 
-def test_e12_an_adapter_of_another_base(
+def test_an_adapter_of_another_base_is_refused(
     finished: Callable[[str], Path], bases: Callable[..., Path]
 ) -> None:
+    """E12"""
     folder, other = finished("lora"), bases("llama", seed=1)
     own = json.loads((folder / "adapter/MANIFEST.json").read_text())["extra"]["base_fingerprint"]
     theirs = opened(other).fingerprint

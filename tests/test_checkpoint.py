@@ -52,7 +52,7 @@ def assert_goes_on(line: dict[str, Any]) -> None:
     assert line["after"] == steps, line
 
 
-def test_c01_a_kill_at_any_call_of_a_save_costs_at_most_that_save(memory: Path) -> None:
+def test_a_kill_at_any_call_of_a_save_costs_at_most_that_save(memory: Path) -> None:
     """C01: SIGKILL at every call that touches the disk, with writes torn in half."""
     lines = faults.results("tests.crash", "checkpoints", memory, "torn", "best")
     *killed, whole = lines
@@ -69,7 +69,7 @@ def test_c01_a_kill_at_any_call_of_a_save_costs_at_most_that_save(memory: Path) 
     assert set(found) == {"step-2", "step-3"}
 
 
-def test_c10_a_full_disk_at_any_call_of_a_save_costs_at_most_that_save(memory: Path) -> None:
+def test_a_full_disk_at_any_call_of_a_save_costs_at_most_that_save(memory: Path) -> None:
     """C10: the kernel answers ENOSPC to each call that needs space, in turn."""
     *failed, whole = faults.results("tests.crash", "checkpoints", memory, "fail", "kernel")
     assert whole["code"] == 0
@@ -83,7 +83,7 @@ def test_c10_a_full_disk_at_any_call_of_a_save_costs_at_most_that_save(memory: P
     assert {line["newest"] for line in failed if line["code"] == 7} >= {"step-2"}
 
 
-def test_c10_a_file_that_cannot_grow_is_exit_7_at_every_size(memory: Path) -> None:
+def test_a_file_that_cannot_grow_is_exit_7_at_every_size(memory: Path) -> None:
     """C10: a real limit of the kernel, from 0 bytes until the save fits."""
     *failed, fits = faults.results("tests.crash", "small_disk", memory)
     assert fits["code"] == 0
@@ -97,7 +97,7 @@ def test_c10_a_file_that_cannot_grow_is_exit_7_at_every_size(memory: Path) -> No
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "delete"])
-def test_c02_a_damaged_checkpoint_is_named_and_the_one_before_it_found(
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_found(
     tmp_path: Path, name: str, damage: str
 ) -> None:
     """C02: refused by name when asked for, passed over with a message otherwise."""
@@ -148,7 +148,7 @@ def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
     assert checkpoint.newest(tmp_path)[0] == tmp_path / "step-10"
 
 
-def test_c11_only_our_older_checkpoints_go(tmp_path: Path) -> None:
+def test_only_our_older_checkpoints_go(tmp_path: Path) -> None:
     """C11: foreign folders and links stay, whatever their names and numbers."""
     (tmp_path / "checkpoint-500").mkdir()
     (tmp_path / "step-1").mkdir()
@@ -160,7 +160,7 @@ def test_c11_only_our_older_checkpoints_go(tmp_path: Path) -> None:
     assert names(tmp_path / "step-1") == ["theirs"]
 
 
-def test_c11_a_damaged_checkpoint_does_not_count_as_kept(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_does_not_count_as_kept(tmp_path: Path) -> None:
     """C11: the last intact one is not deleted in favour of a torn one."""
     for step in (1, 2):
         save(tmp_path, step, model_at(step))
@@ -173,7 +173,7 @@ def test_c11_a_damaged_checkpoint_does_not_count_as_kept(tmp_path: Path) -> None
     assert names(tmp_path) == ["step-4"]
 
 
-def test_c11_the_new_checkpoint_is_durable_before_an_old_one_goes(
+def test_the_new_checkpoint_is_durable_before_an_old_one_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C11: every file flushed, renamed, the folder flushed; only then is anything removed."""
@@ -293,9 +293,7 @@ def flat(value: Any) -> Any:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_c04_c06_a_restored_run_goes_on_bit_for_bit(
-    tmp_path: Path, name: str, dtype: torch.dtype
-) -> None:
+def test_a_restored_run_goes_on_bit_for_bit(tmp_path: Path, name: str, dtype: torch.dtype) -> None:
     """C04, C06: tensors, optimizer and scheduler state equal, and so is all that follows."""
     whole = build(name, dtype)
     train(whole, 0, 3)
@@ -339,7 +337,7 @@ def test_state_that_cannot_be_kept_is_said_at_the_first_save(tmp_path: Path) -> 
     assert names(tmp_path) == []
 
 
-def test_c06_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
+def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path: Path) -> None:
     """C06: names, shapes, dtypes, frozen tensors and parameter groups are checked."""
     whole = build("adamw", torch.float32)
     train(whole, 0, 1)
@@ -381,7 +379,7 @@ def test_c06_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path: Path) -> N
     refused(lambda parts: (*parts[:2], None), "scheduler state")
 
 
-def test_c07_every_changed_field_is_named(tmp_path: Path) -> None:
+def test_every_changed_field_is_named(tmp_path: Path) -> None:
     """C07: exit 6 with a field-by-field diff; allowed fields are only noted."""
     saved = {"train.batch_size": 8, "data.sha256": "aa", "train.save_steps": 50, "gone": 1}
     same = json.loads(json.dumps(saved))
@@ -399,7 +397,7 @@ def test_c07_every_changed_field_is_named(tmp_path: Path) -> None:
     assert check_identity({"a": 1}, {"a": 2}, ["a"]) == ["a: 1 in the checkpoint, 2 now"]
 
 
-def test_i01_no_file_of_a_checkpoint_is_pickle(tmp_path: Path) -> None:
+def test_no_file_of_a_checkpoint_is_pickle(tmp_path: Path) -> None:
     """I01: exactly our four files, and none of them reads as pickle, whole or inside."""
     path = save(tmp_path, 2, model_at(2))
     assert names(path) == FILES
@@ -423,7 +421,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_i01_a_pickle_in_place_of_a_file_is_never_run(tmp_path: Path, name: str) -> None:
+def test_a_pickle_in_place_of_a_file_is_never_run(tmp_path: Path, name: str) -> None:
     """I01: also where the manifest was made to fit it."""
     path = save(tmp_path / "run", 2, model_at(2))
     canary = tmp_path / "canary"
@@ -443,7 +441,7 @@ def test_i01_a_pickle_in_place_of_a_file_is_never_run(tmp_path: Path, name: str)
     assert canary.exists()
 
 
-def test_c18_a_checkpoint_may_be_moved_and_names_no_place(tmp_path: Path) -> None:
+def test_a_checkpoint_may_be_moved_and_names_no_place(tmp_path: Path) -> None:
     """C18: no absolute path, host or clock inside; the same bytes wherever it is written."""
     path = save(tmp_path / "here", 2, model_at(2))
     twin = save(tmp_path / "there", 2, model_at(2))
@@ -456,7 +454,7 @@ def test_c18_a_checkpoint_may_be_moved_and_names_no_place(tmp_path: Path) -> Non
     assert checkpoint.load(Path(moved)).step == 2
 
 
-def test_c10_the_estimate_covers_what_is_written(tmp_path: Path) -> None:
+def test_the_estimate_covers_what_is_written(tmp_path: Path) -> None:
     """C10: what the pre-flight check asks for is enough, and not much more."""
     module = nn.Linear(512, 512)
     optimizer = torch.optim.AdamW(module.parameters())
@@ -480,7 +478,7 @@ def test_c10_the_estimate_covers_what_is_written(tmp_path: Path) -> None:
     assert used <= needed <= used + 4 * (1 << 20)
 
 
-def test_c10_an_unwritable_folder_is_exit_7(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_exit_7(tmp_path: Path) -> None:
     """C10, C12: a file stands where the checkpoints should lie."""
     (tmp_path / "checkpoints").write_text("mine")
     with pytest.raises(ResourceError):

@@ -134,7 +134,7 @@ def test_help_comes_at_once() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["lora", "-h"], ["data"]], ids=" ".join)
 def test_help_imports_nothing_that_it_does_not_draw_with(arguments: list[str]) -> None:
-    """H14: rich's Markdown and tracebacks cost more than all the rest."""
+    """rich's Markdown and tracebacks cost more than all the rest."""
     code = (
         "import sys; from tuner import cli\n"
         "try: cli.main(sys.argv[1:])\n"

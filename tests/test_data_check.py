@@ -57,7 +57,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("reason", BAD)
-def test_d12_unfit_rows_are_listed_by_class(tmp_path: Path, reason: str) -> None:
+def test_unfit_rows_are_listed_by_class(tmp_path: Path, reason: str) -> None:
     """D12: up to ten rows of each class; left out and counted where the recipe allows it."""
     rows = [GOOD, *[BAD[reason]] * 12]
     with pytest.raises(DataError, match="12 rows are not fit") as caught:
@@ -69,7 +69,7 @@ def test_d12_unfit_rows_are_listed_by_class(tmp_path: Path, reason: str) -> None
     assert [item["reason"] for item in result.report["skipped"]] == [reason] * 12
 
 
-def test_d12_all_classes_at_once(tmp_path: Path) -> None:
+def test_all_classes_at_once(tmp_path: Path) -> None:
     """D12: several classes are reported together."""
     with pytest.raises(DataError) as caught:
         prepared(tmp_path, [GOOD, *BAD.values()], template="chat")
@@ -87,7 +87,7 @@ def test_d12_all_classes_at_once(tmp_path: Path) -> None:
         ({"prompt": "x"}, "the column 'completion' is missing"),
     ],
 )
-def test_d12_empty_and_missing_columns(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+def test_empty_and_missing_columns(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
     """D12: an answer of nothing is never learned."""
     with pytest.raises(DataError) as caught:
         prepared(tmp_path, [{"prompt": "a", "completion": "b"}, row])
@@ -123,7 +123,7 @@ def split_rows(folder: Path, order: int | None = None, seed: int = 7) -> tuple[s
     return set(held), [result.report["tokens_sha256"], *held]
 
 
-def test_d11_the_split_is_reproducible_and_without_leaks(tmp_path: Path) -> None:
+def test_the_split_is_reproducible_and_without_leaks(tmp_path: Path) -> None:
     """D11: equal texts on one side; the seed decides; the order of the rows does not."""
     held, order = split_rows(tmp_path)
     assert split_rows(tmp_path)[1] == order
@@ -132,7 +132,7 @@ def test_d11_the_split_is_reproducible_and_without_leaks(tmp_path: Path) -> None
         assert split_rows(tmp_path, order=shuffle)[0] == held
 
 
-def test_d11_rows_of_the_eval_file_that_stand_in_train_are_taken_out(tmp_path: Path) -> None:
+def test_rows_of_the_eval_file_that_stand_in_train_are_taken_out(tmp_path: Path) -> None:
     """D11: counted, and compared without case and white space."""
     held = [{"prompt": "q 1", "completion": "A 1 "}, {"prompt": "New", "completion": "Yes"}]
     (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
@@ -152,7 +152,7 @@ def test_eval_as_count_or_share(tmp_path: Path, amount: float, count: int) -> No
     assert result.report["rows_train"] == 10 - count
 
 
-def test_d07_a_split_that_takes_everything_is_an_error(tmp_path: Path) -> None:
+def test_a_split_that_takes_everything_is_an_error(tmp_path: Path) -> None:
     """D07: naming the split that would be empty."""
     rows = [{"prompt": f"Q {i}", "completion": f"A {i}"} for i in range(4)]
     with pytest.raises(DataError, match="train split is empty"):

@@ -46,7 +46,7 @@ FORGED = (
 
 
 @pytest.mark.parametrize("forged", FORGED)
-def test_i11_special_tokens_in_text_stay_literal(tmp_path: Path, forged: str) -> None:
+def test_special_tokens_in_text_stay_literal(tmp_path: Path, forged: str) -> None:
     """I11: the ids of the template's own control tokens are the only ones; masks do not move."""
     tokenizer = make_tokenizer("chatml")
     row = chat(("system", forged), ("user", forged), ("assistant", forged), ("user", "a"))
@@ -63,7 +63,7 @@ def test_i11_special_tokens_in_text_stay_literal(tmp_path: Path, forged: str) ->
     assert learned.count(2) == 2
 
 
-def test_i11_the_rest_is_tokenized_as_always(tmp_path: Path) -> None:
+def test_the_rest_is_tokenized_as_always(tmp_path: Path) -> None:
     """I11: around a literal special token, and in rows without one, the ids are the usual ones."""
     tokenizer = make_tokenizer("chatml")
     forged = chat(("user", "the rent <|im_end|> the rent"), ("assistant", "the tenant shall pay"))
@@ -82,7 +82,7 @@ def test_i11_the_rest_is_tokenized_as_always(tmp_path: Path) -> None:
     assert example.input_ids[start : start + len(split)] == split
 
 
-def test_i11_raw_text(tmp_path: Path) -> None:
+def test_special_tokens_in_raw_text_stay_literal(tmp_path: Path) -> None:
     """I11: plain text has no control tokens but the BOS and EOS that are added."""
     for kind in ("bos", "eospad"):
         tokenizer = make_tokenizer(kind)
@@ -95,7 +95,7 @@ def test_i11_raw_text(tmp_path: Path) -> None:
         assert tokenizer.decode(inner) == text
 
 
-def test_i11_added_tokens_of_the_template_are_control_tokens(tmp_path: Path) -> None:
+def test_added_tokens_of_the_template_are_control_tokens(tmp_path: Path) -> None:
     """I11: `<think>` is control where the template writes it, an html tag never is."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.add_tokens([AddedToken("<think>", special=False), AddedToken("<b>", special=False)])
@@ -109,7 +109,7 @@ def test_i11_added_tokens_of_the_template_are_control_tokens(tmp_path: Path) -> 
     assert ids.index(think) > ids.index(bold)
 
 
-def test_i11_policies(tmp_path: Path) -> None:
+def test_policies_for_special_tokens_in_text(tmp_path: Path) -> None:
     """I11: literal counts and warns, error names the row, allow makes control ids."""
     tokenizer = make_tokenizer("chatml")
     rows = [
@@ -127,7 +127,7 @@ def test_i11_policies(tmp_path: Path) -> None:
     assert allowed.train[0] == literal.train[0]
 
 
-def test_i11_a_template_that_hides_where_text_stands(tmp_path: Path) -> None:
+def test_a_template_that_hides_where_text_stands(tmp_path: Path) -> None:
     """I11: where it cannot be established what is text, the row is named."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = CHATML_TEMPLATE.replace(
@@ -149,7 +149,7 @@ def test_i11_a_template_that_hides_where_text_stands(tmp_path: Path) -> None:
         prepared(tmp_path, [row], tokenizer)
 
 
-def test_i11_private_characters_do_not_forge(tmp_path: Path) -> None:
+def test_private_characters_do_not_forge(tmp_path: Path) -> None:
     """I11: the characters that respell control tokens are refused beside special tokens."""
     tokenizer = make_tokenizer("chatml")
     forged = chr(0x100001) + chr(0x10FFFD) * 11
@@ -160,7 +160,7 @@ def test_i11_private_characters_do_not_forge(tmp_path: Path) -> None:
         prepared(tmp_path, [chat(("user", forged), ("assistant", "<|im_end|>"))], tokenizer)
 
 
-def test_i11_random_forgeries(tmp_path: Path) -> None:
+def test_random_forgeries(tmp_path: Path) -> None:
     """I11: pieces of control tokens in any order never add one or move a mask."""
     tokenizer = make_tokenizer("chatml")
     source = random.Random(11)
@@ -202,7 +202,7 @@ EVIL = (
 
 
 @pytest.mark.parametrize("template", EVIL)
-def test_i09_a_template_that_leaves_the_sandbox_is_refused(tmp_path: Path, template: str) -> None:
+def test_a_template_that_leaves_the_sandbox_is_refused(tmp_path: Path, template: str) -> None:
     """I09: exit 8."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = template + CHATML_TEMPLATE
@@ -219,7 +219,7 @@ def test_i09_a_template_that_leaves_the_sandbox_is_refused(tmp_path: Path, templ
         "{{ 'x' * 1000000000 }}",
     ],
 )
-def test_i10_a_template_that_does_not_end_is_refused(tmp_path: Path, template: str) -> None:
+def test_a_template_that_does_not_end_is_refused(tmp_path: Path, template: str) -> None:
     """I10: exit 8, before anything large is made."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = template + CHATML_TEMPLATE
@@ -243,7 +243,7 @@ except SafetyError as error:
 """
 
 
-def test_i10_nested_loops_are_stopped_by_the_clock() -> None:
+def test_nested_loops_are_stopped_by_the_clock() -> None:
     """I10: exit 8 within seconds; in a process of its own, which the loop cannot hold up."""
     assert subprocess.run([sys.executable, "-c", ENDLESS], timeout=60).returncode == 8
 

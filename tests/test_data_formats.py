@@ -87,7 +87,7 @@ def test_max_rows_takes_the_first(tmp_path: Path) -> None:
     assert [file["rows"] for file in result.report["files"]] == [16, 2]
 
 
-def test_d09_columns_that_are_not_used_are_listed(tmp_path: Path) -> None:
+def test_columns_that_are_not_used_are_listed(tmp_path: Path) -> None:
     """D09 and I07: an extra column is named; one that points to a file is never opened."""
     secret = tmp_path / "secret.txt"
     os.mkfifo(secret)  # opening it would block for ever
@@ -98,7 +98,7 @@ def test_d09_columns_that_are_not_used_are_listed(tmp_path: Path) -> None:
     assert any("image, source" in warning for warning in report["warnings"])
 
 
-def test_i07_parts_that_are_not_text_are_refused(tmp_path: Path) -> None:
+def test_parts_that_are_not_text_are_refused(tmp_path: Path) -> None:
     """I07, D16: an image part of a message is an error, never a read."""
     part = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
     messages = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "x"}]

@@ -37,8 +37,8 @@ def learned(example: Any, kind: str = "chatml") -> str:
     return str(make_tokenizer(kind).decode([index for index, flag in pairs if flag]))
 
 
-def test_m11_no_word_is_added_to_text_and_label(tmp_path: Path) -> None:
-    """M11: financial news is not "a great movie"; the label is what is learned."""
+def test_no_word_is_added_to_text_and_label(tmp_path: Path) -> None:
+    """Financial news is not "a great movie"; the label is what is learned."""
     result = prepared(tmp_path, NEWS)
     assert result.template == "classification"
     asked, answered = "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"
@@ -49,14 +49,14 @@ def test_m11_no_word_is_added_to_text_and_label(tmp_path: Path) -> None:
         assert learned(example) == f"{row['label']}<|im_end|>"
 
 
-def test_m11_as_plain_text_the_label_has_a_line_of_its_own(tmp_path: Path) -> None:
+def test_as_plain_text_the_label_has_a_line_of_its_own(tmp_path: Path) -> None:
     example = prepared(tmp_path, NEWS, "bos", render="raw").train[0]
     assert make_tokenizer("bos").decode(example.input_ids) == f"<s>{BANK}\npositive</s>"
     assert learned(example, "bos") == "positive</s>"
 
 
-def test_m12_a_classifier_reads_the_text_alone(tmp_path: Path) -> None:
-    """M12: the classes are the labels of the rows where the recipe lists none."""
+def test_a_classifier_reads_the_text_alone(tmp_path: Path) -> None:
+    """The classes are the labels of the rows where the recipe lists none."""
     result = prepared(tmp_path, NEWS, "encoder", "classes")
     assert result.labels == ("negative", "positive")
     texts = [make_tokenizer("encoder").decode(example.input_ids) for example in result.train]
@@ -119,7 +119,7 @@ def test_class_numbers_are_not_answers_unless_the_recipe_lists_them(
 def test_listed_numbers_are_read_through_any_template(
     tmp_path: Path, values: tuple[Any, Any], labels: tuple[str, str], classes: list[int]
 ) -> None:
-    """M02, M03, M07: they need not be text in the file, but they must be among the labels."""
+    """They need not be text in the file, but they must be among the labels."""
     rows = [{"text": f"a {n}", "label": value} for n, value in enumerate(values)]
     keys = {"template": "prompt_completion", "columns": {"prompt": "text", "completion": "label"}}
     result = prepared(tmp_path, rows, "encoder", "classes", labels=labels, **keys)

@@ -41,7 +41,7 @@ def values(path: Path, limit: int = 0) -> list[dict[str, Any]]:
     return [row.values for row in read([path], BadRows(limit))]
 
 
-def test_d01_a_broken_line_is_named(tmp_path: Path) -> None:
+def test_a_broken_line_is_named(tmp_path: Path) -> None:
     """D01: file, line and column; left out and counted where the recipe allows it."""
     lines = [json.dumps(row) for row in ROWS * 63][:1000]
     lines[516] = lines[516][:20]
@@ -56,7 +56,7 @@ def test_d01_a_broken_line_is_named(tmp_path: Path) -> None:
     assert any("line 517" in warning for warning in result.report["warnings"])
 
 
-def test_d02_types_do_not_depend_on_other_rows(tmp_path: Path) -> None:
+def test_types_do_not_depend_on_other_rows(tmp_path: Path) -> None:
     """D02: nulls first and strings later; empty lists first and objects later."""
     first = [{**row, "system": None} for row in ROWS]
     second = [{**row, "system": "Be brief."} for row in ROWS]
@@ -72,7 +72,7 @@ def test_d02_types_do_not_depend_on_other_rows(tmp_path: Path) -> None:
     assert values(write_rows(tmp_path / "c.jsonl", tools)) == tools
 
 
-def test_d03_no_key_is_invented(tmp_path: Path) -> None:
+def test_no_key_is_invented(tmp_path: Path) -> None:
     """D03: rows with different tool arguments keep exactly their own keys."""
     turns: list[dict[str, Any]] = [
         {"role": "user", "content": "Weather?"},
@@ -88,7 +88,7 @@ def test_d03_no_key_is_invented(tmp_path: Path) -> None:
     assert [list(renderer.render(row).messages) for row in rows] == [turns, other]
 
 
-def test_d03_parquet_drops_the_nulls_that_arrow_adds(tmp_path: Path) -> None:
+def test_parquet_drops_the_nulls_that_arrow_adds(tmp_path: Path) -> None:
     """D03: absent struct fields of a Parquet file are absent in the row."""
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -117,7 +117,7 @@ def uneven(folder: Path) -> list[Path]:
     return paths
 
 
-def test_d04_line_ends_and_bom_do_not_matter(tmp_path: Path) -> None:
+def test_line_ends_and_bom_do_not_matter(tmp_path: Path) -> None:
     """D04: six spellings of one file give the same rows and token ids."""
     reports = [prepared(tmp_path, path.name).report for path in uneven(tmp_path)]
     assert {report["rows_train"] for report in reports} == {16}
@@ -125,14 +125,14 @@ def test_d04_line_ends_and_bom_do_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_d04_utf16_is_refused_by_name(tmp_path: Path, encoding: str) -> None:
+def test_utf16_is_refused_by_name(tmp_path: Path, encoding: str) -> None:
     """D04: another encoding is an error, not mojibake."""
     (tmp_path / "u.jsonl").write_text(json.dumps(ROWS[0]), encoding)
     with pytest.raises(DataError, match="UTF-32" if encoding == "utf-32" else "UTF-16"):
         prepared(tmp_path, "u.jsonl")
 
 
-def test_d04_latin1_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_latin1_is_refused_with_its_line(tmp_path: Path) -> None:
     """D04: a byte that is not UTF-8 names line and column."""
     (tmp_path / "l.jsonl").write_bytes(b'{"text": "a"}\n{"text": "caf\xe9"}\n')
     with pytest.raises(DataError) as caught:
@@ -140,7 +140,7 @@ def test_d04_latin1_is_refused_with_its_line(tmp_path: Path) -> None:
     assert "line 2, column 14: not UTF-8" in str(caught.value)
 
 
-def test_d05_only_newlines_end_lines(tmp_path: Path) -> None:
+def test_only_newlines_end_lines(tmp_path: Path) -> None:
     """D05: U+2028, U+0085, form feed and NUL are text; a lone surrogate is refused."""
     text = "a\u2028b\u0085c\x0cd\x00e"
     raw = json.dumps({"prompt": "x", "completion": text}, ensure_ascii=False)
@@ -171,7 +171,7 @@ print(json.dumps(prepared(folder, "big.jsonl", long="truncate").report))
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
-def test_d06_a_very_long_row_is_truncated_within_memory(tmp_path: Path) -> None:
+def test_a_very_long_row_is_truncated_within_memory(tmp_path: Path) -> None:
     """D06: 64 MB in one row, with 1 GiB more than the process had before."""
     write_rows(tmp_path / "small.jsonl", ROWS)
     huge = {"prompt": "Tell me all.", "completion": "all of it " * 6_400_000}
@@ -192,7 +192,7 @@ def test_d06_a_very_long_row_is_truncated_within_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "\n \n\r\n"])
-def test_d07_an_empty_file_is_an_error(tmp_path: Path, content: str) -> None:
+def test_an_empty_file_is_an_error(tmp_path: Path, content: str) -> None:
     """D07: names the split and the file."""
     (tmp_path / "e.jsonl").write_text(content)
     with pytest.raises(DataError, match="train split is empty") as caught:
@@ -203,7 +203,7 @@ def test_d07_an_empty_file_is_an_error(tmp_path: Path, content: str) -> None:
         prepared(tmp_path, "good.jsonl", eval="e.jsonl")
 
 
-def test_d07_all_rows_left_out_is_an_error(tmp_path: Path) -> None:
+def test_all_rows_left_out_is_an_error(tmp_path: Path) -> None:
     """D07: says what emptied the split."""
     write_rows(tmp_path / "b.jsonl", [{"prompt": "x", "completion": ""}] * 3)
     with pytest.raises(DataError, match="train split is empty") as caught:
@@ -220,7 +220,7 @@ def test_d07_all_rows_left_out_is_an_error(tmp_path: Path) -> None:
     assert "data.max_length 512" in caught.value.why
 
 
-def test_d10_nothing_stale_after_a_change_of_one_byte(tmp_path: Path) -> None:
+def test_nothing_stale_after_a_change_of_one_byte(tmp_path: Path) -> None:
     """D10: same size and time of change, another byte: other tokens; there is no cache."""
     path = write_rows(tmp_path / "a.jsonl", ROWS)
     before = path.stat()
@@ -239,7 +239,7 @@ def test_d10_nothing_stale_after_a_change_of_one_byte(tmp_path: Path) -> None:
     "row", ['{"text": "a", "text": "b"}', '{"text": "a", "m": [{"k": 1, "k": 2}]}']
 )
 @pytest.mark.parametrize("suffix", [".jsonl", ".json"])
-def test_d13_duplicate_keys_are_refused(tmp_path: Path, row: str, suffix: str) -> None:
+def test_duplicate_keys_are_refused(tmp_path: Path, row: str, suffix: str) -> None:
     """D13: names line and key, at any depth."""
     good = '{"text": "fine"}'
     text = f"{good}\n{row}\n" if suffix == ".jsonl" else f"[{good},\n{row}]"
@@ -259,7 +259,7 @@ for path in uneven(Path(sys.argv[1])):
 """
 
 
-def test_d14_the_locale_does_not_matter(tmp_path: Path) -> None:
+def test_the_locale_does_not_matter(tmp_path: Path) -> None:
     """D14: the files of D04 under the C locale."""
     (tmp_path / "x").mkdir()
     write_rows(tmp_path / "a.jsonl", ROWS)
@@ -273,7 +273,7 @@ def test_d14_the_locale_does_not_matter(tmp_path: Path) -> None:
     assert set(result.stdout.split()) == {prepared(tmp_path, "a.jsonl").report["tokens_sha256"]}
 
 
-def test_d15_truncation_is_at_the_length_asked_for_and_reported(tmp_path: Path) -> None:
+def test_truncation_is_at_the_length_asked_for_and_reported(tmp_path: Path) -> None:
     """D15: the end is cut, at exactly `max_length`, never at another; shares are reported."""
     write_rows(tmp_path / "a.jsonl", [{"text": "word " * 3000}, {"text": "short"}])
     for asked, length in ((256, 256), (2048, 2048), ("auto", 6000)):

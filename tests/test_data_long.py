@@ -56,10 +56,10 @@ def length(folder: Path, row: Any, kind: str = "chatml") -> int:
         (answered(300, 3), 0.9),
     ],
 )
-def test_i06_a_row_that_would_lose_most_of_it_is_refused(
+def test_a_row_that_would_lose_most_of_it_is_refused(
     tmp_path: Path, row: dict[str, str], share: float
 ) -> None:
-    """I06: one such row among many is enough; the message names it and what to set."""
+    """One such row among many is enough; the message names it and what to set."""
     rows = [*(dict.fromkeys(row, f"short {n}") for n in range(29)), row]
     most, whole = int(share * length(tmp_path, row)), length(tmp_path, row)
     with pytest.raises(DataError, match="1 of 30 rows would lose more than half") as caught:

@@ -63,7 +63,7 @@ FORMATS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("render", ["auto", "raw"])
 @pytest.mark.parametrize("row", FORMATS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_m02_one_stop_token_ends_every_example(
+def test_one_stop_token_ends_every_example(
     tmp_path: Path, kind: str, row: str, render: str
 ) -> None:
     """M02, M01: exactly one terminal eos, supervised, also where pad is eos."""
@@ -78,7 +78,7 @@ def test_m02_one_stop_token_ends_every_example(
     assert tokenizer.decode(example.input_ids[last + 1 :]).strip() == ""
 
 
-def test_m02_the_tokenizer_adds_eos_itself(tmp_path: Path) -> None:
+def test_the_tokenizer_adds_eos_itself(tmp_path: Path) -> None:
     """M02: a tokenizer that appends eos does not make it two."""
     tokenizer = make_tokenizer("plain")
     from tokenizers.processors import TemplateProcessing
@@ -93,7 +93,7 @@ def test_m02_the_tokenizer_adds_eos_itself(tmp_path: Path) -> None:
         assert example.supervised[-1]
 
 
-def test_m02_eos_that_stands_in_the_text_already(tmp_path: Path) -> None:
+def test_eos_that_stands_in_the_text_already(tmp_path: Path) -> None:
     """M02: where control tokens in text are allowed, BOS and EOS are not doubled."""
     tokenizer = make_tokenizer("bos")
     row = {"text": "<s>one two</s>"}
@@ -102,7 +102,7 @@ def test_m02_eos_that_stands_in_the_text_already(tmp_path: Path) -> None:
     assert len(ids) == len(tokenizer("one two").input_ids) + 1
 
 
-def test_m02_the_newline_after_the_stop_token_is_not_learned(tmp_path: Path) -> None:
+def test_the_newline_after_the_stop_token_is_not_learned(tmp_path: Path) -> None:
     """M02: ChatML's `<|im_end|>` is in the mask, the newline is not; other stop ids count."""
     tokenizer = make_tokenizer("chatml")
     row = chat(("user", "a"), ("assistant", "b"))
@@ -121,7 +121,7 @@ def test_m02_the_newline_after_the_stop_token_is_not_learned(tmp_path: Path) -> 
     assert learned(example, plain) == ["b<|endoftext|>"]
 
 
-def test_m02_a_template_without_stop_token_gets_eos_once(tmp_path: Path) -> None:
+def test_a_template_without_stop_token_gets_eos_once(tmp_path: Path) -> None:
     """M02: what the template forgets is appended to the last answer."""
     tokenizer = make_tokenizer("plain")
     tokenizer.chat_template = (
@@ -134,7 +134,7 @@ def test_m02_a_template_without_stop_token_gets_eos_once(tmp_path: Path) -> None
     assert tokenizer.decode(example.input_ids).endswith("assistant: d</s>")
 
 
-def test_m03_one_bos(tmp_path: Path) -> None:
+def test_every_example_has_one_bos(tmp_path: Path) -> None:
     """M03: a template that renders BOS and a tokenizer that adds one make one together."""
     tokenizer = make_tokenizer("bos")
     bos = tokenizer.bos_token_id
@@ -155,7 +155,7 @@ def test_m03_one_bos(tmp_path: Path) -> None:
     assert "bos_token" not in template
 
 
-def test_m03_prompts_of_eval_rows_have_one_bos(tmp_path: Path) -> None:
+def test_prompts_of_eval_rows_have_one_bos(tmp_path: Path) -> None:
     """M03: what generation starts from."""
     tokenizer = make_tokenizer("bos")
     rows = [{"prompt": f"Q {i}?", "completion": f"A {i}."} for i in range(4)]
@@ -184,7 +184,7 @@ CHATS: dict[str, tuple[Turns, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", CHATS)
-def test_m04_exactly_the_answers_are_learned(tmp_path: Path, name: str) -> None:
+def test_exactly_the_answers_are_learned(tmp_path: Path, name: str) -> None:
     """M04, M05: a template without `{% generation %}`: contents and stop tokens, nothing else."""
     tokenizer = make_tokenizer("chatml")
     assert "generation %}" not in CHATML_TEMPLATE
@@ -193,7 +193,7 @@ def test_m04_exactly_the_answers_are_learned(tmp_path: Path, name: str) -> None:
     assert learned(example, tokenizer) == expected
 
 
-def test_m05_completion_only(tmp_path: Path) -> None:
+def test_the_prompt_is_never_learned(tmp_path: Path) -> None:
     """M05: the unsupervised tokens are the prompt's, and other prompts change nothing else."""
     tokenizer = make_tokenizer("chatml")
     first, second = (
@@ -222,7 +222,7 @@ def sentencepiece_like() -> Tokenizer:
     return tokenizer
 
 
-def test_m06_masks_do_not_search_for_tokens(tmp_path: Path) -> None:
+def test_masks_do_not_search_for_tokens(tmp_path: Path) -> None:
     """M06: `Answer:` has other tokens after a newline; all 100 rows are masked rightly."""
     from transformers import PreTrainedTokenizerFast
 
@@ -252,7 +252,7 @@ def test_m06_masks_do_not_search_for_tokens(tmp_path: Path) -> None:
         assert example.supervised == [end > border for _, end in offsets]
 
 
-def test_m07_a_token_with_any_answer_character_is_learned() -> None:
+def test_a_token_with_any_answer_character_is_learned() -> None:
     """M07: ten thousand random borders, against the lengths of the tokens in bytes."""
     backend = make_tokenizer("plain").backend_tokenizer
     source = random.Random(7)
@@ -272,7 +272,7 @@ def test_m07_a_token_with_any_answer_character_is_learned() -> None:
             checked += 1
 
 
-def test_m07_merging_borders(tmp_path: Path) -> None:
+def test_a_token_across_the_border_is_learned(tmp_path: Path) -> None:
     """M07: `foo` and `bar` share a token, which is then learned; the prompt stays whole."""
     tokenizer = make_tokenizer("plain")
     assert len(tokenizer(" foobar").input_ids) == 1
@@ -285,7 +285,7 @@ def test_m07_merging_borders(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d foo", tokenizer.decode(result.eval[0].prompt_ids))
 
 
-def test_m08_rows_that_lose_their_answer(tmp_path: Path) -> None:
+def test_rows_that_lose_their_answer(tmp_path: Path) -> None:
     """M08: many such rows are an error, one of sixteen is dropped and counted."""
     tokenizer = make_tokenizer("chatml")
     long = {"prompt": "word " * 300, "completion": "five words are the answer"}
@@ -306,7 +306,7 @@ def test_m08_rows_that_lose_their_answer(tmp_path: Path) -> None:
         prepared(tmp_path, [long] * 2 + [short] * 14, tokenizer, max_length=128, long="truncate")
 
 
-def test_m14_the_pad_token_in_text_is_learned(tmp_path: Path) -> None:
+def test_the_pad_token_in_text_is_learned(tmp_path: Path) -> None:
     """M14: an answer with the pad token's text is learned to its last token."""
     for kind in KINDS:
         tokenizer = make_tokenizer(kind)
@@ -317,7 +317,7 @@ def test_m14_the_pad_token_in_text_is_learned(tmp_path: Path) -> None:
             assert learned(result.train[0], tokenizer)[0].startswith(text)
 
 
-def test_m05_preview_shows_the_supervised_spans(tmp_path: Path) -> None:
+def test_preview_shows_the_supervised_spans(tmp_path: Path) -> None:
     """M05: `tuner data preview` marks what is learned."""
     (tmp_path / "rows.jsonl").write_text(json.dumps(FORMATS["pair"]) + "\n" * 2)
     tokenizer = make_tokenizer("chatml")

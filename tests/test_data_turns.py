@@ -30,7 +30,7 @@ THINKING = chat(
 )
 
 
-def test_m15_a_template_that_rewrites_turns_is_split(tmp_path: Path) -> None:
+def test_a_template_that_rewrites_turns_is_split(tmp_path: Path) -> None:
     """M15: every answer is learned in the text that inference would have shown."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = THINK_TEMPLATE
@@ -48,7 +48,7 @@ def test_m15_a_template_that_rewrites_turns_is_split(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_m15_training_text_is_the_inference_text(tmp_path: Path, kind: str) -> None:
+def test_training_text_is_the_inference_text(tmp_path: Path, kind: str) -> None:
     """M15: prefixes of a chat render to prefixes, and the ids are those of inference."""
     tokenizer = make_tokenizer(kind)
     row = FORMATS["chat"]
@@ -62,7 +62,7 @@ def test_m15_training_text_is_the_inference_text(tmp_path: Path, kind: str) -> N
     assert result.train[0].input_ids == ids
 
 
-def test_m15_a_generation_prompt_that_is_no_prefix_is_refused(tmp_path: Path) -> None:
+def test_a_generation_prompt_that_is_no_prefix_is_refused(tmp_path: Path) -> None:
     """M15: exit 4, naming the template."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = CHATML_TEMPLATE.replace(
@@ -72,7 +72,7 @@ def test_m15_a_generation_prompt_that_is_no_prefix_is_refused(tmp_path: Path) ->
         prepared(tmp_path, [FORMATS["chat"]], tokenizer)
 
 
-def test_m15_templates_that_trim_contents(tmp_path: Path) -> None:
+def test_templates_that_trim_contents(tmp_path: Path) -> None:
     """M15: a template that strips white space is followed, not fought."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = CHATML_TEMPLATE.replace("message['content']", "message.content|trim")
@@ -80,7 +80,7 @@ def test_m15_templates_that_trim_contents(tmp_path: Path) -> None:
     assert learned(example.train[0], tokenizer) == ["b<|im_end|>"]
 
 
-def test_m16_the_chat_template_is_reported(tmp_path: Path) -> None:
+def test_the_chat_template_is_reported(tmp_path: Path) -> None:
     """M16: its text and its sha256 are those used, also for our plain one."""
     tokenizer = make_tokenizer("chatml")
     result = prepared(tmp_path, [FORMATS["chat"]], tokenizer)
@@ -92,7 +92,7 @@ def test_m16_the_chat_template_is_reported(tmp_path: Path) -> None:
     assert (raw.chat_template, raw.report["chat_template_sha256"]) == (None, None)
 
 
-def test_m17_system_text_renders_literally(tmp_path: Path) -> None:
+def test_system_text_renders_literally(tmp_path: Path) -> None:
     """M17: to the last token."""
     tokenizer = make_tokenizer("chatml")
     text = 'it\'s {{ 7*7 }} \\n "q"'
@@ -121,7 +121,7 @@ TOOL_ROW = {
 }
 
 
-def test_d09_tools_are_rendered(tmp_path: Path) -> None:
+def test_tools_are_rendered(tmp_path: Path) -> None:
     """D09, M04: the tool's name is in the prompt; calls and answers are learned."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = TOOL_TEMPLATE
@@ -143,7 +143,7 @@ def test_d09_tools_are_rendered(tmp_path: Path) -> None:
     assert (other.input_ids, other.supervised) == (example.input_ids, example.supervised)
 
 
-def test_d09_a_template_without_tools_is_refused(tmp_path: Path) -> None:
+def test_a_template_without_tools_is_refused(tmp_path: Path) -> None:
     """D09: exit 3, not silence; the recipe can leave the column out."""
     tokenizer = make_tokenizer("chatml")
     row = {**FORMATS["chat"], "tools": [TOOL]}

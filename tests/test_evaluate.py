@@ -202,9 +202,10 @@ def test_exact_match_is_scored_where_asked(make_recipe: Callable[..., Path]) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_m13_a_batch_answers_as_each_prompt_alone(
+def test_a_batch_answers_as_each_prompt_alone(
     kind: str, make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
+    """M13"""
     recipe = make_recipe(kind, eval={"max_new_tokens": 12})
     write_rows(
         tmp_path / "eval.jsonl",
@@ -254,14 +255,14 @@ def test_an_answer_ends_at_any_stop_token(make_recipe: Callable[..., Path]) -> N
 
 
 @pytest.mark.parametrize("tokenizer", ["eospad", "chatml"])
-def test_m01_a_model_that_was_taught_stops(
+def test_a_model_that_was_taught_stops(
     tokenizer: str,
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Overfitted on four rows it gives their answers and ends, though pad may be eos."""
+    """M01: overfitted on four rows it gives their answers and ends, though pad may be eos."""
     kept: list[Any] = []
     monkeypatch.setattr(
         export, "write", lambda made, trained, _: kept.extend([made, trained.model]) or []

@@ -208,14 +208,15 @@ save_file(tensors, job["result"])
 """
 
 
-def test_c13_a_real_run_loads_without_tuner(
+def test_a_real_run_loads_without_tuner(
     seen: Seen,
     bases: Callable[..., Path],
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    """The whole way with the fresh process; then a program that has peft and transformers alone."""
+    """C13: the whole way with the fresh process; then a program that has peft and transformers
+    alone."""
     record = run_recipe(make_recipe("llama", **QUICK))
     assert [a["max_logit_difference"] <= 1e-5 for a in record["artefacts"]] == [True, True]
     job = {
@@ -291,7 +292,7 @@ TAMPERED = [
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(("kind", "change", "kept"), TAMPERED)
-def test_n09_an_altered_artefact_is_not_kept(
+def test_an_altered_artefact_is_not_kept(
     kind: str,
     change: Callable[..., Any],
     kept: set[str],
@@ -300,8 +301,8 @@ def test_n09_an_altered_artefact_is_not_kept(
     run_recipe: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    """The exporter writes something else than was trained: exit 6, and no such artefact; the run
-    can be ended with the one that was proven."""
+    """N09: the exporter writes something else than was trained: exit 6, and no such artefact; the
+    run can be ended with the one that was proven."""
     original = EXPORTERS[kind]
 
     def write(plan: Any, trained: Any, folder: Path) -> None:
@@ -334,13 +335,14 @@ def refused(run: Path, kind: str, kept: Iterable[str] = ()) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_n09_keys_count_even_where_the_logits_agree(
+def test_keys_count_even_where_the_logits_agree(
     monkeypatch: pytest.MonkeyPatch,
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    """An adapter that hardly moved gives the base's logits: its lost tensors are missed by name."""
+    """N09: an adapter that hardly moved gives the base's logits: its lost tensors are missed by
+    name."""
     original = EXPORTERS["adapter"]
 
     def write(plan: Any, trained: Any, folder: Path) -> None:
@@ -369,13 +371,14 @@ def test_a_process_that_dies_while_verifying_is_exit_6(
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("kind", ["llama", "llama-tied"])
 @pytest.mark.parametrize("method", ["lora", "full", "last_layer"])
-def test_e01_tied_stays_tied(
+def test_tied_stays_tied(
     kind: str,
     method: str,
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
+    """E01"""
     run_recipe(make_recipe(kind, method={"name": method}, **QUICK))
     merged = tmp_path / "run/merged"
     config = json.loads((merged / "config.json").read_text())
@@ -385,13 +388,15 @@ def test_e01_tied_stays_tied(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_e05_a_merge_that_overflows_is_refused(
+def test_a_merge_that_overflows_is_refused(
     seen: Seen,
     bases: Callable[..., Path],
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
+    """E05"""
+
     def overflow(_: Any, trained: Any) -> None:
         for name, parameter in trained.model.named_parameters():
             if "lora_" in name and "layers.0.mlp.up_proj" in name:
@@ -408,10 +413,10 @@ def test_e05_a_merge_that_overflows_is_refused(
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
-def test_e17_under_the_adapter_the_base_is_untouched(
+def test_under_the_adapter_the_base_is_untouched(
     method: str, seen: Seen, make_recipe: Callable[..., Path], run_recipe: Callable[..., Any]
 ) -> None:
-    """Unloading the trained adapter gives the base's logits, bit for bit."""
+    """E17: unloading the trained adapter gives the base's logits, bit for bit."""
     found: dict[str, torch.Tensor] = {}
 
     def unload(plan: Any, trained: Any) -> None:
@@ -424,9 +429,10 @@ def test_e17_under_the_adapter_the_base_is_untouched(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_i14_no_path_and_no_user_name(
+def test_no_path_and_no_user_name(
     make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
 ) -> None:
+    """I14"""
     run_recipe(make_recipe("llama", **QUICK))
     private = [str(Path.home()), str(tmp_path.parent), "/tmp/", "/home/", "/root", "/Users/"]
     checked = 0
@@ -446,14 +452,14 @@ def test_i14_no_path_and_no_user_name(
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("tokenizer", ["chatml", "plain", "eospad", "bos"])
-def test_m16_the_template_that_was_trained_with_is_saved(
+def test_the_template_that_was_trained_with_is_saved(
     tokenizer: str,
     seen: Seen,
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    """Three of these bases have no template: ours goes along, and builds the same prompts."""
+    """M16: three of these bases have no template: ours goes along, and builds the same prompts."""
     run_recipe(make_recipe("llama", tokenizer=tokenizer, **QUICK))
     report = json.loads((tmp_path / "run/data_report.json").read_text())
     row = seen.plan.prepared.eval[0]

@@ -193,7 +193,8 @@ def test_the_command_runs_fresh_processes(trained: Callable[..., Path]) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_e14_what_lies_there_is_left_alone(trained: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_lies_there_is_left_alone(trained: Callable[..., Path], tmp_path: Path) -> None:
+    """E14"""
     run = trained("llama")
     out = tmp_path / "out"
     out.mkdir()
@@ -210,9 +211,10 @@ def test_e14_what_lies_there_is_left_alone(trained: Callable[..., Path], tmp_pat
 
 
 @pytest.mark.usefixtures("in_process")
-def test_e04_a_quantized_run_merges_onto_the_nearer_weights(
+def test_a_quantized_run_merges_onto_the_nearer_weights(
     trained: Callable[..., Path], bases: Callable[..., Path], tmp_path: Path
 ) -> None:
+    """E04"""
     run = trained("llama", model={"quantize": "nf4"})
     report = exported(run, "merged")["merged"]
     kl = report["kl_by_base_weights"]
@@ -241,7 +243,8 @@ def test_what_was_trained_for_a_grid_is_exported_on_it(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_e05_a_merge_that_overflows_leaves_nothing(trained: Callable[..., Path]) -> None:
+def test_a_merge_that_overflows_leaves_nothing(trained: Callable[..., Path]) -> None:
+    """E05"""
     run = trained("llama")
     file = run / "adapter/adapter_model.safetensors"
     tensors = {k: v.fill_(1e25) if "up_proj" in k else v for k, v in load_file(file).items()}
@@ -254,12 +257,13 @@ def test_e05_a_merge_that_overflows_leaves_nothing(trained: Callable[..., Path])
 
 
 @pytest.mark.usefixtures("in_process")
-def test_e06_portable_rslora_reads_as_plain_lora(
+def test_portable_rslora_reads_as_plain_lora(
     trained: Callable[..., Path],
     bases: Callable[..., Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """E06"""
     method = {"name": "rslora", "r": 4, "rank_pattern": {"q_proj": 8}}
     run = trained("llama", method=method)
     exported(run, "adapter", output=tmp_path / "a")
@@ -275,9 +279,10 @@ def test_e06_portable_rslora_reads_as_plain_lora(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_e07_dora_is_never_written_as_plain_lora(
+def test_dora_is_never_written_as_plain_lora(
     trained: Callable[..., Path], bases: Callable[..., Path]
 ) -> None:
+    """E07"""
     run = trained("llama", method={"name": "dora", "r": 4})
     for arguments in ({"portable": True, "formats": ("adapter",)}, {"formats": ("gguf-adapter",)}):
         if arguments["formats"] == ("gguf-adapter",) and not HAS_LLAMA:
@@ -293,8 +298,8 @@ def test_e07_dora_is_never_written_as_plain_lora(
 
 
 @pytest.mark.parametrize("method", ["prefix", "prompt", "ptuning"])
-def test_e08_virtual_tokens_cannot_be_merged(method: str, tmp_path: Path) -> None:
-    """Refused by the adapter's files alone, long before anything is loaded."""
+def test_virtual_tokens_cannot_be_merged(method: str, tmp_path: Path) -> None:
+    """E08: refused by the adapter's files alone, long before anything is loaded."""
     kinds = {"prefix": "PREFIX_TUNING", "prompt": "PROMPT_TUNING", "ptuning": "P_TUNING"}
     folder = tmp_path / "adapter"
     folder.mkdir()
@@ -308,7 +313,7 @@ def test_e08_virtual_tokens_cannot_be_merged(method: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("in_process")
-def test_e11_adapters_whose_names_begin_alike(
+def test_adapters_whose_names_begin_alike(
     trained: Callable[..., Path], bases: Callable[..., Path], tmp_path: Path
 ) -> None:
     """E11, E17: two combined, with a negative weight; the sum is that of the updates, and the file
@@ -375,9 +380,10 @@ def test_combinations_that_cannot_be(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_e12_another_base_is_refused(
+def test_another_base_is_refused(
     trained: Callable[..., Path], bases: Callable[..., Path], tmp_path: Path
 ) -> None:
+    """E12"""
     run, other = trained("llama"), bases("llama", "chatml", 1)
     with pytest.raises(ModelError, match="another base") as caught:
         exported(run, "merged", base=str(other))
@@ -389,10 +395,11 @@ def test_e12_another_base_is_refused(
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("tokenizer", ["chatml", "plain", "bos"])
-def test_e02_e03_vocabulary_and_padded_rows_stay(
+def test_vocabulary_and_padded_rows_stay(
     tokenizer: str, trained: Callable[..., Path], bases: Callable[..., Path]
 ) -> None:
-    """The matrix has more rows than the tokenizer has tokens: none is cut, no id moves."""
+    """E02, E03: the matrix has more rows than the tokenizer has tokens: none is cut, no id
+    moves."""
     run = trained("llama", tokenizer=tokenizer)
     exported(run, "merged")
     base = bases("llama", tokenizer)
@@ -492,8 +499,8 @@ def test_verify_finds_what_changed(trained: Callable[..., Path]) -> None:
     assert "no longer computes" in event["error"]["what"]
 
 
-def test_e16_killed_while_exporting(trained: Callable[..., Path]) -> None:
-    """kill -9 at any moment leaves the name free; the next export clears what was left."""
+def test_killed_while_exporting(trained: Callable[..., Path]) -> None:
+    """E16: kill -9 at any moment leaves the name free; the next export clears what was left."""
     run = trained("llama")
     command_line = [sys.executable, "-m", "tuner", "export", str(run), "--format", "merged"]
     child = subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

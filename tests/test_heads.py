@@ -89,7 +89,7 @@ def test_control_tokens_in_the_text_stay_literal(
         for method in ("prompt", "ptuning", "prefix")
     ],
 )
-def test_r02_scores_do_not_hang_on_the_batch(
+def test_scores_do_not_hang_on_the_batch(
     kind: str, method: str, make_recipe: Callable[..., Path]
 ) -> None:
     """R02: rows alone and together, whichever side is padded; loss and choice by hand."""

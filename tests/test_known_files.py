@@ -91,10 +91,10 @@ def sharded(bases: Callable[..., Path], folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("where", ["up", "absolute", "linked"])
-def test_i06_an_index_that_names_a_file_outside(
+def test_an_index_that_names_a_file_outside_is_refused(
     where: str, bases: Callable[..., Path], make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Refused as a base and as an artefact, before anything is loaded."""
+    """I06: refused as a base and as an artefact, before anything is loaded."""
     base = sharded(bases, tmp_path / "base")
     aside = tmp_path / "aside"
     aside.mkdir()

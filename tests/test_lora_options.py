@@ -69,10 +69,10 @@ def test_layers_alone_have_adapters(
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 @pytest.mark.parametrize("name", ["lora", "rslora"])
-def test_n13_every_module_is_scaled_by_its_own_rank(
+def test_every_module_is_scaled_by_its_own_rank(
     name: str, kind: str, make_recipe: Make, bases: Any
 ) -> None:
-    """The longest ending that fits counts; forward and merged weights equal plain matrices."""
+    """N13: the longest ending that fits counts; forward and merged weights equal plain matrices."""
     first, second = ("layers.0.self_attn.q_proj", "q_proj")
     if kind == "gpt2":
         first, second = ("h.0.attn.c_attn", "c_attn")
@@ -104,9 +104,10 @@ def test_n13_every_module_is_scaled_by_its_own_rank(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_n13_ranks_of_their_own_survive_the_export(
+def test_ranks_of_their_own_survive_the_export(
     make_recipe: Make, run_recipe: Run, bases: Any, tmp_path: Path
 ) -> None:
+    """N13"""
     method = {"name": "rslora", "r": 16, "alpha": 32, "rank_pattern": {"v_proj": 4}}
     record = run_recipe(make_recipe("llama", method=method))
     tensors = saved(tmp_path / "run/adapter")
@@ -206,9 +207,8 @@ def test_modules_are_trained_saved_and_loaded_whole(
         ("gpt2", "transformer.wte"),
     ],
 )
-def test_e01_tied_matrices_cannot_be_trained_whole(
-    kind: str, module: str, make_recipe: Make
-) -> None:
+def test_tied_matrices_cannot_be_trained_whole(kind: str, module: str, make_recipe: Make) -> None:
+    """E01"""
     with pytest.raises(RecipeError, match="head is its embedding matrix") as caught:
         make(make_recipe(kind, method={"modules_to_save": [module]}))
     assert caught.value.exit_code == 2
@@ -300,10 +300,10 @@ ABSENT: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "method", "why", "fix"), ABSENT, ids=str)
-def test_h07_names_that_the_base_does_not_have(
+def test_names_that_the_base_does_not_have_are_refused(
     kind: str, method: dict[str, Any], why: str, fix: str, make_recipe: Make
 ) -> None:
-    """A word that would change nothing is refused, with the nearest that would."""
+    """H07: a word that would change nothing is refused, with the nearest that would."""
     with pytest.raises(ModelError) as caught:
         make(make_recipe(kind, method=method))
     assert caught.value.exit_code == 4
@@ -330,9 +330,10 @@ def test_a_module_is_adapted_or_trained_whole(module: str, make_recipe: Make) ->
         ({"name": "oft", "factors": 2}, "not an option of oft; boft has it"),
     ],
 )
-def test_h01_options_of_another_method(
+def test_options_of_another_method_are_refused(
     method: dict[str, Any], said: str, make_recipe: Make
 ) -> None:
+    """H01"""
     with pytest.raises(RecipeError) as caught:
         make(make_recipe("llama", method=method))
     assert caught.value.exit_code == 2
@@ -341,8 +342,8 @@ def test_h01_options_of_another_method(
 
 
 @pytest.mark.parametrize("name", ["prefix", "ptuning_v2", "ptuning", "prompt", "multitask_prompt"])
-def test_h09_virtual_tokens_leave_half_of_the_context(name: str, make_recipe: Make) -> None:
-    """512 tokens: 256 are the most; a plan with them leaves the other half to the rows."""
+def test_virtual_tokens_leave_half_of_the_context(name: str, make_recipe: Make) -> None:
+    """H09: 512 tokens: 256 are the most; a plan with them leaves the other half to the rows."""
     with pytest.raises(RecipeError, match="more than half of the model's context") as caught:
         make(make_recipe("llama", method={"name": name, "num_virtual_tokens": 257}))
     assert caught.value.exit_code == 2
@@ -355,9 +356,10 @@ def test_h09_virtual_tokens_leave_half_of_the_context(name: str, make_recipe: Ma
     ("name", "quantize", "proven"),
     [("dora", "int8", "nf4"), ("lokr", "nf4", "int8"), ("loha", "nf4", "int8")],
 )
-def test_h09_an_unproven_quantized_base_is_refused(
+def test_an_unproven_quantized_base_is_refused(
     name: str, quantize: str, proven: str, make_recipe: Make
 ) -> None:
+    """H09"""
     with pytest.raises(RecipeError) as caught:
         make(make_recipe("llama", model={"quantize": quantize}, method={"name": name}))
     assert caught.value.exit_code == 2
@@ -374,9 +376,10 @@ def test_h09_an_unproven_quantized_base_is_refused(
         ({"name": "dora"}, "method.name: dora"),
     ],
 )
-def test_h09_experts_go_without_what_peft_cannot_do_for_them(
+def test_experts_go_without_what_peft_cannot_do_for_them(
     method: dict[str, Any], said: str, make_recipe: Make
 ) -> None:
+    """H09"""
     with pytest.raises(RecipeError) as caught:
         make(make_recipe("mixtral", method={"experts": True, **method}))
     assert caught.value.exit_code == 2

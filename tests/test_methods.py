@@ -195,7 +195,8 @@ def test_the_last_layer_is_the_final_block_norm_and_head(
     assert chosen == block | rest
 
 
-def test_h07_names_that_match_nothing(make_recipe: Callable[..., Path]) -> None:
+def test_names_that_match_nothing_are_refused(make_recipe: Callable[..., Path]) -> None:
+    """H07"""
     for wanted, named in (
         (["q_proj", "FAKE"], "FAKE"),
         (["FAKE"], "FAKE"),
@@ -214,11 +215,11 @@ def test_h07_names_that_match_nothing(make_recipe: Callable[..., Path]) -> None:
     assert "unterminated" in refused.value.why
 
 
-def test_h07_a_part_of_the_layers_needs_leave(
+def test_a_part_of_the_layers_needs_leave(
     make_recipe: Callable[..., Path], bases: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """One of four layers by a regular expression: refused unless the recipe allows it, or names
-    the layer by its number."""
+    """H07: one of four layers by a regular expression: refused unless the recipe allows it, or
+    names the layer by its number."""
     deep = {**tiny._ROPE, "num_hidden_layers": 4}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "_ROPE", deep)
@@ -247,10 +248,11 @@ def randomise(network: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("name", ["dora", "rslora", "lora"])
-def test_n12_n13_forward_merge_and_unmerge_against_the_oracle(
+def test_forward_merge_and_unmerge_against_the_oracle(
     kind: str, name: str, make_recipe: Callable[..., Path], bases: Callable[..., Path]
 ) -> None:
-    """GPT-2's c_proj is square and stored transposed: an axis mixed up would not be noticed."""
+    """N12, N13: GPT-2's c_proj is square and stored transposed: an axis mixed up would not be
+    noticed."""
     method = {"name": name, "r": 16, "alpha": 32}
     network = built(make(make_recipe(kind, method=method))).model
     randomise(network)
@@ -414,9 +416,10 @@ def test_the_lora_verb_takes_its_family(name: str, make_recipe: Callable[..., Pa
         ({"model": {"quantize": "nf4"}, "export": {"formats": ["merged"]}}, "without loss"),
     ],
 )
-def test_h09_what_cannot_be_is_refused_before_anything_is_loaded(
+def test_what_cannot_be_is_refused_before_anything_is_loaded(
     sections: dict[str, Any], said: str, make_recipe: Callable[..., Path]
 ) -> None:
+    """H09"""
     with pytest.raises(RecipeError, match=said) as caught:
         make(make_recipe("llama", **sections))
     assert caught.value.exit_code == 2

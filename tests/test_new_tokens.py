@@ -87,10 +87,11 @@ END = vocabulary.MATRICES
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("kind", KINDS)
-def test_e02_added_tokens_go_round(
+def test_added_tokens_go_round(
     kind: str, trained: Callable[..., Path], bases: Callable[..., Path]
 ) -> None:
-    """Rows, ids and tokenizer are those of training; the new rows are bit for bit the trained."""
+    """E02: rows, ids and tokenizer are those of training; the new rows are bit for bit the
+    trained."""
     run, base = trained(kind), bases(kind)
     record = json.loads((run / "run.json").read_text())
     assert record["unmoved_tensors"] == []
@@ -136,10 +137,11 @@ def test_e02_added_tokens_go_round(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_e03_padding_rows_are_used_before_any_is_added(
+def test_padding_rows_are_used_before_any_is_added(
     trained: Callable[..., Path], bases: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """A base of 520 rows and 512 tokens: the new ones get rows 512 and 513, the shape stays."""
+    """E03: a base of 520 rows and 512 tokens: the new ones get rows 512 and 513, the shape
+    stays."""
     padded = tmp_path / "padded"
     shutil.copytree(bases("llama-tied"), padded)
     plain_base(padded, 520).save_pretrained(padded)
@@ -157,7 +159,8 @@ def test_e03_padding_rows_are_used_before_any_is_added(
 @pytest.mark.llama
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("kind", ["llama", "llama-tied"])
-def test_e02_every_format_has_the_new_rows(kind: str, trained: Callable[..., Path]) -> None:
+def test_every_format_has_the_new_rows(kind: str, trained: Callable[..., Path]) -> None:
+    """E02"""
     run = trained(kind)
     formats = ["int8", "nf4", "gguf"]
     for name, report in exported(run, *formats).items():
@@ -173,10 +176,10 @@ def test_e02_every_format_has_the_new_rows(kind: str, trained: Callable[..., Pat
     assert found[0] == 0
 
 
-def test_e02_the_whole_way_in_processes_of_their_own(
+def test_the_whole_way_in_processes_of_their_own(
     trained: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Verified by fresh processes; a question and an answer through a pipe."""
+    """E02: verified by fresh processes; a question and an answer through a pipe."""
     run = trained("llama-tied")
     done = subprocess.run(
         [sys.executable, "-m", "tuner", "chat", str(run), "--max-new-tokens", "4", "--json"],
@@ -191,10 +194,10 @@ def test_e02_the_whole_way_in_processes_of_their_own(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_e02_adapters_with_other_tokens_take_turns_on_one_base(
+def test_adapters_with_other_tokens_take_turns_on_one_base(
     trained: Callable[..., Path], bases: Callable[..., Path]
 ) -> None:
-    """Two runs gave the same id to different tokens; a third gave none."""
+    """E02: two runs gave the same id to different tokens; a third gave none."""
     one = trained("llama", "one")
     two = trained("llama", "two", model={"new_tokens": ["<a>", "<b>", "<c>"]})
     three = trained("llama", "three", model={"new_tokens": []})
@@ -243,9 +246,10 @@ def test_e02_adapters_with_other_tokens_take_turns_on_one_base(
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("name", [name for name, row in METHODS.items() if row.new_tokens])
-def test_e02_each_method_that_says_so_trains_them(
+def test_each_method_that_says_so_trains_them(
     name: str, trained: Callable[..., Path], bases: Callable[..., Path]
 ) -> None:
+    """E02"""
     own = {"epochs": 2, "learning_rate": "auto"}
     rate = {"train": own} if name == "staged" else {}
     run = trained("llama-tied", method={"name": name}, **rate)
@@ -407,7 +411,8 @@ def test_a_resumed_run_has_the_same_rows(
 
 
 @pytest.mark.usefixtures("in_process")
-def test_e04_a_quantized_base_gets_the_rows_too(trained: Callable[..., Path]) -> None:
+def test_a_quantized_base_gets_the_rows_too(trained: Callable[..., Path]) -> None:
+    """E04"""
     run = trained("llama", model={"quantize": "nf4"}, export={"formats": ["adapter"]})
     exported(run, "merged")
     assert json.loads((run / "merged/config.json").read_text())["vocab_size"] == 514

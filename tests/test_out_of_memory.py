@@ -101,14 +101,15 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     "error", [RuntimeError(CPU), MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")]
 )
-def test_n15_the_step_is_done_anew_with_the_same_update(
+def test_the_step_is_done_anew_with_the_same_update(
     error: Exception,
     make_recipe: Callable[..., Path],
     train: Train,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Four steps of eight rows; in the third, four rows a time are too many, and so are two."""
+    """N15: four steps of eight rows; in the third, four rows a time are too many, and so are
+    two."""
     recipe = make_recipe(train={"batch_size": 8, "epochs": 2}, method={"r": 4})
     undisturbed, record, warnings = train(recipe, "undisturbed")
     assert (record.get("out_of_memory"), warnings) == (None, [])
@@ -123,10 +124,11 @@ def test_n15_the_step_is_done_anew_with_the_same_update(
         assert now == pytest.approx(before, rel=1e-5)
 
 
-def test_n15_what_a_step_draws_is_drawn_anew(
+def test_what_a_step_draws_is_drawn_anew(
     make_recipe: Callable[..., Path], train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With dropout, and from the first step on: bit for bit the run that began with that size."""
+    """N15: with dropout, and from the first step on: bit for bit the run that began with that
+    size."""
     recipe = make_recipe(
         train={"batch_size": 8, "epochs": 2}, method={"name": "dora", "r": 4, "dropout": 0.2}
     )
@@ -138,9 +140,10 @@ def test_n15_what_a_step_draws_is_drawn_anew(
     assert lines(tmp_path / "small") == lines(tmp_path / "run")
 
 
-def test_n15_a_resumed_run_keeps_the_size_that_was_found(
+def test_a_resumed_run_keeps_the_size_that_was_found(
     make_recipe: Callable[..., Path], train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """N15"""
     recipe = make_recipe(
         train={"batch_size": 8, "epochs": 2}, method={"name": "lora", "r": 4, "dropout": 0.2}
     )
@@ -165,9 +168,10 @@ def test_n15_a_resumed_run_keeps_the_size_that_was_found(
     assert [item["to"] for item in record["out_of_memory"]] == [2, 1]
 
 
-def test_n15_one_row_too_many_is_told_with_what_to_do(
+def test_one_row_too_many_is_told_with_what_to_do(
     make_recipe: Callable[..., Path], train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """N15"""
     exhaust(monkeypatch, 2, 0)
     with pytest.raises(ResourceError, match="with one row a forward pass") as caught:
         train(make_recipe(method={"r": 4}), "run")
@@ -177,10 +181,10 @@ def test_n15_one_row_too_many_is_told_with_what_to_do(
     assert "step 2, train.micro_batch_size 1" in caught.value.why
 
 
-def test_n15_an_update_that_has_begun_is_not_done_twice(
+def test_an_update_that_has_begun_is_not_done_twice(
     make_recipe: Callable[..., Path], train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends the run; the resumed one has the smaller size and comes to the same."""
+    """N15: it ends the run; the resumed one has the smaller size and comes to the same."""
     recipe = make_recipe(train={"batch_size": 8, "epochs": 2, "save_steps": 1}, method={"r": 4})
     undisturbed, _, _ = train(recipe, "undisturbed")
     step = torch.optim.AdamW.step
@@ -201,13 +205,13 @@ def test_n15_an_update_that_has_begun_is_not_done_twice(
     assert [(item["step"], item["to"]) for item in record["out_of_memory"]] == [(3, 2)]
 
 
-def test_n15_a_whole_run_goes_on_and_says_so(
+def test_a_whole_run_goes_on_and_says_so(
     make_recipe: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """On the screen, in run.log and in run.json."""
+    """N15: on the screen, in run.log and in run.json."""
     exhaust(monkeypatch, 2, 2, torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"))
     monkeypatch.setattr(verify, "fresh_logits", load_again)
     loaded = recipe_load.load(
@@ -225,14 +229,14 @@ def test_n15_a_whole_run_goes_on_and_says_so(
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
-def test_n15_answers_are_drawn_and_judged_anew(
+def test_answers_are_drawn_and_judged_anew(
     algorithm: str,
     make_recipe: Callable[..., Path],
     train: Train,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """What a task remembers of the half-done step is forgotten, too."""
+    """N15: what a task remembers of the half-done step is forgotten, too."""
     recipe = make_recipe(
         method={"name": "lora", "r": 4},
         train={"batch_size": 4, "max_steps": 3},
@@ -279,10 +283,10 @@ def test_n15_answers_are_drawn_and_judged_anew(
     assert lines(tmp_path / "small") == lines(tmp_path / "run")
 
 
-def test_n15_several_processes_refuse_together(
+def test_several_processes_refuse_together(
     make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """No rank can change alone what all have to cut the same way."""
+    """N15: no rank can change alone what all have to cut the same way."""
     loaded = recipe_load.load(make_recipe(train={"batch_size": 8}), (), "sft")
     made = plan.make(loaded, machine.detect(), output=tmp_path / "run")
     two = replace(made, devices=Devices(2), micro_batch_size=4)
@@ -296,9 +300,8 @@ def test_n15_several_processes_refuse_together(
     assert "train.micro_batch_size: 2" in caught.value.fix
 
 
-def test_n15_sizes_divide_the_rows_of_a_step(
-    make_recipe: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_sizes_divide_the_rows_of_a_step(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """N15"""
     loaded = recipe_load.load(make_recipe(train={"batch_size": 18}), (), "sft")
     made = plan.make(loaded, machine.detect(), output=tmp_path / "run")
     sizes = []
@@ -313,5 +316,6 @@ def test_n15_sizes_divide_the_rows_of_a_step(
     "error",
     [RuntimeError("shapes do not fit"), ValueError("out of memory."), OSError(12, "memory")],
 )
-def test_n15_other_errors_are_no_lack_of_memory(error: Exception) -> None:
+def test_other_errors_are_no_lack_of_memory(error: Exception) -> None:
+    """N15"""
     assert not out_of_memory.ran_out(error)

@@ -61,8 +61,8 @@ def largest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_m09_a_pack_is_its_rows_alone(kind: str, bases: Callable[..., Path]) -> None:
-    """Loss and gradients of a pack equal the oracle's over the rows alone, to 1e-5."""
+def test_a_pack_is_its_rows_alone(kind: str, bases: Callable[..., Path]) -> None:
+    """M09: loss and gradients of a pack equal the oracle's over the rows alone, to 1e-5."""
     model = load(bases(kind))
     packed_loss, packed = loss_and_gradients(model, [collate_packed(ROWS)])
     reference = load(bases(kind), "eager")
@@ -74,9 +74,10 @@ def test_m09_a_pack_is_its_rows_alone(kind: str, bases: Callable[..., Path]) -> 
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_m09_changing_a_row_leaves_the_others_bit_for_bit(
+def test_changing_a_row_leaves_the_others_bit_for_bit(
     kind: str, bases: Callable[..., Path]
 ) -> None:
+    """M09"""
     model = load(bases(kind)).eval()
     batch = collate_packed(ROWS)
     for key in ("labels", "logits_to_keep"):
@@ -151,7 +152,8 @@ def test_a_row_in_a_pack_is_the_row_alone_up_to_rounding(
     assert largest_seen <= ROUNDING[dtype]
 
 
-def test_m09_a_sliding_window_holds_inside_packed_rows(bases: Callable[..., Path]) -> None:
+def test_a_sliding_window_holds_inside_packed_rows(bases: Callable[..., Path]) -> None:
+    """M09"""
     folder = bases("qwen2")
     window = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}
     layers = ["sliding_attention", "sliding_attention"]
@@ -163,9 +165,10 @@ def test_m09_a_sliding_window_holds_inside_packed_rows(bases: Callable[..., Path
     assert abs(loss - oracle.mean_loss(wide, ROWS)) > 1e-4
 
 
-def test_m09_a_family_that_is_not_isolated_is_padded_or_refused(
+def test_a_family_that_is_not_isolated_is_padded_or_refused(
     make_recipe: Callable[..., Path], run_recipe: Callable[..., Any]
 ) -> None:
+    """M09"""
     from tuner import machine, plan, recipe_load
     from tuner.errors import RecipeError
 
@@ -180,15 +183,17 @@ def test_m09_a_family_that_is_not_isolated_is_padded_or_refused(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_m13_padding_on_either_side_gives_the_packed_loss(
+def test_padding_on_either_side_gives_the_packed_loss(
     kind: str, bases: Callable[..., Path]
 ) -> None:
+    """M13"""
     model = load(bases(kind), "sdpa")
     right, _ = loss_and_gradients(model, [collate_padded(ROWS)])
     assert right == pytest.approx(oracle.mean_loss(load(bases(kind), "eager"), ROWS), rel=1e-6)
 
 
-def test_m11_no_token_is_lost_doubled_or_moved_in_200_packs() -> None:
+def test_no_token_is_lost_doubled_or_moved_in_200_packs() -> None:
+    """M11"""
     generator = random.Random(5)
     for number in range(200):
         rows = [
@@ -212,8 +217,8 @@ def test_m11_no_token_is_lost_doubled_or_moved_in_200_packs() -> None:
         assert following.tolist() == wanted
 
 
-def test_m14_padding_is_known_by_length_not_by_id() -> None:
-    """A supervised token that is the padding id keeps its label and its attention."""
+def test_padding_is_known_by_length_not_by_id() -> None:
+    """M14: a supervised token that is the padding id keeps its label and its attention."""
     row = Example("row:1", [9, 7, 3, 7], [False, False, True, True])
     batch = collate_padded([row, example(6, 2)], pad_id=7)
     assert batch["attention_mask"][0].tolist() == [1, 1, 1, 1, 0, 0]

@@ -28,7 +28,7 @@ def bytes_under(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
-def test_c10_a_disk_too_small_stops_the_plan(
+def test_a_disk_too_small_stops_the_plan(
     make_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """C10: exit 7 with what it needs and has, before a folder is made."""
@@ -47,12 +47,13 @@ def test_c10_a_disk_too_small_stops_the_plan(
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_c10_the_estimate_covers_the_whole_run(
+def test_the_estimate_covers_the_whole_run(
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., dict[str, Any]],
     tmp_path: Path,
     method: str,
 ) -> None:
+    """C10"""
     recipe = make_recipe(method={"name": method}, train={"save_steps": 1})
     disk = make(recipe, tmp_path / "run").facts["disk"]
     run_recipe(recipe)
@@ -63,9 +64,10 @@ def test_c10_the_estimate_covers_the_whole_run(
     assert disk["checkpoints"] + disk["artefacts"] - fixed <= 2 * written
 
 
-def test_h07_the_plan_says_which_part_is_adapted(
+def test_the_plan_says_which_part_is_adapted(
     make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
+    """H07"""
     named = {"name": "lora", "target_modules": ["q_proj"]}
     facts = make(make_recipe(method=named), tmp_path / "run").facts
     adapted = facts["adapted"]

@@ -57,14 +57,14 @@ def near(values: Sequence[float] | torch.Tensor) -> Any:
 # Formulas
 
 
-def test_r08_the_score_is_on_the_last_token() -> None:
+def test_the_score_is_on_the_last_token() -> None:
     """R08: `[t, t, eos]` and `[t, t, t, t, t]`; the penalty is on every token."""
     kl = torch.tensor([0.1, -0.2, 0.3, 0.0, 1.0, 0.0, 2.0, -1.0])
     found = token_rewards(torch.tensor([2.0, -3.0]), kl, 0.5, [3, 5])
     assert found.tolist() == near([-0.05, 0.1, 1.85, 0, -0.5, 0, -1, -2.5])
 
 
-def test_r08_the_score_is_where_a_naive_search_finds_the_end() -> None:
+def test_the_score_is_where_a_naive_search_finds_the_end() -> None:
     """R08: 50 random shapes against padded rows with stop tokens."""
     generator = np.random.default_rng(0)
     for _ in range(50):
@@ -108,7 +108,7 @@ def test_advantages_equal_a_naive_double_sum(gamma: float, lam: float) -> None:
 
 
 @pytest.mark.parametrize("mean", [0.0, 30.0, -400.0])
-def test_r11_whitening_is_numpys(mean: float) -> None:
+def test_whitening_is_numpys(mean: float) -> None:
     """R11: in float32, far from 0 too."""
     values = (np.random.default_rng(2).normal(size=300) * 1.5 + mean).astype(np.float32)
     white = whiten(torch.from_numpy(values), lambda sums: sums)
@@ -123,7 +123,7 @@ def test_r11_whitening_is_numpys(mean: float) -> None:
 
 
 @pytest.mark.parametrize("value", [0.1, 1000.3, -7.0, 0.0])
-def test_r11_what_has_no_spread_stays_finite(value: float) -> None:
+def test_what_has_no_spread_stays_finite(value: float) -> None:
     """R11: a single value, and equal values, of any size."""
     for count in (1, 5, 300):
         white = whiten(torch.full((count,), value), lambda sums: sums)
@@ -153,13 +153,13 @@ LOG_PROBABILITY = st.floats(-30, 0, width=32)
 
 
 @given(st.lists(st.tuples(LOG_PROBABILITY, LOG_PROBABILITY), min_size=1, max_size=20))
-def test_r06_the_k3_estimate_is_never_negative(pairs: list[tuple[float, float]]) -> None:
+def test_the_k3_estimate_is_never_negative(pairs: list[tuple[float, float]]) -> None:
     """R06."""
     new, old = torch.tensor(pairs).T
     assert (kl_k3(new, old) >= 0).all()
 
 
-def test_r06_the_k3_estimate_of_a_hairs_breadth_is_not_negative() -> None:
+def test_the_k3_estimate_of_a_hairs_breadth_is_not_negative() -> None:
     """R06: where rounding is as large as the estimate."""
     new = torch.full((20001,), -2.0)
     for width in (1e-7, 1e-5, 1e-3, 0.1):
@@ -202,7 +202,7 @@ def test_the_kl_coefficient_moves_towards_its_target() -> None:
 
 
 @pytest.mark.parametrize("center", [0.0, 1e4])
-def test_r11_the_running_scale_is_numpys_and_does_not_drift(center: float) -> None:
+def test_the_running_scale_is_numpys_and_does_not_drift(center: float) -> None:
     """R11: over all scores so far, in whatever portions they come."""
     scores = np.random.default_rng(4).normal(center, 3.0, size=60)
     scale, seen = RunningScale(), 0
@@ -350,7 +350,7 @@ def started(work: Path, start: str) -> dict[str, Any]:
     return {"policy": str(work / "sft")} if start == "sft" else {}
 
 
-def test_r09_an_answer_is_cut_behind_its_first_stop_token(work: Path, tmp_path: Path) -> None:
+def test_an_answer_is_cut_behind_its_first_stop_token(work: Path, tmp_path: Path) -> None:
     """R09, R10: the end of turn or a token that generation_config.json names."""
     made = make(work, tmp_path)
     assert policy.stops(made) == STOPS
@@ -374,7 +374,7 @@ def test_r09_an_answer_is_cut_behind_its_first_stop_token(work: Path, tmp_path: 
     assert rewards.tolist() == [0, 1, 0, 2, 0, 0, 3, 4, 5]
 
 
-def test_r10_the_reward_model_reads_nothing_behind_the_stop(work: Path, tmp_path: Path) -> None:
+def test_the_reward_model_reads_nothing_behind_the_stop(work: Path, tmp_path: Path) -> None:
     """R10, R15: the very ids of the prompt and the answer, seen by a hook on the reward model."""
     made = make(work, tmp_path, train={"batch_size": 32}, rlhf={"max_new_tokens": 12})
     (source,) = made.parties.judges.values()
@@ -404,7 +404,7 @@ def test_r10_the_reward_model_reads_nothing_behind_the_stop(work: Path, tmp_path
 
 
 @POLICIES
-def test_r06_policy_and_reference_begin_as_one(start: str, work: Path, tmp_path: Path) -> None:
+def test_policy_and_reference_begin_as_one(start: str, work: Path, tmp_path: Path) -> None:
     """R06: KL 0 and ratio 1 before any update."""
     ppo_section = {"epochs": 1, "minibatches": 1}
     made = make(work, tmp_path, rlhf=started(work, start), ppo=ppo_section)
@@ -425,7 +425,7 @@ def test_r06_policy_and_reference_begin_as_one(start: str, work: Path, tmp_path:
         assert (other - rollout.reference).abs().max() > 1e-3
 
 
-def test_r06_settings_of_the_base_do_not_change_what_is_drawn(work: Path, tmp_path: Path) -> None:
+def test_settings_of_the_base_do_not_change_what_is_drawn(work: Path, tmp_path: Path) -> None:
     """R06: top_k, repetition_penalty and min_new_tokens of its generation_config.json."""
     plain = tmp_path / "base"
     shutil.copytree(work / "base", plain)
@@ -486,7 +486,7 @@ def test_packed_and_padded_rows_have_the_same_log_probabilities(work: Path, tmp_
 
 
 @POLICIES
-def test_r07_the_reference_never_moves(start: str, work: Path, tmp_path: Path) -> None:
+def test_the_reference_never_moves(start: str, work: Path, tmp_path: Path) -> None:
     """R07: bit for bit after 20 steps, while the policy moves."""
     train = {"max_steps": 20, "batch_size": 4, "learning_rate": 0.002}
     made = make(work, tmp_path, rlhf=started(work, start), train=train)
@@ -500,7 +500,7 @@ def test_r07_the_reference_never_moves(start: str, work: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("trunk", ["policy", "reward"])
 @POLICIES
-def test_r05_nothing_is_dropped_out(start: str, trunk: str, work: Path, tmp_path: Path) -> None:
+def test_nothing_is_dropped_out(start: str, trunk: str, work: Path, tmp_path: Path) -> None:
     """R05: every dropout that a step passes through is off; scores repeat exactly."""
     method = {} if start == "sft" else {"method": {"name": "lora", "r": 4, "dropout": 0.5}}
     ppo_section = {"value_trunk": trunk}
@@ -530,9 +530,7 @@ def test_r05_nothing_is_dropped_out(start: str, trunk: str, work: Path, tmp_path
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_r12_the_value_head_starts_at_zero_in_float32(
-    dtype: str, work: Path, tmp_path: Path
-) -> None:
+def test_the_value_head_starts_at_zero_in_float32(dtype: str, work: Path, tmp_path: Path) -> None:
     """R12: it expects nothing of anything, whatever the base computes in."""
     with learner(make(work, tmp_path, model={"dtype": dtype})) as ppo:
         head = ppo.model.value_head
@@ -546,7 +544,7 @@ def test_r12_the_value_head_starts_at_zero_in_float32(
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_r12_the_value_loss_reaches_the_policy_only_if_shared(
+def test_the_value_loss_reaches_the_policy_only_if_shared(
     share: bool, work: Path, tmp_path: Path
 ) -> None:
     """R12: its gradient on the policy's adapter, and what an update by it alone moves."""
@@ -568,9 +566,7 @@ def test_r12_the_value_loss_reaches_the_policy_only_if_shared(
         assert any(not torch.equal(after[name], before[name]) for name in before) == share
 
 
-def test_r12_a_critic_on_the_reward_model_leaves_its_scores_alone(
-    work: Path, tmp_path: Path
-) -> None:
+def test_a_critic_on_the_reward_model_leaves_its_scores_alone(work: Path, tmp_path: Path) -> None:
     """R12: it begins as the score of what has been written so far; its own copy learns."""
     made = make(work, tmp_path, ppo={"value_trunk": "reward"}, train={"max_steps": 4})
     with learner(made) as ppo:
@@ -681,7 +677,7 @@ def test_an_update_is_that_of_a_naive_loop_however_it_is_accumulated(
             torch.testing.assert_close(other[name], tensor, rtol=0, atol=1e-6)
 
 
-def test_r09_only_an_answer_that_does_not_end_pays_for_it(work: Path, tmp_path: Path) -> None:
+def test_only_an_answer_that_does_not_end_pays_for_it(work: Path, tmp_path: Path) -> None:
     """R09: exactly the penalty, on its last token; an end in the prompt is none of the answer."""
     found = []
     for penalty in (0.0, 0.75):
@@ -719,7 +715,7 @@ def test_scores_are_scaled_then_cut_then_priced(work: Path, tmp_path: Path) -> N
             assert found.tolist() == near(scaled - np.array([0, 0, 0.5, 0.5]))
 
 
-def test_r16_nothing_to_learn_from_stays_finite(work: Path, tmp_path: Path) -> None:
+def test_nothing_to_learn_from_stays_finite(work: Path, tmp_path: Path) -> None:
     """R16: equal rewards, answers that end at once, and both; counted, and no NaN."""
     silent = tmp_path / "base"
     shutil.copytree(work / "base", silent)

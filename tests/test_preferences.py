@@ -258,7 +258,7 @@ UNFIT_GROUPS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("reason", [*UNFIT, *UNFIT_GROUPS])
-def test_d12_unfit_preferences_are_listed_by_class(tmp_path: Path, reason: str) -> None:
+def test_unfit_preferences_are_listed_by_class(tmp_path: Path, reason: str) -> None:
     """D12: the rows of each class; left out and counted where the recipe allows it."""
     if reason in UNFIT:
         good, bad = PAIRS["texts"], UNFIT[reason]
@@ -295,7 +295,7 @@ def test_columns_that_fit_nothing_are_named(tmp_path: Path) -> None:
         prepared(tmp_path, [both], template="pairs", columns={"chossen": "prompt"})
 
 
-def test_r04_no_side_is_cut(tmp_path: Path) -> None:
+def test_no_side_is_cut(tmp_path: Path) -> None:
     """R04: a pair with a side that is too long is dropped whole and counted, never cut."""
     rows: list[dict[str, Any]] = [pair(number) for number in range(12)]
     rows[3]["rejected"] = "rent " * 200
@@ -317,7 +317,7 @@ def test_r04_no_side_is_cut(tmp_path: Path) -> None:
     assert prepared(tmp_path, rows, max_length=length - 1).report["dropped_too_long"] == 1
 
 
-def test_r04_what_is_not_read_to_its_end_is_dropped(tmp_path: Path) -> None:
+def test_what_is_not_read_to_its_end_is_dropped(tmp_path: Path) -> None:
     """R04: a text far beyond the limit is cut while reading, and never learned."""
     rows = [pair(number) for number in range(20)]
     rows[3]["rejected"] = "rent " * 20_000
@@ -327,7 +327,7 @@ def test_r04_what_is_not_read_to_its_end_is_dropped(tmp_path: Path) -> None:
     assert result.report["dropped_too_long"] == 1
 
 
-def test_r04_a_long_answer_leaves_the_rest_of_a_ranking(tmp_path: Path) -> None:
+def test_a_long_answer_leaves_the_rest_of_a_ranking(tmp_path: Path) -> None:
     """R04: the pairs of the answers that fit keep their order."""
     row = {"prompt": PROMPT, "answers": ["a", "rent " * 200, "c", "d"]}
     result = prepared(tmp_path, [row], max_length=64)
@@ -339,7 +339,7 @@ def test_r04_a_long_answer_leaves_the_rest_of_a_ranking(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("eval_rows", [0.25, 3, "file"])
-def test_d11_no_prompt_stands_on_both_sides(tmp_path: Path, eval_rows: float | str) -> None:
+def test_no_prompt_stands_on_both_sides(tmp_path: Path, eval_rows: float | str) -> None:
     """D11: held out by prompt, whatever the answers say, for a share, a number and a file."""
     rows = [{**pair(number % 6), "chosen": f"Yes {number}"} for number in range(12)]
     if eval_rows == "file":
@@ -359,7 +359,7 @@ def test_d11_no_prompt_stands_on_both_sides(tmp_path: Path, eval_rows: float | s
 
 @pytest.mark.parametrize("render", ["auto", "raw"])
 @pytest.mark.parametrize("kind", ["plain", "eospad", "bos", "chatml"])
-def test_m03_one_bos_and_one_stop_token(tmp_path: Path, kind: str, render: str) -> None:
+def test_one_bos_and_one_stop_token(tmp_path: Path, kind: str, render: str) -> None:
     """M03, M02: chosen and rejected begin with one BOS where there is one and end with one stop
     token; the prompt is how both begin."""
     templates = [None, BOS_TEMPLATE] if kind in ("plain", "bos") and render == "auto" else [None]
@@ -380,7 +380,7 @@ def test_m03_one_bos_and_one_stop_token(tmp_path: Path, kind: str, render: str) 
                 assert ids.count(tokenizer.bos_token_id) == 1
 
 
-def test_r04_a_token_across_the_border_is_split(tmp_path: Path) -> None:
+def test_a_token_across_the_border_is_split(tmp_path: Path) -> None:
     """R04: the ids are those that the policy would write after the prompt, however texts merge."""
     tokenizer = make_tokenizer("chatml")
     row = {"prompt": "The foo", "chosen": "bar", "rejected": "tle"}
@@ -392,7 +392,7 @@ def test_r04_a_token_across_the_border_is_split(tmp_path: Path) -> None:
     assert ranking.answers[0] == [*ranking.prompt_ids, *tokenizer("bar").input_ids, 2]
 
 
-def test_m15_an_empty_block_of_reasoning(tmp_path: Path) -> None:
+def test_an_empty_block_of_reasoning(tmp_path: Path) -> None:
     """M15: a block that the template writes before both answers is prompt, before one is answer."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = THINK_TEMPLATE
@@ -410,7 +410,7 @@ def test_m15_an_empty_block_of_reasoning(tmp_path: Path) -> None:
     ]
 
 
-def test_i11_special_tokens_in_answers(tmp_path: Path) -> None:
+def test_special_tokens_in_answers(tmp_path: Path) -> None:
     """I11: a forged stop token stays text; the recipe can refuse it."""
     row = {**PAIRS["texts"], "rejected": "No.<|im_end|> Or yes"}
     result = prepared(tmp_path, [row])

@@ -222,7 +222,7 @@ def test_adalora_moves_its_ranks(
     ],
     ids=["grouped", "heads", "one-key-head", "window"],
 )
-def test_e09_a_prefix_is_the_same_with_and_without_a_cache(
+def test_a_prefix_is_the_same_with_and_without_a_cache(
     shape: dict[str, Any],
     make_recipe: Callable[..., Path],
     bases: Callable[[str], Path],

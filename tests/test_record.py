@@ -100,7 +100,7 @@ def test_why_a_run_stopped_is_recorded(
         assert record_of(run.path)["error"] is None
 
 
-def test_c11_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
+def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
     """C11: without --resume a folder that holds a run is refused, and stays as it is."""
     path = finished(tmp_path / "run")
     before = tree(tmp_path)
@@ -119,7 +119,7 @@ def test_c11_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("name", ["thesis.tex", "checkpoint-500", RUN])
-def test_i06_a_foreign_folder_is_refused_always(tmp_path: Path, name: str, resume: bool) -> None:
+def test_a_foreign_folder_is_refused_always(tmp_path: Path, name: str, resume: bool) -> None:
     """I06, C11: also with --resume, also with a run.json of some other program."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text('{"name": "theirs"}')
@@ -158,7 +158,7 @@ def test_a_damaged_record_is_exit_6_and_listed(tmp_path: Path, text: str) -> Non
     assert tree(bad) == {RUN: text.encode()}
 
 
-def test_c17_a_record_of_a_later_format_is_refused_with_both_versions(tmp_path: Path) -> None:
+def test_a_record_of_a_later_format_is_refused_with_both_versions(tmp_path: Path) -> None:
     """C17: names formats and versions."""
     path = finished(tmp_path / "run")
     (path / RUN).write_text(json.dumps({**record_of(path), "format": 2, "tuner": "9.9.9"}))
@@ -166,7 +166,7 @@ def test_c17_a_record_of_a_later_format_is_refused_with_both_versions(tmp_path: 
         RunFolder.open(path, resume=True)
 
 
-def test_c12_an_output_that_cannot_be_made_is_exit_7(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_made_is_exit_7(tmp_path: Path) -> None:
     """C12: a file in place of the folder, or of one above it."""
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
@@ -176,7 +176,7 @@ def test_c12_an_output_that_cannot_be_made_is_exit_7(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"file": b"mine"}
 
 
-def test_c12_a_read_only_folder_is_exit_7(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_exit_7(tmp_path: Path) -> None:
     """C12: as an ordinary user, root or not."""
     (tmp_path / "run").mkdir(mode=0o555)
     child = os.fork()
@@ -194,7 +194,7 @@ def test_c12_a_read_only_folder_is_exit_7(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-def test_i06_a_recipe_cannot_lead_out_of_the_current_directory(
+def test_a_recipe_cannot_lead_out_of_the_current_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I06: `..` in run.output is exit 8; on the command line it is the user's own word."""
@@ -214,7 +214,7 @@ def test_i06_a_recipe_cannot_lead_out_of_the_current_directory(
         assert run.path == tmp_path / "x"
 
 
-def test_i06_a_linked_output_is_resolved_and_recorded(tmp_path: Path) -> None:
+def test_a_linked_output_is_resolved_and_recorded(tmp_path: Path) -> None:
     """I06: the record and a note say where the run really lies."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "runs").symlink_to(tmp_path / "disk")
@@ -245,7 +245,7 @@ def hold(path: Path) -> subprocess.Popen[str]:
     return child
 
 
-def test_c16_a_second_start_is_refused_and_a_dead_ones_lock_taken_over(tmp_path: Path) -> None:
+def test_a_second_start_is_refused_and_a_dead_ones_lock_taken_over(tmp_path: Path) -> None:
     """C16: exit 2 while the first lives; after its SIGKILL, a resume with a note."""
     path = tmp_path / "run"
     child = hold(path)
@@ -283,7 +283,7 @@ except RecipeError:
 """
 
 
-def test_c16_of_many_that_start_at_once_one_wins(tmp_path: Path) -> None:
+def test_of_many_that_start_at_once_one_wins(tmp_path: Path) -> None:
     """C16: over a stale lock, which all of them see."""
     path = tmp_path / "run"
     child = hold(path)
@@ -320,7 +320,7 @@ def test_c16_of_many_that_start_at_once_one_wins(tmp_path: Path) -> None:
     ],
     ids=["id of a living process", "another host", "dead process"],
 )
-def test_c16_a_stale_lock_is_told_from_a_living_one(tmp_path: Path, owner: Owner) -> None:
+def test_a_stale_lock_is_told_from_a_living_one(tmp_path: Path, owner: Owner) -> None:
     """C16: by the kernel's lock, not by the process id alone: containers share their ids."""
     path = tmp_path / "run"
     path.mkdir()
@@ -329,7 +329,7 @@ def test_c16_a_stale_lock_is_told_from_a_living_one(tmp_path: Path, owner: Owner
         assert run.notes == [f"took over the lock of {owner}, which no longer runs"]
 
 
-def test_c16_the_kernels_lock_holds_whatever_the_file_says(tmp_path: Path) -> None:
+def test_the_kernels_lock_holds_whatever_the_file_says(tmp_path: Path) -> None:
     """C16: the owner may live where its process id means nothing: in another container."""
     path = tmp_path / "run"
     child = hold(path)
@@ -346,7 +346,7 @@ def test_c16_the_kernels_lock_holds_whatever_the_file_says(tmp_path: Path) -> No
         child.wait()
 
 
-def test_c16_a_lock_released_while_it_is_being_taken_is_taken_anew(
+def test_a_lock_released_while_it_is_being_taken_is_taken_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C16: a lock on a removed file would protect nothing."""
@@ -365,7 +365,7 @@ def test_c16_a_lock_released_while_it_is_being_taken_is_taken_anew(
             RunFolder.open(tmp_path, resume=True)
 
 
-def test_i15_a_resume_clears_what_a_killed_run_left_half_written(tmp_path: Path) -> None:
+def test_a_resume_clears_what_a_killed_run_left_half_written(tmp_path: Path) -> None:
     """I15: staging folders of artefacts and of checkpoints."""
     path = finished(tmp_path / "run")
     for parent in (path, path / "checkpoints"):
@@ -377,7 +377,7 @@ def test_i15_a_resume_clears_what_a_killed_run_left_half_written(tmp_path: Path)
     assert list(tree(path)) == [RUN]
 
 
-def test_c16_without_kernel_locks_the_process_decides(
+def test_without_kernel_locks_the_process_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C16: a file system without flock; an owner on another host may live."""
@@ -394,9 +394,7 @@ def test_c16_without_kernel_locks_the_process_decides(
 
 
 @pytest.mark.parametrize("level", ["python", "kernel"])
-def test_c01_a_kill_at_any_call_leaves_a_run_that_can_be_resumed(
-    tmp_path: Path, level: str
-) -> None:
+def test_a_kill_at_any_call_leaves_a_run_that_can_be_resumed(tmp_path: Path, level: str) -> None:
     """C01, I15: SIGKILL at every call, writes torn in half; the record is whole or not there."""
     *killed, whole = faults.results("tests.crash_record", tmp_path, "torn", level)
     assert whole["code"] == 0
@@ -410,7 +408,7 @@ def test_c01_a_kill_at_any_call_leaves_a_run_that_can_be_resumed(
     assert {line.get("status") for line in killed} == {None, "running", "done"}
 
 
-def test_c03_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     """C03: after a resume the log goes on as if nothing had happened, a torn line included."""
     path = tmp_path / "run"
     run = RunFolder.open(path, resume=False)
@@ -442,7 +440,7 @@ def test_c03_metrics_are_cut_back_to_the_checkpoint(tmp_path: Path) -> None:
     run.release()
 
 
-def test_c10_metrics_on_a_full_disk_are_exit_7(
+def test_metrics_on_a_full_disk_are_exit_7(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """C10: and recording that very failure does not hide it."""
@@ -526,7 +524,7 @@ def test_the_light_modules_stay_light() -> None:
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_i15_an_interrupted_opening_gives_the_folder_back(
+def test_an_interrupted_opening_gives_the_folder_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I15, C16: no lock and no temporary file is left."""

@@ -196,7 +196,7 @@ KILLS: list[tuple[str, str, int, int]] = [
 
 
 @pytest.mark.parametrize(("name", "place", "number", "save_steps"), KILLS)
-def test_c03_a_killed_run_resumes_exactly(
+def test_a_killed_run_resumes_exactly(
     name: str,
     place: str,
     number: int,
@@ -206,7 +206,7 @@ def test_c03_a_killed_run_resumes_exactly(
     reference: dict[str, Path],
     tmp_path: Path,
 ) -> None:
-    """Early, in mid-epoch, at an epoch's or a stage's edge, last but one; while sealing (C01),
+    """C03: early, in mid-epoch, at an epoch's or a stage's edge, last but one; while sealing (C01),
     scoring and exporting; from the step before or from up to three steps back."""
     recipe, folder = work / f"{name}.yaml", tmp_path / "run"
     options = ("--set", f"train.save_steps={save_steps}")
@@ -221,9 +221,10 @@ def test_c03_a_killed_run_resumes_exactly(
         assert resume["from_step"] == done[place] // save_steps * save_steps
 
 
-def test_c03_a_run_killed_again_and_again_resumes_exactly(
+def test_a_run_killed_again_and_again_resumes_exactly(
     tuner: Tuner, work: Path, reference: dict[str, Path], tmp_path: Path
 ) -> None:
+    """C03"""
     for name in ("lora", "staged"):
         recipe, folder = work / f"{name}.yaml", tmp_path / name
         for number in (1, 2, 4, 5, 9, 12):
@@ -234,10 +235,11 @@ def test_c03_a_run_killed_again_and_again_resumes_exactly(
 
 
 @pytest.mark.parametrize("name", ["lora", "staged"])
-def test_c08_c09_a_signal_ends_the_step_and_seals_it(
+def test_a_signal_ends_the_step_and_seals_it(
     name: str, tuner: Tuner, work: Path, reference: dict[str, Path], tmp_path: Path
 ) -> None:
-    """SIGTERM is 143, Ctrl-C is 130; the step's checkpoint is there though none was due."""
+    """C08, C09: SIGTERM is 143, Ctrl-C is 130; the step's checkpoint is there though none was
+    due."""
     recipe, folder = work / f"{name}.yaml", tmp_path / "run"
     options = ("--set", "train.save_steps=100")
     for number, sent, code in ((4, signal.SIGTERM, 143), (8, signal.SIGINT, 130)):
@@ -259,7 +261,7 @@ def test_c08_c09_a_signal_ends_the_step_and_seals_it(
 @pytest.mark.parametrize(
     ("place", "number"), [("loading", 1), ("scoring", 1), ("scoring", 2), ("verifying", 1)]
 )
-def test_c08_a_signal_outside_the_steps_stops_at_once(
+def test_a_signal_outside_the_steps_stops_at_once(
     place: str,
     number: int,
     tuner: Tuner,
@@ -267,7 +269,8 @@ def test_c08_a_signal_outside_the_steps_stops_at_once(
     reference: dict[str, Path],
     tmp_path: Path,
 ) -> None:
-    """Before the first step nothing is left but the record and its log; no half artefact ever."""
+    """C08: before the first step nothing is left but the record and its log; no half artefact
+    ever."""
     recipe, folder = work / "lora.yaml", tmp_path / "run"
     assert tuner(recipe, folder, at=(place, number, signal.SIGTERM)) == 143
     assert record(folder)["status"] == "interrupted"
@@ -280,9 +283,10 @@ def test_c08_a_signal_outside_the_steps_stops_at_once(
     assert_equal(folder, reference["lora"])
 
 
-def test_c02_a_damaged_checkpoint_is_passed_over_by_name(
+def test_a_damaged_checkpoint_is_passed_over_by_name(
     tuner: Tuner, work: Path, reference: dict[str, Path], tmp_path: Path
 ) -> None:
+    """C02"""
     recipe, folder = work / "lora.yaml", tmp_path / "run"
     assert tuner(recipe, folder, at=("sealed", 6, signal.SIGKILL)) == -signal.SIGKILL
     file = folder / "checkpoints" / "step-6" / "optimizer.safetensors"
@@ -298,9 +302,10 @@ def test_c02_a_damaged_checkpoint_is_passed_over_by_name(
     assert_equal(folder, reference["lora"])
 
 
-def test_c02_without_an_intact_checkpoint_nothing_is_resumed(
+def test_without_an_intact_checkpoint_nothing_is_resumed(
     tuner: Tuner, work: Path, tmp_path: Path
 ) -> None:
+    """C02"""
     recipe, folder = work / "lora.yaml", tmp_path / "run"
     assert tuner(recipe, folder, at=("sealed", 2, signal.SIGKILL)) == -signal.SIGKILL
     for step in (1, 2):
@@ -311,10 +316,10 @@ def test_c02_without_an_intact_checkpoint_nothing_is_resumed(
     assert snapshot(folder) == before
 
 
-def test_c07_another_recipe_cannot_continue_a_run(
+def test_another_recipe_cannot_continue_a_run(
     tuner: Tuner, work: Path, reference: dict[str, Path], tmp_path: Path
 ) -> None:
-    """Exit 6 field by field, and the run stays as it was; what leaves the updates alone may be
+    """C07: exit 6 field by field, and the run stays as it was; what leaves the updates alone may be
     another."""
     recipe, folder = work / "lora.yaml", tmp_path / "run"
     assert tuner(recipe, folder, at=("sealed", 3, signal.SIGKILL)) == -signal.SIGKILL
@@ -351,9 +356,10 @@ def test_c07_another_recipe_cannot_continue_a_run(
     assert found["scores"]["before"] != record(reference["lora"])["scores"]["before"]
 
 
-def test_c07_other_weights_of_the_base_cannot_continue_a_run(
+def test_other_weights_of_the_base_cannot_continue_a_run(
     tuner: Tuner, work: Path, bases: Callable[..., Path], tmp_path: Path
 ) -> None:
+    """C07"""
     base, recipe = tmp_path / "base", tmp_path / "r.yaml"
     shutil.copytree(bases("llama"), base)
     content = yaml.safe_load((work / "lora.yaml").read_text())
@@ -376,7 +382,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_c18_a_run_folder_may_be_moved(
+def test_a_run_folder_may_be_moved(
     tuner: Tuner,
     work: Path,
     bases: Callable[[str], Path],
@@ -395,7 +401,8 @@ def test_c18_a_run_folder_may_be_moved(
     assert record(moved)["output"] == str(moved)
 
 
-def test_c16_a_run_that_lives_is_not_touched(tuner: Tuner, work: Path, tmp_path: Path) -> None:
+def test_a_run_that_lives_is_not_touched(tuner: Tuner, work: Path, tmp_path: Path) -> None:
+    """C16"""
     recipe, folder = work / "lora.yaml", tmp_path / "run"
     pid = tuner.stopped(recipe, folder, ("logged", 4, signal.SIGSTOP))
     before = snapshot(folder)
@@ -469,10 +476,10 @@ def descendants(pid: int) -> Sequence[int]:
     return found
 
 
-def test_c03_c09_the_command_itself_stopped_and_killed_from_outside(
+def test_the_command_itself_stopped_and_killed_from_outside(
     tuner: Tuner, work: Path, tmp_path: Path
 ) -> None:
-    """`python -m tuner`: Ctrl-C to its whole group, then SIGKILL, then on to the end."""
+    """C03, C09: `python -m tuner`: Ctrl-C to its whole group, then SIGKILL, then on to the end."""
     recipe, folder = work / "lora.yaml", tmp_path / "run"
     options = ["train.epochs=80", "train.logging_steps=1", "train.save_steps=7"]
     options = [part for each in options for part in ("--set", each)]

@@ -84,10 +84,10 @@ def write(folder: Path, base: Path, case: str) -> Path:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_c03_a_killed_run_resumes_exactly(
+def test_a_killed_run_resumes_exactly(
     case: str, launched: Tuner, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """In mid-epoch, at a step between two checkpoints, and a second time near the end."""
+    """C03: in mid-epoch, at a step between two checkpoints, and a second time near the end."""
     if case == "qat":
         pytest.importorskip("torchao")
     recipe = write(tmp_path, bases("llama"), case)

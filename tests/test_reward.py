@@ -1,6 +1,6 @@
 """Reward modelling: the loss against trl's and an oracle's, the head, the scores, whole runs.
 
-R01 to R04 of RELIABILITY.md, N01, C03 and the contract with trl's RewardTrainer.
+R01 to R04 of the catalogue, N01, C03 and the contract with trl's RewardTrainer.
 """
 
 from __future__ import annotations
@@ -297,14 +297,15 @@ def move(live: Any) -> None:
 
 @pytest.mark.parametrize("micro", [16, 4])
 @pytest.mark.parametrize("count", [16, 18])
-def test_n01_updates_are_the_oracles_whatever_the_accumulation(
+def test_updates_are_the_oracles_whatever_the_accumulation(
     count: int,
     micro: int,
     preferences: Callable[..., Path],
     bases: Callable[[str], Path],
     fit: Callable[..., Fit],
 ) -> None:
-    """Accumulation 1 and 4 over prompts of 2 to 4 answers; the last step of 18 has two prompts."""
+    """N01: accumulation 1 and 4 over prompts of 2 to 4 answers; the last step of 18 has two
+    prompts."""
     train = {"batch_size": 16, "micro_batch_size": micro, "learning_rate": 1e-3, "epochs": 1}
     rows = scored_rows(count)
     data = {"template": "scores", "eval": 0}
@@ -393,7 +394,7 @@ print(json.dumps(found))
 """
 
 
-def test_r01_a_fresh_process_gives_the_same_scores(
+def test_a_fresh_process_gives_the_same_scores(
     preferences: Callable[..., Path],
     run_recipe: Callable[..., Row],
     bases: Callable[[str], Path],
@@ -457,7 +458,7 @@ def user(number: int) -> dict[str, str]:
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen2"])
 @pytest.mark.parametrize("tokenizer", ["plain", "eospad", "bos", "chatml"])
-def test_r02_a_score_is_read_at_the_last_token(
+def test_a_score_is_read_at_the_last_token(
     kind: str, tokenizer: str, preferences: Callable[..., Path]
 ) -> None:
     """R02: alone, together and padded on either side; at the last token, seen by a hook."""
@@ -499,13 +500,14 @@ def test_r02_a_score_is_read_at_the_last_token(
 
 
 @pytest.mark.parametrize("tokenizer", ["eospad", "chatml"])
-def test_r02_the_exported_padding_token_ends_no_answer(
+def test_the_exported_padding_token_ends_no_answer(
     tokenizer: str,
     preferences: Callable[..., Path],
     run_recipe: Callable[..., Row],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
+    """R02"""
     monkeypatch.setattr(verify, "fresh_logits", load_again)
     recipe = preferences(tokenizer=tokenizer, train={"max_steps": 1})
     run_recipe(recipe, verb="reward")
@@ -518,14 +520,15 @@ def test_r02_the_exported_padding_token_ends_no_answer(
     assert config["pad_token_id"] == exported.pad_token_id
 
 
-def test_r02_a_tokenizer_that_pads_with_its_end_token_is_refused() -> None:
+def test_a_tokenizer_that_pads_with_its_end_token_is_refused() -> None:
+    """R02"""
     with pytest.raises(ModelError, match="pads with its end token") as caught:
         plan_rlhf.pad_for_scores(make_tokenizer("eospad"), "judge")
     assert caught.value.exit_code == 4
     assert "tuner reward" in caught.value.fix
 
 
-def test_r03_the_head_has_one_output_and_starts_by_the_seed(
+def test_the_head_has_one_output_and_starts_by_the_seed(
     preferences: Callable[..., Path], fit: Callable[..., Fit]
 ) -> None:
     """R03: no bias; two runs of one seed are identical, another seed starts elsewhere."""
@@ -541,7 +544,7 @@ def test_r03_the_head_has_one_output_and_starts_by_the_seed(
     assert not torch.equal(tensors(network)[head], one.start[head])
 
 
-def test_r03_a_base_that_tells_two_classes_is_refused(
+def test_a_base_that_tells_two_classes_is_refused(
     preferences: Callable[..., Path],
     run_recipe: Callable[..., Row],
     bases: Callable[[str], Path],
@@ -557,7 +560,7 @@ def test_r03_a_base_that_tells_two_classes_is_refused(
     assert caught.value.fix
 
 
-def test_r04_the_chosen_answer_is_the_one_that_is_preferred(
+def test_the_chosen_answer_is_the_one_that_is_preferred(
     preferences: Callable[..., Path], fit: Callable[..., Fit]
 ) -> None:
     """R04: a word that only chosen answers have is learned; columns swapped, the opposite is."""
@@ -574,9 +577,10 @@ def test_r04_the_chosen_answer_is_the_one_that_is_preferred(
     assert turned["margin"] < 0
 
 
-def test_r04_a_pair_of_which_one_side_is_too_long_is_left_out_and_counted(
+def test_a_pair_of_which_one_side_is_too_long_is_left_out_and_counted(
     preferences: Callable[..., Path],
 ) -> None:
+    """R04"""
     rows = pairs(12)
     rows[2]["rejected"] = " ".join(["clause"] * 60)
     made = make(preferences(rows, data={"max_length": 60}))
@@ -594,10 +598,8 @@ class Judging(Tuner):
         return int(self._ask(args=args, log=str(self.log), at=how.get("at"))["code"])
 
 
-def test_c03_a_stopped_run_resumes_exactly(
-    preferences: Callable[..., Path], tmp_path: Path
-) -> None:
-    """SIGTERM within an epoch, then SIGKILL between two checkpoints; with dropout."""
+def test_a_stopped_run_resumes_exactly(preferences: Callable[..., Path], tmp_path: Path) -> None:
+    """C03: SIGTERM within an epoch, then SIGKILL between two checkpoints; with dropout."""
     recipe = preferences(
         scored_rows(18),
         held=scored_rows(24)[18:],

@@ -86,7 +86,7 @@ def resumable(work: Path, folder: Path, trunk: str) -> Path:
 
 
 @pytest.mark.parametrize("trunk", ["policy", "reward"])
-def test_r14_a_stopped_run_resumes_to_the_last_byte(
+def test_a_stopped_run_resumes_to_the_last_byte(
     trunk: str, tuner: Tuner, work: Path, tmp_path: Path
 ) -> None:
     """R14, C03: stopped after step 2, killed in step 3; and R13 on what it leaves."""
@@ -160,7 +160,7 @@ def function(work: Path, name: str) -> dict[str, Any]:
     return {"reward": [{"function": f"{work / 'r.py'}:{name}"}], "allow_code": True}
 
 
-def test_r15_a_reward_model_of_another_tokenizer_is_refused(
+def test_a_reward_model_of_another_tokenizer_is_refused(
     work: Path, tmp_path: Path, bases: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """R15: by the plan, which loads no weights: those of the base are not even there."""

@@ -105,7 +105,7 @@ def test_two_that_seal_the_same_cache_entry_agree_on_the_first(tmp_path: Path) -
     assert (tmp_path / "base" / "a").read_text() == "first"
 
 
-def test_c02_every_altered_byte_is_seen_and_named(tmp_path: Path) -> None:
+def test_every_altered_byte_is_seen_and_named(tmp_path: Path) -> None:
     """C02: flip any byte of any file, the manifest included."""
     final = make(tmp_path / "final")
     for name in ("a", "b", MANIFEST):
@@ -122,7 +122,7 @@ def test_c02_every_altered_byte_is_seen_and_named(tmp_path: Path) -> None:
     seal.verify(final)
 
 
-def test_c02_all_damaged_files_are_named_with_both_checksums(tmp_path: Path) -> None:
+def test_all_damaged_files_are_named_with_both_checksums(tmp_path: Path) -> None:
     """C02: cut, emptied, deleted, replaced by a link."""
     final = make(tmp_path / "final", cut="12345", empty="12345", gone="12345", link="12345")
     expected = seal.verify(final)["files"]["cut"]["sha256"]
@@ -142,7 +142,7 @@ def test_c02_all_damaged_files_are_named_with_both_checksums(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd"])
-def test_i06_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path, name: str) -> None:
+def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path, name: str) -> None:
     """I06: also not one whose checksum was made to fit."""
     final = make(tmp_path / "final")
     resealed(final, files={name: {"bytes": 0, "sha256": "0" * 64}})
@@ -152,7 +152,7 @@ def test_i06_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path, nam
     assert not seal.remove_sealed(final)
 
 
-def test_c17_a_later_format_is_refused_with_both_versions(tmp_path: Path) -> None:
+def test_a_later_format_is_refused_with_both_versions(tmp_path: Path) -> None:
     """C17: names the format and the version that wrote it."""
     final = make(tmp_path / "final")
     resealed(final, format=2, tuner="9.9.9")
@@ -189,7 +189,7 @@ def test_links_cannot_be_sealed(tmp_path: Path) -> None:
         (errno.EEXIST, IntegrityError),
     ],
 )
-def test_c12_a_refused_rename_is_a_plain_error_and_leaves_nothing(
+def test_a_refused_rename_is_a_plain_error_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception]
 ) -> None:
     """C12: EXDEV and ENOTEMPTY injected on rename."""
@@ -203,7 +203,7 @@ def test_c12_a_refused_rename_is_a_plain_error_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_c12_a_file_in_place_of_the_folder_is_exit_7(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_folder_is_exit_7(tmp_path: Path) -> None:
     """C12: the parent cannot be written."""
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ResourceError, match="file"):
@@ -211,7 +211,7 @@ def test_c12_a_file_in_place_of_the_folder_is_exit_7(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_c12_a_read_only_parent_is_exit_7(tmp_path: Path) -> None:
+def test_a_read_only_parent_is_exit_7(tmp_path: Path) -> None:
     """C12: as an ordinary user, root or not."""
     tmp_path.chmod(0o555)
     child = os.fork()
@@ -231,7 +231,7 @@ def test_c12_a_read_only_parent_is_exit_7(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
 
 
-def test_c10_a_library_that_reports_a_full_disk_in_words_is_exit_7(tmp_path: Path) -> None:
+def test_a_library_that_reports_a_full_disk_in_words_is_exit_7(tmp_path: Path) -> None:
     """C10: the error names the folder, and how much is free."""
     with pytest.raises(ResourceError, match="bytes are free") as caught, seal.seal(tmp_path / "x"):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
@@ -241,7 +241,7 @@ def test_c10_a_library_that_reports_a_full_disk_in_words_is_exit_7(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_c10_space_is_checked_before_it_is_needed(tmp_path: Path) -> None:
+def test_space_is_checked_before_it_is_needed(tmp_path: Path) -> None:
     """C10: says what it needs and what there is."""
     disk.require_space(tmp_path / "not" / "yet", 1)
     with pytest.raises(ResourceError, match=f"needs {10**18:,} bytes, has "):
@@ -250,9 +250,7 @@ def test_c10_space_is_checked_before_it_is_needed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_i15_staging_is_private_and_the_result_follows_the_umask(
-    tmp_path: Path, umask: int
-) -> None:
+def test_staging_is_private_and_the_result_follows_the_umask(tmp_path: Path, umask: int) -> None:
     """I15: 0700 while it is written."""
     before = os.umask(umask)
     try:
@@ -280,7 +278,7 @@ with seal.seal(Path(sys.argv[1])) as staging:
 """
 
 
-def test_i06_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
+def test_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
     """I06, I15: a living process keeps its folder, whoever asks; a killed one loses it."""
     child = subprocess.Popen(
         [sys.executable, "-c", SEAL_AND_WAIT, str(tmp_path / "final")],
@@ -299,7 +297,7 @@ def test_i06_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> Non
     assert names(tmp_path) == []
 
 
-def test_i06_what_only_looks_like_a_leftover_stays(tmp_path: Path) -> None:
+def test_what_only_looks_like_a_leftover_stays(tmp_path: Path) -> None:
     """I06: no marker, no manifest, another name, a link: not ours."""
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -319,7 +317,7 @@ def test_i06_what_only_looks_like_a_leftover_stays(tmp_path: Path) -> None:
     assert (outside / MARKER).exists()
 
 
-def test_i06_a_leftover_that_proves_itself_goes_with_all_it_holds(tmp_path: Path) -> None:
+def test_a_leftover_that_proves_itself_goes_with_all_it_holds(tmp_path: Path) -> None:
     """I06: by its marker, by its manifest, or empty; also with the id of a living process."""
     dead = Owner(os.getpid(), Owner.this().host, "another start")
     by_marker = tmp_path / f".staging-a-{os.getpid()}-abcdefgh"
@@ -340,7 +338,7 @@ def test_i06_a_leftover_that_proves_itself_goes_with_all_it_holds(tmp_path: Path
     assert names(tmp_path) == []
 
 
-def test_i06_without_kernel_locks_the_process_decides(
+def test_without_kernel_locks_the_process_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """I06: of an owner on another host nothing is known, so its folder stays."""
@@ -365,7 +363,7 @@ def test_i06_without_kernel_locks_the_process_decides(
     ]
 
 
-def test_i15_the_next_seal_clears_what_a_killed_one_left(tmp_path: Path) -> None:
+def test_the_next_seal_clears_what_a_killed_one_left(tmp_path: Path) -> None:
     """I15: nobody else would, in a cache that no run owns."""
     staging = tmp_path / ".staging-base-1-abcdefgh"
     staging.mkdir()
@@ -374,7 +372,7 @@ def test_i15_the_next_seal_clears_what_a_killed_one_left(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["base"]
 
 
-def test_i06_a_sealed_folder_with_foreign_files_is_not_removed(tmp_path: Path) -> None:
+def test_a_sealed_folder_with_foreign_files_is_not_removed(tmp_path: Path) -> None:
     """I06: all of it stays, the sealed files too."""
     final = make(tmp_path / "final")
     (final / "notes.txt").write_text("mine")

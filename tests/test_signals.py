@@ -135,7 +135,7 @@ def go_on(child: subprocess.Popen[str]) -> None:
 
 
 @signals
-def test_c08_a_signal_outside_the_loop_stops_at_once(number: signal.Signals) -> None:
+def test_a_signal_outside_the_loop_stops_at_once(number: signal.Signals) -> None:
     """C08, C09: model load, tokenisation, evaluation: 143 or 130, in no time."""
     child = start(AT_ONCE)
     read_until(child, "ready")
@@ -149,7 +149,7 @@ def test_c08_a_signal_outside_the_loop_stops_at_once(number: signal.Signals) -> 
 
 
 @signals
-def test_c08_a_signal_in_the_loop_ends_the_step_and_seals(
+def test_a_signal_in_the_loop_ends_the_step_and_seals(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     """C08, C09: and a second one while it seals does not tear the checkpoint."""
@@ -170,7 +170,7 @@ def test_c08_a_signal_in_the_loop_ends_the_step_and_seals(
 
 
 @signals
-def test_c08_a_deferred_signal_is_not_lost_at_the_end(number: signal.Signals) -> None:
+def test_a_deferred_signal_is_not_lost_at_the_end(number: signal.Signals) -> None:
     """C08: the block itself raises when nobody checked."""
     child = start(AT_THE_END)
     read_until(child, "ready")
@@ -183,7 +183,7 @@ def test_c08_a_deferred_signal_is_not_lost_at_the_end(number: signal.Signals) ->
 
 
 @signals
-def test_c09_forked_workers_die_of_the_signal(number: signal.Signals) -> None:
+def test_forked_workers_die_of_the_signal(number: signal.Signals) -> None:
     """C09: a data loader ends its workers with SIGTERM and must not wait for them for ever."""
     child = start(WORKER, int(number))
     read_until(child, "ready")

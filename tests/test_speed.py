@@ -286,10 +286,10 @@ OPENED = [opened(7, 1, 3), opened(13, 2, 1), opened(4, 3, 2), opened(21, 4, 9)]
 
 
 @pytest.mark.parametrize("kind", PACKED)
-def test_m09_a_shared_prefix_is_as_good_as_one_in_each_row(
+def test_a_shared_prefix_is_as_good_as_one_in_each_row(
     kind: str, bases: Callable[..., Path]
 ) -> None:
-    """Loss and gradients, those of embeddings included, equal the oracle's over rows alone."""
+    """M09: loss and gradients, those of embeddings included, equal the oracle's over rows alone."""
     batch = collate_packed(OPENED, share=True)
     saved = sum(len(row.input_ids) for row in OPENED) - batch["input_ids"].shape[1]
     assert batch["shared_prefix"] == len(PREFIX)
@@ -305,8 +305,9 @@ def test_m09_a_shared_prefix_is_as_good_as_one_in_each_row(
     assert largest(packed, alone) < 1e-5
 
 
-def test_m09_rows_that_share_a_prefix_do_not_see_each_other(bases: Callable[..., Path]) -> None:
-    """Changing a row changes none of the others' logits, and not the prefix's, by a single bit."""
+def test_rows_that_share_a_prefix_do_not_see_each_other(bases: Callable[..., Path]) -> None:
+    """M09: changing a row changes none of the others' logits, and not the prefix's, by a single
+    bit."""
     model = load(bases("llama")).eval()
     batch = collate_packed(OPENED, share=True)
     for key in ("labels", "logits_to_keep"):
@@ -322,8 +323,8 @@ def test_m09_rows_that_share_a_prefix_do_not_see_each_other(bases: Callable[...,
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_m09_flash_attention_of_all_rows_is_that_of_each() -> None:
-    """On a GPU one kernel call takes all rows; as near to float32 as one call for each row."""
+def test_flash_attention_of_all_rows_is_that_of_each() -> None:
+    """M09: on a GPU one kernel call takes all rows; as near to float32 as one call for each row."""
     generator = torch.Generator().manual_seed(6)
     exact = [
         [torch.randn(1, heads, length, 64, generator=generator) for length in (7, 130, 33)]

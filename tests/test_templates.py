@@ -89,7 +89,7 @@ def test_renamed_columns_are_no_sign_of_a_template_for_another_language() -> Non
     )
 
 
-def test_m17_text_of_a_row_is_never_template_source() -> None:
+def test_text_of_a_row_is_never_template_source() -> None:
     """M17: braces, quotes and backslashes in a row stay what they are."""
     text = 'it\'s {{ 7*7 }} \\n "q" {% if true %}x{% endif %}'
     found = dialogue("instruction", {"system": text, "instruction": text, "output": text})

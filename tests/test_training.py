@@ -1,4 +1,4 @@
-"""Training against an independent oracle: N01 to N08, N14 to N16, M12, G0(i), H08, H11."""
+"""Training against an independent oracle: G0, H08, H11, M12, N01 to N04, N06 to N08, N14, N16."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("method", "kind", "micro", "data"), CASES)
-def test_n01_one_update_is_the_oracles(
+def test_one_update_is_the_oracles(
     method: str,
     kind: str,
     micro: int,
@@ -229,7 +229,7 @@ def test_n01_one_update_is_the_oracles(
     bases: Callable[[str], Path],
     fit: Callable[..., Fit],
 ) -> None:
-    """Accumulation 1, 2, 4: gradients, update, logged loss and norm of 16 uneven rows."""
+    """N01: accumulation 1, 2, 4: gradients, update, logged loss and norm of 16 uneven rows."""
     train = {"batch_size": 16, "micro_batch_size": micro}
     done = fit(make_recipe(kind, method={"name": method}, train=train, data=data))
     assert done.plan.gradient_accumulation_steps == 16 // micro
@@ -248,14 +248,15 @@ def test_n01_one_update_is_the_oracles(
     ("method", "extra"),
     [("lora", {}), ("full", {"weight_decay": 0.1}), ("dora", {"max_grad_norm": 0.25})],
 )
-def test_n01_steps_in_a_row_follow_the_oracle(
+def test_steps_in_a_row_follow_the_oracle(
     method: str,
     extra: dict[str, float],
     make_recipe: Callable[..., Path],
     bases: Callable[[str], Path],
     fit: Callable[..., Fit],
 ) -> None:
-    """Four steps with warmup, decay and clipping: moments, schedule and updates go on rightly."""
+    """N01: four steps with warmup, decay and clipping: moments, schedule and updates go on
+    rightly."""
     train = {"micro_batch_size": 2, "warmup": 2, "learning_rate": 1e-3, **extra}
     done = fit(make_recipe(method={"name": method}, train=train))
     reference = Reference(done, bases("llama"))
@@ -270,13 +271,13 @@ def test_n01_steps_in_a_row_follow_the_oracle(
 
 
 @pytest.mark.parametrize("data", [{}, {"packing": False}])
-def test_n02_the_last_step_holds_the_rows_that_are_left(
+def test_the_last_step_holds_the_rows_that_are_left(
     data: dict[str, Any],
     make_recipe: Callable[..., Path],
     bases: Callable[[str], Path],
     fit: Callable[..., Fit],
 ) -> None:
-    """18 rows by 16: the second step has 2 rows in one micro-batch, and is the oracle's."""
+    """N02: 18 rows by 16: the second step has 2 rows in one micro-batch, and is the oracle's."""
     train = {"batch_size": 16, "micro_batch_size": 4, "learning_rate": 1e-3}
     done = fit(make_recipe(data_rows=rows(18), train=train, data=data))
     batches = order(done)
@@ -305,7 +306,7 @@ def test_n02_the_last_step_holds_the_rows_that_are_left(
         (3, {"batch_size": 16, "epochs": 2}, 1),
     ],
 )
-def test_m12_the_plan_says_the_steps_that_are_done(
+def test_the_plan_says_the_steps_that_are_done(
     scheduler: str,
     count: int,
     train: dict[str, Any],
@@ -313,7 +314,7 @@ def test_m12_the_plan_says_the_steps_that_are_done(
     make_recipe: Callable[..., Path],
     fit: Callable[..., Fit],
 ) -> None:
-    """And the rate ends where the schedule ends."""
+    """M12: the rate ends where the schedule ends."""
     train = {"scheduler": scheduler, "warmup": 0.1, "learning_rate": 0.003, **train}
     done = fit(make_recipe(data_rows=rows(count), train=train))
     assert [line["step"] for line in done.metrics] == list(range(1, steps + 1))
@@ -369,7 +370,7 @@ def infinite_gradient(call: int) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("name", "word"), [("loss", "nan"), ("loss", "inf"), ("gradient norm", "inf")]
 )
-def test_n03_n04_a_step_that_is_not_finite_is_not_taken(
+def test_a_step_that_is_not_finite_is_not_taken(
     name: str,
     word: str,
     make_recipe: Callable[..., Path],
@@ -377,7 +378,8 @@ def test_n03_n04_a_step_that_is_not_finite_is_not_taken(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Poison in the second micro-batch of step 3: exit 5, the weights and files of step 2."""
+    """N03, N04: poison in the second micro-batch of step 3: exit 5, the weights and files of step
+    2."""
     live: list[Any] = []
     watch_model(monkeypatch, live.append)
     if name == "loss":
@@ -405,10 +407,10 @@ def test_n03_n04_a_step_that_is_not_finite_is_not_taken(
     assert [json.loads(line)["step"] for line in metrics] == [1, 2]
 
 
-def test_g0_tensors_that_never_moved_are_named(
+def test_tensors_that_never_moved_are_named(
     make_recipe: Callable[..., Path], run_recipe: Callable[..., Any]
 ) -> None:
-    """At a rate below what float32 can add only factors that start at 0 move."""
+    """G0: at a rate below what float32 can add only factors that start at 0 move."""
     recipe = make_recipe(
         train={"learning_rate": 1e-30}, eval={"enabled": False}, export={"formats": ["adapter"]}
     )
@@ -418,9 +420,10 @@ def test_g0_tensors_that_never_moved_are_named(
     assert all("lora_A" in name for name in named)
 
 
-def test_g0_every_tensor_moves_at_a_sane_rate(
+def test_every_tensor_moves_at_a_sane_rate(
     make_recipe: Callable[..., Path], fit: Callable[..., Fit]
 ) -> None:
+    """G0"""
     for method in ("lora", "dora", "full"):
         done = fit(make_recipe(method={"name": method}))
         assert done.unmoved == []
@@ -429,10 +432,10 @@ def test_g0_every_tensor_moves_at_a_sane_rate(
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "full", "last_layer"])
-def test_n06_what_is_trained_is_float32_whatever_is_computed_in(
+def test_what_is_trained_is_float32_whatever_is_computed_in(
     method: str, make_recipe: Callable[..., Path], fit: Callable[..., Fit]
 ) -> None:
-    """At this rate bfloat16 weights would round nearly every update away."""
+    """N06: at this rate bfloat16 weights would round nearly every update away."""
     recipe = make_recipe(
         method={"name": method}, model={"dtype": "bfloat16"}, train={"learning_rate": 1e-5}
     )
@@ -444,9 +447,10 @@ def test_n06_what_is_trained_is_float32_whatever_is_computed_in(
     assert sum(moved) / len(moved) > 0.8
 
 
-def test_g0_learning_nothing_is_an_error(
+def test_learning_nothing_is_an_error(
     make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
 ) -> None:
+    """G0"""
     recipe = make_recipe(
         method={"name": "full"}, train={"learning_rate": 1e-30}, eval={"enabled": False}
     )
@@ -455,9 +459,10 @@ def test_g0_learning_nothing_is_an_error(
     assert not (tmp_path / "run" / "merged").exists()
 
 
-def test_g0_a_run_without_any_gradient_stops_at_its_first_step(
+def test_a_run_without_any_gradient_stops_at_its_first_step(
     make_recipe: Callable[..., Path], fit: Callable[..., Fit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """G0"""
     poison(monkeypatch, 1, lambda loss: loss * 0.0)
     with pytest.raises(TrainingError, match="nothing can be learned"):
         fit(make_recipe())
@@ -475,10 +480,11 @@ def command(recipe: Path, folder: Path, **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_n14_h11_fresh_processes_repeat_a_run_whatever_the_environment(
+def test_fresh_processes_repeat_a_run_whatever_the_environment(
     make_recipe: Callable[..., Path], fit: Callable[..., Fit], tmp_path: Path
 ) -> None:
-    """The second process has another hash seed and variables that would overrule the recipe."""
+    """N14, H11: the second process has another hash seed and variables that would overrule the
+    recipe."""
     sections = {
         "method": {"dropout": 0.1},
         "train": {"micro_batch_size": 2},
@@ -520,14 +526,14 @@ def without_clock(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
-def test_n16_the_held_out_loss_is_the_oracles(
+def test_the_held_out_loss_is_the_oracles(
     kind: str,
     make_recipe: Callable[..., Path],
     bases: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Weighted by tokens, packed or padded, whatever the batch and the number of rows."""
+    """N16: weighted by tokens, packed or padded, whatever the batch and the number of rows."""
     reference = AutoModelForCausalLM.from_pretrained(
         bases(kind), attn_implementation="eager", dtype=torch.float32
     ).eval()
@@ -546,10 +552,10 @@ def test_n16_the_held_out_loss_is_the_oracles(
 
 
 @pytest.mark.parametrize("method", ["lora", "dora", "full"])
-def test_n07_n08_recomputing_activations_changes_no_gradient(
+def test_recomputing_activations_changes_no_gradient(
     method: str, make_recipe: Callable[..., Path], fit: Callable[..., Fit]
 ) -> None:
-    """And it is done when asked for, and only then."""
+    """N07, N08: it is done when asked for, and only then."""
     passes: list[int] = []
 
     def count(live: Any) -> None:
@@ -690,9 +696,10 @@ PLAIN: list[Tensors] = []
 
 
 @pytest.mark.parametrize(("key", "value"), LIVE)
-def test_h08_every_key_of_the_update_changes_it(
+def test_every_key_of_the_update_changes_it(
     key: str, value: Any, make_recipe: Callable[..., Path], fit: Callable[..., Fit]
 ) -> None:
+    """H08"""
     section, name = key.split(".")
     if not PLAIN:
         PLAIN.append(fit(make_recipe()).tensors())
@@ -700,27 +707,27 @@ def test_h08_every_key_of_the_update_changes_it(
     assert not same(PLAIN[0], other.tensors())
 
 
-def test_h08_the_same_recipe_changes_nothing(
+def test_the_same_recipe_changes_nothing(
     make_recipe: Callable[..., Path], fit: Callable[..., Fit]
 ) -> None:
-    """What the liveness tests see is the key, not chance."""
+    """H08: what the liveness tests see is the key, not chance."""
     assert same(fit(make_recipe()).tensors(), fit(make_recipe()).tensors())
 
 
-def test_h08_the_seed_decides_the_order_too(
+def test_the_seed_decides_the_order_too(
     make_recipe: Callable[..., Path], fit: Callable[..., Fit]
 ) -> None:
-    """Full weights start from no random numbers: what differs is the order of the rows."""
+    """H08: full weights start from no random numbers: what differs is the order of the rows."""
     full = {"method": {"name": "full"}}
     one, other = (fit(make_recipe(**full, run={"seed": seed})) for seed in (42, 7))
     assert same(one.start, other.start)
     assert [line["tokens"] for line in one.metrics] != [line["tokens"] for line in other.metrics]
 
 
-def test_h08_keys_that_leave_the_update_alone_are_alive_too(
+def test_keys_that_leave_the_update_alone_are_alive_too(
     make_recipe: Callable[..., Path], fit: Callable[..., Fit]
 ) -> None:
-    """Micro-batches are forward passes, packing makes one row of many."""
+    """H08: Micro-batches are forward passes, packing makes one row of many."""
     shapes: list[list[tuple[int, int]]] = []
 
     def look(live: Any) -> None:

@@ -140,7 +140,7 @@ def start_adapter(rlhf_recipe: Callable[..., Path]) -> str:
 
 
 @pytest.mark.parametrize("with_policy", [False, True])
-def test_r07_the_loss_of_dpo_is_the_papers_to_the_policys_start(
+def test_the_loss_of_dpo_is_the_papers_to_the_policys_start(
     with_policy: bool, rlhf_recipe: Callable[..., Path]
 ) -> None:
     """R07, R04: constructor, token ids, formula; the reference is no copy of what is trained."""
@@ -283,7 +283,7 @@ def _by_formula(made: plan.Plan, network: Any, groups: Any, algorithm: str) -> N
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
-def test_r06_the_kl_is_measured_to_the_policy_that_was_given(
+def test_the_kl_is_measured_to_the_policy_that_was_given(
     algorithm: str, rlhf_recipe: Callable[..., Path]
 ) -> None:
     """R06: 0 in the first step, whatever the policy starts from; and then not 0."""
@@ -299,9 +299,7 @@ def test_r06_the_kl_is_measured_to_the_policy_that_was_given(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_r14_a_stopped_run_resumes_exactly(
-    algorithm: str, rlhf_recipe: Callable[..., Path]
-) -> None:
+def test_a_stopped_run_resumes_exactly(algorithm: str, rlhf_recipe: Callable[..., Path]) -> None:
     """R14, C03: weights, metrics and drawn answers, with the reference at the start."""
     method = {"name": "lora", "r": 4, "dropout": 0.1}
     sections = {"rlhf": {"sample_steps": 1}} if algorithm != "dpo" else {}
