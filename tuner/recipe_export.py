@@ -19,7 +19,7 @@ from tuner.rewards.options import own_words
 AUTO = "auto"
 Item = str | dict[str, dict[str, Any]]
 _TYPES = tuple(row.llama_type for row in FORMATS.values() if row.llama_type)
-_EXAMPLE = "expected a name, or a mapping with one key such as {gguf: q4_k_m} or {nf4: {max_kl: 0.3}}"
+_EXAMPLE = "expected a name, or a mapping with one key: {gguf: q4_k_m} or {nf4: {max_kl: 0.3}}"
 
 
 class FormatOptions(Section):

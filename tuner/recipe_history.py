@@ -20,9 +20,6 @@ ADDED: dict[str, Any] = {
     "train.adam_beta1": 0.9,
     "train.adam_beta2": 0.999,
     "train.adam_epsilon": 1e-8,
-    "data.long": "auto",
-    "model.code_sha256": None,
-    "export.onto": "auto",
 }
 # Once the fields of a mapping `train.trl`.
 _OF_TRL = ("adam_beta1", "adam_beta2", "adam_epsilon")
