@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.conftest import rows, write_rows
-from tuner import machine, model, plan, recipe_load, training
+from tuner import export, machine, model, plan, recipe_load, training
 from tuner.errors import ModelError, RecipeError
 from tuner.export.virtual_tokens import report
 
 TEXT = "The tenant shall pay the rent on the first day of each month."
+WEIGHTS = "adapter/adapter_model.safetensors"
 ROW = [9, 30, 41, 77, 120, 6, 300]
 
 
@@ -210,6 +211,29 @@ def test_adalora_moves_its_ranks(
     assert sum(kept.values()) == 2 * 14
     assert len(set(kept.values())) > 1
     shutil.rmtree(tmp_path / "run")
+
+
+def test_adalora_ends_as_the_model_that_is_saved(
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    in_process: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ranks that were taken away are gone from the live model, too: bit for bit what a fresh
+    process loads. A run that is resumed only to export writes the same adapter."""
+    method = {"name": "adalora", "r": 2, "start_r": 5}
+    recipe = make_recipe(method=method, train={"max_steps": 3}, export={"formats": ["adapter"]})
+    found = run_recipe(recipe)
+    assert [item["max_logit_difference"] for item in found["artefacts"]] == [0.0]
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write", lambda *_: (_ for _ in ()).throw(ModelError("cut short")))
+        with pytest.raises(ModelError, match="cut short"):
+            run_recipe(recipe, "again")
+    run_recipe(recipe, "again", resume=True)
+    first, second = (load_file(tmp_path / out / WEIGHTS) for out in ("run", "again"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 @pytest.mark.parametrize(
