@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from tuner import adapter_files, prompt_model, token_rows
 from tuner.adapter_files import WHOLE
 from tuner.errors import ModelError
-from tuner.methods import full, fused_lora, fused_mlp, fused_norm, lora, qat_peft
+from tuner.methods import full, fused_boft, fused_lora, fused_mlp, fused_norm, lora, qat_peft
 from tuner.methods.library import AdaloraOptions
 from tuner.methods.lora import LoraOptions
 from tuner.model import told
@@ -68,6 +68,7 @@ def _fuse(config: Any) -> None:
 
 def _put_fused(model: Any) -> None:
     """Have what surrounds the adapter keep less, where its modules are known and frozen."""
+    fused_boft.put(model)
     fused_norm.put(model)
     # None is found in front of a layer that is not fused: quantized, or trained for one.
     fused_mlp.put(model)
