@@ -1,4 +1,4 @@
-"""The methods whose adapter stays apart or that have none, on the embedded base: three steps each."""
+"""The methods whose adapter stays apart, or that have none: three steps on the embedded base."""
 
 from __future__ import annotations
 
