@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,32 @@ def test_dry_run_is_a_line_a_method_and_writes_nothing(
     lines = compare(recipe, "--dry-run").stdout.splitlines()
     assert all(any(line.startswith(f"{name} ") for line in lines) for name in plans)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_rows_that_are_the_same_run_are_named(bases: Callable[[str], Path], tmp_path: Path) -> None:
+    """Before anything runs, and below the table; a rate of its own makes another run."""
+    methods = [
+        {"name": "ptuning_v2", "num_virtual_tokens": 5},
+        {"name": "prefix", "num_virtual_tokens": 5, "projection": "none", "init": "text"},
+        {"name": "prefix", "num_virtual_tokens": 5},
+        {"name": "lora"},
+        {"name": "lora", "r": 16, "alpha": 32},
+        {"name": "lora", "r": 4},
+        {"name": "rslora"},
+    ]
+    recipe = write(bases("llama"), tmp_path, compare={"methods": methods})
+    shown = compare(recipe, "--dry-run")
+    assert shown.returncode == 0, shown.stderr
+    said = [line for line in shown.stderr.splitlines() if "the same run" in line]
+    pairs = [("prefix", "ptuning_v2"), ("lora-2", "lora")]
+    assert [line.split(": ")[1] for line in said] == [
+        f"{second} is the same run as {first}" for second, first in pairs
+    ]
+    rates = {"prefix": 0.02, "lora-2": 1e-3}
+    recipe = write(bases("llama"), tmp_path, compare={"methods": methods, "learning_rates": rates})
+    assert "the same run" not in compare(recipe, "--dry-run").stderr
+    record = {"equal": defaultdict(int), "rows": [{"name": "b", "same_as": "a", "artefact": None}]}
+    assert "b is the same run as a" in "\n".join(report.notes(record))
 
 
 def test_all_problems_of_all_methods_come_at_once(

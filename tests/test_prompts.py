@@ -14,11 +14,13 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.conftest import rows, write_rows
-from tuner import machine, model, plan, recipe_load, training
-from tuner.errors import ModelError, RecipeError
+from tuner import export, machine, model, plan, recipe_load, run, training
+from tuner.console import Console
+from tuner.errors import IntegrityError, ModelError, RecipeError
 from tuner.export.virtual_tokens import report
 
 TEXT = "The tenant shall pay the rent on the first day of each month."
+WEIGHTS = "adapter/adapter_model.safetensors"
 ROW = [9, 30, 41, 77, 120, 6, 300]
 
 
@@ -34,7 +36,7 @@ def build(made: plan.Plan) -> Any:
 
 STARTS: list[dict[str, Any]] = [
     {"name": "prefix"},
-    {"name": "prefix", "projection": "mlp"},
+    {"name": "prefix", "projection": "none"},
     {"name": "ptuning_v2"},
     {"name": "prompt"},
     {"name": "ptuning", "encoder": "mlp"},
@@ -65,6 +67,60 @@ def test_a_start_from_text_is_the_text_before_the_row(
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_prefix_is_written_by_a_network_and_ptuning_v2_is_not(
+    make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Each at a rate of its own; without its network the one is the other, to the last byte."""
+    methods = {
+        "prefix": {"name": "prefix"},
+        "direct": {"name": "prefix", "projection": "none"},
+        "ptuning_v2": {"name": "ptuning_v2"},
+    }
+    rates, saved = {}, {}
+    for out, method in methods.items():
+        recipe = make_recipe(
+            method={**method, "num_virtual_tokens": 4},
+            train={"learning_rate": "auto"},
+            export={"formats": ["adapter"]},
+        )
+        found = run_recipe(recipe, out)
+        rates[out] = found["plan"]["values"]["train.learning_rate"]["value"]
+        saved[out] = load_file(tmp_path / out / WEIGHTS)["prompt_embeddings"]
+    assert rates == {"prefix": 3e-4, "direct": 1e-2, "ptuning_v2": 1e-2}
+    assert torch.equal(saved["direct"], saved["ptuning_v2"])
+    assert saved["prefix"].shape == saved["direct"].shape
+    assert not torch.allclose(saved["prefix"], saved["direct"])
+
+
+def test_a_prefix_of_before_is_resumed_by_the_key_that_the_refusal_names(
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A recipe that did not say whether there is a network meant none."""
+
+    def recipe(**method: Any) -> Path:
+        return make_recipe(
+            method={"name": "prefix", "num_virtual_tokens": 4, **method},
+            train={"learning_rate": "auto"},
+            export={"formats": ["adapter"]},
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write", lambda *_: (_ for _ in ()).throw(ModelError("cut short")))
+        with pytest.raises(ModelError, match="cut short"):
+            run_recipe(recipe(projection="none"))
+    with pytest.raises(IntegrityError) as caught:
+        run_recipe(recipe(), resume=True)
+    assert caught.value.fix.startswith("resume with --set method.projection=none --set train.")
+    assignments = [word for word in caught.value.fix.replace(",", "").split() if "=" in word]
+    assert assignments == ["method.projection=none", "train.learning_rate=0.01"]
+    loaded = recipe_load.load(recipe(), assignments, verb="sft")
+    made = plan.make(loaded, machine.detect(), output=tmp_path / "run")
+    assert run.run(made, resume=True, console=Console(quiet=True))["status"] == "done"
+
+
 def test_the_text_is_the_rows_own_where_none_is_given(make_recipe: Callable[..., Path]) -> None:
     made = make(make_recipe(method={"name": "prompt", "num_virtual_tokens": 30}))
     network = build(made)
@@ -89,7 +145,7 @@ def test_embeddings_of_vocabulary_and_labels(init: str, make_recipe: Callable[..
 
 
 def test_a_start_at_random_is_seeded_and_no_text(make_recipe: Callable[..., Path]) -> None:
-    method = {"name": "prefix", "num_virtual_tokens": 4, "init": "random"}
+    method = {"name": "ptuning_v2", "num_virtual_tokens": 4, "init": "random"}
     weights = []
     for seed in (1, 1, 2):
         network = build(make(make_recipe(method=method, run={"seed": seed})))
@@ -98,6 +154,8 @@ def test_a_start_at_random_is_seeded_and_no_text(make_recipe: Callable[..., Path
     assert not torch.equal(weights[0], weights[2])
     zero = build(make(make_recipe(method={**method, "init": "zero"})))
     assert not zero.prompt_encoder["default"].embedding.weight.any()
+    written = build(make(make_recipe(method={**method, "name": "prefix", "init": "zero"})))
+    assert not any(layer[0].any() or layer[1].any() for layer in written.get_prompt(batch_size=1))
 
 
 def test_labels_without_labels_are_refused(make_recipe: Callable[..., Path]) -> None:
@@ -210,6 +268,29 @@ def test_adalora_moves_its_ranks(
     assert sum(kept.values()) == 2 * 14
     assert len(set(kept.values())) > 1
     shutil.rmtree(tmp_path / "run")
+
+
+def test_adalora_ends_as_the_model_that_is_saved(
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    in_process: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ranks that were taken away are gone from the live model, too: bit for bit what a fresh
+    process loads. A run that is resumed only to export writes the same adapter."""
+    method = {"name": "adalora", "r": 2, "start_r": 5}
+    recipe = make_recipe(method=method, train={"max_steps": 3}, export={"formats": ["adapter"]})
+    found = run_recipe(recipe)
+    assert [item["max_logit_difference"] for item in found["artefacts"]] == [0.0]
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write", lambda *_: (_ for _ in ()).throw(ModelError("cut short")))
+        with pytest.raises(ModelError, match="cut short"):
+            run_recipe(recipe, "again")
+    run_recipe(recipe, "again", resume=True)
+    first, second = (load_file(tmp_path / out / WEIGHTS) for out in ("run", "again"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ OTHER: dict[str, str] = {
     "method.stages": "[{train: all, epochs: 2, learning_rate: 1e-5}]",
     "method.num_virtual_tokens": "8",
     "method.init_text": "Answer shortly.",
-    "method.projection": "mlp",
+    "method.projection": "none",
     "method.hidden_size": "48",
     "method.encoder": "lstm",
     "method.num_layers": "3",

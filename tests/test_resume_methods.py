@@ -19,7 +19,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lora plus": {"method": {"name": "lora", "r": 4, "b_rate_ratio": 4}},
     "qat": {"method": {"name": "lora", "r": 4}, "train": {"qat": "int4"}},
     "prefix": {"method": {"name": "prefix", "num_virtual_tokens": 4}},
-    "prefix mlp": {"method": {"name": "prefix", "num_virtual_tokens": 4, "projection": "mlp"}},
+    "ptuning_v2": {"method": {"name": "ptuning_v2", "num_virtual_tokens": 4}},
     "ptuning": {
         "method": {
             "name": "ptuning",

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from tuner import adapter_files, prompt_model, token_rows
 from tuner.adapter_files import WHOLE
 from tuner.errors import ModelError
-from tuner.methods import full, fused_lora, fused_mlp, fused_norm, lora, qat_peft
+from tuner.methods import full, fused_boft, fused_lora, fused_mlp, fused_norm, lora, qat_peft
 from tuner.methods.library import AdaloraOptions
 from tuner.methods.lora import LoraOptions
 from tuner.model import told
@@ -68,6 +68,7 @@ def _fuse(config: Any) -> None:
 
 def _put_fused(model: Any) -> None:
     """Have what surrounds the adapter keep less, where its modules are known and frozen."""
+    fused_boft.put(model)
     fused_norm.put(model)
     # None is found in front of a layer that is not fused: quantized, or trained for one.
     fused_mlp.put(model)
@@ -136,13 +137,38 @@ def penalty(model: Any, plan: Plan) -> Callable[[], torch.Tensor] | None:
 
 def after_update(model: Any, plan: Plan, step: int) -> None:
     """What a method does after update number `step`: AdaLoRA takes ranks from some modules."""
-    if isinstance(plan.recipe.method, AdaloraOptions):
+    if _adalora(plan):
         model.base_model.update_and_allocate(step)
+
+
+@torch.no_grad()
+def finish(model: Any, plan: Plan) -> None:
+    """Give a trained model the shape that is saved: AdaLoRA's ranks that were taken away go.
+
+    peft keeps them as rows of zeros until it saves. They add nothing, but a product over fewer
+    rows is rounded in another order, and the last bit of a weight may move a logit by 1e-4.
+    """
+    if not _adalora(plan):
+        return
+    modules = dict(model.get_base_model().named_modules())
+    for name, kept in (model.active_peft_config.rank_pattern or {}).items():
+        path, _, adapter = name.rpartition(".lora_E")
+        module, adapter = modules[path], adapter.removeprefix(".") or model.active_adapter
+        for factors, axis in ((module.lora_A, 0), (module.lora_E, 0), (module.lora_B, 1)):
+            old = factors[adapter]
+            places = torch.tensor(kept, device=old.device).nonzero().flatten()
+            rows = old.index_select(axis, places)
+            factors[adapter] = torch.nn.Parameter(rows, requires_grad=old.requires_grad)
+        module.r[adapter] = sum(kept)
+
+
+def _adalora(plan: Plan) -> bool:
+    return isinstance(plan.recipe.method, AdaloraOptions)
 
 
 def state(model: Any, plan: Plan) -> dict[str, Any]:
     """What a method knows besides its tensors, for checkpoints."""
-    if not isinstance(plan.recipe.method, AdaloraOptions):
+    if not _adalora(plan):
         return {}
     allocator = model.base_model.rankallocator
     return {
@@ -155,7 +181,7 @@ def state(model: Any, plan: Plan) -> dict[str, Any]:
 
 def restore(model: Any, plan: Plan, saved: dict[str, Any]) -> None:
     """Put back what `state` gave."""
-    if isinstance(plan.recipe.method, AdaloraOptions):
+    if _adalora(plan):
         allocator = model.base_model.rankallocator
         allocator.ipt = dict(saved["ipt"])
         allocator.exp_avg_ipt = dict(saved["exp_avg_ipt"])

@@ -253,9 +253,8 @@ def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[S
         values.table["train.learning_rate"] = PlanValue(asked[0][1], "the first of method.stages")
     else:
         which = "last_layer" if method.name == "last_layer" else "all"
-        rate = values.set_auto(
-            "train.learning_rate", method.learning_rate, f"the default of {method.name}"
-        )
+        usual = recipe.method.own_learning_rate or method.learning_rate
+        rate = values.set_auto("train.learning_rate", usual, f"the default of {method.name}")
         asked = [(which, rate, train.epochs)]
     stages: list[Stage] = []
     for name, rate, epochs in asked:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tuner.errors import IntegrityError
@@ -28,17 +28,32 @@ def check_identity(
     may_change = set(allowed)
     noted: list[str] = []
     refused: list[str] = []
+    fields: list[str] = []
     for field in sorted(saved.keys() | current.keys()):
         before = json.dumps(saved[field], sort_keys=True) if field in saved else "(absent)"
         now = json.dumps(current[field], sort_keys=True) if field in current else "(absent)"
         if before != now:
             line = f"{field}: {before} in the checkpoint, {now} now"
             (noted if field in may_change else refused).append(line)
+            if field not in may_change:
+                fields.append(field)
     if refused:
         raise IntegrityError(
             "the checkpoint belongs to another run than this recipe describes",
             refused[0],
-            "undo these changes, or start a new run with another --output",
+            f"{_as_before(saved, fields)}, or start a new run with another --output",
             refused,
         )
     return noted
+
+
+def _as_before(saved: Mapping[str, Any], fields: Sequence[str]) -> str:
+    """Return how to get back what the checkpoint was trained under: a default may have changed."""
+    keys = [field for field in fields if field.startswith(("method.", "train."))]
+    if keys != list(fields) or not all(isinstance(saved.get(k), str | int | float) for k in keys):
+        return "undo these changes"
+    return "resume with " + " ".join(f"--set {key}={_written(saved[key])}" for key in keys)
+
+
+def _written(value: str | int | float) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

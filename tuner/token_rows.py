@@ -17,6 +17,7 @@ import torch
 from peft import PeftConfig, PeftModel
 
 from tuner import vocabulary
+from tuner.methods import fused_boft
 
 
 def put_on(base: Any, folder: Path | str, config: Any = None, **arguments: Any) -> Any:
@@ -30,7 +31,9 @@ def put_on(base: Any, folder: Path | str, config: Any = None, **arguments: Any) 
     """
     config = config or PeftConfig.from_pretrained(str(folder))
     grow(base, needed(config))
-    return PeftModel.from_pretrained(base, str(folder), config=config, **arguments)
+    model = PeftModel.from_pretrained(base, str(folder), config=config, **arguments)
+    fused_boft.hold(model)
+    return model
 
 
 def needed(config: Any) -> int:

@@ -116,6 +116,7 @@ def train(
         if done >= stage.stop:
             if resumed is not None and in_stage:
                 checkpoint.restore_tensors(resumed, dict(watch.parameters))
+                adapters.restore(trained.model, plan, resumed.state["method"])
                 if number < len(plan.stages) - 1:
                     between(number + 1)
             continue
@@ -134,6 +135,7 @@ def train(
             between(number + 1)
     trained.model.zero_grad(set_to_none=True)
     trained.unmoved = _unmoved(trained)
+    adapters.finish(trained.model, plan)
 
 
 def gather(plan: Plan, trained: Trained) -> Plan:

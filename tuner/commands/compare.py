@@ -80,6 +80,8 @@ def _is_of(shared: LoadedRecipe, file: Path) -> bool:
 
 
 def _show_plans(entries: Sequence[Entry], folder: Path, console: Console) -> None:
+    from tuner.compare import plans, report
+
     for entry in entries:
         console.event(
             "planned",
@@ -107,6 +109,8 @@ def _show_plans(entries: Sequence[Entry], folder: Path, console: Console) -> Non
         ],
     )
     console.text(f"\nfolder  {folder}")
+    for name, first in plans.twins(entries).items():
+        console.warn(f"{report.repeats(name, first)}; one of them is enough")
     for text in dict.fromkeys(text for entry in entries for text in entry.warnings):
         told = [entry.name for entry in entries if text in entry.warnings]
         console.warn(text if len(told) == len(entries) else f"{', '.join(told)}: {text}")

@@ -25,6 +25,7 @@ class Entry:
         method: the recipe's `method` section.
         recipe: the text of a recipe that is this run and can lie in any folder.
         same: what must be equal in all runs.
+        updates: all that touches the updates of this run; equal where two runs are the same.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Entry:
     memory_bytes: int
     disk_bytes: int
     same: dict[str, Any]
+    updates: dict[str, Any]
     warnings: tuple[str, ...]
 
 
@@ -93,8 +95,26 @@ def _entry(name: str, made: plan.Plan) -> Entry:
             "seed": made.recipe.run.seed,
             "held_out_rows": held_out if most is None else min(held_out, most),
         },
+        updates=_updates(made),
         warnings=tuple(made.warnings),
     )
+
+
+def _updates(made: plan.Plan) -> dict[str, Any]:
+    identity, start = made.identity(), "method."
+    options = {k.removeprefix(start): v for k, v in identity.items() if k.startswith(start)}
+    rest = {key: value for key, value in identity.items() if not key.startswith(start)}
+    return rest | {"method": made.recipe.method.meaning(options, made.setting)}
+
+
+def twins(entries: Sequence[Entry]) -> dict[str, str]:
+    """Return the runs that repeat an earlier one: name of each to the name of the first."""
+    found = dict[str, str]()
+    for number, entry in enumerate(entries):
+        first = next(e for e in entries[: number + 1] if e.updates == entry.updates)
+        if first is not entry:
+            found[entry.name] = first.name
+    return found
 
 
 def _portable(made: plan.Plan) -> str:

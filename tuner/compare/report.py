@@ -71,8 +71,14 @@ def notes(record: Mapping[str, Any]) -> list[str]:
         f"{same['base']}; {same['rows']:,} rows, {same['steps']:,} steps of {same['batch_size']} "
         f"rows, seed {same['seed']}; scored on {same['held_out_rows']:,} held-out rows"
     ]
+    told += [repeats(row["name"], row["same_as"]) for row in record["rows"] if row.get("same_as")]
     whole = any(row["artefact"] not in (None, "adapter") for row in record["rows"])
     return [*told, *([_WHOLE] if whole else [])]
+
+
+def repeats(name: str, first: str) -> str:
+    """Return a line for a run that repeats another."""
+    return f"{name} is the same run as {first}: their options come to the same updates"
 
 
 def markdown(record: Mapping[str, Any]) -> str:

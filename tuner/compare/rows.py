@@ -10,7 +10,7 @@ from typing import Any
 from tuner import __version__
 from tuner.compare import report
 from tuner.compare.folder import CompareFolder
-from tuner.compare.plans import Entry
+from tuner.compare.plans import Entry, twins
 from tuner.errors import TunerError
 
 FORMAT = 1
@@ -33,7 +33,11 @@ def collect(
         head: what is said of the recipe.
         status: running, done, failed or interrupted.
     """
-    rows = [_row(entry, folder, outcomes.get(entry.name)) for entry in entries]
+    same = twins(entries)
+    rows = [
+        _row(entry, folder, outcomes.get(entry.name)) | {"same_as": same.get(entry.name)}
+        for entry in entries
+    ]
     score = _score(rows)
     return {
         "format": FORMAT,

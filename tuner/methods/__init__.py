@@ -38,10 +38,10 @@ _FULL = Method(
 _PREFIX = Method(
     "prefix",
     "prefix",
-    "keys and values before every row, directly or through an MLP",
+    "keys and values before every row, written by a network",
     prompts.PrefixOptions,
     prompts.prefix,
-    1e-2,
+    3e-4,
     quantized=QUANTIZED,
     virtual_tokens=True,
     deep_prompts=True,
@@ -95,8 +95,9 @@ METHODS: dict[str, Method] = {
         replace(
             _PREFIX,
             name="ptuning_v2",
-            summary="deep prompts: keys and values in every layer, learned directly",
+            summary="deep prompts without the network, made for task heads",
             options=prompts.PtuningV2Options,
+            learning_rate=prompts.DIRECT_RATE,
         ),
         replace(
             _PROMPT,

@@ -19,6 +19,21 @@ class MethodOptions(Section):
 
     name: str
 
+    @property
+    def own_learning_rate(self) -> float | None:
+        """Return the default rate of these options, where it is not that of the method."""
+        return None
+
+    def meaning(self, values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
+        """Return what the options ask for, the same for every way to write it.
+
+        Args:
+            values: the options as the plan shows them, by key.
+            setting: of the same plan.
+        """
+        del setting
+        return dict(values)
+
 
 class TargetedOptions(MethodOptions):
     """Options of a method that changes named modules of the base."""

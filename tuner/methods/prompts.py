@@ -14,6 +14,7 @@ tuning 2.13 at 5e-3 and 1.95 at 2e-2; of P-tuning 2.43 at 1e-3 and 2.16 at 5e-3.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,8 @@ from tuner.methods.options import WEIGHTS, MethodOptions, Setting
 
 TokenStart = Literal["text", "vocabulary", "labels", "random"]
 KeyStart = Literal["auto", "text", "zero", "random"]
+# Of keys and values that no network writes.
+DIRECT_RATE = 1e-2
 
 
 class VirtualTokenOptions(MethodOptions):
@@ -46,18 +49,35 @@ class DeepPromptOptions(VirtualTokenOptions):
         Field(description="the activations of a text, zero or random; auto: text on a decoder"),
     ] = "auto"
 
+    def meaning(self, values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
+        """Return what the options ask for, with the start that is chosen."""
+        return {**values, "init": key_start(self, setting.decoder)}
+
 
 class PrefixOptions(DeepPromptOptions):
-    """Keys and values in every layer, with or without the reparameterisation MLP."""
+    """Keys and values in every layer, written by a network or learned directly."""
 
     name: Literal["prefix"] = "prefix"
     projection: Annotated[
         Literal["none", "mlp"],
         Field(description="mlp: learn the prefix through a two-layer MLP; none: directly"),
-    ] = "none"
+    ] = "mlp"
     hidden_size: Annotated[
         AutoCount, Field(description="width of the MLP; auto: the model's hidden size")
     ] = "auto"
+
+    @property
+    def own_learning_rate(self) -> float | None:
+        """Return the rate of keys and values that are learned directly."""
+        return DIRECT_RATE if self.projection == "none" else None
+
+    def meaning(self, values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
+        """Return what the options ask for: without the network that is P-tuning v2."""
+        meant = super().meaning(values, setting)
+        if self.projection == "mlp":
+            return meant | {"hidden_size": _hidden(setting, self.hidden_size)}
+        network = ("projection", "hidden_size")
+        return {k: v for k, v in meant.items() if k not in network} | {"name": "ptuning_v2"}
 
 
 class PtuningV2Options(DeepPromptOptions):
@@ -153,7 +173,7 @@ def prefix(setting: Setting) -> Any:
     import peft
 
     options = setting.options
-    projection = getattr(options, "projection", "none") == "mlp"
+    projection = isinstance(options, PrefixOptions) and options.projection == "mlp"
     return peft.PrefixTuningConfig(
         task_type=setting.task_type,
         num_virtual_tokens=options.num_virtual_tokens,
