@@ -1,4 +1,4 @@
-"""The README's commands run, its tables are the program's, and every shipped recipe plans."""
+"""The commands of README and docs run, their tables are the program's, and every recipe plans."""
 
 from __future__ import annotations
 
@@ -22,10 +22,17 @@ from tuner.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-LINES = [line for block in BLOCKS for line in block.splitlines() if line.startswith("tuner ")]
+DOCS = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+BLOCKS = re.findall(r"```sh\n(.*?)```", "\n".join([README, *DOCS.values()]), re.DOTALL)
+LINES = list(
+    dict.fromkeys(
+        line for block in BLOCKS for line in block.splitlines() if line.startswith("tuner ")
+    )
+)
 # These want finished runs.
-OF_RUNS = [line for line in LINES if line.split()[1] in ("export", "verify")]
+OF_RUNS = [line for line in LINES if line.split()[1] in ("export", "verify", "inspect")]
+# These train, by the lines as they are shown; here they show the plan.
+TRAIN = (*VERBS, "compare", "sweep")
 COMMANDS = [line for line in LINES if line not in OF_RUNS]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 # Recipes whose data the user downloads, and rows such as it has.
@@ -46,7 +53,7 @@ def test_a_command_of_the_readme_runs(
     words = shlex.split(command)[1:]
     if "--rehearse" in words:
         words += ["--set", f"model.base={bases('llama')}"]
-    elif words[0] in VERBS and "--dry-run" not in words:
+    elif words[0] in TRAIN:
         words.append("--dry-run")
     words = [str(ROOT / word) if word.startswith("recipes/") else word for word in words]
     done = tuner(*words, cwd=tmp_path)
@@ -83,7 +90,7 @@ def test_the_formats_are_the_programs() -> None:
         names = {Requirement(text).name for each in row.packages for text in NEEDED_BY[each]}
         needs = ", ".join(f"`{name}`" for name in sorted(names - core))
         pattern = rf"^\| `{re.escape(row.name)}` \| {re.escape(row.what)} \| {re.escape(needs)} \|"
-        assert re.search(pattern, README, re.MULTILINE), row.name
+        assert re.search(pattern, DOCS["export.md"], re.MULTILINE), row.name
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -108,9 +115,27 @@ def test_the_tables_are_the_programs() -> None:
         bases = ", ".join(sorted(method.quantized, reverse=True)) or "no"
         cells = (f"`{method.name}`", method.summary, f"`{method.verb}`", rate, merges, bases)
         assert f"| {' | '.join(cells)} |" in README
-    codes = {int(code) for code in re.findall(r"^\| (\d+)(?:, \d+)? \|", README, re.MULTILINE)}
+    rows = re.findall(r"^\| (\d+)(?:, \d+)? \|", DOCS["runs.md"], re.MULTILINE)
+    codes = {int(code) for code in rows}
     defined = {kind.exit_code for kind in errors.TunerError.__subclasses__()}
     assert defined <= codes | {70}
+    listed = README.partition("## Exit codes")[2].partition("##")[0]
+    assert codes | {143} <= {int(code) for code in re.findall(r"\b\d+\b", listed)}
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    """At most 300 lines; every page and heading that README and docs link to is there."""
+    assert len(README.splitlines()) <= 300
+    for page, text in {"../README.md": README, **DOCS}.items():
+        for target, anchor in re.findall(r"\]\(([^)#: ]*)(?:#([^)]+))?\)", text):
+            file = (ROOT / "docs" / page).parent / target if target else ROOT / "docs" / page
+            assert file.resolve().is_file(), (page, target)
+            if anchor:
+                titles = re.findall(r"^#+ (.+)$", file.read_text("utf-8"), re.MULTILINE)
+                slugs = {
+                    re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles
+                }
+                assert anchor in slugs, (page, target, anchor)
 
 
 def _rate(value: float) -> str:

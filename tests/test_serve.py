@@ -671,11 +671,10 @@ def test_a_port_that_is_taken(place: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-def test_the_readmes_curl(server: Running) -> None:
-    text = (ROOT / "README.md").read_text("utf-8")
+def test_the_curl_of_the_docs(server: Running) -> None:
+    text = (ROOT / "docs/serving.md").read_text("utf-8")
     found = re.search(r"^curl .*?(?=\n```)", text, re.MULTILINE | re.DOTALL)
-    if found is None:
-        pytest.skip("the README has no curl yet")
+    assert found is not None
     command = found[0].replace("http://127.0.0.1:8000", server.url).replace('"legal"', '"red"')
     command += f" -s -H 'Authorization: Bearer {KEY}'"
     command = command.replace("\n -s", " -s")

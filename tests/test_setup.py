@@ -22,7 +22,13 @@ from tuner.errors import IntegrityError, ResourceError
 
 SHIPPED = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "pyproject.toml", "Makefile")),
-    *(file for folder in ("tuner", "recipes") for file in (ROOT / folder).rglob("*.[py]*")),
+    *(ROOT / "docs").glob("*.md"),
+    *(
+        file
+        for folder in ("tuner", "recipes")
+        for file in (ROOT / folder).rglob("*")
+        if file.suffix in (".py", ".yaml")
+    ),
 ]
 
 
@@ -91,7 +97,8 @@ def test_no_text_asks_the_index_for_this_program() -> None:
 
 
 def test_what_the_readme_installs_is_known_here() -> None:
-    text = (ROOT / "README.md").read_text("utf-8")
+    pages = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    text = "\n".join(page.read_text("utf-8") for page in pages)
     found = re.findall(r"pip install ([^`#\n]+)", text)
     assert found
     for line in found:
