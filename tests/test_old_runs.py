@@ -101,14 +101,25 @@ def test_an_old_artefact_that_was_changed_does_not(project: Path, tuner: Command
 @pytest.mark.parametrize("origin", ["done", "done/adapter"])
 def test_an_old_run_is_merged_again(origin: str, project: Path, tuner: Command) -> None:
     tuner("export", f"out/{origin}", "--format", "merged", "--output", "again")
-    got, wanted = (
+    again, then = (
         load_file(project / folder / "merged/model.safetensors") for folder in ("again", "out/done")
     )
-    assert got.keys() == wanted.keys()
-    for key, tensor in wanted.items():
-        # That code rounded the update to bfloat16 before it added it, this one rounds the sum once:
-        # where the two cancel, they are half a unit of each apart (weights up to 0.25 here).
-        torch.testing.assert_close(got[key], tensor, rtol=2**-7, atol=2**-11)
+    base = load_file(project / "base/model.safetensors")
+    adapter = load_file(project / "out/done/adapter/adapter_model.safetensors")
+    assert again.keys() == then.keys() == base.keys()
+    changed = {name for name in base if f"base_model.model.{name[:-7]}.lora_A.weight" in adapter}
+    assert len(changed) == 4
+    for name, tensor in again.items():
+        if name not in changed:
+            assert torch.equal(tensor, base[name])
+            continue
+        a, b = (
+            adapter[f"base_model.model.{name[:-7]}.lora_{part}.weight"].double() for part in "AB"
+        )
+        # By the adapter itself: alpha is twice the rank. That version rounded the update as well.
+        merged = base[name].double() + 2.0 * b @ a
+        torch.testing.assert_close(tensor.double(), merged, rtol=2**-8, atol=1e-6)
+        torch.testing.assert_close(tensor, then[name], rtol=2**-7, atol=1e-3)
 
 
 @pytest.mark.parametrize("run", ["done", "done/merged", "prefix-done"])
@@ -174,9 +185,15 @@ def test_an_old_run_with_another_setting_is_still_refused(tuner: Command) -> Non
 
 def test_old_stages_are_found_again(project: Path) -> None:
     """A chain finds its stages by `content_sha256`, which new keys leave as it was."""
-    for name, verb in (("done", "lora"), ("stopped", "lora"), ("prefix", "prefix")):
-        loaded = recipe_load.load(project / f"{name}.yaml", ["run.output=out"], verb)
+    # Without its network, which was the default then, prefix-tuning is what it was.
+    for name, verb, meant in (
+        ("done", "lora", "method.r=2"),
+        ("stopped", "lora", "method.r=2"),
+        ("prefix", "prefix", "method.projection=none"),
+    ):
         wanted = record(project, name)["content_sha256"]
-        assert recipe_load.content_sha256(loaded) == wanted, name
-        changed = recipe_load.load(project / f"{name}.yaml", ["train.adam_beta2=0.9"], verb)
-        assert recipe_load.content_sha256(changed) != wanted
+        for change, same in ((meant, True), ("train.adam_beta2=0.9", False)):
+            loaded = recipe_load.load(project / f"{name}.yaml", [change], verb)
+            assert (recipe_load.content_sha256(loaded) == wanted) is same, (name, change)
+    other = recipe_load.load(project / "prefix.yaml", (), "prefix")
+    assert recipe_load.content_sha256(other) != wanted
