@@ -45,28 +45,32 @@ def measure_and_merge(
     if not origin.adapter:
         work.merged = origin.folder
     elif any(row.name not in OF_ADAPTER for row in rows):
-        whole = _ready(work)
-        if whole is None:
+        asked = any(row.name == "merged" for row in rows)
+        whole: Any = None
+        if not _ready(work):
             console.phase("folding the adapter into the base")
             work.merged = scratch / "merged"
             whole = merged_into(work, model, settings.onto)
             merged.save(whole, work.merged, work.name, work.tokenizer, work.stops)
-        if any(row.name == "merged" for row in rows):
+        elif asked:
+            del model
+            whole = loading.load(job, "merged", str(work.merged))
+        if asked:
             read = measure.read(whole.eval(), work.both)
             work.written["merged"] = (read, noise.measured(whole, work.both.rows))
 
 
-def _ready(work: Work) -> Any:
-    """The merged model that the run wrote and proved tensor by tensor; None where it has none."""
+def _ready(work: Work) -> bool:
+    """Whether the run wrote a merged model and proved it tensor by tensor; it is taken then."""
     origin = work.origin
     ready = origin.folder.parent / "merged"
     if not (manifest.is_sealed(ready) and origin.run and work.job["quantize"] == "none"):
-        return None
+        return False
     if "proof" not in manifest.read_manifest(ready)["extra"]:
-        return None
+        return False
     seal.verify(ready)
     work.merged = ready
-    return loading.load(work.job, "merged", str(ready))
+    return True
 
 
 def merged_into(work: Work, model: Any, onto: str) -> Any:
