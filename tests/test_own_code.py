@@ -188,7 +188,9 @@ def test_an_artefact_does_not_speak_for_itself(
 
     facts = {"trust_remote_code": True, "num_labels": 0, "head": "language", "qat": "none"}
     facts |= {"auto_class": "AutoModelForCausalLM", "dtype": "float32", "quantize": "none"}
-    with seal.seal(tmp_path / "given" / "merged", extra={"facts": facts}) as staging:
+    extra = {"facts": facts, "kind": "merged", "dtype": "float32"}
+    extra["witness"] = {"rows": [{"input_ids": [1, 2, 3]}], "targets": [[2]], "logits": [[0.0]]}
+    with seal.seal(tmp_path / "given" / "merged", extra=extra) as staging:
         shutil.copytree(base, staging, dirs_exist_ok=True)
     for words in (
         ("verify", tmp_path / "given" / "merged"),
