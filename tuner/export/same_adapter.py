@@ -18,8 +18,8 @@ from tuner.export.saved import Saved, pattern
 from tuner.methods.options import CONFIG, WEIGHTS
 
 # Methods whose file is not a copy of what is trained: virtual tokens are written as a network gives
-# them, and AdaLoRA leaves out the ranks that it has pruned.
-_OTHERWISE = ("ADALORA", "PREFIX_TUNING", "P_TUNING", "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING")
+# them.
+_OTHERWISE = ("PREFIX_TUNING", "P_TUNING", "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING")
 
 
 def as_trained(model: Any, folder: Path, start: Mapping[str, torch.Tensor] | None) -> list[str]:
@@ -37,8 +37,7 @@ def as_trained(model: Any, folder: Path, start: Mapping[str, torch.Tensor] | Non
     with safe_open(folder / WEIGHTS, "pt") as tensors:
         names = set(tensors.keys())
         for name in sorted(names & set(live)):
-            pruned = kind == "ADALORA" and tensors.get_tensor(name).shape != live[name].shape
-            if not pruned and not _equal(tensors.get_tensor(name), live[name], name, start):
+            if not _equal(tensors.get_tensor(name), live[name], name, start):
                 problems.append(f"{name} is not the tensor that was trained")
     if kind not in _OTHERWISE:
         trained = {_plain(name) for name, p in model.named_parameters() if p.requires_grad}
