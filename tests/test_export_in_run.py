@@ -236,7 +236,7 @@ def test_other_families_leave_what_their_plan_admits(
         except RecipeError:
             continue
         admitted.append(name)
-    assert len(admitted) == (2 if kind == "gpt2" else 4)
+    assert len(admitted) == {"gpt2": 2, "t5": 3}.get(kind, 4)
     record = run_set(recipe, *set_(f"[{', '.join(admitted)}]"))
     assert [item["kind"] for item in record["artefacts"]] == ["adapter", *admitted]
 
@@ -268,6 +268,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("gpt2", {"name": "lora"}, "[int8-torchao]", "int8-torchao and a base of type gpt2"),
     ("gpt2", {"name": "lora"}, "[gguf-adapter]", "gguf-adapter and a base of type gpt2"),
     ("t5", {"name": "lora"}, "[gguf]", "gguf and an encoder-decoder"),
+    ("t5", {"name": "lora"}, "[int4]", "int4 and an encoder-decoder"),
 ]
 
 

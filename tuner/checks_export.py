@@ -123,6 +123,9 @@ def _of_base(name: str, method: Method, found: Base, head: str, bones: Skeleton)
         return f"a base of type {kind}; it is known for {', '.join(ARCHITECTURES)}"
     if FORMATS[name].llama_type and not _convertible(found):
         return f"{_architecture(found)}, which llama.cpp's converter does not know"
+    if name == "int4" and head == "sequence":
+        # T5 sets up weights that packed layers have not, and so cannot be opened again.
+        return "an encoder-decoder, whose packed weights transformers cannot open"
     if name in ("int4", "int8-torchao") and not _linears(name, kind, bones):
         inputs = f" whose inputs are a multiple of {GROUPS[-1]}" if name == "int4" else ""
         return f"a base of type {kind} without a linear layer{inputs} that it quantizes"
