@@ -38,10 +38,10 @@ def measure_and_merge(
         with model.disable_adapter():
             work.base = measure.read(model, work.both)
     elif compared:
-        whole = loading.base(job)
-        token_rows.grow(whole, work.vocabulary_rows)
-        work.base = measure.read(whole, work.both)
-        del whole
+        untouched = loading.base(job)
+        token_rows.grow(untouched, work.vocabulary_rows)
+        work.base = measure.read(untouched, work.both)
+        del untouched
     if not origin.adapter:
         work.merged = origin.folder
     elif any(row.name not in OF_ADAPTER for row in rows):

@@ -71,7 +71,8 @@ class HeldBoft(Linear):
     def _scaled(self, rotated: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """What comes of a rotated input; the bias is not scaled."""
         result: torch.Tensor = self.base_layer(rotated, *args, **kwargs)
-        scale, bias = self.boft_s[self.active_adapters[0]].squeeze(-1), self.base_layer.bias
+        scale = self.boft_s[self.active_adapters[0]].squeeze(-1)
+        bias: torch.Tensor | None = self.base_layer.bias
         result = result * scale if bias is None else (result - bias) * scale + bias
         return result.to(rotated.dtype)
 
@@ -85,12 +86,16 @@ class FusedBoft(HeldBoft):
             return super().forward(x, *args, **kwargs)
         self.held = None
         (name,) = self.active_adapters
-        blocks = self.boft_dropout[name](self.cayley_batch(self.boft_R[name][0])[None])[0].to(x)
+        blocks = self.boft_dropout[name](self._blocks(name)[None])[0].to(x)
         # A product for each block over all places of x.
         parts = x.reshape(-1, *blocks.shape[:2]).transpose(0, 1)
         return self._scaled((parts @ blocks).transpose(0, 1).reshape(x.shape), *args, **kwargs)
 
     def get_delta_weight(self, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
         """As peft's: the rotation (inputs, inputs) and the scale of each output."""
-        blocks = self.cayley_batch(self.boft_R[adapter][0])
-        return torch.block_diag(*blocks), self.boft_s[adapter]
+        return torch.block_diag(*self._blocks(adapter)), self.boft_s[adapter]
+
+    def _blocks(self, adapter: str) -> torch.Tensor:
+        """The rotated blocks, (blocks, size, size)."""
+        made: torch.Tensor = self.cayley_batch(self.boft_R[adapter][0])  # type: ignore[no-untyped-call]
+        return made
