@@ -8,7 +8,7 @@ rotates the blocks alone, and where weights do not change the matrix is made onc
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.boft.layer import Linear
@@ -72,7 +72,7 @@ class HeldBoft(Linear):
         """What comes of a rotated input; the bias is not scaled."""
         result: torch.Tensor = self.base_layer(rotated, *args, **kwargs)
         scale = self.boft_s[self.active_adapters[0]].squeeze(-1)
-        bias: torch.Tensor | None = self.base_layer.bias
+        bias = cast("torch.Tensor | None", self.base_layer.bias)
         result = result * scale if bias is None else (result - bias) * scale + bias
         return result.to(rotated.dtype)
 
