@@ -5,6 +5,7 @@ I14: no path and no user's name; E02: the card says how the rows of added tokens
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from tests.test_cli import ROOT, tuner
 from tests.test_export_formats import command, exported, needs_llama
 from tests.test_new_tokens import TOKENS, logits, marked
 from tuner import inference
@@ -57,10 +59,10 @@ def test_the_cards_say_what_it_is_and_how_it_loads(
             assert f"{record['scores'][when]['loss']:.4g}" in card
         assert "[More Information Needed]" not in card
         code = code_of(card)
-        code = code.replace("the folder of this file", str(run / kind))
-        code = code.replace("the folder of the base", str(bases("llama")))
+        code = code.replace("PATH OF THE BASE", str(bases("llama")))
         space: dict[str, Any] = {}
-        exec(code, space)
+        with contextlib.chdir(run / kind):
+            exec(code, space)
         assert len(space["tokenizer"]) == 514
         found.append(logits(space["model"]))
     assert float((found[0] - found[1]).abs().max()) < 1e-4
@@ -68,6 +70,31 @@ def test_the_cards_say_what_it_is_and_how_it_loads(
     again = (tmp_path / "again/adapter/README.md").read_text()
     assert again == (run / "adapter/README.md").read_text()
     assert str(tmp_path) not in again
+
+
+@pytest.mark.slow
+def test_the_readmes_lines_and_the_cards_load_a_run_on_the_embedded_base(tmp_path: Path) -> None:
+    """As they are printed: from the run's folder, and from the folder of each artefact."""
+    few = ("--set", "train.max_steps=1", "--set", "eval.enabled=false", "--set", "eval.samples=0")
+    done = tuner("lora", str(ROOT / "recipes/legal.yaml"), *few, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (lines,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL
+    )
+    found = []
+    for place, code in (
+        (tmp_path, lines),
+        *(
+            (folder, code_of((folder / "README.md").read_text("utf-8")))
+            for folder in (tmp_path / "runs/legal/adapter", tmp_path / "runs/legal/merged")
+        ),
+    ):
+        space: dict[str, Any] = {}
+        with contextlib.chdir(place):
+            exec(code, space)
+        found.append(logits(space["model"]))
+    for each in found[1:]:
+        assert float((found[0] - each).abs().max()) < 1e-3
 
 
 @pytest.mark.usefixtures("in_process")

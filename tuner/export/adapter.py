@@ -81,6 +81,8 @@ def write(plan: Plan, trained: Trained, folder: Path) -> None:
     base.config._name_or_path = base.name_or_path = plan.base.name
     for config in model.peft_config.values():
         config.base_model_name_or_path = plan.base.name
+        if plan.base.kind == "hub" and plan.recipe.model.revision:
+            config.revision = plan.recipe.model.revision
     if lora.moves_base(plan.recipe.method):
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".start-") as aside:
             # peft makes the folder's name an adapter's name, which must hold no dot.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import __version__, wording
+from tuner.base import ALIASES
 from tuner.export_formats import FORMATS
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from tuner.training import Trained
 
 FILE = "README.md"
+FOLDER_OF_BASE = "PATH OF THE BASE"
 _OPTIONS = ("r", "alpha", "num_virtual_tokens")
 
 
@@ -58,7 +60,9 @@ def _lines(kind: str, base: str, facts: Mapping[str, Any], run: Mapping[str, Any
     yield from _scores(run.get("scores") or {})
     yield "## Loading it"
     yield ""
-    yield from _with_libraries(adapter, facts, plan)
+    yield "In the folder of this file:"
+    yield ""
+    yield from _with_libraries(adapter, base, facts, plan)
     yield from _with_tuner(adapter, base, facts, chat=not FORMATS[kind].bits)
 
 
@@ -105,9 +109,27 @@ def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def _where(base: str, plan: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Say where the base is: an import, what `from_pretrained` is called with, and a sentence."""
+    if base in ALIASES:
+        about = (
+            f"`{base}` comes with tuner: a four-bit file of {ALIASES[base].original}, read back to "
+            "full precision. The Hub's own weights differ by that rounding, and so would answers."
+        )
+        return "from tuner.base import folder_of", f'folder_of("{base}")', about
+    if (plan.get("model") or {}).get("kind") == "hub":
+        revision = plan["values"]["model.revision"]["value"]
+        return "", f'"{base}"' + (f', revision="{revision}"' if revision else ""), ""
+    about = (
+        f"The base, {base}, was a folder or file of the machine that trained on it: give its path."
+    )
+    return "", f'"{FOLDER_OF_BASE}"', about
+
+
 def _with_libraries(
-    adapter: bool, facts: Mapping[str, Any], plan: Mapping[str, Any]
+    adapter: bool, base: str, facts: Mapping[str, Any], plan: Mapping[str, Any]
 ) -> Iterator[str]:
+    needed, where, about = _where(base, plan)
     name = facts["auto_class"]
     labels = f", num_labels={facts['num_labels']}" if facts.get("num_labels") else ""
     words = plan.get("vocabulary") or {}
@@ -118,18 +140,22 @@ def _with_libraries(
     yield f"from transformers import {name}, AutoTokenizer"
     if adapter and plan and plan["values"]["method.name"]["value"] == "bottleneck":
         yield "from tuner.methods import bottleneck_peft  # makes peft know the method"
+    if adapter and needed:
+        yield needed
     yield ""
-    yield 'folder = "the folder of this file"'
-    yield f"tokenizer = AutoTokenizer.from_pretrained(folder{code})"
+    yield f'tokenizer = AutoTokenizer.from_pretrained("."{code})'
     if adapter:
-        yield f'base = {name}.from_pretrained("the folder of the base"{labels}{code})'
+        yield f"base = {name}.from_pretrained({where}{labels}{code})"
         if words.get("rows", 0) > words.get("rows_of_the_base", 0):
             yield f"base.resize_token_embeddings({words['rows']}, mean_resizing=False)"
-        yield "model = PeftModel.from_pretrained(base, folder)"
+        yield 'model = PeftModel.from_pretrained(base, ".")'
     else:
-        yield f"model = {name}.from_pretrained(folder{code})"
+        yield f'model = {name}.from_pretrained("."{code})'
     yield "```"
     yield ""
+    if adapter and about:
+        yield about
+        yield ""
 
 
 def _with_tuner(adapter: bool, base: str, facts: Mapping[str, Any], *, chat: bool) -> Iterator[str]:
