@@ -413,7 +413,6 @@ def test_the_lora_verb_takes_its_family(name: str, make_recipe: Callable[..., Pa
         ({"method": {"init": "pissa", "name": "dora"}}, "method.init: expected default"),
         ({"method": {"init": "olora", "name": "dora"}}, "method.init: expected default"),
         ({"method": {"name": "full"}, "export": {"formats": ["adapter"]}}, "use merged"),
-        ({"model": {"quantize": "nf4"}, "export": {"formats": ["merged"]}}, "without loss"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_loaded(

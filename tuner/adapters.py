@@ -52,6 +52,12 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
         quantized = qat_peft.quantized_layers(base)
         qat_peft.register(config)
     model = get_peft_model(base, config)
+    if isinstance(plan.recipe.method, AdaloraOptions):
+        for name, parameter in model.named_parameters():
+            # On a base in half precision peft makes this divisor again, as if it were trained; it
+            # is never saved.
+            if ".ranknum." in name:
+                parameter.requires_grad_(False)
     _put_fused(model)
     if isinstance(plan.recipe.method, LoraOptions):
         lora.start(model, plan, examples)
