@@ -85,13 +85,10 @@ class Live:
             if moved:
                 self._put_on_untouched_base(folder)
         elif name == "merged" and self.plan.method.adapter:
-            if self._adapter is None:
-                self._adapter = self._aside / "adapter"
-                self._adapter.mkdir()
-                adapter.write(self.plan, self.trained, self._adapter)
-                self._check_adapter(self._adapter)
-                self._problems["merged"] = self._problems.pop("adapter")
-                if moved:
+            if self._adapter is None or self._problems["adapter"]:
+                put = moved and self._adapter is None
+                self._adapter = self._written_aside()
+                if put:
                     self._put_on_untouched_base(self._adapter)
             self.proofs[name] = {"folder": str(folder), "adapter": str(self._adapter)}
             exporter(self.plan, self.trained, folder)
@@ -104,6 +101,18 @@ class Live:
         else:
             exporter(self.plan, self.trained, folder)
         self._written.setdefault(name, self._tuned)
+
+    def _written_aside(self) -> Path:
+        """An adapter to prove the merge by: none was asked for, or that one is refused."""
+        refused = self._problems.pop("adapter", None)
+        folder = self._aside / "adapter"
+        folder.mkdir()
+        adapter.write(self.plan, self.trained, folder)
+        self._check_adapter(folder)
+        self._problems["merged"] = self._problems.pop("adapter")
+        if refused is not None:
+            self._problems["adapter"] = refused
+        return folder
 
     def _check_adapter(self, folder: Path) -> None:
         start = self.trained.start_state or None
