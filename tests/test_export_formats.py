@@ -27,7 +27,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tuner import cli, export_origin
+from tuner import cli, export_origin, proof_limits
 from tuner.commands.export import Request, _numbers
 from tuner.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError, TrainingError
@@ -133,7 +133,11 @@ def test_every_format_goes_round(
             plain = without_cpu_packing(AutoModelForCausalLM.from_pretrained(folder))
             found = logits(plain, ROWS)
             assert measure.divergence(wanted, found) < 10 * report["kl"] + 1e-6
-        code, (event,) = command("verify", folder)
+        code, events = command("verify", folder)
+        # What loses more than a twentieth of the update is warned of.
+        warned = [event for event in events if event["event"] == "warning"]
+        assert bool(warned) == (proof_limits.warning(report) is not None)
+        (event,) = (event for event in events if event["event"] != "warning")
         assert (code, event["kind"]) == (0, name)
         manifest = json.loads((folder / "MANIFEST.json").read_text())
         assert set(manifest["files"]) == names(folder) - {"MANIFEST.json"}

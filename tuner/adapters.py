@@ -52,18 +52,21 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
         quantized = qat_peft.quantized_layers(base)
         qat_peft.register(config)
     model = get_peft_model(base, config)
-    if isinstance(plan.recipe.method, AdaloraOptions):
-        for name, parameter in model.named_parameters():
-            # On a base in half precision peft makes this divisor again, as if it were trained; it
-            # is never saved.
-            if ".ranknum." in name:
-                parameter.requires_grad_(False)
+    _freeze_divisors(model)
     _put_fused(model)
     if isinstance(plan.recipe.method, LoraOptions):
         lora.start(model, plan, examples)
     if plan.qat:
         qat_peft.start(model, quantized, plan.recipe.train.qat, plan.setting.group)
     return model
+
+
+def _freeze_divisors(model: Any) -> None:
+    """Keep AdaLoRA's divisors as they are: on a base in half precision peft makes them again, as if
+    they were trained, and never saves them."""
+    for name, parameter in model.named_parameters():
+        if ".ranknum." in name:
+            parameter.requires_grad_(False)
 
 
 def _fuse(config: Any) -> None:
