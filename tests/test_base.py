@@ -88,7 +88,7 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
 
 def test_an_alias_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TUNER_CACHE", str(tmp_path))
-    missing = base.Embedded("no_such_package", "no-such-package==1.0", "x.gguf")
+    missing = base.Embedded("no_such_package", "no-such-package==1.0", "x.gguf", "a/b")
     monkeypatch.setitem(base.ALIASES, "smollm2-135m", missing)
     with pytest.raises(ModelError, match="is not installed") as caught:
         resolve("smollm2-135m", tmp_path)
