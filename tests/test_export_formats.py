@@ -438,8 +438,9 @@ def test_an_artefact_that_equals_the_base_is_refused(
     run = trained("llama", train={"epochs": 1, "learning_rate": 1e-3})
 
     def as_base(work: Any, folder: Path) -> None:
-        work.merged = bases("llama")
+        merged, work.merged = work.merged, bases("llama")
         original(work, folder)
+        work.merged = merged
 
     original = convert.CONVERTERS["int8"]
     monkeypatch.setitem(convert.CONVERTERS, "int8", as_base)
