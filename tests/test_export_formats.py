@@ -509,7 +509,7 @@ def test_killed_while_exporting(trained: Callable[..., Path]) -> None:
     run = trained("llama")
     command_line = [sys.executable, "-m", "tuner", "export", str(run), "--format", "merged"]
     child = subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    for _ in range(600):
+    for _ in range(2400):
         if list(run.glob(".staging-merged-*")) or child.poll() is not None:
             break
         time.sleep(0.05)
