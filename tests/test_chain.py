@@ -13,9 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -24,7 +23,7 @@ import yaml
 from tests import launcher
 from tests.conftest import WORDS, write_rows
 from tests.test_resume import ENVIRONMENT, ROOT, Tuner, record
-from tuner import chain, checkpoint, child, cli, machine, plan, recipe_load, sources
+from tuner import chain, checkpoint, cli, machine, plan, processes, recipe_load, sources
 from tuner.commands import train
 from tuner.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError
@@ -37,7 +36,7 @@ Sections = dict[str, Any]
 class Forked:
     """What `tuner.child` needs of a process, as a fork of this one."""
 
-    def __init__(self, command: list[str], *, stderr: Any, **options: Any) -> None:
+    def __init__(self, arguments: Sequence[str], log: Any) -> None:
         reading, writing = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -47,9 +46,9 @@ class Forked:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             os.dup2(writing, 1)
-            os.dup2(stderr.fileno(), 2)
+            os.dup2(log.fileno(), 2)
             try:
-                cli.main(command[3:])
+                cli.main(list(arguments))
             except SystemExit as end:
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -92,8 +91,7 @@ def trap(run: str, step: int, send: int) -> None:
 
 
 def main() -> None:
-    pipes = {"PIPE": subprocess.PIPE, "DEVNULL": subprocess.DEVNULL}
-    child.subprocess = SimpleNamespace(Popen=Forked, **pipes)  # type: ignore[attr-defined]
+    processes.run_of_ours = Forked  # type: ignore[assignment]
     launcher.trap = trap
     launcher.main()
 
