@@ -129,10 +129,10 @@ def export(
                 # A run says it with its list of artefacts.
                 console.warn(losing)
             _report(work.origin, settings.output, report)
-    for other in refused[1:]:
-        console.warn(f"{other.what}: {other.why}")
-    if refused:
-        raise refused[0]
+        for other in refused[1:]:
+            console.warn(f"{other.what}: {other.why}")
+        if refused:
+            raise refused[0]
     return reports
 
 
