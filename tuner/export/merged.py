@@ -42,6 +42,10 @@ def fold(model: Any) -> Any:
     Raises:
         TrainingError: a merged weight is not finite.
     """
+    for parameter in model.parameters():
+        # Weights that are read where their files lie would stay in memory next to merged ones, as
+        # long as one tensor of a file is left: they leave it file by file.
+        parameter.data = parameter.data.clone()
     types = {_own(name): tensor.dtype for name, tensor in model.get_base_model().named_parameters()}
     try:
         with warnings.catch_warnings():
