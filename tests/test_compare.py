@@ -102,7 +102,8 @@ def test_a_row_says_what_the_runs_own_record_says(done: tuple[Path, Done]) -> No
         assert row["seconds"] == record["durations"]["total"]
         weights = out / name / "adapter" / "adapter_model.safetensors"
         assert row["weights_bytes"] == weights.stat().st_size
-        assert row["weights_bytes"] >= 4 * row["trainable_parameters"]
+        # A prefix is trained through a network, and only what that gives is written.
+        assert (row["weights_bytes"] >= 4 * row["trainable_parameters"]) == (name == "lora")
 
 
 def test_the_best_stands_first_and_the_failed_last(done: tuple[Path, Done]) -> None:

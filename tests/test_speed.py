@@ -494,7 +494,10 @@ def row_gradients(
 @pytest.mark.parametrize("shared", [0, 5])
 @pytest.mark.parametrize("key_heads", [1, 2, 6])
 def test_attention_of_rows_has_the_gradients_of_torch(key_heads: int, shared: int) -> None:
-    """Against float64; rows that end before, on and after a block, and shared first tokens."""
+    """Against float64; rows that end before, on and after a block, and shared first tokens.
+
+    In float32 bounded by the largest value: the order of sums differs by processor.
+    """
     lengths = [70, 1, 63, 64, 65, 130]
     generator = torch.Generator().manual_seed(3)
 
@@ -505,7 +508,7 @@ def test_attention_of_rows_has_the_gradients_of_torch(key_heads: int, shared: in
     parts = [made(6), made(key_heads), made(key_heads)]
     dresult = made(6).transpose(1, 2)
     exact = row_gradients([part.double() for part in parts], lengths, shared, dresult.double())
-    for dtype, tolerance in ((torch.float32, 5e-6), (torch.bfloat16, 0.1)):
+    for dtype in (torch.float32, torch.bfloat16):
         leaves = [part.to(dtype).requires_grad_() for part in parts]
         assert row_attention.fits(*leaves)
         result = row_attention.attend(*leaves, lengths, shared, None)
@@ -514,6 +517,7 @@ def test_attention_of_rows_has_the_gradients_of_torch(key_heads: int, shared: in
         assert torch.equal(mine[0], theirs[0])
         for expected, found, other in zip(exact, mine, theirs, strict=True):
             errors = [x.double() - expected for x in (found, other)]
+            tolerance = 0.1 if dtype == torch.bfloat16 else 2e-6 * float(expected.abs().max())
             assert float(errors[0].abs().max()) < tolerance
             assert dtype == torch.float32 or errors[0].norm() <= 1.01 * errors[1].norm()
 

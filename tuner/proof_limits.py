@@ -12,9 +12,10 @@ from typing import Any
 # Half a unit in the last place, as a share of the number: what one rounding moves it at most.
 UNIT = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 # The same weights read twice differ by the noise that was measured; the reloaded model may differ
-# by this many times as much, or by what the roundings named here come to, if that is more.
+# by this many times as much, or by what the roundings named here come to, if that is more. Sums in
+# float32 round at every layer; in the other types it is mostly the logits that are rounded.
 NOISE_FACTOR = 4.0
-NOISE_ROUNDINGS = 4.0
+NOISE_ROUNDINGS = {"float32": 32.0, "float16": 4.0, "bfloat16": 4.0}
 # A quantized artefact, or one that no formula proves, must keep at least this share of the change.
 KEPT = 0.5
 # Below this share of what training changed, a warning is shown.

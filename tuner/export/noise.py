@@ -90,7 +90,7 @@ def limit(noise: Apart, wanted: Sequence[torch.Tensor], dtype: str) -> Apart:
     entries = max(1, sum(row.numel() for row in wanted))
     size = sum(float(row.abs().sum(dtype=torch.float64)) for row in wanted) / entries
     square = sum(float(row.pow(2).sum(dtype=torch.float64)) for row in wanted) / entries
-    unit = NOISE_ROUNDINGS * UNIT[dtype]
+    unit = NOISE_ROUNDINGS[dtype] * UNIT[dtype]
     # A change of every logit by its share e moves the KL by e^2 / 2 times their mean square.
     return Apart(
         max(NOISE_FACTOR * noise.mean, unit * size),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from safetensors import safe_open
 
 from tuner.errors import IntegrityError
 from tuner.export.measure import Measures
+from tuner.export.stored import skeleton
 from tuner.export_formats import Format
 from tuner.proof_limits import KEPT
 
@@ -100,23 +102,28 @@ def _expected_bytes(row: Format, work: Work) -> float:
     """The most that weights of this format may take; infinite where nothing is quantized."""
     if row.bits is None:
         return math.inf
-    total = 0.0
+    job, total = work.job, 0.0
+    network = skeleton(job["auto_class"], str(work.merged), job["trust_remote_code"])
+    # What a family computes in float32 (T5's `wo`), no library quantizes.
+    whole = (*_KEPT_WHOLE, *network._keep_in_fp32_modules, *network._keep_in_fp32_modules_strict)
     for file in work.merged.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 shape = tensors.get_slice(name).get_shape()
-                total += math.prod(shape) * _bits(row, name, len(shape), work.job["dtype"]) / 8
+                total += math.prod(shape) * _bits(row, name, len(shape), job["dtype"], whole) / 8
     return total * _SIZE_MARGIN + _SIZE_FREE
 
 
-def _bits(row: Format, name: str, dimensions: int, dtype: str) -> float:
+def _bits(
+    row: Format, name: str, dimensions: int, dtype: str, kept_whole: Sequence[str]
+) -> float:
     """Bits a weight of one tensor; GGUF quantizes embeddings, too, the output matrix with more
     bits, and keeps positions and vectors in float32."""
     assert row.bits is not None
     if row.llama_type:
         whole = dimensions != 2 or any(word in name for word in ("wpe", "position"))
         return 32.0 if whole else max(row.bits, 8.5)
-    whole = dimensions != 2 or any(word in name for word in _KEPT_WHOLE)
+    whole = dimensions != 2 or any(word in name for word in kept_whole)
     return _WIDTHS[dtype] if whole else row.bits
 
 
