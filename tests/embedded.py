@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ COLOURS = ("red", "blue", "green", "pink", "gold", "grey", "black", "white")
 OPTIONS: dict[str, dict[str, Any]] = {"trainable_tokens": {"tokens": ["."]}}
 
 
-def methods(*, merged: bool) -> Iterator[str]:
+def methods(*, merged: bool) -> list[str]:
     """The methods whose adapter can be folded into the base, or the others."""
-    return (name for name, row in METHODS.items() if (row.adapter and row.mergeable) == merged)
+    return [name for name, row in METHODS.items() if (row.adapter and row.mergeable) == merged]
 
 
 def write(name: str, folder: Path) -> Path:

@@ -101,7 +101,7 @@ def measured(recipe: Path) -> tuple[int, dict[str, int]]:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("base", ["llama", "smollm2-135m"])
+@pytest.mark.parametrize("base", ["llama", pytest.param("smollm2-135m", marks=pytest.mark.slow)])
 def test_the_peak_is_foreseen_within_a_tenth(
     base: str, name: str, make_recipe: Callable[..., Path]
 ) -> None:

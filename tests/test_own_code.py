@@ -146,6 +146,7 @@ def test_code_runs_when_it_is_asked_for_and_stays_the_same(
     assert ran.read_text() == before
 
 
+@pytest.mark.slow
 def test_several_processes_run_it(
     base: Path, ran: Path, make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

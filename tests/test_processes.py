@@ -218,6 +218,7 @@ def drive(script: Path, here: Path, canary: Path, *commands: list[str]) -> dict[
     return codes
 
 
+@pytest.mark.slow
 def test_nothing_in_the_current_folder_runs(
     trapped: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

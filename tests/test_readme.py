@@ -61,6 +61,7 @@ def test_a_command_of_the_readme_runs(
     assert done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_exports_of_the_readme_run(
     make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -574,6 +574,7 @@ def test_freed_memory_is_used_again_until_it_is_given_back() -> None:
     assert int(returned) * os.sysconf("SC_PAGE_SIZE") > 40e6
 
 
+@pytest.mark.slow
 def test_the_bench_compares_equal_work(bases: Callable[..., Path], tmp_path: Path) -> None:
     """All contenders at the same losses on a tiny model; figures for each."""
     output = tmp_path / "bench.json"

@@ -21,6 +21,8 @@ ADDED: dict[str, Any] = {
     "train.adam_beta2": 0.999,
     "train.adam_epsilon": 1e-8,
 }
+# The origin of a value that such a run has brought along.
+BEGUN = "the run that is resumed"
 # Once the fields of a mapping `train.trl`.
 _OF_TRL = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
@@ -66,6 +68,26 @@ def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
     fields = known.pop("train.trl", None) or {}
     known |= {f"train.{name}": float(value) for name, value in fields.items()}
     return {key: value for key, value in ADDED.items() if key in current} | known
+
+
+def meant_by_auto(values: Mapping[str, Any], template: str, long: str) -> dict[str, str]:
+    """Return what `auto` of the data section meant to an earlier version, by key.
+
+    Rows of a text and a label were film reviews then, and no cut was too much.
+
+    Args:
+        values: of the plan in the record of the run that is resumed.
+        template: of its recipe.
+        long: likewise.
+    """
+    if not values or values.get("data.long", {}).get("origin", BEGUN) != BEGUN:
+        return {}
+    meant = {}
+    if template == "auto" and values.get("data.template", {}).get("value") == "cloze":
+        meant["template"] = "cloze"
+    if long == "auto":
+        meant["long"] = "truncate"
+    return meant
 
 
 def as_then(values: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuner import launch, machine, ranks, recipe_load, startup
+from tuner import launch, machine, ranks, recipe_history, recipe_load, startup
 from tuner.console import Console
 from tuner.errors import RecipeError
 from tuner.recipe_load import LoadedRecipe
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tuner.sources import Source
 
 RUNS = Path("runs")
-_BEGUN = "the run that is resumed"
 
 
 class Mode(Enum):
@@ -185,25 +184,16 @@ def _check_resumption(plan: Plan, console: Console) -> None:
 
 
 def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
-    """The recipe with what `auto` meant when an earlier version began the run.
-
-    Rows of a text and a label were film reviews then, and no cut was too much.
-    """
+    """Return the recipe with what `auto` meant when an earlier version began the run."""
     from tuner.record import RUN, read_record
 
     if not (folder / RUN).is_file() or loaded.task != "sft":
         return loaded
-    values = read_record(folder).get("plan", {}).get("values", {})
-    if not values or values.get("data.long", {}).get("origin", _BEGUN) != _BEGUN:
-        return loaded
-    data, meant = loaded.recipe.data, {}
-    if data.template == "auto" and values.get("data.template", {}).get("value") == "cloze":
-        meant["template"] = "cloze"
-    if data.long == "auto":
-        meant["long"] = "truncate"
+    data, values = loaded.recipe.data, read_record(folder).get("plan", {}).get("values", {})
+    meant = recipe_history.meant_by_auto(values, data.template, data.long)
     if not meant:
         return loaded
-    origins = {f"data.{key}": _BEGUN for key in meant}
+    origins = {f"data.{key}": recipe_history.BEGUN for key in meant}
     recipe = loaded.recipe.model_copy(update={"data": data.model_copy(update=meant)})
     return replace(loaded, recipe=recipe, origins=loaded.origins | origins)
 

@@ -114,9 +114,7 @@ def _expected_bytes(row: Format, work: Work) -> float:
     return total * _SIZE_MARGIN + _SIZE_FREE
 
 
-def _bits(
-    row: Format, name: str, dimensions: int, dtype: str, kept_whole: Sequence[str]
-) -> float:
+def _bits(row: Format, name: str, dimensions: int, dtype: str, kept_whole: Sequence[str]) -> float:
     """Bits a weight of one tensor; GGUF quantizes embeddings, too, the output matrix with more
     bits, and keeps positions and vectors in float32."""
     assert row.bits is not None
