@@ -1,0 +1,180 @@
+"""The process of `same_bytes` that runs cases: it has imported the libraries, and forks for each
+command, so that a command costs no import and knows nothing of the one before."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "trl", "bitsandbytes")
+# Keys of JSON objects whose values are times, this machine, or the digests of files with such.
+CHANCE = re.compile(
+    r"seconds|^started$|^ended$|^durations$|^created$|peak_memory|^measured|^versions$|^git$|^host$"
+    r"|^machine$|^pid$|^date|^time|^memory_|per_second|^cost$|^commit$|^written$|^cpu"
+)
+# The same in texts; the sizes are those that were measured.
+SCRUB = (
+    (re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:\d\d)?)?"), "DATE"),
+    (re.compile(r"\b\d\d:\d\d:\d\d(,\d+)?"), "TIME"),
+    (re.compile(r"\b\d+ (min|h) \d+ (s|min)\b"), "TIME"),
+    (re.compile(r"\b[\d.,]+ ?(ms|s|min|h|seconds|minutes)\b"), "TIME"),
+    (re.compile(r"(peak[^\n]{0,40}?)\b[\d.,]+ [KMG]iB"), r"\1SIZE"),
+    (re.compile(r"\b(pid|process) \d+"), r"\1 N"),
+    (re.compile(r"[.-](staging|scratch)-[\w.-]+"), "-STAGING"),
+)
+# Kept as they are: a digest of times says nothing.
+_SKIPPED = re.compile(r"(^|/)(run\.log|\.lock|[^/]*\.stderr)$")
+
+
+def main() -> None:
+    """Make the bases, or run the cases that standard input names."""
+    root, place, what = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    sys.path.append(str(root))
+    cases = importlib.import_module("tests.tools.same_bytes_cases")
+    if what == "bases":
+        make_model = importlib.import_module("tests.tiny").make_model
+        for kind in cases.BASES:
+            make_model(kind, place / "bases" / kind)
+        return
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        name = line.strip()
+        folder = place / "cases" / name
+        found = _case(cases.cases()[name], folder, place / "bases")
+        answers.write(json.dumps(found) + "\n")
+        answers.flush()
+
+
+def _case(case: Any, folder: Path, bases: Path) -> dict[str, str]:
+    """Run the commands of a case; what they leave, by name."""
+    case.write(folder, bases)
+    cache = folder / "same-bytes" / "cache"
+    cache.mkdir(parents=True)
+    # Rates that were measured stand in later plans: each case has a cache of its own.
+    os.environ["TUNER_CACHE"] = str(cache)
+    for kept in Path("~/.cache/tuner").expanduser().glob("llama.cpp-*"):
+        (cache / kept.name).symlink_to(kept)
+    found: dict[str, str] = {}
+    for number, command in enumerate(case.commands):
+        words = shlex.split(command.line)
+        code, texts = _run(words, folder, command)
+        label = f"{number} {' '.join(words[:3])}"
+        if not command.kill_at:
+            found[f"{label}: exit code"] = str(code)
+            for stream, text in texts.items():
+                found[f"{label}: {stream}"] = _keep(text, folder, f"{number}.{stream}")
+    for file in sorted(folder.rglob("*")):
+        name = str(file.relative_to(folder))
+        plain = file.is_file() and not file.is_symlink()
+        if plain and not _SKIPPED.search(name) and not name.startswith("same-bytes/"):
+            found[name] = _digest(file)
+    return found
+
+
+def _run(words: list[str], folder: Path, command: Any) -> tuple[int, dict[str, str]]:
+    """Run `tuner` in a fork of this process: its exit code and what it printed."""
+    files = {name: folder / "same-bytes" / f"raw-{name}" for name in ("stdout", "stderr")}
+    files["stdout"].parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _be_tuner(words, folder, files, command)
+    if command.kill_at:
+        _kill(child, folder, command.kill_at)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code, {name: file.read_text("utf-8", "replace") for name, file in files.items()}
+
+
+def _be_tuner(words: list[str], folder: Path, files: dict[str, Path], command: Any) -> None:
+    os.setpgid(0, 0)
+    os.chdir(folder)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(files[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    given = folder / "same-bytes" / "stdin"
+    given.write_text(command.stdin, "utf-8")
+    os.dup2(os.open(given, os.O_RDONLY), 0)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    sys.argv = ["tuner", *words]
+    code = 99
+    try:
+        importlib.import_module("tuner.__main__").main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _kill(child: int, folder: Path, pattern: str) -> None:
+    """Kill a command once a file is there."""
+    end = time.monotonic() + 120
+    while time.monotonic() < end and not any(folder.glob(pattern)):
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+
+
+def _keep(text: str, folder: Path, name: str) -> str:
+    """The digest of a text without what chance decides; the text itself lies in the folder."""
+    for pattern, word in SCRUB:
+        text = pattern.sub(word, text)
+    (folder / "same-bytes" / name).write_text(text, "utf-8")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _digest(file: Path) -> str:
+    raw = file.read_bytes()
+    try:
+        if file.suffix == ".json":
+            raw = json.dumps(_without_chance(json.loads(raw)), sort_keys=True).encode()
+        elif file.suffix == ".jsonl":
+            lines = [_without_chance(json.loads(line)) for line in raw.splitlines()]
+            raw = json.dumps(lines, sort_keys=True).encode()
+        elif file.suffix in (".html", ".md", ".svg", ".csv", ".yaml"):
+            text = raw.decode()
+            for pattern, word in SCRUB:
+                text = pattern.sub(word, text)
+            raw = text.encode()
+    except ValueError:
+        pass
+    return hashlib.sha256(raw).hexdigest()[:16]
+
+
+def _without_chance(value: Any) -> Any:
+    """JSON without times; without digests of JSON files, which hold times, in manifests."""
+    if isinstance(value, dict):
+        return {
+            key: _without_chance(part)
+            for key, part in value.items()
+            if not CHANCE.search(key)
+            and not key.endswith((".json", ".md", ".html", ".log"))
+            and not (key == "sha256" and "files" in value)
+        }
+    if isinstance(value, list):
+        return [_without_chance(part) for part in value]
+    if isinstance(value, str):
+        for pattern, word in SCRUB:
+            value = pattern.sub(word, value)
+    return value
+
+
+if __name__ == "__main__":
+    main()
