@@ -442,6 +442,7 @@ def test_a_foreign_folder_is_left_alone(bases: Callable[[str], Path], tmp_path: 
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_child_cleanly(bases: Callable[[str], Path], tmp_path: Path) -> None:
     recipe = write(bases("llama"), tmp_path, train={"epochs": 1000, "batch_size": 4})
     command = [sys.executable, "-m", "tuner", "compare", "--recipe", str(recipe), "--json"]

@@ -20,6 +20,8 @@ from tuner.data import EvalRow, Example
 from tuner.evaluate import generation, likelihood
 from tuner.evaluate.likelihood import Observation
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 # Of different lengths in tokens, and beginnings of each other.
 LABELS = ["no", "no change", "no change at all", "yes", "yes, the tenant shall pay"]
 

@@ -14,6 +14,8 @@ from torch.nn import functional
 from tuner import evaluate, machine, model, plan, recipe_load, training
 from tuner.errors import DataError, RecipeError
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 LABELS = ["good", "bad", "fine"]
 
 

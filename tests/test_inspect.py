@@ -23,6 +23,8 @@ from tuner.disk import sha256_file
 from tuner.errors import IntegrityError, ModelError, RecipeError, SafetyError, TunerError
 from tuner.methods import METHODS
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 MODULE = "base_model.model.model.layers.{}.self_attn.q_proj"
 CONFIG = {
     "peft_type": "LORA",

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import peft
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -93,6 +94,7 @@ def make(place: Path) -> int:
     return sum(file.stat().st_size for file in (place / "base").glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_merging_takes_the_model_and_one_shard(tmp_path: Path) -> None:
     size = make(tmp_path)
     assert size > 3 * SHARD

@@ -99,6 +99,7 @@ def alone(here: Path, *words: str, answers: str = "") -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_code_runs_when_it_is_asked_for_and_stays_the_same(
     base: Path, ran: Path, make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

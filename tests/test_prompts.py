@@ -19,6 +19,8 @@ from tuner.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError
 from tuner.export.virtual_tokens import report
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 TEXT = "The tenant shall pay the rent on the first day of each month."
 WEIGHTS = "adapter/adapter_model.safetensors"
 ROW = [9, 30, 41, 77, 120, 6, 300]

@@ -23,6 +23,8 @@ from tuner import evaluate, machine, packages, plan, recipe_load
 from tuner.errors import RecipeError
 from tuner.methods import qat, qat_peft
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 KINDS = [("int8", None), ("int4", 32), ("int4", 64)]
 FORMATS = {"formats": ["adapter", "merged"]}
 

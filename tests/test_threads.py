@@ -1,4 +1,4 @@
-"""Threads: how many and how they wait is chosen before torch is loaded, in every process."""
+"""Threads: how many compute, and that they sleep while others need the processors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tuner import launch, machine, threads
+from tuner import launch, machine, threads, waiting
 
 OPEN = {
     name: value
@@ -26,7 +26,9 @@ def note():
     torch = sys.modules.get("torch")
     if torch:
         with open(os.environ["NOTES"], "a") as file:
-            file.write(f"{torch.get_num_threads()} {os.environ.get('GOMP_SPINCOUNT')}\\n")
+            import threading
+            names = [thread.name for thread in threading.enumerate()]
+            file.write(f"{torch.get_num_threads()} {'tuner-waiting' in names}\\n")
 atexit.register(note)
 """
 
@@ -51,22 +53,19 @@ def test_every_process_of_a_run_waits_as_chosen(
     assert done.returncode == 0, done.stderr
     notes = (tmp_path / "notes").read_text().splitlines()
     assert len(notes) == 2
-    assert {note.split()[1] for note in notes} == {str(threads.SPINS)}
+    assert {note.split()[1] for note in notes} == {"True"}
     said = json.loads((tmp_path / "run" / "run.json").read_text())["threads"]
     assert {said["count"]} == {int(note.split()[0]) for note in notes}
-    assert said["variables"][threads.SPIN] == {"value": str(threads.SPINS), "set_by": "tuner"}
+    assert said["sleep_while_shared"] is True
 
 
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, {threads.SPIN: (str(threads.SPINS), "tuner")}),
+        ({}, {}),
         ({threads.WAIT: "ACTIVE"}, {threads.WAIT: ("ACTIVE", "environment")}),
         ({threads.SPIN: "7"}, {threads.SPIN: ("7", "environment")}),
-        (
-            {threads.COUNT: "3"},
-            {threads.COUNT: ("3", "environment"), threads.SPIN: (str(threads.SPINS), "tuner")},
-        ),
+        ({threads.COUNT: "3"}, {threads.COUNT: ("3", "environment")}),
     ],
     ids=str,
 )
@@ -78,11 +77,13 @@ def test_the_users_own_setting_wins_and_doctor_says_whose_it_is(
     (found,) = [json.loads(line) for line in done.stdout.splitlines()]
     variables: dict[str, Any] = found["threads"]["variables"]
     assert {name: (each["value"], each["set_by"]) for name, each in variables.items()} == expected
+    own = expected.keys() & {threads.WAIT, threads.SPIN}
+    assert found["threads"]["sleep_while_shared"] is not bool(own)
 
 
 @pytest.mark.parametrize(("before", "count"), [({}, 1), ({threads.COUNT: "2"}, 2)], ids=str)
 def test_torch_has_as_many_threads_as_the_quota_allows(before: dict[str, str], count: int) -> None:
-    """Which torch itself does not ask for; and libgomp reads the spins that were chosen."""
+    """Which torch itself does not ask for."""
     program = (
         "import os; from tuner import threads; threads.quota = lambda: 0.5; "
         "os.sched_getaffinity = lambda _: {0, 1}; threads.choose(); "
@@ -90,14 +91,13 @@ def test_torch_has_as_many_threads_as_the_quota_allows(before: dict[str, str], c
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**OPEN, **before, "OMP_DISPLAY_ENV": "verbose"},
+        env={**OPEN, **before},
         capture_output=True,
         text=True,
         check=True,
     )
     # MKL takes no more than there are.
     assert done.stdout.split() == [str(min(count, len(os.sched_getaffinity(0))))]
-    assert f"GOMP_SPINCOUNT = '{threads.SPINS}'" in done.stderr
 
 
 def test_a_processor_is_counted_once_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,9 +122,54 @@ def test_ranks_share_the_processors_unless_the_user_says_otherwise(
     assert group.environment(0, 1)[threads.COUNT] == "2"
     threads.leave_count_open()
     assert threads.COUNT not in os.environ
-    assert threads.SPIN in os.environ
     monkeypatch.setenv(threads.COUNT, "4")
     assert group.environment(0, 1)[threads.COUNT] == "4"
+
+
+# What it prints: OpenMP threads without neighbours, next to them, and whether the product is the
+# same. Torch's own are there from the first product on.
+CROWDED = """
+import os, subprocess, sys, time
+import torch
+from tuner import waiting
+
+one, other = torch.randn(300, 300), torch.randn(300, 300)
+first = one @ other
+before = len(os.listdir("/proc/self/task"))
+busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+waiting.begin()
+end = time.monotonic() + 60
+try:
+    while time.monotonic() < end and len(os.listdir("/proc/self/task")) < before + 4:
+        again = one @ other
+finally:
+    for each in busy:
+        each.kill()
+print(before, len(os.listdir("/proc/self/task")), torch.equal(first, again))
+"""
+
+
+def test_next_to_busy_processes_threads_outnumber_the_processors() -> None:
+    """By as many as make libgomp send those that wait to sleep; what is computed stays the same."""
+    done = subprocess.run(
+        [sys.executable, "-c", CROWDED], env=OPEN, capture_output=True, text=True, check=True
+    )
+    before, crowded, same = done.stdout.split()
+    # The watcher, the holder of the team, and its other members.
+    assert int(crowded) - int(before) == 2 + len(os.sched_getaffinity(0))
+    assert same == "True"
+
+
+def test_the_machine_counts_as_shared_at_once_and_as_free_when_that_lasts() -> None:
+    crowd, step = waiting.Crowd(), waiting.SECONDS
+    readings = [(2 * step, 0.0, False), (step, step, True), (2 * step, 0.0, True)]
+    # A process that computes nothing says nothing about the others.
+    readings += [(0.0, 0.01 * step, True)] * waiting.CALM
+    readings += [(2 * step, 0.05 * step, True), (2 * step, 0.2 * step, True)]
+    readings += [(2 * step, 0.0, True)] * (waiting.CALM - 1) + [(2 * step, 0.0, False)]
+    for number, (computed, in_line, shared) in enumerate(readings):
+        crowd.note(computed, in_line)
+        assert crowd.shared is shared, number
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from tuner.record import RunFolder
 from tuner.signals import StopRequest
 from tuner.tasks import sft
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 ROOT = Path(__file__).parents[1]
 Tensors = dict[str, torch.Tensor]
 

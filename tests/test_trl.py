@@ -30,6 +30,8 @@ from tuner.tasks.sft import optimizer_and_schedule
 from tuner.tasks.watch import Watch
 from tuner.training import Trained
 
+pytestmark = pytest.mark.usefixtures("in_process")
+
 ALGORITHMS = ("dpo", "grpo", "rloo")
 BETA = 0.1
 

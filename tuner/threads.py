@@ -1,13 +1,7 @@
-"""How many threads compute, and how they wait for each other: chosen before torch is loaded.
+"""How many threads compute: chosen before torch is loaded. How they wait is `waiting`'s matter.
 
-torch's wheels for Linux bring libgomp, GCC's OpenMP, which reads these variables once, when it is
-loaded (KMP_BLOCKTIME belongs to another runtime; libgomp ignores it). Left alone, a thread that
-waits at a barrier spins 300,000 times, 3 to 10 ms. On a shared machine it spins on the processor
-that the thread it waits for would need; asleep at once (OMP_WAIT_POLICY=PASSIVE), each of a step's
-thousands of barriers costs a wake-up. So threads spin for about as long as a wake-up takes, and
-sleep then: tests/bench/neighbours.py measures it.
-
-torch counts processors by affinity, hyper-threads left out, but not by a container's quota.
+torch counts processors by affinity, hyper-threads left out, but not by the quota of a container. The
+variables of OpenMP are read once, when its library is loaded; what the user has set stays.
 """
 
 from __future__ import annotations
@@ -19,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 WAIT, SPIN, COUNT = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OMP_NUM_THREADS"
-SPINS = 2_000
 # What this module has set, NAME=VALUE, so that a child does not take it for the user's.
 _CHOSEN = "TUNER_THREADS"
 _CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -27,10 +20,14 @@ _CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 def choose() -> None:
     """Set what the user has not set, for this process and its children; before torch's import."""
-    if WAIT not in os.environ and SPIN not in os.environ:
-        set_own(SPIN, SPINS)
     if is_open(COUNT) and (present := processors()) < _affinity():
         set_own(COUNT, present)
+
+
+def adapts() -> bool:
+    """Return whether how threads wait is left to us, on a system that counts time in line."""
+    own = WAIT in os.environ or SPIN in os.environ
+    return not own and Path("/proc/self/schedstat").exists()
 
 
 def is_open(name: str) -> bool:
@@ -86,11 +83,12 @@ def quota(cgroups: Path = _CGROUPS, own: Path = _OWN) -> float | None:
 
 
 def describe() -> dict[str, Any]:
-    """The choice, for `tuner doctor` and `run.json`: each variable that is set, and who set it."""
+    """Return the choice, for `tuner doctor` and `run.json`: what is set, and who set it."""
     names = [name for name in (COUNT, WAIT, SPIN) if name in os.environ]
     return {
         "processors": processors(),
         "quota": quota(),
+        "sleep_while_shared": adapts(),
         "variables": {
             name: {
                 "value": os.environ[name],
@@ -109,6 +107,8 @@ def sentence(found: Mapping[str, Any]) -> str:
     ]
     if COUNT not in found["variables"]:
         variables.insert(0, f"one for each of {found['processors']} processors")
+    if found["sleep_while_shared"]:
+        variables.append("asleep at barriers while other processes need the processors")
     return ", ".join(variables)
 
 

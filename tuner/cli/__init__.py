@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tuner import __version__, heap, threads
+from tuner import __version__, heap, threads, waiting
 from tuner.cli import artefacts, help, looking, training
 from tuner.cli.options import console, group
 
@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     _prepare_streams()
     heap.align_large_blocks()
     threads.choose()
+    waiting.begin()
     # They announce on import which kernels they cannot load or would like to download.
     for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)

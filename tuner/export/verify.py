@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load, save_file
 
-from tuner import heap, processes, seal
+from tuner import heap, processes, seal, waiting
 from tuner.errors import IntegrityError
 from tuner.export import held, loading, measure, proof
 from tuner.memory import PROBE_ROWS
@@ -202,4 +202,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    waiting.begin()
     main()
