@@ -1,7 +1,7 @@
 """How many threads compute: chosen before torch is loaded. How they wait is `waiting`'s matter.
 
-torch counts processors by affinity, hyper-threads left out, but not by the quota of a container. The
-variables of OpenMP are read once, when its library is loaded; what the user has set stays.
+torch counts processors by affinity, hyper-threads left out, but not by the quota of a container.
+OpenMP's variables are read once, when its library is loaded; what the user has set stays.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -69,19 +70,25 @@ class Crowd:
 
 
 class Team:
-    """Sleeping OpenMP threads, one more than there are processors, for as long as it is held."""
+    """Sleeping OpenMP threads, with which there is one more than processors, while it is held.
 
-    def __init__(self, libraries: list[ctypes.CDLL]) -> None:
+    Args:
+        libraries: each libgomp that is loaded.
+        computing: how many threads compute.
+    """
+
+    def __init__(self, libraries: list[ctypes.CDLL], computing: int) -> None:
         self._end = threading.Event()
-        self._holder = threading.Thread(target=self._hold, args=(libraries,), daemon=True)
+        # The holder is one of the team, and counts for nothing.
+        size = max(1, len(os.sched_getaffinity(0)) + 1 - computing) + 1
+        self._holder = threading.Thread(target=self._hold, args=(libraries, size), daemon=True)
         self._holder.start()
 
-    def _hold(self, libraries: list[ctypes.CDLL]) -> None:
+    def _hold(self, libraries: list[ctypes.CDLL], size: int) -> None:
         # Each thread of the team calls free(NULL), which does nothing, and sleeps from then on.
         nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
-        size = ctypes.c_uint(len(os.sched_getaffinity(0)) + 1)
         for library in libraries:
-            library.GOMP_parallel(nothing, None, size, ctypes.c_uint(0))
+            library.GOMP_parallel(nothing, None, ctypes.c_uint(size), ctypes.c_uint(0))
         self._end.wait()
 
     def let_go(self) -> None:
@@ -94,7 +101,8 @@ def loaded() -> list[ctypes.CDLL]:
     """Return the libgomp that this process has loaded; wheels may bring several."""
     lines = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
     paths = {line.split(maxsplit=5)[-1] for line in lines if "/libgomp" in line}
-    return [ctypes.CDLL(path) for path in sorted(paths) if Path(path).exists()]
+    found = [ctypes.CDLL(path) for path in sorted(paths) if Path(path).exists()]
+    return [library for library in found if hasattr(library, "GOMP_parallel")]
 
 
 def _watch() -> None:
@@ -107,8 +115,9 @@ def _watch() -> None:
         computed, in_line = (max(0, new - old) / 1e9 for new, old in zip(now, last, strict=True))
         last = now
         crowd.note(computed, in_line)
-        if crowd.shared and team is None and (libraries := loaded()):
-            team = Team(libraries)
+        torch = sys.modules.get("torch")
+        if crowd.shared and team is None and torch is not None and (libraries := loaded()):
+            team = Team(libraries, torch.get_num_threads())
         elif not crowd.shared and team is not None:
             team.let_go()
             team = None
