@@ -279,9 +279,8 @@ def test_what_cannot_be_is_refused_by_name_before_a_model_is_loaded(
     formats: str,
     said: str,
     make_recipe: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tuner.export_formats.require", lambda row: None)
+    """Whether or not the packages of the formats are installed."""
     recipe = make_recipe(kind, method=method)
     with pytest.raises(RecipeError) as caught:
         planned(recipe, *set_(formats))

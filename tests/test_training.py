@@ -482,6 +482,7 @@ def command(recipe: Path, folder: Path, **environment: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_fresh_processes_repeat_a_run_whatever_the_environment(
     make_recipe: Callable[..., Path], fit: Callable[..., Fit], tmp_path: Path
 ) -> None:

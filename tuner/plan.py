@@ -232,8 +232,6 @@ def make(
     method = METHODS[recipe.method.name]
     values, warnings = decide.Values(loaded), list[str]()
     checks.refuse_contradictions(recipe, method, machine)
-    if not machine.elsewhere:
-        checks_export.refuse_missing(recipe)
     if isinstance(recipe.method, MultitaskOptions) and recipe.method.source is not None:
         adapter_file(recipe.method.source, loaded.folder)
     pinned = {"code_sha256": code_sha256 or recipe.model.code_sha256}
@@ -248,6 +246,8 @@ def make(
         plan_rlhf.choose_pad(tokenizer, (*stop_ids, *new_ids))
     bones = skeleton.read(found, head.name, words if new_ids else 0)
     checks_export.refuse_base(recipe, method, found, head.name, bones)
+    if not machine.elsewhere:
+        checks_export.refuse_missing(recipe)
     group = qat.group_for(recipe, loaded.task, head.name, found, bones)
     parts.refuse_layers(recipe.method, bones, found)
     chosen = checks.targets(recipe, bones, found)

@@ -115,9 +115,10 @@ def _watch() -> None:
         computed, in_line = (max(0, new - old) / 1e9 for new, old in zip(now, last, strict=True))
         last = now
         crowd.note(computed, in_line)
-        torch = sys.modules.get("torch")
-        if crowd.shared and team is None and torch is not None and (libraries := loaded()):
-            team = Team(libraries, torch.get_num_threads())
+        # None while torch is not imported, or not to its end.
+        computing = getattr(sys.modules.get("torch"), "get_num_threads", None)
+        if crowd.shared and team is None and computing and (libraries := loaded()):
+            team = Team(libraries, computing())
         elif not crowd.shared and team is not None:
             team.let_go()
             team = None
