@@ -658,7 +658,7 @@ def test_what_cannot_be_served(
 def test_a_missing_part_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     done = tuner("serve", "--base", "base", cwd=place)
-    assert done.returncode == 2
+    assert done.returncode == 4
     assert "pip install 'fastapi>=0.132' 'uvicorn>=0.34'" in done.stderr
 
 

@@ -176,7 +176,7 @@ def test_without_the_extra_it_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", missing)
     code, events = tuner(tmp_path, "--recipe", str(make_recipe()), "--set", "method.r=1,2")
     error = only(events, "error")["error"]
-    assert (code, error["fix"]) == (2, packages.add("ray"))
+    assert (code, error["fix"]) == (4, packages.add("ray"))
 
 
 @pytest.mark.ray

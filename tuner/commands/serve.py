@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from tuner import machine, opening, packages
 from tuner.console import Console
-from tuner.errors import Interrupted, RecipeError, SafetyError
+from tuner.errors import Interrupted, ModelError, RecipeError, SafetyError
 from tuner.serve.desk import Limits
 
 KEY_VARIABLE = "TUNER_API_KEY"
@@ -40,13 +40,14 @@ def serve(request: Request, console: Console) -> None:
 
     Raises:
         Interrupted: a signal came; what was asked before is answered, if there was only one.
-        RecipeError: a part is missing, or the options contradict each other.
+        RecipeError: the options contradict each other.
+        ModelError: a package is missing.
         SafetyError: anyone could ask from elsewhere.
         TunerError: the model cannot be opened, or the address is taken.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise RecipeError(
+        raise ModelError(
             "tuner serve needs a part that is not installed",
             f"{', '.join(missing)}: not found",
             packages.add("uvicorn"),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tuner import __version__, chain, machine, packages, runs
 from tuner.commands.train import RUNS
 from tuner.disk import make_folder, resource_error, write_json
-from tuner.errors import Interrupted, RecipeError
+from tuner.errors import Interrupted, ModelError, RecipeError
 from tuner.lock import FolderLock
 from tuner.record import RUN
 from tuner.signals import StopRequest
@@ -56,7 +56,7 @@ def sweep(request: Request, console: Console) -> None:
         Interrupted: by a signal; trials that ran have sealed a checkpoint.
     """
     if importlib.util.find_spec("ray") is None and not request.dry_run:
-        raise RecipeError(
+        raise ModelError(
             "tuner sweep needs a part that is not installed",
             "ray: not found",
             packages.add("ray"),
