@@ -591,7 +591,8 @@ def test_the_bench_compares_equal_work(bases: Callable[..., Path], tmp_path: Pat
         assert figures["tokens_per_second"] > 0
         assert 0 < figures["ready_seconds"] <= figures["first_step_seconds"]
         assert 2**27 < figures["peak_memory_bytes"] < 2**32
-    assert len({tuple(run["losses"]) for run in result["runs"]}) > 1
+    assert {run["name"] for run in result["runs"]} == set(result["contenders"])
+    assert all(len(run["losses"]) > 1 for run in result["runs"])
     assert result["problems"] == []
 
 

@@ -57,7 +57,7 @@ def write_recipe(given: argparse.Namespace, folder: Path) -> Path:
     method = {"name": given.method, **({"r": given.rank} if given.method == "lora" else {})}
     recipe = {
         "model": {"base": given.base, "dtype": "auto"},
-        "data": {"train": "rows.jsonl", "eval": 0, "template": "instruction"},
+        "data": {"train": "rows.jsonl", "eval": 0, "template": "instruction", "long": "truncate"},
         "method": method,
         "train": {
             "batch_size": given.batch_size,

@@ -141,7 +141,7 @@ def write_recipe(given: argparse.Namespace, folder: Path) -> Path:
     (folder / "rows.jsonl").write_text(text, "utf-8")
     recipe = {
         "model": {"base": given.base},
-        "data": {"train": "rows.jsonl", "eval": 0, "template": "instruction"},
+        "data": {"train": "rows.jsonl", "eval": 0, "template": "instruction", "long": "truncate"},
         "method": {"name": "lora", "r": 16},
         "train": {
             "batch_size": given.batch_size,
