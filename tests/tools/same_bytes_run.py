@@ -31,15 +31,17 @@ SCRUB = (
     (re.compile(r"\b(pid|process) \d+"), r"\1 N"),
     (re.compile(r"[.-](staging|scratch)-[\w.-]+"), "-STAGING"),
 )
-# Kept as they are: a digest of times says nothing.
+# Left out: a digest of times says nothing.
 _SKIPPED = re.compile(r"(^|/)(run\.log|\.lock|[^/]*\.stderr)$")
 
 
 def main() -> None:
     """Make the bases, or run the cases that standard input names."""
     root, place, what = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
-    sys.path.append(str(root))
+    # The cases are this checkout's; `tuner` is that of PYTHONPATH, which may have other tests.
+    sys.path.insert(0, str(root))
     cases = importlib.import_module("tests.tools.same_bytes_cases")
+    sys.path.remove(str(root))
     if what == "bases":
         make_model = importlib.import_module("tests.tiny").make_model
         for kind in cases.BASES:
@@ -134,8 +136,7 @@ def _kill(child: int, folder: Path, pattern: str) -> None:
 
 def _keep(text: str, folder: Path, name: str) -> str:
     """The digest of a text without what chance decides; the text itself lies in the folder."""
-    for pattern, word in SCRUB:
-        text = pattern.sub(word, text)
+    text = _scrubbed(text)
     (folder / "same-bytes" / name).write_text(text, "utf-8")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -149,10 +150,7 @@ def _digest(file: Path) -> str:
             lines = [_without_chance(json.loads(line)) for line in raw.splitlines()]
             raw = json.dumps(lines, sort_keys=True).encode()
         elif file.suffix in (".html", ".md", ".svg", ".csv", ".yaml"):
-            text = raw.decode()
-            for pattern, word in SCRUB:
-                text = pattern.sub(word, text)
-            raw = text.encode()
+            raw = _scrubbed(raw.decode()).encode()
     except ValueError:
         pass
     return hashlib.sha256(raw).hexdigest()[:16]
@@ -170,10 +168,14 @@ def _without_chance(value: Any) -> Any:
         }
     if isinstance(value, list):
         return [_without_chance(part) for part in value]
-    if isinstance(value, str):
-        for pattern, word in SCRUB:
-            value = pattern.sub(word, value)
-    return value
+    return _scrubbed(value) if isinstance(value, str) else value
+
+
+def _scrubbed(text: str) -> str:
+    """The text with a word for each part that chance decides."""
+    for pattern, word in SCRUB:
+        text = pattern.sub(word, text)
+    return text
 
 
 if __name__ == "__main__":

@@ -103,15 +103,21 @@ def _expected_bytes(row: Format, work: Work) -> float:
     if row.bits is None:
         return math.inf
     job, total = work.job, 0.0
-    network = skeleton(job["auto_class"], str(work.merged), job["trust_remote_code"])
-    # What a family computes in float32 (T5's `wo`), no library quantizes.
-    whole = (*_KEPT_WHOLE, *network._keep_in_fp32_modules, *network._keep_in_fp32_modules_strict)
+    whole = () if row.llama_type else _kept_whole(work)
     for file in work.merged.glob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 shape = tensors.get_slice(name).get_shape()
                 total += math.prod(shape) * _bits(row, name, len(shape), job["dtype"], whole) / 8
     return total * _SIZE_MARGIN + _SIZE_FREE
+
+
+def _kept_whole(work: Work) -> Sequence[str]:
+    """Parts of the names of what is left as it is: also what a family computes in float32, such as
+    T5's `wo`."""
+    job = work.job
+    network = skeleton(job["auto_class"], str(work.merged), job["trust_remote_code"])
+    return *_KEPT_WHOLE, *network._keep_in_fp32_modules, *network._keep_in_fp32_modules_strict
 
 
 def _bits(row: Format, name: str, dimensions: int, dtype: str, kept_whole: Sequence[str]) -> float:
