@@ -285,7 +285,7 @@ def test_a_signal_has_its_exit_code(
     with pytest.raises(SystemExit) as ended:
         cli.main(["lora", "--recipe", "x"])
     assert ended.value.code == code
-    assert capsys.readouterr().err.startswith("error: stopped")
+    assert capsys.readouterr().err.startswith("stopped")
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,10 @@ def test_rows_of_the_eval_file_that_stand_in_train_are_taken_out(tmp_path: Path)
     assert [row.example.row for row in result.eval] == ["held.jsonl:2"]
     assert result.report["eval_rows_also_in_train"] == 1
     assert result.report["duplicates_in_train"] == 5
-    assert any("eval rows also stand in train" in text for text in result.report["warnings"])
+    assert any(
+        "left out of the eval split, as they are in train" in text
+        for text in result.report["warnings"]
+    )
 
 
 @pytest.mark.parametrize(("amount", "count"), [(3, 3), (0.5, 5), (0.01, 1), (0, 0)])

@@ -272,11 +272,15 @@ class Console:
 
     def error(self, error: TunerError) -> None:
         """What went wrong, where and why, what to do: on stderr, whatever the mode."""
+        from tuner.errors import Interrupted
+
         self.muted = False
         self.event("error", error=error.as_dict())
         self._stop_bar()
         body = error.problems or ([error.why] if error.why else [])
-        lines = [f"error: {error.what}", *(f"  {line}" for line in body)]
+        # A signal that was obeyed is no error.
+        head = error.what if isinstance(error, Interrupted) else f"error: {error.what}"
+        lines = [head, *(f"  {line}" for line in body)]
         if error.fix:
             lines.append(f"fix: {error.fix}")
         _write(sys.stderr, redact("\n".join(lines)))

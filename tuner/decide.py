@@ -164,7 +164,7 @@ def split(
 
     Raises:
         RecipeError: what cannot be recomputed is asked to be.
-        ResourceError: not even one row a time fits; says what would.
+        ResourceError: not even one row per forward pass fits; says what would.
     """
     possible = recomputable(method, packed)
     if recipe.train.gradient_checkpointing is True and not possible:
@@ -185,7 +185,7 @@ def split(
         need = min(memory.estimate(shape, 1, again).total for again in allowed)
         raise ResourceError(
             "this run does not fit into memory",
-            f"one row a time needs about {need / 2**30:.1f} GiB, "
+            f"one row per forward pass needs about {need / 2**30:.1f} GiB, "
             f"{limit / 2**30:.1f} of {available / 2**30:.1f} GiB may be used",
             fitting.remedies(shape, quantized, limit, allowed),
         )

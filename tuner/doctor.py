@@ -64,11 +64,12 @@ def report() -> dict[str, Any]:
         "bases": [_base(name, source, cache) for name, source in base.ALIASES.items()],
         "optional": [
             *(
-                _part(part, _version(name), packages.add(module))
+                _part(part, name, _version(name), packages.add(module))
                 for part, (name, module) in OPTIONAL.items()
             ),
             _part(
                 "llama.cpp's converter (GGUF)",
+                "llama.cpp",
                 converter.VERSION if converter.is_there() else None,
                 converter.command(),
             ),
@@ -101,20 +102,28 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("disk free", f"{found['disk_free_bytes'] / gib:.1f} GiB"),
         ("cache", f"{found['cache']['folder']}"),
         *((f"base {item['name']}", item["state"]) for item in found["bases"]),
-        *(
-            (item["part"], item["version"] or f"missing; add it with: {item['add']}")
-            for item in found["optional"]
-        ),
+        *((item["part"], _presence(item)) for item in found["optional"]),
     ]
     return [(name, redact(text)) for name, text in lines]
+
+
+def _presence(part: dict[str, str | None]) -> str:
+    if part["version"]:
+        return f"{part['package']} {part['version']}"
+    return f"{part['package']} is missing; add it with: {part['add']}"
 
 
 def _processors(count: int, quota: float | None) -> str:
     return str(count) if quota is None else f"{count} (the cgroup's quota is {quota:g})"
 
 
-def _part(name: str, version: str | None, command: str) -> dict[str, str | None]:
-    return {"part": name, "version": version, "add": None if version else command}
+def _part(name: str, package: str, version: str | None, command: str) -> dict[str, str | None]:
+    return {
+        "part": name,
+        "package": package,
+        "version": version,
+        "add": None if version else command,
+    }
 
 
 def _version(name: str) -> str | None:

@@ -127,7 +127,7 @@ class Origin:
         return section is not None and section.trust_remote_code
 
 
-def find(name: str) -> Origin:
+def find(name: str, command: str = "export") -> Origin:
     """The run, adapter or model of this name; a bare name is also looked for among the runs.
 
     Raises:
@@ -138,7 +138,7 @@ def find(name: str) -> Origin:
     path = Path(name)
     if not path.exists() and (RUNS / name).is_dir():
         path = RUNS / name
-    source = sources.find(str(path), Path(), "export")
+    source = sources.find(str(path), Path(), command)
     folder = source.folder
     known_files.refuse_index(folder)
     known_files.present(folder)
@@ -171,7 +171,7 @@ def find_artefact(name: str) -> Origin:
     """
     folder = Path(name)
     if (folder / record.RUN).is_file() or not (folder / manifest.MANIFEST).is_file():
-        return find(name)
+        return find(name, "verify")
     known_files.refuse_index(folder)
     sealed = manifest.verify(folder)["extra"]
     whole = not (folder / CONFIG).is_file()

@@ -37,7 +37,7 @@ class Choice:
     def __str__(self) -> str:
         rows = f"{self.micro_batch_size} rows" if self.micro_batch_size > 1 else "1 row"
         again = ", recomputed" if self.checkpointing else ""
-        return f"{rows} a time{again} ({self.total / GIB:.1f} GiB)"
+        return f"{rows} per forward pass{again} ({self.total / GIB:.1f} GiB)"
 
 
 def budget(device: str, available: int) -> int:

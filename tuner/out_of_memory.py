@@ -69,8 +69,8 @@ def shrink(plan: Plan, error: BaseException, watch: Watch, warn: Callable[[str],
         warn: given a warning for people.
 
     Raises:
-        ResourceError: one row a time is too much; or the step cannot be done anew, by this process
-            or with others that do not know of it.
+        ResourceError: one row per forward pass is too much; or the step cannot be done anew, by
+            this process or with others that do not know of it.
     """
     size, step, reason = plan.micro_batch_size, watch.number + 1, first_line(error)
     folder = watch.folder

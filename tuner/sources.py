@@ -101,10 +101,11 @@ def find(name: str, folder: Path, key: str) -> Source:
             return Source(name, path)
         if (path / "config.json").is_file():
             return Source(name, path, whole=True)
+    recipe = ", or a recipe (.yaml), which is run first" if "." in key else ""
     raise RecipeError(
-        f"{key}: {name} is not there",
-        f"no run, adapter or model is in {' or '.join(map(str, places))}",
-        "name a run folder, the folder of an adapter, or a recipe (.yaml), which is run first",
+        f"{key}: there is no run, adapter or model {name}",
+        f"looked in {' and '.join(map(str, places))}",
+        f"name a run folder, or the folder of an adapter or a model{recipe}",
     )
 
 

@@ -43,8 +43,9 @@ def paragraph(name: str, items: Iterable[str]) -> str:
 
 def facts(group: str, values: Mapping[str, Any], every: bool) -> list[str]:
     """The facts that fit on a line; without `every` no counts of zero and no digests."""
+    colon = ":" if group == "gpus" else ""
     return [
-        f"{key} {size(item) if group in ('memory', 'disk') else _fact(key, item)};"
+        f"{key}{colon} {size(item) if group in ('memory', 'disk') else _fact(key, item)};"
         for key, item in values.items()
         if not isinstance(item, list | tuple | Mapping)
         and (every or (item not in (0, "", None) and not _is_digest(item)))
@@ -76,6 +77,11 @@ def value(item: Any) -> str:
     if isinstance(item, Mapping):
         return ", ".join(f"{key}: {value(part)}" for key, part in item.items()) or "-"
     return str(item)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 row`, `1,024 rows`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def size(count: float) -> str:

@@ -70,7 +70,8 @@ def copy(name: str, destination: Path, console: Console) -> None:
     for file in _files(source):
         copies[source.parent / file] = folder / file
     # Recipes share sample files: one that is there already, byte for byte, stays.
-    copies = {origin: target for origin, target in copies.items() if not _same(origin, target)}
+    kept = [str(target) for origin, target in copies.items() if _same(origin, target)]
+    copies = {origin: target for origin, target in copies.items() if str(target) not in kept}
     there = [str(target) for target in copies.values() if target.exists() or target.is_symlink()]
     if there:
         raise RecipeError(
@@ -82,9 +83,11 @@ def copy(name: str, destination: Path, console: Console) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with origin.open("rb") as read, target.open("xb") as written:
             shutil.copyfileobj(read, written)
-    console.event("copied", files=[str(target) for target in copies.values()])
+    console.event("copied", files=[str(target) for target in copies.values()], unchanged=kept)
     for target in copies.values():
         console.text(str(target))
+    for name in kept:
+        console.text(f"{name} (unchanged)")
 
 
 def _named(kind: Kind, name: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tuner.data.examples import Example, ExampleMaker
 from tuner.data.rows import Rows
+from tuner.wording import counted
 
 
 def losses(maker: ExampleMaker) -> dict[str, Any]:
@@ -68,28 +69,31 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
     def some(key: str) -> str:
         return ", ".join(report[key][:10]) + (", ..." if len(report[key]) > 10 else "")
 
+    def many(key: str, noun: str) -> str:
+        return counted(report[key], noun)
+
     report = {"skipped": [], "eval_rows_also_in_train": 0, **report}
     skipped = ", ".join(item["row"] for item in report["skipped"][:10])
     share, most = report["supervised_tokens_cut_share"], report["max_length"]
     texts = {
-        "truncated_rows": f"{report['truncated_rows']} rows truncated to {most} tokens: "
+        "truncated_rows": f"{many('truncated_rows', 'row')} truncated to {most} tokens: "
         f"{share:.1%} of what would be learned is cut (data.long, data.max_length)",
         "rows_cut_while_reading": f"long texts cut on reading: {some('rows_cut_while_reading')}",
-        "dropped_no_answer_left": f"{report['dropped_no_answer_left']} rows dropped: truncation "
+        "dropped_no_answer_left": f"{many('dropped_no_answer_left', 'row')} dropped: truncation "
         "left none of their answer",
-        "eval_dropped_no_answer_left": f"{report['eval_dropped_no_answer_left']} eval rows "
+        "eval_dropped_no_answer_left": f"{many('eval_dropped_no_answer_left', 'eval row')} "
         "dropped: truncation left none of their answer",
-        "split_rows": f"{report['split_rows']} long texts split into {report['split_pieces']} "
+        "split_rows": f"{many('split_rows', 'long text')} split into {report['split_pieces']} "
         f"pieces of at most {most} tokens",
-        "thumbs_down_rows": f"{report['thumbs_down_rows']} rows with a thumbs-down left out: "
+        "thumbs_down_rows": f"{many('thumbs_down_rows', 'row')} with a thumbs-down left out: "
         "disliked answers are not learned",
-        "skipped": f"{len(report['skipped'])} bad rows left out: {skipped}",
-        "blank_rows": f"{report['blank_rows']} blank texts left out",
+        "skipped": f"{counted(len(report['skipped']), 'bad row')} left out: {skipped}",
+        "blank_rows": f"{many('blank_rows', 'blank text')} left out",
         "ignored_columns": f"columns not used: {some('ignored_columns')}",
-        "eval_rows_also_in_train": f"{report['eval_rows_also_in_train']} eval rows also stand in "
-        "train and were taken out",
-        "special_tokens_in_text": f"{report['special_tokens_in_text']} special tokens stand in the "
-        "rows' text and are kept literal (data.special_tokens_in_text)",
+        "eval_rows_also_in_train": "left out of the eval split, as they are in train: "
+        f"{many('eval_rows_also_in_train', 'row')}",
+        "special_tokens_in_text": "special tokens in the rows' text, kept literal "
+        f"(data.special_tokens_in_text): {report['special_tokens_in_text']}",
     }
     return [text for key, text in texts.items() if report[key]]
 

@@ -12,6 +12,7 @@ from tuner.data.examples import MAX_LOST_SHARE, ExampleMaker
 from tuner.data.source import Source
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import DataSection
+from tuner.wording import counted
 
 
 @dataclass
@@ -103,19 +104,22 @@ def base_warnings(report: dict[str, Any]) -> list[str]:
     def some(names: Sequence[str]) -> str:
         return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
+    def many(key: str, noun: str) -> str:
+        return counted(report[key], noun)
+
     most = report["max_length"]
     texts = {
-        "skipped": f"{len(report['skipped'])} bad rows left out: "
+        "skipped": f"{counted(len(report['skipped']), 'bad row')} left out: "
         + some([item["row"] for item in report["skipped"]]),
         "ignored_columns": f"columns not used: {some(report['ignored_columns'])}",
-        "dropped_too_long": f"{report['dropped_too_long']} rows left out: longer than {most} "
+        "dropped_too_long": f"{many('dropped_too_long', 'row')} left out: longer than {most} "
         "tokens, and none is cut",
-        "eval_dropped_too_long": f"{report['eval_dropped_too_long']} eval rows left out: longer "
+        "eval_dropped_too_long": f"{many('eval_dropped_too_long', 'eval row')} left out: longer "
         f"than {most} tokens",
-        "eval_rows_also_in_train": f"{report['eval_rows_also_in_train']} eval rows have a prompt "
-        "that also stands in train and were taken out",
-        "special_tokens_in_text": f"{report['special_tokens_in_text']} special tokens stand in the "
-        "rows' text and are kept literal (data.special_tokens_in_text)",
+        "eval_rows_also_in_train": "left out of the eval split, as their prompts are in train: "
+        f"{many('eval_rows_also_in_train', 'row')}",
+        "special_tokens_in_text": "special tokens in the rows' text, kept literal "
+        f"(data.special_tokens_in_text): {report['special_tokens_in_text']}",
     }
     return [text for key, text in texts.items() if report[key]]
 
