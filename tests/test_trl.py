@@ -103,7 +103,7 @@ def start(made: plan.Plan, moved: bool = False) -> Trained:
 def lend(made: plan.Plan, trained: Trained, folder: Any, stop: Any) -> Lent:
     """The trainer of the first step."""
     watch = Watch(made, folder, stop, lambda step, total, metrics: None)
-    watch.follow(trained.model, training._trainable(trained.model))
+    watch.follow(trained.model, training.trainable(trained.model))
     optimizers = optimizer_and_schedule(watch.parameters, made, made.stages[0])
     lent = TASKS["rlhf"].trainer(made, trained, made.stages[0], 0, watch, optimizers, {})
     assert isinstance(lent, Lent)
@@ -232,8 +232,8 @@ def test_the_gradient_of_a_step_is_the_papers(
         drawn[:] = answers
         return Scores(known := [float(sum(a.response_ids) % 7) for a in answers], {"sum": known})
 
-    trained.aid.judge = judge
-    parameters = training._trainable(trained.model)
+    trained.judge = judge
+    parameters = training.trainable(trained.model)
     wanted = start(made, moved=True)
     with StopRequest() as stop, RunFolder.open(made.output, resume=False) as folder:
         lent = lend(made, trained, folder, stop)
@@ -247,7 +247,7 @@ def test_the_gradient_of_a_step_is_the_papers(
     known = {tuple(prompt.input_ids) for prompt in made.prepared.train}
     assert {answer.prompt_ids for answer in drawn} <= known
     _by_formula(made, wanted.model, groups, algorithm)
-    for name, parameter in training._trainable(wanted.model):
+    for name, parameter in training.trainable(wanted.model):
         torch.testing.assert_close(kept.found[name], parameter.grad, rtol=1e-3, atol=1e-6)
     (line,) = lines(made)
     assert line["reward"] == pytest.approx(sum(sum(a.response_ids) % 7 for a in drawn) / 8)

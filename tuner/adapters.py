@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from peft import LoraConfig, get_peft_model
 
 from tuner import adapter_files, prompt_model, token_rows
 from tuner.adapter_files import WHOLE
 from tuner.errors import ModelError
 from tuner.methods import full, fused_boft, fused_lora, fused_mlp, fused_norm, lora, qat_peft
-from tuner.methods.library import AdaloraOptions
 from tuner.methods.lora import LoraOptions
 from tuner.model import told
 
@@ -121,78 +119,3 @@ def _with_tokens(base: Any, config: Any, plan: Plan) -> Any:
     if plan.head.added and plan.setting.decoder and not plan.method.deep_prompts:
         return prompt_model.PromptClassifier(base, config)
     return get_peft_model(base, config)
-
-
-def penalty(model: Any, plan: Plan) -> Callable[[], torch.Tensor] | None:
-    """What a method adds to the loss of each step: AdaLoRA keeps its factors orthogonal.
-
-    peft adds it to a loss that the model computes itself, which ours does not.
-    """
-    options = plan.recipe.method
-    if not isinstance(options, AdaloraOptions):
-        return None
-    factors = [p for name, p in model.named_parameters() if "lora_A" in name or "lora_B" in name]
-
-    def orthogonality() -> torch.Tensor:
-        parts = []
-        for factor in factors:
-            # A is (rank, inputs), B is (outputs, rank).
-            square = factor @ factor.T if factor.shape[0] < factor.shape[1] else factor.T @ factor
-            parts.append(torch.linalg.norm(square - torch.eye(len(square), device=square.device)))
-        return options.orthogonality * torch.stack(parts).mean()
-
-    return orthogonality
-
-
-def after_update(model: Any, plan: Plan, step: int) -> None:
-    """What a method does after update number `step`: AdaLoRA takes ranks from some modules."""
-    if _adalora(plan):
-        model.base_model.update_and_allocate(step)
-
-
-@torch.no_grad()
-def finish(model: Any, plan: Plan) -> None:
-    """Give a trained model the shape that is saved: AdaLoRA's ranks that were taken away go.
-
-    peft keeps them as rows of zeros until it saves. They add nothing, but a product over fewer
-    rows is rounded in another order, and the last bit of a weight may move a logit by 1e-4.
-    """
-    if not _adalora(plan):
-        return
-    modules = dict(model.get_base_model().named_modules())
-    for name, kept in (model.active_peft_config.rank_pattern or {}).items():
-        path, _, adapter = name.rpartition(".lora_E")
-        module, adapter = modules[path], adapter.removeprefix(".") or model.active_adapter
-        for factors, axis in ((module.lora_A, 0), (module.lora_E, 0), (module.lora_B, 1)):
-            old = factors[adapter]
-            places = torch.tensor(kept, device=old.device).nonzero().flatten()
-            rows = old.index_select(axis, places)
-            factors[adapter] = torch.nn.Parameter(rows, requires_grad=old.requires_grad)
-        module.r[adapter] = sum(kept)
-
-
-def _adalora(plan: Plan) -> bool:
-    return isinstance(plan.recipe.method, AdaloraOptions)
-
-
-def state(model: Any, plan: Plan) -> dict[str, Any]:
-    """What a method knows besides its tensors, for checkpoints."""
-    if not _adalora(plan):
-        return {}
-    allocator = model.base_model.rankallocator
-    return {
-        "ipt": allocator.ipt,
-        "exp_avg_ipt": allocator.exp_avg_ipt,
-        "exp_avg_unc": allocator.exp_avg_unc,
-        "rank_pattern": model.active_peft_config.rank_pattern,
-    }
-
-
-def restore(model: Any, plan: Plan, saved: dict[str, Any]) -> None:
-    """Put back what `state` gave."""
-    if _adalora(plan):
-        allocator = model.base_model.rankallocator
-        allocator.ipt = dict(saved["ipt"])
-        allocator.exp_avg_ipt = dict(saved["exp_avg_ipt"])
-        allocator.exp_avg_unc = dict(saved["exp_avg_unc"])
-        model.active_peft_config.rank_pattern = saved["rank_pattern"]

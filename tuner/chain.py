@@ -139,7 +139,7 @@ def _carry_out(link: Link, stop: StopRequest, console: Console) -> None:
     if link.status == "unfinished":
         arguments.append("--resume")
     log = link.folder.with_name(f"{link.folder.name}.log")
-    code, error = carry_out(arguments, log, link.loaded.name, stop, console)
+    code, error = carry_out(arguments, log, link.loaded.name, stop, console.relay)
     if code:
         raise _failure(link, code, error or {}, log)
     log.unlink(missing_ok=True)

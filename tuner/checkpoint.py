@@ -120,7 +120,7 @@ def save(
         save_file(_storable(named_parameters), staging / MODEL, metadata={"format": "pt"})
         save_file(_storable(tensors), staging / OPTIMIZER)
         write_file(staging / STATE, text.encode())
-    _rotate(folder, keep)
+    rotate(folder, keep)
     return final
 
 
@@ -170,7 +170,7 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
-def _rotate(folder: Path, keep: int) -> None:
+def rotate(folder: Path, keep: int) -> None:
     """Remove our older checkpoints; one with lost or cut files does not count as kept."""
     intact = 0
     for _, path in _steps(folder):

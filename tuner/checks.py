@@ -14,7 +14,7 @@ from tuner.errors import ModelError, RecipeError
 from tuner.heads import HEADS, family
 from tuner.methods import METHODS, Method, lora, qat
 from tuner.methods.full import StagedOptions
-from tuner.methods.library import LayernormOptions
+from tuner.methods.layernorm import LayernormOptions
 from tuner.methods.lora import DoraOptions, LoraOptions
 from tuner.methods.options import TargetedOptions
 from tuner.methods.prompts import MultitaskOptions

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuner import processes
 from tuner.signals import StopRequest
 
-if TYPE_CHECKING:
-    from tuner.console import Console
+Relay = Callable[[str, Mapping[str, Any]], None]
 
 
 def carry_out(
-    arguments: Sequence[str], log_file: Path, name: str, stop: StopRequest, console: Console
+    arguments: Sequence[str], log_file: Path, name: str, stop: StopRequest, relay: Relay
 ) -> tuple[int, dict[str, Any] | None]:
     """Run `tuner ARGUMENTS --json`, relaying what it says.
 
@@ -25,7 +24,7 @@ def carry_out(
         log_file: takes its stderr, behind what is there.
         name: of the run, for what is relayed.
         stop: a signal to us is passed on, and waited for.
-        console: shows its progress and warnings.
+        relay: called with the name and each event that it writes.
 
     Returns:
         Its exit code, and the error that it told.
@@ -43,7 +42,7 @@ def carry_out(
             for line in child.stdout:
                 if not (event := _event(line)):
                     continue
-                console.relay(name, event)
+                relay(name, event)
                 error = event.get("error", error)
             code = child.wait()
         except BaseException:

@@ -15,15 +15,13 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tuner import __version__, proof_limits, wording
+from tuner import wording
 from tuner.redact import redact
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from tuner.errors import TunerError
-    from tuner.plan import Plan
-    from tuner.recipe_load import LoadedRecipe
 
 _LINE_SECONDS = 10.0
 # A word that may go on: access tokens are made of such characters.
@@ -127,29 +125,6 @@ class Console:
         if not (self.json or self.quiet or self.muted):
             _write(self._out, redact(text))
 
-    def header(self, loaded: LoadedRecipe) -> None:
-        """What is about to happen, with which recipe."""
-        self.text(f"tuner {__version__}  {loaded.verb}  {loaded.path} ({loaded.sha256[:12]})")
-
-    def plan(self, plan: Plan) -> None:
-        """The plan: facts, each value with its origin, warnings."""
-        self.event("plan", plan=plan.as_dict())
-        for name, facts in plan.facts.items():
-            self.text(wording.paragraph(name, wording.facts(name, facts, self.verbose)))
-        values = {
-            key: (wording.value(item.value), item.origin) for key, item in plan.values.items()
-        }
-        shown = {key: pair for key, pair in values.items() if self.verbose or pair[1] != "default"}
-        self.text()
-        self.table(("key", "value", "from"), [(key, *pair) for key, pair in shown.items()])
-        rest = [f"{key}={pair[0]}" for key, pair in values.items() if key not in shown]
-        if rest:
-            set_ones = [item for item in rest if not item.endswith("=-")]
-            self.text(wording.paragraph("by default", set_ones))
-        self.text(f"\nrun folder  {plan.output}")
-        for warning in plan.warnings:
-            self.warn(warning)
-
     def phase(self, name: str) -> None:
         """The next step of the run begins."""
         self._last_line = (time.monotonic(), 0.0)
@@ -244,16 +219,6 @@ class Console:
         self.table(head, rows)
         for note in notes:
             self.text(note)
-
-    def artefacts(self, artefacts: Iterable[Mapping[str, Any]]) -> None:
-        """What was written, each with its size, what was proven of it, and what it loses."""
-        for artefact in artefacts:
-            self.event("artefact", **artefact)
-            size = wording.size(int(artefact.get("bytes", 0)))
-            words = proof_limits.verdict(artefact)
-            self.text(f"  {artefact.get('kind', '')}  {artefact.get('path', '')}  {size}  {words}")
-            if losing := proof_limits.warning(artefact):
-                self.warn(losing)
 
     def done(self, record: Mapping[str, Any]) -> None:
         """The closing line, shown even when quiet."""

@@ -1,8 +1,8 @@
 """llama.cpp's converter from transformers to GGUF: where it is kept, and how it gets there.
 
 It is part of llama.cpp's own sources, which llama-cpp-python has in its source distribution.
-`python -m tuner.converter` lets pip download that, which checks its sha256, and keeps the
-converter's files in the cache: the environment may be read-only.
+`fetch` lets pip download that, which checks its sha256, and keeps the converter's files in the
+cache: the environment may be read-only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tuner import processes
 from tuner.base import cache_folder
-from tuner.errors import IntegrityError, ModelError, ResourceError, TunerError
+from tuner.errors import IntegrityError, ModelError, ResourceError
 
 VERSION = "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
@@ -41,7 +41,7 @@ def is_there() -> bool:
 def command(*arguments: str) -> str:
     """Return the command that puts it there."""
     # Safe paths: a file of the current folder must not be taken for one of our modules.
-    return shlex.join([sys.executable, "-P", "-m", "tuner.converter", *arguments])
+    return shlex.join([sys.executable, "-P", "-m", "tuner.commands.converter", *arguments])
 
 
 def require() -> None:
@@ -138,20 +138,3 @@ def _unpack(archive: Path, place: Path) -> None:
             file = place / name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content.read())
-
-
-def main() -> None:
-    """The command: `python -m tuner.converter [ARCHIVE]`."""
-    from tuner.console import Console
-
-    console = Console()
-    try:
-        place = fetch(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
-    except TunerError as error:
-        console.error(error)
-        sys.exit(error.exit_code)
-    console.text(f"llama.cpp's converter is in {place}")
-
-
-if __name__ == "__main__":
-    main()

@@ -18,14 +18,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tuner import processes, ranks, threads
 from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
 from tuner.signals import StopRequest
-
-if TYPE_CHECKING:
-    from tuner.plan import Plan
 
 # Set for the processes that a parent of ours has started.
 LAUNCHED = "TUNER_LAUNCHED"
@@ -51,28 +47,32 @@ class Group:
     cpu: bool
 
     @classmethod
-    def of(cls, plan: Plan) -> Group | None:
-        """What has to be started for a plan; None where it runs in this very process.
+    def of(cls, devices: int, nodes: int, cpu: bool) -> Group | None:
+        """Return what has to be started; None where a run needs this very process only.
+
+        Args:
+            devices: processes per machine.
+            nodes: machines.
+            cpu: whether the processes share the processors.
 
         Raises:
-            RecipeError: several nodes are planned, and nobody says where they meet.
+            RecipeError: there are several machines, and nothing says where they meet.
         """
-        devices = plan.devices
-        if devices.world == ranks.place().world:
+        if devices * nodes == ranks.place().world:
             return None
-        if devices.nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        if nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             raise RecipeError(
-                f"run.nodes: {devices.nodes}, and nobody says where the nodes meet",
+                f"run.nodes: {nodes}, and nobody says where the nodes meet",
                 "MASTER_ADDR and MASTER_PORT are not set",
                 "set them, and NODE_RANK from 0 on each node, or start with srun or torchrun",
             )
         node = int(os.environ.get("NODE_RANK", os.environ.get("SLURM_NODEID", "0")))
-        if node >= devices.nodes:
+        if node >= nodes:
             raise RecipeError(
-                f"this is node {node}, and run.nodes: {devices.nodes} counts from 0",
+                f"this is node {node}, and run.nodes: {nodes} counts from 0",
                 fix="set NODE_RANK and run.nodes to what is started",
             )
-        return cls(devices.per_node, devices.nodes, node, plan.device == "cpu")
+        return cls(devices, nodes, node, cpu)
 
     def environment(self, number: int, port: int) -> dict[str, str]:
         """The variables of the process `number` of this machine."""

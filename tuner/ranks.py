@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tuner.errors import Interrupted, RecipeError, ResourceError, TrainingError, TunerError
 
 if TYPE_CHECKING:
-    from tuner.plan import Plan
+    pass
 
 Item = TypeVar("Item")
 Seen = TypeVar("Seen")
@@ -82,23 +82,29 @@ def meet() -> None:
     _store = PrefixStore("tuner", store)
 
 
-def join(plan: Plan) -> None:
-    """Make the process group of a plan, and check that every rank has the same plan.
+def join(world: int, device: str, timeout: float, identity: Mapping[str, Any]) -> None:
+    """Make the process group of a run, and check that every rank has the same plan.
+
+    Args:
+        world: processes that the plan counts on.
+        device: cpu or cuda.
+        timeout: seconds that a rank waits for the others.
+        identity: what the run depends on.
 
     Raises:
         ResourceError: there are not as many processes as the plan counts on.
         RecipeError: another rank has read another recipe or other rows.
     """
     here = place()
-    if here.world != plan.devices.world:
-        raise wrong_world(plan.devices.world, here.world)
+    if here.world != world:
+        raise wrong_world(world, here.world)
     if here.world == 1:
         return
     import torch
     from torch.distributed.distributed_c10d import PrefixStore
 
     meet()
-    cuda = plan.device == "cuda"
+    cuda = device == "cuda"
     if cuda:
         torch.cuda.set_device(here.local_rank)
     torch.distributed.init_process_group(
@@ -107,10 +113,10 @@ def join(plan: Plan) -> None:
         store=PrefixStore("group", _store),
         rank=here.rank,
         world_size=here.world,
-        timeout=datetime.timedelta(seconds=plan.recipe.run.timeout),
+        timeout=datetime.timedelta(seconds=timeout),
     )
-    identity = json.dumps(plan.identity(), sort_keys=True)
-    if not same(hashlib.sha256(identity.encode()).hexdigest()):
+    agreed = json.dumps(identity, sort_keys=True)
+    if not same(hashlib.sha256(agreed.encode()).hexdigest()):
         raise RecipeError(
             "the processes of this run do not have the same recipe, base or rows",
             f"each makes its own plan, and that of rank {here.rank} or of another differs",
@@ -277,20 +283,20 @@ def one_failure() -> Iterator[None]:
     except Told:
         raise
     except BaseException as error:
-        first = _first(error)
+        first = first_failure(error, _store, place().rank)
         if first is None:
             raise
         raise first from error
 
 
-def _first(error: BaseException) -> TunerError | None:
+def first_failure(error: BaseException, store: Any, rank: int) -> TunerError | None:
     """What to raise in place of `error`; None where it came first itself."""
-    if _store is None or isinstance(error, SystemExit):
+    if store is None or isinstance(error, SystemExit):
         return None
     own = _as_error(error)
-    text = json.dumps({**own.as_dict(), "rank": place().rank})
+    text = json.dumps({**own.as_dict(), "rank": rank})
     try:
-        said = _store.compare_set(_FAILURE, "", text).decode()
+        said = store.compare_set(_FAILURE, "", text).decode()
     except Exception:
         # Rank 0, which keeps the store, has ended before us: with an error of its own.
         return Told(own.as_dict())

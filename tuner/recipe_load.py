@@ -103,11 +103,11 @@ def load(
     Raises:
         RecipeError: with every problem found, each with file, line and key.
     """
-    draft = _read(path, overrides, output)
+    draft = read(path, overrides, output)
     tree, source = draft.tree, draft.source
     asked, problems = verb, list(draft.problems)
-    verb, problem = _settle_verb(tree, verb, source)
-    recipe, found = _validate(tree, source)
+    verb, problem = settle_verb(tree, verb, source)
+    recipe, found = validate(tree, source)
     problems += found
     if asked and tree.get("compare") is not None:
         problem = for_comparison(draft.file, source.place(("compare",)))
@@ -116,7 +116,7 @@ def load(
     if problem:
         problems += problem.problems
     if recipe is None or problems:
-        raise _refused(draft.file, problems)
+        raise refused(draft.file, problems)
     return draft.loaded(recipe, verb, source)
 
 
@@ -133,28 +133,28 @@ def load_comparison(
     Raises:
         RecipeError: with every problem found; those of one method begin with its name.
     """
-    draft = _read(path, overrides, output)
+    draft = read(path, overrides, output)
     if draft.tree.get("compare") is None:
         raise RecipeError(
             f"{draft.file} has no section compare",
             "it names the methods to compare",
             "add, for example: compare: {methods: [{name: lora}, {name: prefix}]}",
         )
-    shared, problems = _validate(draft.tree, draft.source)
+    shared, problems = validate(draft.tree, draft.source)
     problems = [*draft.problems, *problems]
     if draft.tree.get("method") is not None:
         place = draft.source.place(("method",))
         problems.append(f"{place}: method: the methods of a comparison stand in compare.methods")
     runs: dict[str, LoadedRecipe] = {}
     for name, tree, source in compare_recipe.trees(draft.tree, draft.source, shared):
-        recipe, found = _validate(tree, source)
+        recipe, found = validate(tree, source)
         problems += [f"{name}: {line}" for line in found if line not in problems]
         if recipe is not None:
             runs[name] = draft.loaded(recipe, "sft", source)
     if shared is not None and shared.compare is not None:
         problems += compare_recipe.unknown_rates(shared.compare, draft.tree, draft.source)
     if shared is None or problems:
-        raise _refused(draft.file, problems)
+        raise refused(draft.file, problems)
     return LoadedComparison(draft.loaded(shared, "compare", draft.source), runs)
 
 
@@ -165,7 +165,7 @@ def for_comparison(file: Path, place: str) -> RecipeError:
     return RecipeError(what, place, fix, problems=[f"{place}: {what}"])
 
 
-def _read(path: Path, overrides: Sequence[str], output: str | None) -> _Draft:
+def read(path: Path, overrides: Sequence[str], output: str | None) -> _Draft:
     """The file with the flags on top of it, not yet validated."""
     file = recipe_source.find(path)
     content = recipe_source.read(file)
@@ -180,14 +180,14 @@ def _read(path: Path, overrides: Sequence[str], output: str | None) -> _Draft:
     return _Draft(file, hashlib.sha256(content).hexdigest(), tree, source, problems)
 
 
-def _validate(tree: dict[str, Any], source: Source) -> tuple[Recipe | None, list[str]]:
+def validate(tree: dict[str, Any], source: Source) -> tuple[Recipe | None, list[str]]:
     try:
         return Recipe.model_validate(tree), []
     except ValidationError as error:
         return None, explain(error, tree, source)
 
 
-def _refused(file: Path, problems: Sequence[str]) -> RecipeError:
+def refused(file: Path, problems: Sequence[str]) -> RecipeError:
     count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
     return RecipeError(f"{file} has {count}", fix=FIX, problems=[redact(line) for line in problems])
 
@@ -296,7 +296,7 @@ def _absolute(value: Any, folder: Path) -> Any:
     return value
 
 
-def _settle_verb(
+def settle_verb(
     tree: dict[str, Any], verb: str | None, source: Source
 ) -> tuple[str, RecipeError | None]:
     """The verb, with the method it implies put in; and what is wrong with the two together."""

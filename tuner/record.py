@@ -283,7 +283,7 @@ def refuse_foreign(path: Path) -> None:
     entries = {entry.name for entry in path.iterdir()}
     if RUN in entries:
         try:
-            foreign = not _is_ours(json.loads((path / RUN).read_bytes()))
+            foreign = not is_ours(json.loads((path / RUN).read_bytes()))
         except (ValueError, RecursionError):
             foreign = False
     else:
@@ -297,7 +297,7 @@ def refuse_foreign(path: Path) -> None:
         )
 
 
-def _is_ours(record: object) -> bool:
+def is_ours(record: object) -> bool:
     return isinstance(record, dict) and {"format", "tuner", "status"} <= record.keys()
 
 
@@ -306,9 +306,9 @@ def read_record(path: Path) -> dict[str, Any]:
     detail = f"{RUN} is not the record of a run"
     try:
         record = json.loads((path / RUN).read_bytes())
-        if _is_ours(record) and record["format"] == FORMAT:
+        if is_ours(record) and record["format"] == FORMAT:
             return dict(record)
-        if _is_ours(record):
+        if is_ours(record):
             detail = (
                 f"{RUN} has format {record['format']!r}, written by tuner {record['tuner']}; "
                 f"tuner {__version__} reads format {FORMAT}"

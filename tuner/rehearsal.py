@@ -40,7 +40,6 @@ from tuner.rates import Rate
 from tuner.record import METRICS, RunFolder
 from tuner.rehearsal_plan import short_of
 from tuner.signals import StopRequest
-from tuner.tasks import TASKS
 
 if TYPE_CHECKING:
     from tuner.checkpoint import Checkpoint
@@ -88,7 +87,7 @@ def rehearse(plan: Plan, console: Console) -> Rehearsal | None:
         TunerError: what would stop the run stops its rehearsal, with the same exit code.
         IntegrityError: a step from a checkpoint is not the step of the run that never stopped.
     """
-    ranks.join(plan)
+    ranks.join(plan.devices.world, plan.device, plan.recipe.run.timeout, plan.identity())
     try:
         with (
             StopRequest() as stop,
@@ -167,9 +166,9 @@ def _score(plan: Plan, trained: training.Trained, clock: provenance.Clock, conso
     rows = len(evaluate.rows(plan)) if plan.recipe.eval.enabled else 0
     if rows:
         console.phase(f"rehearsal: scoring {rows} held-out rows")
-        TASKS[plan.task].score(plan, trained, console.tick)
+        evaluate.score(plan, trained.model, console.tick, trained.judge)
     clock.lap("score")
-    TASKS[plan.task].samples(plan, trained)
+    evaluate.samples(plan, trained.model)
     clock.lap("samples")
     return rows
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from tuner import (
     heap,
     machine,
     model,
+    proof_limits,
     provenance,
     ranks,
     rates,
@@ -23,6 +25,7 @@ from tuner import (
     resumption,
     run_log,
     training,
+    wording,
 )
 from tuner.errors import IntegrityError
 from tuner.export import made
@@ -56,7 +59,7 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
     Raises:
         TunerError: with the exit code; the same object stands in `run.json`.
     """
-    ranks.join(plan)
+    ranks.join(plan.devices.world, plan.device, plan.recipe.run.timeout, plan.identity())
     with StopRequest() as stop:
         folder, resumed, skipped = _open(plan, resume)
         with folder, run_log.log_to(run_log.file_in(folder.path)), ranks.one_failure():
@@ -129,8 +132,8 @@ def _run(
     first_answers = folder.record.get("samples")
     scored = _scoring(plan)
     if first_answers is None or folder.record.get("scored") != scored:
-        scores["before"] = _score(plan, trained, console, "before training")
-        first_answers = TASKS[plan.task].samples(plan, trained)
+        scores["before"] = score(plan, trained, console, "before training")
+        first_answers = evaluate.samples(plan, trained.model)
         folder.update(
             scores=scores,
             samples=first_answers,
@@ -143,7 +146,7 @@ def _run(
 
     def between(number: int) -> None:
         if f"stage_{number}" not in scores:
-            scores[f"stage_{number}"] = _score(plan, trained, console, f"after stage {number}")
+            scores[f"stage_{number}"] = score(plan, trained, console, f"after stage {number}")
             folder.update(scores=scores)
 
     console.phase(f"training {plan.steps} steps")
@@ -156,11 +159,11 @@ def _run(
     heap.give_back()
     clock.lap("train")
 
-    scores["after"] = _score(plan, trained, console, "after training")
-    last_answers = TASKS[plan.task].samples(plan, trained)
+    scores["after"] = score(plan, trained, console, "after training")
+    last_answers = evaluate.samples(plan, trained.model)
     if plan.qat:
         with qat_peft.plain(trained.model):
-            scores["unquantized"] = _score(plan, trained, console, "without quantization")
+            scores["unquantized"] = score(plan, trained, console, "without quantization")
     clock.lap("score_after")
     main = ranks.place().main
     whole = training.gather(plan, trained)
@@ -171,12 +174,12 @@ def _run(
         {**first, "after": last["answer"]}
         for first, last in zip(first_answers, last_answers, strict=True)
     ]
-    _finish(whole, folder, console, trained, clock, scores, samples)
-    _remember(plan, folder)
+    finish(whole, folder, console, trained, clock, scores, samples)
+    remember(plan, folder)
     return folder.record
 
 
-def _finish(
+def finish(
     plan: Plan,
     folder: RunFolder,
     console: Console,
@@ -195,7 +198,7 @@ def _finish(
     folder.update(scores=scores)
     artefacts = write_artefacts(plan, trained, folder.record["base_fingerprint"], console)
     clock.lap("export")
-    console.artefacts(artefacts)
+    show_artefacts(artefacts, console)
 
     folder.finish(
         scores=scores,
@@ -236,7 +239,18 @@ def write_artefacts(
     return sorted(artefacts, key=lambda artefact: plan.formats.index(artefact["kind"]))
 
 
-def _remember(plan: Plan, folder: RunFolder) -> None:
+def show_artefacts(artefacts: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """Show what was written, each with its size, what was proven of it, and what it loses."""
+    for artefact in artefacts:
+        console.event("artefact", **artefact)
+        size = wording.size(int(artefact.get("bytes", 0)))
+        words = proof_limits.verdict(artefact)
+        console.text(f"  {artefact.get('kind', '')}  {artefact.get('path', '')}  {size}  {words}")
+        if losing := proof_limits.warning(artefact):
+            console.warn(losing)
+
+
+def remember(plan: Plan, folder: RunFolder) -> None:
     """Keep how fast the run was, for the plans of later ones."""
     lines = (folder.path / METRICS).read_text("utf-8").splitlines()
     rate = rates.of_run(plan, folder.record, [json.loads(line) for line in lines])
@@ -261,12 +275,12 @@ def _scoring(plan: Plan) -> dict[str, Any]:
     return dict(json.loads(json.dumps(values)))
 
 
-def _score(plan: Plan, trained: training.Trained, console: Console, when: str) -> dict[str, float]:
+def score(plan: Plan, trained: training.Trained, console: Console, when: str) -> dict[str, float]:
     rows = evaluate.rows(plan)
     if not plan.recipe.eval.enabled or not rows:
         return {}
     console.phase(f"scoring {len(rows)} held-out rows {when}")
-    scores = TASKS[plan.task].score(plan, trained, console.tick)
+    scores = evaluate.score(plan, trained.model, console.tick, trained.judge)
     # What scoring freed has other sizes than what training needs.
     heap.give_back()
     return scores

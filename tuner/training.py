@@ -36,7 +36,7 @@ class Trained:
         model: what is trained; replaced by the merged model when that is exported.
         start: sha256 of every tensor that any stage trains, before the first step.
         start_state: the adapter's tensors before the first step, where the export needs them.
-        aid: what the task keeps beside the model (see `tasks.Task.prepare`).
+        judge: scores answers, where a policy learns from rewards.
         scores: of the held-out rows, before and after; the card beside an artefact says them.
         unmoved: names of trained tensors that are still where they started.
     """
@@ -45,7 +45,7 @@ class Trained:
     start: dict[str, str]
     start_state: dict[str, torch.Tensor] = field(default_factory=dict)
     unmoved: list[str] = field(default_factory=list)
-    aid: Any = None
+    judge: Any = None
     scores: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -56,17 +56,17 @@ def start(plan: Plan, base: Any) -> Trained:
         base.float()
     torch.manual_seed(plan.recipe.run.seed)
     model = adapters.build(base, plan, plan.prepared.train)
-    aid = TASKS[plan.task].prepare(plan, model)
+    judge = TASKS[plan.task].prepare(plan, model)
     model.config.use_cache = False
     if plan.gradient_checkpointing:
         model.enable_input_require_grads()
     digests: dict[str, str] = {}
     for stage in plan.stages:
-        _set_stage(plan, model, stage)
-        for name, parameter in _trainable(model):
+        set_stage(plan, model, stage)
+        for name, parameter in trainable(model):
             digests.setdefault(name, ranks.digest(parameter))
-    ranks.check_replicas(_trainable(model), "at the start")
-    _set_stage(plan, model, plan.stages[0])
+    ranks.check_replicas(trainable(model), "at the start")
+    set_stage(plan, model, plan.stages[0])
     state: dict[str, torch.Tensor] = {}
     if lora.moves_base(plan.recipe.method):
         from peft import get_peft_model_state_dict
@@ -74,7 +74,7 @@ def start(plan: Plan, base: Any) -> Trained:
         state = {k: v.detach().clone() for k, v in get_peft_model_state_dict(model).items()}
     if plan.devices.sharded:
         sharding.shard(plan, model)
-    return Trained(model, digests, state, aid=aid)
+    return Trained(model, digests, state, judge=judge)
 
 
 def train(
@@ -110,13 +110,13 @@ def train(
     watch = Watch(plan, folder, stop, progress, tell)
     done = resumed.step if resumed else 0
     for number, stage in enumerate(plan.stages):
-        _set_stage(plan, trained.model, stage)
-        watch.follow(trained.model, _trainable(trained.model))
+        set_stage(plan, trained.model, stage)
+        watch.follow(trained.model, trainable(trained.model))
         in_stage = resumed is not None and resumed.state["stage"] == number
         if done >= stage.stop:
             if resumed is not None and in_stage:
                 checkpoint.restore_tensors(resumed, dict(watch.parameters))
-                adapters.restore(trained.model, plan, resumed.state["method"])
+                plan.method.hooks.restore(trained.model, resumed.state["method"])
                 if number < len(plan.stages) - 1:
                     between(number + 1)
             continue
@@ -124,7 +124,7 @@ def train(
         if resumed is not None and in_stage:
             checkpoint.restore(resumed, dict(watch.parameters), *optimizers)
             watch.resume(resumed.state["window"])
-            adapters.restore(trained.model, plan, resumed.state["method"])
+            plan.method.hooks.restore(trained.model, resumed.state["method"])
         task_state = resumed.state["task"] if resumed is not None and in_stage else {}
         first = max(done, stage.start)
         with stop.deferred():
@@ -135,13 +135,14 @@ def train(
             between(number + 1)
     trained.model.zero_grad(set_to_none=True)
     trained.unmoved = _unmoved(trained)
-    adapters.finish(trained.model, plan)
+    with torch.no_grad():
+        plan.method.hooks.finish(trained.model)
 
 
 def gather(plan: Plan, trained: Trained) -> Plan:
     """Put the model back into one piece, for rank 0 alone; the plan to export it by."""
     if plan.devices.sharded and ranks.place().main:
-        plan, trained.model = sharding.whole(plan, _trainable(trained.model))
+        plan, trained.model = sharding.whole(plan, trainable(trained.model))
     return plan
 
 
@@ -207,12 +208,12 @@ def _carry_out(
         out_of_memory.let_go(trained.model)
 
 
-def _set_stage(plan: Plan, model: Any, stage: Stage) -> None:
+def set_stage(plan: Plan, model: Any, stage: Stage) -> None:
     if not plan.method.adapter:
         full.set_trainable(model, stage.train)
 
 
-def _trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
+def trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 

@@ -27,9 +27,9 @@ def inspect(
     verbose: Verbose = False,
 ) -> None:
     """What is in an adapter: size and rank of its updates, what never moved."""
-    from tuner.commands import inspect as command
+    from tuner.commands import inspect as inspect_command
 
-    command.show(path, console(json, False, verbose))
+    inspect_command.show(path, console(json, False, verbose))
 
 
 def export(
@@ -79,15 +79,15 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Write a finished run in other formats, each proven equal before it is named."""
-    from tuner.commands import export as command
+    from tuner.commands import export as export_command
 
     where = console(json, quiet, verbose)
     if list_formats:
-        command.list_formats(where)
+        export_command.list_formats(where)
         return
     given = (run, formats or (), output, base, force_base, onto, max_kl, portable)
     several = (adapters, weights, combination, density, check)
-    command.export(command.Request(*given, *several), where)
+    export_command.export(export_command.Request(*given, *several), where)
 
 
 def verify(
@@ -99,9 +99,9 @@ def verify(
     json: Json = False,
 ) -> None:
     """Whether an artefact is still what was proven when it was written."""
-    from tuner.commands import export as command
+    from tuner.commands import export as export_command
 
-    command.verify(path, base, force_base, console(json))
+    export_command.verify(path, base, force_base, console(json))
 
 
 def chat(
@@ -132,11 +132,11 @@ def chat(
 ) -> None:
     """Talk to a run, or to a base with adapters; reads questions from a pipe, too."""
     from tuner.chat import Settings
-    from tuner.commands import chat as command
+    from tuner.commands import chat as chat_command
 
     settings = Settings(max_new_tokens, temperature, top_k, top_p)
     given = (run, base, adapter or (), system, settings, seed, force_base)
-    command.chat(command.Request(*given), console(json))
+    chat_command.chat(chat_command.Request(*given), console(json))
 
 
 def serve(
@@ -183,9 +183,9 @@ def serve(
     verbose: Verbose = False,
 ) -> None:
     """Serve runs, each a model name on one base, by OpenAI's protocol."""
-    from tuner.commands import serve as command
+    from tuner.commands import serve as serve_command
     from tuner.serve.desk import Limits
 
     limits = Limits(max_queue, max_new_tokens, max_request_bytes, time_limit, temperature)
     given = (runs or (), base, adapter or (), host, port, api_key, limits, allow_anyone, force_base)
-    command.serve(command.Request(*given), console(json, quiet, verbose))
+    serve_command.serve(serve_command.Request(*given), console(json, quiet, verbose))

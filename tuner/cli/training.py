@@ -108,11 +108,11 @@ def compare(
     verbose: Verbose = False,
 ) -> None:
     """Train several methods on the same data at equal budget; one table, one plot."""
-    from tuner.commands import compare as command
+    from tuner.commands import compare as compare_command
 
     where = console(json, quiet, verbose)
     named = one_recipe("compare", recipe, option)
-    command.compare(named, overrides or (), output, resume, dry_run, where)
+    compare_command.compare(named, overrides or (), output, resume, dry_run, where)
 
 
 def sweep(
@@ -150,9 +150,9 @@ def sweep(
     verbose: Verbose = False,
 ) -> None:
     """Run a recipe with every combination of some values, by Ray Tune; the best first."""
-    from tuner.commands import sweep as command
+    from tuner.commands import sweep as sweep_command
 
     _refuse_unknown(verb)
     named = one_recipe("sweep", recipe, option)
     given = (named, verb, overrides or (), output, metric, address, cpus, gpus, dry_run)
-    command.sweep(command.Request(*given), console(json, quiet, verbose))
+    sweep_command.sweep(sweep_command.Request(*given), console(json, quiet, verbose))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import machine, recipe_load, runs, wording
-from tuner.commands import train
+from tuner.commands import show_plan, train
 from tuner.console import Console
 from tuner.recipe_load import LoadedRecipe
 
@@ -31,7 +31,7 @@ def compare(
         TunerError: what stops a plan; after all runs, with the exit code of the first that failed.
     """
     loaded = recipe_load.load_comparison(Path(recipe), overrides, output)
-    console.header(loaded.shared)
+    show_plan.header(loaded.shared, console)
     folder = _folder(loaded.shared, resume)
     # A wrong recipe is told before the libraries that a plan needs are imported.
     from tuner.compare import plans

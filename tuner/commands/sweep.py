@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner import __version__, chain, machine, packages, runs
+from tuner.commands import show_plan
 from tuner.commands.train import RUNS
 from tuner.disk import make_folder, resource_error, write_json
 from tuner.errors import Interrupted, ModelError, RecipeError
@@ -65,7 +66,7 @@ def sweep(request: Request, console: Console) -> None:
     first = trials[0].loaded
     root = Path(os.path.abspath(request.output or RUNS / f"{first.name}-sweep"))
     _refuse_metric(request.metric)
-    console.header(first)
+    show_plan.header(first, console)
     _refuse_chains(trials, root)
     waiting = [each for each in trials if not table.finished(each, root / "trials" / each.name)]
     console.event("trials", items=[{"name": t.name, "values": dict(t.values)} for t in trials])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import launch, machine, ranks, recipe_history, recipe_load, startup
+from tuner.commands import show_plan
 from tuner.console import Console
 from tuner.errors import RecipeError
 from tuner.recipe_load import LoadedRecipe
@@ -86,7 +87,9 @@ def train(
         if mode is Mode.PLAN:
             return
         console.muted = not ranks.place().main
-        if group := launch.Group.of(plan):
+        if group := launch.Group.of(
+            plan.devices.per_node, plan.devices.nodes, plan.device == "cpu"
+        ):
             arguments = [plan.verb, "--recipe", recipe, *_options(overrides, plan.output, resume)]
             arguments += ["--rehearse"] if mode is Mode.REHEARSE else []
             launch.carry_out(group, [*arguments, *console.options()])
@@ -142,7 +145,7 @@ def make_plan(
         ranks.meet()
     # The parent of this process, or its rank 0, has shown the plan.
     console.muted = launch.LAUNCHED in os.environ or not ranks.place().main
-    console.header(loaded)
+    show_plan.header(loaded, console)
     folder = run_folder(loaded, resume)
     if resume:
         loaded = as_begun(loaded, folder)
@@ -169,7 +172,7 @@ def make_plan(
         _check_resumption(plan, console)
     if there and not resume:
         plan.warnings.append(f"{folder} already holds a run: a new one there would be refused")
-    console.plan(plan)
+    show_plan.plan(plan, console)
     return plan
 
 
@@ -223,7 +226,7 @@ def _stages(
         console.phase(f"stage {number} of {len(found) + 1}: {link.name} ({link.status})")
         made = plans.make(link.loaded, present, output=link.folder, note=console.note)
         made.facts.update(costs.facts(made, present))
-        console.plan(made)
+        show_plan.plan(made, console)
     if found:
         console.phase(f"stage {len(found) + 1} of {len(found) + 1}: {loaded.name}")
     return {link.name: link.source() for link in found}

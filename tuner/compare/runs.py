@@ -63,7 +63,7 @@ def run(
                     output / "logs" / f"{entry.name}.log",
                     entry.name,
                     stop,
-                    console,
+                    console.relay,
                 )
                 folder.write(collect(folder, entries, outcomes, head, status))
             status = "failed" if any(code for code, _ in outcomes.values()) else "done"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner import ranks
-from tuner.evaluate import generation, likelihood, policy, preference
+from tuner.evaluate import generation, implicit, likelihood, policy, preference
 
 if TYPE_CHECKING:
     from tuner.data.prepare import EvalRow
@@ -69,16 +69,26 @@ def rows(plan: Plan) -> list[EvalRow]:
 
 @torch.no_grad()
 def score(
-    plan: Plan, model: Any, tick: Callable[[int, int], None] = lambda done, total: None
+    plan: Plan,
+    model: Any,
+    tick: Callable[[int, int], None] = lambda done, total: None,
+    judge: policy.Judge | None = None,
 ) -> dict[str, float]:
     """Every metric of the plan on the held-out rows, as flat name -> number.
 
     Args:
         plan: says which metrics and rows.
         model: the live model; left in the mode it was in.
-        tick: told (rows done, rows in all).
+        tick: called with (rows done, rows in all).
+        judge: the rewards of a policy that samples answers.
     """
     observed: Sequence[Any]
+    if plan.task == "rlhf" and not plan.rlhf.draws:
+        return values(plan.metrics, implicit.observe(plan, model, tick))
+    if plan.task == "rlhf":
+        assert judge is not None
+        earned = policy.observe(plan, model, judge, tick)
+        return values(plan.metrics, earned) | policy.parts(earned)
     with _evaluating(model):
         if plan.task == "reward":
             held_out = plan.prepared.eval[: plan.recipe.eval.max_rows]
@@ -126,7 +136,10 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 
 def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
-    """Greedy answers to the first held-out prompts: prompt, reference, answer."""
+    """Return greedy answers to the first held-out prompts: prompt, reference, answer."""
+    if plan.task == "rlhf":
+        of_policy = policy.samples if plan.rlhf.draws else implicit.samples
+        return of_policy(plan, model)
     chosen = plan.prepared.eval[: plan.recipe.eval.samples]
     if plan.task == "reward":
         with _evaluating(model):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner import policy, ranks
-from tuner.rewards.response import Response
+from tuner.rewards.response import Response, Scores
 
 if TYPE_CHECKING:
     from tuner.plan import Plan
-    from tuner.training import Trained
 
+Judge = Callable[[Sequence[Response]], Scores]
 ROWS_PER_BATCH = 16
 # Other draws than those of any step, and the same before and after.
 _DRAW = -1
@@ -69,25 +69,24 @@ def ended_share(earned: Sequence[Earned]) -> float | None:
 
 
 @torch.no_grad()
-def observe(
-    plan: Plan, trained: Trained, tick: Callable[[int, int], None] = lambda done, total: None
-) -> list[Earned]:
+def observe(plan: Plan, model: Any, judge: Judge, tick: Callable[[int, int], None]) -> list[Earned]:
     """Draw and judge an answer to every held-out prompt, the same draws whenever it is asked.
 
     Args:
         plan: has the prompts.
-        trained: the policy and its rewards.
+        model: the policy.
+        judge: its rewards.
         tick: told (prompts done, prompts in all).
     """
     prompts = plan.prepared.eval[: plan.recipe.eval.max_rows]
-    trained.model.eval()
+    model.eval()
 
     def observe_batches(
         starts: Sequence[int], told: Callable[[int, int], None]
     ) -> list[list[Earned]]:
         found = []
         for first in starts:
-            found.append(_earned(plan, trained, prompts, first))
+            found.append(_earned(plan, model, judge, prompts, first))
             told(len(found), len(starts))
         return found
 
@@ -100,15 +99,17 @@ def observe(
     return [item for batch in of_all for item in batch]
 
 
-def _earned(plan: Plan, trained: Trained, prompts: Sequence[Any], first: int) -> list[Earned]:
+def _earned(
+    plan: Plan, model: Any, judge: Judge, prompts: Sequence[Any], first: int
+) -> list[Earned]:
     """Draw and judge answers to one batch of prompts, which begins at `first`."""
-    model, chosen = trained.model, prompts[first : first + ROWS_PER_BATCH]
+    chosen = prompts[first : first + ROWS_PER_BATCH]
     answers = policy.draw(plan, model, chosen, plan.step_seed(_DRAW) - first)
     lengths = [len(answer.response_ids) for answer in answers]
     now, _, _ = policy.token_scores(plan, model, answers)
     with policy.reference(model):
         start, _, _ = policy.token_scores(plan, model, answers)
-    scores = trained.aid.judge(answers)
+    scores = judge(answers)
     moved = (now - start).double().split(lengths)
     result = []
     for number, answer in enumerate(answers):
@@ -127,13 +128,13 @@ def parts(earned: Sequence[Earned]) -> dict[str, float]:
     }
 
 
-def samples(plan: Plan, trained: Trained) -> list[dict[str, str]]:
+def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
     """The likeliest answers to the first held-out prompts: prompt, reference, answer."""
     chosen = plan.prepared.eval[: plan.recipe.eval.samples]
     if not chosen:
         return []
-    trained.model.eval()
-    answers = policy.draw(plan, trained.model, chosen, 0, greedy=True)
+    model.eval()
+    answers = policy.draw(plan, model, chosen, 0, greedy=True)
     return [
         {"prompt": prompt.text, "reference": prompt.reference, "answer": answer.text}
         for prompt, answer in zip(chosen, answers, strict=True)

@@ -213,7 +213,7 @@ class Live:
 
 def let_go(trained: Trained) -> None:
     """Free the live model: what comes next reads its own from the disk."""
-    trained.model = trained.aid = None
+    trained.model = trained.judge = None
     trained.start_state = {}
     gc.collect()
     heap.give_back()

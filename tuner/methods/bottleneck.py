@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tuner.fields import Count, Share, Words
+from tuner.methods.method import QUANTIZED, Method
 from tuner.methods.options import Setting, TargetedOptions
 
 ATTENTION_OUTPUTS = (
@@ -61,3 +62,14 @@ def config(setting: Setting) -> Any:
         activation=options.activation,
         dropout=options.dropout,
     )
+
+
+METHOD = Method(
+    "bottleneck",
+    "sft",
+    "small projections down and up after attention and MLP",
+    BottleneckOptions,
+    config,
+    1e-3,
+    quantized=QUANTIZED,
+)

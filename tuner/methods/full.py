@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from tuner.fields import Positive, Section
+from tuner.methods.method import DECODER, Method
 from tuner.methods.options import MethodOptions
-
-if TYPE_CHECKING:
-    from tuner.data.prepare import Example
-    from tuner.plan import Plan
 
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|norm|ln_f|final_layernorm|final_layer_norm)\.")
@@ -79,8 +77,29 @@ def set_trainable(model: Any, which: str) -> None:
         parameter.requires_grad_(name in chosen)
 
 
-def build(model: Any, plan: Plan, examples: Sequence[Example]) -> Any:
-    """The base itself; which weights are trained is set stage by stage."""
-    del examples
-    set_trainable(model, plan.stages[0].train)
-    return model
+FULL = Method(
+    "full",
+    "sft",
+    "all weights",
+    FullOptions,
+    None,
+    2e-5,
+    mergeable=True,
+    new_tokens=True,
+)
+LAST_LAYER = replace(
+    FULL,
+    name="last_layer",
+    summary="the final block, norm and head",
+    options=LastLayerOptions,
+    learning_rate=2e-4,
+    families=frozenset({DECODER}),
+)
+STAGED = replace(
+    FULL,
+    name="staged",
+    summary="the last layer first, then everything at a lower rate",
+    options=StagedOptions,
+    learning_rate=2e-4,
+    families=frozenset({DECODER}),
+)

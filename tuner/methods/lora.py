@@ -8,11 +8,13 @@ Initialisations follow peft: PiSSA (Meng et al. 2024), OLoRA (Buyukakyuz 2024), 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from tuner.fields import AutoPositive, Count, Counts, Flag, Positive, Share, Words
+from tuner.methods.method import QUANTIZED, Method
 from tuner.methods.options import MethodOptions, Setting, TargetedOptions
 
 if TYPE_CHECKING:
@@ -151,3 +153,30 @@ def _eva(model: Any, examples: Sequence[Example]) -> None:
 def _padding_mask(inputs: dict[str, Any], _config: Any) -> Any:
     """Which positions count in EVA's statistics: all but padding, as (row, place) pairs."""
     return inputs["attention_mask"].nonzero()
+
+
+LORA = Method(
+    "lora",
+    "lora",
+    "low-rank updates of the linear layers",
+    LoraOptions,
+    config,
+    2e-4,
+    mergeable=True,
+    quantized=QUANTIZED,
+    rlhf=True,
+    new_tokens=True,
+)
+RSLORA = replace(
+    LORA,
+    name="rslora",
+    summary="LoRA scaled by alpha / sqrt(r)",
+    options=RsloraOptions,
+)
+DORA = replace(
+    LORA,
+    name="dora",
+    summary="LoRA with a trained magnitude per output",
+    options=DoraOptions,
+    quantized=frozenset({"nf4"}),
+)

@@ -13,6 +13,35 @@ EVERY = frozenset({DECODER, ENCODER, SEQ2SEQ})
 QUANTIZED = frozenset({"nf4", "int8"})
 
 
+class Hooks:
+    """What a method does while a model is trained, besides having parameters: nothing."""
+
+    def penalty(self, model: Any, options: Any) -> Callable[[], Any] | None:
+        """Return what is added to the loss of each step; None for nothing.
+
+        Args:
+            model: the live model.
+            options: the recipe's `method` section.
+        """
+        return None
+
+    def after_update(self, model: Any, step: int) -> None:
+        """Act after update number `step`, while the gradients are still there."""
+
+    def finish(self, model: Any) -> None:
+        """Give a trained model the shape that is saved."""
+
+    def state(self, model: Any) -> dict[str, Any]:
+        """Return what the method knows besides its tensors, for checkpoints."""
+        return {}
+
+    def restore(self, model: Any, saved: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+
+
+NO_HOOKS = Hooks()
+
+
 @dataclass(frozen=True)
 class Method:
     """What a method is and what it can do; `tests/test_capabilities.py` probes every cell.
@@ -37,6 +66,7 @@ class Method:
         deep_prompts: whether these are keys and values of every layer.
         rlhf: whether a policy of rewards can learn by it.
         new_tokens: whether it trains the rows of tokens that the recipe adds.
+        hooks: what it does while a model is trained.
     """
 
     name: str
@@ -58,6 +88,7 @@ class Method:
     deep_prompts: bool = False
     rlhf: bool = False
     new_tokens: bool = False
+    hooks: Hooks = NO_HOOKS
 
     @property
     def adapter(self) -> bool:

@@ -15,6 +15,7 @@ tuning 2.13 at 5e-3 and 1.95 at 2e-2; of P-tuning 2.43 at 1e-3 and 2.16 at 5e-3.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +23,7 @@ from pydantic import Field
 
 from tuner.errors import RecipeError
 from tuner.fields import AutoCount, Count, CountFromZero, Share, Text
+from tuner.methods.method import DECODER, QUANTIZED, Method
 from tuner.methods.options import WEIGHTS, MethodOptions, Setting
 
 TokenStart = Literal["text", "vocabulary", "labels", "random"]
@@ -218,3 +220,49 @@ def multitask(setting: Setting) -> Any:
         num_tasks=setting.tasks,
         num_ranks=options.ranks,
     )
+
+
+PREFIX = Method(
+    "prefix",
+    "prefix",
+    "keys and values before every row, written by a network",
+    PrefixOptions,
+    prefix,
+    3e-4,
+    quantized=QUANTIZED,
+    virtual_tokens=True,
+    deep_prompts=True,
+)
+PTUNING_V2 = replace(
+    PREFIX,
+    name="ptuning_v2",
+    summary="deep prompts without the network, made for task heads",
+    options=PtuningV2Options,
+    learning_rate=DIRECT_RATE,
+)
+PROMPT = replace(
+    PREFIX,
+    name="prompt",
+    verb="ptuning",
+    summary="embeddings before every row",
+    options=PromptOptions,
+    config=prompt,
+    learning_rate=2e-2,
+    deep_prompts=False,
+)
+PTUNING = replace(
+    PROMPT,
+    name="ptuning",
+    summary="embeddings before every row, written by a small encoder",
+    options=PtuningOptions,
+    config=ptuning,
+    learning_rate=5e-3,
+)
+MULTITASK_PROMPT = replace(
+    PROMPT,
+    name="multitask_prompt",
+    summary="one prompt for several data sets, with a low-rank part for each",
+    options=MultitaskOptions,
+    config=multitask,
+    families=frozenset({DECODER}),
+)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from tuner.methods import bottleneck, library
+from tuner.methods import bottleneck, ia3
 from tuner.methods.bottleneck import BottleneckOptions
-from tuner.methods.library import Ia3Options, LayernormOptions
+from tuner.methods.ia3 import Ia3Options
+from tuner.methods.layernorm import LayernormOptions
 from tuner.methods.options import TargetedOptions
 
 
@@ -61,5 +62,5 @@ def _automatic(options: TargetedOptions) -> tuple[str, ...]:
         attention = bottleneck.ATTENTION_OUTPUTS if options.placement == "both" else ()
         return (*attention, *bottleneck.MLP_OUTPUTS)
     if isinstance(options, Ia3Options):
-        return (*library.IA3_OUTER, *library.IA3_INNER)
+        return (*ia3.OUTER, *ia3.INNER)
     return ()

@@ -90,7 +90,7 @@ class Online:
         optimizers: tuple[torch.optim.Optimizer, Any],
         task_state: Mapping[str, Any],
     ) -> None:
-        self.plan, self.model, self.judge = plan, trained.model, trained.aid.judge
+        self.plan, self.model, self.judge = plan, trained.model, trained.judge
         self.steps, self.watch, self.optimizers = stage.stop - first, watch, optimizers
         self.guard = ConstantGuard()
         if "guard" in task_state:

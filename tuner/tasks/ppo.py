@@ -95,7 +95,7 @@ class Ppo:
         optimizers: tuple[torch.optim.Optimizer, Any],
         task_state: Mapping[str, Any],
     ) -> None:
-        self.plan, self.model, self.judge = plan, trained.model, trained.aid.judge
+        self.plan, self.model, self.judge = plan, trained.model, trained.judge
         self.stage, self.first, self.watch = stage, first, watch
         self.optimizer, self.schedule = optimizers
         self.options = plan.ppo

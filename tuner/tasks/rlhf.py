@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,19 +19,8 @@ if TYPE_CHECKING:
     from tuner.training import Trained
 
 
-@dataclass
-class Aid:
-    """What a policy learns with.
-
-    Attributes:
-        judge: scores answers, each part apart.
-    """
-
-    judge: Callable[[Sequence[Response]], Scores]
-
-
-def prepare(plan: Plan, model: Any) -> Aid:
-    """Load the rewards, and put reference and critic beside a new policy.
+def prepare(plan: Plan, model: Any) -> Callable[[Sequence[Response]], Scores]:
+    """Load the rewards, put reference and critic on a new policy, and return what scores answers.
 
     Raises:
         ModelError, IntegrityError: a reward model cannot be used.
@@ -53,7 +41,7 @@ def prepare(plan: Plan, model: Any) -> Aid:
             size = network.get_output_embeddings().weight.shape[-1]
             head = PolicyValue(size, options.share_trunk)
             model.value_head = head.to(device=model.device, dtype=torch.float32)
-    return Aid(judge.score)
+    return judge.score
 
 
 def finish(plan: Plan, trained: Trained) -> None:
@@ -63,7 +51,7 @@ def finish(plan: Plan, trained: Trained) -> None:
         del model.value_head
     if policy.REFERENCE in model.peft_config:
         model.delete_adapter(policy.REFERENCE)
-    trained.aid = None
+    trained.judge = None
 
 
 def trainer(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tuner import adapters, checkpoint, ranks
+from tuner import checkpoint, ranks
 from tuner.data.pack import micro_batches
 from tuner.errors import TrainingError
 
@@ -63,7 +63,7 @@ class Watch(TrainerCallback):
         """The live model, and what is trained of it from now on."""
         self.model = model
         self.parameters = parameters
-        self.penalty = adapters.penalty(model, self.plan)
+        self.penalty = self.plan.method.hooks.penalty(model, self.plan.recipe.method)
 
     def expect(self, plan: Plan, number: int, task_state: dict[str, Any]) -> None:
         """Steps from `number` on, from 0, come next: by this plan, from this state of the task."""
@@ -155,7 +155,7 @@ class Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """What the method does after an update, while the gradients are still there."""
-        adapters.after_update(self.model, self.plan, self.first + state.global_step + 1)
+        self.plan.method.hooks.after_update(self.model, self.first + state.global_step + 1)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -204,7 +204,7 @@ class Watch(TrainerCallback):
             {
                 "stage": self.plan.stages.index(self.stage),
                 "window": self.window,
-                "method": adapters.state(self.model, self.plan),
+                "method": self.plan.method.hooks.state(self.model),
                 "task": self.task_state(),
                 "identity": self.plan.identity(),
                 "processes": self.plan.devices.world,

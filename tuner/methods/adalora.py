@@ -1,0 +1,128 @@
+"""AdaLoRA (Zhang et al. 2023): LoRA that moves its ranks to where they count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from tuner.fields import Count, Positive, Share
+from tuner.methods.method import QUANTIZED, Hooks, Method
+from tuner.methods.options import Setting, TargetedOptions
+
+
+class AdaloraOptions(TargetedOptions):
+    """LoRA that moves its ranks to where they count."""
+
+    name: Literal["adalora"] = "adalora"
+    r: Annotated[Count, Field(description="mean rank at the end")] = 8
+    start_r: Annotated[Count, Field(description="rank of every module at the start")] = 12
+    alpha: Annotated[Positive, Field(description="scale of the update, divided by r")] = 32.0
+    dropout: Annotated[Share, Field(description="dropout on the input of each adapter")] = 0.0
+    orthogonality: Annotated[
+        Positive, Field(description="weight of the penalty that keeps the factors orthogonal")
+    ] = 0.5
+
+
+def config(setting: Setting) -> Any:
+    """Return peft's configuration."""
+    import peft
+
+    options: AdaloraOptions = setting.options
+    return peft.AdaLoraConfig(
+        task_type=setting.task_type,
+        target_modules=list(setting.targets),
+        target_r=options.r,
+        init_r=options.start_r,
+        lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft takes any number
+        lora_dropout=options.dropout,
+        orth_reg_weight=options.orthogonality,
+        # Ranks fall between a tenth and seven tenths of the run, as the paper has it.
+        tinit=setting.steps // 10,
+        tfinal=3 * setting.steps // 10,
+        deltaT=max(1, setting.steps // 50),
+        total_step=setting.steps,
+        fan_in_fan_out=setting.transposed,
+    )
+
+
+class AdaloraHooks(Hooks):
+    """The penalty on the factors, and the ranks that move while a model is trained."""
+
+    def penalty(self, model: Any, options: Any) -> Callable[[], Any] | None:
+        """Return what keeps the factors orthogonal.
+
+        peft adds it to a loss that the model computes itself, which ours does not.
+        """
+        import torch
+
+        factors = [
+            p for name, p in model.named_parameters() if "lora_A" in name or "lora_B" in name
+        ]
+
+        def orthogonality() -> Any:
+            parts = []
+            for factor in factors:
+                # A is (rank, inputs), B is (outputs, rank).
+                tall = factor.shape[0] >= factor.shape[1]
+                square = factor.T @ factor if tall else factor @ factor.T
+                off = square - torch.eye(len(square), device=square.device)
+                parts.append(torch.linalg.norm(off))
+            return options.orthogonality * torch.stack(parts).mean()
+
+        return orthogonality
+
+    def after_update(self, model: Any, step: int) -> None:
+        """Take ranks from some modules after update number `step`."""
+        model.base_model.update_and_allocate(step)
+
+    def finish(self, model: Any) -> None:
+        """Remove the ranks that were taken away.
+
+        peft keeps them as rows of zeros until it saves. They add nothing, but a product over fewer
+        rows is rounded in another order, and the last bit of a weight may move a logit by 1e-4.
+        """
+        import torch
+
+        modules = dict(model.get_base_model().named_modules())
+        for name, kept in (model.active_peft_config.rank_pattern or {}).items():
+            path, _, adapter = name.rpartition(".lora_E")
+            module, adapter = modules[path], adapter.removeprefix(".") or model.active_adapter
+            for factors, axis in ((module.lora_A, 0), (module.lora_E, 0), (module.lora_B, 1)):
+                old = factors[adapter]
+                places = torch.tensor(kept, device=old.device).nonzero().flatten()
+                rows = old.index_select(axis, places)
+                factors[adapter] = torch.nn.Parameter(rows, requires_grad=old.requires_grad)
+            module.r[adapter] = sum(kept)
+
+    def state(self, model: Any) -> dict[str, Any]:
+        """Return what the allocator of ranks knows."""
+        allocator = model.base_model.rankallocator
+        return {
+            "ipt": allocator.ipt,
+            "exp_avg_ipt": allocator.exp_avg_ipt,
+            "exp_avg_unc": allocator.exp_avg_unc,
+            "rank_pattern": model.active_peft_config.rank_pattern,
+        }
+
+    def restore(self, model: Any, saved: dict[str, Any]) -> None:
+        """Put back what `state` returned."""
+        allocator = model.base_model.rankallocator
+        allocator.ipt = dict(saved["ipt"])
+        allocator.exp_avg_ipt = dict(saved["exp_avg_ipt"])
+        allocator.exp_avg_unc = dict(saved["exp_avg_unc"])
+        model.active_peft_config.rank_pattern = saved["rank_pattern"]
+
+
+METHOD = Method(
+    "adalora",
+    "sft",
+    "LoRA whose ranks move to where they count",
+    AdaloraOptions,
+    config,
+    1e-3,
+    mergeable=True,
+    quantized=QUANTIZED,
+    hooks=AdaloraHooks(),
+)

@@ -1,0 +1,45 @@
+"""OFT (Qiu et al. 2023): rotations of a layer's inputs, block by block."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from tuner.fields import Count
+from tuner.methods.method import QUANTIZED, Method
+from tuner.methods.options import Setting, TargetedOptions
+
+
+class OftOptions(TargetedOptions):
+    """Rotations of the outputs' inputs, block by block."""
+
+    name: Literal["oft"] = "oft"
+    block_size: Annotated[Count, Field(description="size of a rotated block")] = 32
+
+
+def config(setting: Setting) -> Any:
+    """Return peft's configuration."""
+    import peft
+
+    return peft.OFTConfig(
+        task_type=setting.task_type,
+        target_modules=list(setting.targets),
+        r=0,
+        oft_block_size=setting.options.block_size,
+        fan_in_fan_out=setting.transposed,
+    )
+
+
+METHOD = Method(
+    "oft",
+    "sft",
+    "rotations, block by block",
+    OftOptions,
+    config,
+    5e-4,
+    mergeable=True,
+    merges_classes=False,
+    quantized=QUANTIZED,
+    conv1d=False,
+)
