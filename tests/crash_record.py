@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tests import faults
-from tuner import record
 from tuner.errors import TunerError
+from tuner.record import run_folder, run_json
 
 
 def records(folder: Path, kind: str, level: str) -> None:
@@ -21,7 +21,7 @@ def records(folder: Path, kind: str, level: str) -> None:
     template.mkdir(parents=True)
 
     def action(work: Path) -> None:
-        with record.RunFolder.open(work, resume=True, initial={"recipe_sha256": "r"}) as run:
+        with run_folder.RunFolder.open(work, resume=True, initial={"recipe_sha256": "r"}) as run:
             run.append_metrics({"step": 1, "loss": 0.5})
             run.update(scores={"loss": 0.25})
             run.append_metrics({"step": 2, "loss": 0.25})
@@ -29,16 +29,16 @@ def records(folder: Path, kind: str, level: str) -> None:
 
     for work, outcome in faults.sweep(folder, faults.Fault(kind, 0, level), action, template):
         seen: dict[str, Any] = {"left": sorted(path.name for path in work.iterdir())}
-        if (work / record.RUN).exists():
-            seen["status"] = json.loads((work / record.RUN).read_bytes())["status"]
+        if (work / run_json.RUN).exists():
+            seen["status"] = json.loads((work / run_json.RUN).read_bytes())["status"]
         try:
-            with record.RunFolder.open(work, resume=True) as run:
+            with run_folder.RunFolder.open(work, resume=True) as run:
                 run.truncate_metrics(1)
                 run.append_metrics({"step": 2, "loss": 0.25})
                 run.finish()
         except TunerError as error:
             seen["resume"] = str(error)
-        metrics = (work / record.METRICS).read_text().splitlines()
+        metrics = (work / run_json.METRICS).read_text().splitlines()
         seen["steps"] = [json.loads(line)["step"] for line in metrics]
         seen["after"] = sorted(path.name for path in work.iterdir())
         faults.print_line(outcome, seen)

@@ -179,7 +179,7 @@ def _patch(fault: Fault, report: int) -> None:
 
     for name in PYTHON:
         setattr(os, name, wrap(name, getattr(os, name), tear=half if name == "write" else nothing))
-    checkpoint = sys.modules.get("tuner.checkpoint")
+    checkpoint = sys.modules.get("tuner.record.checkpoint")
     if checkpoint is not None:
         save_file = checkpoint.save_file  # type: ignore[attr-defined]
 

@@ -28,16 +28,18 @@ import transformers.models.llama.modeling_llama
 import transformers.trainer  # noqa: F401
 
 from tests.launcher import verify_in_a_fork
-from tuner import checkpoint, cli, evaluate, model, plan, ranks, run, training  # noqa: F401
-from tuner.data.pack import Collator
+from tuner import cli
+from tuner.data.collate import Collator
 from tuner.errors import DataError
+from tuner.run import build as run_build
+from tuner.tasks import watch
 
 _WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 PATIENCE = 60.0
 
 
 def _not_finite() -> None:
-    true = training.Watch.loss
+    true = watch.Watch.loss
 
     def broken(self: Any, function: Callable[..., Any]) -> Callable[..., Any]:
         measured = true(self, function)
@@ -51,7 +53,7 @@ def _not_finite() -> None:
 
         return loss
 
-    training.Watch.loss = broken  # type: ignore[method-assign]
+    watch.Watch.loss = broken  # type: ignore[method-assign]
 
 
 def _bad_rows() -> None:
@@ -62,7 +64,7 @@ def _bad_rows() -> None:
 
 
 def _other_start() -> None:
-    true = training.adapters.build
+    true = run_build.adapters.build
 
     def build(*args: Any) -> Any:
         built = true(*args)
@@ -70,29 +72,29 @@ def _other_start() -> None:
             next(p for p in built.parameters() if p.requires_grad).add_(1e-6)
         return built
 
-    training.adapters.build = build
+    run_build.adapters.build = build
 
 
 def _signalled() -> None:
-    true = training.Watch.clip
+    true = watch.Watch.clip
 
     def clip(self: Any, number: int, loss: float = 0.0) -> None:
         if self.first + number == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         true(self, number, loss)
 
-    training.Watch.clip = clip  # type: ignore[method-assign]
+    watch.Watch.clip = clip  # type: ignore[method-assign]
 
 
 def _killed() -> None:
-    true = training.Watch.clip
+    true = watch.Watch.clip
 
     def clip(self: Any, number: int, loss: float = 0.0) -> None:
         if self.first + number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         true(self, number, loss)
 
-    training.Watch.clip = clip  # type: ignore[method-assign]
+    watch.Watch.clip = clip  # type: ignore[method-assign]
 
 
 FAULTS = {

@@ -24,9 +24,12 @@ import torch
 import transformers.models.llama.modeling_llama
 import transformers.trainer  # noqa: F401
 
-from tuner import checkpoint, cli, evaluate, model, plan, run  # noqa: F401
-from tuner.export import verify
-from tuner.record import RunFolder
+from tuner import cli, evaluate
+from tuner.export.proof import fresh_process
+from tuner.model import weights
+from tuner.record import checkpoint
+from tuner.record.run_folder import RunFolder
+from tuner.run import spine as run  # noqa: F401
 
 
 def trap(place: str, number: int, send: int) -> None:
@@ -63,21 +66,21 @@ def trap(place: str, number: int, send: int) -> None:
     else:
         owner, name = {
             "sealing": (checkpoint, "save_file"),
-            "loading": (model, "load"),
+            "loading": (weights, "load"),
             "scoring": (evaluate, "score"),
-            "verifying": (verify, "fresh_logits"),
+            "verifying": (fresh_process, "fresh_logits"),
         }[place]
         setattr(owner, name, before(getattr(owner, name)))
 
 
 def verify_in_a_fork(true: Callable[..., Any]) -> Callable[..., Any]:
     def start(command: list[str], **options: Any) -> Any:
-        if "tuner.export.verify" not in command:
+        if "tuner.export.proof.fresh_process" not in command:
             return true(command, **options)
         child = os.fork()
         if child == 0:
             sys.argv = ["verify", command[-1]]
-            verify.main()
+            fresh_process.main()
             os._exit(0)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         return subprocess.CompletedProcess(command, code, "", "failed in a fork, see its log")

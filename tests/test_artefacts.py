@@ -21,11 +21,11 @@ from transformers import GenerationConfig
 from tests.test_cli import ROOT, tuner
 from tests.test_export_formats import command, exported, needs_llama
 from tests.test_new_tokens import TOKENS, logits, marked
-from tuner import inference
-from tuner.did_you_mean import suggestion
 from tuner.errors import RecipeError
-from tuner.export_formats import FORMATS, known
-from tuner.recipe import ModelSection
+from tuner.inference import load
+from tuner.recipe.formats import FORMATS, known
+from tuner.recipe.schema import ModelSection
+from tuner.schema.suggest import suggestion
 
 QUICK: dict[str, Any] = {
     "train": {"epochs": 2, "learning_rate": 0.02},
@@ -176,9 +176,7 @@ def test_a_gguf_adapter_comes_with_a_modelfile(
 
 def test_what_is_drawn_is_drawn_from_all(bases: Callable[..., Path]) -> None:
     """At a temperature that makes all tokens alike, only what somebody asks for cuts any off."""
-    found = inference.open_base(
-        ModelSection(base=str(bases("llama")), dtype="float32"), Path(), "cpu"
-    )
+    found = load.open_base(ModelSection(base=str(bases("llama")), dtype="float32"), Path(), "cpu")
     found.stops = [0]
 
     def different(**how: Any) -> int:

@@ -23,9 +23,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from tests.tokenizers import make_tokenizer
-from tuner import base, hub, machine, manifest, model, plan, recipe_load
 from tuner.errors import ModelError, RecipeError, SafetyError, TunerError
-from tuner.recipe import ModelSection
+from tuner.machine import hardware
+from tuner.model import base, hub
+from tuner.model import gguf as model_gguf
+from tuner.plan import make as plan_make
+from tuner.plan import plan
+from tuner.recipe import aliases
+from tuner.recipe import load as recipe_load
+from tuner.recipe.schema import ModelSection
+from tuner.record import manifest
+from tuner.run import build
 
 
 def resolve(name: str, folder: Path, **keys: Any) -> base.Base:
@@ -34,7 +42,7 @@ def resolve(name: str, folder: Path, **keys: Any) -> base.Base:
 
 def make(recipe: Path) -> plan.Plan:
     loaded = recipe_load.load(recipe)
-    return plan.make(loaded, machine.detect(), output=recipe.parent / "unused")
+    return plan_make.make(loaded, hardware.detect(), output=recipe.parent / "unused")
 
 
 @pytest.fixture
@@ -47,7 +55,7 @@ def refused(recipe: Path, kind: type[TunerError], seconds: float = 5.0) -> Tuner
     """The error of planning and loading, which must come soon."""
     started = time.monotonic()
     with pytest.raises(kind) as caught:
-        model.load(make(recipe))
+        build.load(make(recipe))
     assert time.monotonic() - started < seconds
     return caught.value
 
@@ -88,8 +96,8 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
 
 def test_an_alias_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TUNER_CACHE", str(tmp_path))
-    missing = base.Embedded("no_such_package", "no-such-package==1.0", "x.gguf", "a/b")
-    monkeypatch.setitem(base.ALIASES, "smollm2-135m", missing)
+    missing = aliases.Embedded("no_such_package", "no-such-package==1.0", "x.gguf", "a/b")
+    monkeypatch.setitem(aliases.ALIASES, "smollm2-135m", missing)
     with pytest.raises(ModelError, match="is not installed") as caught:
         resolve("smollm2-135m", tmp_path)
     assert caught.value.exit_code == 4
@@ -113,7 +121,7 @@ ASK_HUB = """
 import sys, time
 from pathlib import Path
 from tuner import base
-from tuner.recipe import ModelSection
+from tuner.recipe.schema import ModelSection
 started = time.monotonic()
 try:
     base.resolve(ModelSection(base="some-one/some-model", revision="v7"), Path("."), print)
@@ -197,7 +205,7 @@ def test_pickles_beside_safetensors_are_not_opened(
     """I01"""
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt"):
         (copy / name).write_bytes(canary_pickle(tmp_path / "canary"))
-    model.load(make(make_recipe(model={"base": str(copy)})))
+    build.load(make(make_recipe(model={"base": str(copy)})))
     assert not (tmp_path / "canary").exists()
 
 
@@ -253,7 +261,7 @@ def test_code_beside_a_known_family_does_not_run(
     config = json.loads((copy / "config.json").read_text())
     config["auto_map"] = {"AutoModelForCausalLM": "canary.CanaryForCausalLM"}
     (copy / "config.json").write_text(json.dumps(config))
-    loaded = model.load(make(make_recipe(model={"base": str(copy)})))
+    loaded = build.load(make(make_recipe(model={"base": str(copy)})))
     assert type(loaded).__name__ == "LlamaForCausalLM"
     assert not canary.exists()
 
@@ -429,7 +437,7 @@ def test_the_dtype_is_the_plans_not_the_files(
     (copy / "config.json").write_text(json.dumps(config))
     made = make(make_recipe(model={"base": str(copy), "dtype": wanted}, run={"device": "cpu"}))
     assert (made.dtype, made.values["model.dtype"].value) == ("float32", "float32")
-    network = model.load(made)
+    network = build.load(made)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, tensors[name].float())
@@ -509,7 +517,7 @@ def test_a_gguf_file_is_converted_once(
     (entry,) = (tmp_path / "cache/bases").iterdir()
     assert made.base.folder == entry
     assert manifest.is_sealed(entry)
-    network = model.load(made)
+    network = build.load(made)
     original = load_file(bases("llama") / "model.safetensors")
     for name, parameter in network.named_parameters():
         assert torch.allclose(parameter, original[name], atol=1e-3), name
@@ -518,7 +526,7 @@ def test_a_gguf_file_is_converted_once(
         assert made.tokenizer(text).input_ids == tokenizer(text).input_ids
     assert made.tokenizer.chat_template == tokenizer.chat_template
     assert made.tokenizer.eos_token_id == tokenizer.eos_token_id
-    monkeypatch.setattr(model, "convert_gguf", lambda *_: pytest.fail("converted again"))
+    monkeypatch.setattr(model_gguf, "convert_gguf", lambda *_: pytest.fail("converted again"))
     assert resolve(str(gguf_file), Path("/")).fingerprint() == made.base.fingerprint()
 
 
@@ -557,7 +565,7 @@ def test_the_embedded_base(real_base: base.Base, make_recipe: Callable[..., Path
     assert made.base.config["tie_word_embeddings"] is True
     assert "quantization_config" not in made.base.config
     started = time.monotonic()
-    network = model.load(made)
+    network = build.load(made)
     assert time.monotonic() - started < 15
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}],

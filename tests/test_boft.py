@@ -11,8 +11,11 @@ import torch
 from peft.tuners.boft.layer import Linear
 from torch.utils.flop_counter import FlopCounterMode
 
-from tuner import machine, model, plan, recipe_load, training
-from tuner.methods import fused_boft
+from tuner.machine import hardware
+from tuner.model.kernels import fused_boft
+from tuner.plan import make
+from tuner.recipe import load as recipe_load
+from tuner.run import build
 
 ROW = torch.tensor([[9, 30, 41, 77, 120, 6, 300]])
 
@@ -21,8 +24,8 @@ ROW = torch.tensor([[9, 30, 41, 77, 120, 6, 300]])
 def live(make_recipe: Callable[..., Path]) -> Any:
     """A model as it is trained, its rotations and scales away from their start."""
     loaded = recipe_load.load(make_recipe(method={"name": "boft"}), verb="sft")
-    made = plan.make(loaded, machine.detect(), output=Path("unused"))
-    network = training.start(made, model.load(made)).model
+    made = make.make(loaded, hardware.detect(), output=Path("unused"))
+    network = build.start(made, build.load(made)).model
     generator = torch.Generator().manual_seed(4)
     for name, parameter in network.named_parameters():
         if "boft_" in name:

@@ -18,11 +18,17 @@ import torch
 from peft import get_peft_model_state_dict
 
 from tests.conftest import rows
-from tuner import machine, model, plan, recipe_load, training
-from tuner.data.pack import IGNORED, Collator
+from tuner.data.collate import Collator
+from tuner.data.example import IGNORED
 from tuner.errors import ModelError, RecipeError
-from tuner.export import loading, proof, verify
+from tuner.export.proof import fresh_process, reload
+from tuner.export.proof import tensors as proof
+from tuner.machine import hardware
 from tuner.methods import METHODS
+from tuner.plan import make as plan_make
+from tuner.plan import plan
+from tuner.recipe import load as recipe_load
+from tuner.run import build
 from tuner.tasks.sft import token_loss
 
 LABELS = ["good", "bad", "fine"]
@@ -113,22 +119,22 @@ def cell(make_recipe: Callable[..., Path]) -> Callable[..., Path]:
 
 def make(recipe: Path) -> plan.Plan:
     loaded = recipe_load.load(recipe, verb="sft")
-    return plan.make(loaded, machine.detect(), output=recipe.parent / "run")
+    return plan_make.make(loaded, hardware.detect(), output=recipe.parent / "run")
 
 
 def load_again(
     made: plan.Plan,
     folders: Mapping[str, Path],
-    probes: Sequence[verify.Probe],
+    probes: Sequence[fresh_process.Probe],
     proofs: Mapping[str, Mapping[str, Any]],
 ) -> tuple[dict[str, list[torch.Tensor]], dict[str, Any]]:
     """As the fresh process does it, without the seconds that starting one takes."""
     found = {}
     torch.manual_seed(99)
-    job = verify.job_of(made, probes, folders, proofs)
+    job = fresh_process.job_of(made, probes, folders, proofs)
     proven = {name: proof.prove(job, how) for name, how in proofs.items()}
     for name, folder in folders.items():
-        found[name] = verify.logits(loading.load(job, name, str(folder)), probes)
+        found[name] = fresh_process.logits(reload.load(job, name, str(folder)), probes)
     return found, proven
 
 
@@ -141,7 +147,7 @@ def test_a_claimed_cell_trains_saves_and_loads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """E08, E10: from the recipe to artefacts equal to the live model; every tensor moved."""
-    monkeypatch.setattr(verify, "fresh_logits", load_again)
+    monkeypatch.setattr(fresh_process, "fresh_logits", load_again)
     found = run_recipe(cell(name, key))
     assert found["status"] == "done"
     assert found["unmoved_tensors"] == []
@@ -165,7 +171,7 @@ def test_a_denied_cell_is_refused_by_the_plan(
     name: str, key: str, cell: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """H09: by name, before a weight is touched."""
-    monkeypatch.setattr(model, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(build, "load", lambda *_: pytest.fail("a model was loaded"))
     recipe = cell(name, key)
     with pytest.raises((RecipeError, ModelError)) as caught:
         make(recipe)
@@ -187,7 +193,7 @@ def test_a_method_that_cannot_merge_says_so(name: str, cell: Callable[..., Path]
 def trained(cell: Callable[..., Path], name: str, key: str = "llama") -> tuple[plan.Plan, Any]:
     """A live model whose new tensors are all away from their start."""
     made = make(cell(name, key, data_rows=rows(6)))
-    network = training.start(made, model.load(made)).model
+    network = build.start(made, build.load(made)).model
     count = sum(p.numel() for p in network.parameters() if p.requires_grad)
     if name != "staged":
         assert count == made.facts["parameters"]["trainable"]
@@ -276,7 +282,7 @@ def test_accumulation_does_not_change_the_update(
 ) -> None:
     """N01: one, two and four micro-batches a step: the same losses and gradient norms over four
     steps, AdaLoRA's penalty included."""
-    monkeypatch.setattr(verify, "fresh_logits", load_again)
+    monkeypatch.setattr(fresh_process, "fresh_logits", load_again)
     logged = []
     for micro in (4, 2, 1):
         # A rate at which rounding does not grow into a difference that one could see.
@@ -329,7 +335,7 @@ def generate(network: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 FRESH = """
 import json, sys, torch
-from tuner.export import loading, proof, verify
+from tuner.export.run_end import loading, proof, verify
 from safetensors.torch import save_file
 torch.set_num_threads(1)
 jobs = json.load(open(sys.argv[1]))
@@ -350,13 +356,13 @@ def test_every_adapter_survives_a_fresh_process(cell: Callable[..., Path], tmp_p
     for name in ADAPTERS:
         made, network = trained(cell, name)
         network.eval()
-        probes = verify.probe_rows(made)
-        live[name] = verify.logits(network, probes)
+        probes = fresh_process.probe_rows(made)
+        live[name] = fresh_process.logits(network, probes)
         folder = tmp_path / "adapters" / name
         network.save_pretrained(folder, save_embedding_layers=False)
         kept = get_peft_model_state_dict(network)
         assert kept
-        job = verify.job_of(made, probes, {"adapter": folder}, {})
+        job = fresh_process.job_of(made, probes, {"adapter": folder}, {})
         jobs[name] = {**job, "folder": str(folder)}
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
     result = tmp_path / "logits.safetensors"

@@ -23,18 +23,26 @@ import yaml
 from tests import launcher
 from tests.conftest import WORDS, write_rows
 from tests.test_resume import ENVIRONMENT, ROOT, Tuner, record
-from tuner import chain, checkpoint, cli, machine, plan, processes, recipe_load, sources
-from tuner.commands import train
-from tuner.console import Console
+from tuner import cli
+from tuner.cli import train
+from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError
+from tuner.machine import hardware, processes
 from tuner.methods.lora import LoraOptions
-from tuner.record import RunFolder
+from tuner.model.adapters import sources
+from tuner.plan import make as plan_make
+from tuner.plan import plan
+from tuner.recipe import dump
+from tuner.recipe import load as recipe_load
+from tuner.record import checkpoint
+from tuner.record.run_folder import RunFolder
+from tuner.run import chain
 
 Sections = dict[str, Any]
 
 
 class Forked:
-    """What `tuner.child` needs of a process, as a fork of this one."""
+    """What `tuner.machine.child` needs of a process, as a fork of this one."""
 
     def __init__(self, arguments: Sequence[str], log: Any) -> None:
         reading, writing = os.pipe()
@@ -278,10 +286,10 @@ def test_every_file_of_a_stage_counts(
     changed(recipe, "r.yaml", data={"template": "own.yaml"})
     for each in ("rows.jsonl", "own.yaml"):
         (recipe.parent if beside == "recipe" else tmp_path).joinpath(each).write_text("one")
-    before = recipe_load.content_sha256(recipe_load.load(recipe, verb=None))
-    assert recipe_load.content_sha256(recipe_load.load(recipe, verb=None)) == before
+    before = dump.content_sha256(recipe_load.load(recipe, verb=None))
+    assert dump.content_sha256(recipe_load.load(recipe, verb=None)) == before
     (recipe.parent if beside == "recipe" else tmp_path).joinpath(name).write_text("other")
-    assert recipe_load.content_sha256(recipe_load.load(recipe, verb=None)) != before
+    assert dump.content_sha256(recipe_load.load(recipe, verb=None)) != before
 
 
 def test_a_stage_whose_data_has_changed_runs_anew(work: Path, tuner: Chain) -> None:
@@ -418,7 +426,7 @@ def test_stages_of_one_name_have_folders_of_their_own(
 
 def plan_of(recipe: Path) -> plan.Plan:
     loaded = recipe_load.load(recipe, verb="rlhf")
-    return plan.make(loaded, machine.detect(), output=recipe.parent / "out")
+    return plan_make.make(loaded, hardware.detect(), output=recipe.parent / "out")
 
 
 @pytest.fixture
@@ -520,9 +528,9 @@ def test_the_lock_of_the_last_stage_is_the_chain_again(work: Path) -> None:
         ("done", "sft"),
         ("done", "reward"),
     ]
-    made = plan.make(
+    made = plan_make.make(
         lock,
-        machine.detect(),
+        hardware.detect(),
         output=work / "again",
         chained={link.name: link.source() for link in found},
     )

@@ -30,15 +30,22 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from tests.conftest import rows, write_rows
 from tests.test_capabilities import OPTIONS
 from tests.tokenizers import THINK_TEMPLATE, make_tokenizer
-from tuner import cli, inference, machine, model, plan, recipe_load, run, training, wording
-from tuner.chat import Chat, Prompts, Settings
-from tuner.console import Console
-from tuner.data.dialogue import BadRow
+from tuner import cli
+from tuner.console import formatting
+from tuner.console.console import Console
+from tuner.data.bad_rows import BadRow
 from tuner.errors import DataError, ModelError
-from tuner.heads import family
-from tuner.inference import Inference
+from tuner.inference import load
+from tuner.inference.chat import Chat, Settings
+from tuner.inference.engine import Inference
+from tuner.inference.prompts import Prompts
+from tuner.machine import hardware
 from tuner.methods import METHODS
-from tuner.recipe import ModelSection
+from tuner.model.heads import family
+from tuner.plan import make as plan_make
+from tuner.recipe import load as recipe_load
+from tuner.recipe.schema import ModelSection
+from tuner.run import build, spine
 
 ROOT = Path(__file__).resolve().parent.parent
 ADAPTERS = [name for name, row in METHODS.items() if row.adapter]
@@ -102,8 +109,8 @@ def adapter(
             return folder
         method = {"name": name, **OPTIONS.get(name, {})}
         loaded = recipe_load.load(recipe_for(folder / "recipe", bases(kind), method), verb="sft")
-        made = plan.make(loaded, machine.detect(), output=folder / "run")
-        network = training.start(made, model.load(made)).model
+        made = plan_make.make(loaded, hardware.detect(), output=folder / "run")
+        network = build.start(made, build.load(made)).model
         torch.manual_seed(seed)
         with torch.no_grad():
             for parameter in network.parameters():
@@ -128,17 +135,17 @@ def finished(
             recipe = recipe_for(root / f"{name}-recipe", bases("llama"), {"name": name})
             rate = {"lora": 0.01, "full": 0.001}[name]
             loaded = recipe_load.load(recipe, [f"train.learning_rate={rate}"], "sft")
-            made = plan.make(loaded, machine.detect(), output=folder)
-            run.run(made, resume=False, console=Console(quiet=True))
+            made = plan_make.make(loaded, hardware.detect(), output=folder)
+            spine.run(made, resume=False, console=Console(quiet=True))
         return folder
 
     return make
 
 
 def opened(base: Path, *adapters: Path) -> Inference:
-    found = inference.open_base(ModelSection(base=str(base), dtype="float32"), Path(), "cpu")
+    found = load.open_base(ModelSection(base=str(base), dtype="float32"), Path(), "cpu")
     for folder in adapters:
-        inference.attach(found, folder, folder.name)
+        load.attach(found, folder, folder.name)
     return found
 
 
@@ -202,7 +209,7 @@ def test_adapters_of_any_kind_answer_as_if_alone(
     first, text = logits(found.network, sequence), found.answer([9, 30, 41], 8).text
     folders = {name: adapter(name, kind) for name in names}
     for name, folder in folders.items():
-        inference.attach(found, folder, name)
+        load.attach(found, folder, name)
     expected, answers, types = {}, {}, {}
     for name, folder in folders.items():
         lone = alone(base, folder)
@@ -235,10 +242,10 @@ def test_an_adapter_that_fails_to_load_leaves_everything_as_it_was(
     before = logits(found.network)
     broken = spoiled(adapter("lora"), tmp_path / "broken", lambda tensors: tensors.popitem())
     with pytest.raises(ModelError, match="does not fit"):
-        inference.attach(found, broken, "broken")
+        load.attach(found, broken, "broken")
     assert list(found.adapters) == [adapter("ia3").name]
     assert torch.equal(logits(found.network), before)
-    inference.attach(found, adapter("lora"), "lora")
+    load.attach(found, adapter("lora"), "lora")
     found.use("lora")
     assert torch.equal(logits(found.network), logits(alone(bases("llama"), adapter("lora"))))
 
@@ -281,7 +288,7 @@ def test_an_answer_is_shown_as_it_is_written(bases: Callable[..., Path]) -> None
 
 
 def test_characters_of_several_tokens_are_shown_whole(bases: Callable[..., Path]) -> None:
-    from tuner.answer import Listener
+    from tuner.inference.listener import Listener
 
     tokenizer = make_tokenizer("chatml")
     ids = tokenizer("né 中文 🙂 x", add_special_tokens=False)["input_ids"]
@@ -365,7 +372,7 @@ def test_an_encoder_decoder_reads_plain_text_as_in_training(
     bases: Callable[..., Path], tmp_path: Path
 ) -> None:
     recipe = recipe_for(tmp_path, bases("t5"), {"name": "lora"})
-    made = plan.make(recipe_load.load(recipe), machine.detect(), output=tmp_path / "run")
+    made = plan_make.make(recipe_load.load(recipe), hardware.detect(), output=tmp_path / "run")
     example = made.prepared.train[0]
     number = int(example.row.rpartition(":")[2]) - 1
     prompts = Prompts(opened(bases("t5")).tokenizer, [2], plain=True)
@@ -508,7 +515,7 @@ def test_a_pipe_gets_the_answers_and_nothing_else(
     found = opened(bases("llama"))
     turns = [*asked, {"role": "assistant", "content": event["text"]}, *asked]
     second = found.answer(Prompts(tokenizer, found.stops).ids(turns), 6).text
-    assert done.stdout == wording.clean(f"{event['text']}\n{second}\n")
+    assert done.stdout == formatting.clean(f"{event['text']}\n{second}\n")
 
 
 def test_a_run_is_found_by_its_name(finished: Callable[[str], Path], tmp_path: Path) -> None:
@@ -585,13 +592,13 @@ def test_names_on_a_server(
     finished: Callable[[str], Path], bases: Callable[..., Path], tmp_path: Path
 ) -> None:
     """A run is called as its folder; each adapter reads turns by its own run's chat template."""
-    from tuner import opening
-    from tuner.serve.voices import name_all
+    from tuner.inference import open_model
+    from tuner.inference.serve.models import name_all
 
     def voices(*names: object) -> dict[str, Any]:
         first, *rest = map(str, names)
-        source = opening.find(first, None, rest, machine.detect(), "serve")
-        return name_all(opening.load(source, Console(quiet=True)), source.name)
+        source = open_model.find(first, None, rest, hardware.detect(), "serve")
+        return name_all(open_model.load(source, Console(quiet=True)), source.name)
 
     assert list(voices(finished("full"))) == ["full"]
     other = tmp_path / "other"
@@ -633,7 +640,7 @@ def test_a_saved_conversation_can_be_trained_on(bases: Callable[..., Path], tmp_
         )
     )
     loaded = recipe_load.load(tmp_path / "r.yaml", verb="sft")
-    prepared = plan.make(loaded, machine.detect(), output=tmp_path / "run").prepared
+    prepared = plan_make.make(loaded, hardware.detect(), output=tmp_path / "run").prepared
     assert len(prepared.train) + len(prepared.eval) == 2
 
 
@@ -873,16 +880,16 @@ def test_adapters_take_turns_on_a_quantized_base(
     quantize: str, bases: Callable[..., Path], adapter: Make
 ) -> None:
     section = ModelSection(base=str(bases("llama")), dtype="float32", quantize=quantize)  # type: ignore[arg-type]
-    found = inference.open_base(section, Path(), "cpu")
+    found = load.open_base(section, Path(), "cpu")
     first, modules = logits(found.network), dict(found.network.named_modules())
     forwards = [module.forward for module in modules.values()]
     expected = {}
     for name in ("lora", "prefix", "bottleneck"):
-        lone = inference.open_base(section, Path(), "cpu")
-        inference.attach(lone, adapter(name), name)
+        lone = load.open_base(section, Path(), "cpu")
+        load.attach(lone, adapter(name), name)
         lone.use(name)
         expected[name] = logits(lone.network)
-        inference.attach(found, adapter(name), name)
+        load.attach(found, adapter(name), name)
     for name in (*expected, *reversed(expected)):
         found.use(name)
         assert torch.equal(logits(found.network), expected[name])

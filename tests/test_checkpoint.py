@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from tests import faults
 from tests.crash import model_at, save
-from tuner import checkpoint, seal
-from tuner.activations import Kept
 from tuner.errors import IntegrityError, ResourceError
-from tuner.identity import check_identity
-from tuner.manifest import MANIFEST, _encode
-from tuner.memory import Rows, Shape, disk
+from tuner.plan.memory.activations import Kept
+from tuner.plan.memory.estimate import Rows, Shape, disk
+from tuner.record import checkpoint, checkpoint_folder, identity, manifest
+from tuner.record import disk as record_disk
+from tuner.record.identity import check_identity
+from tuner.record.manifest import MANIFEST, _encode
 
 FILES = [MANIFEST, "model.safetensors", "optimizer.safetensors", "state.json"]
 
@@ -104,7 +105,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_found(
     for step in (1, 2):
         save(tmp_path, step, model_at(step))
     file = tmp_path / "step-2" / name
-    expected = seal.verify(tmp_path / "step-2")["files"].get(name, {}).get("sha256", "")
+    expected = manifest.verify(tmp_path / "step-2")["files"].get(name, {}).get("sha256", "")
     data = file.read_bytes()
     middle = len(data) // 2
     flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
@@ -116,7 +117,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_found(
     assert caught.value.exit_code == 6
     assert name in str(caught.value)
     assert expected in str(caught.value)
-    found, messages = checkpoint.newest(tmp_path)
+    found, messages = checkpoint_folder.newest(tmp_path)
     assert found == tmp_path / "step-1"
     assert len(messages) == 1
     assert "step-2" in messages[0]
@@ -124,20 +125,20 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_found(
 
     # The way on leads over the same step: the damaged folder is moved aside, not deleted.
     save(tmp_path, 2, model_at(2))
-    assert checkpoint.newest(tmp_path) == (tmp_path / "step-2", [])
+    assert checkpoint_folder.newest(tmp_path) == (tmp_path / "step-2", [])
     assert names(tmp_path) == ["aside-step-2-1", "step-1", "step-2"]
 
 
 def test_newest_of_nothing_is_none(tmp_path: Path) -> None:
-    assert checkpoint.newest(tmp_path / "absent") == (None, [])
+    assert checkpoint_folder.newest(tmp_path / "absent") == (None, [])
     for name in ("step-x", "step-03", "checkpoint-9", ".staging-step-9-1-abcdefgh"):
         (tmp_path / name).mkdir()
     (tmp_path / "step-7").write_text("a file")
     theirs = save(tmp_path / "theirs", 8, model_at(1))
     (tmp_path / "step-8").symlink_to(theirs)
-    assert checkpoint.newest(tmp_path) == (None, [])
+    assert checkpoint_folder.newest(tmp_path) == (None, [])
     (tmp_path / "step-5").mkdir()
-    found, messages = checkpoint.newest(tmp_path)
+    found, messages = checkpoint_folder.newest(tmp_path)
     assert found is None
     assert messages == ["skipped step-5: MANIFEST.json: missing"]
 
@@ -145,7 +146,7 @@ def test_newest_of_nothing_is_none(tmp_path: Path) -> None:
 def test_steps_are_ordered_as_numbers(tmp_path: Path) -> None:
     for step in (9, 10):
         save(tmp_path, step, model_at(1))
-    assert checkpoint.newest(tmp_path)[0] == tmp_path / "step-10"
+    assert checkpoint_folder.newest(tmp_path)[0] == tmp_path / "step-10"
 
 
 def test_only_our_older_checkpoints_go(tmp_path: Path) -> None:
@@ -386,7 +387,7 @@ def test_every_changed_field_is_named(tmp_path: Path) -> None:
     assert check_identity(saved, same) == []
     changed = {"train.batch_size": 16, "data.sha256": "bb", "train.save_steps": 5, "new": None}
     with pytest.raises(IntegrityError) as caught:
-        checkpoint.check_identity(saved, changed, {"train.save_steps"})
+        identity.check_identity(saved, changed, {"train.save_steps"})
     assert caught.value.exit_code == 6
     assert caught.value.problems == [
         'data.sha256: "aa" in the checkpoint, "bb" now',
@@ -431,9 +432,9 @@ def test_a_pickle_in_place_of_a_file_is_never_run(tmp_path: Path, name: str) -> 
         del body["sha256"]
         file = path / name
         size = file.stat().st_size
-        body["files"][name] = {"bytes": size, "sha256": seal.sha256_file(file)}
+        body["files"][name] = {"bytes": size, "sha256": record_disk.sha256_file(file)}
         (path / MANIFEST).write_bytes(_encode(body))
-        seal.verify(path)
+        manifest.verify(path)
     with pytest.raises(IntegrityError):
         checkpoint.load(path)
     assert not canary.exists()

@@ -20,13 +20,17 @@ import pytest
 import typer
 
 from tests.tiny import make_model
-from tuner import bundled, cli, console, errors, machine, ranks, record
-from tuner.commands import library, train
-from tuner.console import Console
-from tuner.machine import Gpu, Machine
-from tuner.recipe_load import load
-from tuner.run import show_artefacts
-from tuner.verbs import VERBS
+from tuner import cli, errors
+from tuner.cli import library, train
+from tuner.console import console
+from tuner.console.console import Console
+from tuner.machine import failure, hardware
+from tuner.machine.hardware import Gpu, Machine
+from tuner.recipe import bundled
+from tuner.recipe.load import load
+from tuner.recipe.verbs import VERBS
+from tuner.record import run_folder
+from tuner.run.finish import show_artefacts
 
 ROOT = Path(__file__).resolve().parent.parent
 ERRORS = {
@@ -238,7 +242,7 @@ def test_each_error_has_its_exit_code_and_three_lines(
 
 def test_every_error_has_an_exit_code_of_its_own() -> None:
     # An error that another process has shown goes by that one's code.
-    leaves = set(errors.TunerError.__subclasses__()) - {ranks.Told}
+    leaves = set(errors.TunerError.__subclasses__()) - {failure.Told}
     assert leaves == {*ERRORS, errors.Interrupted}
 
 
@@ -437,8 +441,8 @@ def test_what_libraries_print_stays_off_stdout(
 
     # As an attribute of the package, so that the heavy module itself is not imported.
     stand_in = SimpleNamespace(run=chatty)
-    monkeypatch.setitem(sys.modules, "tuner.run", stand_in)
-    monkeypatch.setattr("tuner.run", stand_in, raising=False)
+    monkeypatch.setitem(sys.modules, "tuner.run.spine", stand_in)
+    monkeypatch.setattr("tuner.run.spine", stand_in, raising=False)
     done = tuner("lora", "--recipe", recipe.name, "--json", cwd=recipe.parent)
     assert [json.loads(line)["event"] for line in done.stdout.splitlines()][-1] == "done"
     assert "train_runtime" in done.stderr
@@ -535,11 +539,11 @@ def test_a_run_folder_that_is_taken_gives_a_numbered_one(
     loaded = load(recipe)
     assert train.run_folder(loaded, resume=False) == Path("runs/small")
     start = {"recipe_sha256": loaded.sha256}
-    with record.RunFolder.open(Path("runs/small"), resume=False, initial=start):
+    with run_folder.RunFolder.open(Path("runs/small"), resume=False, initial=start):
         pass
     assert train.run_folder(loaded, resume=False) == Path("runs/small-2")
     assert train.run_folder(loaded, resume=True) == Path("runs/small")
-    with record.RunFolder.open(Path("runs/small"), resume=True) as folder:
+    with run_folder.RunFolder.open(Path("runs/small"), resume=True) as folder:
         folder.finish()
     assert train.run_folder(loaded, resume=True) == Path("runs/small-2")
     asked = load(recipe, ["run.output=mine"])
@@ -547,7 +551,7 @@ def test_a_run_folder_that_is_taken_gives_a_numbered_one(
 
 
 def test_runs_are_listed_and_shown(tmp_path: Path) -> None:
-    with record.RunFolder.open(tmp_path / "runs" / "one", resume=False) as folder:
+    with run_folder.RunFolder.open(tmp_path / "runs" / "one", resume=False) as folder:
         folder.finish(scores={"before": {"loss": 3.25}, "after": {"loss": 1.5}})
     (tmp_path / "runs" / "two").mkdir()
     (tmp_path / "runs" / "two" / "run.json").write_text("{")
@@ -704,8 +708,8 @@ broken line
 
 def test_gpus_are_read_from_nvidia_smi() -> None:
     names = ["Tesla T4", "NVIDIA H100 80GB HBM3", "NVIDIA A10G"]
-    assert [gpu.name for gpu in machine.parse_gpus(SMI)] == names
-    assert machine.parse_gpus(SMI)[1] == Gpu(names[1], 81559 << 20, (9, 0))
+    assert [gpu.name for gpu in hardware.parse_gpus(SMI)] == names
+    assert hardware.parse_gpus(SMI)[1] == Gpu(names[1], 81559 << 20, (9, 0))
     for visible, chosen in (
         ("", []),
         ("2,0", [names[2], names[0]]),
@@ -713,12 +717,12 @@ def test_gpus_are_read_from_nvidia_smi() -> None:
         ("1,7,0", [names[1]]),
         ("-1", []),
     ):
-        assert [gpu.name for gpu in machine.parse_gpus(SMI, visible)] == chosen
+        assert [gpu.name for gpu in hardware.parse_gpus(SMI, visible)] == chosen
 
 
 def test_bf16_is_for_gpus_that_have_it() -> None:
     """N10: emulation does not count."""
-    t4, h100, a10g = machine.parse_gpus(SMI)
+    t4, h100, a10g = hardware.parse_gpus(SMI)
     assert [gpu.bf16 for gpu in (t4, h100, a10g)] == [False, True, True]
     assert "bfloat16" not in Machine(2, 1 << 34, (t4,), cpu_bf16=True).dtypes
     assert "bfloat16" not in Machine(2, 1 << 34, (h100, t4)).dtypes
@@ -727,7 +731,8 @@ def test_bf16_is_for_gpus_that_have_it() -> None:
 
 def test_the_machine_is_found_without_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from tuner import machine; m = machine.detect()\n"
+        "import sys; from pathlib import Path\n"
+        "from tuner.machine import hardware; m = hardware.detect()\n"
         "assert m.cpu_count >= 1 and m.memory_bytes > 1 << 28\n"
         "assert machine.disk_free(Path('not/there')) > 0\n"
         "assert 'torch' not in sys.modules"
@@ -744,10 +749,10 @@ def test_a_torch_without_cuda_cannot_use_a_gpu(
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(machine, "_torch_has_cuda", lambda: True)
-    assert len(machine.detect().gpus) == 3
-    monkeypatch.setattr(machine, "_torch_has_cuda", lambda: False)
-    found = machine.detect()
+    monkeypatch.setattr(hardware, "_torch_has_cuda", lambda: True)
+    assert len(hardware.detect().gpus) == 3
+    monkeypatch.setattr(hardware, "_torch_has_cuda", lambda: False)
+    found = hardware.detect()
     assert (found.gpus, found.gpu_note[:6]) == ((), "3 GPU(")
 
 
@@ -755,9 +760,9 @@ def test_doctor_says_what_to_install_where_torch_cannot_use_the_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a container the device may be there and nvidia-smi not."""
-    monkeypatch.setattr(machine, "_DEVICES", tmp_path)
+    monkeypatch.setattr(hardware, "_DEVICES", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    monkeypatch.setattr(machine, "_torch_has_cuda", lambda: False)
+    monkeypatch.setattr(hardware, "_torch_has_cuda", lambda: False)
     assert "GPU(s)" not in tuner("doctor", cwd=tmp_path).stderr
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
@@ -768,7 +773,7 @@ def test_doctor_says_what_to_install_where_torch_cannot_use_the_gpu(
     assert "2 GPU(s) present, but the installed torch is built without CUDA" in said.stderr
     assert f"install one with CUDA in place of torch {version}" in said.stderr
     assert "https://pytorch.org/get-started/locally" in said.stderr
-    monkeypatch.setattr(machine, "_torch_has_cuda", lambda: True)
+    monkeypatch.setattr(hardware, "_torch_has_cuda", lambda: True)
     assert "GPU(s)" not in tuner("doctor", cwd=tmp_path).stderr
 
 

@@ -21,11 +21,12 @@ import yaml
 from tests.conftest import rows, write_rows
 from tests.test_cli import Done, tuner
 from tuner import methods as table
-from tuner import recipe_load
-from tuner.compare import plot, report
-from tuner.compare.rows import _rank
 from tuner.errors import RecipeError
-from tuner.verbs import VERBS
+from tuner.recipe import comparison, dump
+from tuner.recipe import load as recipe_load
+from tuner.recipe.verbs import VERBS
+from tuner.run.compare import plot, report
+from tuner.run.compare.rows import _rank
 
 METHODS = [
     {"name": "lora", "r": 4},
@@ -422,14 +423,14 @@ def test_what_reads_the_data_alone_takes_the_recipe(
 def test_a_recipe_of_one_method_is_a_whole_ordinary_recipe(
     bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    loaded = recipe_load.load_comparison(write(bases("llama"), tmp_path))
+    loaded = comparison.load_comparison(write(bases("llama"), tmp_path))
     assert list(loaded.runs) == ["lora", "prefix", "lora-2"]
-    (tmp_path / "one.yaml").write_text(recipe_load.dump(loaded.runs["prefix"].recipe))
+    (tmp_path / "one.yaml").write_text(dump.dump(loaded.runs["prefix"].recipe))
     again = recipe_load.load(tmp_path / "one.yaml")
     assert again.recipe == loaded.runs["prefix"].recipe
     assert again.recipe.compare is None
     with pytest.raises(RecipeError, match="no section compare"):
-        recipe_load.load_comparison(tmp_path / "one.yaml")
+        comparison.load_comparison(tmp_path / "one.yaml")
 
 
 def test_a_foreign_folder_is_left_alone(bases: Callable[[str], Path], tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import THINK_TEMPLATE, make_tokenizer
-from tuner.data import EvalRow, Prepared, prepare
+from tuner.data import sft
 from tuner.data.dialogue import Dialogue
+from tuner.data.prepared import EvalRow, Prepared
 from tuner.data.split import fingerprint, held_out
 from tuner.errors import DataError, RecipeError
-from tuner.recipe import DataSection
+from tuner.recipe.schema import DataSection
 
 HERE = Path(__file__).parent
 
@@ -27,7 +28,7 @@ def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any = None, **keys: A
     (folder / "rows.jsonl").write_text(text, "utf-8")
     data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
     tokenizer = tokenizer or make_tokenizer("chatml")
-    return prepare(data, tokenizer, folder=folder, seed=seed, context_length=512)
+    return sft(data, tokenizer, folder=folder, seed=seed, context_length=512)
 
 
 def chat(*turns: tuple[str, Any]) -> dict[str, Any]:

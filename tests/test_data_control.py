@@ -14,9 +14,10 @@ import pytest
 from tokenizers import AddedToken
 
 from tests.tokenizers import CHATML_TEMPLATE, THINK_TEMPLATE, make_tokenizer
-from tuner.data import Prepared, prepare
+from tuner.data import sft
+from tuner.data.prepared import Prepared
 from tuner.errors import DataError, ModelError, SafetyError
-from tuner.recipe import DataSection
+from tuner.recipe.schema import DataSection
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -25,7 +26,7 @@ def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any, **keys: Any) -> 
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl").write_text(text, "utf-8")
     data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
-    return prepare(data, tokenizer, folder=folder, seed=7, context_length=2048)
+    return sft(data, tokenizer, folder=folder, seed=7, context_length=2048)
 
 
 def chat(*turns: tuple[str, str]) -> dict[str, Any]:
@@ -229,15 +230,15 @@ def test_a_template_that_does_not_end_is_refused(tmp_path: Path, template: str) 
 
 ENDLESS = """
 import sys
-import tuner.data.chat
+import tuner.data.chat_template
 from tests.tokenizers import CHATML_TEMPLATE, make_tokenizer
 from tuner.errors import SafetyError
-tuner.data.chat.PROBE_SECONDS = 1.0
+tuner.data.chat_template.PROBE_SECONDS = 1.0
 tokenizer = make_tokenizer("chatml")
 loop = "{% for i in range(99999) %}"
 tokenizer.chat_template = loop + loop + "{% endfor %}{% endfor %}" + CHATML_TEMPLATE
 try:
-    tuner.data.chat.ChatTemplate(tokenizer)
+    tuner.data.chat_template.ChatTemplate(tokenizer)
 except SafetyError as error:
     sys.exit(error.exit_code)
 """

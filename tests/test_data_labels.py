@@ -10,10 +10,14 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import make_tokenizer
-from tuner import machine, plan, recipe_load
-from tuner.data import Prepared, prepare, preview
+from tuner.data import sft
+from tuner.data.prepared import Prepared
+from tuner.data.sft import preview
 from tuner.errors import DataError, RecipeError
-from tuner.recipe import DataSection
+from tuner.machine import hardware
+from tuner.plan import make
+from tuner.recipe import load as recipe_load
+from tuner.recipe.schema import DataSection
 
 BANK, INSURER = "The bank raised its forecast.", "Shares of the insurer fell by a tenth."
 NEWS = [{"text": BANK, "label": "positive"}, {"text": INSURER, "label": "negative"}]
@@ -29,7 +33,7 @@ def prepared(
     tokenizer = make_tokenizer(kind)
     if head == "classes":
         tokenizer.eos_token = tokenizer.sep_token
-    return prepare(data, tokenizer, folder=folder, seed=7, context_length=512, head=head)
+    return sft(data, tokenizer, folder=folder, seed=7, context_length=512, head=head)
 
 
 def learned(example: Any, kind: str = "chatml") -> str:
@@ -144,7 +148,7 @@ def test_label_accuracy_chooses_among_the_labels_of_the_rows(tmp_path: Path) -> 
 def test_the_plan_shows_the_labels_it_found(make_recipe: Callable[..., Path]) -> None:
     rows = [{"text": f"Scene {n}.", "label": ["dull", "fine"][n % 2]} for n in range(12)]
     recipe = make_recipe(data_rows=rows, data={"template": "auto", "eval": 4})
-    made = plan.make(recipe_load.load(recipe, verb="sft"), machine.detect(), output=Path("none"))
+    made = make.make(recipe_load.load(recipe, verb="sft"), hardware.detect(), output=Path("none"))
     assert made.values["data.labels"].value == ["dull", "fine"]
     assert made.values["data.template"].value == "classification"
     assert "label_accuracy" in made.metrics

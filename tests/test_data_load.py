@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import make_tokenizer
-from tuner.data import Prepared, prepare
+from tuner.data import sft
+from tuner.data.bad_rows import BadRows
 from tuner.data.dialogue import RowRenderer
-from tuner.data.load import BadRows, read
-from tuner.data.recognise import choose
+from tuner.data.prepared import Prepared
+from tuner.data.read import read
+from tuner.data.template_match import choose
 from tuner.errors import DataError, RecipeError
-from tuner.recipe import DataSection
+from tuner.recipe.schema import DataSection
 
 ROWS = [
     {"prompt": f"Question {i} about café and 水?", "completion": f"Answer {i}. " * (1 + i % 5)}
@@ -29,7 +31,7 @@ def prepared(folder: Path, *names: str, context: int = 512, **keys: Any) -> Prep
     """Prepare files of a folder with the ChatML tokenizer; no eval rows unless asked for."""
     data = DataSection(**({"train": names, "eval": 0} | keys))
     tokenizer = make_tokenizer("chatml")
-    return prepare(data, tokenizer, folder=folder, seed=7, context_length=context)
+    return sft(data, tokenizer, folder=folder, seed=7, context_length=context)
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:

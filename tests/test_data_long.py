@@ -11,15 +11,19 @@ import pytest
 import yaml
 
 from tests.tokenizers import make_tokenizer
-from tuner import disk, machine, plan, recipe_load
-from tuner.commands import preview as command
-from tuner.commands.train import as_begun
-from tuner.console import Console
-from tuner.data import Prepared, prepare
+from tuner.cli import data as command
+from tuner.cli.train import as_begun
+from tuner.console.console import Console
+from tuner.data import sft
 from tuner.data.preferences import prepare_preferences
+from tuner.data.prepared import Prepared
 from tuner.data.prompts import prepare_prompts
 from tuner.errors import DataError, RecipeError
-from tuner.recipe import DataSection
+from tuner.machine import hardware
+from tuner.plan import make
+from tuner.recipe import load as recipe_load
+from tuner.recipe.schema import DataSection
+from tuner.record import disk
 
 # Neither a character nor a word is one token of the tiny tokenizers.
 TEXT = "第一条 \U0001f69a " + "".join(f"clause{n} 快递\U0001f69a " for n in range(60)) + "the end"
@@ -35,7 +39,7 @@ def prepared(
     folder: Path, rows: Sequence[Any], kind: str = "chatml", context: int = 4096, **keys: Any
 ) -> Prepared:
     data = section(folder, rows, **keys)
-    return prepare(data, make_tokenizer(kind), folder=folder, seed=7, context_length=context)
+    return sft(data, make_tokenizer(kind), folder=folder, seed=7, context_length=context)
 
 
 def answered(prompt: int, answer: int) -> dict[str, str]:
@@ -190,19 +194,19 @@ def test_plan_and_preview_refuse_alike(make_recipe: Callable[..., Path], tmp_pat
     recipe = make_recipe(data_rows=[{"text": TEXT}], data=data)
     loaded = recipe_load.load(recipe, verb="lora")
     with pytest.raises(DataError) as planned:
-        plan.make(loaded, machine.detect(), output=tmp_path / "run")
+        make.make(loaded, hardware.detect(), output=tmp_path / "run")
     with pytest.raises(DataError) as shown:
         command.preview(str(recipe), (), 3, Console(quiet=True))
     assert planned.value.as_dict() == shown.value.as_dict()
     loaded = recipe_load.load(recipe, ["data.long=split"], verb="lora")
-    made = plan.make(loaded, machine.detect(), output=tmp_path / "run")
+    made = make.make(loaded, hardware.detect(), output=tmp_path / "run")
     assert made.facts["data"]["split_pieces"] == len(made.prepared.train) > 5
     assert made.warnings[0].startswith("1 long texts split into ")
 
 
 def test_the_plan_decides_what_auto_means(make_recipe: Callable[..., Path]) -> None:
-    made = plan.make(
-        recipe_load.load(make_recipe(), verb="sft"), machine.detect(), output=Path("none")
+    made = make.make(
+        recipe_load.load(make_recipe(), verb="sft"), hardware.detect(), output=Path("none")
     )
     assert made.values["data.long"].value == "truncate"
     assert "data.long" not in made.identity()
@@ -217,12 +221,12 @@ def test_a_run_of_an_earlier_version_is_resumed_as_it_began(
     keys = {"eval": 4, "max_length": 200}
     old = {"template": "cloze", "long": "truncate"}
     named = recipe_load.load(make_recipe(data_rows=rows, data={**keys, **old}), verb="sft")
-    began = plan.make(named, machine.detect(), output=tmp_path / "run")
+    began = make.make(named, hardware.detect(), output=tmp_path / "run")
     recipe = make_recipe(data_rows=rows, data={**keys, "template": "auto"})
     loaded = recipe_load.load(recipe, verb="sft")
     assert as_begun(loaded, tmp_path / "run") is loaded
     with pytest.raises(DataError):
-        plan.make(loaded, machine.detect(), output=tmp_path / "run")
+        make.make(loaded, hardware.detect(), output=tmp_path / "run")
 
     record = began.as_dict()
     del record["values"]["data.long"]
@@ -230,8 +234,8 @@ def test_a_run_of_an_earlier_version_is_resumed_as_it_began(
     for _ in range(2):
         head = {"format": 1, "tuner": "0.1.0", "status": "interrupted", "plan": record}
         disk.write_json(tmp_path / "run" / "run.json", head)
-        resumed = plan.make(
-            as_begun(loaded, tmp_path / "run"), machine.detect(), output=tmp_path / "run"
+        resumed = make.make(
+            as_begun(loaded, tmp_path / "run"), hardware.detect(), output=tmp_path / "run"
         )
         assert resumed.identity() == began.identity()
         # What the resumed run writes is what it is resumed by once more.

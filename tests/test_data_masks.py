@@ -15,12 +15,15 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Metaspace
 
 from tests.tokenizers import BOS_TEMPLATE, CHATML_TEMPLATE, make_tokenizer
-from tuner.data import Example, Prepared, prepare, preview
+from tuner.data import sft
 from tuner.data.dialogue import Dialogue
 from tuner.data.encode import Encoder, tokens_of
+from tuner.data.example import Example
+from tuner.data.prepared import Prepared
 from tuner.data.rendered import Rendered
+from tuner.data.sft import preview
 from tuner.errors import DataError
-from tuner.recipe import DataSection
+from tuner.recipe.schema import DataSection
 
 Turns = Sequence[tuple[str, str]]
 
@@ -32,9 +35,7 @@ def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any, **keys: Any) -> 
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl").write_text(text, "utf-8")
     data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
-    return prepare(
-        data, tokenizer, folder=folder, seed=7, context_length=context, stop_ids=stop_ids
-    )
+    return sft(data, tokenizer, folder=folder, seed=7, context_length=context, stop_ids=stop_ids)
 
 
 def chat(*turns: tuple[str, str]) -> dict[str, Any]:

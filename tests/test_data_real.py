@@ -10,9 +10,10 @@ import pytest
 
 from tests.test_data_turns import TOOL_TEMPLATE
 from tests.tokenizers import make_tokenizer
-from tuner.data import Prepared, prepare
+from tuner.data import sft
+from tuner.data.prepared import Prepared
 from tuner.errors import DataError
-from tuner.recipe import DataSection
+from tuner.recipe.schema import DataSection
 
 FOLDER = os.environ.get("TUNER_TEST_DATA", "")
 pytestmark = pytest.mark.skipif(
@@ -55,7 +56,7 @@ FILES: dict[str, tuple[str, int, dict[str, Any]]] = {
 
 def load(name: str, tokenizer: Any, **keys: Any) -> Prepared:
     data = DataSection(**({"train": (name,)} | keys))
-    return prepare(data, tokenizer, folder=Path(FOLDER), seed=3, context_length=65_536)
+    return sft(data, tokenizer, folder=Path(FOLDER), seed=3, context_length=65_536)
 
 
 @pytest.mark.parametrize("name", FILES)

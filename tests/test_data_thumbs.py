@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import make_tokenizer
-from tuner.data import Prepared, prepare, preview
+from tuner.data import sft
+from tuner.data.prepared import Prepared
 from tuner.data.prompts import prepare_prompts
+from tuner.data.sft import preview
 from tuner.errors import DataError
-from tuner.recipe import DataSection
+from tuner.recipe.schema import DataSection
 
 
 def section(folder: Path, rows: Sequence[Any], **keys: Any) -> DataSection:
@@ -24,7 +26,7 @@ def section(folder: Path, rows: Sequence[Any], **keys: Any) -> DataSection:
 
 def prepared(folder: Path, rows: Sequence[Any], **keys: Any) -> Prepared:
     data = section(folder, rows, **keys)
-    return prepare(data, make_tokenizer("chatml"), folder=folder, seed=7, context_length=512)
+    return sft(data, make_tokenizer("chatml"), folder=folder, seed=7, context_length=512)
 
 
 def pair(answer: str, **thumb: Any) -> dict[str, Any]:

@@ -22,11 +22,14 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from tests.conftest import WORDS, rows, write_rows
 from tests.group import Groups
-from tuner import launch, machine, plan, ranks, recipe_load, run
-from tuner.console import Console
-from tuner.data.examples import Example
-from tuner.data.pack import Dealt, Stream
+from tuner.console.console import Console
+from tuner.data.example import Example
+from tuner.data.order import Dealt, Stream
 from tuner.errors import RecipeError, ResourceError, TunerError
+from tuner.machine import hardware, launch, ranks
+from tuner.plan import make
+from tuner.recipe import load as recipe_load
+from tuner.run import spine
 
 Tensors = dict[str, torch.Tensor]
 
@@ -318,7 +321,7 @@ def plan_of(recipe: Path, monkeypatch: pytest.MonkeyPatch, world: int, *override
         monkeypatch.setenv(name, str(world))
     monkeypatch.setenv("RANK", "0")
     loaded = recipe_load.load(recipe, overrides)
-    return plan.make(loaded, machine.detect(), output=recipe.parent / "none")
+    return make.make(loaded, hardware.detect(), output=recipe.parent / "none")
 
 
 @pytest.mark.parametrize(
@@ -363,7 +366,7 @@ def test_fewer_processes_than_planned(
     """G05: `accelerate launch --cpu --num_processes 2` starts one; nothing is trained by it."""
     planned = plan_of(plain[0], monkeypatch, 1, "run.devices=2")
     with pytest.raises(ResourceError, match="counts on 2 processes, and 1 are there") as caught:
-        run.run(planned, resume=False, console=Console(quiet=True))
+        spine.run(planned, resume=False, console=Console(quiet=True))
     assert caught.value.exit_code == 7
     assert not planned.output.exists()
 

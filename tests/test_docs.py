@@ -13,8 +13,8 @@ import yaml
 from tests.conftest import write_rows
 from tests.test_cli import tuner
 from tests.tools.make_docs import PAGES, ROOT, example_of
-from tuner import recipe
 from tuner.methods import METHODS
+from tuner.recipe import schema as recipe
 
 TEMPLATES = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/templates.md").read_text("utf-8"), re.S)
 ROWS: dict[str, dict[str, Any]] = {

@@ -15,10 +15,17 @@ from tests import oracle
 from tests.conftest import rows as instruction_rows
 from tests.conftest import write_rows
 from tests.tiny import KINDS
-from tuner import evaluate, export, machine, model, plan, recipe_load
-from tuner.data import EvalRow, Example
+from tuner import evaluate
+from tuner.data.example import Example
+from tuner.data.prepared import EvalRow
 from tuner.evaluate import generation, likelihood
 from tuner.evaluate.likelihood import Observation
+from tuner.export import run_end
+from tuner.machine import hardware
+from tuner.plan import make as plan_make
+from tuner.plan import plan
+from tuner.recipe import load as recipe_load
+from tuner.run import build
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -28,7 +35,7 @@ LABELS = ["no", "no change", "no change at all", "yes", "yes, the tenant shall p
 
 def make(recipe: Path) -> plan.Plan:
     loaded = recipe_load.load(recipe)
-    return plan.make(loaded, machine.detect(), output=recipe.parent / "unused")
+    return plan_make.make(loaded, hardware.detect(), output=recipe.parent / "unused")
 
 
 def labelled(number: int) -> list[dict[str, str]]:
@@ -73,7 +80,7 @@ def test_every_label_is_scored_as_if_alone(
 ) -> None:
     """All labels of several prompts in one pass, or one by one where rows cannot be packed."""
     made = labels_plan(kind)
-    network = model.load(made)
+    network = build.load(made)
     rows = made.prepared.eval
     assert [len(row.options) for row in rows] == [len(LABELS)] * 7
     lengths = {len(option.input_ids) for option in rows[0].options}
@@ -93,7 +100,7 @@ def test_the_prompt_of_the_labels_is_computed_once(
     labels_plan: Callable[..., plan.Plan],
 ) -> None:
     made = labels_plan("llama")
-    network = model.load(made)
+    network = build.load(made)
     counted = []
     network.model.layers[0].register_forward_pre_hook(
         lambda module, arguments: counted.append(arguments[0].shape[1])
@@ -110,7 +117,7 @@ def test_loss_perplexity_and_token_accuracy_against_the_oracle(
     kind: str, make_recipe: Callable[..., Path]
 ) -> None:
     made = make(make_recipe(kind))
-    network = model.load(made)
+    network = build.load(made)
     examples = [row.example for row in made.prepared.eval]
     counts = [sum(example.supervised[1:]) for example in examples]
     assert len({*counts}) > 1  # else a mean of means would do
@@ -128,7 +135,7 @@ def test_the_size_of_a_batch_changes_nothing(
     labels_plan: Callable[..., plan.Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = labels_plan("llama")
-    network = model.load(made)
+    network = build.load(made)
     found = []
     for size in (1, 100, 100_000):
         monkeypatch.setattr(likelihood, "TOKENS_PER_BATCH", size)
@@ -140,10 +147,10 @@ def test_the_size_of_a_batch_changes_nothing(
 
 def test_scoring_leaves_the_model_in_its_mode(make_recipe: Callable[..., Path]) -> None:
     """Dropout is off while scoring, and on again afterwards."""
-    from tuner import training
+    from tuner.run import build
 
     made = make(make_recipe(method={"dropout": 0.5}, eval={"samples": 1}))
-    network = training.start(made, model.load(made)).model
+    network = build.start(made, build.load(made)).model
     for name, parameter in network.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
@@ -198,7 +205,7 @@ def test_exact_match_forgives_case_width_and_white_space() -> None:
 
 def test_exact_match_is_scored_where_asked(make_recipe: Callable[..., Path]) -> None:
     made = make(make_recipe(eval={"metrics": ["loss", "exact_match"], "max_new_tokens": 4}))
-    scores = evaluate.score(made, model.load(made))
+    scores = evaluate.score(made, build.load(made))
     assert scores.keys() == {"loss", "exact_match"}
     assert scores["exact_match"] == 0.0
 
@@ -217,7 +224,7 @@ def test_a_batch_answers_as_each_prompt_alone(
         ],
     )
     made = make(recipe)
-    network = model.load(made)
+    network = build.load(made)
     rows = made.prepared.eval
     assert len({len(row.prompt_ids) for row in rows}) == 5
     together = generation.answer(made, network, rows)
@@ -246,7 +253,7 @@ def greedy(made: plan.Plan, network: Any, row: EvalRow, most: int) -> list[int]:
 def test_an_answer_ends_at_any_stop_token(make_recipe: Callable[..., Path]) -> None:
     """The base's further stop tokens count, at a place of its own in each row of the batch."""
     made = make(make_recipe(eval={"max_new_tokens": 10}))
-    network = model.load(made)
+    network = build.load(made)
     rows = made.prepared.eval
     whole = [greedy(made, network, row, 10) for row in rows]
     cut = replace(made, stop_ids=(*made.stop_ids, whole[0][3], whole[1][5]))
@@ -267,7 +274,7 @@ def test_a_model_that_was_taught_stops(
     """M01: overfitted on four rows it gives their answers and ends, though pad may be eos."""
     kept: list[Any] = []
     monkeypatch.setattr(
-        export, "write", lambda made, trained, _: kept.extend([made, trained.model]) or []
+        run_end, "write", lambda made, trained, _: kept.extend([made, trained.model]) or []
     )
     four = instruction_rows(4, shortest=2, longest=9)
     recipe = make_recipe(

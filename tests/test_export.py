@@ -27,10 +27,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.tiny import KINDS
-from tuner import base as bases_module
-from tuner import export, model, processes
 from tuner.errors import IntegrityError, TrainingError, TunerError
-from tuner.export import EXPORTERS, verify
+from tuner.export import run_end
+from tuner.export.proof import fresh_process
+from tuner.export.run_end import EXPORTERS
+from tuner.machine import processes
+from tuner.model import tokenizer as model_tokenizer
+from tuner.run import build
 
 ADAPTER_FILES = {
     "MANIFEST.json",
@@ -100,7 +103,7 @@ class Seen:
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """Keep the live model's logits, and whatever the hooks in `before` do first."""
     kept = Seen()
-    original = export.write
+    original = run_end.write
 
     def write(plan: Any, trained: Any, fingerprint: str) -> Any:
         for hook in kept.before:
@@ -108,7 +111,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         kept.plan, kept.live = plan, logits(trained.model)
         return original(plan, trained, fingerprint)
 
-    monkeypatch.setattr(export, "write", write)
+    monkeypatch.setattr(run_end, "write", write)
     return kept
 
 
@@ -119,7 +122,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(module: str, argument: str) -> Any:
         monkeypatch.setattr(sys, "argv", [module, argument])
         try:
-            verify.main()
+            fresh_process.main()
         except SystemExit as error:
             return SimpleNamespace(returncode=1, stderr=str(error.code))
         return SimpleNamespace(returncode=0, stderr="")
@@ -307,7 +310,7 @@ def test_an_altered_artefact_is_not_kept(
 
     def write(plan: Any, trained: Any, folder: Path) -> None:
         original(plan, trained, folder)
-        first, *_, last = (probe["input_ids"] for probe in verify.probe_rows(plan))
+        first, *_, last = (probe["input_ids"] for probe in fresh_process.probe_rows(plan))
         not_a_number.token = next(token for token in last if token not in first)
         rewrite(folder, change)
 
@@ -420,7 +423,7 @@ def test_under_the_adapter_the_base_is_untouched(
     found: dict[str, torch.Tensor] = {}
 
     def unload(plan: Any, trained: Any) -> None:
-        found["before"] = logits(model.load(plan))
+        found["before"] = logits(build.load(plan))
         found["after"] = logits(copy.deepcopy(trained.model).unload())
 
     seen.before.append(unload)
@@ -476,7 +479,7 @@ def test_the_template_that_was_trained_with_is_saved(
         assert fresh.eos_token_id == seen.plan.tokenizer.eos_token_id
     stops = json.loads((tmp_path / "run/merged/generation_config.json").read_text())["eos_token_id"]
     assert (stops[0] if isinstance(stops, list) else stops) == seen.plan.tokenizer.eos_token_id
-    again = bases_module.stop_ids(tmp_path / "run/merged")
+    again = model_tokenizer.stop_ids(tmp_path / "run/merged")
     assert again[0] == seen.plan.tokenizer.eos_token_id
 
 
@@ -489,14 +492,14 @@ def test_a_second_call_finds_what_the_first_one_sealed(
 ) -> None:
     """A run stopped after the export is resumed: sealed artefacts stay as they are."""
     recipe = make_recipe("llama", **QUICK)
-    original = export.write
+    original = run_end.write
 
     def die(*arguments: Any) -> Any:
         original(*arguments)
         raise TunerError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "write", die)
+        patch.setattr(run_end, "write", die)
         with pytest.raises(TunerError, match="stopped"):
             run_recipe(recipe)
     file = tmp_path / "run/adapter/adapter_model.safetensors"

@@ -27,26 +27,21 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tuner import cli, export_origin, proof_limits
-from tuner.commands.export import Request, _numbers
-from tuner.console import Console
+from tuner import cli
+from tuner.cli.export import Request, _numbers
+from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError, TrainingError
-from tuner.export import (
-    convert,
-    gptq,
-    int4,
-    llama,
-    measure,
-    modelfile,
-    trained_grid,
-    verdict,
-)
+from tuner.export import convert, gptq, int4, limits, qat_grid
+from tuner.export import origin as export_origin
 from tuner.export.combine import check as check_combination
-from tuner.export.gguf import field, splits_like
-from tuner.export.measure import Held, Measures
-from tuner.export.work import Combination, Settings
-from tuner.export_formats import FORMATS, known
-from tuner.model import without_cpu_packing
+from tuner.export.gguf import llama_cpp, modelfile
+from tuner.export.gguf.model import field, splits_like
+from tuner.export.job import Combination, Settings
+from tuner.export.proof import measure
+from tuner.export.proof.measure import Held, Measures
+from tuner.model.weights import without_cpu_packing
+from tuner.recipe.formats import FORMATS, known
+from tuner.record import proof_limits
 
 QUICK = {
     "train": {"epochs": 2, "learning_rate": 0.02},
@@ -56,7 +51,7 @@ QUICK = {
 KINDS = ("llama", "llama-tied", "gpt2", "qwen2")
 PLAIN = ("merged", "int8", "nf4", "gguf")
 MORE = ("int8-torchao", "int4")
-HAS_LLAMA = llama.installed()
+HAS_LLAMA = llama_cpp.installed()
 if os.environ.get("TUNER_TEST_LLAMA"):
     assert HAS_LLAMA, "llama-cpp-python is wanted and not installed"
 needs_llama = pytest.mark.skipif(not HAS_LLAMA, reason="llama.cpp is not installed (make llama)")
@@ -242,7 +237,7 @@ def test_what_was_trained_for_a_grid_is_exported_on_it(
     run = trained("llama-tied", train=QUICK["train"] | {"qat": grid})
     report = exported(run, name)[name]
     assert report["kl"] < 1e-9
-    assert report["limit"] == trained_grid.LIMIT
+    assert report["limit"] == qat_grid.LIMIT
     assert (name != "int4") or report["int4"] == "rounded to nearest"
 
 
@@ -659,7 +654,7 @@ def test_verdicts() -> None:
     for kl in (float("nan"), float("inf"), 0.101):
         figures = Measures(0.0, 0.0, kl, 1.0, 4)
         with pytest.raises(IntegrityError):
-            verdict.judge(FORMATS["int8"], figures, work, Path("/nowhere"), None)
+            limits.judge(FORMATS["int8"], figures, work, Path("/nowhere"), None)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -21,13 +21,18 @@ from transformers import AutoModelForCausalLM
 from tests.test_export_formats import ROWS, command, logits, names, tuned
 from tests.test_rehearsal import only, tuner
 from tests.test_reward import pairs
-from tuner import converter, machine, plan, recipe_load, training
 from tuner.errors import IntegrityError, ModelError, RecipeError, ResourceError, TunerError
-from tuner.export import convert, measure
-from tuner.export_formats import FORMATS, known
-from tuner.model import without_cpu_packing
-from tuner.recipe import json_schema
-from tuner.recipe_export import ExportSection
+from tuner.export import convert
+from tuner.export.proof import measure
+from tuner.machine import converter, hardware
+from tuner.model.weights import without_cpu_packing
+from tuner.plan import make, plan
+from tuner.recipe import dump
+from tuner.recipe import load as recipe_load
+from tuner.recipe.export import ExportSection
+from tuner.recipe.formats import FORMATS, known
+from tuner.recipe.schema import json_schema
+from tuner.run import build
 
 QUICK = {
     "train": {"epochs": 2, "learning_rate": 0.02},
@@ -43,20 +48,20 @@ def set_(formats: str, *more: str) -> tuple[str, ...]:
 @pytest.fixture
 def run_set(tmp_path: Path) -> Train:
     """Run a recipe with `--set` flags in this process and return the record."""
-    from tuner import run
-    from tuner.console import Console
+    from tuner.console.console import Console
+    from tuner.run import spine
 
     def go(recipe: Path, *overrides: str, resume: bool = False) -> Any:
         loaded = recipe_load.load(recipe, overrides, "sft")
-        made = plan.make(loaded, machine.detect(), output=tmp_path / "run")
-        return run.run(made, resume=resume, console=Console(quiet=True))
+        made = make.make(loaded, hardware.detect(), output=tmp_path / "run")
+        return spine.run(made, resume=resume, console=Console(quiet=True))
 
     return go
 
 
 def planned(recipe: Path, *overrides: str, verb: str = "sft") -> plan.Plan:
     loaded = recipe_load.load(recipe, overrides, verb)
-    return plan.make(loaded, machine.detect(), output=recipe.parent / "run")
+    return make.make(loaded, hardware.detect(), output=recipe.parent / "run")
 
 
 @pytest.mark.usefixtures("in_process")
@@ -113,7 +118,7 @@ def test_the_live_model_is_gone_before_other_formats_are_made(
     """Memory need not hold what was trained, what is converted and what is proven at once."""
     parameters: list[Any] = []
     alive: list[int] = []
-    start, export = training.start, convert.export
+    start, export = build.start, convert.export
 
     def started(*given: Any) -> Any:
         trained = start(*given)
@@ -125,7 +130,7 @@ def test_the_live_model_is_gone_before_other_formats_are_made(
         alive.append(sum(each() is not None for each in parameters))
         return export(*given)
 
-    monkeypatch.setattr(training, "start", started)
+    monkeypatch.setattr(build, "start", started)
     monkeypatch.setattr(convert, "export", exported)
     run_set(make_recipe("llama", **QUICK), *set_("[adapter, merged, int8]"))
     assert len(parameters) > 20
@@ -303,7 +308,7 @@ def test_what_is_not_installed_is_named_before_training(
 ) -> None:
     recipe, find = make_recipe("llama"), importlib.util.find_spec
     monkeypatch.setattr(
-        "tuner.export_formats.importlib.util.find_spec",
+        "tuner.recipe.formats.importlib.util.find_spec",
         lambda name, *rest: None if name == "compressed_tensors" else find(name, *rest),
     )
     code, events = tuner(recipe, "--set", "export.formats=[adapter, int4]")
@@ -340,11 +345,11 @@ def test_memory_and_disk_of_formats_are_planned(
     assert other["conversion"] == size  # the merged model that the file is made of
     assert other["total"] == sum(part for key, part in other.items() if key != "total")
     assert more.facts["memory"]["export"] > plain.facts["memory"]["export"]
-    host = machine.detect()
+    host = hardware.detect()
     small = type(host)(**{**vars(host), "memory_bytes": more.facts["memory"]["export"] - 1})
     loaded = recipe_load.load(recipe, set_("[adapter, gguf-f32]"), "sft")
     with pytest.raises(ResourceError, match=r"export\.formats") as caught:
-        plan.make(loaded, small, output=recipe.parent / "run")
+        make.make(loaded, small, output=recipe.parent / "run")
     assert caught.value.exit_code == 7
     assert "tuner export RUN --format gguf-f32" in caught.value.fix
 
@@ -414,7 +419,7 @@ def test_names_types_and_options_of_formats(
     recipe = recipe_load.load(make_recipe(), set_(text)).recipe
     assert [*recipe.export.formats] == items
     lock = tmp_path / "again.yaml"
-    lock.write_text(recipe_load.dump(recipe), "utf-8")
+    lock.write_text(dump.dump(recipe), "utf-8")
     assert recipe_load.load(lock).recipe.export == recipe.export
 
 

@@ -11,8 +11,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tuner import evaluate, machine, model, plan, recipe_load, training
+from tuner import evaluate
 from tuner.errors import DataError, RecipeError
+from tuner.machine import hardware
+from tuner.plan import make as plan_make
+from tuner.plan import plan
+from tuner.recipe import load as recipe_load
+from tuner.run import build
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -21,7 +26,7 @@ LABELS = ["good", "bad", "fine"]
 
 def make(recipe: Path) -> plan.Plan:
     loaded = recipe_load.load(recipe, verb="sft")
-    return plan.make(loaded, machine.detect(), output=recipe.parent / "run")
+    return plan_make.make(loaded, hardware.detect(), output=recipe.parent / "run")
 
 
 def class_rows(count: int = 12) -> list[dict[str, str]]:
@@ -96,7 +101,7 @@ def test_scores_do_not_hang_on_the_batch(
 ) -> None:
     """R02: rows alone and together, whichever side is padded; loss and choice by hand."""
     made = make(classifier(make_recipe, kind, method={"name": method}))
-    network = training.start(made, model.load(made)).model.eval()
+    network = build.start(made, build.load(made)).model.eval()
     rows = made.prepared.eval
     alone = []
     with torch.no_grad():
@@ -127,7 +132,7 @@ def test_an_encoder_decoders_loss_is_that_of_transformers(
     make_recipe: Callable[..., Path],
 ) -> None:
     made = make(make_recipe("bart"))
-    network = model.load(made)
+    network = build.load(made)
     scores = evaluate.score(made, network)
     total, count = 0.0, 0
     with torch.no_grad():
@@ -146,7 +151,7 @@ def test_an_encoder_decoder_chooses_among_labels(
 ) -> None:
     recipe = make_recipe(kind, data_rows=class_rows(), data={"labels": LABELS, "eval": 0.25})
     made = make(recipe)
-    network = model.load(made)
+    network = build.load(made)
     observed = evaluate.score(made, network)["label_accuracy"]
     right = 0
     with torch.no_grad():
@@ -222,7 +227,7 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(
     make_recipe: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model, "load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(build, "load", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(RecipeError) as caught:
         make(make_recipe(kind, **sections))
     assert words in str(caught.value)

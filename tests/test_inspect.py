@@ -18,10 +18,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tests.test_capabilities import OPTIONS
 from tests.test_cli import tuner
-from tuner import inspection, machine, model, nearest, plan, recipe_load, training, updates
-from tuner.disk import sha256_file
 from tuner.errors import IntegrityError, ModelError, RecipeError, SafetyError, TunerError
+from tuner.machine import hardware
 from tuner.methods import METHODS
+from tuner.model.adapters import inspect, nearest_tokens
+from tuner.model.adapters import norms as updates
+from tuner.plan import make
+from tuner.recipe import load as recipe_load
+from tuner.record.disk import sha256_file
+from tuner.run import build
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -188,7 +193,7 @@ def test_the_norms_are_those_of_pefts_own_updates(
             wanted.setdefault(key, []).append(float(delta.norm()))
             values = torch.linalg.svdvals(delta.reshape(-1, *delta.shape[-2:]))
             ranks.setdefault(key, []).append(float(updates.effective_rank(values).mean()))
-    found = inspection.inspect(tmp_path / "a")
+    found = inspect.inspect(tmp_path / "a")
     seen: dict[str, list[float]] = {}
     for each in found["pairs"]:
         seen.setdefault(each["module"], []).append(each["norm"])
@@ -207,10 +212,10 @@ def test_every_method_of_ours_can_be_inspected(
     """Count of parameters and modules against the live model."""
     method = {"name": name, **OPTIONS.get(name, {})}
     loaded = recipe_load.load(make_recipe("llama", method=method), verb="sft")
-    made = plan.make(loaded, machine.detect(), output=tmp_path / "run")
-    network = training.start(made, model.load(made)).model
+    made = make.make(loaded, hardware.detect(), output=tmp_path / "run")
+    network = build.start(made, build.load(made)).model
     network.save_pretrained(tmp_path / "a", save_embedding_layers=False)
-    found = inspection.inspect(tmp_path / "a")
+    found = inspect.inspect(tmp_path / "a")
     state = get_peft_model_state_dict(network)
     assert found["parameters"]["stored"] == sum(tensor.numel() for tensor in state.values())
     assert sum(row["parameters"] for row in found["layers"]) == found["parameters"]["stored"]
@@ -359,7 +364,7 @@ def test_virtual_tokens_are_near_the_vocabulary_tokens_they_are_made_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Across the parts that the matrix is read in, whose last is shorter."""
-    monkeypatch.setattr(nearest, "_ROWS", 100)
+    monkeypatch.setattr(nearest_tokens, "_ROWS", 100)
     network = AutoModelForCausalLM.from_pretrained(bases(kind))
     matrix = network.get_input_embeddings().weight.detach()
     ids = [7, 150, 511]

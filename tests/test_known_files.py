@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.test_base import resolve
 from tests.test_export_formats import command, names
-from tuner import known_files
 from tuner.errors import SafetyError
 from tuner.export import adapter
+from tuner.model import known_files
 
 SECRET = "the secret of this machine"
 QUICK: dict[str, Any] = {

@@ -21,8 +21,8 @@ from tests import oracle
 from tests.test_capabilities import load_again
 from tests.test_methods import built, logits, make, randomise
 from tuner.errors import ModelError, RecipeError
-from tuner.export import verify
-from tuner.tasks.sft import optimizer_and_schedule
+from tuner.export.proof import fresh_process
+from tuner.tasks.optimizer import optimizer_and_schedule
 
 Make = Callable[..., Path]
 Run = Callable[..., dict[str, Any]]
@@ -31,7 +31,7 @@ Run = Callable[..., dict[str, Any]]
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Artefacts are loaded again without the seconds that a fresh process takes."""
-    monkeypatch.setattr(verify, "fresh_logits", load_again)
+    monkeypatch.setattr(fresh_process, "fresh_logits", load_again)
 
 
 def saved(folder: Path) -> dict[str, torch.Tensor]:

@@ -15,8 +15,13 @@ from typing import Any
 import pytest
 import torch
 
-from tuner import fitting, machine, memory, model, plan, recipe_load, training
 from tuner.errors import ResourceError
+from tuner.machine import hardware
+from tuner.plan import make as plan_make
+from tuner.plan import plan
+from tuner.plan.memory import estimate, fit
+from tuner.recipe import load as recipe_load
+from tuner.run import build
 from tuner.tasks.sft import token_loss
 
 GIB = 1 << 30
@@ -33,15 +38,15 @@ LONG = [
 ]
 
 
-def make(recipe: Path, host: machine.Machine | None = None) -> plan.Plan:
+def make(recipe: Path, host: hardware.Machine | None = None) -> plan.Plan:
     loaded = recipe_load.load(recipe, verb="sft")
-    return plan.make(loaded, host or machine.detect(), output=recipe.parent / "unused")
+    return plan_make.make(loaded, host or hardware.detect(), output=recipe.parent / "unused")
 
 
 def saved_bytes(made: plan.Plan, count: int) -> int:
     """What autograd holds when the first rows of the run have gone forward: each storage once,
     without what is held anyway, and without the logits."""
-    network = training.start(made, model.load(made)).model.train()
+    network = build.start(made, build.load(made)).model.train()
     own = {
         tensor.untyped_storage().data_ptr()
         for tensor in (*network.parameters(), *network.buffers())
@@ -80,14 +85,14 @@ def test_activations_are_what_autograd_saves(
     made = make(make_recipe(kind, data_rows=LONG, **(METHODS | further)[name]))
     first = made.prepared.train[:4]
     shape = made.shape
-    seen = memory.Rows(
+    seen = estimate.Rows(
         [row.num_tokens for row in first],
         [row.num_targets for row in first],
         4,
         True,
         shape.rows.shared,
     )
-    told = memory.estimate(replace(shape, rows=seen), 4, False)
+    told = estimate.estimate(replace(shape, rows=seen), 4, False)
     assert told.activations == pytest.approx(saved_bytes(made, 4), rel=0.05)
 
 
@@ -122,7 +127,7 @@ def test_the_peak_is_foreseen_within_a_tenth(
 
 def test_the_peak_is_that_of_the_process_itself() -> None:
     """A large parent does not count; Linux hands its peak on to what it starts."""
-    child = "from tuner import provenance; print(provenance.peak_memory_bytes())"
+    child = "from tuner.record import provenance; print(provenance.peak_memory_bytes())"
     parent = f"""
 import subprocess, sys
 large = b"x" * (600 << 20)
@@ -174,9 +179,9 @@ def eight_billion(tmp_path: Path, bases: Callable[[str], Path]) -> Path:
     return folder
 
 
-def gpu(gib: int) -> machine.Machine:
-    card = machine.Gpu("one", gib * GIB, (9, 0))
-    return machine.Machine(cpu_count=8, memory_bytes=64 * GIB, gpus=(card,))
+def gpu(gib: int) -> hardware.Machine:
+    card = hardware.Gpu("one", gib * GIB, (9, 0))
+    return hardware.Machine(cpu_count=8, memory_bytes=64 * GIB, gpus=(card,))
 
 
 def test_eight_billion_parameters_on_gpus(
@@ -214,7 +219,7 @@ def test_what_does_not_fit_is_told_what_would(
     made = make(
         make_recipe(model={"base": str(eight_billion), "quantize": "nf4"}, **shared), gpu(16)
     )
-    assert made.facts["memory"]["total"] <= fitting.budget("cuda", 16 * GIB)
+    assert made.facts["memory"]["total"] <= fit.budget("cuda", 16 * GIB)
     with pytest.raises(ResourceError) as caught:
         make(recipe, gpu(10))
     assert "data.max_length: " in caught.value.fix
@@ -222,12 +227,12 @@ def test_what_does_not_fit_is_told_what_would(
 
 def test_rows_are_cut_as_the_run_cuts_them() -> None:
     """The micro-batches of the estimate are those of the Trainer: 5 rows by 2 are 2, 2 and 1."""
-    made = memory.Rows([5, 1, 2, 7, 3, 4], [1, 1, 2, 2, 3, 3], batch=5)
+    made = estimate.Rows([5, 1, 2, 7, 3, 4], [1, 1, 2, 2, 3, 3], batch=5)
     computed, seen, kept, count, squares = (part.tolist() for part in made.cut(2))
     assert (seen, kept) == ([6, 9, 3, 4, 0, 0], [2, 4, 3, 3, 0, 0])
     assert (count, computed) == ([2, 2, 1, 1, 0, 0], seen)
     assert squares[:2] == [26, 53]
-    shared = memory.Rows([5, 4], [1, 1], batch=2, shared=2)
+    shared = estimate.Rows([5, 4], [1, 1], batch=2, shared=2)
     assert shared.cut(2)[0].tolist() == [7]
-    padded = memory.Rows([5, 1], [1, 1], batch=2, packed=False)
+    padded = estimate.Rows([5, 1], [1, 1], batch=2, packed=False)
     assert [part.tolist() for part in padded.cut(2)][:3] == [[10], [10], [2]]

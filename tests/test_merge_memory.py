@@ -28,7 +28,7 @@ def status(key):
 _CHILD = (
     _STATUS
     + """
-from tuner.export import verify, loading, measure
+from tuner.export.run_end import verify, loading, measure
 import peft, transformers.models.llama.modeling_llama
 before = status("VmRSS")
 verify.main()
@@ -43,10 +43,10 @@ from pathlib import Path
 import torch, peft, transformers.models.llama.modeling_llama
 torch.set_num_threads(1)
 from tuner import export_origin, heap
-from tuner.console import Console
-from tuner.export import convert, merged
-from tuner.export.work import Settings
-from tuner.export_formats import known
+from tuner.console.console import Console
+from tuner.export.run_end import convert, merged
+from tuner.export.job import Settings
+from tuner.recipe.formats import known
 place = Path(sys.argv[1])
 merged.SHARD = {SHARD}
 true = subprocess.run

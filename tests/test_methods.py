@@ -17,10 +17,16 @@ from transformers import AutoModelForCausalLM
 
 from tests import oracle, tiny
 from tests.tiny import KINDS
-from tuner import base, export, machine, model, plan, recipe_load, skeleton, training
 from tuner.errors import ModelError, RecipeError
-from tuner.export import merged
+from tuner.export import merged, run_end
+from tuner.machine import hardware
 from tuner.methods import METHODS
+from tuner.model import base, layers
+from tuner.plan import make as plan_make
+from tuner.plan import plan
+from tuner.recipe import load as recipe_load
+from tuner.run import build
+from tuner.tasks import trained as tasks_trained
 
 PROBES = torch.randint(0, 500, (3, 24), generator=torch.Generator().manual_seed(3))
 # Query and value projections of the families; GPT-2 has one matrix for query, key and value.
@@ -32,11 +38,11 @@ REGEX = dict.fromkeys(KINDS, r".*\.layers\.\d+\.self_attn\.[kq]_proj") | {
 
 def make(recipe: Path, verb: str | None = "sft") -> plan.Plan:
     loaded = recipe_load.load(recipe, verb=verb)
-    return plan.make(loaded, machine.detect(), output=recipe.parent / "unused")
+    return plan_make.make(loaded, hardware.detect(), output=recipe.parent / "unused")
 
 
-def built(made: plan.Plan) -> training.Trained:
-    return training.start(made, model.load(made))
+def built(made: plan.Plan) -> tasks_trained.Trained:
+    return build.start(made, build.load(made))
 
 
 @torch.no_grad()
@@ -71,7 +77,7 @@ def train(
             ran.plan, ran.trained = made, trained
             return []
 
-        monkeypatch.setattr(export, "write", keep)
+        monkeypatch.setattr(run_end, "write", keep)
         sections = {"eval": {"enabled": False, "samples": 0}, **sections}
         if sections.get("method", {}).get("name") == "staged":
             sections["train"] = {"learning_rate": "auto", **sections.get("train", {})}
@@ -110,9 +116,9 @@ def test_the_plan_counts_what_is_built(
         method = {**method, "target_modules": targets[kind]}
     train = {"learning_rate": "auto"} if method["name"] == "staged" else {}
     made = make(make_recipe(kind, method=method, train=train))
-    network = model.load(made)
+    network = build.load(made)
     total = sum(parameter.numel() for parameter in network.parameters())
-    trained = training.start(made, network)
+    trained = build.start(made, network)
     parameters = dict(trained.model.named_parameters())
     in_stages = [
         sum(parameters[name].numel() for name in set_of_stage(made, trained, stage))
@@ -130,7 +136,7 @@ def test_the_plan_counts_what_is_built(
         assert 0 < facts["trainable"] < total
 
 
-def set_of_stage(made: plan.Plan, trained: training.Trained, stage: Any) -> set[str]:
+def set_of_stage(made: plan.Plan, trained: tasks_trained.Trained, stage: Any) -> set[str]:
     if not made.method.adapter:
         from tuner.methods import full
 
@@ -146,8 +152,8 @@ def test_headers_and_config_give_the_same_skeleton(
     folder = bases(kind)
     shutil.copy(folder / "config.json", tmp_path)
     config = json.loads((folder / "config.json").read_text())
-    stored = skeleton.read(base.Base(kind, "folder", folder, config), "language")
-    from_config = skeleton.read(base.Base(kind, "folder", tmp_path, config), "language")
+    stored = layers.read(base.Base(kind, "folder", folder, config), "language")
+    from_config = layers.read(base.Base(kind, "folder", tmp_path, config), "language")
     assert stored == from_config
     network = AutoModelForCausalLM.from_pretrained(folder)
     assert stored.total == sum(parameter.numel() for parameter in network.parameters())
@@ -176,8 +182,8 @@ def test_checkpoints_of_older_tools_are_read_alike(
             tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         config = json.loads((folder / "config.json").read_text())
-        old = skeleton.read(base.Base(kind, "folder", folder, config), "language")
-        assert old == skeleton.read(base.Base(kind, "folder", bases(kind), config), "language")
+        old = layers.read(base.Base(kind, "folder", folder, config), "language")
+        assert old == layers.read(base.Base(kind, "folder", bases(kind), config), "language")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -22,13 +22,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import rows
 from tests.test_export_formats import HAS_LLAMA, command, exported
-from tuner import inference, machine, model, plan, recipe_load, token_rows, training, vocabulary
-from tuner.chat import Chat, Prompts, Settings
-from tuner.console import Console
+from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError
-from tuner.methods import METHODS
-from tuner.recipe import ModelSection
-from tuner.serve.voices import name_all
+from tuner.inference import load
+from tuner.inference.chat import Chat, Settings
+from tuner.inference.prompts import Prompts
+from tuner.inference.serve.models import name_all
+from tuner.machine import hardware
+from tuner.methods import METHODS, targets
+from tuner.model import embedding_rows
+from tuner.model import tokenizer as vocabulary
+from tuner.plan import make, plan
+from tuner.recipe import load as recipe_load
+from tuner.recipe.schema import ModelSection
+from tuner.run import build
 
 TOKENS = ["<law>", "<case>"]
 IDS = [512, 513]
@@ -79,7 +86,7 @@ def plain_base(folder: Path, rows: int) -> Any:
 
 def matrices(folder: Path) -> dict[str, torch.Tensor]:
     found = load_file(folder / "model.safetensors")
-    return {name: found[name] for name in found if vocabulary.ends(f"{name[:-7]}", END)}
+    return {name: found[name] for name in found if targets.ends(f"{name[:-7]}", END)}
 
 
 END = vocabulary.MATRICES
@@ -202,14 +209,14 @@ def test_adapters_with_other_tokens_take_turns_on_one_base(
     two = trained("llama", "two", model={"new_tokens": ["<a>", "<b>", "<c>"]})
     three = trained("llama", "three", model={"new_tokens": []})
     base = bases("llama")
-    found = inference.open_base(
+    found = load.open_base(
         ModelSection(base=str(base), dtype="float32"),
         Path(),
         "cpu",
         tokenizer_folder=one / "adapter",
     )
     for run in (one, two, three):
-        inference.attach(found, run / "adapter", run.name)
+        load.attach(found, run / "adapter", run.name)
     untouched = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     expected = {
         "one": PeftModel.from_pretrained(plain_base(base, 514), one / "adapter"),
@@ -274,7 +281,7 @@ def test_each_other_method_refuses_them(name: str, make_recipe: Callable[..., Pa
 
 def planned(recipe: Path) -> plan.Plan:
     loaded = recipe_load.load(recipe, verb="sft")
-    return plan.make(loaded, machine.detect(), output=recipe.parent / "run")
+    return make.make(loaded, hardware.detect(), output=recipe.parent / "run")
 
 
 @pytest.mark.parametrize(
@@ -322,7 +329,7 @@ def test_other_tasks_refuse_them(make_recipe: Callable[..., Path]) -> None:
         planned(make_recipe("llama", **task))
     loaded = recipe_load.load(make_recipe(model={"new_tokens": TOKENS}), verb="rlhf")
     with pytest.raises(RecipeError) as caught:
-        plan.make(loaded, machine.detect(), output=Path("none"))
+        make.make(loaded, hardware.detect(), output=Path("none"))
     assert "model.new_tokens and tuner rlhf" in str(caught.value.problems)
 
 
@@ -335,7 +342,7 @@ def test_a_policy_that_has_them_is_refused_with_the_way_round(
         recipe = make_recipe(rlhf={"policy": str(policy)}, name="p.yaml")
         loaded = recipe_load.load(recipe, verb="rlhf")
         with pytest.raises(RecipeError, match="tokens that its base has not") as caught:
-            plan.make(loaded, machine.detect(), output=Path("none"))
+            make.make(loaded, hardware.detect(), output=Path("none"))
         assert "merged" in caught.value.fix
 
 
@@ -370,7 +377,7 @@ def test_a_token_that_no_row_has_is_named(make_recipe: Callable[..., Path]) -> N
 def test_the_preview_shows_them_as_one_piece(
     make_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tuner.commands.preview import preview
+    from tuner.cli.data import preview
 
     recipe = make_recipe(data_rows=marked(), model={"new_tokens": TOKENS})
     preview(str(recipe), [], 2, Console())
@@ -396,7 +403,7 @@ def test_a_resumed_run_has_the_same_rows(
         raise IntegrityError("killed", "after training", "resume")
 
     with monkeypatch.context() as patched:
-        patched.setattr("tuner.export.write", die)
+        patched.setattr("tuner.export.run_end.write", die)
         with pytest.raises(IntegrityError, match="killed"):
             run_recipe(recipe, "run")
     for path in (tmp_path / "run/checkpoints").glob("step-8"):
@@ -440,7 +447,7 @@ def test_the_parameter_count_is_exact(make_recipe: Callable[..., Path]) -> None:
         made = planned(
             make_recipe(kind, data_rows=marked(), method=method, model={"new_tokens": TOKENS})
         )
-        network = training.start(made, model.load(made)).model
+        network = build.start(made, build.load(made)).model
         live = sum(p.numel() for p in network.parameters() if p.requires_grad)
         assert live == made.facts["parameters"]["trainable"], (kind, method)
 
@@ -450,21 +457,21 @@ def test_the_start_is_the_mean_and_the_old_modules_stay(bases: Callable[..., Pat
         network = AutoModelForCausalLM.from_pretrained(bases(kind), dtype=torch.float32)
         embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
         before = embedding.weight.clone()
-        token_rows.grow(network, 514)
+        embedding_rows.grow(network, 514)
         assert embedding.weight.shape == head.weight.shape == (512, 64)
         new, top = network.get_input_embeddings(), network.get_output_embeddings()
         assert torch.equal(new.weight[:512], before)
         assert torch.allclose(new.weight[512:], before.mean(0).expand(2, -1))
         assert (top.weight is new.weight) == (head.weight is embedding.weight)
         assert network(input_ids=torch.tensor([[513]])).logits.shape[-1] == 514
-        token_rows.grow(network, 100)
+        embedding_rows.grow(network, 100)
         assert network.config.vocab_size == 514
 
 
 def test_every_adapter_goes_through_one_door() -> None:
     """No file puts a saved adapter on a base but `token_rows.put_on`, which gives it its rows; the
     card tells users without tuner how."""
-    root = Path(token_rows.__file__).parent
+    root = Path(embedding_rows.__file__).parent
     found = {
         path.relative_to(root).as_posix()
         for path in root.rglob("*.py")

@@ -14,13 +14,18 @@ import pytest
 import torch
 
 from tests.test_capabilities import load_again
-from tuner import machine, model, out_of_memory, plan, policy, recipe_load, run, training
-from tuner.console import Console
-from tuner.devices import Devices
+from tuner.console.console import Console
 from tuner.errors import Interrupted, ResourceError
-from tuner.export import verify
-from tuner.record import RunFolder
-from tuner.signals import StopRequest
+from tuner.export.proof import fresh_process
+from tuner.machine import hardware
+from tuner.machine.signals import StopRequest
+from tuner.plan import make
+from tuner.plan.devices import Devices
+from tuner.recipe import load as recipe_load
+from tuner.record.run_folder import RunFolder
+from tuner.run import build, out_of_memory, spine
+from tuner.run import resume as training
+from tuner.tasks import rollouts
 from tuner.tasks.watch import Watch
 
 CPU = (
@@ -45,13 +50,13 @@ def train(tmp_path: Path) -> Train:
 
     def go(recipe: Path, out: str, micro: int = 4, resume: bool = False, verb: str = "sft") -> Any:
         loaded = recipe_load.load(recipe, [f"train.micro_batch_size={micro}"], verb)
-        made = plan.make(loaded, machine.detect(), output=tmp_path / out)
+        made = make.make(loaded, hardware.detect(), output=tmp_path / out)
         warnings: list[str] = []
         with StopRequest() as stop, RunFolder.open(made.output, resume=resume) as folder:
             resumed = training.newest_checkpoint(made, made.output)[0] if resume else None
-            trained = training.start(made, model.load(made))
+            trained = build.start(made, build.load(made))
             shown: Any = (lambda *given: None, lambda number: None, resumed, warnings.append)
-            training.train(made, trained, folder, stop, *shown, warnings.append)
+            spine.train(made, trained, folder, stop, *shown, warnings.append)
             record = folder.record
         named = trained.model.named_parameters()
         return {n: p.detach().clone() for n, p in named if p.requires_grad}, record, warnings
@@ -213,12 +218,12 @@ def test_a_whole_run_goes_on_and_says_so(
 ) -> None:
     """N15: on the screen, in run.log and in run.json."""
     exhaust(monkeypatch, 2, 2, torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB"))
-    monkeypatch.setattr(verify, "fresh_logits", load_again)
+    monkeypatch.setattr(fresh_process, "fresh_logits", load_again)
     loaded = recipe_load.load(
         make_recipe(export={"formats": ["adapter"]}, eval={"samples": 0}), (), "sft"
     )
-    made = plan.make(loaded, machine.detect(), output=tmp_path / "run")
-    run.run(made, resume=False, console=Console())
+    made = make.make(loaded, hardware.detect(), output=tmp_path / "run")
+    spine.run(made, resume=False, console=Console())
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["status"] == "done"
     (told,) = record["out_of_memory"]
@@ -253,7 +258,7 @@ def test_answers_are_drawn_and_judged_anew(
     wanted, _, _ = train(recipe, "small", micro=2, verb="rlhf")
     failed = 0
     if algorithm == "ppo":
-        true = policy.token_scores
+        true = rollouts.token_scores
 
         def scores(made: Any, *args: Any, **kwargs: Any) -> Any:
             nonlocal failed
@@ -262,7 +267,7 @@ def test_answers_are_drawn_and_judged_anew(
                 raise RuntimeError(CPU)
             return true(made, *args, **kwargs)
 
-        monkeypatch.setattr(policy, "token_scores", scores)
+        monkeypatch.setattr(rollouts, "token_scores", scores)
     else:
         from trl import RLOOTrainer
 
@@ -288,7 +293,7 @@ def test_several_processes_refuse_together(
 ) -> None:
     """N15: no rank can change alone what all have to cut the same way."""
     loaded = recipe_load.load(make_recipe(train={"batch_size": 8}), (), "sft")
-    made = plan.make(loaded, machine.detect(), output=tmp_path / "run")
+    made = make.make(loaded, hardware.detect(), output=tmp_path / "run")
     two = replace(made, devices=Devices(2), micro_batch_size=4)
     with RunFolder.open(tmp_path / "run", resume=False) as folder:
         error = torch.OutOfMemoryError("CUDA out of memory.")
@@ -303,7 +308,7 @@ def test_several_processes_refuse_together(
 def test_sizes_divide_the_rows_of_a_step(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
     """N15"""
     loaded = recipe_load.load(make_recipe(train={"batch_size": 18}), (), "sft")
-    made = plan.make(loaded, machine.detect(), output=tmp_path / "run")
+    made = make.make(loaded, hardware.detect(), output=tmp_path / "run")
     sizes = []
     size = 18
     while (smaller := out_of_memory.resized(made, size // 2)) is not None:

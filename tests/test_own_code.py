@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from tests.test_export_formats import command
-from tuner import base as bases_module
-from tuner import own_code
 from tuner.errors import SafetyError
-from tuner.recipe import ModelSection
+from tuner.model import base as bases_module
+from tuner.model import own_code, tokenizer
+from tuner.recipe.schema import ModelSection
 
 MODEL = """
 import os
@@ -186,7 +186,7 @@ def test_an_artefact_does_not_speak_for_itself(
     base: Path, ran: Path, make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     """A whole model from elsewhere whose manifest allows its code, and code in another place."""
-    from tuner import seal
+    from tuner.record import seal
 
     facts = {"trust_remote_code": True, "num_labels": 0, "head": "language", "qat": "none"}
     facts |= {"auto_class": "AutoModelForCausalLM", "dtype": "float32", "quantize": "none"}
@@ -226,8 +226,8 @@ def test_an_adapters_tokenizer_runs_no_other_code_than_its_bases(
     code += "    import os\n    open(os.environ['RAN'], 'a').write('0 tokens')\n"
     (folder / "tokens.py").write_text(code)
     with pytest.raises(SafetyError, match="tokenizer of"):
-        bases_module.tokenizer_at(found, folder)
+        tokenizer.tokenizer_at(found, folder)
     assert not ran.exists()
     shutil.copyfile(folder / "tokens.py", base / "tokens.py")
-    assert type(bases_module.tokenizer_at(found, folder)).__name__ == "Own"
+    assert type(tokenizer.tokenizer_at(found, folder)).__name__ == "Own"
     assert ran.exists()

@@ -104,7 +104,7 @@ def test_a_copied_recipe_brings_its_data(installed: Path, tmp_path: Path, recipe
     """Away from the checkout: copy, then read it as the user would."""
     run_installed(installed, tmp_path, "recipes", "copy", recipe, "mine")
     code = (
-        "import sys; from pathlib import Path; from tuner.recipe_load import load\n"
+        "import sys; from pathlib import Path; from tuner.recipe.load import load\n"
         "loaded = load(Path(sys.argv[1]), verb=None)\n"
         "files = [*loaded.recipe.data.train, loaded.recipe.data.eval]\n"
         "names = [name for name in files if isinstance(name, str)]\n"
@@ -142,9 +142,13 @@ def test_light_modules_import_nothing_heavy() -> None:
         "    assert not found, f'{name} imports {found}'\n"
     )
     names = light_modules()
-    assert {"tuner.cli", "tuner.plan", "tuner.recipe_load", "tuner.data", "tuner.doctor"} <= set(
-        names
-    )
+    assert {
+        "tuner.cli",
+        "tuner.plan.plan",
+        "tuner.recipe.load",
+        "tuner.data",
+        "tuner.cli.doctor",
+    } <= set(names)
     done = subprocess.run(
         [sys.executable, "-c", code, ",".join(HEAVY), *names],
         cwd=ROOT,

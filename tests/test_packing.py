@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests import oracle
 from tests.tiny import KINDS
-from tuner import attention
-from tuner.data import Example
-from tuner.data.pack import IGNORED, Stream, collate_packed, collate_padded
-from tuner.decide import PACKED_FAMILIES
+from tuner.data.collate import collate_packed, collate_padded
+from tuner.data.example import IGNORED, Example
+from tuner.data.order import Stream
+from tuner.model.kernels import attention
+from tuner.plan.decide import PACKED_FAMILIES
 from tuner.tasks.sft import token_loss
 
 PACKED = [kind for kind in KINDS if kind.removesuffix("-tied") in PACKED_FAMILIES]
@@ -169,17 +170,19 @@ def test_a_family_that_is_not_isolated_is_padded_or_refused(
     make_recipe: Callable[..., Path], run_recipe: Callable[..., Any]
 ) -> None:
     """M09"""
-    from tuner import machine, plan, recipe_load
     from tuner.errors import RecipeError
+    from tuner.machine import hardware
+    from tuner.plan import make
+    from tuner.recipe import load as recipe_load
 
-    made = plan.make(
-        recipe_load.load(make_recipe("mixtral")), machine.detect(), output=Path("unused")
+    made = make.make(
+        recipe_load.load(make_recipe("mixtral")), hardware.detect(), output=Path("unused")
     )
     assert made.packing is False
     assert "not proven for mixtral" in made.values["data.packing"].origin
     asked = recipe_load.load(make_recipe("mixtral", data={"packing": True}))
     with pytest.raises(RecipeError, match="not isolated"):
-        plan.make(asked, machine.detect(), output=Path("unused"))
+        make.make(asked, hardware.detect(), output=Path("unused"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

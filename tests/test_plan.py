@@ -9,9 +9,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tuner import machine, plan, recipe_load
 from tuner.errors import ResourceError
-from tuner.tasks.sft import rate_share
+from tuner.machine import hardware
+from tuner.plan import make as plan_make
+from tuner.plan import plan
+from tuner.recipe import dump
+from tuner.recipe import load as recipe_load
+from tuner.tasks.optimizer import rate_share
 
 
 class Usage(NamedTuple):
@@ -21,7 +25,7 @@ class Usage(NamedTuple):
 
 
 def make(recipe: Path, output: Path) -> plan.Plan:
-    return plan.make(recipe_load.load(recipe, verb="sft"), machine.detect(), output=output)
+    return plan_make.make(recipe_load.load(recipe, verb="sft"), hardware.detect(), output=output)
 
 
 def bytes_under(folder: Path) -> int:
@@ -99,7 +103,7 @@ def test_a_lock_names_its_base_wherever_it_is_read(
         recipe.write_text(f"model: {{base: {base}}}\ndata: {{train: train.jsonl}}\n", "utf-8")
         loaded = recipe_load.load(recipe, verb="lora")
         lock = tmp_path / "elsewhere.yaml"
-        lock.write_text(recipe_load.dump(loaded.recipe, loaded.folder), "utf-8")
+        lock.write_text(dump.dump(loaded.recipe, loaded.folder), "utf-8")
         assert recipe_load.load(lock, verb="lora").recipe.model.base == wanted
 
 

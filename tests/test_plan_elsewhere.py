@@ -14,11 +14,13 @@ import pytest
 
 from tests.test_cli import tuner
 from tests.test_memory import GIB, eight_billion, make
-from tuner import cards, fitting, machine, memory
 from tuner.errors import RecipeError, ResourceError
+from tuner.machine import hardware
+from tuner.plan import cards
+from tuner.plan.memory import estimate, fit
 
 __all__ = ["eight_billion"]
-HERE = machine.Machine(cpu_count=2, memory_bytes=24 * GIB)
+HERE = hardware.Machine(cpu_count=2, memory_bytes=24 * GIB)
 LONG = [{"instruction": "Say.", "output": "rent " * 1900} for _ in range(8)]
 
 
@@ -46,11 +48,11 @@ def test_a_run_on_gpus_is_planned_where_there_are_none(eight_billion_recipe: Pat
     assert (values["run.device"], values["model.dtype"]) == ("cuda", "bfloat16")
     assert values["run.devices"] == 2
     assert "H100" in plan["values"]["run.device"]["origin"]
-    assert plan["memory"]["process"] == memory.CONTEXT
+    assert plan["memory"]["process"] == estimate.CONTEXT
     older = planned(eight_billion_recipe, "--for", "t4", "--set", "model.quantize=nf4")
     assert older["values"]["model.dtype"]["value"] == "float32"
     by_size = planned(eight_billion_recipe, "--for", "24GiB")
-    assert by_size["memory"]["total"] <= fitting.budget("cuda", 24 * GIB)
+    assert by_size["memory"]["total"] <= fit.budget("cuda", 24 * GIB)
 
 
 def test_the_disk_here_does_not_limit_a_plan_for_elsewhere(

@@ -20,13 +20,19 @@ from hypothesis import strategies as st
 
 from tests.conftest import write_rows
 from tests.test_capabilities import load_again
-from tuner import machine, model, plan, policy, recipe_load, run, training
-from tuner.console import Console
-from tuner.data.pack import position
-from tuner.export import verify
-from tuner.record import RunFolder
+from tuner.console.console import Console
+from tuner.data.order import position
+from tuner.export.proof import fresh_process
+from tuner.machine import hardware
+from tuner.machine.signals import StopRequest
+from tuner.plan import make as plan_make
+from tuner.plan import plan
+from tuner.recipe import load as recipe_load
+from tuner.record.run_folder import RunFolder
 from tuner.rewards.response import Response, Scores
-from tuner.signals import StopRequest
+from tuner.run import build, spine
+from tuner.tasks import rollouts
+from tuner.tasks.optimizer import optimizer_and_schedule
 from tuner.tasks.ppo import Ppo, Rollout
 from tuner.tasks.ppo_math import (
     RunningScale,
@@ -39,7 +45,6 @@ from tuner.tasks.ppo_math import (
     value_losses,
     whiten,
 )
-from tuner.tasks.sft import optimizer_and_schedule
 from tuner.tasks.watch import Watch
 
 EOS = 2
@@ -219,8 +224,8 @@ def test_the_running_scale_is_numpys_and_does_not_drift(center: float) -> None:
 
 def finish(recipe: Path, verb: str, folder: Path) -> None:
     """Run a recipe in this process, to the end."""
-    made = plan.make(recipe_load.load(recipe, verb=verb), machine.detect(), output=folder)
-    run.run(made, resume=False, console=Console(quiet=True))
+    made = plan_make.make(recipe_load.load(recipe, verb=verb), hardware.detect(), output=folder)
+    spine.run(made, resume=False, console=Console(quiet=True))
 
 
 def stages(folder: Path, base: Path) -> Path:
@@ -256,7 +261,7 @@ def stages(folder: Path, base: Path) -> Path:
     }
     data = {"sft": "sft.jsonl", "reward": "preferences.jsonl"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "fresh_logits", load_again)
+        patch.setattr(fresh_process, "fresh_logits", load_again)
         for verb, file in data.items():
             recipe = folder / f"{verb}.yaml"
             recipe.write_text(yaml.safe_dump({**common, "data": {"train": file, "eval": 0}}))
@@ -303,13 +308,13 @@ def make(work: Path, folder: Path, **sections: Any) -> plan.Plan:
     path = write_recipe(work, folder / "rlhf.yaml", **sections)
     number = len(list(folder.glob("run-*")))
     loaded = recipe_load.load(path, verb="rlhf")
-    return plan.make(loaded, machine.detect(), output=folder / f"run-{number}")
+    return plan_make.make(loaded, hardware.detect(), output=folder / f"run-{number}")
 
 
 @contextmanager
 def learner(made: plan.Plan) -> Iterator[Ppo]:
     """PPO on a new policy, before its first step."""
-    trained = training.start(made, model.load(made))
+    trained = build.start(made, build.load(made))
     trained.model.eval()
     with StopRequest() as stop, RunFolder.open(made.output, resume=False) as folder:
         watch = Watch(made, folder, stop, lambda step, total, metrics: None)
@@ -331,15 +336,15 @@ def trained_tensors(ppo: Ppo, critic: bool) -> dict[str, torch.Tensor]:
 def under(ppo: Ppo, answers: Sequence[Response], start: bool) -> torch.Tensor:
     """(tokens,) log-probabilities of fixed answers under the policy, or under its start."""
     if not start:
-        return policy.token_scores(ppo.plan, ppo.model, answers)[0]
-    with policy.reference(ppo.model):
-        return policy.token_scores(ppo.plan, ppo.model, answers)[0]
+        return rollouts.token_scores(ppo.plan, ppo.model, answers)[0]
+    with rollouts.reference(ppo.model):
+        return rollouts.token_scores(ppo.plan, ppo.model, answers)[0]
 
 
 def answered(made: plan.Plan, *drawn: Sequence[int]) -> list[Response]:
     """Answers of given tokens to the first prompts."""
     pairs = zip(made.prepared.train, drawn, strict=False)
-    return [policy.response(made, prompt, ids, policy.stops(made)) for prompt, ids in pairs]
+    return [rollouts.response(made, prompt, ids, rollouts.stops(made)) for prompt, ids in pairs]
 
 
 POLICIES = pytest.mark.parametrize("start", ["base", "sft"])
@@ -353,7 +358,7 @@ def started(work: Path, start: str) -> dict[str, Any]:
 def test_an_answer_is_cut_behind_its_first_stop_token(work: Path, tmp_path: Path) -> None:
     """R09, R10: the end of turn or a token that generation_config.json names."""
     made = make(work, tmp_path)
-    assert policy.stops(made) == STOPS
+    assert rollouts.stops(made) == STOPS
     whole = [90, 91, 92]
     drawn = [[90, EOS, 0, 0], [90, 120, 91, EOS], whole, [EOS, EOS], [130, 90]]
     found = answered(made, *drawn)
@@ -378,7 +383,7 @@ def test_the_reward_model_reads_nothing_behind_the_stop(work: Path, tmp_path: Pa
     """R10, R15: the very ids of the prompt and the answer, seen by a hook on the reward model."""
     made = make(work, tmp_path, train={"batch_size": 32}, rlhf={"max_new_tokens": 12})
     (source,) = made.parties.judges.values()
-    from tuner.reward_model import open_model
+    from tuner.tasks.judges import open_model
 
     seen: list[tuple[int, ...]] = []
 
@@ -433,15 +438,15 @@ def test_settings_of_the_base_do_not_change_what_is_drawn(work: Path, tmp_path: 
     rlhf = {"temperature": 0.7, "reward": [{"rule": "length", "max": 6}]}
     made = make(work, tmp_path, rlhf=rlhf)
     prompts = made.prepared.train[:6]
-    network = model.load(made).eval()
-    drawn = policy.draw(made, network, prompts, 11)
+    network = build.load(made).eval()
+    drawn = rollouts.draw(made, network, prompts, 11)
     assert network.generation_config.top_k == 5
     other = make(work, tmp_path, rlhf=rlhf, model={"base": str(plain)})
-    again = policy.draw(other, model.load(other).eval(), prompts, 11)
+    again = rollouts.draw(other, build.load(other).eval(), prompts, 11)
     assert [answer.response_ids for answer in drawn] == [answer.response_ids for answer in again]
 
     many = make(work, tmp_path, rlhf={**rlhf, "max_new_tokens": 1})
-    first = policy.draw(many, network, [prompts[0]] * 2048, 5)
+    first = rollouts.draw(many, network, [prompts[0]] * 2048, 5)
     with torch.no_grad():
         logits = network(input_ids=torch.tensor([prompts[0].input_ids])).logits[0, -1]
     known = (logits / 0.7).log_softmax(dim=0)
@@ -463,8 +468,8 @@ def test_packed_and_padded_rows_have_the_same_log_probabilities(work: Path, tmp_
     with learner(packed) as ppo, torch.no_grad():
         answers = ppo.collect(0).answers
         assert len({len(answer.prompt_ids) + len(answer.response_ids) for answer in answers}) > 2
-        found, spread, hidden = policy.token_scores(packed, ppo.model, answers, True)
-        right = policy.token_scores(padded, ppo.model, answers, True)
+        found, spread, hidden = rollouts.token_scores(packed, ppo.model, answers, True)
+        right = rollouts.token_scores(padded, ppo.model, answers, True)
         rows = [[*answer.prompt_ids, *answer.response_ids] for answer in answers]
         longest = max(map(len, rows))
         ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
@@ -552,7 +557,7 @@ def test_the_value_loss_reaches_the_policy_only_if_shared(
     with learner(made) as ppo:
         rollout = ppo.collect(0)
         torch.nn.init.normal_(ppo.model.value_head.weight)
-        _, _, hidden = policy.token_scores(made, ppo.model, rollout.answers)
+        _, _, hidden = rollouts.token_scores(made, ppo.model, rollout.answers)
         values = ppo.model.value_head.values(rollout.answers, hidden)
         value_losses(values, rollout.values, rollout.returns, 0.2).sum().backward()
         adapter = [p for name, p in ppo.watch.parameters if "value_head" not in name]

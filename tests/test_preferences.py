@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import BOS_TEMPLATE, THINK_TEMPLATE, make_tokenizer
-from tuner.chat import Prompts
 from tuner.data.preferences import Ranking, prepare_preferences
-from tuner.data.prepare import Prepared
+from tuner.data.prepared import Prepared
 from tuner.errors import DataError, RecipeError
-from tuner.recipe import DataSection
+from tuner.inference.prompts import Prompts
+from tuner.recipe.schema import DataSection
 
 PROMPT = "When is the rent due?"
 GOOD, BAD = "On the first day of each month.", "Never."

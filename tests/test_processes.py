@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tuner import git_files, processes
+from tuner.machine import processes
+from tuner.record import git_files
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -71,7 +72,7 @@ def test_a_child_is_of_the_package_that_started_it(tmp_path: Path) -> None:
     (copy / "tuner" / "__init__.py").write_text('__version__ = "9.9.9"\n')
     code = (
         f"import sys; sys.path.insert(0, {str(copy)!r})\n"
-        "from tuner import processes\n"
+        "from tuner.machine import processes\n"
         "print(processes.fresh('tuner', '--version').stdout)\n"
         "print(processes.fresh('tuner', 'nothing').returncode)"
     )

@@ -14,10 +14,16 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.conftest import rows, write_rows
-from tuner import export, machine, model, plan, recipe_load, run, training
-from tuner.console import Console
+from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError
+from tuner.export import run_end
 from tuner.export.virtual_tokens import report
+from tuner.machine import hardware
+from tuner.plan import make as plan_make
+from tuner.plan import plan
+from tuner.recipe import load as recipe_load
+from tuner.run import build as run_build
+from tuner.run import spine
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -28,11 +34,11 @@ ROW = [9, 30, 41, 77, 120, 6, 300]
 
 def make(recipe: Path) -> plan.Plan:
     loaded = recipe_load.load(recipe, verb="sft")
-    return plan.make(loaded, machine.detect(), output=recipe.parent / "run")
+    return plan_make.make(loaded, hardware.detect(), output=recipe.parent / "run")
 
 
 def build(made: plan.Plan) -> Any:
-    network = training.start(made, model.load(made)).model
+    network = run_build.start(made, run_build.load(made)).model
     return network.eval()
 
 
@@ -110,7 +116,7 @@ def test_a_prefix_of_before_is_resumed_by_the_key_that_the_refusal_names(
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "write", lambda *_: (_ for _ in ()).throw(ModelError("cut short")))
+        patch.setattr(run_end, "write", lambda *_: (_ for _ in ()).throw(ModelError("cut short")))
         with pytest.raises(ModelError, match="cut short"):
             run_recipe(recipe(projection="none"))
     with pytest.raises(IntegrityError) as caught:
@@ -119,8 +125,8 @@ def test_a_prefix_of_before_is_resumed_by_the_key_that_the_refusal_names(
     assignments = [word for word in caught.value.fix.replace(",", "").split() if "=" in word]
     assert assignments == ["method.projection=none", "train.learning_rate=0.01"]
     loaded = recipe_load.load(recipe(), assignments, verb="sft")
-    made = plan.make(loaded, machine.detect(), output=tmp_path / "run")
-    assert run.run(made, resume=True, console=Console(quiet=True))["status"] == "done"
+    made = plan_make.make(loaded, hardware.detect(), output=tmp_path / "run")
+    assert spine.run(made, resume=True, console=Console(quiet=True))["status"] == "done"
 
 
 def test_the_text_is_the_rows_own_where_none_is_given(make_recipe: Callable[..., Path]) -> None:
@@ -286,7 +292,7 @@ def test_adalora_ends_as_the_model_that_is_saved(
     found = run_recipe(recipe)
     assert [item["max_logit_difference"] for item in found["artefacts"]] == [0.0]
     with monkeypatch.context() as patch:
-        patch.setattr(export, "write", lambda *_: (_ for _ in ()).throw(ModelError("cut short")))
+        patch.setattr(run_end, "write", lambda *_: (_ for _ in ()).throw(ModelError("cut short")))
         with pytest.raises(ModelError, match="cut short"):
             run_recipe(recipe, "again")
     run_recipe(recipe, "again", resume=True)
@@ -320,7 +326,7 @@ def test_a_prefix_is_the_same_with_and_without_a_cache(
     AutoModelForCausalLM.from_config(kind).save_pretrained(folder)
     method = {"name": "prefix", "num_virtual_tokens": 3}
     made = make(make_recipe(model={"base": str(folder)}, method=method))
-    network = training.start(made, model.load(made)).model.eval()
+    network = run_build.start(made, run_build.load(made)).model.eval()
     prompt = torch.tensor([made.prepared.train[0].input_ids[:9]])
     written = network.generate(
         input_ids=prompt,

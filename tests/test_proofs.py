@@ -19,10 +19,13 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import rows
 from tests.test_capabilities import SETTINGS, cell, load_again, make
 from tests.test_export_formats import command
-from tuner import export, model, proof_limits, training
 from tuner.errors import IntegrityError
-from tuner.export import EXPORTERS, adapter, convert, merged, noise, verify
+from tuner.export import adapter, merged, run_end
+from tuner.export.proof import fresh_process, noise
+from tuner.export.run_end import EXPORTERS
 from tuner.methods import METHODS
+from tuner.record import proof_limits
+from tuner.run import build
 
 __all__ = ["cell"]
 DTYPES = ("float32", "bfloat16")
@@ -35,13 +38,13 @@ OTHERS += [("mixtral", "lora"), ("t5", "lora")]
 @pytest.fixture
 def live(cell: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A plan and a live model whose trained tensors are away from their start, and its export."""
-    monkeypatch.setattr(verify, "fresh_logits", load_again)
+    monkeypatch.setattr(fresh_process, "fresh_logits", load_again)
 
     def start(name: str, dtype: str, key: str = "llama", by: float = 0.02) -> Any:
         setting = {**SETTINGS[key], "model": {"dtype": dtype}}
         monkeypatch.setitem(SETTINGS, key, setting)
         made = make(cell(name, key, data_rows=rows(6)))
-        trained = training.start(made, model.load(made))
+        trained = build.start(made, build.load(made))
         torch.manual_seed(5)
         with torch.no_grad():
             for tensor, parameter in trained.model.named_parameters():
@@ -60,7 +63,7 @@ def test_a_merge_in_bfloat16_is_proven_by_its_formula(
     """Each stored value is the exact merge, rounded once; in float32 the runs of
     test_capabilities prove it."""
     made, trained = live(name, "bfloat16", key)
-    found = {item["kind"]: item for item in export.write(made, trained, "f")}
+    found = {item["kind"]: item for item in run_end.write(made, trained, "f")}
     assert found["adapter"]["proof"] == "equal"
     assert found["merged"]["proof"] == "rounded"
     assert 0.7 < found["merged"]["weights_kept"] < 1.05
@@ -138,7 +141,7 @@ def test_a_wrong_merge_is_refused(
     made, trained = live("lora", dtype)
     monkeypatch.setattr(merged, "fold", mutant)
     with pytest.raises(IntegrityError, match="the merged artefact is not the model") as caught:
-        export.write(made, trained, "f")
+        run_end.write(made, trained, "f")
     assert "differs" in caught.value.why
     assert (made.output / "adapter").is_dir()
     assert not (made.output / "merged").exists()
@@ -161,7 +164,7 @@ def test_a_right_merge_is_exported_and_verified(
     dtype: str, live: Callable[..., Any], tmp_path: Path
 ) -> None:
     made, trained = live("lora", dtype)
-    export.write(made, trained, "f")
+    run_end.write(made, trained, "f")
     code, events = merge(made, tmp_path / "out", "merged", "adapter")
     assert code == 0, events[-1]
     merges, copy = events[-1]["artefacts"]
@@ -216,7 +219,7 @@ def test_a_wrong_adapter_file_is_refused_at_the_end_of_a_run(
 
     monkeypatch.setitem(EXPORTERS, "adapter", write)
     with pytest.raises(IntegrityError, match="the adapter artefact is not the model"):
-        export.write(made, trained, "f")
+        run_end.write(made, trained, "f")
     assert not (made.output / "adapter").exists()
 
 
@@ -232,14 +235,14 @@ def test_a_wrong_copy_of_an_adapter_is_refused_by_export(
     tmp_path: Path,
 ) -> None:
     made, trained = live("lora", "bfloat16")
-    export.write(made, trained, "f")
+    run_end.write(made, trained, "f")
     true = adapter.copy
 
     def copy(source: Path, folder: Path, base: str, *, portable: bool) -> None:
         true(source, folder, base, portable=portable)
         _alter(mutant, folder)
 
-    monkeypatch.setattr(convert.adapter, "copy", copy)
+    monkeypatch.setattr(adapter.adapter, "copy", copy)
     code, events = merge(made, tmp_path / "out", "adapter")
     assert code == 6, events[-1]
     assert not (tmp_path / "out" / "adapter").exists()
@@ -262,13 +265,13 @@ def test_a_tensor_too_few_or_too_many_is_refused(
 
     monkeypatch.setitem(EXPORTERS, "merged", write)
     with pytest.raises((IntegrityError, SystemExit), match=r"model\.(norm|extra)\.weight"):
-        export.write(made, trained, "f")
+        run_end.write(made, trained, "f")
 
 
 def test_what_rounding_loses_is_said(live: Callable[..., Any]) -> None:
     """An update smaller than bfloat16 can hold: the merge is exact, rounded, and mostly lost."""
     made, trained = live("lora", "bfloat16", by=0.0005)
-    *_, found = export.write(made, trained, "f")
+    *_, found = run_end.write(made, trained, "f")
     assert found["proof"] == "rounded"
     assert found["weights_kept"] < 0.95
     words = proof_limits.warning(found)
@@ -294,8 +297,8 @@ def test_logits_beyond_the_noise_are_refused() -> None:
 
 
 def test_the_table_of_limits_is_that_of_the_code() -> None:
-    from tuner.export.trained_grid import LIMIT
-    from tuner.export_formats import FORMATS
+    from tuner.export.qat_grid import LIMIT
+    from tuner.recipe.formats import FORMATS
 
     text = (Path(__file__).parents[1] / "docs" / "proofs.md").read_text("utf-8")
     said = dict(re.findall(r"^\| `([^`]+)` \| ([^|]+?) \|", text, re.MULTILINE))

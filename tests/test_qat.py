@@ -19,9 +19,12 @@ from torchao.quantization import quantize_
 from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
 
 from tests.conftest import rows, write_rows
-from tuner import evaluate, machine, packages, plan, recipe_load
+from tuner import evaluate
 from tuner.errors import RecipeError
-from tuner.methods import qat, qat_peft
+from tuner.machine import hardware, packages
+from tuner.methods import qat, qat_layers
+from tuner.plan import make, plan
+from tuner.recipe import load as recipe_load
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -29,7 +32,7 @@ KINDS = [("int8", None), ("int4", 32), ("int4", 64)]
 FORMATS = {"formats": ["adapter", "merged"]}
 
 
-def layer(kind: str, group: int | None, dtype: torch.dtype) -> tuple[Any, qat_peft.QuantizedLora]:
+def layer(kind: str, group: int | None, dtype: torch.dtype) -> tuple[Any, qat_layers.QuantizedLora]:
     """A LoRA layer of 64 inputs and 48 outputs whose factors are both at work."""
     torch.manual_seed(3)
     base = torch.nn.Sequential(torch.nn.Linear(64, 48)).to(dtype)
@@ -37,11 +40,11 @@ def layer(kind: str, group: int | None, dtype: torch.dtype) -> tuple[Any, qat_pe
     with torch.no_grad():
         base[0].weight[0] = 0
     config = LoraConfig(r=4, lora_alpha=6, target_modules=["0"], init_lora_weights=False)
-    qat_peft.register(config)
+    qat_layers.register(config)
     model = get_peft_model(base, config)
-    qat_peft.start(model, ["0"], kind, group)
+    qat_layers.start(model, ["0"], kind, group)
     built = model.get_base_model()[0]
-    assert isinstance(built, qat_peft.QuantizedLora)
+    assert isinstance(built, qat_layers.QuantizedLora)
     return model, built
 
 
@@ -63,7 +66,7 @@ def test_the_grid_of_training_is_that_of_the_export(
     exported = merged[0].weight.dequantize()
     assert exported.dtype == dtype
     assert torch.equal(used, exported)
-    assert torch.equal(qat_peft.quantizer(kind, group, dtype)(weight), exported)
+    assert torch.equal(qat_layers.quantizer(kind, group, dtype)(weight), exported)
     assert not torch.equal(weight, exported)
     slack = 2e-2 if dtype == torch.bfloat16 else 1e-6
     torch.testing.assert_close(trained, exported, atol=slack, rtol=0)
@@ -80,7 +83,7 @@ def test_gradients_pass_the_rounding_to_the_factors_alone() -> None:
     torch.testing.assert_close(a.grad, 1.5 * b.detach().T @ whole)
     torch.testing.assert_close(b.grad, 1.5 * whole @ a.detach().T)
     summed = built.base_layer.weight.detach() + (b @ a).detach() * 1.5
-    rounded = qat_peft.quantizer("int4", 32, torch.float32)(summed)
+    rounded = qat_layers.quantizer("int4", 32, torch.float32)(summed)
     torch.testing.assert_close(x.grad, seen @ rounded)
     assert built.base_layer.weight.grad is None
 
@@ -96,10 +99,10 @@ def test_what_is_kept_for_scoring_follows_the_weights() -> None:
         moved = built(x)
         assert not torch.equal(moved, first)
         with model.disable_adapter():
-            weight = qat_peft.quantizer("int4", 32, torch.float32)(built.base_layer.weight)
+            weight = qat_layers.quantizer("int4", 32, torch.float32)(built.base_layer.weight)
             assert torch.equal(built(x), functional.linear(x, weight, built.base_layer.bias))
         assert torch.equal(built(x), moved)
-        with qat_peft.plain(model):
+        with qat_layers.plain(model):
             plainly = (
                 built.base_layer(x) + built.lora_B["default"](built.lora_A["default"](x)) * 1.5
             )
@@ -108,7 +111,7 @@ def test_what_is_kept_for_scoring_follows_the_weights() -> None:
 
 
 def made(recipe: Path, folder: Path) -> plan.Plan:
-    return plan.make(recipe_load.load(recipe, verb="lora"), machine.detect(), output=folder)
+    return make.make(recipe_load.load(recipe, verb="lora"), hardware.detect(), output=folder)
 
 
 def quantized_loss(recipe: Path, folder: Path, kind: str, group: int | None) -> float:
@@ -229,7 +232,7 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     recipe = make_recipe(kind, train={"qat": "int4"}, **sections)
     with pytest.raises(RecipeError) as caught:
-        plan.make(recipe_load.load(recipe, verb="sft"), machine.detect(), output=tmp_path / "run")
+        make.make(recipe_load.load(recipe, verb="sft"), hardware.detect(), output=tmp_path / "run")
     assert caught.value.exit_code == 2
     assert said in " ".join([caught.value.why or "", *caught.value.problems])
     assert "train.qat: int4" in " ".join([caught.value.what, *caught.value.problems])
@@ -249,7 +252,7 @@ def test_nothing_of_what_torchao_announces_is_shown() -> None:
     code = (
         "import sys\nfrom tuner import cli\n"
         "try: cli.main(['--version'])\nexcept SystemExit: pass\n"
-        "import tuner.run\nprint('torchao.quantization' in sys.modules)"
+        "import tuner.run.spine\nprint('torchao.quantization' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("True\n")

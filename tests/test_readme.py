@@ -15,10 +15,10 @@ from packaging.requirements import Requirement
 from tests.conftest import write_rows
 from tests.test_cli import tuner
 from tuner import errors
-from tuner.export_formats import FORMATS
+from tuner.machine.packages import NEEDED_BY
 from tuner.methods import METHODS
-from tuner.packages import NEEDED_BY
-from tuner.verbs import VERBS
+from tuner.recipe.formats import FORMATS
+from tuner.recipe.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

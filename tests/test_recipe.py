@@ -9,13 +9,14 @@ from typing import Any, get_args
 
 import pytest
 
-from tuner import bundled, recipe_errors
+from tuner.console.redact import MASK, looks_secret, redact
 from tuner.errors import RecipeError
 from tuner.methods import METHODS
-from tuner.recipe import Recipe, json_schema, keys_of, sections
-from tuner.recipe_load import LoadedRecipe, dump, flat, load
-from tuner.redact import MASK, looks_secret, redact
-from tuner.verbs import TASK_SECTIONS, VERBS
+from tuner.recipe import bundled, explain
+from tuner.recipe.dump import dump
+from tuner.recipe.load import LoadedRecipe, flat, load
+from tuner.recipe.schema import Recipe, json_schema, keys_of, sections
+from tuner.recipe.verbs import TASK_SECTIONS, VERBS
 
 BASE = {"data": {"train": "rows.jsonl"}}
 # One valid value for every key, none of them the default; the walk below fails where one lacks.
@@ -664,4 +665,4 @@ def test_ranges_are_said_in_words() -> None:
     for name, text in said.items():
         section, key = name.split(".")
         field = keys_of(section, "staged" if key == "stages" else "lora")[key]
-        assert recipe_errors.describe(field.annotation, field.metadata) == text
+        assert explain.describe(field.annotation, field.metadata) == text

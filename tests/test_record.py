@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from tests import faults
-from tuner import runs
 from tuner.errors import (
     IntegrityError,
     Interrupted,
@@ -25,9 +24,11 @@ from tuner.errors import (
     SafetyError,
     TrainingError,
 )
-from tuner.lock import Owner, try_flock
-from tuner.record import LOCK, METRICS, RUN, RunFolder
-from tuner.run_log import log_to
+from tuner.record import runs
+from tuner.record.lock import Owner, try_flock
+from tuner.record.log import log_to
+from tuner.record.run_folder import RunFolder
+from tuner.record.run_json import LOCK, METRICS, RUN
 
 ROOT = Path(__file__).parents[1]
 
@@ -228,7 +229,7 @@ def test_a_linked_output_is_resolved_and_recorded(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from tuner.record import RunFolder
+from tuner.record.run_folder import RunFolder
 run = RunFolder.open(Path(sys.argv[1]), resume=False)
 run.append_metrics({"step": 1})
 print("held", flush=True)
@@ -272,7 +273,7 @@ RACE = """
 import sys, time
 from pathlib import Path
 from tuner.errors import RecipeError
-from tuner.record import RunFolder
+from tuner.record.run_folder import RunFolder
 sys.stdin.read()
 try:
     run = RunFolder.open(Path(sys.argv[1]), resume=True)
@@ -354,11 +355,11 @@ def test_a_lock_released_while_it_is_being_taken_is_taken_anew(
     flock = try_flock
 
     def removed_meanwhile(fd: int) -> bool | None:
-        monkeypatch.setattr("tuner.lock.try_flock", flock)
+        monkeypatch.setattr("tuner.record.lock.try_flock", flock)
         lock.unlink()
         return flock(fd)
 
-    monkeypatch.setattr("tuner.lock.try_flock", removed_meanwhile)
+    monkeypatch.setattr("tuner.record.lock.try_flock", removed_meanwhile)
     with RunFolder.open(tmp_path, resume=False):
         assert Owner.parse(lock.read_text()) == Owner.this()
         with pytest.raises(RecipeError, match="in use by"):
@@ -381,7 +382,7 @@ def test_without_kernel_locks_the_process_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C16: a file system without flock; an owner on another host may live."""
-    monkeypatch.setattr("tuner.lock.try_flock", lambda fd: None)
+    monkeypatch.setattr("tuner.record.lock.try_flock", lambda fd: None)
     path = tmp_path / "run"
     path.mkdir()
     for owner in (Owner(os.getppid(), socket.gethostname(), ""), Owner(1, "another-host", "")):
@@ -517,8 +518,9 @@ def test_the_log_holds_what_libraries_and_warnings_say(tmp_path: Path) -> None:
 
 def test_the_light_modules_stay_light() -> None:
     code = (
-        "import sys, tuner.record, tuner.runs, tuner.run_log, tuner.seal, tuner.signals, "
-        "tuner.identity; print([m for m in ('torch', 'safetensors', 'numpy') if m in sys.modules])"
+        "import sys, tuner.record.run_folder, tuner.record.runs, tuner.record.log, "
+        "tuner.record.seal, tuner.machine.signals, tuner.record.identity; "
+        "print([m for m in ('torch', 'safetensors', 'numpy') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "[]\n", done.stderr
@@ -532,7 +534,7 @@ def test_an_interrupted_opening_gives_the_folder_back(
     def stop(*args: object) -> None:
         raise Interrupted(signal.SIGTERM, "stopped")
 
-    monkeypatch.setattr("tuner.record.write_json", stop)
+    monkeypatch.setattr("tuner.record.disk.write_json", stop)
     with pytest.raises(Interrupted):
         RunFolder.open(tmp_path / "run", resume=False)
     monkeypatch.undo()

@@ -18,9 +18,16 @@ import torch
 
 from tests.conftest import rows
 from tests.test_chain import write_chain
-from tuner import checkpoint, cli, costs, machine, plan, rates, recipe_load, rehearsal_plan, wording
-from tuner.devices import Devices
-from tuner.rates import Rate
+from tuner import cli
+from tuner.console import formatting
+from tuner.data import order
+from tuner.machine import hardware
+from tuner.plan import costs, make, plan, rates
+from tuner.plan.devices import Devices
+from tuner.plan.rates import Rate
+from tuner.recipe import load as recipe_load
+from tuner.record import checkpoint
+from tuner.run import rehearsal_plan
 from tuner.tasks import sft
 from tuner.tasks.watch import Watch
 
@@ -67,7 +74,7 @@ def files(folder: Path) -> list[str]:
 
 def make_plan(recipe: Path, *overrides: str) -> plan.Plan:
     loaded = recipe_load.load(recipe, overrides, "sft")
-    return plan.make(loaded, machine.detect(), output=recipe.parent / "run")
+    return make.make(loaded, hardware.detect(), output=recipe.parent / "run")
 
 
 def told_time(recipe: Path, *options: str) -> dict[str, Any] | None:
@@ -172,7 +179,7 @@ def test_the_first_step_has_the_longest_rows(make_recipe: Callable[..., Path]) -
     moved = rehearsal_plan.longest_first(made)
     assert sorted(row.row for row in moved) == sorted(row.row for row in made.prepared.train)
     longest = sorted((row.num_tokens for row in moved), reverse=True)[:4]
-    stream = sft.Stream(moved, made.recipe.run.seed, 0, 8, 4, grouped=False)
+    stream = order.Stream(moved, made.recipe.run.seed, 0, 8, 4, grouped=False)
     assert [row.num_tokens for row in stream.step(0)] == longest
     short = rehearsal_plan.short_of(made, made.output)
     assert [(stage.start, stage.stop) for stage in short.stages] == [(0, 3)]
@@ -195,7 +202,7 @@ def test_a_run_leaves_its_rate_and_tells_its_cost(
     recipe = make_recipe(export=ADAPTER, run={"price_per_hour": 2.5})
     record = run_recipe(recipe)
     assert record["cost"] == pytest.approx(2.5 * record["durations"]["total"] / 3600)
-    assert f", for {wording.money(record['cost'])}" in (tmp_path / "run/report.html").read_text()
+    assert f", for {formatting.money(record['cost'])}" in (tmp_path / "run/report.html").read_text()
     told = told_time(recipe)
     assert told is not None
     assert told["measured"].endswith("(a run with these settings)")
@@ -223,7 +230,7 @@ def test_times_go_by_the_tokens_of_the_rows(make_recipe: Callable[..., Path]) ->
 
 
 def test_damaged_and_old_rates_are_passed_over(make_recipe: Callable[..., Path]) -> None:
-    made, present = make_plan(make_recipe()), machine.detect()
+    made, present = make_plan(make_recipe()), hardware.detect()
     path = rates.keep(made, present, RATE)
     assert path is not None
     assert rates.find(made, present) == rates.Found(RATE, same=True)

@@ -27,15 +27,24 @@ from tests.test_capabilities import load_again
 from tests.test_resume import Tuner, assert_equal, record
 from tests.test_training import Fit, Reference, order, same, tensors
 from tests.tokenizers import make_tokenizer
-from tuner import evaluate, export, machine, model, plan, plan_rlhf, recipe_load, training
+from tuner import evaluate
 from tuner.data.preferences import Ranking
 from tuner.errors import ModelError, RecipeError
 from tuner.evaluate import preference
 from tuner.evaluate.preference import Judged
-from tuner.export import verify
-from tuner.recipe_rlhf import RewardSection
-from tuner.record import RunFolder
-from tuner.signals import StopRequest
+from tuner.export import run_end
+from tuner.export.proof import fresh_process
+from tuner.machine import hardware
+from tuner.machine.signals import StopRequest
+from tuner.model import tokenizer as model_tokenizer
+from tuner.plan import make as plan_make
+from tuner.plan import plan
+from tuner.recipe import load as recipe_load
+from tuner.recipe.schema_rlhf import RewardSection
+from tuner.record.run_folder import RunFolder
+from tuner.run import build, spine
+from tuner.tasks import judges
+from tuner.tasks import trained as tasks_trained
 from tuner.tasks.reward import RankingBatches, pair_losses
 
 Row = dict[str, Any]
@@ -97,7 +106,7 @@ def preferences(tmp_path: Path, bases: Callable[..., Path]) -> Callable[..., Pat
 
 def make(recipe: Path, output: str = "unused") -> plan.Plan:
     loaded = recipe_load.load(recipe, verb="reward")
-    return plan.make(loaded, machine.detect(), output=recipe.parent / output)
+    return plan_make.make(loaded, hardware.detect(), output=recipe.parent / output)
 
 
 @pytest.fixture
@@ -108,10 +117,10 @@ def fit() -> Callable[..., Fit]:
     def go(recipe: Path, prepare: Callable[[Any], Any] = lambda live: None) -> Fit:
         made = make(recipe, f"fit-{next(numbers)}")
         with StopRequest() as stop, RunFolder.open(made.output, resume=False) as folder:
-            trained = training.start(made, model.load(made))
+            trained = build.start(made, build.load(made))
             prepare(trained.model)
             start = tensors(trained.model)
-            training.train(made, trained, folder, stop, lambda *_: None, lambda _: None, None)
+            spine.train(made, trained, folder, stop, lambda *_: None, lambda _: None, None)
         lines = (made.output / "metrics.jsonl").read_text().splitlines()
         metrics = [json.loads(line) for line in lines]
         return Fit(made, trained.model, start, metrics, [], trained.unmoved, made.output)
@@ -147,7 +156,7 @@ def test_the_loss_of_pairs_is_that_of_trls_reward_trainer(
 
     rows = [row | {"margin": number % 3 / 2} for number, row in enumerate(pairs(6))]
     made = make(preferences(rows, reward=options))
-    network = model.load(made)
+    network = build.load(made)
     ours = learn(network, made, made.prepared.train)
     section = made.recipe.reward
     assert section is not None
@@ -202,7 +211,7 @@ def test_a_prompt_counts_once_however_many_answers_it_has(
     made = make(preferences(ranked, held=ranked, data={"eval": 0}, reward={"centering": 0.0}))
     four, two = sorted(made.prepared.train, key=lambda row: -len(row.answers))
     assert [len(four.pairs), len(two.pairs)] == [6, 1]
-    network = model.load(made)
+    network = build.load(made)
     with torch.no_grad():
         scores = [float(network(input_ids=torch.tensor([ids])).logits) for ids in four.answers]
     differences = [
@@ -405,17 +414,17 @@ def test_a_fresh_process_gives_the_same_scores(
     from safetensors.torch import load_file
 
     live: dict[str, Any] = {}
-    true = export.write
+    true = run_end.write
 
-    def write(made: plan.Plan, trained: training.Trained, fingerprint: str) -> Any:
+    def write(made: plan.Plan, trained: tasks_trained.Trained, fingerprint: str) -> Any:
         rows = [ids for row in made.prepared.eval for ids in row.answers][:8]
-        scores = preference.scores(trained.model, rows, made.tokenizer.pad_token_id)
+        scores = judges.scores(trained.model, rows, made.tokenizer.pad_token_id)
         live.update(rows=rows, scores=scores)
         return true(made, trained, fingerprint)
 
-    monkeypatch.setattr(export, "write", write)
+    monkeypatch.setattr(run_end, "write", write)
     # The process below loads both again, and knows nothing of this one.
-    monkeypatch.setattr(verify, "fresh_logits", load_again)
+    monkeypatch.setattr(fresh_process, "fresh_logits", load_again)
     found = run_recipe(preferences(), verb="reward")
     assert found["status"] == "done"
     assert found["unmoved_tensors"] == []
@@ -464,7 +473,7 @@ def test_a_score_is_read_at_the_last_token(
     """R02: alone, together and padded on either side; at the last token, seen by a hook."""
     rows = chats() if tokenizer == "chatml" else pairs(8)
     made = make(preferences(rows, kind, tokenizer))
-    network = training.start(made, model.load(made)).model.eval()
+    network = build.start(made, build.load(made)).model.eval()
     answers = [ids for row in made.prepared.train for ids in row.answers]
     assert len({len(ids) for ids in answers}) > 3
     pad = made.tokenizer.pad_token_id
@@ -475,10 +484,10 @@ def test_a_score_is_read_at_the_last_token(
     seen: list[torch.Tensor] = []
     head = network.get_base_model().score
     head.register_forward_hook(lambda _, inputs, output: seen.append(output[..., 0]))
-    alone = [preference.scores(network, [ids], pad)[0] for ids in answers]
+    alone = [judges.scores(network, [ids], pad)[0] for ids in answers]
     read = [values[0, -1].item() for values in seen]
     assert alone == pytest.approx(read, abs=1e-7)
-    assert preference.scores(network, answers, pad) == pytest.approx(alone, abs=1e-5)
+    assert judges.scores(network, answers, pad) == pytest.approx(alone, abs=1e-5)
     batch = RankingBatches(made.prepared.train, RewardSection(), pad).collate(made.prepared.train)
     batch.pop("labels")
     seen.clear()
@@ -508,14 +517,14 @@ def test_the_exported_padding_token_ends_no_answer(
     tmp_path: Path,
 ) -> None:
     """R02"""
-    monkeypatch.setattr(verify, "fresh_logits", load_again)
+    monkeypatch.setattr(fresh_process, "fresh_logits", load_again)
     recipe = preferences(tokenizer=tokenizer, train={"max_steps": 1})
     run_recipe(recipe, verb="reward")
     ends = {ids[-1] for row in make(recipe).prepared.train for ids in row.answers}
     for kind in ("adapter", "merged"):
         exported = AutoTokenizer.from_pretrained(tmp_path / "run" / kind)
         assert exported.pad_token_id not in {None, exported.eos_token_id, *ends}
-        assert plan_rlhf.pad_for_scores(exported, "judge") == exported.pad_token_id
+        assert model_tokenizer.pad_for_scores(exported, "judge") == exported.pad_token_id
     config = json.loads((tmp_path / "run/merged/config.json").read_text())
     assert config["pad_token_id"] == exported.pad_token_id
 
@@ -523,7 +532,7 @@ def test_the_exported_padding_token_ends_no_answer(
 def test_a_tokenizer_that_pads_with_its_end_token_is_refused() -> None:
     """R02"""
     with pytest.raises(ModelError, match="pads with its end token") as caught:
-        plan_rlhf.pad_for_scores(make_tokenizer("eospad"), "judge")
+        model_tokenizer.pad_for_scores(make_tokenizer("eospad"), "judge")
     assert caught.value.exit_code == 4
     assert "tuner reward" in caught.value.fix
 
@@ -540,7 +549,7 @@ def test_the_head_has_one_output_and_starts_by_the_seed(
     assert same(one.tensors(), two.tensors())
     assert not same(one.start, one.tensors())
     other = make(preferences(run={"seed": 7}))
-    network = training.start(other, model.load(other)).model
+    network = build.start(other, build.load(other)).model
     assert not torch.equal(tensors(network)[head], one.start[head])
 
 
@@ -676,7 +685,7 @@ def test_families_and_methods_train_save_and_load(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """E10: from the recipe to artefacts equal to the live model; every tensor moved."""
-    monkeypatch.setattr(verify, "fresh_logits", load_again)
+    monkeypatch.setattr(fresh_process, "fresh_logits", load_again)
     rate = {"learning_rate": 1e-3} if method["name"] == "full" else {}
     found = run_recipe(preferences(kind=kind, method=method, train=rate), verb="reward")
     assert found["status"] == "done"

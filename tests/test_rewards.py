@@ -16,22 +16,15 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from tuner.errors import DataError, RecipeError, SafetyError, TrainingError
-from tuner.fields import Section
-from tuner.recipe_load import dump, load
-from tuner.rewards import (
-    ConstantGuard,
-    Part,
-    Response,
-    RewardPart,
-    RewardParts,
-    Scores,
-    code,
-    compose,
-    part_name,
-)
-from tuner.rewards.options import OPTIONS, RULE_OPTIONS
+from tuner.recipe.dump import dump
+from tuner.recipe.load import load
+from tuner.rewards import Part, code, compose
+from tuner.rewards.constant import ConstantGuard
+from tuner.rewards.options import OPTIONS, RULE_OPTIONS, RewardPart, RewardParts, part_name
+from tuner.rewards.response import Response, Scores
 from tuner.rewards.rules import MOST_CHARACTERS, RULES, num_words
-from tuner.strict_yaml import parse_value
+from tuner.schema.fields import Section
+from tuner.schema.strict_yaml import parse_value
 
 REFERENCE = "Half of 96 is 96/2 = <<96/2=48>>48.\n#### 48"
 

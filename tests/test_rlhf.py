@@ -20,11 +20,14 @@ from tests.test_capabilities import load_again
 from tests.test_ppo import STOPS, learner, make, stages, write_recipe
 from tests.test_resume import Tuner, assert_equal, record
 from tests.tokenizers import THINK_TEMPLATE
-from tuner import machine, model, plan, recipe_load, run
-from tuner.console import Console
+from tuner.console.console import Console
 from tuner.errors import TunerError
-from tuner.export import verify
-from tuner.recipe_rlhf import PpoSection, RlhfSection
+from tuner.export.proof import fresh_process
+from tuner.machine import hardware
+from tuner.plan import make as plan_make
+from tuner.recipe import load as recipe_load
+from tuner.recipe.schema_rlhf import PpoSection, RlhfSection
+from tuner.run import build, spine
 
 FUNCTIONS = """
 def constant(answers):
@@ -147,10 +150,10 @@ def ends_with(work: Path, folder: Path, **sections: Any) -> TunerError:
     """The error that such a recipe ends with, in this process."""
 
     def go() -> None:
-        run.run(make(work, folder, **sections), resume=False, console=Console(quiet=True))
+        spine.run(make(work, folder, **sections), resume=False, console=Console(quiet=True))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "fresh_logits", load_again)
+        patch.setattr(fresh_process, "fresh_logits", load_again)
         with pytest.raises(TunerError) as caught:
             go()
     return caught.value
@@ -416,7 +419,7 @@ def _outcome(work: Path, folder: Path, sections: dict[str, Any]) -> str:
     path = write_recipe(work, work / "alive.yaml", **sections)
     try:
         loaded = recipe_load.load(path, verb="rlhf")
-        made = plan.make(loaded, machine.detect(), output=folder / "run")
+        made = plan_make.make(loaded, hardware.detect(), output=folder / "run")
         if made.rlhf.algorithm != "ppo":
             return made.rlhf.algorithm
         with learner(made) as ppo:
@@ -457,7 +460,7 @@ def test_the_plan_counts_judges_and_the_cache_of_answers(work: Path, tmp_path: P
     judged = make(work, tmp_path)
     weights = judged.facts["memory"]["weights"] - alone.facts["memory"]["weights"]
     assert weights == 4 * judged.facts["parameters"]["total"]
-    network = model.load(judged)
+    network = build.load(judged)
     longest = max(prompt.num_tokens for prompt in judged.prepared.train)
     rows, tokens = judged.recipe.train.batch_size, longest + judged.rlhf.max_new_tokens
     with torch.no_grad():
@@ -474,8 +477,8 @@ def test_answers_that_do_not_fit_are_refused_by_the_plan(work: Path, tmp_path: P
     """Exit 7, with the keys that change it, before anything is loaded."""
     train = {"batch_size": 50_000, "micro_batch_size": "auto"}
     path = write_recipe(work, tmp_path / "rlhf.yaml", train=train, rlhf={"max_new_tokens": 64})
-    host = machine.Machine(cpu_count=2, memory_bytes=1 << 30)
+    host = hardware.Machine(cpu_count=2, memory_bytes=1 << 30)
     with pytest.raises(TunerError, match="drawing the answers") as caught:
-        plan.make(recipe_load.load(path, verb="rlhf"), host, output=tmp_path / "run")
+        plan_make.make(recipe_load.load(path, verb="rlhf"), host, output=tmp_path / "run")
     assert caught.value.exit_code == 7
     assert "rlhf.max_new_tokens" in caught.value.fix

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tuner import disk, seal
 from tuner.errors import IntegrityError, ResourceError
-from tuner.lock import Owner
-from tuner.manifest import MANIFEST, MARKER
+from tuner.record import disk, seal
+from tuner.record import manifest as record_manifest
+from tuner.record.lock import Owner
+from tuner.record.manifest import MANIFEST, MARKER
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +36,7 @@ def names(folder: Path) -> list[str]:
 
 def resealed(folder: Path, **changes: object) -> None:
     """Rewrite a manifest with changes, its checksum made to fit."""
-    from tuner.manifest import _encode
+    from tuner.record.manifest import _encode
 
     body = json.loads((folder / MANIFEST).read_text())
     body.pop("sha256")
@@ -53,18 +54,18 @@ def test_a_sealed_folder_holds_its_files_and_a_manifest_that_verifies(tmp_path: 
     final = tmp_path / "new" / "final"
     inside = ["final/MANIFEST.json", "final/deep", "final/deep/a.txt"]
     assert names(tmp_path / "new") == ["final", *inside]
-    manifest = seal.verify(final)
+    manifest = record_manifest.verify(final)
     assert manifest["extra"] == {"kind": "adapter"}
     assert manifest["files"] == {
-        "deep/a.txt": {"bytes": 5, "sha256": seal.sha256_file(final / "deep" / "a.txt")}
+        "deep/a.txt": {"bytes": 5, "sha256": disk.sha256_file(final / "deep" / "a.txt")}
     }
     (final / "notes").write_text("mine")
-    assert seal.verify(final)["unlisted"] == ["notes"]
+    assert record_manifest.verify(final)["unlisted"] == ["notes"]
 
 
 def test_an_exception_leaves_nothing_and_an_existing_folder_stays(tmp_path: Path) -> None:
     final = make(tmp_path / "final")
-    before = seal.verify(final)
+    before = record_manifest.verify(final)
     with pytest.raises(IntegrityError, match="already exists"), seal.seal(final):
         pytest.fail("the body must not run")
 
@@ -76,7 +77,7 @@ def test_an_exception_leaves_nothing_and_an_existing_folder_stays(tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         stopped()
     assert [path.name for path in tmp_path.iterdir()] == ["final"]
-    assert seal.verify(final) == before
+    assert record_manifest.verify(final) == before
 
 
 def test_a_folder_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
@@ -115,17 +116,17 @@ def test_every_altered_byte_is_seen_and_named(tmp_path: Path) -> None:
             flipped[position] ^= 1 + position % 255
             (final / name).write_bytes(flipped)
             with pytest.raises(IntegrityError) as caught:
-                seal.verify(final)
+                record_manifest.verify(final)
             assert name in str(caught.value), (name, position)
             assert caught.value.exit_code == 6
         (final / name).write_bytes(data)
-    seal.verify(final)
+    record_manifest.verify(final)
 
 
 def test_all_damaged_files_are_named_with_both_checksums(tmp_path: Path) -> None:
     """C02: cut, emptied, deleted, replaced by a link."""
     final = make(tmp_path / "final", cut="12345", empty="12345", gone="12345", link="12345")
-    expected = seal.verify(final)["files"]["cut"]["sha256"]
+    expected = record_manifest.verify(final)["files"]["cut"]["sha256"]
     (tmp_path / "same").write_text("12345")
     (final / "cut").write_text("1234")
     (final / "empty").write_text("")
@@ -133,11 +134,11 @@ def test_all_damaged_files_are_named_with_both_checksums(tmp_path: Path) -> None
     (final / "link").unlink()
     (final / "link").symlink_to(tmp_path / "same")
     with pytest.raises(IntegrityError) as caught:
-        seal.verify(final)
+        record_manifest.verify(final)
     lines = caught.value.problems
     assert [line.split(":")[0] for line in lines] == ["cut", "empty", "gone", "link"]
     assert all(expected in line for line in lines)
-    assert seal.sha256_file(final / "cut") in lines[0]
+    assert disk.sha256_file(final / "cut") in lines[0]
     assert "missing" in lines[2]
 
 
@@ -147,8 +148,8 @@ def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path, name: s
     final = make(tmp_path / "final")
     resealed(final, files={name: {"bytes": 0, "sha256": "0" * 64}})
     with pytest.raises(IntegrityError, match=r"MANIFEST\.json"):
-        seal.verify(final)
-    assert not seal.is_sealed(final)
+        record_manifest.verify(final)
+    assert not record_manifest.is_sealed(final)
     assert not seal.remove_sealed(final)
 
 
@@ -157,7 +158,7 @@ def test_a_later_format_is_refused_with_both_versions(tmp_path: Path) -> None:
     final = make(tmp_path / "final")
     resealed(final, format=2, tuner="9.9.9")
     with pytest.raises(IntegrityError, match=r"format 2, written by tuner 9\.9\.9"):
-        seal.verify(final)
+        record_manifest.verify(final)
 
 
 def test_a_folder_without_a_manifest_or_with_a_foreign_one_is_not_sealed(tmp_path: Path) -> None:
@@ -166,10 +167,10 @@ def test_a_folder_without_a_manifest_or_with_a_foreign_one_is_not_sealed(tmp_pat
         folder.mkdir()
         if text is not None:
             (folder / MANIFEST).write_text(text)
-        assert not seal.is_sealed(folder)
+        assert not record_manifest.is_sealed(folder)
         assert not seal.remove_sealed(folder)
         with pytest.raises(IntegrityError, match=r"MANIFEST\.json"):
-            seal.verify(folder)
+            record_manifest.verify(folder)
         assert folder.exists()
         shutil.rmtree(folder)
 

@@ -30,7 +30,7 @@ from langchain_openai import ChatOpenAI, OpenAI
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.test_cli import tuner
-from tuner.answer import Ending, Listener
+from tuner.inference.listener import Ending, Listener
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "a-key-of-the-tests-0123456789"

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 
 from tests.test_export_formats import command
 from tests.test_packaging import ROOT, pins, project
-from tuner import converter, packages
 from tuner.errors import IntegrityError, ResourceError
+from tuner.machine import converter, packages
 
 SHIPPED = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "pyproject.toml", "Makefile")),

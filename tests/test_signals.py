@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tuner import seal
 from tuner.errors import Interrupted
-from tuner.signals import StopRequest
+from tuner.machine.signals import StopRequest
+from tuner.record import manifest
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ import os, signal, sys, time
 from pathlib import Path
 from tuner import seal
 from tuner.errors import Interrupted
-from tuner.signals import StopRequest
+from tuner.machine.signals import StopRequest
 
 def say(word):
     print(word, flush=True)
@@ -166,7 +166,7 @@ def test_a_signal_in_the_loop_ends_the_step_and_seals(
     assert error == ""
     assert child.returncode == 128 + number
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-2", "step-3"]
-    assert sorted(seal.verify(tmp_path / "step-3")["files"]) == ["a", "b"]
+    assert sorted(manifest.verify(tmp_path / "step-3")["files"]) == ["a", "b"]
 
 
 @signals

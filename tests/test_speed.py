@@ -24,23 +24,17 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from tests import oracle
 from tests.bench import report
 from tests.test_packing import PACKED, example, largest, load, loss_and_gradients
-from tuner import (
-    adapters,
-    attention,
-    decide,
-    machine,
-    memory,
-    model,
-    plan,
-    recipe_load,
-    row_attention,
-    training,
-)
-from tuner.cross_entropy import cross_entropies, entropies
-from tuner.data import Example
-from tuner.data.pack import IGNORED, collate_packed, shared_prefix
-from tuner.devices import Devices
-from tuner.methods import fused_lora, fused_mlp, fused_norm
+from tuner.data.collate import collate_packed, shared_prefix
+from tuner.data.example import IGNORED, Example
+from tuner.machine import hardware
+from tuner.model.kernels import attention, fused_lora, fused_mlp, fused_norm, row_attention
+from tuner.model.kernels.cross_entropy import cross_entropies, entropies
+from tuner.plan import decide, make, split
+from tuner.plan import values as plan_values
+from tuner.plan.devices import Devices
+from tuner.plan.memory import estimate
+from tuner.recipe import load as recipe_load
+from tuner.run import build
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS, OUTPUTS, RANK = 48, 80, 4
@@ -252,12 +246,12 @@ def test_a_run_ends_where_it_ends_without_fusion(
 ) -> None:
     """The same losses and weights to rounding, and an adapter folder with the same contents."""
     recipe = make_recipe(method={"name": "lora", "r": 4}, eval={"enabled": False, "samples": 0})
-    made = plan.make(recipe_load.load(recipe, verb="sft"), machine.detect(), output=tmp_path / "x")
-    live = [type(module) for module in training.start(made, model.load(made)).model.modules()]
+    made = make.make(recipe_load.load(recipe, verb="sft"), hardware.detect(), output=tmp_path / "x")
+    live = [type(module) for module in build.start(made, build.load(made)).model.modules()]
     assert (live.count(fused_lora.FusedLinear), live.count(fused_mlp.FusedMlp)) == (14, 2)
     assert live.count(fused_norm.FusedNorm) == 5
     run_recipe(recipe, out="fused")
-    monkeypatch.setattr(adapters, "_fuse", lambda config: None)
+    monkeypatch.setattr(build, "_fuse", lambda config: None)
     monkeypatch.setattr(fused_norm, "put", lambda model: 0)
     run_recipe(recipe, out="plain")
     folders = [tmp_path / name for name in ("fused", "plain")]
@@ -371,7 +365,7 @@ def test_rows_share_where_nothing_is_drawn(
     method: dict[str, Any], shared: bool, make_recipe: Callable[..., Path]
 ) -> None:
     loaded = recipe_load.load(make_recipe(method=method), verb="sft")
-    made = plan.make(loaded, machine.detect(), output=Path("unused"))
+    made = make.make(loaded, hardware.detect(), output=Path("unused"))
     assert made.packing
     batch = made.training_collate(made.prepared.train[:4])
     assert ("shared_prefix" in batch) is shared
@@ -402,14 +396,14 @@ def test_a_cpu_gets_as_many_rows_as_keep_it_busy(
     memory; what the user says stays."""
     train = {"batch_size": batch, "micro_batch_size": asked}
     loaded = recipe_load.load(make_recipe(train=train), verb="sft")
-    made = plan.make(loaded, machine.detect(), output=Path("unused"))
-    rows_of = memory.Rows([length] * 64, [length // 2] * 64, batch)
+    made = make.make(loaded, hardware.detect(), output=Path("unused"))
+    rows_of = estimate.Rows([length] * 64, [length // 2] * 64, batch)
     for device, rows in (("cpu", expected), ("cuda", batch if asked == "auto" else asked)):
-        gpu = machine.Gpu("one", 2**36, (9, 0))
-        host = machine.Machine(cpu_count=2, memory_bytes=2**36, gpus=(gpu,))
-        values = decide.Values(loaded)
+        gpu = hardware.Gpu("one", 2**36, (9, 0))
+        host = hardware.Machine(cpu_count=2, memory_bytes=2**36, gpus=(gpu,))
+        values = plan_values.Values(loaded)
         shape = replace(made.shape, rows=rows_of, device=device, dtype=dtype)
-        size, _ = decide.split(
+        size, _ = split.split(
             made.recipe, made.method, host, device, shape, None, True, values, Devices()
         )
         assert size == values.now("train.micro_batch_size") == rows

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tuner import bundled
-from tuner.data import list_templates, load_template
-from tuner.data.dialogue import BadRow, Dialogue, RowRenderer
-from tuner.data.load import Row
-from tuner.data.recognise import choose
-from tuner.data.template import Sample
+from tuner.data.bad_rows import BadRow
+from tuner.data.dialogue import Dialogue, RowRenderer
+from tuner.data.read import Row
+from tuner.data.template import Sample, list_templates, load_template
+from tuner.data.template_match import choose
 from tuner.errors import DataError, RecipeError
-from tuner.recipe import DataSection
+from tuner.recipe import bundled
+from tuner.recipe.schema import DataSection
 
 SHIPPED = [
     "chat",

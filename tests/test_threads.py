@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tuner import launch, machine, threads, waiting
+from tuner.machine import hardware, launch, threads, waiting
 
 OPEN = {
     name: value
@@ -85,7 +85,7 @@ def test_the_users_own_setting_wins_and_doctor_says_whose_it_is(
 def test_torch_has_as_many_threads_as_the_quota_allows(before: dict[str, str], count: int) -> None:
     """Which torch itself does not ask for."""
     program = (
-        "import os; from tuner import threads; threads.quota = lambda: 0.5; "
+        "import os; from tuner.machine import threads; threads.quota = lambda: 0.5; "
         "os.sched_getaffinity = lambda _: {0, 1}; threads.choose(); "
         "import torch; print(torch.get_num_threads())"
     )
@@ -104,7 +104,7 @@ def test_a_processor_is_counted_once_it_is_needed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
     for allowed, count in ((None, 4), (0.2, 1), (1.0, 1), (1.5, 2), (3.0, 3), (64.0, 4)):
         monkeypatch.setattr(threads, "quota", lambda allowed=allowed: allowed)
-        assert threads.processors() == machine.detect().cpu_count == count
+        assert threads.processors() == hardware.detect().cpu_count == count
 
 
 def test_ranks_share_the_processors_unless_the_user_says_otherwise(

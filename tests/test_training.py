@@ -19,11 +19,19 @@ from transformers import AutoModelForCausalLM
 
 from tests import oracle
 from tests.conftest import rows
-from tuner import checkpoint, evaluate, machine, model, plan, recipe_load, training
+from tuner import evaluate
+from tuner.data import order as data_order
 from tuner.errors import TrainingError
-from tuner.record import RunFolder
-from tuner.signals import StopRequest
-from tuner.tasks import sft
+from tuner.evaluate import likelihood
+from tuner.machine import hardware
+from tuner.machine.signals import StopRequest
+from tuner.plan import make
+from tuner.recipe import load as recipe_load
+from tuner.record import checkpoint
+from tuner.record.run_folder import RunFolder
+from tuner.run import build, spine
+from tuner.tasks import optimizer, sft
+from tuner.tasks import trained as tasks_trained
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -90,10 +98,10 @@ def fit(tmp_path: Path) -> Callable[..., Fit]:
         made = make_plan(recipe, tmp_path / f"fit-{next(numbers)}")
         stages: list[Tensors] = []
         with StopRequest() as stop, RunFolder.open(made.output, resume=False) as folder:
-            trained = training.start(made, model.load(made))
+            trained = build.start(made, build.load(made))
             prepare(trained.model)
             start = tensors(trained.model)
-            training.train(
+            spine.train(
                 made,
                 trained,
                 folder,
@@ -111,7 +119,7 @@ def fit(tmp_path: Path) -> Callable[..., Fit]:
 
 def make_plan(recipe: Path, output: Path) -> Any:
     loaded = recipe_load.load(recipe, verb="sft")
-    return plan.make(loaded, machine.detect(), output=output)
+    return make.make(loaded, hardware.detect(), output=output)
 
 
 class Reference:
@@ -195,7 +203,7 @@ def order(done: Fit) -> list[list[Any]]:
     stage = done.plan.stages[0]
     batch = done.plan.recipe.train.batch_size
     places = sft.places(done.plan, stage)
-    stream = sft.Stream(
+    stream = data_order.Stream(
         done.plan.prepared.train,
         done.plan.recipe.run.seed,
         places.start,
@@ -322,7 +330,7 @@ def test_the_plan_says_the_steps_that_are_done(
     assert [line["step"] for line in done.metrics] == list(range(1, steps + 1))
     assert done.plan.steps == steps == done.plan.facts["steps"]["total"]
     warmup = done.plan.stages[0].warmup_steps
-    wanted = [0.003 * sft.rate_share(scheduler, step, steps, warmup) for step in range(steps)]
+    wanted = [0.003 * optimizer.rate_share(scheduler, step, steps, warmup) for step in range(steps)]
     assert [line["learning_rate"] for line in done.metrics] == wanted
     end = 0.003 if scheduler == "constant" or warmup == steps else 0.0
     assert done.sealed(steps).scheduler["_last_lr"] == [end]
@@ -343,14 +351,14 @@ def poison(
 
 def watch_model(monkeypatch: pytest.MonkeyPatch, use: Callable[[Any], Any]) -> None:
     """Call `use` with the model before a whole run trains it."""
-    true = training.start
+    true = build.start
 
-    def start(*args: Any) -> training.Trained:
+    def start(*args: Any) -> tasks_trained.Trained:
         trained = true(*args)
         use(trained.model)
         return trained
 
-    monkeypatch.setattr(training, "start", start)
+    monkeypatch.setattr(build, "start", start)
 
 
 def infinite_gradient(call: int) -> Callable[[Any], None]:
@@ -396,7 +404,7 @@ def test_a_step_that_is_not_finite_is_not_taken(
     # The Trainer's own norm turns inf into nan before ours is taken.
     assert error.what in (f"the {name} is {word} at step 3", "the gradient norm is nan at step 3")
     made = make_plan(recipe, tmp_path / "unused")
-    stream = sft.Stream(made.prepared.train, 42, 8, 12, 4, grouped=False)
+    stream = data_order.Stream(made.prepared.train, 42, 8, 12, 4, grouped=False)
     assert all(row.row in error.why for row in stream.step(0))
     second = tmp_path / "run" / "checkpoints" / "step-2"
     assert str(second) in error.why
@@ -548,8 +556,8 @@ def test_the_held_out_loss_is_the_oracles(
             )
             scored = made.prepared.eval[:count]
             assert len(scored) == (count or 12)
-            monkeypatch.setattr(evaluate.likelihood, "TOKENS_PER_BATCH", tokens)
-            found = evaluate.score(made, model.load(made))["loss"]
+            monkeypatch.setattr(likelihood.likelihood, "TOKENS_PER_BATCH", tokens)
+            found = evaluate.score(made, build.load(made))["loss"]
             wanted = oracle.mean_loss(reference, [row.example for row in scored])
             assert found == pytest.approx(wanted, rel=1e-6)
 

@@ -18,17 +18,23 @@ from torch.nn import functional
 from transformers import TrainerCallback
 
 from tests.conftest import WORDS, write_rows
-from tuner import evaluate, machine, model, plan, policy, recipe_load, training
+from tuner import evaluate
 from tuner.errors import Interrupted, RecipeError, TrainingError
 from tuner.evaluate import implicit
-from tuner.record import RunFolder
+from tuner.machine import hardware
+from tuner.machine.signals import StopRequest
+from tuner.plan import make as plan_make
+from tuner.plan import plan
+from tuner.recipe import load as recipe_load
+from tuner.record.run_folder import RunFolder
 from tuner.rewards.response import Response, Scores
-from tuner.signals import StopRequest
-from tuner.tasks import TASKS
-from tuner.tasks.lent import Lent
-from tuner.tasks.sft import optimizer_and_schedule
+from tuner.run import build, spine
+from tuner.run import resume as training
+from tuner.tasks import TASKS, rollouts
+from tuner.tasks.optimizer import optimizer_and_schedule
+from tuner.tasks.trained import Trained
+from tuner.tasks.trl_lending import Lent
 from tuner.tasks.watch import Watch
-from tuner.training import Trained
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -85,12 +91,12 @@ def rlhf_recipe(make_recipe: Callable[..., Path], tmp_path: Path) -> Callable[..
 
 def make(recipe: Path, out: str = "run") -> plan.Plan:
     loaded = recipe_load.load(recipe, verb="rlhf")
-    return plan.make(loaded, machine.detect(), output=recipe.parent / out)
+    return plan_make.make(loaded, hardware.detect(), output=recipe.parent / out)
 
 
 def start(made: plan.Plan, moved: bool = False) -> Trained:
     """A policy; `moved`: away from its start, as a resumed one is."""
-    trained = training.start(made, model.load(made))
+    trained = build.start(made, build.load(made))
     if moved:
         torch.manual_seed(3)
         with torch.no_grad():
@@ -103,7 +109,7 @@ def start(made: plan.Plan, moved: bool = False) -> Trained:
 def lend(made: plan.Plan, trained: Trained, folder: Any, stop: Any) -> Lent:
     """The trainer of the first step."""
     watch = Watch(made, folder, stop, lambda step, total, metrics: None)
-    watch.follow(trained.model, training.trainable(trained.model))
+    watch.follow(trained.model, build.trainable(trained.model))
     optimizers = optimizer_and_schedule(watch.parameters, made, made.stages[0])
     lent = TASKS["rlhf"].trainer(made, trained, made.stages[0], 0, watch, optimizers, {})
     assert isinstance(lent, Lent)
@@ -123,7 +129,7 @@ def train(
 
     with StopRequest() as stop, RunFolder.open(made.output, resume=resume) as folder:
         folder.truncate_metrics(resumed.step if resumed else 0)
-        training.train(made, trained, folder, stop, progress, lambda number: None, resumed)
+        spine.train(made, trained, folder, stop, progress, lambda number: None, resumed)
     own = trained.model.named_parameters()
     return {name: p.detach().clone() for name, p in own if p.requires_grad}
 
@@ -176,7 +182,7 @@ def test_the_loss_of_dpo_is_the_papers_to_the_policys_start(
         assert not any(mask[len(answer) :])
     with torch.no_grad():
         now = [_log_probability(trained.model, pair) for pair in pairs]
-        with policy.reference(trained.model):
+        with rollouts.reference(trained.model):
             then = [_log_probability(trained.model, pair) for pair in pairs]
     moved = (torch.stack(now) - torch.stack(then)).double()
     assert moved.abs().min() > 1e-3
@@ -233,7 +239,7 @@ def test_the_gradient_of_a_step_is_the_papers(
         return Scores(known := [float(sum(a.response_ids) % 7) for a in answers], {"sum": known})
 
     trained.judge = judge
-    parameters = training.trainable(trained.model)
+    parameters = build.trainable(trained.model)
     wanted = start(made, moved=True)
     with StopRequest() as stop, RunFolder.open(made.output, resume=False) as folder:
         lent = lend(made, trained, folder, stop)
@@ -247,7 +253,7 @@ def test_the_gradient_of_a_step_is_the_papers(
     known = {tuple(prompt.input_ids) for prompt in made.prepared.train}
     assert {answer.prompt_ids for answer in drawn} <= known
     _by_formula(made, wanted.model, groups, algorithm)
-    for name, parameter in training.trainable(wanted.model):
+    for name, parameter in build.trainable(wanted.model):
         torch.testing.assert_close(kept.found[name], parameter.grad, rtol=1e-3, atol=1e-6)
     (line,) = lines(made)
     assert line["reward"] == pytest.approx(sum(sum(a.response_ids) % 7 for a in drawn) / 8)
@@ -260,9 +266,9 @@ def _by_formula(made: plan.Plan, network: Any, groups: Any, algorithm: str) -> N
     tokens = sum(len(answer.response_ids) for group in groups for answer in group)
     losses = []
     for group in groups:
-        new = [policy.token_scores(made, network, [answer])[0] for answer in group]
-        with torch.no_grad(), policy.reference(network):
-            then = [policy.token_scores(made, network, [answer])[0] for answer in group]
+        new = [rollouts.token_scores(made, network, [answer])[0] for answer in group]
+        with torch.no_grad(), rollouts.reference(network):
+            then = [rollouts.token_scores(made, network, [answer])[0] for answer in group]
         penalty = made.rlhf.missing_eos_penalty
         scores = [sum(a.response_ids) % 7 - (0 if a.ended else penalty) for a in group]
         rewards = torch.tensor(scores, dtype=torch.float32)

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tuner import strict_yaml
 from tuner.errors import RecipeError
-from tuner.recipe import Recipe
-from tuner.recipe_load import load
-from tuner.strict_yaml import Plain, YamlProblem, parse
+from tuner.recipe.load import load
+from tuner.recipe.schema import Recipe
+from tuner.schema import strict_yaml
+from tuner.schema.strict_yaml import Plain, YamlProblem, parse
 
 DATA = "data: {train: rows.jsonl}\n"
 
@@ -156,7 +156,7 @@ def test_a_bomb_of_aliases_is_refused_at_once(tmp_path: Path) -> None:
     # VmHWM and not ru_maxrss: that one still holds the parent's memory from before the exec.
     code = (
         "import re, sys, time; from pathlib import Path\n"
-        "from tuner.recipe_load import load; from tuner.errors import RecipeError\n"
+        "from tuner.recipe.load import load; from tuner.errors import RecipeError\n"
         "start = time.monotonic()\n"
         "try: load(Path(sys.argv[1]))\n"
         "except RecipeError as error: print(error)\n"

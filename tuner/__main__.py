@@ -31,7 +31,7 @@ def leave_folder() -> None:
 def main() -> NoReturn:
     """The `tuner` command: run it and exit with its code."""
     leave_folder()
-    from tuner import processes
+    from tuner.machine import processes
 
     processes.make_safe(os.environ)
     from tuner import cli

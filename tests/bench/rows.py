@@ -47,11 +47,14 @@ def prepare(recipe: Path, tokens: Path) -> dict[str, Any]:
     Returns:
         What the contenders and the table need to know of the run.
     """
-    from tuner import machine, plan, recipe_load
-    from tuner.data.pack import IGNORED, position
+    from tuner.data.example import IGNORED
+    from tuner.data.order import position
+    from tuner.machine import hardware
+    from tuner.plan import make
+    from tuner.recipe import load as recipe_load
 
     loaded = recipe_load.load(recipe, verb="sft")
-    made = plan.make(loaded, machine.detect(), output=recipe.parent / "unused")
+    made = make.make(loaded, hardware.detect(), output=recipe.parent / "unused")
     train, rows = made.recipe.train, made.prepared.train
     order = [
         position(index, len(rows), made.recipe.run.seed)

@@ -9,8 +9,9 @@ from typing import Any
 import typer.main
 import yaml
 
-from tuner import cli, recipe
+from tuner import cli
 from tuner.methods import METHODS
+from tuner.recipe import schema as recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = yaml.safe_load(Path(__file__).with_name("recipe_docs.yaml").read_text("utf-8"))

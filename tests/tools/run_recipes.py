@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tuner import bundled
+from tuner.recipe import bundled
 
 # The shortest first; the last ones have been run before and take longest.
 ORDER = (

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tuner import __version__, heap, threads, waiting
+from tuner import __version__
 from tuner.cli import artefacts, help, looking, training
 from tuner.cli.options import console, group
+from tuner.machine import heap, threads, waiting
 
 if TYPE_CHECKING:
     from tuner.errors import TunerError

@@ -27,7 +27,7 @@ def inspect(
     verbose: Verbose = False,
 ) -> None:
     """What is in an adapter: size and rank of its updates, what never moved."""
-    from tuner.commands import inspect as inspect_command
+    from tuner.cli import inspect as inspect_command
 
     inspect_command.show(path, console(json, False, verbose))
 
@@ -79,7 +79,7 @@ def export(
     verbose: Verbose = False,
 ) -> None:
     """Write a finished run in other formats, each proven equal before it is named."""
-    from tuner.commands import export as export_command
+    from tuner.cli import export as export_command
 
     where = console(json, quiet, verbose)
     if list_formats:
@@ -99,7 +99,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Whether an artefact is still what was proven when it was written."""
-    from tuner.commands import export as export_command
+    from tuner.cli import export as export_command
 
     export_command.verify(path, base, force_base, console(json))
 
@@ -131,8 +131,8 @@ def chat(
     json: Json = False,
 ) -> None:
     """Talk to a run, or to a base with adapters; reads questions from a pipe, too."""
-    from tuner.chat import Settings
-    from tuner.commands import chat as chat_command
+    from tuner.cli import chat as chat_command
+    from tuner.inference.chat import Settings
 
     settings = Settings(max_new_tokens, temperature, top_k, top_p)
     given = (run, base, adapter or (), system, settings, seed, force_base)
@@ -183,8 +183,8 @@ def serve(
     verbose: Verbose = False,
 ) -> None:
     """Serve runs, each a model name on one base, by OpenAI's protocol."""
-    from tuner.commands import serve as serve_command
-    from tuner.serve.desk import Limits
+    from tuner.cli import serve as serve_command
+    from tuner.inference.serve.admission import Limits
 
     limits = Limits(max_queue, max_new_tokens, max_request_bytes, time_limit, temperature)
     given = (runs or (), base, adapter or (), host, port, api_key, limits, allow_anyone, force_base)

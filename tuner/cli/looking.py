@@ -49,7 +49,7 @@ def data_preview(
     verbose: Verbose = False,
 ) -> None:
     """Show rendered rows with the supervised spans marked."""
-    from tuner.commands import preview
+    from tuner.cli import data as preview
 
     named = one_recipe("data preview", recipe, option)
     preview.preview(named, overrides or (), rows, console(json, False, verbose))
@@ -58,7 +58,7 @@ def data_preview(
 @recipes.command("list")
 def recipes_list(json: Json = False) -> None:
     """Name and purpose of each recipe."""
-    from tuner.commands import library
+    from tuner.cli import library
 
     library.list_recipes(console(json))
 
@@ -66,7 +66,7 @@ def recipes_list(json: Json = False) -> None:
 @recipes.command("show")
 def recipes_show(name: str, json: Json = False) -> None:
     """The text of a recipe."""
-    from tuner.commands import library
+    from tuner.cli import library
 
     library.show("recipes", name, console(json))
 
@@ -78,7 +78,7 @@ def recipes_copy(
     json: Json = False,
 ) -> None:
     """Copy a recipe and its sample data; nothing is overwritten."""
-    from tuner.commands import library
+    from tuner.cli import library
 
     library.copy(name, destination, console(json))
 
@@ -86,7 +86,7 @@ def recipes_copy(
 @recipes.command("schema")
 def recipes_schema(json: Json = False) -> None:
     """The JSON Schema of a recipe, for editors."""
-    from tuner.commands import library
+    from tuner.cli import library
 
     library.schema(console(json))
 
@@ -94,7 +94,7 @@ def recipes_schema(json: Json = False) -> None:
 @templates.command("list")
 def templates_list(json: Json = False) -> None:
     """Name and purpose of each data template."""
-    from tuner.commands import library
+    from tuner.cli import library
 
     library.list_templates(console(json))
 
@@ -102,7 +102,7 @@ def templates_list(json: Json = False) -> None:
 @templates.command("show")
 def templates_show(name: str, json: Json = False) -> None:
     """The text of a data template."""
-    from tuner.commands import library
+    from tuner.cli import library
 
     library.show("data_templates", name, console(json))
 
@@ -110,7 +110,7 @@ def templates_show(name: str, json: Json = False) -> None:
 @runs.command("list")
 def runs_list(folder: RunsFolder = Path("runs"), json: Json = False) -> None:
     """Status and scores of each run."""
-    from tuner.commands import runs as command
+    from tuner.cli import runs as command
 
     command.show_list(folder, console(json))
 
@@ -118,14 +118,14 @@ def runs_list(folder: RunsFolder = Path("runs"), json: Json = False) -> None:
 @runs.command("show")
 def runs_show(name: str, folder: RunsFolder = Path("runs"), json: Json = False) -> None:
     """The record of one run."""
-    from tuner.commands import runs as command
+    from tuner.cli import runs as command
 
     command.show(folder, name, console(json))
 
 
 def doctor(json: Json = False) -> None:
     """Versions, devices, disk, and what optional parts are missing."""
-    from tuner import doctor as report
+    from tuner.cli import doctor as report
 
     where = console(json)
     found = report.report()

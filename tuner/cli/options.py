@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tuner.console import Console
+    from tuner.console.console import Console
 
 # The variable by which a shell asks for completions.
 COMPLETE = "_TUNER_COMPLETE"
@@ -16,7 +16,7 @@ COMPLETE = "_TUNER_COMPLETE"
 
 def _recipe_names(incomplete: str) -> list[str]:
     """Recipe files below what is typed, and the names of bundled recipes."""
-    from tuner import bundled
+    from tuner.recipe import bundled
 
     typed = Path(incomplete)
     folder = typed if incomplete.endswith("/") else typed.parent
@@ -104,7 +104,7 @@ def group(help: str, add_completion: bool = False) -> typer.Typer:
 
 def console(json: bool = False, quiet: bool = False, verbose: bool = False) -> Console:
     """Where a command speaks; silent in all processes of a run but the first."""
-    from tuner import ranks
-    from tuner.console import Console
+    from tuner.console.console import Console
+    from tuner.machine import ranks
 
     return Console(json, quiet, verbose, muted=not ranks.place().main)

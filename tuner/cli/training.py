@@ -20,7 +20,7 @@ from tuner.cli.options import (
     console,
     one_recipe,
 )
-from tuner.verbs import VERBS, Verb
+from tuner.recipe.verbs import VERBS, Verb
 
 _PANEL = "Train"
 
@@ -49,7 +49,7 @@ def _add(app: typer.Typer, row: Verb) -> None:
         quiet: Quiet = False,
         verbose: Verbose = False,
     ) -> None:
-        from tuner.commands import train
+        from tuner.cli import train
 
         named = one_recipe(row.name, recipe, option)
         where, mode = console(json, quiet, verbose), train.mode(dry_run, rehearse, resume)
@@ -85,7 +85,7 @@ def plan(
     verbose: Verbose = False,
 ) -> None:
     """Show the plan for a recipe. No model is loaded unless --rehearse is given."""
-    from tuner.commands import train
+    from tuner.cli import train
 
     _refuse_unknown(verb)
     named = one_recipe("plan", recipe, option)
@@ -108,7 +108,7 @@ def compare(
     verbose: Verbose = False,
 ) -> None:
     """Train several methods on the same data at equal budget; one table, one plot."""
-    from tuner.commands import compare as compare_command
+    from tuner.cli import compare as compare_command
 
     where = console(json, quiet, verbose)
     named = one_recipe("compare", recipe, option)
@@ -150,7 +150,7 @@ def sweep(
     verbose: Verbose = False,
 ) -> None:
     """Run a recipe with every combination of some values, by Ray Tune; the best first."""
-    from tuner.commands import sweep as sweep_command
+    from tuner.cli import sweep as sweep_command
 
     _refuse_unknown(verb)
     named = one_recipe("sweep", recipe, option)

@@ -10,12 +10,13 @@ from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tuner.data.dialogue import BadRow, Dialogue, Message
-from tuner.data.formats import FormatFit
-from tuner.data.load import Row
-from tuner.data.sides import Sides, blank, same_prompt, transcript
-from tuner.data.source import Source
+from tuner.data.bad_rows import BadRow
+from tuner.data.dialogue import Dialogue, Message
+from tuner.data.files import Source
+from tuner.data.preference_formats import FormatFit
+from tuner.data.read import Row
 from tuner.data.split import fingerprint
+from tuner.data.turns import Sides, blank, same_prompt, transcript
 
 Made = TypeVar("Made")
 Pairs = tuple[tuple[int, int, float], ...]

@@ -10,16 +10,13 @@ from typing import Any
 
 import jinja2
 
-from tuner.data.load import Row
-from tuner.data.recognise import Fit
+from tuner.data.bad_rows import BadRow
+from tuner.data.read import Row
 from tuner.data.template import SLOT_LABEL, SLOT_TEXT, Cloze, Conversation, Turn, environment
+from tuner.data.template_match import Fit
 
 Message = dict[str, Any]
 _ONE_COLUMN = re.compile(r"\{\{\s*(\w+)\s*\}\}\Z")
-
-
-class BadRow(ValueError):
-    """The row cannot be an example; the text names the class of the problem."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from tokenizers import Encoding, Tokenizer
 
-from tuner.data.control import ControlTokens
-from tuner.data.dialogue import BadRow
+from tuner.data.bad_rows import BadRow
+from tuner.data.control_tokens import ControlTokens
 from tuner.data.rendered import Rendered, Span
 
 CHUNK = 256

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from tuner.data.dialogue import Dialogue
 from tuner.data.template import Template
 from tuner.errors import DataError, RecipeError
-from tuner.recipe import DataSection
+from tuner.recipe.schema import DataSection
 
 # Every label is scored for every held-out row: of more, only a recipe that lists them wants that.
 MOST_LABELS = 64

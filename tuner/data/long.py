@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tuner.data.encode import Encoded
-from tuner.data.examples import MAX_LOST_SHARE, ExampleMaker, Pair, unread
+from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker, Pair, unread
 from tuner.data.template import Template
 from tuner.errors import DataError, RecipeError
-from tuner.recipe import DataSection
+from tuner.recipe.schema import DataSection
 
 LISTED = 3
 # So that a border may give way to a character of several tokens, and something is left to learn.

@@ -9,13 +9,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tuner.data.answers import AnswerEncoder, Answers
+from tuner.data.answer_encoder import AnswerEncoder, Answers
+from tuner.data.bad_rows import BadRow
 from tuner.data.comparisons import Compared, Comparison, compare
-from tuner.data.dialogue import BadRow, Message
-from tuner.data.examples import ExampleMaker
-from tuner.data.formats import FormatFit, choose_format
-from tuner.data.prepare import Prepared, max_length_of
-from tuner.data.source import Source, Split, read_source, split_by_prompt
+from tuner.data.dialogue import Message
+from tuner.data.example_maker import ExampleMaker
+from tuner.data.files import Source, read_source
+from tuner.data.preference_formats import FormatFit, choose_format
+from tuner.data.prepared import Prepared, max_length_of
+from tuner.data.split import Split, split_by_prompt
 from tuner.data.template import load_template
 from tuner.data.whole import (
     Losses,
@@ -26,7 +28,7 @@ from tuner.data.whole import (
     stop_if_too_many,
 )
 from tuner.errors import DataError
-from tuner.recipe import DataSection
+from tuner.recipe.schema import DataSection
 
 __all__ = ["Ranking", "asked", "prepare_preferences"]
 

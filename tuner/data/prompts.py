@@ -8,18 +8,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tuner.data.answers import AnswerEncoder
-from tuner.data.check import check
-from tuner.data.dialogue import BadRow, Dialogue, Message, RowRenderer, Segment
-from tuner.data.examples import ExampleMaker
-from tuner.data.load import Row
+from tuner.data.answer_encoder import AnswerEncoder
+from tuner.data.bad_rows import BadRow
+from tuner.data.check_row import check
+from tuner.data.dialogue import Dialogue, Message, RowRenderer, Segment
+from tuner.data.example_maker import ExampleMaker
+from tuner.data.files import Source, read_source
 from tuner.data.preferences import asked
-from tuner.data.prepare import Prepared, max_length_of
-from tuner.data.prompt_columns import PromptFit, choose_prompts
-from tuner.data.sides import blank
-from tuner.data.source import Source, Split, read_source, split_by_prompt
-from tuner.data.split import fingerprint
+from tuner.data.prepared import Prepared, max_length_of
+from tuner.data.prompt_match import PromptFit, choose_prompts
+from tuner.data.read import Row
+from tuner.data.split import Split, fingerprint, split_by_prompt
 from tuner.data.thumbs import is_down, thumb_columns
+from tuner.data.turns import blank
 from tuner.data.whole import (
     Losses,
     base_report,
@@ -29,7 +30,7 @@ from tuner.data.whole import (
     stop_if_too_many,
 )
 from tuner.errors import RecipeError
-from tuner.recipe import DataSection
+from tuner.recipe.schema import DataSection
 
 __all__ = ["Prompt", "prepare_prompts"]
 

@@ -7,9 +7,10 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tuner.data.examples import Example, ExampleMaker
-from tuner.data.rows import Rows
-from tuner.wording import counted
+from tuner.console.formatting import counted
+from tuner.data.example import Example
+from tuner.data.example_maker import ExampleMaker
+from tuner.data.sft_rows import Rows
 
 
 def losses(maker: ExampleMaker) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuner.data.chat import ChatTemplate
-from tuner.data.dialogue import BadRow, Dialogue, Message
+from tuner.data.bad_rows import BadRow
+from tuner.data.chat_template import ChatTemplate
+from tuner.data.dialogue import Dialogue, Message
 from tuner.data.rendered import Rendered, Span
 from tuner.errors import ModelError
 

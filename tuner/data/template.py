@@ -16,10 +16,11 @@ import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, ValidationError, model_validator
 
-from tuner import bundled, strict_yaml
-from tuner.data import load
+from tuner.data import read
 from tuner.errors import DataError, RecipeError
-from tuner.fields import Flag, FreeMapping, Section, Text, Words
+from tuner.recipe import bundled
+from tuner.schema import strict_yaml
+from tuner.schema.fields import Flag, FreeMapping, Section, Text, Words
 
 AUTO = "auto"
 SLOT_TEXT, SLOT_LABEL = "[X]", "[Z]"
@@ -167,7 +168,7 @@ def load_template(name_or_path: str, folder: Path) -> Template:
         DataError: the file is not there or is not a template.
     """
     if name_or_path.endswith((".yaml", ".yml")):
-        return _load(load.find(name_or_path, folder, "data.template"))
+        return _load(read.find(name_or_path, folder, "data.template"))
     files = bundled.files("data_templates")
     if name_or_path not in files:
         near = get_close_matches(name_or_path, files)

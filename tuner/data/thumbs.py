@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from tuner.data.load import Row
-from tuner.data.sides import blank
+from tuner.data.read import Row
 from tuner.data.template import Template
+from tuner.data.turns import blank
 
 # Columns next to an answer that say whether it is liked; of "label" only in these words, since a
 # label may be positive without a word on the answer.

@@ -8,11 +8,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuner.data.examples import MAX_LOST_SHARE, ExampleMaker
-from tuner.data.source import Source
+from tuner.console.formatting import counted
+from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker
+from tuner.data.files import Source
 from tuner.errors import DataError, RecipeError
-from tuner.recipe import DataSection
-from tuner.wording import counted
+from tuner.recipe.schema import DataSection
 
 
 @dataclass

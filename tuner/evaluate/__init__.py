@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import ranks
-from tuner.evaluate import generation, implicit, likelihood, policy, preference
+from tuner.evaluate import generation, implicit, likelihood, preference, rollouts
+from tuner.machine import ranks
 
 if TYPE_CHECKING:
-    from tuner.data.prepare import EvalRow
-    from tuner.plan import Plan
+    from tuner.data.prepared import EvalRow
+    from tuner.plan.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ METRICS: dict[str, Metric] = {
         Metric("margin", "higher", preference.margin, task="reward"),
         Metric("calibration_error", "lower", preference.calibration_error, task="reward"),
         Metric("length_bias", "lower", preference.length_bias, task="reward"),
-        Metric("reward", "higher", policy.mean_reward, task="rlhf"),
-        Metric("reward_ci95", "lower", policy.reward_ci95, task="rlhf"),
-        Metric("kl", "lower", policy.kl, task="rlhf"),
-        Metric("response_length", "lower", policy.response_length, task="rlhf"),
-        Metric("ended_share", "higher", policy.ended_share, task="rlhf"),
+        Metric("reward", "higher", rollouts.mean_reward, task="rlhf"),
+        Metric("reward_ci95", "lower", rollouts.reward_ci95, task="rlhf"),
+        Metric("kl", "lower", rollouts.kl, task="rlhf"),
+        Metric("response_length", "lower", rollouts.response_length, task="rlhf"),
+        Metric("ended_share", "higher", rollouts.ended_share, task="rlhf"),
     )
 }
 
@@ -72,7 +72,7 @@ def score(
     plan: Plan,
     model: Any,
     tick: Callable[[int, int], None] = lambda done, total: None,
-    judge: policy.Judge | None = None,
+    judge: rollouts.Judge | None = None,
 ) -> dict[str, float]:
     """Every metric of the plan on the held-out rows, as flat name -> number.
 
@@ -87,8 +87,8 @@ def score(
         return values(plan.metrics, implicit.observe(plan, model, tick))
     if plan.task == "rlhf":
         assert judge is not None
-        earned = policy.observe(plan, model, judge, tick)
-        return values(plan.metrics, earned) | policy.parts(earned)
+        earned = rollouts.observe(plan, model, judge, tick)
+        return values(plan.metrics, earned) | rollouts.parts(earned)
     with _evaluating(model):
         if plan.task == "reward":
             held_out = plan.prepared.eval[: plan.recipe.eval.max_rows]
@@ -138,7 +138,7 @@ def _evaluating(model: Any) -> Iterator[None]:
 def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
     """Return greedy answers to the first held-out prompts: prompt, reference, answer."""
     if plan.task == "rlhf":
-        of_policy = policy.samples if plan.rlhf.draws else implicit.samples
+        of_policy = rollouts.samples if plan.rlhf.draws else implicit.samples
         return of_policy(plan, model)
     chosen = plan.prepared.eval[: plan.recipe.eval.samples]
     if plan.task == "reward":

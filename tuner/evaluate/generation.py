@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import policy
-from tuner.data.pack import collate_prompts
+from tuner.data.collate import collate_prompts
+from tuner.tasks import rollouts
 
 if TYPE_CHECKING:
-    from tuner.data.prepare import EvalRow
+    from tuner.data.prepared import EvalRow
     from tuner.evaluate.likelihood import Observation
-    from tuner.plan import Plan
+    from tuner.plan.plan import Plan
 
 ROWS_PER_BATCH = 8
 
@@ -46,7 +46,7 @@ def _batch(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[str]:
     further = {}
     if plan.collate.tasks:
         further["task_ids"] = torch.tensor([row.example.task for row in rows], device=model.device)
-    stops = policy.stops(plan)
+    stops = rollouts.stops(plan)
     generated = model.generate(
         **{name: tensor.to(model.device) for name, tensor in batch.items()},
         max_new_tokens=plan.recipe.eval.max_new_tokens,

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import policy, ranks
 from tuner.data.preferences import Ranking
 from tuner.evaluate import generation
 from tuner.evaluate.preference import Judged
+from tuner.machine import ranks
 from tuner.rewards.response import Response
+from tuner.tasks import rollouts
 
 if TYPE_CHECKING:
-    from tuner.plan import Plan
+    from tuner.plan.plan import Plan
 
 
 @torch.no_grad()
@@ -40,7 +41,7 @@ def observe(
         for row in own:
             answers = responses(row)
             now = log_probabilities(plan, model, answers)
-            with policy.reference(model):
+            with rollouts.reference(model):
                 start = log_probabilities(plan, model, answers)
             moved = ((now - start) * plan.rlhf.kl_coefficient).tolist()
             result.append(Judged(row, tuple(moved)))
@@ -52,7 +53,7 @@ def observe(
 
 def log_probabilities(plan: Plan, model: Any, answers: Sequence[Response]) -> torch.Tensor:
     """(answers,) float64, each summed over the answer's own tokens, its stop token included."""
-    scores, _, _ = policy.token_scores(plan, model, answers)
+    scores, _, _ = rollouts.token_scores(plan, model, answers)
     lengths = [len(answer.response_ids) for answer in answers]
     return torch.stack([part.sum() for part in scores.double().split(lengths)])
 

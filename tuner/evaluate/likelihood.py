@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from tuner.data.pack import IGNORED
+from tuner.data.example import IGNORED
 
 if TYPE_CHECKING:
-    from tuner.data.prepare import EvalRow
-    from tuner.plan import Plan
+    from tuner.data.prepared import EvalRow
+    from tuner.plan.plan import Plan
 
 TOKENS_PER_BATCH = 1024
 # Positions whose scores of the vocabulary are worked on together.

@@ -9,15 +9,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from tuner.data.pack import collate_read
 from tuner.data.preferences import Ranking
+from tuner.tasks.judges import scores
 
 if TYPE_CHECKING:
-    from tuner.plan import Plan
+    from tuner.plan.plan import Plan
 
-TOKENS_PER_BATCH = 2048
 BINS = 10
 
 
@@ -32,37 +30,6 @@ class Judged:
     def differences(self) -> list[float]:
         """Score of the better answer less that of the worse one, a pair each."""
         return [self.scores[better] - self.scores[worse] for better, worse, _ in self.ranking.pairs]
-
-
-@torch.no_grad()
-def scores(
-    model: Any,
-    answers: Sequence[Sequence[int]],
-    pad_id: int,
-    tick: Callable[[int], None] = lambda done: None,
-) -> list[float]:
-    """The score of each sequence of token ids, read at its last token.
-
-    Sequences of like length share a forward pass; that does not change a score by more than
-    rounding.
-
-    Args:
-        model: a sequence classifier with one label.
-        answers: token ids.
-        pad_id: the model's own, which must end no sequence.
-        tick: told how many are done.
-    """
-    order = sorted(range(len(answers)), key=lambda number: len(answers[number]))
-    found: dict[int, float] = {}
-    rest = iter(order)
-    while first := list(islice(rest, 1)):
-        size = max(1, TOKENS_PER_BATCH // (len(answers[first[0]]) * 2))
-        chosen = first + list(islice(rest, size - 1))
-        batch = collate_read([answers[number] for number in chosen], pad_id)
-        logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
-        found.update(zip(chosen, logits[:, 0].double().tolist(), strict=True))
-        tick(len(found))
-    return [found[number] for number in range(len(answers))]
 
 
 def observe(

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
-from tuner import known_files
 from tuner.errors import ModelError
 from tuner.methods import lora
 from tuner.methods.options import CONFIG
+from tuner.model import known_files
 
 if TYPE_CHECKING:
-    from tuner.plan import Plan
-    from tuner.training import Trained
+    from tuner.plan.plan import Plan
+    from tuner.tasks.trained import Trained
 
 
 def copy(source: Path, folder: Path, base: str, *, portable: bool) -> None:

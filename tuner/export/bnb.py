@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner.errors import ModelError
-from tuner.export import loading
+from tuner.export.proof import reload
 
 if TYPE_CHECKING:
-    from tuner.export.work import Work
+    from tuner.export.job import Work
 
 
 def write_int8(work: Work, folder: Path) -> None:
@@ -35,7 +35,7 @@ def write_nf4(work: Work, folder: Path) -> None:
 
 
 def _write(work: Work, folder: Path, config: Any) -> None:
-    model = loading.whole(work.job, "merged", work.merged, **work.on_device(config))
+    model = reload.whole(work.job, "merged", work.merged, **work.on_device(config))
     refuse_none(model, ("Linear8bitLt", "Linear4bit"))
     model.save_pretrained(folder)
     work.save_tokenizer(folder)

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner import __version__, wording
-from tuner.base import ALIASES
-from tuner.export_formats import FORMATS
+from tuner import __version__
+from tuner.console import formatting
+from tuner.recipe.aliases import ALIASES
+from tuner.recipe.formats import FORMATS
 
 if TYPE_CHECKING:
-    from tuner.plan import Plan
-    from tuner.training import Trained
+    from tuner.plan.plan import Plan
+    from tuner.tasks.trained import Trained
 
 FILE = "README.md"
 FOLDER_OF_BASE = "PATH OF THE BASE"
@@ -73,7 +74,7 @@ def _training(base: str, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> I
         return
     values = {key: item["value"] for key, item in plan["values"].items()}
     options = [
-        f"{name} {wording.value(values[f'method.{name}'])}"
+        f"{name} {formatting.value(values[f'method.{name}'])}"
         for name in _OPTIONS
         if f"method.{name}" in values
     ]
@@ -104,7 +105,7 @@ def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
     yield "| held-out rows | before | after |"
     yield "|---|---|---|"
     for name in dict.fromkeys((*before, *after)):
-        cells = (wording.value(part.get(name)) for part in (before, after))
+        cells = (formatting.value(part.get(name)) for part in (before, after))
         yield f"| {name} | {' | '.join(cells)} |"
     yield ""
 
@@ -116,7 +117,7 @@ def _where(base: str, plan: Mapping[str, Any]) -> tuple[str, str, str]:
             f"`{base}` comes with tuner: a four-bit file of {ALIASES[base].original}, read back to "
             "full precision. The Hub's own weights differ by that rounding, and so would answers."
         )
-        return "from tuner.base import folder_of", f'folder_of("{base}")', about
+        return "from tuner.model.base import folder_of", f'folder_of("{base}")', about
     if (plan.get("model") or {}).get("kind") == "hub":
         revision = plan["values"]["model.revision"]["value"]
         return "", f'"{base}"' + (f', revision="{revision}"' if revision else ""), ""
@@ -139,7 +140,7 @@ def _with_libraries(
         yield "from peft import PeftModel"
     yield f"from transformers import {name}, AutoTokenizer"
     if adapter and plan and plan["values"]["method.name"]["value"] == "bottleneck":
-        yield "from tuner.methods import bottleneck_peft  # makes peft know the method"
+        yield "from tuner.methods import bottleneck_layers  # makes peft know the method"
     if adapter and needed:
         yield needed
     yield ""

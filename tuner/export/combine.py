@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from tuner import known_files, token_rows, vocabulary
 from tuner.errors import ModelError, RecipeError
-from tuner.export import loading
-from tuner.export.work import Combination
-from tuner.export_origin import Origin
+from tuner.export.job import Combination
+from tuner.export.origin import Origin
+from tuner.export.proof import reload
 from tuner.methods.options import CONFIG
+from tuner.model import embedding_rows, known_files, tokenizer
 
 # peft's plain "linear" adds the factors apart, which brings in products that nobody trained.
 KINDS = {"linear": "cat", "ties": "ties_svd", "dare": "dare_linear_svd", "svd": "svd"}
@@ -57,7 +57,7 @@ def check(asked: Combination) -> None:
     for origin in origins:
         config = origin.config
         plain = config.get("peft_type") == "LORA" and not config.get("use_dora")
-        beside = ("modules_to_save", "target_parameters", vocabulary.TRAINED)
+        beside = ("modules_to_save", "target_parameters", tokenizer.TRAINED)
         if not plain or any(config.get(key) for key in beside):
             raise ModelError(
                 f"{origin.name} is no plain LoRA",
@@ -80,7 +80,7 @@ def combine(asked: Combination, job: dict[str, Any], folder: Path) -> Origin:
     """
     origins, kind = asked.origins, asked.kind
     names = [f"part{number}" for number in range(len(origins))]
-    model: Any = token_rows.put_on(loading.base(job), origins[0].folder, adapter_name=names[0])
+    model: Any = embedding_rows.put_on(reload.base(job), origins[0].folder, adapter_name=names[0])
     for name, origin in zip(names[1:], origins[1:], strict=True):
         model.load_adapter(str(origin.folder), adapter_name=name)
     further = {} if kind in ("linear", "svd") else {"density": asked.density}

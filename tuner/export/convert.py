@@ -18,36 +18,32 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import disk, manifest, proof_limits, provenance, seal
 from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError
 from tuner.export import (
-    CARDS,
     adapter,
     bnb,
     card,
     combine,
-    converter,
     exact,
-    gguf,
-    gguf_adapter,
-    held,
     int4,
-    llama,
-    measure,
+    limits,
     merge,
-    same_adapter,
+    qat_grid,
     torchao_int8,
-    trained_grid,
-    verdict,
-    verify,
 )
-from tuner.export.work import Settings, Work, open_work
-from tuner.export_formats import FORMATS, OF_ADAPTER, QUANTIZED, Format
+from tuner.export.gguf import adapter as gguf_adapter
+from tuner.export.gguf import convert, llama_cpp, model
+from tuner.export.job import Settings, Work, open_work
+from tuner.export.proof import fresh_process, measure, same_adapter
+from tuner.export.proof import rows as held
+from tuner.export.run_end import CARDS
+from tuner.recipe.formats import FORMATS, OF_ADAPTER, QUANTIZED, Format
+from tuner.record import disk, manifest, proof_limits, provenance, seal
 
 if TYPE_CHECKING:
-    from tuner.base import Base
-    from tuner.console import Console
-    from tuner.export_origin import Origin
+    from tuner.console.console import Console
+    from tuner.export.origin import Origin
+    from tuner.model.base import Base
 
 REPORT = "export.json"
 
@@ -57,7 +53,7 @@ CONVERTERS: dict[str, Callable[[Work, Path], None]] = {
     "int8-torchao": torchao_int8.write,
     "int4": int4.write,
     "gguf-adapter": gguf_adapter.write,
-    **{row.name: partial(gguf.write, row.name) for row in FORMATS.values() if row.llama_type},
+    **{row.name: partial(model.write, row.name) for row in FORMATS.values() if row.llama_type},
 }
 
 
@@ -172,28 +168,28 @@ def _one(
     with seal.seal(final, extra=extra) as folder:
         _write(work, row, settings, folder)
         tuned = work.tuned
-        for_grid = trained_grid.wanted(work, row)
+        for_grid = qat_grid.wanted(work, row)
         if for_grid:
-            tuned = trained_grid.logits(work)
+            tuned = qat_grid.logits(work)
         found, proven = _again(work, row, folder, settings.output)
         figures = measure.compare(work.both, tuned, found, work.base)
         limit = settings.limits.get(row.name, settings.max_kl)
         if for_grid:
-            limit = trained_grid.LIMIT
+            limit = qat_grid.LIMIT
         if settings.rehearsal:
             figures = replace(figures, kl_base=None, kept=None, answers_kept=None)
         if row.exact:
             problems = _copied(work, row, folder)
             report = exact.judge(row, figures, work, found, proven, problems, limit)
         else:
-            verdict.check_merge(row, proven)
-            report = verdict.judge(row, figures, work, folder, limit)
-        report |= {"bytes": verdict.weight_bytes(folder)}
+            limits.check_merge(row, proven)
+            report = limits.judge(row, figures, work, folder, limit)
+        report |= {"bytes": limits.weight_bytes(folder)}
         if row.llama_type:
             (file,) = folder.glob("*.gguf")
             stops = list(dict.fromkeys([work.tokenizer.eos_token_id, *(work.stops or ())]))
             job = work.job | {"stops": stops}
-            report |= {"llama_cpp": llama.check(file, job, work.both, settings.output)}
+            report |= {"llama_cpp": llama_cpp.check(file, job, work.both, settings.output)}
         last = sum(map(len, work.random.targets))
         extra |= {
             "verified": True,
@@ -235,10 +231,10 @@ def _again(
     if row.name == "gguf-adapter":
         with seal.scratch(output) as aside:
             base = aside / "base.gguf"
-            splitting = gguf.splits_like(work.tokenizer)
-            converter.run(Path(work.job["base"]), base, "f32", splitting)
+            splitting = model.splits_like(work.tokenizer)
+            convert.run(Path(work.job["base"]), base, "f32", splitting)
             (file,) = folder.glob("*.gguf")
-            return llama.with_adapter(base, file, work.job, rows, aside), None
+            return llama_cpp.with_adapter(base, file, work.job, rows, aside), None
     proofs = {row.name: _how(work, folder)} if row.name == "merged" else {}
     if not row.exact and work.origin.adapter and not work.proven:
         # What other formats are made of is proven with the first of them.
@@ -250,8 +246,8 @@ def _again(
         "artefacts": {row.name: str(folder)},
         "proofs": proofs,
     }
-    found = verify.in_fresh_process(job, output)
-    proven = verify.unpack(found[f"{row.name}.proof"]) if proofs else None
+    found = fresh_process.in_fresh_process(job, output)
+    proven = fresh_process.unpack(found[f"{row.name}.proof"]) if proofs else None
     return found[row.name], proven
 
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner.export import noise
-from tuner.export.live import more
-from tuner.export.measure import Measures
-from tuner.export.verdict import refused
-from tuner.export_formats import Format
-from tuner.proof_limits import APART, REQUANTIZED, UNPROVEN
+from tuner.export.limits import refused
+from tuner.export.parity import more
+from tuner.export.proof import noise
+from tuner.export.proof.measure import Measures
+from tuner.recipe.formats import Format
+from tuner.record.proof_limits import APART, REQUANTIZED, UNPROVEN
 
 if TYPE_CHECKING:
-    from tuner.export.work import Work
+    from tuner.export.job import Work
 
 _REPORT = "please report this with export.json"
 

@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tuner.errors import ModelError
-from tuner.export import gptq, loading, measure
+from tuner.export import gptq
+from tuner.export.proof import measure, reload
 from tuner.methods import qat
 
 if TYPE_CHECKING:
-    from tuner.export.work import Work
+    from tuner.export.job import Work
 
 _PER_WORD = 8
 
@@ -31,7 +32,7 @@ def write(work: Work, folder: Path) -> None:
     Raises:
         ModelError: there is no such layer whose inputs are a multiple of 32.
     """
-    model = loading.whole(work.job, "merged", work.merged).eval()
+    model = reload.whole(work.job, "merged", work.merged).eval()
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     linear = [
         (name, module)

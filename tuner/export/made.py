@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tuner import export_origin, manifest, seal
 from tuner.errors import IntegrityError, ModelError
-from tuner.export import convert, describe, live
-from tuner.export.work import Settings
-from tuner.export_formats import FORMATS
+from tuner.export import convert, origin, parity
+from tuner.export.job import Settings
+from tuner.export.run_end import describe
+from tuner.recipe.formats import FORMATS
+from tuner.record import manifest
 
 if TYPE_CHECKING:
-    from tuner.console import Console
-    from tuner.plan import Plan
-    from tuner.training import Trained
+    from tuner.console.console import Console
+    from tuner.plan.plan import Plan
+    from tuner.tasks.trained import Trained
 
 
 def write(
@@ -36,11 +37,11 @@ def write(
     formats = plan.made_formats
     done = [name for name in formats if manifest.is_sealed(plan.output / name)]
     for name in done:
-        seal.verify(plan.output / name)
+        manifest.verify(plan.output / name)
     rows = [FORMATS[name] for name in formats if name not in done]
     seconds: dict[str, dict[str, Any]] = {}
     if rows:
-        live.let_go(trained)
+        parity.let_go(trained)
         said = plan.recipe.export
         limits = {name: said.options(name).get("max_kl") for name in formats}
         settings = Settings(
@@ -50,7 +51,7 @@ def write(
             rehearsal=rehearsal,
         )
         try:
-            reports = convert.export(export_origin.of_plan(plan), rows, settings, console)
+            reports = convert.export(origin.of_plan(plan), rows, settings, console)
         except (IntegrityError, ModelError) as error:
             raise _with_the_kept(plan, error) from error
         seconds = {

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import manifest, seal, token_rows
-from tuner.export import loading, measure, merged, noise
-from tuner.export_formats import OF_ADAPTER, Format
+from tuner.export import merged
+from tuner.export.proof import measure, noise, reload
+from tuner.model import embedding_rows
+from tuner.recipe.formats import OF_ADAPTER, Format
+from tuner.record import manifest
 
 if TYPE_CHECKING:
-    from tuner.base import Base
-    from tuner.console import Console
-    from tuner.export.work import Settings, Work
+    from tuner.console.console import Console
+    from tuner.export.job import Settings, Work
+    from tuner.model.base import Base
 
 
 def measure_and_merge(
@@ -30,7 +32,7 @@ def measure_and_merge(
     origin, job = work.origin, work.job
     kind = "adapter" if origin.adapter else "merged"
     console.phase("measuring the tuned model and its base")
-    model = loading.load(job, kind, str(origin.folder))
+    model = reload.load(job, kind, str(origin.folder))
     work.tuned = measure.read(model, work.both, console.tick)
     work.written[kind] = (work.tuned, noise.measured(model, work.both.rows))
     compared = base is not None and not job["num_labels"]
@@ -38,8 +40,8 @@ def measure_and_merge(
         with model.disable_adapter():
             work.base = measure.read(model, work.both)
     elif compared:
-        untouched = loading.base(job)
-        token_rows.grow(untouched, work.vocabulary_rows)
+        untouched = reload.base(job)
+        embedding_rows.grow(untouched, work.vocabulary_rows)
         work.base = measure.read(untouched, work.both)
         del untouched
     if not origin.adapter:
@@ -54,7 +56,7 @@ def measure_and_merge(
             merged.save(whole, work.merged, work.name, work.tokenizer, work.stops)
         elif asked:
             del model
-            whole = loading.load(job, "merged", str(work.merged))
+            whole = reload.load(job, "merged", str(work.merged))
         if asked:
             read = measure.read(whole.eval(), work.both)
             work.written["merged"] = (read, noise.measured(whole, work.both.rows))
@@ -68,7 +70,7 @@ def _ready(work: Work) -> bool:
         return False
     if "proof" not in manifest.read_manifest(ready)["extra"]:
         return False
-    seal.verify(ready)
+    manifest.verify(ready)
     work.merged = ready
     return True
 
@@ -84,10 +86,10 @@ def merged_into(work: Work, model: Any, onto: str) -> Any:
     divergences, models = {}, {}
     for choice in ("dequantized", "original") if onto == "auto" else (onto,):
         if choice == "original":
-            base = loading.base(work.job | {"quantize": "none"})
+            base = reload.base(work.job | {"quantize": "none"})
         else:
-            base = loading.base(work.job).dequantize().to(getattr(torch, work.job["dtype"]))
-        whole = merged.fold(token_rows.put_on(base, work.origin.folder)).eval()
+            base = reload.base(work.job).dequantize().to(getattr(torch, work.job["dtype"]))
+        whole = merged.fold(embedding_rows.put_on(base, work.origin.folder)).eval()
         divergences[choice] = measure.divergence(work.tuned, measure.read(whole, work.both))
         models[choice] = whole
     chosen = min(divergences, key=lambda name: divergences[name])

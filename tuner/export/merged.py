@@ -13,8 +13,8 @@ import torch
 from tuner.errors import TrainingError
 
 if TYPE_CHECKING:
-    from tuner.plan import Plan
-    from tuner.training import Trained
+    from tuner.plan.plan import Plan
+    from tuner.tasks.trained import Trained
 
 # Bytes of a file at most. safetensors copies a file's tensors before it writes them: this is all
 # that is needed beside the model itself.

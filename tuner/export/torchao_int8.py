@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.errors import ModelError
-from tuner.export import loading
+from tuner.export.proof import reload
 from tuner.methods import qat
 
 if TYPE_CHECKING:
-    from tuner.export.work import Work
+    from tuner.export.job import Work
 
 
 def write(work: Work, folder: Path) -> None:
@@ -23,7 +23,7 @@ def write(work: Work, folder: Path) -> None:
     from transformers import TorchAoConfig
 
     scheme = TorchAoConfig(qat.scheme("int8", None))
-    model = loading.whole(work.job, "merged", work.merged, quantization_config=scheme)
+    model = reload.whole(work.job, "merged", work.merged, quantization_config=scheme)
     plain = nn.Parameter
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if all(type(module.weight) is plain for module in linear):

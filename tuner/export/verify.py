@@ -1,206 +1,145 @@
-"""The fresh process of the proof: what an artefact's files hold, and the logits that they give.
+"""`tuner verify`: whether an artefact is still what was proven when it was written.
 
-Run as `python -m tuner.export.verify job.json`, it compares each tensor of a merged model with the
-method's formula, loads each artefact with transformers and peft alone, and writes the logits of the
-probe rows. It shares no code with training and merging: standard attention, no packing, no state of
-the process that wrote the artefact.
+The manifest alone is enough: it holds the sha256 of every file, how the artefact is loaded, and the
+logits that it and the tuned model gave on rows of random tokens.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Mapping, Sequence
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load, save_file
 
-from tuner import heap, processes, seal, waiting
-from tuner.errors import IntegrityError
-from tuner.export import held, loading, measure, proof
-from tuner.memory import PROBE_ROWS
+from tuner.errors import IntegrityError, ModelError
+from tuner.export.proof import fresh_process, measure
+from tuner.model.adapters import files as adapter_files
+from tuner.record import manifest, proof_limits
+from tuner.record.proof_limits import DRIFT
 
 if TYPE_CHECKING:
-    from tuner.plan import Plan
+    from tuner.console.console import Console
+    from tuner.export.origin import Origin
+    from tuner.model.base import Base
+
+# Of the figures that were taken when it was written, those that are told again.
+_PROVEN = ("proof", "dtype", "weights_kept", "answers_kept")
+_THEN = ("kl", "kl_base", "top1_agreement", "perplexity", "perplexity_tuned")
 
 
-Probe = dict[str, list[int]]
-
-
-def probe_rows(plan: Plan) -> list[Probe]:
-    """Inputs of the first held-out rows, or of training rows where there are none, and then rows
-    of random tokens: token ids by the name of the model's argument."""
-    return held.of_plan(plan).rows[:PROBE_ROWS] + held.of_plan_random(plan).rows
-
-
-def stored_dtype(plan: Plan) -> str:
-    """What the exported weights are stored and compared in: trained weights are float32."""
-    return plan.dtype if plan.method.adapter else "float32"
-
-
-@torch.no_grad()
-def logits(model: Any, rows: Sequence[Probe]) -> list[torch.Tensor]:
-    """Logits (tokens, vocabulary) or (classes,) of each row run alone, on the CPU.
+def check(origin: Origin, base: str | None, force_base: bool, console: Console) -> dict[str, Any]:
+    """Read every file again, load the artefact in a fresh process, compare its logits.
 
     Args:
-        model: in evaluation mode.
-        rows: token ids by the name of the argument.
+        origin: the artefact; its files were compared with its manifest when it was found.
+        base: of an adapter, where it is not the one that its manifest names.
+        force_base: take it though it is another one.
+        console: warns.
+
+    Returns:
+        kind, path, files, stray (what lies there besides), drift (mean difference from its own
+        logits then), drift_kl, limit and limit_kl, max_logit_difference (to the tuned model's), the
+        words of what was proven when it was written; and `then`, figures that its manifest
+        keeps, where it was made by `tuner export`.
+
+    Raises:
+        IntegrityError: a file differs, or the logits do.
+        ModelError: it has no manifest, or one that keeps no logits; or its base is not there.
     """
-    return [model(**batch_of(row, 1, model.device)).logits[0].float().cpu() for row in rows]
-
-
-def batch_of(row: Probe, copies: int, device: Any) -> dict[str, torch.Tensor]:
-    """A batch of copies of one row; `task_ids` have one number a row."""
-    tensors = {name: torch.tensor(list(ids), device=device) for name, ids in row.items()}
-    return {
-        name: tensor.repeat(copies) if name == "task_ids" else tensor.repeat(copies, 1)
-        for name, tensor in tensors.items()
-    }
-
-
-def facts_of(plan: Plan) -> dict[str, Any]:
-    """How an artefact of a plan is loaded, whoever loads it and where: part of its manifest."""
-    return {
-        "auto_class": plan.head.auto_class,
-        "head": plan.head.name,
-        "num_labels": _num_labels(plan),
-        "pad_token_id": plan.tokenizer.pad_token_id,
-        "dtype": stored_dtype(plan),
-        "quantize": plan.recipe.model.quantize,
-        "qat": plan.recipe.train.qat,
-        "trust_remote_code": plan.recipe.model.trust_remote_code,
-    }
-
-
-def job_of(
-    plan: Plan,
-    rows: Sequence[Probe],
-    folders: Mapping[str, Path],
-    proofs: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    """All that a fresh process needs to know to prove some artefacts, as JSON."""
-    return facts_of(plan) | {
-        "base": str(plan.base.folder),
-        "device": plan.device,
+    folder, sealed = origin.folder, origin.sealed
+    listed = manifest.read_manifest(folder) if sealed else {"files": {}}
+    files, stray = listed["files"], manifest.unlisted(folder, listed) if sealed else []
+    if stray:
+        console.warn(f"{folder} also holds what is not part of it: {', '.join(stray)}")
+    witness = sealed.get("witness")
+    if not witness:
+        raise ModelError(
+            f"{folder} cannot be verified",
+            "its manifest keeps no logits" if sealed else "it has no MANIFEST.json",
+            "export it again with this version",
+        )
+    # What the artefact says of itself lets none of its code run.
+    kind, facts = sealed["kind"], origin.facts(None)
+    if kind == "gguf-adapter":
+        raise ModelError(
+            f"the files of {folder} are as written; more cannot be checked from them alone",
+            "a GGUF adapter needs the GGUF file of its base",
+            "export it again to have it compared",
+        )
+    where = ""
+    if kind in ("adapter", "virtual_tokens"):
+        found_base = _base(origin, base, console)
+        adapter_files.check_base(
+            folder,
+            origin.name,
+            found_base.name,
+            found_base.fingerprint,
+            force=force_base,
+            warn=console.warn,
+        )
+        where = str(found_base.folder)
+    job = facts | {
+        "base": where,
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
-        "rows": list(rows),
-        "artefacts": {name: str(folder) for name, folder in folders.items()},
-        "proofs": dict(proofs),
+        "rows": witness["rows"],
+        "targets": witness["targets"],
+        "artefacts": {kind: str(folder)},
     }
+    with tempfile.TemporaryDirectory(prefix="tuner-verify-") as aside:
+        logits = fresh_process.in_fresh_process(job, Path(aside))[kind]
+    found = _compare(kind, folder, len(files), logits, witness, facts)
+    known = sealed.get("figures") or {}
+    found |= {name: known.get(name, sealed.get(name)) for name in _PROVEN}
+    if losing := proof_limits.warning(found):
+        console.warn(losing)
+    return found | {"stray": stray, "then": {name: known[name] for name in _THEN if name in known}}
 
 
-def _num_labels(plan: Plan) -> int:
-    """Outputs of a head that was added to the base; 0 where none was."""
-    if not plan.head.added:
-        return 0
-    return len(plan.prepared.labels) if plan.head.name == "classes" else 1
+def _base(origin: Origin, named: str | None, console: Console) -> Base:
+    try:
+        return origin.base(named, console.note)
+    except ModelError as error:
+        raise ModelError(
+            f"the base of {origin.name} is not here, and an adapter says nothing without it",
+            error.what,
+            "name it with --base",
+        ) from error
 
 
-def fresh_logits(
-    plan: Plan,
-    folders: Mapping[str, Path],
-    rows: Sequence[Probe],
-    proofs: Mapping[str, Mapping[str, Any]],
-) -> tuple[dict[str, list[torch.Tensor]], dict[str, Any]]:
-    """What a fresh process finds of artefacts.
-
-    Args:
-        plan: of the run.
-        folders: of the artefacts, by their format.
-        rows: the probe rows.
-        proofs: how the tensors of some of them are proven (see `proof.prove`).
-
-    Returns:
-        The logits of every row, and what was found of the tensors, by format.
-
-    Raises:
-        IntegrityError: the fresh process could not load an artefact.
-    """
-    found = in_fresh_process(job_of(plan, rows, folders, proofs), plan.output)
-    each = {name: [found[f"{name}.{number}"] for number in range(len(rows))] for name in folders}
-    return each, {name: unpack(found[f"{name}.proof"]) for name in proofs}
-
-
-def pack(found: Mapping[str, Any]) -> torch.Tensor:
-    """JSON as a tensor, to go where logits go."""
-    return torch.tensor(list(json.dumps(found).encode()), dtype=torch.uint8)
-
-
-def unpack(tensor: torch.Tensor) -> dict[str, Any]:
-    """What `pack` was given."""
-    found: dict[str, Any] = json.loads(bytes(tensor.tolist()))
-    return found
-
-
-def in_fresh_process(job: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
-    """Run a job of this module in a process of its own.
-
-    Args:
-        job: see `job_of`.
-        folder: where its files may lie meanwhile.
-
-    Returns:
-        What `main` wrote.
-
-    Raises:
-        IntegrityError: it failed; says why.
-    """
-    found: dict[str, torch.Tensor] = load(child("tuner.export.verify", job, folder))
-    return found
-
-
-def child(module: str, job: dict[str, Any], folder: Path) -> bytes:
-    """Run a module of ours in a process of its own.
-
-    Args:
-        module: its `main` reads the job, whose file is its argument, and writes to job["result"].
-        job: what it is told.
-        folder: where its files may lie meanwhile.
-
-    Returns:
-        What it wrote.
-
-    Raises:
-        IntegrityError: it failed; says why.
-    """
-    with seal.scratch(folder) as aside:
-        result, file = aside / "result", aside / "job.json"
-        file.write_text(json.dumps(job | {"result": str(result)}), "utf-8")
-        done = processes.fresh(module, str(file))
-        if done.returncode:
-            raise IntegrityError(
-                "an artefact cannot be loaded by a fresh process",
-                (done.stderr.strip().splitlines() or ["no message"])[-1],
-                "see run.log; the last checkpoint holds the trained weights",
-            )
-        return result.read_bytes()
-
-
-def main() -> None:
-    """The fresh process: prove the tensors that a job names, load every artefact, and write its
-    logits: of every row, or, of a job that names places, at those."""
-    from tuner.model import quiet_libraries
-
-    quiet_libraries()
-    heap.keep_nothing()
-    job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    torch.set_num_threads(job["threads"])
-    result: dict[str, torch.Tensor] = {}
-    for kind, how in job.get("proofs", {}).items():
-        result[f"{kind}.proof"] = pack(proof.prove(job, how))
-    for kind, folder in job["artefacts"].items():
-        model = loading.load(job, kind, folder)
-        if targets := job.get("targets"):
-            result[kind] = measure.read(model, measure.Held(job["rows"], targets))
-        else:
-            for number, tensor in enumerate(logits(model, job["rows"])):
-                result[f"{kind}.{number}"] = tensor.contiguous()
-        del model
-    save_file(result, job["result"])
-
-
-if __name__ == "__main__":
-    waiting.begin()
-    main()
+def _compare(
+    kind: str,
+    folder: Path,
+    files: int,
+    logits: torch.Tensor,
+    witness: dict[str, Any],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    entries = torch.tensor(witness["entries"])
+    now = logits.gather(-1, entries).double()
+    then, tuned = (
+        torch.tensor(witness[name], dtype=torch.float64) for name in ("artefact", "tuned")
+    )
+    exact = facts["dtype"] == "float32" and kind in ("adapter", "virtual_tokens", "merged")
+    share, limit_kl = DRIFT["exact" if exact else "rounded"]
+    limit = share * max(1.0, float(then.abs().mean()))
+    drift = float((now - then).abs().mean())
+    drift_kl = measure.divergence(then, now)
+    if not (drift <= limit and drift_kl <= limit_kl):
+        raise IntegrityError(
+            f"{folder} no longer computes what it did when it was written",
+            f"its logits differ from those in its manifest by {drift:.3g} on average and a KL of "
+            f"{drift_kl:.3g}, the limits are {limit:.3g} and {limit_kl:.3g}",
+            "check the versions of transformers and of the quantizing library, or export it again",
+        )
+    return {
+        "kind": kind,
+        "path": str(folder),
+        "files": files,
+        "drift": drift,
+        "limit": limit,
+        "drift_kl": drift_kl,
+        "limit_kl": limit_kl,
+        "max_logit_difference": float((now - tuned).abs().max()),
+    }

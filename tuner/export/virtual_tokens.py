@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
-from tuner.disk import write_file
+from tuner.record.disk import write_file
 
 if TYPE_CHECKING:
-    from tuner.plan import Plan
-    from tuner.training import Trained
+    from tuner.plan.plan import Plan
+    from tuner.tasks.trained import Trained
 
 FILE, REPORT = "virtual_tokens.safetensors", "nearest_tokens.md"
 NEAREST = 5

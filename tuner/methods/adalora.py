@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tuner.fields import Count, Positive, Share
 from tuner.methods.method import QUANTIZED, Hooks, Method
 from tuner.methods.options import Setting, TargetedOptions
+from tuner.schema.fields import Count, Positive, Share
 
 
 class AdaloraOptions(TargetedOptions):

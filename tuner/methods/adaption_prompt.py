@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tuner.fields import Count
 from tuner.methods.method import DECODER, QUANTIZED, Method
 from tuner.methods.options import MethodOptions, Setting
+from tuner.schema.fields import Count
 
 
 class AdaptionPromptOptions(MethodOptions):

@@ -1,7 +1,7 @@
 """Adapter tuning: small projections down and up after attention and MLP, with a residual.
 
 Houlsby et al. 2019 put one after each of the two sublayers, Pfeiffer et al. 2021 only after the
-MLP. peft has no such method; `tuner.methods.bottleneck_peft` registers it there.
+MLP. peft has no such method; `tuner.methods.bottleneck_layers` registers it there.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tuner.fields import Count, Share, Words
 from tuner.methods.method import QUANTIZED, Method
 from tuner.methods.options import Setting, TargetedOptions
+from tuner.schema.fields import Count, Share, Words
 
 ATTENTION_OUTPUTS = (
     "self_attn.o_proj",
@@ -52,7 +52,7 @@ class BottleneckOptions(TargetedOptions):
 
 def config(setting: Setting) -> Any:
     """peft's configuration."""
-    from tuner.methods.bottleneck_peft import BottleneckConfig
+    from tuner.methods.bottleneck_layers import BottleneckConfig
 
     options: BottleneckOptions = setting.options
     return BottleneckConfig(

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tuner.fields import Positive, Section
 from tuner.methods.method import DECODER, Method
 from tuner.methods.options import MethodOptions
+from tuner.schema.fields import Positive, Section
 
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _HEAD = re.compile(r"(?:^|\.)(?:lm_head|norm|ln_f|final_layernorm|final_layer_norm)\.")

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tuner.fields import Count, Positive
 from tuner.methods.method import Method
 from tuner.methods.options import Setting, TargetedOptions
+from tuner.schema.fields import Count, Positive
 
 
 class LokrOptions(TargetedOptions):

@@ -7,22 +7,17 @@ Initialisations follow peft: PiSSA (Meng et al. 2024), OLoRA (Buyukakyuz 2024), 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tuner.fields import AutoPositive, Count, Counts, Flag, Positive, Share, Words
 from tuner.methods.method import QUANTIZED, Method
 from tuner.methods.options import MethodOptions, Setting, TargetedOptions
-
-if TYPE_CHECKING:
-    from tuner.data.prepare import Example
-    from tuner.plan import Plan
+from tuner.schema.fields import AutoPositive, Count, Counts, Flag, Positive, Share, Words
 
 _BASE_CHANGING_INITS = ("pissa", "olora")
-EVA_ROWS = 32
+
 # The fused weights of mixtures of experts, (experts, outputs, inputs), by the ends of their names.
 EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 
@@ -118,41 +113,6 @@ def config(setting: Setting) -> Any:
         init_lora_weights=True if options.init in ("default", "loftq") else options.init,
         fan_in_fan_out=setting.transposed,
     )
-
-
-def start(model: Any, plan: Plan, examples: Sequence[Example]) -> None:
-    """The starts that look at the data (EVA) or at the quantized weights (LoftQ)."""
-    options: Any = plan.recipe.method
-    if options.init == "eva":
-        _eva(model, examples)
-    if options.init == "loftq":
-        import peft
-
-        peft.replace_lora_weights_loftq(model, model_path=str(plan.base.folder))
-
-
-def _eva(model: Any, examples: Sequence[Example]) -> None:
-    from peft import initialize_lora_eva_weights
-
-    from tuner.data.pack import collate_padded
-
-    rows = list(examples)[:EVA_ROWS]
-    batches = []
-    for first in range(0, len(rows), 4):
-        batch = collate_padded(rows[first : first + 4])
-        batches.append({key: batch[key] for key in ("input_ids", "attention_mask")})
-    initialize_lora_eva_weights(
-        model,
-        dataloader=batches,
-        forward_fn=lambda network, inputs: network(**inputs),
-        prepare_model_inputs_fn=_padding_mask,
-        show_progress_bar=False,
-    )
-
-
-def _padding_mask(inputs: dict[str, Any], _config: Any) -> Any:
-    """Which positions count in EVA's statistics: all but padding, as (row, place) pairs."""
-    return inputs["attention_mask"].nonzero()
 
 
 LORA = Method(

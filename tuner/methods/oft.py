@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tuner.fields import Count
 from tuner.methods.method import QUANTIZED, Method
 from tuner.methods.options import Setting, TargetedOptions
+from tuner.schema.fields import Count
 
 
 class OftOptions(TargetedOptions):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from tuner.fields import Flag, Section, Words
+from tuner.schema.fields import Flag, Section, Words
 
 # peft's names for the files of an adapter.
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

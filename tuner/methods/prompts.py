@@ -22,9 +22,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tuner.errors import RecipeError
-from tuner.fields import AutoCount, Count, CountFromZero, Share, Text
 from tuner.methods.method import DECODER, QUANTIZED, Method
 from tuner.methods.options import WEIGHTS, MethodOptions, Setting
+from tuner.schema.fields import AutoCount, Count, CountFromZero, Share, Text
 
 TokenStart = Literal["text", "vocabulary", "labels", "random"]
 KeyStart = Literal["auto", "text", "zero", "random"]
@@ -186,7 +186,7 @@ def prefix(setting: Setting) -> Any:
 
 
 def prompt(setting: Setting) -> Any:
-    """peft's configuration of prompt tuning; its start is put in by `tuner.prompt_model`."""
+    """peft's configuration of prompt tuning; its start is put in by `tuner.model.prompt_model`."""
     import peft
 
     return peft.PromptTuningConfig(

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tuner.fields import Words
 from tuner.methods.method import QUANTIZED, Method
 from tuner.methods.options import MethodOptions, Setting
+from tuner.schema.fields import Words
 
 
 class TrainableTokensOptions(MethodOptions):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tuner.errors import TrainingError
-from tuner.rewards.guard import ConstantGuard
+from tuner.rewards.constant import ConstantGuard
 from tuner.rewards.options import RewardPart, RewardParts, part_name
 from tuner.rewards.response import Response, Scorer, Scores, beginning
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tuner.did_you_mean import nearest
 from tuner.errors import RecipeError, SafetyError, TrainingError, first_line
 from tuner.rewards.response import Response, Scorer
+from tuner.schema.suggest import nearest
 
 
 def check(function: str, folder: Path, allow_code: bool) -> Path:

@@ -22,8 +22,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tuner.did_you_mean import suggestion
-from tuner.fields import Count, CountFromZero, Flag, Float, Section, Text, Words
+from tuner.schema.fields import Count, CountFromZero, Flag, Float, Section, Text, Words
+from tuner.schema.suggest import suggestion
 
 KINDS = ("model", "rule", "function")
 

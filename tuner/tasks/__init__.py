@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.tasks import reward, rlhf, sft
 
 if TYPE_CHECKING:
-    from tuner.plan import Plan
+    from tuner.plan.plan import Plan
 
 
 def _nothing(plan: Plan, model: Any) -> Any:

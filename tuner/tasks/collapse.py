@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tuner.errors import TrainingError
 
 if TYPE_CHECKING:
-    from tuner.plan import Plan
+    from tuner.plan.plan import Plan
     from tuner.rewards.response import Response
     from tuner.tasks.watch import Watch
 

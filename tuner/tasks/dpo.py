@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner.data.pack import Stream
-from tuner.tasks import lent
-from tuner.tasks.lent import Lent
+from tuner.data.order import Stream
+from tuner.tasks import trl_lending
+from tuner.tasks.trl_lending import Lent
 from tuner.tasks.watch_trl import WatchTrl
 
 if TYPE_CHECKING:
-    from tuner.decide import Stage
-    from tuner.plan import Plan
+    from tuner.plan.plan import Plan
+    from tuner.plan.values import Stage
+    from tuner.tasks.trained import Trained
     from tuner.tasks.watch import Watch
-    from tuner.training import Trained
 
 SHOWN = ("loss", "pair_accuracy", "margin", "grad_norm")
 
@@ -51,7 +51,7 @@ def trainer(
         return pad([_pair(pair.prompt_ids, *pair.answers) for pair in pairs])
 
     def build() -> DPOTrainer:
-        config = lent.arguments(
+        config = trl_lending.arguments(
             DPOConfig,
             plan,
             stage.stop - first,

@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from tuner import policy, ranks
-from tuner.data.pack import Stream
-from tuner.rewards import ConstantGuard
+from tuner.data.order import Stream
+from tuner.machine import ranks
+from tuner.rewards.constant import ConstantGuard
 from tuner.rewards.response import Response, Scores
-from tuner.tasks import lent
+from tuner.tasks import rollouts, trl_lending
 from tuner.tasks.collapse import refuse_collapse
-from tuner.tasks.lent import Lent
+from tuner.tasks.trl_lending import Lent
 from tuner.tasks.watch_trl import WatchTrl
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
     from tuner.data.prompts import Prompt
-    from tuner.decide import Stage
-    from tuner.plan import Plan
+    from tuner.plan.plan import Plan
+    from tuner.plan.values import Stage
+    from tuner.tasks.trained import Trained
     from tuner.tasks.watch import Watch
-    from tuner.training import Trained
 
 Item = TypeVar("Item")
 
@@ -100,7 +100,7 @@ class Online:
         place, end = first * count, stage.stop * count
         prompts, seed = plan.prepared.train, plan.recipe.run.seed
         self.stream = Stream(prompts, seed, place, end, count, grouped=False)
-        self.ends = policy.stops(plan)
+        self.ends = rollouts.stops(plan)
         self.answers: list[Response] = []
         self.scores = Scores([], {})
         watch.begin(stage, first, self.stream, place)
@@ -149,7 +149,7 @@ class Online:
         if rlhf.algorithm == "grpo":
             kinds = (GRPOTrainer, GRPOConfig)
             given |= {"loss_type": "dapo", "scale_rewards": "group"}
-        config = lent.arguments(kinds[1], plan, self.steps, **given)
+        config = trl_lending.arguments(kinds[1], plan, self.steps, **given)
         built: Trainer = _drawing_once(kinds[0])(args=config, **common)
         return built
 
@@ -162,7 +162,7 @@ class Online:
         """
         rows = self.plan.prepared.train
         answers = [
-            policy.response(self.plan, rows[int(number)], ids, self.ends)
+            rollouts.response(self.plan, rows[int(number)], ids, self.ends)
             for number, ids in zip(prompts, completion_ids, strict=True)
         ]
         mine = _share_of(len(answers))

@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from tuner import policy, ranks
-from tuner.data.pack import Stream, position
-from tuner.rewards import ConstantGuard
+from tuner.data.order import Stream, position
+from tuner.machine import ranks
+from tuner.rewards.constant import ConstantGuard
 from tuner.rewards.response import Response, Scores
+from tuner.tasks import rollouts
 from tuner.tasks.collapse import refuse_collapse
+from tuner.tasks.optimizer import CRITIC
 from tuner.tasks.ppo_math import (
     ESTIMATORS,
     Reduce,
@@ -38,14 +40,14 @@ from tuner.tasks.ppo_math import (
     value_losses,
     whiten,
 )
-from tuner.tasks.sft import CRITIC, token_loss
+from tuner.tasks.sft import token_loss
 from tuner.tasks.watch import not_finite
 
 if TYPE_CHECKING:
-    from tuner.decide import Stage
-    from tuner.plan import Plan
+    from tuner.plan.plan import Plan
+    from tuner.plan.values import Stage
+    from tuner.tasks.trained import Trained
     from tuner.tasks.watch import Watch
-    from tuner.training import Trained
 
 
 Row = TypeVar("Row")
@@ -148,12 +150,12 @@ class Ppo:
         chosen = [prompt for prompt in chosen for _ in range(copies)]
         # What is drawn in one batch is drawn in one process: so it does not hang on their number.
         seed = plan.step_seed(number)
-        answers = ranks.by_first(lambda: policy.draw(plan, self.model, chosen, seed))
+        answers = ranks.by_first(lambda: rollouts.draw(plan, self.model, chosen, seed))
         lengths = [len(answer.response_ids) for answer in answers]
         old, entropy, values = self._read(answers)
-        with policy.reference(self.model), torch.no_grad():
+        with rollouts.reference(self.model), torch.no_grad():
             (reference,) = self._spread(
-                answers, lambda part: policy.token_scores(plan, self.model, part)[:1]
+                answers, lambda part: rollouts.token_scores(plan, self.model, part)[:1]
             )
         scores = ranks.by_first(lambda: self.judge(answers))
         self._refuse_collapse(answers, old - reference, number)
@@ -211,7 +213,7 @@ class Ppo:
         for part in self._own(rows):
             here = rollout.places(part).to(rollout.old.device)
             answers = [rollout.answers[row] for row in part]
-            new, _, hidden = policy.token_scores(self.plan, self.model, answers)
+            new, _, hidden = rollouts.token_scores(self.plan, self.model, answers)
             old = rollout.old[here]
             losses, cut = policy_losses(new, old, rollout.advantages[here], options.clip)
             values = self.model.value_head.values(answers, hidden)
@@ -302,7 +304,7 @@ class Ppo:
         """Log-probabilities, entropies and values of all tokens, before any update."""
 
         def see(part: Sequence[Response]) -> Sequence[torch.Tensor]:
-            old, entropy, hidden = policy.token_scores(self.plan, self.model, part, True)
+            old, entropy, hidden = rollouts.token_scores(self.plan, self.model, part, True)
             return old, entropy, self.model.value_head.values(part, hidden)
 
         with torch.no_grad():

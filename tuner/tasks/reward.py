@@ -15,18 +15,19 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tuner.data.pack import IGNORED, collate_read
+from tuner.data.collate import collate_read
+from tuner.data.example import IGNORED
 from tuner.data.preferences import Ranking
-from tuner.recipe_rlhf import RewardSection
+from tuner.recipe.schema_rlhf import RewardSection
 from tuner.tasks.sft import on_trainer
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
-    from tuner.decide import Stage
-    from tuner.plan import Plan
+    from tuner.plan.plan import Plan
+    from tuner.plan.values import Stage
+    from tuner.tasks.trained import Trained
     from tuner.tasks.watch import Watch
-    from tuner.training import Trained
 
 
 def pair_losses(scores: torch.Tensor, ranking: Ranking, options: RewardSection) -> torch.Tensor:

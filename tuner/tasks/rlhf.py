@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner import policy, reward_model
 from tuner.rewards.response import Response, Scores
-from tuner.tasks import dpo, online, ppo
+from tuner.tasks import dpo, judges, online, ppo, rollouts
 from tuner.tasks.value import PolicyValue, RewardValue
 
 if TYPE_CHECKING:
-    from tuner.decide import Stage
-    from tuner.plan import Plan
+    from tuner.plan.plan import Plan
+    from tuner.plan.values import Stage
+    from tuner.tasks.trained import Trained
     from tuner.tasks.watch import Watch
-    from tuner.training import Trained
 
 
 def prepare(plan: Plan, model: Any) -> Callable[[Sequence[Response]], Scores]:
@@ -26,11 +25,11 @@ def prepare(plan: Plan, model: Any) -> Callable[[Sequence[Response]], Scores]:
         ModelError, IntegrityError: a reward model cannot be used.
         SafetyError: a reward is a Python function, and the recipe does not allow it.
     """
-    judge = reward_model.load(plan)
+    judge = judges.load(plan)
     if plan.parties.policy is not None:
         # A second copy of the small part; the base under both is one.
         start = str(plan.parties.policy.folder)
-        model.load_adapter(start, policy.REFERENCE, is_trainable=False)
+        model.load_adapter(start, rollouts.REFERENCE, is_trainable=False)
         model.set_adapter("default")
     if plan.rlhf.algorithm == "ppo":
         options = plan.ppo
@@ -49,8 +48,8 @@ def finish(plan: Plan, trained: Trained) -> None:
     model = trained.model
     if plan.rlhf.algorithm == "ppo":
         del model.value_head
-    if policy.REFERENCE in model.peft_config:
-        model.delete_adapter(policy.REFERENCE)
+    if rollouts.REFERENCE in model.peft_config:
+        model.delete_adapter(rollouts.REFERENCE)
     trained.judge = None
 
 

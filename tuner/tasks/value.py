@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 
-from tuner.data.pack import collate_read
+from tuner.data.collate import collate_read
 from tuner.errors import ModelError
 
 if TYPE_CHECKING:
-    from tuner.reward_model import RewardModel
     from tuner.rewards.response import Response
+    from tuner.tasks.judges import RewardModel
 
 
 class PolicyValue(torch.nn.Linear):

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tuner import checkpoint, ranks
-from tuner.data.pack import micro_batches
+from tuner.data.order import micro_batches
 from tuner.errors import TrainingError
+from tuner.machine import ranks
+from tuner.record import checkpoint, checkpoint_folder
 
 if TYPE_CHECKING:
-    from tuner.data.pack import Stream
-    from tuner.decide import Stage
-    from tuner.plan import Plan
-    from tuner.record import RunFolder
+    from tuner.data.order import Stream
+    from tuner.machine.signals import StopRequest
+    from tuner.plan.plan import Plan
+    from tuner.plan.values import Stage
+    from tuner.record.run_folder import RunFolder
     from tuner.rewards.response import Response, Scores
-    from tuner.signals import StopRequest
 
 
 class Watch(TrainerCallback):
@@ -264,7 +265,7 @@ class Watch(TrainerCallback):
 
     def last_good(self) -> str:
         """Which checkpoint an error leaves behind, in words."""
-        newest, _ = checkpoint.newest(self.folder.path / "checkpoints")
+        newest, _ = checkpoint_folder.newest(self.folder.path / "checkpoints")
         return f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
 
     def _not_finite(self, name: str, value: float, number: int) -> TrainingError:

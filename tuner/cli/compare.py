@@ -1,0 +1,119 @@
+"""`compare`: several methods on the same data at equal budget."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.cli import show_plan, train
+from tuner.console import formatting
+from tuner.console.console import Console
+from tuner.machine import hardware
+from tuner.recipe import comparison
+from tuner.recipe.load import LoadedRecipe
+from tuner.record import runs
+
+if TYPE_CHECKING:
+    from tuner.run.compare.plans import Entry
+
+
+def compare(
+    recipe: str,
+    overrides: Sequence[str],
+    output: str | None,
+    resume: bool,
+    dry_run: bool,
+    console: Console,
+) -> None:
+    """Plan every run, carry them out one after the other, show and save the table.
+
+    Raises:
+        TunerError: what stops a plan; after all runs, with the exit code of the first that failed.
+    """
+    loaded = comparison.load_comparison(Path(recipe), overrides, output)
+    show_plan.header(loaded.shared, console)
+    folder = _folder(loaded.shared, resume)
+    # A wrong recipe is told before the libraries that a plan needs are imported.
+    from tuner.run.compare import plans
+
+    entries = plans.make_plans(loaded, hardware.detect(), folder, console.note)
+    _show_plans(entries, folder, console)
+    if dry_run:
+        return
+    from tuner.run.compare import report, rows
+
+    head = {"recipe": loaded.shared.name, "recipe_sha256": loaded.shared.sha256}
+    from tuner.run.compare import runs as runner
+
+    record = runner.run(entries, folder, head, resume=resume, console=console)
+    # Errors are long: here they stand below the table.
+    notes = [*report.failures(record), *report.notes(record)]
+    console.comparison(record, *report.table(record, errors=False), notes)
+    if failure := rows.failure(record):
+        raise failure
+    console.done(record)
+
+
+def _folder(shared: LoadedRecipe, resume: bool) -> Path:
+    """The folder that was asked for; else runs/<recipe name>, numbered where that is taken."""
+    if shared.recipe.run.output is not None:
+        return train.run_folder(shared, resume)
+    base = runs.RUNS / shared.name
+    unfinished = [
+        file.parent
+        for file in sorted(runs.RUNS.glob(f"{shared.name}*/compare.json"))
+        if resume and _is_of(shared, file)
+    ]
+    return unfinished[-1] if unfinished else runs.free_name(base)
+
+
+def _is_of(shared: LoadedRecipe, file: Path) -> bool:
+    """Whether an unfinished comparison with this recipe lies there."""
+    record: Any = None
+    with contextlib.suppress(OSError, ValueError):
+        record = json.loads(file.read_bytes())
+    return (
+        isinstance(record, dict)
+        and record.get("status") != "done"
+        and record.get("recipe_sha256") == shared.sha256
+    )
+
+
+def _show_plans(entries: Sequence[Entry], folder: Path, console: Console) -> None:
+    from tuner.run.compare import plans, report
+
+    for entry in entries:
+        console.event(
+            "planned",
+            name=entry.name,
+            method=entry.method,
+            trainable_parameters=entry.trainable,
+            steps=entry.steps,
+            learning_rate=entry.learning_rate,
+            memory_bytes=entry.memory_bytes,
+            formats=entry.formats,
+            equal=entry.same,
+        )
+    console.table(
+        ("method", "trained", "steps", "learning_rate", "memory", "saved as"),
+        [
+            (
+                entry.name,
+                formatting.value(entry.trainable),
+                formatting.value(entry.steps),
+                formatting.value(entry.learning_rate),
+                formatting.size(entry.memory_bytes),
+                formatting.value(entry.formats),
+            )
+            for entry in entries
+        ],
+    )
+    console.text(f"\nfolder  {folder}")
+    for name, first in plans.twins(entries).items():
+        console.warn(f"{report.repeats(name, first)}; one of them is enough")
+    for text in dict.fromkeys(text for entry in entries for text in entry.warnings):
+        told = [entry.name for entry in entries if text in entry.warnings]
+        console.warn(text if len(told) == len(entries) else f"{', '.join(told)}: {text}")

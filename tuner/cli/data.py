@@ -1,0 +1,78 @@
+"""`data preview`: rendered rows with the supervised spans marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tuner.console.console import Console
+from tuner.data import sft
+from tuner.data.preferences import Ranking
+from tuner.data.prepared import Preview
+from tuner.model import base
+from tuner.model import tokenizer as vocabulary
+from tuner.model.heads import Head, head_for
+from tuner.plan import rlhf
+from tuner.recipe import load as recipe_load
+from tuner.recipe.load import LoadedRecipe
+
+
+def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) -> None:
+    """Render the first training rows through the base's tokenizer and chat template."""
+    loaded = recipe_load.load(Path(recipe), overrides, None)
+    found = base.resolve(loaded.recipe.model, loaded.folder, console.note)
+    tokenizer, new_ids = vocabulary.open_tokenizer(loaded.recipe.model, found)
+    stops = vocabulary.stop_ids(found.folder)
+    head = head_for(loaded.recipe.model.task, found.config, loaded.task)
+    if loaded.task == "sft":
+        legend = "⟦ ⟧ marks what is learned\n"
+        shown = sft.preview(
+            loaded.recipe.data,
+            tokenizer,
+            folder=loaded.folder,
+            seed=loaded.recipe.run.seed,
+            context_length=found.context_length,
+            count=rows,
+            stop_ids=stops,
+            head=head.name,
+            warn=console.warn,
+        )
+    else:
+        legend = "⟦ ⟧ marks the answers; where there are none, the policy writes them\n"
+        shown = list(_compared(loaded, tokenizer, found.context_length, stops, head, rows))
+    console.text(legend)
+    for row in shown:
+        cut = ", truncated" if row.truncated else ""
+        new = ""
+        if new_ids:
+            pieces = tokenizer.convert_ids_to_tokens([n for n in row.ids if n in new_ids])
+            new = f", new: {' '.join(pieces) or 'none'}"
+        console.row(f"{row.row} ({row.tokens} tokens{new}{cut})", row.spans)
+
+
+def _compared(
+    loaded: LoadedRecipe,
+    tokenizer: Any,
+    room: int,
+    stops: Sequence[int],
+    head: Head,
+    count: int,
+) -> Iterator[Preview]:
+    """Prompts, and the answers to each where the rows have them, the better ones first."""
+    section = loaded.recipe.data
+    most = count if section.max_rows is None else min(count, section.max_rows)
+    few = section.model_copy(update={"max_rows": most, "eval": 0})
+    recipe = loaded.recipe.model_copy(update={"data": few, "ppo": None})
+    prepared, _ = rlhf.prepare(replace(loaded, recipe=recipe), tokenizer, room, stops, head)
+    for row in prepared.train:
+        prompt = str(tokenizer.decode(row.prompt_ids))
+        if not isinstance(row, Ranking):
+            ids = list(row.prompt_ids)
+            yield Preview(row.row, [(prompt, False)], len(ids), False, ids)
+            continue
+        for number, ids in enumerate(row.answers, 1):
+            answer = str(tokenizer.decode(ids[len(row.prompt_ids) :]))
+            name = f"{row.row}, answer {number}"
+            yield Preview(name, [(prompt, False), (answer, True)], len(ids), False, list(ids))

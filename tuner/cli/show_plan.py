@@ -1,0 +1,32 @@
+"""A recipe and its plan, as people and programs read them before a run."""
+
+from __future__ import annotations
+
+from tuner import __version__
+from tuner.console import formatting
+from tuner.console.console import Console
+from tuner.plan.plan import Plan
+from tuner.recipe.load import LoadedRecipe
+
+
+def header(loaded: LoadedRecipe, console: Console) -> None:
+    """Show which command runs which recipe."""
+    console.text(f"tuner {__version__}  {loaded.verb}  {loaded.path} ({loaded.sha256[:12]})")
+
+
+def plan(made: Plan, console: Console) -> None:
+    """Show a plan: facts, each value with its origin, warnings."""
+    console.event("plan", plan=made.as_dict())
+    for name, facts in made.facts.items():
+        console.text(formatting.paragraph(name, formatting.facts(name, facts, console.verbose)))
+    values = {key: (formatting.value(item.value), item.origin) for key, item in made.values.items()}
+    shown = {key: pair for key, pair in values.items() if console.verbose or pair[1] != "default"}
+    console.text()
+    console.table(("key", "value", "from"), [(key, *pair) for key, pair in shown.items()])
+    rest = [f"{key}={pair[0]}" for key, pair in values.items() if key not in shown]
+    if rest:
+        set_ones = [item for item in rest if not item.endswith("=-")]
+        console.text(formatting.paragraph("by default", set_ones))
+    console.text(f"\nrun folder  {made.output}")
+    for warning in made.warnings:
+        console.warn(warning)

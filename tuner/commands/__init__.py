@@ -1,1 +1,0 @@
-"""What the commands do; `cli` holds their options. Imported when a command runs, not before."""

@@ -1,0 +1,161 @@
+"""Answers to one prompt as token ids, each as the model itself would have gone on to write it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from tuner.data.bad_rows import BadRow
+from tuner.data.dialogue import Dialogue
+from tuner.data.encode import Encoded, Encoder
+from tuner.data.example_maker import ExampleMaker
+from tuner.data.rendered import Rendered, Span
+from tuner.recipe.schema import DataSection
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Token ids of the answers to one prompt.
+
+    Args:
+        prompt_ids: what each of `wholes` starts with.
+        wholes: prompt and answer, up to the answer's stop token.
+        foreign: special tokens that stand in the text.
+    """
+
+    prompt_ids: list[int]
+    wholes: tuple[list[int], ...]
+    foreign: int
+
+
+class AnswerEncoder:
+    """Encodes groups of dialogues that differ in their last turn only."""
+
+    def __init__(self, data: DataSection, tokenizer: Any, maker: ExampleMaker) -> None:
+        self._maker = maker
+        self._encoder = Encoder(tokenizer, data.special_tokens_in_text, maker.chat_template)
+        self._backend = tokenizer.backend_tokenizer
+
+    def encode(self, groups: Sequence[Sequence[Dialogue]]) -> Iterator[Answers | BadRow]:
+        """Encode the dialogues of each group; a group that cannot be gives its problem instead."""
+        rendered: list[list[Rendered] | BadRow] = []
+        for dialogues in groups:
+            try:
+                rendered.append(_with_one_border([self.render(each) for each in dialogues]))
+            except BadRow as problem:
+                rendered.append(problem)
+        flat = [each for group in rendered if not isinstance(group, BadRow) for each in group]
+        encoded = iter(self._encoder.encode(flat, prompts=True))
+        for group in rendered:
+            if isinstance(group, BadRow):
+                yield group
+                continue
+            results = list(islice(encoded, len(group)))
+            try:
+                yield self._answers(group, [_fit(result) for result in results])
+            except BadRow as problem:
+                yield problem
+
+    def render(self, dialogue: Dialogue) -> Rendered:
+        """The text of a dialogue, of which the last answer counts.
+
+        Raises:
+            BadRow: the chat template refuses it, or leaves its answer out.
+        """
+        texts = self._maker.render(dialogue, only_last=True)
+        if not texts:
+            raise BadRow("the model's chat template leaves out the answer")
+        return texts[-1]
+
+    def _answers(self, group: Sequence[Rendered], encoded: Sequence[Encoded]) -> Answers:
+        prompt = encoded[0].prompt_ids
+        wholes = [_to_stop(each) for each in encoded]
+        foreign = sum(each.foreign for each in encoded)
+        if not all(each.prompt_ids == prompt for each in encoded) or not _begin(wholes, prompt):
+            prompt, wholes = self._apart(group, wholes)
+        if not _begin(wholes, prompt):
+            raise AssertionError(f"{group[0].dialogue.row}: an answer does not begin as its prompt")
+        return Answers(prompt, tuple(wholes), foreign)
+
+    def _apart(
+        self, group: Sequence[Rendered], wholes: Sequence[list[int]]
+    ) -> tuple[list[int], list[list[int]]]:
+        """Prompt and answers encoded apart, where a token spans the border between them.
+
+        Raises:
+            BadRow: the tokenizer writes an answer that stands alone in another way.
+        """
+        parts = [_prompt_of(group[0]), *map(_answer_of, group)]
+        first, *rest = [_fit(result) for result in self._encoder.encode(parts)]
+        apart = [first.ids + _to_stop(each) for each in rest]
+        for one, other in zip(apart, wholes, strict=True):
+            if self._decode(one) != self._decode(other):
+                raise BadRow(
+                    "prompt and answer share a token that cannot be split (end the prompt with a "
+                    "space or a line break)"
+                )
+        return first.ids, apart
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._backend.decode(ids, skip_special_tokens=False))
+
+
+def _fit(result: Encoded | BadRow) -> Encoded:
+    if isinstance(result, BadRow):
+        raise result
+    return result
+
+
+def _with_one_border(group: list[Rendered]) -> list[Rendered]:
+    """The same texts with their prompts ending at the same place.
+
+    A template may write more before one answer than before another (an empty block for missing
+    reasoning): what is the same in all is the prompt, the rest belongs to the answer.
+    """
+    border = min(each.prompt_end for each in group)
+    prompt = group[0].text[:border]
+    if any(each.text[:border] != prompt for each in group):
+        raise BadRow("the model's chat template shows the prompt in another way for each answer")
+    return [replace(each, prompt_end=border) for each in group]
+
+
+def _to_stop(encoded: Encoded) -> list[int]:
+    """The ids up to the last supervised one: what the template writes behind it is no answer."""
+    return encoded.ids[: len(encoded.ids) - encoded.supervised[::-1].index(True)]
+
+
+def _begin(wholes: Sequence[list[int]], prompt: list[int]) -> bool:
+    return all(len(ids) > len(prompt) and ids[: len(prompt)] == prompt for ids in wholes)
+
+
+def _prompt_of(rendered: Rendered) -> Rendered:
+    return _part(rendered, 0, rendered.prompt_end, append_eos=False)
+
+
+def _answer_of(rendered: Rendered) -> Rendered:
+    end = len(rendered.text)
+    return replace(_part(rendered, rendered.prompt_end, end, rendered.append_eos), raw=False)
+
+
+def _part(rendered: Rendered, start: int, end: int, append_eos: bool) -> Rendered:
+    """A part of a text that was found safe as a whole."""
+    return replace(
+        rendered,
+        text=rendered.text[start:end],
+        supervised=_clipped(rendered.supervised, start, end),
+        structure=_clipped(rendered.structure, start, end),
+        unlocated=(),
+        pattern=None,
+        append_eos=append_eos,
+        prompt_end=0,
+    )
+
+
+def _clipped(spans: Sequence[Span], start: int, end: int) -> tuple[Span, ...]:
+    return tuple(
+        (max(first, start) - start, min(last, end) - start)
+        for first, last in spans
+        if first < end and last > start
+    )

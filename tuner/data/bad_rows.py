@@ -1,0 +1,72 @@
+"""Rows that cannot be used: collected and counted; too many of them are refused."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from tuner.errors import DataError
+
+LISTED = 10
+LISTED_CLASSES = 20
+
+
+class Problems:
+    """Bad rows by class of problem; unreadable rows count towards the same limit."""
+
+    def __init__(self, unreadable: BadRows) -> None:
+        self._bad = unreadable
+
+    def add(self, row: str, reason: str) -> None:
+        """Note a row; `stop_if_too_many` says when it is too many."""
+        self._bad.found.append((row, reason))
+
+    def stop_if_too_many(self) -> None:
+        """Raise when more rows are bad than the recipe allows.
+
+        Raises:
+            DataError: lists up to ten rows of each class of problem.
+        """
+        if len(self._bad.found) <= self._bad.limit:
+            return
+        classes: dict[str, list[str]] = defaultdict(list)
+        for row, reason in self._bad.found:
+            classes[reason].append(row)
+        problems = []
+        for reason, rows in list(classes.items())[:LISTED_CLASSES]:
+            more = f" and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
+            problems.append(f"{reason}: {', '.join(rows[:LISTED])}{more}")
+        if len(classes) > LISTED_CLASSES:
+            problems.append(f"and {len(classes) - LISTED_CLASSES} further problems")
+        count = len(self._bad.found)
+        raise DataError(
+            f"{count} {'row is' if count == 1 else 'rows are'} not fit to train on",
+            fix="correct the rows, or set data.max_bad_rows to leave such rows out",
+            problems=problems,
+        )
+
+
+class BadRow(ValueError):
+    """The row cannot be an example; the text names the class of the problem."""
+
+
+@dataclass
+class BadRows:
+    """The rows left out so far, of at most `limit`."""
+
+    limit: int
+    found: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, row: str, reason: str) -> None:
+        """Note a row that cannot be read.
+
+        Raises:
+            DataError: more rows are bad than the recipe allows.
+        """
+        self.found.append((row, reason))
+        if len(self.found) > self.limit:
+            raise DataError(
+                "a row cannot be read",
+                fix="correct the row, or set data.max_bad_rows to leave such rows out",
+                problems=[f"{name}: {why}" for name, why in self.found[-10:]],
+            )

@@ -1,0 +1,47 @@
+"""What makes a rendered row unfit to train on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuner.data.bad_rows import BadRow
+from tuner.data.dialogue import Dialogue, Message
+
+
+def check(dialogue: Dialogue) -> None:
+    """Check the turns or segments of one row.
+
+    Raises:
+        BadRow: an empty answer, a missing prompt, or turns out of order.
+    """
+    if not dialogue.segments:
+        _check_turns(dialogue.messages)
+    elif not all(segment.text.strip() for segment in dialogue.segments if segment.supervised):
+        raise BadRow("the answer is empty")
+
+
+def _check_turns(messages: tuple[Message, ...]) -> None:
+    if not messages:
+        raise BadRow("there is no assistant turn")
+    for message in messages:
+        _check_content(message)
+    roles = [message["role"] for message in messages]
+    if roles.count("system") > 1:
+        raise BadRow("there are two system turns")
+    if "system" in roles[1:]:
+        raise BadRow("the system turn is not the first one")
+    if next(role for role in roles if role != "system") == "assistant":
+        raise BadRow("the assistant speaks first (there is no prompt)")
+
+
+def _check_content(message: Message) -> None:
+    content: Any = message.get("content")
+    role = message["role"]
+    if content is None and message.get("tool_calls"):
+        return
+    if content is None:
+        raise BadRow("the answer is null" if role == "assistant" else f"a {role} turn has no text")
+    if not isinstance(content, str):
+        raise BadRow(f"the text of a turn is not text but {type(content).__name__}")
+    if role == "assistant" and not content.strip() and not message.get("tool_calls"):
+        raise BadRow("the answer is empty")

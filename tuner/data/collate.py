@@ -1,0 +1,184 @@
+"""The order of the rows, and how the rows of a micro-batch become tensors.
+
+The order is a pure function of seed and epoch: nothing about it has to be saved to resume a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tuner.data.example import IGNORED
+
+if TYPE_CHECKING:
+    import torch
+
+    from tuner.data.example import Example
+
+
+@dataclass(frozen=True)
+class Collator:
+    """How the rows of a micro-batch become tensors.
+
+    Attributes:
+        packing: one sequence without padding, or rows padded on the right.
+        head: what the rows are for: language, sequence or classes.
+        pad_id: fills padded rows.
+        start_id: what an encoder-decoder begins to write with.
+        tasks: add `task_ids` (rows,), the data set of each row.
+        share: pack the tokens that all rows of a micro-batch begin with once.
+    """
+
+    packing: bool = False
+    head: str = "language"
+    pad_id: int = 0
+    start_id: int = 0
+    tasks: bool = False
+    share: bool = False
+
+    def __call__(self, rows: Sequence[Example]) -> dict[str, Any]:
+        """The tensors of a micro-batch; `labels` stand behind one ignored column, because
+        transformers counts labels from the second on."""
+        import torch
+
+        if self.packing:
+            batch = collate_packed(rows, self.share)
+        elif self.head == "language":
+            batch = collate_padded(rows, self.pad_id)
+        else:
+            batch = self._read(rows)
+        if self.tasks:
+            batch["task_ids"] = torch.tensor([row.task for row in rows])
+        return batch
+
+    def _read(self, rows: Sequence[Example]) -> dict[str, torch.Tensor]:
+        """What is read: input_ids and attention_mask (rows, tokens); and what is wanted: the class
+        in labels (rows, 2), or decoder_input_ids (rows, written) and labels (rows, 1 + written)."""
+        import torch
+
+        batch = collate_read([row.input_ids for row in rows], self.pad_id)
+        if self.head == "classes":
+            classes = [[IGNORED, IGNORED if row.label is None else row.label] for row in rows]
+            return {**batch, "labels": torch.tensor(classes)}
+        written = [[self.start_id, *row.target[:-1]] for row in rows]
+        wanted = _padded([[IGNORED, *row.target] for row in rows], IGNORED)
+        return {
+            **batch,
+            "decoder_input_ids": torch.from_numpy(_padded(written, self.pad_id)),
+            "labels": torch.from_numpy(wanted),
+        }
+
+
+def collate_read(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+    """input_ids and attention_mask (rows, tokens), padded on the right."""
+    import torch
+
+    mask = _padded([[1] * len(ids) for ids in rows], 0)
+    return {
+        "input_ids": torch.from_numpy(_padded(rows, pad_id)),
+        "attention_mask": torch.from_numpy(mask),
+    }
+
+
+def collate_prompts(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+    """input_ids and attention_mask (rows, tokens), padded on the left, where no answer follows."""
+    backwards = collate_read([row[::-1] for row in rows], pad_id)
+    return {name: tensor.flip(1) for name, tensor in backwards.items()}
+
+
+def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
+    """(rows, longest) int64, filled up on the right."""
+    result = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
+    for number, row in enumerate(rows):
+        result[number, : len(row)] = row
+    return result
+
+
+def shared_prefix(rows: Sequence[Example]) -> int:
+    """How many tokens all rows begin with, as far as no row learns from what stands behind them.
+
+    A template's opening, such as the system turn, is the same in every row; what a causal model
+    makes of it is the same, too, and so is the sum of its gradients.
+    """
+    if len(rows) < 2:
+        return 0
+    count = min(_first_target(row) for row in rows) - 1
+    first = rows[0].input_ids
+    for row in rows[1:]:
+        count = next((n for n in range(count) if row.input_ids[n] != first[n]), count)
+    return max(count, 0)
+
+
+def _first_target(row: Example) -> int:
+    """The place of the first supervised token that has one before it; else of the last token."""
+    last = len(row.input_ids) - 1
+    return next((place for place in range(1, last) if row.supervised[place]), last)
+
+
+def collate_packed(rows: Sequence[Example], share: bool = False) -> dict[str, Any]:
+    """One sequence of all the rows, without padding.
+
+    Args:
+        rows: of the micro-batch.
+        share: leave the tokens that all rows begin with to the first row.
+
+    Returns:
+        input_ids and position_ids (1, tokens), positions restarting with each row;
+        cu_seq_lens_q (rows + 1,), where rows begin and end;
+        logits_to_keep (targets,), the positions whose next token is a target;
+        labels (1, 1 + targets), the targets behind one ignored column, because transformers counts
+        labels from the second on;
+        and `shared_prefix`, the number of shared tokens, where there are any (see `attention`).
+    """
+    import torch
+
+    shared = shared_prefix(rows) if share else 0
+    starts = [0, *[shared] * (len(rows) - 1)]
+    lengths = [len(row.input_ids) - start for row, start in zip(rows, starts, strict=True)]
+    ends = np.cumsum([0, *lengths])
+    cut = list(zip(rows, starts, strict=True))
+    ids = np.concatenate([np.asarray(row.input_ids[start:]) for row, start in cut])
+    places = np.concatenate([np.arange(start, len(row.input_ids)) for row, start in cut])
+    supervised = np.concatenate([np.asarray(row.supervised[start:], bool) for row, start in cut])
+    supervised[ends[:-1]] = False
+    targets = np.flatnonzero(supervised)
+    batch: dict[str, Any] = {
+        "input_ids": torch.from_numpy(ids)[None],
+        "position_ids": torch.from_numpy(places)[None],
+        "cu_seq_lens_q": torch.from_numpy(ends).to(torch.int32),
+        "logits_to_keep": torch.from_numpy(targets - 1),
+        "labels": torch.from_numpy(np.concatenate([[IGNORED], ids[targets]]))[None],
+    }
+    return {**batch, "shared_prefix": shared} if shared else batch
+
+
+def collate_padded(rows: Sequence[Example], pad_id: int = 0) -> dict[str, torch.Tensor]:
+    """Rows padded on the right to the longest.
+
+    Returns:
+        input_ids and attention_mask (rows, tokens); logits_to_keep, the positions at which any row
+        has a target next; labels (rows, 1 + positions), ignored where a row has none.
+    """
+    import torch
+
+    longest = max(len(row.input_ids) for row in rows)
+    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    labels = np.full((len(rows), longest), IGNORED, dtype=np.int64)
+    for number, row in enumerate(rows):
+        length = len(row.input_ids)
+        ids[number, :length] = row.input_ids
+        mask[number, :length] = 1
+        labels[number, :length] = np.where(row.supervised, row.input_ids, IGNORED)
+    labels[:, 0] = IGNORED
+    targets = np.flatnonzero((labels != IGNORED).any(axis=0))
+    kept = np.concatenate([np.full((len(rows), 1), IGNORED), labels[:, targets]], axis=1)
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask),
+        "logits_to_keep": torch.from_numpy(targets - 1),
+        "labels": torch.from_numpy(kept),
+    }

@@ -1,0 +1,49 @@
+"""Example: a training row as token ids, with the ids that are learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example.
+
+    Args:
+        row: file name and line, for messages.
+        input_ids: token ids; of an encoder-decoder or a classifier, what it reads.
+        supervised: token i is a target of the loss where True; position 0 never is.
+        target: token ids that an encoder-decoder writes.
+        label: class of the text, for a classifier.
+        task: which of the recipe's data sets it comes from.
+    """
+
+    row: str
+    input_ids: list[int]
+    supervised: list[bool]
+    target: tuple[int, ...] = ()
+    label: int | None = None
+    task: int = 0
+
+    @property
+    def num_targets(self) -> int:
+        """Terms of the loss."""
+        return sum(self.supervised) + len(self.target) + (self.label is not None)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the model reads and writes."""
+        return len(self.input_ids) + len(self.target)
+
+    def blank(self) -> Example:
+        """A short row of the same kind that counts for nothing in the loss."""
+        short = min(2, len(self.input_ids))
+        return replace(
+            self,
+            input_ids=self.input_ids[:short],
+            supervised=[False] * short,
+            target=(IGNORED,) if self.target else (),
+            label=None,
+        )

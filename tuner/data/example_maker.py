@@ -1,0 +1,212 @@
+"""Checked dialogues to token ids: rendered, encoded, truncated, with the options of eval rows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tuner.data.bad_rows import BadRow, Problems
+from tuner.data.chat_template import ChatTemplate
+from tuner.data.dialogue import Dialogue
+from tuner.data.encode import Encoded, Encoder, closing
+from tuner.data.example import Example
+from tuner.data.rendered import Rendered, raw
+from tuner.data.spans import SpanFinder
+from tuner.data.template import Template
+from tuner.errors import DataError, ModelError, RecipeError
+from tuner.recipe.schema import DataSection
+
+MAX_LOST_SHARE = 0.1
+
+
+@dataclass
+class Tally:
+    """What was lost on the way from the dialogues of a split to its examples; `pieces` has the
+    number of them of each row that was split."""
+
+    truncated: set[str] = field(default_factory=set)
+    dropped: set[str] = field(default_factory=set)
+    supervised_cut: int = 0
+    supervised_kept: int = 0
+    foreign: int = 0
+    pieces: dict[str, int] = field(default_factory=dict)
+
+
+Pair = tuple[Rendered, Encoded]
+
+
+class ExampleMaker:
+    """Makes examples of dialogues for one tokenizer.
+
+    Raises:
+        ModelError: the tokenizer has no end-of-sequence token, or its chat template is broken.
+        SafetyError: its chat template is not safe to run.
+    """
+
+    def __init__(
+        self,
+        data: DataSection,
+        template: Template,
+        tokenizer: Any,
+        max_length: int,
+        stop_ids: Collection[int],
+        head: str = "language",
+        labels: Sequence[str] = (),
+    ) -> None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                "the tokenizer has no end-of-sequence token",
+                "without one the model never learns to stop",
+                "use a base model whose tokenizer names its eos_token",
+            )
+        if data.render == "chat" and template.raw:
+            raise RecipeError(
+                f"data.render: the data template '{template.name}' makes plain text, not a chat",
+                fix="leave out data.render, or use another template",
+            )
+        self.max_length = max_length
+        self.train = Tally()
+        self.eval = Tally()
+        self.plain = template.text is not None and head == "language"
+        # A classifier reads a labelled text alone, up to its last character.
+        self._separator = "" if head == "classes" and template.label else template.separator
+        self.head = head
+        self._labels = list(labels)
+        self._chat: ChatTemplate | None = None
+        self._finder: SpanFinder | None = None
+        if head != "language" and data.render == "chat":
+            raise RecipeError(
+                "data.render: chat, and the model does not continue a chat",
+                "an encoder-decoder or a classifier reads the prompt as plain text",
+                "leave out data.render",
+            )
+        if not template.raw and data.render != "raw" and head == "language":
+            self._chat = ChatTemplate(tokenizer, stop_ids)
+            self._finder = SpanFinder(self._chat)
+        borders = data.long == "split"
+        self._encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
+        self._suffix = closing(tokenizer)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja text of the chat template in use; None for raw text."""
+        return self._chat.source if self._chat else None
+
+    @property
+    def chat_template_origin(self) -> str:
+        """Whose chat template it is."""
+        if self._chat is None:
+            return "none: plain text"
+        return "tuner's plain one: the tokenizer has none" if self._chat.own else "the tokenizer's"
+
+    def render(self, dialogue: Dialogue, only_last: bool = False) -> list[Rendered]:
+        """Render a dialogue to one or more texts; see `SpanFinder.render`."""
+        if self._finder is None:
+            if dialogue.tools or any(message.get("tool_calls") for message in dialogue.messages):
+                raise BadRow("plain text cannot show tools (data.render: raw)")
+            return [raw(dialogue, self._separator, only_last)]
+        return self._finder.render(dialogue, only_last)
+
+    def encode(
+        self, dialogues: Sequence[Dialogue], problems: Problems, prompts: bool = False
+    ) -> list[Pair]:
+        """Render and encode dialogues; unfit ones go to `problems`."""
+        rendered: list[Rendered] = []
+        for dialogue in dialogues:
+            try:
+                if self.head == "classes" and dialogue.answer.strip() not in self._labels:
+                    raise BadRow("its answer is none of the labels")
+                rendered += self.render(dialogue)
+            except BadRow as problem:
+                problems.add(dialogue.row, str(problem))
+        pairs: list[Pair] = []
+        bad: dict[str, None] = {}
+        encoded = self._encoder.encode(rendered, prompts or self.head != "language")
+        for example, result in zip(rendered, encoded, strict=True):
+            if not isinstance(result, BadRow):
+                pairs.append((example, result))
+            elif example.dialogue.row not in bad:
+                bad[example.dialogue.row] = None
+                problems.add(example.dialogue.row, str(result))
+        problems.stop_if_too_many()
+        return [pair for pair in pairs if pair[0].dialogue.row not in bad]
+
+    def options(self, pair: Rendered, labels: Sequence[str]) -> list[Example] | None:
+        """The same prompt with each label as its answer; None if one is cut off or refused."""
+        try:
+            texts = [self.render(pair.dialogue.with_answer(label), True)[-1] for label in labels]
+        except BadRow:
+            return None
+        examples = []
+        encoded = self._encoder.encode(texts, self.head != "language")
+        for text, result in zip(texts, encoded, strict=True):
+            if isinstance(result, BadRow) or len(result.ids) > self.max_length:
+                return None
+            examples.append(self.example(text, result))
+        return examples
+
+    def example(self, rendered: Rendered, encoded: Encoded) -> Example:
+        """The example, cut to `max_length`; the parts that its head reads and writes."""
+        row, task, most = rendered.dialogue.row, rendered.dialogue.source, self.max_length
+        if self.head == "language":
+            return Example(row, encoded.ids[:most], encoded.supervised[:most], task=task)
+        ids = encoded.prompt_ids[: most - len(self._suffix)] + self._suffix
+        nothing = [False] * len(ids)
+        if self.head == "classes":
+            label = self._labels.index(rendered.dialogue.answer.strip())
+            return Example(row, ids, nothing, label=label, task=task)
+        wanted = [n for n, learned in zip(encoded.ids, encoded.supervised, strict=True) if learned]
+        return Example(row, ids, nothing, target=tuple(wanted[:most]), task=task)
+
+    def cut(self, pairs: Sequence[Pair], tally: Tally) -> list[tuple[Pair, Example]]:
+        """Truncate to `max_length`; examples without a supervised token left are dropped."""
+        kept = []
+        for example, encoded in pairs:
+            row = example.dialogue.row
+            made = self.example(example, encoded)
+            here, total = made.num_targets, sum(encoded.supervised)
+            if self.head != "classes":
+                tally.supervised_cut += total - here
+                if here:
+                    tally.supervised_cut += unread(example, encoded)
+            tally.foreign += encoded.foreign
+            if (
+                made.num_tokens < self.whole_length(encoded, made)
+                or example.dialogue.cut_characters
+            ):
+                tally.truncated.add(row)
+            if here:
+                tally.supervised_kept += here
+                kept.append(((example, encoded), made))
+            else:
+                tally.dropped.add(row)
+        return kept
+
+    def whole_length(self, encoded: Encoded, made: Example) -> int:
+        """Tokens that an example would have without truncation."""
+        if self.head == "language":
+            return len(encoded.ids)
+        return len(encoded.prompt_ids) + len(self._suffix) + len(made.target)
+
+    def stop_if_too_many_dropped(self, rows: int, kept: set[str], longest: int) -> None:
+        """Raise when truncation leaves too many rows without an answer.
+
+        Raises:
+            DataError: more than a tenth of the rows; names a `max_length` that would do.
+        """
+        self.train.dropped -= kept
+        lost = len(self.train.dropped)
+        if lost > MAX_LOST_SHARE * rows:
+            raise DataError(
+                f"truncation leaves {lost} of {rows} training rows ({lost / rows:.0%}) "
+                "without an answer",
+                f"at data.max_length {self.max_length}, e.g. {min(self.train.dropped)}",
+                f"set data.max_length: {longest} (the longest row), or shorten the prompts",
+            )
+
+
+def unread(example: Rendered, encoded: Encoded) -> int:
+    """Estimated tokens of the text that was cut while reading; supervised, if it is an answer's."""
+    characters = example.dialogue.cut_characters
+    return round(characters * len(encoded.ids) / max(1, len(example.text)))

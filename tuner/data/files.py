@@ -1,0 +1,101 @@
+"""A recipe's files as rows, and the split of what is made of them by prompt.
+
+Preferences and prompts are made of rows in another way than the examples of sft, but they are read
+by the same rules, and what is held out is decided by what a prompt says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuner.data import bad_rows, read
+from tuner.data.bad_rows import Problems
+from tuner.errors import DataError
+from tuner.recipe.schema import DataSection
+
+
+@dataclass
+class Source:
+    """The rows of both splits as they stand in the files; `bad` and `problems` share one limit."""
+
+    train: list[read.Row]
+    eval: list[read.Row]
+    train_files: list[Path]
+    eval_files: list[Path]
+    bad: bad_rows.BadRows
+    problems: Problems
+
+    @property
+    def rows(self) -> list[read.Row]:
+        """The rows of all files."""
+        return self.train + self.eval
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of all rows, in order of appearance."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.values))
+
+    def number(self, row: read.Row) -> int:
+        """Which of the files of its split the row comes from."""
+        files = self.train_files if row.path in self.train_files else self.eval_files
+        return files.index(row.path)
+
+    def facts(self, used: frozenset[str]) -> dict[str, Any]:
+        """What the report says of the files, if the columns `used` were read."""
+        counts = [sum(row.path == path for row in self.rows) for path in self._files]
+        return {
+            "files": [
+                {"name": path.name, "sha256": read.sha256(path), "rows": count}
+                for path, count in zip(self._files, counts, strict=True)
+            ],
+            "rows_in": len(self.rows),
+            "ignored_columns": [name for name in self.columns if name not in used],
+            "rows_cut_while_reading": [row.id for row in self.rows if row.cut_characters],
+        }
+
+    def empty(self, split: str, why: str = "") -> DataError:
+        """The error for a split (train or eval) without rows."""
+        files = self.train_files if split == "train" else self.eval_files
+        names = ", ".join(str(path) for path in files)
+        left_out = f"{len(self.bad.found)} bad rows were left out, none is left"
+        return DataError(
+            f"the {split} split is empty",
+            why or f"{names}: {left_out if self.bad.found else 'no rows'}",
+            f"give data.{split} a file with rows",
+        )
+
+    @property
+    def _files(self) -> list[Path]:
+        return [*self.train_files, *self.eval_files]
+
+
+def read_source(data: DataSection, folder: Path, max_length: int) -> Source:
+    """Read the files of a data section.
+
+    Args:
+        data: the recipe's data section.
+        folder: where relative paths are looked up first.
+        max_length: tokens; texts that are far longer are not read to their end.
+
+    Raises:
+        DataError: a file is missing, broken or has no rows.
+    """
+    bad = bad_rows.BadRows(data.max_bad_rows)
+    limit = (max_length + SPARE_TOKENS) * CHARACTERS_PER_TOKEN
+    train_files = [read.find(name, folder, "data.train") for name in data.train]
+    eval_files = [read.find(data.eval, folder, "data.eval")] if isinstance(data.eval, str) else []
+    rows = read.read(train_files, bad, max_rows=data.max_rows, max_characters=limit)
+    held = read.read(eval_files, bad, max_characters=limit)
+    source = Source(rows, held, train_files, eval_files, bad, Problems(bad))
+    if not rows:
+        raise source.empty("train")
+    if eval_files and not held:
+        raise source.empty("eval")
+    return source
+
+
+# More than any tokenizer makes of one token but for runs of spaces; a longer text is cut anyway.
+CHARACTERS_PER_TOKEN = 64
+SPARE_TOKENS = 1024

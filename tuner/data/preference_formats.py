@@ -1,0 +1,151 @@
+"""Which format the rows of preference data have, recognised from their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from tuner.data.bad_rows import BadRow
+from tuner.data.read import Row
+from tuner.data.template import AUTO
+from tuner.data.template_match import NONE, check_renames
+from tuner.errors import DataError, RecipeError
+from tuner.recipe.schema import DataSection
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of preference data and the columns it reads."""
+
+    name: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns it reads."""
+        return self.required + self.optional
+
+
+_COMMON = ("system", "tools")
+FORMATS = (
+    Format("pairs", ("chosen", "rejected"), ("prompt", "margin", *_COMMON)),
+    Format("rankings", ("prompt", "answers"), _COMMON),
+    Format("scores", ("prompt", "answers"), ("scores", *_COMMON)),
+    Format("thumbs", ("prompt", "label"), ("completion", *_COMMON)),
+)
+# The first that is there counts.
+ALIASES = {
+    "prompt": ("messages", "conversations"),
+    "answers": ("responses", "completions", "ranking"),
+}
+
+
+@dataclass(frozen=True)
+class FormatFit:
+    """A format and, for each of its columns that the data has, the data's name for it."""
+
+    format: Format
+    columns: Mapping[str, str]
+    origin: str
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The data's columns that are read."""
+        return frozenset(self.columns.values())
+
+    def value(self, row: Row, name: str) -> Any:
+        """The row's value of one of the format's columns; None where it has none."""
+        file_name = self.columns.get(name)
+        return None if file_name is None else row.values.get(file_name)
+
+    def required(self, row: Row, name: str) -> Any:
+        """The row's value of a column that it must have.
+
+        Raises:
+            BadRow: it is missing or null.
+        """
+        value = self.value(row, name)
+        if value is None:
+            file_name = self.columns.get(name, name)
+            problem = "is null" if file_name in row.values else "is missing"
+            raise BadRow(f"the column '{file_name}' {problem}")
+        return value
+
+
+def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]) -> FormatFit:
+    """Find the format of these columns; a named one is only fitted to them.
+
+    Args:
+        data: `template` and `columns` are read.
+        present: the columns of the data.
+        rows: tell scores from rankings, whose columns may be the same.
+
+    Raises:
+        DataError: no format fits, or several do.
+        RecipeError: `data.template` or `data.columns` names what is not there.
+    """
+    named = data.template != AUTO
+    formats = [_named(data.template)] if named else list(FORMATS)
+    known = {name for each in formats for name in each.columns}
+    check_renames(data.columns, known, present, "no column of the format", "format")
+    fits = [fit for each in formats if (fit := _fit(each, data.columns, present, named))]
+    if not named:
+        fits = _one_of_scores_and_rankings(fits, rows)
+    if len(fits) == 1:
+        return fits[0]
+    if fits:
+        raise DataError(
+            "the columns fit more than one format of preference data",
+            fix="name the one that is meant: data.template (and data.columns)",
+            problems=[f"{fit.format.name}: {', '.join(sorted(fit.used))}" for fit in fits],
+        )
+    raise DataError(
+        f"the columns do not fit the format '{formats[0].name}'"
+        if named
+        else "no format of preference data fits the columns",
+        fix="rename columns in the file, or map them: data.columns: {format's name: file's name}",
+        problems=[
+            f"found: {', '.join(present) or 'no columns'}",
+            *(f"{each.name} expects: {', '.join(each.required)}" for each in formats),
+        ],
+    )
+
+
+def _named(name: str) -> Format:
+    names = [each.name for each in FORMATS]
+    if name not in names:
+        near = get_close_matches(name, names)
+        raise RecipeError(
+            f"data.template: '{name}' is no format of preference data",
+            f"formats: {', '.join(names)}",
+            f"did you mean {near[0]}?" if near else "use one of them, or auto",
+        )
+    return FORMATS[names.index(name)]
+
+
+def _fit(
+    wanted: Format, renames: Mapping[str, str], present: Sequence[str], named: bool
+) -> FormatFit | None:
+    columns: dict[str, str] = {}
+    for name in wanted.columns:
+        names = (renames[name],) if name in renames else (name, *ALIASES.get(name, ()))
+        found = [each for each in names if each in present and each != NONE]
+        if found:
+            columns[name] = found[0]
+    if not all(name in columns for name in wanted.required):
+        return None
+    origin = "recipe" if named else f"columns {', '.join(columns.values())}"
+    return FormatFit(wanted, columns, origin)
+
+
+def _one_of_scores_and_rankings(fits: list[FormatFit], rows: Sequence[Row]) -> list[FormatFit]:
+    scored = False
+    for fit in fits:
+        if fit.format.name == "scores":
+            values = [fit.value(row, "answers") for row in rows]
+            items = [item for value in values if isinstance(value, list) for item in value]
+            scored = "scores" in fit.columns or any(isinstance(item, dict) for item in items)
+    return [fit for fit in fits if fit.format.name != ("rankings" if scored else "scores")]

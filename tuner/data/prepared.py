@@ -1,0 +1,81 @@
+"""Prepared: the data of a run, ready to train and score on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.data.example import Example
+from tuner.errors import RecipeError
+from tuner.recipe.schema import DataSection
+
+
+@dataclass(frozen=True)
+class EvalRow:
+    """One held-out example.
+
+    Args:
+        example: scored like a training example.
+        prompt_ids: what generation starts from, up to the last answer.
+        prompt_text: the prompt as a reader wants to see it.
+        reference: the answer.
+        options: one example per label with the same prompt; empty if the answer is no label.
+        gold: index of the answer in `options`, or the class.
+    """
+
+    example: Example
+    prompt_ids: list[int]
+    prompt_text: str
+    reference: str
+    options: list[Example]
+    gold: int | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The data of a run.
+
+    Args:
+        train: `Example`s; for preferences `Ranking`s, for learning from rewards `Prompt`s.
+        eval: `EvalRow`s; for the others the same as in `train`.
+        template: name of the data template, or of the format of preference data.
+        labels: answers to choose from.
+        chat_template: the Jinja text in use; None for plain text.
+        report: what stands in `data_report.json`.
+    """
+
+    train: list[Any]
+    eval: list[Any]
+    template: str
+    labels: tuple[str, ...]
+    chat_template: str | None
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """One rendered row: its ids, its text in spans, as decoded from them, and which of these are
+    supervised."""
+
+    row: str
+    spans: list[tuple[str, bool]]
+    tokens: int
+    truncated: bool
+    ids: list[int]
+
+
+def max_length_of(data: DataSection, context_length: int) -> int:
+    """Tokens of the longest example: what the recipe says, else all that the model can take.
+
+    Raises:
+        RecipeError: the recipe says more than the model can take.
+    """
+    if data.max_length == "auto":
+        return context_length
+    if data.max_length > context_length:
+        raise RecipeError(
+            f"data.max_length: {data.max_length} is more than the model can take",
+            f"its context is {context_length} tokens",
+            f"set data.max_length: {context_length} or less",
+        )
+    return data.max_length

@@ -1,0 +1,148 @@
+"""Which template fits rows that have a prompt, and perhaps no answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2.meta
+
+from tuner.data.template import AUTO, Template, all_templates, environment, load_template
+from tuner.data.template_match import Fit, choose
+from tuner.data.turns import blank
+from tuner.errors import DataError
+from tuner.recipe.schema import DataSection
+
+
+@dataclass(frozen=True)
+class PromptFit:
+    """A template fitted to rows whose answer may be missing.
+
+    Args:
+        complete: the template and the names of its columns, those of the answer among them.
+        answers: the data's names for the columns that only the answer reads.
+        present: the columns of the data.
+    """
+
+    complete: Fit
+    answers: tuple[str, ...]
+    present: frozenset[str]
+
+    @property
+    def template(self) -> Template:
+        """The template."""
+        return self.complete.template
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The data's columns that are read."""
+        return self.complete.used & self.present
+
+    def completed(self, values: dict[str, Any], filler: str) -> tuple[dict[str, Any], str | None]:
+        """A row with `filler` where it has no answer.
+
+        Returns:
+            The values, and what is known of the row's own answer: None if it is whole.
+        """
+        conversation = self.template.conversation
+        if conversation:
+            column = self.complete.columns[conversation.column]
+            turns = values.get(column)
+            if not isinstance(turns, list) or _answered(turns, self.template):
+                return values, None
+            turn = {conversation.role: _speaker(self.template), conversation.content: filler}
+            return {**values, column: [*turns, turn]}, ""
+        missing = [name for name in self.answers if blank(values.get(name))]
+        if not missing:
+            return values, None
+        if cloze := self.template.cloze:
+            filler = next(iter(cloze.verbalizer))
+        known = [values[name] for name in self.answers if name not in missing]
+        return {**values, **dict.fromkeys(missing, filler)}, str(known[-1]) if known else ""
+
+
+def choose_prompts(data: DataSection, present: Sequence[str], folder: Path) -> PromptFit:
+    """Find the template of these columns, as sft does or, if none fits, with the answer left out.
+
+    Raises:
+        DataError: no template fits, or several do.
+        RecipeError: `data.columns` names what is not there.
+    """
+    try:
+        return _prompt_fit(choose(data, present, folder), present)
+    except DataError as error:
+        problem = error
+    named = data.template != AUTO
+    templates = [load_template(data.template, folder)] if named else all_templates()
+    fits: dict[tuple[str, frozenset[tuple[str, str]]], tuple[int, PromptFit]] = {}
+    for template in templates:
+        for names in _answer_names(template, data, present):
+            added = [name for name in names if name not in present]
+            try:
+                fit = _prompt_fit(choose(data, [*present, *added], folder), present)
+            except DataError:
+                continue
+            asked = frozenset(
+                (name, file)
+                for name, file in fit.complete.columns.items()
+                if file not in fit.answers
+            )
+            if (key := (fit.template.name, asked)) not in fits or len(added) < fits[key][0]:
+                fits[key] = (len(added), fit)
+    fewest = min((count for count, _ in fits.values()), default=0)
+    best = [fit for count, fit in fits.values() if count == fewest]
+    if len(best) != 1:
+        raise problem
+    return best[0]
+
+
+def _prompt_fit(fit: Fit, present: Iterable[str]) -> PromptFit:
+    names = _answer_columns(fit.template)
+    answers = tuple(fit.columns[name] for name in names if name in fit.columns)
+    return PromptFit(fit, answers, frozenset(present))
+
+
+def _answer_names(
+    template: Template, data: DataSection, present: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """What the answer's columns may be called, where all that the prompt needs is there."""
+    answers = _answer_columns(template)
+    asked = [name for name in template.columns.required if name not in answers]
+    aliases: list[dict[str, str]] = [{}, *template.columns.aliases]
+    found = []
+    for alias in aliases:
+        names = {**{name: name for name in (*asked, *answers)}, **alias, **data.columns}
+        if answers and all(names[name] in present for name in asked):
+            found.append(tuple(names[name] for name in answers))
+    return found
+
+
+def _answer_columns(template: Template) -> tuple[str, ...]:
+    """The template's columns that only the last answer reads."""
+    if template.cloze:
+        return (template.cloze.label,)
+    if not template.turns or template.turns[-1].role != "assistant":
+        return ()
+    *before, last = [_read(turn.content or "") for turn in template.turns]
+    columns = template.columns.required + template.columns.optional
+    return tuple(name for name in columns if name in last.difference(*before))
+
+
+def _read(source: str) -> set[str]:
+    return set(jinja2.meta.find_undeclared_variables(environment().parse(source)))
+
+
+def _answered(turns: Sequence[Any], template: Template) -> bool:
+    conversation = template.conversation
+    assert conversation is not None
+    last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
+    role = last.get(conversation.role)
+    return isinstance(role, str) and conversation.roles.get(role) in ("assistant", "call")
+
+
+def _speaker(template: Template) -> str:
+    """The name of the assistant in the data of a conversation."""
+    assert template.conversation is not None
+    return next(name for name, role in template.conversation.roles.items() if role == "assistant")

@@ -1,0 +1,142 @@
+"""Which template fits the columns of the data, and which column is which."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from tuner.data.template import AUTO, Template, all_templates, load_template
+from tuner.errors import DataError, RecipeError
+from tuner.recipe.schema import DataSection
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A template and, for each of its columns that the data has, the data's name for it."""
+
+    template: Template
+    columns: Mapping[str, str]
+    origin: str
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The data's columns that the template reads."""
+        return frozenset(self.columns.values())
+
+
+def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit:
+    """Find the template for these columns; a named one is only fitted to them.
+
+    A template that reads more of the columns wins over one that reads a part of the same ones.
+
+    Raises:
+        DataError: no template fits, or several do.
+        RecipeError: `data.columns` names what is not there.
+    """
+    found = list(present)
+    named = data.template != AUTO
+    templates = [load_template(data.template, folder)] if named else list(all_templates())
+    known = {name for each in templates for name in each.columns.required + each.columns.optional}
+    check_renames(data.columns, known, found)
+    fits = [fit for template in templates for fit in _fits(template, data.columns, found, named)]
+    if not named:
+        # Such a template shares its plain columns with another; its aliases for them are a sign.
+        fits = [fit for fit in fits if fit.template.by_columns or _aliased(fit)]
+    best = [fit for fit in fits if not any(fit.used < other.used for other in fits)]
+    if len(best) == 1:
+        return best[0]
+    if best:
+        raise DataError(
+            "the columns fit more than one data template",
+            fix="name the one that is meant: data.template (and data.columns)",
+            problems=[f"{fit.template.name}: {', '.join(sorted(fit.used))}" for fit in best],
+        )
+    raise DataError(
+        f"the columns do not fit the data template '{templates[0].name}'"
+        if named
+        else "no data template fits the columns",
+        fix="rename columns in the file, map them: data.columns: {template's name: file's name}, "
+        "or name a template: tuner templates list",
+        problems=[
+            f"found: {', '.join(found) or 'no columns'}",
+            *(_expected(template, data.columns, found) for template in _nearest(templates, found)),
+        ],
+    )
+
+
+def _fits(
+    template: Template, renames: Mapping[str, str], found: list[str], named: bool
+) -> list[Fit]:
+    columns = template.columns.required + template.columns.optional
+    fits: dict[frozenset[tuple[str, str]], Fit] = {}
+    for alias in ({}, *template.columns.aliases):
+        mapping = {name: renames.get(name, alias.get(name, name)) for name in columns}
+        if all(mapping[name] in found for name in template.columns.required):
+            used = {name: file for name, file in mapping.items() if file in found}
+            origin = "recipe" if named else f"columns {', '.join(used.values())}"
+            fits.setdefault(frozenset(used.items()), Fit(template, used, origin))
+    return list(fits.values())
+
+
+def _aliased(fit: Fit) -> bool:
+    aliases = [pair for alias in fit.template.columns.aliases for pair in alias.items()]
+    return any(pair in aliases for pair in fit.columns.items())
+
+
+def check_renames(
+    renames: Mapping[str, str],
+    known: Collection[str],
+    found: Sequence[str],
+    missing: str = "no template column",
+    owner: str = "template",
+) -> None:
+    """Refuse `data.columns` that names what is not there.
+
+    Args:
+        renames: the recipe's `data.columns`.
+        known: columns that can be renamed.
+        found: columns of the data.
+        missing: what an unknown one is not, for the message.
+        owner: whose columns the known ones are.
+
+    Raises:
+        RecipeError: it renames a column that nothing reads.
+        DataError: to one that the data has not.
+    """
+    for name, file_name in renames.items():
+        if name not in known:
+            near = get_close_matches(name, known)
+            raise RecipeError(
+                f"data.columns: {missing} is called '{name}'",
+                f"the {owner}'s columns: {', '.join(sorted(known))}",
+                f"did you mean {near[0]}?" if near else f"write {{{owner}'s name: file's name}}",
+            )
+        if file_name not in found and file_name != NONE:
+            near = get_close_matches(file_name, found)
+            raise DataError(
+                f"data.columns: the data has no column '{file_name}'",
+                f"found: {', '.join(found)}",
+                f"did you mean {near[0]}?" if near else f"use one of them, or {NONE}",
+            )
+
+
+def _nearest(templates: list[Template], found: list[str]) -> list[Template]:
+    def missing(template: Template) -> tuple[int, int]:
+        near = sum(bool(get_close_matches(n, found)) for n in template.columns.required)
+        return -near, len(template.columns.required) - near
+
+    return sorted(templates, key=missing)[:3]
+
+
+def _expected(template: Template, renames: Mapping[str, str], found: list[str]) -> str:
+    hints = []
+    for name in template.columns.required:
+        near = get_close_matches(name, found)
+        if near and renames.get(name, name) not in found:
+            hints.append(f"'{near[0]}' is near '{name}'")
+    hint = f" ({'; '.join(hints)})" if hints else ""
+    return f"{template.name} expects: {', '.join(template.columns.required)}{hint}"

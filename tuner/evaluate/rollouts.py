@@ -1,0 +1,146 @@
+"""Metrics of a policy: what its answers to held-out prompts earn, and how far it has moved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner.machine import ranks
+from tuner.rewards.response import Response, Scores
+from tuner.tasks import rollouts
+
+if TYPE_CHECKING:
+    from tuner.plan.plan import Plan
+
+Judge = Callable[[Sequence[Response]], Scores]
+ROWS_PER_BATCH = 16
+# Other draws than those of any step, and the same before and after.
+_DRAW = -1
+
+
+@dataclass(frozen=True)
+class Earned:
+    """An answer to a held-out prompt.
+
+    Attributes:
+        answer: what was drawn.
+        reward: the weighted sum of the rewards.
+        parts: each of them.
+        kl: log-probability less that of the start, over all its tokens, in nats.
+    """
+
+    answer: Response
+    reward: float
+    parts: dict[str, float]
+    kl: float
+
+
+def mean_reward(earned: Sequence[Earned]) -> float | None:
+    """Mean reward of an answer."""
+    return _mean([item.reward for item in earned])
+
+
+def reward_ci95(earned: Sequence[Earned]) -> float | None:
+    """Half the width of the 95 % confidence interval of the mean reward (normal)."""
+    values = [item.reward for item in earned]
+    if len(values) < 2:
+        return None
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return 1.96 * math.sqrt(variance / len(values))
+
+
+def kl(earned: Sequence[Earned]) -> float | None:
+    """Mean KL of an answer to the policy's start, estimated from what was drawn, in nats."""
+    return _mean([item.kl for item in earned])
+
+
+def response_length(earned: Sequence[Earned]) -> float | None:
+    """Mean tokens of an answer, without its stop token."""
+    return _mean([float(item.answer.num_tokens) for item in earned])
+
+
+def ended_share(earned: Sequence[Earned]) -> float | None:
+    """Share of the answers that end by themselves."""
+    return _mean([float(item.answer.ended) for item in earned])
+
+
+@torch.no_grad()
+def observe(plan: Plan, model: Any, judge: Judge, tick: Callable[[int, int], None]) -> list[Earned]:
+    """Draw and judge an answer to every held-out prompt, the same draws whenever it is asked.
+
+    Args:
+        plan: has the prompts.
+        model: the policy.
+        judge: its rewards.
+        tick: told (prompts done, prompts in all).
+    """
+    prompts = plan.prepared.eval[: plan.recipe.eval.max_rows]
+    model.eval()
+
+    def observe_batches(
+        starts: Sequence[int], told: Callable[[int, int], None]
+    ) -> list[list[Earned]]:
+        found = []
+        for first in starts:
+            found.append(_earned(plan, model, judge, prompts, first))
+            told(len(found), len(starts))
+        return found
+
+    batches = range(0, len(prompts), ROWS_PER_BATCH)
+    of_all = ranks.spread(
+        batches,
+        observe_batches,
+        lambda done, _: tick(min(done * ROWS_PER_BATCH, len(prompts)), len(prompts)),
+    )
+    return [item for batch in of_all for item in batch]
+
+
+def _earned(
+    plan: Plan, model: Any, judge: Judge, prompts: Sequence[Any], first: int
+) -> list[Earned]:
+    """Draw and judge answers to one batch of prompts, which begins at `first`."""
+    chosen = prompts[first : first + ROWS_PER_BATCH]
+    answers = rollouts.draw(plan, model, chosen, plan.step_seed(_DRAW) - first)
+    lengths = [len(answer.response_ids) for answer in answers]
+    now, _, _ = rollouts.token_scores(plan, model, answers)
+    with rollouts.reference(model):
+        start, _, _ = rollouts.token_scores(plan, model, answers)
+    scores = judge(answers)
+    moved = (now - start).double().split(lengths)
+    result = []
+    for number, answer in enumerate(answers):
+        parts = {name: values[number] for name, values in scores.parts.items()}
+        total = scores.total[number]
+        result.append(Earned(answer, total, parts, float(moved[number].sum())))
+    return result
+
+
+def parts(earned: Sequence[Earned]) -> dict[str, float]:
+    """The mean of each reward before its weight, as reward_NAME."""
+    names = earned[0].parts if earned else ()
+    return {
+        f"reward_{name}": math.fsum(item.parts[name] for item in earned) / len(earned)
+        for name in names
+    }
+
+
+def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
+    """The likeliest answers to the first held-out prompts: prompt, reference, answer."""
+    chosen = plan.prepared.eval[: plan.recipe.eval.samples]
+    if not chosen:
+        return []
+    model.eval()
+    answers = rollouts.draw(plan, model, chosen, 0, greedy=True)
+    return [
+        {"prompt": prompt.text, "reference": prompt.reference, "answer": answer.text}
+        for prompt, answer in zip(chosen, answers, strict=True)
+    ]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None

@@ -1,0 +1,47 @@
+"""Run llama.cpp's converter on a folder of safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tuner.errors import IntegrityError, ModelError
+from tuner.machine import processes
+from tuner.machine.converter import folder
+
+_PROGRAM = Path(__file__).with_name("run_converter.py")
+
+
+def run(model: Path, file: Path, kind: str, splitting: str = "", name: str = "model") -> None:
+    """Convert a folder of safetensors.
+
+    Args:
+        model: the folder.
+        file: the GGUF file to write.
+        kind: f32, f16, bf16 or q8_0.
+        splitting: how its tokenizer splits text, as llama.cpp calls it, where the converter does
+            not know.
+        name: the model's name within the file.
+
+    Raises:
+        ModelError: the converter does not know this kind of model.
+        IntegrityError: it failed otherwise.
+    """
+    done = processes.python(
+        *(str(_PROGRAM), str(folder()), splitting),
+        *("--outtype", kind, "--outfile", str(file), "--model-name", name, str(model)),
+    )
+    if done.returncode == 0 and file.is_file():
+        return
+    lines = [line for line in done.stderr.strip().splitlines() if line.strip()] or ["no message"]
+    unknown = [line for line in lines if "is not supported" in line or "not recognized" in line]
+    if unknown:
+        raise ModelError(
+            "llama.cpp's converter does not know this model",
+            unknown[-1].strip(),
+            "export merged; GGUF has no place for it in this version",
+        )
+    raise IntegrityError(
+        "llama.cpp's converter failed",
+        lines[-1].strip(),
+        "export merged, and run the converter on it by hand for its whole output",
+    )

@@ -1,0 +1,65 @@
+"""llama.cpp's converter, run with what it cannot find out about a model.
+
+Run as `python run_converter.py FOLDER SPLITTING ...`: FOLDER holds the converter, SPLITTING is
+how the tokenizer splits text, as llama.cpp calls it, or empty; the rest are the converter's own
+arguments. It is a process of its own, because the converter brings a module `gguf` that differs
+from the installed one.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Prepare the converter and run it."""
+    folder, splitting = Path(sys.argv.pop(1)), sys.argv.pop(1)
+    sys.path[:0] = [str(folder), str(folder / "gguf-py")]
+    from conversion.base import TextModel
+    from conversion.gpt2 import GPT2Model
+
+    if splitting:
+        split_as(TextModel, splitting)
+    read_sizes(GPT2Model)
+    runpy.run_path(str(folder / "convert_hf_to_gguf.py"), run_name="__main__")
+
+
+def split_as(model: Any, splitting: str) -> None:
+    """Name the splitting of a tokenizer that the converter does not know.
+
+    It recognises a tokenizer by a hash over what that makes of a certain text, so only published
+    ones with their own vocabulary, and gives up on others.
+    """
+    recognise = model.get_vocab_base_pre
+
+    def get_vocab_base_pre(self: Any, tokenizer: Any) -> Any:
+        try:
+            return recognise(self, tokenizer)
+        except NotImplementedError:
+            return splitting
+
+    model.get_vocab_base_pre = get_vocab_base_pre
+
+
+def read_sizes(gpt2: Any) -> None:
+    """Take two sizes of a GPT-2 from its configuration.
+
+    The converter reads the context length under its first name, which transformers no longer
+    writes, and takes the inner size of the MLP to be four times the other.
+    """
+    write = gpt2.set_gguf_parameters
+
+    def set_gguf_parameters(self: Any) -> None:
+        self.hparams.setdefault("n_ctx", self.hparams.get("n_positions"))
+        write(self)
+        if self.hparams.get("n_inner"):
+            self.gguf_writer.add_feed_forward_length(self.hparams["n_inner"])
+
+    gpt2.set_gguf_parameters = set_gguf_parameters
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""What an export works on: where the tuned model lies, how it is loaded, what measures it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner.errors import ModelError
+from tuner.export.proof import rows
+from tuner.export.proof.measure import Held
+from tuner.export.proof.noise import Apart
+from tuner.model import base as bases
+from tuner.model import own_code
+from tuner.model import tokenizer as model_tokenizer
+from tuner.model.adapters import files
+from tuner.record.run_json import read_record
+
+if TYPE_CHECKING:
+    from tuner.console.console import Console
+    from tuner.export.origin import Origin
+    from tuner.model.base import Base
+
+# Logits of the whole vocabulary are kept for this many places of the held-out rows.
+PLACES = 512
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Adapters made into one: with their weights, how, and the share that ties and dare keep."""
+
+    origins: Sequence[Origin]
+    weights: Sequence[float]
+    kind: str
+    density: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the command line says besides origin and formats.
+
+    Attributes:
+        output: the folder that takes the artefacts' folders.
+        base: the base that the user names.
+        force_base: take it though it is another one.
+        onto: which weights a quantized run's adapter is merged into: dequantized, original or auto.
+        max_kl: limit in place of each format's own.
+        limits: the same by format, which goes before it.
+        portable: write an rsLoRA as a plain LoRA.
+        combination: further adapters that are added to the first.
+        rehearsal: the model was trained for a few steps only, so that an artefact may well be
+            farther from it than its base is: that refuses nothing.
+    """
+
+    output: Path
+    base: str | None = None
+    force_base: bool = False
+    onto: str = "auto"
+    max_kl: float | None = None
+    portable: bool = False
+    combination: Combination | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+    rehearsal: bool = False
+
+
+@dataclass
+class Work:
+    """A tuned model on its way into other formats.
+
+    Attributes:
+        origin: where it comes from.
+        facts: how its artefacts are loaded, whoever loads them (see `verify.facts_of`).
+        job: how its artefacts are loaded (see `verify.job_of`).
+        tokenizer: goes with every artefact.
+        stops: ids that end an answer; None: it does not write.
+        name: of the base.
+        held: rows that it is measured on; `random` are the witness's.
+        calibration: training rows, for formats that calibrate.
+        trained_grid: the grid of `train.qat` that its weights were trained on; none.
+        context_length: longest sequence in tokens.
+        vocabulary_rows: rows of a whole model's embeddings; 0 for an adapter.
+        tuned: logits at their places; `base` likewise, None where there is none to compare with.
+        merged: folder of the merged model, once it is there.
+        written: by format, the logits of the weights that an artefact is made of, at the places of
+            `both`, and how far they are from themselves.
+        proven: whether `merged` was compared with the formula of the method.
+        record: of its run; empty where it is of none.
+        notes: what stands in the report besides the figures.
+    """
+
+    origin: Origin
+    facts: dict[str, Any]
+    job: dict[str, Any]
+    tokenizer: Any
+    stops: tuple[int, ...] | None
+    name: str
+    fingerprint: str | None
+    held: Held
+    random: Held
+    calibration: Held
+    trained_grid: str
+    context_length: int
+    vocabulary_rows: int
+    tuned: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    base: torch.Tensor | None = None
+    merged: Path = Path()
+    proven: bool = False
+    written: dict[str, tuple[torch.Tensor, Apart]] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def on_device(self, config: Any) -> dict[str, Any]:
+        """Arguments that quantize by `config` on the device of the job."""
+        return {"quantization_config": config, "device_map": {"": self.job["device"]}}
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Put tokenizer and chat template beside an artefact."""
+        self.tokenizer.save_pretrained(folder)
+
+    @property
+    def both(self) -> Held:
+        """The held-out rows, then the random ones."""
+        return Held(self.held.rows + self.random.rows, self.held.targets + self.random.targets)
+
+
+def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Work, Base | None]:
+    """Find what belongs to an origin: base, tokenizer, rows.
+
+    Returns:
+        The work, nothing measured yet, and the base; None where a whole model's is not there.
+
+    Raises:
+        ModelError: an adapter's base cannot be had or is another one.
+        IntegrityError: a file is damaged.
+    """
+    base = _base(origin, settings, console)
+    facts = origin.facts(base)
+    # Reading all of a large base takes minutes: once, and a run has done so.
+    fingerprint = origin.sealed.get("base_fingerprint")
+    if base is not None and origin.found is None:
+        fingerprint = base.fingerprint()
+    if base is not None and origin.adapter:
+        files.check_base(
+            origin.folder,
+            origin.name,
+            base.name,
+            lambda: str(fingerprint),
+            force=settings.force_base,
+            warn=console.warn,
+        )
+    has_tokenizer = (origin.folder / "tokenizer_config.json").is_file()
+    where = origin.folder if has_tokenizer or base is None else base.folder
+    tokenizer = model_tokenizer.load_tokenizer(
+        bases.Base(
+            origin.name,
+            "folder",
+            where,
+            base.config if base else {},
+            trusted=facts["trust_remote_code"]
+            and (base is None or own_code.same(where, base.folder)),
+        )
+    )
+    writes = facts["head"] == "language"
+    start = None
+    if facts["head"] == "sequence":
+        config = base.config if base else json.loads((origin.folder / "config.json").read_text())
+        start = config.get("decoder_start_token_id") or 0
+    tasks = origin.config.get("peft_type") == "MULTITASK_PROMPT_TUNING"
+    random = rows.random_rows(tokenizer, added=facts["num_labels"] > 0, start_id=start, tasks=tasks)
+    known = rows.load(origin.run) if origin.run else None
+    if known is None:
+        console.warn("no held-out rows lie beside this model: it is compared on random rows alone")
+    job = facts | {
+        "base": str(base.folder) if base else "",
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+    folders = [origin.folder] if base is None else [origin.folder, base.folder]
+    stops = tuple(
+        dict.fromkeys(stop for folder in folders for stop in model_tokenizer.stop_ids(folder))
+    )
+    own = _whole_model(origin)
+    work = Work(
+        origin=origin,
+        facts=facts,
+        job=job,
+        tokenizer=tokenizer,
+        stops=stops if writes else None,
+        name=base.name if base else str(origin.sealed.get("base", origin.folder.name)),
+        fingerprint=fingerprint,
+        held=(known or Held([], [])).limited(PLACES),
+        random=random,
+        calibration=(origin.run and rows.load(origin.run, "calibration")) or Held([], []),
+        trained_grid=str(facts.get("qat", "none")),
+        context_length=(base or own).context_length,
+        record=read_record(origin.run) if origin.run and not settings.combination else {},
+        vocabulary_rows=0 if origin.adapter else own.vocabulary_rows,
+    )
+    return work, base
+
+
+def _whole_model(origin: Origin) -> Base:
+    """What config.json says of a whole model; of an adapter nothing."""
+    file = origin.folder / "config.json"
+    config = json.loads(file.read_text("utf-8")) if not origin.adapter else {}
+    return bases.Base(origin.name, "folder", origin.folder, config)
+
+
+def _base(origin: Origin, settings: Settings, console: Console) -> Base | None:
+    try:
+        return origin.base(settings.base, console.note)
+    except ModelError:
+        if origin.adapter or settings.base:
+            raise
+        console.warn("the base of this model is not there: it is not compared with it")
+        return None

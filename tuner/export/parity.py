@@ -1,0 +1,237 @@
+"""The proof of what a run writes at its end, against the model that was trained.
+
+An adapter's file holds the trained tensors bit for bit. A merged model's tensors are proven by the
+method's formula (`proof`). The logits of the reloaded model are held to those of the same weights
+here, as near as reading these twice is (`noise`). How far the tuned model with its adapter apart is
+from that is what rounding the weights costs: it is reported.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner.errors import IntegrityError
+from tuner.export import adapter
+from tuner.export.proof import fresh_process, measure, noise, reload, same_adapter, tensors
+from tuner.export.proof import rows as held
+from tuner.export.proof.noise import Apart
+from tuner.machine import heap
+from tuner.methods import lora
+from tuner.record.proof_limits import APART, UNPROVEN
+
+if TYPE_CHECKING:
+    from tuner.plan.plan import Plan
+    from tuner.tasks.trained import Trained
+
+Logits = Sequence[torch.Tensor]
+# What run.json says of an artefact besides its file.
+SHOWN = ("proof", "dtype", "weights_kept", "answers_kept", "kl", "mean_logit_difference")
+
+
+class Live:
+    """A trained model while its artefacts are written, and what they are compared with.
+
+    Args:
+        plan: of the run.
+        trained: the live model; merged into its base, where that is asked for.
+        aside: an empty folder.
+
+    Attributes:
+        rows: the probe rows.
+        proofs: how a fresh process proves the tensors of an artefact, by its format.
+    """
+
+    def __init__(self, plan: Plan, trained: Trained, aside: Path) -> None:
+        self.plan, self.trained, self._aside = plan, trained, aside
+        self.rows = fresh_process.probe_rows(plan)
+        self.proofs: dict[str, dict[str, Any]] = {}
+        self._problems: dict[str, list[str]] = {}
+        self._written: dict[str, tuple[Logits, Apart]] = {}
+        self._adapter: Path | None = None
+        trained.model.eval()
+        self._tuned = self._read(trained.model)
+        self._base = self._untouched(trained.model)
+
+    def _read(self, model: Any) -> tuple[Logits, Apart]:
+        """The logits of the probe rows, and how far they are from themselves."""
+        return fresh_process.logits(model, self.rows), noise.measured(model, self.rows)
+
+    def _untouched(self, model: Any) -> Logits | None:
+        """The logits of the base, where there is one whose answers mean something."""
+        plan = self.plan
+        if not plan.method.adapter or plan.head.added or lora.moves_base(plan.recipe.method):
+            return None
+        with model.disable_adapter():
+            return fresh_process.logits(model, self.rows)
+
+    def write(
+        self, name: str, exporter: Callable[[Plan, Trained, Path], None], folder: Path
+    ) -> None:
+        """Write an artefact, and note what it must be.
+
+        Args:
+            name: its format.
+            exporter: writes it.
+            folder: takes it.
+        """
+        moved = lora.moves_base(self.plan.recipe.method)
+        if name == "adapter":
+            exporter(self.plan, self.trained, folder)
+            self._adapter = folder
+            self._check_adapter(folder)
+            if moved:
+                self._put_on_untouched_base(folder)
+        elif name == "merged" and self.plan.method.adapter:
+            if self._adapter is None or self._problems["adapter"]:
+                put = moved and self._adapter is None
+                self._adapter = self._written_aside()
+                if put:
+                    self._put_on_untouched_base(self._adapter)
+            self.proofs[name] = {"folder": str(folder), "adapter": str(self._adapter)}
+            exporter(self.plan, self.trained, folder)
+            self._written[name] = self._read(self.trained.model)
+        elif name == "merged":
+            state = self.trained.model.state_dict().items()
+            digests = {key: tensors.digest(tensor) for key, tensor in state}
+            self.proofs[name] = {"folder": str(folder), "digests": digests}
+            exporter(self.plan, self.trained, folder)
+        else:
+            exporter(self.plan, self.trained, folder)
+        self._written.setdefault(name, self._tuned)
+
+    def _written_aside(self) -> Path:
+        """An adapter to prove the merge by: none was asked for, or that one is refused."""
+        refused = self._problems.pop("adapter", None)
+        folder = self._aside / "adapter"
+        folder.mkdir()
+        adapter.write(self.plan, self.trained, folder)
+        self._check_adapter(folder)
+        self._problems["merged"] = self._problems.pop("adapter")
+        if refused is not None:
+            self._problems["adapter"] = refused
+        return folder
+
+    def _check_adapter(self, folder: Path) -> None:
+        start = self.trained.start_state or None
+        self._problems["adapter"] = same_adapter.as_trained(self.trained.model, folder, start)
+
+    def _put_on_untouched_base(self, folder: Path) -> None:
+        """Go on with the converted adapter on the base's own weights.
+
+        Taking a start (PiSSA, OLoRA) out of the base rounded every weight of it. What is exported
+        works on weights that never were: so does what it is compared with, and what is merged.
+        """
+        from tuner.model import embedding_rows
+
+        self.trained.model = None
+        model = embedding_rows.put_on(
+            reload.base(fresh_process.job_of(self.plan, [], {}, {})), str(folder)
+        )
+        self.trained.model = model.eval()
+        self._written["adapter"] = self._read(model)
+        if not self.plan.head.added:
+            with model.disable_adapter():
+                self._base = fresh_process.logits(model, self.rows)
+
+    def judge(self, name: str, fresh: Logits, found: dict[str, Any] | None) -> dict[str, Any]:
+        """Say what was proven of an artefact.
+
+        Args:
+            name: its format.
+            fresh: logits of the probe rows by a fresh process.
+            found: what that found of its tensors (see `proof.prove`).
+
+        Returns:
+            What its manifest keeps.
+
+        Raises:
+            IntegrityError: it is not what was trained.
+        """
+        problems = [*self._problems.get(name, ()), *(found["problems"] if found else ())]
+        if problems:
+            raise _refused(name, f"{problems[0]}{more(len(problems))}")
+        wanted, itself = self._written[name]
+        dtype = fresh_process.stored_dtype(self.plan)
+        near, limit = noise.apart(fresh, wanted), noise.limit(itself, wanted, dtype)
+        if not near.within(limit):
+            raise _refused(
+                name,
+                f"reloaded in a fresh process its logits differ by {near.mean:.3g} on average and "
+                f"a KL of {near.kl:.3g}; the same weights read twice differ by at most "
+                f"{limit.mean:.3g} and {limit.kl:.3g}",
+            )
+        tuned = self._tuned[0]
+        off = noise.apart(fresh, tuned)
+        report: dict[str, Any] = {
+            "verified": True,
+            "dtype": dtype,
+            "max_logit_difference": max(
+                float((one - other).abs().max()) for one, other in zip(fresh, tuned, strict=True)
+            ),
+            "mean_logit_difference": off.mean,
+            "kl": off.kl,
+            "noise": {"mean": near.mean, "kl": near.kl, "limits": [limit.mean, limit.kl]},
+            "weights_kept": found["weights_kept"]
+            if found and "adapter" in self.proofs[name]
+            else None,
+            "answers_kept": self._answers(off.kl),
+            "witness": self._witness(fresh),
+        }
+        return report | {"proof": self._proof(name, found, off, report)}
+
+    def _proof(
+        self, name: str, found: dict[str, Any] | None, off: Apart, report: dict[str, Any]
+    ) -> str:
+        """equal, rounded or checked."""
+        merges = found is not None and "adapter" in self.proofs[name]
+        moved = lora.moves_base(self.plan.recipe.method)
+        if report["dtype"] == "float32" and not off.kl <= APART:
+            raise _refused(name, f"its answers are a KL of {off.kl:.3g} from the tuned model's")
+        if merges and found is not None and not found["formula"]:
+            share = report["answers_kept"]
+            if share is not None and share < UNPROVEN:
+                raise _refused(name, f"it keeps {share:.1%} of what training changed")
+            return "checked"
+        if report["dtype"] == "float32" or not (merges or moved):
+            return "equal"
+        return "rounded" if merges else "checked"
+
+    def _answers(self, kl: float) -> float | None:
+        """The share of the change in answers that is kept; None where nothing changed."""
+        if self._base is None:
+            return None
+        return measure.answers_kept(kl, noise.apart(self._base, self._tuned[0]).kl)
+
+    def _witness(self, fresh: Logits) -> dict[str, Any]:
+        """The random rows come last among the probes."""
+        rows = held.of_plan_random(self.plan)
+        first = -len(rows.rows)
+        tuned, found = (held.at(rows, logits[first:]) for logits in (self._tuned[0], fresh))
+        return held.witness(rows, tuned, found)
+
+
+def let_go(trained: Trained) -> None:
+    """Free the live model: what comes next reads its own from the disk."""
+    trained.model = trained.judge = None
+    trained.start_state = {}
+    gc.collect()
+    heap.give_back()
+    heap.keep_nothing()
+
+
+def more(problems: int) -> str:
+    """How many differences are not named."""
+    return f", and {problems - 1} more" if problems > 1 else ""
+
+
+def _refused(name: str, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"the {name} artefact is not the model that was trained",
+        f"{why}; it was not kept",
+        "the last checkpoint holds the trained weights; please report this with run.json",
+    )

@@ -1,0 +1,135 @@
+"""How an artefact is opened by whoever has it: with transformers and peft alone, by its format."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from tuner.methods.options import WEIGHTS
+from tuner.recipe.formats import FORMATS
+
+
+def load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
+    """An artefact as a model in evaluation mode, on the device of the job.
+
+    Args:
+        job: see `verify.job_of`.
+        kind: its format.
+        folder: where it lies.
+
+    Raises:
+        SystemExit: tensors are missing, or match no module.
+    """
+    from tuner.model.weights import without_cpu_packing
+
+    if kind == "adapter":
+        from tuner.methods import bottleneck_layers as bottleneck_peft  # noqa: F401  # makes peft know the method
+        from tuner.model import embedding_rows
+
+        model: Any = embedding_rows.put_on(base(job), folder)
+        _refuse_other_keys(model, folder)
+    elif kind == "virtual_tokens":
+        from tuner.export.virtual_tokens import WithTokens
+
+        model = WithTokens(base(job), folder)
+    else:
+        model = whole(job, kind, Path(folder))
+    if job["num_labels"]:
+        model.config.pad_token_id = job["pad_token_id"]
+    without_cpu_packing(model.base if kind == "virtual_tokens" else model)
+    return model.eval()
+
+
+def base(job: Mapping[str, Any]) -> Any:
+    """The base of a job, quantized where it was so in training."""
+    arguments = _arguments(job)
+    dtype = getattr(torch, job["dtype"])
+    if job["num_labels"]:
+        arguments["num_labels"] = job["num_labels"]
+    if job["quantize"] == "none":
+        return _class(job).from_pretrained(job["base"], **arguments).to(job["device"])
+    from transformers import BitsAndBytesConfig
+
+    arguments["device_map"] = {"": job["device"]}
+    arguments["quantization_config"] = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if job["quantize"] == "int8"
+        else BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        )
+    )
+    return _class(job).from_pretrained(job["base"], **arguments)
+
+
+def whole(job: Mapping[str, Any], kind: str, folder: Path, **further: Any) -> Any:
+    """A whole model of any format.
+
+    Args:
+        job: see `load`.
+        kind: its format.
+        folder: where it lies.
+        further: arguments of `from_pretrained`, such as a quantization.
+    """
+    arguments = _arguments(job) | further
+    row = FORMATS[kind]
+    if row.llama_type:
+        file = next(folder.glob("*.gguf"))
+        arguments |= {"gguf_file": file.name, "dtype": torch.float32, "config": _config(file)}
+        del arguments["use_safetensors"]
+    if row.packages == ("bitsandbytes",):
+        arguments["device_map"] = {"": job["device"]}
+    loaded: Any = _class(job).from_pretrained(folder, output_loading_info=True, **arguments)
+    model, report = loaded
+    _refuse_keys(report["missing_keys"], report["unexpected_keys"])
+    return model if "device_map" in arguments else model.to(job["device"])
+
+
+def _config(file: Path) -> Any:
+    """The config in a GGUF file, with what transformers leaves out of it for GPT-2."""
+    from gguf import GGUFReader
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+    if config.model_type == "gpt2":
+        reader = GGUFReader(file)
+        for name, key in (("n_inner", "feed_forward_length"), ("n_positions", "context_length")):
+            found = reader.get_field(f"gpt2.{key}")
+            if found is not None:
+                setattr(config, name, int(found.contents()))
+    return config
+
+
+def _class(job: Mapping[str, Any]) -> Any:
+    import transformers
+
+    return getattr(transformers, job["auto_class"])
+
+
+def _arguments(job: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "dtype": getattr(torch, job["dtype"]),
+        "use_safetensors": True,
+        "trust_remote_code": job["trust_remote_code"],
+    }
+
+
+def _refuse_other_keys(model: Any, folder: str) -> None:
+    """peft only warns of tensors that match no module: they would be trained and do nothing."""
+    from peft import get_peft_model_state_dict
+
+    wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    with safe_open(f"{folder}/{WEIGHTS}", "pt") as file:
+        saved = set(file.keys())
+    _refuse_keys(wanted - saved, saved - wanted)
+
+
+def _refuse_keys(missing: Collection[str], unexpected: Collection[str]) -> None:
+    if missing or unexpected:
+        raise SystemExit(
+            f"{len(missing)} tensors are missing and {len(unexpected)} match no module: "
+            + ", ".join(sorted([*missing, *unexpected])[:4])
+        )

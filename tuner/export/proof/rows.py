@@ -1,0 +1,162 @@
+"""The rows that an artefact is compared on: held-out ones, and rows that give nobody's data away.
+
+Held-out rows stay in the run folder. Into the manifest of an artefact, which may be published, go
+rows of random tokens with what the model makes of them, so that it can be checked anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner.data.example import Example
+from tuner.data.prepared import EvalRow
+from tuner.errors import IntegrityError
+from tuner.export.proof.measure import NO_TARGET, Held, Targets
+from tuner.plan.memory.estimate import PROBE_TOKENS
+from tuner.record.disk import write_json
+
+if TYPE_CHECKING:
+    from tuner.plan.plan import Plan
+
+FILE = "rows.json"
+ROWS = 32
+RANDOM_ROWS, RANDOM_TOKENS, ENTRIES = 4, 32, 8
+_PLACES = (7, 15, 23, 31)
+_SEED = 5
+
+
+def of_plan(plan: Plan) -> Held:
+    """The first held-out rows of a plan, or training rows where there are none, and where their
+    answers stand."""
+    known = [row.example if isinstance(row, EvalRow) else row for row in plan.prepared.eval]
+    return _of_rows(plan, known or list(plan.prepared.train))
+
+
+def _of_rows(plan: Plan, all_rows: Sequence[Any]) -> Held:
+    rows, targets = [], []
+    for row in all_rows[:ROWS]:
+        held = {"input_ids": list(row.input_ids[:PROBE_TOKENS])}
+        if isinstance(row, Example) and row.target:
+            held["decoder_input_ids"] = [plan.collate.start_id, *row.target[: PROBE_TOKENS - 1]]
+        if plan.collate.tasks:
+            held["task_ids"] = [row.task]
+        rows.append(held)
+        targets.append(_targets(row, held, added=plan.head.added))
+    return Held(rows, targets)
+
+
+def _targets(row: Any, held: dict[str, list[int]], *, added: bool) -> Targets:
+    """Where the logits of a row count, and which token should be there."""
+    if added:
+        label = getattr(row, "label", None)
+        return [(0, NO_TARGET if label is None else label)]
+    if isinstance(row, Example) and row.target:
+        return list(enumerate(row.target[:PROBE_TOKENS]))
+    ids = held["input_ids"]
+    every = [(place - 1, ids[place]) for place in range(1, len(ids))]
+    supervised = getattr(row, "supervised", [False] * len(ids))
+    answers = [(place, token) for place, token in every if supervised[place + 1]]
+    # Without an answer, as in the prompts of rlhf or behind a long prompt, every token counts.
+    return answers or every or [(0, NO_TARGET)]
+
+
+def write(plan: Plan) -> None:
+    """Keep rows of a plan in its run folder: held-out ones, and training rows for formats that
+    calibrate."""
+    parts = {"held_out": of_plan(plan), "calibration": _of_rows(plan, list(plan.prepared.train))}
+    content = {name: {"rows": part.rows, "targets": part.targets} for name, part in parts.items()}
+    write_json(plan.output / FILE, content)
+
+
+def load(folder: Path, part: str = "held_out") -> Held | None:
+    """The rows that a run kept; None where it kept none.
+
+    Args:
+        folder: of the run.
+        part: held_out or calibration.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text("utf-8"))[part]
+        targets = [[(int(place), int(token)) for place, token in row] for row in found["targets"]]
+        return Held(list(found["rows"]), targets)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{path} is damaged",
+            f"{type(error).__name__}: it does not hold the rows of a run",
+            "delete it: the export then compares on random rows",
+        ) from error
+
+
+def random_rows(
+    tokenizer: Any, *, added: bool, start_id: int | None = None, tasks: bool = False
+) -> Held:
+    """Rows of random ordinary tokens, the same for the same tokenizer, and places along them.
+
+    Args:
+        tokenizer: its special tokens are left out.
+        added: whether the model has a head for classes or scores: one place a row.
+        start_id: what an encoder-decoder's answer starts with; None: not such a model.
+        tasks: whether the model asks which data set a row is of.
+    """
+    draw = random.Random(_SEED)
+    special = set(tokenizer.all_special_ids)
+    ordinary = [token for token in range(len(tokenizer)) if token not in special]
+    rows = []
+    for _ in range(RANDOM_ROWS):
+        row = {"input_ids": draw.choices(ordinary, k=RANDOM_TOKENS)}
+        if start_id is not None:
+            row["decoder_input_ids"] = [start_id, *draw.choices(ordinary, k=RANDOM_TOKENS - 1)]
+        if tasks:
+            row["task_ids"] = [0]
+        rows.append(row)
+    places = (0,) if added else _PLACES
+    return Held(rows, [[(place, NO_TARGET) for place in places] for _ in rows])
+
+
+def of_plan_random(plan: Plan) -> Held:
+    """Random rows for the model of a plan."""
+    return random_rows(
+        plan.tokenizer,
+        added=plan.head.added,
+        start_id=plan.collate.start_id if plan.head.name == "sequence" else None,
+        tasks=plan.collate.tasks,
+    )
+
+
+def at(held: Held, logits: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Logits (places, entries) at the held places, of the logits of every row."""
+    found = []
+    for tensor, targets in zip(logits, held.targets, strict=True):
+        rows = tensor[None] if tensor.ndim == 1 else tensor
+        found.append(rows[[place for place, _ in targets]])
+    return torch.cat(found)
+
+
+def witness(held: Held, tuned: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:
+    """What an artefact's manifest keeps of its logits: the likeliest entries at every place.
+
+    Args:
+        held: the random rows.
+        tuned: logits (places, entries) of the tuned model.
+        found: of the artefact, when it was written.
+    """
+    ids = tuned.topk(min(ENTRIES, tuned.shape[-1]), dim=-1).indices
+    return {
+        "rows": held.rows,
+        "targets": held.targets,
+        "entries": ids.tolist(),
+        "tuned": tuned.gather(-1, ids).tolist(),
+        "artefact": found.gather(-1, ids).tolist(),
+    }

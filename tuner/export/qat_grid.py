@@ -1,0 +1,42 @@
+"""The model that `train.qat` trained: merged weights on the grid that training computed with.
+
+An export in that format must be this model; torchao's own fake quantizer makes it here, no code of
+the exporter.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner.export.proof import measure, reload
+from tuner.methods import qat
+
+if TYPE_CHECKING:
+    from tuner.export.job import Work
+    from tuner.recipe.formats import Format
+
+# The export formats of the two schemes, and the largest KL to what was trained.
+FORMATS = {"int8": "int8-torchao", "int4": "int4"}
+LIMIT = 1e-4
+
+
+def wanted(work: Work, row: Format) -> bool:
+    """Whether this is the format that the run was trained for."""
+    return FORMATS.get(work.trained_grid) == row.name
+
+
+@torch.no_grad()
+def logits(work: Work) -> torch.Tensor:
+    """Logits of the quantized model at the places on which artefacts are compared."""
+    from tuner.methods import qat_layers
+
+    model: Any = reload.whole(work.job, "merged", work.merged).eval()
+    layers = {name: model.get_submodule(name) for name in qat_layers.quantized_layers(model)}
+    size = qat.group_size({name: layer.in_features for name, layer in layers.items()})
+    for layer in layers.values():
+        group = size if work.trained_grid == "int4" else None
+        round_to_grid = qat_layers.quantizer(work.trained_grid, group, layer.weight.dtype)
+        layer.weight.data = round_to_grid(layer.weight.data)
+    return measure.read(model, work.both)

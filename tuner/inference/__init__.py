@@ -1,0 +1,1 @@
+"""A base with adapters that answers: `tuner chat` and `tuner serve`."""

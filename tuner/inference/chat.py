@@ -1,0 +1,237 @@
+"""A conversation with a model: turns to prompts, commands, and the loop.
+
+A turn goes through the chat template like a row of the training data: what only looks like a
+control token in its text stays text. An encoder-decoder has no chat template; it reads the turns as
+plain text, as it was trained to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.data.bad_rows import BadRow
+from tuner.data.dialogue import Message
+from tuner.errors import DataError, RecipeError, ResourceError
+from tuner.inference.prompts import Prompts
+from tuner.schema.suggest import suggestion
+
+if TYPE_CHECKING:
+    from tuner.console.console import Console
+    from tuner.inference.engine import Inference
+
+COMMANDS = {
+    "/adapter NAME": "let this adapter answer",
+    "/base": "let the base answer, without an adapter",
+    "/adapters": "list the adapters",
+    "/system TEXT": "set the system turn; without TEXT, leave it out",
+    "/save FILE": "add the conversation to FILE, as a row that a run can train on",
+    "/reset": "forget the conversation",
+    "/help": "show this",
+    "/exit": "leave",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How answers are made; see `Inference.answer`."""
+
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+
+@dataclass
+class Chat:
+    """A conversation.
+
+    Attributes:
+        model: what answers.
+        prompts: makes its prompts.
+        settings: how answers are made.
+        console: where all is shown.
+        system: the system turn; empty: none.
+        turns: questions and answers so far.
+    """
+
+    model: Inference
+    prompts: Prompts
+    settings: Settings
+    console: Console
+    system: str = ""
+    turns: list[Message] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Read turns and commands to the end of the input, or `/exit`.
+
+        Raises:
+            DataError: a turn that cannot be asked, where nobody sits at a terminal.
+        """
+        while (line := self.console.ask("> ")) is not None:
+            if not line.strip():
+                continue
+            if line.startswith("/") and not line.startswith("//"):
+                if line.split()[0] == "/exit":
+                    return
+                self.obey(line)
+                continue
+            self._turn(line.removeprefix("/") if line.startswith("//") else line)
+
+    def _turn(self, text: str) -> None:
+        try:
+            self.say(text)
+        except DataError as error:
+            if not self.console.interactive:
+                raise
+            self.console.warn(f"{error.what}: {error.why}")
+        except KeyboardInterrupt:
+            if not self.console.interactive:
+                raise
+            self.console.finish_stream()
+            self.console.warn("stopped; question and answer are forgotten")
+
+    def say(self, text: str) -> str:
+        """Ask, show the answer as it is written, and remember both.
+
+        Raises:
+            DataError: it cannot be asked; nothing is remembered then.
+        """
+        turns = [*self.turns, {"role": "user", "content": text}]
+        turns, prompt = self._fitting(turns)
+        room = self.model.room - len(prompt)
+        # What libraries print is not ours: stdout is the console's.
+        with contextlib.redirect_stdout(sys.stderr):
+            answer = self.model.answer(
+                prompt,
+                min(self.settings.max_new_tokens, room),
+                self.settings.temperature,
+                self.console.stream,
+                top_p=self.settings.top_p,
+                top_k=self.settings.top_k,
+            )
+        self.console.finish_stream()
+        self.console.event(
+            "answer",
+            text=answer.text,
+            adapter=self.model.active,
+            stopped=answer.stopped,
+            tokens=answer.tokens,
+        )
+        self.turns = [*turns, {"role": "assistant", "content": answer.text}]
+        return answer.text
+
+    def _fitting(self, turns: list[Message]) -> tuple[list[Message], list[int]]:
+        """The newest turns that leave room for an answer, and their prompt."""
+        first, count = [{"role": "system", "content": self.system}] if self.system else [], 0
+        while True:
+            try:
+                prompt = self.prompts.of(self.model.tokenizer).ids([*first, *turns[count:]])
+            except BadRow as error:
+                raise DataError(
+                    "this turn cannot be asked",
+                    str(error),
+                    "change its text, or begin anew with /reset",
+                ) from None
+            alone = count + 2 >= len(turns)
+            enough = 1 if alone else self.settings.max_new_tokens
+            if len(prompt) + enough <= self.model.room:
+                break
+            if alone:
+                raise DataError(
+                    "this turn is too long",
+                    f"it comes to {len(prompt)} tokens, and the model takes {self.model.room} "
+                    "with its answer",
+                    "shorten it, or the system turn",
+                )
+            count += 2
+        if count:
+            self.console.warn(
+                f"the oldest {count} turns are forgotten: the model takes {self.model.room} tokens"
+            )
+        return turns[count:], prompt
+
+    def obey(self, line: str) -> None:
+        """Carry out a command."""
+        name, _, rest = line.strip().partition(" ")
+        rest = rest.strip()
+        commands: dict[str, Callable[[], None]] = {
+            "/adapter": lambda: self._use(rest),
+            "/base": lambda: self.model.use(None),
+            "/adapters": self._list,
+            "/system": lambda: self._set_system(rest),
+            "/save": lambda: self._save(rest),
+            "/reset": self.turns.clear,
+            "/help": self._help,
+        }
+        if name not in commands:
+            known = suggestion(name, [*commands, "/exit"])
+            self.console.warn(
+                f"there is no command {name} ({known}); // begins a turn that starts with /"
+            )
+            return
+        commands[name]()
+
+    def _use(self, name: str) -> None:
+        if name in self.model.adapters:
+            self.model.use(name)
+            return
+        known = ", ".join(self.model.adapters) or "none"
+        self.console.warn(f"there is no adapter '{name}'; loaded are: {known}")
+
+    def _set_system(self, text: str) -> None:
+        self.system = text
+
+    def _save(self, name: str) -> None:
+        try:
+            self.save(name)
+        except (DataError, RecipeError, ResourceError) as error:
+            if not self.console.interactive:
+                raise
+            self.console.warn(f"{error.what}: {error.why}")
+
+    def save(self, name: str) -> None:
+        """Add the conversation to a file of JSON lines, in the form of a row of training data.
+
+        Raises:
+            RecipeError: no file is named.
+            DataError: nothing was said yet.
+            ResourceError: the file cannot be written.
+        """
+        if not name:
+            raise RecipeError("no file is named", "/save alone", "/save conversation.jsonl")
+        if not self.turns:
+            raise DataError("there is nothing to save", "nothing was said yet", "ask first")
+        first = [{"role": "system", "content": self.system}] if self.system else []
+        messages = [*first, *self.turns]
+        line = json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
+        try:
+            with Path(name).expanduser().open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise ResourceError(
+                f"the conversation cannot be saved as {name}",
+                error.strerror or str(error),
+                "name a file that can be written",
+            ) from None
+        self.console.event("saved", path=name, messages=len(messages))
+        self.console.text(f"{len(messages)} messages added to {name}")
+
+    def _list(self) -> None:
+        active = self.model.active
+        self.console.event("adapters", names=list(self.model.adapters), active=active)
+        rows = [
+            (name, "answers" if name == active else "", str(adapter.folder))
+            for name, adapter in self.model.adapters.items()
+        ]
+        rows.append((f"(base) {self.model.base.name}", "" if active else "answers", ""))
+        self.console.table(("adapter", "", "folder"), rows)
+
+    def _help(self) -> None:
+        self.console.event("help", commands=COMMANDS)
+        self.console.table(("", ""), COMMANDS.items())

@@ -1,0 +1,146 @@
+"""Open a base and put adapters on it, to answer with."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft import PeftType
+
+from tuner.inference.engine import Inference
+from tuner.methods import bottleneck_layers as bottleneck_peft  # noqa: F401  # makes peft know the method
+from tuner.model import base as bases
+from tuner.model import embedding_rows, transformers_errors, weights
+from tuner.model import tokenizer as model_tokenizer
+from tuner.model.adapters.files import (
+    WHOLE,
+    check_base,
+    check_kind,
+    check_tensors,
+    does_not_write,
+    read,
+)
+from tuner.model.base import Base
+from tuner.model.heads import HEADS, Head, family
+from tuner.model.prompt_model import PromptModel
+from tuner.model.transformers_errors import told
+
+if TYPE_CHECKING:
+    from tuner.recipe.schema import ModelSection
+
+
+def open_base(
+    section: ModelSection,
+    folder: Path,
+    device: str,
+    *,
+    tokenizer_folder: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Inference:
+    """Load a base model and its tokenizer for answering.
+
+    Args:
+        section: which base, as in a recipe; its dtype is a name, not auto.
+        folder: where a relative path of the base starts.
+        device: cpu or cuda.
+        tokenizer_folder: where the tokenizer lies, if not with the base.
+        note: told about work that takes long.
+
+    Raises:
+        ModelError: the base cannot be had, does not load, or does not write.
+        SafetyError: it brings code or pickles.
+        ResourceError: not enough memory.
+    """
+    transformers_errors.quiet_libraries()
+    found = bases.with_weights(bases.resolve(section, folder, note), section.revision, note)
+    head = _head(found)
+    tokenizer = model_tokenizer.tokenizer_at(found, tokenizer_folder or found.folder)
+    if tokenizer_folder is not None and len(tokenizer) > found.vocabulary_rows > 0:
+        # A run that added tokens: the base itself has no rows for them. Their adapter brings them.
+        template = tokenizer.chat_template
+        tokenizer = model_tokenizer.load_tokenizer(found)
+        tokenizer.chat_template = template
+    model_tokenizer.check(tokenizer, found.vocabulary_rows, found)
+    network = weights.open_weights(found, section, head, section.dtype, device)
+    return Inference(found, head, network, tokenizer)
+
+
+def _head(found: Base) -> Head:
+    """The head of a base that writes."""
+    kind = family(found.config)
+    classes = any("Classification" in name for name in found.config.get("architectures") or ())
+    if kind == "encoder" or classes:
+        raise does_not_write(
+            f"the base model '{found.name}'",
+            f"{found.folder}: " + ("it is a classifier" if classes else "an encoder reads only"),
+        )
+    return HEADS["sequence" if kind == "encoder-decoder" else "language"]
+
+
+def attach(
+    opened: Inference,
+    folder: Path,
+    name: str,
+    *,
+    force_base: bool = False,
+    warn: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Load an adapter of an open base; it does not answer before `use`.
+
+    Args:
+        opened: the base.
+        folder: peft's files.
+        name: what it is called from now on.
+        force_base: also where it was trained on another base.
+        warn: told what may be wrong.
+
+    Raises:
+        ModelError: no adapter, for another base or another kind of model, or tensors that do not
+            match the modules.
+        IntegrityError: a file is not the one that was sealed.
+        SafetyError: it is a pickle.
+    """
+    config = read(folder, name)
+    check_kind(config, opened.head, folder, name)
+    base = opened.base.name
+    check_base(folder, name, base, lambda: opened.fingerprint, force=force_base, warn=warn)
+    tasks = getattr(config, "num_tasks", None)
+    if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING and tasks != 1:
+        warn(f"the adapter '{name}' was trained on {tasks} data sets; it answers as for the first")
+    config.inference_mode = True
+
+    def wrap(bare: Any) -> Any:
+        # What they warn of, tensors without a module, is refused below.
+        with (
+            warnings.catch_warnings(),
+            told(f"the adapter '{name}' cannot be loaded", folder, WHOLE),
+        ):
+            warnings.simplefilter("ignore")
+            device = str(bare.device)
+            if config.is_prompt_learning and opened.head.name == "language":
+                network: Any = PromptModel(bare, config)
+                network.load_adapter(str(folder), "default", torch_device=device)
+            else:
+                network = embedding_rows.put_on(bare, folder, config, torch_device=device)
+            check_tensors(network, folder, name)
+        return network
+
+    opened.add(name, folder, wrap, _own_tokenizer(opened, config, folder))
+
+
+def _own_tokenizer(opened: Inference, config: Any, folder: Path) -> Any:
+    """The tokenizer beside an adapter that has tokens of its own; None for any other.
+
+    Raises:
+        ModelError: it does not fit the rows that the adapter brings.
+    """
+    ids = model_tokenizer.trained_ids(asdict(config))
+    if not ids or not (folder / "tokenizer_config.json").is_file():
+        return None
+    tokenizer = model_tokenizer.tokenizer_at(opened.base, folder)
+    rows = model_tokenizer.rows_for(opened.base.vocabulary_rows, ids)
+    model_tokenizer.check(tokenizer, rows, opened.base)
+    return tokenizer

@@ -1,0 +1,238 @@
+"""Which base and which adapters a command line names, and the base opened with them.
+
+A name may be a run, an artefact of a run (`adapter/`, `merged/`, a .gguf file), or an adapter that
+peft wrote; a run under `runs/` is found by its name alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.console.console import Console
+from tuner.errors import ModelError, RecipeError
+from tuner.machine.hardware import Machine
+from tuner.methods.options import CONFIG
+from tuner.recipe.schema import ModelSection
+from tuner.record import run_json, runs
+from tuner.record.runs import RUNS
+
+if TYPE_CHECKING:
+    from tuner.console.console import Console
+    from tuner.inference.engine import Inference
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the model comes from.
+
+    Attributes:
+        section: the base, as in a recipe.
+        folder: where a relative path of the base starts.
+        device: cpu or cuda.
+        adapters: name and folder of each.
+        tokenizer: the folder of the tokenizer, if not the base's.
+        name: what a whole model of a run is called; empty: as the base.
+    """
+
+    section: ModelSection
+    folder: Path
+    device: str
+    adapters: list[tuple[str, Path]]
+    tokenizer: Path | None = None
+    name: str = ""
+
+
+def find(
+    name: str | None, base: str | None, adapters: Sequence[str], present: Machine, verb: str
+) -> Source:
+    """What the command line names.
+
+    Args:
+        name: a run or an artefact.
+        base: a base model, in place of the run's own.
+        adapters: further ones, each a folder or NAME=FOLDER.
+        present: the machine it shall run on.
+        verb: for messages.
+
+    Raises:
+        RecipeError: nothing is named, what is not there, or what does not go together.
+        ModelError: the run has no model yet, or does not say on which base.
+        IntegrityError: the run's record is damaged.
+    """
+    further = [adapter(path) for path in adapters]
+    if name is None and base is None:
+        raise RecipeError(
+            f"there is nothing to {verb}",
+            "neither a run nor --base is given",
+            f"tuner {verb} RUN, or tuner {verb} --base smollm2-135m",
+        )
+    if name is None:
+        return _of_base(str(base), present, further)
+    path = _folder(name)
+    if (path / run_json.RUN).is_file():
+        return _of_run(path, base, present, further)
+    if (path / CONFIG).is_file():
+        if base is not None:
+            return _of_base(base, present, [adapter(str(path)), *further])
+        if _run_of(path):
+            return _of_run(path.resolve().parent, None, present, further)
+        raise RecipeError(
+            f"{path} is an adapter, and its base is not known",
+            "it lies in no run's folder",
+            f"name its base: tuner {verb} --base BASE --adapter {path}",
+        )
+    if (path / "config.json").is_file() or path.suffix == ".gguf":
+        if base is not None:
+            raise _whole(path, "a whole model")
+        return replace(_of_base(str(path.resolve()), present, further), name=_run_of(path))
+    raise runs.no_run(path)
+
+
+def adapter(text: str) -> tuple[str, Path]:
+    """Name and folder of an adapter: NAME=FOLDER, or its own folder or that of its run."""
+    path, given = Path(text), ""
+    if not path.exists() and "=" in text:
+        given, _, rest = text.partition("=")
+        path = Path(rest)
+    whole = path.resolve()
+    if (path / run_json.RUN).is_file():
+        return given or whole.name, path / "adapter"
+    return given or (whole.parent if whole.name == "adapter" else whole).name, path
+
+
+def load(source: Source, console: Console, *, force_base: bool = False) -> Inference:
+    """Open the base and put the adapters on it; the first of them answers.
+
+    Raises:
+        TunerError: as `inference.open_base` and `inference.attach`.
+    """
+    from tuner.inference.load import attach, open_base
+
+    model = open_base(
+        source.section,
+        source.folder,
+        source.device,
+        tokenizer_folder=source.tokenizer,
+        note=console.note if console.interactive else lambda text: None,
+    )
+    for name, folder in source.adapters:
+        free = free_name(name, model.adapters)
+        attach(model, folder, free, force_base=force_base, warn=console.warn)
+    model.use(next(iter(model.adapters), None))
+    return model
+
+
+def _place(present: Machine) -> tuple[str, Any]:
+    if present.gpus:
+        return "cuda", "bfloat16" if "bfloat16" in present.dtypes else "float32"
+    return "cpu", "float32"
+
+
+def _folder(name: str) -> Path:
+    path = Path(name)
+    return path if path.exists() or not (RUNS / name).is_dir() else RUNS / name
+
+
+def _run_of(artefact: Path) -> str:
+    """Name of the run that an artefact lies in; empty: in none."""
+    parent = artefact.resolve().parent
+    return parent.name if (parent / run_json.RUN).is_file() else ""
+
+
+def _of_base(base: str, present: Machine, adapters: list[tuple[str, Path]]) -> Source:
+    device, dtype = _place(present)
+    return Source(ModelSection(base=base, dtype=dtype), Path(), device, adapters)
+
+
+def _of_run(
+    path: Path, base: str | None, present: Machine, further: list[tuple[str, Path]]
+) -> Source:
+    """The base that a run was trained on with its adapter; or its merged model."""
+    found = runs.read_run(path)
+    if found.status == "damaged":
+        run_json.read_record(path)
+    if found.status != "done":
+        raise RecipeError(
+            f"the run {path} is not finished",
+            f"its status is {found.status}",
+            "finish it with --resume, or name another run: tuner runs list",
+        )
+    own, merged = path / "adapter", path / "merged"
+    values, facts = _plan_of(found.record, path)
+    device, dtype = _place(present)
+    if values.get("run.device") == device:
+        dtype = values.get("model.dtype", dtype)
+    if own.is_dir():
+        keys = ("revision", "quantize", "trust_remote_code")
+        section: dict[str, Any] = {
+            key: values[f"model.{key}"] for key in keys if f"model.{key}" in values
+        }
+        folder = Path(str(found.record["plan"].get("recipe", ""))).parent
+        section["base"] = base or _base_of(facts, values)
+        section["code_sha256"] = facts.get("code_sha256")
+        model = ModelSection(**section, dtype=dtype)
+        name = path.resolve().name
+        return Source(model, Path() if base else folder, device, [(name, own), *further], own)
+    if merged.is_dir() and base is None:
+        whole = _of_base(str(merged.resolve()), present, further)
+        trusted = values.get("model.trust_remote_code", False)
+        typed = whole.section.model_copy(update={"dtype": dtype, "trust_remote_code": trusted})
+        return replace(whole, section=typed, name=path.resolve().name)
+    if merged.is_dir():
+        raise _whole(path, "merged/ and no adapter/")
+    raise ModelError(
+        f"the run {path} has no model yet",
+        "it holds neither adapter/ nor merged/",
+        "run it again with export.formats: adapter, or name another run: tuner runs list",
+    )
+
+
+def _whole(path: Path, what: str) -> RecipeError:
+    return RecipeError(
+        f"--base has no place here: {path} is a whole model",
+        f"{path} holds {what}",
+        "leave out --base",
+    )
+
+
+def _plan_of(run: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of a run's plan by key, and the facts about its base."""
+    try:
+        plan = run["plan"]
+        return {key: item["value"] for key, item in plan["values"].items()}, plan["model"]
+    except (KeyError, TypeError, AttributeError):
+        raise ModelError(
+            f"the record of the run {path} names no base",
+            f"{run_json.RUN} holds no plan",
+            f"name both: tuner chat --base BASE --adapter {path / 'adapter'}",
+        ) from None
+
+
+def _base_of(facts: dict[str, Any], values: dict[str, Any]) -> str:
+    """Where the base lay; a path in the recipe starts at the recipe, which may be gone."""
+    folder = str(facts.get("folder", ""))
+    if facts.get("kind") in ("folder", "gguf") and Path(folder).is_dir():
+        return folder
+    return str(values["model.base"])
+
+
+def free_name(name: str, taken: dict[str, Any]) -> str:
+    """`name`, or with a number where there is one already.
+
+    Raises:
+        RecipeError: it cannot be written in a command.
+    """
+    if not name or name != name.strip() or "\n" in name:
+        raise RecipeError(
+            f"{name!r} is no name for an adapter",
+            "an adapter is called by the name of its folder",
+            "rename the folder",
+        )
+    number, free = 1, name
+    while free in taken:
+        number += 1
+        free = f"{name}-{number}"
+    return free

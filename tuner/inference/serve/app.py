@@ -1,0 +1,291 @@
+"""The endpoints: what a request asks becomes a job, what the worker tells becomes a response."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from tuner.inference.serve.admission import Desk, Limits, Mail, Ticket
+from tuner.inference.serve.guard import GONE, Facts
+from tuner.inference.serve.models import Voice
+from tuner.inference.serve.protocol import ChatAsk, CompletionAsk
+from tuner.inference.serve.refusal import Refused, failed
+from tuner.inference.serve.replies import Reply
+from tuner.inference.serve.worker import End, Event, Job, Piece, Whole, Worker
+
+_CODES = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """The endpoints of one server.
+
+    Attributes:
+        voices: by model name.
+        worker: generates.
+        desk: lets requests in.
+        limits: what a request may take.
+        created: when the server began, in seconds since 1970.
+        encoding: the thread in which prompts are made, one at a time.
+    """
+
+    voices: dict[str, Voice]
+    worker: Worker
+    desk: Desk
+    limits: Limits
+    created: int
+    encoding: ThreadPoolExecutor
+
+    async def chat(self, ask: ChatAsk, request: Request) -> Response:
+        """`POST /v1/chat/completions`."""
+        return await self._answer(ask, request)
+
+    async def complete(self, ask: CompletionAsk, request: Request) -> Response:
+        """`POST /v1/completions`."""
+        return await self._answer(ask, request)
+
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`."""
+        _facts(request).endpoint = "/v1/models"
+        return JSONResponse({"object": "list", "data": [self._card(name) for name in self.voices]})
+
+    async def model(self, name: str, request: Request) -> Response:
+        """`GET /v1/models/NAME`."""
+        _facts(request).endpoint = "/v1/models/NAME"
+        return JSONResponse(self._card(self._voice(name).name))
+
+    async def health(self) -> Response:
+        """`GET /health`: 503 where no request would be answered."""
+        if self.desk.draining or not self.worker.alive:
+            status = "stopping" if self.desk.draining else "failed"
+            return JSONResponse({"status": status}, 503)
+        return JSONResponse({"status": "ok"})
+
+    def _card(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self.created, "owned_by": "tuner"}
+
+    def _voice(self, name: str) -> Voice:
+        if name not in self.voices:
+            known = ", ".join(self.voices)
+            message = f"there is no model of this name; there are: {known}"
+            raise Refused(404, message, "model_not_found", "model")
+        return self.voices[name]
+
+    async def _answer(self, ask: ChatAsk | CompletionAsk, request: Request) -> Response:
+        facts = _facts(request)
+        facts.endpoint = request.url.path
+        voice = self._voice(ask.model)
+        facts.model, facts.stream = voice.name, ask.stream
+        tokens = self._longest(ask)
+        ticket = self.desk.enter()
+        facts.drop = ticket.give_back
+        loop = asyncio.get_running_loop()
+        prompts = await loop.run_in_executor(self.encoding, voice.ids, ask)
+        facts.prompt_tokens = sum(len(prompt) for prompt in prompts)
+        mail = Mail(request.receive)
+        job = self._job(ask, voice, prompts, tokens, _teller(mail, ticket))
+        # Its place is given back when the worker is done with it or nobody waits for it any more.
+        facts.drop = _dropper(job, mail, ticket)
+        self.worker.submit(job)
+        reply = Reply(ask, voice.name, facts.id, facts.prompt_tokens, len(prompts))
+        return await (_stream(reply, mail, facts) if ask.stream else _whole(reply, mail, facts))
+
+    def _longest(self, ask: ChatAsk | CompletionAsk) -> int:
+        name, tokens = ask.longest()
+        most = self.limits.max_new_tokens
+        if tokens is not None and tokens > most:
+            message = f"{name} is {tokens}; this server writes at most {most} tokens"
+            raise Refused(400, message, "invalid_value", name)
+        return most if tokens is None else tokens
+
+    def _job(
+        self,
+        ask: ChatAsk | CompletionAsk,
+        voice: Voice,
+        prompts: list[list[int]],
+        tokens: int,
+        tell: Callable[[Event], None],
+    ) -> Job:
+        return Job(
+            voice=voice,
+            prompts=prompts,
+            max_new_tokens=tokens,
+            temperature=self.limits.temperature if ask.temperature is None else ask.temperature,
+            top_p=1.0 if ask.top_p is None else ask.top_p,
+            seed=ask.seed,
+            words=ask.words,
+            strip=isinstance(ask, ChatAsk),
+            seconds=self.limits.seconds,
+            tell=tell,
+        )
+
+
+def _facts(request: Request) -> Facts:
+    facts: Facts = request.state.facts
+    return facts
+
+
+def _dropper(job: Job, mail: Mail, ticket: Ticket) -> Callable[[], None]:
+    def drop() -> None:
+        job.dropped.set()
+        mail.close()
+        ticket.give_back()
+
+    return drop
+
+
+def _teller(mail: Mail, ticket: Ticket) -> Callable[[Event], None]:
+    def tell(event: Event) -> None:
+        if isinstance(event, End):
+            mail.put(event, ticket.give_back)
+        else:
+            mail.put(event)
+
+    return tell
+
+
+async def _whole(reply: Reply, mail: Mail, facts: Facts) -> Response:
+    """One object, when everything is written."""
+    while (event := await mail.next()) is not None:
+        if isinstance(event, Whole):
+            _count(reply, event, facts)
+        if isinstance(event, End):
+            if event.error is not None:
+                raise event.error
+            return JSONResponse(reply.whole())
+    return _gone(facts)
+
+
+def _gone(facts: Facts) -> Response:
+    facts.status, facts.finish = GONE, "client_gone"
+    return Response(status_code=GONE)
+
+
+async def _stream(reply: Reply, mail: Mail, facts: Facts) -> Response:
+    """Server-sent events; what fails before the first token has a status of its own."""
+    first = await mail.next()
+    if first is None:
+        return _gone(facts)
+    if isinstance(first, End) and first.error is not None:
+        raise first.error
+
+    async def lines() -> AsyncIterator[str]:
+        event, ended = first, False
+        for chunk in reply.opening():
+            yield _line(chunk)
+        try:
+            while event is not None and not ended:
+                ended = isinstance(event, End)
+                for line in _chunks(reply, event, facts):
+                    yield line
+                event = None if ended else await mail.next()
+        finally:
+            # Whoever notices first: this loop, or the server, which then cancels it.
+            if not ended:
+                facts.finish = "client_gone"
+
+    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
+
+
+def _chunks(reply: Reply, event: Event, facts: Facts) -> Iterator[str]:
+    if isinstance(event, Piece):
+        yield _line(reply.piece(event.prompt, event.text))
+    elif isinstance(event, Whole):
+        _count(reply, event, facts)
+        yield _line(reply.finish(event.prompt))
+    elif event.error is not None:
+        facts.finish = event.error.code
+        yield _line(event.error.body)
+    else:
+        yield from map(_line, reply.closing())
+        yield "data: [DONE]\n\n"
+
+
+def _count(reply: Reply, event: Whole, facts: Facts) -> None:
+    reply.answers[event.prompt] = event.answer
+    facts.tokens += event.answer.tokens
+    facts.finish = reply.reason(event.prompt)
+
+
+def _line(content: dict[str, Any]) -> str:
+    # ASCII: some clients take U+2028 for the end of a line.
+    return f"data: {json.dumps(content)}\n\n"
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    _facts(request).finish = error.code
+    return JSONResponse(error.body, error.status, error.headers)
+
+
+async def _refuse_request(request: Request, error: Exception) -> Response:
+    """What is wrong with a body, by its first problem."""
+    assert isinstance(error, RequestValidationError)
+    problem = error.errors()[0]
+    place = [str(part) for part in problem["loc"][1:]]
+    name = problem.get("ctx", {}).get("parameter") or (place[0] if place else None)
+    if problem["type"] == "json_invalid":
+        refused = Refused(
+            400, f"the request is not JSON: {problem['ctx']['error']}", "invalid_json"
+        )
+    else:
+        code = _CODES.get(problem["type"], problem["type"])
+        if code not in {*_CODES.values(), "unsupported_parameter"}:
+            code = "invalid_value"
+        text = "unknown parameter" if code == "unknown_parameter" else problem["msg"]
+        where = ".".join(place) or name or "the request"
+        refused = Refused(400, f"{where}: {text}", code, name)
+    return await _refuse(request, refused)
+
+
+async def _refuse_route(request: Request, error: Exception) -> Response:
+    """No such endpoint, another method, or a body that no JSON parser reads."""
+    assert isinstance(error, HTTPException)
+    messages = {
+        404: "there is nothing at this path",
+        405: f"this path does not take {request.method}",
+    }
+    message = messages.get(error.status_code, "the request cannot be read as JSON")
+    codes = {404: "unknown_url", 405: "method_not_allowed"}
+    refused = Refused(error.status_code, message, codes.get(error.status_code, "invalid_json"))
+    if hasattr(request.state, "facts"):
+        return await _refuse(request, refused)
+    return JSONResponse(refused.body, refused.status)
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    """A bug; the guard logs where."""
+    refused = failed()
+    if hasattr(request.state, "facts"):
+        return await _refuse(request, refused)
+    return JSONResponse(refused.body, refused.status)
+
+
+def build(endpoints: Endpoints, lifespan: Any) -> FastAPI:
+    """The application, without a guard."""
+    # Its pages of documentation would load scripts from elsewhere.
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    for path, endpoint, method in (
+        ("/v1/chat/completions", endpoints.chat, "POST"),
+        ("/v1/completions", endpoints.complete, "POST"),
+        ("/v1/models", endpoints.models, "GET"),
+        ("/v1/models/{name:path}", endpoints.model, "GET"),
+        ("/health", endpoints.health, "GET"),
+    ):
+        app.add_api_route(path, endpoint, methods=[method], response_model=None)
+    app.add_exception_handler(Refused, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_request)
+    app.add_exception_handler(HTTPException, _refuse_route)
+    app.add_exception_handler(Exception, _fail)
+    return app

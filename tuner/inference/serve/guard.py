@@ -1,0 +1,219 @@
+"""What every request passes before the endpoints: key, host, kind and size; and its log line.
+
+Plain ASGI, so that a request is refused before its body is read. Without a key a server on loopback
+also answers only to its own names, and every server only to JSON: no page in a browser can ask it,
+by DNS rebinding or by a form.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import json
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tuner.inference.serve.admission import Desk
+from tuner.inference.serve.refusal import Refused, stopping
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
+
+_BODY_SECONDS = 30.0
+GONE = 499
+
+
+@dataclass
+class Facts:
+    """What the log says of a request: never its contents.
+
+    Attributes:
+        endpoint: its path, where there is such an endpoint.
+        model: its name, where there is such a model.
+        stream: whether the answer is sent in pieces.
+        status: of the response; 499: the client went away first.
+        prompt_tokens: of all prompts.
+        tokens: of all answers.
+        finish: why the answer ended, or the code of the error.
+        id: of the response.
+        drop: called when the request is over, however it ends.
+    """
+
+    endpoint: str | None = None
+    model: str | None = None
+    stream: bool = False
+    status: int | None = None
+    prompt_tokens: int = 0
+    tokens: int = 0
+    finish: str | None = None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    drop: Callable[[], None] = lambda: None
+
+    def line(self, seconds: float) -> dict[str, Any]:
+        """As it is logged."""
+        names = ("endpoint", "model", "stream", "status", "prompt_tokens", "tokens", "finish")
+        return {name: getattr(self, name) for name in names} | {"seconds": round(seconds, 3)}
+
+
+@dataclass(frozen=True)
+class Door:
+    """Whom a server lets in.
+
+    Attributes:
+        key: sha256 of the API key; None: anyone.
+        hosts: names a request may call the server by; None: any.
+        max_bytes: longest body.
+    """
+
+    key: bytes | None
+    hosts: frozenset[str] | None
+    max_bytes: int
+
+    def check(self, scope: dict[str, Any]) -> None:
+        """Look at a request's head.
+
+        Raises:
+            Refused: 401, 403, 413 or 415.
+        """
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        if self.hosts is not None and not _is_own(headers.get(b"host", b""), self.hosts):
+            raise Refused(403, "this server answers to its own host name only", "host")
+        if self.key is not None:
+            scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+            same = hmac.compare_digest(digest(given.strip()), self.key)
+            if scheme.lower() != b"bearer" or not same:
+                challenge = {"www-authenticate": "Bearer"}
+                raise Refused(
+                    401, "the API key is missing or wrong", "invalid_api_key", None, challenge
+                )
+        if scope["method"] == "POST":
+            kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+            if kind != b"application/json":
+                message = "the request must be JSON: send 'Content-Type: application/json'"
+                raise Refused(415, message, "content_type")
+            length = headers.get(b"content-length", b"0")
+            if length.isdigit() and int(length) > self.max_bytes:
+                raise self.too_long()
+
+    def too_long(self) -> Refused:
+        """The body is over the limit."""
+        message = f"the request is longer than {self.max_bytes} bytes"
+        return Refused(413, message, "request_too_large", headers={"connection": "close"})
+
+
+def digest(key: bytes) -> bytes:
+    """A key as it is kept and compared: of one length, whatever is sent."""
+    return hashlib.sha256(key).digest()
+
+
+def _is_own(host: bytes, names: frozenset[str]) -> bool:
+    name = host.decode("latin-1").lower()
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    if name in names:
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """The ASGI application around the endpoints.
+
+    Args:
+        app: the endpoints.
+        door: whom it lets in.
+        desk: whether it stops.
+        log: given each request's line.
+        failed: told of an error that nobody foresaw.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        door: Door,
+        desk: Desk,
+        log: Callable[[dict[str, Any]], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._app = app
+        self._door = door
+        self._desk = desk
+        self._log = log
+        self._failed = failed
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer a connection."""
+        if scope["type"] != "http" or scope["path"] == "/health":
+            await self._app(scope, receive, send)
+            return
+        facts, began = Facts(), time.monotonic()
+        scope.setdefault("state", {})["facts"] = facts
+
+        async def note(message: Message) -> None:
+            if message["type"] == "http.response.start" and facts.status is None:
+                facts.status = message["status"]
+            await send(message)
+
+        try:
+            await self._pass(scope, receive, note)
+        except Refused as refused:
+            facts.finish = refused.code
+            await respond(refused, note)
+        except Exception as error:
+            # The endpoints have sent a 500 by now.
+            self._failed(error)
+        finally:
+            facts.drop()
+            if facts.status is None:
+                facts.status = GONE
+            self._log(facts.line(time.monotonic() - began))
+
+    async def _pass(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        self._door.check(scope)
+        if self._desk.draining:
+            raise stopping()
+        try:
+            body = await asyncio.wait_for(self._body(receive), _BODY_SECONDS)
+        except TimeoutError:
+            message = f"the request did not come within {_BODY_SECONDS:.0f} seconds"
+            raise Refused(408, message, "timeout", headers={"connection": "close"}) from None
+        if body is None:
+            return
+        given: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def again() -> Message:
+            return given.pop() if given else await receive()
+
+        await self._app(scope, again, send)
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The whole body; None where the client went away."""
+        parts, size = [], 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self._door.max_bytes:
+                raise self._door.too_long()
+            if not message.get("more_body"):
+                return b"".join(parts)
+
+
+async def respond(refused: Refused, send: Send) -> None:
+    """Send an error."""
+    body = json.dumps(refused.body).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    pairs = [(k.encode(), v.encode()) for k, v in {**headers, **refused.headers}.items()]
+    start = {"type": "http.response.start", "status": refused.status, "headers": pairs}
+    await send(start)
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,94 @@
+"""Answers in the shape of OpenAI's chat completions and completions, whole or in chunks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tuner.inference.listener import Answer
+from tuner.inference.serve.protocol import ChatAsk, CompletionAsk
+
+_REASONS = {"eos": "stop", "words": "stop", "length": "length"}
+
+
+class Reply:
+    """The reply to one request.
+
+    Args:
+        ask: the request.
+        model: its model's name.
+        id: of the reply.
+        prompt_tokens: of all prompts.
+        prompts: how many there are.
+
+    Attributes:
+        answers: by the number of their prompt, as they become complete.
+    """
+
+    def __init__(
+        self, ask: ChatAsk | CompletionAsk, model: str, id: str, prompt_tokens: int, prompts: int
+    ) -> None:
+        self._chat = isinstance(ask, ChatAsk)
+        self._usage_in_stream = ask.usage_in_stream
+        self._prompt_tokens = prompt_tokens
+        self._prompts = prompts
+        kind = ("chat.completion" + ".chunk" * ask.stream) if self._chat else "text_completion"
+        self._head: dict[str, Any] = {
+            "id": f"chatcmpl-{id}" if self._chat else f"cmpl-{id}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": model,
+        }
+        self.answers: dict[int, Answer] = {}
+
+    def reason(self, prompt: int) -> str:
+        """Why an answer ended: stop or length."""
+        return _REASONS[self.answers[prompt].stopped]
+
+    def whole(self) -> dict[str, Any]:
+        """All answers."""
+        choices = []
+        for prompt in range(self._prompts):
+            text = self.answers[prompt].text
+            said: dict[str, Any] = {"text": text}
+            if self._chat:
+                said = {"message": {"role": "assistant", "content": text, "refusal": None}}
+            choices.append(_choice(prompt, said, self.reason(prompt)))
+        return {**self._head, "choices": choices, "usage": self._usage()}
+
+    def opening(self) -> Iterator[dict[str, Any]]:
+        """The chunks before the first piece."""
+        if self._chat:
+            yield self._chunk(0, {"role": "assistant", "content": ""})
+
+    def piece(self, prompt: int, text: str) -> dict[str, Any]:
+        """The chunk of a piece of text."""
+        return self._chunk(prompt, {"content": text} if self._chat else text)
+
+    def finish(self, prompt: int) -> dict[str, Any]:
+        """The chunk that ends an answer."""
+        return self._chunk(prompt, {} if self._chat else "", self.reason(prompt))
+
+    def closing(self) -> Iterator[dict[str, Any]]:
+        """The chunks after the last answer."""
+        if self._usage_in_stream:
+            yield {**self._head, "choices": [], "usage": self._usage()}
+
+    def _chunk(self, prompt: int, said: Any, reason: str | None = None) -> dict[str, Any]:
+        choice = _choice(prompt, {"delta" if self._chat else "text": said}, reason)
+        usage = {"usage": None} if self._usage_in_stream else {}
+        return {**self._head, "choices": [choice], **usage}
+
+    def _usage(self) -> dict[str, int]:
+        """Tokens; those that end an answer are not counted."""
+        written = sum(answer.tokens for answer in self.answers.values())
+        return {
+            "prompt_tokens": self._prompt_tokens,
+            "completion_tokens": written,
+            "total_tokens": self._prompt_tokens + written,
+        }
+
+
+def _choice(prompt: int, said: dict[str, Any], reason: str | None) -> dict[str, Any]:
+    return {"index": prompt, **said, "logprobs": None, "finish_reason": reason}

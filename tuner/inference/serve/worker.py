@@ -1,0 +1,166 @@
+"""The one thread that generates: adapters take turns on the base, and torch's generator is its own.
+
+Each request seeds the generator anew, so that what it draws depends on nothing that ran before.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from tuner.errors import ResourceError
+from tuner.inference.listener import Answer, Ending
+from tuner.inference.serve.models import Voice
+from tuner.inference.serve.refusal import Refused, failed, stopping, too_late
+
+if TYPE_CHECKING:
+    from tuner.inference.engine import Inference
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of the text that answers a prompt."""
+
+    prompt: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Whole:
+    """The answer to a prompt; its pieces came before."""
+
+    prompt: int
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class End:
+    """Nothing more comes; with an error, the answers are not complete."""
+
+    error: Refused | None = None
+
+
+Event = Piece | Whole | End
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A request for the worker.
+
+    Attributes:
+        voice: who answers.
+        prompts: token ids of each.
+        max_new_tokens: longest answer in tokens; never beyond the context.
+        temperature: 0 takes the likeliest token.
+        top_p: as in `Inference.answer`.
+        seed: None draws one.
+        words: texts that end an answer.
+        strip: whether spaces around an answer are dropped.
+        seconds: how long it may take, the wait included.
+        tell: given the events, in the worker's thread; `End` is the last and always comes.
+        dropped: set when nobody waits any more.
+        began: when it came, by the monotonic clock.
+    """
+
+    voice: Voice
+    prompts: list[list[int]]
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    seed: int | None
+    words: list[str]
+    strip: bool
+    seconds: float
+    tell: Callable[[Event], None]
+    dropped: threading.Event = field(default_factory=threading.Event)
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def late(self) -> bool:
+        """Whether its time is over."""
+        return time.monotonic() > self.began + self.seconds
+
+
+class Worker:
+    """Answers jobs in turn, in a thread of its own.
+
+    Args:
+        model: answers; from `start` on, only this thread may use it.
+        failed: told of an error that nobody foresaw.
+    """
+
+    def __init__(self, model: Inference, failed: Callable[[Exception], None]) -> None:
+        self._model = model
+        self._failed = failed
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._abandoned = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are answered."""
+        return self._thread.is_alive()
+
+    def submit(self, job: Job) -> None:
+        """Answer it when those before it are answered."""
+        self._jobs.put(job)
+
+    def abandon(self) -> None:
+        """Give up on everything, after the token that is being computed."""
+        self._abandoned.set()
+
+    def stop(self, seconds: float) -> None:
+        """End the thread when the jobs are answered, and wait so long for it."""
+        self._jobs.put(None)
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                error = self._answer(job)
+            except ResourceError as problem:
+                message = f"{problem.what}: {problem.why}"
+                error = Refused(503, message, "out_of_memory", headers={"x-should-retry": "false"})
+            except Exception as problem:
+                self._failed(problem)
+                error = failed()
+            job.tell(End(error))
+
+    def _answer(self, job: Job) -> Refused | None:
+        def halted() -> bool:
+            return job.dropped.is_set() or self._abandoned.is_set() or job.late
+
+        torch.manual_seed(secrets.randbits(63) if job.seed is None else job.seed)
+        for number, prompt in enumerate(job.prompts):
+            ending = Ending(job.words, halted, job.strip)
+            if halted() or not self._one(job, number, prompt, ending):
+                return stopping() if self._abandoned.is_set() else too_late(job.seconds)
+        return None
+
+    def _one(self, job: Job, number: int, prompt: list[int], ending: Ending) -> bool:
+        """Answer one prompt; whether the answer is complete."""
+        self._model.use(job.voice.adapter)
+        answer = self._model.answer(
+            prompt,
+            min(job.max_new_tokens, job.voice.room - len(prompt)),
+            job.temperature,
+            lambda text: job.tell(Piece(number, text)),
+            top_p=job.top_p,
+            ending=ending,
+            tokenizer=job.voice.tokenizer,
+        )
+        if answer.stopped == "halted":
+            return False
+        job.tell(Whole(number, answer))
+        return True

@@ -1,0 +1,75 @@
+"""A run of ours in a process of its own: started, listened to, and ended when we are."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tuner.machine import processes
+from tuner.machine.signals import StopRequest
+
+Relay = Callable[[str, Mapping[str, Any]], None]
+
+
+def carry_out(
+    arguments: Sequence[str], log_file: Path, name: str, stop: StopRequest, relay: Relay
+) -> tuple[int, dict[str, Any] | None]:
+    """Run `tuner ARGUMENTS --json`, relaying what it says.
+
+    Args:
+        arguments: the command and its options.
+        log_file: takes its stderr, behind what is there.
+        name: of the run, for what is relayed.
+        stop: a signal to us is passed on, and waited for.
+        relay: called with the name and each event that it writes.
+
+    Returns:
+        Its exit code, and the error that it told.
+
+    Raises:
+        Interrupted: by a signal; the run has sealed its checkpoint.
+    """
+    error: dict[str, Any] | None = None
+    child: processes.Popen[str] | None = None
+    with open(log_file, "ab") as log:
+        try:
+            with stop.deferred():
+                child = processes.run_of_ours([*arguments, "--json"], log)
+            assert child.stdout is not None
+            for line in child.stdout:
+                if not (event := _event(line)):
+                    continue
+                relay(name, event)
+                error = event.get("error", error)
+            code = child.wait()
+        except BaseException:
+            if child is not None:
+                _end(child, stop.requested or signal.SIGTERM)
+            raise
+    if code < 0:
+        said = signal.Signals(-code).name
+        error = {"kind": "killed", "what": f"its process was ended by {said}", "why": ""}
+    return (128 - code if code < 0 else code), error
+
+
+def _event(line: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _end(child: processes.Popen[str], number: int) -> None:
+    """Pass a signal on and wait until the run is sealed; a second signal ends it at once."""
+    try:
+        child.send_signal(number)
+        # What it still says must be read, or it could not end.
+        child.communicate()
+    except BaseException:
+        child.kill()
+        child.wait()
+        raise

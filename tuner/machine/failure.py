@@ -1,0 +1,58 @@
+"""The failure of one rank as the failure of all."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.errors import Interrupted, ResourceError, TunerError
+
+# Where the first rank that fails says why.
+_FAILURE = "tuner/failure"
+
+# How the libraries say that a process at the other end of a connection is gone.
+_GONE = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "recvValue", "sendBytes")
+
+
+class Told(TunerError):
+    """The failure of another rank, which has shown it."""
+
+    told = True
+
+    def __init__(self, error: Mapping[str, Any]) -> None:
+        super().__init__(error["what"], error["why"], error["fix"], list(error["problems"]))
+        self.exit_code, self.kind = int(error["exit_code"]), str(error["kind"])
+
+
+def first_failure(error: BaseException, store: Any, rank: int) -> TunerError | None:
+    """What to raise in place of `error`; None where it came first itself."""
+    if store is None or isinstance(error, SystemExit):
+        return None
+    own = _as_error(error)
+    text = json.dumps({**own.as_dict(), "rank": rank})
+    try:
+        said = store.compare_set(_FAILURE, "", text).decode()
+    except Exception:
+        # Rank 0, which keeps the store, has ended before us: with an error of its own.
+        return Told(own.as_dict())
+    if said != text:
+        return Told(json.loads(said))
+    return own if isinstance(own, ResourceError) and own is not error else None
+
+
+def _as_error(error: BaseException) -> TunerError:
+    """A library's word that another process is gone, and any other error, as one of ours."""
+    if isinstance(error, TunerError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(signal.SIGINT, "stopped by SIGINT")
+    text = str(error).partition("\n")[0]
+    if isinstance(error, RuntimeError) and any(word in str(error) for word in _GONE):
+        return ResourceError(
+            "another process of this run has ended without a word",
+            text[:200],
+            "look for what ended it (memory, most often); then run the same command with --resume",
+        )
+    return TunerError(f"{type(error).__name__}: {text}")

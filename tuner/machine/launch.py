@@ -1,0 +1,216 @@
+"""Several processes: the same command again, once a device, under one parent.
+
+torchrun, `accelerate launch` and Kubernetes' operators name a process's place in variables, Slurm
+in its own; such processes are taken as they are. Where nobody has started them, this module does.
+It does not go through torchrun: that kills, 30 seconds after a signal, a rank that is still at its
+last step or seals its checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
+from tuner.machine import failure, processes, ranks, threads
+from tuner.machine.signals import StopRequest
+
+# Set for the processes that a parent of ours has started.
+LAUNCHED = "TUNER_LAUNCHED"
+# Seconds that the others have to end by themselves when one has failed, and then by SIGTERM.
+_GRACE, _LAST = 10.0, 10.0
+_FIRST_HOST = re.compile(r"([^\[,]+)(?:\[([^\],-]+))?")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that one parent starts.
+
+    Attributes:
+        devices: on this machine.
+        nodes: machines.
+        node: the number of this one.
+        cpu: whether they share the processors.
+    """
+
+    devices: int
+    nodes: int
+    node: int
+    cpu: bool
+
+    @classmethod
+    def of(cls, devices: int, nodes: int, cpu: bool) -> Group | None:
+        """Return what has to be started; None where a run needs this very process only.
+
+        Args:
+            devices: processes per machine.
+            nodes: machines.
+            cpu: whether the processes share the processors.
+
+        Raises:
+            RecipeError: there are several machines, and nothing says where they meet.
+        """
+        if devices * nodes == ranks.place().world:
+            return None
+        if nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+            raise RecipeError(
+                f"run.nodes: {nodes}, and nobody says where the nodes meet",
+                "MASTER_ADDR and MASTER_PORT are not set",
+                "set them, and NODE_RANK from 0 on each node, or start with srun or torchrun",
+            )
+        node = int(os.environ.get("NODE_RANK", os.environ.get("SLURM_NODEID", "0")))
+        if node >= nodes:
+            raise RecipeError(
+                f"this is node {node}, and run.nodes: {nodes} counts from 0",
+                fix="set NODE_RANK and run.nodes to what is started",
+            )
+        return cls(devices, nodes, node, cpu)
+
+    def environment(self, number: int, port: int) -> dict[str, str]:
+        """The variables of the process `number` of this machine."""
+        place = {
+            "RANK": self.node * self.devices + number,
+            "WORLD_SIZE": self.nodes * self.devices,
+            "LOCAL_RANK": number,
+            "LOCAL_WORLD_SIZE": self.devices,
+            LAUNCHED: 1,
+        }
+        given = {**os.environ, **{name: str(value) for name, value in place.items()}}
+        if self.nodes == 1:
+            given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if self.cpu and threads.is_open(threads.COUNT):
+            share = max(1, threads.processors() // self.devices)
+            threads.set_own(threads.COUNT, share, given)
+        return given
+
+
+def recognise(nodes: int | str = "auto") -> None:
+    """Name the place of a Slurm task as torchrun would, where Slurm alone has started it.
+
+    Args:
+        nodes: the recipe's `run.nodes`; where there is a task a node, each starts its own.
+    """
+    given = os.environ
+    tasks = int(given.get("SLURM_STEP_NUM_TASKS", "1"))
+    if "RANK" in given or tasks < 2 or "SLURM_PROCID" not in given or tasks == nodes:
+        return
+    here = int(given.get("SLURM_STEP_TASKS_PER_NODE", str(tasks)).partition("(")[0])
+    host = given.get("SLURM_STEP_NODELIST", given.get("SLURM_JOB_NODELIST", "127.0.0.1"))
+    # Jobs that share a machine do not meet each other.
+    port = 20000 + int(given.get("SLURM_JOB_ID", "0")) % 20000
+    given.setdefault("MASTER_ADDR", first_host(host))
+    given.setdefault("MASTER_PORT", str(port))
+    given |= {
+        "RANK": given["SLURM_PROCID"],
+        "WORLD_SIZE": str(tasks),
+        "LOCAL_RANK": given.get("SLURM_LOCALID", "0"),
+        "LOCAL_WORLD_SIZE": str(here),
+    }
+
+
+def follow_parent() -> None:
+    """Get SIGTERM when the parent is gone, where it is ours and the system is Linux."""
+    if LAUNCHED in os.environ and sys.platform == "linux":
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
+
+
+def first_host(names: str) -> str:
+    """The first of Slurm's list of hosts, such as gpu[03-05,7]."""
+    match = _FIRST_HOST.match(names)
+    assert match is not None
+    return match[1] + (match[2] or "")
+
+
+def carry_out(group: Group, arguments: Sequence[str]) -> None:
+    """Run `tuner ARGUMENTS` once a device, and wait for all of them.
+
+    A signal is passed on to all; when one fails, the others end within 30 seconds.
+
+    Raises:
+        Told: with the exit code of the rank that failed; it has shown why.
+        Interrupted: by a signal; a checkpoint is sealed.
+        ResourceError: the system has killed a process.
+    """
+    with StopRequest() as stop, stop.deferred():
+        port = _free_port()
+        started: list[processes.Popen[bytes]] = []
+        try:
+            for number in range(group.devices):
+                started.append(processes.rank(arguments, group.environment(number, port)))
+            codes, first = _wait(started, stop)
+        finally:
+            _end(started, signal.SIGKILL)
+        # A signal that came when all had finished stopped nothing.
+        stop.requested = None
+        if codes[first]:
+            raise _failure(codes, first, group)
+
+
+def _wait(started: Sequence[processes.Popen[bytes]], stop: StopRequest) -> tuple[list[int], int]:
+    """All exit codes and who failed first; the others are ended soon after it."""
+    passed_on, failed, first = False, 0.0, 0
+    while (codes := [child.poll() for child in started]).count(None):
+        now = time.monotonic()
+        if stop.requested is not None and not passed_on:
+            passed_on = True
+            _end(started, stop.requested)
+        if any(codes) and not failed:
+            failed, first = now, _failed(codes)
+        if failed and now > failed + _GRACE + _LAST:
+            _end(started, signal.SIGKILL)
+        elif failed and now > failed + _GRACE and not passed_on:
+            passed_on = True
+            _end(started, signal.SIGTERM)
+        time.sleep(0.05)
+    ended = [child.wait() for child in started]
+    return ended, first if failed else _failed(ended)
+
+
+def _failed(codes: Sequence[int | None]) -> int:
+    return next((number for number, code in enumerate(codes) if code), 0)
+
+
+def _end(started: Sequence[processes.Popen[bytes]], number: int) -> None:
+    for child in started:
+        if child.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.send_signal(number)
+    if number == signal.SIGKILL:
+        for child in started:
+            child.wait()
+
+
+def _failure(codes: Sequence[int], first: int, group: Group) -> TunerError:
+    """What the exit codes say, where not all are 0."""
+    told = codes[first]
+    if told < 0:
+        # Those that had to end because of it say nothing but that.
+        ends = (128 + signal.SIGTERM, 128 + signal.SIGINT)
+        told = next((code for code in codes if code > 0 and code not in ends), 0)
+    if told:
+        error = {"kind": "rank", "what": "a process of the run has failed", "why": "", "fix": ""}
+        return failure.Told({**error, "exit_code": told, "problems": []})
+    name = signal.Signals(-codes[first]).name
+    number = group.node * group.devices + first
+    what = f"the process of rank {number} was ended by {name}"
+    if codes[first] == -signal.SIGKILL:
+        why = "nobody but the system or its owner does that; most often memory has run out"
+        return ResourceError(what, why, "run the same command again with --resume")
+    if -codes[first] in (signal.SIGTERM, signal.SIGINT):
+        return Interrupted(-codes[first], what, "run the same command with --resume")
+    return TunerError(what, "a library has crashed", "see run.log of the run folder")
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

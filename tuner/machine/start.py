@@ -1,0 +1,30 @@
+"""The file that a process of ours begins with: `python -P start.py MODULE ARGUMENTS`.
+
+It takes the package that it is part of, whatever is installed and whatever the search path
+says: a child runs the code of its parent, also from a checkout that nothing has installed.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+
+
+def main() -> None:
+    """Run the module that the command line names, with the arguments behind it."""
+    folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    spec = spec_from_file_location(
+        "tuner", os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    package = module_from_spec(spec)
+    sys.modules["tuner"] = package
+    spec.loader.exec_module(package)
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

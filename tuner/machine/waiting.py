@@ -1,0 +1,137 @@
+"""How threads wait for each other: spinning while the machine is free, asleep while it is shared.
+
+libgomp, the OpenMP of torch's wheels for Linux, lets a thread that waits at a barrier spin 300,000
+times, which takes milliseconds. That is fastest as long as nothing else runs. Next to another
+process it spins on the processor that the thread it waits for would need, at each of a step's
+thousands of barriers.
+
+While a process has more OpenMP threads than there are processors, libgomp spins 100 times only
+(its manual, GOMP_SPINCOUNT). So a watcher measures how long the threads of this process stand in
+line for a processor, and while that is much, it holds a second team of threads, which sleep. The
+number of threads that compute stays the same, and with it the order of every sum: results are the
+same to the last bit. tests/bench/neighbours.py measures what it brings.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tuner.machine import threads
+
+SECONDS = 0.25
+# Time in line as a share of the time in line and on a processor: from where on the machine counts
+# as shared, and below what as free once more, if that lasts.
+SHARED, FREE, CALM = 0.10, 0.03, 8
+# Below this share of a processor's time, a process computes nothing whose waiting would matter.
+_IDLE = 0.2
+_TASKS = Path("/proc/self/task")
+_watcher: threading.Thread | None = None
+
+
+def begin() -> None:
+    """Watch from now on, unless the user has said how threads wait, or the system cannot say."""
+    global _watcher
+    if threads.adapts() and (_watcher is None or not _watcher.is_alive()):
+        _watcher = threading.Thread(target=_watch, name="tuner-waiting", daemon=True)
+        _watcher.start()
+
+
+class Crowd:
+    """Whether other processes need the processors, by what was measured last.
+
+    Attributes:
+        shared: the answer.
+    """
+
+    def __init__(self) -> None:
+        self.shared = False
+        self._calm = 0
+
+    def note(self, computed: float, in_line: float) -> None:
+        """Take one measurement into account.
+
+        Args:
+            computed: seconds on a processor, of all threads, since the last one.
+            in_line: seconds that they were ready and had none.
+        """
+        if computed + in_line < _IDLE * SECONDS:
+            return
+        share = in_line / (computed + in_line)
+        self._calm = self._calm + 1 if share < FREE else 0
+        if share > SHARED:
+            self.shared = True
+        elif self._calm >= CALM:
+            self.shared = False
+
+
+class Team:
+    """Sleeping OpenMP threads, with which there is one more than processors, while it is held.
+
+    Args:
+        libraries: each libgomp that is loaded.
+        computing: how many threads compute.
+    """
+
+    def __init__(self, libraries: list[ctypes.CDLL], computing: int) -> None:
+        self._end = threading.Event()
+        # The holder is one of the team, and counts for nothing.
+        size = max(1, len(os.sched_getaffinity(0)) + 1 - computing) + 1
+        self._holder = threading.Thread(target=self._hold, args=(libraries, size), daemon=True)
+        self._holder.start()
+
+    def _hold(self, libraries: list[ctypes.CDLL], size: int) -> None:
+        # Each thread of the team calls free(NULL), which does nothing, and sleeps from then on.
+        nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
+        for library in libraries:
+            library.GOMP_parallel(nothing, None, ctypes.c_uint(size), ctypes.c_uint(0))
+        self._end.wait()
+
+    def let_go(self) -> None:
+        """End its threads."""
+        self._end.set()
+        self._holder.join()
+
+
+def loaded() -> list[ctypes.CDLL]:
+    """Return the libgomp that this process has loaded; wheels may bring several."""
+    lines = Path("/proc/self/maps").read_text("utf-8", "replace").splitlines()
+    paths = {line.split(maxsplit=5)[-1] for line in lines if "/libgomp" in line}
+    found = [ctypes.CDLL(path) for path in sorted(paths) if Path(path).exists()]
+    return [library for library in found if hasattr(library, "GOMP_parallel")]
+
+
+def _watch() -> None:
+    crowd, team = Crowd(), None
+    last = _spent()
+    while True:
+        time.sleep(SECONDS)
+        now = _spent()
+        # A thread that has ended takes its time along.
+        computed, in_line = (max(0, new - old) / 1e9 for new, old in zip(now, last, strict=True))
+        last = now
+        crowd.note(computed, in_line)
+        # None while torch is not imported, or not to its end.
+        computing = getattr(sys.modules.get("torch"), "get_num_threads", None)
+        if crowd.shared and team is None and computing and (libraries := loaded()):
+            team = Team(libraries, computing())
+        elif not crowd.shared and team is not None:
+            team.let_go()
+            team = None
+
+
+def _spent() -> tuple[int, int]:
+    """Nanoseconds that all threads have spent on a processor, and in line for one."""
+    computed = in_line = 0
+    for task in os.listdir(_TASKS):
+        try:
+            first, second, _ = (_TASKS / task / "schedstat").read_text("ascii").split()
+        except (OSError, ValueError):
+            # It has ended in between.
+            continue
+        computed, in_line = computed + int(first), in_line + int(second)
+    return computed, in_line

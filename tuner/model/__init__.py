@@ -1,0 +1,1 @@
+"""The base model: found, described without its weights, loaded."""

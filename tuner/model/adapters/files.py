@@ -1,0 +1,153 @@
+"""The files of an adapter: what they say, and whether they fit a base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, get_peft_model_state_dict
+from safetensors import safe_open
+
+from tuner.errors import ModelError, SafetyError
+from tuner.methods.options import CONFIG, WEIGHTS
+from tuner.model.heads import HEADS, Head
+from tuner.model.transformers_errors import told
+from tuner.record import manifest
+
+# Starts that move part of the base's weights into the adapter, which then fits no other base.
+_MOVED_STARTS = ("pissa", "olora", "corda")
+WHOLE = "check that the folder is whole, and that base and adapter belong together"
+
+
+def read(folder: Path, name: str) -> Any:
+    """peft's configuration of an adapter whose files may be opened.
+
+    Raises:
+        ModelError: there is no adapter, or it cannot be read.
+        SafetyError: it is a pickle.
+    """
+    if not (folder / CONFIG).is_file():
+        raise ModelError(
+            f"{folder} holds no adapter",
+            f"there is no {CONFIG}",
+            "name the folder that peft's save_pretrained wrote, or a run's folder",
+        )
+    pickles = sorted(path for end in ("bin", "pt", "pth") for path in folder.glob(f"*.{end}"))
+    if not (folder / WEIGHTS).is_file():
+        if pickles:
+            raise SafetyError(
+                f"the adapter '{name}' has only pickled weights",
+                f"{pickles[0]}: a pickle can run any code when it is opened",
+                "convert it to safetensors where you trust it, and use that folder",
+            )
+        raise ModelError(
+            f"the adapter '{name}' has no weights", f"{folder} holds no {WEIGHTS}", "copy it again"
+        )
+    with told(f"the adapter '{name}' cannot be read", folder / CONFIG, WHOLE):
+        return PeftConfig.from_pretrained(str(folder))
+
+
+def check_kind(config: Any, head: Head, folder: Path, name: str) -> None:
+    """Refuse an adapter that is not for this kind of model, or that writes to the base's weights.
+
+    Raises:
+        ModelError: it is one of those.
+    """
+    task = getattr(config.task_type, "value", config.task_type)
+    if task == HEADS["classes"].task_type:
+        raise does_not_write(f"the adapter '{name}'", f"{folder / CONFIG}: task_type {task}")
+    if task not in (None, head.task_type):
+        raise ModelError(
+            f"the adapter '{name}' is for another kind of model",
+            f"{folder / CONFIG}: task_type {task}; the base is {head.task_type}",
+            "use the base that it was trained on",
+        )
+    start = getattr(config, "init_lora_weights", None)
+    bias = getattr(config, "bias", "none")
+    if isinstance(start, str) and start.startswith(_MOVED_STARTS):
+        why = f"init_lora_weights {start}: its start was taken out of the base's weights"
+    elif bias != "none":
+        why = f"bias {bias}: it replaces biases of the base"
+    else:
+        return
+    raise ModelError(
+        f"the adapter '{name}' would change the weights of the base",
+        f"{folder / CONFIG}: {why}",
+        "convert it to a plain LoRA (peft: path_initial_model_for_weight_conversion), or merge it "
+        "and chat with the merged model",
+    )
+
+
+def check_base(
+    folder: Path,
+    name: str,
+    base: str,
+    fingerprint: Callable[[], str],
+    *,
+    force: bool,
+    warn: Callable[[str], None],
+) -> None:
+    """Compare the base that an adapter was trained on with the one it is put on.
+
+    Args:
+        folder: the adapter's; its manifest names the base, and its files are checked with it.
+        name: of the adapter.
+        base: name of what it is put on.
+        fingerprint: gives the sha256 of its weights; called where there is one to compare with.
+        force: only warn of another base.
+        warn: told what may be wrong.
+
+    Raises:
+        ModelError: another base.
+        IntegrityError: a file is not the one that was sealed.
+    """
+    known = None
+    if (folder / manifest.MANIFEST).exists():
+        known = manifest.verify(folder)["extra"].get("base_fingerprint")
+    if known is None:
+        warn(f"the adapter '{name}' does not say which base it was trained on: not checked")
+        return
+    found = fingerprint()
+    if known != found:
+        why = f"its base has sha256 {known[:12]}, '{base}' has {found[:12]}"
+        if not force:
+            raise ModelError(
+                f"the adapter '{name}' was trained on another base",
+                why,
+                "use that base, or --force-base if you know that they fit together",
+            )
+        warn(f"the adapter '{name}' was trained on another base: {why}")
+
+
+def check_tensors(network: Any, folder: Path, name: str) -> None:
+    """Refuse tensors that match no module and modules without a tensor; peft only warns of them.
+
+    Args:
+        network: peft's model, with the adapter's weights.
+        folder: the adapter's.
+        name: of the adapter.
+
+    Raises:
+        ModelError: names the first such tensors.
+    """
+    wanted = set(get_peft_model_state_dict(network, save_embedding_layers=False))
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        saved = set(file.keys())
+    if wanted != saved:
+        missing, unexpected = wanted - saved, saved - wanted
+        raise ModelError(
+            f"the adapter '{name}' does not fit the base",
+            f"{folder / WEIGHTS}: {len(missing)} tensors are missing and {len(unexpected)} match "
+            "no module: " + ", ".join(sorted(missing | unexpected)[:4]),
+            "use the base that it was trained on, or copy the adapter again",
+        )
+
+
+def does_not_write(what: str, why: str) -> ModelError:
+    """The refusal of what tells classes or only reads."""
+    return ModelError(
+        f"{what} does not write text",
+        f"{why}; chat is for models that write",
+        "score a classifier with its recipe's held-out rows instead",
+    )

@@ -1,0 +1,156 @@
+"""HEADS: what stands on top of a base, by the task of the recipe and the family of the base.
+
+A decoder (Llama, Qwen, GPT-2) or an encoder-decoder (T5, BART) writes language; any base with a new
+head on top tells the classes of a text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.errors import RecipeError
+
+# Encoders have no mark of their own in config.json.
+_ENCODERS = frozenset(
+    {
+        "albert",
+        "bert",
+        "camembert",
+        "deberta",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "ernie",
+        "modernbert",
+        "roberta",
+        "xlm-roberta",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head.
+
+    Attributes:
+        name: as the code calls it.
+        auto_class: transformers' class that loads base and head.
+        task_type: what peft calls it.
+        noun: for messages.
+        advice: which bases can have it.
+        added: whether the base comes without it, so that it is new and trained whole.
+    """
+
+    name: str
+    auto_class: str
+    task_type: str
+    noun: str
+    advice: str
+    added: bool = False
+
+
+HEADS = {
+    head.name: head
+    for head in (
+        Head(
+            "language",
+            "AutoModelForCausalLM",
+            "CAUSAL_LM",
+            "causal language model",
+            "use a decoder-only base such as Llama, Qwen, Mistral or GPT-2",
+        ),
+        Head(
+            "sequence",
+            "AutoModelForSeq2SeqLM",
+            "SEQ_2_SEQ_LM",
+            "encoder-decoder",
+            "use an encoder-decoder such as T5 or BART",
+        ),
+        Head(
+            "classes",
+            "AutoModelForSequenceClassification",
+            "SEQ_CLS",
+            "sequence classifier",
+            "use a base such as BERT, RoBERTa, Llama or GPT-2",
+            added=True,
+        ),
+        Head(
+            "reward",
+            "AutoModelForSequenceClassification",
+            "SEQ_CLS",
+            "reward model",
+            "use a decoder-only base such as Llama, Qwen, Mistral or GPT-2",
+            added=True,
+        ),
+    )
+}
+
+# peft itself trains and saves modules of the first two names with every classifier.
+_NEW = re.compile(r"(?:^|\.)(score|classifier|classification_head|pooler|pre_classifier)(?=\.|$)")
+
+
+def is_new(name: str) -> bool:
+    """Whether a module or parameter belongs to a head for classes, which a base comes without."""
+    return _NEW.search(name) is not None
+
+
+def new_modules(parameters: Iterable[str]) -> tuple[str, ...]:
+    """The layers of such heads among parameter names, but for those that peft sees to."""
+    found = ((name, _NEW.search(name)) for name in parameters)
+    layers = [
+        name.rpartition(".")[0]
+        for name, match in found
+        if match and match[1] not in ("score", "classifier")
+    ]
+    return tuple(dict.fromkeys(layers))
+
+
+def family(config: Mapping[str, Any]) -> str:
+    """decoder, encoder or encoder-decoder, by config.json."""
+    if config.get("is_encoder_decoder"):
+        return "encoder-decoder"
+    encoder = config.get("model_type") in _ENCODERS and not config.get("is_decoder")
+    return "encoder" if encoder else "decoder"
+
+
+def head_for(task: str, config: Mapping[str, Any], verb: str = "sft") -> Head:
+    """The head for `task` = auto, generation or classification on a base.
+
+    Args:
+        task: `model.task` of the recipe.
+        config: the base's config.json.
+        verb: what is optimised: sft, reward or rlhf.
+
+    Raises:
+        RecipeError: an encoder cannot write; only a decoder judges and earns rewards.
+    """
+    kind = family(config)
+    if verb != "sft" and (kind != "decoder" or task == "classification"):
+        raise RecipeError(
+            f"`tuner {verb}` needs a decoder that writes",
+            f"model type {config.get('model_type')}, model.task: {task}",
+            "use a decoder-only base such as Llama, Qwen, Mistral or GPT-2, and leave out "
+            "model.task",
+        )
+    if verb == "reward":
+        return HEADS["reward"]
+    if task == "auto":
+        task = "classification" if kind == "encoder" else "generation"
+    if task == "classification" and kind == "encoder-decoder":
+        raise RecipeError(
+            "model.task: classification, and the base is an encoder-decoder",
+            f"model type {config.get('model_type')} writes its answers",
+            "leave out model.task: it then learns to write the label",
+        )
+    if task == "classification":
+        return HEADS["classes"]
+    if kind == "encoder":
+        raise RecipeError(
+            "model.task: generation, and the base is an encoder",
+            f"model type {config.get('model_type')} reads text and cannot write it",
+            "set model.task: classification, or use a decoder or an encoder-decoder",
+        )
+    return HEADS["sequence" if kind == "encoder-decoder" else "language"]

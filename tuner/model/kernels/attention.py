@@ -1,0 +1,185 @@
+"""Attention that keeps packed rows apart, on transformers' own extension points.
+
+A micro-batch of rows is packed into one sequence without padding. The linear layers run over all
+its tokens at once; attention runs per row, each with PyTorch's fused causal kernel (trained on a
+CPU as in `row_attention`, on a GPU with one call of its FlashAttention for rows of different
+lengths), so a row's attention is bit for bit what it is alone, and no mask is ever built. In the
+linear layers a neighbour's tokens are further rows of a matrix product: what they are changes no
+bit of a row's result; how many they are can choose another kernel, which sums in another order.
+Boundaries come from `cu_seq_lens_q`, the argument that transformers passes through to
+FlashAttention's varlen kernels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from tuner.model.kernels import row_attention
+
+ROWS = "tuner_rows"
+
+
+def register() -> None:
+    """Make `attn_implementation="tuner_rows"` known to transformers. Idempotent."""
+    AttentionInterface.register(ROWS, _attend)
+    AttentionMaskInterface.register(ROWS, _mask)
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each row of a packed sequence.
+
+    Args:
+        query: (1, heads, tokens, head_dim); key and value: (1, key_value_heads, tokens, head_dim).
+        attention_mask: None when packed.
+
+    Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries;
+    `row_masks`, for each row None (causal) or a (tokens, tokens) matrix of who sees whom;
+    `row_prefix`, for each layer keys and values (1, key_value_heads, virtual tokens, head_dim) that
+    stand before every row and that all its tokens see; and `shared_prefix`, how many tokens of the
+    first row the others begin with, too. These attend as if they stood in each row, so that a row's
+    result does not depend on sharing.
+
+    Returns:
+        (1, tokens, heads, head_dim), and None for the weights.
+    """
+    boundaries = kwargs.get("cu_seq_lens_q")
+    if boundaries is None:
+        result, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return result, None
+    for unsupported in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(unsupported) is not None:
+            raise NotImplementedError(f"packed attention has no {unsupported}")
+    window = kwargs.get("sliding_window")
+    lengths = boundaries.diff().tolist()
+    shared = int(kwargs.get("shared_prefix") or 0)
+    masks, prefix = kwargs.get("row_masks"), kwargs.get("row_prefix")
+    narrow = window is not None and max(lengths) + shared > window
+    if not (masks or prefix or dropout or narrow) and row_attention.fits(query, key, value):
+        return row_attention.attend(query, key, value, lengths, shared, scaling), None
+    parts = [row_attention.rows_of(part, lengths, shared) for part in (query, key, value)]
+    if not (masks or prefix or dropout) and _has_varlen(query):
+        rows = _varlen(parts, scaling, window)
+    else:
+        first = prefix[module.layer_idx] if prefix else None
+        rows = _one_by_one(parts, masks, first, scaling, window, dropout)
+    rows[1:] = [row[:, :, shared:] for row in rows[1:]]
+    return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _one_by_one(
+    parts: list[list[torch.Tensor]],
+    masks: list[torch.Tensor | None] | None,
+    prefix: tuple[torch.Tensor, torch.Tensor] | None,
+    scaling: float | None,
+    window: int | None,
+    dropout: float,
+) -> list[torch.Tensor]:
+    """Attention of each row by a kernel call of its own.
+
+    Args:
+        parts: queries, keys and values, each row (1, heads, tokens, head_dim).
+        masks: who sees whom in each row; None: every token what stands before it.
+        prefix: keys and values that all rows see.
+    """
+    before = 0 if prefix is None else prefix[0].shape[2]
+    rows = []
+    for query, key, value, mask in zip(*parts, masks or [None] * len(parts[0]), strict=True):
+        if prefix is not None:
+            key, value = (torch.cat(pair, dim=2) for pair in zip(prefix, (key, value), strict=True))
+        seen = _seen(query.shape[2], before, window, mask, query.device)
+        rows.append(
+            functional.scaled_dot_product_attention(
+                query,
+                key,
+                value,
+                attn_mask=seen,
+                dropout_p=dropout,
+                is_causal=seen is None,
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+        )
+    return rows
+
+
+def _has_varlen(query: torch.Tensor) -> bool:
+    """Whether torch's own FlashAttention over rows of different lengths can take these."""
+    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
+        return False
+    present = importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
+    return present and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
+
+
+def _varlen(
+    parts: list[list[torch.Tensor]], scaling: float | None, window: int | None
+) -> list[torch.Tensor]:
+    """Causal attention of all rows by one kernel call; arguments as `_one_by_one`."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    lengths = [row.shape[2] for row in parts[0]]
+    query, key, value = (torch.cat(rows, dim=2)[0].transpose(0, 1) for rows in parts)
+    ends = torch.tensor([0, *lengths]).cumsum(0).to(query.device, torch.int32)
+    result: Any = varlen_attn(
+        query,
+        key,
+        value,
+        ends,
+        ends,
+        max(lengths),
+        max(lengths),
+        scale=scaling,
+        # A window of n tokens is oneself and the n - 1 before.
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return list(result.transpose(0, 1)[None].split(lengths, dim=2))
+
+
+def _seen(
+    length: int, before: int, window: int | None, mask: torch.Tensor | None, device: torch.device
+) -> torch.Tensor | None:
+    """(length, before + length), true where a token sees another; None: the causal kernel does."""
+    if mask is not None:
+        return functional.pad(mask, (before, 0), value=True)
+    if not before and (window is None or length <= window):
+        return None
+    places = torch.arange(before + length, device=device)
+    distance = places[before:, None] - places[None, :]
+    seen = distance >= 0
+    return seen if window is None else seen & (distance < window)
+
+
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """No mask where transformers recognised packed rows, since `_attend` splits them; else SDPA's.
+
+    transformers forbids the causal shortcut exactly when the position ids restart within a row.
+    """
+    packed = (
+        kwargs.get("batch_size") == 1
+        and kwargs.get("attention_mask") is None
+        and kwargs.get("q_length") == kwargs.get("kv_length")
+        and not kwargs.get("allow_is_causal_skip", True)
+    )
+    if packed:
+        return None
+    mask: torch.Tensor | None = sdpa_mask(*args, **kwargs)
+    return mask

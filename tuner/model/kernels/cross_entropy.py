@@ -1,0 +1,93 @@
+"""Cross-entropy over a large vocabulary without copies of the logits.
+
+PyTorch's function keeps the log-probabilities beside the logits and makes two more matrices of that
+size on the way back. Here the gradient, softmax minus one at the target, is written over the logits
+themselves, a few rows at a time, as Liger (Hsu et al. 2024) does it on GPUs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from tuner.data.example import IGNORED
+
+# Rows worked on together: their probabilities stay within a processor's cache.
+_CHUNK = 64
+
+
+def cross_entropies(
+    logits: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """(positions,) float32: each target's, 0 for those that are ignored.
+
+    Args:
+        logits: (positions, vocabulary) of any type, computed with in float32; no longer readable
+            after a backward pass.
+        targets: (positions,), `IGNORED` where there is none.
+        temperature: by which the logits are divided.
+    """
+    apply: Any = _CrossEntropies.apply
+    result: torch.Tensor = apply(logits, targets, temperature)
+    return result
+
+
+class _CrossEntropies(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: torch.Tensor, targets: torch.Tensor, temperature: float
+    ) -> torch.Tensor:
+        parts = [_normaliser(_scaled(part, temperature)) for part in logits.split(_CHUNK)]
+        normalisers = torch.cat(parts) if parts else logits.new_empty(0, dtype=torch.float32)
+        scores = _scaled(logits.gather(1, targets.clamp_min(0)[:, None])[:, 0], temperature)
+        ctx.save_for_backward(logits, targets, normalisers)
+        ctx.temperature = temperature
+        return torch.where(targets != IGNORED, normalisers - scores, 0.0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        # Autograd refuses by itself where the logits are needed elsewhere, or a second time.
+        logits, targets, normalisers = ctx.saved_tensors
+        weights = (targets != IGNORED) * gradients[0]
+        for part, chosen, normaliser, weight in zip(
+            *(whole.split(_CHUNK) for whole in (logits, targets, normalisers, weights)), strict=True
+        ):
+            given = part.float()
+            if ctx.temperature != 1.0:
+                given, weight = given.div_(ctx.temperature), weight / ctx.temperature
+            given.sub_(normaliser[:, None])
+            exp_(given).mul_(weight[:, None])
+            given[torch.arange(len(given), device=given.device), chosen.clamp_min(0)] -= weight
+            if given.dtype != part.dtype:
+                part.copy_(given)
+        return logits, None, None
+
+
+def exp_(values: torch.Tensor) -> torch.Tensor:
+    """exp in place, as exp2: PyTorch's exp of float32 goes through MKL's library, which takes three
+    times as long on AMD's processors."""
+    return values.mul_(math.log2(math.e)).exp2_()
+
+
+def entropies(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """(positions,) float32: of the distribution over the vocabulary at each position.
+
+    Args:
+        logits: (positions, vocabulary) of any type.
+        temperature: by which they are divided.
+    """
+    known = (_scaled(part, temperature).log_softmax(dim=1) for part in logits.split(_CHUNK))
+    found = [-(part.exp() * part).sum(dim=1) for part in known]
+    return torch.cat(found) if found else logits.new_empty(0, dtype=torch.float32)
+
+
+def _normaliser(logits: torch.Tensor) -> torch.Tensor:
+    """(rows,) the logarithm of the sum of exp(logits), float32 of (rows, vocabulary)."""
+    most = logits.amax(dim=1)
+    return most + exp_(logits - most[:, None]).sum(dim=1).log_()
+
+
+def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    return logits.float() if temperature == 1.0 else logits.float() / temperature

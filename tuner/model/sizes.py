@@ -1,0 +1,50 @@
+"""The sizes of a base's layers, read from its config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths of a decoder's layers.
+
+    Attributes:
+        hidden: of the residual stream.
+        inner: of the MLP.
+        queries: heads x head size.
+        keys: the same of keys, and of values.
+        layers: how many.
+        gated: whether the MLP multiplies two matrices of the inner size.
+        family: config.json's model_type.
+    """
+
+    hidden: int
+    inner: int
+    queries: int
+    keys: int
+    layers: int
+    gated: bool
+    family: str
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Sizes:
+        """By the names that configs use."""
+        hidden = int(config.get("hidden_size") or config.get("n_embd") or 0)
+        inner = config.get("intermediate_size") or config.get("n_inner") or 4 * hidden
+        heads = int(config.get("num_attention_heads") or config.get("n_head") or 1)
+        groups = int(config.get("num_key_value_heads") or heads)
+        size = int(config.get("head_dim") or hidden // heads)
+        act = str(config.get("hidden_act") or config.get("activation_function") or "")
+        return cls(
+            hidden=hidden,
+            # Some families give every layer a size of its own.
+            inner=int(max(inner) if isinstance(inner, list) else inner),
+            queries=heads * size,
+            keys=groups * size,
+            layers=int(config.get("num_hidden_layers") or config.get("n_layer") or 0),
+            gated="silu" in act or "swish" in act,
+            family=str(config.get("model_type")),
+        )

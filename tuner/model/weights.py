@@ -1,0 +1,123 @@
+"""The base model's weights: converted, loaded, placed.
+
+Attention runs on `tuner_rows` (see `attention.py`), so that rows packed into one sequence never see
+each other; a lone row takes the same path as transformers' own SDPA.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from tuner.errors import ModelError
+from tuner.machine import packages
+from tuner.model.heads import Head, is_new
+from tuner.model.transformers_errors import told
+
+if TYPE_CHECKING:
+    from tuner.model.base import Base
+    from tuner.recipe.schema import ModelSection
+
+log = logging.getLogger(__name__)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def open_weights(
+    found: Base, section: ModelSection, head: Head, dtype: str, device: str, **arguments: Any
+) -> Any:
+    """The weights of a base with a head, on `device`, in evaluation mode.
+
+    Args:
+        found: the base; its folder holds the weights.
+        section: says whether they are quantized.
+        head: what is loaded on top.
+        dtype: its name in `DTYPES`.
+        device: cpu or cuda.
+        arguments: further ones for transformers' `from_pretrained`.
+
+    Raises:
+        ModelError: the weights do not load or do not fit the config.
+        ResourceError: not enough memory.
+    """
+    if section.quantize != "none":
+        arguments["quantization_config"] = _quantization(section.quantize, DTYPES[dtype])
+        arguments["device_map"] = {"": device}
+    with told(
+        f"the base model '{found.name}' cannot be loaded",
+        found.folder,
+        "check that the folder is whole: config.json and every safetensors file",
+    ):
+        loaded: Any = getattr(transformers, head.auto_class).from_pretrained(
+            found.folder,
+            dtype=DTYPES[dtype],
+            use_safetensors=True,
+            trust_remote_code=found.trusted,
+            local_files_only=True,
+            # So that _check_loaded names them; transformers only says that there are some.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **arguments,
+        )
+        model, report = loaded
+        _check_loaded(report, found.folder, head.added)
+        if section.quantize == "none":
+            model.to(device)
+    return without_cpu_packing(model).eval()
+
+
+def without_cpu_packing(model: Any) -> Any:
+    """`model`, with bitsandbytes' repacking of 4-bit weights for fast CPU inference switched off.
+
+    The first evaluation would repack them for good, into a kernel that has no gradient: all that
+    is trained afterwards below the last such layer would stay where it is, without a word.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _quantization(kind: str, compute: torch.dtype) -> Any:
+    """bitsandbytes' configuration of a base in `kind` = nf4 or int8, computing in `compute`.
+
+    Raises:
+        ModelError: bitsandbytes is not installed.
+    """
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise ModelError(
+            "a quantized base needs bitsandbytes",
+            f"model.quantize: {kind}, and bitsandbytes is not installed",
+            packages.add("bitsandbytes"),
+        ) from error
+    from transformers import BitsAndBytesConfig
+
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute
+    )
+
+
+def _check_loaded(report: dict[str, Any], folder: Path, added: bool) -> None:
+    """Refuse weights that are missing or of another shape; a new head may be missing.
+
+    Raises:
+        ModelError: naming them.
+    """
+    missing = sorted(report.get("missing_keys") or ())
+    if added:
+        missing = [key for key in missing if not is_new(key)]
+    mismatched = sorted(str(key) for key in report.get("mismatched_keys") or ())
+    if missing or mismatched:
+        raise ModelError(
+            "the weights do not fit the model's config",
+            f"{folder}: {len(missing)} tensors missing, {len(mismatched)} of another shape: "
+            + ", ".join([*missing, *mismatched][:4]),
+            "use the weights and the config.json of the same model",
+        )

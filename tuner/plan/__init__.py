@@ -1,0 +1,1 @@
+"""A recipe and a machine in, a plan out: every value decided, checked and costed."""

@@ -1,0 +1,128 @@
+"""What cannot be: keys of a recipe that contradict each other, the method, machine or base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from tuner.errors import RecipeError
+from tuner.methods import lora
+from tuner.methods.full import StagedOptions
+from tuner.methods.lora import DoraOptions, LoraOptions
+from tuner.methods.method import Method
+from tuner.methods.prompts import MultitaskOptions
+from tuner.plan import contradictions_export, contradictions_rlhf, new_tokens, qat
+from tuner.plan.metrics import TASK_METRICS
+from tuner.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from tuner.machine.hardware import Machine
+
+# The names in METRICS, whose modules are too heavy for a plan.
+METRIC_NAMES = (
+    *("loss", "perplexity", "token_accuracy", "label_accuracy", "exact_match"),
+    *(name for names in TASK_METRICS.values() for name in names),
+)
+Check = Callable[[Recipe, Method, bool], Iterator[str]]
+
+
+def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> None:
+    """Collect what cannot be, and say it all at once.
+
+    Raises:
+        RecipeError: with one problem a line.
+    """
+    if recipe.run.device == "cuda" and not machine.gpus:
+        problems = ["run.device: cuda, and this machine has no GPU that can be used"]
+    elif recipe.run.device == "cpu" and machine.elsewhere:
+        problems = ["run.device: cpu, and --for names a GPU"]
+    else:
+        problems = []
+    cpu = not (recipe.run.device != "cpu" and machine.gpus)
+    checks: tuple[Check, ...] = (_quantization, _initialisation, qat.contradictions)
+    checks += (new_tokens.contradictions,)
+    for check in (*checks, contradictions_export.contradictions, _batches, _tasks, _names):
+        problems += check(recipe, method, cpu)
+    problems += contradictions_rlhf.refuse_contradictions(recipe, cpu)
+    if problems:
+        raise RecipeError(
+            "the recipe asks for things that cannot go together",
+            problems=problems,
+            fix="change one side of each",
+        )
+
+
+def _quantization(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
+    quantize = recipe.model.quantize
+    if cpu and recipe.model.dtype == "float16":
+        yield "model.dtype: float16 cannot train on a CPU; use float32 or auto"
+    if quantize == "none":
+        return
+    if not method.adapter:
+        yield (
+            f"model.quantize: {quantize} and method.name: {method.name}; quantized weights cannot "
+            "be trained, only adapters beside them"
+        )
+    elif quantize not in method.quantized:
+        able = ", ".join(sorted(method.quantized)) or "none"
+        yield (
+            f"model.quantize: {quantize} and method.name: {method.name}; not proven on such a base "
+            f"(proven: {able})"
+        )
+
+
+def _initialisation(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
+    options = recipe.method
+    if not isinstance(options, LoraOptions):
+        return
+    if options.init == "loftq" and (cpu or recipe.model.quantize != "nf4"):
+        yield "method.init: loftq needs a GPU and model.quantize: nf4"
+    if lora.moves_base(options) and recipe.model.quantize != "none":
+        yield (
+            f"method.init: {options.init} rewrites the base weights, which "
+            f"model.quantize: {recipe.model.quantize} forbids"
+        )
+
+
+def _batches(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
+    micro, batch = recipe.train.micro_batch_size, recipe.train.batch_size
+    if micro != "auto" and batch % micro:
+        yield f"train.micro_batch_size: {micro} does not divide train.batch_size: {batch}"
+    if recipe.data.packing is True and not method.packing:
+        yield (
+            f"data.packing: true and method.name: {method.name}, whose packed rows would see each "
+            "other"
+        )
+    if recipe.train.gradient_checkpointing is True and not method.gradient_checkpointing:
+        yield f"train.gradient_checkpointing: true and method.name: {method.name}"
+    if isinstance(recipe.method, StagedOptions) and recipe.train.learning_rate != "auto":
+        yield "train.learning_rate and method.name: staged; each stage has its own rate"
+
+
+def _tasks(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
+    several = len(recipe.data.train) > 1 and isinstance(recipe.method, MultitaskOptions)
+    if several and isinstance(recipe.data.eval, str):
+        yield (
+            "data.eval: a file, and method.name: multitask_prompt with several data sets; a "
+            "held-out row must come from one of them: give a fraction or a number"
+        )
+    if getattr(recipe.method, "init", "") == "labels" and not recipe.data.labels:
+        yield "method.init: labels, and data.labels is empty"
+    if isinstance(recipe.method, LoraOptions) and recipe.method.experts:
+        clash = [
+            name
+            for name, given in (
+                ("dropout", recipe.method.dropout > 0),
+                ("init", recipe.method.init != "default"),
+                ("name: dora", isinstance(recipe.method, DoraOptions)),
+            )
+            if given
+        ]
+        if clash:
+            yield f"method.experts: true and method.{clash[0]}; peft adapts experts with neither"
+
+
+def _names(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
+    for name in recipe.eval.metrics:
+        if name not in (*METRIC_NAMES, "auto"):
+            yield f"eval.metrics: {name} is unknown; one of {', '.join(METRIC_NAMES)}, auto"

@@ -1,0 +1,107 @@
+"""What a run takes in time and money, by a rate that was measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from tuner.console import formatting
+from tuner.plan import rates
+
+if TYPE_CHECKING:
+    from tuner.machine.hardware import Machine
+    from tuner.plan.plan import Plan
+    from tuner.plan.rates import Rate
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of the parts of a whole run."""
+
+    load: float
+    scoring: float
+    training: float
+    saving: float
+    export: float
+
+    @property
+    def total(self) -> float:
+        """The sum of the parts."""
+        return float(sum(asdict(self).values()))
+
+    def as_dict(self) -> dict[str, float]:
+        """The parts and their sum, to the tenth of a second."""
+        return {key: round(item, 1) for key, item in {**asdict(self), "total": self.total}.items()}
+
+
+def times(plan: Plan, rate: Rate) -> Times:
+    """What a whole run of the plan takes at a rate.
+
+    Training goes by tokens, which differ from row to row and are known; where a step writes its
+    answers it goes by steps.
+    """
+    by_steps = plan.steps * rate.step
+    training = by_steps if rates.draws(plan) else training_tokens(plan) / rate.tokens_per_second
+    once = rates.scored_rows(plan) * rate.score_row + rate.samples
+    return Times(
+        load=rate.load,
+        scoring=scorings(plan) * once,
+        training=training,
+        saving=rates.saves(plan) * rate.save,
+        export=rate.export + sum(rate.made.get(name, 0.0) for name in _made(plan)),
+    )
+
+
+def _made(plan: Plan) -> tuple[str, ...]:
+    """The formats that have times of their own, and what they have in common."""
+    return (*plan.made_formats, rates.SHARED) if plan.made_formats else ()
+
+
+def unmeasured(plan: Plan, rate: Rate) -> list[str]:
+    """Return the formats whose time no run or rehearsal has measured."""
+    return [name for name in plan.made_formats if name not in rate.made]
+
+
+def scorings(plan: Plan) -> int:
+    """How often the held-out rows are scored: before, after, between stages, unquantized."""
+    return 1 + len(plan.stages) + int(plan.qat)
+
+
+def training_tokens(plan: Plan) -> float:
+    """Tokens of all rows that the run trains on, a row counted in every epoch that has it."""
+    rows = plan.prepared.train
+    count = min(
+        plan.steps * plan.recipe.train.batch_size,
+        math.ceil(round(float(plan.values["train.epochs"].value) * len(rows), 6)),
+    )
+    whole, rest = divmod(count, len(rows))
+    every = float(sum(row.num_tokens for row in rows))
+    # Which rows a last, broken epoch has is drawn: it has those of mean length.
+    return whole * every + rest * every / len(rows)
+
+
+def cost(plan: Plan, seconds: float) -> float | None:
+    """What all machines of the run cost in a time, in the currency of `run.price_per_hour`."""
+    price = plan.recipe.run.price_per_hour
+    return None if price is None else price * plan.devices.nodes * seconds / 3600
+
+
+def facts(plan: Plan, machine: Machine) -> dict[str, Any]:
+    """What a plan shows beside its own facts; nothing where nothing was measured."""
+    found = rates.find(plan, machine)
+    if found is None:
+        return {}
+    seconds = times(plan, found.rate)
+    which = "these settings" if found.same else "this base and method, other settings"
+    time: dict[str, Any] = {
+        "about": formatting.about(seconds.total),
+        "measured": f"on this machine {found.rate.date} (a {found.rate.by} with {which})",
+        "seconds": seconds.as_dict(),
+    }
+    if missing := unmeasured(plan, found.rate):
+        time["not_counted"] = [f"export {name}" for name in missing]
+    if (amount := cost(plan, seconds.total)) is not None:
+        # An estimate: no more digits than it is told with.
+        time["cost"] = float(formatting.money(amount).replace(",", ""))
+    return {"time": time}

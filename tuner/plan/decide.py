@@ -1,0 +1,125 @@
+"""What a plan decides: each `auto` of the recipe becomes a value with a reason."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from tuner.data.prepared import Prepared
+from tuner.errors import RecipeError
+from tuner.methods.full import StagedOptions
+from tuner.methods.method import Method
+from tuner.model.base import Base
+from tuner.plan.values import PlanValue, Stage, Values
+from tuner.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from tuner.machine.hardware import Machine
+
+# Families whose packed rows are proven isolated by tests/test_packing.py: what a row says changes
+# no bit of the others' results. Mixtures of experts are not among them: a row's words decide how
+# large the matrix products are that the others share.
+PACKED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
+
+
+def place(recipe: Recipe, machine: Machine, values: Values) -> tuple[str, str]:
+    device = values.set_auto(
+        "run.device",
+        "cuda" if machine.gpus else "cpu",
+        machine.gpus[0].name if machine.gpus else "no GPU on this machine",
+    )
+    if device == "cpu":
+        why = "this processor has no bf16 instructions: bf16 would be several times slower"
+        if machine.cpu_bf16:
+            why = (
+                "exact on any CPU; this one has bf16 instructions: model.dtype: bfloat16 is faster"
+            )
+        return device, values.set_auto("model.dtype", "float32", why)
+    fast = all(gpu.bf16 for gpu in machine.gpus)
+    why = "the GPU has bf16" if fast else "the GPU has no bf16 of its own"
+    return device, values.set_auto("model.dtype", "bfloat16" if fast else "float32", why)
+
+
+def packing(recipe: Recipe, method: Method, found: Base, head: str, values: Values) -> bool:
+    model_type = str(found.config.get("model_type"))
+    why = ""
+    if head != "language":
+        why = "only a causal language model can keep packed rows apart"
+    elif model_type not in PACKED_FAMILIES:
+        known = ", ".join(sorted(PACKED_FAMILIES))
+        why = f"isolation of packed rows is not proven for {model_type} (it is for {known})"
+    elif not method.packing:
+        why = f"packed rows of {method.name} would see each other"
+    if recipe.data.packing is True and why:
+        raise RecipeError(
+            "data.packing: true, but packed rows of this model are not isolated",
+            why,
+            "set data.packing: auto; rows are then padded in groups of like length",
+        )
+    said = f"{why}: padded, by length" if why else f"packed rows stay isolated in {model_type}"
+    return bool(values.set_auto("data.packing", not why, said))
+
+
+def shares(recipe: Recipe, method: Method, found: Base) -> bool:
+    """Whether packed rows may share the tokens they begin with: nothing is drawn in the model's
+    forward pass, and nothing stands before the rows."""
+    drawn = [value for key, value in found.config.items() if "drop" in key]
+    none_drawn = not any(isinstance(value, (int, float)) and value for value in drawn)
+    return none_drawn and not method.virtual_tokens and not getattr(recipe.method, "dropout", 0.0)
+
+
+def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[Stage, ...]:
+    train, rlhf = recipe.train, recipe.rlhf
+    if rlhf is not None and rlhf.draws:
+        why = f"the default of {rlhf.algorithm}"
+        rows *= int(values.set_auto("rlhf.responses_per_prompt", rlhf.copies, why))
+    if isinstance(recipe.method, StagedOptions):
+        asked: list[tuple[str, float, float]] = [
+            (s.train, s.learning_rate, s.epochs) for s in recipe.method.stages
+        ]
+        values.table["train.epochs"] = PlanValue(
+            sum(epochs for _, _, epochs in asked), "the sum of method.stages"
+        )
+        values.table["train.learning_rate"] = PlanValue(asked[0][1], "the first of method.stages")
+    else:
+        which = "last_layer" if method.name == "last_layer" else "all"
+        usual = recipe.method.own_learning_rate or method.learning_rate
+        rate = values.set_auto("train.learning_rate", usual, f"the default of {method.name}")
+        asked = [(which, rate, train.epochs)]
+    stages: list[Stage] = []
+    for name, rate, epochs in asked:
+        start = stages[-1].stop if stages else 0
+        steps = max(1, math.ceil(round(epochs * rows, 6) / train.batch_size))
+        if train.max_steps is not None:
+            steps = min(steps, train.max_steps - start)
+        if steps > 0:
+            warmup = train.warmup if train.warmup >= 1 else math.ceil(train.warmup * steps)
+            stages.append(Stage(name, rate, start, start + steps, int(min(warmup, steps - 1))))
+    values.table["train.max_steps"] = PlanValue(
+        stages[-1].stop,
+        values.table["train.max_steps"].origin
+        if train.max_steps == stages[-1].stop
+        else "auto: epochs x rows / batch_size, rounded up",
+    )
+    return tuple(stages)
+
+
+def defaults(recipe: Recipe, prepared: Prepared, found: Base, head: str, values: Values) -> None:
+    room = prepared.report["max_length"]
+    whole = "the model's context"
+    drawn = recipe.rlhf is not None and recipe.rlhf.draws
+    kept = "tokens to draw" if drawn else "virtual tokens"
+    own = f"{whole} less {found.context_length - room} {kept}"
+    values.set_auto("data.max_length", room, whole if room == found.context_length else own)
+    task = "classification" if head == "classes" else "generation"
+    values.set_auto("model.task", task, f"{found.config.get('model_type')} is made for it")
+    values.set_auto("data.template", prepared.template, "from the columns")
+    if "dropped_too_long" not in prepared.report:
+        values.set_auto("data.long", "truncate", "no row loses more than half")
+    if found_labels := prepared.report.get("labels"):
+        values.table["data.labels"] = PlanValue(found_labels, "auto: the labels of the rows")
+    values.set_auto(
+        "data.render",
+        "chat" if prepared.chat_template else "raw",
+        "the template has turns" if prepared.chat_template else "plain text is what fits",
+    )

@@ -1,0 +1,96 @@
+"""What a plan tells besides its values: base, sizes, data, steps, what is adapted, doubts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuner.data.prepared import Prepared
+from tuner.methods.options import TargetedOptions
+from tuner.methods.targets import layers_of
+from tuner.model import layers, own_code, sizes
+from tuner.model.base import Base
+from tuner.plan.devices import Devices
+from tuner.plan.values import Stage
+from tuner.recipe.schema import Recipe
+
+
+def adapted(
+    bones: layers.Skeleton, chosen: list[str], experts: tuple[str, ...], found: Base
+) -> dict[str, dict[str, Any]]:
+    """Which part of the base an adapter reaches; nothing for methods that name no modules."""
+    if not chosen:
+        return {}
+    weights = sum(bones.sizes.get(f"{name}.weight", 0) for name in chosen)
+    weights += sum(bones.sizes[name] for name in experts)
+    return {
+        "adapted": {
+            "modules": len(chosen) + len(experts),
+            "in_layers": len(layers_of(chosen)),
+            "of_layers": sizes.Sizes.of(found.config).layers,
+            "weights_share": weights / (bones.total or 1),
+        }
+    }
+
+
+def warnings(
+    recipe: Recipe, prepared: Prepared, bones: layers.Skeleton, trainable: int, found: Base
+) -> list[str]:
+    told = [str(text) for text in prepared.report.get("warnings", [])]
+    if recipe.model.trust_remote_code:
+        told.extend(
+            f"model.trust_remote_code: code of {found.name} runs: {each}"
+            for each in own_code.named(found.folder)
+        )
+    if bones.tied and recipe.method.name in ("last_layer", "staged"):
+        told.append("the head is the embedding matrix: training the last layer trains both")
+    if recipe.model.dtype in ("bfloat16", "float16") and trainable == bones.total:
+        told.append("full weights are trained in float32; model.dtype is what is computed in")
+    if bones.experts and not getattr(
+        recipe.method, "experts", not isinstance(recipe.method, TargetedOptions)
+    ):
+        told.append("the fused weights of the experts are not adapted (method.experts: true)")
+    if recipe.model.revision is not None and found.kind != "hub":
+        told.append(f"model.revision means nothing for {found.name}, which is no Hub model")
+    if not prepared.eval and recipe.eval.enabled:
+        told.append("there are no held-out rows: no scores before and after")
+    return told
+
+
+def facts(
+    found: Base,
+    bones: layers.Skeleton,
+    trainable: int,
+    prepared: Prepared,
+    recipe: Recipe,
+    stages: tuple[Stage, ...],
+    micro: int,
+    processes: Devices,
+) -> dict[str, dict[str, Any]]:
+    report = prepared.report
+    return {
+        "model": {
+            "name": found.name,
+            "kind": found.kind,
+            "folder": str(found.folder),
+            "type": found.config.get("model_type"),
+            "context_length": found.context_length,
+            **({"code_sha256": code} if (code := found.code_sha256) else {}),
+        },
+        "parameters": {
+            "total": bones.total,
+            "trainable": trainable,
+            "trainable_share": trainable / (bones.total or 1),
+        },
+        "data": {key: value for key, value in report.items() if key != "warnings"},
+        "steps": {
+            "total": stages[-1].stop,
+            "rows_per_step": recipe.train.batch_size,
+            **({"processes": processes.world} if processes.world > 1 else {}),
+            "micro_batch_size": micro,
+            "gradient_accumulation_steps": processes.accumulation(recipe.train.batch_size, micro),
+            "stages": [
+                {"train": s.train, "steps": s.steps, "learning_rate": s.learning_rate}
+                for s in stages
+            ],
+        },
+    }

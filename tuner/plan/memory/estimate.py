@@ -1,0 +1,291 @@
+"""Peak memory of a run, and the disk it takes.
+
+Weights, gradients and AdamW's two moments are counted exactly; activations as `activations` counts
+them, for the micro-batches that the run will really see. What is left to measurement stands in the
+constants: what the libraries take, and what glibc's heap cannot use again between two layers.
+`fitting` chooses by them what a run does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tuner.model import sizes as model_sizes
+from tuner.plan.memory.activations import Kept
+from tuner.record.run_folder import KEPT
+
+MIB = 1 << 20
+
+# Python, torch, transformers, peft and accelerate, imported: resident memory of a process.
+LIBRARIES = 550 * MIB
+
+# Holes that glibc's heap keeps between tensors of different sizes, as a share of the activations
+# (before recomputation, which frees them but leaves the holes), with LoRA's modules and without.
+# Measured in float32 on SmolLM2-135M, 1,000 to 1,700 tokens, large blocks aligned (see `heap`):
+# 0.42 to 0.66, and 0.15 to 0.54; up to 0.9 where they are not.
+_LORA_HOLES, _PLAIN_HOLES = 0.53, 0.32
+
+# bitsandbytes on a CPU makes a layer's weights anew in every pass: holes as a share of all of them.
+_DEQUANTIZED_HOLES = 1.0
+
+# Not measured: what a GPU's allocator loses by rounding up, and what CUDA's context with the
+# workspaces of its libraries takes in each process.
+_GPU_HOLES = 0.05
+CONTEXT = 800 * MIB
+
+# Rows of logits that the loss works on at a time, in copies of its own.
+_LOSS_ROWS = 128
+
+# Rows and tokens a row by which artefacts are compared with the live model (see `export.verify`).
+PROBE_ROWS, PROBE_TOKENS = 4, 256
+
+# Bytes of a weight, by how it is stored.
+WIDTHS = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0.55}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Peak memory of a training step in bytes, by what it is for.
+
+    Attributes:
+        process: the interpreter and its libraries on a CPU; CUDA's context on a GPU.
+        weights: base and adapter.
+        gradients: of what is trained.
+        optimizer: AdamW's two moments.
+        activations: what backward needs of the largest micro-batch.
+        logits: its scores of the vocabulary.
+        holes: freed memory between tensors that nothing fits into.
+    """
+
+    process: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    holes: int
+
+    @property
+    def total(self) -> int:
+        """The sum of the parts."""
+        return sum(asdict(self).values())
+
+    def as_dict(self) -> dict[str, int]:
+        """The parts and their sum."""
+        return {**asdict(self), "total": self.total}
+
+
+def facts(step: Estimate, export: int, drawing: int) -> dict[str, int]:
+    """What a plan tells: the parts of the largest step, the other phases, the largest of them.
+
+    Args:
+        step: the estimate.
+        export: while artefacts are proven.
+        drawing: while answers are drawn; 0 where none are.
+    """
+    drawn = {"drawing": drawing} if drawing else {}
+    return {**step.as_dict(), **drawn, "export": export, "peak": max(step.total, export, drawing)}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The training rows in the order of the run, in tokens.
+
+    Attributes:
+        lengths: of each row.
+        targets: how many of them are learned.
+        batch: rows of an optimizer step.
+        packed: whether a micro-batch is one sequence without padding.
+        shared: tokens that all rows begin with and that are computed once.
+    """
+
+    lengths: Sequence[int]
+    targets: Sequence[int]
+    batch: int = 1
+    packed: bool = True
+    shared: int = 0
+    _cuts: dict[int, tuple[np.ndarray, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    def cut(self, size: int) -> tuple[np.ndarray, ...]:
+        """Micro-batches of up to `size` rows: tokens that are computed, tokens as attention sees
+        them, positions with logits, rows, and the sum of their squared lengths; (count,) each.
+
+        Kept, since a plan looks at the same size for several devices.
+        """
+        if size not in self._cuts:
+            self._cuts[size] = self._cut(size)
+        return self._cuts[size]
+
+    def _cut(self, size: int) -> tuple[np.ndarray, ...]:
+        lengths, targets = (
+            self._in_micro_batches(values, size) for values in (self.lengths, self.targets)
+        )
+        count = (lengths > 0).sum(axis=1)
+        if self.packed:
+            seen, kept = lengths.sum(axis=1), targets.sum(axis=1)
+        else:
+            seen, kept = lengths.max(axis=1) * count, targets.max(axis=1) * count
+        computed = seen - np.maximum(count - 1, 0) * self.shared
+        return computed, seen, kept, count, (lengths**2).sum(axis=1)
+
+    def _in_micro_batches(self, values: Sequence[int], size: int) -> np.ndarray:
+        """(micro-batches, size), zero where the last of a step has fewer rows."""
+        given = np.asarray(values, dtype=np.int64)
+        steps = max(1, -(-len(given) // self.batch))
+        whole = np.zeros(steps * self.batch, dtype=np.int64)
+        whole[: len(given)] = given
+        a_step = -(-self.batch // size)
+        padded = np.zeros((steps, a_step * size), dtype=np.int64)
+        padded[:, : self.batch] = whole.reshape(steps, self.batch)
+        return padded.reshape(-1, size)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the estimate needs to know of a model and its data.
+
+    Weights that are quantized anew in every step (`requantized`) are held twice. `full_precision`
+    are the weights that quantization leaves alone, `others` the bytes of what stands beside the
+    model while it is trained, `mapped` those of a file that stays mapped into memory, `drawing`
+    what it takes to draw answers.
+    """
+
+    parameters: int
+    trainable: int
+    adapter: bool
+    dtype: str
+    stored: str
+    vocabulary: int
+    kept: Kept
+    rows: Rows
+    device: str = "cpu"
+    requantized: int = 0
+    full_precision: int = 0
+    others: int = 0
+    mapped: int = 0
+    drawing: int = 0
+
+
+def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estimate:
+    """Peak of the largest training step.
+
+    Args:
+        shape: model and data.
+        micro_batch_size: rows per forward pass.
+        checkpointing: whether activations are recomputed, keeping one vector a token and layer.
+    """
+    width, kept = WIDTHS[shape.dtype], shape.kept
+    computed, seen, targets, count, squares = shape.rows.cut(micro_batch_size)
+    before = count * kept.virtual
+    tokens = computed + before * kept.computed
+    layered = tokens * (kept.token * width + kept.exact * 4)
+    if shape.device == "cpu" and shape.rows.packed and not kept.masked:
+        layered = layered + tokens * kept.attended * width
+    else:
+        layered = layered + (seen + before) * kept.place * width
+    if kept.masked:
+        layered = layered + kept.layers * (squares + kept.virtual * seen) * width
+    whole = layered
+    if checkpointing:
+        layered = tokens * kept.boundary * width + layered / max(1, kept.layers)
+    logits = targets * shape.vocabulary * _score_width(shape)
+    logits = logits + np.minimum(targets, _LOSS_ROWS) * shape.vocabulary * 8
+    # The logits are gone when the layers are computed backward.
+    passing = tokens * kept.passing * width
+    last = np.maximum(logits, passing)
+    worst = int((layered + last).argmax()) if len(layered) else 0
+    largest, top, held = (
+        float(part[worst]) if len(part) else 0.0 for part in (layered, last, whole)
+    )
+    quantized = shape.parameters - shape.full_precision if shape.full_precision else 0
+    holes = _GPU_HOLES * held
+    if shape.device == "cpu":
+        holes = held * (_LORA_HOLES if kept.low else _PLAIN_HOLES)
+        holes += _DEQUANTIZED_HOLES * quantized * width
+    return Estimate(
+        process=_process(shape),
+        weights=_weights(shape),
+        gradients=shape.trainable * 4,
+        optimizer=shape.trainable * 8,
+        activations=int(largest),
+        logits=int(top),
+        holes=int(holes),
+    )
+
+
+def disk(shape: Shape, formats: Sequence[str]) -> dict[str, int]:
+    """Bytes that a run writes at most, by what for.
+
+    Args:
+        shape: model and data.
+        formats: the artefacts that will be exported.
+    """
+    # AdamW's two moments stand beside each trained tensor; all three are float32.
+    checkpoints = (KEPT + 1) * (12 * shape.trainable + (1 << 20))
+    width = WIDTHS[shape.dtype] if shape.adapter else 4.0
+    adapter = 4.0 * shape.trainable
+    sizes = {"adapter": adapter, "virtual_tokens": adapter, "merged": width * shape.parameters}
+    # Their logits lie on the disk while they are compared.
+    proof = len(formats) * _probe_tokens(shape) * shape.vocabulary * 4
+    # Tokenizer, configs, records.
+    artefacts = int(sum(sizes[name] for name in formats)) + (32 << 20)
+    parts = {"checkpoints": checkpoints, "artefacts": artefacts, "proof": proof}
+    return {**parts, "total": sum(parts.values())}
+
+
+def trained_rows(words: int, config: Mapping[str, Any]) -> int:
+    """Bytes that training single rows of embedding and head takes: peft copies both matrices in
+    every pass, and their gradients are whole."""
+    return 4 * 4 * words * model_sizes.Sizes.of(config).hidden
+
+
+def drawing_peak(shape: Shape) -> int:
+    """Bytes while answers are drawn; 0 where none are. No gradients stand then."""
+    if not shape.drawing:
+        return 0
+    return _process(shape) + _weights(shape) + 8 * shape.trainable + shape.drawing
+
+
+def export_peak(shape: Shape, formats: Sequence[str]) -> int:
+    """Bytes while artefacts are written and compared, when gradients and activations are gone.
+
+    The logits of the probe rows are there of the live model, its base and the merged model, and of
+    every reloaded artefact, once more while they are read.
+    """
+    weights = _weights(shape) - shape.others
+    logits = 4 * _probe_tokens(shape) * shape.vocabulary
+    held = 1 + shape.adapter + ("merged" in formats and shape.adapter) + 2 * len(formats)
+    live = _process(shape) + weights + logits * (held + 1)
+    # The live model has left a GPU when the fresh process loads an artefact there; of this process
+    # CUDA's context is left.
+    fresh = 2 * _process(shape) + weights + logits if shape.device == "cuda" and formats else 0
+    return int(max(live, fresh))
+
+
+def _process(shape: Shape) -> int:
+    return LIBRARIES if shape.device == "cpu" else CONTEXT
+
+
+def _score_width(shape: Shape) -> float:
+    """Bytes of a logit at the peak; on a GPU accelerate makes a float32 copy of it."""
+    width = WIDTHS[shape.dtype]
+    return width + 4 if shape.device == "cuda" and shape.dtype != "float32" else width
+
+
+def _weights(shape: Shape) -> int:
+    """Bytes of base and adapter."""
+    width, stored = WIDTHS[shape.dtype], WIDTHS[shape.stored]
+    # A base whose own weights are trained is held in float32, whatever it computes in.
+    base = (shape.parameters - shape.full_precision) * (stored if shape.adapter else 4.0)
+    base += shape.mapped or shape.full_precision * width
+    base += shape.requantized * width
+    return int(base + 4 * shape.trainable * shape.adapter + shape.others)
+
+
+def _probe_tokens(shape: Shape) -> int:
+    longest = sorted(shape.rows.lengths)[-PROBE_ROWS:]
+    return sum(min(length, PROBE_TOKENS) for length in longest)

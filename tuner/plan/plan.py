@@ -1,0 +1,184 @@
+"""The plan: a recipe with nothing left to decide, checked and costed before anything runs.
+
+`make` needs no weights: config.json, the safetensors headers, the tokenizer and the data are
+enough. Every value says where it comes from; contradictions are collected and raised together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.data.collate import Collator
+from tuner.data.prepared import Prepared
+from tuner.methods.method import Method
+from tuner.methods.options import Setting
+from tuner.methods.prompts import MultitaskOptions
+from tuner.model import tokenizer as vocabulary
+from tuner.model.base import Base
+from tuner.model.heads import Head
+from tuner.plan import (
+    decide,
+)
+from tuner.plan.devices import Devices
+from tuner.plan.memory import estimate
+from tuner.plan.rlhf import Parties
+from tuner.plan.values import PlanValue, Stage
+from tuner.recipe import formats as export_formats
+from tuner.recipe.schema import Recipe
+from tuner.recipe.schema_rlhf import PpoSection, RlhfSection
+
+if TYPE_CHECKING:
+    from tuner.data.example import Example
+    from tuner.recipe.load import LoadedRecipe
+
+# Keys that may differ between a run and its resumption: they do not touch the update. Base and data
+# may lie elsewhere: what they hold is compared (`base_fingerprint` of the record, `tokens_sha256`).
+MAY_CHANGE = (
+    "train.save_steps",
+    "train.logging_steps",
+    "eval.",
+    "export.",
+    "run.output",
+    "run.devices",
+    "run.nodes",
+    "run.strategy",
+    "run.timeout",
+    "run.price_per_hour",
+    "model.base",
+    "model.revision",
+    "model.code_sha256",
+    "data.train",
+    "data.eval",
+    "data.long",
+)
+_SEED_STRIDE = 1_000_003
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run. Lengths are in tokens, memory in bytes."""
+
+    verb: str
+    task: str
+    loaded: LoadedRecipe
+    base: Base
+    method: Method
+    prepared: Prepared
+    tokenizer: Any
+    stop_ids: tuple[int, ...]
+    output: Path
+    dtype: str
+    device: str
+    packing: bool
+    gradient_checkpointing: bool
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    max_length: int
+    stages: tuple[Stage, ...]
+    setting: Setting
+    head: Head
+    metrics: tuple[str, ...]
+    formats: tuple[str, ...]
+    shape: estimate.Shape
+    values: dict[str, PlanValue]
+    facts: dict[str, dict[str, Any]]
+    warnings: list[str] = field(default_factory=list)
+    parties: Parties = field(default_factory=Parties)
+    ptx: list[Example] = field(default_factory=list)
+    devices: Devices = field(default_factory=Devices)
+    new_token_ids: tuple[int, ...] = ()
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as the user gave it."""
+        return self.loaded.recipe
+
+    @property
+    def target_modules(self) -> tuple[str, ...]:
+        """Full names of the modules that the method changes."""
+        return self.setting.targets
+
+    @property
+    def rlhf(self) -> RlhfSection:
+        """The section of a recipe whose task is rlhf."""
+        return self.recipe.rlhf or RlhfSection()
+
+    @property
+    def ppo(self) -> PpoSection:
+        """The section of a recipe whose algorithm is ppo."""
+        return self.recipe.ppo or PpoSection()
+
+    @property
+    def vocabulary_rows(self) -> int:
+        """Embedding rows of the model that is trained."""
+        return vocabulary.rows_for(self.base.vocabulary_rows, self.new_token_ids)
+
+    @property
+    def live_formats(self) -> tuple[str, ...]:
+        """The formats that are written from the live model."""
+        return export_formats.live(self.formats, self.recipe.model.quantize)
+
+    @property
+    def made_formats(self) -> tuple[str, ...]:
+        """The formats that are made of what was sealed of them, as `tuner export` makes them."""
+        return export_formats.made(self.formats, self.recipe.model.quantize)
+
+    @property
+    def qat(self) -> bool:
+        """Whether training computes with quantized weights."""
+        return self.recipe.train.qat != "none"
+
+    def step_seed(self, number: int) -> int:
+        """The seed of all that is drawn in step `number`, from 0."""
+        return self.recipe.run.seed * _SEED_STRIDE + number
+
+    @property
+    def collate(self) -> Collator:
+        """How the rows of a micro-batch become tensors."""
+        start = self.base.config.get("decoder_start_token_id")
+        return Collator(
+            self.packing,
+            self.head.name,
+            self.tokenizer.pad_token_id,
+            self.tokenizer.pad_token_id if start is None else start,
+            tasks=isinstance(self.recipe.method, MultitaskOptions),
+        )
+
+    @property
+    def training_collate(self) -> Collator:
+        """The same for training, where rows share the tokens they begin with if they may."""
+        return replace(self.collate, share=decide.shares(self.recipe, self.method, self.base))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.stages[-1].stop
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a run to be resumed: all that touches the updates."""
+        kept = {
+            key: value.value for key, value in self.values.items() if not key.startswith(MAY_CHANGE)
+        }
+        kept["data.tokens_sha256"] = self.prepared.report["tokens_sha256"]
+        kept |= self.parties.digests
+        if code := self.facts["model"].get("code_sha256"):
+            kept["model.code_sha256"] = code
+        return kept
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as it stands in `run.json` and in `--json` output."""
+        return {
+            "verb": self.verb,
+            "task": self.task,
+            "recipe": str(self.loaded.path),
+            "recipe_sha256": self.loaded.sha256,
+            "output": str(self.output),
+            "values": {
+                key: {"value": item.value, "origin": item.origin}
+                for key, item in self.values.items()
+            },
+            **self.facts,
+            "warnings": self.warnings,
+        }

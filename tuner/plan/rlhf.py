@@ -1,0 +1,238 @@
+"""What a plan has to know for learning from preferences: policy, judges, their tokenizers, data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from tuner.data import sft
+from tuner.data.preferences import prepare_preferences
+from tuner.data.prompts import prepare_prompts
+from tuner.errors import DataError, ModelError, RecipeError
+from tuner.methods.options import CONFIG
+from tuner.model import tokenizer as vocabulary
+from tuner.model.adapters import sources
+from tuner.model.adapters.sources import Source
+from tuner.model.tokenizer import pad_for_scores
+from tuner.rewards import code
+from tuner.rewards.options import ExactAnswerRule, FunctionReward, ModelReward
+
+if TYPE_CHECKING:
+    from tuner.data.example import Example
+    from tuner.data.prepared import Prepared
+    from tuner.methods.options import MethodOptions
+    from tuner.model.base import Base
+    from tuner.model.heads import Head
+    from tuner.recipe.load import LoadedRecipe
+    from tuner.recipe.schema import Recipe
+    from tuner.recipe.schema_rlhf import RlhfSection
+
+# By a recipe's own name for it; what earlier stages of a chain leave.
+Chained = Mapping[str, Source]
+
+
+@dataclass(frozen=True)
+class Parties:
+    """Who takes part besides the policy that is trained.
+
+    Attributes:
+        policy: what it starts from; None: the bare base.
+        judges: reward models by the name the recipe gives them.
+        pads: their padding tokens.
+    """
+
+    policy: Source | None = None
+    judges: dict[str, Source] = field(default_factory=dict)
+    pads: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """sha256 of the weights of each, which stand for what the recipe calls them.
+
+        Read once: every checkpoint carries them.
+        """
+        given = {"rlhf.policy_sha256": self.policy} if self.policy else {}
+        given |= {f"rlhf.reward_sha256.{name}": judge for name, judge in self.judges.items()}
+        return {key: source.digest() for key, source in given.items() if not source.planned}
+
+
+def _differences(method: MethodOptions, recipe: Recipe) -> str:
+    """Where a policy's method and the recipe's differ, key by key."""
+    ours, theirs = recipe.method.model_dump(), method.model_dump()
+    return ", ".join(
+        f"method.{key} {theirs.get(key, 'none')} (here {ours.get(key, 'none')})"
+        for key in dict.fromkeys([*theirs, *ours])
+        if ours.get(key) != theirs.get(key)
+    )
+
+
+def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source | None]:
+    """The source of the policy, and the recipe with the method that it was trained with.
+
+    Raises:
+        RecipeError: it is not there, or its method is not the recipe's.
+    """
+    rlhf = loaded.recipe.rlhf
+    if rlhf is None or rlhf.policy is None:
+        return loaded, None
+    source = chained.get(rlhf.policy) or sources.find(rlhf.policy, loaded.folder, "rlhf.policy")
+    if source.whole:
+        raise RecipeError(
+            f"rlhf.policy: {rlhf.policy} is a whole model",
+            f"{source.folder} holds no adapter",
+            f"name it as model.base: {source.folder}, and leave out rlhf.policy",
+        )
+    _refuse_tokens(source)
+    if source.method is None or source.method == loaded.recipe.method:
+        return loaded, source
+    given = [key for key, origin in loaded.origins.items() if key.startswith("method.")]
+    own = [key for key in given if loaded.origins[key] not in ("default", "verb")]
+    if own:
+        raise RecipeError(
+            "the recipe's method is not that of rlhf.policy",
+            f"{rlhf.policy} was trained otherwise: {_differences(source.method, loaded.recipe)}",
+            "leave out the section method: the policy's own adapter is trained on",
+        )
+    recipe = loaded.recipe.model_copy(update={"method": source.method})
+    origins = {key: where for key, where in loaded.origins.items() if key not in given}
+    origins |= {f"method.{key}": "rlhf.policy" for key in type(source.method).model_fields}
+    return replace(loaded, recipe=recipe, origins=origins), source
+
+
+def _refuse_tokens(source: Source) -> None:
+    """Refuse a policy that has added tokens to the vocabulary: its base is another one than ours.
+
+    Raises:
+        RecipeError: with the way round it.
+    """
+    known = source.folder / CONFIG
+    config = json.loads(known.read_text("utf-8")) if known.is_file() else {}
+    if (source.section and source.section.new_tokens) or config.get(vocabulary.TRAINED):
+        raise RecipeError(
+            f"rlhf.policy: {source.name} has tokens that its base has not",
+            "not proven for rlhf: their rows lie in the adapter",
+            "tuner export RUN --format merged, and name that as model.base, without rlhf.policy",
+        )
+
+
+def parties(
+    loaded: LoadedRecipe, policy: Source | None, found: Base, tokenizer: Any, chained: Chained
+) -> Parties:
+    """Check that policy and judges fit base and tokenizer, as far as can be told without weights.
+
+    Raises:
+        RecipeError: one is not there, or is no reward model.
+        ModelError: one reads another vocabulary or another chat template.
+        SafetyError: a reward function, and the recipe does not allow code.
+    """
+    rlhf = loaded.recipe.rlhf
+    if rlhf is None:
+        return Parties()
+    if policy is not None and not policy.planned:
+        _same_base(policy, found)
+    judges: dict[str, Source] = {}
+    pads: dict[str, int] = {}
+    for number, part in enumerate(rlhf.reward):
+        key = f"rlhf.reward[{number}]"
+        if isinstance(part, FunctionReward):
+            code.check(part.function, loaded.folder, rlhf.allow_code)
+        if not isinstance(part, ModelReward):
+            continue
+        judge = chained.get(part.model) or sources.find(part.model, loaded.folder, f"{key}.model")
+        judges[part.model] = judge
+        if not judge.planned:
+            pads[judge.name] = _pad_of(judge, found, tokenizer)
+    return Parties(policy, judges, pads)
+
+
+def _same_base(policy: Source, found: Base) -> None:
+    other = policy.base(found)
+    if other.folder.resolve() != found.folder.resolve() and other.name != found.name:
+        place = other.name if other.kind in ("alias", "hub") else other.folder
+        raise ModelError(
+            "rlhf.policy was trained on another base",
+            f"{policy.name} is an adapter of {place}, model.base is {found.name}",
+            f"set model.base: {place}",
+        )
+
+
+def _pad_of(judge: Source, found: Base, tokenizer: Any) -> int:
+    """The padding token of a reward model that reads what the policy writes."""
+    base = judge.base(found)
+    own = (judge.folder / "tokenizer_config.json").is_file()
+    other = vocabulary.tokenizer_at(base, judge.folder if own else base.folder)
+    advice = "train a reward model on this base, or on one with the same tokenizer"
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise ModelError(
+            f"the reward model {judge.name} reads another vocabulary",
+            f"it has {len(other.get_vocab())} tokens, the policy {len(tokenizer.get_vocab())}, "
+            "or the same ones by other numbers",
+            advice,
+        )
+    if own and other.chat_template != tokenizer.chat_template:
+        raise ModelError(
+            f"the reward model {judge.name} was trained with another chat template",
+            "it would judge texts that do not look like those it knows",
+            "train it with the tokenizer that the policy has",
+        )
+    return pad_for_scores(other, judge.name)
+
+
+def prepare(
+    loaded: LoadedRecipe, tokenizer: Any, room: int, stop_ids: Collection[int], head: Head
+) -> tuple[Prepared, list[Example]]:
+    """The data of the plan's task, and the supervised rows that PPO-ptx mixes in.
+
+    Args:
+        loaded: the recipe.
+        tokenizer: of the base.
+        room: tokens that a row may have.
+        stop_ids: further tokens that end an answer.
+        head: what the examples are for.
+    """
+    recipe = loaded.recipe
+    common: dict[str, Any] = {
+        "folder": loaded.folder,
+        "seed": recipe.run.seed,
+        "context_length": room,
+        "stop_ids": stop_ids,
+    }
+    if loaded.task == "reward":
+        return prepare_preferences(recipe.data, tokenizer, **common), []
+    if recipe.rlhf is not None and not recipe.rlhf.draws:
+        found = prepare_preferences(recipe.data, tokenizer, **common)
+        rows = [pair for ranking in found.train for pair in ranking.apart()]
+        return replace(found, train=rows, report={**found.report, "examples_train": len(rows)}), []
+    if recipe.rlhf is None:
+        return sft.prepare(recipe.data, tokenizer, **common, head=head.name), []
+    section = recipe.data
+    if recipe.ppo is not None and recipe.ppo.ptx_data is not None and section.long != "error":
+        # It is about the supervised rows then; prompts are never cut.
+        section = section.model_copy(update={"long": "auto"})
+    prompts = prepare_prompts(
+        section, tokenizer, **common, response_length=recipe.rlhf.max_new_tokens
+    )
+    _refuse_unanswered(recipe.rlhf, prompts)
+    ptx: list[Example] = []
+    if recipe.ppo is not None and recipe.ppo.ptx_data is not None:
+        section = recipe.data.model_copy(
+            update={"train": (recipe.ppo.ptx_data,), "eval": 0, "template": "auto", "columns": {}}
+        )
+        ptx = sft.prepare(section, tokenizer, **common).train
+    return prompts, ptx
+
+
+def _refuse_unanswered(rlhf: RlhfSection, prompts: Prepared) -> None:
+    """Refuse a rule that compares with the rows' own answers where no row has one."""
+    if prompts.report["rows_with_reference"] or not any(
+        isinstance(part, ExactAnswerRule) for part in rlhf.reward
+    ):
+        return
+    raise DataError(
+        "the rule exact_answer has nothing to compare with",
+        "no row of data.train has an answer beside its prompt",
+        "add a column answer or completion, or leave out the rule",
+    )

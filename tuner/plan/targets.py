@@ -1,0 +1,221 @@
+"""What a LoRA takes of a base besides its targets, by the keys of the recipe's `method` section:
+some layers only, ranks of their own, the fused weights of experts, modules that are trained whole.
+
+Each name in the recipe must mean something in the base: peft passes over those that do not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tuner.errors import ModelError, RecipeError
+from tuner.methods.layernorm import LayernormOptions
+from tuner.methods.lora import LoraOptions
+from tuner.methods.options import MethodOptions, TargetedOptions
+from tuner.methods.targets import choose, ends, layer_of, layers_of
+from tuner.model import sizes
+from tuner.model.base import Base
+from tuner.model.layers import Skeleton
+from tuner.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from tuner.model.layers import Skeleton
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Full names in the base.
+
+    Attributes:
+        experts: parameters with the fused weights of experts, to adapt.
+        saved: modules to train whole and to save beside the adapter.
+    """
+
+    experts: tuple[str, ...] = ()
+    saved: tuple[str, ...] = ()
+
+
+def refuse_layers(options: MethodOptions, bones: Skeleton, found: Base) -> None:
+    """Refuse numbers in `method.layers` that the base has no layer for.
+
+    Raises:
+        ModelError: naming them.
+    """
+    present = layers_of((*bones.linears, *bones.experts))
+    wanted = options.layers if isinstance(options, LoraOptions) else ()
+    absent = [str(number) for number in wanted if number not in present]
+    if absent:
+        raise ModelError(
+            "method.layers names layers that the model does not have",
+            f"{found.name} has no layer {', '.join(absent)}; the last one is number "
+            f"{max(present, default='none')}",
+            "correct method.layers; the first layer is number 0",
+        )
+
+
+def find(options: MethodOptions, bones: Skeleton, targets: Sequence[str], found: Base) -> Parts:
+    """The parts of a base; none for other methods than LoRA.
+
+    Args:
+        options: the recipe's `method` section.
+        bones: of the base.
+        targets: full names of the modules that get adapters.
+        found: the base.
+
+    Raises:
+        ModelError: a name matches nothing, or the base has no experts.
+        RecipeError: a module would be trained whole and adapted, too.
+    """
+    if not isinstance(options, LoraOptions):
+        return Parts()
+    experts = _experts(options, bones, found) if options.experts else ()
+    adapted = (*targets, *experts)
+    _refuse_absent("rank_pattern", options.rank_pattern, adapted, found)
+    modules = _modules(bones.sizes)
+    _refuse_absent("modules_to_save", options.modules_to_save, modules, found)
+    saved = tuple(name for name in modules if ends(name, options.modules_to_save))
+    for name in saved:
+        inside = [each for each in adapted if each == name or each.startswith(name + ".")]
+        if inside:
+            raise RecipeError(
+                f"method.modules_to_save: {name} would be trained whole and adapted, too",
+                f"method.target_modules selects {inside[0]}",
+                "leave it out of one of the two",
+            )
+    return Parts(experts, saved)
+
+
+def _experts(options: LoraOptions, bones: Skeleton, found: Base) -> tuple[str, ...]:
+    if not bones.experts:
+        raise ModelError(
+            "method.experts: true, and the model has no fused weights of experts",
+            f"{found.name} is of type {found.config.get('model_type')}",
+            "leave out method.experts; experts that are linear layers are adapted without it",
+        )
+    layers = options.layers
+    return tuple(name for name in bones.experts if not layers or layer_of(name) in layers)
+
+
+def _modules(parameters: Iterable[str]) -> tuple[str, ...]:
+    """Every module that holds a parameter, itself or within."""
+    found: dict[str, None] = {}
+    for name in parameters:
+        steps = name.split(".")[:-1]
+        found.update(dict.fromkeys(".".join(steps[: n + 1]) for n in range(len(steps))))
+    return tuple(found)
+
+
+def _refuse_absent(key: str, wanted: Iterable[str], names: Collection[str], found: Base) -> None:
+    absent = [entry for entry in wanted if not any(ends(name, (entry,)) for name in names)]
+    if not absent:
+        return
+    ends_in = {name.rsplit(".", 1)[-1] for name in names}
+    endings = {word for word in ends_in if not word.isdigit()}
+    near = {entry: difflib.get_close_matches(entry, sorted(endings), 3, 0.4) for entry in absent}
+    hints = [f"{entry} -> {', '.join(words)}" for entry, words in near.items() if words]
+    hint = f"near: {'; '.join(hints)}. " if hints else ""
+    raise ModelError(
+        f"method.{key} names modules that are not there",
+        f"{found.name}: {', '.join(absent)} matches nothing that it could mean; there is "
+        f"{', '.join(sorted(endings))}",
+        f"{hint}correct method.{key}",
+    )
+
+
+def virtual_tokens(recipe: Recipe, found: Base) -> int:
+    """Tokens of the context that a method takes for itself.
+
+    Raises:
+        RecipeError: they leave no room for a row.
+    """
+    count = getattr(recipe.method, "num_virtual_tokens", 0)
+    if count and count > found.context_length // 2:
+        raise RecipeError(
+            f"method.num_virtual_tokens: {count} is more than half of the model's context",
+            f"{found.name} takes {found.context_length} tokens, rows included",
+            f"set method.num_virtual_tokens: {found.context_length // 2} or less",
+        )
+    return int(count)
+
+
+def token_ids(recipe: Recipe, tokenizer: Any) -> tuple[int, ...]:
+    """The ids of `method.tokens`.
+
+    Raises:
+        RecipeError: one is not a single token.
+    """
+    tokens = getattr(recipe.method, "tokens", ())
+    vocabulary = tokenizer.get_vocab()
+    found = []
+    for token in tokens:
+        ids = [vocabulary[token]] if token in vocabulary else []
+        ids = ids or tokenizer(token, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            near = difflib.get_close_matches(token, vocabulary, 3, 0.5)
+            raise RecipeError(
+                f"method.tokens: '{token}' is no token",
+                f"the tokenizer makes {len(ids)} of it; near: {', '.join(near) or 'none'}",
+                "name tokens as tokenizer.json spells them, or as they stand in a text",
+            )
+        found.append(int(ids[0]))
+    return tuple(found)
+
+
+def targets(recipe: Recipe, bones: Skeleton, found: Base) -> list[str]:
+    """The modules a method changes; every name must match, and half of the layers at least.
+
+    Raises:
+        ModelError: a name matches nothing, or less than half of the layers are reached.
+    """
+    options = recipe.method
+    if not isinstance(options, TargetedOptions):
+        return []
+    wanted = options.target_modules
+    layers = options.layers if isinstance(options, LoraOptions) else ()
+    names = list(bones.norms if isinstance(options, LayernormOptions) else bones.linears)
+    chosen = choose(options, list(bones.linears), bones.norms, layers)
+    keywords = ("all-linear", "all-norms", "auto")
+    absent = [
+        entry
+        for entry in wanted
+        if entry not in keywords and not any(ends(name, (entry,)) for name in names)
+    ]
+    if not chosen and len(wanted) == 1:
+        try:
+            re.compile(wanted[0])
+        except re.error as error:
+            raise RecipeError(
+                "method.target_modules is neither a module's name nor a regular expression",
+                f"'{wanted[0]}': {error}",
+                f"correct it, or use {_everything(options)}",
+            ) from error
+    if not chosen or (absent and len(wanted) > 1):
+        endings = sorted({name.rsplit(".", 1)[-1] for name in names})
+        near = {entry: difflib.get_close_matches(entry, endings, 3, 0.4) for entry in absent}
+        hints = [f"{entry} -> {', '.join(found)}" for entry, found in near.items() if found]
+        hint = f"near: {'; '.join(hints)}. " if hints else ""
+        raise ModelError(
+            "method.target_modules names modules that the model does not have",
+            f"{found.name}: {', '.join(absent or wanted)} matches no layer that "
+            f"{options.name} can adapt; it has {', '.join(endings)}",
+            f"{hint}correct method.target_modules, or use {_everything(options)}",
+        )
+    present = sizes.Sizes.of(found.config).layers
+    touched = layers_of(chosen)
+    partial = options.allow_partial_targets or bool(layers)
+    if present and len(touched) * 2 < present and not partial:
+        raise ModelError(
+            "method.target_modules reaches only part of the model",
+            f"{found.name}: {len(chosen)} modules in {len(touched)} of {present} layers",
+            "widen it, or set method.allow_partial_targets: true",
+        )
+    return chosen
+
+
+def _everything(options: TargetedOptions) -> str:
+    default = type(options).model_fields["target_modules"].default
+    return str(default[0])

@@ -1,0 +1,1 @@
+"""What the user asks for: the schema of a recipe, and reading one."""

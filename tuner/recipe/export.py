@@ -1,0 +1,169 @@
+"""The recipe's section `export`: what is written at the end of a run.
+
+An item of `formats` is a name of FORMATS, or a mapping with that name as its one key: to a type
+(`{gguf: q4_k_m}`, which is the name `gguf-q4_k_m`), or to options (`{nf4: {max_kl: 0.3}}`). It is
+kept as the name, or as {name: options} where it has any.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, WithJsonSchema
+
+from tuner.recipe.formats import FORMATS, GGUF, canonical
+from tuner.rewards.options import own_words
+from tuner.schema.fields import Flag, Positive, Section, Text
+from tuner.schema.suggest import suggestion
+
+AUTO = "auto"
+Item = str | dict[str, dict[str, Any]]
+_TYPES = tuple(row.llama_type for row in FORMATS.values() if row.llama_type)
+_EXAMPLE = "expected a name, or a mapping with one key: {gguf: q4_k_m} or {nf4: {max_kl: 0.3}}"
+
+
+class FormatOptions(Section):
+    """What may be said of one format."""
+
+    type: Annotated[Text | None, Field(description="type of a GGUF file: q4_k_m, q8_0, ...")] = None
+    max_kl: Annotated[
+        Positive | None,
+        Field(description="largest mean KL to the tuned model, in place of the format's own limit"),
+    ] = None
+    portable: Annotated[
+        Flag, Field(description="adapter: rsLoRA as a plain LoRA, which every runtime reads alike")
+    ] = False
+
+
+def _read(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        value = [value]
+    items = [_item(item) for item in value]
+    names = [name_of(item) for item in items]
+    for name in names:
+        if names.count(name) > 1:
+            raise own_words(f"{name} is listed twice")
+    return tuple(items)
+
+
+def _item(value: Any) -> Item:
+    if isinstance(value, str):
+        return _known(str(value))
+    if not isinstance(value, dict) or len(value) != 1:
+        raise own_words(_EXAMPLE)
+    ((name, given),) = value.items()
+    if isinstance(given, str):
+        given = {"type": given}
+    if not isinstance(given, dict):
+        raise own_words(f"{name}: expected a type or options; {_EXAMPLE}")
+    options = _options(name, given)
+    if kind := options.pop("type", None):
+        if name != GGUF:
+            raise own_words(f"{name} has no types, only {GGUF} has; write the name alone")
+        if kind.lower() not in _TYPES:
+            raise own_words(f"no GGUF type '{kind}'; {suggestion(kind, _TYPES)}")
+        name = f"{GGUF}-{kind}"
+    name = _known(name)
+    if options:
+        _refuse_options(name, options)
+        return {name: options}
+    return name
+
+
+def _refuse_options(name: str, options: dict[str, Any]) -> None:
+    if name == AUTO:
+        raise own_words(f"{AUTO} takes no options; name the format")
+    if "max_kl" in options and FORMATS[name].exact and name != "merged":
+        raise own_words(f"{name} holds the trained weights themselves; max_kl is for the others")
+    if "portable" in options and name != "adapter":
+        raise own_words(f"portable is an option of adapter, not of {name}")
+
+
+def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The options that differ from their defaults."""
+    try:
+        return FormatOptions.model_validate(given).model_dump(exclude_defaults=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            said = f"no option '{key}'; {suggestion(key, FormatOptions.model_fields)}"
+        else:
+            said = f"{key}: not '{given[key]}'; {FormatOptions.model_fields[key].description}"
+        raise own_words(f"{name}: {said}") from None
+
+
+def _known(name: str) -> str:
+    name = canonical(name)
+    if name not in FORMATS and name != AUTO:
+        raise own_words(f"no format '{name}'; {suggestion(name, [*FORMATS, AUTO])}")
+    return name
+
+
+def name_of(item: Item) -> str:
+    """The format of an item."""
+    return item if isinstance(item, str) else next(iter(item))
+
+
+def _schema() -> dict[str, Any]:
+    """What an editor needs: every name, and for each mapping what it may hold."""
+    options: dict[str, dict[str, Any]] = {
+        "type": {"enum": list(_TYPES)},
+        "max_kl": {"type": "number", "exclusiveMinimum": 0},
+        "portable": {"type": "boolean"},
+    }
+    for key, schema in options.items():
+        schema["description"] = FormatOptions.model_fields[key].description
+
+    def allowed(name: str) -> dict[str, Any]:
+        row = FORMATS[name]
+        keys = ["type"] if name == GGUF else []
+        keys += ["max_kl"] if not row.exact or name == "merged" else []
+        keys += ["portable"] if name == "adapter" else []
+        chosen = {key: options[key] for key in keys}
+        own = {"type": "object", "additionalProperties": False, "properties": chosen}
+        return {"anyOf": [options["type"], own]} if name == GGUF else own
+
+    mapping = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": 1,
+        "additionalProperties": False,
+        "properties": {name: allowed(name) for name in FORMATS if name != "virtual_tokens"},
+    }
+    word = {"type": "string", "enum": [*FORMATS, f"{GGUF}-f16", AUTO]}
+    item = {"anyOf": [word, mapping]}
+    return {"anyOf": [*item["anyOf"], {"type": "array", "items": item}]}
+
+
+class ExportSection(Section):
+    """What is written at the end, each proven in a fresh process."""
+
+    formats: Annotated[
+        tuple[Item, ...],
+        BeforeValidator(_read),
+        PlainSerializer(list, return_type=list[Any]),
+        WithJsonSchema(_schema()),
+        Field(
+            description="any of `tuner export --formats`, each a name or {name: type or options}, "
+            "as in [adapter, merged, {gguf: q4_k_m}, {nf4: {max_kl: 0.3}}]; auto: adapter, "
+            "virtual_tokens and merged, as far as the method has them"
+        ),
+    ] = (AUTO,)
+    onto: Annotated[
+        Literal["auto", "dequantized", "original"],
+        Field(
+            description="weights that the adapter of a quantized base is merged into; auto: those "
+            "that come nearer to the tuned model"
+        ),
+    ] = "auto"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The formats without their options; `auto` may be among them."""
+        return tuple(map(name_of, self.formats))
+
+    def options(self, name: str) -> dict[str, Any]:
+        """What the recipe says of a format besides its name."""
+        found = next((item for item in self.formats if name_of(item) == name), name)
+        return {} if isinstance(found, str) else found[name]

@@ -1,0 +1,106 @@
+"""What earlier versions called a key, and what they did where there was no key yet.
+
+A recipe that still has an old key is answered with the new one. Runs of earlier versions are read
+as they were meant: their locks, the identity that their checkpoints keep, and the sha256 by which
+a stage that is finished is found again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.schema.strict_yaml import Path
+
+# Keys that came later, each with the value that means what was done before.
+ADDED: dict[str, Any] = {
+    "model.code_sha256": None,
+    "data.long": "auto",
+    "export.onto": "auto",
+    "train.adam_beta1": 0.9,
+    "train.adam_beta2": 0.999,
+    "train.adam_epsilon": 1e-8,
+}
+# The origin of a value that such a run has brought along.
+BEGUN = "the run that is resumed"
+# Once the fields of a mapping `train.trl`.
+_OF_TRL = ("adam_beta1", "adam_beta2", "adam_epsilon")
+
+
+def answer(path: Path, value: Any) -> str | None:
+    """Say which key or value has taken the place of an old one; None where it is not old."""
+    if path == ("train", "trl"):
+        fields = [name for name in _OF_TRL if isinstance(value, dict) and name in value]
+        return f"unknown key; it is {_listed(fields or _OF_TRL)} now"
+    if path == ("run", "strategy") and value == "deepspeed":
+        return "deepspeed is not supported; did you mean 'fsdp'"
+    return None
+
+
+def _listed(fields: tuple[str, ...] | list[str]) -> str:
+    names = [f"train.{name}" for name in fields]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def renew_lock(tree: dict[str, Any], lines: dict[Path, int]) -> None:
+    """Give the keys of a run's lock, and their lines, the names that they have now."""
+    train, run = tree.get("train"), tree.get("run")
+    if isinstance(train, dict) and isinstance(fields := train.get("trl"), dict):
+        if not fields.keys() <= set(_OF_TRL):
+            return
+        del train["trl"]
+        for name, value in fields.items():
+            train[name] = value
+            lines[("train", name)] = lines[("train", "trl", name)]
+    if isinstance(run, dict) and run.get("strategy") == "deepspeed":
+        # It was refused for several processes, and meant nothing for one.
+        run["strategy"] = "auto"
+
+
+def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the identity that a checkpoint keeps, under the keys of this version.
+
+    Args:
+        saved: `state["identity"]` of the checkpoint.
+        current: the identity of the run that resumes.
+    """
+    known = dict(saved)
+    fields = known.pop("train.trl", None) or {}
+    known |= {f"train.{name}": float(value) for name, value in fields.items()}
+    return {key: value for key, value in ADDED.items() if key in current} | known
+
+
+def meant_by_auto(values: Mapping[str, Any], template: str, long: str) -> dict[str, str]:
+    """Return what `auto` of the data section meant to an earlier version, by key.
+
+    Rows of a text and a label were film reviews then, and no cut was too much.
+
+    Args:
+        values: of the plan in the record of the run that is resumed.
+        template: of its recipe.
+        long: likewise.
+    """
+    if not values or values.get("data.long", {}).get("origin", BEGUN) != BEGUN:
+        return {}
+    meant = {}
+    if template == "auto" and values.get("data.template", {}).get("value") == "cloze":
+        meant["template"] = "cloze"
+    if long == "auto":
+        meant["long"] = "truncate"
+    return meant
+
+
+def as_then(values: dict[str, Any]) -> dict[str, Any]:
+    """Return a dumped recipe in the shape of the first version, as far as that could say it."""
+    then = {section: dict(keys) for section, keys in values.items()}
+    fields = {name: then["train"][name] for name in _OF_TRL}
+    for key, value in ADDED.items():
+        section, _, name = key.partition(".")
+        if section in then and name in then[section] and then[section][name] == value:
+            del then[section][name]
+    for name in _OF_TRL:
+        then["train"].pop(name, None)
+    then["train"]["trl"] = {
+        name: value for name, value in fields.items() if value != ADDED[f"train.{name}"]
+    }
+    return then

@@ -1,0 +1,73 @@
+"""Which verb a recipe is for, by the command line and its own sections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuner.errors import RecipeError
+from tuner.methods import METHODS
+from tuner.recipe.source import Source
+from tuner.recipe.verbs import TASK_SECTIONS, VERBS
+
+
+def settle_verb(
+    tree: dict[str, Any], verb: str | None, source: Source
+) -> tuple[str, RecipeError | None]:
+    """The verb, with the method it implies put in; and what is wrong with the two together."""
+    if problem := _foreign_sections(tree, verb, source):
+        return verb or "", problem
+    verb = verb or _verb_of_sections(tree)
+    _add_sections(tree, verb)
+    family = VERBS[verb].family if verb else None
+    method = tree.setdefault("method", {}) if family else tree.get("method")
+    if isinstance(method, dict) and method.get("name") is None:
+        method.pop("name", None)
+        if family:
+            method["name"] = next(row.name for row in METHODS.values() if row.verb == family)
+            source.override(("method", "name"), "verb")
+    name = method.get("name", "lora") if isinstance(method, dict) else "lora"
+    row = METHODS.get(name) if isinstance(name, str) else None
+    if verb is None:
+        return (row.verb if row else "sft"), None
+    if row is None or family in (None, row.verb):
+        return verb, None
+    what = f"method '{row.name}' is not one that `tuner {verb}` trains"
+    line = f"{source.place(('method', 'name'))}: method.name: {what}; `tuner {row.verb}` does"
+    by_flag = "" if (("method", "name")) in source.lines else f" --set method.name={row.name}"
+    fix = f"run: tuner {row.verb} --recipe {source.file}{by_flag}"
+    return verb, RecipeError(what, fix=fix, problems=[line])
+
+
+def _verb_of_sections(tree: dict[str, Any]) -> str | None:
+    """The verb of a task whose section the recipe has."""
+    return next((task for name, task in TASK_SECTIONS.items() if tree.get(name) is not None), None)
+
+
+def _algorithm(tree: dict[str, Any]) -> str:
+    rlhf = tree.get("rlhf")
+    return str(rlhf.get("algorithm", "ppo")) if isinstance(rlhf, dict) else "ppo"
+
+
+def _add_sections(tree: dict[str, Any], verb: str | None) -> None:
+    """A task has its sections, with their defaults where the recipe says nothing."""
+    for section, task in TASK_SECTIONS.items():
+        wanted = verb is not None and VERBS[verb].task == task
+        if wanted and (section != "ppo" or _algorithm(tree) == "ppo"):
+            tree.setdefault(section, {})
+
+
+def _foreign_sections(tree: dict[str, Any], verb: str | None, source: Source) -> RecipeError | None:
+    """The refusal of sections that the verb's task does not read."""
+    task = VERBS[verb].task if verb else _verb_of_sections(tree)
+    algorithm = _algorithm(tree)
+    if tree.get("ppo") is not None and task == "rlhf" and algorithm != "ppo":
+        what = f"the section ppo is not for rlhf.algorithm: {algorithm}"
+        line = f"{source.place(('ppo',))}: {what}"
+        return RecipeError(what, fix="leave the section out", problems=[line])
+    for name, owner in TASK_SECTIONS.items():
+        if tree.get(name) is not None and owner != task:
+            what = f"the section {name} is for `tuner {owner}`"
+            line = f"{source.place((name,))}: {what}, not for `tuner {verb or task}`"
+            fix = f"run: tuner {owner} --recipe {source.file}, or leave the section out"
+            return RecipeError(what, fix=fix, problems=[line])
+    return None

@@ -1,0 +1,220 @@
+"""Where a recipe's words come from: its file and the flags; what is refused before any schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tuner.console.redact import looks_secret, redact
+from tuner.errors import RecipeError
+from tuner.recipe import bundled
+from tuner.recipe.schema import keys_of, sections
+from tuner.schema import strict_yaml
+from tuner.schema.strict_yaml import Path as KeyPath
+from tuner.schema.suggest import nearest
+
+# A run keeps its resolved recipe under this name.
+LOCK = "recipe.lock.yaml"
+FIX = "correct the recipe; `tuner recipes schema` describes every key"
+# What a shell completes: on the command line these are paths from where the user stands.
+_PATH_KEYS = (
+    *(("data", "train"), ("data", "eval"), ("data", "template")),
+    *(("rlhf", "policy"), ("ppo", "ptx_data")),
+)
+
+
+@dataclass
+class Source:
+    """Where each key of a recipe comes from: a line of the file, or a flag."""
+
+    file: str
+    lines: dict[KeyPath, int]
+    flags: dict[KeyPath, str] = field(default_factory=dict)
+
+    def override(self, path: KeyPath, flag: str) -> None:
+        """From now on the key comes from the flag, and nothing below it from the file."""
+        below = [known for known in (*self.lines, *self.flags) if known[: len(path)] == path]
+        for known in below:
+            self.lines.pop(known, None)
+            self.flags.pop(known, None)
+        self.flags[path] = flag
+
+    def place(self, path: KeyPath) -> str:
+        """`file:line`, or the flag, of the key or the nearest key above it."""
+        for end in range(len(path), 0, -1):
+            if path[:end] in self.flags:
+                return self.flags[path[:end]]
+            if path[:end] in self.lines:
+                return f"{self.file}:{self.lines[path[:end]]}"
+            if end == len(path) and (below := self._flag_below(path)):
+                return below
+        return f"{self.file}:1"
+
+    def origin(self, path: KeyPath, default: str = "default") -> str:
+        """The origin of a key's value as the plan shows it."""
+        if flag := self._flag_below(path):
+            return flag.split()[0]
+        return f"recipe line {self.lines[path]}" if path in self.lines else default
+
+    def line(self, path: KeyPath) -> int:
+        """Where the key or the nearest key above it stands in the file; 0: given by a flag."""
+        place = self.place(path)
+        return int(place.rpartition(":")[2]) if place.startswith(f"{self.file}:") else 0
+
+    def _flag_below(self, path: KeyPath) -> str | None:
+        for known, flag in self.flags.items():
+            if known[: len(path)] == path:
+                return flag
+        return None
+
+
+def find(path: Path) -> Path:
+    """The recipe's file: as named, or the bundled one of that name where there is none."""
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise RecipeError(
+            f"{path} is a folder", "a recipe is one YAML file", f"name the file: {path}/NAME.yaml"
+        )
+    if path.exists():
+        raise RecipeError(f"{path} is not a regular file", "a recipe is one YAML file", FIX)
+    known = bundled.files("recipes")
+    if str(path) in known:
+        return known[str(path)]
+    near = nearest(path.stem, known)
+    hint = f"did you mean the bundled recipe '{near}'?" if near else "see `tuner recipes list`"
+    raise RecipeError(f"no recipe {redact(str(path))}", "there is no such file", hint)
+
+
+def read(file: Path) -> bytes:
+    """The file's bytes; a recipe is small."""
+    try:
+        if file.stat().st_size > strict_yaml.MAX_BYTES:
+            raise RecipeError(f"{file} is not a recipe", "it is larger than 1 MiB", FIX)
+        return file.read_bytes()
+    except OSError as error:
+        raise RecipeError(
+            f"{file} cannot be read", error.strerror or str(error), "check its permissions"
+        ) from None
+
+
+def parse(content: bytes, file: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+    """The recipe as a tree of keys, and the line of every key."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        encoding = "UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "not UTF-8"
+        line = content[: error.start].count(b"\n") + 1
+        raise RecipeError(
+            f"{file}:{line}: the text is {encoding}",
+            f"byte {error.start} is not valid UTF-8",
+            "save the recipe as UTF-8",
+        ) from None
+    try:
+        tree, lines = strict_yaml.parse(text)
+    except strict_yaml.YamlProblem as error:
+        raise RecipeError(
+            f"{file} is not a valid recipe",
+            redact(f"{file}:{error.line}:{error.column}: {error.message}"),
+            "correct the YAML at that place",
+        ) from None
+    if tree is None:
+        raise RecipeError(
+            f"{file} is empty", "a recipe names at least data.train", "see `tuner recipes list`"
+        )
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            f"{file} is not a recipe", "expected sections: model, data, method, ...", FIX
+        )
+    return tree, lines
+
+
+def refuse_secrets(
+    tree: dict[str, Any], overrides: Sequence[str], output: str | None, source: Source
+) -> None:
+    """A recipe is stored with its run, so nothing that looks like a secret may stand in it."""
+    places = [
+        redact(f"{source.place(path)}: {path[-1]}: looks like a secret")
+        for path, text in _texts(tree, ())
+        if looks_secret(text)
+    ]
+    flags = [*(f"--set {text}" for text in overrides), *([f"--output={output}"] if output else [])]
+    places += [
+        redact(f"{flag.partition('=')[0]}: looks like a secret")
+        for flag in flags
+        if looks_secret(flag)
+    ]
+    if places:
+        raise RecipeError(
+            "a recipe must not hold secrets: it is stored with the run",
+            problems=places,
+            fix="take it out and revoke it; give tokens in the environment, such as HF_TOKEN",
+        )
+
+
+def _texts(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """Every key and every text below a value, with its path."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield (*path, key), key
+            yield from _texts(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _texts(item, (*path, index))
+
+
+def apply(
+    tree: dict[str, Any], overrides: Sequence[str], source: Source, output: str | None
+) -> list[str]:
+    """Put `--set` and `--output` on top of the file's tree; return the problems."""
+    problems = []
+    for text in overrides:
+        key, equals, given = text.partition("=")
+        flag, path = f"--set {text}", tuple(key.strip().split("."))
+        problem = None if equals else "write it as section.key=value"
+        if equals and len(path) < 2:
+            homes = [name for name in sections() if path[0] in keys_of(name)]
+            full = [f"{home}.{path[0]}" for home in homes] or ["section.key"]
+            problem = f"write it as {' or '.join(full)}=value"
+        if problem is None:
+            problem = _put(tree, path, given, flag, source)
+        if problem:
+            problems.append(f"{flag}: {problem}")
+    if output is not None:
+        if source.origin(("run", "output")) == "--set":
+            problems.append("--output: run.output is given by --set too; keep one of them")
+        run = tree.get("run")
+        tree["run"] = {**(run if isinstance(run, dict) else {}), "output": output}
+        source.override(("run", "output"), f"--output {output}")
+    return problems
+
+
+def _put(
+    tree: dict[str, Any], path: tuple[str, ...], given: str, flag: str, source: Source
+) -> str | None:
+    try:
+        value = strict_yaml.parse_value(given)
+    except strict_yaml.YamlProblem as error:
+        return f"not a YAML value ({error.message}); quote it"
+    for name in path[:-1]:
+        if tree.get(name) is None:
+            tree[name] = {}
+        if not isinstance(tree[name], dict):
+            return f"'{name}' holds a value, not further keys"
+        tree = tree[name]
+    tree[path[-1]] = _from_here(value) if path in _PATH_KEYS else value
+    source.override(path, flag)
+    return None
+
+
+def _from_here(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_here(item) for item in value]
+    if isinstance(value, str) and strict_yaml.number(value) is None:
+        here = Path(value).expanduser()
+        return str(here.resolve()) if here.suffix and here.is_file() else value
+    return value

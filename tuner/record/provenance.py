@@ -1,0 +1,83 @@
+"""Where a run comes from and what it took: versions, command, source state, clocks, memory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tuner.console.redact import redact
+from tuner.machine import threads
+from tuner.record import git_files
+
+_LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "safetensors")
+
+# With these accelerate would overrule the recipe.
+_OVERRULING = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+
+
+class Clock:
+    """Seconds of each phase, added up over resumed runs.
+
+    Args:
+        laps: what earlier starts of the same run took.
+    """
+
+    def __init__(self, laps: Mapping[str, float]) -> None:
+        self.laps = dict(laps)
+        self.last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """End phase `name` now."""
+        now = time.perf_counter()
+        self.laps[name] = round(self.laps.get(name, 0.0) + now - self.last, 3)
+        parts = [seconds for key, seconds in self.laps.items() if key != "total"]
+        self.laps["total"] = round(sum(parts), 3)
+        self.last = now
+
+
+def describe() -> dict[str, Any]:
+    """Versions, command line, platform and source state, as they stand in `run.json`.
+
+    Drops the variables with which accelerate would overrule the recipe, and names them.
+    """
+    ignored = [name for name in _OVERRULING if os.environ.pop(name, None) is not None]
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "threads": {"count": _threads(), **threads.describe()},
+        "command": redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "git": git_files.commit(Path.cwd()),
+        "ignored_environment": ignored,
+    }
+
+
+def versions(modules: Iterable[str]) -> dict[str, str]:
+    """Versions of the distributions that bring these modules, by module."""
+    brought = {"llama_cpp": "llama-cpp-python", "compressed_tensors": "compressed-tensors"}
+    return {name: importlib.metadata.version(brought.get(name, name)) for name in modules}
+
+
+def peak_memory_bytes() -> int:
+    """The most resident memory that this process has had."""
+    try:
+        # Linux gives getrusage the peak of the process that started this one, where that is higher.
+        status = Path("/proc/self/status").read_text("ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _threads() -> int:
+    """The threads that torch computes with."""
+    import torch
+
+    return torch.get_num_threads()

@@ -1,0 +1,112 @@
+"""Finding runs again: names for new ones, the one to resume, lists of what there is."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuner.errors import IntegrityError, RecipeError
+from tuner.record.lock import Owner
+from tuner.record.run_json import LOCK, RUN, read_record
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run as `tuner runs` shows it.
+
+    Attributes:
+        path: its folder.
+        status: of the record, or `damaged`.
+        record: what run.json holds; empty where it is damaged.
+        note: what the status alone does not say.
+    """
+
+    path: Path
+    status: str
+    record: dict[str, Any]
+    note: str = ""
+
+
+def free_name(base: Path, taken: Collection[Path] = ()) -> Path:
+    """`base`, or the first of `base-2`, `base-3`, ... that does not exist or is empty.
+
+    Args:
+        base: the wanted name.
+        taken: names that are free as yet, but promised to others.
+    """
+    number, path = 1, base
+    while path in taken or (
+        os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+    ):
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def newest_matching(base: Path, recipe_sha256: str) -> Path | None:
+    """The run to resume: the last started of `base`, `base-2`, ... with this recipe, not done.
+
+    Damaged records are passed over.
+    """
+    numbered = re.compile(re.escape(base.name) + r"(?:-([1-9][0-9]*))?")
+    found = [
+        (str(run.record.get("started")), int(match[1] or 1), run.path)
+        for run in list_runs(base.parent)
+        if (match := numbered.fullmatch(run.path.name))
+        and run.status not in ("done", "damaged")
+        and run.record.get("recipe_sha256") == recipe_sha256
+    ]
+    return max(found)[2] if found else None
+
+
+def list_runs(root: Path) -> list[RunSummary]:
+    """The runs directly under a folder, the oldest first; damaged ones included."""
+    if not root.is_dir():
+        return []
+    runs = [_summary(path) for path in root.iterdir() if (path / RUN).is_file()]
+    return sorted(runs, key=lambda run: (str(run.record.get("started", "")), run.path.name))
+
+
+def read_run(path: Path) -> RunSummary:
+    """One run.
+
+    Raises:
+        RecipeError: no run lies there.
+    """
+    if not (path / RUN).is_file():
+        raise no_run(path)
+    return _summary(path)
+
+
+def no_run(path: Path) -> RecipeError:
+    """The refusal of a folder that is no run's."""
+    return RecipeError(
+        f"{path} holds no run", f"there is no {RUN}", "`tuner runs list` shows those there are"
+    )
+
+
+def _summary(path: Path) -> RunSummary:
+    try:
+        record = read_record(path)
+    except IntegrityError as error:
+        return RunSummary(path, "damaged", {}, error.why)
+    note = ""
+    if record["status"] == "running" and not _held(path):
+        note = "its process is gone; continue it with --resume"
+    return RunSummary(path, str(record["status"]), record, note)
+
+
+def _held(path: Path) -> bool:
+    """Whether the run's process may still live; only its own host can tell for sure."""
+    try:
+        owner = Owner.parse((path / LOCK).read_text())
+    except (OSError, ValueError):
+        return False
+    return owner is not None and owner.alive() is not False
+
+
+RUNS = Path("runs")

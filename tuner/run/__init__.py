@@ -1,0 +1,1 @@
+"""Carry out a plan: build, train, score, export; rehearsals, chains, comparisons, sweeps."""

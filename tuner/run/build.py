@@ -1,0 +1,225 @@
+"""From a plan to the model that is trained: base, method, start."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+from tuner.errors import ModelError
+from tuner.machine import ranks
+from tuner.methods import full, lora, qat_layers
+from tuner.methods.lora import LoraOptions
+from tuner.model import base as bases
+from tuner.model import embedding_rows, prompt_model
+from tuner.model.adapters import files
+from tuner.model.adapters.files import WHOLE
+from tuner.model.kernels import attention, fused_boft, fused_lora, fused_mlp, fused_norm
+from tuner.model.transformers_errors import quiet_libraries, told
+from tuner.model.weights import open_weights
+from tuner.run import start_lora, start_prompt
+from tuner.tasks import TASKS, sharding
+from tuner.tasks.trained import Trained
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tuner.data.example import Example
+    from tuner.model.adapters.sources import Source
+    from tuner.plan.plan import Plan
+    from tuner.plan.values import Stage
+
+log = logging.getLogger(__name__)
+
+
+def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
+    """Put the method on the base; what is not trained is frozen.
+
+    Args:
+        base: the loaded base model.
+        plan: says the method and its options.
+        examples: training rows, for starts that look at the data.
+    """
+    if plan.method.config is None:
+        full.set_trainable(base, plan.stages[0].train)
+        return base
+    if plan.parties.policy is not None:
+        return _adopted(base, plan.parties.policy, plan)
+    config = plan.setting.with_head(plan.method.config(plan.setting))
+    embedding_rows.train(base, config, plan.setting.new_token_ids)
+    if not plan.qat:
+        _fuse(config)
+    if plan.method.virtual_tokens:
+        model = _with_tokens(base, config, plan)
+        _put_fused(model)
+        start_prompt.start(model, plan, examples)
+        return model
+    quantized: list[str] = []
+    if plan.qat:
+        quantized = qat_layers.quantized_layers(base)
+        qat_layers.register(config)
+    model = get_peft_model(base, config)
+    _freeze_divisors(model)
+    _put_fused(model)
+    if isinstance(plan.recipe.method, LoraOptions):
+        start_lora.start(model, plan, examples)
+    if plan.qat:
+        qat_layers.start(model, quantized, plan.recipe.train.qat, plan.setting.group)
+    return model
+
+
+def _freeze_divisors(model: Any) -> None:
+    """Keep AdaLoRA's divisors as they are: on a base in half precision peft makes them again, as if
+    they were trained, and never saves them."""
+    for name, parameter in model.named_parameters():
+        if ".ranknum." in name:
+            parameter.requires_grad_(False)
+
+
+def _fuse(config: Any) -> None:
+    """Have LoRA modules trained by one autograd function each, where that is possible."""
+    if type(config) is LoraConfig:
+        fused_lora.register(config)
+
+
+def _put_fused(model: Any) -> None:
+    """Have what surrounds the adapter keep less, where its modules are known and frozen."""
+    fused_boft.put(model)
+    fused_norm.put(model)
+    # None is found in front of a layer that is not fused: quantized, or trained for one.
+    fused_mlp.put(model)
+
+
+def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
+    """The base with the adapter that a policy starts from, to be trained on.
+
+    Raises:
+        ModelError: it is none for this base or this method, or does not fit.
+        IntegrityError: a file is not the one that was sealed.
+    """
+    config = files.read(policy.folder, policy.name)
+    files.check_kind(config, plan.head, policy.folder, policy.name)
+    wanted = plan.method.config(plan.setting) if plan.method.config else None
+    if wanted is None or config.peft_type != wanted.peft_type:
+        raise ModelError(
+            f"rlhf.policy is no adapter of method.name: {plan.method.name}",
+            f"{policy.folder}: peft_type {config.peft_type.value}",
+            "name its method in the section method",
+        )
+    files.check_base(
+        policy.folder,
+        policy.name,
+        plan.base.name,
+        plan.base.fingerprint,
+        force=False,
+        warn=log.warning,
+    )
+    with told(f"the adapter '{policy.name}' cannot be loaded", policy.folder, WHOLE):
+        _fuse(config)
+        model = embedding_rows.put_on(base, policy.folder, config, is_trainable=True)
+    files.check_tensors(model, policy.folder, policy.name)
+    _put_fused(model)
+    return model
+
+
+def _with_tokens(base: Any, config: Any, plan: Plan) -> Any:
+    if plan.head.name == "language":
+        return prompt_model.PromptModel(base, config)
+    if plan.head.added and plan.setting.decoder and not plan.method.deep_prompts:
+        return prompt_model.PromptClassifier(base, config)
+    return get_peft_model(base, config)
+
+
+def load(plan: Plan) -> Any:
+    """The base model of a plan, with its weights, on its device, in its dtype, evaluation mode.
+
+    Raises:
+        ModelError: the weights cannot be had or do not fit the config.
+        ResourceError: not enough memory.
+    """
+    quiet_libraries()
+    attention.register()
+    section = plan.recipe.model
+    found = bases.with_weights(plan.base, section.revision, log.info)
+    arguments: dict[str, Any] = {"attn_implementation": attention.ROWS if plan.packing else "sdpa"}
+    if plan.head.name == "classes":
+        labels = dict(enumerate(plan.prepared.labels))
+        arguments["id2label"] = labels
+        arguments["label2id"] = {label: number for number, label in labels.items()}
+    if plan.head.name == "reward":
+        arguments["num_labels"] = 1
+    # A head that is new to the base starts the same in every process.
+    torch.manual_seed(plan.recipe.run.seed)
+    # What is to be shared out between GPUs need not fit into one.
+    device = "cpu" if plan.devices.sharded else plan.device
+    model = open_weights(found, section, plan.head, plan.dtype, device, **arguments)
+    embedding_rows.grow(model, plan.vocabulary_rows)
+    if plan.head.added:
+        model.config.pad_token_id = plan.tokenizer.pad_token_id
+    return model
+
+
+def whole(plan: Plan, trained: Sequence[tuple[str, torch.Tensor]]) -> tuple[Plan, Any]:
+    """The model that was trained, in one piece in main memory, and the plan to export it by.
+
+    Args:
+        plan: of the run.
+        trained: the tensors that were trained, by name.
+    """
+    alone = replace(plan, device="cpu")
+    torch.manual_seed(plan.recipe.run.seed)
+    built = build(load(alone), alone, plan.prepared.train)
+    built.config.use_cache = False
+    own = dict(built.named_parameters())
+    with torch.no_grad():
+        for name, tensor in trained:
+            own[name].copy_(tensor)
+    return alone, built.eval()
+
+
+def start(plan: Plan, base: Any) -> Trained:
+    """Put the method on the base, seeded, so that every process starts from the same tensors."""
+    if not plan.method.adapter:
+        # In bfloat16 most updates of a weight would round to nothing; autocast computes in it.
+        base.float()
+    torch.manual_seed(plan.recipe.run.seed)
+    model = build(base, plan, plan.prepared.train)
+    judge = TASKS[plan.task].prepare(plan, model)
+    model.config.use_cache = False
+    if plan.gradient_checkpointing:
+        model.enable_input_require_grads()
+    digests: dict[str, str] = {}
+    for stage in plan.stages:
+        set_stage(plan, model, stage)
+        for name, parameter in trainable(model):
+            digests.setdefault(name, ranks.digest(parameter))
+    ranks.check_replicas(trainable(model), "at the start")
+    set_stage(plan, model, plan.stages[0])
+    state: dict[str, torch.Tensor] = {}
+    if lora.moves_base(plan.recipe.method):
+        from peft import get_peft_model_state_dict
+
+        state = {k: v.detach().clone() for k, v in get_peft_model_state_dict(model).items()}
+    if plan.devices.sharded:
+        sharding.shard(plan, model)
+    return Trained(model, digests, state, judge=judge)
+
+
+def gather(plan: Plan, trained: Trained) -> Plan:
+    """Put the model back into one piece, for rank 0 alone; the plan to export it by."""
+    if plan.devices.sharded and ranks.place().main:
+        plan, trained.model = whole(plan, trainable(trained.model))
+    return plan
+
+
+def set_stage(plan: Plan, model: Any, stage: Stage) -> None:
+    if not plan.method.adapter:
+        full.set_trainable(model, stage.train)
+
+
+def trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]

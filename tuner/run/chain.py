@@ -1,0 +1,170 @@
+"""Recipes that name other recipes: these are run first, once, and found again by what they say.
+
+A stage is a run of its own, in a process of its own: killed and resumed, the command does not
+repeat what is finished.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
+from tuner.machine.child import carry_out
+from tuner.machine.signals import StopRequest
+from tuner.model.adapters import sources
+from tuner.model.adapters.sources import RECIPES, Source
+from tuner.recipe import dump
+from tuner.recipe import load as recipe_load
+from tuner.recipe import source as recipe_source
+from tuner.record import runs
+from tuner.rewards.options import ModelReward
+
+if TYPE_CHECKING:
+    from tuner.console.console import Console
+    from tuner.recipe.load import LoadedRecipe
+
+
+@dataclass(frozen=True)
+class Link:
+    """A stage that has to be done before.
+
+    Attributes:
+        name: as the recipe names it.
+        key: of the recipe that names it.
+        loaded: its recipe.
+        folder: of its run.
+        status: done; unfinished, to be resumed; or new.
+    """
+
+    name: str
+    key: str
+    loaded: LoadedRecipe
+    folder: Path
+    status: str
+
+    def source(self) -> Source:
+        """What it leaves, or will leave."""
+        if self.status == "done":
+            return sources.find(str(self.folder.resolve()), Path(), self.key)
+        return sources.planned(self.name, self.loaded, self.folder)
+
+
+def links(loaded: LoadedRecipe, output: Path) -> list[Link]:
+    """The stages that a recipe names, in the order they are run in.
+
+    Args:
+        loaded: the recipe.
+        output: the folder of its own run; those of the stages lie beside it.
+
+    Raises:
+        RecipeError: such a recipe is not there or has problems, or it names further recipes.
+    """
+    found: dict[str, Link] = {}
+    for key, name, verb in _named(loaded):
+        if name not in found:
+            taken = [output, *(link.folder for link in found.values())]
+            found[name] = _link(key, name, verb, loaded, taken)
+    return list(found.values())
+
+
+def _named(loaded: LoadedRecipe) -> list[tuple[str, str, str | None]]:
+    """The recipes that a recipe names: by which key, and the verb they are for."""
+    rlhf = loaded.recipe.rlhf
+    if rlhf is None:
+        return []
+    named: list[tuple[str, str, str | None]] = []
+    if rlhf.policy:
+        named.append(("rlhf.policy", rlhf.policy, None))
+    named += [
+        (f"rlhf.reward[{number}].model", part.model, "reward")
+        for number, part in enumerate(rlhf.reward)
+        if isinstance(part, ModelReward)
+    ]
+    return [each for each in named if each[1].endswith(RECIPES)]
+
+
+def _link(
+    key: str, name: str, verb: str | None, loaded: LoadedRecipe, taken: Sequence[Path]
+) -> Link:
+    beside = loaded.folder / name
+    path = beside if beside.is_file() else recipe_source.find(Path(name))
+    stage = recipe_load.load(path, (), verb)
+    if _named(stage):
+        raise RecipeError(
+            f"{key}: {name} names further recipes itself",
+            "a chain has one recipe and the stages that it names",
+            f"run it first: tuner {stage.verb} --recipe {path}, and name its run folder",
+        )
+    if key == "rlhf.policy" and stage.task == "reward":
+        raise RecipeError(
+            f"{key}: {name} makes a reward model",
+            f"{path} is for `tuner reward`; a policy writes",
+            "name it in rlhf.reward: [{model: ...}], and a recipe of `tuner lora` here",
+        )
+    wanted = dump.content_sha256(stage)
+    root = taken[0].parent
+    same = [run for run in runs.list_runs(root) if run.record.get("content_sha256") == wanted]
+    for run in same:
+        if run.status == "done":
+            return Link(name, key, stage, run.path, "done")
+    for run in same:
+        if run.status in ("running", "interrupted", "failed"):
+            return Link(name, key, stage, run.path, "unfinished")
+    return Link(name, key, stage, runs.free_name(root / stage.name, taken), "new")
+
+
+def carry_out_all(found: Sequence[Link], console: Console) -> dict[str, Source]:
+    """Run every stage that is not done; what all of them have left, by the recipe's name.
+
+    Raises:
+        TunerError: a stage failed, with its own error and exit code.
+        Interrupted: by a signal; the stage of the moment has sealed its checkpoint.
+    """
+    left: dict[str, Source] = {}
+    with StopRequest() as stop:
+        for number, link in enumerate(found, 1):
+            if link.status == "done":
+                console.note(f"stage {link.name} is done: {link.folder}")
+            else:
+                console.phase(f"stage {number} of {len(found) + 1}: {link.name}")
+                _carry_out(link, stop, console)
+            left[link.name] = sources.find(str(link.folder.resolve()), Path(), link.key)
+    return left
+
+
+def _carry_out(link: Link, stop: StopRequest, console: Console) -> None:
+    link.folder.parent.mkdir(parents=True, exist_ok=True)
+    arguments = [link.loaded.verb, "--recipe", str(link.loaded.path)]
+    arguments += ["--output", str(link.folder)]
+    if link.status == "unfinished":
+        arguments.append("--resume")
+    log = link.folder.with_name(f"{link.folder.name}.log")
+    code, error = carry_out(arguments, log, link.loaded.name, stop, console.relay)
+    if code:
+        raise _failure(link, code, error or {}, log)
+    log.unlink(missing_ok=True)
+
+
+def _failure(link: Link, code: int, error: Mapping[str, Any], log: Path) -> TunerError:
+    what = f"stage {link.name}: {error.get('what', f'ended with exit code {code}')}"
+    if code == 128 + signal.SIGKILL:
+        return ResourceError(
+            f"stage {link.name}: {error['what']}",
+            "nobody but the system or its owner does that; most often memory has run out",
+            "run the same command again: it goes on from the last checkpoint; where memory is "
+            "short, lower train.micro_batch_size in that recipe",
+        )
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        return Interrupted(code - 128, what, "run the same command again: it goes on from there")
+    failure = TunerError(
+        what,
+        str(error.get("why") or f"see {log} and {link.folder}"),
+        str(error.get("fix") or "correct it and run the same command again"),
+        [str(line) for line in error.get("problems") or ()],
+    )
+    failure.exit_code, failure.kind = code, str(error.get("kind", "stage"))
+    return failure

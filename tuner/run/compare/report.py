@@ -1,0 +1,121 @@
+"""The table and the page of a comparison."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.console import formatting
+from tuner.run.compare import plot
+
+_STYLE = """
+:root{color-scheme:light dark}
+body{font:15px/1.5 system-ui,sans-serif;max-width:860px;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem;font-variant-numeric:tabular-nums}
+th,td{text-align:right;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #8884;
+vertical-align:top}
+th:first-child,td:first-child,.said{text-align:left}.said{overflow-wrap:anywhere}
+svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:currentColor}
+.axis,.grid,.lead{fill:none;stroke:currentColor;opacity:.3}.grid{opacity:.1}
+.point{fill:#2a78d6}
+"""
+_WHOLE = "* the whole model: the method has no adapter"
+
+
+def said(row: Mapping[str, Any]) -> str:
+    """The error of a failed run in one line."""
+    error = row["error"] or {}
+    why = error.get("why") or "; ".join(error.get("problems") or [])
+    return f"{error.get('what', 'it told no error')}{f' ({why})' if why else ''}"
+
+
+def table(record: Mapping[str, Any], errors: bool) -> tuple[list[str], list[list[str]]]:
+    """Head and cells; with `errors` a column for them where a run failed."""
+    rows = record["rows"]
+    accuracy = record["score"] if record["score"] != "loss" else ""
+    scores = [name for name in (accuracy, "loss") if name]
+    failed = errors and any(row["exit_code"] for row in rows)
+    head = ["method", "trained", "weights"]
+    for name in scores:
+        head += [f"{name} before", "after"]
+    head += ["memory", "time", *(["error"] if failed else [])]
+    return head, [_cells(row, scores, failed) for row in rows]
+
+
+def _cells(row: Mapping[str, Any], scores: list[str], failed: bool) -> list[str]:
+    cells = [row["name"], formatting.value(row["trainable_parameters"])]
+    size = row["weights_bytes"]
+    whole = "" if row["artefact"] in (None, "adapter") else "*"
+    cells.append("-" if size is None else f"{formatting.size(size)}{whole}")
+    for name in scores:
+        cells += [formatting.value((row[when] or {}).get(name)) for when in ("before", "after")]
+    memory, seconds = row["peak_memory_bytes"], row["seconds"]
+    cells.append("-" if memory is None else formatting.size(memory))
+    cells.append(row["status"] if seconds is None else formatting.duration(seconds))
+    if failed:
+        cells.append(f"exit {row['exit_code']}: {said(row)}" if row["exit_code"] else "")
+    return cells
+
+
+def failures(record: Mapping[str, Any]) -> list[str]:
+    """A line for every run that failed, with its error."""
+    failed = [row for row in record["rows"] if row["exit_code"]]
+    return [f"{row['name']}: exit {row['exit_code']}: {said(row)}" for row in failed]
+
+
+def notes(record: Mapping[str, Any]) -> list[str]:
+    """What the table does not say by itself, a line each."""
+    same = record["equal"]
+    told = [
+        f"{same['base']}; {same['rows']:,} rows, {same['steps']:,} steps of {same['batch_size']} "
+        f"rows, seed {same['seed']}; scored on {same['held_out_rows']:,} held-out rows"
+    ]
+    told += [repeats(row["name"], row["same_as"]) for row in record["rows"] if row.get("same_as")]
+    whole = any(row["artefact"] not in (None, "adapter") for row in record["rows"])
+    return [*told, *([_WHOLE] if whole else [])]
+
+
+def repeats(name: str, first: str) -> str:
+    """Return a line for a run that repeats another."""
+    return f"{name} is the same run as {first}: their options come to the same updates"
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """The table, to be pasted into a README."""
+    head, rows = table(record, errors=True)
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    text = [f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines]
+    told = [line.replace("*", "\\*") for line in notes(record)]
+    return "\n".join([*text, "", *("  \n".join(told)).split("\n"), ""])
+
+
+def _escaped(cell: str) -> str:
+    return formatting.clean(cell).replace("\n", " ").replace("|", "\\|").replace("*", "\\*")
+
+
+def page(record: Mapping[str, Any]) -> str:
+    """The page: self-contained, without a script."""
+    head, rows = table(record, errors=True)
+    score = record["score"]
+    points = [
+        (row["name"], row["trainable_parameters"], row["after"][score])
+        for row in record["rows"]
+        if (row["after"] or {}).get(score) is not None
+    ]
+    titles = "".join(f"<th>{html.escape(name)}" for name in head)
+    body = "".join(f"<tr>{''.join(map(_cell, head, line))}" for line in rows)
+    name = html.escape(str(record["recipe"]))
+    parts = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title>",
+        f"<style>{_STYLE}</style><h1>{name}</h1>",
+        *(f"<p>{html.escape(line)}</p>" for line in notes(record)),
+        f"<table><tr>{titles}{body}</table>",
+        plot.draw(points, score),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _cell(head: str, text: str) -> str:
+    kind = " class=said" if head == "error" else ""
+    return f"<td{kind}>{html.escape(formatting.clean(text))}"

@@ -1,0 +1,128 @@
+"""The end of a run: scores shown, artefacts written and proven, the record closed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tuner import evaluate
+from tuner.console import formatting
+from tuner.export import made, run_end
+from tuner.machine import hardware, heap
+from tuner.methods import qat_layers
+from tuner.plan import costs, rates
+from tuner.recipe import dump
+from tuner.recipe.source import LOCK
+from tuner.record import proof_limits, provenance, report
+from tuner.record.disk import write_file, write_json
+from tuner.record.run_folder import RunFolder
+from tuner.record.run_json import METRICS
+from tuner.tasks import TASKS
+from tuner.tasks import trained as tasks_trained
+
+if TYPE_CHECKING:
+    from tuner.console.console import Console
+    from tuner.plan.plan import Plan
+    from tuner.record.run_folder import RunFolder
+
+
+def write_inputs(plan: Plan, folder: RunFolder) -> None:
+    """Write `recipe.lock.yaml` and `data_report.json`."""
+    section = plan.recipe.model.model_copy(update={"code_sha256": plan.base.code_sha256})
+    recipe = plan.recipe.model_copy(update={"model": section})
+    text = dump.dump(recipe, plan.loaded.folder)
+    write_file(folder.path / LOCK, text.encode())
+    write_json(folder.path / "data_report.json", plan.prepared.report)
+
+
+def finish(
+    plan: Plan,
+    folder: RunFolder,
+    console: Console,
+    trained: tasks_trained.Trained,
+    clock: provenance.Clock,
+    scores: dict[str, Any],
+    samples: list[dict[str, Any]],
+) -> None:
+    """Show what came of it, write and prove the artefacts, close the record."""
+    console.scores(scores["before"], scores["after"], scores.get("unquantized"))
+    for item in samples:
+        console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
+
+    trained.scores = scores
+    # Cards of artefacts that are made of sealed ones have them from the record.
+    folder.update(scores=scores)
+    artefacts = write_artefacts(plan, trained, folder.record["base_fingerprint"], console)
+    clock.lap("export")
+    show_artefacts(artefacts, console)
+
+    folder.finish(
+        scores=scores,
+        samples=samples,
+        artefacts=artefacts,
+        unmoved_tensors=trained.unmoved,
+        durations=clock.laps,
+        cost=costs.cost(plan, clock.laps["total"]),
+        peak_memory_bytes=provenance.peak_memory_bytes(),
+    )
+    report.write(folder)
+    if trained.unmoved:
+        console.warn(f"{len(trained.unmoved)} trained tensors never moved; run.json names them")
+    console.done(folder.record)
+
+
+def write_artefacts(
+    plan: Plan,
+    trained: tasks_trained.Trained,
+    fingerprint: str,
+    console: Console,
+    *,
+    rehearsal: bool = False,
+) -> list[dict[str, Any]]:
+    """Take off the model what only training needed, then write and prove every format.
+
+    The live model is let go of where formats are made of what was sealed.
+    """
+    TASKS[plan.task].finish(plan, trained)
+    # The processes that check the export need memory of their own.
+    heap.give_back()
+    if plan.qat:
+        qat_layers.switch(trained.model, on=False)
+    names = ", ".join(plan.live_formats)
+    console.phase(f"exporting {names}; each is reloaded in a fresh process")
+    artefacts = run_end.write(plan, trained, fingerprint)
+    artefacts += made.write(plan, trained, console, rehearsal=rehearsal)
+    return sorted(artefacts, key=lambda artefact: plan.formats.index(artefact["kind"]))
+
+
+def show_artefacts(artefacts: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """Show what was written, each with its size, what was proven of it, and what it loses."""
+    for artefact in artefacts:
+        console.event("artefact", **artefact)
+        size = formatting.size(int(artefact.get("bytes", 0)))
+        words = proof_limits.verdict(artefact)
+        console.text(f"  {artefact.get('kind', '')}  {artefact.get('path', '')}  {size}  {words}")
+        if losing := proof_limits.warning(artefact):
+            console.warn(losing)
+
+
+def remember(plan: Plan, folder: RunFolder) -> None:
+    """Keep how fast the run was, for the plans of later ones."""
+    lines = (folder.path / METRICS).read_text("utf-8").splitlines()
+    rate = rates.of_run(plan, folder.record, [json.loads(line) for line in lines])
+    if rate is not None:
+        rates.keep(plan, hardware.detect(), rate)
+
+
+def score(
+    plan: Plan, trained: tasks_trained.Trained, console: Console, when: str
+) -> dict[str, float]:
+    rows = evaluate.rows(plan)
+    if not plan.recipe.eval.enabled or not rows:
+        return {}
+    console.phase(f"scoring {len(rows)} held-out rows {when}")
+    scores = evaluate.score(plan, trained.model, console.tick, trained.judge)
+    # What scoring freed has other sizes than what training needs.
+    heap.give_back()
+    return scores

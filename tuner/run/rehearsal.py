@@ -1,0 +1,291 @@
+"""A rehearsal: every part of a run on a few steps, aside, timed, and nothing of it stays.
+
+The first step has the longest rows, so that memory that will not do is found here; the speed is
+that of the steps behind it, which have the run's own rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tuner import evaluate
+from tuner.errors import IntegrityError, Interrupted
+from tuner.machine import hardware, heap, ranks
+from tuner.machine.signals import StopRequest
+from tuner.plan import costs, rates
+from tuner.plan.costs import Times
+from tuner.plan.rates import Rate
+from tuner.record import checkpoint, identity, log, provenance, seal
+from tuner.record.run_folder import RunFolder
+from tuner.record.run_json import METRICS
+from tuner.run import build, finish, spine
+from tuner.run.rehearsal_plan import short_of
+from tuner.tasks import trained as tasks_trained
+
+if TYPE_CHECKING:
+    from tuner.console.console import Console
+    from tuner.plan.plan import Plan
+    from tuner.record.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a rehearsal has measured; times in seconds, memory in bytes.
+
+    Attributes:
+        seconds: what each part took here.
+        steps: what each step took.
+        rows: held-out rows that were scored.
+        rate: for the plan, and for later ones.
+        times: of the whole run, by that rate.
+        peak_memory: the process's, or the GPU's, until the steps were done.
+        planned_memory: what the plan says.
+        difference: the largest of a tensor between the last step and the same taken from a
+            checkpoint, as a share of its largest value; None where there is only one step.
+    """
+
+    seconds: dict[str, float]
+    steps: list[float]
+    rows: int
+    rate: Rate
+    times: Times
+    peak_memory: int
+    planned_memory: int
+    difference: float | None
+
+
+def rehearse(plan: Plan, console: Console) -> Rehearsal | None:
+    """Load, score, train, seal, reload, resume and export as the run would, on a few steps.
+
+    Args:
+        plan: of the run; its folder is not touched.
+        console: shows what happens.
+
+    Returns:
+        What was measured; None in a process that is not the first of its run.
+
+    Raises:
+        TunerError: what would stop the run stops its rehearsal, with the same exit code.
+        IntegrityError: a step from a checkpoint is not the step of the run that never stopped.
+    """
+    ranks.join(plan.devices.world, plan.device, plan.recipe.run.timeout, plan.identity())
+    try:
+        with (
+            StopRequest() as stop,
+            ranks.one_failure(),
+            _aside(plan) as folder,
+            # What libraries warn of has its place, as in a run: not the terminal.
+            log.log_to(log.file_in(folder)),
+        ):
+            found = _rehearse(plan, folder, stop, console)
+    except Interrupted as error:
+        number = error.exit_code - 128
+        again = "run the same command again; nothing is left of the rehearsal"
+        raise Interrupted(number, error.what, again) from error
+    if found is not None:
+        rates.keep(plan, hardware.detect(), found.rate)
+    return found
+
+
+@contextlib.contextmanager
+def _aside(plan: Plan) -> Iterator[Path]:
+    """A folder beside the run's, the same for all processes; nothing of it stays."""
+    if not ranks.place().main:
+        yield ranks.share(Path())
+        return
+    parent = Path(os.path.abspath(plan.output)).parent
+    missing = [each for each in (parent, *parent.parents) if not each.exists()]
+    try:
+        with seal.scratch(parent) as folder:
+            ranks.share(folder)
+            yield folder
+    finally:
+        for each in missing:
+            with contextlib.suppress(OSError):
+                each.rmdir()
+
+
+def _rehearse(plan: Plan, folder: Path, stop: StopRequest, console: Console) -> Rehearsal | None:
+    main = ranks.place().main
+    short, again = short_of(plan, folder / "first"), short_of(plan, folder / "again")
+    clock = provenance.Clock({})
+    heap.keep_freed()
+    console.phase("rehearsal: loading the base model")
+    trained = build.start(short, build.load(short))
+    fingerprint = plan.base.fingerprint()
+    stop.check()
+    clock.lap("load")
+    rows = _score(short, trained, clock, console)
+
+    console.phase(f"rehearsal: training {short.steps} steps, the first on the longest rows")
+    ends = _train(short, trained, stop, console, None)
+    clock.lap("train")
+    peak, difference = _peak(plan), None
+    if short.stages[-1].steps > 1:
+        console.phase(f"rehearsal: step {short.steps} again, from the checkpoint before it")
+        del trained
+        _free()
+        trained = build.start(again, build.load(again))
+        clock.lap("reload")
+        _train(again, trained, stop, console, _sealed(short, short.steps - 1))
+        clock.lap("resume")
+        difference = _compare(plan, short, again)
+    whole = build.gather(again, trained)
+    ranks.leave()
+    stop.check()
+    if not main:
+        return None
+    artefacts = finish.write_artefacts(whole, trained, fingerprint, console, rehearsal=True)
+    clock.lap("export")
+    lines = [json.loads(line) for line in (short.output / METRICS).read_text().splitlines()]
+    seconds = rates.of_formats(artefacts)
+    return _measured(plan, short, clock.laps, rows, lines, ends, peak, difference, seconds)
+
+
+def _score(
+    plan: Plan, trained: tasks_trained.Trained, clock: provenance.Clock, console: Console
+) -> int:
+    """Score a few held-out rows and answer what a run shows; how many were scored."""
+    rows = len(evaluate.rows(plan)) if plan.recipe.eval.enabled else 0
+    if rows:
+        console.phase(f"rehearsal: scoring {rows} held-out rows")
+        evaluate.score(plan, trained.model, console.tick, trained.judge)
+    clock.lap("score")
+    evaluate.samples(plan, trained.model)
+    clock.lap("samples")
+    return rows
+
+
+def _train(
+    plan: Plan,
+    trained: tasks_trained.Trained,
+    stop: StopRequest,
+    console: Console,
+    resumed: Checkpoint | None,
+) -> list[float]:
+    """Run the steps in a run folder of their own; when each of them was done."""
+    ends: list[float] = []
+
+    def progress(step: int, total: int, metrics: Mapping[str, Any]) -> None:
+        ends.append(time.perf_counter())
+        console.progress(step, total, metrics)
+
+    if ranks.place().main:
+        folder = RunFolder.open(plan.output, resume=False)
+    else:
+        folder = RunFolder.follow(plan.output, {}, False)
+    with folder:
+        told = (progress, lambda number: None, resumed, console.note, console.warn)
+        spine.train(plan, trained, folder, stop, *told)
+    return ends
+
+
+def _sealed(plan: Plan, step: int) -> Checkpoint:
+    found = checkpoint.load(plan.output / "checkpoints" / f"step-{step}")
+    identity.check_identity(found.state["identity"], plan.identity())
+    return found
+
+
+def _compare(plan: Plan, one: Plan, other: Plan) -> float:
+    """The largest difference of a tensor after the last step, as a share of its largest value."""
+    first, second = (_sealed(each, each.steps) for each in (one, other))
+    largest = 0.0
+    for mine, theirs in (
+        (first.tensors, second.tensors),
+        (first.optimizer_tensors, second.optimizer_tensors),
+    ):
+        for name, tensor in mine.items():
+            if not torch.equal(tensor, theirs[name]):
+                apart = (tensor.double() - theirs[name].double()).abs().max()
+                scale = tensor.double().abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+                largest = max(largest, float(apart / scale))
+    # GPUs add up in no fixed order.
+    if largest and plan.device == "cpu":
+        raise IntegrityError(
+            "a resumed run would not be the one that was never stopped",
+            f"step {one.steps} taken from the checkpoint before it differs by up to {largest:.2g}",
+            "please report it with this output; until then count on no --resume of this recipe",
+        )
+    return largest
+
+
+def _free() -> None:
+    """Let go of a model before it is loaded anew."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _peak(plan: Plan) -> int:
+    if plan.device == "cuda":
+        return int(torch.cuda.max_memory_reserved())
+    return provenance.peak_memory_bytes()
+
+
+def _measured(
+    plan: Plan,
+    short: Plan,
+    laps: dict[str, float],
+    rows: int,
+    lines: list[dict[str, Any]],
+    ends: list[float],
+    peak: int,
+    difference: float | None,
+    made: dict[str, float],
+) -> Rehearsal:
+    """What it all comes to."""
+    steps = [float(line["seconds"]) for line in lines]
+    if short.stages[-1].steps > 1:
+        # What lies between two steps is the checkpoint behind the first of them.
+        save = max(0.0, ends[-1] - ends[-2] - steps[-1])
+    else:
+        save = max(0.0, laps["train"] - sum(steps)) / rates.saves(short)
+    speed, step = _speed(plan, short, lines)
+    rate = Rate(
+        tokens_per_second=speed,
+        step=step,
+        load=laps["load"],
+        score_row=laps["score"] / rows if rows else 0.0,
+        samples=laps["samples"],
+        save=save,
+        export=max(0.0, laps["export"] - sum(made.values())),
+        by="rehearsal",
+        date=rates.today(),
+        made=made,
+    )
+    return Rehearsal(
+        {**laps, "save": save},
+        steps,
+        rows,
+        rate,
+        costs.times(plan, rate),
+        peak,
+        int(plan.facts["memory"]["total"]),
+        difference,
+    )
+
+
+def _speed(plan: Plan, short: Plan, lines: list[dict[str, Any]]) -> tuple[float, float]:
+    """Tokens a second, and seconds a step, of the whole run by what each stage has shown.
+
+    The first step of a stage does not count, if there are others: everything runs for the first
+    time in it.
+    """
+    tokens = seconds = 0.0
+    for whole, part in zip(plan.stages, short.stages, strict=True):
+        own = [line for line in lines if part.start < line["step"] <= part.stop]
+        own = own[1:] or own
+        tokens += whole.steps * statistics.median(line["tokens"] for line in own)
+        seconds += whole.steps * statistics.median(line["seconds"] for line in own)
+    return tokens / seconds, seconds / plan.steps

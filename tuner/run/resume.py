@@ -1,0 +1,89 @@
+"""What a run must agree with to be resumed, asked before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tuner.errors import IntegrityError
+from tuner.recipe import history
+from tuner.record import checkpoint, checkpoint_folder, identity, run_folder, run_json
+from tuner.record.lock import FolderLock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tuner.plan.plan import Plan
+    from tuner.record.checkpoint import Checkpoint
+
+
+def examine(plan: Plan) -> tuple[Checkpoint | None, list[str]]:
+    """Check all that `--resume` checks, and leave the folder as it is.
+
+    Returns:
+        The checkpoint that the run goes on from, or None; and what has to be skipped.
+
+    Raises:
+        RecipeError: the folder is in use, or holds something else.
+        IntegrityError: its record, base, recipe or data is not what the checkpoints were made of.
+    """
+    pass
+
+    folder = run_folder.resolve_output(plan.output, from_recipe=False)
+    run_folder.refuse_foreign(folder)
+    lock = FolderLock(folder / run_json.LOCK)
+    try:
+        previous = run_json.read_record(folder)
+        found = newest_checkpoint(plan, folder)
+        refuse_other_base(previous, plan.base.fingerprint())
+        return found
+    finally:
+        lock.release()
+
+
+def refuse_other_base(previous: Mapping[str, Any], fingerprint: str) -> None:
+    """Refuse to continue a run on other weights than it started on.
+
+    Raises:
+        IntegrityError: the record names another fingerprint.
+    """
+    known = previous.get("base_fingerprint")
+    if known not in (None, fingerprint):
+        raise IntegrityError(
+            "the base model is not the one that this run was started on",
+            f"the weights had sha256 {known[:12]}, now {fingerprint[:12]}",
+            "restore the base, or start a new run with another --output",
+        )
+
+
+# What a plan decides anew for another number of processes.
+RECUT = ("train.micro_batch_size", "train.gradient_checkpointing")
+
+
+def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+    """The checkpoint a resumed run goes on from, or None; and what had to be skipped.
+
+    Args:
+        plan: of the run that resumes.
+        folder: the run folder.
+
+    Raises:
+        IntegrityError: it was written under another recipe or data; or all are damaged.
+    """
+    path, skipped = checkpoint_folder.newest(folder / "checkpoints")
+    if path is None:
+        if skipped:
+            raise IntegrityError(
+                "no intact checkpoint is left",
+                problems=skipped,
+                fix="start again with another --output",
+            )
+        return None, []
+    found = checkpoint.load(path, verified=True)
+    before = found.state.get("processes", 1)
+    # The same rows in the same order, cut otherwise: the update is the same but for rounding.
+    allowed = RECUT if before != plan.devices.world else ()
+    current = plan.identity()
+    saved = history.identity(found.state["identity"], current)
+    identity.check_identity(saved, current, allowed)
+    return found, skipped

@@ -1,0 +1,306 @@
+"""run(plan): the spine. Its body is the table of contents of a run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+
+from tuner import evaluate
+from tuner.errors import IntegrityError, TrainingError
+from tuner.machine import heap, ranks
+from tuner.machine.signals import StopRequest
+from tuner.methods import qat_layers
+from tuner.recipe import dump
+from tuner.record import checkpoint, provenance
+from tuner.record import log as run_log
+from tuner.record.run_folder import RunFolder
+from tuner.run import build, out_of_memory
+from tuner.run import finish as run_finish
+from tuner.run import resume as training
+from tuner.run.build import set_stage, trainable
+from tuner.run.finish import finish, remember, score
+from tuner.tasks import TASKS
+from tuner.tasks.optimizer import optimizer_and_schedule
+from tuner.tasks.trained import Trained
+from tuner.tasks.watch import Watch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tuner.console.console import Console
+    from tuner.machine.signals import StopRequest
+    from tuner.plan.plan import Plan
+    from tuner.plan.values import Stage
+    from tuner.record.checkpoint import Checkpoint
+    from tuner.record.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+# What a rank hands to `ranks.share` where rank 0 says the folder, its record and its checkpoint.
+_NOWHERE: tuple[Path, dict[str, Any], bool, Path | None] = (Path(), {}, False, None)
+
+
+def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
+    """Train, score, export and verify what a plan says.
+
+    Args:
+        plan: from `plan.make`.
+        resume: go on from the newest intact checkpoint of the run folder, where there is one.
+        console: shows what happens.
+
+    Returns:
+        The record that stands in `run.json`.
+
+    Raises:
+        TunerError: with the exit code; the same object stands in `run.json`.
+    """
+    ranks.join(plan.devices.world, plan.device, plan.recipe.run.timeout, plan.identity())
+    with StopRequest() as stop:
+        folder, resumed, skipped = _open(plan, resume)
+        with folder, run_log.log_to(run_log.file_in(folder.path)), ranks.one_failure():
+            for text in folder.notes:
+                console.note(text)
+            for text in skipped:
+                log.warning(text)
+                console.warn(text)
+            if folder.resumed:
+                folder.record["resumes"][-1] |= {
+                    "from_step": resumed.step if resumed else 0,
+                    "skipped": skipped,
+                }
+                folder.update()
+            return _run(plan, folder, stop, console, resumed)
+
+
+def _open(plan: Plan, resume: bool) -> tuple[RunFolder, Checkpoint | None, list[str]]:
+    """The run folder, where the run goes on, and what had to be skipped; rank 0 opens it for all.
+
+    On several machines the folder lies where each can read it.
+    """
+    found: tuple[Checkpoint | None, list[str]] = (None, [])
+
+    def admit(path: Path) -> None:
+        nonlocal found
+        found = training.newest_checkpoint(plan, path)
+
+    if ranks.place().main:
+        opened = RunFolder.open(plan.output, resume=resume, initial=_head(plan), admit=admit)
+        resumed, skipped = found
+        ranks.share((opened.path, opened.record, opened.resumed, resumed and resumed.path))
+        return opened, resumed, skipped
+    provenance.describe()
+    path, record, goes_on, sealed = ranks.share(_NOWHERE)
+    resumed = checkpoint.load(sealed) if sealed else None
+    return RunFolder.follow(path, record, goes_on), resumed, []
+
+
+def _head(plan: Plan) -> dict[str, Any]:
+    """What the record says from the first moment on."""
+    return {
+        "recipe_sha256": plan.loaded.sha256,
+        "content_sha256": dump.content_sha256(plan.loaded),
+        "plan": plan.as_dict(),
+        **provenance.describe(),
+    }
+
+
+def _run(
+    plan: Plan,
+    folder: RunFolder,
+    stop: StopRequest,
+    console: Console,
+    resumed: Checkpoint | None,
+) -> dict[str, Any]:
+    clock = provenance.Clock(folder.record.get("durations", {}) if folder.resumed else {})
+    folder.truncate_metrics(resumed.step if resumed else 0)
+
+    log.info(heap.keep_freed())
+    console.phase("loading the base model")
+    # Nothing else may hold the base: an export lets go of it.
+    trained = build.start(plan, build.load(plan))
+    fingerprint = plan.base.fingerprint()
+    _check_base(folder, fingerprint)
+    stop.check()
+    clock.lap("load")
+
+    scores: dict[str, Any] = dict(folder.record.get("scores") or {})
+    first_answers = folder.record.get("samples")
+    scored = _scoring(plan)
+    if first_answers is None or folder.record.get("scored") != scored:
+        scores["before"] = score(plan, trained, console, "before training")
+        first_answers = evaluate.samples(plan, trained.model)
+        folder.update(
+            scores=scores,
+            samples=first_answers,
+            scored=scored,
+            base_fingerprint=fingerprint,
+            durations=clock.laps,
+        )
+    stop.check()
+    clock.lap("score_before")
+
+    def between(number: int) -> None:
+        if f"stage_{number}" not in scores:
+            scores[f"stage_{number}"] = score(plan, trained, console, f"after stage {number}")
+            folder.update(scores=scores)
+
+    console.phase(f"training {plan.steps} steps")
+    if ranks.place().main:
+        run_finish.write_inputs(plan, folder)
+    if resumed:
+        console.note(f"resuming after step {resumed.step}")
+    shown = (console.progress, between, resumed, console.note, console.warn)
+    train(plan, trained, folder, stop, *shown)
+    heap.give_back()
+    clock.lap("train")
+
+    scores["after"] = score(plan, trained, console, "after training")
+    last_answers = evaluate.samples(plan, trained.model)
+    if plan.qat:
+        with qat_layers.plain(trained.model):
+            scores["unquantized"] = score(plan, trained, console, "without quantization")
+    clock.lap("score_after")
+    main = ranks.place().main
+    whole = build.gather(plan, trained)
+    ranks.leave()
+    if not main:
+        return folder.record
+    samples = [
+        {**first, "after": last["answer"]}
+        for first, last in zip(first_answers, last_answers, strict=True)
+    ]
+    finish(whole, folder, console, trained, clock, scores, samples)
+    remember(plan, folder)
+    return folder.record
+
+
+def _check_base(folder: RunFolder, fingerprint: str) -> None:
+    """Refuse to continue a run on other weights than it started on."""
+    if not ranks.same(fingerprint):
+        raise IntegrityError(
+            "the base model is not the same for all processes of this run",
+            f"rank {ranks.place().rank} has weights of sha256 {fingerprint[:12]}",
+            "give every node the same files",
+        )
+    training.refuse_other_base(folder.record, fingerprint)
+
+
+def _scoring(plan: Plan) -> dict[str, Any]:
+    """What the scores depend on besides the model: they are only compared where it is the same."""
+    values = {key: item.value for key, item in plan.values.items() if key.startswith("eval.")}
+    return dict(json.loads(json.dumps(values)))
+
+
+def train(
+    plan: Plan,
+    trained: Trained,
+    folder: RunFolder,
+    stop: StopRequest,
+    progress: Callable[[int, int, Mapping[str, Any]], None],
+    between: Callable[[int], None],
+    resumed: checkpoint.Checkpoint | None,
+    tell: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Run the stages that remain.
+
+    Args:
+        plan: the plan.
+        trained: updated in place.
+        folder: takes metrics and checkpoints.
+        stop: the run's signal handling; a signal during a step is honoured after it.
+        progress: told (step, total, metrics).
+        between: called with the number, from 1, of each finished stage but the last.
+        resumed: the checkpoint to go on from.
+        tell: given a line for people.
+        warn: given a warning for them.
+
+    Raises:
+        Interrupted: a signal asked to stop; a checkpoint of the last step is sealed.
+        TrainingError: a loss or gradient is not finite, or nothing moved.
+        ResourceError: the disk is full, or memory does not do for one row a forward pass.
+    """
+    plan = out_of_memory.as_found(plan, folder.record)
+    watch = Watch(plan, folder, stop, progress, tell)
+    done = resumed.step if resumed else 0
+    for number, stage in enumerate(plan.stages):
+        set_stage(plan, trained.model, stage)
+        watch.follow(trained.model, trainable(trained.model))
+        in_stage = resumed is not None and resumed.state["stage"] == number
+        if done >= stage.stop:
+            if resumed is not None and in_stage:
+                checkpoint.restore_tensors(resumed, dict(watch.parameters))
+                plan.method.hooks.restore(trained.model, resumed.state["method"])
+                if number < len(plan.stages) - 1:
+                    between(number + 1)
+            continue
+        optimizers = optimizer_and_schedule(watch.parameters, plan, stage)
+        if resumed is not None and in_stage:
+            checkpoint.restore(resumed, dict(watch.parameters), *optimizers)
+            watch.resume(resumed.state["window"])
+            plan.method.hooks.restore(trained.model, resumed.state["method"])
+        task_state = resumed.state["task"] if resumed is not None and in_stage else {}
+        first = max(done, stage.start)
+        with stop.deferred():
+            plan = _carry_out(plan, trained, stage, first, watch, optimizers, task_state, warn)
+        stop.check()
+        trained.model.eval()
+        if number < len(plan.stages) - 1:
+            between(number + 1)
+    trained.model.zero_grad(set_to_none=True)
+    trained.unmoved = _unmoved(trained)
+    with torch.no_grad():
+        plan.method.hooks.finish(trained.model)
+
+
+def _carry_out(
+    plan: Plan,
+    trained: Trained,
+    stage: Stage,
+    first: int,
+    watch: Watch,
+    optimizers: tuple[torch.optim.Optimizer, Any],
+    task_state: dict[str, Any],
+    warn: Callable[[str], None],
+) -> Plan:
+    """The steps of a stage that remain; the plan with the micro-batch that memory has allowed.
+
+    A step in which memory ran out is done anew, in smaller parts, as if it had never begun.
+    """
+    while True:
+        watch.expect(plan, first, task_state)
+        try:
+            make = TASKS[plan.task].trainer
+            make(plan, trained, stage, first, watch, optimizers, task_state).train()
+            return plan
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory.ran_out(error):
+                raise
+            first, task_state = watch.number, watch.state_before
+            plan = out_of_memory.shrink(plan, error, watch, warn)
+        finally:
+            # Off comes the autocast that training put around the forward pass: what follows
+            # computes as it did before training, and as the exported model will.
+            trained.model = extract_model_from_parallel(trained.model, keep_fp32_wrapper=False)
+        # Only here nothing refers to the error any more, whose frames hold the activations.
+        out_of_memory.let_go(trained.model)
+
+
+def _unmoved(trained: Trained) -> list[str]:
+    parameters = dict(trained.model.named_parameters())
+    unmoved = [
+        name for name, digest in trained.start.items() if ranks.digest(parameters[name]) == digest
+    ]
+    if len(unmoved) == len(trained.start):
+        raise TrainingError(
+            "nothing was learned",
+            "every trained tensor is still where it started",
+            "check train.learning_rate and that the data has supervised tokens",
+        )
+    return unmoved

@@ -1,0 +1,47 @@
+"""LoRA starts that look at the data (EVA) or at the quantized weights (LoftQ)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuner.data.example import Example
+    from tuner.plan.plan import Plan
+
+EVA_ROWS = 32
+
+
+def start(model: Any, plan: Plan, examples: Sequence[Example]) -> None:
+    """The starts that look at the data (EVA) or at the quantized weights (LoftQ)."""
+    options: Any = plan.recipe.method
+    if options.init == "eva":
+        _eva(model, examples)
+    if options.init == "loftq":
+        import peft
+
+        peft.replace_lora_weights_loftq(model, model_path=str(plan.base.folder))
+
+
+def _eva(model: Any, examples: Sequence[Example]) -> None:
+    from peft import initialize_lora_eva_weights
+
+    from tuner.data.collate import collate_padded
+
+    rows = list(examples)[:EVA_ROWS]
+    batches = []
+    for first in range(0, len(rows), 4):
+        batch = collate_padded(rows[first : first + 4])
+        batches.append({key: batch[key] for key in ("input_ids", "attention_mask")})
+    initialize_lora_eva_weights(
+        model,
+        dataloader=batches,
+        forward_fn=lambda network, inputs: network(**inputs),
+        prepare_model_inputs_fn=_padding_mask,
+        show_progress_bar=False,
+    )
+
+
+def _padding_mask(inputs: dict[str, Any], _config: Any) -> Any:
+    """Which positions count in EVA's statistics: all but padding, as (row, place) pairs."""
+    return inputs["attention_mask"].nonzero()

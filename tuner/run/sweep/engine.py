@@ -1,0 +1,168 @@
+"""Trials under Ray Tune: which of them runs when and on which machine is Ray's affair alone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.errors import ResourceError, first_line
+from tuner.machine import threads
+from tuner.run.sweep import trial
+
+if TYPE_CHECKING:
+    from tuner.console.console import Console
+
+# Nothing is told to anybody, no file is written that nobody reads, Ctrl-C stays ours, and trials
+# keep the working directory that they are told.
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+import ray
+from ray import tune
+
+# Ray's own store of objects; trials pass nothing through it.
+_STORE_BYTES = 1 << 27
+# A machine that was lost, or a worker that the system has killed: the trial goes on elsewhere.
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a trial has to itself, and of which cluster ("" for this machine alone)."""
+
+    cpus: int
+    gpus: int
+    address: str
+
+
+def carry_out(
+    configs: Mapping[str, Mapping[str, Any]], share: Share, storage: Path, console: Console
+) -> dict[str, int | str]:
+    """Run every trial that is given.
+
+    Args:
+        configs: what `trial.carry_out` takes, by the trial's name.
+        share: of the machine or machines.
+        storage: a folder for Ray's own notes; on a cluster one that all machines see.
+        console: told what begins and ends.
+
+    Returns:
+        The exit code of each; a text where Ray could not run it.
+
+    Raises:
+        ResourceError: the cluster cannot be reached, or no machine of it has what a trial needs.
+    """
+    storage.mkdir(parents=True, exist_ok=True)
+    # Ray's workers import from the folder that it was started in.
+    with contextlib.chdir(storage):
+        _start(share)
+    try:
+        _refuse_too_small(share)
+        names = list(configs)
+        tuner = tune.Tuner(
+            tune.with_resources(_run, {"CPU": share.cpus, "GPU": share.gpus}),
+            param_space={"name": tune.grid_search(names), "configs": dict(configs)},
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=str(storage),
+                verbose=0,
+                callbacks=[_Told(console, len(names))],
+                failure_config=tune.FailureConfig(max_failures=_TRIES),
+            ),
+        )
+        found: dict[str, int | str] = {}
+        for result in tuner.fit():
+            code = (result.metrics or {}).get("exit_code")
+            name = (result.config or {}).get("name", "")
+            reason = first_line(result.error) if result.error else "it has not ended"
+            found[name] = reason if code is None else int(code)
+        return found
+    finally:
+        ray.shutdown()
+
+
+def _run(config: dict[str, Any]) -> dict[str, float]:
+    return trial.carry_out(config["configs"][config["name"]])
+
+
+class _Told(tune.Callback):
+    """Tells people which trial begins and ends."""
+
+    def __init__(self, console: Console, count: int) -> None:
+        self.console, self.count, self.done = console, count, 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Ray stores its callbacks beside its notes; a console is nothing to store.
+        return {}
+
+    def on_trial_start(
+        self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any
+    ) -> None:
+        """A trial has its place and begins."""
+        self.console.note(f"{trial.config['name']} begins")
+
+    def on_trial_complete(
+        self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any
+    ) -> None:
+        """A trial has ended, well or not."""
+        self.done += 1
+        code = int((trial.last_result or {}).get("exit_code", 0))
+        how = f"failed with exit code {code}" if code else "is done"
+        self.console.note(f"{trial.config['name']} {how} ({self.done} of {self.count})")
+
+    def on_trial_error(
+        self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any
+    ) -> None:
+        """Ray could not run a trial, however often it tried."""
+        self.done += 1
+        self.console.note(f"{trial.config['name']} was lost ({self.done} of {self.count})")
+
+
+def _start(share: Share) -> None:
+    # Ray gives each trial as many threads as it has processors.
+    threads.leave_count_open()
+    how: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if share.address:
+        how["address"] = share.address
+    else:
+        processors = max(share.cpus, threads.processors())
+        how |= {"address": "local", "num_cpus": processors, "include_dashboard": False}
+        how["object_store_memory"] = _STORE_BYTES
+    try:
+        ray.init(**how)
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        where = share.address or "this machine"
+        raise ResourceError(
+            f"Ray cannot be used on {where}",
+            first_line(error),
+            "start it on the first machine with `ray start --head`, on the others with `ray start "
+            "--address=HOST:PORT`, and give that address"
+            if share.address
+            else "see whether `ray start --head` works here",
+        ) from error
+
+
+def _refuse_too_small(share: Share) -> None:
+    """Refuse what would wait for ever."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(
+        each.get("CPU", 0) >= share.cpus and each.get("GPU", 0) >= share.gpus for each in machines
+    ):
+        return
+    have = "; ".join(f"{each.get('CPU', 0):g} and {each.get('GPU', 0):g}" for each in machines)
+    raise ResourceError(
+        f"no machine has {share.cpus} processors and {share.gpus} GPUs for a trial",
+        f"those that Ray knows have {have}",
+        "lower --cpus and --gpus",
+    )

@@ -1,0 +1,156 @@
+"""A model that answers: drawing answers, and how likely it, or its start, finds them.
+
+All that is known of an answer's tokens is kept flat: (tokens,) over the answers of a batch, one
+after the other, with no padding between them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig
+
+from tuner.data.collate import collate_prompts
+from tuner.data.example import IGNORED, Example
+from tuner.model.kernels.cross_entropy import cross_entropies, entropies
+from tuner.rewards.response import Response
+
+if TYPE_CHECKING:
+    from tuner.data.prompts import Prompt
+    from tuner.plan.plan import Plan
+
+REFERENCE = "reference"
+
+
+def stops(plan: Plan) -> list[int]:
+    """Token ids that end an answer, sorted."""
+    return sorted({plan.tokenizer.eos_token_id, *plan.stop_ids})
+
+
+def draw(
+    plan: Plan, model: Any, prompts: Sequence[Prompt], generator_seed: int, greedy: bool = False
+) -> list[Response]:
+    """An answer to every prompt, drawn from the model's own distribution and nothing else.
+
+    Prompts are padded on the left; an answer ends with its first stop token. What a base's
+    generation_config.json asks for (top_k, repetition_penalty, ...) would draw from another
+    distribution than the one whose probabilities are learned, so it is put aside.
+
+    Args:
+        plan: the plan.
+        model: in evaluation mode.
+        prompts: one answer each; name a prompt several times for several answers.
+        generator_seed: of what is drawn.
+        greedy: take the likeliest token each time.
+    """
+    ends, pad = stops(plan), plan.tokenizer.pad_token_id
+    rlhf = plan.rlhf
+    how: dict[str, Any] = {"do_sample": False}
+    if not greedy:
+        how = {"do_sample": True, "temperature": rlhf.temperature, "top_k": 0, "top_p": 1.0}
+    config = GenerationConfig(
+        max_new_tokens=rlhf.max_new_tokens, eos_token_id=ends, pad_token_id=pad, **how
+    )
+    batch = collate_prompts([prompt.input_ids for prompt in prompts], pad)
+    longest = batch["input_ids"].shape[1]
+    torch.manual_seed(generator_seed)
+    with torch.no_grad(), _bare_generation(model):
+        generated = model.generate(
+            **{name: tensor.to(model.device) for name, tensor in batch.items()},
+            generation_config=config,
+        )
+    return [
+        response(plan, prompt, tail, ends)
+        for prompt, tail in zip(prompts, generated[:, longest:].tolist(), strict=True)
+    ]
+
+
+@contextmanager
+def _bare_generation(model: Any) -> Iterator[None]:
+    network = model.get_base_model() if hasattr(model, "get_base_model") else model
+    own = network.generation_config
+    network.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        network.generation_config = own
+        # peft puts its own there where tokens are learned.
+        network.__dict__.pop("prepare_inputs_for_generation", None)
+
+
+def response(plan: Plan, prompt: Prompt, ids: Sequence[int], ends: Sequence[int]) -> Response:
+    """What was drawn, cut behind its first stop token.
+
+    Args:
+        plan: has the tokenizer.
+        prompt: what it answers.
+        ids: the drawn tokens, perhaps with padding behind the stop token.
+        ends: the stop tokens.
+    """
+    place = next((n for n, token in enumerate(ids) if token in ends), None)
+    kept = tuple(ids if place is None else ids[: place + 1])
+    words = kept if place is None else kept[:-1]
+    return Response(
+        row=prompt.row,
+        prompt=prompt.text,
+        text=str(plan.tokenizer.decode(list(words), skip_special_tokens=False)).strip(),
+        reference=prompt.reference,
+        num_tokens=len(words),
+        ended=place is not None,
+        prompt_ids=tuple(prompt.input_ids),
+        response_ids=kept,
+    )
+
+
+def example(answer: Response) -> Example:
+    """The answer as a training row whose targets are its own tokens, the stop token included."""
+    prompt, own = list(answer.prompt_ids), list(answer.response_ids)
+    flags = [False] * len(prompt) + [True] * len(own)
+    return Example(answer.row, prompt + own, flags)
+
+
+def token_scores(
+    plan: Plan, model: Any, answers: Sequence[Response], entropy: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the model thinks of the tokens of some answers, in one forward pass.
+
+    Returns:
+        (tokens,) log-probabilities at the sampling temperature; (tokens,) entropies of what might
+        have stood there, zero unless asked for; (tokens, size) the hidden states they come from.
+    """
+    batch = plan.collate([example(answer) for answer in answers])
+    labels = batch.pop("labels")[:, 1:].to(model.device)
+    network = model.get_base_model() if hasattr(model, "get_base_model") else model
+    seen: list[torch.Tensor] = []
+    hook = network.get_output_embeddings().register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0])
+    )
+    try:
+        outputs = model(**{key: value.to(model.device) for key, value in batch.items()})
+    finally:
+        hook.remove()
+    real = labels.reshape(-1) != IGNORED
+    logits, heat = outputs.logits.reshape(len(real), -1), plan.rlhf.temperature
+    found = -cross_entropies(logits, labels.reshape(-1), heat)[real]
+    spread = torch.zeros_like(found)
+    if entropy:
+        with torch.no_grad():
+            spread = entropies(logits, heat)[real]
+    return found, spread, seen[0].reshape(len(real), -1)[real]
+
+
+@contextmanager
+def reference(model: Any) -> Iterator[None]:
+    """The model as it was at the start: without its adapter, or with the one it started from."""
+    if REFERENCE not in model.peft_config:
+        with model.disable_adapter():
+            yield
+        return
+    model.set_adapter(REFERENCE, inference_mode=True)
+    try:
+        yield
+    finally:
+        model.set_adapter("default")

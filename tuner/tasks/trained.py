@@ -1,0 +1,30 @@
+"""Trained: a live model and where its training started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Trained:
+    """A live model and where its training started.
+
+    Attributes:
+        model: what is trained; replaced by the merged model when that is exported.
+        start: sha256 of every tensor that any stage trains, before the first step.
+        start_state: the adapter's tensors before the first step, where the export needs them.
+        judge: scores answers, where a policy learns from rewards.
+        scores: of the held-out rows, before and after; the card beside an artefact says them.
+        unmoved: names of trained tensors that are still where they started.
+    """
+
+    model: Any
+    start: dict[str, str]
+    start_state: dict[str, torch.Tensor] = field(default_factory=dict)
+    unmoved: list[str] = field(default_factory=list)
+    judge: Any = None
+    scores: Mapping[str, Any] = field(default_factory=dict)

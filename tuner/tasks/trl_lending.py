@@ -1,0 +1,110 @@
+"""trl's trainers: the model is lent to them as they want it, and given back as it was.
+
+What trl does to a model that it is given, and what this module does about it:
+
+- It adds an adapter "ref", a copy of the one that is trained as it stands when the trainer is made,
+  and measures the KL to it. In a resumed run that would be the KL to the checkpoint. So "ref" is
+  set to the policy's start; where that is the bare base, "ref" is taken away, and trl then measures
+  with the adapter disabled.
+- It puts a forward of its own on the base that can do without logits, names the model after itself,
+  and writes token ids into the base's configurations. All this is undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import datasets
+import torch
+from transformers import GenerationConfig, PrinterCallback, TrainingArguments
+
+from tuner.tasks import rollouts, sft
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from tuner.plan.plan import Plan
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+# The name that trl looks for.
+TRL_REFERENCE = "ref"
+_ON_THE_BASE = ("forward", "model_tags", "generation_config")
+
+
+class Lent:
+    """A trainer of trl on a model that is lent to it.
+
+    Args:
+        plan: has the tokens that end an answer.
+        model: a peft model.
+        build: makes the trainer.
+    """
+
+    def __init__(self, plan: Plan, model: Any, build: Callable[[], Trainer]) -> None:
+        self.plan, self.model, self.build = plan, model, build
+
+    def train(self) -> None:
+        """Make the trainer, run its steps, and take the model back."""
+        with self.lending() as trainer:
+            trainer.train()
+
+    @contextmanager
+    def lending(self) -> Iterator[Trainer]:
+        """The trainer; the model is as it was when the block ends."""
+        network = self.model.get_base_model()
+        own = {name: network.__dict__[name] for name in _ON_THE_BASE if name in network.__dict__}
+        ids = {key: value for key, value in vars(network.config).items() if "_token_id" in key}
+        # All that ends an answer: what a base's own file says may be less, or ask for a top_k.
+        network.generation_config = GenerationConfig(eos_token_id=rollouts.stops(self.plan))
+        try:
+            with _no_bars():
+                trainer = self.build()
+            trainer.remove_callback(PrinterCallback)
+            refer_to_start(self.model)
+            yield trainer
+        finally:
+            if TRL_REFERENCE in self.model.peft_config:
+                self.model.delete_adapter(TRL_REFERENCE)
+            for name in _ON_THE_BASE:
+                network.__dict__.pop(name, None)
+            network.__dict__.update(own)
+            vars(network.config).update(ids)
+
+
+def refer_to_start(model: Any) -> None:
+    """Let what trl takes for the reference be the policy's start, whatever it is by now."""
+    if TRL_REFERENCE not in model.peft_config:
+        return
+    if rollouts.REFERENCE not in model.peft_config:
+        model.delete_adapter(TRL_REFERENCE)
+        return
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in own.items():
+            if f".{rollouts.REFERENCE}." in name:
+                own[name.replace(f".{rollouts.REFERENCE}.", f".{TRL_REFERENCE}.")].copy_(tensor)
+
+
+def arguments(kind: type[Arguments], plan: Plan, steps: int, **own: Any) -> Arguments:
+    """A trl configuration for `steps` steps: as in supervised tuning, and `own`.
+
+    Dropout is off: the ratio of the first update is 1, and a reference is a reference. Logs come
+    every step, to the callbacks alone.
+    """
+    logs = {"logging_strategy": "steps", "logging_steps": 1}
+    return kind(**{**sft.settings(plan, steps), **logs, "disable_dropout": True, **own})
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep the bars of datasets off the terminal."""
+    shown = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not shown:
+            datasets.enable_progress_bars()
