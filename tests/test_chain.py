@@ -25,6 +25,7 @@ from tests.conftest import WORDS, write_rows
 from tests.test_resume import ENVIRONMENT, ROOT, Tuner, record
 from tuner import cli
 from tuner.cli import train
+from tuner.cli.make_plan import Asked, Mode, run_folder
 from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError
 from tuner.machine import hardware, processes
@@ -381,7 +382,7 @@ def test_a_failing_stage_ends_with_its_own_error(
     (tmp_path / "sft.jsonl").write_text('{"prompt": "Say foo."}\n')
     output = str(tmp_path / "runs" / "rlhf")
     with pytest.raises(TunerError) as caught:
-        train.train("rlhf", str(recipe), (), output, False, False, Console(quiet=True))
+        train.train(Asked("rlhf", str(recipe), (), output, mode=Mode.RUN), Console(quiet=True))
     error = caught.value
     assert error.exit_code == 3
     assert error.what.startswith("stage sft.yaml: ")
@@ -419,7 +420,7 @@ def test_stages_of_one_name_have_folders_of_their_own(
     rewards = [{"model": f"{name}/model.yaml", "name": name} for name in ("one", "other")]
     both = changed(recipe, "both.yaml", rlhf={"policy": "one/both.yaml", "reward": rewards})
     loaded = recipe_load.load(both, verb="rlhf")
-    own = train.run_folder(loaded, resume=False)
+    own = run_folder(loaded, resume=False)
     folders = [link.folder for link in chain.links(loaded, own)]
     assert len({*folders, own}) == 4
 

@@ -21,7 +21,7 @@ import typer
 
 from tests.tiny import make_model
 from tuner import cli, errors
-from tuner.cli import library, train
+from tuner.cli import make_plan, recipes, train
 from tuner.console import console
 from tuner.console.console import Console
 from tuner.machine import failure, hardware
@@ -537,17 +537,17 @@ def test_a_run_folder_that_is_taken_gives_a_numbered_one(
 ) -> None:
     monkeypatch.chdir(recipe.parent)
     loaded = load(recipe)
-    assert train.run_folder(loaded, resume=False) == Path("runs/small")
+    assert make_plan.run_folder(loaded, resume=False) == Path("runs/small")
     start = {"recipe_sha256": loaded.sha256}
     with run_folder.RunFolder.open(Path("runs/small"), resume=False, initial=start):
         pass
-    assert train.run_folder(loaded, resume=False) == Path("runs/small-2")
-    assert train.run_folder(loaded, resume=True) == Path("runs/small")
+    assert make_plan.run_folder(loaded, resume=False) == Path("runs/small-2")
+    assert make_plan.run_folder(loaded, resume=True) == Path("runs/small")
     with run_folder.RunFolder.open(Path("runs/small"), resume=True) as folder:
         folder.finish()
-    assert train.run_folder(loaded, resume=True) == Path("runs/small-2")
+    assert make_plan.run_folder(loaded, resume=True) == Path("runs/small-2")
     asked = load(recipe, ["run.output=mine"])
-    assert train.run_folder(asked, resume=False) == Path("mine")
+    assert make_plan.run_folder(asked, resume=False) == Path("mine")
 
 
 def test_runs_are_listed_and_shown(tmp_path: Path) -> None:
@@ -581,18 +581,18 @@ def library_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_recipes_are_listed_shown_and_copied(
     library_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    library.list_recipes(Console())
+    recipes.list_all()
     assert "tuner lora --recipe one: an example" in capsys.readouterr().out
-    library.show("recipes", "one", Console())
+    recipes.show("one")
     assert capsys.readouterr().out == (library_folder / "one.yaml").read_text()
 
-    library.copy("one", tmp_path / "new", Console())
+    recipes.copy("one", tmp_path / "new", Console())
     copied = sorted(
         str(file.relative_to(tmp_path / "new")) for file in (tmp_path / "new").rglob("*")
     )
     assert copied == ["one.yaml", "samples", "samples/rows.jsonl"]
     assert load(tmp_path / "new" / "one.yaml").recipe == load(library_folder / "one.yaml").recipe
-    library.copy("one", tmp_path / "other" / "mine.yaml", Console())
+    recipes.copy("one", tmp_path / "other" / "mine.yaml", Console())
     assert (tmp_path / "other" / "mine.yaml").is_file()
 
 
@@ -616,7 +616,7 @@ def test_copying_a_recipe_overwrites_nothing(
     target.parent.mkdir(parents=True)
     target.write_text("mine")
     with pytest.raises(errors.RecipeError, match="would overwrite"):
-        library.copy("one", tmp_path / "new", Console())
+        recipes.copy("one", tmp_path / "new", Console())
     files = [file for file in (tmp_path / "new").rglob("*") if file.is_file()]
     assert files == [target]
     assert target.read_text() == "mine"

@@ -28,7 +28,7 @@ def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any = None, **keys: A
     (folder / "rows.jsonl").write_text(text, "utf-8")
     data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
     tokenizer = tokenizer or make_tokenizer("chatml")
-    return sft(data, tokenizer, folder=folder, seed=seed, context_length=512)
+    return sft.prepare(data, tokenizer, folder=folder, seed=seed, context_length=512)
 
 
 def chat(*turns: tuple[str, Any]) -> dict[str, Any]:

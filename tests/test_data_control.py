@@ -26,7 +26,7 @@ def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any, **keys: Any) -> 
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl").write_text(text, "utf-8")
     data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
-    return sft(data, tokenizer, folder=folder, seed=7, context_length=2048)
+    return sft.prepare(data, tokenizer, folder=folder, seed=7, context_length=2048)
 
 
 def chat(*turns: tuple[str, str]) -> dict[str, Any]:

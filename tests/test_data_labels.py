@@ -33,7 +33,7 @@ def prepared(
     tokenizer = make_tokenizer(kind)
     if head == "classes":
         tokenizer.eos_token = tokenizer.sep_token
-    return sft(data, tokenizer, folder=folder, seed=7, context_length=512, head=head)
+    return sft.prepare(data, tokenizer, folder=folder, seed=7, context_length=512, head=head)
 
 
 def learned(example: Any, kind: str = "chatml") -> str:

@@ -31,7 +31,7 @@ def prepared(folder: Path, *names: str, context: int = 512, **keys: Any) -> Prep
     """Prepare files of a folder with the ChatML tokenizer; no eval rows unless asked for."""
     data = DataSection(**({"train": names, "eval": 0} | keys))
     tokenizer = make_tokenizer("chatml")
-    return sft(data, tokenizer, folder=folder, seed=7, context_length=context)
+    return sft.prepare(data, tokenizer, folder=folder, seed=7, context_length=context)
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:

@@ -12,7 +12,7 @@ import yaml
 
 from tests.tokenizers import make_tokenizer
 from tuner.cli import data as command
-from tuner.cli.train import as_begun
+from tuner.cli.make_plan import as_begun
 from tuner.console.console import Console
 from tuner.data import sft
 from tuner.data.preferences import prepare_preferences
@@ -39,7 +39,7 @@ def prepared(
     folder: Path, rows: Sequence[Any], kind: str = "chatml", context: int = 4096, **keys: Any
 ) -> Prepared:
     data = section(folder, rows, **keys)
-    return sft(data, make_tokenizer(kind), folder=folder, seed=7, context_length=context)
+    return sft.prepare(data, make_tokenizer(kind), folder=folder, seed=7, context_length=context)
 
 
 def answered(prompt: int, answer: int) -> dict[str, str]:

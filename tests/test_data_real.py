@@ -56,7 +56,7 @@ FILES: dict[str, tuple[str, int, dict[str, Any]]] = {
 
 def load(name: str, tokenizer: Any, **keys: Any) -> Prepared:
     data = DataSection(**({"train": (name,)} | keys))
-    return sft(data, tokenizer, folder=Path(FOLDER), seed=3, context_length=65_536)
+    return sft.prepare(data, tokenizer, folder=Path(FOLDER), seed=3, context_length=65_536)
 
 
 @pytest.mark.parametrize("name", FILES)

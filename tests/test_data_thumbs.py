@@ -26,7 +26,7 @@ def section(folder: Path, rows: Sequence[Any], **keys: Any) -> DataSection:
 
 def prepared(folder: Path, rows: Sequence[Any], **keys: Any) -> Prepared:
     data = section(folder, rows, **keys)
-    return sft(data, make_tokenizer("chatml"), folder=folder, seed=7, context_length=512)
+    return sft.prepare(data, make_tokenizer("chatml"), folder=folder, seed=7, context_length=512)
 
 
 def pair(answer: str, **thumb: Any) -> dict[str, Any]:

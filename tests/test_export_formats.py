@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tuner import cli
-from tuner.cli.export import Request, _numbers
+from tuner.cli.export import numbers
 from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError, TrainingError
 from tuner.export import convert, gptq, int4, limits, qat_grid
@@ -371,7 +371,7 @@ def test_combinations_that_cannot_be(
         with pytest.raises(RecipeError, match=word):
             check_combination(asked)
     with pytest.raises(RecipeError, match="weights"):
-        _numbers("0.5;0.5", 2)
+        numbers("0.5;0.5", 2)
     assert (
         command("export", "--adapters", f"{first.folder},{first.folder}", "--format", "merged")[0]
         == 2
@@ -530,7 +530,6 @@ def test_names_that_are_not_there(trained: Callable[..., Path], tmp_path: Path) 
         assert word in events[-1]["error"]["what"]
     code, (event,) = command("export", "--formats")
     assert {item["name"] for item in event["items"]} == set(FORMATS)
-    assert Request("x", (), None, None, False, "auto", None, False, None, None, "", 1.0, None)
 
 
 CHATS = {

@@ -19,8 +19,23 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from tuner import __version__
-from tuner.cli import artefacts, help, looking, training
-from tuner.cli.options import console, group
+from tuner.cli import (
+    chat,
+    compare,
+    data,
+    doctor,
+    export,
+    help,
+    inspect,
+    recipes,
+    runs,
+    serve,
+    sweep,
+    templates,
+    train,
+    verify,
+)
+from tuner.cli.options import LOOK, TRAIN, USE, console, group
 from tuner.machine import heap, threads, waiting
 
 if TYPE_CHECKING:
@@ -49,8 +64,21 @@ def _root(
     pass
 
 
-for _commands in (training, artefacts, looking):
-    _commands.register(app)
+train.register(app)
+for _panel, _commands in (
+    (TRAIN, (train.plan, compare.compare, sweep.sweep)),
+    (USE, (inspect.inspect, export.export, verify.verify, chat.chat, serve.serve)),
+    (LOOK, (doctor.doctor,)),
+):
+    for _command in _commands:
+        app.command(rich_help_panel=_panel)(_command)
+for _name, _group in (
+    ("data", data.app),
+    ("recipes", recipes.app),
+    ("templates", templates.app),
+    ("runs", runs.app),
+):
+    app.add_typer(_group, name=_name, rich_help_panel=LOOK)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,46 +1,63 @@
-"""`compare`: several methods on the same data at equal budget."""
+"""`tuner compare`: several methods on the same data at equal budget."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import json as jsonlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tuner.cli import show_plan, train
+import typer
+
+from tuner.cli.options import (
+    DryRun,
+    Json,
+    Output,
+    Overrides,
+    Quiet,
+    RecipeArgument,
+    RecipeOption,
+    Verbose,
+    console,
+    one_recipe,
+)
 from tuner.console import formatting
-from tuner.console.console import Console
-from tuner.machine import hardware
-from tuner.recipe import comparison
-from tuner.recipe.load import LoadedRecipe
-from tuner.record import runs
 
 if TYPE_CHECKING:
+    from tuner.console.console import Console
+    from tuner.recipe.load import LoadedRecipe
     from tuner.run.compare.plans import Entry
 
 
 def compare(
-    recipe: str,
-    overrides: Sequence[str],
-    output: str | None,
-    resume: bool,
-    dry_run: bool,
-    console: Console,
+    recipe: RecipeArgument = None,
+    option: RecipeOption = None,
+    overrides: Overrides = None,
+    output: Output = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the runs that are done, go on with the rest.")
+    ] = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Plan every run, carry them out one after the other, show and save the table.
+    """Train several methods on the same data at equal budget; one table, one plot."""
+    from tuner.cli import show_plan
+    from tuner.machine import hardware
+    from tuner.recipe import comparison
 
-    Raises:
-        TunerError: what stops a plan; after all runs, with the exit code of the first that failed.
-    """
-    loaded = comparison.load_comparison(Path(recipe), overrides, output)
-    show_plan.header(loaded.shared, console)
+    where = console(json, quiet, verbose)
+    named = one_recipe("compare", recipe, option)
+    loaded = comparison.load_comparison(Path(named), overrides or (), output)
+    show_plan.header(loaded.shared, where)
     folder = _folder(loaded.shared, resume)
     # A wrong recipe is told before the libraries that a plan needs are imported.
     from tuner.run.compare import plans
 
-    entries = plans.make_plans(loaded, hardware.detect(), folder, console.note)
-    _show_plans(entries, folder, console)
+    entries = plans.make_plans(loaded, hardware.detect(), folder, where.note)
+    _show_plans(entries, folder, where)
     if dry_run:
         return
     from tuner.run.compare import report, rows
@@ -48,19 +65,22 @@ def compare(
     head = {"recipe": loaded.shared.name, "recipe_sha256": loaded.shared.sha256}
     from tuner.run.compare import runs as runner
 
-    record = runner.run(entries, folder, head, resume=resume, console=console)
+    record = runner.run(entries, folder, head, resume=resume, console=where)
     # Errors are long: here they stand below the table.
     notes = [*report.failures(record), *report.notes(record)]
-    console.comparison(record, *report.table(record, errors=False), notes)
+    where.comparison(record, *report.table(record, errors=False), notes)
     if failure := rows.failure(record):
         raise failure
-    console.done(record)
+    where.done(record)
 
 
 def _folder(shared: LoadedRecipe, resume: bool) -> Path:
     """The folder that was asked for; else runs/<recipe name>, numbered where that is taken."""
+    from tuner.cli.make_plan import run_folder
+    from tuner.record import runs
+
     if shared.recipe.run.output is not None:
-        return train.run_folder(shared, resume)
+        return run_folder(shared, resume)
     base = runs.RUNS / shared.name
     unfinished = [
         file.parent
@@ -74,7 +94,7 @@ def _is_of(shared: LoadedRecipe, file: Path) -> bool:
     """Whether an unfinished comparison with this recipe lies there."""
     record: Any = None
     with contextlib.suppress(OSError, ValueError):
-        record = json.loads(file.read_bytes())
+        record = jsonlib.loads(file.read_bytes())
     return (
         isinstance(record, dict)
         and record.get("status") != "done"

@@ -1,30 +1,60 @@
-"""`data preview`: rendered rows with the supervised spans marked."""
+"""`tuner data preview`: rendered rows with the supervised spans marked."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tuner.console.console import Console
-from tuner.data import sft
-from tuner.data.preferences import Ranking
-from tuner.data.prepared import Preview
-from tuner.model import base
-from tuner.model import tokenizer as vocabulary
-from tuner.model.heads import Head, head_for
-from tuner.plan import rlhf
-from tuner.recipe import load as recipe_load
-from tuner.recipe.load import LoadedRecipe
+import typer
+
+from tuner.cli.options import (
+    Json,
+    Overrides,
+    RecipeArgument,
+    RecipeOption,
+    Verbose,
+    console,
+    group,
+    one_recipe,
+)
+
+if TYPE_CHECKING:
+    from tuner.console.console import Console
+    from tuner.data.prepared import Preview
+    from tuner.model.heads import Head
+    from tuner.recipe.load import LoadedRecipe
+
+app = group("Look at the data as the model will see it.")
+
+
+@app.command("preview")
+def data_preview(
+    recipe: RecipeArgument = None,
+    option: RecipeOption = None,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 3,
+    overrides: Overrides = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show rendered rows with the supervised spans marked."""
+    named = one_recipe("data preview", recipe, option)
+    preview(named, overrides or (), rows, console(json, False, verbose))
 
 
 def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) -> None:
     """Render the first training rows through the base's tokenizer and chat template."""
+    from tuner.data import sft
+    from tuner.model import base
+    from tuner.model import tokenizer as tokenizers
+    from tuner.model.heads import head_for
+    from tuner.recipe import load as recipe_load
+
     loaded = recipe_load.load(Path(recipe), overrides, None)
     found = base.resolve(loaded.recipe.model, loaded.folder, console.note)
-    tokenizer, new_ids = vocabulary.open_tokenizer(loaded.recipe.model, found)
-    stops = vocabulary.stop_ids(found.folder)
+    tokenizer, new_ids = tokenizers.open_tokenizer(loaded.recipe.model, found)
+    stops = tokenizers.stop_ids(found.folder)
     head = head_for(loaded.recipe.model.task, found.config, loaded.task)
     if loaded.task == "sft":
         legend = "⟦ ⟧ marks what is learned\n"
@@ -61,6 +91,10 @@ def _compared(
     count: int,
 ) -> Iterator[Preview]:
     """Prompts, and the answers to each where the rows have them, the better ones first."""
+    from tuner.data.preferences import Ranking
+    from tuner.data.prepared import Preview
+    from tuner.plan import rlhf
+
     section = loaded.recipe.data
     most = count if section.max_rows is None else min(count, section.max_rows)
     few = section.model_copy(update={"max_rows": most, "eval": 0})

@@ -1,121 +1,142 @@
-"""`export` and `verify`: artefacts in other formats, and whether one is still what was proven."""
+"""`tuner export`: a finished run in other formats, each proven."""
 
 from __future__ import annotations
 
-import contextlib
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from tuner.cli.options import ForceBase, Json, Quiet, Verbose, console, quiet_libraries
 from tuner.console import formatting
 from tuner.errors import ModelError, RecipeError
-from tuner.machine import heap
-from tuner.recipe.formats import known
 from tuner.record import proof_limits
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
 
-# Figures of an artefact that `tuner verify` repeats from its manifest.
-_SAID = {
-    "kl": "KL to the tuned model",
-    "kl_base": "KL of the base",
-    "top1_agreement": "share of the same first tokens",
-    "perplexity": "perplexity",
-    "perplexity_tuned": "of the tuned model",
-}
 _LIMITS = {"kl": "KL", "mean_logit_difference": "average"}
 ONTO = ("auto", "dequantized", "original")
 
 
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks for."""
-
-    name: str | None
-    formats: Sequence[str]
-    output: Path | None
-    base: str | None
-    force_base: bool
-    onto: str
-    max_kl: float | None
-    portable: bool
-    adapters: str | None
-    weights: str | None
-    combination: str
-    density: float
-    check: str | None
-
-
-def export(request: Request, console: Console) -> None:
-    """Write, prove and seal each format of a run; the table says how near each is."""
+def export(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's folder.")] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="NAME", help="What to write. Repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Default: the run's folder.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="BASE", help="If its record names none.")
+    ] = None,
+    force_base: ForceBase = False,
+    onto: Annotated[
+        str,
+        typer.Option("--onto", help="Of a quantized run: auto, dequantized or original weights."),
+    ] = "auto",
+    max_kl: Annotated[
+        float | None, typer.Option("--max-kl", min=0.0, help="In place of the format's limit.")
+    ] = None,
+    portable: Annotated[
+        bool, typer.Option("--portable", help="An rsLoRA as plain LoRA that all runtimes read.")
+    ] = False,
+    adapters: Annotated[
+        str | None,
+        typer.Option("--adapters", metavar="A,B", help="Runs whose adapters are combined."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option("--weights", metavar="W,W", help="One for each; default: equal.")
+    ] = None,
+    combination: Annotated[
+        str, typer.Option("--combination", help="linear, ties, dare or svd.")
+    ] = "linear",
+    density: Annotated[
+        float, typer.Option("--density", help="Share that ties and dare keep.")
+    ] = 0.5,
+    check: Annotated[
+        str | None, typer.Option("--check", metavar="vllm", help="Can it load the adapter?")
+    ] = None,
+    list_formats: Annotated[
+        bool, typer.Option("--formats", help="Show what there is and stop.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write a finished run in other formats, each proven equal before it is named."""
     from tuner.export.origin import find, refuse
+    from tuner.recipe.formats import known
 
-    if request.onto not in ONTO:
-        raise RecipeError(f"--onto: {request.onto} is unknown", "", f"one of {', '.join(ONTO)}")
-    names = _names(request)
-    if request.check is not None:
-        _check_elsewhere(names[0], request.check, console)
+    where = console(json, quiet, verbose)
+    if list_formats:
+        show_formats(where)
         return
-    if not request.formats:
+    if onto not in ONTO:
+        raise RecipeError(f"--onto: {onto} is unknown", "", f"one of {', '.join(ONTO)}")
+    names = _names(run, adapters)
+    if check is not None:
+        _check_elsewhere(names[0], check, where)
+        return
+    if not formats:
         raise RecipeError(
             "nothing says what to export",
             "--format is not given",
             "tuner export RUN --format merged; tuner export --formats lists them",
         )
-    rows = known(request.formats)
+    rows = known(formats)
     origins = [find(name) for name in names]
     origin = origins[0]
     refuse(origin, [row.name for row in rows])
-    output = request.output or origin.run or origin.folder.parent
-    if len(origins) == 1 and origin.run is None and request.output is None:
+    place = output or origin.run or origin.folder.parent
+    if len(origins) == 1 and origin.run is None and output is None:
         raise RecipeError(
             f"{origin.name} is no run, and nothing says where its artefacts go",
             "--output is not given",
             "name a folder with --output",
         )
-    if len(origins) > 1 and request.output is None:
+    if len(origins) > 1 and output is None:
         raise RecipeError(
             "several adapters, and nothing says where their combination goes",
             "--output is not given",
             "name a folder with --output",
         )
-    with _quiet():
+    with quiet_libraries():
         from tuner.export import combine, convert, job
+        from tuner.machine import heap
 
-        combination = None
+        combined = None
         if len(origins) > 1:
-            weights = _numbers(request.weights, len(origins))
-            combination = job.Combination(origins, weights, request.combination, request.density)
-            combine.check(combination)
+            shares = numbers(weights, len(origins))
+            combined = job.Combination(origins, shares, combination, density)
+            combine.check(combined)
         heap.keep_nothing()
         settings = job.Settings(
-            output=output.resolve(),
-            base=request.base,
-            force_base=request.force_base,
-            onto=request.onto,
-            max_kl=request.max_kl,
-            portable=request.portable,
-            combination=combination,
+            output=place.resolve(),
+            base=base,
+            force_base=force_base,
+            onto=onto,
+            max_kl=max_kl,
+            portable=portable,
+            combination=combined,
         )
-        reports = convert.export(origin, rows, settings, console)
-    show(reports, console)
+        reports = convert.export(origin, rows, settings, where)
+    show(reports, where)
 
 
-def _names(request: Request) -> list[str]:
+def _names(run: str | None, adapters: str | None) -> list[str]:
     """The run, or the adapters that are combined."""
-    several = [part.strip() for part in (request.adapters or "").split(",") if part.strip()]
-    if request.name is None and not several:
+    several = [part.strip() for part in (adapters or "").split(",") if part.strip()]
+    if run is None and not several:
         raise RecipeError(
             "nothing says what to export", "no RUN is given", "tuner export RUN --format merged"
         )
-    return [*([request.name] if request.name else []), *several]
+    return [*([run] if run else []), *several]
 
 
-def _numbers(text: str | None, count: int) -> list[float]:
+def numbers(text: str | None, count: int) -> list[float]:
     """Weights separated by commas; equal ones that add up to 1 where none are given."""
     if text is None:
         return [1.0 / count] * count
@@ -149,17 +170,6 @@ def _check_elsewhere(name: str, runtime: str, console: Console) -> None:
             against if len(against) > 1 else None,
         )
     console.text(f"vLLM can load {origin.folder}: vllm serve BASE {' '.join(say)}")
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What libraries print or warn of is not ours: stdout is the console's."""
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from tuner.model import transformers_errors
-
-        transformers_errors.quiet_libraries()
-        yield
 
 
 def show(reports: Sequence[dict[str, Any]], console: Console) -> None:
@@ -224,7 +234,7 @@ def _llama(found: dict[str, Any] | None) -> str:
     )
 
 
-def list_formats(console: Console) -> None:
+def show_formats(console: Console) -> None:
     """Name and purpose of each format."""
     from tuner.machine.packages import NEEDED_BY
     from tuner.recipe.formats import FORMATS
@@ -241,23 +251,3 @@ def list_formats(console: Console) -> None:
         ("format", "", "needs"),
         [(row.name, row.what, ", ".join(needs[row.name])) for row in FORMATS.values()],
     )
-
-
-def verify(name: str, base: str | None, force_base: bool, console: Console) -> None:
-    """Whether an artefact is still what was proven when it was written."""
-    from tuner.export.origin import find_artefact
-
-    origin = find_artefact(name)
-    with _quiet():
-        from tuner.export import verify as check
-
-        found = check.check(origin, base, force_base, console)
-    console.event("verified", **found)
-    console.text(
-        f"{found['kind']}  {found['path']}  {found['files']} files as written; "
-        f"logits {found['drift']:.2g} on average from those when it was written, KL "
-        f"{found['drift_kl']:.2g}; {proof_limits.verdict(found)}"
-    )
-    if then := found["then"]:
-        known = (f"{_SAID[name]} {formatting.value(then[name])}" for name in _SAID if name in then)
-        console.text(f"when it was written: {', '.join(known)}")

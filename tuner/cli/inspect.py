@@ -1,4 +1,4 @@
-"""`inspect`: what is in an adapter."""
+"""`tuner inspect`: what is in an adapter."""
 
 from __future__ import annotations
 
@@ -6,36 +6,47 @@ import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from tuner.cli.options import Json, Verbose, console
 from tuner.console import formatting
-from tuner.console.console import Console
-from tuner.model.adapters import inspect
+
+if TYPE_CHECKING:
+    from tuner.console.console import Console
 
 _SHOWN = 20
 
 
-def show(path: Path, console: Console) -> None:
-    """Facts, a table of the layers, and with `verbose` every low-rank update."""
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="Its folder.")],
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """What is in an adapter: size and rank of its updates, what never moved."""
+    from tuner.model.adapters import inspect as inspection
+
+    where = console(json, False, verbose)
     # What libraries print is not ours: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
-        found = inspect.inspect(path)
-    if console.json:
-        console.event("adapter", **found)
+        found = inspection.inspect(path)
+    if where.json:
+        where.event("adapter", **found)
         return
     for name, items in _facts(found).items():
-        console.text(formatting.paragraph(name, items))
-    console.text()
+        where.text(formatting.paragraph(name, items))
+    where.text()
     head = ("layer", "modules", "parameters", "update norm", "effective rank", "other norm")
     keys = ("modules", "parameters", "update_norm", "effective_rank", "other_norm")
-    console.table(
+    where.table(
         head,
         [(row["layer"], *(formatting.value(row[key]) for key in keys)) for row in found["layers"]],
     )
-    if console.verbose and found["pairs"]:
+    if where.verbose and found["pairs"]:
         parts = ("rank", "scaling", "norm", "effective_rank")
-        console.text()
-        console.table(
+        where.text()
+        where.table(
             ("low-rank update", "rank", "scaling", "norm", "effective rank"),
             [
                 (pair["name"], *(formatting.value(pair[key]) for key in parts))
@@ -43,9 +54,9 @@ def show(path: Path, console: Console) -> None:
             ],
         )
     if "virtual_tokens" in found:
-        _show_tokens(found, console)
+        _show_tokens(found, where)
     for warning in found["warnings"]:
-        console.warn(warning)
+        where.warn(warning)
 
 
 def _facts(found: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from tuner.recipe.verbs import VERBS
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
@@ -65,11 +71,17 @@ Rehearse = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only warnings, errors and the last line.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Every value; tracebacks with errors.")]
+AnyBase = Annotated[
+    str | None,
+    typer.Option("--base", metavar="BASE", help="Alias, Hub id, model folder or .gguf file."),
+]
 ForceBase = Annotated[
     bool, typer.Option("--force-base", help="Though the adapter is of another base.")
 ]
 RunsFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where the runs lie.")]
 
+# Panels of the help.
+TRAIN, USE, LOOK = "Train", "Use what was trained", "Look"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -90,6 +102,16 @@ def one_recipe(command: str, argument: str | None, option: str | None) -> str:
     raise RecipeError(what, why, f"tuner {command} RECIPE, or tuner {command} --recipe RECIPE")
 
 
+def refuse_unknown_verb(verb: str | None) -> None:
+    """Refuse a value of `--verb` that is no training command.
+
+    Raises:
+        BadParameter: names those that there are.
+    """
+    if verb not in (None, *VERBS):
+        raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
+
+
 def group(help: str, add_completion: bool = False) -> typer.Typer:
     """A command that has commands."""
     return typer.Typer(
@@ -108,3 +130,14 @@ def console(json: bool = False, quiet: bool = False, verbose: bool = False) -> C
     from tuner.machine import ranks
 
     return Console(json, quiet, verbose, muted=not ranks.place().main)
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """What libraries print or warn of is not ours: stdout is the console's."""
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from tuner.model import transformers_errors
+
+        transformers_errors.quiet_libraries()
+        yield

@@ -1,22 +1,27 @@
-"""`runs`: the run folders below a folder, as their records tell."""
+"""`tuner runs`: the run folders below a folder, as their records tell."""
 
 from __future__ import annotations
 
-import json
+import json as jsonlib
 from pathlib import Path
 from typing import Any
 
+from tuner.cli.options import Json, RunsFolder, console, group
 from tuner.console import formatting
-from tuner.console.console import Console
 from tuner.errors import RecipeError
-from tuner.record import runs
 from tuner.schema.suggest import suggestion
 
+app = group("Runs and their records.")
 
-def show_list(folder: Path, console: Console) -> None:
-    """Name, status and scores of each run."""
+
+@app.command("list")
+def list_all(folder: RunsFolder = Path("runs"), json: Json = False) -> None:
+    """Status and scores of each run."""
+    from tuner.record import runs
+
+    where = console(json)
     found = runs.list_runs(folder)
-    console.event(
+    where.event(
         "runs",
         items=[
             {
@@ -30,26 +35,30 @@ def show_list(folder: Path, console: Console) -> None:
         ],
     )
     if not found:
-        console.text(f"no runs in {folder}")
+        where.text(f"no runs in {folder}")
         return
     rows = [(run.path.name, run.status, *_losses(run.record), run.note) for run in found]
-    console.table(("run", "status", "loss before", "loss after", ""), rows)
+    where.table(("run", "status", "loss before", "loss after", ""), rows)
 
 
-def show(folder: Path, name: str, console: Console) -> None:
-    """The record of one run, by its name or its folder."""
+@app.command("show")
+def show(name: str, folder: RunsFolder = Path("runs"), json: Json = False) -> None:
+    """The record of one run."""
+    from tuner.record import runs
+
+    where = console(json)
     path = folder / name if (folder / name).is_dir() else Path(name)
     known = [run.path.name for run in runs.list_runs(folder)]
     if not path.is_dir():
         hint = suggestion(name, known) if known else "the folder holds no run"
         raise RecipeError(f"there is no run '{name}' in {folder}", hint, "see: tuner runs list")
     run = runs.read_run(path)
-    if console.json:
-        console.event("run", status=run.status, note=run.note, record=run.record)
+    if where.json:
+        where.event("run", status=run.status, note=run.note, record=run.record)
         return
-    console.document(json.dumps(run.record, ensure_ascii=False, indent=2) + "\n")
+    where.document(jsonlib.dumps(run.record, ensure_ascii=False, indent=2) + "\n")
     if run.note:
-        console.warn(f"{run.status}: {run.note}")
+        where.warn(f"{run.status}: {run.note}")
 
 
 def _losses(record: dict[str, Any]) -> tuple[str, str]:

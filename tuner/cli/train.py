@@ -1,98 +1,113 @@
-"""The training verbs and `plan`: recipe, plan, run."""
+"""The training commands, one for each verb, and `tuner plan`, which stops at the plan."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tuner.cli import show_plan
-from tuner.console.console import Console
-from tuner.errors import RecipeError
-from tuner.machine import hardware, imports, launch, ranks
-from tuner.recipe import history
-from tuner.recipe import load as recipe_load
-from tuner.recipe.load import LoadedRecipe
-from tuner.record.runs import RUNS
+import typer
+
+from tuner.cli.options import (
+    TRAIN,
+    DryRun,
+    Json,
+    Output,
+    Overrides,
+    Quiet,
+    RecipeArgument,
+    RecipeOption,
+    Rehearse,
+    Resume,
+    Verbose,
+    console,
+    one_recipe,
+    refuse_unknown_verb,
+)
+from tuner.recipe.verbs import VERBS, Verb
 
 if TYPE_CHECKING:
-    from tuner.machine.hardware import Machine
-    from tuner.model.adapters.sources import Source
-    from tuner.plan.plan import Plan
+    from tuner.cli.make_plan import Asked
+    from tuner.console.console import Console
 
 
-class Mode(Enum):
-    """How far a training command goes."""
-
-    PLAN = "plan"
-    REHEARSE = "rehearse"
-    RUN = "run"
+def register(app: typer.Typer) -> None:
+    """Add a command for each verb to the program's."""
+    for row in VERBS.values():
+        _add(app, row)
 
 
-@dataclass(frozen=True)
-class Target:
-    """The GPUs that a run is planned for; by default those of this machine.
+def _add(app: typer.Typer, row: Verb) -> None:
+    """The command of one row of the verbs table; all have the same options."""
 
-    Attributes:
-        card: as `--for` names it.
-        count: how many of them.
-    """
+    @app.command(row.name, help=row.summary, rich_help_panel=TRAIN)
+    def command(
+        recipe: RecipeArgument = None,
+        option: RecipeOption = None,
+        overrides: Overrides = None,
+        output: Output = None,
+        resume: Resume = False,
+        dry_run: DryRun = False,
+        rehearse: Rehearse = False,
+        json: Json = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+    ) -> None:
+        from tuner.cli.make_plan import Asked, mode_of
 
-    card: str | None = None
-    count: int | None = None
-
-    def machine(self) -> Machine:
-        """Return the machine to plan for."""
-        from tuner.plan import cards
-
-        return cards.machine_with(hardware.detect(), self.card, self.count)
-
-
-HERE = Target()
-
-
-def mode(dry_run: bool, rehearse: bool, resume: bool, card: str | None = None) -> Mode:
-    """What the options ask for.
-
-    Raises:
-        RecipeError: they contradict each other.
-    """
-    for option, given, why in (
-        ("--dry-run", dry_run, "the one loads no model, the other tries all parts of the run"),
-        ("--resume", resume, "a rehearsal touches no run, and goes on with none"),
-        ("--for", card is not None, "a rehearsal runs on the machine that is here"),
-    ):
-        if rehearse and given:
-            raise RecipeError(f"{option} and --rehearse are two things", why, "give one of them")
-    return Mode.PLAN if dry_run else Mode.REHEARSE if rehearse else Mode.RUN
+        named, mode = one_recipe(row.name, recipe, option), mode_of(dry_run, rehearse, resume)
+        asked = Asked(row.name, named, overrides or (), output, resume, mode)
+        train(asked, console(json, quiet, verbose))
 
 
-def train(
-    verb: str | None,
-    recipe: str,
-    overrides: Sequence[str],
-    output: str | None,
-    resume: bool,
-    mode: Mode,
-    console: Console,
-    target: Target = HERE,
+def plan(
+    recipe: RecipeArgument = None,
+    option: RecipeOption = None,
+    verb: Annotated[
+        str | None, typer.Option("--verb", help="As this command would run it.")
+    ] = None,
+    overrides: Overrides = None,
+    output: Output = None,
+    card: Annotated[
+        str | None,
+        typer.Option(
+            "--for", metavar="GPU", help="Plan for a GPU by name (h100, rtx4090) or memory (24GiB)."
+        ),
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option("--devices", min=1, help="How many GPUs --for has; default 1.")
+    ] = None,
+    resume: Resume = False,
+    rehearse: Rehearse = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Make the plan, show it, and as `mode` says carry it out, in as many processes."""
+    """Show the plan for a recipe. No model is loaded unless --rehearse is given."""
+    from tuner.cli.make_plan import Asked, mode_of
+
+    refuse_unknown_verb(verb)
+    named, mode = one_recipe("plan", recipe, option), mode_of(not rehearse, rehearse, resume, card)
+    asked = Asked(verb, named, overrides or (), output, resume, mode, card, devices)
+    train(asked, console(json, quiet, verbose))
+
+
+def train(asked: Asked, console: Console) -> None:
+    """Make the plan, show it, and as `asked.mode` says carry it out, in as many processes."""
+    from tuner.cli.make_plan import Mode, make_plan
+    from tuner.machine import imports, launch, ranks
+
     with ranks.one_failure():
-        plan = make_plan(verb, recipe, overrides, output, resume, console, mode, target)
-        if mode is Mode.PLAN:
+        plan = make_plan(asked, console)
+        if asked.mode is Mode.PLAN:
             return
         console.muted = not ranks.place().main
         if group := launch.Group.of(
             plan.devices.per_node, plan.devices.nodes, plan.device == "cpu"
         ):
-            arguments = [plan.verb, "--recipe", recipe, *_options(overrides, plan.output, resume)]
-            arguments += ["--rehearse"] if mode is Mode.REHEARSE else []
+            arguments = [plan.verb, "--recipe", asked.recipe, *_options(asked, plan.output)]
+            arguments += ["--rehearse"] if asked.mode is Mode.REHEARSE else []
             launch.carry_out(group, [*arguments, *console.options()])
             return
         with imports.importing():
@@ -100,153 +115,16 @@ def train(
 
         # What libraries print is not ours: stdout is the console's.
         with contextlib.redirect_stdout(sys.stderr):
-            if mode is Mode.RUN:
-                spine.run(plan, resume=resume, console=console)
+            if asked.mode is Mode.RUN:
+                spine.run(plan, resume=asked.resume, console=console)
                 return
-            from tuner.cli import rehearsal as rehearse
+            from tuner.cli import show_rehearsal
             from tuner.run import rehearsal
 
             if found := rehearsal.rehearse(plan, console):
-                rehearse.show(plan, found, console)
+                show_rehearsal.show(plan, found, console)
 
 
-def _options(overrides: Sequence[str], output: Path, resume: bool) -> list[str]:
-    given = [word for override in overrides for word in ("--set", override)]
-    return [*given, "--output", str(output), *(["--resume"] if resume else [])]
-
-
-def make_plan(
-    verb: str | None,
-    recipe: str,
-    overrides: Sequence[str],
-    output: str | None,
-    resume: bool,
-    console: Console,
-    mode: Mode = Mode.PLAN,
-    target: Target = HERE,
-) -> Plan:
-    """Load the recipe, decide everything, show it; stages that it names are run or planned first.
-
-    Args:
-        verb: the training command; None: the one that fits the recipe.
-        recipe: a file or the name of a bundled recipe.
-        overrides: `section.key=value` each.
-        output: the value of `--output`.
-        resume: whether an earlier run is to be continued.
-        console: shows what happens.
-        mode: only for a run stages that are not done are carried out.
-        target: the machine that is planned for.
-    """
-    loaded = recipe_load.load(Path(recipe), overrides, verb, output)
-    if loaded.recipe.compare is not None:
-        raise recipe_load.for_comparison(loaded.path, str(loaded.path))
-    launch.recognise(loaded.recipe.run.nodes)
-    if mode is not Mode.PLAN:
-        launch.follow_parent()
-        ranks.meet()
-    # The parent of this process, or its rank 0, has shown the plan.
-    console.muted = launch.LAUNCHED in os.environ or not ranks.place().main
-    show_plan.header(loaded, console)
-    folder = run_folder(loaded, resume)
-    if resume:
-        loaded = as_begun(loaded, folder)
-    # A wrong recipe is told before the libraries that a plan needs are imported.
-    with imports.importing():
-        from tuner.model import own_code
-        from tuner.plan import costs, make
-
-    present = target.machine()
-    chained = _stages(loaded, folder, present, console, mode)
-    plan = make.make(
-        loaded,
-        present,
-        output=folder,
-        note=console.note,
-        chained=chained,
-        code_sha256=own_code.of_run(folder) if resume else None,
-    )
-    plan.facts.update(costs.facts(plan, present))
-    there = (folder / "run.json").exists()
-    if resume and not there:
-        plan.warnings.append(f"there is nothing to resume in {folder}: a new run begins there")
-    if resume and there and mode is Mode.PLAN and not present.elsewhere:
-        _check_resumption(plan, console)
-    if there and not resume:
-        plan.warnings.append(f"{folder} already holds a run: a new one there would be refused")
-    show_plan.plan(plan, console)
-    return plan
-
-
-def _check_resumption(plan: Plan, console: Console) -> None:
-    """Refuse what `--resume` would refuse, without touching the run."""
-    from tuner.run import resume as resumption
-
-    found, skipped = resumption.examine(plan)
-    for text in skipped:
-        console.warn(text)
-    console.note(f"resumes after step {found.step}" if found else "resumes from the start")
-
-
-def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
-    """Return the recipe with what `auto` meant when an earlier version began the run."""
-    from tuner.record.run_json import RUN, read_record
-
-    if not (folder / RUN).is_file() or loaded.task != "sft":
-        return loaded
-    data, values = loaded.recipe.data, read_record(folder).get("plan", {}).get("values", {})
-    meant = history.meant_by_auto(values, data.template, data.long)
-    if not meant:
-        return loaded
-    origins = {f"data.{key}": history.BEGUN for key in meant}
-    recipe = loaded.recipe.model_copy(update={"data": data.model_copy(update=meant)})
-    return replace(loaded, recipe=recipe, origins=loaded.origins | origins)
-
-
-def _stages(
-    loaded: LoadedRecipe, folder: Path, present: Machine, console: Console, mode: Mode
-) -> Mapping[str, Source]:
-    """What the recipes leave that this one names."""
-    from tuner.plan import costs, make
-    from tuner.run import chain
-
-    found = chain.links(loaded, folder)
-    undone = next((link for link in found if link.status != "done"), None)
-    if mode is Mode.REHEARSE and undone:
-        raise RecipeError(
-            f"{undone.key}: {undone.name} is not done yet, and its result is needed to rehearse",
-            "a rehearsal trains nothing that stays",
-            f"rehearse that stage: tuner {undone.loaded.verb} --recipe {undone.loaded.path} "
-            "--rehearse; or run it first",
-        )
-    if mode is not Mode.PLAN:
-        return chain.carry_out_all(found, console)
-    for number, link in enumerate(found, 1):
-        if link.status == "done":
-            console.note(f"stage {number}, {link.name}, is done: {link.folder}")
-            continue
-        console.phase(f"stage {number} of {len(found) + 1}: {link.name} ({link.status})")
-        made = make.make(link.loaded, present, output=link.folder, note=console.note)
-        made.facts.update(costs.facts(made, present))
-        show_plan.plan(made, console)
-    if found:
-        console.phase(f"stage {len(found) + 1} of {len(found) + 1}: {loaded.name}")
-    return {link.name: link.source() for link in found}
-
-
-def run_folder(loaded: LoadedRecipe, resume: bool) -> Path:
-    """The folder that was asked for; else runs/<recipe name>, numbered where that is taken.
-
-    Raises:
-        SafetyError: a path in the recipe leaves the current directory through `..`.
-    """
-    from tuner.record import run_folder as record
-    from tuner.record import runs
-
-    asked = loaded.recipe.run.output
-    if asked is not None:
-        in_recipe = loaded.origins["run.output"].startswith("recipe")
-        record.resolve_output(Path(asked), from_recipe=in_recipe)
-        return Path(asked)
-    base = RUNS / loaded.name
-    earlier = runs.newest_matching(base, loaded.sha256) if resume else None
-    return earlier or runs.free_name(base)
+def _options(asked: Asked, output: Path) -> list[str]:
+    given = [word for override in asked.overrides for word in ("--set", override)]
+    return [*given, "--output", str(output), *(["--resume"] if asked.resume else [])]

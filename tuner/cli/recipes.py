@@ -1,57 +1,59 @@
-"""`recipes` and `templates`: what comes with the program."""
+"""`tuner recipes`: the recipes that come with the program."""
 
 from __future__ import annotations
 
-import json
+import json as jsonlib
 import shutil
-from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from tuner.console.console import Console
+import typer
+
+from tuner.cli.bundled import named, show_text
+from tuner.cli.options import Json, console, group
 from tuner.errors import RecipeError
-from tuner.model.adapters.sources import RECIPES
-from tuner.recipe import bundled
-from tuner.recipe import load as recipe_load
-from tuner.recipe.bundled import Kind
-from tuner.recipe.schema import json_schema
-from tuner.rewards.options import FunctionReward, ModelReward
-from tuner.schema.suggest import suggestion
 
-_SINGULAR = {"recipes": "recipe", "data_templates": "data template"}
+if TYPE_CHECKING:
+    from tuner.console.console import Console
+
+app = group("Recipes that come with the program.")
 
 
-def list_recipes(console: Console) -> None:
-    """Name and first line of each bundled recipe."""
+@app.command("list")
+def list_all(json: Json = False) -> None:
+    """Name and purpose of each recipe."""
+    from tuner.recipe import bundled
+
+    where = console(json)
     lines = {name: bundled.opening(file) for name, file in bundled.files("recipes").items()}
-    console.event("recipes", items=[{"name": k, "summary": text} for k, text in lines.items()])
-    console.table(("recipe", "what it is"), list(lines.items()))
+    where.event("recipes", items=[{"name": k, "summary": text} for k, text in lines.items()])
+    where.table(("recipe", "what it is"), list(lines.items()))
 
 
-def list_templates(console: Console) -> None:
-    """Name, columns and description of each bundled data template."""
-    from tuner.data.template import list_templates
-
-    found = list_templates()
-    console.event("templates", items=[asdict(template) for template in found])
-    rows = [(each.name, ", ".join(each.columns), each.description) for each in found]
-    console.table(("template", "columns", "what it is"), rows)
+@app.command("show")
+def show(name: str, json: Json = False) -> None:
+    """The text of a recipe."""
+    show_text("recipes", name, console(json))
 
 
-def show(kind: Kind, name: str, console: Console) -> None:
-    """The text of one bundled file."""
-    text = _named(kind, name).read_text("utf-8")
-    if console.json:
-        console.event(_SINGULAR[kind], name=name, text=text)
-    else:
-        console.document(text)
+@app.command("copy")
+def recipes_copy(
+    name: str,
+    destination: Annotated[Path, typer.Argument(help="A folder, or the new file's name.")] = Path(),
+    json: Json = False,
+) -> None:
+    """Copy a recipe and its sample data; nothing is overwritten."""
+    copy(name, destination, console(json))
 
 
-def schema(console: Console) -> None:
-    """The JSON Schema of a recipe; one line with `json`."""
-    if console.json:
-        console.document(json.dumps(json_schema(), ensure_ascii=False) + "\n")
-    else:
-        console.document(json.dumps(json_schema(), ensure_ascii=False, indent=2) + "\n")
+@app.command("schema")
+def schema(json: Json = False) -> None:
+    """The JSON Schema of a recipe, for editors."""
+    from tuner.recipe.schema import json_schema
+
+    indent = None if json else 2
+    text = jsonlib.dumps(json_schema(), ensure_ascii=False, indent=indent)
+    console(json).document(text + "\n")
 
 
 def _same(origin: Path, target: Path) -> bool:
@@ -64,7 +66,7 @@ def copy(name: str, destination: Path, console: Console) -> None:
     Raises:
         RecipeError: no such recipe, or a file that is there already.
     """
-    source = _named("recipes", name)
+    source = named("recipes", name)
     single = destination.suffix in (".yaml", ".yml")
     folder = destination.parent if single else destination
     copies = {source: destination if single else folder / source.name}
@@ -91,19 +93,12 @@ def copy(name: str, destination: Path, console: Console) -> None:
         console.text(f"{name} (unchanged)")
 
 
-def _named(kind: Kind, name: str) -> Path:
-    files = bundled.files(kind)
-    if name not in files:
-        raise RecipeError(
-            f"there is no bundled {_SINGULAR[kind]} '{name}'",
-            suggestion(name, files),
-            f"see: tuner {kind.removeprefix('data_')} list",
-        )
-    return files[name]
-
-
 def _files(source: Path) -> list[Path]:
     """The files beside a recipe that it reads, and those of the recipes that it names."""
+    from tuner.model.adapters.sources import RECIPES
+    from tuner.recipe import load as recipe_load
+    from tuner.rewards.options import FunctionReward, ModelReward
+
     recipe = recipe_load.load(source, verb=None).recipe
     named: list[str | float | None] = [
         *recipe.data.train,

@@ -1,0 +1,203 @@
+"""From a command line to a plan: the recipe, its stages, and what is shown of both."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner.errors import RecipeError
+from tuner.machine import hardware, imports, launch, ranks
+
+if TYPE_CHECKING:
+    from tuner.console.console import Console
+    from tuner.machine.hardware import Machine
+    from tuner.model.adapters.sources import Source
+    from tuner.plan.plan import Plan
+    from tuner.recipe.load import LoadedRecipe
+
+
+class Mode(Enum):
+    """How far a training command goes."""
+
+    PLAN = "plan"
+    REHEARSE = "rehearse"
+    RUN = "run"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks a training command for.
+
+    Attributes:
+        verb: the command; None: the one that fits the recipe.
+        recipe: a file or the name of a bundled recipe.
+        overrides: `section.key=value` each.
+        output: the value of `--output`.
+        resume: whether an earlier run is continued.
+        mode: how far the command goes.
+        card: a GPU to plan for, as `--for` names it; None: this machine.
+        cards: how many of them.
+    """
+
+    verb: str | None
+    recipe: str
+    overrides: Sequence[str] = ()
+    output: str | None = None
+    resume: bool = False
+    mode: Mode = Mode.PLAN
+    card: str | None = None
+    cards: int | None = None
+
+    def machine(self) -> Machine:
+        """Return the machine to plan for."""
+        from tuner.plan import cards
+
+        return cards.machine_with(hardware.detect(), self.card, self.cards)
+
+
+def mode_of(dry_run: bool, rehearse: bool, resume: bool, card: str | None = None) -> Mode:
+    """What the options ask for.
+
+    Raises:
+        RecipeError: they contradict each other.
+    """
+    for option, given, why in (
+        ("--dry-run", dry_run, "the one loads no model, the other tries all parts of the run"),
+        ("--resume", resume, "a rehearsal touches no run, and goes on with none"),
+        ("--for", card is not None, "a rehearsal runs on the machine that is here"),
+    ):
+        if rehearse and given:
+            raise RecipeError(f"{option} and --rehearse are two things", why, "give one of them")
+    return Mode.PLAN if dry_run else Mode.REHEARSE if rehearse else Mode.RUN
+
+
+def make_plan(asked: Asked, console: Console) -> Plan:
+    """Load the recipe, decide everything, show it; stages that it names are run or planned first.
+
+    Args:
+        asked: by the command line; only for a run stages that are not done are carried out.
+        console: shows what happens.
+    """
+    from tuner.cli import show_plan
+    from tuner.recipe import load as recipe_load
+
+    loaded = recipe_load.load(Path(asked.recipe), asked.overrides, asked.verb, asked.output)
+    if loaded.recipe.compare is not None:
+        raise recipe_load.for_comparison(loaded.path, str(loaded.path))
+    launch.recognise(loaded.recipe.run.nodes)
+    if asked.mode is not Mode.PLAN:
+        launch.follow_parent()
+        ranks.meet()
+    # The parent of this process, or its rank 0, has shown the plan.
+    console.muted = launch.LAUNCHED in os.environ or not ranks.place().main
+    show_plan.header(loaded, console)
+    folder = run_folder(loaded, asked.resume)
+    if asked.resume:
+        loaded = as_begun(loaded, folder)
+    # A wrong recipe is told before the libraries that a plan needs are imported.
+    with imports.importing():
+        from tuner.model import own_code
+        from tuner.plan import costs, make
+
+    present = asked.machine()
+    chained = _stages(loaded, folder, present, console, asked.mode)
+    plan = make.make(
+        loaded,
+        present,
+        output=folder,
+        note=console.note,
+        chained=chained,
+        code_sha256=own_code.of_run(folder) if asked.resume else None,
+    )
+    plan.facts.update(costs.facts(plan, present))
+    there = (folder / "run.json").exists()
+    if asked.resume and not there:
+        plan.warnings.append(f"there is nothing to resume in {folder}: a new run begins there")
+    if asked.resume and there and asked.mode is Mode.PLAN and not present.elsewhere:
+        _check_resumption(plan, console)
+    if there and not asked.resume:
+        plan.warnings.append(f"{folder} already holds a run: a new one there would be refused")
+    show_plan.plan(plan, console)
+    return plan
+
+
+def _check_resumption(plan: Plan, console: Console) -> None:
+    """Refuse what `--resume` would refuse, without touching the run."""
+    from tuner.run import resume as resumption
+
+    found, skipped = resumption.examine(plan)
+    for text in skipped:
+        console.warn(text)
+    console.note(f"resumes after step {found.step}" if found else "resumes from the start")
+
+
+def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
+    """Return the recipe with what `auto` meant when an earlier version began the run."""
+    from tuner.recipe import history
+    from tuner.record.run_json import RUN, read_record
+
+    if not (folder / RUN).is_file() or loaded.task != "sft":
+        return loaded
+    data, values = loaded.recipe.data, read_record(folder).get("plan", {}).get("values", {})
+    meant = history.meant_by_auto(values, data.template, data.long)
+    if not meant:
+        return loaded
+    origins = {f"data.{key}": history.BEGUN for key in meant}
+    recipe = loaded.recipe.model_copy(update={"data": data.model_copy(update=meant)})
+    return replace(loaded, recipe=recipe, origins=loaded.origins | origins)
+
+
+def _stages(
+    loaded: LoadedRecipe, folder: Path, present: Machine, console: Console, mode: Mode
+) -> Mapping[str, Source]:
+    """What the recipes leave that this one names."""
+    from tuner.cli import show_plan
+    from tuner.plan import costs, make
+    from tuner.run import chain
+
+    found = chain.links(loaded, folder)
+    undone = next((link for link in found if link.status != "done"), None)
+    if mode is Mode.REHEARSE and undone:
+        raise RecipeError(
+            f"{undone.key}: {undone.name} is not done yet, and its result is needed to rehearse",
+            "a rehearsal trains nothing that stays",
+            f"rehearse that stage: tuner {undone.loaded.verb} --recipe {undone.loaded.path} "
+            "--rehearse; or run it first",
+        )
+    if mode is not Mode.PLAN:
+        return chain.carry_out_all(found, console)
+    for number, link in enumerate(found, 1):
+        if link.status == "done":
+            console.note(f"stage {number}, {link.name}, is done: {link.folder}")
+            continue
+        console.phase(f"stage {number} of {len(found) + 1}: {link.name} ({link.status})")
+        made = make.make(link.loaded, present, output=link.folder, note=console.note)
+        made.facts.update(costs.facts(made, present))
+        show_plan.plan(made, console)
+    if found:
+        console.phase(f"stage {len(found) + 1} of {len(found) + 1}: {loaded.name}")
+    return {link.name: link.source() for link in found}
+
+
+def run_folder(loaded: LoadedRecipe, resume: bool) -> Path:
+    """The folder that was asked for; else runs/<recipe name>, numbered where that is taken.
+
+    Raises:
+        SafetyError: a path in the recipe leaves the current directory through `..`.
+    """
+    from tuner.record import run_folder as folders
+    from tuner.record import runs
+    from tuner.record.runs import RUNS
+
+    asked = loaded.recipe.run.output
+    if asked is not None:
+        in_recipe = loaded.origins["run.output"].startswith("recipe")
+        folders.resolve_output(Path(asked), from_recipe=in_recipe)
+        return Path(asked)
+    base = RUNS / loaded.name
+    earlier = runs.newest_matching(base, loaded.sha256) if resume else None
+    return earlier or runs.free_name(base)

@@ -1,0 +1,27 @@
+"""`tuner templates`: the data templates that come with the program."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from tuner.cli.bundled import show_text
+from tuner.cli.options import Json, console, group
+
+app = group("Data templates that come with the program.")
+
+
+@app.command("list")
+def list_all(json: Json = False) -> None:
+    """Name and purpose of each data template."""
+    from tuner.data.template import list_templates
+
+    where, found = console(json), list_templates()
+    where.event("templates", items=[asdict(template) for template in found])
+    rows = [(each.name, ", ".join(each.columns), each.description) for each in found]
+    where.table(("template", "columns", "what it is"), rows)
+
+
+@app.command("show")
+def show(name: str, json: Json = False) -> None:
+    """The text of a data template."""
+    show_text("data_templates", name, console(json))

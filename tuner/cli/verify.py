@@ -1,0 +1,48 @@
+"""`tuner verify`: whether an artefact is still what was proven when it was written."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tuner.cli.options import ForceBase, Json, console, quiet_libraries
+from tuner.console import formatting
+from tuner.record import proof_limits
+
+# Figures of an artefact that are repeated from its manifest.
+_SAID = {
+    "kl": "KL to the tuned model",
+    "kl_base": "KL of the base",
+    "top1_agreement": "share of the same first tokens",
+    "perplexity": "perplexity",
+    "perplexity_tuned": "of the tuned model",
+}
+
+
+def verify(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="An artefact's or a run's folder.")],
+    base: Annotated[
+        str | None, typer.Option("--base", metavar="BASE", help="Of an adapter, if not found.")
+    ] = None,
+    force_base: ForceBase = False,
+    json: Json = False,
+) -> None:
+    """Whether an artefact is still what was proven when it was written."""
+    where = console(json)
+    from tuner.export.origin import find_artefact
+
+    origin = find_artefact(path)
+    with quiet_libraries():
+        from tuner.export import verify as check
+
+        found = check.check(origin, base, force_base, where)
+    where.event("verified", **found)
+    where.text(
+        f"{found['kind']}  {found['path']}  {found['files']} files as written; "
+        f"logits {found['drift']:.2g} on average from those when it was written, KL "
+        f"{found['drift_kl']:.2g}; {proof_limits.verdict(found)}"
+    )
+    if then := found["then"]:
+        known = (f"{_SAID[name]} {formatting.value(then[name])}" for name in _SAID if name in then)
+        where.text(f"when it was written: {', '.join(known)}")

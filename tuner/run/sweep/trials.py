@@ -1,0 +1,167 @@
+"""The trials of a sweep, carried out in its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner import __version__
+from tuner.errors import RecipeError
+from tuner.machine import hardware
+from tuner.machine.signals import StopRequest
+from tuner.record import runs
+from tuner.record.disk import make_folder, resource_error, write_json
+from tuner.record.lock import FolderLock
+from tuner.record.run_json import RUN
+from tuner.run.sweep import table
+from tuner.run.sweep.grid import Trial
+
+if TYPE_CHECKING:
+    from tuner.console.console import Console
+    from tuner.machine.hardware import Machine
+
+RESULT, LOCK = "sweep.json", "sweep.lock"
+# Seconds that trials have to finish a step and seal it.
+_PATIENCE = 60.0
+_OURS = {RESULT, f".{RESULT}.tmp", LOCK, "trials", "logs", ".ray"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asks for each trial; None: what the recipe and the machine make of it.
+
+    Attributes:
+        cpus: processors.
+        gpus: GPUs.
+        address: of a Ray cluster; empty: this machine.
+    """
+
+    cpus: int | None
+    gpus: int | None
+    address: str
+
+
+def carry_out(
+    trials: Sequence[Trial],
+    waiting: Sequence[Trial],
+    root: Path,
+    metric: str | None,
+    asked: Asked,
+    console: Console,
+) -> tuple[list[dict[str, Any]], str]:
+    """Run the trials that are not done, and write the table; its rows, and what sorts them.
+
+    Args:
+        trials: all of the sweep.
+        waiting: those that are not done.
+        root: the sweep's folder.
+        metric: sorts the table; None: the first that there is.
+        asked: what a trial gets of the machine.
+        console: shows what happens.
+
+    Raises:
+        Interrupted: by a signal; trials that ran have sealed a checkpoint.
+    """
+    with StopRequest():
+        lock = _open(root, waiting)
+        outcomes: Mapping[str, int | str] = {}
+        status = "interrupted"
+        try:
+            if waiting:
+                # What libraries print is not ours: stdout is the console's.
+                with contextlib.redirect_stdout(sys.stderr):
+                    from tuner.run.sweep import engine
+
+                    share = _share(asked, trials[0], hardware.detect())
+                    configs = {each.name: _config(each, root) for each in waiting}
+                    outcomes = engine.carry_out(configs, share, root / ".ray", console)
+            status = "done"
+        finally:
+            found, by = table.rows(trials, root / "trials", outcomes, metric)
+            failed = any(row["status"] == "failed" for row in found)
+            body = {
+                "format": 1,
+                "tuner": __version__,
+                "recipe": str(trials[0].loaded.path),
+                "recipe_sha256": trials[0].loaded.sha256,
+                "status": "failed" if failed else status,
+                "metric": by,
+                "rows": found,
+            }
+            write_json(root / RESULT, body)
+            lock.release()
+    return found, by
+
+
+def settle(folders: Sequence[Path]) -> None:
+    """Wait, not for long, until trials that were stopped have sealed their checkpoints."""
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until and any(
+        # A run whose process is gone has a note of it.
+        (found := runs.read_run(each)).status == "running" and not found.note
+        for each in folders
+        if (each / RUN).is_file()
+    ):
+        time.sleep(0.2)
+
+
+def _open(root: Path, waiting: Sequence[Trial]) -> FolderLock:
+    """The folder of the sweep, locked.
+
+    Raises:
+        RecipeError: it is in use, or holds other things, or trials of another recipe.
+        ResourceError: it cannot be written.
+    """
+    try:
+        make_folder(root)
+        names = {path.name for path in root.iterdir()}
+        if not names <= _OURS:
+            raise RecipeError(
+                f"{root} is not empty and holds no sweep",
+                f"it holds {', '.join(sorted(names - _OURS)[:3])}",
+                "choose another folder with --output",
+            )
+        others = [
+            each.name
+            for each in waiting
+            if (root / "trials" / each.name / RUN).exists()
+            and not table.same(each, runs.read_run(root / "trials" / each.name).record or None)
+        ]
+        if others:
+            raise RecipeError(
+                f"{root} holds trials of another recipe or other rows: {', '.join(others[:3])}",
+                "rows of different recipes cannot stand in one table",
+                "choose another folder with --output",
+            )
+        for name in ("trials", "logs", ".ray"):
+            make_folder(root / name)
+    except OSError as error:
+        raise resource_error(error, root) from error
+    return FolderLock(root / LOCK)
+
+
+def _config(trial: Trial, root: Path) -> dict[str, Any]:
+    """What a machine needs to know to carry a trial out."""
+    folder, path = root / "trials" / trial.name, trial.loaded.path
+    arguments = [trial.loaded.verb, "--recipe", os.path.abspath(path), "--output", str(folder)]
+    arguments += [word for each in trial.overrides for word in ("--set", each)]
+    log = str(table.root_log(folder))
+    return {"arguments": arguments, "cwd": os.getcwd(), "folder": str(folder), "log": log}
+
+
+def _share(wanted: Asked, first: Trial, present: Machine) -> Any:
+    """What a trial has to itself: a GPU or as many as the recipe names, or all processors."""
+    from tuner.run.sweep.engine import Share
+
+    asked = first.loaded.recipe.run
+    several = asked.devices if isinstance(asked.devices, int) else 1
+    usual = several if present.gpus and asked.device != "cpu" else 0
+    gpus = usual if wanted.gpus is None else wanted.gpus
+    cpus = wanted.cpus or (1 if gpus else present.cpu_count)
+    return Share(cpus, gpus, wanted.address)
