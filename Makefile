@@ -37,10 +37,11 @@ test: $(VENV)/.installed-dev ## all tests that need no GPU and no further downlo
 test-all: test llama ray ## make test, then what it leaves out: slow tests, llama.cpp, Ray
 	TUNER_TEST_LLAMA=1 $(PYTEST) --slow -m "slow or llama or ray" $(ARGS)
 
-lint: $(VENV)/.installed-dev ## style, formatting and types
+lint: $(VENV)/.installed-dev ## style, formatting, types, and which package may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 docs: $(VENV)/.installed-dev ## write docs/recipe.md and docs/cli.md from the schema and the commands
 	$(BIN)/python -m tests.tools.make_docs

@@ -75,7 +75,7 @@ def test_a_row_that_would_lose_most_of_it_is_refused(
     assert prepared(tmp_path, rows, max_length=whole).report["truncated_rows"] == 0
     cut = prepared(tmp_path, rows, max_length=most, long="truncate").report
     assert cut["truncated_rows"] == 1
-    assert cut["warnings"][0].startswith(f"1 rows truncated to {most} tokens: ")
+    assert cut["warnings"][0].startswith(f"1 row truncated to {most} tokens: ")
 
 
 @pytest.mark.parametrize("row", [{"text": TEXT}, answered(10, 200)])
@@ -83,7 +83,7 @@ def test_a_row_that_keeps_half_is_cut_with_a_warning(tmp_path: Path, row: dict[s
     most = int(0.6 * length(tmp_path, row))
     report = prepared(tmp_path, [row], max_length=most).report
     assert (report["truncated_rows"], report["longest"]) == (1, most)
-    assert report["warnings"][0].startswith(f"1 rows truncated to {most} tokens: ")
+    assert report["warnings"][0].startswith(f"1 row truncated to {most} tokens: ")
     with pytest.raises(DataError, match=f"1 of 1 rows is longer than {most} tokens"):
         prepared(tmp_path, [row], max_length=most, long="error")
     assert prepared(tmp_path, [{"text": "short"}], max_length=most, long="error").train
@@ -140,7 +140,7 @@ def test_pieces_hold_every_token_once(tmp_path: Path, kind: str, most: int) -> N
     assert (report["split_rows"], report["split_pieces"]) == (1, len(pieces))
     assert (report["truncated_rows"], report["supervised_tokens_cut_share"]) == (0, 0)
     assert report["warnings"] == [
-        f"1 long texts split into {len(pieces)} pieces of at most {most} tokens"
+        f"1 long text split into {len(pieces)} pieces of at most {most} tokens"
     ]
     again = prepared(tmp_path, [{"text": "a"}, {"text": TEXT}], kind, max_length=most, long="split")
     assert again.report == report
@@ -201,7 +201,7 @@ def test_plan_and_preview_refuse_alike(make_recipe: Callable[..., Path], tmp_pat
     loaded = recipe_load.load(recipe, ["data.long=split"], verb="lora")
     made = make.make(loaded, hardware.detect(), output=tmp_path / "run")
     assert made.facts["data"]["split_pieces"] == len(made.prepared.train) > 5
-    assert made.warnings[0].startswith("1 long texts split into ")
+    assert made.warnings[0].startswith("1 long text split into ")
 
 
 def test_the_plan_decides_what_auto_means(make_recipe: Callable[..., Path]) -> None:

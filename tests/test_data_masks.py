@@ -304,7 +304,7 @@ def test_rows_that_lose_their_answer(tmp_path: Path) -> None:
     assert result.report["dropped_no_answer_left"] == 1
     assert result.report["rows_train"] == 15
     assert result.report["tokens_sha256"] == alone.report["tokens_sha256"]
-    assert any("1 rows dropped" in text for text in result.report["warnings"])
+    assert any("1 row dropped" in text for text in result.report["warnings"])
     with pytest.raises(DataError, match=r"2 of 16"):
         prepared(tmp_path, [long] * 2 + [short] * 14, tokenizer, max_length=128, long="truncate")
 

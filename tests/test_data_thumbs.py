@@ -60,7 +60,7 @@ def test_disliked_answers_are_left_out_and_counted(
     result = prepared(tmp_path, rows)
     assert [example.row for example in result.train] == ["rows.jsonl:1", "rows.jsonl:3"]
     assert (result.report["rows_in"], result.report["thumbs_down_rows"]) == (3, 1)
-    assert any("1 rows with a thumbs-down left out" in text for text in result.report["warnings"])
+    assert any("1 row with a thumbs-down left out" in text for text in result.report["warnings"])
 
 
 def test_held_out_rows_are_liked_ones_too(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_preview_says_what_is_left_out(tmp_path: Path) -> None:
     common: dict[str, Any] = {"folder": tmp_path, "seed": 1, "context_length": 512, "count": 3}
     shown = preview(data, make_tokenizer("chatml"), warn=said.append, **common)
     assert [row.row for row in shown] == ["rows.jsonl:1"]
-    assert said == ["1 rows with a thumbs-down left out: disliked answers are not learned"]
+    assert said == ["1 row with a thumbs-down left out: disliked answers are not learned"]
 
 
 def test_a_disliked_answer_is_no_reference_of_a_prompt(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,8 +56,10 @@ def train(tmp_path: Path) -> Train:
         with StopRequest() as stop, RunFolder.open(made.output, resume=resume) as folder:
             resumed = training.newest_checkpoint(made, made.output)[0] if resume else None
             trained = build.start(made, build.load(made))
-            shown: Any = (lambda *given: None, lambda number: None, resumed, warnings.append)
-            spine.train(made, trained, folder, stop, *shown, warnings.append)
+            reporter = SimpleNamespace(
+                progress=lambda *given: None, note=warnings.append, warn=warnings.append
+            )
+            spine.train(made, trained, folder, stop, reporter, lambda number: None, resumed)
             record = folder.record
         named = trained.model.named_parameters()
         return {n: p.detach().clone() for n, p in named if p.requires_grad}, record, warnings
@@ -298,9 +301,9 @@ def test_several_processes_refuse_together(
     with RunFolder.open(tmp_path / "run", resume=False) as folder:
         error = torch.OutOfMemoryError("CUDA out of memory.")
         with StopRequest() as stop:
-            watch = Watch(two, folder, stop, lambda step, total, metrics: None)
+            watch = Watch(two, folder, stop, Console(quiet=True))
         with pytest.raises(ResourceError, match="several processes") as caught:
-            out_of_memory.shrink(two, error, watch, lambda text: None)
+            out_of_memory.shrink(two, error, watch)
         assert "out_of_memory" not in folder.record
     assert "train.micro_batch_size: 2" in caught.value.fix
 

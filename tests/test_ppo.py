@@ -32,6 +32,7 @@ from tuner.record.run_folder import RunFolder
 from tuner.rewards.response import Response, Scores
 from tuner.run import build, spine
 from tuner.tasks import rollouts
+from tuner.tasks.leg import Leg
 from tuner.tasks.optimizer import optimizer_and_schedule
 from tuner.tasks.ppo import Ppo, Rollout
 from tuner.tasks.ppo_math import (
@@ -317,11 +318,11 @@ def learner(made: plan.Plan) -> Iterator[Ppo]:
     trained = build.start(made, build.load(made))
     trained.model.eval()
     with StopRequest() as stop, RunFolder.open(made.output, resume=False) as folder:
-        watch = Watch(made, folder, stop, lambda step, total, metrics: None)
+        watch = Watch(made, folder, stop, Console(quiet=True))
         named = trained.model.named_parameters()
         watch.follow(trained.model, [(name, each) for name, each in named if each.requires_grad])
         optimizers = optimizer_and_schedule(watch.parameters, made, made.stages[0])
-        yield Ppo(made, trained, made.stages[0], 0, watch, optimizers, {})
+        yield Ppo(Leg(made, trained, made.stages[0], 0, watch, *optimizers))
 
 
 def trained_tensors(ppo: Ppo, critic: bool) -> dict[str, torch.Tensor]:

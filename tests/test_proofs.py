@@ -242,7 +242,7 @@ def test_a_wrong_copy_of_an_adapter_is_refused_by_export(
         true(source, folder, base, portable=portable)
         _alter(mutant, folder)
 
-    monkeypatch.setattr(adapter.adapter, "copy", copy)
+    monkeypatch.setattr(adapter, "copy", copy)
     code, events = merge(made, tmp_path / "out", "adapter")
     assert code == 6, events[-1]
     assert not (tmp_path / "out" / "adapter").exists()

@@ -28,6 +28,7 @@ from tests.test_resume import Tuner, assert_equal, record
 from tests.test_training import Fit, Reference, order, same, tensors
 from tests.tokenizers import make_tokenizer
 from tuner import evaluate
+from tuner.console.console import Console
 from tuner.data.preferences import Ranking
 from tuner.errors import ModelError, RecipeError
 from tuner.evaluate import preference
@@ -120,7 +121,7 @@ def fit() -> Callable[..., Fit]:
             trained = build.start(made, build.load(made))
             prepare(trained.model)
             start = tensors(trained.model)
-            spine.train(made, trained, folder, stop, lambda *_: None, lambda _: None, None)
+            spine.train(made, trained, folder, stop, Console(quiet=True), lambda _: None, None)
         lines = (made.output / "metrics.jsonl").read_text().splitlines()
         metrics = [json.loads(line) for line in lines]
         return Fit(made, trained.model, start, metrics, [], trained.unmoved, made.output)

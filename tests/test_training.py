@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM
 from tests import oracle
 from tests.conftest import rows
 from tuner import evaluate
+from tuner.console.console import Console
 from tuner.data import order as data_order
 from tuner.errors import TrainingError
 from tuner.evaluate import likelihood
@@ -106,7 +107,7 @@ def fit(tmp_path: Path) -> Callable[..., Fit]:
                 trained,
                 folder,
                 stop,
-                lambda step, total, metrics: None,
+                Console(quiet=True),
                 lambda number: stages.append(tensors(trained.model, trained=False)),
                 None,
             )
@@ -556,7 +557,7 @@ def test_the_held_out_loss_is_the_oracles(
             )
             scored = made.prepared.eval[:count]
             assert len(scored) == (count or 12)
-            monkeypatch.setattr(likelihood.likelihood, "TOKENS_PER_BATCH", tokens)
+            monkeypatch.setattr(likelihood, "TOKENS_PER_BATCH", tokens)
             found = evaluate.score(made, build.load(made))["loss"]
             wanted = oracle.mean_loss(reference, [row.example for row in scored])
             assert found == pytest.approx(wanted, rel=1e-6)

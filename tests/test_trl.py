@@ -19,6 +19,7 @@ from transformers import TrainerCallback
 
 from tests.conftest import WORDS, write_rows
 from tuner import evaluate
+from tuner.console.console import Console
 from tuner.errors import Interrupted, RecipeError, TrainingError
 from tuner.evaluate import implicit
 from tuner.machine import hardware
@@ -31,6 +32,7 @@ from tuner.rewards.response import Response, Scores
 from tuner.run import build, spine
 from tuner.run import resume as training
 from tuner.tasks import TASKS, rollouts
+from tuner.tasks.leg import Leg
 from tuner.tasks.optimizer import optimizer_and_schedule
 from tuner.tasks.trained import Trained
 from tuner.tasks.trl_lending import Lent
@@ -108,10 +110,10 @@ def start(made: plan.Plan, moved: bool = False) -> Trained:
 
 def lend(made: plan.Plan, trained: Trained, folder: Any, stop: Any) -> Lent:
     """The trainer of the first step."""
-    watch = Watch(made, folder, stop, lambda step, total, metrics: None)
+    watch = Watch(made, folder, stop, Console(quiet=True))
     watch.follow(trained.model, build.trainable(trained.model))
     optimizers = optimizer_and_schedule(watch.parameters, made, made.stages[0])
-    lent = TASKS["rlhf"].trainer(made, trained, made.stages[0], 0, watch, optimizers, {})
+    lent = TASKS["rlhf"].trainer(Leg(made, trained, made.stages[0], 0, watch, *optimizers))
     assert isinstance(lent, Lent)
     return lent
 
@@ -123,13 +125,15 @@ def train(
     trained = trained or start(made)
     resumed = training.newest_checkpoint(made, made.output)[0] if resume else None
 
-    def progress(step: int, total: int, metrics: Any) -> None:
-        if step == stop_at:
-            signal.raise_signal(signal.SIGTERM)
+    class Stopping(Console):
+        def progress(self, step: int, total: int, metrics: Any) -> None:
+            if step == stop_at:
+                signal.raise_signal(signal.SIGTERM)
 
     with StopRequest() as stop, RunFolder.open(made.output, resume=resume) as folder:
         folder.truncate_metrics(resumed.step if resumed else 0)
-        spine.train(made, trained, folder, stop, progress, lambda number: None, resumed)
+        reporter = Stopping(quiet=True)
+        spine.train(made, trained, folder, stop, reporter, lambda number: None, resumed)
     own = trained.model.named_parameters()
     return {name: p.detach().clone() for name, p in own if p.requires_grad}
 

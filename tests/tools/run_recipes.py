@@ -36,8 +36,8 @@ CHANGED = {
     "legal-8b": (EMBEDDED,),
     "rlhf-gsm8k": (
         EMBEDDED,
-        *("train.max_steps=2", "train.batch_size=16", "rlhf.max_new_tokens=48"),
-        *("eval.max_rows=16", "eval.max_new_tokens=48", "data.max_rows=64"),
+        *("train.max_steps=4", "train.batch_size=32", "rlhf.max_new_tokens=160"),
+        *("eval.max_rows=8", "eval.max_new_tokens=160", "data.max_rows=64"),
     ),
 }
 _VERB = re.compile(r"^#   tuner (\w+) --recipe recipes/", re.MULTILINE)

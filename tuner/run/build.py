@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-from tuner.errors import ModelError
+from tuner.errors import ModelError, TrainingError
 from tuner.machine import ranks
 from tuner.methods import full, lora, qat_layers
 from tuner.methods.lora import LoraOptions
@@ -223,3 +223,24 @@ def set_stage(plan: Plan, model: Any, stage: Stage) -> None:
 
 def trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def unmoved(plan: Plan, trained: Trained) -> list[str]:
+    """Return the names of trained tensors that are where they started.
+
+    Raises:
+        TrainingError: all of them are.
+    """
+    parameters = dict(trained.model.named_parameters())
+    still = [
+        name for name, digest in trained.start.items() if ranks.digest(parameters[name]) == digest
+    ]
+    if len(still) < len(trained.start):
+        return still
+    why, fix = "", "check train.learning_rate and that the data has supervised tokens"
+    if plan.task == "rlhf" and plan.rlhf.draws:
+        why = "; where all answers to a prompt earn the same, there is nothing to learn from"
+        fix = "look at reward in metrics.jsonl; use rewards that tell answers apart, or more steps"
+    raise TrainingError(
+        "nothing was learned", f"every trained tensor is still where it started{why}", fix
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,14 +59,13 @@ def as_found(plan: Plan, record: Mapping[str, Any]) -> Plan:
     return resized(plan, int(found[-1]["to"])) or plan
 
 
-def shrink(plan: Plan, error: BaseException, watch: Watch, warn: Callable[[str], None]) -> Plan:
+def shrink(plan: Plan, error: BaseException, watch: Watch) -> Plan:
     """The plan to do a step anew by: half the rows a forward pass.
 
     Args:
         plan: the one that memory did not suffice for.
         error: what said so.
         watch: knows the step that was not finished, and whether its update had begun.
-        warn: given a warning for people.
 
     Raises:
         ResourceError: one row per forward pass is too much; or the step cannot be done anew, by
@@ -99,7 +98,7 @@ def shrink(plan: Plan, error: BaseException, watch: Watch, warn: Callable[[str],
         f"in place of {size}, the update stays the same"
     )
     log.warning(text)
-    warn(text)
+    watch.reporter.warn(text)
     return smaller
 
 

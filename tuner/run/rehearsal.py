@@ -167,6 +167,20 @@ def _score(
     return rows
 
 
+class _Timed:
+    """A reporter that notes when each step was done."""
+
+    def __init__(self, console: Console) -> None:
+        self.ends: list[float] = []
+        self.note, self.warn = console.note, console.warn
+        self._console = console
+
+    def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
+        """Show progress, and note the time."""
+        self.ends.append(time.perf_counter())
+        self._console.progress(step, total, metrics)
+
+
 def _train(
     plan: Plan,
     trained: tasks_trained.Trained,
@@ -175,20 +189,14 @@ def _train(
     resumed: Checkpoint | None,
 ) -> list[float]:
     """Run the steps in a run folder of their own; when each of them was done."""
-    ends: list[float] = []
-
-    def progress(step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        ends.append(time.perf_counter())
-        console.progress(step, total, metrics)
-
+    reporter = _Timed(console)
     if ranks.place().main:
         folder = RunFolder.open(plan.output, resume=False)
     else:
         folder = RunFolder.follow(plan.output, {}, False)
     with folder:
-        told = (progress, lambda number: None, resumed, console.note, console.warn)
-        spine.train(plan, trained, folder, stop, *told)
-    return ends
+        spine.train(plan, trained, folder, stop, reporter, lambda number: None, resumed)
+    return reporter.ends
 
 
 def _sealed(plan: Plan, step: int) -> Checkpoint:

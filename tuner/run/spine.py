@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 
 from tuner import evaluate
-from tuner.errors import IntegrityError, TrainingError
+from tuner.errors import IntegrityError
 from tuner.machine import heap, ranks
 from tuner.machine.signals import StopRequest
 from tuner.methods import qat_layers
@@ -26,9 +27,10 @@ from tuner.run import resume as training
 from tuner.run.build import set_stage, trainable
 from tuner.run.finish import finish, remember, score
 from tuner.tasks import TASKS
+from tuner.tasks.leg import Leg
 from tuner.tasks.optimizer import optimizer_and_schedule
 from tuner.tasks.trained import Trained
-from tuner.tasks.watch import Watch
+from tuner.tasks.watch import Reporter, Watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from tuner.console.console import Console
     from tuner.machine.signals import StopRequest
     from tuner.plan.plan import Plan
-    from tuner.plan.values import Stage
     from tuner.record.checkpoint import Checkpoint
     from tuner.record.run_folder import RunFolder
 
@@ -155,8 +156,7 @@ def _run(
         run_finish.write_inputs(plan, folder)
     if resumed:
         console.note(f"resuming after step {resumed.step}")
-    shown = (console.progress, between, resumed, console.note, console.warn)
-    train(plan, trained, folder, stop, *shown)
+    train(plan, trained, folder, stop, console, between, resumed)
     heap.give_back()
     clock.lap("train")
 
@@ -202,11 +202,9 @@ def train(
     trained: Trained,
     folder: RunFolder,
     stop: StopRequest,
-    progress: Callable[[int, int, Mapping[str, Any]], None],
+    reporter: Reporter,
     between: Callable[[int], None],
-    resumed: checkpoint.Checkpoint | None,
-    tell: Callable[[str], None] = lambda text: None,
-    warn: Callable[[str], None] = lambda text: None,
+    resumed: Checkpoint | None,
 ) -> None:
     """Run the stages that remain.
 
@@ -215,11 +213,9 @@ def train(
         trained: updated in place.
         folder: takes metrics and checkpoints.
         stop: the run's signal handling; a signal during a step is honoured after it.
-        progress: told (step, total, metrics).
+        reporter: shows what happens.
         between: called with the number, from 1, of each finished stage but the last.
         resumed: the checkpoint to go on from.
-        tell: given a line for people.
-        warn: given a warning for them.
 
     Raises:
         Interrupted: a signal asked to stop; a checkpoint of the last step is sealed.
@@ -227,80 +223,63 @@ def train(
         ResourceError: the disk is full, or memory does not do for one row a forward pass.
     """
     plan = out_of_memory.as_found(plan, folder.record)
-    watch = Watch(plan, folder, stop, progress, tell)
-    done = resumed.step if resumed else 0
+    watch = Watch(plan, folder, stop, reporter)
+    done, last = resumed.step if resumed else 0, len(plan.stages) - 1
     for number, stage in enumerate(plan.stages):
         set_stage(plan, trained.model, stage)
         watch.follow(trained.model, trainable(trained.model))
-        in_stage = resumed is not None and resumed.state["stage"] == number
+        saved = resumed if resumed is not None and resumed.state["stage"] == number else None
         if done >= stage.stop:
-            if resumed is not None and in_stage:
-                checkpoint.restore_tensors(resumed, dict(watch.parameters))
-                plan.method.hooks.restore(trained.model, resumed.state["method"])
-                if number < len(plan.stages) - 1:
+            if saved is not None:
+                checkpoint.restore_tensors(saved, dict(watch.parameters))
+                plan.method.hooks.restore(trained.model, saved.state["method"])
+                if number < last:
                     between(number + 1)
             continue
-        optimizers = optimizer_and_schedule(watch.parameters, plan, stage)
-        if resumed is not None and in_stage:
-            checkpoint.restore(resumed, dict(watch.parameters), *optimizers)
-            watch.resume(resumed.state["window"])
-            plan.method.hooks.restore(trained.model, resumed.state["method"])
-        task_state = resumed.state["task"] if resumed is not None and in_stage else {}
-        first = max(done, stage.start)
+        leg = Leg(
+            plan,
+            trained,
+            stage,
+            max(done, stage.start),
+            watch,
+            *optimizer_and_schedule(watch.parameters, plan, stage),
+            saved.state["task"] if saved is not None else {},
+        )
+        if saved is not None:
+            checkpoint.restore(saved, dict(watch.parameters), leg.optimizer, leg.schedule)
+            watch.resume(saved.state["window"])
+            plan.method.hooks.restore(trained.model, saved.state["method"])
         with stop.deferred():
-            plan = _carry_out(plan, trained, stage, first, watch, optimizers, task_state, warn)
+            plan = _carry_out(leg)
         stop.check()
         trained.model.eval()
-        if number < len(plan.stages) - 1:
+        if number < last:
             between(number + 1)
     trained.model.zero_grad(set_to_none=True)
-    trained.unmoved = _unmoved(trained)
+    trained.unmoved = build.unmoved(plan, trained)
     with torch.no_grad():
         plan.method.hooks.finish(trained.model)
 
 
-def _carry_out(
-    plan: Plan,
-    trained: Trained,
-    stage: Stage,
-    first: int,
-    watch: Watch,
-    optimizers: tuple[torch.optim.Optimizer, Any],
-    task_state: dict[str, Any],
-    warn: Callable[[str], None],
-) -> Plan:
-    """The steps of a stage that remain; the plan with the micro-batch that memory has allowed.
+def _carry_out(leg: Leg) -> Plan:
+    """Run the steps of a leg; the plan with the micro-batch that memory has allowed.
 
     A step in which memory ran out is done anew, in smaller parts, as if it had never begun.
     """
+    trained, watch = leg.trained, leg.watch
     while True:
-        watch.expect(plan, first, task_state)
+        watch.expect(leg.plan, leg.first, leg.task_state)
         try:
-            make = TASKS[plan.task].trainer
-            make(plan, trained, stage, first, watch, optimizers, task_state).train()
-            return plan
+            TASKS[leg.plan.task].trainer(leg).train()
+            return leg.plan
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory.ran_out(error):
                 raise
-            first, task_state = watch.number, watch.state_before
-            plan = out_of_memory.shrink(plan, error, watch, warn)
+            smaller = out_of_memory.shrink(leg.plan, error, watch)
+            leg = replace(leg, plan=smaller, first=watch.number, task_state=watch.state_before)
         finally:
             # Off comes the autocast that training put around the forward pass: what follows
             # computes as it did before training, and as the exported model will.
             trained.model = extract_model_from_parallel(trained.model, keep_fp32_wrapper=False)
         # Only here nothing refers to the error any more, whose frames hold the activations.
         out_of_memory.let_go(trained.model)
-
-
-def _unmoved(trained: Trained) -> list[str]:
-    parameters = dict(trained.model.named_parameters())
-    unmoved = [
-        name for name, digest in trained.start.items() if ranks.digest(parameters[name]) == digest
-    ]
-    if len(unmoved) == len(trained.start):
-        raise TrainingError(
-            "nothing was learned",
-            "every trained tensor is still where it started",
-            "check train.learning_rate and that the data has supervised tokens",
-        )
-    return unmoved

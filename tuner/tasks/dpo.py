@@ -5,32 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from tuner.data.order import Stream
 from tuner.tasks import trl_lending
 from tuner.tasks.trl_lending import Lent
 from tuner.tasks.watch_trl import WatchTrl
 
 if TYPE_CHECKING:
-    from tuner.plan.plan import Plan
-    from tuner.plan.values import Stage
-    from tuner.tasks.trained import Trained
-    from tuner.tasks.watch import Watch
+    from tuner.tasks.leg import Leg
 
 SHOWN = ("loss", "pair_accuracy", "margin", "grad_norm")
 
 
-def trainer(
-    plan: Plan,
-    trained: Trained,
-    stage: Stage,
-    first: int,
-    watch: Watch,
-    optimizers: tuple[torch.optim.Optimizer, Any],
-    task_state: Mapping[str, Any],
-) -> Lent:
-    """The trainer for steps `first` to `stage.stop`; arguments as `sft.trainer`.
+def trainer(leg: Leg) -> Lent:
+    """Return the trainer of a leg.
 
     A step has `train.batch_size` pairs; the last one is filled up with rows of the next epoch.
     """
@@ -39,10 +26,11 @@ def trainer(
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
+    plan, first = leg.plan, leg.first
     batch, rows = plan.recipe.train.batch_size, plan.prepared.train
-    place, end = first * batch, stage.stop * batch
+    place, end = first * batch, leg.stage.stop * batch
     stream = Stream(rows, plan.recipe.run.seed, place, end, batch, grouped=True)
-    watch.begin(stage, first, stream, place)
+    leg.watch.begin(leg.stage, first, stream, place)
     pad = DataCollatorForPreference(plan.tokenizer.pad_token_id)
 
     def collate(chosen: Sequence[Mapping[str, Any]]) -> Any:
@@ -54,7 +42,7 @@ def trainer(
         config = trl_lending.arguments(
             DPOConfig,
             plan,
-            stage.stop - first,
+            leg.steps,
             beta=plan.rlhf.kl_coefficient,
             loss_type=["sigmoid"],
             max_length=None,
@@ -62,13 +50,13 @@ def trainer(
         # trl asks for texts and tokenizes them; nothing reads what comes of these.
         texts = {key: ["-"] * len(stream) for key in ("prompt", "chosen", "rejected")}
         return DPOTrainer(
-            model=trained.model,
+            model=leg.trained.model,
             args=config,
             data_collator=collate,
             train_dataset=Dataset.from_dict({**texts, "row": stream.places}),
             processing_class=plan.tokenizer,
-            callbacks=[WatchTrl(watch, figures, SHOWN)],
-            optimizers=optimizers,
+            callbacks=[WatchTrl(leg.watch, figures, SHOWN)],
+            optimizers=(leg.optimizer, leg.schedule),
         )
 
     def figures(step: int, logs: Mapping[str, float]) -> dict[str, Any]:
@@ -82,7 +70,7 @@ def trainer(
             "tokens": sum(pair.num_tokens for pair in pairs),
         }
 
-    return Lent(plan, trained.model, build)
+    return Lent(plan, leg.trained.model, build)
 
 
 def _pair(prompt: list[int], better: list[int], worse: list[int]) -> dict[str, list[int]]:

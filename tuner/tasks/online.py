@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from tuner.data.order import Stream
@@ -26,10 +25,7 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
     from tuner.data.prompts import Prompt
-    from tuner.plan.plan import Plan
-    from tuner.plan.values import Stage
-    from tuner.tasks.trained import Trained
-    from tuner.tasks.watch import Watch
+    from tuner.tasks.leg import Leg
 
 Item = TypeVar("Item")
 
@@ -78,33 +74,26 @@ class PromptTokens(PreTrainedTokenizerBase):
 
 
 class Online:
-    """What trl asks and tells in the steps of a run; arguments as `rlhf.trainer`."""
+    """What trl asks and is told in the steps of a leg."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        trained: Trained,
-        stage: Stage,
-        first: int,
-        watch: Watch,
-        optimizers: tuple[torch.optim.Optimizer, Any],
-        task_state: Mapping[str, Any],
-    ) -> None:
-        self.plan, self.model, self.judge = plan, trained.model, trained.judge
-        self.steps, self.watch, self.optimizers = stage.stop - first, watch, optimizers
+    def __init__(self, leg: Leg) -> None:
+        plan, task_state = leg.plan, leg.task_state
+        self.plan, self.model, self.judge = plan, leg.trained.model, leg.trained.judge
+        self.steps, self.watch = leg.steps, leg.watch
+        self.optimizers = leg.optimizer, leg.schedule
         self.guard = ConstantGuard()
         if "guard" in task_state:
             self.guard.restore(task_state["guard"])
         self.endless = int(task_state.get("endless", 0))
         count = plan.recipe.train.batch_size // plan.rlhf.copies
-        place, end = first * count, stage.stop * count
+        place, end = leg.first * count, leg.stage.stop * count
         prompts, seed = plan.prepared.train, plan.recipe.run.seed
         self.stream = Stream(prompts, seed, place, end, count, grouped=False)
         self.ends = rollouts.stops(plan)
         self.answers: list[Response] = []
         self.scores = Scores([], {})
-        watch.begin(stage, first, self.stream, place)
-        watch.task_state = self.state
+        leg.watch.begin(leg.stage, leg.first, self.stream, place)
+        leg.watch.task_state = self.state
 
     def state(self) -> dict[str, Any]:
         """What the next step depends on besides weights and optimizer."""
@@ -170,7 +159,7 @@ class Online:
         scores = ranks.by_first(lambda: self.judge(answers))
         self.answers, self.scores = answers, scores
         if warning := self.guard.update(scores):
-            self.watch.tell(f"warning: {warning}")
+            self.watch.reporter.note(f"warning: {warning}")
         self.endless = 0 if any(answer.ended for answer in answers) else self.endless + 1
         penalty = self.plan.rlhf.missing_eos_penalty
         earned = [
@@ -227,15 +216,6 @@ def _drawing_once(kind: type[Any]) -> type[Any]:
     return DrawingOnce
 
 
-def trainer(
-    plan: Plan,
-    trained: Trained,
-    stage: Stage,
-    first: int,
-    watch: Watch,
-    optimizers: tuple[torch.optim.Optimizer, Any],
-    task_state: Mapping[str, Any],
-) -> Lent:
-    """The trainer for steps `first` to `stage.stop`; arguments as `rlhf.trainer`."""
-    steps = Online(plan, trained, stage, first, watch, optimizers, task_state)
-    return Lent(plan, trained.model, steps.build)
+def trainer(leg: Leg) -> Lent:
+    """Return the trainer of a leg."""
+    return Lent(leg.plan, leg.trained.model, Online(leg).build)

@@ -44,10 +44,7 @@ from tuner.tasks.sft import token_loss
 from tuner.tasks.watch import not_finite
 
 if TYPE_CHECKING:
-    from tuner.plan.plan import Plan
-    from tuner.plan.values import Stage
-    from tuner.tasks.trained import Trained
-    from tuner.tasks.watch import Watch
+    from tuner.tasks.leg import Leg
 
 
 Row = TypeVar("Row")
@@ -85,21 +82,13 @@ class Rollout:
 
 
 class Ppo:
-    """Steps `first` to `stage.stop` of a run; arguments as `rlhf.trainer`."""
+    """The steps of a leg."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        trained: Trained,
-        stage: Stage,
-        first: int,
-        watch: Watch,
-        optimizers: tuple[torch.optim.Optimizer, Any],
-        task_state: Mapping[str, Any],
-    ) -> None:
-        self.plan, self.model, self.judge = plan, trained.model, trained.judge
-        self.stage, self.first, self.watch = stage, first, watch
-        self.optimizer, self.schedule = optimizers
+    def __init__(self, leg: Leg) -> None:
+        plan, task_state = leg.plan, leg.task_state
+        self.plan, self.model, self.judge = plan, leg.trained.model, leg.trained.judge
+        self.stage, self.first, self.watch = leg.stage, leg.first, leg.watch
+        self.optimizer, self.schedule = leg.optimizer, leg.schedule
         self.options = plan.ppo
         self.coefficient = float(task_state.get("coefficient", plan.rlhf.kl_coefficient))
         self.scale = RunningScale(*task_state.get("scale", ()))
@@ -107,8 +96,8 @@ class Ppo:
         if "guard" in task_state:
             self.guard.restore(task_state["guard"])
         self.endless = int(task_state.get("endless", 0))
-        watch.stage = stage
-        watch.task_state = self.state
+        leg.watch.stage = leg.stage
+        leg.watch.task_state = self.state
         # Every process has the tokens of all: nothing is left to sum.
         self.reduce: Reduce = lambda sums: sums
         self.here = ranks.place()
@@ -160,7 +149,7 @@ class Ppo:
         scores = ranks.by_first(lambda: self.judge(answers))
         self._refuse_collapse(answers, old - reference, number)
         if warning := self.guard.update(scores):
-            self.watch.tell(f"warning: {warning}")
+            self.watch.reporter.note(f"warning: {warning}")
         earned = self._earned(answers, scores).to(old)
         rewards = token_rewards(
             earned, ESTIMATORS[options.kl_estimator](old, reference), self.coefficient, lengths
@@ -364,7 +353,7 @@ class Ppo:
             )
         self.watch.log(step, metrics)
         shown = ("reward", "kl", "length", "ended", "explained_variance", "seconds")
-        self.watch.progress(step, self.plan.steps, {name: metrics[name] for name in shown})
+        self.watch.reporter.progress(step, self.plan.steps, {name: metrics[name] for name in shown})
         every = self.plan.rlhf.sample_steps
         if every and (step == 1 or step % every == 0):
             self.watch.samples(step, rollout.answers, rollout.scores)

@@ -8,7 +8,7 @@ them. On plain pairs its loss is the same, which `tests/test_reward.py` holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +24,7 @@ from tuner.tasks.sft import on_trainer
 if TYPE_CHECKING:
     from transformers import Trainer
 
-    from tuner.plan.plan import Plan
-    from tuner.plan.values import Stage
-    from tuner.tasks.trained import Trained
-    from tuner.tasks.watch import Watch
+    from tuner.tasks.leg import Leg
 
 
 def pair_losses(scores: torch.Tensor, ranking: Ranking, options: RewardSection) -> torch.Tensor:
@@ -85,19 +82,11 @@ class RankingBatches:
         return total / (len(rows) if num_items_in_batch is None else num_items_in_batch)
 
 
-def trainer(
-    plan: Plan,
-    trained: Trained,
-    stage: Stage,
-    first: int,
-    watch: Watch,
-    optimizers: tuple[torch.optim.Optimizer, Any],
-    task_state: Mapping[str, Any],
-) -> Trainer:
-    """The Trainer for steps `first` to `stage.stop`; arguments as `sft.trainer`."""
+def trainer(leg: Leg) -> Trainer:
+    """Return the Trainer of a leg."""
     batches = RankingBatches(
-        plan.prepared.train,
-        plan.recipe.reward or RewardSection(),
-        plan.tokenizer.pad_token_id,
+        leg.plan.prepared.train,
+        leg.plan.recipe.reward or RewardSection(),
+        leg.plan.tokenizer.pad_token_id,
     )
-    return on_trainer(plan, trained, stage, first, watch, optimizers, batches.collate, batches.loss)
+    return on_trainer(leg, batches.collate, batches.loss)

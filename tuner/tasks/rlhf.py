@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,9 +13,8 @@ from tuner.tasks.value import PolicyValue, RewardValue
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
-    from tuner.plan.values import Stage
+    from tuner.tasks.leg import Leg
     from tuner.tasks.trained import Trained
-    from tuner.tasks.watch import Watch
 
 
 def prepare(plan: Plan, model: Any) -> Callable[[Sequence[Response]], Scores]:
@@ -53,17 +52,9 @@ def finish(plan: Plan, trained: Trained) -> None:
     trained.judge = None
 
 
-def trainer(
-    plan: Plan,
-    trained: Trained,
-    stage: Stage,
-    first: int,
-    watch: Watch,
-    optimizers: tuple[torch.optim.Optimizer, Any],
-    task_state: Mapping[str, Any],
-) -> Any:
-    """The trainer of the recipe's algorithm for steps `first` to `stage.stop`."""
+def trainer(leg: Leg) -> Any:
+    """Return the trainer of the recipe's algorithm for a leg."""
     made: Callable[..., Any] = ppo.Ppo
-    if plan.rlhf.algorithm != "ppo":
-        made = online.trainer if plan.rlhf.draws else dpo.trainer
-    return made(plan, trained, stage, first, watch, optimizers, task_state)
+    if leg.plan.rlhf.algorithm != "ppo":
+        made = online.trainer if leg.plan.rlhf.draws else dpo.trainer
+    return made(leg)

@@ -7,7 +7,7 @@ that already stand where they should: so a resumed run takes the same road as on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,8 +23,7 @@ from tuner.tasks import sharding
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
     from tuner.plan.values import Stage
-    from tuner.tasks.trained import Trained
-    from tuner.tasks.watch import Watch
+    from tuner.tasks.leg import Leg
 
 
 def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -61,48 +60,26 @@ def places(plan: Plan, stage: Stage) -> range:
     return range(start, start + rows)
 
 
-def trainer(
-    plan: Plan,
-    trained: Trained,
-    stage: Stage,
-    first: int,
-    watch: Watch,
-    optimizers: tuple[torch.optim.Optimizer, Any],
-    task_state: Mapping[str, Any],
-) -> Trainer:
-    """The Trainer for steps `first` to `stage.stop`.
-
-    Args:
-        plan: the plan.
-        trained: the model.
-        stage: whose steps these are.
-        first: the first step still to run; more than `stage.start` when resumed.
-        watch: the callback that checks, records and seals every step.
-        optimizers: optimizer and schedule, standing at `first`.
-        task_state: what `watch.task_state` gave to the checkpoint; nothing here.
-    """
-    collate = plan.training_collate
-    return on_trainer(plan, trained, stage, first, watch, optimizers, collate, token_loss)
+def trainer(leg: Leg) -> Trainer:
+    """Return the Trainer of a leg."""
+    return on_trainer(leg, leg.plan.training_collate, token_loss)
 
 
 def on_trainer(
-    plan: Plan,
-    trained: Trained,
-    stage: Stage,
-    first: int,
-    watch: Watch,
-    optimizers: tuple[torch.optim.Optimizer, Any],
+    leg: Leg,
     collate: Callable[[Any], dict[str, torch.Tensor]],
     loss: Callable[..., torch.Tensor],
 ) -> Trainer:
-    """A Trainer over the rows that remain, as `trainer`, with any collator and loss.
+    """Return a Trainer over the rows that remain, with any collator and loss.
 
     Args:
+        leg: the steps.
         collate: rows of a micro-batch to tensors, labels included.
         loss: of (outputs, labels, num_items_in_batch).
     """
+    plan, model = leg.plan, leg.trained.model
     batch = plan.recipe.train.batch_size
-    order = places(plan, stage)[(first - stage.start) * batch :]
+    order = places(plan, leg.stage)[(leg.first - leg.stage.start) * batch :]
     stream = Stream(
         plan.prepared.train,
         plan.recipe.run.seed,
@@ -111,16 +88,16 @@ def on_trainer(
         batch,
         grouped=not plan.packing,
     )
-    watch.begin(stage, first, stream, order.start)
+    leg.watch.begin(leg.stage, leg.first, stream, order.start)
     world = plan.devices.world
     built = Trainer(
-        model=sharding.Front(trained.model) if plan.devices.sharded else trained.model,
-        args=arguments(plan, stage.stop - first),
+        model=sharding.Front(model) if plan.devices.sharded else model,
+        args=arguments(plan, leg.steps),
         train_dataset=stream if world == 1 else Dealt(stream, plan.micro_batch_size, world),
         data_collator=collate,
-        compute_loss_func=watch.loss(loss),
-        callbacks=[watch],
-        optimizers=optimizers,
+        compute_loss_func=leg.watch.loss(loss),
+        callbacks=[leg.watch],
+        optimizers=(leg.optimizer, leg.schedule),
     )
     built.remove_callback(PrinterCallback)
     if built.accelerator.num_processes != world:

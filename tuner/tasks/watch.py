@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -28,6 +28,19 @@ if TYPE_CHECKING:
     from tuner.rewards.response import Response, Scores
 
 
+class Reporter(Protocol):
+    """Where a run says how it is going; a `Console` is one."""
+
+    def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
+        """Show how far training is."""
+
+    def note(self, text: str) -> None:
+        """Show something worth knowing."""
+
+    def warn(self, text: str) -> None:
+        """Show something that may be wrong."""
+
+
 class Watch(TrainerCallback):
     """The Trainer's callback of a run.
 
@@ -35,8 +48,7 @@ class Watch(TrainerCallback):
         plan: the plan.
         folder: where metrics and checkpoints go.
         stop: whether a signal asked the run to stop.
-        progress: told (step, total, metrics) after every step.
-        tell: given a line for people.
+        reporter: shows progress after every step, samples and warnings.
     """
 
     def __init__(
@@ -44,14 +56,12 @@ class Watch(TrainerCallback):
         plan: Plan,
         folder: RunFolder,
         stop: StopRequest,
-        progress: Callable[[int, int, Mapping[str, Any]], None],
-        tell: Callable[[str], None] = lambda text: None,
+        reporter: Reporter,
     ) -> None:
         self.plan = plan
         self.folder = folder
         self.stop = stop
-        self.progress = progress
-        self.tell = tell
+        self.reporter = reporter
         # What the task itself has to remember, in JSON; read when a checkpoint is sealed.
         self.task_state: Callable[[], dict[str, Any]] = dict
         self.model: Any = None
@@ -66,7 +76,7 @@ class Watch(TrainerCallback):
         self.parameters = parameters
         self.penalty = self.plan.method.hooks.penalty(model, self.plan.recipe.method)
 
-    def expect(self, plan: Plan, number: int, task_state: dict[str, Any]) -> None:
+    def expect(self, plan: Plan, number: int, task_state: Mapping[str, Any]) -> None:
         """Steps from `number` on, from 0, come next: by this plan, from this state of the task."""
         self.plan = plan
         self.number, self.state_before, self.updating = number, task_state, False
@@ -237,7 +247,7 @@ class Watch(TrainerCallback):
             self.window = _empty_window()
         shown = {key: metrics[key] for key in ("loss", "grad_norm", "learning_rate")}
         speed = metrics["tokens"] / metrics["seconds"]
-        self.progress(step, self.plan.steps, {**shown, "tokens_per_second": round(speed)})
+        self.reporter.progress(step, self.plan.steps, {**shown, "tokens_per_second": round(speed)})
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> bool:
         """Write a metrics line where one is due after `step` steps; whether it was."""
@@ -261,7 +271,7 @@ class Watch(TrainerCallback):
                 }
             )
         first = f"{answers[0].prompt}  ->  {answers[0].text}"
-        self.tell(f"step {step}, reward {scores.total[0]:.2f}: {first}")
+        self.reporter.note(f"step {step}, reward {scores.total[0]:.2f}: {first}")
 
     def last_good(self) -> str:
         """Which checkpoint an error leaves behind, in words."""

@@ -82,6 +82,8 @@ class WatchTrl(TrainerCallback):
             "seconds": time.perf_counter() - watch.step_started,
         }
         watch.log(step, metrics)
-        watch.progress(step, watch.plan.steps, {name: metrics[name] for name in self.shown})
+        watch.reporter.progress(
+            step, watch.plan.steps, {name: metrics[name] for name in self.shown}
+        )
         if watch.end_step(step, kwargs["optimizer"], kwargs["lr_scheduler"]):
             control.should_training_stop = True
