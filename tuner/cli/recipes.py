@@ -97,23 +97,11 @@ def _files(source: Path) -> list[Path]:
     """The files beside a recipe that it reads, and those of the recipes that it names."""
     from tuner.model.adapters.sources import RECIPES
     from tuner.recipe import load as recipe_load
-    from tuner.rewards.options import FunctionReward, ModelReward
+    from tuner.recipe import paths
 
     recipe = recipe_load.load(source, verb=None).recipe
-    named: list[str | float | None] = [
-        *recipe.data.train,
-        recipe.data.eval,
-        recipe.data.template,
-    ]
-    if recipe.rlhf is not None:
-        named.append(recipe.rlhf.policy)
-        for part in recipe.rlhf.reward:
-            named += [part.model] if isinstance(part, ModelReward) else []
-            if isinstance(part, FunctionReward):
-                named.append(part.function.rpartition(":")[0])
-    if recipe.ppo is not None:
-        named.append(recipe.ppo.ptx_data)
-    files = [Path(name) for name in named if isinstance(name, str)]
+    named = [each for each in paths.named(recipe) if each.kind != "base"]
+    files = [each.path for each in named]
     found = [file for file in files if not file.is_absolute() and (source.parent / file).is_file()]
     for file in list(found):
         if file.suffix in RECIPES and file != Path(str(recipe.data.template)):

@@ -24,7 +24,7 @@ from pydantic import Field
 from tuner.errors import RecipeError
 from tuner.methods.method import DECODER, QUANTIZED, Method
 from tuner.methods.options import WEIGHTS, MethodOptions, Setting
-from tuner.schema.fields import AutoCount, Count, CountFromZero, Share, Text
+from tuner.schema.fields import ADAPTER, AutoCount, Count, CountFromZero, Share, Text
 
 TokenStart = Literal["text", "vocabulary", "labels", "random"]
 KeyStart = Literal["auto", "text", "zero", "random"]
@@ -126,7 +126,7 @@ class MultitaskOptions(SoftPromptOptions):
     name: Literal["multitask_prompt"] = "multitask_prompt"
     ranks: Annotated[Count, Field(description="rank of each data set's own part")] = 1
     source: Annotated[
-        Text | None, Field(description="a run or adapter of this method to start from")
+        Text | None, ADAPTER, Field(description="a run or adapter of this method to start from")
     ] = None
     source_task: Annotated[
         CountFromZero | None,

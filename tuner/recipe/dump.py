@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tuner.recipe import history
+from tuner.recipe import history, paths
 from tuner.recipe.load import LoadedRecipe
 from tuner.recipe.schema import Recipe
 
@@ -16,17 +17,15 @@ from tuner.recipe.schema import Recipe
 def content_sha256(loaded: LoadedRecipe) -> str:
     """What a run of the recipe depends on: every resolved key but where it runs, and its data.
 
-    Paths count as they are written and data files by what they hold, so that a project may move.
+    Paths count as they are written, and files and adapters also by what they hold: so a project may
+    move, and what is no longer the same is not taken for done.
     """
     recipe, elsewhere = loaded.recipe, {"output": None, "price_per_hour": None}
     own = recipe.model_copy(update={"run": recipe.run.model_copy(update=elsewhere)})
     values = history.as_then(_sections(own))
     digest = hashlib.sha256(f"{loaded.verb}\n{_as_yaml(values)}".encode())
-    for name in (*recipe.data.train, recipe.data.eval, recipe.data.template):
-        # As `data.load.find` looks for them.
-        path = Path(str(name)).expanduser()
-        if file := next((each for each in (loaded.folder / path, path) if each.is_file()), None):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for part in paths.contents(recipe, loaded.folder):
+        digest.update(part)
     return digest.hexdigest()
 
 
@@ -39,16 +38,11 @@ def dump(recipe: Recipe, folder: Path | None = None) -> str:
     from tuner.recipe.aliases import ALIASES
 
     values = _sections(recipe)
-    if folder is not None:
-        values["data"]["train"] = [_absolute(file, folder) for file in values["data"]["train"]]
-        values["data"]["eval"] = _absolute(values["data"]["eval"], folder)
-        values["data"]["template"] = _absolute(values["data"]["template"], folder)
-        if values["model"]["base"] not in ALIASES:
-            values["model"]["base"] = _absolute(values["model"]["base"], folder)
-        if values["method"].get("source"):
-            values["method"]["source"] = _absolute(values["method"]["source"], folder)
-        if values.get("rlhf"):
-            _absolute_rlhf(values, folder)
+    if folder is None:
+        return _as_yaml(values)
+    for each in paths.named(recipe):
+        if not (each.kind == "base" and each.text in ALIASES):
+            paths.put(values, each.key, each.map(partial(_absolute, folder)))
     return _as_yaml(values)
 
 
@@ -61,19 +55,6 @@ def _as_yaml(values: dict[str, Any]) -> str:
     return yaml.dump(
         _quoted(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1 << 20
     )
-
-
-def _absolute_rlhf(values: dict[str, Any], folder: Path) -> None:
-    rlhf = values["rlhf"]
-    rlhf["policy"] = _absolute(rlhf["policy"], folder)
-    for part in rlhf["reward"]:
-        if "model" in part:
-            part["model"] = _absolute(part["model"], folder)
-        if "function" in part:
-            file, _, name = part["function"].rpartition(":")
-            part["function"] = f"{_absolute(file, folder)}:{name}"
-    if "ppo" in values:
-        values["ppo"]["ptx_data"] = _absolute(values["ppo"]["ptx_data"], folder)
 
 
 class _Quoted(str):
@@ -101,7 +82,5 @@ def _quoted(value: Any) -> Any:
     return _Quoted(value) if isinstance(value, str) else value
 
 
-def _absolute(value: Any, folder: Path) -> Any:
-    if isinstance(value, str) and (folder / value).exists():
-        return str((folder / value).resolve())
-    return value
+def _absolute(folder: Path, text: str) -> str:
+    return str((folder / text).resolve()) if (folder / text).exists() else text

@@ -21,6 +21,8 @@ from tuner.methods.options import MethodOptions
 from tuner.recipe.export import ExportSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
 from tuner.schema.fields import (
+    BASE,
+    FILE,
     AutoCount,
     AutoFlag,
     AutoPositive,
@@ -44,7 +46,7 @@ class ModelSection(Section):
     """The base model."""
 
     base: Annotated[
-        Text, Field(description="alias (smollm2-135m), Hub id, local folder or .gguf file")
+        Text, BASE, Field(description="alias (smollm2-135m), Hub id, local folder or .gguf file")
     ] = "smollm2-135m"
     revision: Annotated[Text | None, Field(description="branch, tag or commit of a Hub model")] = (
         None
@@ -76,13 +78,14 @@ class ModelSection(Section):
 class DataSection(Section):
     """The rows and how they become examples."""
 
-    train: Annotated[Words, Field(min_length=1, description="file or files of training rows")]
+    train: Annotated[Words, FILE, Field(min_length=1, description="file or files of training rows")]
     eval: Annotated[
         PathOrAmount,
+        FILE,
         Field(description="held-out rows: a file, a fraction below 1, or a number of rows"),
     ] = 0.1
     template: Annotated[
-        Text, Field(description="name or file of a data template; auto: from the columns")
+        Text, FILE, Field(description="name or file of a data template; auto: from the columns")
     ] = "auto"
     columns: Annotated[
         dict[str, Text],

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from tuner.rewards.options import RewardParts
 from tuner.schema.fields import (
+    ADAPTER,
+    FILE,
     AutoPositive,
     Count,
     CountFromZero,
@@ -39,6 +41,7 @@ class RlhfSection(Section):
     ] = "ppo"
     policy: Annotated[
         Text | None,
+        ADAPTER,
         Field(description="what it starts from: a run, an adapter or a recipe; null: the base"),
     ] = None
     reward: Annotated[
@@ -142,5 +145,5 @@ class PpoSection(Section):
         NotNegative, Field(description="weight of the language loss on ppo.ptx_data (PPO-ptx)")
     ] = 0.0
     ptx_data: Annotated[
-        Text | None, Field(description="rows of supervised tuning that are mixed in")
+        Text | None, FILE, Field(description="rows of supervised tuning that are mixed in")
     ] = None

@@ -10,7 +10,8 @@ from typing import Any
 from tuner.console.redact import looks_secret, redact
 from tuner.errors import RecipeError
 from tuner.recipe import bundled
-from tuner.recipe.schema import keys_of, sections
+from tuner.recipe.paths import keys
+from tuner.recipe.schema import Recipe, keys_of, sections
 from tuner.schema import strict_yaml
 from tuner.schema.strict_yaml import Path as KeyPath
 from tuner.schema.suggest import nearest
@@ -19,10 +20,7 @@ from tuner.schema.suggest import nearest
 LOCK = "recipe.lock.yaml"
 FIX = "correct the recipe; `tuner recipes schema` describes every key"
 # What a shell completes: on the command line these are paths from where the user stands.
-_PATH_KEYS = (
-    *(("data", "train"), ("data", "eval"), ("data", "template")),
-    *(("rlhf", "policy"), ("ppo", "ptx_data")),
-)
+_PATH_KEYS = frozenset(key for key, kind in keys(Recipe) if kind != "base")
 
 
 @dataclass

@@ -22,7 +22,17 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from tuner.schema.fields import Count, CountFromZero, Flag, Float, Section, Text, Words
+from tuner.schema.fields import (
+    ADAPTER,
+    FUNCTION,
+    Count,
+    CountFromZero,
+    Flag,
+    Float,
+    Section,
+    Text,
+    Words,
+)
 from tuner.schema.suggest import suggestion
 
 KINDS = ("model", "rule", "function")
@@ -51,7 +61,7 @@ class ModelReward(RewardOptions):
     """The score of a reward model."""
 
     model: Annotated[
-        Text, Field(description="the reward model: a run folder, an adapter or a recipe")
+        Text, ADAPTER, Field(description="the reward model: a run folder, an adapter or a recipe")
     ]
 
 
@@ -59,7 +69,7 @@ class FunctionReward(RewardOptions):
     """The score of a Python function; needs rlhf.allow_code."""
 
     function: Annotated[
-        Text, Field(description="file.py:name, a function from responses to numbers")
+        Text, FUNCTION, Field(description="file.py:name, a function from responses to numbers")
     ]
 
     @field_validator("function")

@@ -7,11 +7,31 @@ that text the one way the key means it, so that no value changes its type behind
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from tuner.schema import strict_yaml
+
+
+@dataclass(frozen=True)
+class Names:
+    """Marks a key whose text names something on the disk.
+
+    Attributes:
+        kind: file; adapter (a run, an adapter or a recipe); base; or function (`file.py:name`).
+    """
+
+    kind: Literal["file", "adapter", "base", "function"]
+
+
+FILE, ADAPTER, BASE, FUNCTION = (
+    Names("file"),
+    Names("adapter"),
+    Names("base"),
+    Names("function"),
+)
 
 
 class Section(BaseModel):

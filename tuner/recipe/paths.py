@@ -1,0 +1,113 @@
+"""The keys of a recipe that name something on the disk, as the schema marks them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from tuner.schema.fields import Names, Section
+
+# What a sealed folder says of all its files; what an adapter or a model is without one.
+_SEAL = "MANIFEST.json"
+_WEIGHTS = ("*.json", "*.safetensors")
+# Where a run keeps what it has trained.
+_TRAINED = ("adapter", "merged")
+
+
+@dataclass(frozen=True)
+class Named:
+    """One text of a recipe that may name something on the disk.
+
+    Attributes:
+        key: section, key, and the place in a list.
+        kind: as `Names.kind`.
+        text: as the recipe has it.
+    """
+
+    key: tuple[str | int, ...]
+    kind: str
+    text: str
+
+    @property
+    def path(self) -> Path:
+        """What is named, as a path; the name of a function is left out."""
+        return Path(self.text.rpartition(":")[0] if self.kind == "function" else self.text)
+
+    def map(self, change: Callable[[str], str]) -> str:
+        """Return the text with its path changed; the name of a function stays."""
+        if self.kind != "function":
+            return change(self.text)
+        file, colon, name = self.text.rpartition(":")
+        return f"{change(file)}{colon}{name}"
+
+    def find(self, folder: Path) -> Path | None:
+        """Return what it names, looked for in a folder and then in the current one."""
+        path = self.path.expanduser()
+        return next((each for each in (folder / path, path) if each.exists()), None)
+
+
+def named(section: Section, at: tuple[str | int, ...] = ()) -> Iterator[Named]:
+    """Yield what a recipe or a section of it names."""
+    for name, info in type(section).model_fields.items():
+        value, key = getattr(section, name), (*at, name)
+        mark = next((each for each in info.metadata if isinstance(each, Names)), None)
+        several = enumerate(value) if isinstance(value, list | tuple) else ()
+        for number, item in several:
+            if mark is not None:
+                yield Named((*key, number), mark.kind, str(item))
+            elif isinstance(item, Section):
+                yield from named(item, (*key, number))
+        if mark is not None and isinstance(value, str):
+            yield Named(key, mark.kind, value)
+        elif isinstance(value, Section):
+            yield from named(value, key)
+
+
+def keys(section: type[Section], at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the keys of a schema that can name something, each with its kind."""
+    for name, info in section.model_fields.items():
+        mark = next((each for each in info.metadata if isinstance(each, Names)), None)
+        if mark is not None:
+            yield (*at, name), mark.kind
+        for part in (info.annotation, *get_args(info.annotation)):
+            if isinstance(part, type) and issubclass(part, Section):
+                yield from keys(part, (*at, name))
+
+
+def put(values: Any, key: Sequence[str | int], text: str) -> None:
+    """Put a text in its place among the values of a recipe that was taken apart."""
+    for part in key[:-1]:
+        values = values[part]
+    values[key[-1]] = text
+
+
+def contents(section: Section, folder: Path) -> Iterator[bytes]:
+    """Yield a digest of everything that is named, but for the base, whose weights a run records.
+
+    Args:
+        section: the recipe.
+        folder: where relative paths are looked for first.
+    """
+    for each in named(section):
+        there = None if each.kind == "base" else each.find(folder)
+        if there is None:
+            continue
+        if there.is_file():
+            yield hashlib.sha256(there.read_bytes()).digest()
+        elif each.kind != "file":
+            yield _of_folder(there)
+
+
+def _of_folder(folder: Path) -> bytes:
+    """The digest of an adapter or a model, or of the run that has trained it."""
+    trained = next((folder / name for name in _TRAINED if (folder / name).is_dir()), folder)
+    sealed = trained / _SEAL
+    files = [sealed] if sealed.is_file() else sorted(f for p in _WEIGHTS for f in trained.glob(p))
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.digest()
