@@ -26,7 +26,9 @@ from tuner.recipe import comparison, dump
 from tuner.recipe import load as recipe_load
 from tuner.recipe.verbs import VERBS
 from tuner.run.compare import plot, report
-from tuner.run.compare.rows import _rank
+from tuner.run.compare import rows as compare_rows
+from tuner.run.compare.rows import rank
+from tuner.run.sweep import table as sweep_table
 
 METHODS = [
     {"name": "lora", "r": 4},
@@ -249,9 +251,9 @@ def test_the_order_is_by_label_accuracy_then_by_loss() -> None:
     best, second, third = row(0.9, 2.0), row(0.5, 0.5), row(0.5, 1.0)
     failed: dict[str, Any] = {"status": "failed", "after": None}
     mixed = [failed, third, second, best]
-    assert sorted(mixed, key=lambda r: _rank(r, "label_accuracy")) == [best, second, third, failed]
-    assert sorted(mixed, key=lambda r: _rank(r, "loss")) == [second, third, best, failed]
-    assert not math.isnan(_rank(failed, "loss")[3])
+    assert sorted(mixed, key=lambda r: rank(r, "label_accuracy")) == [best, second, third, failed]
+    assert sorted(mixed, key=lambda r: rank(r, "loss")) == [second, third, best, failed]
+    assert not math.isnan(rank(failed, "loss")[3])
 
 
 def test_dry_run_is_a_line_a_method_and_writes_nothing(
@@ -469,3 +471,15 @@ def test_ctrl_c_ends_the_child_cleanly(bases: Callable[[str], Path], tmp_path: P
     assert not (out / "prefix").exists()
     assert result(out)["status"] == "interrupted"
     assert [row["status"] for row in result(out)["rows"]] == ["waiting"] * 3
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(2, "recipe"), (5, "training"), (8, "safety"), (70, "bug"), (137, "interrupted"), (1, "bug")],
+)
+def test_the_kind_of_an_exit_code_is_the_same_whatever_is_imported(code: int, kind: str) -> None:
+    """A bug was "interrupted", or "bug" where another module had been imported."""
+    row = {"name": "one", "status": "failed", "exit_code": code, "error": {"what": "it"}}
+    for failure in (compare_rows.failure({"rows": [row]}), sweep_table.failure([row])):
+        assert failure is not None
+        assert (failure.exit_code, failure.kind) == (code, kind)

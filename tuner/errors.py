@@ -1,7 +1,7 @@
 """What can go wrong, said so that the user can act on it.
 
 Every error carries three lines: what happened, where and why, and what to do. The class fixes the
-exit code; `console.show_error` prints it and `record` writes the same object to `run.json`.
+exit code; `Console.error` prints it, and the record of a run holds the same object.
 """
 
 from __future__ import annotations
@@ -104,6 +104,27 @@ class Interrupted(TunerError):
     def __init__(self, signal_number: int, what: str, fix: str = "") -> None:
         super().__init__(what, fix=fix)
         self.exit_code = 128 + signal_number
+
+
+_KINDS = {
+    each.exit_code: each.kind
+    for each in (
+        RecipeError,
+        DataError,
+        ModelError,
+        TrainingError,
+        IntegrityError,
+        ResourceError,
+        SafetyError,
+    )
+}
+
+
+def kind_of(exit_code: int) -> str:
+    """Return the kind of error that a process with this exit code has ended with."""
+    if exit_code > 128:
+        return Interrupted.kind
+    return _KINDS.get(exit_code, TunerError.kind)
 
 
 def first_line(error: BaseException) -> str:

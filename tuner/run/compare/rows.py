@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from tuner import __version__
-from tuner.errors import TunerError
+from tuner.errors import TunerError, kind_of
 from tuner.run.compare import report
 from tuner.run.compare.folder import CompareFolder
 from tuner.run.compare.plans import Entry, twins
 
 FORMAT = 1
-_KINDS = {error.exit_code: error.kind for error in TunerError.__subclasses__()}
 
 
 def collect(
@@ -48,7 +47,7 @@ def collect(
         "output": str(folder.output),
         "equal": entries[0].same,
         "score": score,
-        "rows": sorted(rows, key=lambda row: _rank(row, score)),
+        "rows": sorted(rows, key=lambda row: rank(row, score)),
         "durations": {"total": sum(row["seconds"] or 0 for row in rows)},
     }
 
@@ -97,8 +96,8 @@ def _score(rows: Sequence[Mapping[str, Any]]) -> str:
     return "loss"
 
 
-def _rank(row: Mapping[str, Any], score: str) -> tuple[bool, bool, float, float]:
-    """Done before failed, a high score first, then a low loss; what has none keeps its place."""
+def rank(row: Mapping[str, Any], score: str) -> tuple[bool, bool, float, float]:
+    """Return what sorts a row: done before failed, a high score first, then a low loss."""
     after = row["after"] or {}
     loss = after.get("loss")
     value = after.get(score) if score != "loss" else None
@@ -121,5 +120,5 @@ def failure(record: Mapping[str, Any]) -> TunerError | None:
         problems=report.failures(record),
     )
     error.exit_code = failed[0]["exit_code"]
-    error.kind = _KINDS.get(error.exit_code, "bug")
+    error.kind = kind_of(error.exit_code)
     return error

@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tuner.console import formatting
-from tuner.errors import IntegrityError, TunerError
+from tuner.errors import IntegrityError, TunerError, kind_of
 from tuner.recipe import dump
 from tuner.record.run_json import RUN, read_record
 from tuner.run.sweep.grid import Trial
-
-_KINDS = {error.exit_code: error.kind for error in TunerError.__subclasses__()}
 
 
 def finished(trial: Trial, folder: Path) -> dict[str, Any] | None:
@@ -144,7 +142,7 @@ def failure(found: Sequence[Mapping[str, Any]]) -> TunerError | None:
         problems=problems,
     )
     error.exit_code = int(failed[0]["exit_code"])
-    error.kind = _KINDS.get(error.exit_code, "bug")
+    error.kind = kind_of(error.exit_code)
     return error
 
 
