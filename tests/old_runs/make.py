@@ -5,7 +5,7 @@ again by later code: run this with a checkout of that commit first on the path,
 
     PYTHONPATH=CHECKOUT python make.py FOLDER
 
-`tests/test_old_runs.py` copies the result. Absolute paths are stored as @PROJECT@.
+`tests/record/test_old_runs.py` copies the result. Absolute paths are stored as @PROJECT@.
 """
 
 from __future__ import annotations

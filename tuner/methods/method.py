@@ -44,7 +44,7 @@ NO_HOOKS = Hooks()
 
 @dataclass(frozen=True)
 class Method:
-    """What a method is and what it can do; `tests/test_capabilities.py` probes every cell.
+    """What a method is and what it can do; `tests/methods/test_capabilities.py` probes every cell.
 
     Attributes:
         name: `method.name` in the recipe.

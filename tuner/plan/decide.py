@@ -16,7 +16,7 @@ from tuner.recipe.schema import Recipe
 if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
 
-# Families whose packed rows are proven isolated by tests/test_packing.py: what a row says changes
+# Families whose packed rows are proven isolated by tests/model/test_packing.py: what a row says changes
 # no bit of the others' results. Mixtures of experts are not among them: a row's words decide how
 # large the matrix products are that the others share.
 PACKED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})

@@ -3,7 +3,7 @@
 All answers of a prompt are scored in one forward pass, each once, and all their pairs are compared;
 a prompt counts once, however many pairs it has (Ouyang et al. 2022, section 3.5). trl's
 `RewardTrainer` sees pairs alone: it would score an answer once for every pair and could not weigh
-them. On plain pairs its loss is the same, which `tests/test_reward.py` holds.
+them. On plain pairs its loss is the same, which `tests/tasks/test_reward.py` holds.
 """
 
 from __future__ import annotations

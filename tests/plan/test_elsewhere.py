@@ -1,0 +1,144 @@
+"""Plans for another machine's GPUs, and dry runs of a resumption."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.test_cli import tuner
+from tests.plan.test_memory import GIB, eight_billion, make
+from tuner.errors import RecipeError, ResourceError
+from tuner.machine import hardware
+from tuner.plan import cards
+from tuner.plan.memory import estimate, fit
+
+__all__ = ["eight_billion"]
+HERE = hardware.Machine(cpu_count=2, memory_bytes=24 * GIB)
+LONG = [{"instruction": "Say.", "output": "rent " * 1900} for _ in range(8)]
+
+
+@pytest.fixture
+def eight_billion_recipe(eight_billion: Path, make_recipe: Callable[..., Path]) -> Path:
+    return make_recipe(
+        model={"base": str(eight_billion)},
+        data_rows=LONG,
+        method={"name": "lora"},
+        export={"formats": []},
+    )
+
+
+def planned(recipe: Path, *options: str) -> dict[str, Any]:
+    done = tuner("plan", "--recipe", str(recipe), "--json", *options, cwd=recipe.parent)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return next(line["plan"] for line in lines if line["event"] == "plan")
+
+
+def test_a_run_on_gpus_is_planned_where_there_are_none(eight_billion_recipe: Path) -> None:
+    """Type, processes and memory are those of the GPUs that --for names."""
+    plan = planned(eight_billion_recipe, "--for", "H100", "--devices", "2")
+    values = {key: item["value"] for key, item in plan["values"].items()}
+    assert (values["run.device"], values["model.dtype"]) == ("cuda", "bfloat16")
+    assert values["run.devices"] == 2
+    assert "H100" in plan["values"]["run.device"]["origin"]
+    assert plan["memory"]["process"] == estimate.CONTEXT
+    older = planned(eight_billion_recipe, "--for", "t4", "--set", "model.quantize=nf4")
+    assert older["values"]["model.dtype"]["value"] == "float32"
+    by_size = planned(eight_billion_recipe, "--for", "24GiB")
+    assert by_size["memory"]["total"] <= fit.budget("cuda", 24 * GIB)
+
+
+def test_the_disk_here_does_not_limit_a_plan_for_elsewhere(
+    eight_billion: Path, make_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(model={"base": str(eight_billion)}, method={"name": "lora"})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    with pytest.raises(ResourceError, match="disk"):
+        make(recipe, replace(HERE, memory_bytes=64 * GIB))
+    assert planned(recipe, "--for", "h100")["disk"]["total"] > 16e9
+
+
+def test_advice_on_a_cpu_counts_as_a_gpu_does(eight_billion_recipe: Path) -> None:
+    """8B with LoRA on 24 GB of main memory: the sizes that are named are enough, and nearly the
+    smallest that are."""
+    with pytest.raises(ResourceError) as caught:
+        make(eight_billion_recipe, HERE)
+    found = re.search(r"at least (\d+) GiB in bfloat16, or (\d+) GiB with", caught.value.fix)
+    assert found, caught.value.fix
+    whole, quantized = (int(number) for number in found.groups())
+    assert 18 <= whole <= 24
+    assert 7 <= quantized <= 16
+    for size, options in ((whole, ()), (quantized, ("--set", "model.quantize=nf4"))):
+        planned(eight_billion_recipe, "--for", f"{size}GiB", *options)
+        smaller = tuner(
+            *("plan", "--recipe", str(eight_billion_recipe), "--for", f"{size - 1}GiB", *options),
+            cwd=eight_billion_recipe.parent,
+        )
+        assert smaller.returncode == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--for", "rtx9999"), "known are t4"),
+        (("--for", "24GB"), "--for 24GiB"),
+        (("--devices", "2"), "--for h100"),
+        (("--for", "h100", "--rehearse"), "the machine that is here"),
+        (("--for", "h100", "--set", "run.device=cpu"), "run.device: cpu"),
+    ],
+)
+def test_what_cannot_be_planned_for_is_refused(
+    make_recipe: Callable[..., Path], options: tuple[str, ...], words: str
+) -> None:
+    done = tuner("plan", "--recipe", str(make_recipe()), *options, cwd=Path.cwd())
+    assert done.returncode == RecipeError.exit_code
+    assert words in done.stderr
+
+
+def test_every_card_has_a_plan(make_recipe: Callable[..., Path]) -> None:
+    for name, card in cards.CARDS.items():
+        made = make(make_recipe(), cards.machine_with(HERE, name, 1))
+        assert made.device == "cuda"
+        assert made.dtype == ("bfloat16" if card.bf16 else "float32")
+
+
+def test_a_dry_run_refuses_what_resuming_refuses(
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., Any],
+    bases: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    """Other options, a damaged checkpoint, another base: each with the resumption's own words, and
+    nothing in the folder changes."""
+    recipe = make_recipe(train={"save_steps": 2}, eval={"enabled": False, "samples": 0})
+    run_recipe(recipe)
+    run = tmp_path / "run"
+
+    def resume(*options: str) -> tuple[int, str]:
+        words = ("sft", "--recipe", str(recipe), "--output", str(run), "--resume", *options)
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        done = tuner(*words, "--dry-run", cwd=tmp_path)
+        after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        assert after == before
+        if done.returncode:
+            again = tuner(*words, cwd=tmp_path)
+            assert again.returncode == done.returncode
+            assert again.stderr.splitlines()[-3:] == done.stderr.splitlines()[-3:]
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = resume()
+    assert code == 0, said
+    assert "resumes after step 4" in said
+    code, said = resume("--set", "train.learning_rate=0.02")
+    assert code == 6
+    assert "train.learning_rate" in said
+    code, said = resume("--set", f"model.base={bases('llama', seed=1)}")
+    assert code == 6
+    assert "the base model is not the one" in said
