@@ -515,7 +515,8 @@ FORBIDDEN = (
 @pytest.mark.parametrize("pattern", FORBIDDEN)
 def test_nothing_in_the_tree_runs_what_it_reads(pattern: str) -> None:
     """I04, I05"""
-    files = [file for part in ("tuner", "recipes", "tests") for file in ROOT.glob(f"{part}/**/*.py")]
+    parts = ("tuner", "recipes", "tests")
+    files = [file for part in parts for file in ROOT.glob(f"{part}/**/*.py")]
     found = [file for file in files if re.search(pattern, file.read_text("utf-8"), re.MULTILINE)]
     # Tests that forge a pickle, the tests of these words, and the README's own shell line.
     assert {file.name for file in found} <= {"test_cli.py", "test_checkpoint.py", "test_serve.py"}

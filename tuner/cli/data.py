@@ -93,13 +93,13 @@ def _compared(
     """Prompts, and the answers to each where the rows have them, the better ones first."""
     from tuner.data.preferences import Ranking
     from tuner.data.prepared import Preview
-    from tuner.plan import rlhf
+    from tuner.plan import data as plan_data
 
     section = loaded.recipe.data
     most = count if section.max_rows is None else min(count, section.max_rows)
     few = section.model_copy(update={"max_rows": most, "eval": 0})
     recipe = loaded.recipe.model_copy(update={"data": few, "ppo": None})
-    prepared, _ = rlhf.prepare(replace(loaded, recipe=recipe), tokenizer, room, stops, head)
+    prepared, _ = plan_data.prepare(replace(loaded, recipe=recipe), tokenizer, room, stops, head)
     for row in prepared.train:
         prompt = str(tokenizer.decode(row.prompt_ids))
         if not isinstance(row, Ranking):

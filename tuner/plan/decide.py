@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tuner.data.prepared import Prepared
@@ -15,11 +16,34 @@ from tuner.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
+    from tuner.methods.options import Setting
+    from tuner.plan.devices import Devices
 
-# Families whose packed rows are proven isolated by tests/model/test_packing.py: what a row says changes
-# no bit of the others' results. Mixtures of experts are not among them: a row's words decide how
-# large the matrix products are that the others share.
+# Families whose packed rows are proven isolated by tests/model/test_packing.py: what a row says
+# changes no bit of the others' results. Mixtures of experts are not among them: a row's words
+# decide how large the matrix products are that the others share.
 PACKED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Where and in what a run computes, in which steps, and what it trains.
+
+    Attributes:
+        device: cpu or cuda.
+        dtype: what is computed in.
+        processes: how many, and where.
+        packing: whether the rows of a micro-batch are one sequence.
+        stages: the steps.
+        setting: what the method's configuration is made from.
+    """
+
+    device: str
+    dtype: str
+    processes: Devices
+    packing: bool
+    stages: tuple[Stage, ...]
+    setting: Setting
 
 
 def place(recipe: Recipe, machine: Machine, values: Values) -> tuple[str, str]:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuner.data.prepared import Prepared
 from tuner.methods.options import TargetedOptions
 from tuner.methods.targets import layers_of
 from tuner.model import layers, own_code, sizes
 from tuner.model.base import Base
-from tuner.plan.devices import Devices
-from tuner.plan.values import Stage
+from tuner.plan import new_tokens, qat
 from tuner.recipe.schema import Recipe
 
+if TYPE_CHECKING:
+    from tuner.plan.decide import Decided
+    from tuner.plan.footprint import Footprint
+    from tuner.plan.ground import Adapted, Ground
 
-def adapted(
-    bones: layers.Skeleton, chosen: list[str], experts: tuple[str, ...], found: Base
-) -> dict[str, dict[str, Any]]:
-    """Which part of the base an adapter reaches; nothing for methods that name no modules."""
+
+def adapted(base: Ground, parts: Adapted) -> dict[str, dict[str, Any]]:
+    """Return which part of the base is adapted; nothing for methods that name no modules."""
+    bones, chosen, experts, found = base.layers, parts.targets, parts.experts, base.base
     if not chosen:
         return {}
     weights = sum(bones.sizes.get(f"{name}.weight", 0) for name in chosen)
@@ -56,17 +59,22 @@ def warnings(
     return told
 
 
+def further(base: Ground, decided: Decided) -> dict[str, dict[str, Any]]:
+    """Return what only some runs have: a grid to train for, new tokens."""
+    recipe = base.recipe
+    return {
+        **qat.facts(recipe.train.qat, decided.setting.group),
+        **new_tokens.facts(recipe, base.new_ids, base.base),
+    }
+
+
 def facts(
-    found: Base,
-    bones: layers.Skeleton,
-    trainable: int,
-    prepared: Prepared,
-    recipe: Recipe,
-    stages: tuple[Stage, ...],
-    micro: int,
-    processes: Devices,
+    base: Ground, prepared: Prepared, decided: Decided, footprint: Footprint
 ) -> dict[str, dict[str, Any]]:
-    report = prepared.report
+    """Return model, sizes, data and steps."""
+    found, bones, recipe, report = base.base, base.layers, base.recipe, prepared.report
+    trainable, micro = footprint.shape.trainable, footprint.micro_batch_size
+    stages, processes = decided.stages, decided.processes
     return {
         "model": {
             "name": found.name,

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tuner.data import sft
-from tuner.data.preferences import prepare_preferences
-from tuner.data.prompts import prepare_prompts
-from tuner.errors import DataError, ModelError, RecipeError
+from tuner.errors import ModelError, RecipeError
 from tuner.methods.options import CONFIG
 from tuner.model import tokenizer as vocabulary
 from tuner.model.adapters import sources
 from tuner.model.adapters.sources import Source
 from tuner.model.tokenizer import pad_for_scores
 from tuner.rewards import code
-from tuner.rewards.options import ExactAnswerRule, FunctionReward, ModelReward
+from tuner.rewards.options import FunctionReward, ModelReward
 
 if TYPE_CHECKING:
-    from tuner.data.example import Example
-    from tuner.data.prepared import Prepared
     from tuner.methods.options import MethodOptions
     from tuner.model.base import Base
-    from tuner.model.heads import Head
     from tuner.recipe.load import LoadedRecipe
     from tuner.recipe.schema import Recipe
-    from tuner.recipe.schema_rlhf import RlhfSection
 
 # By a recipe's own name for it; what earlier stages of a chain leave.
 Chained = Mapping[str, Source]
@@ -179,60 +172,3 @@ def _pad_of(judge: Source, found: Base, tokenizer: Any) -> int:
             "train it with the tokenizer that the policy has",
         )
     return pad_for_scores(other, judge.name)
-
-
-def prepare(
-    loaded: LoadedRecipe, tokenizer: Any, room: int, stop_ids: Collection[int], head: Head
-) -> tuple[Prepared, list[Example]]:
-    """The data of the plan's task, and the supervised rows that PPO-ptx mixes in.
-
-    Args:
-        loaded: the recipe.
-        tokenizer: of the base.
-        room: tokens that a row may have.
-        stop_ids: further tokens that end an answer.
-        head: what the examples are for.
-    """
-    recipe = loaded.recipe
-    common: dict[str, Any] = {
-        "folder": loaded.folder,
-        "seed": recipe.run.seed,
-        "context_length": room,
-        "stop_ids": stop_ids,
-    }
-    if loaded.task == "reward":
-        return prepare_preferences(recipe.data, tokenizer, **common), []
-    if recipe.rlhf is not None and not recipe.rlhf.draws:
-        found = prepare_preferences(recipe.data, tokenizer, **common)
-        rows = [pair for ranking in found.train for pair in ranking.apart()]
-        return replace(found, train=rows, report={**found.report, "examples_train": len(rows)}), []
-    if recipe.rlhf is None:
-        return sft.prepare(recipe.data, tokenizer, **common, head=head.name), []
-    section = recipe.data
-    if recipe.ppo is not None and recipe.ppo.ptx_data is not None and section.long != "error":
-        # It is about the supervised rows then; prompts are never cut.
-        section = section.model_copy(update={"long": "auto"})
-    prompts = prepare_prompts(
-        section, tokenizer, **common, response_length=recipe.rlhf.max_new_tokens
-    )
-    _refuse_unanswered(recipe.rlhf, prompts)
-    ptx: list[Example] = []
-    if recipe.ppo is not None and recipe.ppo.ptx_data is not None:
-        section = recipe.data.model_copy(
-            update={"train": (recipe.ppo.ptx_data,), "eval": 0, "template": "auto", "columns": {}}
-        )
-        ptx = sft.prepare(section, tokenizer, **common).train
-    return prompts, ptx
-
-
-def _refuse_unanswered(rlhf: RlhfSection, prompts: Prepared) -> None:
-    """Refuse a rule that compares with the rows' own answers where no row has one."""
-    if prompts.report["rows_with_reference"] or not any(
-        isinstance(part, ExactAnswerRule) for part in rlhf.reward
-    ):
-        return
-    raise DataError(
-        "the rule exact_answer has nothing to compare with",
-        "no row of data.train has an answer beside its prompt",
-        "add a column answer or completion, or leave out the rule",
-    )

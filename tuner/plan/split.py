@@ -8,7 +8,6 @@ from tuner.data import order as data_order
 from tuner.errors import RecipeError, ResourceError
 from tuner.methods.method import Method
 from tuner.model.base import Base
-from tuner.plan.devices import Devices
 from tuner.plan.memory import estimate, fit
 from tuner.plan.values import Stage, Values
 from tuner.recipe.schema import Recipe
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tuner.machine.hardware import Machine
+    from tuner.plan.decide import Decided
+    from tuner.plan.ground import Ground
 
 # Tokens from which on float32 matrix products run at a CPU's full rate: halving 1,652 tokens of
 # packed rows on SmolLM2-135M cost 4 % of the time and saved 1 GB of 3.3. In half precision it cost
@@ -42,26 +43,29 @@ def mapped(recipe: Recipe, found: Base, device: str, dtype: str, parameters: int
 
 
 def split(
-    recipe: Recipe,
-    method: Method,
-    machine: Machine,
-    device: str,
+    base: Ground,
+    decided: Decided,
     shape: estimate.Shape,
     quantized: estimate.Shape | None,
-    packed: bool,
+    machine: Machine,
     values: Values,
-    processes: Devices,
 ) -> tuple[int, bool]:
-    """Micro-batch and gradient checkpointing from the memory estimate.
+    """Choose micro-batch and gradient checkpointing by the memory estimate.
 
     Args:
-        shape: of the run.
+        base: the recipe and what it stands on.
+        decided: where the run computes.
+        shape: of the run in one process.
         quantized: the same on a base in 4 bits, for the advice where nothing fits.
+        machine: has the memory.
+        values: takes what is chosen.
 
     Raises:
         RecipeError: what cannot be recomputed is asked to be.
         ResourceError: not even one row per forward pass fits; says what would.
     """
+    recipe, method, device = base.recipe, base.method, decided.device
+    packed, processes = decided.packing, decided.processes
     possible = recomputable(method, packed)
     if recipe.train.gradient_checkpointing is True and not possible:
         raise RecipeError(

@@ -1,0 +1,141 @@
+"""Footprint: the memory and disk of a run, and the micro-batch that follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.data.collate import shared_prefix
+from tuner.model import layers
+from tuner.plan import decide, split
+from tuner.plan import qat as plan_qat
+from tuner.plan.memory import activations, estimate, fit
+from tuner.plan.memory import exports as export_needs
+from tuner.plan.memory import rlhf as memory_rlhf
+from tuner.recipe import formats as export_formats
+from tuner.record import disk
+
+if TYPE_CHECKING:
+    from tuner.machine.hardware import Machine
+    from tuner.plan.data import Data
+    from tuner.plan.decide import Decided
+    from tuner.plan.ground import Adapted, Ground
+    from tuner.plan.values import Values
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a run takes.
+
+    Attributes:
+        base: what it stands on.
+        decided: where it computes.
+        shape: of the whole run, for the estimates.
+        held: what one process holds of it.
+        quantized: the same on a base in 4 bits; None where that cannot be.
+        micro_batch_size: rows per forward pass.
+        checkpointing: whether activations are recomputed.
+    """
+
+    base: Ground
+    decided: Decided
+    shape: estimate.Shape
+    held: estimate.Shape
+    quantized: estimate.Shape | None
+    micro_batch_size: int
+    checkpointing: bool
+
+    @classmethod
+    def of(
+        cls,
+        base: Ground,
+        adapted: Adapted,
+        data: Data,
+        decided: Decided,
+        machine: Machine,
+        values: Values,
+    ) -> Footprint:
+        """Estimate the memory of a run, and choose its micro-batch by that.
+
+        Raises:
+            RecipeError, ResourceError: as `split.split`.
+        """
+        recipe, method, processes = base.recipe, base.method, decided.processes
+        shape = held = _shape(base, adapted, data, decided)
+        if processes.sharded:
+            held = replace(shape, parameters=shape.parameters // processes.per_node)
+        quantized = fit.in_4_bits(held, recipe, method, base.base, base.layers, adapted.targets)
+        micro, again = split.split(base, decided, held, quantized, machine, values)
+        return cls(base, decided, shape, held, quantized, micro, again)
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a step in one process."""
+        batch = self.base.recipe.train.batch_size
+        return self.decided.processes.accumulation(batch, self.micro_batch_size)
+
+    def on_gpus(self) -> dict[str, str]:
+        """Which settings fit GPUs of common sizes."""
+        possible = split.recomputable(self.base.method, self.decided.packing)
+        return fit.on_gpus(self.held, self.quantized, split.recomputes(self.base.recipe, possible))
+
+    def refuse_exports(
+        self, exports: tuple[str, ...], machine: Machine, output: Path
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the disk and the memory that a run takes, its artefacts included.
+
+        Args:
+            exports: the formats that it writes.
+            machine: what it runs on.
+            output: the run folder.
+
+        Raises:
+            ResourceError: there is too little of one of them.
+        """
+        live = export_formats.live(exports, self.base.recipe.model.quantize)
+        needs = export_needs.Needs.of(self.base.recipe, exports, self.shape, self.base.layers)
+        cuda = self.decided.device == "cuda"
+        needs.refuse(machine.gpus[0].memory_bytes if cuda else machine.memory_bytes)
+        space = needs.disk(estimate.disk(self.shape, live))
+        if not machine.elsewhere:
+            disk.require_space(output, space["total"] - disk.folder_bytes(output))
+        peak = estimate.estimate(self.held, self.micro_batch_size, self.checkpointing)
+        export_peak = needs.peak(estimate.export_peak(self.shape, live))
+        return space, estimate.facts(peak, export_peak, estimate.drawing_peak(self.held))
+
+
+def _shape(base: Ground, adapted: Adapted, data: Data, decided: Decided) -> estimate.Shape:
+    """What the estimates need to know of a run."""
+    recipe, method, found, bones = base.recipe, base.method, base.base, base.layers
+    trained, dtype = data.prepared.train, decided.dtype
+    drawn = recipe.rlhf.max_new_tokens if recipe.rlhf and recipe.rlhf.draws else 0
+    ordered = [trained[row] for row in split.order(recipe, len(trained), decided.stages)]
+    together = (
+        decided.packing and base.loaded.task == "sft" and decide.shares(recipe, method, found)
+    )
+    kept = activations.kept(recipe, method, found.config, bones.linears, adapted.targets)
+    own_rows = bool(base.new_ids) and method.adapter
+    beside = estimate.trained_rows(base.vocabulary, found.config) if own_rows else 0
+    return estimate.Shape(
+        parameters=bones.total,
+        trainable=layers.trainable(found, base.head.name, bones, method, decided.setting),
+        adapter=method.adapter,
+        dtype=dtype,
+        stored=dtype if recipe.model.quantize == "none" else recipe.model.quantize,
+        vocabulary=base.vocabulary,
+        kept=memory_rlhf.with_critic(recipe, kept),
+        rows=estimate.Rows(
+            lengths=[example.num_tokens + drawn for example in ordered],
+            targets=[drawn or example.num_targets for example in ordered],
+            batch=decided.processes.share(recipe.train.batch_size),
+            packed=decided.packing,
+            shared=shared_prefix(trained) if together else 0,
+        ),
+        device=decided.device,
+        requantized=plan_qat.weights(recipe.train.qat, bones),
+        full_precision=0 if recipe.model.quantize == "none" else bones.unquantized,
+        others=beside + memory_rlhf.judges(data.parties, found, dtype),
+        mapped=split.mapped(recipe, found, decided.device, dtype, bones.total),
+        drawing=memory_rlhf.drawing(recipe, data.prepared, found, kept, dtype),
+    )

@@ -1,0 +1,123 @@
+"""What a recipe stands on: its base with head, tokenizer and layers, and what is adapted of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tuner.methods import METHODS
+from tuner.methods.prompts import MultitaskOptions, adapter_file
+from tuner.model import base as bases
+from tuner.model import layers
+from tuner.model import tokenizer as tokenizers
+from tuner.model.heads import head_for
+from tuner.plan import contradictions_export, new_tokens, refuse_base, targets
+from tuner.plan import qat as plan_qat
+
+if TYPE_CHECKING:
+    from tuner.machine.hardware import Machine
+    from tuner.methods.method import Method
+    from tuner.model.base import Base
+    from tuner.model.heads import Head
+    from tuner.model.layers import Skeleton
+    from tuner.recipe.load import LoadedRecipe
+    from tuner.recipe.schema import Recipe
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A recipe and its base.
+
+    Attributes:
+        loaded: the recipe.
+        method: the row of its method.
+        base: found, its weights not loaded.
+        head: what stands on top of it.
+        tokenizer: with the tokens that the recipe adds.
+        stop_ids: tokens that end an answer.
+        new_ids: of the tokens that the recipe adds.
+        vocabulary: embedding rows that the model has, or gets.
+        layers: of the base.
+    """
+
+    loaded: LoadedRecipe
+    method: Method
+    base: Base
+    head: Head
+    tokenizer: Any
+    stop_ids: tuple[int, ...]
+    new_ids: tuple[int, ...]
+    vocabulary: int
+    layers: Skeleton
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as the user gave it."""
+        return self.loaded.recipe
+
+
+def find(loaded: LoadedRecipe, note: Callable[[str], None], code_sha256: str | None) -> Ground:
+    """Find the base of a recipe, and refuse one that the recipe cannot be carried out on.
+
+    Args:
+        loaded: the recipe.
+        note: called with a line about work that takes long.
+        code_sha256: of the base's code in the run that goes on; other code is not run.
+
+    Raises:
+        RecipeError, ModelError: there is no such base, or it does not fit the recipe.
+    """
+    recipe = loaded.recipe
+    method = METHODS[recipe.method.name]
+    if isinstance(recipe.method, MultitaskOptions) and recipe.method.source is not None:
+        adapter_file(recipe.method.source, loaded.folder)
+    pinned = {"code_sha256": code_sha256 or recipe.model.code_sha256}
+    base = bases.resolve(recipe.model.model_copy(update=pinned), loaded.folder, note)
+    head = head_for(recipe.model.task, base.config, loaded.task)
+    refuse_base.refuse_base(recipe, method, base, head.name)
+    new_tokens.refuse_base(recipe, base, head.name)
+    tokenizer, new_ids = tokenizers.open_tokenizer(recipe.model, base)
+    rows = tokenizers.rows_for(base.vocabulary_rows, new_ids)
+    stop_ids = tokenizers.stop_ids(base.folder)
+    if loaded.task == "reward":
+        tokenizers.choose_pad(tokenizer, (*stop_ids, *new_ids))
+    found = layers.read(base, head.name, rows if new_ids else 0)
+    return Ground(loaded, method, base, head, tokenizer, stop_ids, new_ids, rows, found)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What the method changes of the base.
+
+    Attributes:
+        targets: full names of the modules.
+        experts: full names of parameters, the fused weights of experts.
+        saved: full names of modules that are trained whole.
+        group: inputs that share a scale in quantization-aware training to int4.
+        room: tokens that are left for a row.
+    """
+
+    targets: list[str]
+    experts: tuple[str, ...]
+    saved: tuple[str, ...]
+    group: int | None
+    room: int
+
+
+def adapt(ground: Ground, machine: Machine) -> Adapted:
+    """Find what the method changes, and refuse what the base or its artefacts cannot have.
+
+    Raises:
+        RecipeError, ModelError: with the key to change.
+    """
+    recipe, base = ground.recipe, ground.base
+    contradictions_export.refuse_base(recipe, ground.method, base, ground.head.name, ground.layers)
+    if not machine.elsewhere:
+        contradictions_export.refuse_missing(recipe)
+    group = plan_qat.group_for(recipe, ground.loaded.task, ground.head.name, base, ground.layers)
+    targets.refuse_layers(recipe.method, ground.layers, base)
+    chosen = targets.targets(recipe, ground.layers, base)
+    extra = targets.find(recipe.method, ground.layers, chosen, base)
+    room = base.context_length - targets.virtual_tokens(recipe, base)
+    return Adapted(chosen, extra.experts, extra.saved, group, room)
