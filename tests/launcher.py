@@ -26,10 +26,9 @@ import transformers.trainer  # noqa: F401
 
 from tuner import cli, evaluate
 from tuner.export.proof import fresh_process
-from tuner.model import weights
 from tuner.record import checkpoint
 from tuner.record.run_folder import RunFolder
-from tuner.run import spine as run  # noqa: F401
+from tuner.run import build, spine  # noqa: F401
 
 
 def trap(place: str, number: int, send: int) -> None:
@@ -66,7 +65,7 @@ def trap(place: str, number: int, send: int) -> None:
     else:
         owner, name = {
             "sealing": (checkpoint, "save_file"),
-            "loading": (weights, "load"),
+            "loading": (build, "load"),
             "scoring": (evaluate, "score"),
             "verifying": (fresh_process, "fresh_logits"),
         }[place]

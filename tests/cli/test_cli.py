@@ -735,7 +735,7 @@ def test_the_machine_is_found_without_torch(tmp_path: Path) -> None:
         "import sys; from pathlib import Path\n"
         "from tuner.machine import hardware; m = hardware.detect()\n"
         "assert m.cpu_count >= 1 and m.memory_bytes > 1 << 28\n"
-        "assert machine.disk_free(Path('not/there')) > 0\n"
+        "assert hardware.disk_free(Path('not/there')) > 0\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

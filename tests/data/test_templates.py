@@ -136,7 +136,7 @@ def test_unknown_template_names_the_nearest() -> None:
 
 
 def test_own_template_file_with_its_problems_named(tmp_path: Path) -> None:
-    good = (HERE.parent / "data_templates" / "cot.yaml").read_text("utf-8")
+    good = (HERE.parents[1] / "data_templates" / "cot.yaml").read_text("utf-8")
     (tmp_path / "mine.yaml").write_text(good.replace("name: cot", "name: mine"), "utf-8")
     assert load_template("mine.yaml", tmp_path).name == "mine"
     (tmp_path / "bad.yaml").write_text(good.replace("{{ question }}", "{{ questoin }}"), "utf-8")

@@ -519,7 +519,7 @@ def test_killed_while_exporting(trained: Callable[..., Path]) -> None:
 
 def test_names_that_are_not_there(trained: Callable[..., Path], tmp_path: Path) -> None:
     for arguments, word in (
-        (["nowhere", "--format", "merged"], "not there"),
+        (["nowhere", "--format", "merged"], "no run, adapter or model"),
         ([tmp_path, "--format", "ggfu"], "no format"),
         ([tmp_path], "what to export"),
         ([tmp_path, "--format", "merged", "--onto", "moon"], "onto"),

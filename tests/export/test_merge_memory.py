@@ -28,10 +28,10 @@ def status(key):
 _CHILD = (
     _STATUS
     + """
-from tuner.export.run_end import verify, loading, measure
+from tuner.export.proof import fresh_process, measure, reload
 import peft, transformers.models.llama.modeling_llama
 before = status("VmRSS")
-verify.main()
+fresh_process.main()
 open(sys.argv[2], "w").write(str(status("VmHWM") - before))
 """
 )
@@ -42,9 +42,9 @@ import json, subprocess
 from pathlib import Path
 import torch, peft, transformers.models.llama.modeling_llama
 torch.set_num_threads(1)
-from tuner import export_origin, heap
+from tuner.machine import heap
 from tuner.console.console import Console
-from tuner.export.run_end import convert, merged
+from tuner.export import convert, merged, origin as export_origin
 from tuner.export.job import Settings
 from tuner.recipe.formats import known
 place = Path(sys.argv[1])

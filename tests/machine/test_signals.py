@@ -21,9 +21,9 @@ ROOT = Path(__file__).parents[2]
 START = """
 import os, signal, sys, time
 from pathlib import Path
-from tuner import seal
 from tuner.errors import Interrupted
 from tuner.machine.signals import StopRequest
+from tuner.record import seal
 
 def say(word):
     print(word, flush=True)

@@ -131,7 +131,7 @@ def test_ranks_share_the_processors_unless_the_user_says_otherwise(
 CROWDED = """
 import os, subprocess, sys, time
 import torch
-from tuner import waiting
+from tuner.machine import waiting
 
 one, other = torch.randn(300, 300), torch.randn(300, 300)
 first = one @ other

@@ -335,14 +335,14 @@ def generate(network: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 FRESH = """
 import json, sys, torch
-from tuner.export.run_end import loading, proof, verify
+from tuner.export.proof import fresh_process, reload
 from safetensors.torch import save_file
 torch.set_num_threads(1)
 jobs = json.load(open(sys.argv[1]))
 result = {}
 for name, job in jobs.items():
-    model = loading.load(job, "adapter", job["folder"])
-    for number, tensor in enumerate(verify.logits(model, job["rows"])):
+    model = reload.load(job, "adapter", job["folder"])
+    for number, tensor in enumerate(fresh_process.logits(model, job["rows"])):
         result[f"{name}.{number}"] = tensor.contiguous()
 save_file(result, sys.argv[2])
 """

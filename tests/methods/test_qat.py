@@ -24,6 +24,7 @@ from tuner.errors import RecipeError
 from tuner.machine import hardware, packages
 from tuner.methods import qat, qat_layers
 from tuner.plan import make, plan
+from tuner.plan import qat as plan_qat
 from tuner.recipe import load as recipe_load
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -241,7 +242,7 @@ def test_what_cannot_be_is_refused(
 def test_without_torchao_the_plan_names_the_extra(
     make_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qat, "find_spec", lambda name: None)
+    monkeypatch.setattr(plan_qat, "find_spec", lambda name: None)
     with pytest.raises(RecipeError) as caught:
         made(make_recipe(train={"qat": "int8"}), tmp_path / "run")
     assert packages.add("torchao") in " ".join(caught.value.problems)

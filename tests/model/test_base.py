@@ -120,7 +120,7 @@ def test_a_hub_id_without_a_network(tmp_path: Path) -> None:
 ASK_HUB = """
 import sys, time
 from pathlib import Path
-from tuner import base
+from tuner.model import base
 from tuner.recipe.schema import ModelSection
 started = time.monotonic()
 try:

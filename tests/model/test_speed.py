@@ -536,7 +536,7 @@ def test_the_loss_refuses_to_spoil_logits_that_are_needed_elsewhere() -> None:
 
 _HEAP = """
 import resource, numpy
-from tuner import heap
+from tuner.machine import heap
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -534,7 +534,7 @@ def test_an_interrupted_opening_gives_the_folder_back(
     def stop(*args: object) -> None:
         raise Interrupted(signal.SIGTERM, "stopped")
 
-    monkeypatch.setattr("tuner.record.disk.write_json", stop)
+    monkeypatch.setattr("tuner.record.run_folder.write_json", stop)
     with pytest.raises(Interrupted):
         RunFolder.open(tmp_path / "run", resume=False)
     monkeypatch.undo()

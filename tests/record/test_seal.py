@@ -271,7 +271,7 @@ def test_staging_is_private_and_the_result_follows_the_umask(tmp_path: Path, uma
 SEAL_AND_WAIT = """
 import sys, time
 from pathlib import Path
-from tuner import seal
+from tuner.record import seal
 with seal.seal(Path(sys.argv[1])) as staging:
     (staging / "a").write_text("x")
     print(staging.name, flush=True)
