@@ -418,7 +418,7 @@ def test_policy_and_reference_begin_as_one(start: str, work: Path, tmp_path: Pat
         rollout = ppo.collect(0)
         torch.testing.assert_close(rollout.old, rollout.reference, rtol=0, atol=1e-5)
         assert float(kl_k1(rollout.old, rollout.reference).sum()) == pytest.approx(0, abs=1e-4)
-        learned = ppo.learn(rollout, 0)
+        learned = ppo.updates.learn(rollout, 0)
         # The ratio is 1: nothing is cut, and the loss is the mean advantage.
         assert learned["clip_share"] == 0
         assert learned["step_kl"] == pytest.approx(0, abs=1e-6)
@@ -567,7 +567,7 @@ def test_the_value_loss_reaches_the_policy_only_if_shared(
         ppo.optimizer.zero_grad(set_to_none=True)
         rollout.advantages.zero_()
         before = trained_tensors(ppo, critic=False)
-        ppo.learn(rollout, 0)
+        ppo.updates.learn(rollout, 0)
         after = trained_tensors(ppo, critic=False)
         assert any(not torch.equal(after[name], before[name]) for name in before) == share
 
@@ -671,7 +671,7 @@ def test_an_update_is_that_of_a_naive_loop_however_it_is_accumulated(
                 to.update({name: p.grad.clone() for name, p in ppo.watch.parameters})
 
             ppo.optimizer.register_step_pre_hook(keep)
-            learned = ppo.learn(rollout, 0)
+            learned = ppo.updates.learn(rollout, 0)
             assert 0 < learned["clip_share"] < 1
             for name, gradient in expected.items():
                 torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)

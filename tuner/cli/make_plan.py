@@ -189,14 +189,13 @@ def run_folder(loaded: LoadedRecipe, resume: bool) -> Path:
     Raises:
         SafetyError: a path in the recipe leaves the current directory through `..`.
     """
-    from tuner.record import run_folder as folders
-    from tuner.record import runs
+    from tuner.record import output, runs
     from tuner.record.runs import RUNS
 
     asked = loaded.recipe.run.output
     if asked is not None:
         in_recipe = loaded.origins["run.output"].startswith("recipe")
-        folders.resolve_output(Path(asked), from_recipe=in_recipe)
+        output.resolve_output(Path(asked), from_recipe=in_recipe)
         return Path(asked)
     base = RUNS / loaded.name
     earlier = runs.newest_matching(base, loaded.sha256) if resume else None

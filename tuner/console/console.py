@@ -10,20 +10,17 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuner.console import formatting
+from tuner.console.progress import Bar
 from tuner.console.redact import redact
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from tuner.errors import TunerError
 
-_LINE_SECONDS = 10.0
 # A word that may go on: access tokens are made of such characters.
 _OPEN_WORD = re.compile(r"[!-~]*\Z")
 # The rest stands in metrics.jsonl.
@@ -56,8 +53,7 @@ class Console:
         self.muted = muted
         # Kept, so that a run can send what libraries print elsewhere.
         self._out = sys.stdout
-        self._bar: tuple[Progress, TaskID] | None = None
-        self._last_line = (time.monotonic(), 0.0)
+        self._bar = Bar()
         self._held = ""
 
     def options(self) -> list[str]:
@@ -99,7 +95,7 @@ class Console:
         """A piece of a text that is being written; `finish_stream` ends it. Nothing with `json`."""
         if self.json:
             return
-        self._stop_bar()
+        self._bar.stop()
         text = self._held + piece
         # A token could be told in none of the pieces it comes in: a word is shown when it is whole.
         whole = _OPEN_WORD.sub("", text)
@@ -121,13 +117,13 @@ class Console:
 
     def text(self, text: str = "") -> None:
         """A line, or lines, for people."""
-        self._stop_bar()
-        if not (self.json or self.quiet or self.muted):
+        self._bar.stop()
+        if not self._silent:
             _write(self._out, redact(text))
 
     def phase(self, name: str) -> None:
         """The next step of the run begins."""
-        self._last_line = (time.monotonic(), 0.0)
+        self._bar.restart()
         self.event("phase", name=name)
         self.text(f"\n{name}")
 
@@ -139,7 +135,7 @@ class Console:
     def warn(self, text: str) -> None:
         """Something that may be wrong; shown on stderr even when quiet."""
         self.event("warning", text=text)
-        self._stop_bar()
+        self._bar.stop()
         if not self.json and not self.muted:
             _write(sys.stderr, redact(f"warning: {text}"))
 
@@ -154,13 +150,21 @@ class Console:
             for name in _SHOWN_METRICS
             if name in metrics
         )
-        last, share = self._last_line[1], step / max(total, 1)
-        due = step == 1 or step >= total or not 0 <= share - last < 0.1
-        self._advance("step", step, total, shown, due)
+        if not self._silent:
+            self._bar.show("step", step, total, shown, self._line)
+
+    @property
+    def _silent(self) -> bool:
+        """Whether people are shown nothing but warnings, errors and the last line."""
+        return self.json or self.quiet or self.muted
+
+    def _line(self, text: str) -> None:
+        _write(self._out, redact(text))
 
     def tick(self, done: int, total: int) -> None:
         """How far scoring is, in rows: a bar on a terminal, else a line every 10 seconds."""
-        self._advance("row", done, total, "", due=False)
+        if not self._silent:
+            self._bar.show("row", done, total, "", self._line, every_tenth=False)
 
     def scores(
         self,
@@ -233,7 +237,7 @@ class Console:
 
     def closing(self, text: str) -> None:
         """The last line of a command, for people; shown even when quiet."""
-        self._stop_bar()
+        self._bar.stop()
         if not self.json and not self.muted:
             _write(self._out, redact(f"\n{text}"))
 
@@ -243,7 +247,7 @@ class Console:
 
         self.muted = False
         self.event("error", error=error.as_dict())
-        self._stop_bar()
+        self._bar.stop()
         body = error.problems or ([error.why] if error.why else [])
         # A signal that was obeyed is no error.
         head = error.what if isinstance(error, Interrupted) else f"error: {error.what}"
@@ -256,9 +260,9 @@ class Console:
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         """A table for people."""
-        if self.json or self.quiet or self.muted:
+        if self._silent:
             return
-        self._stop_bar()
+        self._bar.stop()
         from rich.console import Console as RichConsole
         from rich.table import Table
         from rich.text import Text
@@ -278,48 +282,6 @@ class Console:
         """A file's text, exactly as it is; the whole output of a `show` command."""
         self._out.write(redact(text))
         self._out.flush()
-
-    def _advance(self, unit: str, done: int, total: int, shown: str, due: bool) -> None:
-        if self.json or self.quiet or self.muted:
-            return
-        if sys.stderr.isatty():
-            self._draw_bar(done, total, shown)
-            return
-        now = time.monotonic()
-        if due or now - self._last_line[0] >= _LINE_SECONDS:
-            self._last_line = (now, done / max(total, 1))
-            self.text(f"  {unit} {done}/{total}  {shown}".rstrip())
-
-    def _draw_bar(self, step: int, total: int, shown: str) -> None:
-        from rich.console import Console as RichConsole
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
-        if self._bar is None:
-            bar = Progress(
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}", markup=False),
-                console=RichConsole(file=sys.stderr),
-                transient=True,
-            )
-            bar.start()
-            self._bar = bar, bar.add_task("", total=total)
-        bar, task = self._bar
-        bar.update(task, completed=step, total=total, description=redact(shown))
-        if step >= total:
-            self._stop_bar()
-
-    def _stop_bar(self) -> None:
-        if self._bar is not None:
-            self._bar[0].stop()
-            self._bar = None
 
 
 def _write(stream: Any, text: str) -> None:

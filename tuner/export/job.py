@@ -152,18 +152,7 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
             force=settings.force_base,
             warn=console.warn,
         )
-    has_tokenizer = (origin.folder / "tokenizer_config.json").is_file()
-    where = origin.folder if has_tokenizer or base is None else base.folder
-    tokenizer = model_tokenizer.load_tokenizer(
-        bases.Base(
-            origin.name,
-            "folder",
-            where,
-            base.config if base else {},
-            trusted=facts["trust_remote_code"]
-            and (base is None or own_code.same(where, base.folder)),
-        )
-    )
+    tokenizer = _tokenizer(origin, base, facts)
     writes = facts["head"] == "language"
     start = None
     if facts["head"] == "sequence":
@@ -201,6 +190,17 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
         vocabulary_rows=0 if origin.adapter else own.vocabulary_rows,
     )
     return work, base
+
+
+def _tokenizer(origin: Origin, base: Base | None, facts: Mapping[str, Any]) -> Any:
+    """The tokenizer beside the origin; of an adapter without one, its base's."""
+    has_tokenizer = (origin.folder / "tokenizer_config.json").is_file()
+    where = origin.folder if has_tokenizer or base is None else base.folder
+    trusted = facts["trust_remote_code"] and (base is None or own_code.same(where, base.folder))
+    config = base.config if base else {}
+    return model_tokenizer.load_tokenizer(
+        bases.Base(origin.name, "folder", where, config, trusted=trusted)
+    )
 
 
 def _whole_model(origin: Origin) -> Base:

@@ -19,6 +19,7 @@ from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Message
 from tuner.errors import DataError, RecipeError, ResourceError
 from tuner.inference.prompts import Prompts
+from tuner.inference.sampling import Sampling
 from tuner.schema.suggest import suggestion
 
 if TYPE_CHECKING:
@@ -110,10 +111,8 @@ class Chat:
             answer = self.model.answer(
                 prompt,
                 min(self.settings.max_new_tokens, room),
-                self.settings.temperature,
+                Sampling(self.settings.temperature, self.settings.top_p, self.settings.top_k),
                 self.console.stream,
-                top_p=self.settings.top_p,
-                top_k=self.settings.top_k,
             )
         self.console.finish_stream()
         self.console.event(

@@ -21,6 +21,7 @@ from transformers import StoppingCriteriaList
 
 from tuner.errors import ResourceError, first_line
 from tuner.inference.listener import Answer, Ended, Ending, Listener
+from tuner.inference.sampling import GREEDY, Sampling
 from tuner.methods import bottleneck_layers as bottleneck_peft  # noqa: F401  # makes peft know the method
 from tuner.model import tokenizer as model_tokenizer
 from tuner.model.base import Base
@@ -166,11 +167,9 @@ class Inference:
         self,
         prompt: Sequence[int],
         max_new_tokens: int,
-        temperature: float = 0.0,
+        sampling: Sampling = GREEDY,
         show: Callable[[str], None] = lambda piece: None,
         *,
-        top_p: float | None = None,
-        top_k: int | None = None,
         ending: Ending | None = None,
         tokenizer: Any = None,
     ) -> Answer:
@@ -179,11 +178,8 @@ class Inference:
         Args:
             prompt: token ids.
             max_new_tokens: longest answer, in tokens.
-            temperature: 0 takes the likeliest token each time; above, tokens are drawn.
-            show: given the answer piece by piece, as its tokens come; the pieces make the text.
-            top_p: draw from the likeliest tokens that together have this probability, 1 from all.
-            top_k: draw from this many of the likeliest tokens, 0 from all. Where neither is given,
-                what the base's own generation config says, and from all where it says nothing.
+            sampling: how each token is chosen.
+            show: called with the answer piece by piece, as its tokens come; they make the text.
             ending: what else ends the answer.
             tokenizer: of the prompt, where it is not the one of the base.
 
@@ -194,15 +190,6 @@ class Inference:
         stops = sorted({*self.stops, tokenizer.eos_token_id})
         listener = Listener(tokenizer, stops, show, ending)
         ids = torch.tensor([list(prompt)], device=self._bare.device)
-        how: dict[str, Any] = {"do_sample": True, "temperature": temperature}
-        if not temperature:
-            # None leaves out what the base's own generation config would set for drawn tokens.
-            how = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        elif top_p is not None or top_k is not None:
-            how |= {"top_p": 1.0 if top_p is None else top_p, "top_k": top_k or 0}
-        elif self._bare.generation_config.top_k is None:
-            # transformers would draw from 50.
-            how["top_k"] = 0
         try:
             with warnings.catch_warnings():
                 # peft warns of positions that `PromptModel` gives all the same.
@@ -216,7 +203,7 @@ class Inference:
                     pad_token_id=tokenizer.pad_token_id,
                     streamer=listener,
                     stopping_criteria=StoppingCriteriaList([Ended(listener)]),
-                    **how,
+                    **sampling.arguments(self._bare.generation_config),
                     **(self.adapters[self.active].arguments if self.active else {}),
                 )
         except torch.OutOfMemoryError as error:

@@ -23,10 +23,9 @@ from torch.optim import Optimizer
 
 from tuner.errors import IntegrityError
 from tuner.record import manifest, seal
-from tuner.record.checkpoint_folder import rotate
+from tuner.record.checkpoint_folder import KEPT, rotate
 from tuner.record.disk import write_file
 from tuner.record.optimizer_state import decode, encode, flatten, unflatten
-from tuner.record.run_folder import KEPT
 
 log = logging.getLogger(__name__)
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"

@@ -12,6 +12,8 @@ from tuner.record.manifest import read_manifest
 
 log = logging.getLogger(__name__)
 
+# Checkpoints that stay; one more stands while the next is written.
+KEPT = 2
 STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]*)")
 
 

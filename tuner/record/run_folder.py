@@ -21,16 +21,14 @@ from tuner.errors import (
     Interrupted,
     RecipeError,
     ResourceError,
-    SafetyError,
     TunerError,
 )
 from tuner.record.disk import make_folder, plain, resource_error, write_all, write_json
 from tuner.record.lock import FolderLock
-from tuner.record.run_json import FORMAT, LOCK, LOG, METRICS, RUN, SAMPLES, is_ours, read_record
+from tuner.record.output import refuse_foreign, resolve_output
+from tuner.record.run_json import FORMAT, LOCK, METRICS, RUN, SAMPLES, read_record
 from tuner.record.seal import clean_staging
 
-# What a run killed before its first record may leave.
-LEFTOVERS = {LOCK, LOG, f".{RUN}.tmp"}
 Status = Literal["running", "done", "failed", "interrupted"]
 log = logging.getLogger(__name__)
 
@@ -252,46 +250,6 @@ class RunFolder:
         self.release()
 
 
-def resolve_output(path: Path, *, from_recipe: bool) -> Path:
-    """The folder that a run will use: absolute, links resolved.
-
-    Raises:
-        SafetyError: a relative path in a recipe leaves the current directory through `..`.
-    """
-    resolved = path.resolve()
-    leaves = ".." in path.parts and not resolved.is_relative_to(Path.cwd().resolve())
-    if from_recipe and leaves and not path.is_absolute():
-        raise SafetyError(
-            f"run.output leaves the current directory: {path}",
-            f"it would write in {resolved}",
-            "give the folder on the command line, with --output, if that is what you want",
-        )
-    return resolved
-
-
-def refuse_foreign(path: Path) -> None:
-    """Refuse a folder that is not empty and holds no run.
-
-    Raises:
-        RecipeError: with what it holds.
-    """
-    entries = {entry.name for entry in path.iterdir()}
-    if RUN in entries:
-        try:
-            foreign = not is_ours(json.loads((path / RUN).read_bytes()))
-        except (ValueError, RecursionError):
-            foreign = False
-    else:
-        foreign = not entries <= LEFTOVERS
-    if foreign:
-        names = ", ".join(sorted(entries)[:3])
-        raise RecipeError(
-            f"{path} is not empty and holds no run",
-            f"it holds {names}{', ...' if len(entries) > 3 else ''}",
-            "choose another folder with --output",
-        )
-
-
 def _step_of(line: bytes) -> float | None:
     """The step of a metrics line; None where the line is torn."""
     if not line.endswith(b"\n"):
@@ -304,7 +262,3 @@ def _step_of(line: bytes) -> float | None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-# Checkpoints that stay; one more stands while the next is written.
-KEPT = 2

@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +150,20 @@ def _rehearse(plan: Plan, folder: Path, stop: StopRequest, console: Console) -> 
     clock.lap("export")
     lines = [json.loads(line) for line in (short.output / METRICS).read_text().splitlines()]
     seconds = rates.of_formats(artefacts)
-    return _measured(plan, short, clock.laps, rows, lines, ends, peak, difference, seconds)
+    rate = _rate(plan, short, clock.laps, lines, ends)
+    scored = clock.laps["score"] / rows if rows else 0.0
+    export = max(0.0, clock.laps["export"] - sum(seconds.values()))
+    rate = replace(rate, score_row=scored, export=export, made=seconds)
+    return Rehearsal(
+        {**clock.laps, "save": rate.save},
+        [float(line["seconds"]) for line in lines],
+        rows,
+        rate,
+        costs.times(plan, rate),
+        peak,
+        int(plan.facts["memory"]["total"]),
+        difference,
+    )
 
 
 def _score(
@@ -241,18 +254,14 @@ def _peak(plan: Plan) -> int:
     return provenance.peak_memory_bytes()
 
 
-def _measured(
+def _rate(
     plan: Plan,
     short: Plan,
-    laps: dict[str, float],
-    rows: int,
+    laps: Mapping[str, float],
     lines: list[dict[str, Any]],
     ends: list[float],
-    peak: int,
-    difference: float | None,
-    made: dict[str, float],
-) -> Rehearsal:
-    """What it all comes to."""
+) -> Rate:
+    """How fast the parts of training were; nothing yet of scoring and exports."""
     steps = [float(line["seconds"]) for line in lines]
     if short.stages[-1].steps > 1:
         # What lies between two steps is the checkpoint behind the first of them.
@@ -260,27 +269,17 @@ def _measured(
     else:
         save = max(0.0, laps["train"] - sum(steps)) / rates.saves(short)
     speed, step = _speed(plan, short, lines)
-    rate = Rate(
+    return Rate(
         tokens_per_second=speed,
         step=step,
         load=laps["load"],
-        score_row=laps["score"] / rows if rows else 0.0,
+        score_row=0.0,
         samples=laps["samples"],
         save=save,
-        export=max(0.0, laps["export"] - sum(made.values())),
+        export=0.0,
         by="rehearsal",
         date=rates.today(),
-        made=made,
-    )
-    return Rehearsal(
-        {**laps, "save": save},
-        steps,
-        rows,
-        rate,
-        costs.times(plan, rate),
-        peak,
-        int(plan.facts["memory"]["total"]),
-        difference,
+        made={},
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.errors import IntegrityError
 from tuner.recipe import history
-from tuner.record import checkpoint, checkpoint_folder, identity, run_folder, run_json
+from tuner.record import checkpoint, checkpoint_folder, identity, output, run_json
 from tuner.record.lock import FolderLock
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def examine(plan: Plan) -> tuple[Checkpoint | None, list[str]]:
     """
     pass
 
-    folder = run_folder.resolve_output(plan.output, from_recipe=False)
-    run_folder.refuse_foreign(folder)
+    folder = output.resolve_output(plan.output, from_recipe=False)
+    output.refuse_foreign(folder)
     lock = FolderLock(folder / run_json.LOCK)
     try:
         previous = run_json.read_record(folder)

@@ -130,19 +130,7 @@ def _run(
     stop.check()
     clock.lap("load")
 
-    scores: dict[str, Any] = dict(folder.record.get("scores") or {})
-    first_answers = folder.record.get("samples")
-    scored = _scoring(plan)
-    if first_answers is None or folder.record.get("scored") != scored:
-        scores["before"] = score(plan, trained, console, "before training")
-        first_answers = evaluate.samples(plan, trained.model)
-        folder.update(
-            scores=scores,
-            samples=first_answers,
-            scored=scored,
-            base_fingerprint=fingerprint,
-            durations=clock.laps,
-        )
+    scores, first_answers = _before(plan, trained, folder, console, fingerprint, clock.laps)
     stop.check()
     clock.lap("score_before")
 
@@ -178,6 +166,30 @@ def _run(
     finish(whole, folder, console, trained, clock, scores, samples)
     remember(plan, folder)
     return folder.record
+
+
+def _before(
+    plan: Plan,
+    trained: Trained,
+    folder: RunFolder,
+    console: Console,
+    fingerprint: str,
+    laps: dict[str, float],
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Scores and answers before training, measured unless the record has them."""
+    scores: dict[str, Any] = dict(folder.record.get("scores") or {})
+    answers, scored = folder.record.get("samples"), _scoring(plan)
+    if answers is None or folder.record.get("scored") != scored:
+        scores["before"] = score(plan, trained, console, "before training")
+        answers = evaluate.samples(plan, trained.model)
+        folder.update(
+            scores=scores,
+            samples=answers,
+            scored=scored,
+            base_fingerprint=fingerprint,
+            durations=laps,
+        )
+    return scores, answers
 
 
 def _check_base(folder: RunFolder, fingerprint: str) -> None:

@@ -17,6 +17,7 @@ import torch
 
 from tuner.errors import ResourceError
 from tuner.inference.listener import Answer, Ending
+from tuner.inference.sampling import Sampling
 from tuner.inference.serve.models import Voice
 from tuner.inference.serve.refusal import Refused, failed, stopping, too_late
 
@@ -154,9 +155,8 @@ class Worker:
         answer = self._model.answer(
             prompt,
             min(job.max_new_tokens, job.voice.room - len(prompt)),
-            job.temperature,
+            Sampling(job.temperature, job.top_p),
             lambda text: job.tell(Piece(number, text)),
-            top_p=job.top_p,
             ending=ending,
             tokenizer=job.voice.tokenizer,
         )

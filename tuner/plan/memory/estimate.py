@@ -16,7 +16,7 @@ import numpy as np
 
 from tuner.model import sizes as model_sizes
 from tuner.plan.memory.activations import Kept
-from tuner.record.run_folder import KEPT
+from tuner.record.checkpoint_folder import KEPT
 
 MIB = 1 << 20
 

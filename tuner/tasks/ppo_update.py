@@ -1,0 +1,196 @@
+"""The updates of a step of PPO: passes over its answers, in micro-batches that sum to the same."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import torch
+
+from tuner.data.order import Stream
+from tuner.machine import ranks
+from tuner.rewards.response import Response, Scores
+from tuner.tasks import rollouts
+from tuner.tasks.optimizer import CRITIC
+from tuner.tasks.ppo_math import kl_k3, policy_losses, value_losses
+from tuner.tasks.sft import token_loss
+from tuner.tasks.watch import not_finite
+
+if TYPE_CHECKING:
+    from tuner.tasks.leg import Leg
+
+Row = TypeVar("Row")
+
+
+@dataclass
+class Rollout:
+    """The answers of a step and what is known of them before the first update.
+
+    Attributes:
+        answers: what was drawn.
+        lengths: tokens of each answer.
+        old: (tokens,) log-probabilities when they were drawn.
+        reference: (tokens,) those of the policy's start.
+        values: (tokens,) what the critic expected.
+        entropy: (tokens,).
+        scores: of the rewards.
+        advantages, returns: (tokens,), what is learned from.
+    """
+
+    answers: list[Response]
+    lengths: list[int]
+    old: torch.Tensor
+    reference: torch.Tensor
+    values: torch.Tensor
+    entropy: torch.Tensor
+    scores: Scores
+    advantages: torch.Tensor
+    returns: torch.Tensor
+
+    def places(self, rows: Sequence[int]) -> torch.Tensor:
+        """Where the tokens of some answers stand, in the order of these answers."""
+        starts = list(itertools.accumulate(self.lengths, initial=0))
+        return torch.cat([torch.arange(starts[row], starts[row + 1]) for row in rows])
+
+
+class Updates:
+    """What learns from a rollout.
+
+    Args:
+        leg: has the plan, the policy with its critic, and the optimizer.
+    """
+
+    def __init__(self, leg: Leg) -> None:
+        self.plan, self.options, self.model = leg.plan, leg.plan.ppo, leg.trained.model
+        self.watch, self.optimizer = leg.watch, leg.optimizer
+        self.here = ranks.place()
+
+    def learn(self, rollout: Rollout, number: int) -> dict[str, float]:
+        """Make the updates of step `number`, from 0, and return what they came to."""
+        options = self.options
+        rows, size = len(rollout.answers), len(rollout.answers) // options.minibatches
+        sums = dict.fromkeys(self._figures(), 0.0)
+        grad_norm, updates = 0.0, 0
+        for turn in range(options.epochs):
+            order = np.random.default_rng([self.plan.step_seed(number), turn]).permutation(rows)
+            for start in range(0, rows, size):
+                chosen = [int(row) for row in order[start : start + size]]
+                found = self._update(rollout, chosen, number, updates)
+                grad_norm = found.pop("grad_norm")
+                sums = {key: sums[key] + found[key] for key in sums}
+                updates += 1
+                if options.kl_stop is not None and found["step_kl"] > options.kl_stop:
+                    break
+            else:
+                continue
+            break
+        return {
+            **{key: value / updates for key, value in sums.items()},
+            "grad_norm": grad_norm,
+            "updates": updates,
+        }
+
+    def _figures(self) -> list[str]:
+        """What every update reports besides the gradient norm."""
+        ptx = ["ptx_loss"] if self.options.ptx_coefficient else []
+        return ["policy_loss", "value_loss", "clip_share", "step_kl", *ptx]
+
+    def _update(
+        self, rollout: Rollout, rows: Sequence[int], number: int, update: int
+    ) -> dict[str, float]:
+        """One optimizer step on some of the answers, in micro-batches that sum to the same."""
+        options, tokens = self.options, sum(rollout.lengths[row] for row in rows)
+        sums = dict.fromkeys(self._figures(), 0.0)
+        for part in self._own(rows):
+            here = rollout.places(part).to(rollout.old.device)
+            answers = [rollout.answers[row] for row in part]
+            new, _, hidden = rollouts.token_scores(self.plan, self.model, answers)
+            old = rollout.old[here]
+            losses, cut = policy_losses(new, old, rollout.advantages[here], options.clip)
+            values = self.model.value_head.values(answers, hidden)
+            errors = value_losses(
+                values, rollout.values[here], rollout.returns[here], options.value_clip
+            )
+            loss = (losses.sum() + options.value_coefficient * errors.sum()) / tokens
+            loss.backward()
+            with torch.no_grad():
+                sums["policy_loss"] += float(losses.sum()) / tokens
+                sums["value_loss"] += float(errors.sum()) / tokens
+                sums["clip_share"] += float(cut.sum()) / tokens
+                # Drawn from the old policy: KL(old || new).
+                sums["step_kl"] += float(kl_k3(old, new).sum()) / tokens
+        if options.ptx_coefficient:
+            turns = options.epochs * options.minibatches
+            sums["ptx_loss"] = self._ptx(len(rows), number * turns + update)
+        ranks.sum_gradients([weight for _, weight in self.watch.parameters])
+        sums = dict(zip(sums, ranks.total(list(sums.values())), strict=True))
+        norm = self._clip()
+        whole = sums["policy_loss"] + sums["value_loss"]
+        for name, value in (("loss", whole), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                names = [rollout.answers[row].row for row in rows]
+                raise not_finite(name, value, number + 1, names, self.watch.last_good())
+        self.watch.updating = True
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {**sums, "grad_norm": norm}
+
+    def _clip(self) -> float:
+        """Clip the gradients of policy and critic, each by itself; the norm of both together."""
+        most, squares = self.plan.recipe.train.max_grad_norm, 0.0
+        for critic in (False, True):
+            weights = [
+                weight
+                for name, weight in self.watch.parameters
+                if name.startswith(CRITIC) == critic and weight.grad is not None
+            ]
+            if weights:
+                squares += float(torch.nn.utils.clip_grad_norm_(weights, most)) ** 2
+        return math.sqrt(squares) if math.isfinite(squares) else squares
+
+    def _ptx(self, count: int, update: int) -> float:
+        """The gradient of the language loss on supervised rows, beside the policy's own.
+
+        Args:
+            count: rows.
+            update: number of the update within the run; says which rows.
+        """
+        rows, coefficient = self.plan.ptx, self.options.ptx_coefficient
+        start = update * count
+        seed = self.plan.recipe.run.seed
+        chosen = Stream(rows, seed, start, start + count, count, grouped=True).step(0)
+        targets = sum(row.num_targets for row in chosen)
+        total = 0.0
+        for part in self._own(chosen):
+            batch = self.plan.collate(part)
+            batch = {key: value.to(self.model.device) for key, value in batch.items()}
+            labels = batch.pop("labels")
+            loss = token_loss(self.model(**batch), labels, targets)
+            (coefficient * loss).backward()
+            total += float(loss.detach())
+        return total
+
+    def _parts(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
+        size = self.plan.micro_batch_size
+        return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+    def _own(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
+        """The micro-batches of which this process takes the gradients."""
+        return self._parts(rows)[self.here.rank :: self.here.world]
+
+    def spread(
+        self,
+        answers: list[Response],
+        see: Callable[[Sequence[Response]], Sequence[torch.Tensor]],
+    ) -> tuple[torch.Tensor, ...]:
+        """Return what `see` makes of each micro-batch, (tokens,) each, seen by one process each."""
+        seen = ranks.spread(
+            self._parts(answers),
+            lambda own, _: [[tensor.cpu() for tensor in see(part)] for part in own],
+            lambda done, _: None,
+        )
+        return tuple(torch.cat(each).to(self.model.device) for each in zip(*seen, strict=True))
