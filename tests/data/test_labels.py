@@ -161,7 +161,7 @@ def test_the_preview_needs_no_second_class(tmp_path: Path) -> None:
     tokenizer.eos_token = tokenizer.sep_token
     common: dict[str, Any] = {"folder": tmp_path, "seed": 1, "context_length": 64}
     data = DataSection(train=("rows.jsonl",), eval=0)
-    (shown,) = preview(data, tokenizer, count=3, head="classes", **common)
+    (shown,), _ = preview(data, tokenizer, head="classes", **common)
     assert shown.spans == [(f"[CLS]{BANK}[SEP]", False), ("positive", True)]
     with pytest.raises(RecipeError, match="one label only: positive"):
         prepared(tmp_path, NEWS[:1], "encoder", "classes")

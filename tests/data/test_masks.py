@@ -326,7 +326,7 @@ def test_preview_shows_the_supervised_spans(tmp_path: Path) -> None:
     tokenizer = make_tokenizer("chatml")
     data = DataSection(train=("rows.jsonl",), long="truncate")
     for length, truncated in ((2048, False), (8, True)):
-        found = preview(data, tokenizer, folder=tmp_path, seed=1, context_length=length, count=3)
+        found, _ = preview(data, tokenizer, folder=tmp_path, seed=1, context_length=length)
         assert len(found) == 1
         assert (found[0].row, found[0].truncated) == ("rows.jsonl:1", truncated)
         shown = [text for text, supervised in found[0].spans if supervised]
@@ -339,13 +339,12 @@ def test_the_preview_shows_what_the_head_reads_and_learns(head: str, tmp_path: P
     row = {"instruction": "Is it good?", "input": "", "output": "positive"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     data = DataSection(train=("rows.jsonl",), labels=("positive", "negative"))
-    (found,) = preview(
+    (found,), _ = preview(
         data,
         make_tokenizer("chatml"),
         folder=tmp_path,
         seed=1,
         context_length=99,
-        count=1,
         head=head,
     )
     text = "".join(text for text, _ in found.spans)

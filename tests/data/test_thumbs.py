@@ -99,10 +99,9 @@ def test_other_columns_are_no_thumbs(tmp_path: Path, thumbs: list[dict[str, Any]
 
 
 def test_the_preview_says_what_is_left_out(tmp_path: Path) -> None:
-    said: list[str] = []
     data = section(tmp_path, [pair("yes", label=True), pair("no", label=False)])
-    common: dict[str, Any] = {"folder": tmp_path, "seed": 1, "context_length": 512, "count": 3}
-    shown = preview(data, make_tokenizer("chatml"), warn=said.append, **common)
+    common: dict[str, Any] = {"folder": tmp_path, "seed": 1, "context_length": 512}
+    shown, said = preview(data, make_tokenizer("chatml"), **common)
     assert [row.row for row in shown] == ["rows.jsonl:1"]
     assert said == ["1 row with a thumbs-down left out: disliked answers are not learned"]
 

@@ -56,22 +56,27 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
     tokenizer, new_ids = tokenizers.open_tokenizer(loaded.recipe.model, found)
     stops = tokenizers.stop_ids(found.folder)
     head = head_for(loaded.recipe.model.task, found.config, loaded.task)
+    section = loaded.recipe.data
+    most = rows if section.max_rows is None else min(rows, section.max_rows)
+    few = section.model_copy(update={"max_rows": most, "eval": 0})
     if loaded.task == "sft":
         legend = "⟦ ⟧ marks what is learned\n"
-        shown = sft.preview(
-            loaded.recipe.data,
+        shown, warnings = sft.preview(
+            few,
             tokenizer,
             folder=loaded.folder,
             seed=loaded.recipe.run.seed,
             context_length=found.context_length,
-            count=rows,
             stop_ids=stops,
             head=head.name,
-            warn=console.warn,
         )
+        for text in warnings:
+            console.warn(text)
     else:
         legend = "⟦ ⟧ marks the answers; where there are none, the policy writes them\n"
-        shown = list(_compared(loaded, tokenizer, found.context_length, stops, head, rows))
+        shortened = loaded.recipe.model_copy(update={"data": few, "ppo": None})
+        of_few = replace(loaded, recipe=shortened)
+        shown = list(_compared(of_few, tokenizer, found.context_length, stops, head))
     console.text(legend)
     for row in shown:
         cut = ", truncated" if row.truncated else ""
@@ -88,18 +93,13 @@ def _compared(
     room: int,
     stops: Sequence[int],
     head: Head,
-    count: int,
 ) -> Iterator[Preview]:
     """Prompts, and the answers to each where the rows have them, the better ones first."""
     from tuner.data.preferences import Ranking
     from tuner.data.prepared import Preview
     from tuner.plan import data as plan_data
 
-    section = loaded.recipe.data
-    most = count if section.max_rows is None else min(count, section.max_rows)
-    few = section.model_copy(update={"max_rows": most, "eval": 0})
-    recipe = loaded.recipe.model_copy(update={"data": few, "ppo": None})
-    prepared, _ = plan_data.prepare(replace(loaded, recipe=recipe), tokenizer, room, stops, head)
+    prepared, _ = plan_data.prepare(loaded, tokenizer, room, stops, head)
     for row in prepared.train:
         prompt = str(tokenizer.decode(row.prompt_ids))
         if not isinstance(row, Ranking):

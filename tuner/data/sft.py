@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -80,20 +80,18 @@ def preview(
     folder: Path,
     seed: int,
     context_length: int,
-    count: int,
     stop_ids: Collection[int] = (),
     head: str = "language",
-    warn: Callable[[str], None] = lambda text: None,
-) -> list[Preview]:
-    """Render the first `count` training rows, with the supervised spans marked.
+) -> tuple[list[Preview], list[str]]:
+    """Render the training rows, with the supervised spans marked; arguments as of `prepare`.
 
-    `warn` gets what a reader should not overlook in them.
+    Returns:
+        The rows, and what a reader should not overlook in them.
 
     Raises:
-        TunerError: as `prepare` does, but for rows that truncation leaves without an answer.
+        TunerError: as `prepare` does, except for rows that truncation leaves without an answer.
     """
-    most = count if data.max_rows is None else min(count, data.max_rows)
-    data = data.model_copy(update={"max_rows": most, "eval": 0})
+    data = data.model_copy(update={"eval": 0})
     max_length = max_length_of(data, context_length)
     rows = gather(data, folder, seed, max_length)
     labels = _labels(data, rows, head, few=True)
@@ -101,8 +99,6 @@ def preview(
     encoded = maker.encode(rows.train, rows.problems)
     (pairs,) = settle(data, maker, (encoded,), context_length)
     maker.cut(pairs, maker.train)
-    for text in warnings_of(rows.facts | losses(maker)):
-        warn(text)
     shown = []
     for pair in pairs:
         made = maker.example(*pair)
@@ -115,7 +111,7 @@ def preview(
         whole = maker.whole_length(pair[1], made)
         spans = _spans(tokenizer, ids, supervised)
         shown.append(Preview(made.row, spans, whole, made.num_tokens < whole, ids))
-    return shown
+    return shown, warnings_of(rows.facts | losses(maker))
 
 
 def _labels(data: DataSection, rows: Rows, head: str, few: bool = False) -> tuple[str, ...]:

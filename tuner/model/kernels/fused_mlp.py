@@ -60,7 +60,7 @@ class _SwigluLora(torch.autograd.Function):
     """y = h W^T + bias + s (h A^T) B^T of h = silu(gate) * up (Shazeer 2020, SwiGLU)."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913  # autograd passes each tensor by itself
         ctx: Any,
         gate: torch.Tensor,
         up: torch.Tensor,
