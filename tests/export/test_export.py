@@ -30,9 +30,10 @@ from tests.tiny import KINDS
 from tuner.errors import IntegrityError, TrainingError, TunerError
 from tuner.export import run_end
 from tuner.export.proof import fresh_process
-from tuner.export.run_end import EXPORTERS
 from tuner.machine import processes
+from tuner.machine.imports import function
 from tuner.model import tokenizer as model_tokenizer
+from tuner.recipe.formats import FORMATS
 from tuner.run import build
 
 ADAPTER_FILES = {
@@ -306,7 +307,7 @@ def test_an_altered_artefact_is_not_kept(
 ) -> None:
     """N09: the exporter writes something else than was trained: exit 6, and no such artefact; the
     run can be ended with the one that was proven."""
-    original = EXPORTERS[kind]
+    original = function(FORMATS[kind].live)
 
     def write(plan: Any, trained: Any, folder: Path) -> None:
         original(plan, trained, folder)
@@ -314,7 +315,7 @@ def test_an_altered_artefact_is_not_kept(
         not_a_number.token = next(token for token in last if token not in first)
         rewrite(folder, change)
 
-    monkeypatch.setitem(EXPORTERS, kind, write)
+    monkeypatch.setitem(FORMATS, kind, replace(FORMATS[kind], live=write))
     with pytest.raises(IntegrityError) as caught:
         run_recipe(make_recipe("llama", **QUICK))
     assert caught.value.exit_code == 6
@@ -346,13 +347,13 @@ def test_keys_count_even_where_the_logits_agree(
 ) -> None:
     """N09: an adapter that hardly moved gives the base's logits: its lost tensors are missed by
     name."""
-    original = EXPORTERS["adapter"]
+    original = function(FORMATS["adapter"].live)
 
     def write(plan: Any, trained: Any, folder: Path) -> None:
         original(plan, trained, folder)
         rewrite(folder, prefix)
 
-    monkeypatch.setitem(EXPORTERS, "adapter", write)
+    monkeypatch.setitem(FORMATS, "adapter", replace(FORMATS["adapter"], live=write))
     recipe = make_recipe("llama", train={"max_steps": 1, "learning_rate": 1e-9}, eval=QUICK["eval"])
     with pytest.raises(IntegrityError, match="match no module"):
         run_recipe(recipe)

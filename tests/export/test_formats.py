@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,7 @@ from tuner.export.gguf.model import field, splits_like
 from tuner.export.job import Combination, Settings
 from tuner.export.proof import measure
 from tuner.export.proof.measure import Held, Measures
+from tuner.machine.imports import function
 from tuner.model.weights import without_cpu_packing
 from tuner.recipe.formats import FORMATS, known
 from tuner.record import proof_limits
@@ -414,13 +416,13 @@ def test_vocabulary_and_padded_rows_stay(
 
 def tamper(monkeypatch: pytest.MonkeyPatch, name: str, change: Callable[[Path], None]) -> None:
     """Let a converter write something else."""
-    original = convert.CONVERTERS[name]
+    original = function(FORMATS[name].write)
 
-    def write(work: Any, folder: Path) -> None:
-        original(work, folder)
+    def write(row: Any, work: Any, folder: Path) -> None:
+        original(row, work, folder)
         change(folder)
 
-    monkeypatch.setitem(convert.CONVERTERS, name, write)
+    monkeypatch.setitem(FORMATS, name, replace(FORMATS[name], write=write))
 
 
 @pytest.mark.usefixtures("in_process")
@@ -432,13 +434,13 @@ def test_an_artefact_that_equals_the_base_is_refused(
     """Nothing merged, and not seen by its KL alone: exit 6, nothing under the name."""
     run = trained("llama", train={"epochs": 1, "learning_rate": 1e-3})
 
-    def as_base(work: Any, folder: Path) -> None:
+    def as_base(row: Any, work: Any, folder: Path) -> None:
         merged, work.merged = work.merged, bases("llama")
-        original(work, folder)
+        original(row, work, folder)
         work.merged = merged
 
-    original = convert.CONVERTERS["int8"]
-    monkeypatch.setitem(convert.CONVERTERS, "int8", as_base)
+    original = function(FORMATS["int8"].write)
+    monkeypatch.setitem(FORMATS, "int8", replace(FORMATS["int8"], write=as_base))
     before = names(run)
     with pytest.raises(IntegrityError, match=r"is the base|than the base is") as caught:
         exported(run, "int8")
@@ -452,10 +454,10 @@ def test_an_artefact_that_was_never_quantized_is_refused(
 ) -> None:
     run = trained("llama")
 
-    def plain(work: Any, folder: Path) -> None:
+    def plain(row: Any, work: Any, folder: Path) -> None:
         shutil.copytree(work.merged, folder, dirs_exist_ok=True)
 
-    monkeypatch.setitem(convert.CONVERTERS, "nf4", plain)
+    monkeypatch.setitem(FORMATS, "nf4", replace(FORMATS["nf4"], write=plain))
     with pytest.raises(IntegrityError, match="never quantized"):
         exported(run, "nf4")
     assert not (run / "nf4").exists()

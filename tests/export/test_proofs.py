@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from tests.methods.test_capabilities import SETTINGS, cell, load_again, make
 from tuner.errors import IntegrityError
 from tuner.export import adapter, merged, run_end
 from tuner.export.proof import fresh_process, noise
-from tuner.export.run_end import EXPORTERS
 from tuner.methods import METHODS
+from tuner.recipe.formats import FORMATS
 from tuner.record import proof_limits
 from tuner.run import build
 
@@ -217,7 +218,7 @@ def test_a_wrong_adapter_file_is_refused_at_the_end_of_a_run(
         TRUE_ADAPTER(plan, trained, folder)
         _alter(mutant, folder)
 
-    monkeypatch.setitem(EXPORTERS, "adapter", write)
+    monkeypatch.setitem(FORMATS, "adapter", replace(FORMATS["adapter"], live=write))
     with pytest.raises(IntegrityError, match="the adapter artefact is not the model"):
         run_end.write(made, trained, "f")
     assert not (made.output / "adapter").exists()
@@ -263,7 +264,7 @@ def test_a_tensor_too_few_or_too_many_is_refused(
             tensors["model.extra.weight"] = torch.zeros(2)
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
-    monkeypatch.setitem(EXPORTERS, "merged", write)
+    monkeypatch.setitem(FORMATS, "merged", replace(FORMATS["merged"], live=write))
     with pytest.raises((IntegrityError, SystemExit), match=r"model\.(norm|extra)\.weight"):
         run_end.write(made, trained, "f")
 

@@ -116,7 +116,7 @@ def _refuse_chains(trials: Sequence[Trial], root: Path) -> None:
 def _refuse_metric(metric: str | None) -> None:
     if metric is None:
         return
-    from tuner.evaluate import METRICS
+    from tuner.plan.metrics import METRICS
     from tuner.schema.suggest import suggestion
 
     if metric not in METRICS:

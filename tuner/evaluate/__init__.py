@@ -1,4 +1,4 @@
-"""METRICS: what is measured on held-out rows. One function and one row a metric.
+"""Scores and answers on held-out rows. A metric is one function here, and its row in METRICS.
 
 `score` runs the model once over every row (rows with labels once per prompt, all labels in one
 batch behind it) and hands the observations to each metric.
@@ -8,58 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tuner.evaluate import generation, implicit, likelihood, preference, rollouts
 from tuner.machine import ranks
+from tuner.machine.imports import function
+from tuner.plan.metrics import METRICS
 
 if TYPE_CHECKING:
     from tuner.data.prepared import EvalRow
     from tuner.plan.plan import Plan
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure over the held-out rows.
-
-    Attributes:
-        name: as in `eval.metrics` and `run.json`.
-        better: lower or higher.
-        of: computes it from the observations; None where no row carries it.
-        generates: whether it needs generated answers.
-        task: whose held-out rows it is of.
-    """
-
-    name: str
-    better: str
-    of: Callable[[Sequence[Any]], float | None]
-    generates: bool = False
-    task: str = "sft"
-
-
-METRICS: dict[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric("loss", "lower", likelihood.mean_loss),
-        Metric("perplexity", "lower", likelihood.perplexity),
-        Metric("token_accuracy", "higher", likelihood.token_accuracy),
-        Metric("label_accuracy", "higher", likelihood.label_accuracy),
-        Metric("exact_match", "higher", generation.exact_match, generates=True),
-        Metric("pair_loss", "lower", preference.loss, task="reward"),
-        Metric("pair_accuracy", "higher", preference.accuracy, task="reward"),
-        Metric("margin", "higher", preference.margin, task="reward"),
-        Metric("calibration_error", "lower", preference.calibration_error, task="reward"),
-        Metric("length_bias", "lower", preference.length_bias, task="reward"),
-        Metric("reward", "higher", rollouts.mean_reward, task="rlhf"),
-        Metric("reward_ci95", "lower", rollouts.reward_ci95, task="rlhf"),
-        Metric("kl", "lower", rollouts.kl, task="rlhf"),
-        Metric("response_length", "lower", rollouts.response_length, task="rlhf"),
-        Metric("ended_share", "higher", rollouts.ended_share, task="rlhf"),
-    )
-}
 
 
 def rows(plan: Plan) -> list[EvalRow]:
@@ -121,7 +81,7 @@ def _spread(
 
 def values(names: Sequence[str], observed: Sequence[Any]) -> dict[str, float]:
     """The metrics of these names that the observations carry."""
-    found = {name: METRICS[name].of(observed) for name in names}
+    found = {name: function(METRICS[name].function)(observed) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
 

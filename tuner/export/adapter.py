@@ -16,8 +16,15 @@ from tuner.methods.options import CONFIG
 from tuner.model import known_files
 
 if TYPE_CHECKING:
+    from tuner.export.job import Work
     from tuner.plan.plan import Plan
+    from tuner.recipe.formats import Format
     from tuner.tasks.trained import Trained
+
+
+def write_again(row: Format, work: Work, folder: Path) -> None:
+    """Write the adapter of a finished run."""
+    copy(work.origin.folder, folder, work.name, portable=work.portable)
 
 
 def copy(source: Path, folder: Path, base: str, *, portable: bool) -> None:

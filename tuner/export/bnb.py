@@ -12,16 +12,17 @@ from tuner.export.proof import reload
 
 if TYPE_CHECKING:
     from tuner.export.job import Work
+    from tuner.recipe.formats import Format
 
 
-def write_int8(work: Work, folder: Path) -> None:
+def write_int8(row: Format, work: Work, folder: Path) -> None:
     """LLM.int8(): 8 bits a weight, absolute maximum per output."""
     from transformers import BitsAndBytesConfig
 
     _write(work, folder, BitsAndBytesConfig(load_in_8bit=True))
 
 
-def write_nf4(work: Work, folder: Path) -> None:
+def write_nf4(row: Format, work: Work, folder: Path) -> None:
     """NF4 in blocks of 64 weights, their scales quantized once more."""
     from transformers import BitsAndBytesConfig
 

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,25 +17,20 @@ import torch
 
 from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError
 from tuner.export import (
-    adapter,
-    bnb,
     card,
     combine,
     exact,
-    int4,
     limits,
     merge,
     qat_grid,
-    torchao_int8,
 )
-from tuner.export.gguf import adapter as gguf_adapter
 from tuner.export.gguf import convert, llama_cpp, model
 from tuner.export.job import Settings, Work, open_work
 from tuner.export.proof import fresh_process, measure, same_adapter
 from tuner.export.proof import rows as held
-from tuner.export.run_end import CARDS
-from tuner.recipe.formats import FORMATS, OF_ADAPTER, QUANTIZED, Format
-from tuner.record import disk, manifest, proof_limits, provenance, seal
+from tuner.machine.imports import function
+from tuner.recipe.formats import Format
+from tuner.record import disk, proof_limits, provenance, seal
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
@@ -46,15 +38,6 @@ if TYPE_CHECKING:
     from tuner.model.base import Base
 
 REPORT = "export.json"
-
-CONVERTERS: dict[str, Callable[[Work, Path], None]] = {
-    "int8": bnb.write_int8,
-    "nf4": bnb.write_nf4,
-    "int8-torchao": torchao_int8.write,
-    "int4": int4.write,
-    "gguf-adapter": gguf_adapter.write,
-    **{row.name: partial(model.write, row.name) for row in FORMATS.values() if row.llama_type},
-}
 
 
 def export(
@@ -166,7 +149,7 @@ def _one(
             "density": asked.density,
         }
     with seal.seal(final, extra=extra) as folder:
-        _write(work, row, settings, folder)
+        _write(work, row, folder)
         tuned = work.tuned
         for_grid = qat_grid.wanted(work, row)
         if for_grid:
@@ -211,14 +194,9 @@ def _tell(report: dict[str, Any], console: Console) -> None:
         )
 
 
-def _write(work: Work, row: Format, settings: Settings, folder: Path) -> None:
-    if row.name == "adapter":
-        adapter.copy(work.origin.folder, folder, work.name, portable=settings.portable)
-    elif row.name == "merged":
-        shutil.copytree(work.merged, folder, dirs_exist_ok=True, ignore=_NO_MANIFEST)
-    else:
-        CONVERTERS[row.name](work, folder)
-    if row.name in CARDS or row.name in QUANTIZED:
+def _write(work: Work, row: Format, folder: Path) -> None:
+    function(row.write)(row, work, folder)
+    if row.card or (row.bits and not row.llama_type):
         card.write(folder, row.name, work.name, work.facts, work.record)
 
 
@@ -264,19 +242,16 @@ def _copied(work: Work, row: Format, folder: Path) -> list[str]:
     return same_adapter.as_copied(work.origin.folder, folder) if row.name == "adapter" else []
 
 
-_NO_MANIFEST = shutil.ignore_patterns(manifest.MANIFEST)
-
-
 def _quantize(work: Work, row: Format) -> str:
     """An adapter goes onto a base as it was trained on; all else stands for itself."""
-    return str(work.job["quantize"]) if row.name in OF_ADAPTER else "none"
+    return str(work.job["quantize"]) if row.of_adapter else "none"
 
 
 def _needed(work: Work, rows: list[Format], base: Base | None) -> int:
     """Bytes on the disk, at most: each artefact as large as the base in float32."""
     folder = base.folder if base else work.origin.folder
     whole = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return whole * (1 + sum(row.name not in OF_ADAPTER for row in rows))
+    return whole * (1 + sum(not row.of_adapter for row in rows))
 
 
 def _report(origin: Origin, output: Path, report: dict[str, Any]) -> None:

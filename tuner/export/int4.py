@@ -22,11 +22,12 @@ from tuner.methods import qat
 
 if TYPE_CHECKING:
     from tuner.export.job import Work
+    from tuner.recipe.formats import Format
 
 _PER_WORD = 8
 
 
-def write(work: Work, folder: Path) -> None:
+def write(row: Format, work: Work, folder: Path) -> None:
     """Quantize the weights of every linear layer but the output head.
 
     Raises:

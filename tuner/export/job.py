@@ -82,6 +82,7 @@ class Work:
         calibration: training rows, for formats that calibrate.
         trained_grid: the grid of `train.qat` that its weights were trained on; none.
         context_length: longest sequence in tokens.
+        portable: whether an rsLoRA is rewritten for runtimes that do not know its scale.
         vocabulary_rows: rows of a whole model's embeddings; 0 for an adapter.
         tuned: logits at their places; `base` likewise, None where there is none to compare with.
         merged: folder of the merged model, once it is there.
@@ -104,6 +105,7 @@ class Work:
     calibration: Held
     trained_grid: str
     context_length: int
+    portable: bool
     vocabulary_rows: int
     tuned: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     base: torch.Tensor | None = None
@@ -186,6 +188,7 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
         calibration=(origin.run and rows.load(origin.run, "calibration")) or Held([], []),
         trained_grid=str(facts.get("qat", "none")),
         context_length=(base or own).context_length,
+        portable=settings.portable,
         record=read_record(origin.run) if origin.run and not settings.combination else {},
         vocabulary_rows=0 if origin.adapter else own.vocabulary_rows,
     )

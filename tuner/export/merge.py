@@ -11,7 +11,7 @@ import torch
 from tuner.export import merged
 from tuner.export.proof import measure, noise, reload
 from tuner.model import embedding_rows
-from tuner.recipe.formats import OF_ADAPTER, Format
+from tuner.recipe.formats import Format
 from tuner.record import manifest
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def measure_and_merge(
         del untouched
     if not origin.adapter:
         work.merged = origin.folder
-    elif any(row.name not in OF_ADAPTER for row in rows):
+    elif any(not row.of_adapter for row in rows):
         asked = any(row.name == "merged" for row in rows)
         whole: Any = None
         if not _ready(work):

@@ -3,6 +3,7 @@ where its own weights were trained."""
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +12,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner.errors import TrainingError
+from tuner.record import manifest
 
 if TYPE_CHECKING:
+    from tuner.export.job import Work
     from tuner.plan.plan import Plan
+    from tuner.recipe.formats import Format
     from tuner.tasks.trained import Trained
 
 # Bytes of a file at most. safetensors copies a file's tensors before it writes them: this is all
 # that is needed beside the model itself.
 SHARD = 2_000_000_000
+
+
+def write_again(row: Format, work: Work, folder: Path) -> None:
+    """Write the merged model that other formats are made of."""
+    ignored = shutil.ignore_patterns(manifest.MANIFEST)
+    shutil.copytree(work.merged, folder, dirs_exist_ok=True, ignore=ignored)
 
 
 def write(plan: Plan, trained: Trained, folder: Path) -> None:

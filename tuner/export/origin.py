@@ -17,7 +17,7 @@ from tuner.model.base import Base
 from tuner.model.heads import HEADS, family
 from tuner.model.tokenizer import TRAINED
 from tuner.recipe import load as recipe_load
-from tuner.recipe.formats import OF_ADAPTER
+from tuner.recipe.formats import FORMATS
 from tuner.recipe.schema import ModelSection
 from tuner.recipe.source import LOCK
 from tuner.record import manifest, run_json
@@ -193,7 +193,7 @@ def refuse(origin: Origin, formats: list[str]) -> None:
         RecipeError: the format is written by the run itself.
     """
     kind = str(origin.config.get("peft_type", ""))
-    whole = [name for name in formats if name not in OF_ADAPTER]
+    whole = [name for name in formats if not FORMATS[name].of_adapter]
     if origin.adapter and whole and kind in UNMERGEABLE:
         raise ModelError(
             f"{whole[0]} needs a merged model, and {kind} cannot be merged",
@@ -207,7 +207,7 @@ def refuse(origin: Origin, formats: list[str]) -> None:
             "it is made of the live model",
             "set export.formats: [adapter, virtual_tokens] in the recipe",
         )
-    adapters = [name for name in formats if name in OF_ADAPTER]
+    adapters = [name for name in formats if FORMATS[name].of_adapter]
     if not origin.adapter and adapters:
         raise ModelError(
             f"{adapters[0]} needs an adapter, and {origin.name} is a whole model",

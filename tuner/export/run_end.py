@@ -1,4 +1,4 @@
-"""EXPORTERS: what a run leaves behind. One file and one row a format.
+"""What a run leaves behind, written from its live model.
 
 Every artefact is written aside, loaded by a fresh process with peft and transformers alone, proven
 there (see `live`), and only then sealed under its final name.
@@ -7,29 +7,20 @@ there (see `live`), and only then sealed under its final name.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import IntegrityError
-from tuner.export import adapter, card, merged, parity, virtual_tokens
+from tuner.export import card, parity
 from tuner.export.proof import fresh_process, rows
+from tuner.machine.imports import function
+from tuner.recipe.formats import FORMATS
 from tuner.record import manifest, provenance, seal
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
     from tuner.tasks.trained import Trained
-
-
-# In the order of writing: merging changes the live model, so it comes last.
-EXPORTERS: dict[str, Callable[[Plan, Trained, Path], None]] = {
-    "adapter": adapter.write,
-    "virtual_tokens": virtual_tokens.write,
-    "merged": merged.write,
-}
-
-# Those with a card beside them.
-CARDS = ("adapter", "merged")
 
 
 def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]]:
@@ -48,7 +39,7 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
         IntegrityError: an artefact is not what was trained; nothing stands under its name then.
     """
     rows.write(plan)
-    formats = [name for name in EXPORTERS if name in plan.live_formats]
+    formats = list(plan.live_formats)
     done = [name for name in formats if manifest.is_sealed(plan.output / name)]
     for name in done:
         manifest.verify(plan.output / name)
@@ -74,8 +65,8 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
             aside = stack.enter_context(seal.scratch(plan.output))
             seen = parity.Live(plan, trained, aside)
             for name, folder in folders.items():
-                seen.write(name, EXPORTERS[name], folder)
-                if name in CARDS:
+                seen.write(name, function(FORMATS[name].live), folder)
+                if FORMATS[name].card:
                     facts = fresh_process.facts_of(plan)
                     card.write(folder, name, plan.base.name, facts, card.of_run(plan, trained))
             # The fresh process gets its memory: on a GPU there may be no room for both.

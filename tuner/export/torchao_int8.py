@@ -11,9 +11,10 @@ from tuner.methods import qat
 
 if TYPE_CHECKING:
     from tuner.export.job import Work
+    from tuner.recipe.formats import Format
 
 
-def write(work: Work, folder: Path) -> None:
+def write(row: Format, work: Work, folder: Path) -> None:
     """Quantize the weights of every nn.Linear but the output head; activations stay as they are.
 
     Raises:

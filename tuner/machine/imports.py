@@ -1,10 +1,15 @@
-"""Importing the heavy libraries quickly."""
+"""Importing the heavy libraries quickly, and not before they are needed."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import importlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+# `package.module:name` of a function that is imported when it is called; or the function itself.
+Place = str | Callable[..., Any]
 
 
 @contextmanager
@@ -20,3 +25,16 @@ def importing() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def function(place: Place) -> Callable[..., Any]:
+    """Return the function at a place.
+
+    Args:
+        place: `package.module:name`, imported now; or the function itself.
+    """
+    if callable(place):
+        return place
+    module, _, name = place.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found

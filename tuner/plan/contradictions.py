@@ -12,17 +12,12 @@ from tuner.methods.lora import DoraOptions, LoraOptions
 from tuner.methods.method import Method
 from tuner.methods.prompts import MultitaskOptions
 from tuner.plan import contradictions_export, contradictions_rlhf, new_tokens, qat
-from tuner.plan.metrics import TASK_METRICS
+from tuner.plan.metrics import METRICS
 from tuner.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
 
-# The names in METRICS, whose modules are too heavy for a plan.
-METRIC_NAMES = (
-    *("loss", "perplexity", "token_accuracy", "label_accuracy", "exact_match"),
-    *(name for names in TASK_METRICS.values() for name in names),
-)
 Check = Callable[[Recipe, Method, bool], Iterator[str]]
 
 
@@ -124,5 +119,5 @@ def _tasks(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
 
 def _names(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     for name in recipe.eval.metrics:
-        if name not in (*METRIC_NAMES, "auto"):
-            yield f"eval.metrics: {name} is unknown; one of {', '.join(METRIC_NAMES)}, auto"
+        if name not in (*METRICS, "auto"):
+            yield f"eval.metrics: {name} is unknown; one of {', '.join(METRICS)}, auto"

@@ -14,7 +14,6 @@ from tuner.recipe.export import AUTO
 from tuner.recipe.formats import (
     ARCHITECTURES,
     FORMATS,
-    OF_ADAPTER,
     needs_converter,
     needs_merge,
     require,
@@ -60,7 +59,7 @@ def _named(recipe: Recipe) -> list[str]:
 
 
 def _of_method(name: str, method: Method) -> str:
-    if name in OF_ADAPTER and not method.adapter:
+    if FORMATS[name].of_adapter and not method.adapter:
         return "which trains the base's own weights; use merged"
     if name == "virtual_tokens" and not method.virtual_tokens:
         return "which has none"

@@ -1,34 +1,89 @@
-"""Which metrics a run is scored by."""
+"""METRICS: what is measured on held-out rows, and which metrics a run is scored by.
+
+One row here and one function in `tuner/evaluate/` a metric. Names only, so that a plan can refuse
+without loading torch: the function of a row is looked up when it is called.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tuner.data.prepared import Prepared
 from tuner.errors import RecipeError
+from tuner.machine.imports import Place
 from tuner.plan.values import Values
 from tuner.recipe.schema import Recipe
 
-# What is told of each task's held-out rows; `evaluate.METRICS` has their functions.
-TASK_METRICS = {
-    "reward": ("pair_loss", "pair_accuracy", "margin", "calibration_error", "length_bias"),
-    "rlhf": ("reward", "reward_ci95", "kl", "response_length", "ended_share"),
-    "dpo": ("pair_loss", "pair_accuracy", "margin"),
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure over the held-out rows.
+
+    Attributes:
+        name: as in `eval.metrics` and `run.json`.
+        better: lower or higher.
+        function: computes it from the observations; returns None where no row carries it.
+        tasks: whose held-out rows it is of.
+        generates: whether it needs generated answers.
+    """
+
+    name: str
+    better: str
+    function: Place
+    tasks: tuple[str, ...] = ("sft",)
+    generates: bool = False
+
+
+_PAIRS, _REWARD, _RLHF = ("reward", "dpo"), ("reward",), ("rlhf",)
+METRICS: dict[str, Metric] = {
+    row.name: row
+    for row in (
+        Metric("loss", "lower", "tuner.evaluate.likelihood:mean_loss"),
+        Metric("perplexity", "lower", "tuner.evaluate.likelihood:perplexity"),
+        Metric("token_accuracy", "higher", "tuner.evaluate.likelihood:token_accuracy"),
+        Metric("label_accuracy", "higher", "tuner.evaluate.likelihood:label_accuracy"),
+        Metric("exact_match", "higher", "tuner.evaluate.generation:exact_match", generates=True),
+        Metric("pair_loss", "lower", "tuner.evaluate.preference:loss", _PAIRS),
+        Metric("pair_accuracy", "higher", "tuner.evaluate.preference:accuracy", _PAIRS),
+        Metric("margin", "higher", "tuner.evaluate.preference:margin", _PAIRS),
+        Metric(
+            "calibration_error", "lower", "tuner.evaluate.preference:calibration_error", _REWARD
+        ),
+        Metric("length_bias", "lower", "tuner.evaluate.preference:length_bias", _REWARD),
+        Metric("reward", "higher", "tuner.evaluate.rollouts:mean_reward", _RLHF),
+        Metric("reward_ci95", "lower", "tuner.evaluate.rollouts:reward_ci95", _RLHF),
+        Metric("kl", "lower", "tuner.evaluate.rollouts:kl", _RLHF),
+        Metric("response_length", "lower", "tuner.evaluate.rollouts:response_length", _RLHF),
+        Metric("ended_share", "higher", "tuner.evaluate.rollouts:ended_share", _RLHF),
+    )
 }
 
 
 def metrics(recipe: Recipe, task: str, prepared: Prepared, values: Values) -> tuple[str, ...]:
+    """Decide `eval.metrics`.
+
+    Raises:
+        RecipeError: one of them is not for this task or these rows.
+    """
     if recipe.rlhf is not None and not recipe.rlhf.draws:
         task = recipe.rlhf.algorithm
-    if task in TASK_METRICS:
-        own = TASK_METRICS[task]
+    own = tuple(row.name for row in METRICS.values() if task in row.tasks)
+    if task == "sft":
+        chosen = _of_sft(prepared, values)
+    else:
         chosen = tuple(values.set_auto("eval.metrics", list(own), f"what {task} is judged by"))
-        for name in chosen:
-            if name not in own:
-                raise RecipeError(
-                    f"eval.metrics: {name} is not a metric of `tuner {task}`",
-                    f"it has {', '.join(own)}",
-                    "name some of these, or leave out eval.metrics",
-                )
-        return chosen
+    for name in chosen:
+        if name not in own:
+            raise RecipeError(
+                f"eval.metrics: {name} is not a metric of `tuner {task}`",
+                f"it has {', '.join(own)}",
+                "name some of these, or leave out eval.metrics",
+            )
+    return chosen
+
+
+def _of_sft(prepared: Prepared, values: Values) -> tuple[str, ...]:
+    """What the rows have: classes, labels, or text alone."""
     labelled = any(row.options for row in prepared.eval)
     fitting = ["loss", "perplexity", "token_accuracy", *(["label_accuracy"] if labelled else [])]
     if any(row.example.label is not None for row in prepared.eval):

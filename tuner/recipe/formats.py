@@ -1,7 +1,7 @@
 """FORMATS: what a trained model can be written as, and what must be true of each.
 
-Names and numbers only, so that a plan and a command line can refuse without loading torch; the code
-of each format stands in `tuner/export/`, in the table EXPORTERS.
+One row and one file in `tuner/export/` a format. Names and numbers only, so that a plan and a
+command line can refuse without loading torch: the functions of a row are looked up when they run.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tuner.errors import ModelError, RecipeError
 from tuner.machine import packages
+from tuner.machine.imports import Place
 
 GGUF = "gguf"
 
@@ -28,6 +29,10 @@ class Format:
         divergence: largest mean KL to the tuned model, in nats a token; None where the logits
             themselves must agree.
         llama_type: type of a GGUF file, as llama.cpp calls it.
+        live: writes it from a live model at the end of a run, of (plan, trained, folder).
+        write: makes it of what was sealed, of (row, work, folder).
+        of_adapter: whether it is made of an adapter, not of a merged model.
+        card: whether a README.md goes beside it, as it does beside what is quantized.
     """
 
     name: str
@@ -36,6 +41,10 @@ class Format:
     bits: float | None = None
     divergence: float | None = None
     llama_type: str = ""
+    live: Place = ""
+    write: Place = ""
+    of_adapter: bool = False
+    card: bool = False
 
     @property
     def exact(self) -> bool:
@@ -53,23 +62,71 @@ def _gguf(kind: str, bits: float | None, divergence: float) -> Format:
         bits=bits,
         divergence=divergence,
         llama_type=kind,
+        write="tuner.export.gguf.model:write",
     )
 
 
 _ROWS = (
-    Format("adapter", "peft's files"),
-    Format("virtual_tokens", "the learned prompt of a prompt method, as plain tensors"),
-    Format("merged", "the whole model, the adapter folded in"),
+    Format(
+        "adapter",
+        "peft's files",
+        live="tuner.export.adapter:write",
+        write="tuner.export.adapter:write_again",
+        of_adapter=True,
+        card=True,
+    ),
+    Format(
+        "virtual_tokens",
+        "the learned prompt of a prompt method, as plain tensors",
+        live="tuner.export.virtual_tokens:write",
+    ),
+    Format(
+        "merged",
+        "the whole model, the adapter folded in",
+        live="tuner.export.merged:write",
+        write="tuner.export.merged:write_again",
+        card=True,
+    ),
     Format(
         "gguf-adapter",
         "a LoRA for llama.cpp, beside the base's GGUF file",
         ("llama_cpp",),
         divergence=1e-3,
+        write="tuner.export.gguf.adapter:write",
+        of_adapter=True,
     ),
-    Format("int8", "bitsandbytes LLM.int8()", ("bitsandbytes",), 8.5, 0.1),
-    Format("nf4", "bitsandbytes NF4, double quantized", ("bitsandbytes",), 4.6, 0.5),
-    Format("int8-torchao", "torchao int8, weights only", ("torchao",), 8.5, 0.05),
-    Format("int4", "4 bits in groups, by GPTQ", ("compressed_tensors",), 5.1, 0.5),
+    Format(
+        "int8",
+        "bitsandbytes LLM.int8()",
+        ("bitsandbytes",),
+        8.5,
+        0.1,
+        write="tuner.export.bnb:write_int8",
+    ),
+    Format(
+        "nf4",
+        "bitsandbytes NF4, double quantized",
+        ("bitsandbytes",),
+        4.6,
+        0.5,
+        write="tuner.export.bnb:write_nf4",
+    ),
+    Format(
+        "int8-torchao",
+        "torchao int8, weights only",
+        ("torchao",),
+        8.5,
+        0.05,
+        write="tuner.export.torchao_int8:write",
+    ),
+    Format(
+        "int4",
+        "4 bits in groups, by GPTQ",
+        ("compressed_tensors",),
+        5.1,
+        0.5,
+        write="tuner.export.int4:write",
+    ),
     _gguf("f32", None, 1e-4),
     _gguf("f16", None, 1e-3),
     _gguf("bf16", None, 0.02),
@@ -83,12 +140,6 @@ _ROWS = (
     _gguf("q4_1", 5.0, 0.5),
 )
 FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
-# Those that a run can write from the live model; the others are made of what it sealed.
-LIVE = ("adapter", "virtual_tokens", "merged")
-# Quantized, and read by transformers.
-QUANTIZED = tuple(row.name for row in _ROWS if row.bits and not row.llama_type)
-# Made of an adapter, not of a merged model.
-OF_ADAPTER = ("adapter", "gguf-adapter")
 # What llama.cpp calls the types of models that a GGUF adapter can be for, by what config.json says;
 # whether it permutes queries and keys.
 ARCHITECTURES = {
@@ -117,8 +168,11 @@ def live(names: Iterable[str], quantize: str) -> tuple[str, ...]:
         quantize: `model.quantize`; a quantized model cannot take an update without loss, so its
             merge is made of the adapter, as `tuner export` does it.
     """
-    able = LIVE if quantize == "none" else LIVE[:-1]
-    return tuple(name for name in able if name in set(names))
+    asked = set(names)
+    able = [row.name for row in FORMATS.values() if row.live]
+    return tuple(
+        name for name in able if name in asked and (quantize == "none" or not needs_merge(name))
+    )
 
 
 def made(names: Iterable[str], quantize: str) -> tuple[str, ...]:
@@ -132,7 +186,7 @@ def made(names: Iterable[str], quantize: str) -> tuple[str, ...]:
 
 def needs_merge(name: str) -> bool:
     """Whether a format is made of a whole model, so that an adapter must be folded in for it."""
-    return name not in (*OF_ADAPTER, "virtual_tokens")
+    return name != "virtual_tokens" and not FORMATS[name].of_adapter
 
 
 def needs_converter(row: Format) -> bool:

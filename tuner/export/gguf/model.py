@@ -20,7 +20,7 @@ from tuner.errors import IntegrityError, ModelError
 from tuner.export.gguf import convert, modelfile
 from tuner.machine import threads
 from tuner.machine.converter import require
-from tuner.recipe.formats import FORMATS
+from tuner.recipe.formats import Format
 
 if TYPE_CHECKING:
     from tuner.export.job import Work
@@ -41,11 +41,11 @@ _IDS = {
 }
 
 
-def write(kind: str, work: Work, folder: Path) -> None:
+def write(row: Format, work: Work, folder: Path) -> None:
     """Write the file and its Modelfile.
 
     Args:
-        kind: the format's name.
+        row: the format.
         work: its merged model is converted.
         folder: takes them.
 
@@ -60,7 +60,7 @@ def write(kind: str, work: Work, folder: Path) -> None:
             f"this one is a {work.job['head']} model",
             "export merged",
         )
-    wanted = FORMATS[kind].llama_type
+    wanted = row.llama_type
     file = folder / f"{_stem(work)}-{wanted}.gguf"
     splitting = splits_like(work.tokenizer)
     if wanted in DIRECT:

@@ -75,7 +75,8 @@ def whole(job: Mapping[str, Any], kind: str, folder: Path, **further: Any) -> An
         further: arguments of `from_pretrained`, such as a quantization.
     """
     arguments = _arguments(job) | further
-    row = FORMATS[kind]
+    # What is not in the table of this process is opened as transformers' own files.
+    row = FORMATS.get(kind, FORMATS["merged"])
     if row.llama_type:
         file = next(folder.glob("*.gguf"))
         arguments |= {"gguf_file": file.name, "dtype": torch.float32, "config": _config(file)}

@@ -53,7 +53,7 @@ def _usual(scores: Sequence[Mapping[str, float]]) -> str:
 
 def better(metric: str) -> str:
     """Whether a lower or a higher value of a metric is the better one."""
-    from tuner.evaluate import METRICS
+    from tuner.plan.metrics import METRICS
 
     return METRICS[metric].better if metric in METRICS else "lower"
 
