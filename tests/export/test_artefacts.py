@@ -23,6 +23,7 @@ from tests.export.test_formats import command, exported, needs_llama
 from tests.model.test_new_tokens import TOKENS, logits, marked
 from tuner.errors import RecipeError
 from tuner.inference import load
+from tuner.inference.sampling import Sampling
 from tuner.recipe.formats import FORMATS, known
 from tuner.recipe.schema import ModelSection
 from tuner.schema.suggest import suggestion
@@ -193,7 +194,7 @@ def test_what_is_drawn_is_drawn_from_all(bases: Callable[..., Path]) -> None:
         try:
             for seed in range(120):
                 torch.manual_seed(seed)
-                found.answer([9, 30, 41], 1, 1e4, **how)
+                found.answer([9, 30, 41], 1, Sampling(1e4, **how))
         finally:
             del network.generate
         return len(drawn)
