@@ -1,7 +1,7 @@
-"""What can go wrong, said so that the user can act on it.
+"""Errors that a user can act on.
 
-Every error carries three lines: what happened, where and why, and what to do. The class fixes the
-exit code; `Console.error` prints it, and the record of a run holds the same object.
+Every error has three parts: what happened, where and why, and what to do. The class sets the exit
+code; `Console.error` prints the error, and the record of a run stores the same object.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TunerError(Exception):
         return "\n".join([self.what, *body, *([self.fix] if self.fix else [])])
 
     def as_dict(self) -> dict[str, object]:
-        """The error as it stands in `run.json` and in `--json` output."""
+        """Return the error as `run.json` and `--json` output have it."""
         return {
             "kind": self.kind,
             "exit_code": self.exit_code,
@@ -48,7 +48,7 @@ class TunerError(Exception):
 
 
 class RecipeError(TunerError):
-    """The recipe or the command line asks for something that is not there or contradicts itself."""
+    """The recipe or the command line asks for what does not exist or contradicts itself."""
 
     exit_code = 2
     kind = "recipe"
@@ -62,14 +62,14 @@ class DataError(TunerError):
 
 
 class ModelError(TunerError):
-    """Model, adapter, tokenizer or chat template cannot be had or do not fit together."""
+    """A model, adapter, tokenizer or chat template is not available, or they do not match."""
 
     exit_code = 4
     kind = "model"
 
 
 class TrainingError(TunerError):
-    """Training stopped: a non-finite loss or gradient, or tensors that never moved."""
+    """Training stopped: a non-finite loss or gradient, or tensors that never changed."""
 
     exit_code = 5
     kind = "training"
@@ -97,7 +97,7 @@ class SafetyError(TunerError):
 
 
 class Interrupted(TunerError):
-    """Stopped by SIGINT (130) or SIGTERM (143); what was complete before is sealed."""
+    """Stopped by SIGINT (130) or SIGTERM (143); completed work is sealed."""
 
     kind = "interrupted"
 
@@ -121,12 +121,12 @@ _KINDS = {
 
 
 def kind_of(exit_code: int) -> str:
-    """Return the kind of error that a process with this exit code has ended with."""
+    """Return the kind of error that a process with this exit code ended with."""
     if exit_code > 128:
         return Interrupted.kind
     return _KINDS.get(exit_code, TunerError.kind)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error of a library says, or its class where it says nothing."""
+    """Return the first line of a library's error, or its class if it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -772,7 +772,7 @@ def test_doctor_says_what_to_install_where_torch_cannot_use_the_gpu(
     first = tuner("doctor", "--json", cwd=tmp_path).stdout.splitlines()[0]
     version = json.loads(first)["libraries"]["torch"]
     assert "2 GPU(s) present, but the installed torch is built without CUDA" in said.stderr
-    assert f"install one with CUDA in place of torch {version}" in said.stderr
+    assert f"install a CUDA build in place of torch {version}" in said.stderr
     assert "https://pytorch.org/get-started/locally" in said.stderr
     monkeypatch.setattr(hardware, "_torch_has_cuda", lambda: True)
     assert "GPU(s)" not in tuner("doctor", cwd=tmp_path).stderr

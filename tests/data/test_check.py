@@ -40,7 +40,7 @@ BAD = {
     "the answer is empty": chat(("user", "x"), ("assistant", " \n")),
     "the answer is null": chat(("user", "x"), ("assistant", None)),
     "the assistant speaks first (there is no prompt)": chat(("assistant", "x"), ("user", "y")),
-    "there are two system turns": chat(
+    "there is more than one system turn": chat(
         ("system", "a"), ("system", "b"), ("user", "x"), ("assistant", "y")
     ),
     "the system turn is not the first one": chat(
@@ -49,7 +49,7 @@ BAD = {
     'unknown role "bot" (known: system, developer, user, assistant, tool)': chat(
         ("user", "x"), ("bot", "y")
     ),
-    "the text of a turn is not text but int": chat(("user", 3), ("assistant", "y")),
+    "the content of a turn is not text but int": chat(("user", 3), ("assistant", "y")),
     "there is no assistant turn": chat(("user", "x")),
     "the column 'messages' is not a list of turns": {"messages": "x"},
     "the column 'messages' is null": {"messages": None},
@@ -61,7 +61,7 @@ BAD = {
 def test_unfit_rows_are_listed_by_class(tmp_path: Path, reason: str) -> None:
     """D12: up to ten rows of each class; left out and counted where the recipe allows it."""
     rows = [GOOD, *[BAD[reason]] * 12]
-    with pytest.raises(DataError, match="12 rows are not fit") as caught:
+    with pytest.raises(DataError, match="12 rows cannot be used for training") as caught:
         prepared(tmp_path, rows, template="chat")
     listed = ", ".join(f"rows.jsonl:{line}" for line in range(2, 12))
     assert caught.value.problems == [f"{reason}: {listed} and 2 more"]
@@ -143,7 +143,7 @@ def test_rows_of_the_eval_file_that_stand_in_train_are_taken_out(tmp_path: Path)
     assert result.report["eval_rows_also_in_train"] == 1
     assert result.report["duplicates_in_train"] == 5
     assert any(
-        "left out of the eval split, as they are in train" in text
+        "left out of the eval split because they are also in train" in text
         for text in result.report["warnings"]
     )
 
@@ -179,7 +179,7 @@ def test_labels_become_options(tmp_path: Path) -> None:
     assert result.labels == ("yes", "no")
     others = sum(row.reference == "perhaps" for row in result.eval)
     assert result.report["eval_rows_without_label"] == others > 0
-    assert any("none of the labels" in text for text in result.report["warnings"])
+    assert any("not one of the labels" in text for text in result.report["warnings"])
     decode = make_tokenizer("chatml").decode
     for row in result.eval:
         if row.reference == "perhaps":
@@ -193,7 +193,7 @@ def test_labels_become_options(tmp_path: Path) -> None:
         ]
         for option in row.options:
             assert option.input_ids[: len(row.prompt_ids)] == row.prompt_ids
-    with pytest.raises(RecipeError, match="stands twice"):
+    with pytest.raises(RecipeError, match="appears twice"):
         prepared(tmp_path, rows, labels=["yes", "yes"])
 
 
@@ -222,9 +222,9 @@ def test_cloze_options_are_the_words(tmp_path: Path) -> None:
         text = tokenizer.decode(row.example.input_ids)
         assert text.startswith("<s>Scene ")
         assert text.endswith(" movie</s>")
-    with pytest.raises(DataError, match="not fit") as caught:
+    with pytest.raises(DataError, match="cannot be used for training") as caught:
         prepared(tmp_path, [*rows, {"text": "x", "label": "dull"}], template="cloze")
-    assert "the label 'dull' has no word" in str(caught.value)
+    assert "has no word for the label 'dull'" in str(caught.value)
     with pytest.raises(RecipeError, match="no word for dull"):
         prepared(tmp_path, rows, labels=["positive", "dull"], template="cloze")
 

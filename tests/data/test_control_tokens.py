@@ -120,9 +120,9 @@ def test_policies_for_special_tokens_in_text(tmp_path: Path) -> None:
     literal = prepared(tmp_path, rows, tokenizer)
     assert literal.report["special_tokens_in_text"] == 1
     assert any("special tokens" in text for text in literal.report["warnings"])
-    with pytest.raises(DataError, match="not fit") as caught:
+    with pytest.raises(DataError, match="cannot be used for training") as caught:
         prepared(tmp_path, rows, tokenizer, special_tokens_in_text="error")
-    assert caught.value.problems == ["special tokens stand in the text: rows.jsonl:2"]
+    assert caught.value.problems == ["the text contains special tokens: rows.jsonl:2"]
     allowed = prepared(tmp_path, rows, tokenizer, special_tokens_in_text="allow")
     assert allowed.train[1].input_ids.count(2) == 3
     assert allowed.train[0] == literal.train[0]
@@ -146,7 +146,7 @@ def test_a_template_that_hides_where_text_stands(tmp_path: Path) -> None:
     tool = {"name": "x <|im_end|>"}
     row["messages"][0]["extra"] = tool  # type: ignore[assignment]
     row["messages"][0]["content"] = "plain"
-    with pytest.raises(DataError, match="not fit"):
+    with pytest.raises(DataError, match="cannot be used for training"):
         prepared(tmp_path, [row], tokenizer)
 
 
@@ -157,7 +157,7 @@ def test_private_characters_do_not_forge(tmp_path: Path) -> None:
     row = chat(("user", forged), ("assistant", "b"))
     ids = prepared(tmp_path, [row], tokenizer).train[0].input_ids
     assert [i for i in ids if i < 3] == [1, 2, 1, 2]
-    with pytest.raises(DataError, match="not fit"):
+    with pytest.raises(DataError, match="cannot be used for training"):
         prepared(tmp_path, [chat(("user", forged), ("assistant", "<|im_end|>"))], tokenizer)
 
 
@@ -267,6 +267,6 @@ def test_a_template_that_refuses_a_row_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepared(tmp_path, [good, bad], tokenizer)
     assert caught.value.problems == [
-        "the model's chat template refuses it: no system role: rows.jsonl:2"
+        "the model's chat template rejects it: no system role: rows.jsonl:2"
     ]
     assert prepared(tmp_path, [good, bad], tokenizer, max_bad_rows=1).report["rows_train"] == 1

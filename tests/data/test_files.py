@@ -36,12 +36,16 @@ def test_formats_give_the_same_rows(tmp_path: Path) -> None:
         ("a.json", '[{"text": "a"},\n {"text": }]', "line 2, column 11"),
         ("b.json", '[{"text": "a"}\n {"text": "b"}]', "line 2, column 2: Expecting ','"),
         ("c.json", '[{"text": "a"}] junk', "Expecting the end of the file"),
-        ("d.json", '{"a": 1,\n"b": 2}', "an object with 0 arrays"),
+        (
+            "d.json",
+            '{"a": 1,\n"b": 2}',
+            "expected one array of rows (data, instances, examples, rows), found 0",
+        ),
         ("e.json", '"text"', "neither an array nor an object"),
         ("f.json", '[\n{"text": "a"},\n["b"]]', "line 3: expected an object, found an array"),
         ("g.jsonl", '{"text": NaN}', "NaN is not JSON"),
         ("h.jsonl", "[" * 100_000, "nested too deeply"),
-        ("i.csv", "text,text\na,b\n", "a column name stands twice"),
+        ("i.csv", "text,text\na,b\n", "a column name appears twice"),
         ("j.csv", 'text,label\n"a\nb",c\n1,2,3\n', "line 4: 3 cells where the header has 2"),
         ("k.csv", 'text\n"open', "line 2: unexpected end of data"),
         ("l.docx", "x", "is not known"),
@@ -103,7 +107,7 @@ def test_parts_that_are_not_text_are_refused(tmp_path: Path) -> None:
     part = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
     messages = [{"role": "user", "content": [part]}, {"role": "assistant", "content": "x"}]
     write_rows(tmp_path / "a.jsonl", [{"messages": messages}])
-    with pytest.raises(DataError, match="not fit") as caught:
+    with pytest.raises(DataError, match="cannot be used for training") as caught:
         prepared(tmp_path, "a.jsonl")
     assert "parts that are not text" in str(caught.value)
 

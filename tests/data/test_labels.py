@@ -95,7 +95,7 @@ def test_a_column_of_another_name_is_mapped(tmp_path: Path) -> None:
     rows = [{"text": row["text"], "sentiment": row["label"]} for row in NEWS]
     result = prepared(tmp_path, rows, columns={"label": "sentiment"})
     assert (result.template, result.report["ignored_columns"]) == ("classification", [])
-    with pytest.raises(RecipeError, match="the rows have no label") as caught:
+    with pytest.raises(RecipeError, match="needs labels, but the rows have none") as caught:
         prepared(tmp_path, rows, "encoder", "classes")
     assert "data.columns: {label: " in caught.value.fix
 
@@ -128,7 +128,7 @@ def test_listed_numbers_are_read_through_any_template(
     keys = {"template": "prompt_completion", "columns": {"prompt": "text", "completion": "label"}}
     result = prepared(tmp_path, rows, "encoder", "classes", labels=labels, **keys)
     assert [example.label for example in result.train] == classes
-    with pytest.raises(DataError, match="1 row is not fit"):
+    with pytest.raises(DataError, match="1 row cannot be used for training"):
         prepared(tmp_path, [*rows, {"text": "x", "label": 7}], labels=labels, **keys)
 
 

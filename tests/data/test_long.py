@@ -99,7 +99,7 @@ def test_a_held_out_row_counts_as_well(tmp_path: Path) -> None:
 def test_a_text_that_is_not_even_read_to_its_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="more than half") as caught:
         prepared(tmp_path, [{"text": "word " * 40_000}], context=512)
-    assert "the model takes 512 tokens at most" in caught.value.why
+    assert "the model's context is 512 tokens" in caught.value.why
     assert "data.max_length" not in caught.value.fix
 
 
@@ -162,7 +162,7 @@ def test_held_out_texts_are_split_and_stay_on_their_side(tmp_path: Path) -> None
 
 
 def test_only_plain_text_is_split(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="split cuts plain text only"):
+    with pytest.raises(RecipeError, match="split works on plain text only"):
         prepared(tmp_path, [answered(3, 3)], long="split")
     with pytest.raises(RecipeError, match="leaves no room for pieces"):
         prepared(tmp_path, [{"text": TEXT}], "bos", long="split", max_length=2)

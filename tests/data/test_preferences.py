@@ -212,7 +212,7 @@ UNFIT: dict[str, dict[str, Any]] = {
     "rejected is empty": {"prompt": PROMPT, "chosen": GOOD, "rejected": ""},
     "the column 'rejected' is null": {"prompt": PROMPT, "chosen": GOOD, "rejected": None},
     "chosen and rejected are the same": {"prompt": PROMPT, "chosen": GOOD, "rejected": GOOD + "\n"},
-    "there is no prompt: no column, no transcript, and chosen and rejected begin apart": {
+    "there is no prompt: no column, no transcript, and chosen and rejected do not begin alike": {
         "chosen": GOOD,
         "rejected": BAD,
     },
@@ -249,7 +249,7 @@ UNFIT_GROUPS: dict[str, dict[str, Any]] = {
     "two answers of a ranking are the same": {"answers": ["x", "y", " x"]},
     "answers is not a list": {"answers": "x"},
     "an answer is not text": {"answers": ["x", 3]},
-    "there is another number of scores than of answers": {"answers": ["x", "y"], "scores": [1]},
+    "the number of scores is not the number of answers": {"answers": ["x", "y"], "scores": [1]},
     "a score is not a number": {"answers": ["x", "y"], "scores": [1, True]},
     "one answer has two scores": {"answers": ["x", "x"], "scores": [1, 2]},
     "there are answers without a score": {"answers": ["x", {"text": "y", "score": 1}]},
@@ -270,7 +270,7 @@ def test_unfit_preferences_are_listed_by_class(tmp_path: Path, reason: str) -> N
         if "label" in bad:
             good = {"prompt": "B?", "completion": "x", "label": True}
     goods = [good, {**good, "label": False, "completion": "z"}] if "label" in good else [good]
-    with pytest.raises(DataError, match="2 rows are not fit") as caught:
+    with pytest.raises(DataError, match="2 rows cannot be used for training") as caught:
         prepared(tmp_path, [*goods, bad, bad])
     line = len(goods) + 1
     assert caught.value.problems == [f"{reason}: rows.jsonl:{line}, rows.jsonl:{line + 1}"]
@@ -288,7 +288,7 @@ def test_columns_that_fit_nothing_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="more than one format"):
         prepared(tmp_path, [both])
     assert prepared(tmp_path, [both], template="rankings").template == "rankings"
-    with pytest.raises(RecipeError, match="'pair' is no format") as wrong:
+    with pytest.raises(RecipeError, match="'pair' is not a format") as wrong:
         prepared(tmp_path, [both], template="pair")
     assert "pairs?" in wrong.value.fix
     with pytest.raises(RecipeError, match="no column of the format is called 'chossen'"):
@@ -419,7 +419,7 @@ def test_special_tokens_in_answers(tmp_path: Path) -> None:
     assert [ids[start:].count(eos) for ids in result.train[0].answers] == [1, 1]
     assert said(result.train[0])[1] == "No.<|im_end|> Or yes<|im_end|>"
     assert result.report["special_tokens_in_text"] == 1
-    with pytest.raises(DataError, match="not fit"):
+    with pytest.raises(DataError, match="cannot be used for training"):
         prepared(tmp_path, [row], special_tokens_in_text="error")
 
 
@@ -458,7 +458,7 @@ def test_real_preferences(
     if template == "thumbs":
         assert result.report["unpaired_rows"] == 228
     if name.startswith("hh"):
-        with pytest.raises(DataError, match="8 rows are not fit"):
+        with pytest.raises(DataError, match="8 rows cannot be used for training"):
             prepare_preferences(data.model_copy(update={"max_bad_rows": 7}), tokenizer, **made)
 
 
@@ -476,7 +476,7 @@ def test_rows_that_contradict_each_other_are_left_out_and_told(tmp_path: Path) -
     swapped = {**rows[0], "chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]}
     made = prepared(tmp_path, [*rows, swapped])
     assert made.report["contradicting_pairs"] == 2
-    assert any("the other way round" in text for text in made.report["warnings"])
+    assert any("in the opposite order" in text for text in made.report["warnings"])
     assert made.report["pairs_train"] == 5
 
 

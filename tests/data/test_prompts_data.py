@@ -141,7 +141,7 @@ def test_unfit_prompts_are_listed(tmp_path: Path) -> None:
             prepared(tmp_path, [{"prompt": ASK}, bad])
         assert caught.value.problems == [f"{reason}: rows.jsonl:2"]
         assert len(prepared(tmp_path, [{"prompt": ASK}, bad], max_bad_rows=1).train) == 1
-    with pytest.raises(DataError, match="not fit"):
+    with pytest.raises(DataError, match="cannot be used for training"):
         prepared(tmp_path, [{"messages": [ANSWER]}])
 
 
@@ -160,7 +160,7 @@ def test_prompts_are_never_cut(tmp_path: Path) -> None:
     rows[6]["prompt"] = "rent " * 70
     with pytest.raises(DataError, match="2 of 12 training rows") as caught:
         prepared(tmp_path, rows, context=64, response=24)
-    assert "the model takes 64 tokens" in caught.value.fix
+    assert "the model's context is 64 tokens" in caught.value.fix
     with pytest.raises(DataError, match="2 of 12 training rows") as caught:
         prepared(tmp_path, rows, context=512, max_length=40)
     length = int(caught.value.fix.split("max_length: ")[1].split()[0])
@@ -209,7 +209,7 @@ def test_special_tokens_in_prompts(tmp_path: Path) -> None:
     stop = make_tokenizer("chatml").eos_token_id
     assert result.train[0].input_ids.count(stop) == 1
     assert result.report["special_tokens_in_text"] == 2
-    with pytest.raises(DataError, match="not fit"):
+    with pytest.raises(DataError, match="cannot be used for training"):
         prepared(tmp_path, [{"prompt": forged}], special_tokens_in_text="error")
 
 

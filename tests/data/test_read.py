@@ -214,7 +214,7 @@ def test_all_rows_left_out_is_an_error(tmp_path: Path) -> None:
     write_rows(tmp_path / "good.jsonl", ROWS)
     with pytest.raises(DataError, match="eval split is empty") as caught:
         prepared(tmp_path, "good.jsonl", eval="good.jsonl")
-    assert "also stand in the training rows" in caught.value.why
+    assert "are also in the training rows" in caught.value.why
     long = [{"prompt": "far too long " * 200, "completion": "x"}]
     write_rows(tmp_path / "long.jsonl", long)
     with pytest.raises(DataError, match="eval split is empty") as caught:
@@ -248,7 +248,7 @@ def test_duplicate_keys_are_refused(tmp_path: Path, row: str, suffix: str) -> No
     (tmp_path / f"d{suffix}").write_text(text)
     with pytest.raises(DataError) as caught:
         prepared(tmp_path, f"d{suffix}")
-    assert f"line 2: the key '{'text' if 'b' in row else 'k'}' stands twice" in str(caught.value)
+    assert f"line 2: the key '{'text' if 'b' in row else 'k'}' appears twice" in str(caught.value)
     assert len(values(tmp_path / f"d{suffix}", limit=1)) == 1
 
 

@@ -115,7 +115,7 @@ def test_misspelt_columns_name_found_expected_and_nearest() -> None:
         choose(DataSection(train=("x",)), ["promt", "completion"], HERE)
     text = str(caught.value)
     assert "found: promt, completion" in text
-    assert "prompt_completion expects: prompt, completion ('promt' is near 'prompt')" in text
+    assert "prompt_completion expects: prompt, completion ('promt' is similar to 'prompt')" in text
 
 
 def test_columns_are_renamed() -> None:

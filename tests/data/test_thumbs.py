@@ -103,7 +103,7 @@ def test_the_preview_says_what_is_left_out(tmp_path: Path) -> None:
     common: dict[str, Any] = {"folder": tmp_path, "seed": 1, "context_length": 512}
     shown, said = preview(data, make_tokenizer("chatml"), **common)
     assert [row.row for row in shown] == ["rows.jsonl:1"]
-    assert said == ["1 row with a thumbs-down left out: disliked answers are not learned"]
+    assert said == ["1 row with a thumbs-down left out: disliked answers are not trained on"]
 
 
 def test_a_disliked_answer_is_no_reference_of_a_prompt(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_cards_say_what_it_is_and_how_it_loads(
     for kind in ("adapter", "merged"):
         card = (run / kind / "README.md").read_text()
         assert "lora, r 16, alpha 32" in card
-        assert "rows: 16 to learn from, 4 held out" in card
+        assert "rows: 16 for training, 4 held out" in card
         assert "`<law>` (512), `<case>` (513)" in card
         for when in ("before", "after"):
             assert f"{record['scores'][when]['loss']:.4g}" in card

@@ -31,7 +31,7 @@ from tuner.recipe import dump
 from tuner.recipe import load as recipe_load
 from tuner.recipe.export import ExportSection
 from tuner.recipe.formats import FORMATS, known
-from tuner.recipe.schema import json_schema
+from tuner.recipe.json_schema import json_schema
 from tuner.run import build
 
 QUICK = {
@@ -106,7 +106,7 @@ def test_one_run_leaves_every_format(
     for kind in ("nf4", "int8-torchao", "int4"):
         card = (run / kind / "README.md").read_text()
         assert f", fine-tuned, in {kind} (" in card
-        assert "- steps: 8, of 4 rows each" in card
+        assert "- steps: 8, 4 rows per step" in card
     assert "GPTQ on 16 training rows" in artefacts["int4"].get("int4", listed[-1]["int4"])
     assert not [name for name in names(run) if ".staging" in name or name.startswith("scratch")]
 
@@ -198,8 +198,8 @@ def test_a_quantized_base_is_merged_at_the_end_of_its_run(
     reports = json.loads((tmp_path / "run/export.json").read_text())["artefacts"]
     assert [report["merged_onto"] for report in reports] == ["original", "original"]
     card = (tmp_path / "run/merged/README.md").read_text()
-    assert "trained by: `tuner sft`, lora" in card
-    assert "- steps: 8, of 4 rows each" in card
+    assert "trained with: `tuner sft`, lora" in card
+    assert "- steps: 8, 4 rows per step" in card
 
 
 @pytest.mark.usefixtures("in_process")
@@ -210,7 +210,7 @@ def test_a_method_without_adapter_leaves_its_model_too(
     recipe = make_recipe("llama-tied", method={"name": method}, **QUICK)
     made = planned(recipe, *set_("[nf4]"))
     assert made.formats == ("merged", "nf4")
-    assert "merged: what the others are made of" in made.values["export.formats"].origin
+    assert "merged: what the others are made from" in made.values["export.formats"].origin
     record = run_set(recipe, *set_("[nf4]"))
     assert [item["kind"] for item in record["artefacts"]] == ["merged", "nf4"]
 
@@ -267,7 +267,12 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("llama", {"name": "bottleneck"}, "[gguf]", "gguf and method.name: bottleneck"),
     ("llama", {"name": "full"}, "[gguf-adapter]", "gguf-adapter and method.name: full"),
     ("llama", {"name": "dora"}, "[gguf-adapter]", "only hold a plain LoRA"),
-    ("llama", {"name": "oft"}, "[{adapter: {portable: true}}]", "no plain LoRA can express"),
+    (
+        "llama",
+        {"name": "oft"},
+        "[{adapter: {portable: true}}]",
+        "cannot be written as a plain LoRA",
+    ),
     ("llama", {"name": "lora"}, "[{merged: {max_kl: 0.1}}]", "is exact"),
     ("gpt2", {"name": "lora"}, "[int4]", "int4 and a base of type gpt2"),
     ("gpt2", {"name": "lora"}, "[int8-torchao]", "int8-torchao and a base of type gpt2"),
@@ -300,7 +305,7 @@ def test_an_unused_onto_and_a_head_are_refused(make_recipe: Callable[..., Path])
     rewards = make_recipe("llama", data_rows=pairs(8), data={"eval": 2, "template": "auto"})
     with pytest.raises(RecipeError) as caught:
         planned(rewards, *set_("[gguf]"), verb="reward")
-    assert "gguf and a model with a head of its own" in caught.value.problems[0]
+    assert "gguf and a model with a new head" in caught.value.problems[0]
 
 
 def test_what_is_not_installed_is_named_before_training(
@@ -397,13 +402,13 @@ WRONG = [
     ("[gguf-q3]", "no format 'gguf-q3'"),
     ("[adaptr]", "did you mean 'adapter'"),
     ("[{gguf: q3}]", "no GGUF type 'q3'"),
-    ("[{nf4: q4_0}]", "nf4 has no types"),
+    ("[{nf4: q4_0}]", "nf4 takes no type"),
     ("[nf4, {nf4: {max_kl: 1}}]", "nf4 is listed twice"),
     ("[{gguf: q4_0}, gguf-q4_0]", "gguf-q4_0 is listed twice"),
-    ("[{nf4: {max_kl: none}}]", "nf4: max_kl: not 'none'"),
-    ("[{nf4: {max_kl: -1}}]", "nf4: max_kl: not '-1'"),
+    ("[{nf4: {max_kl: none}}]", "nf4: max_kl: 'none' is not valid"),
+    ("[{nf4: {max_kl: -1}}]", "nf4: max_kl: '-1' is not valid"),
     ("[{nf4: {bits: 4}}]", "nf4: no option 'bits'"),
-    ("[{adapter: {max_kl: 1}}]", "adapter holds the trained weights themselves"),
+    ("[{adapter: {max_kl: 1}}]", "adapter stores the exact trained weights"),
     ("[{nf4: {portable: true}}]", "portable is an option of adapter"),
     ("[{nf4: {}, int4: {}}]", "a mapping with one key"),
     ("[[nf4]]", "a mapping with one key"),

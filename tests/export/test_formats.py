@@ -348,7 +348,7 @@ def test_adapters_whose_names_begin_alike(
     assert not (first / "export.json").exists()
     taken_away = Combination([origins[0]] * 2, (1, -1), "linear", 0.5)
     settings = Settings(output=tmp_path / "none", combination=taken_away)
-    with pytest.raises(IntegrityError, match="is its base"):
+    with pytest.raises(IntegrityError, match="equals its base"):
         convert.export(origins[0], known(["merged"]), settings, Console(quiet=True))
     assert not (tmp_path / "none/merged").exists()
     for kind in ("ties", "dare", "svd"):
@@ -523,7 +523,7 @@ def test_names_that_are_not_there(trained: Callable[..., Path], tmp_path: Path) 
     for arguments, word in (
         (["nowhere", "--format", "merged"], "no run, adapter or model"),
         ([tmp_path, "--format", "ggfu"], "no format"),
-        ([tmp_path], "what to export"),
+        ([tmp_path], "no format to export to"),
         ([tmp_path, "--format", "merged", "--onto", "moon"], "onto"),
         ([tmp_path, "--check", "tgi"], "check"),
     ):

@@ -278,7 +278,7 @@ def test_what_rounding_loses_is_said(live: Callable[..., Any]) -> None:
     words = proof_limits.warning(found)
     assert words is not None
     assert "float32" in words
-    assert "keep the adapter apart" in words
+    assert "keep the adapter separate" in words
     assert "keeps" in proof_limits.verdict(found)
 
 

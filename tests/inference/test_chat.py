@@ -433,7 +433,7 @@ def test_the_oldest_turns_make_room(bases: Callable[..., Path]) -> None:
     assert len(talk.turns) < 24
     assert talk.turns[-2]["content"] == f"11 {long}"
     assert talk.turns[0]["role"] == "user"
-    assert "forgotten" in shown.warnings[0]
+    assert "dropped" in shown.warnings[0]
     kept = list(talk.turns)
     with pytest.raises(DataError, match="too long") as caught:
         talk.say(long * 20)
@@ -460,7 +460,8 @@ def test_commands(
     talk.console._out = sys.stdout
     talk.run()
     assert (
-        shown.warnings[0] == f"there is no adapter 'nope'; loaded are: {lora.name}, {prefix.name}"
+        shown.warnings[0]
+        == f"there is no adapter 'nope'; loaded adapters: {lora.name}, {prefix.name}"
     )
     assert "did you mean '/adapter'" in shown.warnings[1]
     assert found.active == lora.name
@@ -648,7 +649,7 @@ def test_a_saved_conversation_can_be_trained_on(bases: Callable[..., Path], tmp_
     ("typed", "code", "words"),
     [
         ("/save talk.jsonl\n", 3, "nothing to save"),
-        ("x\n/save\n", 2, "no file is named"),
+        ("x\n/save\n", 2, "no file is given"),
         ("x\n/save /dev/null/x\n", 7, "cannot be saved"),
     ],
 )
@@ -726,7 +727,7 @@ REFUSED: dict[str, tuple[int, str, Callable[[Path, Path], Path]]] = {
     ),
     "a classifier": (
         4,
-        "chat is for models that write",
+        "chat is for models that generate text",
         lambda old, new: configured(old, new, task_type="SEQ_CLS"),
     ),
     "an encoder-decoder's": (
@@ -776,8 +777,8 @@ def test_a_sealed_adapter_that_was_altered(
     [
         ((), 2, "neither a run nor --base"),
         (("missing-run",), 2, "holds no run"),
-        (("--base", "BERT"), 4, "an encoder reads only"),
-        (("--base", "./nowhere"), 4, "is not there"),
+        (("--base", "BERT"), 4, "an encoder cannot generate"),
+        (("--base", "./nowhere"), 4, "was not found"),
         (("--base", "LLAMA", "--temperature", "nan"), 2, "temperature"),
         (("--base", "LLAMA", "--temperature", "-1"), 2, "temperature"),
     ],
@@ -804,7 +805,7 @@ def test_a_run_without_a_model(finished: Callable[[str], Path], tmp_path: Path) 
     shutil.copy(finished("lora") / "run.json", tmp_path / "run.json")
     done = chat(tmp_path)
     assert done.returncode == 4
-    assert "holds neither adapter/ nor merged/" in done.stderr
+    assert "has neither adapter/ nor merged/" in done.stderr
 
 
 def test_a_turn_that_cannot_be_asked_stops_a_pipe(bases: Callable[..., Path]) -> None:
@@ -866,9 +867,9 @@ def until(terminal: int, words: bytes) -> bytes:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_at_a_terminal(terminal: tuple[subprocess.Popen[bytes], int]) -> None:
     child, screen = terminal
-    assert b"answers; /help" in until(screen, b"> ")
+    assert b"; /help lists the commands" in until(screen, b"> ")
     os.write(screen, b"/adapter nope\n")
-    assert b"loaded are: llama-prefix-5" in until(screen, b"\n> ")
+    assert b"loaded adapters: llama-prefix-5" in until(screen, b"\n> ")
     os.write(screen, b"rent " * 600 + b"\n")
     assert b"too long" in until(screen, b"\n> ")
     os.write(screen, b"/exit\n")

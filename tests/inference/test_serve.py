@@ -638,10 +638,10 @@ def test_the_time_limit_of_a_request(start: Start) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ((), 2, "nothing to serve"),
+        ((), 2, "tuner serve needs a model"),
         (("--base", "BASE", "--host", "0.0.0.0"), 8, "--allow-anyone"),
         (("--base", "BASE", "--api-key", ""), 2, "it is empty"),
-        (("--base", "BASE", "--api-key", "a b"), 2, "no API key"),
+        (("--base", "BASE", "--api-key", "a b"), 2, "is not a valid API key"),
         (("--base", "BASE", "--host", "192.0.2.1", "--allow-anyone"), 7, "cannot listen"),
         (("nowhere",), 2, "holds no run"),
     ],

@@ -210,7 +210,7 @@ def test_modules_are_trained_saved_and_loaded_whole(
 )
 def test_tied_matrices_cannot_be_trained_whole(kind: str, module: str, make_recipe: Make) -> None:
     """E01"""
-    with pytest.raises(RecipeError, match="head is its embedding matrix") as caught:
+    with pytest.raises(RecipeError, match="head and embeddings are tied") as caught:
         make(make_recipe(kind, method={"modules_to_save": [module]}))
     assert caught.value.exit_code == 2
     assert module in caught.value.what
@@ -280,7 +280,7 @@ def test_experts_keep_to_the_layers_and_ranks_that_are_named(make_recipe: Make) 
 def test_without_the_key_the_plan_says_that_experts_stay(make_recipe: Make) -> None:
     made = make(make_recipe("mixtral", method={"r": 4}))
     (said,) = made.warnings
-    assert "experts are not adapted" in said
+    assert "expert weights are not adapted" in said
     assert "method.experts: true" in said
     assert not any(
         "experts" in name for name, _ in built(made).model.named_parameters() if "lora" in name
@@ -288,11 +288,11 @@ def test_without_the_key_the_plan_says_that_experts_stay(make_recipe: Make) -> N
 
 
 ABSENT: list[tuple[str, dict[str, Any], str, str]] = [
-    ("llama", {"target_modules": ["q_porj", "v_proj"]}, "q_porj", "near: q_porj -> q_proj"),
-    ("llama", {"target_modules": ["up_project"]}, "up_project", "near: up_project -> up_proj"),
-    ("llama", {"rank_pattern": {"q_prjo": 2}}, "q_prjo", "near: q_prjo -> q_proj"),
+    ("llama", {"target_modules": ["q_porj", "v_proj"]}, "q_porj", "similar: q_porj -> q_proj"),
+    ("llama", {"target_modules": ["up_project"]}, "up_project", "similar: up_project -> up_proj"),
+    ("llama", {"rank_pattern": {"q_prjo": 2}}, "q_prjo", "similar: q_prjo -> q_proj"),
     ("llama", {"target_modules": ["q_proj"], "rank_pattern": {"k_proj": 2}}, "k_proj", "q_proj"),
-    ("llama", {"modules_to_save": ["lm_haed"]}, "lm_haed", "near: lm_haed -> lm_head"),
+    ("llama", {"modules_to_save": ["lm_haed"]}, "lm_haed", "similar: lm_haed -> lm_head"),
     ("llama", {"modules_to_save": ["head"]}, "head", "lm_head"),
     ("llama", {"layers": [0, 7]}, "no layer 7", "method.layers"),
     ("llama", {"layers": [2]}, "the last one is number 1", "method.layers"),
@@ -315,7 +315,7 @@ def test_names_that_the_base_does_not_have_are_refused(
 
 @pytest.mark.parametrize("module", ["q_proj", "model.layers.0.mlp", "self_attn", "model"])
 def test_a_module_is_adapted_or_trained_whole(module: str, make_recipe: Make) -> None:
-    with pytest.raises(RecipeError, match="trained whole and adapted") as caught:
+    with pytest.raises(RecipeError, match="both trained in full and adapted") as caught:
         make(make_recipe("llama", method={"modules_to_save": [module]}))
     assert caught.value.exit_code == 2
     assert "method.target_modules selects model.layers.0." in caught.value.why
@@ -326,8 +326,8 @@ def test_a_module_is_adapted_or_trained_whole(module: str, make_recipe: Make) ->
     [
         ({"name": "prompt", "r": 8}, "method.r: not an option of prompt; lora, "),
         ({"name": "lora", "num_virtual_tokens": 8}, "not an option of lora; prefix, "),
-        ({"name": "lora", "num_layers": 1}, "of lora the nearest is 'layers'"),
-        ({"name": "ptuning", "layers": 1}, "of ptuning the nearest is 'num_layers'"),
+        ({"name": "lora", "num_layers": 1}, "the nearest option of lora is 'layers'"),
+        ({"name": "ptuning", "layers": 1}, "the nearest option of ptuning is 'num_layers'"),
         ({"name": "oft", "factors": 2}, "not an option of oft; boft has it"),
     ],
 )
@@ -366,7 +366,7 @@ def test_an_unproven_quantized_base_is_refused(
     assert caught.value.exit_code == 2
     (line,) = caught.value.problems
     assert line.startswith(f"model.quantize: {quantize} and method.name: {name}")
-    assert line.endswith(f"(proven: {proven})")
+    assert line.endswith(f"(supported: {proven})")
 
 
 @pytest.mark.parametrize(

@@ -335,7 +335,7 @@ def test_only_proven_adapters_stand_on_a_quantized_base(
     said = "quantized weights cannot be trained"
     if row.adapter:
         proven = ", ".join(sorted(row.quantized)) or "none"
-        said = rf"not proven on such a base \(proven: {proven}\)"
+        said = rf"not supported on such a base \(supported: {proven}\)"
     with pytest.raises(RecipeError, match=said) as caught:
         make(recipe)
     assert caught.value.exit_code == 2

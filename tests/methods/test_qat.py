@@ -224,8 +224,8 @@ def test_training_for_int4_beats_quantizing_afterwards(
         ("mixtral", {"method": {"name": "lora", "experts": True}}, "method.experts"),
         ("mixtral", {}, "experts"),
         ("gpt2", {}, "nn.Linear"),
-        ("t5", {}, "proven for decoders"),
-        ("llama", {"model": {"task": "classification"}, "data": {"labels": ["a"]}}, "write"),
+        ("t5", {}, "only decoders are supported"),
+        ("llama", {"model": {"task": "classification"}, "data": {"labels": ["a"]}}, "generate"),
     ],
 )
 def test_what_cannot_be_is_refused(

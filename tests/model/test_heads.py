@@ -205,7 +205,7 @@ def test_an_answer_that_is_no_label_is_named(make_recipe: Callable[..., Path]) -
     with pytest.raises(DataError) as caught:
         make(recipe)
     assert "train.jsonl:5" in str(caught.value)
-    assert "none of the labels" in str(caught.value)
+    assert "not one of the labels" in str(caught.value)
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [

@@ -438,12 +438,12 @@ ERRORS: dict[str, tuple[Callable[[Path], None], type[TunerError], str]] = {
     "empty": (
         lambda folder: [file.unlink() for file in folder.iterdir()] and None,
         ModelError,
-        "adapter_config.json is not there",
+        "adapter_config.json does not exist",
     ),
     "no weights": (
         lambda folder: (folder / "adapter_model.safetensors").unlink(),
         ModelError,
-        "adapter_model.safetensors is not there",
+        "adapter_model.safetensors does not exist",
     ),
     "pickle": (_pickle, SafetyError, "adapter_model.bin"),
     "truncated": (_truncate, IntegrityError, "weights are damaged"),

@@ -341,7 +341,7 @@ def test_a_policy_that_has_them_is_refused_with_the_way_round(
     for policy in (run, run / "adapter"):
         recipe = make_recipe(rlhf={"policy": str(policy)}, name="p.yaml")
         loaded = recipe_load.load(recipe, verb="rlhf")
-        with pytest.raises(RecipeError, match="tokens that its base has not") as caught:
+        with pytest.raises(RecipeError, match="tokens that its base does not have") as caught:
             make.make(loaded, hardware.detect(), output=Path("none"))
         assert "merged" in caught.value.fix
 
@@ -370,7 +370,7 @@ def test_an_id_that_has_an_owner_is_not_given_away() -> None:
 
 def test_a_token_that_no_row_has_is_named(make_recipe: Callable[..., Path]) -> None:
     made = planned(make_recipe(data_rows=marked(), model={"new_tokens": [*TOKENS, "<typo>"]}))
-    assert [text for text in made.warnings if "<typo> stands in no training row" in text]
+    assert [text for text in made.warnings if "<typo> is in no training row" in text]
     assert planned(make_recipe(data_rows=marked(), model={"new_tokens": TOKENS})).warnings == []
 
 
@@ -432,7 +432,7 @@ def test_combining_adapters_that_have_them_is_refused(trained: Callable[..., Pat
         "export", run, "--adapters", run, "--format", "merged", "--output", run / "both"
     )
     assert code == 4
-    assert "no plain LoRA" in json.dumps(events[-1])
+    assert "not a plain LoRA" in json.dumps(events[-1])
 
 
 def test_the_parameter_count_is_exact(make_recipe: Callable[..., Path]) -> None:

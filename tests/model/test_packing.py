@@ -179,7 +179,7 @@ def test_a_family_that_is_not_isolated_is_padded_or_refused(
         recipe_load.load(make_recipe("mixtral")), hardware.detect(), output=Path("unused")
     )
     assert made.packing is False
-    assert "not proven for mixtral" in made.values["data.packing"].origin
+    assert "not proven isolated in mixtral" in made.values["data.packing"].origin
     asked = recipe_load.load(make_recipe("mixtral", data={"packing": True}))
     with pytest.raises(RecipeError, match="not isolated"):
         make.make(asked, hardware.detect(), output=Path("unused"))

@@ -87,10 +87,10 @@ def test_advice_on_a_cpu_counts_as_a_gpu_does(eight_billion_recipe: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--for", "rtx9999"), "known are t4"),
+        (("--for", "rtx9999"), "known GPUs: t4"),
         (("--for", "24GB"), "--for 24GiB"),
         (("--devices", "2"), "--for h100"),
-        (("--for", "h100", "--rehearse"), "the machine that is here"),
+        (("--for", "h100", "--rehearse"), "a rehearsal runs on this machine"),
         (("--for", "h100", "--set", "run.device=cpu"), "run.device: cpu"),
     ],
 )

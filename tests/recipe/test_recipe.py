@@ -14,8 +14,9 @@ from tuner.errors import RecipeError
 from tuner.methods import METHODS
 from tuner.recipe import bundled, explain
 from tuner.recipe.dump import dump
+from tuner.recipe.json_schema import json_schema
 from tuner.recipe.load import LoadedRecipe, flat, load
-from tuner.recipe.schema import Recipe, json_schema, keys_of, sections
+from tuner.recipe.schema import Recipe, keys_of, sections
 from tuner.recipe.verbs import TASK_SECTIONS, VERBS
 
 BASE = {"data": {"train": "rows.jsonl"}}
@@ -312,8 +313,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> N
         "recipe.yaml:10: train.epochs: expected a number, above 0, not '0'",
         "recipe.yaml:11: train.batchsize: unknown key; did you mean 'batch_size'",
         "recipe.yaml:12: train.scheduler: expected one of linear, cosine, constant, not 'cosin'",
-        "recipe.yaml:7: method.name: method 'full' is not one that `tuner lora` trains; "
-        "`tuner sft` does",
+        "recipe.yaml:7: method.name: `tuner lora` does not train method 'full'; `tuner sft` does",
     ]
     assert "8 problems" not in error.what
     assert "9 problems" in error.what
@@ -419,9 +419,9 @@ def test_a_wrong_set_is_named(tmp_path: Path, override: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("train.trl.adam_beta1=0.8", "train.trl: unknown key; it is train.adam_beta1 now"),
-        ("train.trl={}", "it is train.adam_beta1, train.adam_beta2 and train.adam_epsilon now"),
-        ("train.trl=x", "it is train.adam_beta1, train.adam_beta2 and train.adam_epsilon now"),
+        ("train.trl.adam_beta1=0.8", "train.trl: unknown key; it is now train.adam_beta1"),
+        ("train.trl={}", "it is now train.adam_beta1, train.adam_beta2 and train.adam_epsilon"),
+        ("train.trl=x", "it is now train.adam_beta1, train.adam_beta2 and train.adam_epsilon"),
         ("run.strategy=deepspeed", "run.strategy: deepspeed is not supported; did you mean 'fsdp'"),
         ("run.strategy=fdsp", "run.strategy: expected one of auto, ddp, fsdp, not 'fdsp'"),
     ],
@@ -655,12 +655,12 @@ def test_ranges_are_said_in_words() -> None:
         "train.batch_size": "a whole number, 1 or more",
         "method.dropout": "a number, 0 or more and below 1",
         "method.alpha": "a number, above 0, or auto",
-        "method.rank_pattern": "keys with values",
+        "method.rank_pattern": "a mapping",
         "data.train": "a word or a list of words",
         "model.revision": "text, or null",
         "eval.enabled": "true or false",
         "method.stages": "a list",
-        "data.columns": "keys with values",
+        "data.columns": "a mapping",
     }
     for name, text in said.items():
         section, key = name.split(".")

@@ -223,7 +223,7 @@ def test_a_linked_output_is_resolved_and_recorded(tmp_path: Path) -> None:
         real = tmp_path / "disk" / "legal"
         assert run.path == real
         assert run.record["output"] == str(real)
-        assert run.notes == [f"{tmp_path / 'runs' / 'legal'} lies at {real}"]
+        assert run.notes == [f"{tmp_path / 'runs' / 'legal'} resolves to {real}"]
 
 
 HOLD = """
@@ -327,7 +327,7 @@ def test_a_stale_lock_is_told_from_a_living_one(tmp_path: Path, owner: Owner) ->
     path.mkdir()
     (path / LOCK).write_bytes(owner.encode())
     with RunFolder.open(path, resume=False) as run:
-        assert run.notes == [f"took over the lock of {owner}, which no longer runs"]
+        assert run.notes == [f"took over the lock of {owner}, which is no longer running"]
 
 
 def test_the_kernels_lock_holds_whatever_the_file_says(tmp_path: Path) -> None:

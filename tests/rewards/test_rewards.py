@@ -375,9 +375,9 @@ def test_a_score_that_is_not_finite_stops_and_names_the_part(
     assert error.value.what == said
     assert error.value.exit_code == 5
     if "row a" in said:
-        assert error.value.why == r"the response begins 'first\nanswer'"
+        assert error.value.why == r"the response begins with 'first\nanswer'"
     if "row b" in said:
-        assert error.value.why.startswith("the response begins 'second second ")
+        assert error.value.why.startswith("the response begins with 'second second ")
         assert len(error.value.why) < 100
 
 
@@ -503,7 +503,7 @@ def test_entries_are_read_by_their_key() -> None:
         ("{rule: forbidden, words: []}", "words", "at least 1"),
         ("{rule: forbidden, words: [a, ' ']}", "words", "must not be blank"),
         ("{rule: json, kyes: [a]}", "kyes", "not permitted"),
-        ("{rule: json, weight: 0}", "weight", "changes nothing"),
+        ("{rule: json, weight: 0}", "weight", "has no effect"),
         ("{rule: json, weight: .inf}", "weight", "a number"),
         ("{function: mine}", "function", "expected file.py:name, not 'mine'"),
         ("{function: 'mine.txt:f'}", "function", "expected file.py:name"),
@@ -529,7 +529,7 @@ def test_a_wrong_entry_is_named_at_its_key(entry: str, key: str | None, said: st
 def test_two_rewards_of_one_name_are_refused() -> None:
     reader: TypeAdapter[tuple[RewardPart, ...]] = TypeAdapter(RewardParts)
     one = {"rule": "length", "max": 5}
-    with pytest.raises(ValidationError, match="2 are called 'length'; give each a name of its own"):
+    with pytest.raises(ValidationError, match="2 are called 'length'; give each its own name"):
         reader.validate_python([one, one])
     assert len(reader.validate_python([one, {**one, "name": "short"}])) == 2
 
@@ -577,17 +577,17 @@ def test_a_recipe_s_wrong_rewards_are_named_with_their_lines(tmp_path: Path) -> 
     assert said == [
         "4: rlhf.reward.0.model: expected text, not a list",
         "5: rlhf.reward.1.min: expected a whole number, 0 or more, not 'x'",
-        "6: rlhf.reward.2.max: is missing (longest response of score 1)",
+        "6: rlhf.reward.2.max: is missing (longest response that scores 1)",
         "7: rlhf.reward.3.rule: no rule 'lenght'; did you mean 'length'; known here: length, "
         "format, forbidden, exact_answer, json",
         "8: rlhf.reward.4.kyes: unknown key; did you mean 'keys'",
         "9: rlhf.reward.5.pattern: rule json has no such key; rule format has it",
         "10: rlhf.reward.6: expected one of the keys model, rule and function; it has none",
-        "11: rlhf.reward.7.words: expected a word or a list of words, not keys with values",
+        "11: rlhf.reward.7.words: expected a word or a list of words, not a mapping",
         "12: rlhf.reward.8.words.1: expected text, not a list",
         "13: rlhf.reward.9.unit: expected one of words, tokens, not 'letters'",
         "14: rlhf.reward.10.pattern: expected a regular expression: missing ) at position 2",
-        "15: rlhf.reward.11.weight: a reward of weight 0 changes nothing; leave it out",
+        "15: rlhf.reward.11.weight: a reward with weight 0 has no effect; remove it",
         "16: rlhf.reward.12: expected keys such as {rule: length, max: 25}, not a list",
     ]
 

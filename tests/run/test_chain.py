@@ -399,7 +399,7 @@ def test_a_recipe_that_names_itself_or_a_chain_is_refused(
     itself = changed(recipe, "itself.yaml", rlhf={"policy": "itself.yaml"})
     outer = changed(recipe, "outer.yaml", rlhf={"policy": "rlhf.yaml"})
     for path in (itself, outer):
-        with pytest.raises(RecipeError, match="names further recipes") as caught:
+        with pytest.raises(RecipeError, match="refers to further recipes") as caught:
             chain.links(recipe_load.load(path, verb="rlhf"), tmp_path / "runs/rlhf")
         assert caught.value.exit_code == 2
         assert "tuner rlhf --recipe" in caught.value.fix
@@ -490,7 +490,7 @@ def test_a_policy_of_another_base_is_refused(
 def test_a_method_that_is_not_the_policys_is_refused(
     work: Path, alone: Callable[..., Path]
 ) -> None:
-    with pytest.raises(RecipeError, match=r"not that of rlhf\.policy") as caught:
+    with pytest.raises(RecipeError, match=r"differs from that of rlhf\.policy") as caught:
         plan_of(alone(work / "runs/sft", method={"name": "lora", "r": 3}))
     assert caught.value.exit_code == 2
     assert "method.r" in caught.value.why

@@ -362,7 +362,7 @@ def test_problems_of_plans_come_at_once_with_the_methods_name(
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
-        ({"method": {"name": "lora"}}, "stand in compare.methods"),
+        ({"method": {"name": "lora"}}, "lists its methods in compare.methods"),
         (
             {"compare": {"methods": METHODS, "learning_rates": {"prefx": 1.0}}},
             "compare.learning_rates.prefx: no such method is compared; did you mean 'prefix'",
@@ -372,7 +372,7 @@ def test_problems_of_plans_come_at_once_with_the_methods_name(
             "compare.learning_rates.lora: expected a number, above 0, not '0'",
         ),
         ({"compare": {"methods": []}}, "compare.methods: must not be empty"),
-        ({"compare": {"methods": ["lora"]}}, "expected keys with values, not 'lora'"),
+        ({"compare": {"methods": ["lora"]}}, "expected a mapping, not 'lora'"),
         ({"compare": {"methods": "lora"}}, "compare.methods: expected a list, not 'lora'"),
         ({"compare": {"method": METHODS}}, "did you mean 'methods'"),
         ({"compare": None}, "has no section compare"),

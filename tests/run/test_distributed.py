@@ -245,7 +245,7 @@ def test_a_shared_base_and_a_whole_adapter(
         ("not finite", 5, "the loss is nan at step 2"),
         ("bad rows", 3, "a row is broken"),
         ("other start", 5, "the processes of this run do not train the same tensors at the start"),
-        ("killed", 7, "another process of this run has ended"),
+        ("killed", 7, "another process of this run exited unexpectedly"),
     ],
 )
 def test_one_failure_ends_all(
@@ -330,8 +330,8 @@ def plan_of(recipe: Path, monkeypatch: pytest.MonkeyPatch, world: int, *override
         (2, ["run.strategy=fsdp", "method.name=prefix"], "run.strategy: fsdp"),
         (2, ["run.strategy=fsdp", "method.name=ia3"], "run.strategy: fsdp"),
         (2, ["run.strategy=fsdp", "model.quantize=nf4"], "run.strategy: fsdp"),
-        (2, ["run.devices=4"], "run.devices: 4, and the launcher has started 2"),
-        (2, ["run.nodes=2"], "run.nodes: 2, and the launcher has started 1"),
+        (2, ["run.devices=4"], "run.devices: 4, but the launcher started 2"),
+        (2, ["run.nodes=2"], "run.nodes: 2, but the launcher started 1"),
         (16, [], "train.batch_size: 8 leaves some of 16 processes without a row"),
         (1, ["run.devices=16"], "train.batch_size: 8 leaves some of 16 processes without a row"),
     ],
@@ -365,7 +365,7 @@ def test_fewer_processes_than_planned(
 ) -> None:
     """G05: `accelerate launch --cpu --num_processes 2` starts one; nothing is trained by it."""
     planned = plan_of(plain[0], monkeypatch, 1, "run.devices=2")
-    with pytest.raises(ResourceError, match="counts on 2 processes, and 1 are there") as caught:
+    with pytest.raises(ResourceError, match="expects 2 processes, but 1 are running") as caught:
         spine.run(planned, resume=False, console=Console(quiet=True))
     assert caught.value.exit_code == 7
     assert not planned.output.exists()
@@ -398,7 +398,7 @@ def test_who_has_started_this(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_places_on_several_nodes(plain: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Node 1 of 2 with 2 processes each starts ranks 2 and 3; nobody else says where they meet."""
     planned = plan_of(plain[0], monkeypatch, 1, "run.devices=2", "run.nodes=2")
-    with pytest.raises(RecipeError, match="nobody says where the nodes meet"):
+    with pytest.raises(RecipeError, match="there is no address where the nodes meet"):
         launch.Group.of(2, 2, cpu=True)
     for name, value in (("MASTER_ADDR", "a"), ("MASTER_PORT", "1"), ("NODE_RANK", "1")):
         monkeypatch.setenv(name, value)

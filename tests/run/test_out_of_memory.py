@@ -181,7 +181,7 @@ def test_one_row_too_many_is_told_with_what_to_do(
 ) -> None:
     """N15"""
     exhaust(monkeypatch, 2, 0)
-    with pytest.raises(ResourceError, match="with one row a forward pass") as caught:
+    with pytest.raises(ResourceError, match="with one row per forward pass") as caught:
         train(make_recipe(method={"r": 4}), "run")
     assert caught.value.exit_code == 7
     for way in ("train.gradient_checkpointing: true", "data.max_length below 512", "method.r"):
@@ -231,7 +231,7 @@ def test_a_whole_run_goes_on_and_says_so(
     assert record["status"] == "done"
     (told,) = record["out_of_memory"]
     assert (told["step"], told["from"], told["to"]) == (2, 4, 2)
-    said = "memory ran out in step 2 (CUDA out of memory. Tried 2 GiB)"
+    said = "out of memory in step 2 (CUDA out of memory. Tried 2 GiB)"
     assert f"warning: {said}" in capsys.readouterr().err
     assert said in (tmp_path / "run" / "run.log").read_text()
 

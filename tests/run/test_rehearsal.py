@@ -256,4 +256,4 @@ def test_what_a_rehearsal_is_not_is_refused(
     with pytest.raises(SystemExit) as caught:
         cli.main(["lora", "--recipe", str(make_recipe()), "--rehearse", flag])
     assert caught.value.code == 2
-    assert "give one of them" in capsys.readouterr().err
+    assert "use one of them" in capsys.readouterr().err

@@ -94,7 +94,7 @@ def test_lists_and_quotes_hold_commas_of_their_own(make_recipe: Callable[..., Pa
         (["method.r=4"], "nothing to sweep over"),
         ([], "nothing to sweep over"),
         (["method.r=4,4"], "nothing to sweep over"),
-        (["method.r"], "names no value"),
+        (["method.r"], "has no value"),
         (["method.r=4,8", "method.r=16"], "given twice"),
         (["method.rr=4,8"], "method.r"),
         (["method.r=4,many"], "whole number"),

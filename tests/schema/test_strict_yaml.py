@@ -118,7 +118,7 @@ def test_a_tab_is_refused_with_its_place(tmp_path: Path) -> None:
     """H05"""
     said = problem(tmp_path, "data:\n\ttrain: a\n")
     assert "recipe.yaml:2:1" in said
-    assert "a tab stands where YAML wants spaces" in said
+    assert "a tab is used where YAML needs spaces" in said
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_a_reward_model_of_another_tokenizer_is_refused(
 def test_a_policy_is_no_reward_model(work: Path, tmp_path: Path) -> None:
     error = ends_with(work, tmp_path, rlhf={"reward": [{"model": str(work / "sft")}]})
     assert error.exit_code == 4
-    assert "is no reward model" in error.what
+    assert "is not a reward model" in error.what
 
 
 def test_a_whole_reward_model_cannot_lend_its_layers_to_the_critic(
@@ -248,7 +248,7 @@ def test_a_policy_too_far_from_its_start_stops_the_run(work: Path, tmp_path: Pat
         train={"max_steps": 12, "save_steps": 1, "learning_rate": 0.03},
     )
     assert error.exit_code == 5
-    assert "the policy has collapsed: the KL of an answer" in error.what
+    assert "the policy has collapsed: the KL per answer" in error.what
     logged = (tmp_path / "run-0/metrics.jsonl").read_text().splitlines()
     newest = tmp_path / f"run-0/checkpoints/step-{len(logged)}"
     assert newest.is_dir()
@@ -260,7 +260,7 @@ def test_a_policy_that_always_says_the_same_stops_the_run(work: Path, tmp_path: 
     rlhf = {"temperature": 1e-4, "responses_per_prompt": 8}
     error = ends_with(work, tmp_path, rlhf=rlhf)
     assert error.exit_code == 5
-    assert "all 8 answers of step 1 are the same" in error.what
+    assert "all 8 answers of step 1 are identical" in error.what
     assert "there is no checkpoint yet" in error.why
 
 
@@ -277,7 +277,7 @@ def test_a_policy_that_never_ends_stops_the_run(work: Path, tmp_path: Path) -> N
         train={"max_steps": 30, "batch_size": 2, "micro_batch_size": 2, "learning_rate": 1e-6},
     )
     assert error.exit_code == 5
-    assert "no answer of the last 5 steps has ended" in error.what
+    assert "no answer ended in the last 5 steps" in error.what
 
 
 def test_prompts_beyond_the_context_are_counted_or_refused(work: Path, tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_prompts_beyond_the_context_are_counted_or_refused(work: Path, tmp_path:
         else:
             error = ends_with(work, tmp_path, data=data)
             assert error.exit_code == exit_code
-            assert "prompt of theirs is longer than" in error.what
+            assert "are left out: prompts longer than" in error.what
 
 
 def test_code_is_not_run_without_leave(work: Path, tmp_path: Path) -> None:
@@ -445,7 +445,7 @@ def test_every_key_turns_something(key: str, outcome: Callable[..., str]) -> Non
     # Where both ran, they differ in what is learned, and nothing else ended one of them.
     assert before.startswith("[") or key == "rlhf.allow_code"
     refused = {"rlhf.kl_limit": "5 the policy has collapsed: the KL", "rlhf.algorithm": ""}
-    refused["rlhf.vllm"] = "2 the recipe asks for things that cannot go together"
+    refused["rlhf.vllm"] = "2 the recipe contradicts itself"
     assert after.startswith(refused.get(key, "["))
 
 
@@ -478,7 +478,7 @@ def test_answers_that_do_not_fit_are_refused_by_the_plan(work: Path, tmp_path: P
     train = {"batch_size": 50_000, "micro_batch_size": "auto"}
     path = write_recipe(work, tmp_path / "rlhf.yaml", train=train, rlhf={"max_new_tokens": 64})
     host = hardware.Machine(cpu_count=2, memory_bytes=1 << 30)
-    with pytest.raises(TunerError, match="drawing the answers") as caught:
+    with pytest.raises(TunerError, match="sampling the answers") as caught:
         plan_make.make(recipe_load.load(path, verb="rlhf"), host, output=tmp_path / "run")
     assert caught.value.exit_code == 7
     assert "rlhf.max_new_tokens" in caught.value.fix

@@ -404,7 +404,7 @@ def test_a_policy_too_far_away_stops_the_run(rlhf_recipe: Callable[..., Path]) -
     made = make(rlhf_recipe("rloo", rlhf={"kl_limit": 1e-6}, train={"save_steps": 1}))
     with pytest.raises(TrainingError) as caught:
         train(made)
-    assert "collapsed: the KL of an answer to the start is" in str(caught.value)
+    assert "collapsed: the KL per answer from the reference policy is" in str(caught.value)
     assert "step-1" in str(caught.value)
 
 
@@ -414,8 +414,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("dpo", {"max_new_tokens": 9}, "rlhf.max_new_tokens and rlhf.algorithm: dpo"),
     ("grpo", {"responses_per_prompt": 1}, "grpo compares the answers to a prompt"),
     ("rloo", {"responses_per_prompt": 3}, "rlhf.responses_per_prompt: 3 does not divide"),
-    ("grpo", {"vllm": "colocate"}, "rlhf.vllm: colocate, and "),
-    ("rloo", {"reward": []}, "rlhf.reward is empty, and rloo learns from rewards"),
+    ("grpo", {"vllm": "colocate"}, "rlhf.vllm: colocate, but "),
+    ("rloo", {"reward": []}, "rlhf.reward is empty, but rloo learns from rewards"),
 ]
 
 

@@ -17,13 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 WORDS = yaml.safe_load(Path(__file__).with_name("recipe_docs.yaml").read_text("utf-8"))
 SECTIONS = {
     "model": "The base model.",
-    "data": "The rows and how they become examples. The only section that a recipe must have.",
-    "method": "Which parameters are trained. `name` chooses one of the "
-    "[methods](../README.md#methods); each has the keys whose last column names it.",
-    "train": "The optimisation.",
-    "eval": "Scores on held-out rows, before and after.",
-    "export": "What is written at the end, each checked by a fresh process.",
-    "run": "Where and how the run happens.",
+    "data": "The rows and how they become examples. The only required section.",
+    "method": "Which parameters are trained. `name` selects one of the "
+    "[methods](../README.md#methods); the last column lists the methods that have the key.",
+    "train": "Optimizer and learning rate schedule.",
+    "eval": "Scores on held-out rows, before and after training.",
+    "export": "What is written at the end of a run, each checked in a fresh process.",
+    "run": "Where and how to run.",
     "reward": "For `tuner reward`.",
     "rlhf": "For `tuner rlhf`.",
     "ppo": "For `rlhf.algorithm: ppo`.",
@@ -37,9 +37,9 @@ def recipe_page() -> str:
     lines = [
         "# The recipe, key by key",
         "",
-        "Made from the schema by `make docs`. `tuner recipes schema` prints the same as a JSON "
-        "Schema for an editor; `tuner plan --recipe FILE` shows each value and its origin. Any key "
-        "can be set on the command line: `--set train.epochs=2`. Unknown keys are errors.",
+        "Generated from the schema by `make docs`. `tuner recipes schema` prints the same as a "
+        "JSON Schema for an editor; `tuner plan --recipe FILE` shows each value and its origin. "
+        "Any key can be set on the command line: `--set train.epochs=2`. Unknown keys are errors.",
     ]
     for name, about in SECTIONS.items():
         lines += ["", f"## {name}", "", about, ""]
@@ -179,7 +179,7 @@ def cli_page() -> str:
     lines = [
         "# The command line",
         "",
-        "Made from the commands by `make docs`; `tuner COMMAND --help` shows the same.",
+        "Generated from the commands by `make docs`; `tuner COMMAND --help` shows the same.",
     ]
     for name, one in _commands("tuner", typer.main.get_command(cli.app)):
         lines += ["", f"## {name}", "", " ".join((one.help or "").split()), ""]

@@ -41,7 +41,7 @@ from tuner.machine import heap, threads, waiting
 if TYPE_CHECKING:
     from tuner.errors import TunerError
 
-# What typer raises for wrong usage: `BadParameter`'s base, whichever click is underneath.
+# The error that typer raises for wrong usage: `BadParameter`'s base, whichever click it uses.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 # Typer turns Ctrl-C into this code, silently.
 INTERRUPTED = 128 + signal.SIGINT
@@ -82,13 +82,13 @@ for _name, _group in (
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """The `tuner` command: run it and exit with its code."""
+    """Run the `tuner` command and exit with its code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_streams()
     heap.align_large_blocks()
     threads.choose()
     waiting.begin()
-    # They announce on import which kernels they cannot load or would like to download.
+    # On import they log which kernels they cannot load or would download.
     for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)
     help.prepare(given)
@@ -111,11 +111,11 @@ def _run(arguments: list[str]) -> int:
         failure = Interrupted(signal.SIGINT, "stopped by Ctrl-C")
     except UsageError as error:
         if not arguments or type(error).__name__ == "NoArgsIsHelpError":
-            # Its help has been drawn by then.
+            # Its help has been printed by then.
             return 2
         failure = RecipeError(*_usage(error))
     except SystemExit as end:
-        # Typer's only exits of its own in this mode: a shell has its completions, or the reader of
+        # Typer exits in this mode only when a shell has its completions, or when the reader of
         # our output went away (`| head`).
         return 128 + signal.SIGPIPE if end.code else 0
     except Exception as error:
@@ -126,9 +126,9 @@ def _run(arguments: list[str]) -> int:
 
 
 def _prepare_streams() -> None:
-    """No crash on a terminal that cannot encode a character; progress bars on terminals only.
+    """Avoid crashes on characters a terminal cannot encode; show progress bars on terminals only.
 
-    And nothing is told to anybody about what is run: trl would tell the Hub.
+    Also turn off telemetry: trl would send it to the Hub.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for stream in (sys.stdout, sys.stderr):
@@ -140,7 +140,7 @@ def _prepare_streams() -> None:
 
 
 def _usage(error: Exception) -> tuple[str, str, str]:
-    """What was wrong with the command line, how the command is used, where its help is."""
+    """Return what was wrong with the command line, how the command is used, where its help is."""
     message = str(getattr(error, "format_message", error.__str__)())
     context = getattr(error, "ctx", None)
     usage = context.get_usage().strip() if context else "Usage: tuner COMMAND [ARGS]..."
@@ -149,14 +149,14 @@ def _usage(error: Exception) -> tuple[str, str, str]:
 
 
 def _bug(error: Exception) -> TunerError:
-    """An exception that nobody foresaw, as the error that the user sees."""
+    """Return an unexpected exception as the error that the user sees."""
     from tuner.errors import TunerError
 
     last = traceback.extract_tb(error.__traceback__)[-1]
     failure = TunerError(
         f"a bug in tuner: {type(error).__name__}: {str(error).partition(chr(10))[0]}",
         f"in {last.name}, {Path(last.filename).name}:{last.lineno}",
-        "report it with the output of the same command and --verbose",
+        "report it, with the output of the same command run with --verbose",
     )
     failure.__cause__ = error
     return failure

@@ -1,4 +1,4 @@
-"""Files that come with the program, by name: what `tuner recipes` and `tuner templates` share."""
+"""Files bundled with the program, by name; shared by `tuner recipes` and `tuner templates`."""
 
 from __future__ import annotations
 

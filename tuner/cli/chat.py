@@ -14,32 +14,34 @@ from tuner.errors import RecipeError
 
 
 def chat(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's folder.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder.")] = None,
     base: AnyBase = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option("--adapter", metavar="PATH", help="A run's or adapter's folder. Repeatable."),
+        typer.Option("--adapter", metavar="PATH", help="Run or adapter folder. Repeatable."),
     ] = None,
-    system: Annotated[str, typer.Option("--system", metavar="TEXT", help="The system turn.")] = "",
+    system: Annotated[str, typer.Option("--system", metavar="TEXT", help="System prompt.")] = "",
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Longest answer in tokens.")
+        int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Maximum tokens per answer.")
     ] = 256,
     temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0: always the likeliest token.")
+        float, typer.Option("--temperature", min=0.0, help="Sampling temperature; 0: greedy.")
     ] = 0.0,
     top_k: Annotated[
         int | None,
-        typer.Option("--top-k", metavar="N", min=0, help="Draw from the N likeliest; 0: from all."),
+        typer.Option(
+            "--top-k", metavar="N", min=0, help="Sample from the N likeliest tokens; 0: all."
+        ),
     ] = None,
     top_p: Annotated[
         float | None,
-        typer.Option("--top-p", metavar="P", min=0.0, max=1.0, help="Draw from this probability."),
+        typer.Option("--top-p", metavar="P", min=0.0, max=1.0, help="Nucleus sampling threshold."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seeds what is drawn.")] = 42,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed for sampling.")] = 42,
     force_base: ForceBase = False,
     json: Json = False,
 ) -> None:
-    """Talk to a run, or to a base with adapters; reads questions from a pipe, too."""
+    """Chat with a run, or with a base and adapters; also reads questions from a pipe."""
     from tuner.inference import open_model
     from tuner.inference.chat import Chat, Settings
     from tuner.inference.prompts import Prompts
@@ -47,13 +49,13 @@ def chat(
 
     where = console(json)
     if not math.isfinite(temperature):
-        raise RecipeError("--temperature is not a number", "", "0 or more; 0 is the likeliest")
+        raise RecipeError("--temperature is not a finite number", "", "use 0 or more; 0 is greedy")
     if top_p is not None and not 0 < top_p <= 1:
-        raise RecipeError("--top-p is no share", "", "above 0, up to 1; 1 draws from all")
+        raise RecipeError("--top-p is out of range", "", "use a value above 0, up to 1")
     if temperature == 0 and (top_k or top_p):
-        where.warn("--top-k and --top-p mean nothing at temperature 0: nothing is drawn")
+        where.warn("--top-k and --top-p have no effect at temperature 0, which is greedy")
     source = open_model.find(run, base, adapter or (), hardware.detect(), "chat")
-    # What libraries print is not ours: stdout is the console's.
+    # Libraries print to stderr: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
         import torch
 
@@ -63,6 +65,6 @@ def chat(
         prompts = Prompts(model.tokenizer, model.stops, plain=plain)
     if where.interactive:
         speaker = model.active or model.base.name
-        where.text(f"{speaker} answers; /help shows the commands, /exit ends")
+        where.text(f"chatting with {speaker}; /help lists the commands, /exit quits")
     settings = Settings(max_new_tokens, temperature, top_k, top_p)
     Chat(model, prompts, settings, where, system).run()

@@ -36,7 +36,7 @@ def compare(
     overrides: Overrides = None,
     output: Output = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep the runs that are done, go on with the rest.")
+        bool, typer.Option("--resume", help="Keep finished runs and continue with the rest.")
     ] = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -53,7 +53,7 @@ def compare(
     loaded = comparison.load_comparison(Path(named), overrides or (), output)
     show_plan.header(loaded.shared, where)
     folder = _folder(loaded.shared, resume)
-    # A wrong recipe is told before the libraries that a plan needs are imported.
+    # A wrong recipe is refused before the libraries that a plan needs are imported.
     from tuner.run.compare import plans
 
     entries = plans.make_plans(loaded, hardware.detect(), folder, where.note)
@@ -66,7 +66,7 @@ def compare(
     from tuner.run.compare import runs as runner
 
     record = runner.run(entries, folder, head, resume=resume, console=where)
-    # Errors are long: here they stand below the table.
+    # Errors are long: here they go below the table.
     notes = [*report.failures(record), *report.notes(record)]
     where.comparison(record, *report.table(record, errors=False), notes)
     if failure := rows.failure(record):
@@ -75,7 +75,7 @@ def compare(
 
 
 def _folder(shared: LoadedRecipe, resume: bool) -> Path:
-    """The folder that was asked for; else runs/<recipe name>, numbered where that is taken."""
+    """Return the requested folder; else runs/<recipe name>, numbered if that is taken."""
     from tuner.cli.make_plan import run_folder
     from tuner.record import runs
 
@@ -91,7 +91,7 @@ def _folder(shared: LoadedRecipe, resume: bool) -> Path:
 
 
 def _is_of(shared: LoadedRecipe, file: Path) -> bool:
-    """Whether an unfinished comparison with this recipe lies there."""
+    """Return whether the record is of an unfinished comparison with this recipe."""
     record: Any = None
     with contextlib.suppress(OSError, ValueError):
         record = jsonlib.loads(file.read_bytes())
@@ -118,7 +118,7 @@ def _show_plans(entries: Sequence[Entry], folder: Path, console: Console) -> Non
             equal=entry.same,
         )
     console.table(
-        ("method", "trained", "steps", "learning_rate", "memory", "saved as"),
+        ("method", "trainable", "steps", "learning_rate", "memory", "formats"),
         [
             (
                 entry.name,
@@ -135,5 +135,5 @@ def _show_plans(entries: Sequence[Entry], folder: Path, console: Console) -> Non
     for name, first in plans.twins(entries).items():
         console.warn(f"{report.repeats(name, first)}; one of them is enough")
     for text in dict.fromkeys(text for entry in entries for text in entry.warnings):
-        told = [entry.name for entry in entries if text in entry.warnings]
-        console.warn(text if len(told) == len(entries) else f"{', '.join(told)}: {text}")
+        names = [entry.name for entry in entries if text in entry.warnings]
+        console.warn(text if len(names) == len(entries) else f"{', '.join(names)}: {text}")

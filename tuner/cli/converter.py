@@ -11,7 +11,7 @@ from tuner.machine import converter
 
 
 def main() -> None:
-    """Fetch the converter, or take it from the archive that is named."""
+    """Fetch the converter, or take it from the named archive."""
     console = Console()
     try:
         place = converter.fetch(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

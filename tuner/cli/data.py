@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from tuner.model.heads import Head
     from tuner.recipe.load import LoadedRecipe
 
-app = group("Look at the data as the model will see it.")
+app = group("Show the data as the model sees it.")
 
 
 @app.command("preview")
 def data_preview(
     recipe: RecipeArgument = None,
     option: RecipeOption = None,
-    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 3,
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="Number of rows to show.")] = 3,
     overrides: Overrides = None,
     json: Json = False,
     verbose: Verbose = False,
@@ -60,7 +60,7 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
     most = rows if section.max_rows is None else min(rows, section.max_rows)
     few = section.model_copy(update={"max_rows": most, "eval": 0})
     if loaded.task == "sft":
-        legend = "⟦ ⟧ marks what is learned\n"
+        legend = "⟦ ⟧ marks the tokens that are trained on\n"
         shown, warnings = sft.preview(
             few,
             tokenizer,
@@ -73,7 +73,7 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
         for text in warnings:
             console.warn(text)
     else:
-        legend = "⟦ ⟧ marks the answers; where there are none, the policy writes them\n"
+        legend = "⟦ ⟧ marks the answers; without them, the policy samples its own\n"
         shortened = loaded.recipe.model_copy(update={"data": few, "ppo": None})
         of_few = replace(loaded, recipe=shortened)
         shown = list(_compared(of_few, tokenizer, found.context_length, stops, head))
@@ -94,7 +94,7 @@ def _compared(
     stops: Sequence[int],
     head: Head,
 ) -> Iterator[Preview]:
-    """Prompts, and the answers to each where the rows have them, the better ones first."""
+    """Yield the prompts, and their answers where the rows have them, better ones first."""
     from tuner.data.preferences import Ranking
     from tuner.data.prepared import Preview
     from tuner.plan import data as plan_data

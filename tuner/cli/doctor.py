@@ -6,7 +6,7 @@ from tuner.cli.options import Json, console
 
 
 def doctor(json: Json = False) -> None:
-    """Versions, devices, disk, and what optional parts are missing."""
+    """Show versions, devices, disk space and missing optional packages."""
     from tuner.cli import installation
 
     where, found = console(json), installation.report()

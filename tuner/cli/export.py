@@ -1,4 +1,4 @@
-"""`tuner export`: a finished run in other formats, each proven."""
+"""`tuner export`: a finished run in other formats, each checked."""
 
 from __future__ import annotations
 
@@ -16,57 +16,68 @@ from tuner.record import proof_limits
 if TYPE_CHECKING:
     from tuner.console.console import Console
 
-_LIMITS = {"kl": "KL", "mean_logit_difference": "average"}
+_LIMITS = {"kl": "KL", "mean_logit_difference": "mean diff"}
 ONTO = ("auto", "dequantized", "original")
 
 
 def export(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run's folder.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder.")] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", metavar="NAME", help="What to write. Repeatable."),
+        typer.Option("--format", metavar="NAME", help="Format to write. Repeatable."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", metavar="DIR", help="Default: the run's folder.")
+        Path | None,
+        typer.Option("--output", metavar="DIR", help="Output folder; default: the run folder."),
     ] = None,
     base: Annotated[
-        str | None, typer.Option("--base", metavar="BASE", help="If its record names none.")
+        str | None,
+        typer.Option("--base", metavar="BASE", help="Base model, if the run does not record it."),
     ] = None,
     force_base: ForceBase = False,
     onto: Annotated[
         str,
-        typer.Option("--onto", help="Of a quantized run: auto, dequantized or original weights."),
+        typer.Option(
+            "--onto", help="Base weights of a quantized run: auto, dequantized or original."
+        ),
     ] = "auto",
     max_kl: Annotated[
-        float | None, typer.Option("--max-kl", min=0.0, help="In place of the format's limit.")
+        float | None,
+        typer.Option("--max-kl", min=0.0, help="Largest mean KL, instead of the format's limit."),
     ] = None,
     portable: Annotated[
-        bool, typer.Option("--portable", help="An rsLoRA as plain LoRA that all runtimes read.")
+        bool,
+        typer.Option(
+            "--portable",
+            help="Rewrite rsLoRA scaling as plain LoRA, for runtimes that ignore use_rslora.",
+        ),
     ] = False,
     adapters: Annotated[
         str | None,
-        typer.Option("--adapters", metavar="A,B", help="Runs whose adapters are combined."),
+        typer.Option("--adapters", metavar="A,B", help="Runs whose adapters to combine."),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option("--weights", metavar="W,W", help="One for each; default: equal.")
+        str | None,
+        typer.Option("--weights", metavar="W,W", help="One weight per adapter; default: equal."),
     ] = None,
     combination: Annotated[
-        str, typer.Option("--combination", help="linear, ties, dare or svd.")
+        str, typer.Option("--combination", help="How to combine: linear, ties, dare or svd.")
     ] = "linear",
     density: Annotated[
-        float, typer.Option("--density", help="Share that ties and dare keep.")
+        float, typer.Option("--density", help="Fraction of values that ties and dare keep.")
     ] = 0.5,
     check: Annotated[
-        str | None, typer.Option("--check", metavar="vllm", help="Can it load the adapter?")
+        str | None,
+        typer.Option("--check", metavar="vllm", help="Check whether it can load the adapter."),
     ] = None,
     list_formats: Annotated[
-        bool, typer.Option("--formats", help="Show what there is and stop.")
+        bool, typer.Option("--formats", help="List the formats and stop.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Write a finished run in other formats, each proven equal before it is named."""
+    """Write a finished run in other formats, each checked against the tuned model."""
     from tuner.export.origin import find, refuse
     from tuner.recipe.formats import known
 
@@ -75,16 +86,16 @@ def export(
         show_formats(where)
         return
     if onto not in ONTO:
-        raise RecipeError(f"--onto: {onto} is unknown", "", f"one of {', '.join(ONTO)}")
+        raise RecipeError(f"--onto: {onto} is unknown", "", f"use one of {', '.join(ONTO)}")
     names = _names(run, adapters)
     if check is not None:
         _check_elsewhere(names[0], check, where)
         return
     if not formats:
         raise RecipeError(
-            "nothing says what to export",
+            "no format to export to",
             "--format is not given",
-            "tuner export RUN --format merged; tuner export --formats lists them",
+            "run: tuner export RUN --format merged; tuner export --formats lists them",
         )
     rows = known(formats)
     origins = [find(name) for name in names]
@@ -93,15 +104,15 @@ def export(
     place = output or origin.run or origin.folder.parent
     if len(origins) == 1 and origin.run is None and output is None:
         raise RecipeError(
-            f"{origin.name} is no run, and nothing says where its artefacts go",
+            f"{origin.name} is not a run, so there is no default output folder",
             "--output is not given",
-            "name a folder with --output",
+            "give a folder with --output",
         )
     if len(origins) > 1 and output is None:
         raise RecipeError(
-            "several adapters, and nothing says where their combination goes",
+            "a combination of adapters has no default output folder",
             "--output is not given",
-            "name a folder with --output",
+            "give a folder with --output",
         )
     with quiet_libraries():
         from tuner.export import combine, convert, job
@@ -127,38 +138,40 @@ def export(
 
 
 def _names(run: str | None, adapters: str | None) -> list[str]:
-    """The run, or the adapters that are combined."""
+    """Return the run, or the adapters to combine."""
     several = [part.strip() for part in (adapters or "").split(",") if part.strip()]
     if run is None and not several:
         raise RecipeError(
-            "nothing says what to export", "no RUN is given", "tuner export RUN --format merged"
+            "no run to export", "RUN is not given", "run: tuner export RUN --format merged"
         )
     return [*([run] if run else []), *several]
 
 
 def numbers(text: str | None, count: int) -> list[float]:
-    """Weights separated by commas; equal ones that add up to 1 where none are given."""
+    """Return the weights, separated by commas; if none are given, equal ones that sum to 1."""
     if text is None:
         return [1.0 / count] * count
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise RecipeError(
-            f"--weights: {text}", "not numbers separated by commas", "--weights 0.7,0.3"
+            f"--weights: {text}",
+            "expected numbers separated by commas",
+            "for example: --weights 0.7,0.3",
         ) from None
 
 
 def _check_elsewhere(name: str, runtime: str, console: Console) -> None:
-    """Whether another runtime can load an adapter, by what it documents."""
+    """Show whether another runtime can load an adapter, according to its documentation."""
     from tuner.export import vllm
     from tuner.export.origin import find
 
     if runtime != "vllm":
-        raise RecipeError(f"--check: {runtime} is unknown", "", "--check vllm")
+        raise RecipeError(f"--check: {runtime} is unknown", "", "use --check vllm")
     origin = find(name)
     if not origin.adapter:
         console.event("check", runtime=runtime, loads=True, against=[], say=[])
-        console.text(f"{origin.folder}: a whole model, which vLLM loads as it loads its base")
+        console.text(f"{origin.folder}: a whole model, which vLLM loads like the base")
         return
     against, say = vllm.findings(origin.config)
     console.event("check", runtime=runtime, loads=not against, against=against, say=say)
@@ -173,16 +186,16 @@ def _check_elsewhere(name: str, runtime: str, console: Console) -> None:
 
 
 def show(reports: Sequence[dict[str, Any]], console: Console) -> None:
-    """The parity proof on screen, and as JSON."""
+    """Show the results of the parity check."""
     console.event("exported", artefacts=list(reports))
     console.table(
         (
             "format",
             "size",
-            "off by",
-            "on average",
+            "max diff",
+            "mean diff",
             "KL",
-            "same first",
+            "top-1",
             "perplexity",
             "limit",
         ),
@@ -206,7 +219,7 @@ def show(reports: Sequence[dict[str, Any]], console: Console) -> None:
             ", ".join(report["kind"] for report in those) if len(those) < len(reports) else "all"
         )
         console.text(
-            f"{kinds}: compared at {places} places, where the perplexity of the tuned model is "
+            f"{kinds}: compared at {places} positions; perplexity of the tuned model "
             f"{formatting.value(those[0]['perplexity_tuned'])}, of the base "
             f"{formatting.value(those[0]['perplexity_base'])}; KL of the base "
             f"{formatting.value(those[0]['kl_base'])}"
@@ -224,18 +237,22 @@ def show(reports: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def _llama(found: dict[str, Any] | None) -> str:
-    """What llama.cpp itself made of a GGUF file."""
+    """Return how a GGUF file did in llama.cpp itself."""
     if not found:
-        return "" if found is None else "  (llama.cpp is not installed: not run in it)"
-    unsure = f"; {', '.join(found['unsure'])} do not count there" if found["unsure"] else ""
+        return "" if found is None else "  (not run in llama.cpp, which is not installed)"
+    unsure = (
+        f"; not counted: {', '.join(found['unsure'])} is unreliable there"
+        if found["unsure"]
+        else ""
+    )
     return (
         f"  (llama.cpp {found['version']}: {found['same_answers']} of {found['answers']} greedy "
-        f"answers the same{unsure})"
+        f"answers match{unsure})"
     )
 
 
 def show_formats(console: Console) -> None:
-    """Name and purpose of each format."""
+    """List the formats with their purpose."""
     from tuner.machine.packages import NEEDED_BY
     from tuner.recipe.formats import FORMATS
 

@@ -1,8 +1,8 @@
-"""Typer's own help, drawn without the half of rich that it does not need.
+"""Typer's help, rendered without the half of rich that it does not need.
 
 `typer.rich_utils` imports rich's Markdown and tracebacks, which bring a Markdown parser and a
-syntax highlighter: more time than all the rest of `tuner --help`. Our texts are no Markdown and our
-errors end in `cli`, so names stand in for both while that module is imported.
+syntax highlighter: more time than all the rest of `tuner --help`. Our texts are not Markdown and
+our errors end in `cli`, so empty modules replace both while that module is imported.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class _StandIn(types.ModuleType):
 
 
 def prepare(arguments: Sequence[str]) -> None:
-    """Import what draws the help, where these arguments or a shell's completion ask for it."""
-    # A group without a command shows its help, too.
+    """Import what renders the help, if these arguments or a shell's completion need it."""
+    # A group without a command also shows its help.
     asked = len(arguments) < 2 or "--help" in arguments or "-h" in arguments
     if asked or COMPLETE in os.environ:
         _import_light()

@@ -1,4 +1,4 @@
-"""`tuner inspect`: what is in an adapter."""
+"""`tuner inspect`: the contents of an adapter."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _SHOWN = 20
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="Its folder.")],
+    path: Annotated[Path, typer.Argument(metavar="RUN_OR_ADAPTER", help="Run or adapter folder.")],
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """What is in an adapter: size and rank of its updates, what never moved."""
+    """Show an adapter: size and rank of its updates, and tensors that never changed."""
     from tuner.model.adapters import inspect as inspection
 
     where = console(json, False, verbose)
-    # What libraries print is not ours: stdout is the console's.
+    # Libraries print to stderr: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
         found = inspection.inspect(path)
     if where.json:
@@ -89,7 +89,7 @@ def _facts(found: Mapping[str, Any]) -> dict[str, list[str]]:
         f"{', '.join(file['dtypes'])};",
         f"sha256 {file['sha256']};",
     ]
-    for key, name in (("unmoved_tensors", "never moved"), ("zero_tensors", "all zero")):
+    for key, name in (("unmoved_tensors", "unchanged"), ("zero_tensors", "all zero")):
         if found[key]:
             facts[name] = [f"{item};" for item in found[key]]
     return facts

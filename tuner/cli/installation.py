@@ -1,4 +1,4 @@
-"""What `tuner doctor` shows: versions, devices, disk, and what is missing with how to add it."""
+"""What `tuner doctor` shows: versions, devices, disk, and missing packages with how to add them."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ OPTIONAL = {
     "llama.cpp (smaller GGUF types)": ("llama-cpp-python", "llama_cpp"),
 }
 
-# The page that names the command for each driver.
+# The page with the command for each driver.
 _TORCH = "https://pytorch.org/get-started/locally"
 
 
 def report() -> dict[str, Any]:
-    """Look at the installation and the machine, without importing anything heavy."""
+    """Return facts on the installation and the machine, without importing anything heavy."""
     found = hardware.detect()
     versions = {name: _version(name) for name in LIBRARIES}
     cache = machine_cache.cache_folder()
@@ -81,7 +81,7 @@ def report() -> dict[str, Any]:
 
 
 def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    """The report as name and text, for people."""
+    """Return the report as pairs of name and text, for people."""
     gib = 1 << 30
     device = found["machine"]
     lines = [
@@ -100,7 +100,7 @@ def rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     if not device["gpus"]:
         lines.append(("GPU", device["gpu_note"] or "none"))
     lines += [
-        ("computes in", ", ".join(device["dtypes"])),
+        ("dtypes", ", ".join(device["dtypes"])),
         ("disk free", f"{found['disk_free_bytes'] / gib:.1f} GiB"),
         ("cache", f"{found['cache']['folder']}"),
         *((f"base {item['name']}", item["state"]) for item in found["bases"]),
@@ -116,7 +116,7 @@ def _presence(part: dict[str, str | None]) -> str:
 
 
 def _processors(count: int, quota: float | None) -> str:
-    return str(count) if quota is None else f"{count} (the cgroup's quota is {quota:g})"
+    return str(count) if quota is None else f"{count} (cgroup quota: {quota:g})"
 
 
 def _part(name: str, package: str, version: str | None, command: str) -> dict[str, str | None]:
@@ -150,6 +150,6 @@ def _problems(versions: dict[str, str | None], found: hardware.Machine) -> list[
     missing = [name for name, version in versions.items() if version is None]
     problems = [f"{name} is missing; add it with: {packages.install(name)}" for name in missing]
     if found.gpu_note:
-        add = f"install one with CUDA in place of torch {versions['torch']}: {_TORCH}"
+        add = f"install a CUDA build in place of torch {versions['torch']}: {_TORCH}"
         problems.append(f"{found.gpu_note}; {add}")
     return problems

@@ -1,4 +1,4 @@
-"""From a command line to a plan: the recipe, its stages, and what is shown of both."""
+"""Make the plan of a command line: load the recipe, run or plan its stages, show them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Mode(Enum):
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line asks a training command for.
+    """The request of a command line to a training command.
 
     Attributes:
         verb: the command; None: the one that fits the recipe.
@@ -60,26 +60,26 @@ class Asked:
 
 
 def mode_of(dry_run: bool, rehearse: bool, resume: bool, card: str | None = None) -> Mode:
-    """What the options ask for.
+    """Return the mode that the options ask for.
 
     Raises:
         RecipeError: they contradict each other.
     """
     for option, given, why in (
-        ("--dry-run", dry_run, "the one loads no model, the other tries all parts of the run"),
-        ("--resume", resume, "a rehearsal touches no run, and goes on with none"),
-        ("--for", card is not None, "a rehearsal runs on the machine that is here"),
+        ("--dry-run", dry_run, "--dry-run loads no model; --rehearse tries every part of the run"),
+        ("--resume", resume, "a rehearsal neither changes nor continues a run"),
+        ("--for", card is not None, "a rehearsal runs on this machine"),
     ):
         if rehearse and given:
-            raise RecipeError(f"{option} and --rehearse are two things", why, "give one of them")
+            raise RecipeError(f"{option} and --rehearse cannot be combined", why, "use one of them")
     return Mode.PLAN if dry_run else Mode.REHEARSE if rehearse else Mode.RUN
 
 
 def make_plan(asked: Asked, console: Console) -> Plan:
-    """Load the recipe, decide everything, show it; stages that it names are run or planned first.
+    """Load the recipe, make its plan and show it; stages that it names are run or planned first.
 
     Args:
-        asked: by the command line; only for a run stages that are not done are carried out.
+        asked: the request; only a run carries out stages that are not done.
         console: shows what happens.
     """
     from tuner.cli import show_plan
@@ -98,7 +98,7 @@ def make_plan(asked: Asked, console: Console) -> Plan:
     folder = run_folder(loaded, asked.resume)
     if asked.resume:
         loaded = as_begun(loaded, folder)
-    # A wrong recipe is told before the libraries that a plan needs are imported.
+    # A wrong recipe is refused before the libraries that a plan needs are imported.
     with imports.importing():
         from tuner.model import own_code
         from tuner.plan import costs, make
@@ -116,11 +116,11 @@ def make_plan(asked: Asked, console: Console) -> Plan:
     plan.facts.update(costs.facts(plan, present))
     there = (folder / "run.json").exists()
     if asked.resume and not there:
-        plan.warnings.append(f"there is nothing to resume in {folder}: a new run begins there")
+        plan.warnings.append(f"nothing to resume in {folder}: a new run will start there")
     if asked.resume and there and asked.mode is Mode.PLAN and not present.elsewhere:
         _check_resumption(plan, console)
     if there and not asked.resume:
-        plan.warnings.append(f"{folder} already holds a run: a new one there would be refused")
+        plan.warnings.append(f"{folder} already holds a run: a new run there will be refused")
     show_plan.plan(plan, console)
     return plan
 
@@ -154,7 +154,7 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
 def _stages(
     loaded: LoadedRecipe, folder: Path, present: Machine, console: Console, mode: Mode
 ) -> Mapping[str, Source]:
-    """What the recipes leave that this one names."""
+    """Return the results of the recipes that this one names."""
     from tuner.cli import show_plan
     from tuner.plan import costs, make
     from tuner.run import chain
@@ -163,8 +163,8 @@ def _stages(
     undone = next((link for link in found if link.status != "done"), None)
     if mode is Mode.REHEARSE and undone:
         raise RecipeError(
-            f"{undone.key}: {undone.name} is not done yet, and its result is needed to rehearse",
-            "a rehearsal trains nothing that stays",
+            f"{undone.key}: {undone.name} has not run yet, and the rehearsal needs its result",
+            "a rehearsal keeps nothing that it trains",
             f"rehearse that stage: tuner {undone.loaded.verb} --recipe {undone.loaded.path} "
             "--rehearse; or run it first",
         )
@@ -184,7 +184,7 @@ def _stages(
 
 
 def run_folder(loaded: LoadedRecipe, resume: bool) -> Path:
-    """The folder that was asked for; else runs/<recipe name>, numbered where that is taken.
+    """Return the requested folder; else runs/<recipe name>, numbered if that is taken.
 
     Raises:
         SafetyError: a path in the recipe leaves the current directory through `..`.

@@ -1,4 +1,4 @@
-"""Options that commands share, and what a command is made with."""
+"""Options that commands share, and helpers to define commands."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tuner.recipe.verbs import VERBS
 if TYPE_CHECKING:
     from tuner.console.console import Console
 
-# The variable by which a shell asks for completions.
+# The variable with which a shell asks for completions.
 COMPLETE = "_TUNER_COMPLETE"
 
 
 def _recipe_names(incomplete: str) -> list[str]:
-    """Recipe files below what is typed, and the names of bundled recipes."""
+    """Return recipe files that start with what is typed, and names of bundled recipes."""
     from tuner.recipe import bundled
 
     typed = Path(incomplete)
@@ -39,7 +39,7 @@ RecipeArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="RECIPE",
-        help="Recipe file, or name of a bundled one.",
+        help="Recipe file, or name of a bundled recipe.",
         autocompletion=_recipe_names,
         show_default=False,
     ),
@@ -49,50 +49,56 @@ RecipeOption = Annotated[
     typer.Option(
         "--recipe",
         metavar="PATH",
-        help="The recipe, given as an option.",
+        help="The recipe, as an option.",
         autocompletion=_recipe_names,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a key, as train.epochs=1. Repeatable."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: train.epochs=1. Repeatable."),
 ]
 Output = Annotated[
     str | None,
-    typer.Option("--output", metavar="DIR", help="The run folder; default runs/<recipe name>."),
+    typer.Option("--output", metavar="DIR", help="Run folder; default: runs/<recipe name>."),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on from the newest intact checkpoint of the folder.")
+    bool, typer.Option("--resume", help="Continue from the newest intact checkpoint in the folder.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 Rehearse = Annotated[
-    bool, typer.Option("--rehearse", help="Try all parts on 3 steps, tell time and memory, stop.")
+    bool,
+    typer.Option("--rehearse", help="Try every part on 3 steps, report time and memory, stop."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Only warnings, errors and the last line.")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Every value; tracebacks with errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per line to stdout.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Show only warnings, errors and the last line.")
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Show every value, and tracebacks with errors.")
+]
 AnyBase = Annotated[
     str | None,
-    typer.Option("--base", metavar="BASE", help="Alias, Hub id, model folder or .gguf file."),
+    typer.Option("--base", metavar="BASE", help="Base model: alias, Hub id, folder or .gguf file."),
 ]
 ForceBase = Annotated[
-    bool, typer.Option("--force-base", help="Though the adapter is of another base.")
+    bool,
+    typer.Option("--force-base", help="Use the adapter even if it was trained on another base."),
 ]
-RunsFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where the runs lie.")]
+RunsFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder with the runs.")]
 
 # Panels of the help.
-TRAIN, USE, LOOK = "Train", "Use what was trained", "Look"
+TRAIN, USE, LOOK = "Train", "Use what was trained", "Show information"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
 def one_recipe(command: str, argument: str | None, option: str | None) -> str:
-    """Return the recipe, which is given once: as an argument or by `--recipe`.
+    """Return the recipe, given either as an argument or by `--recipe`.
 
     Raises:
         RecipeError: it is given twice or not at all.
     """
     if argument is None and option is None:
-        what, why = "no recipe is given", "it is a file, or the name of a bundled recipe"
+        what, why = "no recipe is given", "a recipe is a file, or the name of a bundled recipe"
     elif argument is not None and option is not None:
         what, why = "the recipe is given twice", f"RECIPE is {argument}, and --recipe {option}"
     else:
@@ -103,17 +109,17 @@ def one_recipe(command: str, argument: str | None, option: str | None) -> str:
 
 
 def refuse_unknown_verb(verb: str | None) -> None:
-    """Refuse a value of `--verb` that is no training command.
+    """Refuse a value of `--verb` that is not a training command.
 
     Raises:
-        BadParameter: names those that there are.
+        BadParameter: with the valid ones.
     """
     if verb not in (None, *VERBS):
         raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
 
 
 def group(help: str, add_completion: bool = False) -> typer.Typer:
-    """A command that has commands."""
+    """Return a command that has subcommands."""
     return typer.Typer(
         help=help,
         add_completion=add_completion,
@@ -125,7 +131,7 @@ def group(help: str, add_completion: bool = False) -> typer.Typer:
 
 
 def console(json: bool = False, quiet: bool = False, verbose: bool = False) -> Console:
-    """Where a command speaks; silent in all processes of a run but the first."""
+    """Return the console of a command; it is muted in all processes of a run except the first."""
     from tuner.console.console import Console
     from tuner.machine import ranks
 
@@ -134,7 +140,7 @@ def console(json: bool = False, quiet: bool = False, verbose: bool = False) -> C
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """What libraries print or warn of is not ours: stdout is the console's."""
+    """Redirect what libraries print, and ignore their warnings: stdout is the console's."""
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from tuner.model import transformers_errors

@@ -1,4 +1,4 @@
-"""`tuner recipes`: the recipes that come with the program."""
+"""`tuner recipes`: the bundled recipes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tuner.errors import RecipeError
 if TYPE_CHECKING:
     from tuner.console.console import Console
 
-app = group("Recipes that come with the program.")
+app = group("Show and copy bundled recipes.")
 
 
 @app.command("list")
 def list_all(json: Json = False) -> None:
-    """Name and purpose of each recipe."""
+    """List the bundled recipes with their purpose."""
     from tuner.recipe import bundled
 
     where = console(json)
@@ -32,24 +32,24 @@ def list_all(json: Json = False) -> None:
 
 @app.command("show")
 def show(name: str, json: Json = False) -> None:
-    """The text of a recipe."""
+    """Show the text of a recipe."""
     show_text("recipes", name, console(json))
 
 
 @app.command("copy")
 def recipes_copy(
     name: str,
-    destination: Annotated[Path, typer.Argument(help="A folder, or the new file's name.")] = Path(),
+    destination: Annotated[Path, typer.Argument(help="Target folder or file.")] = Path(),
     json: Json = False,
 ) -> None:
-    """Copy a recipe and its sample data; nothing is overwritten."""
+    """Copy a recipe and its sample data; existing files are not overwritten."""
     copy(name, destination, console(json))
 
 
 @app.command("schema")
 def schema(json: Json = False) -> None:
-    """The JSON Schema of a recipe, for editors."""
-    from tuner.recipe.schema import json_schema
+    """Print the JSON Schema of a recipe, for editors."""
+    from tuner.recipe.json_schema import json_schema
 
     indent = None if json else 2
     text = jsonlib.dumps(json_schema(), ensure_ascii=False, indent=indent)
@@ -64,7 +64,7 @@ def copy(name: str, destination: Path, console: Console) -> None:
     """Copy a bundled recipe and the data files it names; overwrite nothing.
 
     Raises:
-        RecipeError: no such recipe, or a file that is there already.
+        RecipeError: no such recipe, or a file exists already.
     """
     source = named("recipes", name)
     single = destination.suffix in (".yaml", ".yml")
@@ -72,7 +72,7 @@ def copy(name: str, destination: Path, console: Console) -> None:
     copies = {source: destination if single else folder / source.name}
     for file in _files(source):
         copies[source.parent / file] = folder / file
-    # Recipes share sample files: one that is there already, byte for byte, stays.
+    # Recipes share sample files: an existing one with the same bytes is kept.
     kept = [str(target) for origin, target in copies.items() if _same(origin, target)]
     copies = {origin: target for origin, target in copies.items() if str(target) not in kept}
     there = [str(target) for target in copies.values() if target.exists() or target.is_symlink()]
@@ -80,7 +80,7 @@ def copy(name: str, destination: Path, console: Console) -> None:
         raise RecipeError(
             f"{name} would overwrite {', '.join(there)}",
             "nothing was copied",
-            "name another folder: tuner recipes copy NAME FOLDER",
+            "copy it to another folder: tuner recipes copy NAME FOLDER",
         )
     for origin, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def copy(name: str, destination: Path, console: Console) -> None:
 
 
 def _files(source: Path) -> list[Path]:
-    """The files beside a recipe that it reads, and those of the recipes that it names."""
+    """Return the files next to a recipe that it reads, and those of the recipes it names."""
     from tuner.model.adapters.sources import RECIPES
     from tuner.recipe import load as recipe_load
     from tuner.recipe import paths

@@ -1,4 +1,4 @@
-"""`tuner runs`: the run folders below a folder, as their records tell."""
+"""`tuner runs`: the run folders in a folder, by their records."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tuner.console import formatting
 from tuner.errors import RecipeError
 from tuner.schema.suggest import suggestion
 
-app = group("Runs and their records.")
+app = group("Show runs and their records.")
 
 
 @app.command("list")
 def list_all(folder: RunsFolder = Path("runs"), json: Json = False) -> None:
-    """Status and scores of each run."""
+    """List the runs with status and scores."""
     from tuner.record import runs
 
     where = console(json)
@@ -43,14 +43,14 @@ def list_all(folder: RunsFolder = Path("runs"), json: Json = False) -> None:
 
 @app.command("show")
 def show(name: str, folder: RunsFolder = Path("runs"), json: Json = False) -> None:
-    """The record of one run."""
+    """Show the record of one run."""
     from tuner.record import runs
 
     where = console(json)
     path = folder / name if (folder / name).is_dir() else Path(name)
     known = [run.path.name for run in runs.list_runs(folder)]
     if not path.is_dir():
-        hint = suggestion(name, known) if known else "the folder holds no run"
+        hint = suggestion(name, known) if known else "the folder has no runs"
         raise RecipeError(f"there is no run '{name}' in {folder}", hint, "see: tuner runs list")
     run = runs.read_run(path)
     if where.json:

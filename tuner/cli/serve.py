@@ -1,4 +1,4 @@
-"""`tuner serve`: runs, or a base with adapters, behind OpenAI's protocol."""
+"""`tuner serve`: runs, or a base with adapters, over the OpenAI API."""
 
 from __future__ import annotations
 
@@ -22,52 +22,62 @@ _NEEDED = ("fastapi", "uvicorn")
 
 def serve(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN...", help="Runs of one base.")
+        list[str] | None, typer.Argument(metavar="RUN...", help="Runs that share one base.")
     ] = None,
     base: AnyBase = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option("--adapter", metavar="NAME=PATH", help="A further one. Repeatable."),
+        typer.Option(
+            "--adapter", metavar="NAME=PATH", help="Another adapter to serve. Repeatable."
+        ),
     ] = None,
-    host: Annotated[str, typer.Option("--host", help="Where to listen.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="0 takes a free one and tells it.")
+        int,
+        typer.Option("--port", min=0, max=65535, help="Port; 0 picks a free one and prints it."),
     ] = 8000,
     api_key: Annotated[
         str | None,
-        typer.Option("--api-key", metavar="KEY", help="Better in TUNER_API_KEY: others see this."),
+        typer.Option(
+            "--api-key", metavar="KEY", help="Prefer TUNER_API_KEY: other users can see options."
+        ),
     ] = None,
     max_queue: Annotated[
-        int, typer.Option("--max-queue", min=0, metavar="N", help="Requests that may wait.")
+        int,
+        typer.Option("--max-queue", min=0, metavar="N", help="Maximum number of waiting requests."),
     ] = 16,
     max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", min=1, metavar="N", help="Longest answer in tokens.")
+        int, typer.Option("--max-new-tokens", min=1, metavar="N", help="Maximum tokens per answer.")
     ] = 1024,
     max_request_bytes: Annotated[
-        int, typer.Option("--max-request-bytes", min=1, metavar="N", help="Longest request.")
+        int,
+        typer.Option("--max-request-bytes", min=1, metavar="N", help="Maximum size of a request."),
     ] = 1 << 20,
     time_limit: Annotated[
-        float, typer.Option("--time-limit", metavar="SECONDS", help="Of a request, with its wait.")
+        float,
+        typer.Option(
+            "--time-limit", metavar="SECONDS", help="Seconds per request, queueing included."
+        ),
     ] = 120.0,
     temperature: Annotated[
         float,
-        typer.Option("--temperature", min=0.0, max=2.0, help="Of requests that name none."),
+        typer.Option("--temperature", min=0.0, max=2.0, help="Default for requests that set none."),
     ] = 1.0,
     allow_anyone: Annotated[
-        bool, typer.Option("--allow-anyone", help="Listen beyond this machine without a key.")
+        bool, typer.Option("--allow-anyone", help="Listen to other machines without an API key.")
     ] = False,
     force_base: Annotated[
-        bool, typer.Option("--force-base", help="Though an adapter is of another base.")
+        bool, typer.Option("--force-base", help="Use adapters even if trained on another base.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Serve runs, each a model name on one base, by OpenAI's protocol."""
+    """Serve runs that share one base over the OpenAI API, each as a model name."""
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise ModelError(
-            "tuner serve needs a part that is not installed",
+            "tuner serve needs packages that are not installed",
             f"{', '.join(missing)}: not found",
             packages.add("uvicorn"),
         )
@@ -80,7 +90,7 @@ def serve(
     first, others = (runs[0], runs[1:]) if runs else (None, [])
     adapters = [*others, *(adapter or ())]
     source = open_model.find(first, base, adapters, hardware.detect(), "serve")
-    # What libraries print is not ours: stdout is the console's.
+    # Libraries print to stderr: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
         from tuner.inference.serve import models, server
 
@@ -88,8 +98,8 @@ def serve(
         if not address.loopback and key is None and not allow_anyone:
             raise SafetyError(
                 f"anyone who reaches {host} could use the models",
-                "it is not this machine alone, and there is no API key",
-                f"set {KEY_VARIABLE}, or --allow-anyone if that is meant",
+                "other machines can connect, and there is no API key",
+                f"set {KEY_VARIABLE}, or use --allow-anyone if that is intended",
             )
         listener, url = server.listen(address)
         with listener:
@@ -102,17 +112,19 @@ def serve(
 
 
 def _key(given: str | None) -> str | None:
-    """The API key of the option or the environment.
+    """Return the API key from the option or the environment.
 
     Raises:
-        RecipeError: it is empty, or cannot stand in a header.
+        RecipeError: it is empty, or not valid in a header.
     """
     key, where = given, "--api-key"
     if key is None:
         key, where = os.environ.get(KEY_VARIABLE), KEY_VARIABLE
     if key is not None and not re.fullmatch(r"[!-~]+", key):
-        why = "it is empty" if not key else "it holds spaces or characters that are not ASCII"
+        why = "it is empty" if not key else "it contains spaces or characters that are not ASCII"
         raise RecipeError(
-            f"{where} is no API key", why, "letters, digits and signs, or leave it out"
+            f"{where} is not a valid API key",
+            why,
+            "use letters, digits and symbols, or leave it out",
         )
     return key

@@ -1,4 +1,4 @@
-"""A recipe and its plan, as people and programs read them before a run."""
+"""Show a recipe and its plan before a run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tuner.recipe.load import LoadedRecipe
 
 
 def header(loaded: LoadedRecipe, console: Console) -> None:
-    """Show which command runs which recipe."""
+    """Show the command and the recipe."""
     console.text(f"tuner {__version__}  {loaded.verb}  {loaded.path} ({loaded.sha256[:12]})")
 
 
 def plan(made: Plan, console: Console) -> None:
-    """Show a plan: facts, each value with its origin, warnings."""
+    """Show a plan: facts, every value with its origin, warnings."""
     console.event("plan", plan=made.as_dict())
     for name, facts in made.facts.items():
         console.text(formatting.paragraph(name, formatting.facts(name, facts, console.verbose)))

@@ -1,4 +1,4 @@
-"""What a rehearsal has shown: the parts, the memory, and what the whole run would take."""
+"""Show the result of a rehearsal: the parts, the memory, and estimates for the whole run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def show(plan: Plan, found: Rehearsal, console: Console) -> None:
-    """The table of a rehearsal, and one JSON object."""
+    """Show the table of a rehearsal, and one JSON object."""
     rows, amount = parts(plan, found), costs.cost(plan, found.times.total)
     console.event(
         "rehearsal",
@@ -42,12 +42,14 @@ def show(plan: Plan, found: Rehearsal, console: Console) -> None:
     )
     for name, items in _lines(plan, found).items():
         console.text(formatting.paragraph(name, items))
-    price = "" if amount is None else f" and costs about {formatting.money(amount)}"
-    console.closing(f"rehearsed: the run takes about {formatting.about(found.times.total)}{price}")
+    price = "" if amount is None else f" and cost about {formatting.money(amount)}"
+    console.closing(
+        f"rehearsed: the run will take about {formatting.about(found.times.total)}{price}"
+    )
 
 
 def parts(plan: Plan, found: Rehearsal) -> list[tuple[str, float, float | None]]:
-    """Each part, what it took here, and what it takes in the run; None where a run has it not."""
+    """Return each part, its time here, and its time in the run; None if a run does not have it."""
     laps, run = found.seconds, found.times
     times = costs.scorings(plan)
     first, *others = found.steps
@@ -56,7 +58,7 @@ def parts(plan: Plan, found: Rehearsal) -> list[tuple[str, float, float | None]]
         held_out, scored = rates.scored_rows(plan), times * found.rate.score_row
         name = f"score {found.rows} of {held_out} rows ({_often(times)} in the run)"
         rows.append((name, laps["score"], held_out * scored))
-    name = f"answers to show ({_often(times)} in the run)"
+    name = f"sample answers ({_often(times)} in the run)"
     rows.append((name, laps["samples"], times * laps["samples"]))
     rows.append(("step 1, the longest rows", first, None))
     rows += [(f"step {number}", seconds, None) for number, seconds in enumerate(others, 2)]
@@ -80,13 +82,13 @@ def _often(count: int) -> str:
 
 def _lines(plan: Plan, found: Rehearsal) -> dict[str, list[str]]:
     rate: Any = found.rate
-    memory = f"{formatting.size(found.peak_memory)} taken until the steps were done, "
-    memory += f"{formatting.size(found.planned_memory)} planned for them: "
+    memory = f"{formatting.size(found.peak_memory)} peak until the last step, "
+    memory += f"{formatting.size(found.planned_memory)} planned: "
     ratio = found.peak_memory / found.planned_memory
-    speed = [f"{rate.tokens_per_second:,.0f} tokens a second;", f"{rate.step:.3g} s a step"]
+    speed = [f"{rate.tokens_per_second:,.0f} tokens per second;", f"{rate.step:.3g} s per step"]
     lines = {"speed": speed, "memory": [f"{memory}{ratio:.2f} times the plan"]}
     if found.difference is not None:
         apart = "bit for bit" if not found.difference else f"within {found.difference:.1e}"
-        lines["resume"] = [f"step {len(found.steps)} from the checkpoint before it is the same, "]
+        lines["resume"] = [f"step {len(found.steps)} resumed from its checkpoint matches "]
         lines["resume"][0] += apart
     return lines

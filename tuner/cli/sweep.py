@@ -1,4 +1,4 @@
-"""`tuner sweep`: one recipe with several values, a run each, and which of them is the best."""
+"""`tuner sweep`: a run per combination of values of one recipe, and which run is best."""
 
 from __future__ import annotations
 
@@ -33,36 +33,41 @@ def sweep(
     option: RecipeOption = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=V,V", help="As method.r=4,8,16. Repeatable."),
+        typer.Option(
+            "--set", metavar="KEY=V,V", help="Values to try: method.r=4,8,16. Repeatable."
+        ),
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option("--output", metavar="DIR", help="Default runs/<recipe name>-sweep."),
+        typer.Option(
+            "--output", metavar="DIR", help="Sweep folder; default: runs/<recipe name>-sweep."
+        ),
     ] = None,
     verb: Annotated[
-        str | None, typer.Option("--verb", help="The training command of the trials.")
+        str | None, typer.Option("--verb", help="Training command of the trials.")
     ] = None,
     metric: Annotated[
-        str | None, typer.Option("--metric", help="What sorts the table; default: held-out loss.")
+        str | None, typer.Option("--metric", help="Metric to sort by; default: held-out loss.")
     ] = None,
     address: Annotated[
-        str, typer.Option("--address", metavar="HOST:PORT", help="Of a Ray cluster, or auto.")
+        str,
+        typer.Option("--address", metavar="HOST:PORT", help="Address of a Ray cluster, or auto."),
     ] = "",
     cpus: Annotated[
         int | None,
-        typer.Option("--cpus", min=1, help="Processors of a trial; default: all, 1 with a GPU."),
+        typer.Option("--cpus", min=1, help="CPUs per trial; default: all, 1 with a GPU."),
     ] = None,
     gpus: Annotated[
-        int | None, typer.Option("--gpus", min=0, help="GPUs of a trial; default: 1 if there are.")
+        int | None, typer.Option("--gpus", min=0, help="GPUs per trial; default: 1 if available.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and show the trials and stop.")
+        bool, typer.Option("--dry-run", help="Check and show the trials, then stop.")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Run a recipe with every combination of some values, by Ray Tune; the best first."""
+    """Train a recipe with every combination of the given values, by Ray Tune; best first."""
     from tuner.cli import show_plan
     from tuner.record.runs import RUNS
     from tuner.run.sweep import grid, table
@@ -72,7 +77,7 @@ def sweep(
     named, where = one_recipe("sweep", recipe, option), console(json, quiet, verbose)
     if importlib.util.find_spec("ray") is None and not dry_run:
         raise ModelError(
-            "tuner sweep needs a part that is not installed",
+            "tuner sweep needs a package that is not installed",
             "ray: not found",
             packages.add("ray"),
         )
@@ -92,7 +97,7 @@ def sweep(
         found, by = carry_out(trials, waiting, root, metric, Asked(cpus, gpus, address), where)
     except Interrupted as error:
         settle([root / "trials" / each.name for each in waiting])
-        again = "run the same command again: what is done is not repeated, the rest goes on"
+        again = "run the same command again: finished trials are kept, the rest continue"
         raise Interrupted(error.exit_code - 128, error.what, again) from error
     _show(found, by, where)
     if failure := table.failure(found):
@@ -101,15 +106,15 @@ def sweep(
 
 
 def _refuse_chains(trials: Sequence[Trial], root: Path) -> None:
-    """Refuse recipes that name recipes: trials at once would carry out the same stage."""
+    """Refuse recipes that name recipes: parallel trials would run the same stage."""
     from tuner.run import chain
 
     for trial in trials:
         if links := chain.links(trial.loaded, root / "trials" / trial.name):
             raise RecipeError(
                 f"{links[0].key}: {links[0].name} is a recipe, and every trial would run it",
-                "a sweep is over the runs of one recipe",
-                f"run it once, with tuner {links[0].loaded.verb}, and name its run folder there",
+                "a sweep covers the runs of one recipe only",
+                f"run it once with tuner {links[0].loaded.verb}, and name its run folder instead",
             )
 
 
@@ -123,7 +128,7 @@ def _refuse_metric(metric: str | None) -> None:
         raise RecipeError(
             f"--metric: {metric} is unknown",
             suggestion(metric, METRICS),
-            "name one that the recipe's eval.metrics has, or leave it out",
+            "use one from the recipe's eval.metrics, or leave it out",
         )
 
 

@@ -1,4 +1,4 @@
-"""`tuner templates`: the data templates that come with the program."""
+"""`tuner templates`: the bundled data templates."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import asdict
 from tuner.cli.bundled import show_text
 from tuner.cli.options import Json, console, group
 
-app = group("Data templates that come with the program.")
+app = group("Show bundled data templates.")
 
 
 @app.command("list")
 def list_all(json: Json = False) -> None:
-    """Name and purpose of each data template."""
+    """List the bundled data templates with their purpose."""
     from tuner.data.template import list_templates
 
     where, found = console(json), list_templates()
@@ -23,5 +23,5 @@ def list_all(json: Json = False) -> None:
 
 @app.command("show")
 def show(name: str, json: Json = False) -> None:
-    """The text of a data template."""
+    """Show the text of a data template."""
     show_text("data_templates", name, console(json))

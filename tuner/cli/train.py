@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Add a command for each verb to the program's."""
+    """Add a command for each verb."""
     for row in VERBS.values():
         _add(app, row)
 
 
 def _add(app: typer.Typer, row: Verb) -> None:
-    """The command of one row of the verbs table; all have the same options."""
+    """Add the command of one row of the verbs table; all have the same options."""
 
     @app.command(row.name, help=row.summary, rich_help_panel=TRAIN)
     def command(
@@ -65,7 +65,7 @@ def plan(
     recipe: RecipeArgument = None,
     option: RecipeOption = None,
     verb: Annotated[
-        str | None, typer.Option("--verb", help="As this command would run it.")
+        str | None, typer.Option("--verb", help="Training command to plan for.")
     ] = None,
     overrides: Overrides = None,
     output: Output = None,
@@ -76,7 +76,8 @@ def plan(
         ),
     ] = None,
     devices: Annotated[
-        int | None, typer.Option("--devices", min=1, help="How many GPUs --for has; default 1.")
+        int | None,
+        typer.Option("--devices", min=1, help="Number of GPUs to plan for with --for; default: 1."),
     ] = None,
     resume: Resume = False,
     rehearse: Rehearse = False,
@@ -94,7 +95,7 @@ def plan(
 
 
 def train(asked: Asked, console: Console) -> None:
-    """Make the plan, show it, and as `asked.mode` says carry it out, in as many processes."""
+    """Make the plan and show it; carry it out if `asked.mode` says so, in one or more processes."""
     from tuner.cli.make_plan import Mode, make_plan
     from tuner.machine import imports, launch, ranks
 
@@ -113,7 +114,7 @@ def train(asked: Asked, console: Console) -> None:
         with imports.importing():
             from tuner.run import spine
 
-        # What libraries print is not ours: stdout is the console's.
+        # Libraries print to stderr: stdout is the console's.
         with contextlib.redirect_stdout(sys.stderr):
             if asked.mode is Mode.RUN:
                 spine.run(plan, resume=asked.resume, console=console)

@@ -1,4 +1,4 @@
-"""`tuner verify`: whether an artefact is still what was proven when it was written."""
+"""`tuner verify`: check that an artefact still matches its recorded results."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from tuner.cli.options import ForceBase, Json, console, quiet_libraries
 from tuner.console import formatting
 from tuner.record import proof_limits
 
-# Figures of an artefact that are repeated from its manifest.
+# Figures from the manifest of an artefact.
 _SAID = {
     "kl": "KL to the tuned model",
     "kl_base": "KL of the base",
-    "top1_agreement": "share of the same first tokens",
+    "top1_agreement": "top-1 agreement",
     "perplexity": "perplexity",
-    "perplexity_tuned": "of the tuned model",
+    "perplexity_tuned": "perplexity of the tuned model",
 }
 
 
 def verify(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="An artefact's or a run's folder.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="Artefact or run folder.")],
     base: Annotated[
-        str | None, typer.Option("--base", metavar="BASE", help="Of an adapter, if not found.")
+        str | None,
+        typer.Option(
+            "--base", metavar="BASE", help="Base model of an adapter, if it is not found."
+        ),
     ] = None,
     force_base: ForceBase = False,
     json: Json = False,
 ) -> None:
-    """Whether an artefact is still what was proven when it was written."""
+    """Check that an artefact still matches the results recorded when it was written."""
     where = console(json)
     from tuner.export.origin import find_artefact
 
@@ -39,8 +42,8 @@ def verify(
         found = check.check(origin, base, force_base, where)
     where.event("verified", **found)
     where.text(
-        f"{found['kind']}  {found['path']}  {found['files']} files as written; "
-        f"logits {found['drift']:.2g} on average from those when it was written, KL "
+        f"{found['kind']}  {found['path']}  {found['files']} files unchanged; "
+        f"logits differ by {found['drift']:.2g} on average since it was written, KL "
         f"{found['drift_kl']:.2g}; {proof_limits.verdict(found)}"
     )
     if then := found["then"]:

@@ -1,1 +1,1 @@
-"""Everything that is shown."""
+"""Output to the terminal, and as JSON."""

@@ -1,8 +1,8 @@
-"""Everything that is shown: the only module that prints.
+"""The only module that prints.
 
-People read stdout and see progress on stderr; with `json` stdout carries one object a line and
-nothing else. Everything passes through `redact` on its way out. rich is imported when a table or a
-bar is drawn, not before.
+People read stdout and see progress on stderr; with `json` stdout has one object per line and
+nothing else. All output passes through `redact`. rich is imported when the first table or bar is
+drawn, not before.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # A word that may go on: access tokens are made of such characters.
 _OPEN_WORD = re.compile(r"[!-~]*\Z")
-# The rest stands in metrics.jsonl.
+# The rest is in metrics.jsonl.
 _SHOWN_METRICS = (
     *("loss", "grad_norm", "learning_rate"),
     *("reward", "kl", "length", "ended", "explained_variance", "seconds"),
@@ -31,13 +31,13 @@ _SHOWN_METRICS = (
 
 
 class Console:
-    """Where a command shows what it does.
+    """The output of a command.
 
     Args:
-        json: one JSON object a line on stdout, nothing else.
+        json: one JSON object per line on stdout, nothing else.
         quiet: only warnings, errors and the closing line.
         verbose: every value of the plan; tracebacks with errors.
-        muted: nothing but errors: another process of the run shows the rest.
+        muted: only errors: another process of the run shows the rest.
     """
 
     def __init__(
@@ -51,23 +51,23 @@ class Console:
         self.quiet = quiet
         self.verbose = verbose
         self.muted = muted
-        # Kept, so that a run can send what libraries print elsewhere.
+        # Kept, so that a run can redirect what libraries print.
         self._out = sys.stdout
         self._bar = Bar()
         self._held = ""
 
     def options(self) -> list[str]:
-        """The options by which another process shows things the same way."""
+        """Return the options with which another process shows things the same way."""
         flags = {"--json": self.json, "--quiet": self.quiet, "--verbose": self.verbose}
         return [name for name, given in flags.items() if given]
 
     @property
     def interactive(self) -> bool:
-        """Whether somebody types at a terminal."""
+        """Whether the input is a terminal."""
         return sys.stdin.isatty() and not self.json
 
     def ask(self, prompt: str) -> str | None:
-        """The next line of the input, after a prompt on a terminal; None at its end.
+        """Return the next line of the input, after a prompt on a terminal; None at its end.
 
         Raises:
             DataError: the line is not UTF-8.
@@ -92,55 +92,55 @@ class Console:
         return line.rstrip("\r\n")
 
     def stream(self, piece: str) -> None:
-        """A piece of a text that is being written; `finish_stream` ends it. Nothing with `json`."""
+        """Show a piece of a text; `finish_stream` ends the text. Nothing with `json`."""
         if self.json:
             return
         self._bar.stop()
         text = self._held + piece
-        # A token could be told in none of the pieces it comes in: a word is shown when it is whole.
+        # A secret is not recognised in pieces: a word is shown once it is complete.
         whole = _OPEN_WORD.sub("", text)
         self._held = text[len(whole) :]
         self._out.write(redact(formatting.clean(whole)))
         self._out.flush()
 
     def finish_stream(self) -> None:
-        """The end of a text that was written in pieces."""
+        """End a text that was shown in pieces."""
         if not self.json:
             rest, self._held = self._held, ""
             _write(self._out, redact(formatting.clean(rest)))
 
     def event(self, name: str, /, **content: Any) -> None:
-        """One JSON line; nothing without `json`."""
+        """Write a JSON line; nothing without `json`."""
         if self.json and not self.muted:
             line = json.dumps(formatting.plain({"event": name, **content}), ensure_ascii=False)
             _write(self._out, redact(line))
 
     def text(self, text: str = "") -> None:
-        """A line, or lines, for people."""
+        """Show a line, or lines, for people."""
         self._bar.stop()
         if not self._silent:
             _write(self._out, redact(text))
 
     def phase(self, name: str) -> None:
-        """The next step of the run begins."""
+        """Show that the next phase of the run begins."""
         self._bar.restart()
         self.event("phase", name=name)
         self.text(f"\n{name}")
 
     def note(self, text: str) -> None:
-        """Something worth knowing."""
+        """Show something worth knowing."""
         self.event("note", text=text)
         self.text(f"  {text}")
 
     def warn(self, text: str) -> None:
-        """Something that may be wrong; shown on stderr even when quiet."""
+        """Warn that something may be wrong, on stderr and even when quiet."""
         self.event("warning", text=text)
         self._bar.stop()
         if not self.json and not self.muted:
             _write(sys.stderr, redact(f"warning: {text}"))
 
     def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        """How far training is: a bar on a terminal, else a line every 10 % or 10 seconds."""
+        """Show training progress: a bar on a terminal, else a line every 10 % or 10 seconds."""
         self.event("progress", step=step, total=total, metrics=dict(metrics))
         self._progress(step, total, metrics)
 
@@ -155,14 +155,14 @@ class Console:
 
     @property
     def _silent(self) -> bool:
-        """Whether people are shown nothing but warnings, errors and the last line."""
+        """Whether people see only warnings, errors and the last line."""
         return self.json or self.quiet or self.muted
 
     def _line(self, text: str) -> None:
         _write(self._out, redact(text))
 
     def tick(self, done: int, total: int) -> None:
-        """How far scoring is, in rows: a bar on a terminal, else a line every 10 seconds."""
+        """Show scoring progress in rows: a bar on a terminal, else a line every 10 seconds."""
         if not self._silent:
             self._bar.show("row", done, total, "", self._line, every_tenth=False)
 
@@ -172,8 +172,8 @@ class Console:
         after: Mapping[str, float],
         unquantized: Mapping[str, float] | None = None,
     ) -> None:
-        """Scores on held-out rows, before and after; where both are of quantized weights, also
-        those of the same adapter on weights that are not."""
+        """Show scores on held-out rows, before and after; if both are of quantized weights, also
+        those of the same adapter on unquantized weights."""
         columns = {"before": before, "after": after}
         if unquantized is not None:
             columns["unquantized"] = unquantized
@@ -185,7 +185,7 @@ class Console:
         self.table(("held-out rows", *columns), rows)
 
     def sample(self, prompt: str, reference: str, before: str, after: str) -> None:
-        """One held-out prompt with the expected answer and the model's, before and after."""
+        """Show a held-out prompt with the expected answer and the model's, before and after."""
         self.event("sample", prompt=prompt, reference=reference, before=before, after=after)
         self.text()
         for name, text in (
@@ -197,14 +197,14 @@ class Console:
             self.text(formatting.paragraph(name, [formatting.clean(text)]))
 
     def row(self, name: str, spans: Iterable[tuple[str, bool]]) -> None:
-        """A rendered row; what is supervised stands in marks."""
+        """Show a rendered row, with marks around the supervised spans."""
         spans = list(spans)
         self.event("row", name=name, spans=[{"text": t, "supervised": s} for t, s in spans])
         marked = "".join(f"⟦{text}⟧" if learned else text for text, learned in spans)
         self.text(f"{name}\n{formatting.clean(marked)}\n")
 
     def relay(self, run: str, event: Mapping[str, Any]) -> None:
-        """An event of a run that another process carries out."""
+        """Show an event of a run in another process."""
         self.event("run", run=run, content=event)
         if event.get("event") == "progress":
             # Its JSON is out already.
@@ -219,7 +219,7 @@ class Console:
         rows: Iterable[Sequence[str]],
         notes: Iterable[str],
     ) -> None:
-        """What came of several runs: a row each, and what the table does not say."""
+        """Show the results of several runs: a row per run, then the notes."""
         self.event("comparison", comparison=dict(record))
         self.text()
         self.table(head, rows)
@@ -227,7 +227,7 @@ class Console:
             self.text(note)
 
     def done(self, record: Mapping[str, Any]) -> None:
-        """The closing line, shown even when quiet."""
+        """Show the closing line, even when quiet."""
         self.event("done", record=dict(record))
         seconds = (record.get("durations") or {}).get("total")
         took = f" in {formatting.duration(seconds)}" if seconds is not None else ""
@@ -236,20 +236,20 @@ class Console:
         self.closing(f"done{took}{price}: {record.get('output', '')}")
 
     def closing(self, text: str) -> None:
-        """The last line of a command, for people; shown even when quiet."""
+        """Show the last line of a command, for people, even when quiet."""
         self._bar.stop()
         if not self.json and not self.muted:
             _write(self._out, redact(f"\n{text}"))
 
     def error(self, error: TunerError) -> None:
-        """What went wrong, where and why, what to do: on stderr, whatever the mode."""
+        """Show what went wrong, where and why, and what to do, on stderr in every mode."""
         from tuner.errors import Interrupted
 
         self.muted = False
         self.event("error", error=error.as_dict())
         self._bar.stop()
         body = error.problems or ([error.why] if error.why else [])
-        # A signal that was obeyed is no error.
+        # Stopping on a signal is not an error.
         head = error.what if isinstance(error, Interrupted) else f"error: {error.what}"
         lines = [head, *(f"  {line}" for line in body)]
         if error.fix:
@@ -259,7 +259,7 @@ class Console:
             _write(sys.stderr, redact("".join(traceback.format_exception(error)).rstrip()))
 
     def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """A table for people."""
+        """Show a table for people."""
         if self._silent:
             return
         self._bar.stop()
@@ -279,7 +279,7 @@ class Console:
         _write(self._out, "\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
     def document(self, text: str) -> None:
-        """A file's text, exactly as it is; the whole output of a `show` command."""
+        """Write a file's text unchanged; the whole output of a `show` command."""
         self._out.write(redact(text))
         self._out.flush()
 

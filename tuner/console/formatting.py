@@ -1,4 +1,4 @@
-"""Values as people read them, and as JSON has them."""
+"""Format values for people and for JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON has it: no NaN, text for what JSON does not know."""
+    """Return the value for JSON: no NaN, and text for types that JSON does not have."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
@@ -26,12 +26,12 @@ def plain(value: Any) -> Any:
 
 
 def clean(text: str) -> str:
-    """The text without control characters."""
+    """Return the text without control characters."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def paragraph(name: str, items: Iterable[str]) -> str:
-    """`name    items`, wrapped with the text hanging in its column."""
+    """Return `name    items`, wrapped, with the text indented to its column."""
     lines = "  ".join(items).splitlines() or [""]
     pieces = [
         piece
@@ -42,7 +42,7 @@ def paragraph(name: str, items: Iterable[str]) -> str:
 
 
 def facts(group: str, values: Mapping[str, Any], every: bool) -> list[str]:
-    """The facts that fit on a line; without `every` no counts of zero and no digests."""
+    """Return the facts that fit on a line; without `every` no counts of zero and no digests."""
     colon = ":" if group == "gpus" else ""
     return [
         f"{key}{colon} {size(item) if group in ('memory', 'disk') else _fact(key, item)};"
@@ -63,7 +63,7 @@ def _fact(key: str, item: Any) -> str:
 
 
 def value(item: Any) -> str:
-    """One value of a recipe, a fact or a score."""
+    """Format a value of a recipe, a fact or a score."""
     if item is None:
         return "-"
     if isinstance(item, bool):
@@ -85,7 +85,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def size(count: float) -> str:
-    """A number of bytes."""
+    """Format a number of bytes."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -94,7 +94,7 @@ def size(count: float) -> str:
 
 
 def about(seconds: float) -> str:
-    """A time in seconds that is an estimate: no more digits than it deserves."""
+    """Format an estimated time in seconds, in few digits."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     hours, minutes = divmod(round(seconds / 60), 60)
@@ -102,11 +102,11 @@ def about(seconds: float) -> str:
 
 
 def money(amount: float) -> str:
-    """An amount in the user's own currency: cents, or two digits of what is less."""
+    """Format an amount in the user's currency: with cents, or with two digits if it is less."""
     return f"{amount:,.2f}" if amount >= 0.995 else f"{amount:.2g}"
 
 
 def duration(seconds: float) -> str:
-    """A time in seconds."""
+    """Format a time in seconds."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

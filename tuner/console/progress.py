@@ -16,14 +16,14 @@ _LINE_SECONDS = 10.0
 
 
 class Bar:
-    """The bar that is drawn; one at a time. rich is imported with the first."""
+    """The progress bar; one at a time. rich is imported with the first."""
 
     def __init__(self) -> None:
         self._drawn: tuple[Progress, TaskID] | None = None
         self.restart()
 
     def restart(self) -> None:
-        """Count time and share from here on: other work begins."""
+        """Count time and share from here on, for new work."""
         self._last_line = (time.monotonic(), 0.0)
 
     def show(
@@ -40,11 +40,11 @@ class Bar:
 
         Args:
             unit: step or row.
-            done: how many.
-            total: of how many.
-            shown: what else there is to say.
-            write: writes a line for people where there is no terminal: every 10 seconds.
-            every_tenth: also after each tenth of the work.
+            done: number that is done.
+            total: number in all.
+            shown: more text for the line.
+            write: writes a line for people every 10 seconds if there is no terminal.
+            every_tenth: also write one after each tenth of the work.
         """
         if sys.stderr.isatty():
             self._draw(done, total, shown)
@@ -56,7 +56,7 @@ class Bar:
             write(f"  {unit} {done}/{total}  {shown}".rstrip())
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._drawn is not None:
             self._drawn[0].stop()
             self._drawn = None

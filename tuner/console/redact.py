@@ -1,4 +1,4 @@
-"""Secrets: told from ordinary values, and kept out of everything that is shown or written."""
+"""Secrets: recognised, and kept out of everything that is shown or written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 MASK = "[hidden]"
 
 _EDGE = r"(?<![A-Za-z0-9])"
-# Shapes of access tokens. A capital or a digit is asked for, so that hf_conversations stays a name.
+# Patterns of access tokens. They need a capital or a digit, so that hf_conversations stays a name.
 _TOKENS = re.compile(
     "|".join(
         (
@@ -27,12 +27,12 @@ _SHORTEST = 8
 
 
 def looks_secret(text: str) -> bool:
-    """Whether the text holds what has the shape of an access token, or user:password@ in a URL."""
+    """Return whether the text contains what looks like an access token, or a URL password."""
     return _TOKENS.search(text) is not None or any(value in text for value in _from_environment())
 
 
 def redact(text: str) -> str:
-    """The text with every token, URL password and secret of the environment masked."""
+    """Return the text with every token, URL password and secret of the environment masked."""
     for value in _from_environment():
         text = text.replace(value, MASK)
     return _TOKENS.sub(MASK, text)
@@ -48,5 +48,5 @@ def _from_environment() -> list[str]:
 
 
 def _is_path(value: str) -> bool:
-    """Such variables may name the file that holds the secret; the file's name is none."""
+    """Return whether it is the path of a file with the secret, which is no secret itself."""
     return os.sep in value and os.path.exists(value)

@@ -1,1 +1,1 @@
-"""The data of a recipe: files to rows, rows through a template to tokens, with a report."""
+"""The data of a recipe: files to rows, rows to tokens by a template, with a report."""

@@ -1,4 +1,4 @@
-"""Answers to one prompt as token ids, each as the model itself would have gone on to write it."""
+"""Answers to one prompt as token ids, each as the model itself would continue the prompt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Answers:
     Args:
         prompt_ids: what each of `wholes` starts with.
         wholes: prompt and answer, up to the answer's stop token.
-        foreign: special tokens that stand in the text.
+        foreign: special tokens in the rows' text.
     """
 
     prompt_ids: list[int]
@@ -39,7 +39,7 @@ class AnswerEncoder:
         self._backend = tokenizer.backend_tokenizer
 
     def encode(self, groups: Sequence[Sequence[Dialogue]]) -> Iterator[Answers | BadRow]:
-        """Encode the dialogues of each group; a group that cannot be gives its problem instead."""
+        """Encode the dialogues of each group; a group that cannot be yields its problem instead."""
         rendered: list[list[Rendered] | BadRow] = []
         for dialogues in groups:
             try:
@@ -59,7 +59,7 @@ class AnswerEncoder:
                 yield problem
 
     def render(self, dialogue: Dialogue) -> Rendered:
-        """The text of a dialogue, of which the last answer counts.
+        """Render a dialogue of which only the last answer counts.
 
         Raises:
             BadRow: the chat template refuses it, or leaves its answer out.
@@ -76,16 +76,18 @@ class AnswerEncoder:
         if not all(each.prompt_ids == prompt for each in encoded) or not _begin(wholes, prompt):
             prompt, wholes = self._apart(group, wholes)
         if not _begin(wholes, prompt):
-            raise AssertionError(f"{group[0].dialogue.row}: an answer does not begin as its prompt")
+            raise AssertionError(
+                f"{group[0].dialogue.row}: an answer does not begin with its prompt"
+            )
         return Answers(prompt, tuple(wholes), foreign)
 
     def _apart(
         self, group: Sequence[Rendered], wholes: Sequence[list[int]]
     ) -> tuple[list[int], list[list[int]]]:
-        """Prompt and answers encoded apart, where a token spans the border between them.
+        """Encode prompt and answers separately, where a token spans the border between them.
 
         Raises:
-            BadRow: the tokenizer writes an answer that stands alone in another way.
+            BadRow: the tokenizer encodes an answer differently without its prompt.
         """
         parts = [_prompt_of(group[0]), *map(_answer_of, group)]
         first, *rest = [_fit(result) for result in self._encoder.encode(parts)]
@@ -117,12 +119,12 @@ def _with_one_border(group: list[Rendered]) -> list[Rendered]:
     border = min(each.prompt_end for each in group)
     prompt = group[0].text[:border]
     if any(each.text[:border] != prompt for each in group):
-        raise BadRow("the model's chat template shows the prompt in another way for each answer")
+        raise BadRow("the model's chat template renders the prompt differently for each answer")
     return [replace(each, prompt_end=border) for each in group]
 
 
 def _to_stop(encoded: Encoded) -> list[int]:
-    """The ids up to the last supervised one: what the template writes behind it is no answer."""
+    """The ids up to the last supervised one: what the template writes after it is not answer."""
     return encoded.ids[: len(encoded.ids) - encoded.supervised[::-1].index(True)]
 
 

@@ -18,7 +18,7 @@ class Problems:
         self._bad = unreadable
 
     def add(self, row: str, reason: str) -> None:
-        """Note a row; `stop_if_too_many` says when it is too many."""
+        """Record a bad row; `stop_if_too_many` raises if there are too many."""
         self._bad.found.append((row, reason))
 
     def stop_if_too_many(self) -> None:
@@ -37,17 +37,17 @@ class Problems:
             more = f" and {len(rows) - LISTED} more" if len(rows) > LISTED else ""
             problems.append(f"{reason}: {', '.join(rows[:LISTED])}{more}")
         if len(classes) > LISTED_CLASSES:
-            problems.append(f"and {len(classes) - LISTED_CLASSES} further problems")
+            problems.append(f"and {len(classes) - LISTED_CLASSES} more problems")
         count = len(self._bad.found)
         raise DataError(
-            f"{count} {'row is' if count == 1 else 'rows are'} not fit to train on",
-            fix="correct the rows, or set data.max_bad_rows to leave such rows out",
+            f"{count} {'row' if count == 1 else 'rows'} cannot be used for training",
+            fix="fix the rows, or set data.max_bad_rows to skip such rows",
             problems=problems,
         )
 
 
 class BadRow(ValueError):
-    """The row cannot be an example; the text names the class of the problem."""
+    """A row that cannot become an example; the text names the class of the problem."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class BadRows:
     found: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, row: str, reason: str) -> None:
-        """Note a row that cannot be read.
+        """Record a row that cannot be read.
 
         Raises:
             DataError: more rows are bad than the recipe allows.
@@ -67,6 +67,6 @@ class BadRows:
         if len(self.found) > self.limit:
             raise DataError(
                 "a row cannot be read",
-                fix="correct the row, or set data.max_bad_rows to leave such rows out",
+                fix="fix the row, or set data.max_bad_rows to skip such rows",
                 problems=[f"{name}: {why}" for name, why in self.found[-10:]],
             )

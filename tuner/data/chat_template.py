@@ -1,4 +1,4 @@
-"""The model's chat template: rendered in its sandbox, guarded, and asked what it can do."""
+"""The model's chat template: rendered in a sandbox, guarded, and probed for what it can do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _USER = {"role": "user", "content": "question"}
 
 
 def adds_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts BOS before a plain text by itself."""
+    """Return whether the tokenizer puts BOS before a plain text by itself."""
     ids = tokenizer("a").input_ids
     return bool(tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id])
 
@@ -52,7 +52,7 @@ class ChatTemplate:
 
     Raises:
         ModelError: the template is not valid, or the tokenizer has no end-of-sequence token.
-        SafetyError: the template reaches for what it must not, or does not end.
+        SafetyError: the template uses what it must not, or does not terminate.
     """
 
     def __init__(self, tokenizer: Any, stop_ids: Collection[int] = ()) -> None:
@@ -60,7 +60,7 @@ class ChatTemplate:
             raise ModelError(
                 "the tokenizer has no end-of-sequence token",
                 "without one the model never learns to stop",
-                "use a base model whose tokenizer names its eos_token",
+                "use a base model whose tokenizer defines an eos_token",
             )
         self._tokenizer = tokenizer
         self.own = tokenizer.chat_template is None
@@ -82,7 +82,7 @@ class ChatTemplate:
         Raises:
             BadRow: the template refuses these messages.
             ModelError: the template is not valid Jinja.
-            SafetyError: the template left its sandbox's rules.
+            SafetyError: the template broke its sandbox's rules.
         """
         try:
             return str(
@@ -99,7 +99,7 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise _broken(str(error)) from None
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise BadRow(f"the model's chat template refuses it: {error}") from None
+            raise BadRow(f"the model's chat template rejects it: {error}") from None
 
     def require_tools(self, row: str) -> None:
         """Raise unless the template shows tools to the model.
@@ -110,8 +110,8 @@ class ChatTemplate:
         if not self.renders_tools:
             raise DataError(
                 "the model's chat template cannot render tools",
-                f"{row} has tools, and the rendering would be the same without them",
-                "use a base model whose template has tools, or set data.columns: {tools: none}",
+                f"{row} has tools, but the template renders it the same without them",
+                "use a base model whose template renders tools, or set data.columns: {tools: none}",
             )
 
     def _probe(self) -> None:
@@ -129,7 +129,7 @@ class ChatTemplate:
         worker.start()
         worker.join(PROBE_SECONDS)
         if not outcome:
-            raise _unsafe(f"it did not end within {PROBE_SECONDS:.0f} seconds")
+            raise _unsafe(f"it did not finish within {PROBE_SECONDS:.0f} seconds")
         if outcome[0] is not None:
             raise outcome[0]
 

@@ -1,4 +1,4 @@
-"""What makes a rendered row unfit to train on."""
+"""Checks that a rendered row can be used for training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _check_turns(messages: tuple[Message, ...]) -> None:
         _check_content(message)
     roles = [message["role"] for message in messages]
     if roles.count("system") > 1:
-        raise BadRow("there are two system turns")
+        raise BadRow("there is more than one system turn")
     if "system" in roles[1:]:
         raise BadRow("the system turn is not the first one")
     if next(role for role in roles if role != "system") == "assistant":
@@ -42,6 +42,6 @@ def _check_content(message: Message) -> None:
     if content is None:
         raise BadRow("the answer is null" if role == "assistant" else f"a {role} turn has no text")
     if not isinstance(content, str):
-        raise BadRow(f"the text of a turn is not text but {type(content).__name__}")
+        raise BadRow(f"the content of a turn is not text but {type(content).__name__}")
     if role == "assistant" and not content.strip() and not message.get("tool_calls"):
         raise BadRow("the answer is empty")

@@ -1,7 +1,4 @@
-"""The order of the rows, and how the rows of a micro-batch become tensors.
-
-The order is a pure function of seed and epoch: nothing about it has to be saved to resume a run.
-"""
+"""How the rows of a micro-batch become tensors."""
 
 from __future__ import annotations
 
@@ -27,9 +24,9 @@ class Collator:
         packing: one sequence without padding, or rows padded on the right.
         head: what the rows are for: language, sequence or classes.
         pad_id: fills padded rows.
-        start_id: what an encoder-decoder begins to write with.
+        start_id: the token that starts an encoder-decoder's output.
         tasks: add `task_ids` (rows,), the data set of each row.
-        share: pack the tokens that all rows of a micro-batch begin with once.
+        share: pack the common prefix of a micro-batch's rows only once.
     """
 
     packing: bool = False
@@ -40,7 +37,7 @@ class Collator:
     share: bool = False
 
     def __call__(self, rows: Sequence[Example]) -> dict[str, Any]:
-        """The tensors of a micro-batch; `labels` stand behind one ignored column, because
+        """Return the tensors of a micro-batch; `labels` start with one ignored column, because
         transformers counts labels from the second on."""
         import torch
 
@@ -55,8 +52,8 @@ class Collator:
         return batch
 
     def _read(self, rows: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """What is read: input_ids and attention_mask (rows, tokens); and what is wanted: the class
-        in labels (rows, 2), or decoder_input_ids (rows, written) and labels (rows, 1 + written)."""
+        """Return inputs: input_ids and attention_mask (rows, tokens); and targets: the class in
+        labels (rows, 2), or decoder_input_ids (rows, written) and labels (rows, 1 + written)."""
         import torch
 
         batch = collate_read([row.input_ids for row in rows], self.pad_id)
@@ -73,7 +70,7 @@ class Collator:
 
 
 def collate_read(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
-    """input_ids and attention_mask (rows, tokens), padded on the right."""
+    """Return input_ids and attention_mask (rows, tokens), padded on the right."""
     import torch
 
     mask = _padded([[1] * len(ids) for ids in rows], 0)
@@ -84,7 +81,7 @@ def collate_read(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.
 
 
 def collate_prompts(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
-    """input_ids and attention_mask (rows, tokens), padded on the left, where no answer follows."""
+    """Return input_ids and attention_mask (rows, tokens), padded on the left, of bare prompts."""
     backwards = collate_read([row[::-1] for row in rows], pad_id)
     return {name: tensor.flip(1) for name, tensor in backwards.items()}
 
@@ -98,10 +95,10 @@ def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
 
 
 def shared_prefix(rows: Sequence[Example]) -> int:
-    """How many tokens all rows begin with, as far as no row learns from what stands behind them.
+    """Return how many tokens all rows begin with, up to the first that has a target next.
 
-    A template's opening, such as the system turn, is the same in every row; what a causal model
-    makes of it is the same, too, and so is the sum of its gradients.
+    A template's opening, such as the system turn, is the same in every row; so a causal model
+    computes the same for it in every row, and its gradients add up to the same sum.
     """
     if len(rows) < 2:
         return 0
@@ -119,17 +116,17 @@ def _first_target(row: Example) -> int:
 
 
 def collate_packed(rows: Sequence[Example], share: bool = False) -> dict[str, Any]:
-    """One sequence of all the rows, without padding.
+    """Pack all the rows into one sequence, without padding.
 
     Args:
-        rows: of the micro-batch.
-        share: leave the tokens that all rows begin with to the first row.
+        rows: the micro-batch's.
+        share: keep the common prefix of the rows in the first row only.
 
     Returns:
         input_ids and position_ids (1, tokens), positions restarting with each row;
         cu_seq_lens_q (rows + 1,), where rows begin and end;
         logits_to_keep (targets,), the positions whose next token is a target;
-        labels (1, 1 + targets), the targets behind one ignored column, because transformers counts
+        labels (1, 1 + targets), the targets after one ignored column, because transformers counts
         labels from the second on;
         and `shared_prefix`, the number of shared tokens, where there are any (see `attention`).
     """
@@ -156,7 +153,7 @@ def collate_packed(rows: Sequence[Example], share: bool = False) -> dict[str, An
 
 
 def collate_padded(rows: Sequence[Example], pad_id: int = 0) -> dict[str, torch.Tensor]:
-    """Rows padded on the right to the longest.
+    """Pad rows on the right to the longest.
 
     Returns:
         input_ids and attention_mask (rows, tokens); logits_to_keep, the positions at which any row

@@ -39,7 +39,7 @@ class Comparison:
 
     @property
     def row(self) -> str:
-        """The row that it stands in, of several the first."""
+        """The row that it comes from; the first, if there are several."""
         return self.dialogues[0].row
 
     @property
@@ -60,8 +60,8 @@ class Compared:
     Args:
         comparisons: each with at least one pair.
         unpaired: rows that make no pair.
-        identical: thumbs that repeat or contradict what another row says of the same answer.
-        contradicting: pairs that another row has the other way round; neither is used.
+        identical: thumbs that repeat or contradict another row with the same answer.
+        contradicting: pairs that another row has in the opposite order; neither is used.
     """
 
     comparisons: list[Comparison]
@@ -100,7 +100,7 @@ class _Reader:
         self._sides = Sides()
 
     def each(self, rows: Sequence[Row], read: Callable[[Row], Made]) -> list[Made]:
-        """What `read` makes of the rows that are fit."""
+        """Read the rows; bad ones go to the source's problems."""
         made = []
         for row in rows:
             try:
@@ -110,7 +110,7 @@ class _Reader:
         return made
 
     def pair(self, row: Row) -> Comparison:
-        """One answer that was chosen and one that was rejected."""
+        """Read a row with a chosen and a rejected answer."""
         given = self._fit.value(row, "margin")
         margin = 0.0 if blank(given) else _number(given, "margin")
         if margin < 0:
@@ -130,10 +130,10 @@ class _Reader:
         return Comparison((chosen, rejected), ((0, 1, margin),))
 
     def ranking(self, row: Row) -> Comparison:
-        """Answers, the best first."""
+        """Read answers, best first."""
         answers = self._answers(row)
         if any(isinstance(answer, dict) and "score" in answer for answer in answers):
-            raise BadRow("answers with scores and answers without stand in one file")
+            raise BadRow("some answers in the file have scores and some do not")
         dialogues = self._dialogues(row, answers)
         if len({_told(dialogue) for dialogue in dialogues}) < len(dialogues):
             raise BadRow("two answers of a ranking are the same")
@@ -141,7 +141,7 @@ class _Reader:
         return Comparison(dialogues, tuple((better, worse, 0.0) for better, worse in pairs))
 
     def scores(self, row: Row) -> Comparison:
-        """Answers with a score each; the margins are plain differences."""
+        """Read answers with a score each; the margins are plain differences."""
         answers = self._answers(row)
         given = self._fit.value(row, "scores")
         if given is None:
@@ -149,7 +149,7 @@ class _Reader:
                 raise BadRow("there are answers without a score")
             given = [answer["score"] for answer in answers]
         if not isinstance(given, list) or len(given) != len(answers):
-            raise BadRow("there is another number of scores than of answers")
+            raise BadRow("the number of scores is not the number of answers")
         scores = [_number(score, "a score") for score in given]
         dialogues = self._dialogues(row, answers)
         said = {(_told(each), score) for each, score in zip(dialogues, scores, strict=True)}
@@ -165,7 +165,7 @@ class _Reader:
         return Comparison(dialogues, tuple(pairs))
 
     def thumb(self, row: Row) -> tuple[Dialogue, bool]:
-        """An answer and whether it is liked."""
+        """Read an answer and whether it is liked."""
         label = self._fit.required(row, "label")
         liked = LIKED.get(str(label).strip().lower())
         if liked is None:
@@ -197,7 +197,7 @@ class _Reader:
 
 
 def _consistent(pairs: Sequence[Comparison]) -> Compared:
-    """The pairs without those that another row has the other way round."""
+    """The pairs without those that another row has in the opposite order."""
     said = [(each.mark, *(_told(dialogue) for dialogue in each.dialogues)) for each in pairs]
     swapped = {(mark, rejected, chosen) for mark, chosen, rejected in said}
     kept = [each for each, key in zip(pairs, said, strict=True) if key not in swapped]
@@ -205,7 +205,7 @@ def _consistent(pairs: Sequence[Comparison]) -> Compared:
 
 
 def _text(answer: Any) -> Any:
-    """An answer's text, where it stands beside a score."""
+    """An answer's text, where it comes with a score."""
     if isinstance(answer, dict):
         answer = next((answer[key] for key in ANSWER_KEYS if key in answer), None)
     if not isinstance(answer, str):
@@ -225,13 +225,14 @@ def _parted(chosen: str, rejected: str) -> tuple[str, str, str]:
         alike -= 1
     if blank(chosen[:alike]):
         raise BadRow(
-            "there is no prompt: no column, no transcript, and chosen and rejected begin apart"
+            "there is no prompt: no column, no transcript, and chosen and rejected do not "
+            "begin alike"
         )
     return chosen[:alike].strip(), chosen[alike:].strip(), rejected[alike:].strip()
 
 
 def _told(dialogue: Dialogue) -> str:
-    """What the last turn says, but for outer white space."""
+    """The last turn without outer white space, for comparison."""
     last = dialogue.messages[-1]
     return json.dumps({**last, "content": (last.get("content") or "").strip()}, sort_keys=True)
 
@@ -260,7 +261,7 @@ def _scaled(found: Sequence[tuple[Path, Comparison]]) -> list[tuple[Path, Compar
 
 
 def _grouped(thumbs: Sequence[tuple[Dialogue, bool]]) -> Compared:
-    """Liked and disliked answers to the same prompt, side by side."""
+    """Group liked and disliked answers to the same prompt."""
     groups: dict[str, list[tuple[Dialogue, bool]]] = {}
     for dialogue, liked in thumbs:
         prompt = [{**m, "content": (m.get("content") or "").strip()} for m in dialogue.messages]

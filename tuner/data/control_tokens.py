@@ -1,6 +1,6 @@
 """Control tokens written in the text of rows: found, and kept literal.
 
-Control tokens are the tokenizer's special tokens and those added tokens that stand in the chat
+Control tokens are the tokenizer's special tokens and those added tokens that occur in the chat
 template. Only those that the template wrote itself may become control ids. To keep the others
 literal without changing how the rest is tokenized, a copy of the tokenizer is used in which every
 control token is spelled in private-use characters, as many as it had before.
@@ -40,16 +40,16 @@ class ControlTokens:
         self._pattern = re.compile("|".join(map(re.escape, longest)) or r"(?!)")
 
     def foreign(self, example: Rendered) -> int:
-        """How many control tokens stand in the text that the template did not write.
+        """Count the control tokens in the text that the template did not write.
 
-        Zero means that tokenizing the text as it is makes control ids of the template's alone.
+        Zero means that tokenizing the text as it is makes control ids only of the template's own.
 
         Raises:
-            BadRow: there are some, but it cannot be told where.
+            BadRow: there are some, but their place is unknown.
         """
         if any(self._pattern.search(text) for text in example.unlocated):
             raise BadRow(
-                "special tokens stand in the text where they cannot be kept literal"
+                "the text contains special tokens where they cannot be kept literal"
                 " (remove them, or set data.special_tokens_in_text: allow)"
             )
         everywhere = [match.span() for match in self._pattern.finditer(example.text)]
@@ -62,13 +62,13 @@ class ControlTokens:
         return len(set(everywhere) - own) or int(len(own) != len(everywhere))
 
     def literal(self, example: Rendered) -> str:
-        """The text for `private`: the same length, the template's control tokens respelled.
+        """Return the text for `private`: the same length, the template's control tokens respelled.
 
         Raises:
             BadRow: the text holds characters that are needed to respell them.
         """
         if _PRIVATE_TEXT.search(example.text):
-            raise BadRow("special tokens and characters of private use area B in one text")
+            raise BadRow("the text has both special tokens and characters of private use area B")
         parts, position = [], 0
         for start, end in self._written(example):
             parts += [example.text[position:start], self._respelled(example.text[start:end])]

@@ -1,4 +1,4 @@
-"""A row through its data template: the turns of a chat, or raw segments."""
+"""A row rendered by its data template: the turns of a chat, or raw segments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Segment:
 class Dialogue:
     """What a row says, before any chat template. Has messages or segments, never both.
 
-    `answer` is the last answer; of a cloze it is the label, whose word stands in the segments.
+    `answer` is the last answer; for a cloze it is the label, whose word is in the segments.
     `source` is the number of the data set that the row comes from.
     """
 
@@ -45,7 +45,7 @@ class Dialogue:
     source: int = 0
 
     def with_answer(self, answer: str) -> Dialogue:
-        """The same row with another last answer."""
+        """Return the same row with a different last answer."""
         if self.segments:
             word = self.words.get(answer, answer)
             segments = tuple(
@@ -56,7 +56,7 @@ class Dialogue:
         return replace(self, messages=messages, answer=answer)
 
     def parts(self) -> list[str]:
-        """What the row says, part by part, for comparing rows with each other."""
+        """Return the row's texts, part by part, for comparing rows with each other."""
         if self.segments:
             return ["".join(segment.text for segment in self.segments)]
         parts: list[str] = []
@@ -68,7 +68,7 @@ class Dialogue:
 
 
 class RowRenderer:
-    """Renders rows through one template; compile once, use for every row.
+    """Renders rows with one template; compile once, use for every row.
 
     Args:
         fit: the template and its columns.
@@ -166,7 +166,7 @@ def _compile(source: str) -> Callable[[dict[str, Any]], str]:
         try:
             return template.render(values)
         except jinja2.TemplateError as error:
-            raise BadRow(f"the data template cannot render it: {error}") from None
+            raise BadRow(f"the data template cannot render the row: {error}") from None
 
     return render
 
@@ -189,7 +189,7 @@ def _cloze(row: str, cloze: Cloze, values: dict[str, Any]) -> Dialogue:
     text, label = values[cloze.text], values[cloze.label]
     word = cloze.verbalizer.get(label)
     if word is None:
-        raise BadRow(f"the label '{label}' has no word in the data template's verbalizer")
+        raise BadRow(f"the data template's verbalizer has no word for the label '{label}'")
     parts = re.split(f"({re.escape(SLOT_TEXT)}|{re.escape(SLOT_LABEL)})", cloze.pattern)
     slots = {SLOT_TEXT: Segment(text, False), SLOT_LABEL: Segment(word, True)}
     segments = tuple(slots.get(part, Segment(part, False)) for part in parts if part)

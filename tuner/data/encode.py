@@ -26,9 +26,9 @@ class Encoded:
         ids: all of them.
         supervised: token i is a target of the loss where True.
         prompt_ids: what generation starts from.
-        foreign: special tokens that stand in the text.
-        opening: how many of `ids` the tokenizer puts before every plain text, BOS for most.
-        inside: of an encoder with `borders`, the tokens that begin inside a character.
+        foreign: special tokens in the row's text.
+        opening: how many of `ids` the tokenizer puts before every plain text, usually BOS.
+        inside: from an encoder with `borders`, the tokens that begin inside a character.
     """
 
     ids: list[int]
@@ -63,7 +63,7 @@ class Encoder:
         self._control = ControlTokens(tokenizer, chat_template)
 
     def encode(self, examples: Sequence[Rendered], prompts: bool = False) -> list[Encoded | BadRow]:
-        """Encode examples; a row that cannot be encoded safely gives its problem instead."""
+        """Encode examples; a row that cannot be encoded safely yields its problem."""
         results: list[Encoded | BadRow] = []
         for start in range(0, len(examples), CHUNK):
             results += self._chunk(examples[start : start + CHUNK], prompts)
@@ -91,7 +91,7 @@ class Encoder:
         except BadRow as problem:
             return problem
         if count and self._policy == "error":
-            return BadRow("special tokens stand in the text")
+            return BadRow("the text contains special tokens")
         return count
 
     def _literal(self, example: Rendered, prompts: bool, count: int) -> Encoded | BadRow:
@@ -144,7 +144,7 @@ class Encoder:
 
 
 def tokens_of(offsets: Sequence[Span], span: Span) -> tuple[int, int]:
-    """The tokens (first, end) that overlap a span of characters.
+    """Return the tokens (first, end) that overlap a span of characters.
 
     Tokens tile the text: where a tokenizer trims spaces off its offsets, a token reaches back to
     the end of the one before. Several tokens may share one character.
@@ -176,17 +176,17 @@ def _end(offset: Span) -> int:
 
 
 def closing(tokenizer: Any) -> list[int]:
-    """The special tokens that the tokenizer puts behind a plain text: [SEP], </s>."""
+    """Return the special tokens that the tokenizer puts after a plain text: [SEP], </s>."""
     ids, special = list(tokenizer("a")["input_ids"]), set(tokenizer.all_special_ids)
     count = 0
-    # One token at least is the text itself.
+    # At least one token is the text itself.
     while count + 1 < len(ids) and ids[-1 - count] in special:
         count += 1
     return ids[len(ids) - count :]
 
 
 def _prefix(backend: Tokenizer) -> list[int]:
-    """The tokens that the tokenizer puts before a plain text by itself, BOS for most."""
+    """The tokens that the tokenizer puts before a plain text by itself, usually BOS."""
     encoding = backend.encode("a")
     count = 0
     for special in encoding.special_tokens_mask:

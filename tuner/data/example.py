@@ -1,4 +1,4 @@
-"""Example: a training row as token ids, with the ids that are learned."""
+"""Example: a training row as token ids, and which of them are targets."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Example:
         return len(self.input_ids) + len(self.target)
 
     def blank(self) -> Example:
-        """A short row of the same kind that counts for nothing in the loss."""
+        """Return a short row of the same kind that adds nothing to the loss."""
         short = min(2, len(self.input_ids))
         return replace(
             self,

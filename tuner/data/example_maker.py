@@ -23,7 +23,7 @@ MAX_LOST_SHARE = 0.1
 @dataclass
 class Tally:
     """What was lost on the way from the dialogues of a split to its examples; `pieces` has the
-    number of them of each row that was split."""
+    number of pieces of each row that was split."""
 
     truncated: set[str] = field(default_factory=set)
     dropped: set[str] = field(default_factory=set)
@@ -58,7 +58,7 @@ class ExampleMaker:
             raise ModelError(
                 "the tokenizer has no end-of-sequence token",
                 "without one the model never learns to stop",
-                "use a base model whose tokenizer names its eos_token",
+                "use a base model whose tokenizer defines an eos_token",
             )
         if data.render == "chat" and template.raw:
             raise RecipeError(
@@ -69,7 +69,7 @@ class ExampleMaker:
         self.train = Tally()
         self.eval = Tally()
         self.plain = template.text is not None and head == "language"
-        # A classifier reads a labelled text alone, up to its last character.
+        # A classifier reads only the labelled text, up to its last character.
         self._separator = "" if head == "classes" and template.label else template.separator
         self.head = head
         self._labels = list(labels)
@@ -77,7 +77,7 @@ class ExampleMaker:
         self._finder: SpanFinder | None = None
         if head != "language" and data.render == "chat":
             raise RecipeError(
-                "data.render: chat, and the model does not continue a chat",
+                "data.render: chat needs a model that continues a chat",
                 "an encoder-decoder or a classifier reads the prompt as plain text",
                 "leave out data.render",
             )
@@ -95,10 +95,14 @@ class ExampleMaker:
 
     @property
     def chat_template_origin(self) -> str:
-        """Whose chat template it is."""
+        """Where the chat template comes from."""
         if self._chat is None:
             return "none: plain text"
-        return "tuner's plain one: the tokenizer has none" if self._chat.own else "the tokenizer's"
+        return (
+            "tuner's plain one, because the tokenizer has none"
+            if self._chat.own
+            else "the tokenizer's"
+        )
 
     def render(self, dialogue: Dialogue, only_last: bool = False) -> list[Rendered]:
         """Render a dialogue to one or more texts; see `SpanFinder.render`."""
@@ -116,7 +120,7 @@ class ExampleMaker:
         for dialogue in dialogues:
             try:
                 if self.head == "classes" and dialogue.answer.strip() not in self._labels:
-                    raise BadRow("its answer is none of the labels")
+                    raise BadRow("its answer is not one of the labels")
                 rendered += self.render(dialogue)
             except BadRow as problem:
                 problems.add(dialogue.row, str(problem))
@@ -133,7 +137,7 @@ class ExampleMaker:
         return [pair for pair in pairs if pair[0].dialogue.row not in bad]
 
     def options(self, pair: Rendered, labels: Sequence[str]) -> list[Example] | None:
-        """The same prompt with each label as its answer; None if one is cut off or refused."""
+        """Return the prompt with each label as its answer; None if one is cut off or refused."""
         try:
             texts = [self.render(pair.dialogue.with_answer(label), True)[-1] for label in labels]
         except BadRow:
@@ -147,7 +151,7 @@ class ExampleMaker:
         return examples
 
     def example(self, rendered: Rendered, encoded: Encoded) -> Example:
-        """The example, cut to `max_length`; the parts that its head reads and writes."""
+        """Return the example, cut to `max_length`: the parts that its head reads and writes."""
         row, task, most = rendered.dialogue.row, rendered.dialogue.source, self.max_length
         if self.head == "language":
             return Example(row, encoded.ids[:most], encoded.supervised[:most], task=task)
@@ -184,7 +188,7 @@ class ExampleMaker:
         return kept
 
     def whole_length(self, encoded: Encoded, made: Example) -> int:
-        """Tokens that an example would have without truncation."""
+        """Return the tokens that an example would have without truncation."""
         if self.head == "language":
             return len(encoded.ids)
         return len(encoded.prompt_ids) + len(self._suffix) + len(made.target)
@@ -207,6 +211,6 @@ class ExampleMaker:
 
 
 def unread(example: Rendered, encoded: Encoded) -> int:
-    """Estimated tokens of the text that was cut while reading; supervised, if it is an answer's."""
+    """Estimate the tokens of text that was cut while reading; supervised, if it is an answer's."""
     characters = example.dialogue.cut_characters
     return round(characters * len(encoded.ids) / max(1, len(example.text)))

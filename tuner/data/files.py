@@ -1,7 +1,6 @@
-"""A recipe's files as rows, and the split of what is made of them by prompt.
+"""A recipe's files as rows, for preferences and prompts.
 
-Preferences and prompts are made of rows in another way than the examples of sft, but they are read
-by the same rules, and what is held out is decided by what a prompt says.
+These are made from rows differently than the examples of sft, but read by the same rules.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from tuner.recipe.schema import DataSection
 
 @dataclass
 class Source:
-    """The rows of both splits as they stand in the files; `bad` and `problems` share one limit."""
+    """The rows of both splits as they are in the files; `bad` and `problems` share one limit."""
 
     train: list[read.Row]
     eval: list[read.Row]
@@ -38,12 +37,12 @@ class Source:
         return list(dict.fromkeys(name for row in self.rows for name in row.values))
 
     def number(self, row: read.Row) -> int:
-        """Which of the files of its split the row comes from."""
+        """Return which of the files of its split the row comes from."""
         files = self.train_files if row.path in self.train_files else self.eval_files
         return files.index(row.path)
 
     def facts(self, used: frozenset[str]) -> dict[str, Any]:
-        """What the report says of the files, if the columns `used` were read."""
+        """Return the report's facts about the files, of which the columns `used` were read."""
         counts = [sum(row.path == path for row in self.rows) for path in self._files]
         return {
             "files": [
@@ -56,14 +55,14 @@ class Source:
         }
 
     def empty(self, split: str, why: str = "") -> DataError:
-        """The error for a split (train or eval) without rows."""
+        """Return the error for a split (train or eval) without rows."""
         files = self.train_files if split == "train" else self.eval_files
         names = ", ".join(str(path) for path in files)
         left_out = f"{len(self.bad.found)} bad rows were left out, none is left"
         return DataError(
             f"the {split} split is empty",
             why or f"{names}: {left_out if self.bad.found else 'no rows'}",
-            f"give data.{split} a file with rows",
+            f"point data.{split} to a file with rows",
         )
 
     @property
@@ -96,6 +95,6 @@ def read_source(data: DataSection, folder: Path, max_length: int) -> Source:
     return source
 
 
-# More than any tokenizer makes of one token but for runs of spaces; a longer text is cut anyway.
+# No token has more characters, except runs of spaces; a longer text is truncated anyway.
 CHARACTERS_PER_TOKEN = 64
 SPARE_TOKENS = 1024

@@ -15,7 +15,7 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 @dataclass(frozen=True)
 class BadLine:
-    """Why a line is no row. `column` counts from 1; `fatal` ends the file."""
+    """Why a line is not a row. `column` counts from 1; `fatal` ends the file."""
 
     reason: str
     column: int = 0
@@ -33,7 +33,7 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise _Refused(f"the key '{key}' stands twice")
+                raise _Refused(f"the key '{key}' appears twice")
             seen.add(key)
     return result
 
@@ -61,7 +61,7 @@ def parse(text: str) -> dict[str, Any] | BadLine:
 
 
 def is_row(line: bytes, alone: bool) -> bool:
-    """Whether a file's first line is a row, as in JSON Lines, and not a container of rows."""
+    """Return whether a file's first line is a row, as in JSON Lines, not a container of rows."""
     if not line.lstrip().startswith(b"{"):
         return False
     try:
@@ -138,9 +138,9 @@ def _container(text: str, start: int) -> _Items:
         yield (
             1,
             BadLine(
-                f"an object with {found} arrays of rows ({', '.join(CONTAINERS)})",
+                f"expected one array of rows ({', '.join(CONTAINERS)}), found {found}",
                 fatal=True,
-                fix="put the rows in one array, or one object a line in a .jsonl file",
+                fix="put the rows in one array, or one object per line in a .jsonl file",
             ),
         )
     return position + 1

@@ -10,7 +10,7 @@ from tuner.data.template import Template
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 
-# Every label is scored for every held-out row: of more, only a recipe that lists them wants that.
+# Every label is scored for every held-out row: with more, only if the recipe lists them.
 MOST_LABELS = 64
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
@@ -18,9 +18,9 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 def labels_of(
     data: DataSection, template: Template, rows: Iterable[Dialogue], head: str, few: bool = False
 ) -> tuple[str, ...]:
-    """The labels, in the order of a head's classes.
+    """Return the labels, in the order of a head's classes.
 
-    Where neither recipe nor template names them, they are the different labels of the rows of a
+    Where neither recipe nor template names them, they are the distinct labels of the rows of a
     template that has a label: sorted, numbers by size.
 
     Args:
@@ -31,20 +31,20 @@ def labels_of(
         few: the rows are only the first ones, so that some labels may be missing.
 
     Raises:
-        RecipeError: a label stands twice or has no word in the template, or a head for classes has
-            fewer than two, or rows without any.
+        RecipeError: a label appears twice or has no word in the template, or a classification head
+            has fewer than two, or rows without any.
         DataError: the model would have to write class numbers that no recipe asks for.
     """
     if head == "classes" and template.text is not None:
         raise RecipeError(
-            "model.task: classification, and the rows have no label",
-            f"the data template '{template.name}' reads a text and nothing else",
+            "model.task: classification needs labels, but the rows have none",
+            f"the data template '{template.name}' reads only a text",
             "name the column of the labels: data.columns: {label: its name in the file}",
         )
     words = template.cloze.verbalizer if template.cloze else {}
     labels = tuple(data.labels) or tuple(template.labels) or tuple(words)
     if len(set(labels)) != len(labels):
-        raise RecipeError("data.labels: a label stands twice", f"labels: {', '.join(labels)}")
+        raise RecipeError("data.labels: a label appears twice", f"labels: {', '.join(labels)}")
     if words and (unknown := [label for label in labels if label not in words]):
         raise RecipeError(
             f"data.labels: the template '{template.name}' has no word for {', '.join(unknown)}",
@@ -59,7 +59,7 @@ def labels_of(
             f"data.labels is empty, and the rows have one label only: {labels[0]}"
             if labels
             else "data.labels is empty, and neither template nor rows name any",
-            "set data.labels to all the answers there are",
+            "list all the classes in data.labels",
         )
     return labels
 
@@ -74,11 +74,11 @@ def _found(answers: Collection[str], head: str) -> tuple[str, ...]:
         shown = ", ".join(order[:10]) + (", ..." if len(order) > 10 else "")
         raise DataError(
             f"the labels are numbers, not words: {shown}",
-            "the model would learn to write the number of a class, and nothing that it knows of "
-            "the classes' names would help it",
+            "the model would learn to write class numbers, and could not use what it knows about "
+            "the classes' names",
             "name a column with the classes' names (data.columns: {label: its name in the file}); "
             "or set model.task: classification, whose classes may be numbers; or list the numbers "
             "in data.labels to have them written",
         )
-    # Texts that hardly ever repeat are answers of their own, not labels.
+    # Texts that hardly ever repeat are free answers, not labels.
     return tuple(order) if 1 < len(order) <= min(MOST_LABELS, max(2, len(answers) // 2)) else ()

@@ -12,7 +12,7 @@ from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 
 LISTED = 3
-# So that a border may give way to a character of several tokens, and something is left to learn.
+# Room for moving a border out of a character of several tokens, with something left to learn.
 SMALLEST_PIECE = 16
 
 
@@ -21,7 +21,7 @@ class Lost:
     """What truncation would take from one example.
 
     Args:
-        row: where it stands.
+        row: the row's id.
         tokens: how many it has.
         most: whether more than half of them, or of its answer, would go.
         all: whether nothing of its answer would be left.
@@ -34,18 +34,18 @@ class Lost:
 
 
 def refuse_split(data: DataSection, template: Template, head: str) -> None:
-    """Refuse pieces of what is not plain text.
+    """Refuse to split what is not plain text.
 
     Raises:
         RecipeError: `data.long` is split, and the rows have prompts and answers, or are classified.
     """
     if data.long == "split" and (template.text is None or head != "language"):
         raise RecipeError(
-            "data.long: split cuts plain text only",
+            "data.long: split works on plain text only",
             f"the data template '{template.name}' makes a prompt and an answer, and a piece "
             "without its prompt would teach something else"
             if head == "language"
-            else "the model does not continue text, it reads a row and answers",
+            else "this model does not continue text, it reads a row and answers",
             "set data.long: truncate or error, or a larger data.max_length",
         )
 
@@ -53,11 +53,11 @@ def refuse_split(data: DataSection, template: Template, head: str) -> None:
 def settle(
     data: DataSection, maker: ExampleMaker, splits: Sequence[Sequence[Pair]], room: int
 ) -> list[list[Pair]]:
-    """The examples of both splits as `data.long` wants them; cutting ends is left to the maker.
+    """Return the examples of both splits as `data.long` asks; truncation is left to the maker.
 
     Args:
         data: the recipe's data section.
-        maker: counts what is in pieces.
+        maker: counts the pieces.
         splits: training rows and held-out rows, encoded.
         room: tokens that the model can take.
 
@@ -90,7 +90,7 @@ def _losses(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[Lost]:
         learned = answer if maker.head == "classes" else made.num_targets
         if made.num_tokens < whole or learned < answer:
             most = 2 * made.num_tokens < whole or 2 * learned < answer
-            # What is written has a length of its own.
+            # The written part has its own length.
             needed = max(whole - len(made.target), answer if made.target else 0)
             yield Lost(rendered.dialogue.row, needed, most, not learned)
 
@@ -113,10 +113,10 @@ def _refusal(
     if maker.plain:
         ways.append("data.long: split (pieces of that length, and nothing is lost)")
     if len({each.row for each in lost if each.all}) <= MAX_LOST_SHARE * rows:
-        ways.append("data.long: truncate (what is cut off is not learned)")
+        ways.append("data.long: truncate (what is cut off is not trained on)")
     why = f"{shown}{', ...' if len(refused) > LISTED else ''}"
     if longest > room:
-        why += f"; the model takes {room:,} tokens at most"
+        why += f"; the model's context is {room:,} tokens"
     return DataError(
         what, why, f"set {', or '.join(ways)}" if ways else "shorten these rows, or leave them out"
     )
@@ -126,7 +126,7 @@ def _pieces(pair: Pair, most: int, counts: dict[str, int]) -> Iterator[Pair]:
     """A text in as few pieces as fit, of nearly equal length, none cut inside a character.
 
     Each begins with what the tokenizer puts before every text; the text's own tokens, and the stop
-    token behind the last one, stand in exactly one piece.
+    token after the last one, are each in exactly one piece.
     """
     rendered, encoded = pair
     if len(encoded.ids) <= most:
@@ -147,7 +147,7 @@ def _pieces(pair: Pair, most: int, counts: dict[str, int]) -> Iterator[Pair]:
         number += 1
         ids = opening + encoded.ids[start:stop]
         supervised = [False] * len(opening) + encoded.supervised[start:stop]
-        # Nothing stands before the first token by which to learn it.
+        # There is nothing before the first token to predict it from.
         supervised[0] = False
         foreign = 0 if number > 1 else encoded.foreign
         yield rendered, Encoded(ids, supervised, [], foreign, len(opening))

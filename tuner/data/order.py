@@ -1,4 +1,7 @@
-"""The order of the rows, and who gets which of them."""
+"""The order of the rows, and which process gets which of them.
+
+The order is a pure function of seed and epoch: nothing about it has to be saved to resume a run.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def position(index: int, count: int, seed: int) -> int:
-    """The row that stands at `index` of an endless run of shuffled epochs over `count` rows."""
+    """Return the row at `index` of an endless series of shuffled epochs over `count` rows."""
     epoch, place = divmod(index, count)
     return int(_permutation(count, seed, epoch)[place])
 
 
 def order(count: int, seed: int, start: int, stop: int) -> np.ndarray:
-    """The rows that stand at `start` to `stop` of this endless run, (stop - start,)."""
+    """Return the rows at `start` to `stop` of this endless series, (stop - start,)."""
     first = start // count
     epochs = [_permutation(count, seed, epoch) for epoch in range(first, -(-stop // count))]
     rows = np.concatenate(epochs) if epochs else np.zeros(0, dtype=np.int64)
@@ -45,7 +48,7 @@ class Stream:
         start: first place in the order.
         stop: one past the last place.
         batch_size: rows per optimizer step.
-        grouped: within each step, put rows of like length side by side, so that padded
+        grouped: within each step, put rows of similar length together, so that padded
             micro-batches waste little. The update is the same: a step sums over its rows.
     """
 
@@ -79,22 +82,22 @@ class Stream:
         return self.examples[self.places[index]]
 
     def step(self, number: int) -> list[Example]:
-        """The rows of the `number`-th optimizer step of this stream, from 0."""
+        """Return the rows of the `number`-th optimizer step of this stream, from 0."""
         first = number * self.batch_size
         return [self.examples[place] for place in self.places[first : first + self.batch_size]]
 
 
 class Dealt:
-    """A stream's rows as several processes take them, as the Trainer's data set.
+    """A stream's rows, shared out between several processes, as the Trainer's data set.
 
     accelerate deals out micro-batches in turn, number n to rank n modulo the world. So each step is
     cut into as many micro-batches, of nearly equal numbers of rows, as whole rounds need, and each
-    is filled up with rows that count for nothing. Which rank sees which row in which step follows
-    from the stream, `micro_batch_size` and `world` alone.
+    is filled up with rows that add nothing to the loss. Which rank sees which row in which step
+    follows from the stream, `micro_batch_size` and `world` alone.
 
     Args:
         stream: the rows of all processes.
-        micro_batch_size: rows of a forward pass.
+        micro_batch_size: rows per forward pass.
         world: how many processes.
     """
 
@@ -117,5 +120,5 @@ class Dealt:
 
 
 def micro_batches(rows: int, micro_batch_size: int, world: int) -> int:
-    """Micro-batches of a step of some rows over all processes: as many for each."""
+    """Return the micro-batches of a step over all processes: the same number for each."""
     return -(-rows // (micro_batch_size * world)) * world

@@ -36,7 +36,7 @@ FORMATS = (
     Format("scores", ("prompt", "answers"), ("scores", *_COMMON)),
     Format("thumbs", ("prompt", "label"), ("completion", *_COMMON)),
 )
-# The first that is there counts.
+# The first one present counts.
 ALIASES = {
     "prompt": ("messages", "conversations"),
     "answers": ("responses", "completions", "ranking"),
@@ -57,12 +57,12 @@ class FormatFit:
         return frozenset(self.columns.values())
 
     def value(self, row: Row, name: str) -> Any:
-        """The row's value of one of the format's columns; None where it has none."""
+        """Return the row's value of one of the format's columns; None if it has none."""
         file_name = self.columns.get(name)
         return None if file_name is None else row.values.get(file_name)
 
     def required(self, row: Row, name: str) -> Any:
-        """The row's value of a column that it must have.
+        """Return the row's value of a column that it must have.
 
         Raises:
             BadRow: it is missing or null.
@@ -81,11 +81,11 @@ def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]
     Args:
         data: `template` and `columns` are read.
         present: the columns of the data.
-        rows: tell scores from rankings, whose columns may be the same.
+        rows: distinguish scores from rankings, whose columns may be the same.
 
     Raises:
         DataError: no format fits, or several do.
-        RecipeError: `data.template` or `data.columns` names what is not there.
+        RecipeError: `data.template` or `data.columns` names something that does not exist.
     """
     named = data.template != AUTO
     formats = [_named(data.template)] if named else list(FORMATS)
@@ -99,7 +99,7 @@ def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]
     if fits:
         raise DataError(
             "the columns fit more than one format of preference data",
-            fix="name the one that is meant: data.template (and data.columns)",
+            fix="name the one you mean: data.template (and data.columns)",
             problems=[f"{fit.format.name}: {', '.join(sorted(fit.used))}" for fit in fits],
         )
     raise DataError(
@@ -119,7 +119,7 @@ def _named(name: str) -> Format:
     if name not in names:
         near = get_close_matches(name, names)
         raise RecipeError(
-            f"data.template: '{name}' is no format of preference data",
+            f"data.template: '{name}' is not a format of preference data",
             f"formats: {', '.join(names)}",
             f"did you mean {near[0]}?" if near else "use one of them, or auto",
         )

@@ -1,4 +1,4 @@
-"""The data of preferences: comparisons to token ids, held out by prompt, with a report."""
+"""Preference data: comparisons to token ids, held out by prompt, with a report."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Ranking:
     Args:
         row: file name and line, for messages.
         answers: token ids of prompt and answer, whole, each ending with the answer's stop token.
-        pairs: (better, worse, margin), indices into `answers`; every answer stands in a pair.
+        pairs: (better, worse, margin), indices into `answers`; every answer is in a pair.
         prompt_ids: what every one of `answers` begins with.
         messages: the turns of the prompt.
         prompt_text: the last user turn, for readers.
@@ -58,7 +58,7 @@ class Ranking:
     task: int = 0
 
     def apart(self) -> list[Ranking]:
-        """Each of its pairs alone, the better answer first."""
+        """Return each of its pairs alone, the better answer first."""
         return [
             replace(
                 self,
@@ -70,7 +70,7 @@ class Ranking:
         ]
 
     def blank(self) -> Ranking:
-        """A short row that counts for nothing in the loss: it has no pair."""
+        """Return a short row that adds nothing to the loss: it has no pair."""
         return replace(self, answers=(self.answers[0][:2],), pairs=(), texts=self.texts[:1])
 
     @property
@@ -95,7 +95,7 @@ class Ranking:
 
 
 def asked(messages: Sequence[Message]) -> str:
-    """The last user turn; empty if there is none."""
+    """Return the last user turn; empty if there is none."""
     return next((str(m.get("content")) for m in reversed(messages) if m["role"] == "user"), "")
 
 
@@ -126,7 +126,7 @@ def prepare_preferences(
 
     Raises:
         DataError: the rows cannot be read, do not fit a format, or leave nothing to train on.
-        RecipeError: a key of the data section names what is not there.
+        RecipeError: a key of the data section names something that does not exist.
         ModelError: the tokenizer or its chat template does not fit.
         SafetyError: the chat template is not safe to run.
     """
@@ -164,7 +164,7 @@ def prepare_preferences(
 
 
 def _twin(fit: FormatFit, source: Source, comparisons: Sequence[Comparison]) -> str:
-    """The data template whose plain rendering (data.render: raw) these rows share."""
+    """The data template whose plain rendering (data.render: raw) these rows have."""
     plain = all(isinstance(fit.value(row, "prompt"), str) for row in source.rows)
     alone = all(
         sum(message["role"] != "system" for message in comparison.prompt) == 1
@@ -241,7 +241,7 @@ def _ranking(comparison: Comparison, answers: Answers, max_length: int) -> Ranki
 def _room(longest: int, context_length: int) -> str:
     if longest <= context_length:
         return f"set data.max_length: {longest} (the longest answer with its prompt)"
-    return f"shorten these rows or leave them out: the model takes {context_length} tokens"
+    return f"shorten these rows or leave them out: the model's context is {context_length} tokens"
 
 
 def _counts(
@@ -280,10 +280,10 @@ def _warnings(report: dict[str, Any]) -> list[str]:
     texts = {
         "unpaired_rows": f"{report['unpaired_rows']} rows make no pair and are not used: there is "
         "no better and worse answer to the same prompt",
-        "identical_answers": f"{report['identical_answers']} answers stand twice under the same "
+        "identical_answers": f"{report['identical_answers']} answers appear twice under the same "
         "prompt, or are both liked and disliked",
         "contradicting_pairs": f"{report['contradicting_pairs']} pairs left out: another row has "
-        "the same answers the other way round",
+        "the same answers in the opposite order",
         "pairs_too_long": f"{report['pairs_too_long']} pairs left out: one of their answers is "
         f"longer than {report['max_length']} tokens",
     }

@@ -17,9 +17,9 @@ class EvalRow:
     Args:
         example: scored like a training example.
         prompt_ids: what generation starts from, up to the last answer.
-        prompt_text: the prompt as a reader wants to see it.
+        prompt_text: the prompt as shown to readers.
         reference: the answer.
-        options: one example per label with the same prompt; empty if the answer is no label.
+        options: one example per label with the same prompt; empty if the answer is not a label.
         gold: index of the answer in `options`, or the class.
     """
 
@@ -37,11 +37,11 @@ class Prepared:
 
     Args:
         train: `Example`s; for preferences `Ranking`s, for learning from rewards `Prompt`s.
-        eval: `EvalRow`s; for the others the same as in `train`.
+        eval: `EvalRow`s; for the other two the same as `train`.
         template: name of the data template, or of the format of preference data.
         labels: answers to choose from.
         chat_template: the Jinja text in use; None for plain text.
-        report: what stands in `data_report.json`.
+        report: the content of `data_report.json`.
     """
 
     train: list[Any]
@@ -65,7 +65,7 @@ class Preview:
 
 
 def max_length_of(data: DataSection, context_length: int) -> int:
-    """Tokens of the longest example: what the recipe says, else all that the model can take.
+    """Return the tokens of the longest example: the recipe's, else all that the model can take.
 
     Raises:
         RecipeError: the recipe says more than the model can take.

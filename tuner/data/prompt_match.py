@@ -41,7 +41,7 @@ class PromptFit:
         return self.complete.used & self.present
 
     def completed(self, values: dict[str, Any], filler: str) -> tuple[dict[str, Any], str | None]:
-        """A row with `filler` where it has no answer.
+        """Complete a row with `filler` where it has no answer.
 
         Returns:
             The values, and what is known of the row's own answer: None if it is whole.
@@ -68,7 +68,7 @@ def choose_prompts(data: DataSection, present: Sequence[str], folder: Path) -> P
 
     Raises:
         DataError: no template fits, or several do.
-        RecipeError: `data.columns` names what is not there.
+        RecipeError: `data.columns` names something that does not exist.
     """
     try:
         return _prompt_fit(choose(data, present, folder), present)

@@ -1,4 +1,4 @@
-"""The data of learning from rewards: prompts that a model answers by itself, with a report."""
+"""Data for learning from rewards: prompts that the policy answers, with a report."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from tuner.recipe.schema import DataSection
 
 __all__ = ["Prompt", "prepare_prompts"]
 
-# Stands for the answer while a prompt is rendered; it is in no prompt's ids.
+# Takes the answer's place while a prompt is rendered; it is in no prompt's ids.
 PLACEHOLDER = "Answer"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model answers by itself.
+    """A prompt for the policy to answer.
 
     Args:
         row: file name and line, for messages.
-        input_ids: what generation starts from; of a chat it ends with the header of the answer.
+        input_ids: what generation starts from; a chat's ends with the header of the answer.
         text: the last user turn, or the whole of a plain text.
         reference: the row's own answer; empty if it has none.
-        messages: the turns; none of a plain text.
+        messages: the turns; none for plain text.
         task: which of the recipe's files it comes from.
     """
 
@@ -100,7 +100,7 @@ def prepare_prompts(
     """Read, render, check, split and tokenize the prompts of a recipe.
 
     Rows are those of sft; their answer may be missing, and is the reference where it is not. A
-    prompt is never cut: one that leaves no room for a response is left out. Prompts that stand in
+    prompt is never cut: one that leaves no room for a response is left out. Prompts that occur in
     the training rows several times are kept and counted.
 
     Args:
@@ -117,7 +117,8 @@ def prepare_prompts(
 
     Raises:
         DataError: the rows cannot be read, do not fit the template, or leave nothing to train on.
-        RecipeError: a key of the data section names what is not there, or no prompt has room.
+        RecipeError: a key of the data section names something that does not exist, or no prompt has
+            room.
         ModelError: the tokenizer or its chat template does not fit.
         SafetyError: the chat template is not safe to run.
     """
@@ -143,7 +144,7 @@ def prepare_prompts(
     train, losses = _prompts(split.train, encoder, source, max_length)
     evals, eval_losses = _prompts(split.eval, encoder, source, max_length)
     room = _room(losses.longest, context_length, response_length)
-    stop_if_too_many(losses, len(split.train), max_length, "prompt", room, data.long)
+    stop_if_too_many(losses, len(split.train), max_length, "prompts", room, data.long)
     if split.eval and not evals:
         raise source.empty("eval", f"no held-out prompt fits into {max_length} tokens")
     report = base_report(source, fit.used, maker, losses, eval_losses)
@@ -156,7 +157,7 @@ def prepare_prompts(
 
 
 class _Reader:
-    """Makes prompts of rows; `blank` counts the texts without a word."""
+    """Makes prompts of rows; `blank` counts the blank texts."""
 
     def __init__(self, fit: PromptFit, source: Source, labels: Collection[str]) -> None:
         self._fit = fit
@@ -166,7 +167,7 @@ class _Reader:
         self.blank = 0
 
     def each(self, rows: Sequence[Row]) -> list[_Asked]:
-        """The prompts of the rows that are fit; the others go to the source's problems."""
+        """Return the prompts of the good rows; bad ones go to the source's problems."""
         found = []
         for row in rows:
             try:
@@ -229,7 +230,7 @@ def _prompts(
 
 
 def _plain(dialogue: Dialogue) -> str:
-    """What stands before the answer in a plain text."""
+    """The text before the answer in a plain text."""
     before = []
     for segment in dialogue.segments:
         if segment.supervised:
@@ -243,7 +244,7 @@ def _room(longest: int, context_length: int, response_length: int) -> str:
         return f"set data.max_length: {longest} (the longest prompt)"
     return (
         f"shorten these prompts or leave them out, or allow fewer than {response_length} new "
-        f"tokens: the model takes {context_length} tokens"
+        f"tokens: the model's context is {context_length} tokens"
     )
 
 

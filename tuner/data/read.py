@@ -1,7 +1,7 @@
 """Files to rows: JSON Lines, JSON, CSV, TSV, text and Parquet, read by ourselves.
 
 Rows are parsed one at a time with the standard library, never through Arrow, so that a row holds
-exactly the keys that stand in the file and its types do not depend on other rows. Lines end at
+exactly the keys that are in the file and its types do not depend on other rows. Lines end at
 `\\n`, `\\r\\n` and `\\r` only, and text is UTF-8 whatever the locale.
 """
 
@@ -46,7 +46,7 @@ class Row:
 
 
 def find(name: str, folder: Path, what: str) -> Path:
-    """The file that a recipe names: looked up in the recipe's folder, else in the current one.
+    """Find the file that a recipe names: looked up in the recipe's folder, else in the current one.
 
     Raises:
         DataError: it is in neither; names both places and files with a similar name.
@@ -101,7 +101,7 @@ def read(
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file's bytes."""
+    """Return the sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -147,7 +147,7 @@ def _refuse_encodings(path: Path) -> None:
 
 
 def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Number and bytes of every line, without its end and without a byte order mark."""
+    """Yield number and bytes of every line, without its end and without a byte order mark."""
     number = 0
     with path.open("rb") as file:
         for chunk in file:
@@ -221,7 +221,7 @@ def _table(path: Path, delimiter: str) -> Iterator[Item]:
             if not header:
                 header = [cell.strip() for cell in cells]
                 if len(set(header)) != len(header):
-                    yield start, BadLine("a column name stands twice", fatal=True)
+                    yield start, BadLine("a column name appears twice", fatal=True)
             elif len(cells) == len(header):
                 yield start, dict(zip(header, cells, strict=True))
             elif cells:

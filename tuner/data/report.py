@@ -14,7 +14,7 @@ from tuner.data.sft_rows import Rows
 
 
 def losses(maker: ExampleMaker) -> dict[str, Any]:
-    """What `max_length` took from the rows; unmarked keys are about the training rows."""
+    """Return what `max_length` took from the rows; keys without eval are about training rows."""
     train, held = maker.train, maker.eval
     total = train.supervised_kept + train.supervised_cut
     return {
@@ -39,7 +39,7 @@ def report_of(
     train: Sequence[Example],
     held_out: Sequence[Example],
 ) -> dict[str, Any]:
-    """The report of a run's data, JSON-able."""
+    """Return the report of a run's data, JSON-able."""
     template = maker.chat_template
     report: dict[str, Any] = dict(rows.facts)
     report |= {
@@ -61,10 +61,10 @@ def report_of(
 
 
 def warnings_of(report: dict[str, Any]) -> list[str]:
-    """What a reader of the report should not overlook; what costs the most is first.
+    """Return what a reader of the report should not overlook, costliest first.
 
     Args:
-        report: of the rows; of a preview it lacks the counts of the split.
+        report: of the rows; a preview's lacks the counts of the split.
     """
 
     def some(key: str) -> str:
@@ -78,8 +78,8 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
     share, most = report["supervised_tokens_cut_share"], report["max_length"]
     texts = {
         "truncated_rows": f"{many('truncated_rows', 'row')} truncated to {most} tokens: "
-        f"{share:.1%} of what would be learned is cut (data.long, data.max_length)",
-        "rows_cut_while_reading": f"long texts cut on reading: {some('rows_cut_while_reading')}",
+        f"{share:.1%} of supervised tokens are cut off (data.long, data.max_length)",
+        "rows_cut_while_reading": f"long texts cut while reading: {some('rows_cut_while_reading')}",
         "dropped_no_answer_left": f"{many('dropped_no_answer_left', 'row')} dropped: truncation "
         "left none of their answer",
         "eval_dropped_no_answer_left": f"{many('eval_dropped_no_answer_left', 'eval row')} "
@@ -87,11 +87,11 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
         "split_rows": f"{many('split_rows', 'long text')} split into {report['split_pieces']} "
         f"pieces of at most {most} tokens",
         "thumbs_down_rows": f"{many('thumbs_down_rows', 'row')} with a thumbs-down left out: "
-        "disliked answers are not learned",
+        "disliked answers are not trained on",
         "skipped": f"{counted(len(report['skipped']), 'bad row')} left out: {skipped}",
         "blank_rows": f"{many('blank_rows', 'blank text')} left out",
         "ignored_columns": f"columns not used: {some('ignored_columns')}",
-        "eval_rows_also_in_train": "left out of the eval split, as they are in train: "
+        "eval_rows_also_in_train": "left out of the eval split because they are also in train: "
         f"{many('eval_rows_also_in_train', 'row')}",
         "special_tokens_in_text": "special tokens in the rows' text, kept literal "
         f"(data.special_tokens_in_text): {report['special_tokens_in_text']}",
@@ -100,7 +100,7 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
 
 
 def tokens_sha256(examples: Iterable[Example]) -> str:
-    """sha256 over the ids and the supervised flags of all examples, in order."""
+    """Return the sha256 over the ids and the supervised flags of all examples, in order."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(array("q", [len(example.input_ids), *example.input_ids]).tobytes())

@@ -46,7 +46,7 @@ def prepare(
 
     Raises:
         DataError: the rows cannot be read, do not fit the template, or leave nothing to train on.
-        RecipeError: a key of the data section names what is not there.
+        RecipeError: a key of the data section names something that does not exist.
         ModelError: the tokenizer or its chat template does not fit.
         SafetyError: the chat template is not safe to run.
     """
@@ -67,7 +67,7 @@ def prepare(
         report["eval_rows_without_label"] = without
         if without:
             report["warnings"].append(
-                f"{without} of {len(evals)} eval rows have an answer that is none of the labels "
+                f"{without} of {len(evals)} eval rows have an answer that is not one of the labels "
                 "(or does not fit): they do not count for label accuracy"
             )
     return Prepared(train, evals, rows.fit.template.name, labels, maker.chat_template, report)
@@ -83,7 +83,7 @@ def preview(
     stop_ids: Collection[int] = (),
     head: str = "language",
 ) -> tuple[list[Preview], list[str]]:
-    """Render the training rows, with the supervised spans marked; arguments as of `prepare`.
+    """Render the training rows, with the supervised spans marked; arguments as for `prepare`.
 
     Returns:
         The rows, and what a reader should not overlook in them.
@@ -102,7 +102,7 @@ def preview(
     shown = []
     for pair in pairs:
         made = maker.example(*pair)
-        # What an encoder-decoder writes, or the class, stands behind what is read.
+        # What an encoder-decoder writes, or the class, comes after what is read.
         written = list(made.target)
         if made.label is not None:
             written = tokenizer(labels[made.label], add_special_tokens=False)["input_ids"]

@@ -83,7 +83,7 @@ def _liked(split: str, rows: list[read.Row], thumbs: Sequence[str]) -> list[read
         raise DataError(
             f"the {split} split is empty",
             f"all {len(rows)} rows are thumbs-down (column {', '.join(thumbs)}), and disliked "
-            "answers are not learned",
+            "answers are not trained on",
             "add liked answers; or learn from both kinds: tuner reward, or tuner rlhf with "
             "rlhf.algorithm: dpo",
         )
@@ -120,7 +120,7 @@ def _split(rows: Rows, data: DataSection, seed: int) -> None:
         if not kept:
             raise DataError(
                 "the eval split is empty",
-                f"all {leaked} rows of {data.eval} also stand in the training rows",
+                f"all {leaked} rows of {data.eval} are also in the training rows",
                 "hold out rows that are not trained on, or set data.eval to a fraction",
             )
         rows.eval = kept
@@ -151,4 +151,4 @@ def _empty(split: str, files: list[Path], bad: bad_rows.BadRows, blank: int = 0)
     why = f"{names}: no rows"
     if bad.found or blank:
         why = f"{names}: {len(bad.found)} bad and {blank} blank rows were left out, none is left"
-    return DataError(f"the {split} split is empty", why, f"give data.{split} a file with rows")
+    return DataError(f"the {split} split is empty", why, f"point data.{split} to a file with rows")

@@ -1,8 +1,8 @@
-"""Where the answers stand in a rendered chat, found by rendering prefixes.
+"""Where the answers are in a rendered chat, found by rendering prefixes.
 
 An answer reaches from the end of the generation prompt (the chat before it, rendered with
 `add_generation_prompt`) to its stop token. Chats of the same shape (roles, tools, tool calls) are
-rendered once with neutral contents, which tells what the template writes itself; a row then needs
+rendered once with neutral contents, which shows what the template writes itself; a row then needs
 one rendering, which must equal the shape filled with its contents. A row for which it does not is
 measured with its own prefixes.
 """
@@ -41,7 +41,7 @@ class Shape:
     answers: tuple[Answer, ...] | None
 
     def fill(self, texts: Sequence[str]) -> str:
-        """The chat with these contents, one for each of `contents`."""
+        """Return the chat with these contents, one for each of `contents`."""
         parts, position = [], 0
         for (start, end, _), text in zip(self.contents or (), texts, strict=True):
             parts += [self.text[position:start], text]
@@ -50,7 +50,7 @@ class Shape:
 
 
 class SpanFinder:
-    """Renders dialogues through one chat template."""
+    """Renders dialogues with one chat template."""
 
     def __init__(self, chat: ChatTemplate) -> None:
         self.chat = chat
@@ -60,11 +60,11 @@ class SpanFinder:
         """Render a dialogue: one example, or one for each answer.
 
         Templates that rewrite earlier turns (dropping their reasoning, say) cannot show all
-        answers in one text as inference would; then each answer is an example of its own.
+        answers in one text as inference would; then each answer is a separate example.
 
         Raises:
             BadRow: the template refuses the row.
-            ModelError: the generation prompt is no prefix of the answered chat.
+            ModelError: the generation prompt is not a prefix of the answered chat.
         """
         if dialogue.tools:
             self.chat.require_tools(dialogue.row)
@@ -143,8 +143,8 @@ class SpanFinder:
             if not answered.startswith(prompt):
                 raise ModelError(
                     "the model's chat template cannot be trained on",
-                    "its generation prompt is not how an answered chat begins, so the answers "
-                    "cannot be told from the prompt",
+                    "an answered chat does not begin with its generation prompt, so the answers "
+                    "cannot be separated from the prompt",
                     "leave out turns that it treats in a special way (often a system turn), use "
                     "another base model, or set data.render: raw",
                 )
@@ -157,7 +157,7 @@ class SpanFinder:
 
 
 def _answer(text: str, prompt: int, content: str, chat: ChatTemplate) -> Answer:
-    """Content and stop token after the prompt. What else the template writes is no target."""
+    """Content and stop token after the prompt. What else the template writes is not a target."""
     content = content.strip()
     position = text.find(content, prompt) if content else -1
     start, end = prompt, prompt

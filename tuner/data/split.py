@@ -1,4 +1,4 @@
-"""Which rows are held out: decided by what they say, not by where they stand."""
+"""Which rows are held out: decided by their text, not by their position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tuner.recipe.schema import DataSection
 
 
 def fingerprint(dialogue: Dialogue) -> str:
-    """sha256 of what a row says, but for case and white space."""
+    """Return the sha256 of a row's text, ignoring case and white space."""
     text = "\n".join(" ".join(part.casefold().split()) for part in dialogue.parts())
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -62,7 +62,7 @@ class Split(Generic[Item]):
         train: what is trained on.
         eval: what is held out.
         leaked: items of the eval file that were taken out because train has their prompt.
-        copies: items of train whose prompt stands there before them.
+        copies: items of train whose prompt an earlier item has.
     """
 
     train: list[Item]
@@ -87,7 +87,7 @@ def split_by_prompt(
 
     Args:
         train: items of the training files.
-        held: items of the eval file; empty where `data.eval` is no file.
+        held: items of the eval file; empty where `data.eval` is not a file.
         mark: fingerprint of an item's prompt.
         data: the recipe's data section.
         seed: chooses what is held out.
@@ -104,7 +104,7 @@ def split_by_prompt(
         if not kept:
             raise DataError(
                 "the eval split is empty",
-                f"all {leaked} prompts of {data.eval} also stand in the training rows",
+                f"all {leaked} prompts of {data.eval} are also in the training rows",
                 "hold out prompts that are not trained on, or set data.eval to a fraction",
             )
         held = kept

@@ -30,7 +30,7 @@ class Columns(Section):
     """The columns a template reads."""
 
     required: Annotated[Words, Field(min_length=1, description="columns every row must have")]
-    optional: Annotated[Words, Field(description="columns used where a row has them")] = ()
+    optional: Annotated[Words, Field(description="columns used if a row has them")] = ()
     aliases: Annotated[
         tuple[dict[str, Text], ...], Field(description="other names for the columns")
     ] = ()
@@ -54,7 +54,8 @@ class Conversation(Section):
     role: Annotated[Text, Field(description="key of the speaker in a turn")] = "role"
     content: Annotated[Text, Field(description="key of the text in a turn")] = "content"
     roles: Annotated[
-        dict[str, Text], Field(description="the file's roles: system, user, assistant, tool, call")
+        dict[str, Text],
+        Field(description="each role in the file: system, user, assistant, tool or call"),
     ]
     system: Annotated[Text | None, Field(description="column with a system text")] = None
     tools: Annotated[Text | None, Field(description="column with the tools")] = None
@@ -80,7 +81,7 @@ class Sample(Section):
 class Template(Section):
     """A data template, with exactly one of `turns`, `conversation`, `text` and `cloze`."""
 
-    name: Annotated[Text, Field(description="its name, that of its file")]
+    name: Annotated[Text, Field(description="its name, the same as its file's")]
     description: Annotated[Text, Field(description="what rows it is for, one line")]
     columns: Annotated[Columns, Field(description="the columns it reads")]
     turns: Annotated[tuple[Turn, ...], Field(description="the turns of the chat")] = ()
@@ -90,12 +91,10 @@ class Template(Section):
     labels: Annotated[Words, Field(description="answers to choose from")] = ()
     label: Annotated[
         Text | None,
-        Field(
-            description="column of a label that is the answer; true, false and 3 are written out"
-        ),
+        Field(description="column of the label that is the answer; true, false and 3 become text"),
     ] = None
-    separator: Annotated[str, Field(description="between turns when rendered raw")] = "\n\n"
-    by_columns: Annotated[Flag, Field(description="may be chosen from the columns")] = True
+    separator: Annotated[str, Field(description="text between turns when rendered raw")] = "\n\n"
+    by_columns: Annotated[Flag, Field(description="may be chosen by the columns alone")] = True
     samples: Annotated[tuple[Sample, ...], Field(description="rows and their rendering")] = ()
 
     @property
@@ -111,7 +110,7 @@ class Template(Section):
         known = {*self.columns.required, *self.columns.optional}
         for names in self.columns.aliases:
             if unknown := set(names) - known:
-                raise ValueError(f"aliases names columns that are not there: {sorted(unknown)}")
+                raise ValueError(f"aliases name unknown columns: {sorted(unknown)}")
         if unknown := self._columns_used() - known:
             raise ValueError(f"reads columns that `columns` does not list: {sorted(unknown)}")
         if self.turns and not any(turn.role == "assistant" for turn in self.turns):
@@ -147,7 +146,7 @@ class TemplateInfo:
 
 
 def environment() -> jinja2.Environment:
-    """The sandbox in which every data template runs."""
+    """Return the sandbox in which every data template runs."""
     return ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
     )
@@ -165,7 +164,7 @@ def load_template(name_or_path: str, folder: Path) -> Template:
 
     Raises:
         RecipeError: no template has this name.
-        DataError: the file is not there or is not a template.
+        DataError: the file does not exist or is not a template.
     """
     if name_or_path.endswith((".yaml", ".yml")):
         return _load(read.find(name_or_path, folder, "data.template"))
@@ -181,12 +180,12 @@ def load_template(name_or_path: str, folder: Path) -> Template:
 
 
 def all_templates() -> list[Template]:
-    """Every bundled template, in order of the names."""
+    """Return every bundled template, in order of the names."""
     return [_load(path) for path in bundled.files("data_templates").values()]
 
 
 def list_templates() -> list[TemplateInfo]:
-    """Name, description and columns of every bundled template."""
+    """Return name, description and columns of every bundled template."""
     return [
         TemplateInfo(each.name, each.description, each.columns.required + each.columns.optional)
         for each in all_templates()

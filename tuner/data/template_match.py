@@ -35,7 +35,7 @@ def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit:
 
     Raises:
         DataError: no template fits, or several do.
-        RecipeError: `data.columns` names what is not there.
+        RecipeError: `data.columns` names something that does not exist.
     """
     found = list(present)
     named = data.template != AUTO
@@ -44,7 +44,7 @@ def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit:
     check_renames(data.columns, known, found)
     fits = [fit for template in templates for fit in _fits(template, data.columns, found, named)]
     if not named:
-        # Such a template shares its plain columns with another; its aliases for them are a sign.
+        # Such a template shares its plain columns with another; its own aliases for them decide.
         fits = [fit for fit in fits if fit.template.by_columns or _aliased(fit)]
     best = [fit for fit in fits if not any(fit.used < other.used for other in fits)]
     if len(best) == 1:
@@ -52,7 +52,7 @@ def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit:
     if best:
         raise DataError(
             "the columns fit more than one data template",
-            fix="name the one that is meant: data.template (and data.columns)",
+            fix="name the one you mean: data.template (and data.columns)",
             problems=[f"{fit.template.name}: {', '.join(sorted(fit.used))}" for fit in best],
         )
     raise DataError(
@@ -94,18 +94,18 @@ def check_renames(
     missing: str = "no template column",
     owner: str = "template",
 ) -> None:
-    """Refuse `data.columns` that names what is not there.
+    """Refuse `data.columns` that names something that does not exist.
 
     Args:
         renames: the recipe's `data.columns`.
         known: columns that can be renamed.
         found: columns of the data.
-        missing: what an unknown one is not, for the message.
+        missing: what the message calls an unknown one.
         owner: whose columns the known ones are.
 
     Raises:
         RecipeError: it renames a column that nothing reads.
-        DataError: to one that the data has not.
+        DataError: it renames one to a column that the data does not have.
     """
     for name, file_name in renames.items():
         if name not in known:
@@ -137,6 +137,6 @@ def _expected(template: Template, renames: Mapping[str, str], found: list[str]) 
     for name in template.columns.required:
         near = get_close_matches(name, found)
         if near and renames.get(name, name) not in found:
-            hints.append(f"'{near[0]}' is near '{name}'")
+            hints.append(f"'{near[0]}' is similar to '{name}'")
     hint = f" ({'; '.join(hints)})" if hints else ""
     return f"{template.name} expects: {', '.join(template.columns.required)}{hint}"

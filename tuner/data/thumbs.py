@@ -9,8 +9,8 @@ from tuner.data.read import Row
 from tuner.data.template import Template
 from tuner.data.turns import blank
 
-# Columns next to an answer that say whether it is liked; of "label" only in these words, since a
-# label may be positive without a word on the answer.
+# Columns next to an answer that say whether it is liked; "label" only with these values, since a
+# label may be positive without rating the answer.
 PLAIN = frozenset(("true", "false", "1", "0"))
 NAMES = frozenset(
     ("label", "kto_tag", "rating", "thumb", "thumbs", "vote", "feedback", "liked", "is_liked")
@@ -29,7 +29,7 @@ DOWN = frozenset(
 def thumb_columns(
     template: Template, columns: Sequence[str], used: Collection[str], rows: Sequence[Row]
 ) -> list[str]:
-    """The columns that say of each row's answer whether it is liked.
+    """Return the columns that say whether each row's answer is liked.
 
     Such a column is named so, the template does not read it, and it holds nothing but thumbs.
 
@@ -51,7 +51,7 @@ def thumb_columns(
 
 
 def is_down(row: Row, names: Sequence[str]) -> bool:
-    """Whether one of these columns says that the row's answer is not liked."""
+    """Return whether one of these columns says that the row's answer is not liked."""
     return any(_thumb(row.values.get(name)) in DOWN for name in names)
 
 

@@ -36,10 +36,10 @@ class Sides:
     def dialogue(
         self, row: Row, prompt: Any, answer: Any, name: str, extras: dict[str, Any]
     ) -> Dialogue:
-        """The prompt with its answer; the answer's side may hold the whole conversation.
+        """Return the prompt with its answer; the answer's side may hold the whole conversation.
 
         Args:
-            row: where the values stand.
+            row: the row of the values.
             prompt: text or turns; empty where the answer's side holds them.
             answer: text or turns.
             name: what the answer's column is called, for messages.
@@ -61,7 +61,7 @@ class Sides:
         return dialogue
 
     def prompt(self, value: Any) -> list[Message]:
-        """The turns of a prompt, without the header of an answer that is still to come.
+        """Return the turns of a prompt, without the header of an answer that is still to come.
 
         Raises:
             BadRow: it is neither text nor turns.
@@ -72,7 +72,7 @@ class Sides:
         return turns
 
     def ends_with_answer(self, turns: list[Message]) -> bool:
-        """Whether the last turn is the assistant's."""
+        """Return whether the last turn is the assistant's."""
         return bool(turns) and self._role(turns[-1]) in ("assistant", "call")
 
     def _joined(self, prompt: list[Message], answer: Any, name: str) -> list[Message]:
@@ -96,12 +96,12 @@ class Sides:
 
 
 def turns_of(value: Any, speaker: str, column: str) -> list[Message]:
-    """The turns in a value, with the keys `role` and `content`; none if it is empty.
+    """Return the turns in a value, with the keys `role` and `content`; none if it is empty.
 
     Args:
         value: a text, a transcript, a turn or a list of turns.
         speaker: the role of a plain text.
-        column: where the value stands, for messages.
+        column: the column of the value, for messages.
 
     Raises:
         BadRow: the value is none of these.
@@ -117,17 +117,17 @@ def turns_of(value: Any, speaker: str, column: str) -> list[Message]:
 
 
 def transcript(text: str) -> bool:
-    """Whether a text is a conversation by `Human:` and `Assistant:`."""
+    """Return whether a text is a conversation with `Human:` and `Assistant:`."""
     return _TRANSCRIPT.match(text) is not None
 
 
 def blank(value: Any) -> bool:
-    """Whether a value is missing or a text of nothing but white space."""
+    """Return whether a value is missing or a text of white space only."""
     return value is None or (isinstance(value, str) and not value.strip())
 
 
 def same_prompt(left: Dialogue, right: Dialogue) -> bool:
-    """Whether two dialogues have the same turns before the last one, but for outer white space."""
+    """Return whether two dialogues share the turns before the last, ignoring outer white space."""
     return _stripped(left) == _stripped(right)
 
 

@@ -25,7 +25,7 @@ class Losses:
         kept: supervised tokens of what is kept.
         lost: supervised tokens of what is left out.
         pairs: pairs left out.
-        foreign: special tokens that stand in the text of the rows.
+        foreign: special tokens in the rows' text.
     """
 
     rows: list[str] = field(default_factory=list)
@@ -46,7 +46,7 @@ def refuse_cuts(data: DataSection) -> None:
         raise RecipeError(
             f"data.long: {data.long}, but preferences and prompts are never cut",
             "half a prompt asks something else, and half an answer is another answer",
-            "leave data.long out (few rows that do not fit are left out), or set it to error",
+            "leave data.long out (rows that do not fit are dropped, if few), or set it to error",
         )
 
 
@@ -59,7 +59,7 @@ def stop_if_too_many(
         losses: of the training rows.
         count: how many there were.
         max_length: tokens that fit.
-        what: what is too long.
+        what: what is too long, in the plural.
         room: what to set so that all fit, or why nothing can be set.
         long: the recipe's `data.long`.
 
@@ -70,8 +70,8 @@ def stop_if_too_many(
     if lost <= (0 if long == "error" else MAX_LOST_SHARE) * count and lost < count:
         return
     raise DataError(
-        f"{lost} of {count} training rows ({lost / count:.0%}) are left out: a {what} of theirs "
-        f"is longer than {max_length} tokens, and none is cut",
+        f"{lost} of {count} training rows ({lost / count:.0%}) are left out: {what} longer than "
+        f"{max_length} tokens are never cut",
         f"the longest has {losses.longest} tokens; e.g. {', '.join(losses.rows[:3])}",
         room,
     )
@@ -80,7 +80,7 @@ def stop_if_too_many(
 def base_report(
     source: Source, used: frozenset[str], maker: ExampleMaker, train: Losses, held: Losses
 ) -> dict[str, Any]:
-    """The keys that every report of a run's data has, but for the counts of what is kept."""
+    """Return the keys that every data report has, except the counts of what is kept."""
     template = maker.chat_template
     total = train.kept + train.lost
     return {
@@ -99,7 +99,7 @@ def base_report(
 
 
 def base_warnings(report: dict[str, Any]) -> list[str]:
-    """What a reader of the report should not overlook."""
+    """Return what a reader of the report should not overlook."""
 
     def some(names: Sequence[str]) -> str:
         return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
@@ -113,10 +113,10 @@ def base_warnings(report: dict[str, Any]) -> list[str]:
         + some([item["row"] for item in report["skipped"]]),
         "ignored_columns": f"columns not used: {some(report['ignored_columns'])}",
         "dropped_too_long": f"{many('dropped_too_long', 'row')} left out: longer than {most} "
-        "tokens, and none is cut",
+        "tokens, and rows are never cut",
         "eval_dropped_too_long": f"{many('eval_dropped_too_long', 'eval row')} left out: longer "
         f"than {most} tokens",
-        "eval_rows_also_in_train": "left out of the eval split, as their prompts are in train: "
+        "eval_rows_also_in_train": "left out of the eval split because their prompts are in train: "
         f"{many('eval_rows_also_in_train', 'row')}",
         "special_tokens_in_text": "special tokens in the rows' text, kept literal "
         f"(data.special_tokens_in_text): {report['special_tokens_in_text']}",
@@ -125,7 +125,7 @@ def base_warnings(report: dict[str, Any]) -> list[str]:
 
 
 def sequences_sha256(sequences: Collection[Sequence[int]]) -> str:
-    """sha256 over sequences of whole numbers, in order."""
+    """Return the sha256 over sequences of whole numbers, in order."""
     digest = hashlib.sha256()
     for numbers in sequences:
         digest.update(array("q", [len(numbers), *numbers]).tobytes())

@@ -1,7 +1,7 @@
 """Scores and answers on held-out rows. A metric is one function here, and its row in METRICS.
 
-`score` runs the model once over every row (rows with labels once per prompt, all labels in one
-batch behind it) and hands the observations to each metric.
+`score` runs the model once over every row (rows with labels once per prompt, with all labels in one
+batch) and passes the observations to each metric.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def rows(plan: Plan) -> list[EvalRow]:
-    """The held-out rows that are scored."""
+    """Return the held-out rows that are scored."""
     return plan.prepared.eval[: plan.recipe.eval.max_rows]
 
 
@@ -34,12 +34,12 @@ def score(
     tick: Callable[[int, int], None] = lambda done, total: None,
     judge: rollouts.Judge | None = None,
 ) -> dict[str, float]:
-    """Every metric of the plan on the held-out rows, as flat name -> number.
+    """Compute every metric of the plan on the held-out rows, as flat name -> number.
 
     Args:
         plan: says which metrics and rows.
         model: the live model; left in the mode it was in.
-        tick: called with (rows done, rows in all).
+        tick: called with (rows_done, rows_total).
         judge: the rewards of a policy that samples answers.
     """
     observed: Sequence[Any]
@@ -70,7 +70,7 @@ def _spread(
     items: Sequence[Any],
     tick: Callable[[int, int], None],
 ) -> list[Any]:
-    """What `observe` makes of the rows, each looked at by one process."""
+    """Observe the rows, each in one process."""
     return ranks.spread(
         items,
         lambda own, told: observe(plan, model, own, told),
@@ -80,7 +80,7 @@ def _spread(
 
 
 def values(names: Sequence[str], observed: Sequence[Any]) -> dict[str, float]:
-    """The metrics of these names that the observations carry."""
+    """Return the metrics of these names that the observations allow."""
     found = {name: function(METRICS[name].function)(observed) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 

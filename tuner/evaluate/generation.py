@@ -26,7 +26,7 @@ def answer(
     rows: Sequence[EvalRow],
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """Greedy answers, at most `eval.max_new_tokens` long, in the order of the rows.
+    """Generate greedy answers, at most `eval.max_new_tokens` long, in the order of the rows.
 
     Prompts of a batch are padded on the left; an answer ends at the first stop token. A classifier
     answers with the likeliest label.
@@ -81,7 +81,7 @@ def _text(tokenizer: Any, ids: list[int], stops: Sequence[int]) -> str:
 
 
 def exact_match(observed: Sequence[Observation]) -> float | None:
-    """Share of generated answers equal to the reference, but for case, width and white space."""
+    """Return the share of answers equal to the reference, ignoring case, width and white space."""
     answered = [item for item in observed if item.answer is not None]
     same = sum(_plain(item.answer or "") == _plain(item.row.reference) for item in answered)
     return same / len(answered) if answered else None

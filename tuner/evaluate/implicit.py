@@ -1,7 +1,7 @@
-"""What a policy that learned from preferences prefers: its implicit rewards (Rafailov et al. 2023).
+"""Metrics of a policy trained on preferences: its implicit rewards (Rafailov et al. 2023).
 
-The reward of an answer is beta * (log-probability - log-probability at the policy's start); the
-metrics of reward models (`evaluate.preference`) are then taken of it.
+The reward of an answer is beta * (log-probability - log-probability under the reference policy);
+the metrics of reward models (`evaluate.preference`) are computed from it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 def observe(
     plan: Plan, model: Any, tick: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Judged]:
-    """The held-out prompts with the implicit rewards of their answers.
+    """Return the held-out prompts with the implicit rewards of their answers.
 
     Args:
         plan: has the prompts, and beta as `rlhf.kl_coefficient`.
         model: the policy; left in evaluation mode.
-        tick: told (prompts done, prompts in all).
+        tick: called with (prompts_done, prompts_total).
     """
     rows: list[Ranking] = plan.prepared.eval[: plan.recipe.eval.max_rows]
     model.eval()
@@ -52,14 +52,14 @@ def observe(
 
 
 def log_probabilities(plan: Plan, model: Any, answers: Sequence[Response]) -> torch.Tensor:
-    """(answers,) float64, each summed over the answer's own tokens, its stop token included."""
+    """Return (answers,) float64, summed over the answer's own tokens, stop token included."""
     scores, _, _ = rollouts.token_scores(plan, model, answers)
     lengths = [len(answer.response_ids) for answer in answers]
     return torch.stack([part.sum() for part in scores.double().split(lengths)])
 
 
 def responses(ranking: Ranking) -> list[Response]:
-    """The answers of a prompt as if the policy had drawn them."""
+    """Return the answers of a prompt as if the policy had sampled them."""
     prompt = tuple(ranking.prompt_ids)
     return [
         Response(
@@ -77,7 +77,7 @@ def responses(ranking: Ranking) -> list[Response]:
 
 
 def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
-    """The likeliest answers to the first held-out prompts, beside the better one of the row."""
+    """Return greedy answers to the first held-out prompts, with the preferred one of the row."""
     chosen: list[Any] = plan.prepared.eval[: plan.recipe.eval.samples]
     model.eval()
     answers = generation.answer(plan, model, chosen)

@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from tuner.plan.plan import Plan
 
 TOKENS_PER_BATCH = 1024
-# Positions whose scores of the vocabulary are worked on together.
+# Positions whose logits are processed together.
 _POSITIONS = 128
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the model made of one held-out row.
+    """What the model computed for one held-out row.
 
     Attributes:
         row: the row.
         loss_sum: negative log-likelihood of the answer's tokens, in nats.
         tokens: how many.
         correct: how many of them had the highest probability.
-        choice: the label the model finds likeliest, where the row has labels.
-        answer: what it generated, where asked.
+        choice: the likeliest label, if the row has labels.
+        answer: what it generated, if asked to.
     """
 
     row: EvalRow
@@ -43,30 +43,30 @@ class Observation:
     answer: str | None = None
 
     def with_answer(self, answer: str) -> Observation:
-        """The same with a generated answer."""
+        """Return the same with a generated answer."""
         return replace(self, answer=answer)
 
 
 def mean_loss(observed: Sequence[Observation]) -> float | None:
-    """Mean negative log-likelihood per answer token, in nats, over all rows together."""
+    """Return the mean negative log-likelihood per answer token, in nats, over all rows."""
     tokens = sum(item.tokens for item in observed)
     return sum(item.loss_sum for item in observed) / tokens if tokens else None
 
 
 def perplexity(observed: Sequence[Observation]) -> float | None:
-    """exp of the mean loss."""
+    """Return exp of the mean loss."""
     loss = mean_loss(observed)
     return None if loss is None else math.exp(min(loss, 700.0))
 
 
 def token_accuracy(observed: Sequence[Observation]) -> float | None:
-    """Share of answer tokens that the model ranks first."""
+    """Return the share of answer tokens that the model ranks first."""
     tokens = sum(item.tokens for item in observed)
     return sum(item.correct for item in observed) / tokens if tokens else None
 
 
 def label_accuracy(observed: Sequence[Observation]) -> float | None:
-    """Share of the rows with labels whose own label is the likeliest."""
+    """Return the share of the rows with labels whose own label is the likeliest."""
     labelled = [item for item in observed if item.choice is not None]
     right = sum(item.choice == item.row.gold for item in labelled)
     return right / len(labelled) if labelled else None
@@ -75,8 +75,8 @@ def label_accuracy(observed: Sequence[Observation]) -> float | None:
 def observe(
     plan: Plan, model: Any, rows: Sequence[EvalRow], tick: Callable[[int, int], None]
 ) -> list[Observation]:
-    """An observation of every row, in their order; rows that share a forward pass do not see each
-    other, so the batch size does not matter."""
+    """Observe every row, in order; rows that share a forward pass do not see each other, so the
+    batch size does not matter."""
     result: dict[int, Observation] = {}
     window = getattr(model.config, "sliding_window", None)
     before = getattr(plan.recipe.method, "num_virtual_tokens", 0)
@@ -139,7 +139,7 @@ def _plain(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[Observation]
 
 
 def _token_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Per position: negative log-likelihood, 0 where ignored; whether the target came first."""
+    """Return per position: negative log-likelihood, 0 if ignored; whether the target is first."""
     parts = [
         (
             functional.cross_entropy(
@@ -147,7 +147,7 @@ def _token_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Ten
             ),
             part.argmax(dim=-1),
         )
-        # A few positions at a time: the function makes copies of the scores.
+        # A few positions at a time: the function copies the logits.
         for part, wanted in zip(
             logits.split(_POSITIONS, dim=1), labels.split(_POSITIONS, dim=1), strict=True
         )
@@ -176,7 +176,7 @@ class Tree:
 
     @classmethod
     def of(cls, row: EvalRow) -> Tree:
-        """The tree of a row with options; a label's tail ends before its last target."""
+        """Build the tree of a row with options; a label's tail ends before its last target."""
         spans = [
             [place for place, wanted in enumerate(option.supervised) if wanted and place > 0]
             for option in row.options
@@ -194,14 +194,14 @@ class Tree:
         return cls(ids, prefix, tails, places, targets)
 
     def positions(self) -> list[int]:
-        """Each token's position: every tail goes on where the shared part ends."""
+        """Return each token's position: every tail continues where the shared part ends."""
         result = list(range(self.prefix))
         for start, stop in self.tails:
             result += range(self.prefix, self.prefix + stop - start)
         return result
 
     def mask(self) -> torch.Tensor:
-        """(tokens, tokens), true where a token sees another: its own tail and the shared part."""
+        """Return (tokens, tokens), true if a token sees another: own tail and shared part."""
         size = len(self.ids)
         mask = torch.ones(size, size, dtype=torch.bool).tril()
         for start, _ in self.tails:
@@ -260,7 +260,7 @@ def _in_trees(
 
 
 def _one_by_one(plan: Plan, model: Any, row: EvalRow) -> Observation:
-    """Score every label in a sequence of its own, where rows cannot be packed."""
+    """Score every label in a separate sequence, if rows cannot be packed."""
     scored = _plain(plan, model, [replace(row, example=option) for option in row.options])
     choice = min(range(len(scored)), key=lambda number: scored[number].loss_sum)
     return replace(scored[row.gold or 0], row=row, choice=choice)

@@ -1,4 +1,4 @@
-"""Metrics of a reward model: whether it prefers what people prefer, how sure, and by what."""
+"""Metrics of a reward model: accuracy, margin, calibration and length bias."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Judged:
-    """The scores that a model gives to the answers of one held-out prompt."""
+    """The scores of the answers to one held-out prompt."""
 
     ranking: Ranking
     scores: tuple[float, ...]
 
     @property
     def differences(self) -> list[float]:
-        """Score of the better answer less that of the worse one, a pair each."""
+        """Return the score of the better answer less that of the worse one, per pair."""
         return [self.scores[better] - self.scores[worse] for better, worse, _ in self.ranking.pairs]
 
 
 def observe(
     plan: Plan, model: Any, rows: Sequence[Ranking], tick: Callable[[int, int], None]
 ) -> list[Judged]:
-    """The held-out prompts with the scores of their answers."""
+    """Return the held-out prompts with the scores of their answers."""
     answers = [ids for row in rows for ids in row.answers]
     values = iter(
         scores(
             model,
             answers,
             plan.tokenizer.pad_token_id,
-            # Prompts have about as many answers each.
+            # Prompts have about the same number of answers.
             lambda done: tick(done * len(rows) // max(1, len(answers)), len(rows)),
         )
     )
@@ -50,7 +50,7 @@ def observe(
 
 
 def sample(item: Judged) -> dict[str, str]:
-    """A prompt for people: its answers, the better first, each with its score."""
+    """Return a prompt to show: its answers, the better ones first, each with its score."""
     ranking = item.ranking
     shown = [f"{value:+.3f}" for value in item.scores]
     reference = "\n".join(ranking.texts)
@@ -58,22 +58,22 @@ def sample(item: Judged) -> dict[str, str]:
 
 
 def loss(judged: Sequence[Judged]) -> float | None:
-    """Mean of -log sigmoid(difference), a prompt counted once."""
+    """Return the mean of -log sigmoid(difference), each prompt counted once."""
     return _mean(_mean(_softplus(-d) for d in item.differences) or 0.0 for item in judged)
 
 
 def accuracy(judged: Sequence[Judged]) -> float | None:
-    """Share of pairs whose better answer has the higher score; a tie is half right."""
+    """Return the share of pairs whose better answer scores higher; a tie counts half."""
     return _mean(0.5 if d == 0 else float(d > 0) for d in _differences(judged))
 
 
 def margin(judged: Sequence[Judged]) -> float | None:
-    """Mean difference of the scores of a pair."""
+    """Return the mean difference of the scores of a pair."""
     return _mean(_differences(judged))
 
 
 def calibration_error(judged: Sequence[Judged]) -> float | None:
-    """Expected calibration error of sigmoid(|difference|) as the probability to be right.
+    """Return the expected calibration error of sigmoid(|difference|) as a probability.
 
     Ten bins of equal width (Guo et al. 2017); 0 is perfect.
     """
@@ -96,7 +96,7 @@ def calibration_error(judged: Sequence[Judged]) -> float | None:
 
 
 def length_bias(judged: Sequence[Judged]) -> float | None:
-    """Correlation (Pearson) of score and length, both taken from the mean of their prompt."""
+    """Return the Pearson correlation of score and length, both less their prompt's mean."""
     values, lengths = [], []
     for item in judged:
         sizes = [len(ids) - len(item.ranking.prompt_ids) for ids in item.ranking.answers]

@@ -1,4 +1,4 @@
-"""Metrics of a policy: what its answers to held-out prompts earn, and how far it has moved."""
+"""Metrics of a policy: the rewards of its answers to held-out prompts, and its KL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Judge = Callable[[Sequence[Response]], Scores]
 ROWS_PER_BATCH = 16
-# Other draws than those of any step, and the same before and after.
+# Samples differ from those of any step, and have the same seeds before and after.
 _DRAW = -1
 
 
@@ -27,10 +27,10 @@ class Earned:
     """An answer to a held-out prompt.
 
     Attributes:
-        answer: what was drawn.
+        answer: the sampled answer.
         reward: the weighted sum of the rewards.
         parts: each of them.
-        kl: log-probability less that of the start, over all its tokens, in nats.
+        kl: log-probability less that of the reference policy, over all its tokens, in nats.
     """
 
     answer: Response
@@ -40,12 +40,12 @@ class Earned:
 
 
 def mean_reward(earned: Sequence[Earned]) -> float | None:
-    """Mean reward of an answer."""
+    """Return the mean reward per answer."""
     return _mean([item.reward for item in earned])
 
 
 def reward_ci95(earned: Sequence[Earned]) -> float | None:
-    """Half the width of the 95 % confidence interval of the mean reward (normal)."""
+    """Return half the width of the 95 % confidence interval of the mean reward (normal)."""
     values = [item.reward for item in earned]
     if len(values) < 2:
         return None
@@ -55,29 +55,29 @@ def reward_ci95(earned: Sequence[Earned]) -> float | None:
 
 
 def kl(earned: Sequence[Earned]) -> float | None:
-    """Mean KL of an answer to the policy's start, estimated from what was drawn, in nats."""
+    """Return the mean KL per answer from the reference policy, estimated by sampling, in nats."""
     return _mean([item.kl for item in earned])
 
 
 def response_length(earned: Sequence[Earned]) -> float | None:
-    """Mean tokens of an answer, without its stop token."""
+    """Return the mean tokens per answer, without stop tokens."""
     return _mean([float(item.answer.num_tokens) for item in earned])
 
 
 def ended_share(earned: Sequence[Earned]) -> float | None:
-    """Share of the answers that end by themselves."""
+    """Return the share of the answers with a stop token."""
     return _mean([float(item.answer.ended) for item in earned])
 
 
 @torch.no_grad()
 def observe(plan: Plan, model: Any, judge: Judge, tick: Callable[[int, int], None]) -> list[Earned]:
-    """Draw and judge an answer to every held-out prompt, the same draws whenever it is asked.
+    """Sample and score an answer to every held-out prompt, with the same seeds every time.
 
     Args:
         plan: has the prompts.
         model: the policy.
         judge: its rewards.
-        tick: told (prompts done, prompts in all).
+        tick: called with (prompts_done, prompts_total).
     """
     prompts = plan.prepared.eval[: plan.recipe.eval.max_rows]
     model.eval()
@@ -103,7 +103,7 @@ def observe(plan: Plan, model: Any, judge: Judge, tick: Callable[[int, int], Non
 def _earned(
     plan: Plan, model: Any, judge: Judge, prompts: Sequence[Any], first: int
 ) -> list[Earned]:
-    """Draw and judge answers to one batch of prompts, which begins at `first`."""
+    """Sample and score answers to one batch of prompts, which begins at `first`."""
     chosen = prompts[first : first + ROWS_PER_BATCH]
     answers = rollouts.draw(plan, model, chosen, plan.step_seed(_DRAW) - first)
     lengths = [len(answer.response_ids) for answer in answers]
@@ -121,7 +121,7 @@ def _earned(
 
 
 def parts(earned: Sequence[Earned]) -> dict[str, float]:
-    """The mean of each reward before its weight, as reward_NAME."""
+    """Return the mean of each reward before its weight, as reward_NAME."""
     names = earned[0].parts if earned else ()
     return {
         f"reward_{name}": math.fsum(item.parts[name] for item in earned) / len(earned)
@@ -130,7 +130,7 @@ def parts(earned: Sequence[Earned]) -> dict[str, float]:
 
 
 def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
-    """The likeliest answers to the first held-out prompts: prompt, reference, answer."""
+    """Return greedy answers to the first held-out prompts: prompt, reference, answer."""
     chosen = plan.prepared.eval[: plan.recipe.eval.samples]
     if not chosen:
         return []

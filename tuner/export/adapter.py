@@ -1,4 +1,4 @@
-"""The adapter as plain peft files, beside the tokenizer it was trained with."""
+"""The adapter as plain peft files, next to the tokenizer it was trained with."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def write_again(row: Format, work: Work, folder: Path) -> None:
 
 
 def copy(source: Path, folder: Path, base: str, *, portable: bool) -> None:
-    """The adapter of a finished run once more, naming its base by name.
+    """Copy the adapter of a finished run, naming its base by name.
 
     Args:
         source: its files.
         folder: takes the copy.
         base: name of the base.
-        portable: say the scale of rsLoRA, alpha / sqrt(r), as the alpha / r that every runtime
-            reads; ranks of their own need none then.
+        portable: write the scale of rsLoRA, alpha / sqrt(r), as the alpha / r that every runtime
+            reads; modules of another rank get an alpha of their own.
 
     Raises:
-        ModelError: `portable`, and no plain LoRA can say the same.
+        ModelError: `portable`, and no plain LoRA is equivalent.
     """
     known_files.copy(source, folder)
     config = json.loads((source / CONFIG).read_text("utf-8"))
@@ -56,8 +56,8 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
     if config.get("peft_type") != "LORA" or config.get("use_dora"):
         kind = "DoRA" if config.get("use_dora") else config.get("peft_type")
         raise ModelError(
-            f"{kind} cannot be said as a plain LoRA",
-            "other runtimes would leave out a part of it without a word",
+            f"{kind} cannot be written as a plain LoRA",
+            "other runtimes would silently ignore part of it",
             "merge instead: tuner export RUN --format merged",
         )
     if not config.get("use_rslora"):
@@ -80,10 +80,10 @@ def write(plan: Plan, trained: Trained, folder: Path) -> None:
     """Save the adapter so that it works on the untouched base.
 
     An adapter whose start moved part of the base weights (PiSSA, OLoRA) is converted into the
-    difference to that start, a LoRA of twice the rank.
+    difference from that start, a LoRA of twice the rank.
     """
     model = trained.model
-    # The folder the base was loaded from is nobody's business but this machine's.
+    # The folder that the base was loaded from concerns this machine only.
     base = model.get_base_model()
     base.config._name_or_path = base.name_or_path = plan.base.name
     for config in model.peft_config.values():

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def write_int8(row: Format, work: Work, folder: Path) -> None:
-    """LLM.int8(): 8 bits a weight, absolute maximum per output."""
+    """Quantize to LLM.int8(): 8 bits per weight, one absolute maximum per output."""
     from transformers import BitsAndBytesConfig
 
     _write(work, folder, BitsAndBytesConfig(load_in_8bit=True))
 
 
 def write_nf4(row: Format, work: Work, folder: Path) -> None:
-    """NF4 in blocks of 64 weights, their scales quantized once more."""
+    """Quantize to NF4 in blocks of 64 weights, with double-quantized scales."""
     from transformers import BitsAndBytesConfig
 
     config = BitsAndBytesConfig(
@@ -43,7 +43,7 @@ def _write(work: Work, folder: Path, config: Any) -> None:
 
 
 def refuse_none(model: Any, kinds: tuple[str, ...]) -> None:
-    """Refuse a model of which nothing was quantized.
+    """Refuse a model in which nothing was quantized.
 
     Raises:
         ModelError: it has no layer of these classes.

@@ -1,6 +1,6 @@
-"""README.md beside an artefact: what it is, what it was trained on, how it is loaded.
+"""The README.md of an artefact: what it is, what it was trained on, how to load it.
 
-Names and counts only: no path, no user's name and no word of the rows goes into it.
+Names and counts only: no path, no user name and no text of the rows goes into it.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def write(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run: Any
         folder: of the artefact.
         kind: adapter, merged or a quantized format that transformers reads.
         base: name of its base.
-        facts: how it is loaded (see `verify.facts_of`).
-        run: `plan` and `scores` of the record of its run; empty where it is of none.
+        facts: how to load it (see `verify.facts_of`).
+        run: `plan` and `scores` of the record of its run; empty without one.
     """
     (folder / FILE).write_text("\n".join(_lines(kind, base, facts, run)) + "\n", "utf-8")
 
 
 def of_run(plan: Plan, trained: Trained) -> dict[str, Any]:
-    """What a card says of a run that is just ending."""
+    """Return what a card says about a run that is just ending."""
     return {"plan": plan.as_dict(), "scores": trained.scores}
 
 
@@ -52,10 +52,10 @@ def _lines(kind: str, base: str, facts: Mapping[str, Any], run: Mapping[str, Any
     yield ""
     what = FORMATS[kind].what
     form = f", in {kind} ({what})" if FORMATS[kind].bits else ""
-    yield f"# An adapter of {base}" if adapter else f"# {base}, fine-tuned{form}"
+    yield f"# An adapter for {base}" if adapter else f"# {base}, fine-tuned{form}"
     yield ""
     yield f"Written by tuner {__version__}; `{'adapter_config' if adapter else 'config'}.json` and"
-    yield "`MANIFEST.json` (versions, sha256 of every file and of the base's weights) say the rest."
+    yield "`MANIFEST.json` (versions, sha256 of every file and of the base's weights) have more."
     yield ""
     yield from _training(base, facts, plan)
     yield from _scores(run.get("scores") or {})
@@ -78,24 +78,24 @@ def _training(base: str, facts: Mapping[str, Any], plan: Mapping[str, Any]) -> I
         for name in _OPTIONS
         if f"method.{name}" in values
     ]
-    yield f"- trained by: `tuner {plan['verb']}`, {', '.join([values['method.name'], *options])}"
+    yield f"- trained with: `tuner {plan['verb']}`, {', '.join([values['method.name'], *options])}"
     size = plan["parameters"]
-    yield f"- trained parameters: {size['trainable']:,} of {size['total']:,}"
+    yield f"- trainable parameters: {size['trainable']:,} of {size['total']:,}"
     data = plan["data"]
     held = f", {data['rows_eval']:,} held out" if data.get("rows_eval") else ""
     if "rows_train" in data:
-        yield f"- rows: {data['rows_train']:,} to learn from{held}"
-    yield f"- steps: {plan['steps']['total']:,}, of {plan['steps']['rows_per_step']:,} rows each"
+        yield f"- rows: {data['rows_train']:,} for training{held}"
+    yield f"- steps: {plan['steps']['total']:,}, {plan['steps']['rows_per_step']:,} rows per step"
     if "vocabulary" in plan:
         words = values["model.new_tokens"]
         known = (f"`{word}` ({plan['vocabulary'][word]})" for word in words)
-        yield f"- tokens that the base has not: {', '.join(known)}"
+        yield f"- tokens added to the base's vocabulary: {', '.join(known)}"
     yield ""
 
 
 def _quantized(facts: Mapping[str, Any]) -> str:
     kind = facts.get("quantize", "none")
-    return "" if kind == "none" else f", trained on its weights in {kind} (bitsandbytes)"
+    return "" if kind == "none" else f", quantized to {kind} for training (bitsandbytes)"
 
 
 def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
@@ -111,19 +111,17 @@ def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _where(base: str, plan: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Say where the base is: an import, what `from_pretrained` is called with, and a sentence."""
+    """Return where the base is: an import, the argument of `from_pretrained`, and a sentence."""
     if base in ALIASES:
         about = (
-            f"`{base}` comes with tuner: a four-bit file of {ALIASES[base].original}, read back to "
-            "full precision. The Hub's own weights differ by that rounding, and so would answers."
+            f"`{base}` comes with tuner: {ALIASES[base].original} in a four-bit file, dequantized "
+            "when loaded. The weights on the Hub differ by that rounding, and so would the answers."
         )
         return "from tuner.model.base import folder_of", f'folder_of("{base}")', about
     if (plan.get("model") or {}).get("kind") == "hub":
         revision = plan["values"]["model.revision"]["value"]
         return "", f'"{base}"' + (f', revision="{revision}"' if revision else ""), ""
-    about = (
-        f"The base, {base}, was a folder or file of the machine that trained on it: give its path."
-    )
+    about = f"The base, {base}, was a local folder or file where this was trained: give its path."
     return "", f'"{FOLDER_OF_BASE}"', about
 
 

@@ -1,4 +1,4 @@
-"""Several adapters of one base made into one, by peft's `add_weighted_adapter`.
+"""Several adapters of one base combined into one, by peft's `add_weighted_adapter`.
 
 `linear` is the exact weighted sum (of higher rank); ties (Yadav et al. 2023), dare (Yu et al. 2024)
 and svd work on the whole updates and give the best approximation of the largest rank among them.
@@ -21,7 +21,7 @@ from tuner.export.proof import reload
 from tuner.methods.options import CONFIG
 from tuner.model import embedding_rows, known_files, tokenizer
 
-# peft's plain "linear" adds the factors apart, which brings in products that nobody trained.
+# peft's plain "linear" adds the factors apart, which adds products that were never trained.
 KINDS = {"linear": "cat", "ties": "ties_svd", "dare": "dare_linear_svd", "svd": "svd"}
 _NAME = "combined"
 
@@ -39,11 +39,11 @@ def check(asked: Combination) -> None:
     if len(weights) != len(origins):
         raise RecipeError(
             f"--weights: {len(weights)} for {len(origins)} adapters",
-            "each adapter has one weight",
-            "give as many, separated by commas",
+            "each adapter needs one weight",
+            "give one weight per adapter, separated by commas",
         )
     if not 0 < density <= 1:
-        raise RecipeError("--density: between 0 and 1", f"{density} is not", "try 0.5")
+        raise RecipeError("--density must be between 0 and 1", f"it is {density}", "try 0.5")
     known = {origin.sealed.get("base_fingerprint") for origin in origins}
     if len(known) > 1:
         raise ModelError(
@@ -60,8 +60,8 @@ def check(asked: Combination) -> None:
         beside = ("modules_to_save", "target_parameters", tokenizer.TRAINED)
         if not plain or any(config.get(key) for key in beside):
             raise ModelError(
-                f"{origin.name} is no plain LoRA",
-                f"{origin.folder / CONFIG}: only the updates of LoRA and rsLoRA add up",
+                f"{origin.name} is not a plain LoRA",
+                f"{origin.folder / CONFIG}: only LoRA and rsLoRA updates can be added",
                 "merge one adapter, then train or merge the next on that model",
             )
 
@@ -72,11 +72,11 @@ def combine(asked: Combination, job: dict[str, Any], folder: Path) -> Origin:
 
     Args:
         asked: which adapters and how; checked by `check`.
-        job: how they are loaded (see `verify.job_of`).
+        job: how to load them (see `verify.job_of`).
         folder: takes peft's files and the tokenizer of the first.
 
     Returns:
-        It, to be exported like any other.
+        The combined adapter, to be exported like any other.
     """
     origins, kind = asked.origins, asked.kind
     names = [f"part{number}" for number in range(len(origins))]
@@ -84,7 +84,7 @@ def combine(asked: Combination, job: dict[str, Any], folder: Path) -> Origin:
     for name, origin in zip(names[1:], origins[1:], strict=True):
         model.load_adapter(str(origin.folder), adapter_name=name)
     further = {} if kind in ("linear", "svd") else {"density": asked.density}
-    # dare draws which weights it keeps.
+    # dare samples which weights it keeps.
     torch.manual_seed(0)
     model.add_weighted_adapter(
         names, list(asked.weights), _NAME, combination_type=KINDS[kind], **further

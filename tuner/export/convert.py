@@ -1,7 +1,7 @@
-"""`tuner export`: what a finished run left, in other formats, each proven before it is named.
+"""`tuner export`: a finished run in other formats, each proven before it gets its name.
 
-The tuned model is opened as a user would open it, its logits on the run's held-out rows are the
-measure, and every artefact is loaded by a fresh process and compared with it and with the base.
+The tuned model is opened the way a user opens it, its logits on the run's held-out rows are the
+reference, and every artefact is loaded by a fresh process and compared with it and with the base.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def export(
     """Write, prove and seal each format.
 
     Args:
-        origin: from `origin.find`, which has refused what cannot be.
+        origin: from `origin.find`, which has refused what is impossible.
         rows: the formats.
         settings: what else was asked for.
         console: shows what happens.
@@ -55,9 +55,9 @@ def export(
         For each artefact: kind, path, bytes, limit, verdict and the figures of `measure.Measures`.
 
     Raises:
-        IntegrityError: an artefact is not what was trained; nothing stands under its name then.
-        ModelError: the base cannot be had or is another one; a format is not for this model.
-        ResourceError: memory or disk do not suffice.
+        IntegrityError: an artefact is not what was trained; nothing is left under its name.
+        ModelError: the base is not available or is another one; a format does not suit this model.
+        ResourceError: not enough memory or disk.
     """
     _refuse_existing(settings.output, rows)
     work, found_base = open_work(origin, settings, console)
@@ -71,7 +71,7 @@ def export(
     ):
         console.warn(
             "rsLoRA: vLLM, SGLang, TensorRT-LLM and ExLlamaV2 have read its scale as alpha / r, "
-            "a weaker update; --portable writes it so that all read the same"
+            "which weakens the update; --portable writes a scale that all of them read alike"
         )
     reports: list[dict[str, Any]] = []
     refused: list[TunerError] = []
@@ -86,15 +86,15 @@ def export(
         learned = work.base is None or measure.noticeable(work.tuned, work.base)
         if not learned and not settings.rehearsal:
             raise IntegrityError(
-                f"{work.origin.name} is its base: there is nothing to export",
+                f"{work.origin.name} equals its base: there is nothing to export",
                 "its logits and those of the base are the same",
-                "check the weights of --weights, or that the run learned anything",
+                "check the values of --weights, or whether the run learned anything",
             )
         shared = time.perf_counter() - begun
         for row in rows:
             started = time.perf_counter()
-            console.phase(f"writing {row.name}; it is reloaded in a fresh process")
-            # What is proven is kept, whatever becomes of the others.
+            console.phase(f"writing {row.name} and reloading it in a fresh process")
+            # What is proven is kept, even if others fail.
             try:
                 report = _one(work, row, settings)
             except (IntegrityError, ModelError) as error:
@@ -105,7 +105,7 @@ def export(
             _tell(report, console)
             losing = proof_limits.warning(report)
             if losing and origin.found is None:
-                # A run says it with its list of artefacts.
+                # A run shows it with its list of artefacts.
                 console.warn(losing)
             _report(work.origin, settings.output, report)
         for other in refused[1:]:
@@ -184,13 +184,13 @@ def _one(
 
 
 def _tell(report: dict[str, Any], console: Console) -> None:
-    """Warn where llama.cpp answers otherwise than the same file in transformers."""
+    """Warn if llama.cpp answers differently from transformers on the same file."""
     found = report.get("llama_cpp")
     if found and not found["unsure"] and found["same_answers"] < found["answers"]:
         console.warn(
             f"{report['kind']}: in llama.cpp {found['answers'] - found['same_answers']} of "
-            f"{found['answers']} greedy answers differ from transformers'; it rounds activations, "
-            f"too (KL between the two {found['kl']:.2g})"
+            f"{found['answers']} greedy answers differ from those of transformers; llama.cpp "
+            f"also rounds activations (KL between the two {found['kl']:.2g})"
         )
 
 
@@ -203,8 +203,8 @@ def _write(work: Work, row: Format, folder: Path) -> None:
 def _again(
     work: Work, row: Format, folder: Path, output: Path
 ) -> tuple[torch.Tensor, dict[str, Any] | None]:
-    """An artefact's logits at the places, by a process that knows nothing but its files; and what
-    that found of its tensors."""
+    """Return an artefact's logits at the compared positions, from a process that knows nothing but
+    its files, and what that process found in its tensors."""
     rows = work.both
     if row.name == "gguf-adapter":
         with seal.scratch(output) as aside:
@@ -215,7 +215,7 @@ def _again(
             return llama_cpp.with_adapter(base, file, work.job, rows, aside), None
     proofs = {row.name: _how(work, folder)} if row.name == "merged" else {}
     if not row.exact and work.origin.adapter and not work.proven:
-        # What other formats are made of is proven with the first of them.
+        # What other formats are made from is proven with the first of them.
         proofs = {row.name: _how(work, work.merged)}
         work.proven = True
     job = work.job | {
@@ -230,7 +230,7 @@ def _again(
 
 
 def _how(work: Work, folder: Path) -> dict[str, Any]:
-    """How the tensors of a merged model are proven (see `proof.prove`)."""
+    """Return how to prove the tensors of a merged model (see `proof.prove`)."""
     if work.origin.adapter:
         onto = work.notes.get("merged_onto", "dequantized")
         return {"folder": str(folder), "adapter": str(work.origin.folder), "onto": onto}
@@ -238,24 +238,24 @@ def _how(work: Work, folder: Path) -> dict[str, Any]:
 
 
 def _copied(work: Work, row: Format, folder: Path) -> list[str]:
-    """What differs between an adapter and its copy."""
+    """Return what differs between an adapter and its copy."""
     return same_adapter.as_copied(work.origin.folder, folder) if row.name == "adapter" else []
 
 
 def _quantize(work: Work, row: Format) -> str:
-    """An adapter goes onto a base as it was trained on; all else stands for itself."""
+    """Return how the base of an adapter is quantized; none for a whole model."""
     return str(work.job["quantize"]) if row.of_adapter else "none"
 
 
 def _needed(work: Work, rows: list[Format], base: Base | None) -> int:
-    """Bytes on the disk, at most: each artefact as large as the base in float32."""
+    """Return the bytes needed on disk, at most: each artefact as large as the base in float32."""
     folder = base.folder if base else work.origin.folder
     whole = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     return whole * (1 + sum(not row.of_adapter for row in rows))
 
 
 def _report(origin: Origin, output: Path, report: dict[str, Any]) -> None:
-    """Add to export.json, which lies in the run folder, or where the artefacts go."""
+    """Add to export.json, in the run folder or where the artefacts go."""
     folder = origin.run or output
     path = folder / REPORT
     artefacts = []

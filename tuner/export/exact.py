@@ -1,7 +1,7 @@
-"""Whether an exported adapter or merged model is what it must be, tensor by tensor.
+"""The check that an exported adapter or merged model is what it must be, tensor by tensor.
 
 As at the end of a run (see `live`): tensors first, then the logits of the reloaded model against
-those of the same weights here. What rounding the weights costs is reported, and refuses nothing.
+those of the same weights here. What rounding the weights costs is only reported.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def judge(
     problems: list[str],
     max_kl: float | None,
 ) -> dict[str, Any]:
-    """Say what was proven of an artefact.
+    """Return what was proven about an artefact.
 
     Args:
         row: its format: adapter or merged.
         figures: how near it is to the tuned model.
-        work: what it was made of.
-        found: its logits, by a fresh process.
-        proven: what that found of its tensors (see `proof.prove`); None of an adapter.
+        work: what it was made from.
+        found: its logits from a fresh process.
+        proven: what that found in its tensors (see `proof.prove`); None for an adapter.
         problems: what differs in the files of an adapter.
         max_kl: a limit in place of `REQUANTIZED`.
 
@@ -60,9 +60,9 @@ def judge(
         raise refused(
             row,
             what,
-            f"reloaded in a fresh process its logits differ by {near.mean:.3g} on average and a KL "
-            f"of {near.kl:.3g}; the same weights read twice differ by at most {limit.mean:.3g} and "
-            f"{limit.kl:.3g}; it was not kept",
+            f"reloaded in a fresh process, its logits differ by {near.mean:.3g} on average and a "
+            f"KL of {near.kl:.3g}; two passes over the same weights differ by at most "
+            f"{limit.mean:.3g} and {limit.kl:.3g}; it was not kept",
             _REPORT,
         )
     kind, kl_limit = _kind(row, work, proven, dtype)
@@ -74,7 +74,7 @@ def judge(
             "is too far from the model that was trained",
             f"its mean KL divergence is {figures.kl:.3g}, the limit is {kl_limit:.3g}; it was not "
             "kept",
-            "export the adapter alone, or raise the limit with --max-kl",
+            "export only the adapter, or raise the limit with --max-kl",
         )
     share = figures.answers_kept
     unproven = proven is not None and not proven["formula"]
@@ -100,7 +100,7 @@ def judge(
 def _kind(
     row: Format, work: Work, proven: dict[str, Any] | None, dtype: str
 ) -> tuple[str, float | None]:
-    """What may be said of it, and the largest KL from the tuned model."""
+    """Return the kind of proof, and the largest KL from the tuned model."""
     if row.name == "merged" and work.job["quantize"] != "none":
         return "checked", REQUANTIZED
     near = APART if dtype == "float32" else None

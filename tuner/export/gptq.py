@@ -1,6 +1,6 @@
 """GPTQ (Frantar et al. 2022): weights rounded to a grid so that a layer's outputs move least.
 
-Column by column, the error of rounding is passed on to the columns that are still to be rounded, by
+Column by column, the error of rounding is passed on to the columns not rounded yet, by
 the inverse of the inputs' second moments on calibration rows. Groups of inputs share a scale, which
 is set when the first of them is reached.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 LOWEST, HIGHEST = -8, 7
-# Between the largest weight and the grid's ends, as torchao's symmetric scheme has it.
+# Between the largest weight and the grid's ends, as in torchao's symmetric scheme.
 HALF_RANGE = 7.5
 DAMPING = 0.01
 # Second moments that are collected in one pass over the rows, in bytes.
@@ -40,7 +40,7 @@ def rounded(weight: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _scale(groups: torch.Tensor) -> torch.Tensor:
-    """Scales of groups (..., inputs)."""
+    """Return the scales of groups (..., inputs)."""
     return groups.abs().amax(-1).clamp(min=1e-8) / HALF_RANGE
 
 
@@ -56,7 +56,7 @@ def quantize(
         size: inputs that share a scale.
 
     Returns:
-        As `rounded`.
+        The same as `rounded`.
     """
     rest = weight.double().clone()
     inputs = rest.shape[1]
@@ -89,7 +89,7 @@ def quantize(
 
 
 def batches(layers: Sequence[tuple[str, nn.Linear]]) -> Iterator[list[tuple[str, nn.Linear]]]:
-    """Layers whose second moments fit into `BUDGET` together, in their order."""
+    """Yield layers whose second moments fit into `BUDGET` together, in order."""
     batch: list[tuple[str, nn.Linear]] = []
     used = 0
     for name, layer in layers:
@@ -107,7 +107,7 @@ def batches(layers: Sequence[tuple[str, nn.Linear]]) -> Iterator[list[tuple[str,
 def second_moments(
     model: Any, layers: Sequence[tuple[str, nn.Linear]], rows: Callable[[Any], None]
 ) -> dict[str, torch.Tensor]:
-    """The sum of x x^T of every layer's inputs, over whatever `rows` runs through the model."""
+    """Return the sum of x x^T of every layer's inputs, over what `rows` runs through the model."""
     found = {
         name: torch.zeros(layer.in_features, layer.in_features, device=layer.weight.device)
         for name, layer in layers

@@ -1,7 +1,7 @@
-"""Four bits a weight in groups, packed as compressed-tensors has it: transformers and vLLM load it.
+"""Four bits per weight in groups, packed by compressed-tensors for transformers and vLLM.
 
 Calibrated by GPTQ on rows that the run was trained on; a run with `train.qat: int4` is rounded to
-the grid that it was trained with instead, which gives the very weights that training saw.
+the grid it was trained with instead, which gives exactly the weights that training saw.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PER_WORD = 8
 
 
 def write(row: Format, work: Work, folder: Path) -> None:
-    """Quantize the weights of every linear layer but the output head.
+    """Quantize the weights of every linear layer except the output head.
 
     Raises:
         ModelError: there is no such layer whose inputs are a multiple of 32.
@@ -71,7 +71,7 @@ def write(row: Format, work: Work, folder: Path) -> None:
 def _quantized(
     work: Work, model: Any, layers: list[tuple[str, nn.Linear]], size: int
 ) -> dict[str, torch.Tensor]:
-    """Packed weights and scales by their names; the model is left with the rounded weights."""
+    """Return packed weights and scales by name; the model is left with the rounded weights."""
     state: dict[str, torch.Tensor] = {}
     calibrate = work.calibration.rows and work.trained_grid != "int4"
     work.notes["int4"] = (
@@ -100,7 +100,7 @@ def _reader(work: Work) -> Callable[[Any], None]:
 
 
 def pack(points: torch.Tensor) -> torch.Tensor:
-    """Eight points of 4 bits, each 8 more than it is, to a 32-bit word, the first lowest.
+    """Pack eight 4-bit points, each offset by 8, into a 32-bit word, the first one lowest.
 
     Args:
         points: int8 (outputs, inputs), from -8 to 7; inputs a multiple of 8.

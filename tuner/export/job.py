@@ -1,4 +1,4 @@
-"""What an export works on: where the tuned model lies, how it is loaded, what measures it."""
+"""What an export works on: where the tuned model is, how to load it, what measures it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from tuner.export.origin import Origin
     from tuner.model.base import Base
 
-# Logits of the whole vocabulary are kept for this many places of the held-out rows.
+# Logits of the whole vocabulary are kept for this many positions of the held-out rows.
 PLACES = 512
 
 
 @dataclass(frozen=True)
 class Combination:
-    """Adapters made into one: with their weights, how, and the share that ties and dare keep."""
+    """Adapters to combine: their weights, how, and the share that ties and dare keep."""
 
     origins: Sequence[Origin]
     weights: Sequence[float]
@@ -41,19 +41,19 @@ class Combination:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line says besides origin and formats.
+    """What the command line sets besides origin and formats.
 
     Attributes:
         output: the folder that takes the artefacts' folders.
         base: the base that the user names.
-        force_base: take it though it is another one.
+        force_base: use it even if the adapter was trained on another base.
         onto: which weights a quantized run's adapter is merged into: dequantized, original or auto.
         max_kl: limit in place of each format's own.
-        limits: the same by format, which goes before it.
+        limits: the same per format, which takes precedence.
         portable: write an rsLoRA as a plain LoRA.
         combination: further adapters that are added to the first.
-        rehearsal: the model was trained for a few steps only, so that an artefact may well be
-            farther from it than its base is: that refuses nothing.
+        rehearsal: the model was trained for only a few steps, so an artefact may be farther from it
+            than its base is; that is no error.
     """
 
     output: Path
@@ -73,24 +73,24 @@ class Work:
 
     Attributes:
         origin: where it comes from.
-        facts: how its artefacts are loaded, whoever loads them (see `verify.facts_of`).
-        job: how its artefacts are loaded (see `verify.job_of`).
+        facts: how to load its artefacts, whoever loads them (see `verify.facts_of`).
+        job: how to load its artefacts here (see `verify.job_of`).
         tokenizer: goes with every artefact.
-        stops: ids that end an answer; None: it does not write.
+        stops: ids that end an answer; None: it does not generate.
         name: of the base.
-        held: rows that it is measured on; `random` are the witness's.
+        held: rows that it is measured on; `random` are those of the witness.
         calibration: training rows, for formats that calibrate.
-        trained_grid: the grid of `train.qat` that its weights were trained on; none.
+        trained_grid: the grid of `train.qat` that its weights were trained on, or none.
         context_length: longest sequence in tokens.
         portable: whether an rsLoRA is rewritten for runtimes that do not know its scale.
         vocabulary_rows: rows of a whole model's embeddings; 0 for an adapter.
-        tuned: logits at their places; `base` likewise, None where there is none to compare with.
-        merged: folder of the merged model, once it is there.
-        written: by format, the logits of the weights that an artefact is made of, at the places of
-            `both`, and how far they are from themselves.
+        tuned: logits at their positions; `base` likewise, None if there is none to compare with.
+        merged: folder of the merged model, once it exists.
+        written: per format, the logits of the weights that an artefact is made from, at the
+            positions of `both`, and their noise.
         proven: whether `merged` was compared with the formula of the method.
-        record: of its run; empty where it is of none.
-        notes: what stands in the report besides the figures.
+        record: of its run; empty without one.
+        notes: what the report has besides the figures.
     """
 
     origin: Origin
@@ -116,16 +116,16 @@ class Work:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def on_device(self, config: Any) -> dict[str, Any]:
-        """Arguments that quantize by `config` on the device of the job."""
+        """Return arguments that quantize by `config` on the device of the job."""
         return {"quantization_config": config, "device_map": {"": self.job["device"]}}
 
     def save_tokenizer(self, folder: Path) -> None:
-        """Put tokenizer and chat template beside an artefact."""
+        """Save tokenizer and chat template with an artefact."""
         self.tokenizer.save_pretrained(folder)
 
     @property
     def both(self) -> Held:
-        """The held-out rows, then the random ones."""
+        """Return the held-out rows, then the random ones."""
         return Held(self.held.rows + self.random.rows, self.held.targets + self.random.targets)
 
 
@@ -133,15 +133,15 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
     """Find what belongs to an origin: base, tokenizer, rows.
 
     Returns:
-        The work, nothing measured yet, and the base; None where a whole model's is not there.
+        The work, nothing measured yet, and the base; None if a whole model's is not available.
 
     Raises:
-        ModelError: an adapter's base cannot be had or is another one.
+        ModelError: an adapter's base is not available or is another one.
         IntegrityError: a file is damaged.
     """
     base = _base(origin, settings, console)
     facts = origin.facts(base)
-    # Reading all of a large base takes minutes: once, and a run has done so.
+    # Reading all of a large base takes minutes: do it once, and a run has done so.
     fingerprint = origin.sealed.get("base_fingerprint")
     if base is not None and origin.found is None:
         fingerprint = base.fingerprint()
@@ -164,7 +164,9 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
     random = rows.random_rows(tokenizer, added=facts["num_labels"] > 0, start_id=start, tasks=tasks)
     known = rows.load(origin.run) if origin.run else None
     if known is None:
-        console.warn("no held-out rows lie beside this model: it is compared on random rows alone")
+        console.warn(
+            "no held-out rows are stored with this model: it is compared on random rows only"
+        )
     job = facts | {
         "base": str(base.folder) if base else "",
         "device": "cuda" if torch.cuda.is_available() else "cpu",
@@ -196,7 +198,7 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
 
 
 def _tokenizer(origin: Origin, base: Base | None, facts: Mapping[str, Any]) -> Any:
-    """The tokenizer beside the origin; of an adapter without one, its base's."""
+    """Load the tokenizer of the origin; for an adapter without one, its base's."""
     has_tokenizer = (origin.folder / "tokenizer_config.json").is_file()
     where = origin.folder if has_tokenizer or base is None else base.folder
     trusted = facts["trust_remote_code"] and (base is None or own_code.same(where, base.folder))
@@ -207,7 +209,7 @@ def _tokenizer(origin: Origin, base: Base | None, facts: Mapping[str, Any]) -> A
 
 
 def _whole_model(origin: Origin) -> Base:
-    """What config.json says of a whole model; of an adapter nothing."""
+    """Return what config.json says about a whole model; nothing about an adapter."""
     file = origin.folder / "config.json"
     config = json.loads(file.read_text("utf-8")) if not origin.adapter else {}
     return bases.Base(origin.name, "folder", origin.folder, config)
@@ -219,5 +221,5 @@ def _base(origin: Origin, settings: Settings, console: Console) -> Base | None:
     except ModelError:
         if origin.adapter or settings.base:
             raise
-        console.warn("the base of this model is not there: it is not compared with it")
+        console.warn("the base of this model is not available: the model is not compared with it")
         return None

@@ -1,4 +1,4 @@
-"""Whether a quantized artefact is near enough to the tuned model, not the base, and small."""
+"""The check that a quantized artefact is close to the tuned model, not the base, and small."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _KEPT_WHOLE = ("embed", "lm_head", "wte", "wpe", "shared", "score", "classifier"
 def judge(
     row: Format, figures: Measures, work: Work, folder: Path, max_kl: float | None
 ) -> dict[str, Any]:
-    """The report of one artefact.
+    """Return the report of one artefact.
 
     Args:
         row: its format.
-        figures: how near it is.
-        work: what it was made of.
-        folder: where it lies as yet.
+        figures: how close it is.
+        work: what it was made from.
+        folder: where it is for now.
         max_kl: a limit in place of the format's own.
 
     Returns:
@@ -48,7 +48,7 @@ def judge(
             row,
             "is too far from the model that was trained",
             f"its mean KL divergence is {figures.kl:.3g}, the limit is {limit:.3g} "
-            f"(the base itself: {_said(figures.kl_base)}); it was not kept",
+            f"(the base's own: {_said(figures.kl_base)}); it was not kept",
             "choose a format with more bits, or raise the limit with --max-kl",
         )
     if figures.kl_base is not None and figures.kl > figures.kl_base:
@@ -72,9 +72,9 @@ def judge(
         raise refused(
             row,
             "was never quantized",
-            f"its weights take {size:,} bytes, at {row.bits} bits a weight it is at most "
+            f"its weights take {size:,} bytes; at {row.bits} bits per weight they take at most "
             f"{expected:,.0f}; it was not kept",
-            "choose another format; the layers of this model are not what the library quantizes",
+            "choose another format; the library does not quantize the layers of this model",
         )
     return figures.as_dict() | {
         "limit": limit,
@@ -85,11 +85,11 @@ def judge(
 
 
 def _said(value: float | None) -> str:
-    return "not known" if value is None else f"{value:.3g}"
+    return "unknown" if value is None else f"{value:.3g}"
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of an artefact's weights; of a GGUF file without its vocabulary."""
+    """Return the bytes of an artefact's weights; of a GGUF file without its vocabulary."""
     gguf = list(folder.glob("*.gguf"))
     if not gguf:
         return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
@@ -99,7 +99,7 @@ def weight_bytes(folder: Path) -> int:
 
 
 def _expected_bytes(row: Format, work: Work) -> float:
-    """The most that weights of this format may take; infinite where nothing is quantized."""
+    """Return the most bytes that weights of this format may take; infinite if not quantized."""
     if row.bits is None:
         return math.inf
     job, total = work.job, 0.0
@@ -113,16 +113,16 @@ def _expected_bytes(row: Format, work: Work) -> float:
 
 
 def _kept_whole(work: Work) -> Sequence[str]:
-    """Parts of the names of what is left as it is: also what a family computes in float32, such as
-    T5's `wo`."""
+    """Return parts of the names of what is not quantized, including what a family computes in
+    float32, such as T5's `wo`."""
     job = work.job
     network = skeleton(job["auto_class"], str(work.merged), job["trust_remote_code"])
     return *_KEPT_WHOLE, *network._keep_in_fp32_modules, *network._keep_in_fp32_modules_strict
 
 
 def _bits(row: Format, name: str, dimensions: int, dtype: str, kept_whole: Sequence[str]) -> float:
-    """Bits a weight of one tensor; GGUF quantizes embeddings, too, the output matrix with more
-    bits, and keeps positions and vectors in float32."""
+    """Return the bits per weight of one tensor; GGUF quantizes embeddings, too, the output matrix
+    with more bits, and keeps positions and vectors in float32."""
     assert row.bits is not None
     if row.llama_type:
         whole = dimensions != 2 or any(word in name for word in ("wpe", "position"))
@@ -135,20 +135,20 @@ _WIDTHS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0}
 
 
 def check_merge(row: Format, proven: dict[str, Any] | None) -> None:
-    """Refuse a format that was made of a merge which the method's formula does not give.
+    """Refuse a format made from a merge that does not match the method's formula.
 
     Raises:
-        IntegrityError: names the first tensor that differs.
+        IntegrityError: with the first tensor that differs.
     """
     if proven and proven["problems"]:
         raise refused(
             row,
-            "was made of a wrong merge",
+            "was made from a wrong merge",
             f"{proven['problems'][0]}; it was not kept",
             "please report this with export.json",
         )
 
 
 def refused(row: Format, what: str, why: str, fix: str) -> IntegrityError:
-    """The refusal of an artefact."""
+    """Return the error that refuses an artefact."""
     return IntegrityError(f"the {row.name} artefact {what}", why, fix)

@@ -1,4 +1,4 @@
-"""The formats that a run makes of what it has just sealed, by the same code as `tuner export`."""
+"""The formats that a run makes from what it has just sealed, by the code of `tuner export`."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def write(
 
     Args:
         plan: says which formats; those of the live model are sealed.
-        trained: the live model; it is let go of, since the formats are made of files.
+        trained: the live model; it is freed, since the formats are made from files.
         console: shows what happens.
-        rehearsal: the model was trained for a few steps only.
+        rehearsal: the model was trained for only a few steps.
 
     Returns:
         For each artefact, in the plan's order: as `export.describe`, with the seconds it took.
@@ -62,7 +62,7 @@ def write(
 
 
 def _with_the_kept(plan: Plan, error: IntegrityError | ModelError) -> IntegrityError | ModelError:
-    """The refusal of a format, with how to end the run on those that were proven."""
+    """Return the refusal of a format, with how to end the run with those that were proven."""
     kept = [name for name in plan.formats if manifest.is_sealed(plan.output / name)]
     names = ",".join(kept)
     return type(error)(

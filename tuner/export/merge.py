@@ -1,5 +1,5 @@
-"""From an adapter to a whole model: the tuned model is read as the measure of every artefact, then
-its adapter is folded into the weights that are asked for."""
+"""From an adapter to a whole model: the logits of the tuned model are the reference for every
+artefact, then its adapter is merged into the weights that are asked for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def measure_and_merge(
     base: Base | None,
     console: Console,
 ) -> None:
-    """Read the tuned model and the base, and have the merged model lie in `work.merged`."""
+    """Read the tuned model and the base, and write the merged model to `work.merged`."""
     origin, job = work.origin, work.job
     kind = "adapter" if origin.adapter else "merged"
     console.phase("measuring the tuned model and its base")
@@ -50,7 +50,7 @@ def measure_and_merge(
         asked = any(row.name == "merged" for row in rows)
         whole: Any = None
         if not _ready(work):
-            console.phase("folding the adapter into the base")
+            console.phase("merging the adapter into the base")
             work.merged = scratch / "merged"
             whole = merged_into(work, model, settings.onto)
             merged.save(whole, work.merged, work.name, work.tokenizer, work.stops)
@@ -63,7 +63,7 @@ def measure_and_merge(
 
 
 def _ready(work: Work) -> bool:
-    """Whether the run wrote a merged model and proved it tensor by tensor; it is taken then."""
+    """Use the merged model of the run if it was proven tensor by tensor; return whether it was."""
     origin = work.origin
     ready = origin.folder.parent / "merged"
     if not (manifest.is_sealed(ready) and origin.run and work.job["quantize"] == "none"):
@@ -76,10 +76,10 @@ def _ready(work: Work) -> bool:
 
 
 def merged_into(work: Work, model: Any, onto: str) -> Any:
-    """The merged model; for a run on a quantized base, on the weights that are asked for.
+    """Return the merged model; for a run on a quantized base, on the weights that are asked for.
 
-    Merging into the original weights, which the adapter was never trained on, may be nearer or not
-    (artidoro/qlora#28): both are measured, and the nearer is taken where nothing is asked for.
+    Merging into the original weights, which the adapter was never trained on, may be closer or not
+    (artidoro/qlora#28): with `auto` both are measured, and the closer one is taken.
     """
     if work.job["quantize"] == "none":
         return merged.fold(model)

@@ -1,5 +1,5 @@
-"""The whole model as plain transformers files: the adapter folded into the base, or the base itself
-where its own weights were trained."""
+"""The whole model as plain transformers files: the adapter merged into the base, or the base itself
+if its own weights were trained."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from tuner.recipe.formats import Format
     from tuner.tasks.trained import Trained
 
-# Bytes of a file at most. safetensors copies a file's tensors before it writes them: this is all
-# that is needed beside the model itself.
+# Bytes per file at most. safetensors copies a file's tensors before it writes them: this is all
+# that is needed in addition to the model itself.
 SHARD = 2_000_000_000
 
 
 def write_again(row: Format, work: Work, folder: Path) -> None:
-    """Write the merged model that other formats are made of."""
+    """Write the merged model that other formats are made from."""
     ignored = shutil.ignore_patterns(manifest.MANIFEST)
     shutil.copytree(work.merged, folder, dirs_exist_ok=True, ignore=ignored)
 
@@ -44,7 +44,7 @@ def write(plan: Plan, trained: Trained, folder: Path) -> None:
 
 
 def fold(model: Any) -> Any:
-    """The base with the update of its adapter in its weights, layer by layer and in place.
+    """Merge the update of an adapter into the weights of its base, layer by layer and in place.
 
     Each weight is computed in float32 and rounded once to the type of the base: adding in bfloat16
     would round the update, and then the sum.
@@ -53,13 +53,13 @@ def fold(model: Any) -> Any:
         TrainingError: a merged weight is not finite.
     """
     for parameter in model.parameters():
-        # Weights that are read where their files lie would stay in memory next to merged ones, as
-        # long as one tensor of a file is left: they leave it file by file.
+        # Memory-mapped weights would stay in memory next to merged ones, as long as one tensor of
+        # a file is left: they leave it file by file.
         parameter.data = parameter.data.clone()
     types = {_own(name): tensor.dtype for name, tensor in model.get_base_model().named_parameters()}
     try:
         with warnings.catch_warnings():
-            # peft says of each layer that it is merged already.
+            # peft warns that each layer is merged already.
             warnings.simplefilter("ignore")
             _merge_layers(model)
             whole = model.merge_and_unload(safe_merge=True)
@@ -67,9 +67,9 @@ def fold(model: Any) -> Any:
         raise TrainingError(
             "the merged weights are not finite",
             str(error),
-            "export the adapter alone (export.formats: adapter), or train at a lower rate",
+            "export only the adapter (export.formats: adapter), or lower train.learning_rate",
         ) from error
-    # What an adapter brings whole, a trained layer norm, is float32 as yet.
+    # What an adapter replaces, such as a trained layer norm, is still float32.
     for name, tensor in whole.named_parameters():
         tensor.data = tensor.data.to(types.get(name, tensor.dtype))
     return whole
@@ -100,7 +100,7 @@ _REDUCED = (torch.bfloat16, torch.float16)
 
 
 def _own(name: str) -> str:
-    """The name of a base's parameter without what peft wraps around it."""
+    """Return the name of a base's parameter without peft's wrappers."""
     wrappers = ("base_layer", "original_module", "token_adapter")
     return ".".join(part for part in name.split(".") if part not in wrappers)
 
@@ -113,7 +113,7 @@ def save(model: Any, folder: Path, name: str, tokenizer: Any, stops: Sequence[in
         folder: takes the files.
         name: of the base; no path of this machine goes into the files.
         tokenizer: with its chat template.
-        stops: ids that end an answer, further to the tokenizer's; None: it does not write.
+        stops: ids that end an answer, besides the tokenizer's; None: it does not generate.
     """
     model.config._name_or_path = name
     if stops is not None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tuner.model.adapters.sources import Source
     from tuner.plan.plan import Plan
 
-# peft's methods whose virtual tokens stand before the prompt: there is nothing to fold in.
+# peft's methods with virtual tokens before the prompt: there is nothing to merge.
 UNMERGEABLE = (
     "ADAPTION_PROMPT",
     "MULTITASK_PROMPT_TUNING",
@@ -46,11 +46,11 @@ class Origin:
     Attributes:
         name: as the user named it.
         folder: of the adapter or the whole model.
-        run: the run folder it lies in; None where it lies elsewhere.
+        run: the run folder it is in; None if it is elsewhere.
         source: what it is, and which base it is for.
-        sealed: `extra` of its manifest; empty where it has none.
+        sealed: `extra` of its manifest; empty without one.
         config: peft's configuration of an adapter; empty for a whole model.
-        found: its base, where it is open already.
+        found: its base, if it is open already.
     """
 
     name: str
@@ -63,18 +63,18 @@ class Origin:
 
     @property
     def adapter(self) -> bool:
-        """Whether it is an adapter, no whole model."""
+        """Return whether it is an adapter, not a whole model."""
         return not self.source.whole
 
     def base(self, named: str | None, note: Callable[[str], None]) -> Base:
-        """The base it was trained on.
+        """Resolve the base it was trained on.
 
         Args:
             named: the base the user names instead, if any.
-            note: told about work that takes long.
+            note: called with a text before work that takes long.
 
         Raises:
-            ModelError: it cannot be had, or nothing says which it is.
+            ModelError: it is not available, or not recorded.
         """
         if self.found is not None and not named:
             return self.found
@@ -87,7 +87,7 @@ class Origin:
             known = self.sealed.get("base") or self.config.get("base_model_name_or_path")
             if not known:
                 raise ModelError(
-                    f"nothing says which base {self.name} was trained on",
+                    f"it is not recorded which base {self.name} was trained on",
                     f"{self.folder} has no {manifest.MANIFEST}",
                     "name it with --base",
                 )
@@ -95,7 +95,7 @@ class Origin:
         return bases.resolve(section, Path() if named else self.source.start, note)
 
     def facts(self, base: Base | None) -> dict[str, Any]:
-        """How it is loaded (see `verify.facts_of`): by its manifest, else by its files."""
+        """Return how to load it (see `verify.facts_of`): by its manifest, else by its files."""
         if "facts" in self.sealed:
             known = {"qat": "none", **self.sealed["facts"]}
             if known["trust_remote_code"] and not self._trusted():
@@ -120,7 +120,7 @@ class Origin:
         }
 
     def _trusted(self) -> bool:
-        """Whether the recipe of its run allows its code: what the artefact says of itself does not
+        """Return whether the recipe of its run allows its code; the artefact's own word does not
         count."""
         section = self.source.section
         lock = self.folder.parent / LOCK
@@ -131,10 +131,10 @@ class Origin:
 
 
 def find(name: str, command: str = "export") -> Origin:
-    """The run, adapter or model of this name; a bare name is also looked for among the runs.
+    """Find the run, adapter or model of this name; a bare name is also looked up among the runs.
 
     Raises:
-        RecipeError: nothing is there, or the run is not finished.
+        RecipeError: there is nothing, or the run is not finished.
         ModelError: the run left no model.
         IntegrityError: a manifest is damaged.
     """
@@ -156,7 +156,7 @@ def find(name: str, command: str = "export") -> Origin:
 
 
 def of_plan(plan: Plan) -> Origin:
-    """What a run that is just ending has sealed: its adapter, or its model where it has none."""
+    """Return what a run that is just ending has sealed: its adapter, or its model."""
     folder = (plan.output / ("adapter" if plan.method.adapter else "merged")).resolve()
     sealed = manifest.verify(folder)["extra"]
     config = json.loads((folder / CONFIG).read_text("utf-8")) if plan.method.adapter else {}
@@ -165,12 +165,12 @@ def of_plan(plan: Plan) -> Origin:
 
 
 def find_artefact(name: str) -> Origin:
-    """An artefact of any format by its folder; of a run, its adapter or merged model.
+    """Find an artefact of any format by its folder; for a run, its adapter or merged model.
 
     Raises:
-        RecipeError: nothing is there.
+        RecipeError: there is nothing.
         ModelError: the run left no model.
-        IntegrityError: a file is not the one that was sealed.
+        IntegrityError: a file was changed after it was sealed.
     """
     folder = Path(name)
     if (folder / run_json.RUN).is_file() or not (folder / manifest.MANIFEST).is_file():
@@ -189,7 +189,7 @@ def refuse(origin: Origin, formats: list[str]) -> None:
     """Refuse what this origin cannot become, before anything is loaded.
 
     Raises:
-        ModelError: says what is possible instead.
+        ModelError: with what is possible instead.
         RecipeError: the format is written by the run itself.
     """
     kind = str(origin.config.get("peft_type", ""))
@@ -197,14 +197,14 @@ def refuse(origin: Origin, formats: list[str]) -> None:
     if origin.adapter and whole and kind in UNMERGEABLE:
         raise ModelError(
             f"{whole[0]} needs a merged model, and {kind} cannot be merged",
-            f"{origin.folder}: its virtual tokens stand before every prompt; no weight holds them",
+            f"{origin.folder}: its virtual tokens come before every prompt; no weight holds them",
             "use the adapter with peft, tuner chat or tuner serve; virtual_tokens in the recipe's "
-            "export.formats gives them as plain tensors",
+            "export.formats writes them as plain tensors",
         )
     if "virtual_tokens" in formats:
         raise RecipeError(
             "virtual_tokens is written by the run itself",
-            "it is made of the live model",
+            "it is made from the model in memory",
             "set export.formats: [adapter, virtual_tokens] in the recipe",
         )
     adapters = [name for name in formats if FORMATS[name].of_adapter]
@@ -223,13 +223,13 @@ def _refuse_plain_lora(origin: Origin) -> None:
     if origin.config.get("peft_type") != "LORA":
         why = f"peft_type {origin.config.get('peft_type')}"
     elif origin.config.get("use_dora"):
-        why = "use_dora: its magnitudes have no place in a GGUF adapter"
+        why = "use_dora: a GGUF adapter cannot hold its magnitudes"
     elif origin.config.get("modules_to_save"):
         why = f"modules_to_save {origin.config['modules_to_save']}"
     elif origin.config.get("target_parameters"):
         why = "it adapts the fused experts"
     elif origin.config.get(TRAINED):
-        why = f"{TRAINED}: the rows of added tokens have no place in it"
+        why = f"{TRAINED}: it cannot hold the rows of added tokens"
     if why:
         raise ModelError(
             "a GGUF adapter can only hold a plain LoRA",

@@ -1,9 +1,9 @@
 """The proof of what a run writes at its end, against the model that was trained.
 
 An adapter's file holds the trained tensors bit for bit. A merged model's tensors are proven by the
-method's formula (`proof`). The logits of the reloaded model are held to those of the same weights
-here, as near as reading these twice is (`noise`). How far the tuned model with its adapter apart is
-from that is what rounding the weights costs: it is reported.
+method's formula (`proof`). The logits of the reloaded model must be as close to those of the same
+weights here as two passes over these are to each other (`noise`). How far they are from the tuned
+model with its unmerged adapter is what rounding the weights costs: it is reported.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tuner.tasks.trained import Trained
 
 Logits = Sequence[torch.Tensor]
-# What run.json says of an artefact besides its file.
+# What run.json says about an artefact besides its file.
 SHOWN = ("proof", "dtype", "weights_kept", "answers_kept", "kl", "mean_logit_difference")
 
 
@@ -38,12 +38,12 @@ class Live:
 
     Args:
         plan: of the run.
-        trained: the live model; merged into its base, where that is asked for.
+        trained: the live model; merged into its base if that is asked for.
         aside: an empty folder.
 
     Attributes:
         rows: the probe rows.
-        proofs: how a fresh process proves the tensors of an artefact, by its format.
+        proofs: how a fresh process proves the tensors of an artefact, by format.
     """
 
     def __init__(self, plan: Plan, trained: Trained, aside: Path) -> None:
@@ -58,11 +58,11 @@ class Live:
         self._base = self._untouched(trained.model)
 
     def _read(self, model: Any) -> tuple[Logits, Apart]:
-        """The logits of the probe rows, and how far they are from themselves."""
+        """Return the logits of the probe rows, and their noise."""
         return fresh_process.logits(model, self.rows), noise.measured(model, self.rows)
 
     def _untouched(self, model: Any) -> Logits | None:
-        """The logits of the base, where there is one whose answers mean something."""
+        """Return the logits of the base, if there is one whose answers are meaningful."""
         plan = self.plan
         if not plan.method.adapter or plan.head.added or lora.moves_base(plan.recipe.method):
             return None
@@ -72,7 +72,7 @@ class Live:
     def write(
         self, name: str, exporter: Callable[[Plan, Trained, Path], None], folder: Path
     ) -> None:
-        """Write an artefact, and note what it must be.
+        """Write an artefact, and record what it must be.
 
         Args:
             name: its format.
@@ -105,7 +105,7 @@ class Live:
         self._written.setdefault(name, self._tuned)
 
     def _written_aside(self) -> Path:
-        """An adapter to prove the merge by: none was asked for, or that one is refused."""
+        """Write an adapter to prove the merge by: none was asked for, or that one is refused."""
         refused = self._problems.pop("adapter", None)
         folder = self._aside / "adapter"
         folder.mkdir()
@@ -121,10 +121,10 @@ class Live:
         self._problems["adapter"] = same_adapter.as_trained(self.trained.model, folder, start)
 
     def _put_on_untouched_base(self, folder: Path) -> None:
-        """Go on with the converted adapter on the base's own weights.
+        """Continue with the converted adapter on the base's own weights.
 
-        Taking a start (PiSSA, OLoRA) out of the base rounded every weight of it. What is exported
-        works on weights that never were: so does what it is compared with, and what is merged.
+        Subtracting a start (PiSSA, OLoRA) from the base rounded every weight of it. The exported
+        adapter works on the unrounded weights: so must what it is compared with, and the merge.
         """
         from tuner.model import embedding_rows
 
@@ -139,12 +139,12 @@ class Live:
                 self._base = fresh_process.logits(model, self.rows)
 
     def judge(self, name: str, fresh: Logits, found: dict[str, Any] | None) -> dict[str, Any]:
-        """Say what was proven of an artefact.
+        """Return what was proven about an artefact.
 
         Args:
             name: its format.
-            fresh: logits of the probe rows by a fresh process.
-            found: what that found of its tensors (see `proof.prove`).
+            fresh: logits of the probe rows from a fresh process.
+            found: what that found in its tensors (see `proof.prove`).
 
         Returns:
             What its manifest keeps.
@@ -161,8 +161,8 @@ class Live:
         if not near.within(limit):
             raise _refused(
                 name,
-                f"reloaded in a fresh process its logits differ by {near.mean:.3g} on average and "
-                f"a KL of {near.kl:.3g}; the same weights read twice differ by at most "
+                f"reloaded in a fresh process, its logits differ by {near.mean:.3g} on average and "
+                f"a KL of {near.kl:.3g}; two passes over the same weights differ by at most "
                 f"{limit.mean:.3g} and {limit.kl:.3g}",
             )
         tuned = self._tuned[0]
@@ -187,11 +187,11 @@ class Live:
     def _proof(
         self, name: str, found: dict[str, Any] | None, off: Apart, report: dict[str, Any]
     ) -> str:
-        """equal, rounded or checked."""
+        """Return equal, rounded or checked."""
         merges = found is not None and "adapter" in self.proofs[name]
         moved = lora.moves_base(self.plan.recipe.method)
         if report["dtype"] == "float32" and not off.kl <= APART:
-            raise _refused(name, f"its answers are a KL of {off.kl:.3g} from the tuned model's")
+            raise _refused(name, f"the KL of its answers from the tuned model's is {off.kl:.3g}")
         if merges and found is not None and not found["formula"]:
             share = report["answers_kept"]
             if share is not None and share < UNPROVEN:
@@ -202,13 +202,13 @@ class Live:
         return "rounded" if merges else "checked"
 
     def _answers(self, kl: float) -> float | None:
-        """The share of the change in answers that is kept; None where nothing changed."""
+        """Return the share of the change in answers that is kept; None if nothing changed."""
         if self._base is None:
             return None
         return measure.answers_kept(kl, noise.apart(self._base, self._tuned[0]).kl)
 
     def _witness(self, fresh: Logits) -> dict[str, Any]:
-        """The random rows come last among the probes."""
+        """Return the witness of the random rows, which come last among the probes."""
         rows = held.of_plan_random(self.plan)
         first = -len(rows.rows)
         tuned, found = (held.at(rows, logits[first:]) for logits in (self._tuned[0], fresh))
@@ -216,7 +216,7 @@ class Live:
 
 
 def let_go(trained: Trained) -> None:
-    """Free the live model: what comes next reads its own from the disk."""
+    """Free the live model: what comes next reads from the disk."""
     trained.model = trained.judge = None
     trained.start_state = {}
     gc.collect()
@@ -225,7 +225,7 @@ def let_go(trained: Trained) -> None:
 
 
 def more(problems: int) -> str:
-    """How many differences are not named."""
+    """Return how many differences are not listed."""
     return f", and {problems - 1} more" if problems > 1 else ""
 
 

@@ -1,7 +1,7 @@
 """The model that `train.qat` trained: merged weights on the grid that training computed with.
 
-An export in that format must be this model; torchao's own fake quantizer makes it here, no code of
-the exporter.
+An export in that format must be this model; it is made here by torchao's own fake quantizer, not
+by code of the exporter.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ LIMIT = 1e-4
 
 
 def wanted(work: Work, row: Format) -> bool:
-    """Whether this is the format that the run was trained for."""
+    """Return whether this is the format that the run was trained for."""
     return FORMATS.get(work.trained_grid) == row.name
 
 
 @torch.no_grad()
 def logits(work: Work) -> torch.Tensor:
-    """Logits of the quantized model at the places on which artefacts are compared."""
+    """Return logits of the quantized model at the positions where artefacts are compared."""
     from tuner.methods import qat_layers
 
     model: Any = reload.whole(work.job, "merged", work.merged).eval()

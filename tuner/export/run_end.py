@@ -1,6 +1,6 @@
-"""What a run leaves behind, written from its live model.
+"""The artefacts of a run that are written from its live model.
 
-Every artefact is written aside, loaded by a fresh process with peft and transformers alone, proven
+Every artefact is written aside, loaded by a fresh process with only peft and transformers, proven
 there (see `live`), and only then sealed under its final name.
 """
 
@@ -28,15 +28,15 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
 
     Args:
         plan: says which formats.
-        trained: the live model; let go of when all is written.
+        trained: the live model; freed when everything is written.
         fingerprint: of the base, for the manifests.
 
     Returns:
         For each artefact: kind, path, sha256, bytes, verified, max_logit_difference, and what
-        `live.SHOWN` names.
+        `live.SHOWN` lists.
 
     Raises:
-        IntegrityError: an artefact is not what was trained; nothing stands under its name then.
+        IntegrityError: an artefact is not what was trained; nothing is left under its name.
     """
     rows.write(plan)
     formats = list(plan.live_formats)
@@ -69,11 +69,11 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
                 if FORMATS[name].card:
                     facts = fresh_process.facts_of(plan)
                     card.write(folder, name, plan.base.name, facts, card.of_run(plan, trained))
-            # The fresh process gets its memory: on a GPU there may be no room for both.
+            # Its memory goes to the fresh process: a GPU may have no room for both.
             parity.let_go(trained)
             fresh, proofs = fresh_process.fresh_logits(plan, folders, seen.rows, seen.proofs)
             for name in folders:
-                # What is proven is kept, whatever becomes of the others.
+                # What is proven is kept, even if others fail.
                 try:
                     with each[name]:
                         extras[name] |= seen.judge(name, fresh[name], proofs.get(name))
@@ -85,7 +85,7 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
 
 
 def _with_the_proven(plan: Plan, error: IntegrityError, formats: Sequence[str]) -> IntegrityError:
-    """The refusal of an artefact, with how to end the run on those that stand."""
+    """Return the refusal of an artefact, with how to end the run with those that were kept."""
     kept = [name for name in formats if manifest.is_sealed(plan.output / name)]
     if not kept:
         return error
@@ -93,14 +93,14 @@ def _with_the_proven(plan: Plan, error: IntegrityError, formats: Sequence[str]) 
     return IntegrityError(
         error.what,
         error.why,
-        f"kept: {', '.join(kept)}; --resume --set export.formats=[{names}] ends the run with what "
-        "stands; please report this with run.json",
+        f"kept: {', '.join(kept)}; --resume --set export.formats=[{names}] ends the run with "
+        "these; please report this with run.json",
     )
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Return an artefact as run.json has it: its sha256 is that of its weights or of their list,
-    and what was measured of a format that is not written from the live model is there too."""
+    """Return an artefact as run.json lists it: its sha256 is that of its weights or of their list;
+    for a format that is not written from the live model, the measured figures are included."""
     sealed = manifest.read_manifest(folder)
     weights = {
         name: entry

@@ -1,4 +1,4 @@
-"""Weights quantized by torchao: int8, one scale an output, in plain safetensors."""
+"""Weights quantized by torchao: int8, one scale per output, in plain safetensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def write(row: Format, work: Work, folder: Path) -> None:
-    """Quantize the weights of every nn.Linear but the output head; activations stay as they are.
+    """Quantize the weights of every nn.Linear except the output head; activations stay as they are.
 
     Raises:
         ModelError: the model has none (GPT-2 keeps its layers as Conv1D).
@@ -30,7 +30,7 @@ def write(row: Format, work: Work, folder: Path) -> None:
     if all(type(module.weight) is plain for module in linear):
         raise ModelError(
             "torchao finds nothing to quantize in this model",
-            f"{type(model).__name__} has no nn.Linear besides its head",
+            f"{type(model).__name__} has no nn.Linear except its head",
             "choose int8 or gguf-q8_0",
         )
     model.save_pretrained(folder)

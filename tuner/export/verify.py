@@ -1,6 +1,6 @@
-"""`tuner verify`: whether an artefact is still what was proven when it was written.
+"""`tuner verify`: check that an artefact still gives the results proven when it was written.
 
-The manifest alone is enough: it holds the sha256 of every file, how the artefact is loaded, and the
+The manifest alone is enough: it holds the sha256 of every file, how to load the artefact, and the
 logits that it and the tuned model gave on rows of random tokens.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tuner.export.origin import Origin
     from tuner.model.base import Base
 
-# Of the figures that were taken when it was written, those that are told again.
+# Of the figures measured when it was written, those that are shown again.
 _PROVEN = ("proof", "dtype", "weights_kept", "answers_kept")
 _THEN = ("kl", "kl_base", "top1_agreement", "perplexity", "perplexity_tuned")
 
@@ -33,39 +33,39 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
 
     Args:
         origin: the artefact; its files were compared with its manifest when it was found.
-        base: of an adapter, where it is not the one that its manifest names.
-        force_base: take it though it is another one.
+        base: of an adapter, if not the one in its manifest.
+        force_base: use it even if the adapter was trained on another base.
         console: warns.
 
     Returns:
-        kind, path, files, stray (what lies there besides), drift (mean difference from its own
-        logits then), drift_kl, limit and limit_kl, max_logit_difference (to the tuned model's), the
-        words of what was proven when it was written; and `then`, figures that its manifest
-        keeps, where it was made by `tuner export`.
+        kind, path, files, stray (other files in the folder), drift (mean difference from its own
+        logits then), drift_kl, limit and limit_kl, max_logit_difference (to the tuned model's),
+        what was proven when it was written; and `then`, the figures in its manifest if it was made
+        by `tuner export`.
 
     Raises:
         IntegrityError: a file differs, or the logits do.
-        ModelError: it has no manifest, or one that keeps no logits; or its base is not there.
+        ModelError: it has no manifest, or one without logits; or its base is not available.
     """
     folder, sealed = origin.folder, origin.sealed
     listed = manifest.read_manifest(folder) if sealed else {"files": {}}
     files, stray = listed["files"], manifest.unlisted(folder, listed) if sealed else []
     if stray:
-        console.warn(f"{folder} also holds what is not part of it: {', '.join(stray)}")
+        console.warn(f"{folder} also contains files that are not part of it: {', '.join(stray)}")
     witness = sealed.get("witness")
     if not witness:
         raise ModelError(
             f"{folder} cannot be verified",
-            "its manifest keeps no logits" if sealed else "it has no MANIFEST.json",
+            "its manifest has no logits" if sealed else "it has no MANIFEST.json",
             "export it again with this version",
         )
-    # What the artefact says of itself lets none of its code run.
+    # Nothing in the artefact itself can allow its code to run.
     kind, facts = sealed["kind"], origin.facts(None)
     if kind == "gguf-adapter":
         raise ModelError(
-            f"the files of {folder} are as written; more cannot be checked from them alone",
+            f"the files of {folder} are unchanged; nothing else can be checked from them alone",
             "a GGUF adapter needs the GGUF file of its base",
-            "export it again to have it compared",
+            "export it again to compare it with its base",
         )
     where = ""
     if kind in ("adapter", "virtual_tokens"):
@@ -102,7 +102,7 @@ def _base(origin: Origin, named: str | None, console: Console) -> Base:
         return origin.base(named, console.note)
     except ModelError as error:
         raise ModelError(
-            f"the base of {origin.name} is not here, and an adapter says nothing without it",
+            f"the base of {origin.name} is not available; an adapter is verified on its base",
             error.what,
             "name it with --base",
         ) from error

@@ -1,5 +1,5 @@
-"""What a method with virtual tokens has learned, without the method: plain tensors to put before a
-prompt, and a readable list of the vocabulary tokens that lie nearest."""
+"""The learned virtual tokens without their method: plain tensors to put before a prompt, and a
+readable list of the nearest vocabulary tokens."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ NEAREST = 5
 def write(plan: Plan, trained: Trained, folder: Path) -> None:
     """Save the virtual tokens.
 
-    `virtual_tokens.safetensors` holds `embeddings` (data sets, tokens, hidden size), to go before
-    the embeddings of a prompt; or `keys` and `values` (layers, heads, tokens, head size), to stand
-    in the cache before it. For embeddings `nearest_tokens.md` names the nearest vocabulary tokens.
+    `virtual_tokens.safetensors` holds `embeddings` (data sets, tokens, hidden size), to put
+    before the embeddings of a prompt; or `keys` and `values` (layers, heads, tokens, head size), to
+    put into the KV cache before it. For embeddings `nearest_tokens.md` lists the nearest vocabulary
+    tokens.
     """
     model = trained.model
     if plan.method.deep_prompts:
@@ -46,7 +47,7 @@ def write(plan: Plan, trained: Trained, folder: Path) -> None:
 
 
 def report(tokenizer: Any, vocabulary: torch.Tensor, embeddings: torch.Tensor) -> str:
-    """The nearest vocabulary tokens of each virtual token by cosine similarity, as Markdown.
+    """List the nearest vocabulary tokens of each virtual token by cosine similarity, in Markdown.
 
     Args:
         tokenizer: decodes ids.
@@ -71,7 +72,7 @@ def report(tokenizer: Any, vocabulary: torch.Tensor, embeddings: torch.Tensor) -
 
 
 class WithTokens:
-    """A base with virtual tokens put before every row by hand, as a user of the file would.
+    """A base with virtual tokens put before every row by hand, like a user of the file.
 
     Args:
         base: the untouched base model.
@@ -92,7 +93,7 @@ class WithTokens:
         return self
 
     def __call__(self, input_ids: torch.Tensor, task_ids: torch.Tensor | None = None) -> Any:
-        """The base's output for one row (1, tokens), at its own positions."""
+        """Return the base's output for one row (1, tokens), at its own positions."""
         if "keys" in self.tensors:
             from transformers import DynamicCache
 

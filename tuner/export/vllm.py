@@ -1,7 +1,7 @@
-"""Whether vLLM can load an adapter, by the limits that it documents (vLLM 0.33, "LoRA adapters").
+"""Check if vLLM can load an adapter, by its documented limits (vLLM 0.33, "LoRA adapters").
 
-vLLM itself needs a GPU to say so; what it refuses, or leaves out without a word, can be known from
-the adapter's configuration.
+vLLM itself needs a GPU to try it; what it refuses or silently ignores can be read from the
+adapter's configuration.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ DEFAULT_RANK = 16
 
 
 def findings(config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """What stands against an adapter in vLLM.
+    """Return why vLLM cannot load an adapter, and the options it needs.
 
     Args:
         config: peft's adapter_config.json.
 
     Returns:
-        What it cannot load, and what must be said to it.
+        What it cannot load, and the options it must be given.
     """
     against, say = [], []
     kind = config.get("peft_type")
     if kind != "LORA":
-        return [f"peft_type {kind}: vLLM loads LoRA alone"], []
+        return [f"peft_type {kind}: vLLM loads only LoRA"], []
     if config.get("use_dora"):
-        against.append("use_dora: vLLM has no DoRA")
+        against.append("use_dora: vLLM does not support DoRA")
     if config.get("bias", "none") != "none":
-        against.append(f"bias {config['bias']}: vLLM takes no trained biases")
+        against.append(f"bias {config['bias']}: vLLM does not load trained biases")
     if config.get("modules_to_save"):
-        against.append(f"modules_to_save {config['modules_to_save']}: vLLM takes none")
+        against.append(f"modules_to_save {config['modules_to_save']}: vLLM does not load them")
     if config.get("target_parameters"):
-        against.append("target_parameters: fused experts have no place in its LoRA layers")
+        against.append("target_parameters: vLLM does not load adapters of fused experts")
     if config.get("alpha_pattern"):
         against.append("alpha_pattern: vLLM reads one alpha for all modules")
     if config.get(TRAINED):
-        against.append(f"{TRAINED}: vLLM has no place for the rows of added tokens")
+        against.append(f"{TRAINED}: vLLM does not load the rows of added tokens")
     ranks = [int(config.get("r", 0)), *map(int, (config.get("rank_pattern") or {}).values())]
     fitting = [size for size in RANKS if size >= max(ranks)]
     if not fitting:
-        against.append(f"rank {max(ranks)}: the largest is {RANKS[-1]}")
+        against.append(f"rank {max(ranks)}: vLLM's largest is {RANKS[-1]}")
     elif fitting[0] > DEFAULT_RANK:
         say.append(f"--max-lora-rank {fitting[0]}")
     return against, ["--enable-lora", *say]

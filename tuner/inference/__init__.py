@@ -1,1 +1,1 @@
-"""A base with adapters that answers: `tuner chat` and `tuner serve`."""
+"""Generating answers with a base and adapters: `tuner chat` and `tuner serve`."""

@@ -1,8 +1,8 @@
-"""A conversation with a model: turns to prompts, commands, and the loop.
+"""A conversation with a model: prompts from turns, commands, and the loop.
 
-A turn goes through the chat template like a row of the training data: what only looks like a
-control token in its text stays text. An encoder-decoder has no chat template; it reads the turns as
-plain text, as it was trained to.
+A turn goes through the chat template like a row of the training data: text that looks like a
+control token stays text. An encoder-decoder has no chat template; it reads the turns as
+plain text, the way it was trained.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from tuner.inference.engine import Inference
 
 COMMANDS = {
-    "/adapter NAME": "let this adapter answer",
-    "/base": "let the base answer, without an adapter",
+    "/adapter NAME": "answer with this adapter",
+    "/base": "answer with the base, without an adapter",
     "/adapters": "list the adapters",
-    "/system TEXT": "set the system turn; without TEXT, leave it out",
-    "/save FILE": "add the conversation to FILE, as a row that a run can train on",
-    "/reset": "forget the conversation",
-    "/help": "show this",
+    "/system TEXT": "set the system prompt; without TEXT, remove it",
+    "/save FILE": "append the conversation to FILE, as a row of training data",
+    "/reset": "clear the conversation",
+    "/help": "show this list",
     "/exit": "leave",
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How answers are made; see `Inference.answer`."""
+    """How answers are generated; see `Inference.answer`."""
 
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -55,9 +55,9 @@ class Chat:
     Attributes:
         model: what answers.
         prompts: makes its prompts.
-        settings: how answers are made.
-        console: where all is shown.
-        system: the system turn; empty: none.
+        settings: how answers are generated.
+        console: where everything is shown.
+        system: the system prompt; empty: none.
         turns: questions and answers so far.
     """
 
@@ -69,10 +69,10 @@ class Chat:
     turns: list[Message] = field(default_factory=list)
 
     def run(self) -> None:
-        """Read turns and commands to the end of the input, or `/exit`.
+        """Read turns and commands until the end of the input, or `/exit`.
 
         Raises:
-            DataError: a turn that cannot be asked, where nobody sits at a terminal.
+            DataError: a turn cannot be answered, and the input is not a terminal.
         """
         while (line := self.console.ask("> ")) is not None:
             if not line.strip():
@@ -95,13 +95,13 @@ class Chat:
             if not self.console.interactive:
                 raise
             self.console.finish_stream()
-            self.console.warn("stopped; question and answer are forgotten")
+            self.console.warn("stopped; this question and its answer are not kept")
 
     def say(self, text: str) -> str:
         """Ask, show the answer as it is written, and remember both.
 
         Raises:
-            DataError: it cannot be asked; nothing is remembered then.
+            DataError: it cannot be answered; nothing is remembered.
         """
         turns = [*self.turns, {"role": "user", "content": text}]
         turns, prompt = self._fitting(turns)
@@ -126,16 +126,16 @@ class Chat:
         return answer.text
 
     def _fitting(self, turns: list[Message]) -> tuple[list[Message], list[int]]:
-        """The newest turns that leave room for an answer, and their prompt."""
+        """Return the newest turns that leave room for an answer, and their prompt."""
         first, count = [{"role": "system", "content": self.system}] if self.system else [], 0
         while True:
             try:
                 prompt = self.prompts.of(self.model.tokenizer).ids([*first, *turns[count:]])
             except BadRow as error:
                 raise DataError(
-                    "this turn cannot be asked",
+                    "this turn cannot be answered",
                     str(error),
-                    "change its text, or begin anew with /reset",
+                    "change its text, or start over with /reset",
                 ) from None
             alone = count + 2 >= len(turns)
             enough = 1 if alone else self.settings.max_new_tokens
@@ -144,14 +144,14 @@ class Chat:
             if alone:
                 raise DataError(
                     "this turn is too long",
-                    f"it comes to {len(prompt)} tokens, and the model takes {self.model.room} "
-                    "with its answer",
-                    "shorten it, or the system turn",
+                    f"it has {len(prompt)} tokens, and the model's context is {self.model.room} "
+                    "tokens, answer included",
+                    "shorten it, or the system prompt",
                 )
             count += 2
         if count:
             self.console.warn(
-                f"the oldest {count} turns are forgotten: the model takes {self.model.room} tokens"
+                f"the oldest {count} turns are dropped: the context is {self.model.room} tokens"
             )
         return turns[count:], prompt
 
@@ -171,7 +171,7 @@ class Chat:
         if name not in commands:
             known = suggestion(name, [*commands, "/exit"])
             self.console.warn(
-                f"there is no command {name} ({known}); // begins a turn that starts with /"
+                f"there is no command {name} ({known}); to start a turn with /, type //"
             )
             return
         commands[name]()
@@ -181,7 +181,7 @@ class Chat:
             self.model.use(name)
             return
         known = ", ".join(self.model.adapters) or "none"
-        self.console.warn(f"there is no adapter '{name}'; loaded are: {known}")
+        self.console.warn(f"there is no adapter '{name}'; loaded adapters: {known}")
 
     def _set_system(self, text: str) -> None:
         self.system = text
@@ -195,17 +195,17 @@ class Chat:
             self.console.warn(f"{error.what}: {error.why}")
 
     def save(self, name: str) -> None:
-        """Add the conversation to a file of JSON lines, in the form of a row of training data.
+        """Append the conversation to a JSONL file, as a row of training data.
 
         Raises:
-            RecipeError: no file is named.
-            DataError: nothing was said yet.
+            RecipeError: no file is given.
+            DataError: the conversation is empty.
             ResourceError: the file cannot be written.
         """
         if not name:
-            raise RecipeError("no file is named", "/save alone", "/save conversation.jsonl")
+            raise RecipeError("no file is given", "/save needs one", "/save conversation.jsonl")
         if not self.turns:
-            raise DataError("there is nothing to save", "nothing was said yet", "ask first")
+            raise DataError("there is nothing to save", "the conversation is empty", "ask first")
         first = [{"role": "system", "content": self.system}] if self.system else []
         messages = [*first, *self.turns]
         line = json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
@@ -216,7 +216,7 @@ class Chat:
             raise ResourceError(
                 f"the conversation cannot be saved as {name}",
                 error.strerror or str(error),
-                "name a file that can be written",
+                "choose a file that can be written",
             ) from None
         self.console.event("saved", path=name, messages=len(messages))
         self.console.text(f"{len(messages)} messages added to {name}")

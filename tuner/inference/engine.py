@@ -1,9 +1,9 @@
 """A base model with adapters that take turns on it.
 
 The base is loaded once and never copied or written to. Every adapter is put on the bare base alone,
-as peft does it; which modules peft put in place of the base's own is remembered, and switching puts
-one set or the other in. So adapters of any two methods lie side by side, none ever meets another,
-and without one the base is, module by module, the object that was loaded.
+by peft; the modules that peft put in place of the base's own are remembered, and switching swaps
+the sets. So adapters of different methods can be loaded together, none ever meets another, and
+without one the base is, module by module, the object that was loaded.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Adapter:
 
     Attributes:
         folder: where it was read from.
-        network: peft's model around the base; right only while `modules` are in place.
+        network: peft's model around the base; valid only while `modules` are in place.
         modules: parent, name and module for each of the base's modules that peft replaced.
         rows: of the embeddings while they are in place.
-        tokenizer: its own, where it has tokens that the base has not; None: the base's.
-        virtual_tokens: learned tokens before every prompt; they count against the context.
-        arguments: what `generate` needs besides.
+        tokenizer: its own, if it adds tokens to the base's; None: the base's.
+        virtual_tokens: virtual tokens before every prompt; they count against the context.
+        arguments: further arguments of `generate`.
     """
 
     folder: Path
@@ -57,8 +57,8 @@ class Inference:
     """An open base model; made by `open_base`.
 
     Attributes:
-        base: where it lies and what it is.
-        head: what it writes with.
+        base: where it is and what it is.
+        head: what it generates with.
         stops: token ids that end an answer, sorted.
         adapters: by name; `attach` adds them.
         active: name of the adapter that answers; None: the base itself.
@@ -76,40 +76,40 @@ class Inference:
 
     @property
     def network(self) -> Any:
-        """The model that answers now: the base, or peft's model around it."""
+        """Return the model that answers now: the base, or peft's model around it."""
         return self.adapters[self.active].network if self.active else self._bare
 
     @property
     def tokenizer(self) -> Any:
-        """Of who answers now: of the base or the run that is talked to, or an adapter's own."""
+        """Return the tokenizer in use: of the base or the run, or an adapter's own."""
         return self.tokenizer_of(self.active)
 
     def tokenizer_of(self, name: str | None) -> Any:
-        """The same for an adapter, whoever answers now; None: the base itself."""
+        """Return the tokenizer of an adapter, active or not; None: of the base itself."""
         own = self.adapters[name].tokenizer if name else None
         return own or self._tokenizer
 
     def rows_of(self, name: str | None) -> int:
-        """Embedding rows with an adapter in place; None: of the base itself."""
+        """Return the embedding rows with an adapter in place; None: of the base itself."""
         return self.adapters[name].rows if name else self.base.vocabulary_rows
 
     @property
     def room(self) -> int:
-        """Tokens that prompt and answer may have together."""
+        """Return how many tokens prompt and answer may have together."""
         return self.room_of(self.active)
 
     def room_of(self, name: str | None) -> int:
-        """The same for an adapter, whoever answers now; None: the base itself."""
+        """Return the same for an adapter, active or not; None: for the base itself."""
         taken = self.adapters[name].virtual_tokens if name else 0
         return self.base.context_length - taken
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of the base's weights."""
+        """Return the sha256 of the base's weights."""
         return self.base.fingerprint()
 
     def use(self, name: str | None) -> None:
-        """Let an adapter answer from now on; None: the base itself.
+        """Answer with an adapter from now on; None: with the base itself.
 
         Raises:
             KeyError: there is no adapter of this name.
@@ -129,8 +129,8 @@ class Inference:
         Args:
             name: of the new adapter.
             folder: where it comes from.
-            wrap: makes peft's model of the base; it may raise, which leaves all as it was.
-            tokenizer: its own, where it has tokens that the base has not.
+            wrap: makes peft's model of the base; if it raises, nothing is changed.
+            tokenizer: its own, if it adds tokens to the base's.
 
         Returns:
             peft's model.
@@ -157,7 +157,7 @@ class Inference:
                 folder, network, put, rows, tokenizer, int(virtual), arguments
             )
         finally:
-            # The next adapter would be taken for a second one of this kind.
+            # Otherwise the next adapter would count as a second one of this kind.
             self._bare.__dict__.pop("peft_config", None)
             self.use(active)
         return network
@@ -179,9 +179,9 @@ class Inference:
             prompt: token ids.
             max_new_tokens: longest answer, in tokens.
             sampling: how each token is chosen.
-            show: called with the answer piece by piece, as its tokens come; they make the text.
+            show: called with the answer piece by piece, as its tokens come.
             ending: what else ends the answer.
-            tokenizer: of the prompt, where it is not the one of the base.
+            tokenizer: of the prompt, if not the one in use.
 
         Raises:
             ResourceError: not enough memory.
@@ -192,7 +192,7 @@ class Inference:
         ids = torch.tensor([list(prompt)], device=self._bare.device)
         try:
             with warnings.catch_warnings():
-                # peft warns of positions that `PromptModel` gives all the same.
+                # peft warns about positions that `PromptModel` sets correctly.
                 warnings.simplefilter("ignore")
                 self.network.generate(
                     input_ids=ids,
@@ -210,10 +210,10 @@ class Inference:
             raise ResourceError(
                 "the answer does not fit into memory",
                 first_line(error),
-                "begin a shorter conversation, or ask for fewer new tokens",
+                "start a shorter conversation, or ask for fewer new tokens",
             ) from error
         finally:
-            # peft puts its own there, and leaves it when it is interrupted.
+            # peft puts its own there, and does not remove it when interrupted.
             self._bare.__dict__.pop("prepare_inputs_for_generation", None)
         return listener.answer()
 

@@ -1,4 +1,4 @@
-"""What a model writes, heard token by token."""
+"""Generated text, received token by token."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Ending:
 
     Attributes:
         words: texts that end it; the answer goes up to the first of them.
-        halted: asked after each token; true gives up.
-        strip: whether spaces around the answer are dropped; without, it is the exact continuation.
+        halted: called after each token; true gives up.
+        strip: whether to strip spaces around the answer; false: the exact continuation.
     """
 
     words: Sequence[str] = ()
@@ -43,9 +43,9 @@ class Listener(BaseStreamer):
     """Turns the tokens of a generation into text as they come.
 
     Args:
-        tokenizer: that wrote the prompt.
+        tokenizer: of the prompt.
         stops: token ids that end the answer.
-        show: given the text piece by piece.
+        show: called with the text piece by piece.
         ending: what else ends it.
     """
 
@@ -72,7 +72,7 @@ class Listener(BaseStreamer):
 
     @property
     def ended(self) -> bool:
-        """Whether no further token is wanted."""
+        """Return whether no further token is wanted."""
         return self._stopped != "length"
 
     def put(self, value: torch.Tensor) -> None:
@@ -98,7 +98,7 @@ class Listener(BaseStreamer):
         self._tell(self._final(self._decoded()))
 
     def answer(self) -> Answer:
-        """What was heard."""
+        """Return the answer so far."""
         return Answer(self._final(self._decoded()), self._stopped, len(self._ids))
 
     def _decoded(self) -> str:
@@ -111,7 +111,7 @@ class Listener(BaseStreamer):
         return whole[len(before) :] if whole.startswith(before) else decode(self._ids)
 
     def _end_of(self, text: str) -> int | None:
-        """Where the first of the words that end it begins."""
+        """Return where the first of the words that end it begins."""
         places = [place for word in self._ending.words if (place := text.find(word)) >= 0]
         return min(places, default=None)
 
@@ -120,8 +120,8 @@ class Listener(BaseStreamer):
         return text.strip() if self._ending.strip else text
 
     def _certain(self, text: str) -> str:
-        """The beginning that stays, whatever comes: the last character may be half of one, the last
-        spaces the end of the answer, the last word the beginning of one that ends it."""
+        """Return the part that can no longer change: the last character may be half of one, the
+        last spaces the end of the answer, the last word the beginning of one that ends it."""
         text = text.rstrip("\N{REPLACEMENT CHARACTER}")
         held = 0
         for word in self._ending.words:
@@ -138,11 +138,11 @@ class Listener(BaseStreamer):
 
 
 class Ended(StoppingCriteria):
-    """Tells transformers' generation that the listener has heard enough."""
+    """Stops transformers' generation when the listener has enough."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        """(rows,) whether each row is at its end."""
+        """Return (rows,) whether each row has ended."""
         return torch.full((len(input_ids),), self._listener.ended, device=input_ids.device)

@@ -46,12 +46,12 @@ def open_base(
         section: which base, as in a recipe; its dtype is a name, not auto.
         folder: where a relative path of the base starts.
         device: cpu or cuda.
-        tokenizer_folder: where the tokenizer lies, if not with the base.
-        note: told about work that takes long.
+        tokenizer_folder: where the tokenizer is, if not with the base.
+        note: called with a text before work that takes long.
 
     Raises:
-        ModelError: the base cannot be had, does not load, or does not write.
-        SafetyError: it brings code or pickles.
+        ModelError: the base is not available, does not load, or does not generate.
+        SafetyError: it contains code or pickles.
         ResourceError: not enough memory.
     """
     transformers_errors.quiet_libraries()
@@ -69,13 +69,14 @@ def open_base(
 
 
 def _head(found: Base) -> Head:
-    """The head of a base that writes."""
+    """Return the head of a base that generates."""
     kind = family(found.config)
     classes = any("Classification" in name for name in found.config.get("architectures") or ())
     if kind == "encoder" or classes:
         raise does_not_write(
             f"the base model '{found.name}'",
-            f"{found.folder}: " + ("it is a classifier" if classes else "an encoder reads only"),
+            f"{found.folder}: "
+            + ("it is a classifier" if classes else "an encoder cannot generate"),
         )
     return HEADS["sequence" if kind == "encoder-decoder" else "language"]
 
@@ -93,14 +94,14 @@ def attach(
     Args:
         opened: the base.
         folder: peft's files.
-        name: what it is called from now on.
-        force_base: also where it was trained on another base.
-        warn: told what may be wrong.
+        name: its name from now on.
+        force_base: even if it was trained on another base.
+        warn: called with what may be wrong.
 
     Raises:
         ModelError: no adapter, for another base or another kind of model, or tensors that do not
             match the modules.
-        IntegrityError: a file is not the one that was sealed.
+        IntegrityError: a file was changed after it was sealed.
         SafetyError: it is a pickle.
     """
     config = read(folder, name)
@@ -109,11 +110,11 @@ def attach(
     check_base(folder, name, base, lambda: opened.fingerprint, force=force_base, warn=warn)
     tasks = getattr(config, "num_tasks", None)
     if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING and tasks != 1:
-        warn(f"the adapter '{name}' was trained on {tasks} data sets; it answers as for the first")
+        warn(f"the adapter '{name}' was trained on {tasks} data sets; it answers for the first")
     config.inference_mode = True
 
     def wrap(bare: Any) -> Any:
-        # What they warn of, tensors without a module, is refused below.
+        # Tensors without a module, which they warn about, are refused below.
         with (
             warnings.catch_warnings(),
             told(f"the adapter '{name}' cannot be loaded", folder, WHOLE),
@@ -132,10 +133,10 @@ def attach(
 
 
 def _own_tokenizer(opened: Inference, config: Any, folder: Path) -> Any:
-    """The tokenizer beside an adapter that has tokens of its own; None for any other.
+    """Load the tokenizer of an adapter that adds tokens; None for any other.
 
     Raises:
-        ModelError: it does not fit the rows that the adapter brings.
+        ModelError: it does not match the rows of the adapter.
     """
     ids = model_tokenizer.trained_ids(asdict(config))
     if not ids or not (folder / "tokenizer_config.json").is_file():

@@ -1,4 +1,4 @@
-"""Which base and which adapters a command line names, and the base opened with them.
+"""From a command line to an open base with adapters.
 
 A name may be a run, an artefact of a run (`adapter/`, `merged/`, a .gguf file), or an adapter that
 peft wrote; a run under `runs/` is found by its name alone.
@@ -34,7 +34,7 @@ class Source:
         device: cpu or cuda.
         adapters: name and folder of each.
         tokenizer: the folder of the tokenizer, if not the base's.
-        name: what a whole model of a run is called; empty: as the base.
+        name: of a whole model of a run; empty: the base's.
     """
 
     section: ModelSection
@@ -48,24 +48,24 @@ class Source:
 def find(
     name: str | None, base: str | None, adapters: Sequence[str], present: Machine, verb: str
 ) -> Source:
-    """What the command line names.
+    """Find what the command line names.
 
     Args:
         name: a run or an artefact.
         base: a base model, in place of the run's own.
         adapters: further ones, each a folder or NAME=FOLDER.
-        present: the machine it shall run on.
+        present: the machine to run on.
         verb: for messages.
 
     Raises:
-        RecipeError: nothing is named, what is not there, or what does not go together.
-        ModelError: the run has no model yet, or does not say on which base.
+        RecipeError: nothing is named, it does not exist, or the names contradict each other.
+        ModelError: the run has no model yet, or does not record its base.
         IntegrityError: the run's record is damaged.
     """
     further = [adapter(path) for path in adapters]
     if name is None and base is None:
         raise RecipeError(
-            f"there is nothing to {verb}",
+            f"tuner {verb} needs a model",
             "neither a run nor --base is given",
             f"tuner {verb} RUN, or tuner {verb} --base smollm2-135m",
         )
@@ -80,8 +80,8 @@ def find(
         if _run_of(path):
             return _of_run(path.resolve().parent, None, present, further)
         raise RecipeError(
-            f"{path} is an adapter, and its base is not known",
-            "it lies in no run's folder",
+            f"{path} is an adapter, and its base is unknown",
+            "it is not in a run folder",
             f"name its base: tuner {verb} --base BASE --adapter {path}",
         )
     if (path / "config.json").is_file() or path.suffix == ".gguf":
@@ -92,7 +92,7 @@ def find(
 
 
 def adapter(text: str) -> tuple[str, Path]:
-    """Name and folder of an adapter: NAME=FOLDER, or its own folder or that of its run."""
+    """Return name and folder of an adapter: NAME=FOLDER, or its own folder or that of its run."""
     path, given = Path(text), ""
     if not path.exists() and "=" in text:
         given, _, rest = text.partition("=")
@@ -107,7 +107,7 @@ def load(source: Source, console: Console, *, force_base: bool = False) -> Infer
     """Open the base and put the adapters on it; the first of them answers.
 
     Raises:
-        TunerError: as `inference.open_base` and `inference.attach`.
+        TunerError: see `open_base` and `attach`.
     """
     from tuner.inference.load import attach, open_base
 
@@ -137,7 +137,7 @@ def _folder(name: str) -> Path:
 
 
 def _run_of(artefact: Path) -> str:
-    """Name of the run that an artefact lies in; empty: in none."""
+    """Return the name of the run that an artefact is in; empty: none."""
     parent = artefact.resolve().parent
     return parent.name if (parent / run_json.RUN).is_file() else ""
 
@@ -150,7 +150,7 @@ def _of_base(base: str, present: Machine, adapters: list[tuple[str, Path]]) -> S
 def _of_run(
     path: Path, base: str | None, present: Machine, further: list[tuple[str, Path]]
 ) -> Source:
-    """The base that a run was trained on with its adapter; or its merged model."""
+    """Return the base that a run was trained on with its adapter; or its merged model."""
     found = runs.read_run(path)
     if found.status == "damaged":
         run_json.read_record(path)
@@ -158,7 +158,7 @@ def _of_run(
         raise RecipeError(
             f"the run {path} is not finished",
             f"its status is {found.status}",
-            "finish it with --resume, or name another run: tuner runs list",
+            "finish it with --resume, or choose another run: tuner runs list",
         )
     own, merged = path / "adapter", path / "merged"
     values, facts = _plan_of(found.record, path)
@@ -185,34 +185,34 @@ def _of_run(
         raise _whole(path, "merged/ and no adapter/")
     raise ModelError(
         f"the run {path} has no model yet",
-        "it holds neither adapter/ nor merged/",
-        "run it again with export.formats: adapter, or name another run: tuner runs list",
+        "it has neither adapter/ nor merged/",
+        "run it again with export.formats: adapter, or choose another run: tuner runs list",
     )
 
 
 def _whole(path: Path, what: str) -> RecipeError:
     return RecipeError(
-        f"--base has no place here: {path} is a whole model",
+        f"--base cannot be used here: {path} is a whole model",
         f"{path} holds {what}",
         "leave out --base",
     )
 
 
 def _plan_of(run: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The values of a run's plan by key, and the facts about its base."""
+    """Return the values of a run's plan by key, and the facts about its base."""
     try:
         plan = run["plan"]
         return {key: item["value"] for key, item in plan["values"].items()}, plan["model"]
     except (KeyError, TypeError, AttributeError):
         raise ModelError(
-            f"the record of the run {path} names no base",
+            f"the run {path} does not record its base",
             f"{run_json.RUN} holds no plan",
-            f"name both: tuner chat --base BASE --adapter {path / 'adapter'}",
+            f"give both: tuner chat --base BASE --adapter {path / 'adapter'}",
         ) from None
 
 
 def _base_of(facts: dict[str, Any], values: dict[str, Any]) -> str:
-    """Where the base lay; a path in the recipe starts at the recipe, which may be gone."""
+    """Return where the base was; a path in the recipe starts at the recipe, which may be gone."""
     folder = str(facts.get("folder", ""))
     if facts.get("kind") in ("folder", "gguf") and Path(folder).is_dir():
         return folder
@@ -220,15 +220,15 @@ def _base_of(facts: dict[str, Any], values: dict[str, Any]) -> str:
 
 
 def free_name(name: str, taken: dict[str, Any]) -> str:
-    """`name`, or with a number where there is one already.
+    """Return `name`, with a number if it is taken.
 
     Raises:
         RecipeError: it cannot be written in a command.
     """
     if not name or name != name.strip() or "\n" in name:
         raise RecipeError(
-            f"{name!r} is no name for an adapter",
-            "an adapter is called by the name of its folder",
+            f"{name!r} cannot be the name of an adapter",
+            "an adapter is named after its folder",
             "rename the folder",
         )
     number, free = 1, name

@@ -1,4 +1,4 @@
-"""From the turns of a conversation to the prompt that a model is given."""
+"""From the turns of a conversation to the prompt of a model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tuner.data.dialogue import Dialogue, Message
 from tuner.data.encode import Encoder, closing
 from tuner.data.rendered import Rendered, Span
 
-# As the data templates have it between prompt and answer.
+# The same as in the data templates, between prompt and answer.
 AFTER_TURN = "\n\n"
 
 
 class Prompts:
-    """Makes prompts of turns for one tokenizer.
+    """Makes prompts from turns for one tokenizer.
 
     Args:
         tokenizer: a fast transformers tokenizer.
@@ -36,7 +36,7 @@ class Prompts:
         self._closing = closing(tokenizer) if plain else []
 
     def of(self, tokenizer: Any) -> Prompts:
-        """Prompts for the tokenizer of another model."""
+        """Return the prompts for the tokenizer of another model."""
         if tokenizer is self._tokenizer:
             return self
         if id(tokenizer) not in self._others:
@@ -44,7 +44,7 @@ class Prompts:
         return self._others[id(tokenizer)]
 
     def ids(self, messages: list[Message]) -> list[int]:
-        """Token ids from which the answer to the last turn continues.
+        """Return the token ids that the answer to the last turn continues.
 
         Raises:
             BadRow: the chat template refuses the turns, or their text cannot be kept literal.
@@ -61,7 +61,7 @@ class Prompts:
             return Rendered(dialogue, text, (), raw=True)
         text = self._template.render(messages, generate=True)
         given = [message["content"] for message in messages]
-        # The same chat with contents that stand nowhere else shows what the template writes itself.
+        # The same chat with contents that occur nowhere else shows what the template itself writes.
         neutral = [f"Xq{number}neutral{number}qX" for number in range(len(messages))]
         turns = [
             {**message, "content": content}
@@ -72,7 +72,7 @@ class Prompts:
             structure = _filled(pattern, neutral, contents, text)
             if structure is not None:
                 return Rendered(dialogue, text, (), structure=structure)
-        # The template rewrites a turn: where its text stands is not known.
+        # The template rewrites a turn: where its text is cannot be known.
         whole = ((0, len(text)),)
         return Rendered(
             dialogue, text, (), structure=whole, unlocated=tuple(given), pattern=pattern
@@ -82,7 +82,7 @@ class Prompts:
 def _filled(
     pattern: str, neutral: list[str], contents: list[str], text: str
 ) -> tuple[Span, ...] | None:
-    """What the template wrote in `text`, if that is `pattern` with these contents for the names."""
+    """Return what the template wrote in `text`, if that is `pattern` with these contents."""
     parts, structure, position = [], [], 0
     for name, content in zip(neutral, contents, strict=True):
         own, found, rest = pattern.partition(name)

@@ -13,8 +13,8 @@ class Sampling:
     Attributes:
         temperature: 0 takes the likeliest token each time; above, tokens are sampled.
         top_p: sample from the likeliest tokens that together have this probability, 1 from all.
-        top_k: sample from this many of the likeliest tokens, 0 from all. Where neither is given,
-            what the base's own generation config says, and from all where it says nothing.
+        top_k: sample from this many of the likeliest tokens, 0 from all. If neither is given,
+            the base's generation config decides, or else all tokens count.
     """
 
     temperature: float = 0.0

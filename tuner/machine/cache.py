@@ -1,4 +1,4 @@
-"""The folder that keeps what is downloaded or converted once."""
+"""The folder for what is downloaded or converted once."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """`TUNER_CACHE`, else `~/.cache/tuner`."""
+    """Return `TUNER_CACHE`, else `~/.cache/tuner`."""
     return Path(os.environ.get("TUNER_CACHE") or Path.home() / ".cache" / "tuner")

@@ -1,4 +1,4 @@
-"""A run of ours in a process of its own: started, listened to, and ended when we are."""
+"""A run in a child process: started, its events relayed, and ended with its parent."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ Relay = Callable[[str, Mapping[str, Any]], None]
 def carry_out(
     arguments: Sequence[str], log_file: Path, name: str, stop: StopRequest, relay: Relay
 ) -> tuple[int, dict[str, Any] | None]:
-    """Run `tuner ARGUMENTS --json`, relaying what it says.
+    """Run `tuner ARGUMENTS --json`, relaying its events.
 
     Args:
         arguments: the command and its options.
-        log_file: takes its stderr, behind what is there.
-        name: of the run, for what is relayed.
-        stop: a signal to us is passed on, and waited for.
-        relay: called with the name and each event that it writes.
+        log_file: its stderr is appended here.
+        name: of the run, for the relayed events.
+        stop: a signal to this process is passed on, and the run's end awaited.
+        relay: called with the name and each event of the run.
 
     Returns:
-        Its exit code, and the error that it told.
+        Its exit code, and the error that it reported.
 
     Raises:
         Interrupted: by a signal; the run has sealed its checkpoint.
@@ -51,7 +51,7 @@ def carry_out(
             raise
     if code < 0:
         said = signal.Signals(-code).name
-        error = {"kind": "killed", "what": f"its process was ended by {said}", "why": ""}
+        error = {"kind": "killed", "what": f"its process was killed by {said}", "why": ""}
     return (128 - code if code < 0 else code), error
 
 
@@ -67,7 +67,7 @@ def _end(child: processes.Popen[str], number: int) -> None:
     """Pass a signal on and wait until the run is sealed; a second signal ends it at once."""
     try:
         child.send_signal(number)
-        # What it still says must be read, or it could not end.
+        # Its remaining output must be read, or it could not end.
         child.communicate()
     except BaseException:
         child.kill()

@@ -1,8 +1,8 @@
-"""llama.cpp's converter from transformers to GGUF: where it is kept, and how it gets there.
+"""llama.cpp's converter from transformers to GGUF: its place in the cache, and its download.
 
-It is part of llama.cpp's own sources, which llama-cpp-python has in its source distribution.
-`fetch` lets pip download that, which checks its sha256, and keeps the converter's files in the
-cache: the environment may be read-only.
+It is part of llama.cpp's sources, which llama-cpp-python has in its source distribution. `fetch`
+downloads that with pip, which checks its sha256, and keeps the converter's files in the cache: the
+environment may be read-only.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ _KEPT = (SCRIPT, "conversion/", "gguf-py/", "LICENSE")
 
 
 def folder() -> Path:
-    """Return where the converter is, or goes to."""
+    """Return the folder of the converter, installed or not."""
     return cache_folder() / f"llama.cpp-{VERSION}"
 
 
 def is_there() -> bool:
-    """Say whether the converter is in the cache; it gets its name there only when it is whole."""
+    """Return whether the converter is in the cache; only a complete one gets its name there."""
     return (folder() / SCRIPT).is_file()
 
 
 def command(*arguments: str) -> str:
-    """Return the command that puts it there."""
-    # Safe paths: a file of the current folder must not be taken for one of our modules.
+    """Return the command that installs it."""
+    # Safe paths: a file in the current folder must not shadow one of our modules.
     return shlex.join([sys.executable, "-P", "-m", "tuner.cli.converter", *arguments])
 
 
 def require() -> None:
-    """Refuse where the converter is not in the cache.
+    """Refuse to go on if the converter is not in the cache.
 
     Raises:
-        ModelError: with the command that puts it there.
+        ModelError: with the command that installs it.
     """
     if not is_there():
         raise ModelError(
             "a GGUF file needs llama.cpp's converter",
             f"it is not in {folder()}",
-            f"{command()}   (76 MB to download, 3 MB are kept)",
+            f"{command()}   (downloads 76 MB, keeps 3 MB)",
         )
 
 
 def knows(architecture: str) -> bool:
-    """Say whether the converter has code for models of this class, by its name in their sources;
-    where it is not installed nothing says that it has not."""
+    """Return whether the converter supports models of this class, by its name in the sources; true
+    if it is not installed."""
     files = list((folder() / "conversion").glob("*.py"))
     word = f'"{architecture}"'
     return not files or any(word in file.read_text("utf-8") for file in files)
@@ -70,7 +70,7 @@ def fetch(archive: Path | None = None) -> Path:
     """Put the converter into the cache, unless it is there, and return its folder.
 
     Args:
-        archive: llama-cpp-python's source distribution, where it was downloaded by other means.
+        archive: llama-cpp-python's source distribution, if already downloaded.
 
     Raises:
         ResourceError: pip cannot download it, or the cache cannot be written.
@@ -93,13 +93,13 @@ def fetch(archive: Path | None = None) -> Path:
             raise ResourceError(
                 "llama.cpp's converter cannot be put into the cache",
                 str(error),
-                "make room and see that the folder can be written, or set TUNER_CACHE to another",
+                "free disk space, make the folder writable, or set TUNER_CACHE to another one",
             ) from error
     return target
 
 
 def _download(place: Path) -> Path:
-    """Let pip download the source distribution: from the user's index, through their proxy."""
+    """Download the source distribution with pip: from the user's index, through their proxy."""
     wanted = place / "requirements.txt"
     wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n", "utf-8")
     done = processes.python(
@@ -121,14 +121,14 @@ def _check(archive: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:
         raise IntegrityError(
-            f"{archive} is not the archive that llama.cpp's converter is taken from",
+            f"{archive} is not the archive that contains llama.cpp's converter",
             f"its sha256 is {found}, that of {ARCHIVE} is {SHA256}",
             f"download {ARCHIVE} from your package index again",
         )
 
 
 def _unpack(archive: Path, place: Path) -> None:
-    """Write the converter's own files; the archive's content is known by its sha256."""
+    """Write the converter's own files; the archive is trusted by its sha256."""
     with tarfile.open(archive, "r:gz") as tar:
         for member in tar:
             name = member.name.removeprefix(_SOURCES)

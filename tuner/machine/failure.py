@@ -9,15 +9,15 @@ from typing import Any
 
 from tuner.errors import Interrupted, ResourceError, TunerError
 
-# Where the first rank that fails says why.
+# Key under which the first rank that fails stores its error.
 _FAILURE = "tuner/failure"
 
-# How the libraries say that a process at the other end of a connection is gone.
+# Parts of library errors that mean that the process at the other end of a connection is gone.
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "recvValue", "sendBytes")
 
 
 class Told(TunerError):
-    """The failure of another rank, which has shown it."""
+    """The failure of another rank, which has already shown it."""
 
     told = True
 
@@ -27,7 +27,7 @@ class Told(TunerError):
 
 
 def first_failure(error: BaseException, store: Any, rank: int) -> TunerError | None:
-    """What to raise in place of `error`; None where it came first itself."""
+    """Return what to raise in place of `error`; None if it came first."""
     if store is None or isinstance(error, SystemExit):
         return None
     own = _as_error(error)
@@ -35,7 +35,7 @@ def first_failure(error: BaseException, store: Any, rank: int) -> TunerError | N
     try:
         said = store.compare_set(_FAILURE, "", text).decode()
     except Exception:
-        # Rank 0, which keeps the store, has ended before us: with an error of its own.
+        # Rank 0, which has the store, has ended before this one, with its own error.
         return Told(own.as_dict())
     if said != text:
         return Told(json.loads(said))
@@ -43,7 +43,7 @@ def first_failure(error: BaseException, store: Any, rank: int) -> TunerError | N
 
 
 def _as_error(error: BaseException) -> TunerError:
-    """A library's word that another process is gone, and any other error, as one of ours."""
+    """Return an error, also a library's that another process is gone, as a TunerError."""
     if isinstance(error, TunerError):
         return error
     if isinstance(error, KeyboardInterrupt):
@@ -51,8 +51,8 @@ def _as_error(error: BaseException) -> TunerError:
     text = str(error).partition("\n")[0]
     if isinstance(error, RuntimeError) and any(word in str(error) for word in _GONE):
         return ResourceError(
-            "another process of this run has ended without a word",
+            "another process of this run exited unexpectedly",
             text[:200],
-            "look for what ended it (memory, most often); then run the same command with --resume",
+            "find out why (most often out of memory), then run the same command with --resume",
         )
     return TunerError(f"{type(error).__name__}: {text}")

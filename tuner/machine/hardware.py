@@ -1,4 +1,4 @@
-"""What the machine has: processors, memory, GPUs, disk. Found out without importing torch."""
+"""The machine's processors, memory, GPUs and disk, detected without importing torch."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Machine:
         memory_bytes: main memory, or the container's share of it.
         gpus: the GPUs that the installed torch can use.
         cpu_bf16: whether the processor has bf16 instructions.
-        gpu_note: why GPUs that are there cannot be used; empty when nothing is amiss.
-        elsewhere: whether this is another machine, which a run is only planned for.
+        gpu_note: why present GPUs cannot be used; empty if all is well.
+        elsewhere: whether this is another machine that a run is only planned for.
     """
 
     cpu_count: int
@@ -60,14 +60,14 @@ class Machine:
         return ["float32", *(["float16"] if self.gpus else []), *(["bfloat16"] if bf16 else [])]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the machine as it is in `run.json` and in `tuner doctor --json`."""
+        """Return the machine as in `run.json` and in `tuner doctor --json`."""
         facts = {**asdict(self), "dtypes": self.dtypes}
         del facts["elsewhere"]
         return facts
 
 
 def detect() -> Machine:
-    """Look at this machine."""
+    """Detect the hardware of this machine."""
     present = _gpus()
     note = ""
     # Containers may have the device without the program.
@@ -85,7 +85,7 @@ def detect() -> Machine:
 
 
 def disk_free(path: Path) -> int:
-    """Free bytes where `path` lies or will lie."""
+    """Return the free bytes on the disk where `path` is or will be."""
     path = path.absolute()
     while not path.exists() and path != path.parent:
         path = path.parent
@@ -119,7 +119,7 @@ def _gpus() -> tuple[Gpu, ...]:
 
 
 def parse_gpus(text: str, visible: str | None = None) -> tuple[Gpu, ...]:
-    """The GPUs in nvidia-smi's answer that CUDA_VISIBLE_DEVICES leaves visible, in its order."""
+    """Return the GPUs in nvidia-smi's output that CUDA_VISIBLE_DEVICES shows, in its order."""
     found: dict[str, Gpu] = {}
     for line in text.splitlines():
         fields = [item.strip() for item in line.split(",")]
@@ -145,7 +145,7 @@ def parse_gpus(text: str, visible: str | None = None) -> tuple[Gpu, ...]:
 
 
 def _torch_has_cuda() -> bool:
-    """Whether torch was built with CUDA, read from its version file: importing it is slow."""
+    """Return whether torch was built with CUDA, by its version file: importing it is slow."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return False

@@ -14,10 +14,10 @@ Place = str | Callable[..., Any]
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import without searching for garbage, of which imports make none.
+    """Import without garbage collection, since imports make no garbage.
 
-    torch, transformers and peft leave so many objects that the searches take a fifth of the time;
-    what was imported is left out of later ones, too.
+    torch, transformers and peft create so many objects that collections take a fifth of the time;
+    what was imported is also left out of later ones.
     """
     gc.disable()
     try:
@@ -28,7 +28,7 @@ def importing() -> Iterator[None]:
 
 
 def function(place: Place) -> Callable[..., Any]:
-    """Return the function at a place.
+    """Return the function that a place names.
 
     Args:
         place: `package.module:name`, imported now; or the function itself.

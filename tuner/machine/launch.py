@@ -1,9 +1,9 @@
-"""Several processes: the same command again, once a device, under one parent.
+"""Several processes: the same command again, once per device, under one parent.
 
-torchrun, `accelerate launch` and Kubernetes' operators name a process's place in variables, Slurm
-in its own; such processes are taken as they are. Where nobody has started them, this module does.
-It does not go through torchrun: that kills, 30 seconds after a signal, a rank that is still at its
-last step or seals its checkpoint.
+torchrun, `accelerate launch` and Kubernetes' operators set a process's place in variables, Slurm in
+its own; such processes are used as started. Otherwise this module starts them. It does not use
+torchrun, which kills a rank 30 seconds after a signal, even during its last step or while it seals
+its checkpoint.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
 from tuner.machine import failure, processes, ranks, threads
 from tuner.machine.signals import StopRequest
 
-# Set for the processes that a parent of ours has started.
+# Set for processes that this module has started.
 LAUNCHED = "TUNER_LAUNCHED"
-# Seconds that the others have to end by themselves when one has failed, and then by SIGTERM.
+# Seconds for the others to end by themselves after one has failed, and then after SIGTERM.
 _GRACE, _LAST = 10.0, 10.0
 _FIRST_HOST = re.compile(r"([^\[,]+)(?:\[([^\],-]+))?")
 
@@ -37,7 +37,7 @@ class Group:
     Attributes:
         devices: on this machine.
         nodes: machines.
-        node: the number of this one.
+        node: the number of this machine.
         cpu: whether they share the processors.
     """
 
@@ -48,7 +48,7 @@ class Group:
 
     @classmethod
     def of(cls, devices: int, nodes: int, cpu: bool) -> Group | None:
-        """Return what has to be started; None where a run needs this very process only.
+        """Return the processes to start; None if a run needs only this process.
 
         Args:
             devices: processes per machine.
@@ -56,26 +56,26 @@ class Group:
             cpu: whether the processes share the processors.
 
         Raises:
-            RecipeError: there are several machines, and nothing says where they meet.
+            RecipeError: there are several machines, but no address where they meet.
         """
         if devices * nodes == ranks.place().world:
             return None
         if nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
             raise RecipeError(
-                f"run.nodes: {nodes}, and nobody says where the nodes meet",
+                f"run.nodes: {nodes}, but there is no address where the nodes meet",
                 "MASTER_ADDR and MASTER_PORT are not set",
                 "set them, and NODE_RANK from 0 on each node, or start with srun or torchrun",
             )
         node = int(os.environ.get("NODE_RANK", os.environ.get("SLURM_NODEID", "0")))
         if node >= nodes:
             raise RecipeError(
-                f"this is node {node}, and run.nodes: {nodes} counts from 0",
-                fix="set NODE_RANK and run.nodes to what is started",
+                f"this is node {node}, but run.nodes: {nodes} counts from 0",
+                fix="set NODE_RANK and run.nodes to match the nodes that are started",
             )
         return cls(devices, nodes, node, cpu)
 
     def environment(self, number: int, port: int) -> dict[str, str]:
-        """The variables of the process `number` of this machine."""
+        """Return the environment of process `number` on this machine."""
         place = {
             "RANK": self.node * self.devices + number,
             "WORLD_SIZE": self.nodes * self.devices,
@@ -93,10 +93,10 @@ class Group:
 
 
 def recognise(nodes: int | str = "auto") -> None:
-    """Name the place of a Slurm task as torchrun would, where Slurm alone has started it.
+    """Set torchrun's variables for a Slurm task, if only Slurm has started it.
 
     Args:
-        nodes: the recipe's `run.nodes`; where there is a task a node, each starts its own.
+        nodes: the recipe's `run.nodes`; with one task per node, each starts its own processes.
     """
     given = os.environ
     tasks = int(given.get("SLURM_STEP_NUM_TASKS", "1"))
@@ -104,7 +104,7 @@ def recognise(nodes: int | str = "auto") -> None:
         return
     here = int(given.get("SLURM_STEP_TASKS_PER_NODE", str(tasks)).partition("(")[0])
     host = given.get("SLURM_STEP_NODELIST", given.get("SLURM_JOB_NODELIST", "127.0.0.1"))
-    # Jobs that share a machine do not meet each other.
+    # Jobs on the same machine get different ports.
     port = 20000 + int(given.get("SLURM_JOB_ID", "0")) % 20000
     given.setdefault("MASTER_ADDR", first_host(host))
     given.setdefault("MASTER_PORT", str(port))
@@ -117,21 +117,21 @@ def recognise(nodes: int | str = "auto") -> None:
 
 
 def follow_parent() -> None:
-    """Get SIGTERM when the parent is gone, where it is ours and the system is Linux."""
+    """Get SIGTERM when the parent ends, if this module started the process, on Linux."""
     if LAUNCHED in os.environ and sys.platform == "linux":
         set_death_signal = 1
         ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
 
 
 def first_host(names: str) -> str:
-    """The first of Slurm's list of hosts, such as gpu[03-05,7]."""
+    """Return the first host of Slurm's list, such as gpu[03-05,7]."""
     match = _FIRST_HOST.match(names)
     assert match is not None
     return match[1] + (match[2] or "")
 
 
 def carry_out(group: Group, arguments: Sequence[str]) -> None:
-    """Run `tuner ARGUMENTS` once a device, and wait for all of them.
+    """Run `tuner ARGUMENTS` once per device, and wait for all of them.
 
     A signal is passed on to all; when one fails, the others end within 30 seconds.
 
@@ -149,14 +149,14 @@ def carry_out(group: Group, arguments: Sequence[str]) -> None:
             codes, first = _wait(started, stop)
         finally:
             _end(started, signal.SIGKILL)
-        # A signal that came when all had finished stopped nothing.
+        # A signal after all had finished stopped nothing.
         stop.requested = None
         if codes[first]:
             raise _failure(codes, first, group)
 
 
 def _wait(started: Sequence[processes.Popen[bytes]], stop: StopRequest) -> tuple[list[int], int]:
-    """All exit codes and who failed first; the others are ended soon after it."""
+    """Return all exit codes and who failed first; the others are ended soon after it."""
     passed_on, failed, first = False, 0.0, 0
     while (codes := [child.poll() for child in started]).count(None):
         now = time.monotonic()
@@ -190,24 +190,24 @@ def _end(started: Sequence[processes.Popen[bytes]], number: int) -> None:
 
 
 def _failure(codes: Sequence[int], first: int, group: Group) -> TunerError:
-    """What the exit codes say, where not all are 0."""
+    """Return the error that the exit codes mean, if not all are 0."""
     told = codes[first]
     if told < 0:
-        # Those that had to end because of it say nothing but that.
+        # The codes of ranks that were ended because of it say nothing else.
         ends = (128 + signal.SIGTERM, 128 + signal.SIGINT)
         told = next((code for code in codes if code > 0 and code not in ends), 0)
     if told:
-        error = {"kind": "rank", "what": "a process of the run has failed", "why": "", "fix": ""}
+        error = {"kind": "rank", "what": "a process of the run failed", "why": "", "fix": ""}
         return failure.Told({**error, "exit_code": told, "problems": []})
     name = signal.Signals(-codes[first]).name
     number = group.node * group.devices + first
-    what = f"the process of rank {number} was ended by {name}"
+    what = f"the process of rank {number} was killed by {name}"
     if codes[first] == -signal.SIGKILL:
-        why = "nobody but the system or its owner does that; most often memory has run out"
+        why = "killed by the system, most often the out-of-memory killer"
         return ResourceError(what, why, "run the same command again with --resume")
     if -codes[first] in (signal.SIGTERM, signal.SIGINT):
         return Interrupted(-codes[first], what, "run the same command with --resume")
-    return TunerError(what, "a library has crashed", "see run.log of the run folder")
+    return TunerError(what, "a native library crashed", "see run.log in the run folder")
 
 
 def _free_port() -> int:

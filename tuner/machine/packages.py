@@ -1,7 +1,7 @@
-"""Packages that can be missing, and the commands that add them to this environment.
+"""Packages that may be missing, and the commands that install them into this environment.
 
-The commands name the packages themselves, not an extra of this program: so they work the same
-whether it was installed from a checkout, from a wheel or from an index.
+The commands name the packages themselves, not an extra of this program, so they work however it
+was installed: from a checkout, a wheel or an index.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib.util
 import shlex
 import sys
 
-# What a module that can be missing needs, as pyproject.toml has it.
+# Requirements of each module that may be missing, as in pyproject.toml.
 NEEDED_BY: dict[str, tuple[str, ...]] = {
     "bitsandbytes": ("bitsandbytes>=0.46",),
     "compressed_tensors": ("compressed-tensors>=0.15",),
@@ -33,6 +33,6 @@ def install(*arguments: str) -> str:
         arguments: requirements and options, as pip takes them.
     """
     if importlib.util.find_spec("pip") is None:
-        # Environments that uv makes have no pip of their own.
+        # Environments made by uv have no pip.
         return shlex.join(["uv", "pip", "install", "--python", sys.executable, *arguments])
     return shlex.join([sys.executable, "-m", "pip", "install", *arguments])

@@ -4,7 +4,7 @@
 |---|---|---|
 | `rank` | `tuner` again, once per device | ours and its place; no standard input |
 | `run_of_ours` | `tuner` again: a stage of a chain, an entry of a comparison | ours |
-| `trial` | `tuner` again, wherever Ray has put it | ours without the place of a process |
+| `trial` | `tuner` again, wherever Ray runs it | ours without the place of a process |
 | `fresh` | one of our modules, which loads an artefact | ours, the Hub offline |
 | `python` | a program in Python: pip, llama.cpp's converter | ours |
 | `nvidia_smi` | NVIDIA's list of GPUs | ours |
@@ -25,9 +25,9 @@ from pathlib import Path
 from subprocess import Popen as Popen
 from typing import IO
 
-# Runs a module of the package that it lies in, wherever that is.
+# Runs a module of the package that it is in, wherever that is.
 _START = str(Path(__file__).with_name("start.py"))
-# Lists of folders in which a program looks for what it loads; an empty entry is the current folder.
+# Search paths of programs; an empty entry is the current folder.
 _PATHS = ("PYTHONPATH", "PATH", "LD_LIBRARY_PATH")
 
 
@@ -55,7 +55,7 @@ def make_safe(variables: dict[str, str] | os._Environ[str]) -> None:
 def rank(arguments: Sequence[str], variables: Mapping[str, str]) -> Popen[bytes]:
     """Start `tuner ARGUMENTS` as one process of several.
 
-    In a group of its own: Ctrl-C comes to the parent alone and is passed on once.
+    In its own process group: Ctrl-C reaches only the parent and is passed on once.
     """
     return Popen(
         _ours("tuner", *arguments),
@@ -68,7 +68,7 @@ def rank(arguments: Sequence[str], variables: Mapping[str, str]) -> Popen[bytes]
 def run_of_ours(arguments: Sequence[str], log: IO[bytes]) -> Popen[str]:
     """Start `tuner ARGUMENTS` with its events on a pipe and its stderr in `log`.
 
-    In a group of its own: Ctrl-C comes to us alone and is passed on once.
+    In its own process group: Ctrl-C reaches only this process and is passed on once.
     """
     return Popen(
         _ours("tuner", *arguments),
@@ -89,7 +89,7 @@ def trial(
     without: Sequence[str],
     prepare: Callable[[], None] | None,
 ) -> int:
-    """Run `tuner ARGUMENTS` until it ends; its exit code.
+    """Run `tuner ARGUMENTS` until it ends, and return its exit code.
 
     Args:
         arguments: the command and its options.
@@ -113,7 +113,7 @@ def trial(
 
 
 def fresh(module: str, argument: str) -> subprocess.CompletedProcess[str]:
-    """Run one of our modules to its end with one argument; what it said is in the result."""
+    """Run one of our modules to its end with one argument; its output is in the result."""
     return _finished(_ours(module, argument), {"HF_HUB_OFFLINE": "1"})
 
 

@@ -1,7 +1,7 @@
-"""Which of several processes this is, and what they tell each other.
+"""Which of several processes this is, and what they exchange.
 
-A process that is alone imports nothing here: every function then gives back what it was given. The
-processes of a run are numbered by rank, from 0; rank 0 alone writes, shows and exports.
+A lone process imports nothing here: every function then returns its input. The processes of a run
+are numbered by rank, from 0; only rank 0 writes, shows and exports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tuner.machine.failure import Told, first_failure
 Item = TypeVar("Item")
 Seen = TypeVar("Seen")
 
-# What torchrun, accelerate and `tuner` itself tell a process of a group.
+# Variables that torchrun, accelerate and `tuner` itself set for a process of a group.
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _store: Any = None
 
@@ -42,7 +42,7 @@ class Place:
 
 
 def place() -> Place:
-    """The place that the environment names; that of a lone process where it names none."""
+    """Return the place that the environment names; that of a lone process if it names none."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world < 2 or "RANK" not in os.environ:
         return Place()
@@ -68,13 +68,13 @@ def join(world: int, device: str, timeout: float, identity: Mapping[str, Any]) -
     """Make the process group of a run, and check that every rank has the same plan.
 
     Args:
-        world: processes that the plan counts on.
+        world: processes that the plan expects.
         device: cpu or cuda.
         timeout: seconds that a rank waits for the others.
         identity: what the run depends on.
 
     Raises:
-        ResourceError: there are not as many processes as the plan counts on.
+        ResourceError: the number of processes is not the plan's.
         RecipeError: another rank has read another recipe or other rows.
     """
     here = place()
@@ -90,7 +90,7 @@ def join(world: int, device: str, timeout: float, identity: Mapping[str, Any]) -
     if cuda:
         torch.cuda.set_device(here.local_rank)
     torch.distributed.init_process_group(
-        # What is agreed on lies in main memory; gradients travel between the GPUs.
+        # Agreements are in main memory; gradients go between the GPUs.
         backend="cpu:gloo,cuda:nccl" if cuda else "gloo",
         store=PrefixStore("group", _store),
         rank=here.rank,
@@ -101,17 +101,17 @@ def join(world: int, device: str, timeout: float, identity: Mapping[str, Any]) -
     if not same(hashlib.sha256(agreed.encode()).hexdigest()):
         raise RecipeError(
             "the processes of this run do not have the same recipe, base or rows",
-            f"each makes its own plan, and that of rank {here.rank} or of another differs",
+            f"each makes its own plan, and that of rank {here.rank} or of another rank differs",
             "give every node the same files",
         )
 
 
 def wrong_world(planned: int, present: int) -> TunerError:
-    """The error for another number of processes than the plan's."""
+    """Return the error for another number of processes than the plan's."""
     return ResourceError(
-        f"the plan counts on {planned} processes, and {present} are there",
-        "a launcher that starts fewer would train on a part of the rows without a word",
-        f"start {planned}, or set run.devices and run.nodes to what there is",
+        f"the plan expects {planned} processes, but {present} are running",
+        "with fewer processes, training would silently skip part of the rows",
+        f"start {planned}, or set run.devices and run.nodes to match",
     )
 
 
@@ -132,7 +132,7 @@ def leave() -> None:
 
 
 def total(values: Sequence[float]) -> list[float]:
-    """The sum of each value over all ranks, in float64."""
+    """Return the sum of each value over all ranks, in float64."""
     if place().world == 1:
         return list(values)
     import torch
@@ -159,12 +159,12 @@ def sum_gradients(parameters: Sequence[Any]) -> None:
 
 
 def largest(value: int) -> int:
-    """The largest value of any rank."""
+    """Return the largest value of any rank."""
     return max(gather(value))
 
 
 def gather(value: Item) -> list[Item]:
-    """The value of every rank, in their order."""
+    """Return the value of every rank, in rank order."""
     here = place()
     if here.world == 1:
         return [value]
@@ -176,7 +176,7 @@ def gather(value: Item) -> list[Item]:
 
 
 def share(value: Item) -> Item:
-    """The value of rank 0."""
+    """Return the value of rank 0."""
     if place().world == 1:
         return value
     import torch
@@ -187,14 +187,14 @@ def share(value: Item) -> Item:
 
 
 def by_first(make: Callable[[], Item]) -> Item:
-    """What rank 0 makes, and it alone, on every rank."""
+    """Return on every rank what only rank 0 makes."""
     made: Any = make() if place().main else None
     shared: Item = share(made)
     return shared
 
 
 def same(value: str) -> bool:
-    """Whether all ranks have the same value."""
+    """Return whether all ranks have the same value."""
     return len(set(gather(value))) == 1
 
 
@@ -204,13 +204,13 @@ def spread(
     tick: Callable[[int, int], None],
     whole: bool = False,
 ) -> list[Seen]:
-    """What `observe` makes of each item, in their order; every rank looks at its share of them.
+    """Return the results of `observe` for each item, in order; every rank handles its share.
 
     Args:
         items: the same on every rank.
-        observe: given items and a tick, gives as many results.
-        tick: told (done, in all).
-        whole: let every rank look at all: where a forward pass needs all ranks.
+        observe: called with items and a tick; returns one result per item.
+        tick: called with (done, total).
+        whole: let every rank handle all: where a forward pass needs all ranks.
     """
     here = place()
     if here.world == 1 or whole:
@@ -222,7 +222,7 @@ def spread(
 
 
 def digest(tensor: Any) -> str:
-    """sha256 of a tensor's bytes."""
+    """Return the sha256 of a tensor's bytes."""
     import torch
 
     data = tensor.detach().cpu().contiguous().view(torch.uint8)
@@ -237,7 +237,7 @@ def check_replicas(tensors: Iterable[tuple[str, Any]], when: str) -> None:
         when: for the message.
 
     Raises:
-        TrainingError: naming the first that differs.
+        TrainingError: names the first that differs.
     """
     if place().world == 1:
         return
@@ -248,14 +248,14 @@ def check_replicas(tensors: Iterable[tuple[str, Any]], when: str) -> None:
     if differing:
         raise TrainingError(
             f"the processes of this run do not train the same tensors {when}",
-            f"{len(differing)} differ between them, {differing[0]} first",
-            "report it with run.json; train with run.devices: 1 until then",
+            f"{len(differing)} tensors differ, the first is {differing[0]}",
+            "report this with run.json; until it is fixed, train with run.devices: 1",
         )
 
 
 @contextlib.contextmanager
 def one_failure() -> Iterator[None]:
-    """Make what fails first on any rank the failure of all, told once.
+    """Make what fails first on any rank the failure of all, shown once.
 
     Raises:
         Told: another rank failed before this one.

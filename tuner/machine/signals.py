@@ -18,8 +18,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 class StopRequest:
     """Turns SIGTERM and SIGINT into `Interrupted`, at once or, inside `deferred`, when it is safe.
 
-    Where it is entered outside the main thread it installs nothing: Python delivers signals to the
-    main thread only.
+    Entered outside the main thread it installs nothing: Python delivers signals to the main thread
+    only.
 
     Attributes:
         requested: the number of the first signal that came, or None.
@@ -45,13 +45,13 @@ class StopRequest:
         traceback: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
-            # None: installed from C, which Python cannot install again.
+            # None: installed from C, which Python cannot restore.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before.clear()
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only note a signal; raise it at `check`, or at the end of the outermost block.
+        """Hold back a signal; raise it at `check`, or at the end of the outermost block.
 
         Raises:
             Interrupted: at the end, if a signal came and the block raised nothing itself.
@@ -65,9 +65,9 @@ class StopRequest:
             self.check()
 
     def check(self) -> None:
-        """Raise if a signal came: where a step is finished and its checkpoint sealed.
+        """Raise if a signal came: for points where a step is finished and its checkpoint sealed.
 
-        Also worth a call between stages: a library may have swallowed the exception.
+        Also useful between stages: a library may have swallowed the exception.
 
         Raises:
             Interrupted: with the signal's exit code.

@@ -1,7 +1,7 @@
-"""The file that a process of ours begins with: `python -P start.py MODULE ARGUMENTS`.
+"""Entry point of child processes: `python -P start.py MODULE ARGUMENTS`.
 
-It takes the package that it is part of, whatever is installed and whatever the search path
-says: a child runs the code of its parent, also from a checkout that nothing has installed.
+It uses the package that it is part of, whatever is installed or on the search path: a child runs
+the code of its parent, even from a checkout that is not installed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 
 
 def main() -> None:
-    """Run the module that the command line names, with the arguments behind it."""
+    """Run the module that the command line names, with the arguments after it."""
     folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     spec = spec_from_file_location(
         "tuner", os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]

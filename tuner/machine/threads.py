@@ -1,7 +1,7 @@
-"""How many threads compute: chosen before torch is loaded. How they wait is `waiting`'s matter.
+"""The number of compute threads, chosen before torch is loaded. `waiting` sets how they wait.
 
-torch counts processors by affinity, hyper-threads left out, but not by the quota of a container.
-OpenMP's variables are read once, when its library is loaded; what the user has set stays.
+torch counts processors by affinity, without hyper-threads, but ignores a container's quota.
+OpenMP's variables are read once, when its library is loaded; what the user has set is kept.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ def choose() -> None:
 
 
 def adapts() -> bool:
-    """Return whether how threads wait is left to us, on a system that counts time in line."""
+    """Return whether tuner chooses how threads wait, on a system that measures waiting time."""
     own = WAIT in os.environ or SPIN in os.environ
     return not own and Path("/proc/self/schedstat").exists()
 
 
 def is_open(name: str) -> bool:
-    """Whether the user has left a variable to us."""
+    """Return whether the user has not set a variable."""
     return name not in os.environ or name in _chosen()
 
 
 def set_own(name: str, value: int, environment: MutableMapping[str, str] | None = None) -> None:
-    """Set a variable of this process, or of a child to be, as a choice of ours."""
+    """Set a variable of this process or of a future child, marked as set by tuner."""
     target = os.environ if environment is None else environment
     target[name] = str(value)
     _note({*_chosen(target), name}, target)
 
 
 def leave_count_open() -> None:
-    """Take back a number of threads that we have set: who deals out processors sets it anew."""
+    """Unset a number of threads that tuner has set: the launcher sets it again."""
     if COUNT in _chosen():
         _note(_chosen() - {COUNT}, os.environ)
         del os.environ[COUNT]
 
 
 def processors() -> int:
-    """Processors this process may keep busy: those of its affinity, within its cgroup's quota.
+    """Return the processors this process may keep busy, by its affinity and its cgroup's quota.
 
     A part of a processor counts as one: a quota of 1.5 is used up by two threads, not by one.
     """
@@ -59,11 +59,11 @@ def processors() -> int:
 
 
 def quota(cgroups: Path = _CGROUPS, own: Path = _OWN) -> float | None:
-    """Processors that the process's cgroup, or one above it, allows; None: no limit.
+    """Return the processors that the process's cgroup, or one above it, allows; None: no limit.
 
     Args:
         cgroups: where the hierarchies are mounted, version 1 or 2.
-        own: the file that names the process's place in them.
+        own: the file with the process's place in them.
     """
     try:
         lines = own.read_text("utf-8").splitlines()
@@ -106,9 +106,9 @@ def sentence(found: Mapping[str, Any]) -> str:
         for name, item in found["variables"].items()
     ]
     if COUNT not in found["variables"]:
-        variables.insert(0, f"one for each of {found['processors']} processors")
+        variables.insert(0, f"one per processor ({found['processors']})")
     if found["sleep_while_shared"]:
-        variables.append("asleep at barriers while other processes need the processors")
+        variables.append("they sleep at barriers while other processes need the processors")
     return ", ".join(variables)
 
 
@@ -128,7 +128,7 @@ def _affinity() -> int:
 
 
 def _limit(folder: Path) -> float | None:
-    """A folder's quota over its period."""
+    """Return a folder's quota over its period."""
     try:
         if (file := folder / "cpu.max").exists():
             allowed, period = file.read_text("ascii").split()[:2]

@@ -6,10 +6,10 @@ process it spins on the processor that the thread it waits for would need, at ea
 thousands of barriers.
 
 While a process has more OpenMP threads than there are processors, libgomp spins 100 times only
-(its manual, GOMP_SPINCOUNT). So a watcher measures how long the threads of this process stand in
-line for a processor, and while that is much, it holds a second team of threads, which sleep. The
+(its manual, GOMP_SPINCOUNT). So a watcher measures how long the threads of this process wait for
+a processor, and while that is long, it keeps a second team of threads, which sleep. The
 number of threads that compute stays the same, and with it the order of every sum: results are the
-same to the last bit. tests/bench/neighbours.py measures what it brings.
+same to the last bit. tests/bench/neighbours.py measures the gain.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from pathlib import Path
 from tuner.machine import threads
 
 SECONDS = 0.25
-# Time in line as a share of the time in line and on a processor: from where on the machine counts
-# as shared, and below what as free once more, if that lasts.
+# Waiting time as a share of waiting and computing time: above SHARED the machine counts as shared,
+# below FREE for CALM measurements as free again.
 SHARED, FREE, CALM = 0.10, 0.03, 8
-# Below this share of a processor's time, a process computes nothing whose waiting would matter.
+# Below this share of a processor's time, a process computes too little for waiting to matter.
 _IDLE = 0.2
 _TASKS = Path("/proc/self/task")
 _watcher: threading.Thread | None = None
 
 
 def begin() -> None:
-    """Watch from now on, unless the user has said how threads wait, or the system cannot say."""
+    """Start watching, unless the user has set how threads wait, or the system cannot measure it."""
     global _watcher
     if threads.adapts() and (_watcher is None or not _watcher.is_alive()):
         _watcher = threading.Thread(target=_watch, name="tuner-waiting", daemon=True)
@@ -42,10 +42,10 @@ def begin() -> None:
 
 
 class Crowd:
-    """Whether other processes need the processors, by what was measured last.
+    """Whether other processes need the processors, by the last measurements.
 
     Attributes:
-        shared: the answer.
+        shared: whether they do.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class Crowd:
 
         Args:
             computed: seconds on a processor, of all threads, since the last one.
-            in_line: seconds that they were ready and had none.
+            in_line: seconds that they were ready but had no processor.
         """
         if computed + in_line < _IDLE * SECONDS:
             return
@@ -70,7 +70,7 @@ class Crowd:
 
 
 class Team:
-    """Sleeping OpenMP threads, with which there is one more than processors, while it is held.
+    """Sleeping OpenMP threads, so that there is one more thread than processors while it is held.
 
     Args:
         libraries: each libgomp that is loaded.
@@ -79,7 +79,7 @@ class Team:
 
     def __init__(self, libraries: list[ctypes.CDLL], computing: int) -> None:
         self._end = threading.Event()
-        # The holder is one of the team, and counts for nothing.
+        # The holder is part of the team, but is not counted.
         size = max(1, len(os.sched_getaffinity(0)) + 1 - computing) + 1
         self._holder = threading.Thread(target=self._hold, args=(libraries, size), daemon=True)
         self._holder.start()
@@ -111,11 +111,11 @@ def _watch() -> None:
     while True:
         time.sleep(SECONDS)
         now = _spent()
-        # A thread that has ended takes its time along.
+        # The time of a thread that has ended is no longer counted.
         computed, in_line = (max(0, new - old) / 1e9 for new, old in zip(now, last, strict=True))
         last = now
         crowd.note(computed, in_line)
-        # None while torch is not imported, or not to its end.
+        # None while torch is not imported, or only partly.
         computing = getattr(sys.modules.get("torch"), "get_num_threads", None)
         if crowd.shared and team is None and computing and (libraries := loaded()):
             team = Team(libraries, computing())
@@ -125,13 +125,13 @@ def _watch() -> None:
 
 
 def _spent() -> tuple[int, int]:
-    """Nanoseconds that all threads have spent on a processor, and in line for one."""
+    """Return the nanoseconds that all threads spent on a processor, and waiting for one."""
     computed = in_line = 0
     for task in os.listdir(_TASKS):
         try:
             first, second, _ = (_TASKS / task / "schedstat").read_text("ascii").split()
         except (OSError, ValueError):
-            # It has ended in between.
+            # It has ended in the meantime.
             continue
         computed, in_line = computed + int(first), in_line + int(second)
     return computed, in_line

@@ -1,7 +1,7 @@
-"""METHODS: which parameters are trained. One row a method, one file a family.
+"""METHODS: which parameters are trained. One row per method, one file per family.
 
 A row is data the plan can check before a model is loaded. Its file holds the options and the
-function that makes peft's configuration of them; torch and peft are imported when it is called.
+function that builds peft's configuration from them; it imports torch and peft when called.
 """
 
 from __future__ import annotations

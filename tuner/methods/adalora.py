@@ -1,4 +1,4 @@
-"""AdaLoRA (Zhang et al. 2023): LoRA that moves its ranks to where they count."""
+"""AdaLoRA (Zhang et al. 2023): LoRA that moves rank to the modules that need it most."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tuner.schema.fields import Count, Positive, Share
 
 
 class AdaloraOptions(TargetedOptions):
-    """LoRA that moves its ranks to where they count."""
+    """LoRA that moves rank to the modules that need it most."""
 
     name: Literal["adalora"] = "adalora"
-    r: Annotated[Count, Field(description="mean rank at the end")] = 8
-    start_r: Annotated[Count, Field(description="rank of every module at the start")] = 12
+    r: Annotated[Count, Field(description="average rank at the end of training")] = 8
+    start_r: Annotated[Count, Field(description="initial rank of every module")] = 12
     alpha: Annotated[Positive, Field(description="scale of the update, divided by r")] = 32.0
     dropout: Annotated[Share, Field(description="dropout on the input of each adapter")] = 0.0
     orthogonality: Annotated[
@@ -38,7 +38,7 @@ def config(setting: Setting) -> Any:
         lora_alpha=options.alpha,  # type: ignore[arg-type]  # peft takes any number
         lora_dropout=options.dropout,
         orth_reg_weight=options.orthogonality,
-        # Ranks fall between a tenth and seven tenths of the run, as the paper has it.
+        # Ranks fall between a tenth and seven tenths of the run, as in the paper.
         tinit=setting.steps // 10,
         tfinal=3 * setting.steps // 10,
         deltaT=max(1, setting.steps // 50),
@@ -48,12 +48,12 @@ def config(setting: Setting) -> Any:
 
 
 class AdaloraHooks(Hooks):
-    """The penalty on the factors, and the ranks that move while a model is trained."""
+    """The orthogonality penalty, and the reallocation of rank during training."""
 
     def penalty(self, model: Any, options: Any) -> Callable[[], Any] | None:
-        """Return what keeps the factors orthogonal.
+        """Return the penalty that keeps the factors orthogonal.
 
-        peft adds it to a loss that the model computes itself, which ours does not.
+        peft adds it only to a loss that the model computes itself, which ours does not.
         """
         import torch
 
@@ -74,14 +74,14 @@ class AdaloraHooks(Hooks):
         return orthogonality
 
     def after_update(self, model: Any, step: int) -> None:
-        """Take ranks from some modules after update number `step`."""
+        """Reduce the rank of some modules after update number `step`."""
         model.base_model.update_and_allocate(step)
 
     def finish(self, model: Any) -> None:
-        """Remove the ranks that were taken away.
+        """Remove the pruned ranks.
 
         peft keeps them as rows of zeros until it saves. They add nothing, but a product over fewer
-        rows is rounded in another order, and the last bit of a weight may move a logit by 1e-4.
+        rows is rounded in a different order, and the last bit of a weight may move a logit by 1e-4.
         """
         import torch
 
@@ -97,7 +97,7 @@ class AdaloraHooks(Hooks):
             module.r[adapter] = sum(kept)
 
     def state(self, model: Any) -> dict[str, Any]:
-        """Return what the allocator of ranks knows."""
+        """Return the state of peft's rank allocator."""
         allocator = model.base_model.rankallocator
         return {
             "ipt": allocator.ipt,
@@ -107,7 +107,7 @@ class AdaloraHooks(Hooks):
         }
 
     def restore(self, model: Any, saved: dict[str, Any]) -> None:
-        """Put back what `state` returned."""
+        """Restore what `state` returned."""
         allocator = model.base_model.rankallocator
         allocator.ipt = dict(saved["ipt"])
         allocator.exp_avg_ipt = dict(saved["exp_avg_ipt"])
@@ -118,7 +118,7 @@ class AdaloraHooks(Hooks):
 METHOD = Method(
     "adalora",
     "sft",
-    "LoRA whose ranks move to where they count",
+    "LoRA that moves rank to the modules that need it most",
     AdaloraOptions,
     config,
     1e-3,

@@ -1,4 +1,4 @@
-"""LLaMA-Adapter (Zhang et al. 2023): learned tokens behind a gate, in the top layers."""
+"""LLaMA-Adapter (Zhang et al. 2023): gated learned tokens in the top layers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ class AdaptionPromptOptions(MethodOptions):
     """Learned tokens that the top layers attend to through a gate that starts at zero."""
 
     name: Literal["adaption_prompt"] = "adaption_prompt"
-    length: Annotated[Count, Field(description="learned tokens of each layer")] = 10
-    layers: Annotated[Count, Field(description="layers that have them, from the top")] = 30
+    length: Annotated[Count, Field(description="learned tokens per layer")] = 10
+    layers: Annotated[
+        Count, Field(description="how many layers have them, counted from the top")
+    ] = 30
 
 
 def config(setting: Setting) -> Any:
@@ -34,7 +36,7 @@ def config(setting: Setting) -> Any:
 METHOD = Method(
     "adaption_prompt",
     "sft",
-    "gated tokens in the top layers",
+    "gated learned tokens in the top layers",
     AdaptionPromptOptions,
     config,
     5e-3,

@@ -15,8 +15,8 @@ class BoftOptions(TargetedOptions):
     """Rotations made of butterfly factors."""
 
     name: Literal["boft"] = "boft"
-    block_size: Annotated[Count, Field(description="size of a rotated block")] = 4
-    factors: Annotated[Count, Field(description="butterfly factors")] = 1
+    block_size: Annotated[Count, Field(description="size of the rotated blocks")] = 4
+    factors: Annotated[Count, Field(description="number of butterfly factors")] = 1
 
 
 def config(setting: Setting) -> Any:

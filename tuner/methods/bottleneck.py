@@ -42,16 +42,16 @@ class BottleneckOptions(TargetedOptions):
         Field(description="after attention and MLP (Houlsby), or after the MLP alone (Pfeiffer)"),
     ] = "both"
     activation: Annotated[
-        Literal["gelu", "relu", "silu"], Field(description="between the projections")
+        Literal["gelu", "relu", "silu"], Field(description="activation between the projections")
     ] = "gelu"
     dropout: Annotated[Share, Field(description="dropout within the bottleneck")] = 0.0
     target_modules: Annotated[
-        Words, Field(description="modules to put one behind; auto: by placement")
+        Words, Field(description="modules to put a bottleneck after; auto: by placement")
     ] = ("auto",)
 
 
 def config(setting: Setting) -> Any:
-    """peft's configuration."""
+    """Return peft's configuration."""
     from tuner.methods.bottleneck_layers import BottleneckConfig
 
     options: BottleneckOptions = setting.options

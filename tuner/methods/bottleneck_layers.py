@@ -20,7 +20,7 @@ NAME = "bottleneck"
 
 
 def _peft_type() -> PeftType:
-    """The member that peft's registry asks for; its enum takes none from outside."""
+    """Return the member that peft's registry needs; its enum cannot be extended from outside."""
     name = NAME.upper()
     if name not in PeftType.__members__:
         member = str.__new__(PeftType, name)
@@ -40,10 +40,10 @@ class BottleneckConfig(PeftConfig):
     """Configuration of adapter tuning.
 
     Attributes:
-        target_modules: full names of the linear layers to put a bottleneck behind.
+        target_modules: full names of the linear layers to put a bottleneck after.
         size: width of the bottleneck.
         activation: a name of transformers' activations.
-        modules_to_save: names of modules to train whole and to save beside the adapter.
+        modules_to_save: names of modules to train in full and save with the adapter.
         dropout: share of the bottleneck's inner activations dropped in training.
     """
 
@@ -62,9 +62,9 @@ class BottleneckConfig(PeftConfig):
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
-    """A linear layer with y + up(act(down(y))) behind it, y its output.
+    """A linear layer followed by y + up(act(down(y))), where y is its output.
 
-    The way up starts at zero, so that a new adapter changes nothing.
+    The up projection starts at zero, so that a new adapter changes nothing.
     """
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
@@ -95,11 +95,11 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Not possible: a bottleneck is not linear."""
+        """Refuse: a bottleneck is not linear."""
         raise NotImplementedError("a bottleneck adapter cannot be merged into the base weights")
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The base layer's output, and what the active bottlenecks add to it."""
+        """Return the base layer's output plus what the active bottlenecks add to it."""
         result: torch.Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return result
@@ -120,7 +120,7 @@ def _outputs(layer: nn.Module) -> int:
 
 
 class BottleneckModel(BaseTuner):
-    """A base model with bottlenecks behind its target modules."""
+    """A base model with bottlenecks after its target modules."""
 
     prefix = "bottleneck_"
     tuner_layer_cls = BottleneckLayer

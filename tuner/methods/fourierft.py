@@ -1,4 +1,4 @@
-"""FourierFT (Gao et al. 2024): updates given by a few of their Fourier coefficients."""
+"""FourierFT (Gao et al. 2024): updates given by a few learned Fourier coefficients."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tuner.schema.fields import Count, Positive
 
 
 class FourierftOptions(TargetedOptions):
-    """Updates given by a few of their Fourier coefficients."""
+    """Updates given by a few learned Fourier coefficients."""
 
     name: Literal["fourierft"] = "fourierft"
-    coefficients: Annotated[Count, Field(description="learned coefficients of each module")] = 1000
+    coefficients: Annotated[Count, Field(description="learned coefficients per module")] = 1000
     scale: Annotated[Positive, Field(description="scale of the update")] = 150.0
 
 
@@ -37,7 +37,7 @@ def config(setting: Setting) -> Any:
 METHOD = Method(
     "fourierft",
     "sft",
-    "Fourier coefficients of the update",
+    "learned Fourier coefficients of the update",
     FourierftOptions,
     config,
     1e-2,

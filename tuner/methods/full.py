@@ -1,4 +1,4 @@
-"""Training the base's own weights: all, the last layer, or the one after the other."""
+"""Training the base's own weights: all, the last layer, or first the one and then the other."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Stage(Section):
 
 
 class StagedOptions(MethodOptions):
-    """Freeze all but the last layer, train it, unfreeze everything, go on at a lower rate."""
+    """Train only the last layer, then unfreeze everything and continue at a lower rate."""
 
     name: Literal["staged"] = "staged"
     stages: Annotated[
@@ -53,7 +53,7 @@ class StagedOptions(MethodOptions):
 
 
 def last_layer(names: Iterable[str], tied: bool) -> set[str]:
-    """The parameter names of the final block, the final norm and the head.
+    """Return the parameter names of the final block, the final norm and the head.
 
     Args:
         names: all parameter names of the model.

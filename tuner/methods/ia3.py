@@ -10,7 +10,7 @@ from tuner.methods.method import QUANTIZED, Method
 from tuner.methods.options import Setting, TargetedOptions
 from tuner.schema.fields import Words
 
-# Of the MLP's way down the input is scaled, of the other modules the output.
+# In the MLP's down projection the input is scaled, in the other modules the output.
 INNER = ("down_proj", "mlp.c_proj", "fc2", "wo", "output.dense", "w2")
 OUTER = ("k_proj", "v_proj", "c_attn", "attention.self.key", "attention.self.value", "k", "v")
 
@@ -28,7 +28,7 @@ def config(setting: Setting) -> Any:
     """Return peft's configuration."""
     import peft
 
-    # Of the MLP's way down it is the input that is scaled.
+    # In the MLP's down projection it is the input that is scaled.
     inner = [name for name in setting.targets if name.endswith(INNER)]
     return peft.IA3Config(
         task_type=setting.task_type,

@@ -33,23 +33,23 @@ class LoraOptions(TargetedOptions):
     dropout: Annotated[Share, Field(description="dropout on the input of each adapter")] = 0.0
     init: Annotated[
         Literal["default", "pissa", "olora", "eva", "loftq"],
-        Field(description="how the two factors start"),
+        Field(description="initialisation of the two factors"),
     ] = "default"
     layers: Annotated[
-        Counts, Field(description="numbers of the layers to adapt, from 0; empty: all")
+        Counts, Field(description="indices of the layers to adapt, from 0; empty: all")
     ] = ()
     rank_pattern: Annotated[
         dict[str, Count],
-        Field(description="ranks of their own: {end of a module's name: rank}"),
+        Field(description="per-module ranks: {end of the module's name: rank}"),
     ] = Field(default_factory=dict)
     b_rate_ratio: Annotated[
-        Positive, Field(description="learning rate of B over that of A (LoRA+)")
+        Positive, Field(description="ratio of B's learning rate to A's (LoRA+)")
     ] = 1.0
     experts: Annotated[
         Flag, Field(description="also adapt the fused weights of a mixture of experts")
     ] = False
     modules_to_save: Annotated[
-        Words, Field(description="modules to train whole and to save beside the adapter")
+        Words, Field(description="modules to train in full and save with the adapter")
     ] = ()
 
 
@@ -62,39 +62,41 @@ class RsloraOptions(LoraOptions):
 class DoraOptions(LoraOptions):
     """LoRA with a trained magnitude.
 
-    The other starts are not for it: peft's conversion of PiSSA and OLoRA drops the magnitudes, EVA
-    and LoftQ replace the factors after the magnitudes were measured.
+    It has no other initialisation: peft's conversion of PiSSA and OLoRA drops the magnitudes,
+    and EVA and LoftQ replace the factors after the magnitudes were measured.
     """
 
     name: Literal["dora"] = "dora"  # type: ignore[assignment]
-    init: Annotated[Literal["default"], Field(description="how the two factors start")] = "default"
+    init: Annotated[Literal["default"], Field(description="initialisation of the two factors")] = (
+        "default"
+    )
 
 
 def moves_base(options: MethodOptions) -> bool:
-    """Whether a method's start takes part of the base's weights into the adapter."""
+    """Return whether the initialisation moves part of the base's weights into the adapter."""
     return isinstance(options, LoraOptions) and options.init in _BASE_CHANGING_INITS
 
 
 def alpha(options: LoraOptions) -> float:
-    """The scale: what the recipe says, else twice the rank."""
+    """Return the scale: the recipe's, else twice the rank."""
     return 2.0 * options.r if options.alpha == "auto" else float(options.alpha)
 
 
 def rank(options: LoraOptions, name: str) -> int:
-    """The rank of one module: its own by `rank_pattern`, else `r`; the longest ending counts."""
+    """Return the rank of a module: by `rank_pattern` (the longest ending wins), else `r`."""
     own = [end for end in options.rank_pattern if name == end or name.endswith("." + end)]
     return options.rank_pattern[max(own, key=len)] if own else options.r
 
 
 def parameters(options: LoraOptions, name: str, shape: tuple[int, int]) -> int:
-    """Trained parameters on one linear layer of (inputs, outputs)."""
+    """Return the number of trained parameters on one linear layer of (inputs, outputs)."""
     inputs, outputs = shape
     magnitudes = outputs if isinstance(options, DoraOptions) else 0
     return rank(options, name) * (inputs + outputs) + magnitudes
 
 
 def config(setting: Setting) -> Any:
-    """peft's configuration; full module names, so that nothing else can match."""
+    """Return peft's configuration; full module names, so that nothing else can match."""
     import peft
 
     options: Any = setting.options

@@ -1,4 +1,4 @@
-"""Method: a row of METHODS, what a way of training is and what it can do."""
+"""Method: a row of METHODS, with what a method is and what it can do."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ QUANTIZED = frozenset({"nf4", "int8"})
 
 
 class Hooks:
-    """What a method does while a model is trained, besides having parameters: nothing."""
+    """What a method does during training besides having parameters; by default nothing."""
 
     def penalty(self, model: Any, options: Any) -> Callable[[], Any] | None:
-        """Return what is added to the loss of each step; None for nothing.
+        """Return a penalty to add to the loss of each step, or None.
 
         Args:
             model: the live model.
@@ -29,14 +29,14 @@ class Hooks:
         """Act after update number `step`, while the gradients are still there."""
 
     def finish(self, model: Any) -> None:
-        """Give a trained model the shape that is saved."""
+        """Turn a trained model into the form that is saved."""
 
     def state(self, model: Any) -> dict[str, Any]:
-        """Return what the method knows besides its tensors, for checkpoints."""
+        """Return the method's state besides its tensors, for checkpoints."""
         return {}
 
     def restore(self, model: Any, saved: dict[str, Any]) -> None:
-        """Put back what `state` returned."""
+        """Restore what `state` returned."""
 
 
 NO_HOOKS = Hooks()
@@ -48,25 +48,25 @@ class Method:
 
     Attributes:
         name: `method.name` in the recipe.
-        verb: the most specific verb that runs it besides the task verbs.
+        verb: the most specific command that runs it.
         summary: one line for help and tables.
         options: the keys of the recipe's `method` section.
-        config: makes peft's configuration; None where the base's own weights are trained.
-        learning_rate: the default rate; see the family's docstring for the evidence.
+        config: builds peft's configuration; None where the base's own weights are trained.
+        learning_rate: the default learning rate; see the family's docstring for the evidence.
         mergeable: whether it can be folded into the base weights.
-        quantized: the kinds of quantized base that it can be put on.
+        quantized: the kinds of quantized base that it works on.
         gradient_checkpointing: whether activations may be recomputed.
         packing: whether rows packed into one sequence stay isolated.
-        families: the kinds of base it is for.
-        classes: whether it can be put under a new head that tells classes.
-        merges_classes: whether it can be merged there, too.
-        conv1d: whether it can change GPT-2's transposed layers.
-        model_types: the only model types it is for; empty: every one of the families.
-        virtual_tokens: whether it learns tokens that stand before every row.
-        deep_prompts: whether these are keys and values of every layer.
-        rlhf: whether a policy of rewards can learn by it.
+        families: the kinds of base it works on.
+        classes: whether it can be combined with a new classification head.
+        merges_classes: whether it can be merged in that case, too.
+        conv1d: whether it can adapt GPT-2's transposed layers.
+        model_types: the only model types it works on; empty: all of its families.
+        virtual_tokens: whether it learns virtual tokens in front of every row.
+        deep_prompts: whether these are keys and values in every layer.
+        rlhf: whether a policy can be trained with it on rewards.
         new_tokens: whether it trains the rows of tokens that the recipe adds.
-        hooks: what it does while a model is trained.
+        hooks: what it does during training.
     """
 
     name: str
@@ -92,5 +92,5 @@ class Method:
 
     @property
     def adapter(self) -> bool:
-        """Whether the result is an adapter beside an untouched base."""
+        """Whether the result is an adapter on an untouched base."""
         return self.config is not None

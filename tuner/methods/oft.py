@@ -12,10 +12,10 @@ from tuner.schema.fields import Count
 
 
 class OftOptions(TargetedOptions):
-    """Rotations of the outputs' inputs, block by block."""
+    """Rotations of a layer's inputs, block by block."""
 
     name: Literal["oft"] = "oft"
-    block_size: Annotated[Count, Field(description="size of a rotated block")] = 32
+    block_size: Annotated[Count, Field(description="size of the rotated blocks")] = 32
 
 
 def config(setting: Setting) -> Any:
@@ -34,7 +34,7 @@ def config(setting: Setting) -> Any:
 METHOD = Method(
     "oft",
     "sft",
-    "rotations, block by block",
+    "rotations of a layer's inputs, block by block",
     OftOptions,
     config,
     5e-4,

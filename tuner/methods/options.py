@@ -1,4 +1,4 @@
-"""What every method's options share, and what its configuration is made from."""
+"""What all methods' options share, and what a peft configuration is built from."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class MethodOptions(Section):
 
     @property
     def own_learning_rate(self) -> float | None:
-        """Return the default rate of these options, where it is not that of the method."""
+        """Return the default learning rate of these options, if it differs from the method's."""
         return None
 
     def meaning(self, values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
-        """Return what the options ask for, the same for every way to write it.
+        """Return the options in canonical form, the same for every way to write them.
 
         Args:
             values: the options as the plan shows them, by key.
-            setting: of the same plan.
+            setting: the same plan's.
         """
         del setting
         return dict(values)
@@ -48,7 +48,7 @@ class TargetedOptions(MethodOptions):
 
 @dataclass(frozen=True)
 class Setting:
-    """What a method's peft configuration is made from; known before any weight is loaded.
+    """What a method's peft configuration is built from; known before any weight is loaded.
 
     Attributes:
         options: the recipe's `method` section.
@@ -56,13 +56,13 @@ class Setting:
         task_type: peft's name of the task, such as CAUSAL_LM.
         targets: full names of the modules to adapt.
         experts: full names of parameters to adapt, the fused weights of experts.
-        saved: full names of modules to train whole and to save beside the adapter.
+        saved: full names of modules to train in full and save with the adapter.
         steps: optimizer steps of the run.
-        tasks: data sets that are learned together.
-        new_modules: parts of a new head, trained and saved beside the adapter.
+        tasks: number of data sets that are trained together.
+        new_modules: parts of a new head, trained and saved with the adapter.
         decoder: whether the base is a decoder.
-        token_ids: of `method.tokens`, where the method has them.
-        new_token_ids: of `model.new_tokens`, whose rows an adapter trains, too.
+        token_ids: ids of `method.tokens`, where the method has them.
+        new_token_ids: ids of `model.new_tokens`, whose rows an adapter trains, too.
         group: inputs that share a scale in quantization-aware training to int4.
     """
 
@@ -81,7 +81,7 @@ class Setting:
     group: int | None = None
 
     def with_head(self, config: Any) -> Any:
-        """peft's configuration, with the new head among the modules that are saved."""
+        """Return peft's configuration, with the new head among the modules that are saved."""
         if self.new_modules:
             config.modules_to_save = [*(config.modules_to_save or ()), *self.new_modules]
         return config

@@ -1,15 +1,15 @@
-"""Learned tokens that stand before every row; the base's weights stay as they are.
+"""Virtual tokens learned in front of every row; the base's weights stay frozen.
 
 Prefix-tuning (Li & Liang 2021) learns keys and values before every layer, directly or through an
 MLP; P-tuning v2 (Liu et al. 2021) is its direct form. Prompt tuning (Lester et al. 2021) learns
-embeddings before the first layer, P-tuning (Liu et al. 2021) writes them with an encoder, and
+embeddings before the first layer, P-tuning (Liu et al. 2021) makes them with an encoder, and
 multitask prompt tuning (Wang et al. 2023) shares them between data sets.
 
-Defaults follow peft's method comparison, in which a start from text and a high rate more than
-doubled the accuracy of library defaults, and what SmolLM2-135M showed on the legal sample: after 40
-steps of prefix-tuning at 5e-3 a loss of 2.08 from a text, 2.88 from zero, 5.41 from random values
-(at the start 4.49, 4.71 and 12.3; the base alone has 4.60), and 1.80 from a text at 1e-2; of prompt
-tuning 2.13 at 5e-3 and 1.95 at 2e-2; of P-tuning 2.43 at 1e-3 and 2.16 at 5e-3.
+Defaults follow peft's method comparison, in which starting from text and a high learning rate more
+than doubled the accuracy of library defaults, and measurements of SmolLM2-135M on the legal sample.
+Loss after 40 steps of prefix-tuning at 5e-3: 2.08 from a text, 2.88 from zero, 5.41 from random
+values (at the start 4.49, 4.71 and 12.3; the base alone has 4.60); at 1e-2, 1.80 from a text. Of
+prompt tuning: 2.13 at 5e-3 and 1.95 at 2e-2. Of P-tuning: 2.43 at 1e-3 and 2.16 at 5e-3.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tuner.schema.fields import ADAPTER, AutoCount, Count, CountFromZero, Share,
 
 TokenStart = Literal["text", "vocabulary", "labels", "random"]
 KeyStart = Literal["auto", "text", "zero", "random"]
-# Of keys and values that no network writes.
+# Learning rate of keys and values that are learned directly.
 DIRECT_RATE = 1e-2
 
 
@@ -36,10 +36,10 @@ class VirtualTokenOptions(MethodOptions):
     """Options of every method that learns virtual tokens."""
 
     num_virtual_tokens: Annotated[
-        Count, Field(description="learned tokens before every row; they count against the context")
+        Count, Field(description="learned tokens in front of every row; they take up context")
     ] = 20
     init_text: Annotated[
-        Text, Field(description="the text to start from; auto: the beginning of training rows")
+        Text, Field(description="text to initialise from; auto: the beginning of training rows")
     ] = "auto"
 
 
@@ -48,16 +48,18 @@ class DeepPromptOptions(VirtualTokenOptions):
 
     init: Annotated[
         KeyStart,
-        Field(description="the activations of a text, zero or random; auto: text on a decoder"),
+        Field(
+            description="a text's activations, zero or random; auto: text on a decoder, else zero"
+        ),
     ] = "auto"
 
     def meaning(self, values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
-        """Return what the options ask for, with the start that is chosen."""
+        """Return the options in canonical form, with `init` resolved."""
         return {**values, "init": key_start(self, setting.decoder)}
 
 
 class PrefixOptions(DeepPromptOptions):
-    """Keys and values in every layer, written by a network or learned directly."""
+    """Keys and values in every layer, produced by an MLP or learned directly."""
 
     name: Literal["prefix"] = "prefix"
     projection: Annotated[
@@ -74,7 +76,7 @@ class PrefixOptions(DeepPromptOptions):
         return DIRECT_RATE if self.projection == "none" else None
 
     def meaning(self, values: Mapping[str, Any], setting: Setting) -> dict[str, Any]:
-        """Return what the options ask for: without the network that is P-tuning v2."""
+        """Return the options in canonical form: without the MLP, this is P-tuning v2."""
         meant = super().meaning(values, setting)
         if self.projection == "mlp":
             return meant | {"hidden_size": _hidden(setting, self.hidden_size)}
@@ -89,12 +91,12 @@ class PtuningV2Options(DeepPromptOptions):
 
 
 class PtuningOptions(VirtualTokenOptions):
-    """Embeddings written by an encoder."""
+    """Embeddings produced by an encoder."""
 
     name: Literal["ptuning"] = "ptuning"
-    encoder: Annotated[Literal["mlp", "lstm"], Field(description="what writes the embeddings")] = (
-        "mlp"
-    )
+    encoder: Annotated[
+        Literal["mlp", "lstm"], Field(description="network that produces the embeddings")
+    ] = "mlp"
     hidden_size: Annotated[
         AutoCount, Field(description="width of the encoder; auto: the model's hidden size")
     ] = "auto"
@@ -110,7 +112,7 @@ class SoftPromptOptions(VirtualTokenOptions):
 
     init: Annotated[
         TokenStart,
-        Field(description="start from a text, sampled vocabulary, the labels, or at random"),
+        Field(description="start from a text, sampled tokens, the labels, or at random"),
     ] = "text"
 
 
@@ -121,7 +123,7 @@ class PromptOptions(SoftPromptOptions):
 
 
 class MultitaskOptions(SoftPromptOptions):
-    """One prompt for the data sets of data.train, each with a low-rank part of its own."""
+    """One prompt for the data sets of data.train, each with its own low-rank part."""
 
     name: Literal["multitask_prompt"] = "multitask_prompt"
     ranks: Annotated[Count, Field(description="rank of each data set's own part")] = 1
@@ -130,12 +132,12 @@ class MultitaskOptions(SoftPromptOptions):
     ] = None
     source_task: Annotated[
         CountFromZero | None,
-        Field(description="the data set of the source to start from, from 0; unset: their mean"),
+        Field(description="index of the source's data set to start from; unset: their mean"),
     ] = None
 
 
 def adapter_file(source: str, folder: Path) -> Path:
-    """The weights of a run or adapter named in a recipe of `folder`.
+    """Return the weights file of a run or adapter named in a recipe of `folder`.
 
     Raises:
         RecipeError: there are none.
@@ -156,14 +158,14 @@ def adapter_file(source: str, folder: Path) -> Path:
 
 
 def key_start(options: Any, decoder: bool) -> str:
-    """How keys and values start: only a decoder's cache shows those of a text."""
+    """Return how keys and values start: only a decoder's KV cache holds those of a text."""
     if options.init != "auto":
         return str(options.init)
     return "text" if decoder else "zero"
 
 
 def _hidden(setting: Setting, asked: int | Literal["auto"]) -> int | None:
-    """None leaves it to peft: the width of what is written."""
+    """Return the width of the network; None leaves it to peft."""
     if asked != "auto":
         return asked
     size = setting.config.get("hidden_size") or setting.config.get("n_embd")
@@ -171,7 +173,7 @@ def _hidden(setting: Setting, asked: int | Literal["auto"]) -> int | None:
 
 
 def prefix(setting: Setting) -> Any:
-    """peft's configuration of prefix-tuning and P-tuning v2."""
+    """Return peft's configuration of prefix-tuning and P-tuning v2."""
     import peft
 
     options = setting.options
@@ -186,7 +188,7 @@ def prefix(setting: Setting) -> Any:
 
 
 def prompt(setting: Setting) -> Any:
-    """peft's configuration of prompt tuning; its start is put in by `tuner.model.prompt_model`."""
+    """Return peft's configuration of prompt tuning; `tuner.model.prompt_model` initialises it."""
     import peft
 
     return peft.PromptTuningConfig(
@@ -195,7 +197,7 @@ def prompt(setting: Setting) -> Any:
 
 
 def ptuning(setting: Setting) -> Any:
-    """peft's configuration of P-tuning."""
+    """Return peft's configuration of P-tuning."""
     import peft
 
     options: PtuningOptions = setting.options
@@ -210,7 +212,7 @@ def ptuning(setting: Setting) -> Any:
 
 
 def multitask(setting: Setting) -> Any:
-    """peft's configuration of multitask prompt tuning."""
+    """Return peft's configuration of multitask prompt tuning."""
     import peft
 
     options: MultitaskOptions = setting.options
@@ -225,7 +227,7 @@ def multitask(setting: Setting) -> Any:
 PREFIX = Method(
     "prefix",
     "prefix",
-    "keys and values before every row, written by a network",
+    "learned keys and values in every layer, produced by a network",
     PrefixOptions,
     prefix,
     3e-4,
@@ -236,7 +238,7 @@ PREFIX = Method(
 PTUNING_V2 = replace(
     PREFIX,
     name="ptuning_v2",
-    summary="deep prompts without the network, made for task heads",
+    summary="learned keys and values without the network, for task heads",
     options=PtuningV2Options,
     learning_rate=DIRECT_RATE,
 )
@@ -244,7 +246,7 @@ PROMPT = replace(
     PREFIX,
     name="prompt",
     verb="ptuning",
-    summary="embeddings before every row",
+    summary="learned embeddings in front of every row",
     options=PromptOptions,
     config=prompt,
     learning_rate=2e-2,
@@ -253,7 +255,7 @@ PROMPT = replace(
 PTUNING = replace(
     PROMPT,
     name="ptuning",
-    summary="embeddings before every row, written by a small encoder",
+    summary="embeddings in front of every row, produced by a small encoder",
     options=PtuningOptions,
     config=ptuning,
     learning_rate=5e-3,

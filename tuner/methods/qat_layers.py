@@ -1,8 +1,8 @@
 """Layers that compute with the quantized sum of base and adapter, through torchao's fake quantizer.
 
-A LoRA layer of peft registered by `LoraConfig._register_custom_module`, so that names, files,
-checkpoints and the merge are peft's own; layers without an adapter are quantized as they are. The
-gradient passes the rounding as if it were not there (straight-through, Bengio et al. 2013).
+A peft LoRA layer, registered by `LoraConfig._register_custom_module`, so that names, files,
+checkpoints and the merge are peft's own; layers without an adapter are quantized as they are.
+Gradients pass through the rounding unchanged (straight-through, Bengio et al. 2013).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tuner.methods.qat import four_bits
 
 
 def quantizer(kind: str, group: int | None, dtype: torch.dtype) -> Any:
-    """torchao's fake quantizer on the grid of `qat.scheme`, to the bit.
+    """Return torchao's fake quantizer on the grid of `qat.scheme`, bit for bit.
 
     Args:
         kind: int8 or int4.
         group: inputs that share a scale in int4.
-        dtype: of the weights. torchao keeps the scales of int4 in it, those of int8 in float32.
+        dtype: of the weights. torchao keeps int4 scales in it, int8 scales in float32.
     """
     from torchao.quantization import PerAxis, PerGroup
     from torchao.quantization.qat import IntxFakeQuantizeConfig, IntxFakeQuantizer
@@ -53,10 +53,10 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class Rounding:
-    """What turns a layer's weight into the one it computes with.
+    """Quantizes a layer's weight for its computation.
 
     Attributes:
-        on: whether the layer computes with it.
+        on: whether the layer computes with the quantized weight.
     """
 
     def __init__(self, quantize: Callable[[Any], torch.Tensor]) -> None:
@@ -67,10 +67,10 @@ class Rounding:
     def __call__(
         self, weight: Callable[[], torch.Tensor], parts: tuple[torch.Tensor, ...]
     ) -> torch.Tensor:
-        """The quantized weight, kept while no gradient is asked for and no part of it changes.
+        """Return the quantized weight, cached while no gradient is needed and no part changes.
 
         Args:
-            weight: makes the weight, (outputs, inputs).
+            weight: computes the weight, (outputs, inputs).
             parts: the parameters it is made of.
         """
         if torch.is_grad_enabled() and any(part.requires_grad for part in parts):
@@ -85,7 +85,7 @@ class Rounding:
         return self._held[1]
 
     def forget(self) -> None:
-        """Free what is kept."""
+        """Free the cached weight."""
         self._held = None
 
 
@@ -95,7 +95,7 @@ class QuantizedLora(LoraLinear):
     rounding: Rounding | None = None
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """(..., inputs) to (..., outputs)."""
+        """Map (..., inputs) to (..., outputs)."""
         if self.rounding is None or not self.rounding.on or self.merged:
             result: torch.Tensor = super().forward(x, *args, **kwargs)
             return result
@@ -123,7 +123,7 @@ class QuantizedLinear(torch.nn.Linear):
     rounding: Rounding | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """(..., inputs) to (..., outputs)."""
+        """Map (..., inputs) to (..., outputs)."""
         if self.rounding is None or not self.rounding.on:
             return super().forward(input)
         weight = self.rounding(lambda: self.weight, (self.weight,))
@@ -131,7 +131,7 @@ class QuantizedLinear(torch.nn.Linear):
 
 
 def quantized_layers(base: Any) -> list[str]:
-    """Names of the layers that transformers has torchao quantize: no head, nothing tied to one."""
+    """Return the layers that transformers has torchao quantize: no head, nothing tied to one."""
     left = HfQuantizer.get_modules_to_not_convert(base, None, base._keep_in_fp32_modules)
     return [
         name
@@ -175,7 +175,7 @@ def switch(model: Any, on: bool) -> None:
 
 @contextmanager
 def plain(model: Any) -> Iterator[None]:
-    """The model as the plain LoRA that the adapter is, for a while."""
+    """Compute as the plain LoRA that the adapter is, while the context lasts."""
     switch(model, on=False)
     try:
         yield

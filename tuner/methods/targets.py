@@ -13,14 +13,14 @@ from tuner.methods.options import TargetedOptions
 
 
 def ends(name: str, endings: Sequence[str]) -> bool:
-    """Whether a module's full name is, or ends with, one of some names."""
+    """Return whether a module's full name is, or ends with, one of these names."""
     return any(name == entry or name.endswith("." + entry) for entry in endings)
 
 
 def choose(
     options: TargetedOptions, linears: Sequence[str], norms: Sequence[str], layers: Sequence[int]
 ) -> list[str]:
-    """The full names of the modules that `target_modules` selects.
+    """Return the full names of the modules that `target_modules` selects.
 
     A name selects the modules that end with it, as in peft; a single entry that is no module's
     ending is a regular expression over the whole name.
@@ -29,7 +29,7 @@ def choose(
         options: the recipe's `method` section.
         linears: full names of the base's linear layers.
         norms: full names of its normalisation layers.
-        layers: numbers of the layers to keep to; empty: all.
+        layers: indices of the layers to adapt; empty: all.
     """
     names = norms if isinstance(options, LayernormOptions) else linears
     wanted = _automatic(options) if options.target_modules == ("auto",) else options.target_modules
@@ -48,12 +48,12 @@ def choose(
 
 
 def layer_of(name: str) -> int | None:
-    """The layer a module lies in: the first number in its name."""
+    """Return the layer of a module: the first number in its name."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 
 def layers_of(names: Iterable[str]) -> set[int]:
-    """The layers that modules lie in."""
+    """Return the layers of some modules."""
     return {layer for name in names if (layer := layer_of(name)) is not None}
 
 

@@ -28,7 +28,7 @@ def config(setting: Setting) -> Any:
         target_modules=list(setting.targets),
         r=setting.options.r,
         vera_dropout=setting.options.dropout,
-        # Saved, so that the adapter does not hang on a random generator staying the same.
+        # Saved, so that the adapter does not depend on the random generator staying the same.
         save_projection=True,
         fan_in_fan_out=setting.transposed,
     )
@@ -37,7 +37,7 @@ def config(setting: Setting) -> Any:
 METHOD = Method(
     "vera",
     "sft",
-    "scales between random factors that all layers share",
+    "learned scales between random factors that all layers share",
     VeraOptions,
     config,
     1e-2,

@@ -1,8 +1,8 @@
-"""Where the base model lies, and what can be known of it without loading its weights.
+"""Where the base model is, and what can be known about it without loading its weights.
 
 A base is an alias (weights embedded in a Python package), a Hub id, a local folder or a .gguf file.
 GGUF bases are converted once into safetensors in the cache (`TUNER_CACHE`, default
-`~/.cache/tuner`), atomically, and read from there ever after.
+`~/.cache/tuner`), atomically, and read from there afterwards.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _SIZE_KEYS = ("vocab_size", "hidden_size", "n_embd", "num_hidden_layers", "n_lay
 
 @dataclass(frozen=True)
 class Base:
-    """A base model that is there: its folder, how it is called, and its config.
+    """A base model on this machine: its folder, its name and its config.
 
     Attributes:
-        name: what it is called.
+        name: its name.
         kind: alias, hub, folder or gguf.
         folder: its files.
         config: its config.json.
-        trusted: whether Python code that it brings may run.
+        trusted: whether Python code that comes with it may run.
     """
 
     name: str
@@ -70,11 +70,11 @@ class Base:
         return bool(self.config.get("tie_word_embeddings", default))
 
     def weight_files(self) -> list[Path]:
-        """The safetensors files, sorted by name."""
+        """Return the safetensors files, sorted by name."""
         return sorted(self.folder.glob(hub.WEIGHTS))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every stored tensor, from the safetensors headers alone."""
+        """Return name and shape of every stored tensor, from the safetensors headers alone."""
         shapes: dict[str, tuple[int, ...]] = {}
         for file in self.weight_files():
             shapes.update(_header_shapes(file))
@@ -86,7 +86,7 @@ class Base:
         return own_code.digest(self.folder) if self.trusted else None
 
     def fingerprint(self) -> str:
-        """sha256 over the sha256 of each weight file; from the manifest where there is one."""
+        """Return one sha256 over those of all weight files; from the manifest if there is one."""
         sealed = manifest.is_sealed(self.folder)
         known = manifest.read_manifest(self.folder)["files"] if sealed else {}
         parts = [
@@ -102,7 +102,7 @@ def resolve(section: ModelSection, folder: Path, note: Callable[[str], None]) ->
     Args:
         section: the recipe's `model` section.
         folder: the recipe's folder, for relative paths.
-        note: told about work that takes long.
+        note: called with a line about slow work.
 
     Raises:
         ModelError: not found, not reachable, or not a model.
@@ -130,7 +130,7 @@ def resolve(section: ModelSection, folder: Path, note: Callable[[str], None]) ->
 
 
 def folder_of(name: str) -> Path:
-    """Return the folder of an embedded base; it is written there on first use.
+    """Return the folder of an embedded base; it is written on first use.
 
     Raises:
         ModelError: no embedded base has this name, or its package is missing.
@@ -138,14 +138,14 @@ def folder_of(name: str) -> Path:
     if name not in ALIASES:
         raise ModelError(
             f"there is no embedded base '{name}'",
-            f"embedded is {', '.join(ALIASES)}",
-            "give the folder or the Hub id of the model itself",
+            f"embedded bases: {', '.join(ALIASES)}",
+            "use the folder or the Hub id of the model",
         )
     return resolve(ModelSection(base=name), Path(), lambda text: None).folder
 
 
 def with_weights(base: Base, revision: str | None, note: Callable[[str], None]) -> Base:
-    """Return the base with its weights in its folder; one of the Hub may have to fetch them.
+    """Return the base with its weights in its folder; those of a Hub base may be downloaded.
 
     Raises:
         ModelError: the Hub cannot be reached.
@@ -196,7 +196,7 @@ def _local_path(name: str, folder: Path) -> Path | None:
             for place in places
         ]
         raise ModelError(
-            f"the base model '{name}' is not there",
+            f"the base model '{name}' was not found",
             "; ".join(found),
             "correct model.base: an alias, a Hub id, a model folder or a .gguf file",
         )
@@ -237,14 +237,14 @@ def _open(name: str, kind: str, folder: Path) -> Base:
         raise SafetyError(
             f"the base model '{name}' has only pickled weights",
             f"{pickles[0]}: a pickle can run any code when it is opened",
-            "convert it to safetensors where you trust it, and use that folder",
+            "if you trust it, convert it to safetensors and use that folder",
         )
     return Base(name, kind, folder, config)
 
 
 def _check_config(config: Any) -> None:
     if not isinstance(config, dict):
-        raise ValueError("it holds no object")
+        raise ValueError("it is not a JSON object")
     if not isinstance(config.get("model_type", ""), str):
         raise ValueError(f"model_type is {config['model_type']!r}")
     for key in (*_CONTEXT_KEYS, *_SIZE_KEYS):
@@ -269,5 +269,5 @@ def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ModelError(
-            "a weight file is damaged", f"{file}: {first_line(error)}", "fetch the model again"
+            "a weight file is damaged", f"{file}: {first_line(error)}", "download the model again"
         ) from error

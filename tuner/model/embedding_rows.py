@@ -1,8 +1,8 @@
-"""Embedding rows for tokens that a base does not have, in memory alone: its files stay untouched.
+"""Embedding rows for tokens that a base does not have, only in memory: its files do not change.
 
-An adapter that was trained with new tokens keeps their rows itself (peft's trainable tokens) and
-says which they are; so whoever puts an adapter on a base gives the base these rows first. All of
-this program does that through `put_on`.
+An adapter that was trained with new tokens has their rows (peft's trainable tokens) and their ids;
+so the base must get these rows before the adapter is loaded on it. All code here does that through
+`put_on`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tuner.model.kernels import fused_boft
 
 
 def put_on(base: Any, folder: Path | str, config: Any = None, **arguments: Any) -> Any:
-    """peft's model of a loaded base with a saved adapter, and the rows of the adapter's tokens.
+    """Load a saved adapter on a loaded base, with the rows of the adapter's tokens.
 
     Args:
-        base: plain transformers; gets the rows, too.
+        base: a plain transformers model; also gets the rows.
         folder: peft's files.
-        config: peft's configuration, where it is not to be read from there.
+        config: peft's configuration; None: read it from there.
         arguments: further ones for `PeftModel.from_pretrained`.
     """
     config = config or PeftConfig.from_pretrained(str(folder))
@@ -37,18 +37,18 @@ def put_on(base: Any, folder: Path | str, config: Any = None, **arguments: Any) 
 
 
 def needed(config: Any) -> int:
-    """The embedding rows that an adapter of this peft configuration needs; 0: any base's own."""
+    """Return the embedding rows that an adapter with this peft configuration needs, or 0."""
     return tokenizer.rows_for(0, tokenizer.trained_ids(asdict(config)))
 
 
 def grow(network: Any, rows: int) -> None:
-    """Put an embedding and a head of at least so many rows in place of a model's own.
+    """Replace embedding and head of a model by larger ones of at least this many rows.
 
     Each new row is the mean of all old ones (Hewitt 2021), which leaves the probabilities of the
-    old tokens nearly as they were. The modules that were there are not written to.
+    old tokens nearly unchanged. The replaced modules are not written to.
 
     Args:
-        network: plain transformers; its config says the new number, and tied matrices stay tied.
+        network: a plain transformers model; its config gets the number, tied matrices stay tied.
         rows: nothing happens where the model has as many.
     """
     embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
@@ -76,7 +76,7 @@ def _longer(tensor: torch.Tensor, rows: int) -> torch.nn.Parameter:
 
 
 def _copy(module: Any, parameters: dict[int, torch.nn.Parameter], rows: int) -> Any:
-    """The module once more, with these parameters in place of those of these identities."""
+    """Copy a module, with these parameters in place of those with these ids."""
     made = copy.deepcopy(module, dict(parameters))
     if isinstance(made, torch.nn.Embedding):
         made.num_embeddings = rows
@@ -86,7 +86,7 @@ def _copy(module: Any, parameters: dict[int, torch.nn.Parameter], rows: int) -> 
 
 
 def matrices(network: Any) -> tuple[str, ...]:
-    """Names of the modules that have a row for every token: the embedding, and an untied head."""
+    """Return the names of the modules with a row for every token: embedding, and untied head."""
     embedding, head = network.get_input_embeddings(), network.get_output_embeddings()
     apart = head is not None and head.weight is not embedding.weight
     wanted = [embedding, head] if apart else [embedding]
@@ -95,12 +95,12 @@ def matrices(network: Any) -> tuple[str, ...]:
 
 
 def train(network: Any, config: Any, ids: Sequence[int]) -> None:
-    """Have a LoRA train the rows of tokens beside its own updates.
+    """Make a LoRA train the rows of some tokens, too.
 
     Args:
         network: the base, with its rows.
-        config: peft's configuration, which takes their names.
-        ids: of the tokens; none: it stays as it is.
+        config: peft's configuration, which gets their names.
+        ids: of the tokens; empty: nothing changes.
     """
     if ids:
         config.trainable_token_indices = {name: list(ids) for name in matrices(network)}

@@ -31,9 +31,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         raise ModelError(
             f"{gguf.name} cannot be converted",
             f"{gguf}: {type(error).__name__}: {first_line(error)}",
-            "check that the file is whole, or use the model's safetensors",
+            "check that the file is complete, or use the model's safetensors",
         ) from error
-    # The tensors are plain floats by now; what is left of the quantization only forbids saving.
+    # The tensors are plain floats by now; the rest of the quantization only prevents saving.
     model.hf_quantizer = None
     model.is_quantized = False
     del model.config.quantization_config

@@ -1,7 +1,7 @@
-"""HEADS: what stands on top of a base, by the task of the recipe and the family of the base.
+"""HEADS: the head on top of a base, by the task of the recipe and the family of the base.
 
-A decoder (Llama, Qwen, GPT-2) or an encoder-decoder (T5, BART) writes language; any base with a new
-head on top tells the classes of a text.
+A decoder (Llama, Qwen, GPT-2) or an encoder-decoder (T5, BART) generates text; any base with a new
+head on top classifies text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from tuner.errors import RecipeError
 
-# Encoders have no mark of their own in config.json.
+# Nothing in config.json marks encoders.
 _ENCODERS = frozenset(
     {
         "albert",
@@ -36,12 +36,12 @@ class Head:
     """A head.
 
     Attributes:
-        name: as the code calls it.
+        name: its name in the code.
         auto_class: transformers' class that loads base and head.
-        task_type: what peft calls it.
+        task_type: its name in peft.
         noun: for messages.
         advice: which bases can have it.
-        added: whether the base comes without it, so that it is new and trained whole.
+        added: whether the base comes without it, so that it is new and trained in full.
     """
 
     name: str
@@ -93,12 +93,12 @@ _NEW = re.compile(r"(?:^|\.)(score|classifier|classification_head|pooler|pre_cla
 
 
 def is_new(name: str) -> bool:
-    """Whether a module or parameter belongs to a head for classes, which a base comes without."""
+    """Return whether a module or parameter belongs to a classification head, new on a base."""
     return _NEW.search(name) is not None
 
 
 def new_modules(parameters: Iterable[str]) -> tuple[str, ...]:
-    """The layers of such heads among parameter names, but for those that peft sees to."""
+    """Return the layers of such heads among parameter names, except those that peft handles."""
     found = ((name, _NEW.search(name)) for name in parameters)
     layers = [
         name.rpartition(".")[0]
@@ -109,7 +109,7 @@ def new_modules(parameters: Iterable[str]) -> tuple[str, ...]:
 
 
 def family(config: Mapping[str, Any]) -> str:
-    """decoder, encoder or encoder-decoder, by config.json."""
+    """Return decoder, encoder or encoder-decoder, by config.json."""
     if config.get("is_encoder_decoder"):
         return "encoder-decoder"
     encoder = config.get("model_type") in _ENCODERS and not config.get("is_decoder")
@@ -117,7 +117,7 @@ def family(config: Mapping[str, Any]) -> str:
 
 
 def head_for(task: str, config: Mapping[str, Any], verb: str = "sft") -> Head:
-    """The head for `task` = auto, generation or classification on a base.
+    """Return the head for `task` = auto, generation or classification on a base.
 
     Args:
         task: `model.task` of the recipe.
@@ -125,12 +125,13 @@ def head_for(task: str, config: Mapping[str, Any], verb: str = "sft") -> Head:
         verb: what is optimised: sft, reward or rlhf.
 
     Raises:
-        RecipeError: an encoder cannot write; only a decoder judges and earns rewards.
+        RecipeError: the base cannot have that head: an encoder does not generate text, and reward
+            models and policies are decoders.
     """
     kind = family(config)
     if verb != "sft" and (kind != "decoder" or task == "classification"):
         raise RecipeError(
-            f"`tuner {verb}` needs a decoder that writes",
+            f"`tuner {verb}` needs a decoder that generates text",
             f"model type {config.get('model_type')}, model.task: {task}",
             "use a decoder-only base such as Llama, Qwen, Mistral or GPT-2, and leave out "
             "model.task",
@@ -141,16 +142,16 @@ def head_for(task: str, config: Mapping[str, Any], verb: str = "sft") -> Head:
         task = "classification" if kind == "encoder" else "generation"
     if task == "classification" and kind == "encoder-decoder":
         raise RecipeError(
-            "model.task: classification, and the base is an encoder-decoder",
-            f"model type {config.get('model_type')} writes its answers",
-            "leave out model.task: it then learns to write the label",
+            "model.task: classification, but the base is an encoder-decoder",
+            f"model type {config.get('model_type')} generates its answers",
+            "leave out model.task: it then learns to generate the label",
         )
     if task == "classification":
         return HEADS["classes"]
     if kind == "encoder":
         raise RecipeError(
-            "model.task: generation, and the base is an encoder",
-            f"model type {config.get('model_type')} reads text and cannot write it",
+            "model.task: generation, but the base is an encoder",
+            f"model type {config.get('model_type')} cannot generate text",
             "set model.task: classification, or use a decoder or an encoder-decoder",
         )
     return HEADS["sequence" if kind == "encoder-decoder" else "language"]

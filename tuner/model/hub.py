@@ -1,4 +1,4 @@
-"""Bases on the Hugging Face Hub: what is in the local cache, and what must be fetched."""
+"""Bases on the Hugging Face Hub: what is in the local cache, and what must be downloaded."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def folder(
     note: Callable[[str], None],
     hint: str = "",
 ) -> Path:
-    """Folder of a Hub snapshot with the files that match; local copies need no network.
+    """Return the folder of a Hub snapshot with the files that match; cached ones need no network.
 
     Args:
         name: the Hub id.
         revision: branch, tag or commit; None for the main branch.
         patterns: of the files that are needed.
-        note: told before a download.
-        hint: the sentence that opens what to do where there is no such model.
+        note: called with a line before a download.
+        hint: how the fix begins if there is no such model.
 
     Raises:
-        ModelError: the Hub cannot be reached, or has no such model, in seconds.
+        ModelError: the Hub cannot be reached within seconds, or has no such model.
     """
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import (
@@ -67,8 +67,8 @@ def folder(
         ) from error
     except Exception as error:
         raise ModelError(
-            f"the base model '{name}' is not here and the Hub cannot be reached",
+            f"the base model '{name}' is not in the local cache and the Hub cannot be reached",
             f"{type(error).__name__}: {first_line(error)}",
             f"{hint}use the embedded base (model.base: smollm2-135m), a local folder or a .gguf "
-            f"file; or fetch it where there is a network: hf download {name}",
+            f"file; or download it where there is a network: hf download {name}",
         ) from error

@@ -1,7 +1,7 @@
-"""Which files of a model's folder are read and copied: those its format knows, and no link out.
+"""Which files of a model's folder are read and copied: known names only, and no links out of it.
 
-A folder from elsewhere may hold links to anything on this machine, and indexes that name files in
-other folders; what they show would end up in an artefact that is given away.
+A folder from elsewhere may have links to anything on this machine, and indexes that name files in
+other folders; their content would end up in an artefact that is given away.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HUB_CACHE = re.compile(r"/(models|datasets|spaces)--[^/]+/(blobs|snapshots)/")
 
 
 def copy(source: Path, folder: Path, names: Iterable[str] = ADAPTER) -> None:
-    """Copy the files of these names that are there.
+    """Copy the files with these names that exist.
 
     Raises:
         SafetyError: one of them is a link out of the folder.
@@ -40,7 +40,7 @@ def copy(source: Path, folder: Path, names: Iterable[str] = ADAPTER) -> None:
 
 
 def present(folder: Path, names: Iterable[str] = ADAPTER) -> list[str]:
-    """Return which of these files a folder holds, and the code that its tokenizer names.
+    """Return which of these files a folder has, and the code that its tokenizer names.
 
     Raises:
         SafetyError: one of them is a link out of the folder.
@@ -69,9 +69,9 @@ def refuse_index(folder: Path) -> None:
             inside = (folder / name).parent.resolve().is_relative_to(folder.resolve())
             if outside or not inside:
                 raise SafetyError(
-                    "an index of weights names a file outside its folder",
+                    "a weight index names a file outside its folder",
                     f"{index}: {name}",
-                    "fetch the model again, or put the file into the folder and its name into the "
+                    "download the model again, or copy the file into the folder and correct the "
                     "index",
                 )
 
@@ -81,8 +81,8 @@ def _refuse_link(file: Path, folder: Path) -> None:
     if not real.is_relative_to(folder.resolve()) and not _HUB_CACHE.search(real.as_posix()):
         raise SafetyError(
             f"{file.name} is a link out of its folder",
-            f"{file} leads to {real}, whose content would be written into an artefact",
-            "put the file itself there in place of the link",
+            f"{file} points to {real}, whose content would be written into an artefact",
+            "replace the link by the file itself",
         )
 
 

@@ -38,10 +38,10 @@ class Skeleton:
     """What a base is made of.
 
     Attributes:
-        linears: linear layers but the head, as name -> (inputs, outputs).
+        linears: linear layers except the head, as name -> (inputs, outputs).
         norms: names of the normalisation layers.
         sizes: every parameter as name -> size.
-        experts: parameters that hold the fused weights of a mixture of experts.
+        experts: parameters with the fused weights of a mixture of experts.
         tied: whether the head is the embedding matrix.
         new_modules: parts of the head that the base has no weights for.
     """
@@ -64,14 +64,14 @@ class Skeleton:
         return self.total - sum(inputs * outputs for inputs, outputs in self.linears.values())
 
     def weights(self, which: str) -> int:
-        """Parameters of the base that are trained with `which` = all or last_layer."""
+        """Return how many parameters of the base are trained with `which` = all or last_layer."""
         if which == "all":
             return self.total
         return sum(self.sizes[name] for name in full.last_layer(self.sizes, self.tied))
 
 
 def read(base: Base, head: str, rows: int = 0) -> Skeleton:
-    """The skeleton of a base.
+    """Read the skeleton of a base.
 
     Args:
         base: the base.
@@ -79,7 +79,7 @@ def read(base: Base, head: str, rows: int = 0) -> Skeleton:
         rows: that its embeddings get at least.
 
     Raises:
-        ModelError: config.json names no such model that transformers knows.
+        ModelError: transformers knows no such model as in config.json.
     """
     plain = head == "language" and base.config.get("model_type") in _PLAIN_FAMILIES
     shapes = base.shapes() if plain else {}
@@ -92,9 +92,9 @@ def read(base: Base, head: str, rows: int = 0) -> Skeleton:
 
 
 def trainable(base: Base, head: str, bones: Skeleton, method: Method, setting: Setting) -> int:
-    """Parameters that a method trains at most at one time, exactly.
+    """Return exactly how many parameters a method trains, at most, at one time.
 
-    LoRA is counted by its formula; any other adapter is built on a model without weights.
+    LoRA is counted by a formula; any other adapter is built on a model without weights.
     """
     options = setting.options
     if isinstance(options, StagedOptions):
@@ -115,14 +115,14 @@ def trainable(base: Base, head: str, bones: Skeleton, method: Method, setting: S
     model = empty(base, head, tokenizer.rows_for(0, setting.new_token_ids))
     try:
         with warnings.catch_warnings():
-            # They stand in run.log when the method is put on the base itself.
+            # They are in run.log once the method is put on the base itself.
             warnings.simplefilter("ignore")
             config = setting.with_head(method.config(setting))
             embedding_rows.train(model, config, setting.new_token_ids)
             wrapped: Any = peft.get_peft_model(model, config)
     except (ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:
         raise ModelError(
-            f"method.name: {method.name} cannot be put on this base",
+            f"method.name: {method.name} cannot be used on this base",
             f"{base.name}: {first_line(error)}",
             "choose another method, or other modules",
         ) from error
@@ -132,7 +132,7 @@ def trainable(base: Base, head: str, bones: Skeleton, method: Method, setting: S
 
 
 def _of_tokens(base: Base, bones: Skeleton, ids: Sequence[int]) -> int:
-    """Parameters of the rows of some tokens, in embedding and head."""
+    """Return the number of parameters in the rows of some tokens, in embedding and head."""
     if not ids:
         return 0
     whole = sum(size for name, size in bones.sizes.items() if f".{name}".endswith(_WORDS))
@@ -143,7 +143,7 @@ def _from_shapes(base: Base, shapes: dict[str, tuple[int, ...]]) -> Skeleton:
     tied = base.tied
     transposed = base.config["model_type"] == "gpt2"
     if transposed and "wte.weight" in shapes:
-        # GPT-2 as it lies on the Hub was saved without its head, and without the prefix.
+        # GPT-2 on the Hub was saved without its head, and without the prefix.
         shapes = {f"transformer.{name}": shape for name, shape in shapes.items()}
     kept = {
         name: shape
@@ -164,7 +164,7 @@ def _from_shapes(base: Base, shapes: dict[str, tuple[int, ...]]) -> Skeleton:
 
 
 def empty(base: Base, head: str, rows: int = 0) -> Any:
-    """The base as transformers builds it from config.json, on torch's meta device.
+    """Build the base with transformers from config.json, on torch's meta device.
 
     Args:
         base: the base.
@@ -172,7 +172,7 @@ def empty(base: Base, head: str, rows: int = 0) -> Any:
         rows: that its embeddings get at least.
 
     Raises:
-        ModelError: config.json names no such model that transformers knows.
+        ModelError: transformers knows no such model as in config.json.
     """
     import torch
     import transformers
@@ -196,7 +196,7 @@ def empty(base: Base, head: str, rows: int = 0) -> Any:
         StrictDataclassError,
     ) as error:
         raise ModelError(
-            f"the base model '{base.name}' is no {HEADS[head].noun} that transformers knows",
+            f"transformers knows no {HEADS[head].noun} for the base model '{base.name}'",
             f"{base.folder / 'config.json'}: {first_line(error)}",
             HEADS[head].advice,
         ) from error

@@ -1,4 +1,4 @@
-"""Python code that comes with a base: what would run, what it hashes to, when it is refused."""
+"""Python code that comes with a base: what would run, its hash, when it is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FIX = "read that code, then set model.trust_remote_code: true in the recipe"
 
 
 def named(folder: Path) -> list[str]:
-    """Return the classes of its own that a folder names: key, class and file of each."""
+    """Return the custom classes that a folder names: key, class and file of each."""
     return [
         f"{key}: {target} ({target.rpartition('--')[2].rpartition('.')[0].replace('.', '/')}.py)"
         for key, target in _targets(folder)
@@ -25,7 +25,7 @@ def named(folder: Path) -> list[str]:
 
 
 def digest(folder: Path) -> str | None:
-    """Return one sha256 for all Python files of a folder that names some; None for any other."""
+    """Return one sha256 for all Python files of a folder that names custom code, else None."""
     if not named(folder):
         return None
     total = hashlib.sha256()
@@ -35,7 +35,7 @@ def digest(folder: Path) -> str | None:
 
 
 def refusal(name: str, folder: Path, part: str = "base model") -> SafetyError:
-    """Return the error for a model whose code nobody has allowed to run."""
+    """Return the error for a model whose code is not allowed to run."""
     return SafetyError(
         f"the {part} '{name}' wants to run its own Python code",
         f"{folder}: auto_map names {'; '.join(named(folder))}",
@@ -44,23 +44,22 @@ def refusal(name: str, folder: Path, part: str = "base model") -> SafetyError:
 
 
 def check(name: str, folder: Path, known: str | None) -> None:
-    """Refuse code that is allowed to run, but is not the code that was allowed.
+    """Refuse code that differs from the code that was allowed to run.
 
     Args:
         name: of the model, for messages.
-        folder: where it lies.
-        known: sha256 of the code of the run that goes on or is used; None: of none.
+        folder: its folder.
+        known: sha256 of the code of the run that is resumed or used; None: no such run.
 
     Raises:
-        SafetyError: it is other code, or lies in another repository.
+        SafetyError: it is other code, or is in another repository.
     """
     for key, target in _targets(folder):
         if "--" in target:
             raise SafetyError(
-                f"the code of '{name}' lies in another repository",
+                f"the code of '{name}' is in another repository",
                 f"{folder}: auto_map names {key}: {target}, whose content may change at any time",
-                "put those files next to config.json, and take what is before the -- out of "
-                "auto_map",
+                "put those files next to config.json, and remove the part before -- from auto_map",
             )
     found = digest(folder)
     if known is not None and found not in (None, known):
@@ -76,8 +75,8 @@ def check(name: str, folder: Path, known: str | None) -> None:
             if entry is None or entry["sha256"] != sha256_file(file):
                 raise SafetyError(
                     f"the Python code of '{name}' is not the code that was sealed",
-                    f"{file} is altered, or is no part of the artefact",
-                    "restore the folder from a copy, or make it again",
+                    f"{file} was changed, or is not part of the artefact",
+                    "restore the folder from a copy, or create it again",
                 )
 
 
@@ -91,7 +90,7 @@ def same(folder: Path, base: Path) -> bool:
 
 
 def of_run(folder: Path) -> str | None:
-    """Return the sha256 of the code that the run in a folder was made with; None: it had none."""
+    """Return the sha256 of the code that the run in a folder was made with; None if it had none."""
     if not (folder / run_json.RUN).is_file():
         return None
     with contextlib.suppress(IntegrityError):
@@ -107,7 +106,7 @@ def _targets(folder: Path) -> Iterator[tuple[str, str]]:
             entries: Any = json.loads((folder / file).read_text("utf-8")).get("auto_map") or {}
         except (OSError, ValueError, AttributeError, RecursionError):
             continue
-        # Old tokenizers give the list alone.
+        # Old tokenizers have only the list.
         pairs = entries.items() if isinstance(entries, dict) else [("AutoTokenizer", entries)]
         for key, value in pairs:
             for target in value if isinstance(value, list) else [value]:

@@ -1,8 +1,8 @@
 """Models with learned tokens before every row, whose rows may be packed into one sequence.
 
-A saved adapter is peft's own, and rows run alone take peft's own way. Packed rows take another to
-the same result: each row gets the prefix by itself, before its own first token. Nothing is cached,
-so activations may be recomputed, which peft's way through the cache forbids.
+A saved adapter is peft's own, and single rows take peft's code path. Packed rows take another one
+with the same result: each row gets the prefix before its own first token. Nothing is cached, so
+activations may be recomputed, which is not possible with the cache that peft uses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class PromptModel(PeftModelForCausalLM):
     """peft's causal language model with virtual tokens, packed rows included."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As peft's; with `cu_seq_lens_q` the rows of a packed sequence each get the prompt.
+        """Run as peft does; with `cu_seq_lens_q` each row of a packed sequence gets the prompt.
 
         Further arguments are those of `tuner.model.kernels.attention`: position_ids (1, tokens)
         restarting with each row, logits_to_keep, row_masks; and task_ids (rows,) for a multitask
@@ -28,7 +28,7 @@ class PromptModel(PeftModelForCausalLM):
         boundaries = kwargs.get("cu_seq_lens_q")
         deep = self.active_peft_config.peft_type == PeftType.PREFIX_TUNING
         if boundaries is None:
-            # peft puts the prompt before the row, and leaves the positions to keep as they were.
+            # peft puts the prompt before the row, but does not shift the positions to keep.
             if not deep and isinstance(kwargs.get("logits_to_keep"), torch.Tensor):
                 kwargs["logits_to_keep"] = kwargs["logits_to_keep"] + self.num_virtual_tokens
             return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
@@ -57,7 +57,7 @@ class PromptModel(PeftModelForCausalLM):
         logits_to_keep: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """The arguments of a packed call whose rows begin with `before` (rows, tokens, size)."""
+        """Return arguments of a packed call whose rows begin with `before` (rows, tokens, size)."""
         count, device = self.num_virtual_tokens, input_ids.device
         lengths = boundaries.diff().tolist()
         embed: Any = self.word_embeddings
@@ -80,7 +80,7 @@ class PromptModel(PeftModelForCausalLM):
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, *args: Any, task_ids: torch.Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """As peft's, with positions that do not count padding.
+        """Prepare as peft does, with positions that do not count padding.
 
         peft drops the positions of a prompt before padded rows, so that an answer would depend on
         what else is in the batch.
@@ -99,13 +99,13 @@ class PromptModel(PeftModelForCausalLM):
 class PromptClassifier(PeftModelForSequenceClassification):
     """peft's classifier with virtual tokens on a decoder, whose padded rows do not see the padding.
 
-    A decoder's head reads the last place of a row that begins with embeddings, whatever stands
-    there. So rows are moved to the right here, and positions count tokens alone: a row's scores
-    are those it has by itself.
+    A decoder's head reads the last position of a row that begins with embeddings, padding or not.
+    So rows are moved to the right here, and positions count only tokens: a row has the same scores
+    as on its own.
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As peft's; input_ids and attention_mask (rows, tokens) may be padded on either side."""
+        """Run as peft does; input_ids and attention_mask may be padded on either side."""
         ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
         if ids is None or mask is None:
             return super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
@@ -123,7 +123,7 @@ class PromptClassifier(PeftModelForSequenceClassification):
 
 
 def _behind(mask: torch.Tensor, count: int) -> torch.Tensor:
-    """A row's mask (tokens, tokens) with `count` tokens before it, which all others see."""
+    """Return a row's mask (tokens, tokens) with `count` tokens before it that all others see."""
     size = len(mask) + count
     whole = torch.ones(size, size, dtype=torch.bool, device=mask.device).tril()
     whole[count:, count:] = mask

@@ -31,7 +31,7 @@ class Sizes:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Sizes:
-        """By the names that configs use."""
+        """Read the sizes by the names that configs use."""
         hidden = int(config.get("hidden_size") or config.get("n_embd") or 0)
         inner = config.get("intermediate_size") or config.get("n_inner") or 4 * hidden
         heads = int(config.get("num_attention_heads") or config.get("n_head") or 1)
@@ -40,7 +40,7 @@ class Sizes:
         act = str(config.get("hidden_act") or config.get("activation_function") or "")
         return cls(
             hidden=hidden,
-            # Some families give every layer a size of its own.
+            # Some families have another size in every layer.
             inner=int(max(inner) if isinstance(inner, list) else inner),
             queries=heads * size,
             keys=groups * size,

@@ -1,7 +1,7 @@
-"""The words of a model: its tokenizer, the tokens that a recipe adds to it, the rows they need.
+"""The vocabulary of a model: its tokenizer, tokens that a recipe adds, the rows they need.
 
 Added tokens are ordinary ones that are never split, not special ones: special tokens in the text of
-a row are kept literal, and are left out of what the model is shown to have written.
+a row are kept literal, and are left out when an answer is shown.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 # Ends of the names of modules with a row for every token.
 MATRICES = ("lm_head", "embed_tokens", "wte", "shared", "embed_out")
 
-# peft's name of the tokens whose rows an adapter trains, in its configuration.
+# peft's configuration key for the tokens whose rows an adapter trains.
 TRAINED = "trainable_token_indices"
 
 
 def open_tokenizer(section: ModelSection, found: Base) -> tuple[Any, tuple[int, ...]]:
-    """The tokenizer that a recipe trains with, and the ids of the tokens it adds.
+    """Load the tokenizer that a recipe trains with, and add its tokens; also return their ids.
 
     Args:
         section: the recipe's `model` section.
@@ -46,10 +46,10 @@ def open_tokenizer(section: ModelSection, found: Base) -> tuple[Any, tuple[int, 
 
 
 def add(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
-    """Add tokens to a tokenizer; their ids, the first ones that no token had.
+    """Add tokens to a tokenizer, and return their ids, the first free ones.
 
     Raises:
-        RecipeError: a token is named twice, is one already, or is blank at an end.
+        RecipeError: a token is listed twice, exists already, or begins or ends with a space.
         ModelError: the tokenizer numbers its tokens so that a new one would take another's place.
     """
     if not tokens:
@@ -61,7 +61,7 @@ def add(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
             raise RecipeError(
                 f"model.new_tokens: '{token}' cannot be added",
                 problem,
-                "leave it out, or spell it otherwise",
+                "leave it out, or spell it differently",
             )
     taken = set(tokenizer.get_vocab().values())
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
@@ -69,32 +69,32 @@ def add(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:
     if taken & set(ids) or len(set(ids)) < len(ids):
         raise ModelError(
             "model.new_tokens cannot be added to this tokenizer",
-            "its ids have gaps: a new token would get an id that another one has",
+            "its ids have gaps: a new token would get an id that is already used",
             "use a base whose tokenizer numbers its tokens without gaps",
         )
     return ids
 
 
 def _problem(tokenizer: Any, token: str, before: Sequence[str]) -> str:
-    """Why a token cannot be added; empty where it can."""
+    """Return why a token cannot be added; empty where it can."""
     if token in before:
-        return "it stands there twice"
+        return "it is listed twice"
     if token != token.strip():
-        return "a space at its beginning or end would belong to no word"
+        return "it begins or ends with a space"
     vocabulary = tokenizer.get_vocab()
     found = [[vocabulary[token]]] if token in vocabulary else []
-    # A word's token is often the one with the space before it.
+    # The token of a word often includes the space before it.
     found += [tokenizer(t, add_special_tokens=False)["input_ids"] for t in (token, f" {token}")]
     single = [ids[0] for ids in found if len(ids) == 1]
-    return f"the tokenizer has it as one token, {single[0]}, already" if single else ""
+    return f"the tokenizer already has it as one token, {single[0]}" if single else ""
 
 
 def check(tokenizer: Any, rows: int, found: Base) -> None:
     """Refuse a tokenizer whose ids do not fit the embedding rows (exit 4).
 
     Args:
-        tokenizer: that shall be used.
-        rows: of the embeddings; 0: not known.
+        tokenizer: the one to use.
+        rows: of the embeddings; 0: unknown.
         found: the base, for messages.
 
     Raises:
@@ -104,7 +104,7 @@ def check(tokenizer: Any, rows: int, found: Base) -> None:
     if rows and largest >= rows:
         first = min((n, t) for t, n in tokenizer.get_vocab().items() if n >= rows)
         raise ModelError(
-            "tokenizer and model do not fit together",
+            "tokenizer and model do not match",
             f"{found.folder}: the tokenizer has ids up to {largest} ({token!r}), the model has "
             f"{rows} embedding rows; the first id without a row is {first[0]} ({first[1]!r})",
             "use the tokenizer that belongs to this model",
@@ -112,23 +112,23 @@ def check(tokenizer: Any, rows: int, found: Base) -> None:
 
 
 def rows_for(rows: int, ids: Sequence[int]) -> int:
-    """Embedding rows of a base of `rows` once tokens of these ids have theirs; padding is used up
-    before any is added, and none is ever taken away."""
+    """Return the embedding rows of a base of `rows` once these token ids have theirs; padding rows
+    are used before any are added, and none are removed."""
     return max([rows, *(number + 1 for number in ids)])
 
 
 def trained_ids(config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Ids whose rows an adapter has trained, sorted, by its adapter_config.json."""
+    """Return the ids whose rows an adapter has trained, sorted, by its adapter_config.json."""
     entry = config.get(TRAINED) or ()
     lists = entry.values() if isinstance(entry, Mapping) else [entry]
     return tuple(sorted({int(number) for numbers in lists for number in numbers}))
 
 
 def pad_for_scores(tokenizer: Any, name: str) -> int:
-    """The padding token of a tokenizer whose model reads scores: one that ends no answer.
+    """Return the padding token of a reward model's tokenizer: one that is not an end token.
 
-    transformers reads a score at the last token that is not padding, so an end token that is the
-    padding token, too, would not be seen.
+    transformers reads a score at the last token that is not padding, so it would not see an end
+    token that is also the padding token.
 
     Raises:
         ModelError: it is an end token.
@@ -144,9 +144,9 @@ def pad_for_scores(tokenizer: Any, name: str) -> int:
 
 
 def choose_pad(tokenizer: Any, stop_ids: Collection[int]) -> None:
-    """Give the tokenizer of a reward model a padding token that ends nothing.
+    """Give the tokenizer of a reward model a padding token that is not an end token.
 
-    Its own if that is so, else its unknown token, another special one, or the last of all.
+    Its own if possible, else its unknown token, another special one, or the last of all.
     """
     ends = {tokenizer.eos_token_id, *stop_ids}
     special = [token for token in tokenizer.added_tokens_decoder.values() if token.special]
@@ -158,23 +158,23 @@ def choose_pad(tokenizer: Any, stop_ids: Collection[int]) -> None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(chosen)
 
 
-# Tokenizer classes that are their tokenizer.json and nothing more: they load without torch.
+# Tokenizer classes with nothing beyond tokenizer.json: they load without torch.
 _GENERIC_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
 
 
 def tokenizer_at(base: Base, folder: Path) -> Any:
-    """Return the tokenizer in another folder, an adapter's; its code is run where it is the base's.
+    """Return the tokenizer in an adapter's folder; its code runs only if it is the base's.
 
     Raises:
         ModelError: there is no usable tokenizer.
-        SafetyError: it has code of its own.
+        SafetyError: it has other code.
     """
     trusted = base.trusted and own_code.same(folder, base.folder)
     return load_tokenizer(replace(base, folder=folder, trusted=trusted))
 
 
 def load_tokenizer(base: Base) -> Any:
-    """The tokenizer of a base; without importing torch where it is a plain tokenizer.json.
+    """Load the tokenizer of a base; without importing torch where tokenizer.json is enough.
 
     Raises:
         ModelError: there is no usable tokenizer.
@@ -204,15 +204,15 @@ def load_tokenizer(base: Base) -> Any:
         raise ModelError(
             "the base model has no usable tokenizer",
             f"{folder}: {first_line(error)}",
-            "use a base with tokenizer.json beside config.json",
+            "use a base with tokenizer.json next to config.json",
         ) from error
     if tokenizer.eos_token_id is None and family(base.config) == "encoder":
-        # An encoder writes nothing that would have to end.
+        # An encoder generates nothing that would have to end.
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.eos_token_id is None:
         raise ModelError(
             "the tokenizer has no end-of-sequence token",
-            f"{folder}: eos_token is not set, so answers could never be taught to end",
+            f"{folder}: eos_token is not set, so the model could never learn to end an answer",
             "set eos_token in tokenizer_config.json",
         )
     if tokenizer.pad_token_id is None:
@@ -221,7 +221,7 @@ def load_tokenizer(base: Base) -> Any:
 
 
 def stop_ids(folder: Path) -> tuple[int, ...]:
-    """Ids that end a generation, by generation_config.json and config.json."""
+    """Return the ids that end a generation, by generation_config.json and config.json."""
     found: list[int] = []
     for file in ("generation_config.json", "config.json"):
         try:

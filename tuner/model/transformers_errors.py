@@ -1,4 +1,4 @@
-"""Errors of transformers, peft and safetensors as the user's."""
+"""Errors of transformers, peft and safetensors as errors for the user."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOAD_ERRORS = (
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' progress bars and notices off the terminal; they stand in run.log."""
+    """Keep transformers' progress bars and notices off the terminal; they are in run.log."""
     library = logging.getLogger("transformers")
     for handler in list(library.handlers):
         if type(handler) is logging.StreamHandler:
@@ -41,7 +41,7 @@ def quiet_libraries() -> None:
 
 @contextmanager
 def told(what: str, place: Path, fix: str) -> Iterator[None]:
-    """Say what a library could not load, where, and what to do.
+    """Raise load errors of a library as what failed, where, and what to do.
 
     Raises:
         ModelError: for what transformers, peft and safetensors raise.

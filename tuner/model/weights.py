@@ -1,7 +1,7 @@
 """The base model's weights: converted, loaded, placed.
 
 Attention runs on `tuner_rows` (see `attention.py`), so that rows packed into one sequence never see
-each other; a lone row takes the same path as transformers' own SDPA.
+each other; a single row takes the same path as transformers' own SDPA.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def open_weights(
     found: Base, section: ModelSection, head: Head, dtype: str, device: str, **arguments: Any
 ) -> Any:
-    """The weights of a base with a head, on `device`, in evaluation mode.
+    """Load the weights of a base with a head, on `device`, in evaluation mode.
 
     Args:
-        found: the base; its folder holds the weights.
-        section: says whether they are quantized.
+        found: the base; its folder has the weights.
+        section: has their quantization.
         head: what is loaded on top.
         dtype: its name in `DTYPES`.
         device: cpu or cuda.
@@ -49,7 +49,7 @@ def open_weights(
     with told(
         f"the base model '{found.name}' cannot be loaded",
         found.folder,
-        "check that the folder is whole: config.json and every safetensors file",
+        "check that the folder is complete: config.json and every safetensors file",
     ):
         loaded: Any = getattr(transformers, head.auto_class).from_pretrained(
             found.folder,
@@ -57,7 +57,7 @@ def open_weights(
             use_safetensors=True,
             trust_remote_code=found.trusted,
             local_files_only=True,
-            # So that _check_loaded names them; transformers only says that there are some.
+            # So that _check_loaded names them; transformers does not.
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **arguments,
@@ -70,10 +70,10 @@ def open_weights(
 
 
 def without_cpu_packing(model: Any) -> Any:
-    """`model`, with bitsandbytes' repacking of 4-bit weights for fast CPU inference switched off.
+    """Switch off bitsandbytes' repacking of 4-bit weights for fast CPU inference; return `model`.
 
-    The first evaluation would repack them for good, into a kernel that has no gradient: all that
-    is trained afterwards below the last such layer would stay where it is, without a word.
+    The first evaluation would repack them for good, into a kernel that has no gradient: everything
+    below the last such layer would then silently stop learning.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -82,7 +82,7 @@ def without_cpu_packing(model: Any) -> Any:
 
 
 def _quantization(kind: str, compute: torch.dtype) -> Any:
-    """bitsandbytes' configuration of a base in `kind` = nf4 or int8, computing in `compute`.
+    """Return bitsandbytes' configuration for `kind` = nf4 or int8, computing in `compute`.
 
     Raises:
         ModelError: bitsandbytes is not installed.
@@ -108,7 +108,7 @@ def _check_loaded(report: dict[str, Any], folder: Path, added: bool) -> None:
     """Refuse weights that are missing or of another shape; a new head may be missing.
 
     Raises:
-        ModelError: naming them.
+        ModelError: names them.
     """
     missing = sorted(report.get("missing_keys") or ())
     if added:
@@ -116,7 +116,7 @@ def _check_loaded(report: dict[str, Any], folder: Path, added: bool) -> None:
     mismatched = sorted(str(key) for key in report.get("mismatched_keys") or ())
     if missing or mismatched:
         raise ModelError(
-            "the weights do not fit the model's config",
+            "the weights do not match the model's config",
             f"{folder}: {len(missing)} tensors missing, {len(mismatched)} of another shape: "
             + ", ".join([*missing, *mismatched][:4]),
             "use the weights and the config.json of the same model",

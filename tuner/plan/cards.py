@@ -1,4 +1,4 @@
-"""GPUs that a run can be planned for without having one."""
+"""GPUs that a run can be planned for without having them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def machine_with(here: Machine, card: str | None, count: int | None) -> Machine:
     Args:
         here: this machine.
         card: a name of CARDS, or an amount of memory such as `24GiB`; None: this machine.
-        count: how many GPUs; None: one.
+        count: number of GPUs; None: one.
 
     Raises:
         RecipeError: the name is not known, or a count was given without a GPU.
@@ -58,7 +58,7 @@ def _find(card: str) -> Gpu:
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*GiB", card, re.IGNORECASE):
         return Gpu(f"a GPU with {match[1]} GiB", int(float(match[1]) * _GIB), BF16_CAPABILITY)
     raise RecipeError(
-        f"--for {card} is no GPU that is known here",
-        f"known are {', '.join(CARDS)}",
-        "name one of these, or its memory: --for 24GiB (bfloat16 is then assumed)",
+        f"--for {card}: unknown GPU",
+        f"known GPUs: {', '.join(CARDS)}",
+        "use one of these names, or a memory size: --for 24GiB (bfloat16 is then assumed)",
     )

@@ -1,4 +1,4 @@
-"""What cannot be: keys of a recipe that contradict each other, the method, machine or base."""
+"""Refuse recipes whose keys contradict each other, the method, the machine or the base."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Check = Callable[[Recipe, Method, bool], Iterator[str]]
 
 
 def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> None:
-    """Collect what cannot be, and say it all at once.
+    """Collect all contradictions of a recipe, and raise them together.
 
     Raises:
-        RecipeError: with one problem a line.
+        RecipeError: with one problem per line.
     """
     if recipe.run.device == "cuda" and not machine.gpus:
-        problems = ["run.device: cuda, and this machine has no GPU that can be used"]
+        problems = ["run.device: cuda, but this machine has no usable GPU"]
     elif recipe.run.device == "cpu" and machine.elsewhere:
-        problems = ["run.device: cpu, and --for names a GPU"]
+        problems = ["run.device: cpu, but --for names a GPU"]
     else:
         problems = []
     cpu = not (recipe.run.device != "cpu" and machine.gpus)
@@ -41,9 +41,9 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
     problems += contradictions_rlhf.refuse_contradictions(recipe, cpu)
     if problems:
         raise RecipeError(
-            "the recipe asks for things that cannot go together",
+            "the recipe contradicts itself",
             problems=problems,
-            fix="change one side of each",
+            fix="change one of the settings in each line",
         )
 
 
@@ -56,13 +56,13 @@ def _quantization(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     if not method.adapter:
         yield (
             f"model.quantize: {quantize} and method.name: {method.name}; quantized weights cannot "
-            "be trained, only adapters beside them"
+            "be trained, only adapters on top of them"
         )
     elif quantize not in method.quantized:
         able = ", ".join(sorted(method.quantized)) or "none"
         yield (
-            f"model.quantize: {quantize} and method.name: {method.name}; not proven on such a base "
-            f"(proven: {able})"
+            f"model.quantize: {quantize} and method.name: {method.name}; not supported on such a "
+            f"base (supported: {able})"
         )
 
 
@@ -85,11 +85,14 @@ def _batches(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
         yield f"train.micro_batch_size: {micro} does not divide train.batch_size: {batch}"
     if recipe.data.packing is True and not method.packing:
         yield (
-            f"data.packing: true and method.name: {method.name}, whose packed rows would see each "
-            "other"
+            f"data.packing: true and method.name: {method.name}, whose packed rows would attend "
+            "to each other"
         )
     if recipe.train.gradient_checkpointing is True and not method.gradient_checkpointing:
-        yield f"train.gradient_checkpointing: true and method.name: {method.name}"
+        yield (
+            f"train.gradient_checkpointing: true and method.name: {method.name}, which does not "
+            "support it"
+        )
     if isinstance(recipe.method, StagedOptions) and recipe.train.learning_rate != "auto":
         yield "train.learning_rate and method.name: staged; each stage has its own rate"
 
@@ -99,10 +102,10 @@ def _tasks(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     if several and isinstance(recipe.data.eval, str):
         yield (
             "data.eval: a file, and method.name: multitask_prompt with several data sets; a "
-            "held-out row must come from one of them: give a fraction or a number"
+            "held-out row must come from one of them: set a fraction or a number"
         )
     if getattr(recipe.method, "init", "") == "labels" and not recipe.data.labels:
-        yield "method.init: labels, and data.labels is empty"
+        yield "method.init: labels, but data.labels is empty"
     if isinstance(recipe.method, LoraOptions) and recipe.method.experts:
         clash = [
             name
@@ -114,10 +117,12 @@ def _tasks(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
             if given
         ]
         if clash:
-            yield f"method.experts: true and method.{clash[0]}; peft adapts experts with neither"
+            yield (
+                f"method.experts: true and method.{clash[0]}; peft does not support it on experts"
+            )
 
 
 def _names(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     for name in recipe.eval.metrics:
         if name not in (*METRICS, "auto"):
-            yield f"eval.metrics: {name} is unknown; one of {', '.join(METRICS)}, auto"
+            yield f"eval.metrics: {name} is unknown; known: {', '.join(METRICS)}, auto"

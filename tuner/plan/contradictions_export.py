@@ -1,4 +1,4 @@
-"""What a run cannot leave behind: formats that its method, base, task or installation rule out."""
+"""Refuse export formats that the method, base, task or installation rules out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLAIN_LORA = ("lora", "rslora")
 
 
 def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
-    """What of `export` does not go together with the rest of a recipe, a line each."""
+    """Yield what in `export` contradicts the rest of a recipe, one problem per line."""
     for name in _named(recipe):
         if problem := _of_method(name, method):
             yield f"export.formats: {name} and method.name: {method.name}, {problem}"
@@ -38,17 +38,17 @@ def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     if plain and "max_kl" in recipe.export.options("merged"):
         yield (
             "export.formats: {merged: {max_kl: ...}} and model.quantize: none; such a merge is "
-            "exact and has no limit to set"
+            "exact, so there is no limit to set"
         )
     if recipe.export.onto != "auto" and (plain or not any(map(needs_merge, _named(recipe)))):
         yield (
-            f"export.onto: {recipe.export.onto} has no effect: it is for formats that merge the "
-            "adapter of a quantized base"
+            f"export.onto: {recipe.export.onto} has no effect: it only applies to formats "
+            "that merge the adapter of a quantized base"
         )
     if recipe.export.options("adapter").get("portable") and method.name not in PLAIN_LORA:
         yield (
             f"export.formats: {{adapter: {{portable: true}}}} and method.name: {method.name}, "
-            "which no plain LoRA can express"
+            "which cannot be written as a plain LoRA"
         )
     if "gguf-adapter" in recipe.export.names and (why := _no_plain_lora(recipe)):
         yield f"export.formats: gguf-adapter and {why}; it can only hold a plain LoRA"
@@ -62,7 +62,7 @@ def _of_method(name: str, method: Method) -> str:
     if FORMATS[name].of_adapter and not method.adapter:
         return "which trains the base's own weights; use merged"
     if name == "virtual_tokens" and not method.virtual_tokens:
-        return "which has none"
+        return "which has no virtual tokens"
     if needs_merge(name) and not method.mergeable:
         instead = "adapter or virtual_tokens" if method.virtual_tokens else "adapter"
         return f"which cannot be merged; export {instead}"
@@ -83,14 +83,14 @@ def refuse_missing(recipe: Recipe) -> None:
     """Refuse formats whose packages or converter are not installed.
 
     Raises:
-        ModelError: naming the package and how to install it.
+        ModelError: names the package and how to install it.
     """
     for name in _named(recipe):
         require(FORMATS[name])
 
 
 def refuse_base(recipe: Recipe, method: Method, found: Base, head: str, bones: Skeleton) -> None:
-    """Refuse formats that this base cannot become, all at once.
+    """Refuse all formats that this base cannot be exported to, together.
 
     Raises:
         RecipeError: names each of them.
@@ -104,7 +104,7 @@ def refuse_base(recipe: Recipe, method: Method, found: Base, head: str, bones: S
         raise RecipeError(
             f"{found.name} cannot be exported in every format that the recipe names",
             problems=problems,
-            fix="leave them out of export.formats",
+            fix="remove them from export.formats",
         )
 
 
@@ -113,26 +113,26 @@ def _of_base(name: str, method: Method, found: Base, head: str, bones: Skeleton)
     if needs_merge(name) and HEADS[head].added and not method.merges_classes:
         return (
             f"method.name: {method.name}, which cannot be merged under a new head: peft's merge "
-            "does not take heads apart from adapted layers; export adapter, or train with lora"
+            "cannot tell the head from adapted layers; export adapter, or train with lora"
         )
     if needs_converter(FORMATS[name]) and head != "language":
-        what = "an encoder-decoder" if head == "sequence" else "a model with a head of its own"
-        return f"{what}; GGUF is for decoders that write text"
+        what = "an encoder-decoder" if head == "sequence" else "a model with a new head"
+        return f"{what}; GGUF is for decoders that generate text"
     if name == "gguf-adapter" and kind not in ARCHITECTURES:
-        return f"a base of type {kind}; it is known for {', '.join(ARCHITECTURES)}"
+        return f"a base of type {kind}; supported types: {', '.join(ARCHITECTURES)}"
     if FORMATS[name].llama_type and not _convertible(found):
-        return f"{_architecture(found)}, which llama.cpp's converter does not know"
+        return f"{_architecture(found)}, which llama.cpp's converter does not support"
     if name == "int4" and head == "sequence":
-        # T5 sets up weights that packed layers have not, and so cannot be opened again.
-        return "an encoder-decoder, whose packed weights transformers cannot open"
+        # T5 initializes weights that packed layers do not have, so it cannot be loaded again.
+        return "an encoder-decoder, whose packed weights transformers cannot load"
     if name in ("int4", "int8-torchao") and not _linears(name, kind, bones):
         inputs = f" whose inputs are a multiple of {GROUPS[-1]}" if name == "int4" else ""
-        return f"a base of type {kind} without a linear layer{inputs} that it quantizes"
+        return f"a base of type {kind}, which has no linear layer{inputs} to quantize"
     return ""
 
 
 def _linears(name: str, kind: str, bones: Skeleton) -> bool:
-    """Whether there is a layer that the format quantizes; GPT-2 keeps its layers as Conv1D."""
+    """Return whether the format quantizes any layer; GPT-2 keeps its layers as Conv1D."""
     if kind == "gpt2":
         return False
     step = GROUPS[-1] if name == "int4" else 1

@@ -20,7 +20,7 @@ _OF_ANSWERS = (
 
 
 def refuse_contradictions(recipe: Recipe, cpu: bool) -> list[str]:
-    """What cannot go together in the sections rlhf and ppo, one problem a line."""
+    """Return the contradictions in the sections rlhf and ppo, one problem per line."""
     rlhf, ppo = recipe.rlhf, recipe.ppo
     if rlhf is None:
         return []
@@ -28,16 +28,16 @@ def refuse_contradictions(recipe: Recipe, cpu: bool) -> list[str]:
     method = METHODS[recipe.method.name]
     if not method.rlhf:
         able = ", ".join(row.name for row in METHODS.values() if row.rlhf)
-        problems.append(f"method.name: {method.name} is not proven for rlhf (proven: {able})")
+        problems.append(f"method.name: {method.name} is not supported for rlhf (supported: {able})")
     problems += _vllm(rlhf, cpu)
     if not rlhf.draws:
         return problems + _without_answers(rlhf)
     if not rlhf.reward:
-        problems.append(f"rlhf.reward is empty, and {rlhf.algorithm} learns from rewards")
+        problems.append(f"rlhf.reward is empty, but {rlhf.algorithm} learns from rewards")
     batch, copies = recipe.train.batch_size, rlhf.copies
     if copies == 1 and rlhf.algorithm != "ppo":
         problems.append(
-            f"rlhf.responses_per_prompt: 1, and {rlhf.algorithm} compares the answers to a prompt"
+            f"rlhf.responses_per_prompt: 1, but {rlhf.algorithm} compares the answers to a prompt"
         )
     if batch % copies:
         problems.append(
@@ -51,21 +51,21 @@ def _vllm(rlhf: RlhfSection, cpu: bool) -> list[str]:
         return []
     given = f"rlhf.vllm: {rlhf.vllm}"
     if rlhf.algorithm not in ("rloo", "grpo"):
-        return [f"{given} and rlhf.algorithm: {rlhf.algorithm}; it draws for rloo and grpo"]
+        return [f"{given} and rlhf.algorithm: {rlhf.algorithm}; it is for rloo and grpo"]
     if cpu:
-        return [f"{given}, and this machine has no GPU that can be used"]
+        return [f"{given}, but this machine has no usable GPU"]
     if importlib.util.find_spec("vllm") is None:
-        return [f"{given}, and vllm is not installed ({packages.install('trl[vllm]')})"]
+        return [f"{given}, but vllm is not installed ({packages.install('trl[vllm]')})"]
     return []
 
 
 def _without_answers(rlhf: RlhfSection) -> list[str]:
-    """The keys that turn nothing where no answers are drawn: a problem each that was turned."""
+    """Return one problem for each key set that has no effect when no answers are sampled."""
     problems = []
     for key in _OF_ANSWERS:
         if getattr(rlhf, key) != type(rlhf).model_fields[key].default:
             what = f"rlhf.{key} and rlhf.algorithm: {rlhf.algorithm}"
-            problems.append(f"{what}, which learns from preferences and draws no answers")
+            problems.append(f"{what}, which learns from preferences and samples no answers")
     return problems
 
 
@@ -74,9 +74,11 @@ def _ppo_problems(ppo: PpoSection, rlhf: RlhfSection, batch: int) -> list[str]:
     if batch % ppo.minibatches:
         problems.append(f"ppo.minibatches: {ppo.minibatches} does not divide the batch of {batch}")
     if ppo.value_trunk == "reward" and not any(isinstance(p, ModelReward) for p in rlhf.reward):
-        problems.append("ppo.value_trunk: reward, and rlhf.reward has no reward model")
+        problems.append("ppo.value_trunk: reward, but rlhf.reward has no reward model")
     if ppo.value_trunk == "reward" and ppo.share_trunk:
-        problems.append("ppo.share_trunk: true, and the value head reads the reward model")
+        problems.append(
+            "ppo.share_trunk: true, but the value head is on the reward model (ppo.value_trunk)"
+        )
     if bool(ppo.ptx_coefficient) != (ppo.ptx_data is not None):
-        problems.append("ppo.ptx_coefficient and ppo.ptx_data only have a meaning together")
+        problems.append("ppo.ptx_coefficient and ppo.ptx_data must be set together")
     return problems

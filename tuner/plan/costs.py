@@ -1,4 +1,4 @@
-"""What a run takes in time and money, by a rate that was measured."""
+"""Time and cost of a run, from a measured rate."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Times:
         return float(sum(asdict(self).values()))
 
     def as_dict(self) -> dict[str, float]:
-        """The parts and their sum, to the tenth of a second."""
+        """Return the parts and their sum, to the tenth of a second."""
         return {key: round(item, 1) for key, item in {**asdict(self), "total": self.total}.items()}
 
 
 def times(plan: Plan, rate: Rate) -> Times:
-    """What a whole run of the plan takes at a rate.
+    """Return the times of a whole run of the plan at a rate.
 
-    Training goes by tokens, which differ from row to row and are known; where a step writes its
-    answers it goes by steps.
+    Training time follows from the number of tokens, which is known; where answers are sampled it
+    follows from the number of steps.
     """
     by_steps = plan.steps * rate.step
     training = by_steps if rates.draws(plan) else training_tokens(plan) / rate.tokens_per_second
@@ -54,7 +54,7 @@ def times(plan: Plan, rate: Rate) -> Times:
 
 
 def _made(plan: Plan) -> tuple[str, ...]:
-    """The formats that have times of their own, and what they have in common."""
+    """Return the formats with a time of their own, and the key of what they share."""
     return (*plan.made_formats, rates.SHARED) if plan.made_formats else ()
 
 
@@ -64,12 +64,12 @@ def unmeasured(plan: Plan, rate: Rate) -> list[str]:
 
 
 def scorings(plan: Plan) -> int:
-    """How often the held-out rows are scored: before, after, between stages, unquantized."""
+    """Return how often held-out rows are scored: before, after, between stages, unquantized."""
     return 1 + len(plan.stages) + int(plan.qat)
 
 
 def training_tokens(plan: Plan) -> float:
-    """Tokens of all rows that the run trains on, a row counted in every epoch that has it."""
+    """Return the tokens of all rows that the run trains on, each row once per epoch."""
     rows = plan.prepared.train
     count = min(
         plan.steps * plan.recipe.train.batch_size,
@@ -77,18 +77,18 @@ def training_tokens(plan: Plan) -> float:
     )
     whole, rest = divmod(count, len(rows))
     every = float(sum(row.num_tokens for row in rows))
-    # Which rows a last, broken epoch has is drawn: it has those of mean length.
+    # The rows of a last, partial epoch are random: count them at mean length.
     return whole * every + rest * every / len(rows)
 
 
 def cost(plan: Plan, seconds: float) -> float | None:
-    """What all machines of the run cost in a time, in the currency of `run.price_per_hour`."""
+    """Return the cost of all machines for a time, in the currency of `run.price_per_hour`."""
     price = plan.recipe.run.price_per_hour
     return None if price is None else price * plan.devices.nodes * seconds / 3600
 
 
 def facts(plan: Plan, machine: Machine) -> dict[str, Any]:
-    """What a plan shows beside its own facts; nothing where nothing was measured."""
+    """Return the time and cost that a plan shows; empty where nothing was measured."""
     found = rates.find(plan, machine)
     if found is None:
         return {}
@@ -102,6 +102,6 @@ def facts(plan: Plan, machine: Machine) -> dict[str, Any]:
     if missing := unmeasured(plan, found.rate):
         time["not_counted"] = [f"export {name}" for name in missing]
     if (amount := cost(plan, seconds.total)) is not None:
-        # An estimate: no more digits than it is told with.
+        # An estimate: no more digits than are shown.
         time["cost"] = float(formatting.money(amount).replace(",", ""))
     return {"time": time}

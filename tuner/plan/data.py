@@ -1,4 +1,4 @@
-"""Data: the rows of a plan, whatever its task, and the models that it learns from."""
+"""Data: the rows of a plan for any task, and the models that it learns from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on and with.
+    """What a run trains on.
 
     Attributes:
         prepared: the rows of the task.
@@ -45,13 +45,13 @@ def read(
     """Read the rows, and check the models that the recipe names.
 
     Args:
-        base: the recipe and what it stands on; a chat template that the data brings is set there.
-        adapted: says how much room a row has.
-        policy: what a policy starts from.
-        chained: what other stages leave, by the recipe's name for it.
+        base: the recipe and its base; gets the chat template that comes with the data.
+        adapted: has the tokens that are left for a row.
+        policy: what the policy starts from.
+        chained: outputs of other stages, by the recipe's name for them.
 
     Raises:
-        DataError, RecipeError, ModelError: what cannot be learned from.
+        DataError, RecipeError, ModelError: the data or a model cannot be trained with.
     """
     prepared, ptx = prepare(base.loaded, base.tokenizer, adapted.room, base.stop_ids, base.head)
     if prepared.chat_template and not base.tokenizer.chat_template:
@@ -63,7 +63,7 @@ def read(
 def prepare(
     loaded: LoadedRecipe, tokenizer: Any, room: int, stop_ids: Collection[int], head: Head
 ) -> tuple[Prepared, list[Example]]:
-    """The data of the plan's task, and the supervised rows that PPO-ptx mixes in.
+    """Return the data of the plan's task, and the supervised rows that PPO-ptx mixes in.
 
     Args:
         loaded: the recipe.
@@ -89,7 +89,7 @@ def prepare(
         return sft.prepare(recipe.data, tokenizer, **common, head=head.name), []
     section = recipe.data
     if recipe.ppo is not None and recipe.ppo.ptx_data is not None and section.long != "error":
-        # It is about the supervised rows then; prompts are never cut.
+        # It applies to the supervised rows then; prompts are never cut.
         section = section.model_copy(update={"long": "auto"})
     prompts = prepare_prompts(
         section, tokenizer, **common, response_length=recipe.rlhf.max_new_tokens
@@ -105,13 +105,13 @@ def prepare(
 
 
 def _refuse_unanswered(rlhf: RlhfSection, prompts: Prepared) -> None:
-    """Refuse a rule that compares with the rows' own answers where no row has one."""
+    """Refuse a rule that needs reference answers where no row has one."""
     if prompts.report["rows_with_reference"] or not any(
         isinstance(part, ExactAnswerRule) for part in rlhf.reward
     ):
         return
     raise DataError(
-        "the rule exact_answer has nothing to compare with",
-        "no row of data.train has an answer beside its prompt",
-        "add a column answer or completion, or leave out the rule",
+        "the rule exact_answer needs reference answers",
+        "no row of data.train has an answer next to its prompt",
+        "add a column answer or completion, or remove the rule",
     )

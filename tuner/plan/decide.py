@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from tuner.plan.devices import Devices
 
 # Families whose packed rows are proven isolated by tests/model/test_packing.py: what a row says
-# changes no bit of the others' results. Mixtures of experts are not among them: a row's words
-# decide how large the matrix products are that the others share.
+# changes no bit of the others' results. Mixtures of experts are not among them: the content of a
+# row sets the size of the matrix products that it shares with the others.
 PACKED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
 
 
 @dataclass(frozen=True)
 class Decided:
-    """Where and in what a run computes, in which steps, and what it trains.
+    """Device, type and steps of a run, and what it trains.
 
     Attributes:
         device: cpu or cuda.
-        dtype: what is computed in.
-        processes: how many, and where.
+        dtype: the type it computes in.
+        processes: their number and placement.
         packing: whether the rows of a micro-batch are one sequence.
         stages: the steps.
         setting: what the method's configuration is made from.
@@ -55,12 +55,10 @@ def place(recipe: Recipe, machine: Machine, values: Values) -> tuple[str, str]:
     if device == "cpu":
         why = "this processor has no bf16 instructions: bf16 would be several times slower"
         if machine.cpu_bf16:
-            why = (
-                "exact on any CPU; this one has bf16 instructions: model.dtype: bfloat16 is faster"
-            )
+            why = "full precision; this CPU has bf16 instructions: model.dtype: bfloat16 is faster"
         return device, values.set_auto("model.dtype", "float32", why)
     fast = all(gpu.bf16 for gpu in machine.gpus)
-    why = "the GPU has bf16" if fast else "the GPU has no bf16 of its own"
+    why = "the GPU supports bf16" if fast else "the GPU has no native bf16"
     return device, values.set_auto("model.dtype", "bfloat16" if fast else "float32", why)
 
 
@@ -71,22 +69,26 @@ def packing(recipe: Recipe, method: Method, found: Base, head: str, values: Valu
         why = "only a causal language model can keep packed rows apart"
     elif model_type not in PACKED_FAMILIES:
         known = ", ".join(sorted(PACKED_FAMILIES))
-        why = f"isolation of packed rows is not proven for {model_type} (it is for {known})"
+        why = f"packed rows are not proven isolated in {model_type} (only in {known})"
     elif not method.packing:
-        why = f"packed rows of {method.name} would see each other"
+        why = f"packed rows would attend to each other with {method.name}"
     if recipe.data.packing is True and why:
         raise RecipeError(
             "data.packing: true, but packed rows of this model are not isolated",
             why,
-            "set data.packing: auto; rows are then padded in groups of like length",
+            "set data.packing: auto; rows are then padded in groups of similar length",
         )
-    said = f"{why}: padded, by length" if why else f"packed rows stay isolated in {model_type}"
+    said = (
+        f"{why}: rows are padded, grouped by length"
+        if why
+        else f"packed rows stay isolated in {model_type}"
+    )
     return bool(values.set_auto("data.packing", not why, said))
 
 
 def shares(recipe: Recipe, method: Method, found: Base) -> bool:
-    """Whether packed rows may share the tokens they begin with: nothing is drawn in the model's
-    forward pass, and nothing stands before the rows."""
+    """Return whether packed rows may share the tokens they begin with: the forward pass has no
+    dropout, and no virtual tokens come before the rows."""
     drawn = [value for key, value in found.config.items() if "drop" in key]
     none_drawn = not any(isinstance(value, (int, float)) and value for value in drawn)
     return none_drawn and not method.virtual_tokens and not getattr(recipe.method, "dropout", 0.0)
@@ -130,20 +132,22 @@ def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[S
 
 def defaults(recipe: Recipe, prepared: Prepared, found: Base, head: str, values: Values) -> None:
     room = prepared.report["max_length"]
-    whole = "the model's context"
+    whole = "the model's context length"
     drawn = recipe.rlhf is not None and recipe.rlhf.draws
-    kept = "tokens to draw" if drawn else "virtual tokens"
-    own = f"{whole} less {found.context_length - room} {kept}"
+    kept = "tokens to generate" if drawn else "virtual tokens"
+    own = f"{whole} minus {found.context_length - room} {kept}"
     values.set_auto("data.max_length", room, whole if room == found.context_length else own)
     task = "classification" if head == "classes" else "generation"
-    values.set_auto("model.task", task, f"{found.config.get('model_type')} is made for it")
-    values.set_auto("data.template", prepared.template, "from the columns")
+    values.set_auto("model.task", task, f"what {found.config.get('model_type')} models are for")
+    values.set_auto("data.template", prepared.template, "detected from the columns")
     if "dropped_too_long" not in prepared.report:
         values.set_auto("data.long", "truncate", "no row loses more than half")
     if found_labels := prepared.report.get("labels"):
-        values.table["data.labels"] = PlanValue(found_labels, "auto: the labels of the rows")
+        values.table["data.labels"] = PlanValue(found_labels, "auto: the labels found in the rows")
     values.set_auto(
         "data.render",
         "chat" if prepared.chat_template else "raw",
-        "the template has turns" if prepared.chat_template else "plain text is what fits",
+        "the template has chat turns"
+        if prepared.chat_template
+        else "no chat turns, or the base has no chat template",
     )

@@ -1,4 +1,4 @@
-"""How many processes a run has, where they are, and what each holds."""
+"""The processes of a run: their number, their placement, and what each holds."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Devices:
     """The processes of a run.
 
     Attributes:
-        per_node: on each machine, one a GPU; on a CPU they share its processors.
+        per_node: on each machine, one per GPU; on a CPU they share its processors.
         nodes: machines.
-        strategy: ddp, each process holds the whole model; fsdp, a share of the frozen base.
+        strategy: ddp, each process holds the whole model; fsdp, a shard of the frozen base.
     """
 
     per_node: int = 1
@@ -43,40 +43,42 @@ class Devices:
         return self.strategy == "fsdp" and self.world > 1
 
     def share(self, batch_size: int) -> int:
-        """The most rows of an optimizer step that one process has."""
+        """Return the most rows of an optimizer step that one process gets."""
         return math.ceil(batch_size / self.world)
 
     def accumulation(self, batch_size: int, micro_batch_size: int) -> int:
-        """Micro-batches of a whole optimizer step in one process."""
+        """Return the micro-batches of a whole optimizer step in one process."""
         return math.ceil(batch_size / (micro_batch_size * self.world))
 
 
 def decide(
     recipe: Recipe, method: Method, task: str, machine: Machine, device: str, values: Values
 ) -> Devices:
-    """How many processes there are, and what each holds.
+    """Decide how many processes there are, and what each holds.
 
     Raises:
-        RecipeError: it is not what was started, there are not as many GPUs, or the task or method
-            is not proven to make the same updates on several processes.
+        RecipeError: another number was started, there are too few GPUs, or the task or method is
+            not proven to make the same updates on several processes.
     """
     here, batch = ranks.place(), recipe.train.batch_size
     refused = _refused(recipe, method, task)
     started = _started(recipe, here)
-    nodes = int(values.set_auto("run.nodes", here.world // here.local_world, started or "this one"))
+    nodes = int(
+        values.set_auto("run.nodes", here.world // here.local_world, started or "one machine")
+    )
     if started:
         per_node = int(values.set_auto("run.devices", here.local_world, started))
     else:
         gpus = len(machine.gpus) if device == "cuda" else 1
-        chosen, why = gpus, f"{gpus} GPUs" if device == "cuda" else "a process uses all processors"
+        chosen, why = gpus, f"{gpus} GPUs" if device == "cuda" else "one process uses all CPUs"
         if chosen * nodes > batch:
-            chosen, why = max(1, batch // nodes), "a process needs a row a step"
+            chosen, why = max(1, batch // nodes), "every process needs a row per step"
         if chosen * nodes > 1 and refused:
             chosen, why = 1, refused
         per_node = int(values.set_auto("run.devices", chosen, why))
         if device == "cuda" and per_node > gpus:
             raise RecipeError(
-                f"run.devices: {per_node}, and this machine has {gpus} GPUs",
+                f"run.devices: {per_node}, but this machine has {gpus} GPUs",
                 "two processes on one GPU would only wait for each other",
                 "set run.devices: auto",
             )
@@ -86,31 +88,31 @@ def decide(
         return found
     if refused:
         raise RecipeError(
-            f"{found.world} processes cannot make the updates of one here",
+            f"{found.world} processes would not make the same updates as one here",
             refused,
             "set run.devices: 1",
         )
     micro = recipe.train.micro_batch_size
     if recipe.rlhf is not None and batch % (found.world * (1 if micro == "auto" else micro)):
         raise RecipeError(
-            f"train.batch_size: {batch} cannot be shared equally by {found.world} processes",
-            f"rlhf.algorithm: {recipe.rlhf.algorithm} takes whole micro-batches from each",
-            "set run.devices, train.micro_batch_size and train.batch_size so that they divide",
+            f"train.batch_size: {batch} does not split evenly over {found.world} processes",
+            f"rlhf.algorithm: {recipe.rlhf.algorithm} needs whole micro-batches from each",
+            "set run.devices, train.micro_batch_size and train.batch_size so that it does",
         )
     if found.world > batch:
         raise RecipeError(
             f"train.batch_size: {batch} leaves some of {found.world} processes without a row",
-            "it is the number of rows of a step over all of them",
+            "it counts the rows of a step over all processes",
             "raise it, or lower run.devices and run.nodes",
         )
-    strategy = values.set_auto("run.strategy", "ddp", "only what is trained travels")
+    strategy = values.set_auto("run.strategy", "ddp", "only trained tensors are synchronized")
     if strategy != "ddp":
         _refuse_strategy(strategy, recipe, method, task)
     return Devices(per_node, nodes, strategy)
 
 
 def _started(recipe: Recipe, here: Place) -> str:
-    """Who has started this process as one of several; empty where nobody has."""
+    """Return who started this process as one of several; empty for a lone process."""
     if here.world == 1:
         return ""
     nodes = here.world // here.local_world
@@ -120,30 +122,30 @@ def _started(recipe: Recipe, here: Place) -> str:
     ):
         if asked not in ("auto", there):
             raise RecipeError(
-                f"run.{key}: {asked}, and the launcher has started {there}",
+                f"run.{key}: {asked}, but the launcher started {there}",
                 f"{here.world} processes, {here.local_world} on this machine",
                 f"set run.{key}: auto, or start as many",
             )
-    return f"the launcher has started {here.world} processes"
+    return f"the launcher started {here.world} processes"
 
 
 def _refused(recipe: Recipe, method: Method, task: str) -> str:
-    """Why several processes would not make the updates of one; empty where they do."""
+    """Return why several processes would not make the updates of one; empty where they do."""
     if recipe.rlhf is not None and recipe.rlhf.vllm != "none":
-        return f"rlhf.vllm: {recipe.rlhf.vllm} is not proven to draw the same answers there"
+        return f"rlhf.vllm: {recipe.rlhf.vllm} may sample other answers there"
     return ""
 
 
 def _refuse_strategy(strategy: str, recipe: Recipe, method: Method, task: str) -> None:
-    """Refuse what is not proven under a strategy, by name."""
+    """Refuse what a strategy does not support, by name."""
     why = ""
     if not isinstance(recipe.method, LoraOptions):
-        why = f"method.name: {method.name} is not proven under it; the lora family is"
+        why = f"method.name: {method.name} is not supported with it; the lora family is"
     elif recipe.model.quantize != "none":
-        why = f"model.quantize: {recipe.model.quantize} cannot be shared between processes"
+        why = f"model.quantize: {recipe.model.quantize} cannot be sharded"
     elif recipe.model.new_tokens:
-        why = "model.new_tokens: the matrix that is shared has rows of its own on each process"
+        why = "model.new_tokens: the sharded matrix would get separate rows on each process"
     elif task != "sft":
-        why = f"tuner {task} is not proven under it"
+        why = f"tuner {task} is not supported with it"
     if why:
-        raise RecipeError(f"run.strategy: {strategy} cannot be had here", why, "use ddp or auto")
+        raise RecipeError(f"run.strategy: {strategy} cannot be used here", why, "use ddp or auto")

@@ -1,4 +1,4 @@
-"""What a plan tells besides its values: base, sizes, data, steps, what is adapted, doubts."""
+"""Facts of a plan besides its values: base, sizes, data, steps, what is adapted, warnings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def adapted(base: Ground, parts: Adapted) -> dict[str, dict[str, Any]]:
-    """Return which part of the base is adapted; nothing for methods that name no modules."""
+    """Return which part of the base is adapted; empty for methods that name no modules."""
     bones, chosen, experts, found = base.layers, parts.targets, parts.experts, base.base
     if not chosen:
         return {}
@@ -45,22 +45,22 @@ def warnings(
             for each in own_code.named(found.folder)
         )
     if bones.tied and recipe.method.name in ("last_layer", "staged"):
-        told.append("the head is the embedding matrix: training the last layer trains both")
+        told.append("head and embeddings are tied: training the last layer trains both")
     if recipe.model.dtype in ("bfloat16", "float16") and trainable == bones.total:
-        told.append("full weights are trained in float32; model.dtype is what is computed in")
+        told.append("full weights are trained in float32; model.dtype only sets the compute type")
     if bones.experts and not getattr(
         recipe.method, "experts", not isinstance(recipe.method, TargetedOptions)
     ):
-        told.append("the fused weights of the experts are not adapted (method.experts: true)")
+        told.append("the fused expert weights are not adapted (set method.experts: true)")
     if recipe.model.revision is not None and found.kind != "hub":
-        told.append(f"model.revision means nothing for {found.name}, which is no Hub model")
+        told.append(f"model.revision has no effect: {found.name} is not a Hub model")
     if not prepared.eval and recipe.eval.enabled:
-        told.append("there are no held-out rows: no scores before and after")
+        told.append("no held-out rows: there will be no scores before and after training")
     return told
 
 
 def further(base: Ground, decided: Decided) -> dict[str, dict[str, Any]]:
-    """Return what only some runs have: a grid to train for, new tokens."""
+    """Return the facts that only some runs have: a quantization grid, new tokens."""
     recipe = base.recipe
     return {
         **qat.facts(recipe.train.qat, decided.setting.group),

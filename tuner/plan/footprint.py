@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a run takes.
+    """Memory and disk of a run, and the settings chosen by them.
 
     Attributes:
-        base: what it stands on.
-        decided: where it computes.
+        base: the recipe and its base.
+        decided: its device and type.
         shape: of the whole run, for the estimates.
-        held: what one process holds of it.
-        quantized: the same on a base in 4 bits; None where that cannot be.
+        held: the part that one process holds.
+        quantized: the same on a base in 4 bits; None where not possible.
         micro_batch_size: rows per forward pass.
         checkpointing: whether activations are recomputed.
     """
@@ -56,7 +56,7 @@ class Footprint:
         machine: Machine,
         values: Values,
     ) -> Footprint:
-        """Estimate the memory of a run, and choose its micro-batch by that.
+        """Estimate the memory of a run, and choose its micro-batch accordingly.
 
         Raises:
             RecipeError, ResourceError: as `split.split`.
@@ -76,7 +76,7 @@ class Footprint:
         return self.decided.processes.accumulation(batch, self.micro_batch_size)
 
     def on_gpus(self) -> dict[str, str]:
-        """Which settings fit GPUs of common sizes."""
+        """Return which settings fit GPUs of common sizes."""
         possible = split.recomputable(self.base.method, self.decided.packing)
         return fit.on_gpus(self.held, self.quantized, split.recomputes(self.base.recipe, possible))
 
@@ -106,7 +106,7 @@ class Footprint:
 
 
 def _shape(base: Ground, adapted: Adapted, data: Data, decided: Decided) -> estimate.Shape:
-    """What the estimates need to know of a run."""
+    """Return what the estimates need to know about a run."""
     recipe, method, found, bones = base.recipe, base.method, base.base, base.layers
     trained, dtype = data.prepared.train, decided.dtype
     drawn = recipe.rlhf.max_new_tokens if recipe.rlhf and recipe.rlhf.draws else 0

@@ -1,4 +1,4 @@
-"""Which formats a run writes at its end."""
+"""The formats that a run writes at its end."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tuner.recipe.schema import Recipe
 
 
 def formats(recipe: Recipe, method: Method, head: str, values: Values) -> tuple[str, ...]:
-    """Names of the formats that the run writes, each once; options stay with the recipe.
+    """Return the names of the formats that the run writes, each once; options stay in the recipe.
 
-    What is made of the trained weights does not replace them: the adapter, or the model where
-    there is none, is written with it.
+    A format made from the trained weights does not replace them: the adapter, or the model where
+    there is none, is written as well.
     """
     allowed = []
     if method.adapter:
@@ -38,6 +38,6 @@ def formats(recipe: Recipe, method: Method, head: str, values: Values) -> tuple[
     source = "adapter" if method.adapter else "merged"
     if source not in names and made(names, recipe.model.quantize):
         names, wanted = [source, *names], [source, *wanted]
-        origin = f"{origin}; {source}: what the others are made of"
+        origin = f"{origin}; {source}: what the others are made from"
     values.table["export.formats"] = PlanValue(wanted, origin)
     return tuple(names)

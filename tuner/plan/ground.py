@@ -1,4 +1,4 @@
-"""What a recipe stands on: its base with head, tokenizer and layers, and what is adapted of it."""
+"""The base of a recipe with head, tokenizer and layers, and which parts of it are adapted."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Ground:
     Attributes:
         loaded: the recipe.
         method: the row of its method.
-        base: found, its weights not loaded.
-        head: what stands on top of it.
+        base: its weights are not loaded.
+        head: the head on top of it.
         tokenizer: with the tokens that the recipe adds.
         stop_ids: tokens that end an answer.
         new_ids: of the tokens that the recipe adds.
-        vocabulary: embedding rows that the model has, or gets.
+        vocabulary: embedding rows, new ones included.
         layers: of the base.
     """
 
@@ -58,12 +58,12 @@ class Ground:
 
 
 def find(loaded: LoadedRecipe, note: Callable[[str], None], code_sha256: str | None) -> Ground:
-    """Find the base of a recipe, and refuse one that the recipe cannot be carried out on.
+    """Find the base of a recipe, and refuse one that the recipe cannot run on.
 
     Args:
         loaded: the recipe.
-        note: called with a line about work that takes long.
-        code_sha256: of the base's code in the run that goes on; other code is not run.
+        note: called with a line about slow work.
+        code_sha256: of the base's code in the run that is resumed; other code is not run.
 
     Raises:
         RecipeError, ModelError: there is no such base, or it does not fit the recipe.
@@ -88,12 +88,12 @@ def find(loaded: LoadedRecipe, note: Callable[[str], None], code_sha256: str | N
 
 @dataclass(frozen=True)
 class Adapted:
-    """What the method changes of the base.
+    """The parts of the base that the method changes.
 
     Attributes:
         targets: full names of the modules.
         experts: full names of parameters, the fused weights of experts.
-        saved: full names of modules that are trained whole.
+        saved: full names of modules that are trained in full.
         group: inputs that share a scale in quantization-aware training to int4.
         room: tokens that are left for a row.
     """
@@ -106,7 +106,7 @@ class Adapted:
 
 
 def adapt(ground: Ground, machine: Machine) -> Adapted:
-    """Find what the method changes, and refuse what the base or its artefacts cannot have.
+    """Find what the method changes, and refuse what the base or its artefacts do not support.
 
     Raises:
         RecipeError, ModelError: with the key to change.

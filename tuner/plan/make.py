@@ -1,4 +1,4 @@
-"""make(loaded): from a recipe to its plan, in five steps: ground, data, values, memory, plan."""
+"""make(loaded): turn a recipe into its plan, in five steps: ground, data, values, memory, plan."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def make(
         loaded: the recipe.
         machine: what it will run on.
         output: the run folder.
-        note: called with a line about work that takes long (converting or downloading a base).
-        chained: what other stages of the same command leave, by the recipe's name for it.
-        code_sha256: of the base's code in the run that goes on; other code is not run.
+        note: called with a line about slow work (converting or downloading a base).
+        chained: outputs of other stages of the same command, by the recipe's name for them.
+        code_sha256: of the base's code in the run that is resumed; other code is not run.
 
     Raises:
         RecipeError: keys that contradict each other or the machine.
@@ -117,7 +117,7 @@ def make(
 def _decide(
     base: Ground, adapted: Adapted, prepared: Prepared, machine: Machine, values: Values
 ) -> Decided:
-    """Decide where and in what the run computes, in which steps, and what it trains."""
+    """Decide device, type and steps of the run, and what it trains."""
     recipe, method = base.recipe, base.method
     device, dtype = decide.place(recipe, machine, values)
     processes = devices.decide(recipe, method, base.loaded.task, machine, device, values)

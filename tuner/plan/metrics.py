@@ -1,7 +1,7 @@
-"""METRICS: what is measured on held-out rows, and which metrics a run is scored by.
+"""METRICS: what is measured on held-out rows, and which metrics a run is scored with.
 
-One row here and one function in `tuner/evaluate/` a metric. Names only, so that a plan can refuse
-without loading torch: the function of a row is looked up when it is called.
+Each metric is one row here and one function in `tuner/evaluate/`. Only names, so that a plan can
+refuse without loading torch: the function of a row is looked up when it is called.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Metric:
     Attributes:
         name: as in `eval.metrics` and `run.json`.
         better: lower or higher.
-        function: computes it from the observations; returns None where no row carries it.
-        tasks: whose held-out rows it is of.
+        function: computes it from the observations; returns None where no row has it.
+        tasks: those whose held-out rows it measures.
         generates: whether it needs generated answers.
     """
 
@@ -71,24 +71,24 @@ def metrics(recipe: Recipe, task: str, prepared: Prepared, values: Values) -> tu
     if task == "sft":
         chosen = _of_sft(prepared, values)
     else:
-        chosen = tuple(values.set_auto("eval.metrics", list(own), f"what {task} is judged by"))
+        chosen = tuple(values.set_auto("eval.metrics", list(own), f"the metrics of {task}"))
     for name in chosen:
         if name not in own:
             raise RecipeError(
                 f"eval.metrics: {name} is not a metric of `tuner {task}`",
-                f"it has {', '.join(own)}",
-                "name some of these, or leave out eval.metrics",
+                f"its metrics are {', '.join(own)}",
+                "choose from these, or leave out eval.metrics",
             )
     return chosen
 
 
 def _of_sft(prepared: Prepared, values: Values) -> tuple[str, ...]:
-    """What the rows have: classes, labels, or text alone."""
+    """Return the metrics that the rows allow: those of classes, labels, or text alone."""
     labelled = any(row.options for row in prepared.eval)
     fitting = ["loss", "perplexity", "token_accuracy", *(["label_accuracy"] if labelled else [])]
     if any(row.example.label is not None for row in prepared.eval):
         labelled, fitting = True, ["loss", "label_accuracy"]
-    why = "the rows have labels" if labelled else "what every row has"
+    why = "the rows have labels" if labelled else "the rows have no labels"
     chosen = tuple(values.set_auto("eval.metrics", fitting, why))
     if "label_accuracy" in chosen and not labelled and prepared.eval:
         raise RecipeError(

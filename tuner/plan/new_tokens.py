@@ -1,4 +1,4 @@
-"""What `model.new_tokens` asks of a recipe and its base."""
+"""What `model.new_tokens` requires of a recipe and its base."""
 
 from __future__ import annotations
 
@@ -22,57 +22,57 @@ if TYPE_CHECKING:
 
 
 def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
-    """What cannot go together with `model.new_tokens`, one problem a line."""
+    """Yield what contradicts `model.new_tokens`, one problem per line."""
     if not recipe.model.new_tokens:
         return
     options = recipe.method
     if not method.new_tokens:
         able = ", ".join(row.name for row in METHODS.values() if row.new_tokens)
         yield (
-            f"model.new_tokens and method.name: {method.name}, which does not train their rows; "
-            f"{able} do"
+            f"model.new_tokens and method.name: {method.name}, which does not train their rows "
+            f"(supported: {able})"
         )
     if lora.moves_base(options) and isinstance(options, LoraOptions):
         yield (
             f"model.new_tokens and method.init: {options.init}, whose conversion to a plain LoRA "
-            "knows no rows of tokens"
+            "does not support token rows"
         )
     if isinstance(options, LoraOptions):
         whole = [name for name in options.modules_to_save if ends(name, MATRICES)]
         if whole:
             yield (
-                f"model.new_tokens and method.modules_to_save: {whole[0]}, which trains every row "
-                "of it; the new ones are trained without it"
+                f"model.new_tokens and method.modules_to_save: {whole[0]}, which trains every "
+                "row; new rows are trained without it"
             )
     if recipe.rlhf is not None:
-        yield "model.new_tokens and tuner rlhf; train them with tuner sft, and merge that run first"
+        yield "model.new_tokens and tuner rlhf; train them with tuner sft and merge that run first"
     if recipe.train.qat != "none":
-        yield f"model.new_tokens and train.qat: {recipe.train.qat}; not proven together"
+        yield f"model.new_tokens and train.qat: {recipe.train.qat}; not supported together"
 
 
 def refuse_base(recipe: Recipe, found: Base, head: str) -> None:
-    """Refuse to add tokens to a base whose matrices are not a decoder's, or that does not write.
+    """Refuse to add tokens to a base that is not a generative decoder.
 
     Raises:
         RecipeError: it is another family, or gets a new head.
     """
     if recipe.model.new_tokens and HEADS[head].added:
         raise RecipeError(
-            "model.new_tokens are not proven under a new head",
+            "model.new_tokens are not supported with a new head",
             "model.task: classification" if head == "classes" else "tuner reward",
-            "train them with `tuner sft`, and take its merged model as model.base",
+            "train them with `tuner sft`, and use its merged model as model.base",
         )
     kind = family(found.config)
     if recipe.model.new_tokens and kind != DECODER:
         raise RecipeError(
             f"model.new_tokens and a base of the family {kind}",
-            f"{found.name} is one; rows of new tokens are proven for decoders",
-            "use a decoder, or spell them with tokens that the base has",
+            f"{found.name} is one; new tokens are supported for decoders only",
+            "use a decoder, or write them with tokens that the base has",
         )
 
 
 def facts(recipe: Recipe, ids: Sequence[int], found: Base) -> dict[str, dict[str, Any]]:
-    """The tokens that are added, by their ids, and the rows they need; nothing where none are."""
+    """Return the ids of added tokens, and the rows they need; empty where none are added."""
     if not ids:
         return {}
     rows = {"rows_of_the_base": found.vocabulary_rows, "rows": rows_for(found.vocabulary_rows, ids)}
@@ -80,7 +80,7 @@ def facts(recipe: Recipe, ids: Sequence[int], found: Base) -> dict[str, dict[str
 
 
 def doubts(recipe: Recipe, ids: Sequence[int], found: Base, prepared: Prepared) -> list[str]:
-    """What a plan warns of: tokens that no training row has, rows that are not trained."""
+    """Return warnings: tokens that no training row has, rows that are not trained."""
     if not ids:
         return []
     tokens = recipe.model.new_tokens
@@ -91,9 +91,8 @@ def doubts(recipe: Recipe, ids: Sequence[int], found: Base, prepared: Prepared) 
         absent = [token for token, number in zip(tokens, ids, strict=True) if number not in seen]
         if absent:
             said.append(
-                f"model.new_tokens: {', '.join(absent)} stands in no training row, and is learned "
-                "from none"
+                f"model.new_tokens: {', '.join(absent)} is in no training row, so it is not learned"
             )
     if recipe.method.name == "last_layer" and not found.tied:
-        said.append("method.name: last_layer trains the new tokens' rows in the head alone")
+        said.append("method.name: last_layer trains the new tokens' rows only in the head")
     return said

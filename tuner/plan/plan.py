@@ -1,7 +1,7 @@
 """The plan: a recipe with nothing left to decide, checked and costed before anything runs.
 
 `make` needs no weights: config.json, the safetensors headers, the tokenizer and the data are
-enough. Every value says where it comes from; contradictions are collected and raised together.
+enough. Every value has its origin; contradictions are collected and raised together.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from tuner.data.example import Example
     from tuner.recipe.load import LoadedRecipe
 
-# Keys that may differ between a run and its resumption: they do not touch the update. Base and data
-# may lie elsewhere: what they hold is compared (`base_fingerprint` of the record, `tokens_sha256`).
+# Keys that may differ between a run and its resumption: they do not affect the updates. Base and
+# data may have moved: their content is compared (`base_fingerprint` in the record,
+# `tokens_sha256`).
 MAY_CHANGE = (
     "train.save_steps",
     "train.logging_steps",
@@ -58,7 +59,7 @@ _SEED_STRIDE = 1_000_003
 
 @dataclass(frozen=True)
 class Plan:
-    """What will run. Lengths are in tokens, memory in bytes."""
+    """Everything that a run needs, decided. Lengths are in tokens, memory in bytes."""
 
     verb: str
     task: str
@@ -122,7 +123,7 @@ class Plan:
 
     @property
     def made_formats(self) -> tuple[str, ...]:
-        """The formats that are made of what was sealed of them, as `tuner export` makes them."""
+        """The formats that are made from sealed ones, as `tuner export` makes them."""
         return export_formats.made(self.formats, self.recipe.model.quantize)
 
     @property
@@ -131,7 +132,7 @@ class Plan:
         return self.recipe.train.qat != "none"
 
     def step_seed(self, number: int) -> int:
-        """The seed of all that is drawn in step `number`, from 0."""
+        """Return the seed of everything random in step `number`, from 0."""
         return self.recipe.run.seed * _SEED_STRIDE + number
 
     @property
@@ -157,7 +158,7 @@ class Plan:
         return self.stages[-1].stop
 
     def identity(self) -> dict[str, Any]:
-        """What must be equal for a run to be resumed: all that touches the updates."""
+        """Return what must be equal for a run to be resumed: all that affects the updates."""
         kept = {
             key: value.value for key, value in self.values.items() if not key.startswith(MAY_CHANGE)
         }
@@ -168,7 +169,7 @@ class Plan:
         return kept
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as it stands in `run.json` and in `--json` output."""
+        """Return the plan as in `run.json` and in `--json` output."""
         return {
             "verb": self.verb,
             "task": self.task,

@@ -1,4 +1,4 @@
-"""What quantization-aware training asks of a recipe and its base."""
+"""What quantization-aware training requires of a recipe and its base."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
-    """What of a recipe cannot go together with `train.qat`, a line each."""
+    """Yield what in a recipe contradicts `train.qat`, one problem per line."""
     kind, options = recipe.train.qat, recipe.method
     if kind == "none":
         return
@@ -29,36 +29,39 @@ def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
         yield f"train.qat: {kind} needs torchao: {packages.add('torchao')}"
     if recipe.model.quantize != "none":
         yield (
-            f"train.qat: {kind} and model.quantize: {recipe.model.quantize}; the sum of base and "
-            "adapter is what gets quantized, from a base that is not"
+            f"train.qat: {kind} and model.quantize: {recipe.model.quantize}; it quantizes the "
+            "merged weights, from a base that is not quantized"
         )
     if not isinstance(options, LoraOptions) or method.name not in METHODS:
         yield (
-            f"train.qat: {kind} and method.name: {method.name}; only the merged weights of "
-            f"{' and '.join(METHODS)} are known in every step"
+            f"train.qat: {kind} and method.name: {method.name}; only "
+            f"{' and '.join(METHODS)} have merged weights in every step"
         )
         return
     if options.dropout > 0:
-        yield f"train.qat: {kind} and method.dropout: {options.dropout}; merged weights have none"
+        yield (
+            f"train.qat: {kind} and method.dropout: {options.dropout}; merged weights have no "
+            "dropout"
+        )
     if options.init not in INITS:
         yield (
             f"train.qat: {kind} and method.init: {options.init}, whose adapter is converted on "
-            "export, after which the sum is rounded anew"
+            "export, which rounds the merged weights again"
         )
     if options.experts:
         yield f"train.qat: {kind} and method.experts: true; torchao does not quantize fused experts"
     if options.modules_to_save:
         yield (
-            f"train.qat: {kind} and method.modules_to_save; whole copies of modules are not "
-            "fake-quantized in training, but quantized on export"
+            f"train.qat: {kind} and method.modules_to_save; these modules are not "
+            "fake-quantized in training, but are quantized on export"
         )
 
 
 def group_for(recipe: Recipe, task: str, head: str, found: Base, bones: Skeleton) -> int | None:
-    """The group of a run with `train.qat: int4`; None without groups.
+    """Return the group size of a run with `train.qat: int4`; None without groups.
 
     Raises:
-        RecipeError: the task or the base is none that can be exported so.
+        RecipeError: the task or the base cannot be exported that way.
     """
     kind = recipe.train.qat
     if kind == "none":
@@ -68,9 +71,9 @@ def group_for(recipe: Recipe, task: str, head: str, found: Base, bones: Skeleton
     odd = [f"{name} ({size})" for name, size in sizes.items() if size % GROUPS[-1]]
     why = ""
     if family(found.config) != "decoder" or found.config.get("model_type") == "gpt2":
-        why = f"{found.name}: torchao quantizes nn.Linear layers, and it is proven for decoders"
+        why = f"{found.name}: torchao quantizes nn.Linear layers, and only decoders are supported"
     elif task != "sft" or head != "language":
-        why = "it is for supervised tuning of models that write text"
+        why = "it is for supervised fine-tuning of models that generate text"
     elif bones.experts:
         why = f"{found.name}: torchao does not quantize the fused weights of its experts"
     if not why and kind == "int4" and group is None:
@@ -82,18 +85,18 @@ def group_for(recipe: Recipe, task: str, head: str, found: Base, bones: Skeleton
 
 
 def weights(kind: str, bones: Skeleton) -> int:
-    """Weights that every step quantizes anew."""
+    """Return the number of weights that every step quantizes again."""
     return 0 if kind == "none" else sum(map(math.prod, bones.linears.values()))
 
 
 def facts(kind: str, group: int | None) -> dict[str, dict[str, str]]:
-    """What the plan tells of it; nothing without."""
+    """Return what the plan shows of it; empty without it."""
     if kind == "none":
         return {}
-    scales = f"each {group} inputs of an output" if group else "each output"
+    scales = f"{group} inputs of an output" if group else "output"
     return {
         "qat": {
-            "weights": f"{kind}, symmetric, a scale for {scales}",
-            "cost": "every step merges and quantizes each layer's weights anew, and keeps a copy",
+            "weights": f"{kind}, symmetric, one scale per {scales}",
+            "cost": "every step merges and quantizes each layer's weights again, and keeps a copy",
         }
     }

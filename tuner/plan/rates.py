@@ -1,7 +1,7 @@
-"""How fast this machine trains, as runs and rehearsals on it measured it; plans tell times by it.
+"""How fast this machine trains, measured by runs and rehearsals; plans estimate times from it.
 
-A small file a setting lies in the cache. Machines of the same processors and GPUs count as one. A
-plan for which nothing was measured tells no time.
+The cache has a small file per setting. Machines with the same processors and GPUs count as one. A
+plan for which nothing was measured shows no time.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _KEPT = 256
-# Measuring the tuned model and merging it, which no format does for itself.
+# Measuring the tuned model and merging it, which all formats share.
 SHARED = ""
-# What changes the time of a step but not whose rate is the nearest: that of the same base, method,
-# device and type is a fair guess for other values of these.
+# Keys that change the time of a step: the rate of the same base, method, device and type is still a
+# fair guess for other values of these.
 _SETTINGS = (
     *("train.batch_size", "train.micro_batch_size", "train.gradient_checkpointing", "train.qat"),
     *("data.packing", "data.max_length", "run.devices", "run.nodes", "run.strategy"),
@@ -41,20 +41,20 @@ _SETTINGS = (
 
 @dataclass(frozen=True)
 class Rate:
-    """What was measured; times in seconds.
+    """Measured speed; times in seconds.
 
     Attributes:
-        tokens_per_second: of training, padding not counted; of all processes together.
+        tokens_per_second: of training, without padding, over all processes.
         step: of an optimizer step.
         load: of the base, until the first step could begin.
-        score_row: of scoring, a held-out row.
-        samples: of the answers that are shown, once.
+        score_row: of scoring one held-out row.
+        samples: of one set of the answers that are shown.
         save: of sealing a checkpoint.
         export: of the formats that are written from the live model, their proof included.
         by: rehearsal or run.
         date: the day, as 2026-01-31.
-        made: of each format that is made of a sealed one, and once, under SHARED, of what they
-            have in common.
+        made: of each format that is made from a sealed one, and, under SHARED, of the work that
+            they have in common.
     """
 
     tokens_per_second: float
@@ -78,7 +78,7 @@ class Found:
 
 
 def today() -> str:
-    """The date, in UTC."""
+    """Return the date, in UTC."""
     return datetime.now(UTC).date().isoformat()
 
 
@@ -86,7 +86,7 @@ def keep(plan: Plan, machine: Machine, rate: Rate) -> Path | None:
     """Remember a rate for plans like this one; None where the cache cannot be written."""
     kin, settings = _kin(plan, machine), _settings(plan)
     path = _folder() / f"{_digest([kin, settings])}.json"
-    # What was measured helps later plans; it is no reason to fail this run.
+    # Only later plans use it: it is no reason to fail this run.
     with contextlib.suppress(OSError, ResourceError):
         path.parent.mkdir(parents=True, exist_ok=True)
         body = {"format": FORMAT, "kin": kin, "settings": settings, "rate": asdict(rate)}
@@ -97,9 +97,9 @@ def keep(plan: Plan, machine: Machine, rate: Rate) -> Path | None:
 
 
 def find(plan: Plan, machine: Machine) -> Found | None:
-    """The rate of these very settings, else the newest of the same base, method and device.
+    """Return the rate of the same settings, else the newest of the same base, method and device.
 
-    What draws its answers takes other times under other settings, so it has only the former.
+    Where answers are sampled the time depends on the settings, so only the former counts.
     """
     kin, settings = _kin(plan, machine), _settings(plan)
     exact = _read(_folder() / f"{_digest([kin, settings])}.json")
@@ -115,13 +115,13 @@ def find(plan: Plan, machine: Machine) -> Found | None:
 
 
 def of_run(plan: Plan, record: Mapping[str, Any], lines: list[dict[str, Any]]) -> Rate | None:
-    """The rate of a run that went through at once.
+    """Return the rate of a run that was not interrupted.
 
     Args:
         plan: of the run.
         record: its run.json; `durations` are complete.
-        lines: of its metrics.jsonl; the first is left out, where everything runs for the first
-            time, if there are others.
+        lines: of its metrics.jsonl; the first, which includes warm-up, is left out if there are
+            others.
     """
     lines = [line for line in lines if line.get("tokens") and line.get("seconds")]
     later = lines[1:] or lines
@@ -156,24 +156,24 @@ def of_formats(artefacts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def draws(plan: Plan) -> bool:
-    """Whether a step writes answers, so that its tokens are not known before."""
+    """Return whether a step samples answers, so that its tokens are not known in advance."""
     return plan.recipe.rlhf is not None and plan.recipe.rlhf.draws
 
 
 def scored_rows(plan: Plan) -> int:
-    """Held-out rows that are looked at in one scoring."""
+    """Return the number of held-out rows in one scoring."""
     return len(plan.prepared.eval[: plan.recipe.eval.max_rows]) if plan.recipe.eval.enabled else 0
 
 
 def saves(plan: Plan) -> int:
-    """Checkpoints that a whole run seals."""
+    """Return the number of checkpoints that a whole run seals."""
     every = plan.recipe.train.save_steps
     due = set(range(every, plan.steps + 1, every)) | {stage.stop for stage in plan.stages}
     return len(due)
 
 
 def _kin(plan: Plan, machine: Machine) -> dict[str, Any]:
-    """What a rate must share with a plan to say anything about it."""
+    """Return what a rate must share with a plan to apply to it."""
     rlhf = plan.recipe.rlhf
     return {
         "machine": {
@@ -201,7 +201,7 @@ def _settings(plan: Plan) -> dict[str, Any]:
 
 
 def _of_answers(key: str) -> bool:
-    """Whether a key says how answers are drawn and learned from."""
+    """Return whether a key sets how answers are sampled and learned from."""
     names = ("responses_per_prompt", "max_new_tokens", "vllm", "epochs", "minibatches", "reward")
     section, _, name = key.partition(".")
     return section in ("rlhf", "ppo") and name in names
@@ -217,7 +217,7 @@ def _processor() -> str:
 
 
 def _threads(plan: Plan, machine: Machine) -> int:
-    """Processors that each process may keep busy; as `launch` deals them out."""
+    """Return the processors of each process, as `launch` assigns them."""
     given = os.environ.get(threads.COUNT, "")
     if given.isdigit() and int(given) and not threads.is_open(threads.COUNT):
         return int(given)
@@ -234,7 +234,7 @@ def _digest(value: Any) -> str:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Rate] | None:
-    """What a file says; None where there is none, or it is damaged or of another format."""
+    """Return the content of a file; None if it is missing, damaged or of another format."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         body = json.loads(path.read_bytes())
         if body["format"] == FORMAT:

@@ -1,4 +1,4 @@
-"""Refuse a base that a recipe cannot be carried out on."""
+"""Refuse a base that a recipe cannot run on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tuner.recipe.schema import Recipe
 
 
 def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
-    """Refuse a method that cannot be put on this base, before its weights are touched.
+    """Refuse a method that does not work on this base, before its weights are read.
 
     Raises:
         RecipeError: the method is not for its family or type, or would break its tied matrices.
@@ -22,35 +22,35 @@ def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
     kind, model_type = family(found.config), str(found.config.get("model_type"))
     if kind not in method.families:
         raise RecipeError(
-            f"method.name: {method.name} is not for {kind} models",
-            f"{found.name} is one; the method is proven for {', '.join(sorted(method.families))}",
+            f"method.name: {method.name} does not support {kind} models",
+            f"{found.name} is one; the method supports {', '.join(sorted(method.families))}",
             "choose another method or another base",
         )
     if method.model_types and model_type not in method.model_types:
         raise RecipeError(
-            f"method.name: {method.name} is not for models of type {model_type}",
-            f"{found.name}; it is made for {', '.join(sorted(method.model_types))}",
+            f"method.name: {method.name} does not support models of type {model_type}",
+            f"{found.name}; the method supports {', '.join(sorted(method.model_types))}",
             "choose another method or another base",
         )
     if HEADS[head].added and not method.classes:
         able = ", ".join(row.name for row in METHODS.values() if row.classes)
         raise RecipeError(
-            f"method.name: {method.name} is not proven under a new head",
-            f"{'model.task: classification' if head == 'classes' else 'tuner reward'}; proven are "
+            f"method.name: {method.name} is not supported with a new head",
+            f"{'model.task: classification' if head == 'classes' else 'tuner reward'}; supported: "
             f"{able}",
             "choose one of them",
         )
     if model_type == "gpt2" and not method.conv1d:
         raise RecipeError(
-            f"method.name: {method.name} cannot change GPT-2's layers",
-            f"{found.name} stores them transposed (Conv1D), which peft's {method.name} cannot",
+            f"method.name: {method.name} cannot adapt GPT-2's layers",
+            f"{found.name} stores them transposed (Conv1D); peft's {method.name} has no support",
             "use lora, or another base",
         )
     options = recipe.method
     if method.deep_prompts and getattr(options, "init", "") == "text" and kind != "decoder":
         raise RecipeError(
             f"method.init: text and a base of the family {kind}",
-            "only a decoder's cache shows the keys and values of a text",
+            "only a decoder's KV cache has the keys and values of a text",
             "leave out method.init",
         )
     if not isinstance(options, LoraOptions):
@@ -60,8 +60,8 @@ def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
     matrices += [name for name in options.modules_to_save if name in vocabulary.MATRICES]
     if tied and matrices:
         raise RecipeError(
-            f"method.modules_to_save: {matrices[0]}, and the base's head is its embedding matrix",
-            f"{found.name} has tie_word_embeddings: a copy of the one would not follow the other, "
-            "and a merged model could not hold both",
+            f"method.modules_to_save: {matrices[0]}, but the base's head and embeddings are tied",
+            f"{found.name} has tie_word_embeddings: a trained copy of one would not change the "
+            "other, and a merged model cannot hold both",
             "leave it out, or use method.name: trainable_tokens for the embeddings of some tokens",
         )

@@ -1,4 +1,4 @@
-"""What a plan has to know for learning from preferences: policy, judges, their tokenizers, data."""
+"""The models of a plan that learns from preferences: policy and reward models."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from tuner.recipe.load import LoadedRecipe
     from tuner.recipe.schema import Recipe
 
-# By a recipe's own name for it; what earlier stages of a chain leave.
+# Outputs of earlier stages of a chain, by the recipe's name for them.
 Chained = Mapping[str, Source]
 
 
 @dataclass(frozen=True)
 class Parties:
-    """Who takes part besides the policy that is trained.
+    """The models besides the policy that is trained.
 
     Attributes:
-        policy: what it starts from; None: the bare base.
+        policy: what the policy starts from; None: the bare base.
         judges: reward models by the name the recipe gives them.
         pads: their padding tokens.
     """
@@ -43,9 +43,9 @@ class Parties:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """sha256 of the weights of each, which stand for what the recipe calls them.
+        """sha256 of the weights of each, in place of the names in the recipe.
 
-        Read once: every checkpoint carries them.
+        Computed once: every checkpoint has them.
         """
         given = {"rlhf.policy_sha256": self.policy} if self.policy else {}
         given |= {f"rlhf.reward_sha256.{name}": judge for name, judge in self.judges.items()}
@@ -53,7 +53,7 @@ class Parties:
 
 
 def _differences(method: MethodOptions, recipe: Recipe) -> str:
-    """Where a policy's method and the recipe's differ, key by key."""
+    """Return where a policy's method and the recipe's differ, key by key."""
     ours, theirs = recipe.method.model_dump(), method.model_dump()
     return ", ".join(
         f"method.{key} {theirs.get(key, 'none')} (here {ours.get(key, 'none')})"
@@ -63,10 +63,10 @@ def _differences(method: MethodOptions, recipe: Recipe) -> str:
 
 
 def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source | None]:
-    """The source of the policy, and the recipe with the method that it was trained with.
+    """Return the recipe with the policy's own method, and the source of the policy.
 
     Raises:
-        RecipeError: it is not there, or its method is not the recipe's.
+        RecipeError: the policy does not exist, or its method is not the recipe's.
     """
     rlhf = loaded.recipe.rlhf
     if rlhf is None or rlhf.policy is None:
@@ -75,8 +75,8 @@ def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source 
     if source.whole:
         raise RecipeError(
             f"rlhf.policy: {rlhf.policy} is a whole model",
-            f"{source.folder} holds no adapter",
-            f"name it as model.base: {source.folder}, and leave out rlhf.policy",
+            f"{source.folder} has no adapter",
+            f"set model.base: {source.folder}, and leave out rlhf.policy",
         )
     _refuse_tokens(source)
     if source.method is None or source.method == loaded.recipe.method:
@@ -85,9 +85,9 @@ def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source 
     own = [key for key in given if loaded.origins[key] not in ("default", "verb")]
     if own:
         raise RecipeError(
-            "the recipe's method is not that of rlhf.policy",
-            f"{rlhf.policy} was trained otherwise: {_differences(source.method, loaded.recipe)}",
-            "leave out the section method: the policy's own adapter is trained on",
+            "the recipe's method differs from that of rlhf.policy",
+            f"{rlhf.policy} was trained with {_differences(source.method, loaded.recipe)}",
+            "leave out the section method: training continues with the policy's own adapter",
         )
     recipe = loaded.recipe.model_copy(update={"method": source.method})
     origins = {key: where for key, where in loaded.origins.items() if key not in given}
@@ -96,29 +96,29 @@ def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source 
 
 
 def _refuse_tokens(source: Source) -> None:
-    """Refuse a policy that has added tokens to the vocabulary: its base is another one than ours.
+    """Refuse a policy with tokens added to the vocabulary: its base is not the recipe's.
 
     Raises:
-        RecipeError: with the way round it.
+        RecipeError: with the workaround.
     """
     known = source.folder / CONFIG
     config = json.loads(known.read_text("utf-8")) if known.is_file() else {}
     if (source.section and source.section.new_tokens) or config.get(vocabulary.TRAINED):
         raise RecipeError(
-            f"rlhf.policy: {source.name} has tokens that its base has not",
-            "not proven for rlhf: their rows lie in the adapter",
-            "tuner export RUN --format merged, and name that as model.base, without rlhf.policy",
+            f"rlhf.policy: {source.name} has tokens that its base does not have",
+            "not supported for rlhf: their embedding rows are in the adapter",
+            "tuner export RUN --format merged, then use that as model.base, without rlhf.policy",
         )
 
 
 def parties(
     loaded: LoadedRecipe, policy: Source | None, found: Base, tokenizer: Any, chained: Chained
 ) -> Parties:
-    """Check that policy and judges fit base and tokenizer, as far as can be told without weights.
+    """Check that policy and reward models fit base and tokenizer, without loading weights.
 
     Raises:
-        RecipeError: one is not there, or is no reward model.
-        ModelError: one reads another vocabulary or another chat template.
+        RecipeError: one does not exist, or is not a reward model.
+        ModelError: one has another vocabulary or another chat template.
         SafetyError: a reward function, and the recipe does not allow code.
     """
     rlhf = loaded.recipe.rlhf
@@ -153,22 +153,22 @@ def _same_base(policy: Source, found: Base) -> None:
 
 
 def _pad_of(judge: Source, found: Base, tokenizer: Any) -> int:
-    """The padding token of a reward model that reads what the policy writes."""
+    """Return the padding token of a reward model that scores the policy's answers."""
     base = judge.base(found)
     own = (judge.folder / "tokenizer_config.json").is_file()
     other = vocabulary.tokenizer_at(base, judge.folder if own else base.folder)
     advice = "train a reward model on this base, or on one with the same tokenizer"
     if other.get_vocab() != tokenizer.get_vocab():
         raise ModelError(
-            f"the reward model {judge.name} reads another vocabulary",
+            f"the reward model {judge.name} has another vocabulary",
             f"it has {len(other.get_vocab())} tokens, the policy {len(tokenizer.get_vocab())}, "
-            "or the same ones by other numbers",
+            "or the same ones with other ids",
             advice,
         )
     if own and other.chat_template != tokenizer.chat_template:
         raise ModelError(
             f"the reward model {judge.name} was trained with another chat template",
-            "it would judge texts that do not look like those it knows",
+            "it would score texts in a format that it was not trained on",
             "train it with the tokenizer that the policy has",
         )
     return pad_for_scores(other, judge.name)

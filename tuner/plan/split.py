@@ -1,4 +1,4 @@
-"""How many rows go through a forward pass, by the memory that is there."""
+"""How many rows go through a forward pass, by the available memory."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ if TYPE_CHECKING:
     from tuner.plan.decide import Decided
     from tuner.plan.ground import Ground
 
-# Tokens from which on float32 matrix products run at a CPU's full rate: halving 1,652 tokens of
-# packed rows on SmolLM2-135M cost 4 % of the time and saved 1 GB of 3.3. In half precision it cost
-# 5 %, and a token takes half of the memory: there it is twice as many.
+# Tokens from which float32 matrix products run at a CPU's full rate: halving 1,652 tokens of packed
+# rows on SmolLM2-135M cost 4 % of the time and saved 1 GB of 3.3. In half precision it cost 5 %,
+# and a token takes half of the memory: twice as many tokens there.
 ENOUGH_TOKENS = 768
 
-# Rows of the training order by which memory is foreseen: of more, the largest is hardly larger.
+# Rows of the training order that the memory estimate looks at: with more, the largest would hardly
+# be larger.
 _FORESEEN = 50_000
 
 
 def order(recipe: Recipe, count: int, stages: Sequence[Stage]) -> list[int]:
-    """The training rows as the run takes them, as far as they are looked at ahead."""
+    """Return the training rows in the order of the run, up to the number that estimates look at."""
     rows = min(stages[-1].stop * recipe.train.batch_size, _FORESEEN)
     return [int(row) for row in data_order.order(count, recipe.run.seed, 0, rows)]
 
 
 def mapped(recipe: Recipe, found: Base, device: str, dtype: str, parameters: int) -> int:
-    """Bytes of the base's files that stay mapped beside its quantized weights: on a CPU the others
-    are read where they lie, if they are stored as they are computed."""
+    """Return the bytes of the base's files that stay mapped next to its quantized weights: on a CPU
+    the other weights are read from the file, if stored in the type they are computed in."""
     stored = found.config.get("dtype") or found.config.get("torch_dtype")
     stays = recipe.model.quantize != "none" and device == "cpu" and stored == dtype
     return parameters * (4 if dtype == "float32" else 2) if stays else 0
@@ -53,15 +54,15 @@ def split(
     """Choose micro-batch and gradient checkpointing by the memory estimate.
 
     Args:
-        base: the recipe and what it stands on.
-        decided: where the run computes.
+        base: the recipe and its base.
+        decided: the device of the run.
         shape: of the run in one process.
-        quantized: the same on a base in 4 bits, for the advice where nothing fits.
-        machine: has the memory.
-        values: takes what is chosen.
+        quantized: the same on a base in 4 bits, for the fix where nothing fits.
+        machine: says how much memory there is.
+        values: gets the choices.
 
     Raises:
-        RecipeError: what cannot be recomputed is asked to be.
+        RecipeError: the recipe asks for recomputation that is not possible.
         ResourceError: not even one row per forward pass fits; says what would.
     """
     recipe, method, device = base.recipe, base.method, decided.device
@@ -70,9 +71,9 @@ def split(
     if recipe.train.gradient_checkpointing is True and not possible:
         raise RecipeError(
             f"train.gradient_checkpointing: true and method.name: {method.name}",
-            "its keys and values stand in a cache unless rows are packed, and a cache cannot be "
+            "its keys and values are in a cache unless rows are packed, and a cache cannot be "
             "recomputed",
-            "lower train.micro_batch_size instead, which leaves the update as it is",
+            "lower train.micro_batch_size instead, which does not change the update",
         )
     shared = machine.memory_bytes // processes.per_node
     available = machine.gpus[0].memory_bytes if device == "cuda" else shared
@@ -85,15 +86,15 @@ def split(
         need = min(estimate.estimate(shape, 1, again).total for again in allowed)
         raise ResourceError(
             "this run does not fit into memory",
-            f"one row per forward pass needs about {need / 2**30:.1f} GiB, "
-            f"{limit / 2**30:.1f} of {available / 2**30:.1f} GiB may be used",
+            f"a micro-batch of one row needs about {need / 2**30:.1f} GiB; the budget is "
+            f"{limit / 2**30:.1f} of {available / 2**30:.1f} GiB",
             fit.remedies(shape, quantized, limit, allowed),
         )
     if (drawing := estimate.drawing_peak(shape)) > limit:
         raise ResourceError(
-            "drawing the answers of a step does not fit into memory",
-            f"it needs about {drawing / 2**30:.1f} GiB, "
-            f"{limit / 2**30:.1f} of {available / 2**30:.1f} GiB may be used",
+            "sampling the answers of a step does not fit into memory",
+            f"it needs about {drawing / 2**30:.1f} GiB; the budget is "
+            f"{limit / 2**30:.1f} of {available / 2**30:.1f} GiB",
             "lower train.batch_size, rlhf.max_new_tokens or data.max_length",
         )
     size = choice.micro_batch_size if choice and micro == "auto" else int(micro)
@@ -101,27 +102,27 @@ def split(
     if micro != "auto":
         fits = estimate.estimate(shape, size, False).total <= limit
         checkpointing = possible and not fits if asked == "auto" else bool(asked)
-    why = f"fits {limit / 2**30:.1f} GiB"
+    why = f"fits into {limit / 2**30:.1f} GiB"
     if (
         micro == "auto"
         and device == "cpu"
         and packed
         and (few := _enough(shape, batch, size)) < size
     ):
-        size, why = few, f"{_enough_tokens(shape)} tokens a time keep a CPU busy, more take memory"
+        size, why = few, f"{_enough_tokens(shape)} tokens keep a CPU busy, more only take memory"
     values.set_auto("train.micro_batch_size", size, why)
-    why = "memory needs it" if checkpointing else "memory does not need it"
+    why = "needed to fit into memory" if checkpointing else "fits into memory without it"
     values.set_auto("train.gradient_checkpointing", checkpointing, why)
     return size, checkpointing
 
 
 def recomputable(method: Method, packed: bool) -> bool:
-    """Whether activations may be recomputed: what lies in a cache may not."""
+    """Return whether activations may be recomputed: those in a cache may not."""
     return method.gradient_checkpointing and (packed or not method.deep_prompts)
 
 
 def recomputes(recipe: Recipe, possible: bool) -> tuple[bool, ...]:
-    """Whether activations are kept or recomputed, what is tried first coming first."""
+    """Return whether to keep or recompute activations, in the order to try."""
     asked = recipe.train.gradient_checkpointing
     return (asked,) if asked != "auto" else (False, True) if possible else (False,)
 
@@ -131,7 +132,7 @@ def _enough_tokens(shape: estimate.Shape) -> int:
 
 
 def _enough(shape: estimate.Shape, batch_size: int, most: int) -> int:
-    """The fewest rows, of the divisors of the batch up to `most`, that have enough tokens."""
+    """Return the fewest rows, of the divisors of the batch up to `most`, with enough tokens."""
     enough = _enough_tokens(shape)
     mean = sum(shape.rows.lengths) / max(1, len(shape.rows.lengths))
     sizes = (size for size in range(1, most) if batch_size % size == 0)

@@ -1,7 +1,7 @@
-"""What a LoRA takes of a base besides its targets, by the keys of the recipe's `method` section:
-some layers only, ranks of their own, the fused weights of experts, modules that are trained whole.
+"""Parts of a base that a LoRA changes, by the keys of the recipe's `method` section: targets, some
+layers only, other ranks, the fused weights of experts, modules that are trained in full.
 
-Each name in the recipe must mean something in the base: peft passes over those that do not.
+Each name in the recipe must match something in the base: peft ignores those that do not.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Parts:
 
     Attributes:
         experts: parameters with the fused weights of experts, to adapt.
-        saved: modules to train whole and to save beside the adapter.
+        saved: modules to train in full and to save with the adapter.
     """
 
     experts: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ def refuse_layers(options: MethodOptions, bones: Skeleton, found: Base) -> None:
     """Refuse numbers in `method.layers` that the base has no layer for.
 
     Raises:
-        ModelError: naming them.
+        ModelError: names them.
     """
     present = layers_of((*bones.linears, *bones.experts))
     wanted = options.layers if isinstance(options, LoraOptions) else ()
@@ -58,7 +58,7 @@ def refuse_layers(options: MethodOptions, bones: Skeleton, found: Base) -> None:
 
 
 def find(options: MethodOptions, bones: Skeleton, targets: Sequence[str], found: Base) -> Parts:
-    """The parts of a base; none for other methods than LoRA.
+    """Find the parts of a base besides the targets; none for methods other than LoRA.
 
     Args:
         options: the recipe's `method` section.
@@ -68,7 +68,7 @@ def find(options: MethodOptions, bones: Skeleton, targets: Sequence[str], found:
 
     Raises:
         ModelError: a name matches nothing, or the base has no experts.
-        RecipeError: a module would be trained whole and adapted, too.
+        RecipeError: a module would be both trained in full and adapted.
     """
     if not isinstance(options, LoraOptions):
         return Parts()
@@ -82,7 +82,7 @@ def find(options: MethodOptions, bones: Skeleton, targets: Sequence[str], found:
         inside = [each for each in adapted if each == name or each.startswith(name + ".")]
         if inside:
             raise RecipeError(
-                f"method.modules_to_save: {name} would be trained whole and adapted, too",
+                f"method.modules_to_save: {name} would be both trained in full and adapted",
                 f"method.target_modules selects {inside[0]}",
                 "leave it out of one of the two",
             )
@@ -92,7 +92,7 @@ def find(options: MethodOptions, bones: Skeleton, targets: Sequence[str], found:
 def _experts(options: LoraOptions, bones: Skeleton, found: Base) -> tuple[str, ...]:
     if not bones.experts:
         raise ModelError(
-            "method.experts: true, and the model has no fused weights of experts",
+            "method.experts: true, but the model has no fused expert weights",
             f"{found.name} is of type {found.config.get('model_type')}",
             "leave out method.experts; experts that are linear layers are adapted without it",
         )
@@ -101,7 +101,7 @@ def _experts(options: LoraOptions, bones: Skeleton, found: Base) -> tuple[str, .
 
 
 def _modules(parameters: Iterable[str]) -> tuple[str, ...]:
-    """Every module that holds a parameter, itself or within."""
+    """Return every module that has a parameter, directly or inside."""
     found: dict[str, None] = {}
     for name in parameters:
         steps = name.split(".")[:-1]
@@ -117,17 +117,17 @@ def _refuse_absent(key: str, wanted: Iterable[str], names: Collection[str], foun
     endings = {word for word in ends_in if not word.isdigit()}
     near = {entry: difflib.get_close_matches(entry, sorted(endings), 3, 0.4) for entry in absent}
     hints = [f"{entry} -> {', '.join(words)}" for entry, words in near.items() if words]
-    hint = f"near: {'; '.join(hints)}. " if hints else ""
+    hint = f"similar: {'; '.join(hints)}. " if hints else ""
     raise ModelError(
-        f"method.{key} names modules that are not there",
-        f"{found.name}: {', '.join(absent)} matches nothing that it could mean; there is "
+        f"method.{key} names modules that the model does not have",
+        f"{found.name}: {', '.join(absent)} matches no module; module names here end in "
         f"{', '.join(sorted(endings))}",
         f"{hint}correct method.{key}",
     )
 
 
 def virtual_tokens(recipe: Recipe, found: Base) -> int:
-    """Tokens of the context that a method takes for itself.
+    """Return the tokens of the context that a method takes for itself.
 
     Raises:
         RecipeError: they leave no room for a row.
@@ -136,14 +136,14 @@ def virtual_tokens(recipe: Recipe, found: Base) -> int:
     if count and count > found.context_length // 2:
         raise RecipeError(
             f"method.num_virtual_tokens: {count} is more than half of the model's context",
-            f"{found.name} takes {found.context_length} tokens, rows included",
+            f"{found.name} has a context of {found.context_length} tokens, rows included",
             f"set method.num_virtual_tokens: {found.context_length // 2} or less",
         )
     return int(count)
 
 
 def token_ids(recipe: Recipe, tokenizer: Any) -> tuple[int, ...]:
-    """The ids of `method.tokens`.
+    """Return the ids of `method.tokens`.
 
     Raises:
         RecipeError: one is not a single token.
@@ -157,16 +157,16 @@ def token_ids(recipe: Recipe, tokenizer: Any) -> tuple[int, ...]:
         if len(ids) != 1:
             near = difflib.get_close_matches(token, vocabulary, 3, 0.5)
             raise RecipeError(
-                f"method.tokens: '{token}' is no token",
-                f"the tokenizer makes {len(ids)} of it; near: {', '.join(near) or 'none'}",
-                "name tokens as tokenizer.json spells them, or as they stand in a text",
+                f"method.tokens: '{token}' is not a single token",
+                f"the tokenizer splits it into {len(ids)}; similar: {', '.join(near) or 'none'}",
+                "write tokens as in tokenizer.json, or as they appear in a text",
             )
         found.append(int(ids[0]))
     return tuple(found)
 
 
 def targets(recipe: Recipe, bones: Skeleton, found: Base) -> list[str]:
-    """The modules a method changes; every name must match, and half of the layers at least.
+    """Return the modules a method changes; every name must match, and at least half of the layers.
 
     Raises:
         ModelError: a name matches nothing, or less than half of the layers are reached.
@@ -197,7 +197,7 @@ def targets(recipe: Recipe, bones: Skeleton, found: Base) -> list[str]:
         endings = sorted({name.rsplit(".", 1)[-1] for name in names})
         near = {entry: difflib.get_close_matches(entry, endings, 3, 0.4) for entry in absent}
         hints = [f"{entry} -> {', '.join(found)}" for entry, found in near.items() if found]
-        hint = f"near: {'; '.join(hints)}. " if hints else ""
+        hint = f"similar: {'; '.join(hints)}. " if hints else ""
         raise ModelError(
             "method.target_modules names modules that the model does not have",
             f"{found.name}: {', '.join(absent or wanted)} matches no layer that "

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlanValue:
-    """A value of the resolved recipe, and where it comes from."""
+    """A value of the resolved recipe, and its origin."""
 
     value: Any
     origin: str
@@ -34,7 +34,7 @@ class Stage:
 
 
 class Values:
-    """The flat table of values under decision."""
+    """The flat table of values that a plan decides."""
 
     def __init__(self, loaded: LoadedRecipe) -> None:
         self.table: dict[str, PlanValue] = {}
@@ -44,11 +44,11 @@ class Values:
                 self.table[name] = PlanValue(value, loaded.origins.get(name, "default"))
 
     def now(self, key: str) -> Any:
-        """The present value of a key."""
+        """Return the current value of a key."""
         return self.table[key].value
 
     def set_auto(self, key: str, value: Any, why: str) -> Any:
-        """Replace `auto` (or none) by what the plan decides; a value the user gave stays."""
+        """Replace `auto` (or None) with what the plan decides; keep a value that the user gave."""
         present = self.table[key].value
         if present in ("auto", None, ["auto"]):
             self.table[key] = PlanValue(value, f"auto: {why}")

@@ -1,1 +1,1 @@
-"""What the user asks for: the schema of a recipe, and reading one."""
+"""Recipes: their schema, and how they are read."""

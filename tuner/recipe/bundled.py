@@ -9,14 +9,14 @@ Kind = Literal["recipes", "data_templates"]
 
 
 def folder(kind: Kind) -> Path:
-    """The folder of the bundled files: package data when installed, the checkout's otherwise."""
+    """Return the folder of the bundled files: package data if installed, else the checkout's."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "_bundled" / kind
     return installed if installed.is_dir() else package.parent / kind
 
 
 def files(kind: Kind) -> dict[str, Path]:
-    """The bundled YAML files by name (without the suffix), in order of the names."""
+    """Return the bundled YAML files by name (without the suffix), sorted by name."""
     return {file.stem: file for file in sorted(folder(kind).glob("*.yaml"))}
 
 

@@ -1,4 +1,4 @@
-"""A recipe that compares methods, taken apart: one ordinary recipe a method, all else equal."""
+"""A recipe that compares methods, split into one ordinary recipe per method."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _METHODS, _RATES = ("compare", "methods"), ("compare", "learning_rates")
 def trees(
     tree: dict[str, Any], source: Source, shared: Recipe | None
 ) -> Iterator[tuple[str, dict[str, Any], Source]]:
-    """Name, keys and their places of every run that a comparison asks for.
+    """Yield name, keys and their places of every run in a comparison.
 
     Args:
         tree: the keys of the whole recipe, as the file has them.
         source: where they come from.
-        shared: the validated recipe, where it is valid; rates and formats are put in only then.
+        shared: the validated recipe, if it is valid; only then are rates and formats filled in.
     """
     rest = {key: value for key, value in tree.items() if key not in ("compare", "method")}
     if isinstance(rest.get("run"), dict):
@@ -48,7 +48,7 @@ def trees(
 
 
 def unknown_rates(section: CompareSection, tree: dict[str, Any], source: Source) -> list[str]:
-    """A line for every rate whose method is not compared."""
+    """Return a line for every rate whose method is not compared."""
     known = {name for _, name, _ in _named(tree)}
     known |= {str(options.get("name", "lora")) for _, _, options in _named(tree)}
     return [
@@ -60,7 +60,7 @@ def unknown_rates(section: CompareSection, tree: dict[str, Any], source: Source)
 
 
 def _named(tree: dict[str, Any]) -> list[tuple[int, str, dict[str, Any]]]:
-    """Number, name and options of each method; the second `lora` is called lora-2."""
+    """Return number, name and options of each method; the second `lora` is named lora-2."""
     compare = tree.get("compare")
     listed = compare.get("methods") if isinstance(compare, dict) else None
     seen: Counter[str] = Counter()
@@ -75,12 +75,12 @@ def _named(tree: dict[str, Any]) -> list[tuple[int, str, dict[str, Any]]]:
 
 
 def _without_adapter(method: str) -> bool:
-    """What trains the base's own weights has a whole model for an artefact."""
+    """Return whether a method trains the base's weights, so that it saves a whole model."""
     return method in METHODS and not METHODS[method].adapter
 
 
 def _moved(source: Source, old: KeyPath, new: KeyPath) -> Source:
-    """The same places, with those of the keys below `old` also those of the keys below `new`."""
+    """Return the places, with those of the keys below `old` also for the keys below `new`."""
     size = len(old)
     lines = {new + path[size:]: line for path, line in source.lines.items() if path[:size] == old}
     flags = {new + path[size:]: flag for path, flag in source.flags.items() if path[:size] == old}
@@ -95,8 +95,8 @@ class LoadedComparison:
     """A recipe that compares methods.
 
     Attributes:
-        shared: what all have in common.
-        runs: by name, the recipe of each run.
+        shared: what all runs have in common.
+        runs: the recipe of each run, by name.
     """
 
     shared: LoadedRecipe
@@ -106,7 +106,7 @@ class LoadedComparison:
 def load_comparison(
     path: Path, overrides: Sequence[str] = (), output: str | None = None
 ) -> LoadedComparison:
-    """Read a recipe with a `compare` section: what is shared, and an ordinary recipe a method.
+    """Read a recipe with a `compare` section: the shared part, and one recipe per method.
 
     Args:
         path: a file, or the name of a bundled recipe where no such file exists.
@@ -120,14 +120,14 @@ def load_comparison(
     if draft.tree.get("compare") is None:
         raise RecipeError(
             f"{draft.file} has no section compare",
-            "it names the methods to compare",
+            "that section lists the methods to compare",
             "add, for example: compare: {methods: [{name: lora}, {name: prefix}]}",
         )
     shared, problems = validate(draft.tree, draft.source)
     problems = [*draft.problems, *problems]
     if draft.tree.get("method") is not None:
         place = draft.source.place(("method",))
-        problems.append(f"{place}: method: the methods of a comparison stand in compare.methods")
+        problems.append(f"{place}: method: a comparison lists its methods in compare.methods")
     runs: dict[str, LoadedRecipe] = {}
     for name, tree, source in trees(draft.tree, draft.source, shared):
         recipe, found = validate(tree, source)

@@ -15,10 +15,10 @@ from tuner.recipe.schema import Recipe
 
 
 def content_sha256(loaded: LoadedRecipe) -> str:
-    """What a run of the recipe depends on: every resolved key but where it runs, and its data.
+    """Return a digest of all a run depends on: every key except where it runs, and its data.
 
-    Paths count as they are written, and files and adapters also by what they hold: so a project may
-    move, and what is no longer the same is not taken for done.
+    Paths count as written, and files and adapters also by their contents: so a project can be
+    moved, and a run whose inputs have changed is not taken for done.
     """
     recipe, elsewhere = loaded.recipe, {"output": None, "price_per_hour": None}
     own = recipe.model_copy(update={"run": recipe.run.model_copy(update=elsewhere)})
@@ -30,10 +30,10 @@ def content_sha256(loaded: LoadedRecipe) -> str:
 
 
 def dump(recipe: Recipe, folder: Path | None = None) -> str:
-    """The whole recipe as YAML that loads back to an equal one.
+    """Return the whole recipe as YAML that loads back to an equal one.
 
-    With `folder`, data files, bases and adapters that lie there are written with their absolute
-    path, so that the text means the same wherever it is stored.
+    With `folder`, data files, bases and adapters in it are written with their absolute path, so
+    that the text means the same wherever it is stored.
     """
     from tuner.recipe.aliases import ALIASES
 

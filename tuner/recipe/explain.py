@@ -1,4 +1,4 @@
-"""What is wrong in a recipe, in the user's words: where, which key, what was expected."""
+"""Messages for the problems of a recipe: where, which key, what was expected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SCALARS = (str, int, float, bool)
 
 
 def explain(error: ValidationError, tree: dict[str, Any], source: Source) -> list[str]:
-    """One line for every problem that pydantic found, in the order of the file."""
+    """Return one line for every problem that pydantic found, in the order of the file."""
     found: dict[Path, str] = {}
     for item in error.errors(include_url=False):
         path = _without_tag(item["loc"])
@@ -31,7 +31,7 @@ def explain(error: ValidationError, tree: dict[str, Any], source: Source) -> lis
             path = ("method", "name")
         if item["type"] == "own_words" and item["ctx"]["key"]:
             path = (*path, item["ctx"]["key"])
-        # A list whose item is wrong is wrong itself to pydantic; one line is enough.
+        # Pydantic reports a list with a wrong item, too; one line is enough.
         if not any(known[: len(path)] == path for known in found):
             found[path] = f"{source.place(path)}: {_dotted(path)}: {_message(item, path, tree)}"
     return [found[path] for path in sorted(found, key=source.line)]
@@ -90,7 +90,7 @@ def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
         owners = [row.name for row in METHODS.values() if plain in row.options.model_fields]
         if owners:
             near = nearest(word, own)
-            here = f"; of {method} the nearest is '{near}'" if near else ""
+            here = f"; the nearest option of {method} is '{near}'" if near else ""
             return f"not an option of {method}; {_listed(owners)} {_has(owners)} it{here}"
     if homes:
         return f"unknown key; it belongs under {' or '.join(homes)}"
@@ -98,7 +98,7 @@ def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
 
 
 def field_at(path: Path, tree: dict[str, Any]) -> FieldInfo | None:
-    """The schema's field that a path of the tree leads to or into; None for none."""
+    """Return the schema's field that a path of the tree leads to or into; None if there is none."""
     if not path or path[0] not in Recipe.model_fields:
         return None
     info: FieldInfo | None = Recipe.model_fields[str(path[0])]
@@ -115,14 +115,14 @@ def field_at(path: Path, tree: dict[str, Any]) -> FieldInfo | None:
 
 
 def _model_of(info: FieldInfo | None, value: Any) -> type[BaseModel] | None:
-    """The section that a key's value, or an item of its list, is read by."""
+    """Return the section model for a key's value, or for an item of its list."""
     models = list(models_in(info.annotation)) if info else []
-    # Rewards alone have several.
+    # Only rewards have several.
     return options_of(value) if len(models) > 1 else next(iter(models), None)
 
 
 def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """What a key takes, in words: `a whole number, 1 or more, or auto`."""
+    """Describe what a key takes: `a whole number, 1 or more, or auto`."""
     origin = get_origin(annotation)
     if origin is Annotated:
         inner, *more = get_args(annotation)
@@ -144,13 +144,13 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         ranges = _ranges(metadata)
         return f"{noun}, {' and '.join(ranges)}" if ranges else noun
     if origin is tuple:
-        listed = list(models_in(annotation)) or _item(annotation) == "keys with values"
+        listed = list(models_in(annotation)) or _item(annotation) == "a mapping"
         return "a list" if listed else "a word or a list of words"
-    return "keys with values"
+    return "a mapping"
 
 
 def _item(annotation: Any) -> str:
-    """What one element of a list or mapping takes."""
+    """Describe what one element of a list or mapping takes."""
     arguments = [item for item in get_args(annotation) if item is not Ellipsis]
     return describe(arguments[-1])
 
@@ -174,7 +174,7 @@ def _expanded(metadata: Iterable[Any]) -> list[Any]:
 
 
 def _phrased(info: FieldInfo | None, depth: int) -> bool:
-    """Whether the schema says it better than the type's reader: not for mixed types."""
+    """Return whether the schema describes it better than the type's reader: not for mixed types."""
     if info is None:
         return False
     if depth > 2:
@@ -193,7 +193,7 @@ def _without_tag(location: tuple[int | str, ...]) -> Path:
 
 
 def _existing(path: Path, tree: Any) -> Path:
-    """The path without what pydantic adds to it: branches of a union, names of validators."""
+    """Return the path without what pydantic adds: branches of a union, names of validators."""
     for end, name in enumerate(path):
         known = (isinstance(tree, dict) and name in tree) or (
             isinstance(tree, list) and isinstance(name, int) and name < len(tree)
@@ -223,7 +223,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "not an empty value"
     if isinstance(value, dict | list):
-        return "not keys with values" if isinstance(value, dict) else "not a list"
+        return "not a mapping" if isinstance(value, dict) else "not a list"
     text = str(value)
     return f"not '{text if len(text) <= 60 else text[:57] + '...'}'"
 

@@ -1,6 +1,6 @@
 """The recipe's section `export`: what is written at the end of a run.
 
-An item of `formats` is a name of FORMATS, or a mapping with that name as its one key: to a type
+An item of `formats` is a name in FORMATS, or a mapping with that name as its only key: to a type
 (`{gguf: q4_k_m}`, which is the name `gguf-q4_k_m`), or to options (`{nf4: {max_kl: 0.3}}`). It is
 kept as the name, or as {name: options} where it has any.
 """
@@ -23,15 +23,18 @@ _EXAMPLE = "expected a name, or a mapping with one key: {gguf: q4_k_m} or {nf4: 
 
 
 class FormatOptions(Section):
-    """What may be said of one format."""
+    """Options of one format."""
 
-    type: Annotated[Text | None, Field(description="type of a GGUF file: q4_k_m, q8_0, ...")] = None
+    type: Annotated[Text | None, Field(description="GGUF type: q4_k_m, q8_0, ...")] = None
     max_kl: Annotated[
         Positive | None,
-        Field(description="largest mean KL to the tuned model, in place of the format's own limit"),
+        Field(description="largest mean KL to the tuned model, instead of the format's limit"),
     ] = None
     portable: Annotated[
-        Flag, Field(description="adapter: rsLoRA as a plain LoRA, which every runtime reads alike")
+        Flag,
+        Field(
+            description="adapter: write rsLoRA as plain LoRA, for runtimes that ignore use_rslora"
+        ),
     ] = False
 
 
@@ -59,7 +62,7 @@ def _item(value: Any) -> Item:
     options = _options(name, given)
     if kind := options.pop("type", None):
         if name != GGUF:
-            raise own_words(f"{name} has no types, only {GGUF} has; write the name alone")
+            raise own_words(f"{name} takes no type, only {GGUF} does; write just the name")
         if kind.lower() not in _TYPES:
             raise own_words(f"no GGUF type '{kind}'; {suggestion(kind, _TYPES)}")
         name = f"{GGUF}-{kind}"
@@ -74,13 +77,13 @@ def _refuse_options(name: str, options: dict[str, Any]) -> None:
     if name == AUTO:
         raise own_words(f"{AUTO} takes no options; name the format")
     if "max_kl" in options and FORMATS[name].exact and name != "merged":
-        raise own_words(f"{name} holds the trained weights themselves; max_kl is for the others")
+        raise own_words(f"{name} stores the exact trained weights; max_kl is for the other formats")
     if "portable" in options and name != "adapter":
         raise own_words(f"portable is an option of adapter, not of {name}")
 
 
 def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """The options that differ from their defaults."""
+    """Return the options that differ from their defaults."""
     try:
         return FormatOptions.model_validate(given).model_dump(exclude_defaults=True)
     except ValidationError as error:
@@ -89,7 +92,9 @@ def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
         if first["type"] == "extra_forbidden":
             said = f"no option '{key}'; {suggestion(key, FormatOptions.model_fields)}"
         else:
-            said = f"{key}: not '{given[key]}'; {FormatOptions.model_fields[key].description}"
+            said = (
+                f"{key}: '{given[key]}' is not valid; {FormatOptions.model_fields[key].description}"
+            )
         raise own_words(f"{name}: {said}") from None
 
 
@@ -101,12 +106,12 @@ def _known(name: str) -> str:
 
 
 def name_of(item: Item) -> str:
-    """The format of an item."""
+    """Return the format of an item."""
     return item if isinstance(item, str) else next(iter(item))
 
 
 def _schema() -> dict[str, Any]:
-    """What an editor needs: every name, and for each mapping what it may hold."""
+    """Return the schema for editors: every name, and the keys that each mapping may have."""
     options: dict[str, dict[str, Any]] = {
         "type": {"enum": list(_TYPES)},
         "max_kl": {"type": "number", "exclusiveMinimum": 0},
@@ -137,7 +142,7 @@ def _schema() -> dict[str, Any]:
 
 
 class ExportSection(Section):
-    """What is written at the end, each proven in a fresh process."""
+    """What is written at the end of a run, each checked in a fresh process."""
 
     formats: Annotated[
         tuple[Item, ...],
@@ -147,14 +152,14 @@ class ExportSection(Section):
         Field(
             description="any of `tuner export --formats`, each a name or {name: type or options}, "
             "as in [adapter, merged, {gguf: q4_k_m}, {nf4: {max_kl: 0.3}}]; auto: adapter, "
-            "virtual_tokens and merged, as far as the method has them"
+            "virtual_tokens and merged, if the method supports them"
         ),
     ] = (AUTO,)
     onto: Annotated[
         Literal["auto", "dequantized", "original"],
         Field(
-            description="weights that the adapter of a quantized base is merged into; auto: those "
-            "that come nearer to the tuned model"
+            description="base weights to merge a quantized base's adapter into; auto: those "
+            "closer to the tuned model"
         ),
     ] = "auto"
 
@@ -164,6 +169,6 @@ class ExportSection(Section):
         return tuple(map(name_of, self.formats))
 
     def options(self, name: str) -> dict[str, Any]:
-        """What the recipe says of a format besides its name."""
+        """Return the options that the recipe gives a format."""
         found = next((item for item in self.formats if name_of(item) == name), name)
         return {} if isinstance(found, str) else found[name]

@@ -1,7 +1,8 @@
-"""FORMATS: what a trained model can be written as, and what must be true of each.
+"""FORMATS: the formats that a trained model can be exported to, with their limits.
 
-One row and one file in `tuner/export/` a format. Names and numbers only, so that a plan and a
-command line can refuse without loading torch: the functions of a row are looked up when they run.
+Each format has one row here and one file in `tuner/export/`. Names and numbers only, so that a plan
+and a command line can refuse without loading torch: the functions of a row are imported when they
+run.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ class Format:
     """A format of `tuner export`.
 
     Attributes:
-        name: as the user says it, and the name of its folder.
+        name: as the user writes it, and the name of its folder.
         what: one line for help.
-        packages: modules that must be there.
-        bits: of a quantized weight with its scales; None where nothing is quantized.
-        divergence: largest mean KL to the tuned model, in nats a token; None where the logits
+        packages: modules that it needs.
+        bits: per quantized weight, scales included; None where nothing is quantized.
+        divergence: largest mean KL to the tuned model, in nats per token; None where the logits
             themselves must agree.
         llama_type: type of a GGUF file, as llama.cpp calls it.
-        live: writes it from a live model at the end of a run, of (plan, trained, folder).
-        write: makes it of what was sealed, of (row, work, folder).
-        of_adapter: whether it is made of an adapter, not of a merged model.
-        card: whether a README.md goes beside it, as it does beside what is quantized.
+        live: writes it from the live model at the end of a run; called with (plan, trained,
+            folder).
+        write: makes it from a sealed adapter or model; called with (row, work, folder).
+        of_adapter: whether it is made from an adapter, not from a merged model.
+        card: whether it gets a README.md, as quantized formats do.
     """
 
     name: str
@@ -69,7 +71,7 @@ def _gguf(kind: str, bits: float | None, divergence: float) -> Format:
 _ROWS = (
     Format(
         "adapter",
-        "peft's files",
+        "the adapter, as peft saves it",
         live="tuner.export.adapter:write",
         write="tuner.export.adapter:write_again",
         of_adapter=True,
@@ -82,14 +84,14 @@ _ROWS = (
     ),
     Format(
         "merged",
-        "the whole model, the adapter folded in",
+        "the whole model with the adapter merged in",
         live="tuner.export.merged:write",
         write="tuner.export.merged:write_again",
         card=True,
     ),
     Format(
         "gguf-adapter",
-        "a LoRA for llama.cpp, beside the base's GGUF file",
+        "a LoRA for llama.cpp, used with the base's GGUF file",
         ("llama_cpp",),
         divergence=1e-3,
         write="tuner.export.gguf.adapter:write",
@@ -121,7 +123,7 @@ _ROWS = (
     ),
     Format(
         "int4",
-        "4 bits in groups, by GPTQ",
+        "4-bit GPTQ with group scales",
         ("compressed_tensors",),
         5.1,
         0.5,
@@ -140,8 +142,8 @@ _ROWS = (
     _gguf("q4_1", 5.0, 0.5),
 )
 FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
-# What llama.cpp calls the types of models that a GGUF adapter can be for, by what config.json says;
-# whether it permutes queries and keys.
+# llama.cpp's names for the model types that a GGUF adapter can be for, by model_type in
+# config.json; whether it permutes queries and keys.
 ARCHITECTURES = {
     "llama": ("llama", True),
     "mistral": ("llama", True),
@@ -154,19 +156,19 @@ _PLAIN_GGUF = f"{GGUF}-f16"
 
 
 def canonical(name: str) -> str:
-    """The name of a format as FORMATS has it: GGUF types in any case, and f16 by its full name."""
+    """Return the name of a format as FORMATS has it; GGUF types in any case, f16 as `gguf`."""
     if name.lower().startswith(f"{GGUF}-"):
         name = name.lower()
     return GGUF if name == _PLAIN_GGUF else name
 
 
 def live(names: Iterable[str], quantize: str) -> tuple[str, ...]:
-    """Those of some formats that a run writes from the live model, in the order of writing.
+    """Return those of some formats that a run writes from the live model, in writing order.
 
     Args:
         names: of the formats.
         quantize: `model.quantize`; a quantized model cannot take an update without loss, so its
-            merge is made of the adapter, as `tuner export` does it.
+            merged model is made from the adapter, as `tuner export` does.
     """
     asked = set(names)
     able = [row.name for row in FORMATS.values() if row.live]
@@ -176,26 +178,26 @@ def live(names: Iterable[str], quantize: str) -> tuple[str, ...]:
 
 
 def made(names: Iterable[str], quantize: str) -> tuple[str, ...]:
-    """The other formats: made of the run's sealed adapter or model."""
+    """Return the other formats: those made from the run's sealed adapter or model."""
     names = tuple(names)
     own = live(names, quantize)
-    # A merged model first: the others are made of it.
+    # A merged model first: the others are made from it.
     rest = [name for name in names if name not in own]
     return tuple(sorted(rest, key=lambda name: name != "merged"))
 
 
 def needs_merge(name: str) -> bool:
-    """Whether a format is made of a whole model, so that an adapter must be folded in for it."""
+    """Return whether a format is made from a whole model, so that an adapter must be merged."""
     return name != "virtual_tokens" and not FORMATS[name].of_adapter
 
 
 def needs_converter(row: Format) -> bool:
-    """Whether llama.cpp's converter takes part in writing or proving a format."""
+    """Return whether writing or checking a format needs llama.cpp's converter."""
     return bool(row.llama_type) or row.name == f"{GGUF}-adapter"
 
 
 def known(names: Iterable[str]) -> list[Format]:
-    """The formats of these names, each once, in the order given.
+    """Return the formats of these names, each once, in the order given.
 
     Raises:
         RecipeError: there is none of that name.
@@ -209,7 +211,7 @@ def known(names: Iterable[str]) -> list[Format]:
             raise RecipeError(
                 f"there is no format '{name}'",
                 suggestion(name, list(FORMATS)),
-                f"one of {', '.join(FORMATS)}",
+                f"choose one of {', '.join(FORMATS)}",
             )
         require(FORMATS[name])
         found.append(FORMATS[name])

@@ -1,8 +1,8 @@
-"""What earlier versions called a key, and what they did where there was no key yet.
+"""Keys of earlier versions, and what those versions did where there was no key yet.
 
-A recipe that still has an old key is answered with the new one. Runs of earlier versions are read
-as they were meant: their locks, the identity that their checkpoints keep, and the sha256 by which
-a stage that is finished is found again.
+A recipe that still has an old key gets an error that names the new one. Runs of earlier versions
+are read as they were meant: their locks, the identity in their checkpoints, and the sha256 by which
+a finished stage is recognised.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from tuner.schema.strict_yaml import Path
 
-# Keys that came later, each with the value that means what was done before.
+# Keys that were added later, each with the value that gives the earlier behaviour.
 ADDED: dict[str, Any] = {
     "model.code_sha256": None,
     "data.long": "auto",
@@ -21,17 +21,17 @@ ADDED: dict[str, Any] = {
     "train.adam_beta2": 0.999,
     "train.adam_epsilon": 1e-8,
 }
-# The origin of a value that such a run has brought along.
+# The origin of a value that comes from such a run.
 BEGUN = "the run that is resumed"
-# Once the fields of a mapping `train.trl`.
+# Formerly the fields of a mapping `train.trl`.
 _OF_TRL = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 def answer(path: Path, value: Any) -> str | None:
-    """Say which key or value has taken the place of an old one; None where it is not old."""
+    """Return a message that names the replacement of an old key or value; None if it is not old."""
     if path == ("train", "trl"):
         fields = [name for name in _OF_TRL if isinstance(value, dict) and name in value]
-        return f"unknown key; it is {_listed(fields or _OF_TRL)} now"
+        return f"unknown key; it is now {_listed(fields or _OF_TRL)}"
     if path == ("run", "strategy") and value == "deepspeed":
         return "deepspeed is not supported; did you mean 'fsdp'"
     return None
@@ -43,7 +43,7 @@ def _listed(fields: tuple[str, ...] | list[str]) -> str:
 
 
 def renew_lock(tree: dict[str, Any], lines: dict[Path, int]) -> None:
-    """Give the keys of a run's lock, and their lines, the names that they have now."""
+    """Give the keys of a run's lock, and their lines, their present names."""
     train, run = tree.get("train"), tree.get("run")
     if isinstance(train, dict) and isinstance(fields := train.get("trl"), dict):
         if not fields.keys() <= set(_OF_TRL):
@@ -53,7 +53,7 @@ def renew_lock(tree: dict[str, Any], lines: dict[Path, int]) -> None:
             train[name] = value
             lines[("train", name)] = lines[("train", "trl", name)]
     if isinstance(run, dict) and run.get("strategy") == "deepspeed":
-        # It was refused for several processes, and meant nothing for one.
+        # It was refused for several processes, and had no effect for one.
         run["strategy"] = "auto"
 
 
@@ -73,12 +73,12 @@ def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
 def meant_by_auto(values: Mapping[str, Any], template: str, long: str) -> dict[str, str]:
     """Return what `auto` of the data section meant to an earlier version, by key.
 
-    Rows of a text and a label were film reviews then, and no cut was too much.
+    Rows with a text and a label were film reviews then, and cuts had no limit.
 
     Args:
         values: of the plan in the record of the run that is resumed.
-        template: of its recipe.
-        long: likewise.
+        template: `data.template` of its recipe.
+        long: `data.long` of its recipe.
     """
     if not values or values.get("data.long", {}).get("origin", BEGUN) != BEGUN:
         return {}
@@ -91,7 +91,7 @@ def meant_by_auto(values: Mapping[str, Any], template: str, long: str) -> dict[s
 
 
 def as_then(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a dumped recipe in the shape of the first version, as far as that could say it."""
+    """Return a dumped recipe in the form of the first version, as far as that had the keys."""
     then = {section: dict(keys) for section, keys in values.items()}
     fields = {name: then["train"][name] for name in _OF_TRL}
     for key, value in ADDED.items():

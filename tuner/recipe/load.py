@@ -23,7 +23,7 @@ from tuner.recipe.verbs import VERBS
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A recipe that holds, and where each of its values comes from.
+    """A valid recipe, and where each of its values comes from.
 
     Attributes:
         recipe: the validated recipe.
@@ -52,7 +52,7 @@ class LoadedRecipe:
 
 @dataclass(frozen=True)
 class _Draft:
-    """A recipe's file with the flags on top of it, before the schema has seen it."""
+    """A recipe's file with the flags on top of it, not yet validated."""
 
     file: Path
     sha256: str
@@ -83,7 +83,7 @@ def load(
     Args:
         path: a file, or the name of a bundled recipe where no such file exists.
         overrides: `section.key=value` each; the last one wins over earlier ones and over the file.
-        verb: the training command; None: the one that fits the recipe's method best.
+        verb: the training command; None: the one that fits the recipe's method.
         output: the value of `--output`.
 
     Raises:
@@ -107,14 +107,14 @@ def load(
 
 
 def for_comparison(file: Path, place: str) -> RecipeError:
-    """The refusal of a recipe that compares methods by a command that trains one."""
+    """Return the error of a command that trains one method, for a recipe that compares several."""
     what = "the section compare is for `tuner compare`, which trains several methods"
     fix = f"run: tuner compare --recipe {file}"
     return RecipeError(what, place, fix, problems=[f"{place}: {what}"])
 
 
 def read(path: Path, overrides: Sequence[str], output: str | None) -> _Draft:
-    """The file with the flags on top of it, not yet validated."""
+    """Return the file with the flags on top of it, not yet validated."""
     file = recipe_source.find(path)
     content = recipe_source.read(file)
     tree, lines = recipe_source.parse(content, file)
@@ -129,6 +129,7 @@ def read(path: Path, overrides: Sequence[str], output: str | None) -> _Draft:
 
 
 def validate(tree: dict[str, Any], source: Source) -> tuple[Recipe | None, list[str]]:
+    """Return the validated recipe, or None and the problems."""
     try:
         return Recipe.model_validate(tree), []
     except ValidationError as error:
@@ -136,12 +137,13 @@ def validate(tree: dict[str, Any], source: Source) -> tuple[Recipe | None, list[
 
 
 def refused(file: Path, problems: Sequence[str]) -> RecipeError:
+    """Return the error that lists all problems of a recipe."""
     count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
     return RecipeError(f"{file} has {count}", fix=FIX, problems=[redact(line) for line in problems])
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:
-    """Every key of the recipe with its value, as `section.key`."""
+    """Return every key of the recipe, as `section.key`, with its value."""
     return {
         f"{section}.{key}": value
         for section, values in recipe.model_dump(exclude_none=False).items()

@@ -1,4 +1,4 @@
-"""The keys of a recipe that name something on the disk, as the schema marks them."""
+"""The keys of a recipe that name something on disk, as the schema marks them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, get_args
 
 from tuner.schema.fields import Names, Section
 
-# What a sealed folder says of all its files; what an adapter or a model is without one.
+# Lists all files of a sealed folder; the files of an adapter or a model that has none.
 _SEAL = "MANIFEST.json"
 _WEIGHTS = ("*.json", "*.safetensors")
-# Where a run keeps what it has trained.
+# Where a run keeps the trained weights.
 _TRAINED = ("adapter", "merged")
 
 
 @dataclass(frozen=True)
 class Named:
-    """One text of a recipe that may name something on the disk.
+    """A text of a recipe that may name something on disk.
 
     Attributes:
         key: section, key, and the place in a list.
@@ -33,7 +33,7 @@ class Named:
 
     @property
     def path(self) -> Path:
-        """What is named, as a path; the name of a function is left out."""
+        """The path, without the name of a function."""
         return Path(self.text.rpartition(":")[0] if self.kind == "function" else self.text)
 
     def map(self, change: Callable[[str], str]) -> str:
@@ -44,13 +44,13 @@ class Named:
         return f"{change(file)}{colon}{name}"
 
     def find(self, folder: Path) -> Path | None:
-        """Return what it names, looked for in a folder and then in the current one."""
+        """Return the path it names, searched in a folder and then in the current one."""
         path = self.path.expanduser()
         return next((each for each in (folder / path, path) if each.exists()), None)
 
 
 def named(section: Section, at: tuple[str | int, ...] = ()) -> Iterator[Named]:
-    """Yield what a recipe or a section of it names."""
+    """Yield the texts of a recipe or a section that name something on disk."""
     for name, info in type(section).model_fields.items():
         value, key = getattr(section, name), (*at, name)
         mark = next((each for each in info.metadata if isinstance(each, Names)), None)
@@ -67,7 +67,7 @@ def named(section: Section, at: tuple[str | int, ...] = ()) -> Iterator[Named]:
 
 
 def keys(section: type[Section], at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the keys of a schema that can name something, each with its kind."""
+    """Yield the keys of a schema that can name something on disk, each with its kind."""
     for name, info in section.model_fields.items():
         mark = next((each for each in info.metadata if isinstance(each, Names)), None)
         if mark is not None:
@@ -78,14 +78,14 @@ def keys(section: type[Section], at: tuple[str, ...] = ()) -> Iterator[tuple[tup
 
 
 def put(values: Any, key: Sequence[str | int], text: str) -> None:
-    """Put a text in its place among the values of a recipe that was taken apart."""
+    """Set a text at its key in the values of a dumped recipe."""
     for part in key[:-1]:
         values = values[part]
     values[key[-1]] = text
 
 
 def contents(section: Section, folder: Path) -> Iterator[bytes]:
-    """Yield a digest of everything that is named, but for the base, whose weights a run records.
+    """Yield a digest of everything named, except the base, whose weights a run records.
 
     Args:
         section: the recipe.
@@ -102,7 +102,7 @@ def contents(section: Section, folder: Path) -> Iterator[bytes]:
 
 
 def _of_folder(folder: Path) -> bytes:
-    """The digest of an adapter or a model, or of the run that has trained it."""
+    """Return the digest of an adapter or a model, or of the run that trained it."""
     trained = next((folder / name for name in _TRAINED if (folder / name).is_dir()), folder)
     sealed = trained / _SEAL
     files = [sealed] if sealed.is_file() else sorted(f for p in _WEIGHTS for f in trained.glob(p))

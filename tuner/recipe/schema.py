@@ -1,6 +1,6 @@
-"""The recipe: what the user asks for, as a strict YAML.
+"""The schema of a recipe: strict YAML.
 
-Every key has a one-line description, which is its help, its place in the JSON Schema and its
+Every key has a one-line description, which serves as its help, in the JSON Schema and in the
 documentation. All problems of a recipe are reported at once, each with its line and, for an unknown
 key, the nearest one that exists.
 """
@@ -53,170 +53,182 @@ class ModelSection(Section):
     )
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Field(description="type of the base weights; auto: what the machine computes fastest"),
+        Field(description="dtype of the base weights; auto: bfloat16 on recent GPUs, else float32"),
     ] = "auto"
     quantize: Annotated[
         Literal["none", "nf4", "int8"],
-        Field(description="load the base quantized (bitsandbytes)"),
+        Field(description="quantize the base when loading it (bitsandbytes)"),
     ] = "none"
     task: Annotated[
         Literal["auto", "generation", "classification"],
-        Field(description="write text, or tell classes; auto: what the base is made for"),
+        Field(description="generate text or classify; auto: as the base's config.json says"),
     ] = "auto"
     new_tokens: Annotated[
-        Words, Field(description="tokens to add to the vocabulary, never split, and to train")
+        Words, Field(description="tokens to add to the vocabulary and train; never split")
     ] = ()
     trust_remote_code: Annotated[
         Flag, Field(description="run Python code that comes with the model")
     ] = False
     code_sha256: Annotated[
         Text | None,
-        Field(description="sha256 of that code, as the lock has it; any other code is refused"),
+        Field(description="sha256 of that code, as in recipe.lock.yaml; any other is refused"),
     ] = None
 
 
 class DataSection(Section):
     """The rows and how they become examples."""
 
-    train: Annotated[Words, FILE, Field(min_length=1, description="file or files of training rows")]
+    train: Annotated[
+        Words, FILE, Field(min_length=1, description="file or files with training rows")
+    ]
     eval: Annotated[
         PathOrAmount,
         FILE,
         Field(description="held-out rows: a file, a fraction below 1, or a number of rows"),
     ] = 0.1
     template: Annotated[
-        Text, FILE, Field(description="name or file of a data template; auto: from the columns")
+        Text,
+        FILE,
+        Field(description="name or file of a data template; auto: chosen by the columns"),
     ] = "auto"
     columns: Annotated[
         dict[str, Text],
         Field(description="rename columns: {name in the template: name in the file}"),
     ] = Field(default_factory=dict)
     labels: Annotated[
-        Words, Field(description="answers to choose from; scores label accuracy")
+        Words, Field(description="the possible answers; adds label_accuracy to the metrics")
     ] = ()
     render: Annotated[
         Literal["auto", "chat", "raw"],
-        Field(description="through the chat template, or as plain prompt and answer"),
+        Field(description="use the chat template, or plain prompt and answer"),
     ] = "auto"
     max_length: Annotated[
-        AutoCount, Field(description="longest example in tokens; auto: the model's context")
+        AutoCount, Field(description="maximum tokens per example; auto: the context length")
     ] = "auto"
     long: Annotated[
         Literal["auto", "truncate", "split", "error"],
-        Field(description="longer rows: cut, split (plain text), error; auto: cut by half at most"),
+        Field(
+            description="rows over max_length: cut, split (plain text), stop; auto: cut up to half"
+        ),
     ] = "auto"
-    max_rows: Annotated[Count | None, Field(description="use only the first rows")] = None
+    max_rows: Annotated[
+        Count | None, Field(description="use only this many rows, from the start")
+    ] = None
     packing: Annotated[
-        AutoFlag, Field(description="rows of a micro-batch in one sequence, without padding")
+        AutoFlag,
+        Field(description="pack the rows of a micro-batch into one sequence, without padding"),
     ] = "auto"
     special_tokens_in_text: Annotated[
         Literal["literal", "error", "allow"],
-        Field(description="what control tokens written in a row's text become"),
+        Field(description="special tokens in a row's text: treat as plain text, stop, or allow"),
     ] = "literal"
     max_bad_rows: Annotated[
-        CountFromZero, Field(description="broken rows to leave out and count before stopping")
+        CountFromZero, Field(description="malformed rows to skip and count before stopping")
     ] = 0
 
 
 class TrainSection(Section):
-    """The optimisation."""
+    """Optimizer and learning rate schedule."""
 
     epochs: Annotated[Positive, Field(description="passes over the training rows")] = 3.0
     max_steps: Annotated[
         Count | None, Field(description="stop after this many optimizer steps")
     ] = None
-    batch_size: Annotated[Count, Field(description="rows per optimizer step, over all devices")] = (
-        16
-    )
+    batch_size: Annotated[
+        Count, Field(description="rows per optimizer step, across all devices")
+    ] = 16
     micro_batch_size: Annotated[
         AutoCount, Field(description="rows per forward pass; auto: from the memory estimate")
     ] = "auto"
     learning_rate: Annotated[
-        AutoPositive, Field(description="peak learning rate; auto: the method's own")
+        AutoPositive, Field(description="peak learning rate; auto: the method's default")
     ] = "auto"
     scheduler: Annotated[
         Literal["linear", "cosine", "constant"],
-        Field(description="course of the learning rate after the warmup"),
+        Field(description="learning rate schedule after the warmup"),
     ] = "linear"
     warmup: Annotated[
-        StepsOrShare, Field(description="warmup: a share of the steps, or a number of steps")
+        StepsOrShare,
+        Field(description="warmup: a fraction of all steps, or a number of steps"),
     ] = 0.03
     weight_decay: Annotated[NotNegative, Field(description="AdamW weight decay")] = 0.0
-    max_grad_norm: Annotated[Positive, Field(description="gradients are clipped to this norm")] = (
-        1.0
-    )
+    max_grad_norm: Annotated[Positive, Field(description="clip gradients to this norm")] = 1.0
     gradient_checkpointing: Annotated[
-        AutoFlag, Field(description="recompute activations; auto: only when memory needs it")
+        AutoFlag, Field(description="recompute activations to save memory; auto: only if needed")
     ] = "auto"
     qat: Annotated[
         Literal["none", "int8", "int4"],
-        Field(description="train the merged weights for their quantization by torchao"),
+        Field(description="quantization-aware training of the merged weights (torchao)"),
     ] = "none"
-    save_steps: Annotated[Count, Field(description="seal a checkpoint every so many steps")] = 50
-    logging_steps: Annotated[
-        Count, Field(description="write a metrics line every so many steps")
-    ] = 1
-    adam_beta1: Annotated[Share, Field(description="AdamW: decay of the first moment")] = 0.9
-    adam_beta2: Annotated[Share, Field(description="AdamW: decay of the second moment")] = 0.999
+    save_steps: Annotated[Count, Field(description="steps between sealed checkpoints")] = 50
+    logging_steps: Annotated[Count, Field(description="steps between metrics lines")] = 1
+    adam_beta1: Annotated[Share, Field(description="AdamW: decay rate of the first moment")] = 0.9
+    adam_beta2: Annotated[Share, Field(description="AdamW: decay rate of the second moment")] = (
+        0.999
+    )
     adam_epsilon: Annotated[
-        Positive, Field(description="AdamW: added to the root of the second moment")
+        Positive, Field(description="AdamW: added to the denominator for stability")
     ] = 1e-8
 
 
 class EvalSection(Section):
-    """Scores on held-out rows, before and after."""
+    """Scores on held-out rows, before and after training."""
 
     enabled: Annotated[Flag, Field(description="score before and after training")] = True
-    metrics: Annotated[Words, Field(description="metric names; auto: those that fit the data")] = (
-        "auto",
-    )
+    metrics: Annotated[
+        Words, Field(description="metric names; auto: those that fit the task and the data")
+    ] = ("auto",)
     max_rows: Annotated[
         Count | None, Field(description="score at most this many held-out rows")
     ] = None
     samples: Annotated[
-        CountFromZero, Field(description="held-out prompts to answer before and after")
+        CountFromZero, Field(description="held-out prompts to answer before and after training")
     ] = 1
-    max_new_tokens: Annotated[Count, Field(description="longest generated answer")] = 64
+    max_new_tokens: Annotated[Count, Field(description="maximum tokens per generated answer")] = 64
 
 
 class RunSection(Section):
-    """Where and how the run happens."""
+    """Where and how to run."""
 
     output: Annotated[
         Text | None, Field(description="the run folder; default: runs/<recipe name>")
     ] = None
-    seed: Annotated[Integer, Field(ge=0, description="seeds data order, weights and dropout")] = 42
-    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="where to train")] = "auto"
+    seed: Annotated[
+        Integer, Field(ge=0, description="random seed for data order, new weights and dropout")
+    ] = 42
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="device to train on")] = (
+        "auto"
+    )
     devices: Annotated[
-        AutoCount, Field(description="processes on each machine; auto: one a GPU, one on a CPU")
+        AutoCount, Field(description="processes per machine; auto: one per GPU, or one on a CPU")
     ] = "auto"
     nodes: Annotated[
-        AutoCount, Field(description="machines; auto: as many as a launcher has started on")
+        AutoCount, Field(description="number of machines; auto: as many as the launcher started on")
     ] = "auto"
     strategy: Annotated[
         Literal["auto", "ddp", "fsdp"],
-        Field(description="ddp: each process holds the model; fsdp: a share of the frozen base"),
+        Field(description="ddp: every process holds the model; fsdp: shards the frozen base"),
     ] = "auto"
     timeout: Annotated[
-        Count, Field(description="seconds that a process waits for the others before it gives up")
+        Count, Field(description="seconds to wait for the other processes before giving up")
     ] = 600
     price_per_hour: Annotated[
         Positive | None,
-        Field(description="what a machine (of run.nodes) costs an hour; times get a cost by it"),
+        Field(description="price of one machine per hour; adds a cost to time estimates"),
     ] = None
 
 
 class CompareSection(Section):
-    """Several methods on the same data at equal budget; for `tuner compare` alone."""
+    """Several methods on the same data at equal budget; only for `tuner compare`."""
 
-    # Each is read as a `method` section of its own, so that it has that section's messages.
+    # Each is read as a `method` section, so that it gets that section's messages.
     methods: Annotated[
         tuple[FreeMapping, ...],
-        Field(min_length=1, description="the method sections to train with, a run each"),
+        Field(min_length=1, description="the method sections to compare, one run each"),
     ]
     learning_rates: Annotated[
         dict[str, Positive],
-        Field(description="peak learning rates of their own: {method: rate}"),
+        Field(description="peak learning rate per method: {method: rate}"),
     ] = Field(default_factory=dict)
 
 
@@ -244,11 +256,11 @@ class Recipe(Section):
     eval: EvalSection = EvalSection()
     export: ExportSection = ExportSection()
     run: RunSection = RunSection()
-    # Each is there for its own task alone.
+    # Each is present for its own task only.
     reward: Annotated[RewardSection | None, Field(description="for `tuner reward`")] = None
     rlhf: Annotated[RlhfSection | None, Field(description="for `tuner rlhf`")] = None
     ppo: Annotated[PpoSection | None, Field(description="for rlhf.algorithm: ppo")] = None
-    # Not part of what a run is: each method becomes a recipe without it.
+    # No run has it: each method becomes a recipe without this section.
     compare: Annotated[
         CompareSection | None,
         Field(exclude=True, description="the methods that `tuner compare` trains"),
@@ -256,12 +268,12 @@ class Recipe(Section):
 
 
 def sections() -> dict[str, list[type[BaseModel]]]:
-    """Each section of the recipe and its models: one, but for `method` one a method."""
+    """Return the models of each section: one, except for `method`, which has one per method."""
     return {name: list(models_in(info.annotation)) for name, info in Recipe.model_fields.items()}
 
 
 def keys_of(section: str, method: str | None = None) -> dict[str, FieldInfo]:
-    """The valid keys of a section; of `method`, those of one method or of all."""
+    """Return the valid keys of a section; for `method`, those of one method or of all."""
     if section == "method" and method in METHODS:
         return dict(METHODS[method].options.model_fields)
     return {
@@ -272,29 +284,8 @@ def keys_of(section: str, method: str | None = None) -> dict[str, FieldInfo]:
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Every section model that a type mentions."""
+    """Yield every section model that a type mentions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
         yield from models_in(part)
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a recipe, for editors; every key with its description."""
-    schema = Recipe.model_json_schema()
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    for model in schema["$defs"].values():
-        for name, key in model.get("properties", {}).items():
-            model["properties"][name] = _or_one_word(key)
-    method = {"oneOf": schema["properties"]["method"]["oneOf"]}
-    schema["$defs"]["CompareSection"]["properties"]["methods"]["items"] = method
-    return schema
-
-
-def _or_one_word(key: dict[str, Any]) -> dict[str, Any]:
-    """A list of words may be written as one word."""
-    if key.get("items", {}).get("type") != "string":
-        return key
-    listed = {name: key[name] for name in ("type", "items", "minItems") if name in key}
-    rest = {name: value for name, value in key.items() if name not in listed}
-    return {**rest, "anyOf": [{"type": "string"}, listed]}

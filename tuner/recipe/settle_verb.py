@@ -1,4 +1,4 @@
-"""Which verb a recipe is for, by the command line and its own sections."""
+"""The verb of a recipe, from the command line and the recipe's sections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tuner.recipe.verbs import TASK_SECTIONS, VERBS
 def settle_verb(
     tree: dict[str, Any], verb: str | None, source: Source
 ) -> tuple[str, RecipeError | None]:
-    """The verb, with the method it implies put in; and what is wrong with the two together."""
+    """Return the verb, after filling in the method it implies; and an error if they conflict."""
     if problem := _foreign_sections(tree, verb, source):
         return verb or "", problem
     verb = verb or _verb_of_sections(tree)
@@ -31,7 +31,7 @@ def settle_verb(
         return (row.verb if row else "sft"), None
     if row is None or family in (None, row.verb):
         return verb, None
-    what = f"method '{row.name}' is not one that `tuner {verb}` trains"
+    what = f"`tuner {verb}` does not train method '{row.name}'"
     line = f"{source.place(('method', 'name'))}: method.name: {what}; `tuner {row.verb}` does"
     by_flag = "" if (("method", "name")) in source.lines else f" --set method.name={row.name}"
     fix = f"run: tuner {row.verb} --recipe {source.file}{by_flag}"
@@ -39,7 +39,7 @@ def settle_verb(
 
 
 def _verb_of_sections(tree: dict[str, Any]) -> str | None:
-    """The verb of a task whose section the recipe has."""
+    """Return the verb of the task whose section the recipe has."""
     return next((task for name, task in TASK_SECTIONS.items() if tree.get(name) is not None), None)
 
 
@@ -49,7 +49,7 @@ def _algorithm(tree: dict[str, Any]) -> str:
 
 
 def _add_sections(tree: dict[str, Any], verb: str | None) -> None:
-    """A task has its sections, with their defaults where the recipe says nothing."""
+    """Add the sections of the task, with their defaults, where the recipe has none."""
     for section, task in TASK_SECTIONS.items():
         wanted = verb is not None and VERBS[verb].task == task
         if wanted and (section != "ppo" or _algorithm(tree) == "ppo"):
@@ -57,11 +57,11 @@ def _add_sections(tree: dict[str, Any], verb: str | None) -> None:
 
 
 def _foreign_sections(tree: dict[str, Any], verb: str | None, source: Source) -> RecipeError | None:
-    """The refusal of sections that the verb's task does not read."""
+    """Return the error for sections that the verb's task does not read."""
     task = VERBS[verb].task if verb else _verb_of_sections(tree)
     algorithm = _algorithm(tree)
     if tree.get("ppo") is not None and task == "rlhf" and algorithm != "ppo":
-        what = f"the section ppo is not for rlhf.algorithm: {algorithm}"
+        what = f"the section ppo does not apply to rlhf.algorithm: {algorithm}"
         line = f"{source.place(('ppo',))}: {what}"
         return RecipeError(what, fix="leave the section out", problems=[line])
     for name, owner in TASK_SECTIONS.items():

@@ -1,4 +1,4 @@
-"""Where a recipe's words come from: its file and the flags; what is refused before any schema."""
+"""The sources of a recipe, its file and the flags, and the checks that need no schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tuner.schema.suggest import nearest
 # A run keeps its resolved recipe under this name.
 LOCK = "recipe.lock.yaml"
 FIX = "correct the recipe; `tuner recipes schema` describes every key"
-# What a shell completes: on the command line these are paths from where the user stands.
+# On the command line, where a shell completes them, these paths start at the current folder.
 _PATH_KEYS = frozenset(key for key, kind in keys(Recipe) if kind != "base")
 
 
@@ -32,7 +32,7 @@ class Source:
     flags: dict[KeyPath, str] = field(default_factory=dict)
 
     def override(self, path: KeyPath, flag: str) -> None:
-        """From now on the key comes from the flag, and nothing below it from the file."""
+        """Record that the key comes from the flag, and nothing below it from the file."""
         below = [known for known in (*self.lines, *self.flags) if known[: len(path)] == path]
         for known in below:
             self.lines.pop(known, None)
@@ -40,7 +40,7 @@ class Source:
         self.flags[path] = flag
 
     def place(self, path: KeyPath) -> str:
-        """`file:line`, or the flag, of the key or the nearest key above it."""
+        """Return `file:line`, or the flag, of the key or the nearest key above it."""
         for end in range(len(path), 0, -1):
             if path[:end] in self.flags:
                 return self.flags[path[:end]]
@@ -51,13 +51,13 @@ class Source:
         return f"{self.file}:1"
 
     def origin(self, path: KeyPath, default: str = "default") -> str:
-        """The origin of a key's value as the plan shows it."""
+        """Return the origin of a key's value as the plan shows it."""
         if flag := self._flag_below(path):
             return flag.split()[0]
         return f"recipe line {self.lines[path]}" if path in self.lines else default
 
     def line(self, path: KeyPath) -> int:
-        """Where the key or the nearest key above it stands in the file; 0: given by a flag."""
+        """Return the line of the key or the nearest key above it; 0: given by a flag."""
         place = self.place(path)
         return int(place.rpartition(":")[2]) if place.startswith(f"{self.file}:") else 0
 
@@ -69,7 +69,7 @@ class Source:
 
 
 def find(path: Path) -> Path:
-    """The recipe's file: as named, or the bundled one of that name where there is none."""
+    """Return the recipe's file: the named one, or else the bundled one of that name."""
     if path.is_file():
         return path
     if path.is_dir():
@@ -87,7 +87,7 @@ def find(path: Path) -> Path:
 
 
 def read(file: Path) -> bytes:
-    """The file's bytes; a recipe is small."""
+    """Return the file's bytes; refuse a file too large for a recipe."""
     try:
         if file.stat().st_size > strict_yaml.MAX_BYTES:
             raise RecipeError(f"{file} is not a recipe", "it is larger than 1 MiB", FIX)
@@ -99,7 +99,7 @@ def read(file: Path) -> bytes:
 
 
 def parse(content: bytes, file: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
-    """The recipe as a tree of keys, and the line of every key."""
+    """Return the recipe as a tree of keys, and the line of every key."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -132,7 +132,7 @@ def parse(content: bytes, file: Path) -> tuple[dict[str, Any], dict[KeyPath, int
 def refuse_secrets(
     tree: dict[str, Any], overrides: Sequence[str], output: str | None, source: Source
 ) -> None:
-    """A recipe is stored with its run, so nothing that looks like a secret may stand in it."""
+    """Refuse a recipe that contains what looks like a secret: it is stored with its run."""
     places = [
         redact(f"{source.place(path)}: {path[-1]}: looks like a secret")
         for path, text in _texts(tree, ())
@@ -148,12 +148,12 @@ def refuse_secrets(
         raise RecipeError(
             "a recipe must not hold secrets: it is stored with the run",
             problems=places,
-            fix="take it out and revoke it; give tokens in the environment, such as HF_TOKEN",
+            fix="remove and revoke it; pass tokens in the environment, such as HF_TOKEN",
         )
 
 
 def _texts(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
-    """Every key and every text below a value, with its path."""
+    """Yield every key and every text below a value, with its path."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):
@@ -184,7 +184,7 @@ def apply(
             problems.append(f"{flag}: {problem}")
     if output is not None:
         if source.origin(("run", "output")) == "--set":
-            problems.append("--output: run.output is given by --set too; keep one of them")
+            problems.append("--output: run.output is also given by --set; keep one of them")
         run = tree.get("run")
         tree["run"] = {**(run if isinstance(run, dict) else {}), "output": output}
         source.override(("run", "output"), f"--output {output}")
@@ -202,7 +202,7 @@ def _put(
         if tree.get(name) is None:
             tree[name] = {}
         if not isinstance(tree[name], dict):
-            return f"'{name}' holds a value, not further keys"
+            return f"'{name}' is a value, not a section with keys"
         tree = tree[name]
     tree[path[-1]] = _from_here(value) if path in _PATH_KEYS else value
     source.override(path, flag)

@@ -1,7 +1,7 @@
 """VERBS: the training commands, each a point in the grid of task x method.
 
-One row is one command: `cli` makes the command from it, `recipe_load` checks the recipe's method
-against it. No verb has a code path of its own.
+One row is one command: `cli` makes the command from it, `recipe.load` checks the recipe's
+method against it. No verb has a separate code path.
 """
 
 from __future__ import annotations
@@ -33,10 +33,17 @@ VERBS: dict[str, Verb] = {
     row.name: row
     for row in (
         Verb("lora", "sft", "lora", "Fine-tune with low-rank updates (LoRA, rsLoRA, DoRA)."),
-        Verb("prefix", "sft", "prefix", "Learn keys and values before every row, in every layer."),
-        Verb("ptuning", "sft", "ptuning", "Learn embeddings before every row."),
-        Verb("sft", "sft", None, "Fine-tune on examples with the method that the recipe names."),
+        Verb(
+            "prefix",
+            "sft",
+            "prefix",
+            "Learn virtual keys and values for every layer (prefix tuning).",
+        ),
+        Verb("ptuning", "sft", "ptuning", "Learn virtual tokens through an encoder (p-tuning)."),
+        Verb("sft", "sft", None, "Fine-tune on examples with the method named in the recipe."),
         Verb("reward", "reward", None, "Train a reward model on comparisons of answers."),
-        Verb("rlhf", "rlhf", None, "Learn from rewards or preferences (PPO, RLOO, GRPO, DPO)."),
+        Verb(
+            "rlhf", "rlhf", None, "Train a policy on rewards or preferences (PPO, RLOO, GRPO, DPO)."
+        ),
     )
 }

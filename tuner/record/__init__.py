@@ -1,1 +1,1 @@
-"""What stays on disk: run folders, checkpoints, sealed folders, locks."""
+"""What is kept on disk: run folders, checkpoints, sealed folders, locks."""

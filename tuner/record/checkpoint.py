@@ -47,7 +47,7 @@ class Checkpoint:
         path: the folder it came from.
         step: optimizer steps done.
         tensors: the trained tensors by parameter name, on the CPU.
-        optimizer: parameter groups and state as `optimizer_state.flatten` gives them, or None.
+        optimizer: parameter groups and state as `optimizer_state.flatten` returns them, or None.
         optimizer_tensors: the tensors that `optimizer` refers to.
         scheduler: the scheduler's state, or None.
         state: what the caller gave `save`.
@@ -78,13 +78,13 @@ def save(
         folder: the run's `checkpoints` folder; the caller holds the run's lock.
         step: optimizer steps done.
         named_parameters: the trained parameters, each under its name in the model.
-        optimizer: may train parameters from `named_parameters` only; None to keep none.
-        scheduler: None to keep none.
+        optimizer: may train parameters from `named_parameters` only; None to save none.
+        scheduler: None to save none.
         state: JSON of the caller: stage, metric windows, `identity`, ...
         keep: how many intact checkpoints stay, this one included.
 
     Returns:
-        The sealed folder. Where this very step is already sealed and intact, that one stays.
+        The sealed folder; the existing one, if this step is already sealed and intact.
 
     Raises:
         ResourceError: the disk is full or not writable; earlier checkpoints are untouched.
@@ -110,7 +110,7 @@ def save(
 
 
 def _stands(final: Path, named_parameters: Mapping[str, Tensor]) -> bool:
-    """Whether this step is sealed already, intact and the same; any other is moved, not deleted."""
+    """Return whether this step is sealed, intact and the same; any other folder is moved away."""
     if not final.exists():
         return False
     try:
@@ -120,7 +120,7 @@ def _stands(final: Path, named_parameters: Mapping[str, Tensor]) -> bool:
             for name, value in named_parameters.items()
         ):
             return True
-        reason = "it holds other tensors"
+        reason = "its tensors differ"
     except IntegrityError as error:
         reason = error.why
     number = 1
@@ -243,5 +243,5 @@ def _differences(saved: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> 
                 f"{tuple(now.shape)} {now.dtype} now"
             )
         elif not now.requires_grad:
-            problems.append(f"{name}: frozen, but it was trained")
+            problems.append(f"{name}: frozen now, but trained in the checkpoint")
     return sorted(problems)

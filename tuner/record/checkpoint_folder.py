@@ -1,4 +1,4 @@
-"""The folder of checkpoints: the newest intact one, and which are removed."""
+"""The folder of checkpoints: find the newest intact one, remove old ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tuner.record.manifest import read_manifest
 
 log = logging.getLogger(__name__)
 
-# Checkpoints that stay; one more stands while the next is written.
+# Checkpoints to keep; there is one more while the next is written.
 KEPT = 2
 STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]*)")
 
@@ -30,21 +30,21 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def rotate(folder: Path, keep: int) -> None:
-    """Remove our older checkpoints; one with lost or cut files does not count as kept."""
+    """Remove our older checkpoints; one with missing or truncated files does not count as kept."""
     intact = 0
     for _, path in _steps(folder):
         if intact >= keep:
             try:
                 seal.remove_sealed(path)
             except OSError as error:
-                # The new checkpoint stands: an old one too many is no reason to stop.
+                # The new checkpoint is sealed: one old one too many is no reason to stop.
                 log.warning("%s could not be removed: %s", path, error)
         elif _is_whole(path):
             intact += 1
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether all files have their sizes: cheap, and what a crash or a clumsy copy breaks."""
+    """Whether all files have their recorded sizes: cheap, and shows a crash or a partial copy."""
     try:
         files = read_manifest(path)["files"]
         return all((path / name).stat().st_size == entry["bytes"] for name, entry in files.items())
@@ -53,7 +53,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest intact checkpoint, every byte checked.
+    """Find the newest intact checkpoint, with every byte checked.
 
     Returns:
         Its folder or None, and a message for each newer one that had to be skipped.

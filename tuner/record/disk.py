@@ -1,4 +1,4 @@
-"""Writing so that it lasts: atomic, flushed files, and what a full disk says."""
+"""Durable writes: atomic, flushed files, and the error for a full disk."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def sha256_file(path: Path) -> str:
-    """The sha256 of a file's bytes, in hex."""
+    """Return the sha256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a JSON file atomically and durably; a reader sees the old or the new, never a part.
+    """Replace a JSON file atomically and durably; a reader sees old or new, never a part.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
@@ -44,7 +44,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The same as strict JSON: numbers that are not finite become text, paths their names."""
+    """Convert to strict JSON: numbers that are not finite become text, paths their names."""
     if isinstance(value, float):
         return value if math.isfinite(value) else repr(float(value))
     if isinstance(value, Mapping):
@@ -58,7 +58,7 @@ def require_space(folder: Path, needed: int) -> None:
     """Check free space before it is needed.
 
     Raises:
-        ResourceError: fewer than `needed` bytes are free where `folder` lies or will lie.
+        ResourceError: fewer than `needed` bytes are free where `folder` is or will be.
     """
     present = folder.absolute()
     while not present.exists():
@@ -66,14 +66,14 @@ def require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(present).free
     if free < needed:
         raise ResourceError(
-            f"not enough disk for {folder}",
+            f"not enough disk space for {folder}",
             f"needs {needed:,} bytes, has {free:,} free",
             "free some space, choose another disk with --output, or export fewer formats",
         )
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files under a folder; 0 where there is none."""
+    """Return the bytes of all files under a folder; 0 if there are none."""
     return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
 
 
@@ -104,8 +104,7 @@ def make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def no_empty_folder(path: Path) -> Iterator[None]:
-    """Take a folder that was not there away again where the body fails and leaves it empty, and
-    its parents likewise."""
+    """Remove a new folder, and new parents, if the body fails and leaves them empty."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         yield
@@ -121,7 +120,7 @@ def sync_folder(folder: Path) -> None:
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:
-        # A folder may allow entering without listing; what lies in it is flushed all the same.
+        # A folder may allow entering without listing; its files are flushed all the same.
         return
     try:
         os.fsync(fd)
@@ -134,7 +133,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that the disk, the quota or the file size limit is used up."""
+    """Return whether an error means that the disk, the quota or the file size limit is used up."""
     if isinstance(error, OSError):
         return error.errno in DISK_FULL
     # Libraries written in Rust put the errno in their message only.
@@ -142,7 +141,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def resource_error(error: BaseException, path: Path) -> ResourceError:
-    """The error a user sees when something could not be written at `path`."""
+    """Return the error a user sees when something could not be written at `path`."""
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
     free = ""
     with contextlib.suppress(OSError):
@@ -150,5 +149,5 @@ def resource_error(error: BaseException, path: Path) -> ResourceError:
     return ResourceError(
         f"cannot write {path}",
         f"{reason}{free}",
-        "free some space or choose another disk or folder; what was sealed before is intact",
+        "free some space or choose another disk or folder; what was sealed earlier is intact",
     )

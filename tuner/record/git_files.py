@@ -14,7 +14,7 @@ _REF = re.compile(r"ref: (refs/[\w./@+-]+)\Z")
 
 
 def commit(folder: Path) -> str | None:
-    """Return the commit of the checkout that a folder lies in; None outside one."""
+    """Return the commit of the checkout that a folder is in; None outside one."""
     for place in (folder, *folder.parents):
         if (own := _own_files(place / ".git")) is not None:
             break

@@ -12,7 +12,7 @@ from tuner.errors import IntegrityError
 def check_identity(
     saved: Mapping[str, Any], current: Mapping[str, Any], allowed: Iterable[str] = ()
 ) -> list[str]:
-    """Compare what a checkpoint was trained under with what this run would do.
+    """Compare the settings a checkpoint was trained with to those of this run.
 
     Args:
         saved: the flat `state["identity"]` of the checkpoint.
@@ -39,7 +39,7 @@ def check_identity(
                 fields.append(field)
     if refused:
         raise IntegrityError(
-            "the checkpoint belongs to another run than this recipe describes",
+            "the checkpoint belongs to a different run than this recipe describes",
             refused[0],
             f"{_as_before(saved, fields)}, or start a new run with another --output",
             refused,
@@ -48,7 +48,7 @@ def check_identity(
 
 
 def _as_before(saved: Mapping[str, Any], fields: Sequence[str]) -> str:
-    """Return how to get back what the checkpoint was trained under: a default may have changed."""
+    """Return how to restore the checkpoint's settings: a default may have changed."""
     keys = [field for field in fields if field.startswith(("method.", "train."))]
     if keys != list(fields) or not all(isinstance(saved.get(k), str | int | float) for k in keys):
         return "undo these changes"

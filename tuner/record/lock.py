@@ -32,7 +32,7 @@ def _start_of(pid: int) -> str:
 
 @dataclass(frozen=True)
 class Owner:
-    """A process, so named that another one with the same id is not taken for it."""
+    """A process, identified so that a later one with the same id is not mistaken for it."""
 
     pid: int
     host: str
@@ -40,12 +40,12 @@ class Owner:
 
     @classmethod
     def this(cls) -> Owner:
-        """The calling process."""
+        """Return the calling process."""
         return cls(os.getpid(), socket.gethostname(), _start_of(os.getpid()))
 
     @classmethod
     def parse(cls, text: str) -> Owner | None:
-        """The owner written in a lock file; None where the file is empty or torn."""
+        """Return the owner named in a lock file; None if the file is empty or torn."""
         try:
             value = json.loads(text)
             return cls(int(value["pid"]), str(value["host"]), str(value["start"]))
@@ -53,11 +53,11 @@ class Owner:
             return None
 
     def encode(self) -> bytes:
-        """The line that stands in a lock file."""
+        """Return the line to write in a lock file."""
         return (json.dumps(asdict(self)) + "\n").encode()
 
     def alive(self) -> bool | None:
-        """Whether the process still runs; None when it ran on another host."""
+        """Return whether the process still runs; None if it ran on another host."""
         if self.host != socket.gethostname():
             return None
         try:
@@ -131,7 +131,7 @@ class FolderLock:
             return False
         if previous is not None and previous != Owner.this():
             alive = previous.alive()
-            # Without flock the owner on another host may live: only that host could tell.
+            # Without flock the owner on another host may be alive: only that host knows.
             if alive or (alive is None and locked is None):
                 raise self._in_use(previous)
             self.taken_over = previous
@@ -155,7 +155,7 @@ class FolderLock:
         )
 
     def release(self) -> None:
-        """Give the lock back and remove its file; a second call does nothing."""
+        """Release the lock and remove its file; a second call does nothing."""
         if self._fd < 0:
             return
         with contextlib.suppress(OSError):

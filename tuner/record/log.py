@@ -1,4 +1,4 @@
-"""The run's log file: what the libraries say, kept without showing it all."""
+"""The run's log file: keeps the libraries' messages without showing them all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Once(logging.Filter):
 
 
 def file_in(folder: Path) -> Path:
-    """The log of a run's folder, which its first process alone writes."""
+    """Return the log file in a run's folder; only the first process writes it."""
     return folder / LOG if ranks.place().main else Path(os.devnull)
 
 

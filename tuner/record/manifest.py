@@ -21,7 +21,7 @@ FORMAT = 1
 
 def describe(staging: Path, marker: int, extra: Mapping[str, Any]) -> None:
     """Flush every file and folder and write the manifest, last."""
-    # The marker was made under the user's umask: its mode says what that is.
+    # The marker was made under the user's umask, which its mode shows.
     file_mode = os.fstat(marker).st_mode & 0o777
     folder_mode = file_mode | (file_mode & 0o444) >> 2
     files: dict[str, dict[str, Any]] = {}
@@ -35,7 +35,7 @@ def describe(staging: Path, marker: int, extra: Mapping[str, Any]) -> None:
         if path.is_symlink() or not path.is_file():
             raise IntegrityError(
                 f"{path.relative_to(staging)} is not a plain file",
-                "a link or device cannot be sealed: its content may change or lie elsewhere",
+                "a link or device cannot be sealed: its content may change or be elsewhere",
                 "write the file itself into the folder",
             )
         _chmod(path, file_mode)
@@ -52,17 +52,17 @@ def describe(staging: Path, marker: int, extra: Mapping[str, Any]) -> None:
 
 
 def _encode(body: Mapping[str, Any]) -> bytes:
-    """The manifest's only spelling, with its own checksum: no altered byte goes unseen."""
+    """Return the manifest's only spelling, with its own checksum: no altered byte goes unseen."""
     checksum = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     text = json.dumps({**body, "sha256": checksum}, indent=1, sort_keys=True, allow_nan=False)
     return (text + "\n").encode()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a sealed folder, itself checked; the files are not.
+    """Read and check the manifest of a sealed folder; the files are not checked.
 
     Raises:
-        IntegrityError: it is missing, altered, or of a format that this version does not know.
+        IntegrityError: it is missing, altered, or of a format unknown to this version.
     """
     path = folder / MANIFEST
     try:
@@ -103,7 +103,7 @@ def verify(folder: Path) -> dict[str, Any]:
     """Re-read every file of a sealed folder.
 
     Returns:
-        The manifest, with `unlisted`: files that lie there without being part of the seal.
+        The manifest, with `unlisted`: files in the folder that are not part of the seal.
 
     Raises:
         IntegrityError: names each file that is missing or altered, with both sha256.
@@ -131,7 +131,7 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def unlisted(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
-    """Names of what lies in a sealed folder without being part of it."""
+    """Return the names of files in a sealed folder that are not part of it."""
     known = {MANIFEST, *manifest["files"]}
     names = (
         path.relative_to(folder).as_posix()
@@ -142,7 +142,7 @@ def unlisted(folder: Path, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether the folder carries an unaltered manifest of ours; the files are not read."""
+    """Return whether the folder has an unaltered manifest of ours; the files are not read."""
     try:
         read_manifest(folder)
     except IntegrityError:
@@ -154,7 +154,7 @@ def _damaged(folder: Path, problems: list[str]) -> IntegrityError:
     return IntegrityError(
         f"{folder} is damaged",
         problems[0],
-        "restore it from a copy, or make it again",
+        "restore it from a copy, or create it again",
         problems if len(problems) > 1 else None,
     )
 
@@ -166,6 +166,6 @@ def _chmod(path: Path, mode: int) -> None:
 
 
 def digest(files: Mapping[str, Mapping[str, Any]]) -> str:
-    """One sha256 for several files: of their names and own sha256, sorted."""
+    """Return one sha256 for several files: of their names and their sha256, sorted."""
     text = "\n".join(f"{name}:{files[name]['sha256']}" for name in sorted(files))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,7 +1,7 @@
 """Optimizer and scheduler state as named tensors and JSON, and back, bit for bit.
 
 `state_dict()` of a torch optimizer numbers its parameters and is meant for pickle. Here every value
-stands under its parameter's name, tensors apart from the rest, so that it can be stored without
+is kept under its parameter's name, tensors separate from the rest, so that it can be stored without
 pickle and checked against the model that it is restored into.
 """
 
@@ -23,7 +23,7 @@ Json = Any
 
 
 def encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Json:
-    """JSON for a value; tensors in it go to `tensors` under names that start with `key`.
+    """Return JSON for a value; tensors in it go to `tensors` under names that start with `key`.
 
     Numbers come back exactly: JSON carries the shortest spelling that reads back to the same float.
 
@@ -53,7 +53,7 @@ def encode(value: Any, key: str, tensors: dict[str, Tensor]) -> Json:
 
 
 def decode(value: Json, tensors: Mapping[str, Tensor]) -> Any:
-    """The value that `encode` was given.
+    """Return the value that `encode` encoded.
 
     Raises:
         KeyError, ValueError, TypeError: not what `encode` writes.
@@ -79,7 +79,7 @@ def decode(value: Json, tensors: Mapping[str, Tensor]) -> Any:
 def flatten(
     optimizer: Optimizer, named_parameters: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The optimizer's state by parameter name: JSON, and the tensors that it refers to.
+    """Return the optimizer's state by parameter name: JSON, and the tensors that it refers to.
 
     Raises:
         KeyError: the optimizer holds a parameter that has no name in `named_parameters`.
@@ -109,13 +109,13 @@ def check_names(saved: Mapping[str, Any], optimizer: Optimizer, names: Mapping[i
     groups = saved["param_groups"]
     if len(groups) != len(optimizer.param_groups):
         raise _mismatch(
-            f"{len(groups)} parameter groups were saved, there are {len(optimizer.param_groups)}"
+            f"{len(groups)} parameter groups were saved, this run has {len(optimizer.param_groups)}"
         )
     for number, (before, now) in enumerate(zip(groups, optimizer.param_groups, strict=True)):
         members = [names.get(id(parameter), "(not trained)") for parameter in now["params"]]
         if before["params"] != members:
             changed = sorted(set(before["params"]) ^ set(members))
-            detail = f"differs in {', '.join(changed[:5])}" if changed else "has another order"
+            detail = f"differs in {', '.join(changed[:5])}" if changed else "has a different order"
             raise _mismatch(f"parameter group {number} {detail}")
 
 
@@ -125,7 +125,7 @@ def unflatten(
     optimizer: Optimizer,
     named_parameters: Mapping[str, Tensor],
 ) -> None:
-    """Put a flattened state back, exactly: values, dtypes, and on the device torch expects.
+    """Restore a flattened state exactly: values, dtypes, and on the device torch expects.
 
     `Optimizer.load_state_dict` is not used because it casts moments to the parameter's dtype.
 

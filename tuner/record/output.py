@@ -13,7 +13,7 @@ LEFTOVERS = {LOCK, LOG, f".{RUN}.tmp"}
 
 
 def resolve_output(path: Path, *, from_recipe: bool) -> Path:
-    """The folder that a run will use: absolute, links resolved.
+    """Return the folder that a run will use: absolute, links resolved.
 
     Raises:
         SafetyError: a relative path in a recipe leaves the current directory through `..`.
@@ -33,7 +33,7 @@ def refuse_foreign(path: Path) -> None:
     """Refuse a folder that is not empty and holds no run.
 
     Raises:
-        RecipeError: with what it holds.
+        RecipeError: names what it holds.
     """
     entries = {entry.name for entry in path.iterdir()}
     if RUN in entries:

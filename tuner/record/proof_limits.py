@@ -1,6 +1,6 @@
 """LIMITS: by how much an artefact may differ from what was trained, and where a warning begins.
 
-Numbers only, so that whoever shows a verdict needs no torch. `docs/proofs.md` has them in one table
+Numbers only, so that showing a verdict needs no torch. `docs/proofs.md` has them in one table
 with the measurement behind each; a test compares the two.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Half a unit in the last place, as a share of the number: what one rounding moves it at most.
+# Half a unit in the last place, as a share of the number: the most that one rounding moves it.
 UNIT = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-# The same weights read twice differ by the noise that was measured; the reloaded model may differ
-# by this many times as much, or by what the roundings named here come to, if that is more. Sums in
-# float32 round at every layer; in the other types it is mostly the logits that are rounded.
+# The noise is the measured difference between two reads of the same weights. The reloaded model may
+# differ by this many times the noise, or by this many roundings, whichever is more. Sums in float32
+# round at every layer; in the other types it is mostly the logits that are rounded.
 NOISE_FACTOR = 4.0
 NOISE_ROUNDINGS = {"float32": 32.0, "float16": 4.0, "bfloat16": 4.0}
 # A quantized artefact, or one that no formula proves, must keep at least this share of the change.
@@ -22,7 +22,7 @@ KEPT = 0.5
 KEPT_WELL = 0.95
 # Largest mean KL of an adapter merged into the weights of a quantized base, in nats.
 REQUANTIZED = 0.5
-# Largest mean KL of a float32 artefact from the tuned model with its adapter apart, in nats.
+# Largest mean KL of a float32 artefact from the tuned model with a separate adapter, in nats.
 APART = 1e-6
 # Least share of the change in an artefact whose method no formula proves.
 UNPROVEN = 0.99
@@ -32,7 +32,7 @@ DRIFT = {"exact": (1e-4, 1e-6), "rounded": (0.05, 0.02)}
 
 
 def verdict(artefact: Mapping[str, Any]) -> str:
-    """Return what may be said of an artefact that was let through."""
+    """Return the verdict on an artefact that passed its checks."""
     found = artefact.get("proof")
     if found == "equal":
         return "proven equal"
@@ -59,7 +59,7 @@ def kept(artefact: Mapping[str, Any]) -> float | None:
 
 
 def percent(share: float) -> str:
-    """Return a share in words that never round it up to all of it."""
+    """Return a share as a percentage, never rounded up to 100 %."""
     if share >= 1.0 - 1e-9:
         return "100 %"
     shown = int(share * 1000) / 10
@@ -67,7 +67,7 @@ def percent(share: float) -> str:
 
 
 def warning(artefact: Mapping[str, Any]) -> str | None:
-    """Return the warning that belongs to an artefact which loses part of the training."""
+    """Return the warning for an artefact that loses part of what training changed."""
     share = kept(artefact)
     if share is None or share >= KEPT_WELL:
         return None
@@ -76,10 +76,12 @@ def warning(artefact: Mapping[str, Any]) -> str | None:
         if artefact.get(key) is not None:
             parts.append(f"{percent(artefact[key])} {where}")
     if artefact.get("proof") == "rounded":
-        advice = "set model.dtype: float32, or keep the adapter apart (export.formats: [adapter])"
+        advice = (
+            "set model.dtype: float32, or keep the adapter separate (export.formats: [adapter])"
+        )
     else:
-        advice = "choose a format with more bits, or keep the adapter apart"
+        advice = "choose a format with more bits, or keep the adapter separate"
     return (
-        f"{artefact.get('kind', 'artefact')} keeps only a part of what training changed: "
+        f"{artefact.get('kind', 'artefact')} keeps only part of what training changed: "
         f"{', '.join(parts)}; {advice}"
     )

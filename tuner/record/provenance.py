@@ -1,4 +1,4 @@
-"""Where a run comes from and what it took: versions, command, source state, clocks, memory."""
+"""Where a run comes from and what it used: versions, command, source state, clocks, memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tuner.record import git_files
 
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "safetensors")
 
-# With these accelerate would overrule the recipe.
+# With these set, accelerate would override the recipe.
 _OVERRULING = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
 
 
@@ -43,9 +43,9 @@ class Clock:
 
 
 def describe() -> dict[str, Any]:
-    """Versions, command line, platform and source state, as they stand in `run.json`.
+    """Return versions, command line, platform and source state for `run.json`.
 
-    Drops the variables with which accelerate would overrule the recipe, and names them.
+    Drops the variables with which accelerate would override the recipe, and names them.
     """
     ignored = [name for name in _OVERRULING if os.environ.pop(name, None) is not None]
     return {
@@ -60,13 +60,13 @@ def describe() -> dict[str, Any]:
 
 
 def versions(modules: Iterable[str]) -> dict[str, str]:
-    """Versions of the distributions that bring these modules, by module."""
+    """Return the versions of the distributions that provide these modules, by module."""
     brought = {"llama_cpp": "llama-cpp-python", "compressed_tensors": "compressed-tensors"}
     return {name: importlib.metadata.version(brought.get(name, name)) for name in modules}
 
 
 def peak_memory_bytes() -> int:
-    """The most resident memory that this process has had."""
+    """Return the peak resident memory of this process."""
     try:
         # Linux gives getrusage the peak of the process that started this one, where that is higher.
         status = Path("/proc/self/status").read_text("ascii")

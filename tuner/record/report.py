@@ -84,9 +84,13 @@ def _took(record: Mapping[str, Any]) -> str:
 
 
 def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Loss by step, and what a policy earns and how far it moves."""
+    """Loss by step and, for a policy, reward and KL."""
     parts = []
-    for title, key in (("Loss", "loss"), ("Reward", "reward"), ("KL to the start", "kl")):
+    for title, key in (
+        ("Loss", "loss"),
+        ("Reward", "reward"),
+        ("KL to the reference policy", "kl"),
+    ):
         points = [(line["step"], line[key]) for line in metrics if key in line]
         if points or key == "loss":
             parts += [f"<h2>{title}</h2>", _curve(points, title)]

@@ -1,7 +1,7 @@
 """The run folder: who owns it, what happened in it, and how it is found again.
 
 `run.json` is replaced atomically, `metrics.jsonl` grows by whole lines, `run.lock` is held while
-the run lives. A folder that holds anything else than a run of ours is never written to.
+the run lives. A folder that holds anything other than a run of ours is never written to.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class RunFolder:
     Attributes:
         path: the folder, absolute, links resolved.
         record: what `run.json` holds.
-        resumed: whether an earlier run is continued here.
+        resumed: whether an earlier run is continued.
         notes: what the user should know about the opening, one line each.
     """
 
@@ -67,11 +67,11 @@ class RunFolder:
 
         Args:
             path: where; missing parents are made.
-            resume: continue the run that lies there; without one there, start it.
-            from_recipe: the path stands in the recipe, not on the command line: it may not leave
+            resume: continue the run in the folder; start one if there is none.
+            from_recipe: the path is from the recipe, not from the command line: it may not leave
                 the current directory with `..`.
             initial: fields of the record, such as `recipe_sha256`, written at once.
-            admit: given the folder of an earlier run once it is locked; raises where that run
+            admit: called with the folder of an earlier run once it is locked; raises if that run
                 cannot be continued, and the run's record then stays as it was.
 
         Raises:
@@ -93,14 +93,14 @@ class RunFolder:
             lock.release()
             raise
         if resolved != Path(os.path.abspath(path)):
-            run.notes.append(f"{path} lies at {resolved}")
+            run.notes.append(f"{path} resolves to {resolved}")
         if lock.taken_over is not None:
-            run.notes.append(f"took over the lock of {lock.taken_over}, which no longer runs")
+            run.notes.append(f"took over the lock of {lock.taken_over}, which is no longer running")
         return run
 
     @classmethod
     def follow(cls, path: Path, record: Mapping[str, Any], resumed: bool) -> RunFolder:
-        """The folder as a process sees it that another one writes for: nothing is touched."""
+        """Return the folder for a process that does not write to it: another one does."""
         return cls(path, None, dict(record), resumed)
 
     @classmethod
@@ -146,7 +146,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the run's checkpoints lie."""
+        """The folder of the run's checkpoints."""
         return self.path / "checkpoints"
 
     def write_record(self, record: Mapping[str, Any]) -> None:
@@ -185,12 +185,12 @@ class RunFolder:
             raise resource_error(error, path) from error
 
     def sync_metrics(self) -> None:
-        """Flush metrics and samples to the disk: before a checkpoint that stands for them."""
+        """Flush metrics and samples to the disk, before a checkpoint that relies on them."""
         for opened in self._lines.values():
             os.fsync(opened)
 
     def truncate_metrics(self, after_step: int) -> int:
-        """Cut `metrics.jsonl` and `samples.jsonl` at the first line beyond a step, or torn.
+        """Cut `metrics.jsonl` and `samples.jsonl` at the first line that is past a step or torn.
 
         Returns:
             How many lines, whole or torn, were dropped.
@@ -217,7 +217,7 @@ class RunFolder:
         self.update(**{**fields, "status": "done", "ended": _now()})
 
     def fail(self, error: BaseException) -> None:
-        """Record why the run stopped; where even that cannot be written, log it."""
+        """Record why the run stopped; if even that cannot be written, log it."""
         if isinstance(error, KeyboardInterrupt):
             error = Interrupted(signal.SIGINT, "stopped by SIGINT")
         if not isinstance(error, TunerError):
@@ -229,7 +229,7 @@ class RunFolder:
             log.error("the end of the run could not be recorded: %s", full)
 
     def release(self) -> None:
-        """Give the folder back; a second call does nothing."""
+        """Release the folder; a second call does nothing."""
         for opened in self._lines.values():
             os.close(opened)
         self._lines.clear()

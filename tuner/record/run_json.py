@@ -1,4 +1,4 @@
-"""run.json: read, and told from files of other programs."""
+"""run.json: reading it, and recognising files of other programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_ours(record: object) -> bool:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record in a run folder; IntegrityError where it is damaged or of a later format."""
+    """Return the record in a run folder; IntegrityError if damaged or of a later format."""
     detail = f"{RUN} is not the record of a run"
     try:
         record = json.loads((path / RUN).read_bytes())

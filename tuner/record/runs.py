@@ -1,4 +1,4 @@
-"""Finding runs again: names for new ones, the one to resume, lists of what there is."""
+"""Finding runs: names for new ones, the one to resume, lists of existing ones."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class RunSummary:
 
 
 def free_name(base: Path, taken: Collection[Path] = ()) -> Path:
-    """`base`, or the first of `base-2`, `base-3`, ... that does not exist or is empty.
+    """Return `base`, or the first of `base-2`, `base-3`, ... that does not exist or is empty.
 
     Args:
         base: the wanted name.
-        taken: names that are free as yet, but promised to others.
+        taken: names that are still free, but reserved.
     """
     number, path = 1, base
     while path in taken or (
@@ -48,9 +48,9 @@ def free_name(base: Path, taken: Collection[Path] = ()) -> Path:
 
 
 def newest_matching(base: Path, recipe_sha256: str) -> Path | None:
-    """The run to resume: the last started of `base`, `base-2`, ... with this recipe, not done.
+    """Return the run to resume: the last unfinished of `base`, `base-2`, ... with this recipe.
 
-    Damaged records are passed over.
+    Damaged records are skipped.
     """
     numbered = re.compile(re.escape(base.name) + r"(?:-([1-9][0-9]*))?")
     found = [
@@ -64,7 +64,7 @@ def newest_matching(base: Path, recipe_sha256: str) -> Path | None:
 
 
 def list_runs(root: Path) -> list[RunSummary]:
-    """The runs directly under a folder, the oldest first; damaged ones included."""
+    """Return the runs directly under a folder, oldest first; damaged ones included."""
     if not root.is_dir():
         return []
     runs = [_summary(path) for path in root.iterdir() if (path / RUN).is_file()]
@@ -72,10 +72,10 @@ def list_runs(root: Path) -> list[RunSummary]:
 
 
 def read_run(path: Path) -> RunSummary:
-    """One run.
+    """Return one run.
 
     Raises:
-        RecipeError: no run lies there.
+        RecipeError: there is no run.
     """
     if not (path / RUN).is_file():
         raise no_run(path)
@@ -83,9 +83,9 @@ def read_run(path: Path) -> RunSummary:
 
 
 def no_run(path: Path) -> RecipeError:
-    """The refusal of a folder that is no run's."""
+    """Return the error for a folder that holds no run."""
     return RecipeError(
-        f"{path} holds no run", f"there is no {RUN}", "`tuner runs list` shows those there are"
+        f"{path} holds no run", f"there is no {RUN}", "`tuner runs list` shows the existing runs"
     )
 
 
@@ -101,7 +101,7 @@ def _summary(path: Path) -> RunSummary:
 
 
 def _held(path: Path) -> bool:
-    """Whether the run's process may still live; only its own host can tell for sure."""
+    """Whether the run's process may still be alive; only its own host knows for sure."""
     try:
         owner = Owner.parse((path / LOCK).read_text())
     except (OSError, ValueError):

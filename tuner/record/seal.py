@@ -1,6 +1,6 @@
 """Sealed folders: complete and verifiable, or not there at all.
 
-A folder is written aside under a name that nothing reads, flushed to the disk, described by a
+A folder is first written under a name that nothing reads, flushed to the disk, described by a
 `MANIFEST.json` with the sha256 of every file, and renamed into place as the last act. Whatever
 stops the process at whatever moment, the final name holds all or nothing. Checkpoints, artefacts
 and the cached base model are sealed folders.
@@ -95,7 +95,7 @@ def seal(
 
 @contextlib.contextmanager
 def scratch(parent: Path) -> Iterator[Path]:
-    """Yield a folder for passing files, removed at the end; a later call removes a dead one's.
+    """Yield a folder for temporary files, removed at the end or, after a crash, by a later call.
 
     Raises:
         ResourceError: it cannot be made.
@@ -109,7 +109,7 @@ def scratch(parent: Path) -> Iterator[Path]:
 
 
 def _open_staging(final: Path) -> tuple[Path, int]:
-    """A fresh folder beside `final`, and its marker: ours, and locked while we work in it."""
+    """A fresh folder next to `final`, and its marker: ours, and locked while we work in it."""
     staging: Path | None = None
     try:
         make_folder(final.parent)
@@ -214,7 +214,7 @@ def _marker_is_free(marker: Path, unsigned: bool) -> bool:
     if owner is None:
         return unsigned
     alive = owner.alive()
-    # Without flock an owner on another host may live: only that host could tell.
+    # Without flock an owner on another host may be alive: only that host knows.
     return alive is False or (alive is None and bool(locked))
 
 

@@ -1,7 +1,7 @@
-"""Rewards that compose: each judges a response for itself, their weighted sum is what is learned.
+"""Composable rewards: each scores a response on its own; training uses their weighted sum.
 
-A part is a reward model, a rule (`rules.RULES`) or a function of the user's (`code.load`). Parts
-are scored and logged apart, so that the sum can always be told from what it is made of.
+A part is a reward model, a rule (`rules.RULES`) or a user's function (`code.load`). Parts are
+scored and logged separately, so that the sum can always be traced to its parts.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Part:
-    """One reward of the sum.
+    """One term of the sum.
 
     Attributes:
-        name: in the logs and messages.
+        name: its name in logs and messages.
         weight: its factor in the sum.
-        score: from responses to one number each.
+        score: maps responses to one number each.
     """
 
     name: str
@@ -44,12 +44,12 @@ class Part:
 
 
 def compose(parts: Sequence[Part]) -> Callable[[Sequence[Response]], Scores]:
-    """A function that scores responses by every part and sums the scores with their weights.
+    """Return a function that scores responses by every part and sums the weighted scores.
 
     Raises:
-        ValueError: two parts have one name.
-        TrainingError: from the function, when a part gives another number of scores than there are
-            responses, or a score that is not finite; it names the part and the row.
+        ValueError: two parts have the same name.
+        TrainingError: raised by the function when a part returns the wrong number of scores, or a
+            score that is not finite; it names the part and the row.
     """
     if len({part.name for part in parts}) < len(parts):
         raise ValueError("two parts of a reward have the same name")
@@ -70,15 +70,15 @@ def _scored(part: Part, responses: Sequence[Response]) -> list[float]:
     if len(scores) != len(responses):
         raise TrainingError(
             f"the reward '{part.name}' gave {len(scores)} scores for {len(responses)} responses",
-            "each response has one score",
-            "correct that reward, or take it out of rlhf.reward",
+            "each response needs exactly one score",
+            "fix that reward, or remove it from rlhf.reward",
         )
     for score, response in zip(scores, responses, strict=True):
         if not math.isfinite(part.weight * score):
             value = score if not math.isfinite(score) else f"{part.weight:g} * {score:g}"
             raise TrainingError(
                 f"the reward '{part.name}' is {value} for row {response.row}",
-                f"the response begins {beginning(response.text)}",
-                "correct that reward, or take it out of rlhf.reward",
+                f"the response begins with {beginning(response.text)}",
+                "fix that reward, or remove it from rlhf.reward",
             )
     return scores

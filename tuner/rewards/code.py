@@ -1,7 +1,7 @@
-"""Rewards that are Python functions of the user's: `file.py:name`.
+"""Rewards that are the user's Python functions: `file.py:name`.
 
-A recipe that brings code runs it with the rights of whoever starts it, so nothing is run or even
-read before `rlhf.allow_code` says so.
+Code that comes with a recipe runs with the rights of whoever starts it, so nothing is run or even
+read unless `rlhf.allow_code` is true.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from tuner.schema.suggest import nearest
 
 
 def check(function: str, folder: Path, allow_code: bool) -> Path:
-    """The file of a reward function, without running it.
+    """Return the file of a reward function, without running it.
 
     Args:
         function: `file.py:name`; the file is relative to `folder`.
-        folder: of the recipe.
+        folder: the recipe's folder.
         allow_code: the recipe's `rlhf.allow_code`.
 
     Raises:
         SafetyError: code is not allowed.
-        RecipeError: no such file, no Python, or no such name in it.
+        RecipeError: there is no such file, it is not Python, or it defines no such name.
     """
     if not allow_code:
         raise SafetyError(
             f"the reward function {function} was not run",
             "it is Python code that comes with the recipe, and rlhf.allow_code is false",
-            "read the file; if you trust it: --set rlhf.allow_code=true",
+            "read the file; if you trust it, add --set rlhf.allow_code=true",
         )
     place, _, name = function.rpartition(":")
     file = folder / Path(place).expanduser()
@@ -55,7 +55,7 @@ def check(function: str, folder: Path, allow_code: bool) -> Path:
             f"{file} cannot be read", error.strerror or str(error), "check its permissions"
         ) from None
     names = list(_names(tree))
-    # What another module gives by * is known only when the file is run.
+    # Names from `import *` are known only when the file runs.
     if name not in names and "*" not in names:
         raise _no_name(function, name, file, names)
     return file
@@ -68,13 +68,14 @@ def load(function: str, folder: Path, allow_code: bool) -> Scorer:
 
     Args:
         function: `file.py:name`; the file is relative to `folder`.
-        folder: of the recipe.
+        folder: the recipe's folder.
         allow_code: the recipe's `rlhf.allow_code`.
 
     Raises:
         SafetyError: code is not allowed.
-        RecipeError: the file or the name is missing, the file fails, or the name is no function.
-        TrainingError: from the scorer: the function fails, or does not return a number a response.
+        RecipeError: the file or the name is missing, the file fails, or the name is not a function.
+        TrainingError: raised by the scorer when the function fails, or does not return one number
+            per response.
     """
     file = check(function, folder, allow_code).resolve()
     module, name = _run(function, file), function.rpartition(":")[2]
@@ -99,18 +100,18 @@ def load(function: str, folder: Path, allow_code: bool) -> Scorer:
 
 
 def _run(function: str, file: Path) -> ModuleType:
-    # Named by its whole path: files of one name in two folders are two modules.
+    # Named by its full path: files of the same name in two folders are two modules.
     module = ModuleType(str(file))
     module.__file__ = str(file)
     # Dataclasses look up the module of their annotations here.
     sys.modules[module.__name__] = module
     try:
-        # Not by the import system: it would write its cache beside the user's file.
+        # Not through the import system: it would write its cache next to the user's file.
         exec(compile(file.read_bytes(), str(file), "exec"), vars(module))
     except Exception as error:
         del sys.modules[module.__name__]
         raise RecipeError(
-            f"the file of the reward function {function} fails",
+            f"the file of the reward function {function} failed to run",
             _where(file, error),
             f"correct the file; it must run on its own: python {file}",
         ) from error
@@ -144,13 +145,13 @@ def _failed(function: str, file: Path, error: Exception) -> TrainingError:
     return TrainingError(
         f"the reward function {function} failed",
         _where(file, error),
-        "correct the function: it is given a list of responses (their .text, .prompt, .reference, "
-        ".num_tokens), the empty one too, and returns a number for each",
+        "correct the function: it takes a list of responses (each with .text, .prompt, .reference "
+        "and .num_tokens; the text may be empty) and returns one number for each",
     )
 
 
 def _where(file: Path, error: Exception) -> str:
-    """The line of the user's file that an error came from, and what it says."""
+    """Return the line of the user's file that raised an error, and the error's message."""
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
@@ -161,7 +162,7 @@ def _where(file: Path, error: Exception) -> str:
 
 
 def _names(tree: ast.Module) -> Iterable[str]:
-    """The names that a file defines or imports, `*` for what it imports by that."""
+    """Yield the names that a file defines or imports, `*` for a star import."""
     for statement in tree.body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield statement.name

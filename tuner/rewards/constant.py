@@ -1,4 +1,4 @@
-"""Stops a run whose reward says nothing: one and the same for every response, step after step."""
+"""Stop a run whose reward carries no signal: the same for every response, step after step."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from tuner.errors import TrainingError
 from tuner.rewards.response import Scores
 
-# A model in float32 gives equal responses scores that differ by its rounding.
+# In float32, a model's scores for equal responses differ by rounding.
 _ROUNDING = 1e-6
 _TOTAL = ""
 
 
 class ConstantGuard:
-    """Told the scores of each step, in order; its state goes into the checkpoint.
+    """Watches the scores of each step, in order; its state goes into the checkpoint.
 
     Args:
-        steps: consecutive steps of one value until a reward counts as constant.
-        responses: a step of fewer counts for their share of this.
+        steps: consecutive steps with a single value after which a reward counts as constant.
+        responses: a step with fewer responses counts as a fraction of a step.
     """
 
     def __init__(self, steps: int = 5, responses: int = 8) -> None:
@@ -47,15 +47,15 @@ class ConstantGuard:
         self._warned += new
         if not new:
             return None
-        return f"{self._said(new)}; only the other rewards are learned from"
+        return f"{self._said(new)}; training uses only the other rewards"
 
     def state(self) -> dict[str, Any]:
-        """What the guard has seen, as JSON can hold it."""
+        """Return what the guard has seen, as JSON values."""
         series = {name: [each.low, each.high, each.steps] for name, each in self._series.items()}
         return {"series": series, "warned": [*self._warned]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from what `state` returned."""
         self._series = {
             name: _Series(float(low), float(high), float(steps))
             for name, (low, high, steps) in state["series"].items()
@@ -73,7 +73,7 @@ class ConstantGuard:
         return TrainingError(
             self._said(constant),
             "the sum of the rewards is the same for every response: there is nothing to learn from",
-            "check on the samples that the reward can tell good responses from bad ones",
+            "check on some samples that the reward separates good responses from bad ones",
         )
 
     def _said(self, names: Sequence[str]) -> str:
@@ -84,12 +84,12 @@ class ConstantGuard:
 
 @dataclass(frozen=True)
 class _Series:
-    """Consecutive steps of one value.
+    """Consecutive steps with a single value.
 
     Attributes:
         low: smallest score in them.
         high: largest score in them.
-        steps: how many; of fewer responses than wanted, their share.
+        steps: how many; a step with few responses counts as a fraction.
     """
 
     low: float

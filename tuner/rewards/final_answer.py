@@ -14,19 +14,19 @@ _MARK = "####"
 _BOX = "\\boxed{"
 _BOXED_FRACTION = re.compile(r"\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}")
 _FULL_WIDTH = str.maketrans("０１２３４５６７８９．，－−￥", "0123456789.,--¥")
-# A minus after a digit, a letter or a bracket subtracts; a comma stands between groups of three.
+# A minus after a digit, a letter or a bracket subtracts; a comma separates groups of three digits.
 _NUMBER = re.compile(
     r"(?P<sign>(?<![0-9A-Za-z_)\]}])[-+])?[$€£¥]?"
     r"(?P<number>(?:[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])|[0-9]+)(?:\.[0-9]+)?"
     r"|(?<![0-9A-Za-z_.])\.[0-9]+)"
     r"(?:/(?P<divisor>[0-9]+))?"
 )
-# Python refuses to read a number of thousands of digits, and nobody asks for one.
+# Python refuses to parse numbers with thousands of digits, and no answer needs one.
 _MOST_CHARACTERS = 200
 
 
 def marked(text: str) -> str | None:
-    """The line after the last `####`, else what the last `\\boxed{}` holds; None without either."""
+    """Return the line after the last `####`, else what the last `\\boxed{}` holds, else None."""
     if _MARK in text:
         return text.rpartition(_MARK)[2].strip().partition("\n")[0].strip()
     if _BOX not in text:
@@ -40,7 +40,7 @@ def marked(text: str) -> str | None:
 
 
 def final_number(text: str) -> Fraction | None:
-    """The first number of the marked answer, else the last number of the text; None for none."""
+    """Return the first number of the marked answer, else the last number of the text, else None."""
     answer = marked(text)
     numbers = _numbers(text if answer is None else answer)
     if not numbers:
@@ -49,14 +49,14 @@ def final_number(text: str) -> Fraction | None:
 
 
 def final_text(text: str) -> str:
-    """The marked answer, else the whole text: no capitals, single spaces, no full stop."""
+    """Return the marked answer, else the whole text: no capitals, single spaces, no full stop."""
     answer = marked(text)
     plain = unicodedata.normalize("NFC", text if answer is None else answer).casefold()
     return " ".join(plain.split()).rstrip(".。")
 
 
 def is_number(reference: str) -> bool:
-    """Whether a row's answer is a number: the whole marked answer, else anything in the text."""
+    """Return whether an answer is a number: the whole marked answer, else any of the text."""
     answer = marked(reference)
     if answer is None:
         return bool(_numbers(reference))

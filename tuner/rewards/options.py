@@ -1,7 +1,7 @@
-"""The recipe's `rlhf.reward`: a list of rewards, each a model, a rule or a function of the user's.
+"""The recipe's `rlhf.reward`: a list of rewards, each a reward model, a rule or a user's function.
 
-An entry is known by which of the keys `model`, `rule` and `function` it has. What a type cannot
-say is raised as `own_words`: the text for the user, and the key at fault where it is known.
+The kind of an entry follows from which of the keys `model`, `rule` and `function` it has. Problems
+beyond a field's type are raised as `own_words`: a text for the user, and the key at fault if known.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ KINDS = ("model", "rule", "function")
 
 
 class RewardOptions(Section):
-    """What every reward has."""
+    """Options that every reward has."""
 
     weight: Annotated[
-        Float, Field(description="factor of this reward in the sum; negative: a penalty")
+        Float, Field(description="weight of this reward in the sum; negative: a penalty")
     ] = 1.0
     name: Annotated[
         Text | None,
-        Field(description="name in the logs; default: of the rule, the model or the function"),
+        Field(description="name in the logs; default: that of the rule, model or function"),
     ] = None
 
     @field_validator("weight")
     @classmethod
     def _counts(cls, weight: float) -> float:
         if weight == 0:
-            raise own_words("a reward of weight 0 changes nothing; leave it out")
+            raise own_words("a reward with weight 0 has no effect; remove it")
         return weight
 
 
@@ -69,7 +69,7 @@ class FunctionReward(RewardOptions):
     """The score of a Python function; needs rlhf.allow_code."""
 
     function: Annotated[
-        Text, FUNCTION, Field(description="file.py:name, a function from responses to numbers")
+        Text, FUNCTION, Field(description="file.py:name, a function that maps responses to numbers")
     ]
 
     @field_validator("function")
@@ -82,14 +82,14 @@ class FunctionReward(RewardOptions):
 
 
 class LengthRule(RewardOptions):
-    """1 from `min` to `max`; below it falls to 0 at length 0, above to 0 at twice `max`."""
+    """1 from `min` to `max`; falls to 0 at length 0 below, and to 0 at twice `max` above."""
 
     rule: Annotated[Literal["length"], Field(description="the rule: length")]
-    min: Annotated[CountFromZero, Field(description="shortest response of score 1")] = 1
-    max: Annotated[Count, Field(description="longest response of score 1")]
+    min: Annotated[CountFromZero, Field(description="shortest response that scores 1")] = 1
+    max: Annotated[Count, Field(description="longest response that scores 1")]
     unit: Annotated[
         Literal["words", "tokens"],
-        Field(description="what is counted; a Chinese or Japanese character is a word"),
+        Field(description="unit of length; a Chinese or Japanese character counts as a word"),
     ] = "words"
 
     @field_validator("max")
@@ -107,7 +107,9 @@ class FormatRule(RewardOptions):
     rule: Annotated[Literal["format"], Field(description="the rule: format")]
     pattern: Annotated[
         Text,
-        Field(description="regular expression of the whole response; a dot is also a line break"),
+        Field(
+            description="regular expression for the whole response; a dot matches line breaks, too"
+        ),
     ]
 
     @field_validator("pattern")
@@ -127,8 +129,8 @@ class ForbiddenRule(RewardOptions):
     """-1 if any of the words occurs, else 0."""
 
     rule: Annotated[Literal["forbidden"], Field(description="the rule: forbidden")]
-    words: Annotated[Words, Field(min_length=1, description="words or phrases not to be used")]
-    ignore_case: Annotated[Flag, Field(description="whether capitals do not matter")] = True
+    words: Annotated[Words, Field(min_length=1, description="forbidden words or phrases")]
+    ignore_case: Annotated[Flag, Field(description="ignore upper and lower case")] = True
 
     @field_validator("words")
     @classmethod
@@ -139,12 +141,12 @@ class ForbiddenRule(RewardOptions):
 
 
 class ExactAnswerRule(RewardOptions):
-    """1 if the final answer equals that of the row, else 0."""
+    """1 if the final answer equals the row's, else 0."""
 
     rule: Annotated[Literal["exact_answer"], Field(description="the rule: exact_answer")]
     extract: Annotated[
         Literal["auto", "number", "text"],
-        Field(description="what an answer is; auto: as the row's own answer looks"),
+        Field(description="compare answers as numbers or as text; auto: by the row's own answer"),
     ] = "auto"
 
 
@@ -162,7 +164,7 @@ RULE_OPTIONS: dict[str, type[RewardOptions]] = {
     "exact_answer": ExactAnswerRule,
     "json": JsonRule,
 }
-# By tag. pydantic puts the tag into the place of an error; with a space it is no key of a recipe.
+# By tag. pydantic adds the tag to an error's location; the space sets it apart from recipe keys.
 OPTIONS: dict[str, type[RewardOptions]] = {
     "reward model": ModelReward,
     "reward function": FunctionReward,
@@ -171,17 +173,17 @@ OPTIONS: dict[str, type[RewardOptions]] = {
 
 
 def own_words(said: str, key: str = "") -> PydanticCustomError:
-    """A problem in words for the user, at the key at fault below the place of the validator."""
+    """Return a problem in words for the user, at the key at fault below the validator's place."""
     return PydanticCustomError("own_words", "{said}", {"said": said, "key": key})
 
 
 def options_of(entry: Any) -> type[RewardOptions] | None:
-    """The options that an entry as the file has it is read by; None where it is not clear."""
+    """Return the options that parse an entry of the file; None if its kind is not clear."""
     return OPTIONS.get(_tag(entry))
 
 
 def part_name(part: RewardPart) -> str:
-    """What the reward is called in the logs."""
+    """Return the name of the reward in the logs."""
     if part.name:
         return part.name
     if isinstance(part, ModelReward):
@@ -203,7 +205,7 @@ def _tag(entry: Any) -> str:
 
 
 def _one_kind(entry: Any) -> Any:
-    """Refuses an entry that is not clearly a model, a rule or a function."""
+    """Refuse an entry that is not clearly a model, a rule or a function."""
     if isinstance(entry, RewardOptions):
         return entry
     if not isinstance(entry, dict):
@@ -233,7 +235,7 @@ def _own_names(parts: tuple[RewardPart, ...]) -> tuple[RewardPart, ...]:
     names = [part_name(part) for part in parts]
     for name in names:
         if names.count(name) > 1:
-            raise own_words(f"{names.count(name)} are called '{name}'; give each a name of its own")
+            raise own_words(f"{names.count(name)} are called '{name}'; give each its own name")
     return parts
 
 

@@ -1,4 +1,4 @@
-"""What a reward judges, a response of the policy with the prompt it answers, and what it says."""
+"""The input and output of rewards: a policy's response with its prompt, and its scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Response:
 
     Attributes:
         row: id of the prompt's row, for messages.
-        prompt: the last turn of the user.
+        prompt: the last user turn.
         text: the response, without the stop token.
         reference: the row's own answer; "" where it has none.
         num_tokens: length of the response, without the stop token.
@@ -34,21 +34,21 @@ class Response:
 
 @dataclass(frozen=True)
 class Scores:
-    """What responses are worth.
+    """The scores of some responses.
 
     Attributes:
-        total: the weighted sum, one a response.
-        parts: by the part's name, its scores before the weight, one a response.
+        total: the weighted sum, one per response.
+        parts: unweighted scores by name of the part, one per response.
     """
 
     total: list[float]
     parts: dict[str, list[float]]
 
 
-# One score a response, in their order.
+# One score per response, in order.
 Scorer: TypeAlias = Callable[[Sequence[Response]], list[float]]
 
 
 def beginning(text: str, length: int = 60) -> str:
-    """The start of a text on one line and in quotes, for messages."""
+    """Return the start of a text, on one line and in quotes, for messages."""
     return repr(text if len(text) <= length else text[: length - 3] + "...")

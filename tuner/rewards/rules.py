@@ -1,7 +1,7 @@
-"""RULES: rewards that need no model. One row a rule, from its options to its scorer.
+"""RULES: rewards that need no model. One row per rule, from its options to its scorer.
 
-A scorer gives one number a response, from the response alone: the same text always has the same
-score, whatever else is in the batch.
+A scorer returns one number per response, from the response alone: the same text always gets the
+same score, whatever else is in the batch.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tuner.rewards.options import (
 )
 from tuner.rewards.response import Response, Scorer, beginning
 
-# A longer response never matches a format: patterns can need time that grows with its square.
+# A longer response never matches a format: matching time can grow with the square of its length.
 MOST_CHARACTERS = 20_000
-# Some patterns need time that doubles with every character; no useful one needs this long.
+# Some patterns take time that doubles with every character; no useful one takes this long.
 MOST_SECONDS = 2.0
 _CHARACTER_WORDS = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _WORD = re.compile(f"[{_CHARACTER_WORDS}]|[^\\s{_CHARACTER_WORDS}]+")
@@ -37,7 +37,7 @@ _FENCE = re.compile(r"```json[ \t]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 
 
 def length(options: LengthRule) -> Scorer:
-    """1 from min to max; n / min below it; above it 2 - n / max, never below 0."""
+    """Score 1 from min to max; n / min below it; above it 2 - n / max, never below 0."""
 
     def score(response: Response) -> float:
         size = response.num_tokens if options.unit == "tokens" else num_words(response.text)
@@ -49,17 +49,17 @@ def length(options: LengthRule) -> Scorer:
 
 
 def num_words(text: str) -> int:
-    """Words of a text, a Chinese or Japanese character being one; punctuation alone is none."""
+    """Count the words; a Chinese or Japanese character is one, punctuation alone is none."""
     return sum(any(map(str.isalnum, word)) for word in _WORD.findall(text))
 
 
 def matches_format(options: FormatRule) -> Scorer:
-    """1 if the pattern matches the whole text, else 0; a text over MOST_CHARACTERS has 0.
+    """Score 1 if the pattern matches the whole text, else 0; a text over MOST_CHARACTERS gets 0.
 
-    The pattern's dialect is that of the library `regex`: all of `re`, and a limit on the time.
+    Patterns are those of the library `regex`: a superset of `re`, with a time limit.
 
     Raises:
-        TrainingError: from the scorer, when the pattern takes more than MOST_SECONDS on a text.
+        TrainingError: raised by the scorer when the pattern takes more than MOST_SECONDS on a text.
     """
     import regex  # type: ignore[import-untyped]
 
@@ -76,17 +76,17 @@ def matches_format(options: FormatRule) -> Scorer:
                 f"{response.row}",
                 f"its pattern {options.pattern!r} tries too many ways to match "
                 f"{beginning(response.text)}",
-                "write repeats that cannot share text: (?>...), a++, or [^,]* in place of .*",
+                "write repeats that cannot overlap: (?>...), a++, or [^,]* instead of .*",
             ) from None
 
     return _each(score)
 
 
 def forbidden(options: ForbiddenRule) -> Scorer:
-    """-1 if any of the words occurs, else 0.
+    """Score -1 if any of the words occurs, else 0.
 
-    A word is found as a whole word; where it begins or ends with a character of a script without
-    spaces, such as Chinese, it need not stand apart there.
+    Words match as whole words; where one begins or ends with a character of a script without
+    spaces, such as Chinese, no word boundary is needed there.
     """
     flags = re.IGNORECASE if options.ignore_case else re.NOFLAG
     pattern = re.compile("|".join(map(_as_word, options.words)), flags)
@@ -107,14 +107,14 @@ def _as_word(word: str) -> str:
 
 
 def exact_answer(options: ExactAnswerRule) -> Scorer:
-    """1 if the response's final answer is that of the row, else 0.
+    """Score 1 if the response's final answer equals the row's, else 0.
 
-    The final answer stands after `####`, else in `\\boxed{}`; without either it is the last number
-    of the text, or, where the row's answer is no number, the whole text. Numbers are compared as
+    The final answer is what follows `####`, else what `\\boxed{}` holds, else the last number of
+    the text, or, if the row's answer is not a number, the whole text. Numbers are compared as
     numbers, other answers without regard to capitals and spaces.
 
     Raises:
-        DataError: from the scorer, when a row has no answer to compare with.
+        DataError: raised by the scorer when a row has no answer to compare with.
     """
 
     def score(response: Response) -> float:
@@ -127,9 +127,9 @@ def exact_answer(options: ExactAnswerRule) -> Scorer:
         if right is None or right == "":
             raise DataError(
                 f"row {response.row} has no answer for the reward '{part_name(options)}'",
-                f"its reference is {beginning(reference)}, where "
-                f"{'a number' if wants_number else 'a text'} is wanted",
-                "give each row its answer, or take the rule out of rlhf.reward",
+                f"its reference is {beginning(reference)}, but "
+                f"{'a number' if wants_number else 'a text'} is expected",
+                "give each row an answer, or remove the rule from rlhf.reward",
             )
         return float(read(response.text) == right)
 
@@ -137,7 +137,7 @@ def exact_answer(options: ExactAnswerRule) -> Scorer:
 
 
 def valid_json(options: JsonRule) -> Scorer:
-    """1 if the text, or else its first ```json block, is JSON (an object with the keys), else 0."""
+    """Score 1 if the text, or its first ```json block, is JSON (an object with keys), else 0."""
 
     def score(response: Response) -> float:
         block = _FENCE.search(response.text)
@@ -149,7 +149,7 @@ def valid_json(options: JsonRule) -> Scorer:
 
 def _is_json(text: str, keys: Sequence[str]) -> bool:
     try:
-        # Integers stay text: Python refuses to read those of thousands of digits.
+        # Integers stay text: Python refuses to parse those with thousands of digits.
         value = json_reader.loads(text, parse_int=str, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return False

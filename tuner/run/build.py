@@ -37,12 +37,12 @@ log = logging.getLogger(__name__)
 
 
 def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
-    """Put the method on the base; what is not trained is frozen.
+    """Put the method on the base, and freeze what is not trained.
 
     Args:
         base: the loaded base model.
-        plan: says the method and its options.
-        examples: training rows, for starts that look at the data.
+        plan: has the method and its options.
+        examples: training rows, for data-dependent initialisation.
     """
     if plan.method.config is None:
         full.set_trainable(base, plan.stages[0].train)
@@ -73,42 +73,42 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
 
 
 def _freeze_divisors(model: Any) -> None:
-    """Keep AdaLoRA's divisors as they are: on a base in half precision peft makes them again, as if
-    they were trained, and never saves them."""
+    """Freeze AdaLoRA's divisors: on a base in half precision peft makes new ones that are
+    trainable, and never saves them."""
     for name, parameter in model.named_parameters():
         if ".ranknum." in name:
             parameter.requires_grad_(False)
 
 
 def _fuse(config: Any) -> None:
-    """Have LoRA modules trained by one autograd function each, where that is possible."""
+    """Train LoRA modules with one autograd function each, if possible."""
     if type(config) is LoraConfig:
         fused_lora.register(config)
 
 
 def _put_fused(model: Any) -> None:
-    """Have what surrounds the adapter keep less, where its modules are known and frozen."""
+    """Save fewer activations around the adapter, if its modules are known and frozen."""
     fused_boft.put(model)
     fused_norm.put(model)
-    # None is found in front of a layer that is not fused: quantized, or trained for one.
+    # It skips layers that are not fused: quantized ones, or those trained for quantization.
     fused_mlp.put(model)
 
 
 def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
-    """The base with the adapter that a policy starts from, to be trained on.
+    """Put the adapter that a policy starts from on the base, to train it further.
 
     Raises:
-        ModelError: it is none for this base or this method, or does not fit.
-        IntegrityError: a file is not the one that was sealed.
+        ModelError: it is not for this base or this method, or does not match.
+        IntegrityError: a file was changed after it was sealed.
     """
     config = files.read(policy.folder, policy.name)
     files.check_kind(config, plan.head, policy.folder, policy.name)
     wanted = plan.method.config(plan.setting) if plan.method.config else None
     if wanted is None or config.peft_type != wanted.peft_type:
         raise ModelError(
-            f"rlhf.policy is no adapter of method.name: {plan.method.name}",
+            f"rlhf.policy is not an adapter of method.name: {plan.method.name}",
             f"{policy.folder}: peft_type {config.peft_type.value}",
-            "name its method in the section method",
+            "set method.name to the method of this adapter",
         )
     files.check_base(
         policy.folder,
@@ -135,10 +135,10 @@ def _with_tokens(base: Any, config: Any, plan: Plan) -> Any:
 
 
 def load(plan: Plan) -> Any:
-    """The base model of a plan, with its weights, on its device, in its dtype, evaluation mode.
+    """Load the base model of a plan, on its device, in its dtype, in evaluation mode.
 
     Raises:
-        ModelError: the weights cannot be had or do not fit the config.
+        ModelError: the weights are not available or do not match the config.
         ResourceError: not enough memory.
     """
     quiet_libraries()
@@ -152,9 +152,9 @@ def load(plan: Plan) -> Any:
         arguments["label2id"] = {label: number for number, label in labels.items()}
     if plan.head.name == "reward":
         arguments["num_labels"] = 1
-    # A head that is new to the base starts the same in every process.
+    # A new head starts the same in every process.
     torch.manual_seed(plan.recipe.run.seed)
-    # What is to be shared out between GPUs need not fit into one.
+    # What is sharded across GPUs need not fit into one.
     device = "cpu" if plan.devices.sharded else plan.device
     model = open_weights(found, section, plan.head, plan.dtype, device, **arguments)
     embedding_rows.grow(model, plan.vocabulary_rows)
@@ -164,11 +164,11 @@ def load(plan: Plan) -> Any:
 
 
 def whole(plan: Plan, trained: Sequence[tuple[str, torch.Tensor]]) -> tuple[Plan, Any]:
-    """The model that was trained, in one piece in main memory, and the plan to export it by.
+    """Return the trained model, whole in main memory, and the plan to export it by.
 
     Args:
         plan: of the run.
-        trained: the tensors that were trained, by name.
+        trained: the trained tensors, by name.
     """
     alone = replace(plan, device="cpu")
     torch.manual_seed(plan.recipe.run.seed)
@@ -210,7 +210,7 @@ def start(plan: Plan, base: Any) -> Trained:
 
 
 def gather(plan: Plan, trained: Trained) -> Plan:
-    """Put the model back into one piece, for rank 0 alone; the plan to export it by."""
+    """Gather the model on rank 0, and return the plan to export it by."""
     if plan.devices.sharded and ranks.place().main:
         plan, trained.model = whole(plan, trainable(trained.model))
     return plan
@@ -226,10 +226,10 @@ def trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
 
 
 def unmoved(plan: Plan, trained: Trained) -> list[str]:
-    """Return the names of trained tensors that are where they started.
+    """Return the names of trainable tensors that still have their initial values.
 
     Raises:
-        TrainingError: all of them are.
+        TrainingError: all of them do.
     """
     parameters = dict(trained.model.named_parameters())
     still = [
@@ -239,8 +239,10 @@ def unmoved(plan: Plan, trained: Trained) -> list[str]:
         return still
     why, fix = "", "check train.learning_rate and that the data has supervised tokens"
     if plan.task == "rlhf" and plan.rlhf.draws:
-        why = "; where all answers to a prompt earn the same, there is nothing to learn from"
-        fix = "look at reward in metrics.jsonl; use rewards that tell answers apart, or more steps"
+        why = "; if all answers to a prompt get the same reward, there is nothing to learn from"
+        fix = (
+            "check reward in metrics.jsonl; use rewards that differ between answers, or more steps"
+        )
     raise TrainingError(
-        "nothing was learned", f"every trained tensor is still where it started{why}", fix
+        "nothing was learned", f"every trainable tensor still has its initial value{why}", fix
     )

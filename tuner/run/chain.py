@@ -1,7 +1,7 @@
-"""Recipes that name other recipes: these are run first, once, and found again by what they say.
+"""Recipes that refer to other recipes: these run first, once, and are found again by content.
 
-A stage is a run of its own, in a process of its own: killed and resumed, the command does not
-repeat what is finished.
+A stage is a separate run in a separate process: if the command is killed and started again, it does
+not repeat what is finished.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Link:
-    """A stage that has to be done before.
+    """A stage that must be done first.
 
     Attributes:
-        name: as the recipe names it.
-        key: of the recipe that names it.
+        name: the recipe file, as written in the recipe.
+        key: of the recipe that refers to it.
         loaded: its recipe.
         folder: of its run.
-        status: done; unfinished, to be resumed; or new.
+        status: done, unfinished (to be resumed) or new.
     """
 
     name: str
@@ -47,21 +47,21 @@ class Link:
     status: str
 
     def source(self) -> Source:
-        """What it leaves, or will leave."""
+        """Return its result, present or planned."""
         if self.status == "done":
             return sources.find(str(self.folder.resolve()), Path(), self.key)
         return sources.planned(self.name, self.loaded, self.folder)
 
 
 def links(loaded: LoadedRecipe, output: Path) -> list[Link]:
-    """The stages that a recipe names, in the order they are run in.
+    """Find the stages that a recipe refers to, in the order they run.
 
     Args:
         loaded: the recipe.
-        output: the folder of its own run; those of the stages lie beside it.
+        output: the folder of its own run; those of the stages are next to it.
 
     Raises:
-        RecipeError: such a recipe is not there or has problems, or it names further recipes.
+        RecipeError: such a recipe is missing or has problems, or it refers to further recipes.
     """
     found: dict[str, Link] = {}
     for key, name, verb in _named(loaded):
@@ -72,7 +72,7 @@ def links(loaded: LoadedRecipe, output: Path) -> list[Link]:
 
 
 def _named(loaded: LoadedRecipe) -> list[tuple[str, str, str | None]]:
-    """The recipes that a recipe names: by which key, and the verb they are for."""
+    """Return the recipes that a recipe refers to: by which key, and their verb."""
     rlhf = loaded.recipe.rlhf
     if rlhf is None:
         return []
@@ -95,15 +95,15 @@ def _link(
     stage = recipe_load.load(path, (), verb)
     if _named(stage):
         raise RecipeError(
-            f"{key}: {name} names further recipes itself",
-            "a chain has one recipe and the stages that it names",
-            f"run it first: tuner {stage.verb} --recipe {path}, and name its run folder",
+            f"{key}: {name} refers to further recipes itself",
+            "stages of a chain cannot have stages of their own",
+            f"run it first: tuner {stage.verb} --recipe {path}, then give its run folder here",
         )
     if key == "rlhf.policy" and stage.task == "reward":
         raise RecipeError(
-            f"{key}: {name} makes a reward model",
-            f"{path} is for `tuner reward`; a policy writes",
-            "name it in rlhf.reward: [{model: ...}], and a recipe of `tuner lora` here",
+            f"{key}: {name} trains a reward model",
+            f"{path} is for `tuner reward`; a policy must generate text",
+            "put it into rlhf.reward: [{model: ...}], and a recipe of `tuner lora` here",
         )
     wanted = dump.content_sha256(stage)
     root = taken[0].parent
@@ -118,11 +118,11 @@ def _link(
 
 
 def carry_out_all(found: Sequence[Link], console: Console) -> dict[str, Source]:
-    """Run every stage that is not done; what all of them have left, by the recipe's name.
+    """Run every stage that is not done, and return the results of all, by the recipe's name.
 
     Raises:
         TunerError: a stage failed, with its own error and exit code.
-        Interrupted: by a signal; the stage of the moment has sealed its checkpoint.
+        Interrupted: by a signal; the current stage has sealed its checkpoint.
     """
     left: dict[str, Source] = {}
     with StopRequest() as stop:
@@ -154,12 +154,12 @@ def _failure(link: Link, code: int, error: Mapping[str, Any], log: Path) -> Tune
     if code == 128 + signal.SIGKILL:
         return ResourceError(
             f"stage {link.name}: {error['what']}",
-            "nobody but the system or its owner does that; most often memory has run out",
-            "run the same command again: it goes on from the last checkpoint; where memory is "
+            "killed by the system, most often the out-of-memory killer",
+            "run the same command again: it continues from the last checkpoint; if memory is "
             "short, lower train.micro_batch_size in that recipe",
         )
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        return Interrupted(code - 128, what, "run the same command again: it goes on from there")
+        return Interrupted(code - 128, what, "run the same command again: it continues from there")
     failure = TunerError(
         what,
         str(error.get("why") or f"see {log} and {link.folder}"),

@@ -45,13 +45,13 @@ def finish(
     scores: dict[str, Any],
     samples: list[dict[str, Any]],
 ) -> None:
-    """Show what came of it, write and prove the artefacts, close the record."""
+    """Show the results, write and prove the artefacts, close the record."""
     console.scores(scores["before"], scores["after"], scores.get("unquantized"))
     for item in samples:
         console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
 
     trained.scores = scores
-    # Cards of artefacts that are made of sealed ones have them from the record.
+    # Cards of artefacts made from sealed ones take them from the record.
     folder.update(scores=scores)
     artefacts = write_artefacts(plan, trained, folder.record["base_fingerprint"], console)
     clock.lap("export")
@@ -68,7 +68,7 @@ def finish(
     )
     report.write(folder)
     if trained.unmoved:
-        console.warn(f"{len(trained.unmoved)} trained tensors never moved; run.json names them")
+        console.warn(f"{len(trained.unmoved)} trainable tensors never changed; run.json lists them")
     console.done(folder.record)
 
 
@@ -80,24 +80,24 @@ def write_artefacts(
     *,
     rehearsal: bool = False,
 ) -> list[dict[str, Any]]:
-    """Take off the model what only training needed, then write and prove every format.
+    """Remove from the model what only training needed, then write and prove every format.
 
-    The live model is let go of where formats are made of what was sealed.
+    The live model is freed if formats are made from what was sealed.
     """
     TASKS[plan.task].finish(plan, trained)
-    # The processes that check the export need memory of their own.
+    # The processes that check the export need memory, too.
     heap.give_back()
     if plan.qat:
         qat_layers.switch(trained.model, on=False)
     names = ", ".join(plan.live_formats)
-    console.phase(f"exporting {names}; each is reloaded in a fresh process")
+    console.phase(f"exporting {names} and reloading each in a fresh process")
     artefacts = run_end.write(plan, trained, fingerprint)
     artefacts += made.write(plan, trained, console, rehearsal=rehearsal)
     return sorted(artefacts, key=lambda artefact: plan.formats.index(artefact["kind"]))
 
 
 def show_artefacts(artefacts: Iterable[Mapping[str, Any]], console: Console) -> None:
-    """Show what was written, each with its size, what was proven of it, and what it loses."""
+    """Show the artefacts, each with its size, what was proven, and what it loses."""
     for artefact in artefacts:
         console.event("artefact", **artefact)
         size = formatting.size(int(artefact.get("bytes", 0)))
@@ -123,6 +123,6 @@ def score(
         return {}
     console.phase(f"scoring {len(rows)} held-out rows {when}")
     scores = evaluate.score(plan, trained.model, console.tick, trained.judge)
-    # What scoring freed has other sizes than what training needs.
+    # Blocks freed by scoring have other sizes than training needs.
     heap.give_back()
     return scores

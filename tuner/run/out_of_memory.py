@@ -1,8 +1,8 @@
-"""Memory that runs out in a step: the same rows a step, in smaller micro-batches.
+"""Out of memory in a step: the same rows per step, in smaller micro-batches.
 
-The update is the same but for rounding, so a run goes on by itself; what it did stands in the log,
-on the screen and as `out_of_memory` in run.json, by which a resumed run begins with the size that
-was found.
+The update is the same except for rounding, so a run continues by itself; the change is in the log,
+on the screen and as `out_of_memory` in run.json, from which a resumed run starts with the size
+that fits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in main memory."""
+    """Return whether an error means out of memory, on a GPU or in main memory."""
     import torch
     from accelerate.utils.memory import should_reduce_batch_size
 
@@ -37,9 +37,9 @@ def ran_out(error: BaseException) -> bool:
 
 
 def resized(plan: Plan, most: int) -> Plan | None:
-    """The plan with at most this many rows a forward pass; None where there are none fewer.
+    """Return the plan with at most this many rows per forward pass; None if there is no such.
 
-    The rows of a step stay what they are, so one process takes a size that divides them.
+    The rows of a step stay the same, so a single process needs a size that divides them.
     """
     batch, world = plan.recipe.train.batch_size, plan.devices.world
     filled_up = world > 1 and plan.recipe.rlhf is None
@@ -52,7 +52,7 @@ def resized(plan: Plan, most: int) -> Plan | None:
 
 
 def as_found(plan: Plan, record: Mapping[str, Any]) -> Plan:
-    """The plan with the size that an earlier start of the run has come down to."""
+    """Return the plan with the size that an earlier start of the run came down to."""
     found = record.get(RECORD) or []
     if not found or found[-1]["to"] >= plan.micro_batch_size:
         return plan
@@ -60,16 +60,16 @@ def as_found(plan: Plan, record: Mapping[str, Any]) -> Plan:
 
 
 def shrink(plan: Plan, error: BaseException, watch: Watch) -> Plan:
-    """The plan to do a step anew by: half the rows a forward pass.
+    """Return the plan to repeat a step with: half the rows per forward pass.
 
     Args:
-        plan: the one that memory did not suffice for.
-        error: what said so.
-        watch: knows the step that was not finished, and whether its update had begun.
+        plan: the one that ran out of memory.
+        error: the error that was raised.
+        watch: knows the unfinished step, and whether its update had begun.
 
     Raises:
-        ResourceError: one row per forward pass is too much; or the step cannot be done anew, by
-            this process or with others that do not know of it.
+        ResourceError: one row per forward pass is too much; or the step cannot be repeated, since
+            its update had begun or other processes take part.
     """
     size, step, reason = plan.micro_batch_size, watch.number + 1, first_line(error)
     folder = watch.folder
@@ -80,10 +80,10 @@ def shrink(plan: Plan, error: BaseException, watch: Watch) -> Plan:
     if plan.devices.world > 1:
         raise ResourceError(
             "training ran out of memory",
-            f"step {step}, train.micro_batch_size {size}: {reason}; of several processes none can "
-            "change it alone",
-            f"start again with another --output and train.micro_batch_size: {now}, which leaves "
-            "the update as it is",
+            f"step {step}, train.micro_batch_size {size}: {reason}; one of several "
+            "processes cannot change it alone",
+            f"start again with another --output and train.micro_batch_size: {now}, which does not "
+            "change the update",
         ) from error
     found = {"step": step, "from": size, "to": now, "error": reason}
     folder.update(**{RECORD: [*(folder.record.get(RECORD) or []), found]})
@@ -91,11 +91,11 @@ def shrink(plan: Plan, error: BaseException, watch: Watch) -> Plan:
         raise ResourceError(
             "training ran out of memory",
             f"step {step}, train.micro_batch_size {size}: {reason}; its update had begun",
-            f"run the same command with --resume: it goes on with {now} rows a forward pass",
+            f"run the same command with --resume: it continues with {now} rows per forward pass",
         ) from error
     text = (
-        f"memory ran out in step {step} ({reason}); it is done anew with {now} rows a forward pass "
-        f"in place of {size}, the update stays the same"
+        f"out of memory in step {step} ({reason}); it is repeated with {now} rows per forward pass "
+        f"instead of {size}, the update stays the same"
     )
     log.warning(text)
     watch.reporter.warn(text)
@@ -103,7 +103,7 @@ def shrink(plan: Plan, error: BaseException, watch: Watch) -> Plan:
 
 
 def let_go(model: Any) -> None:
-    """Free what a step that was not finished has left."""
+    """Free what an unfinished step has left."""
     import torch
 
     model.zero_grad(set_to_none=True)
@@ -122,7 +122,7 @@ def _nothing_fits(plan: Plan, step: int, reason: str) -> ResourceError:
     if recipe.model.quantize == "none" and plan.device == "cuda" and plan.method.adapter:
         ways.append("model.quantize: nf4")
     return ResourceError(
-        "training ran out of memory with one row a forward pass",
+        "training ran out of memory with one row per forward pass",
         f"step {step}, train.micro_batch_size {plan.micro_batch_size}: {reason}",
         f"start again with another --output and {', or '.join(ways)}, or a smaller model.base",
     )

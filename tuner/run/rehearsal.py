@@ -1,7 +1,7 @@
-"""A rehearsal: every part of a run on a few steps, aside, timed, and nothing of it stays.
+"""A rehearsal: every part of a run on a few steps, timed, in a temporary folder.
 
-The first step has the longest rows, so that memory that will not do is found here; the speed is
-that of the steps behind it, which have the run's own rows.
+The first step has the longest rows, so that a lack of memory shows up here; the speed is that of
+the steps after it, which have the run's own rows.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a rehearsal has measured; times in seconds, memory in bytes.
+    """The measurements of a rehearsal; times in seconds, memory in bytes.
 
     Attributes:
-        seconds: what each part took here.
-        steps: what each step took.
+        seconds: time of each part.
+        steps: time of each step.
         rows: held-out rows that were scored.
         rate: for the plan, and for later ones.
-        times: of the whole run, by that rate.
+        times: of the whole run, at that rate.
         peak_memory: the process's, or the GPU's, until the steps were done.
-        planned_memory: what the plan says.
-        difference: the largest of a tensor between the last step and the same taken from a
-            checkpoint, as a share of its largest value; None where there is only one step.
+        planned_memory: the estimate of the plan.
+        difference: the largest difference of a tensor between the last step and the same step from
+            a checkpoint, as a share of its largest value; None if there is only one step.
     """
 
     seconds: dict[str, float]
@@ -66,18 +66,18 @@ class Rehearsal:
 
 
 def rehearse(plan: Plan, console: Console) -> Rehearsal | None:
-    """Load, score, train, seal, reload, resume and export as the run would, on a few steps.
+    """Load, score, train, seal, reload, resume and export like the run, on a few steps.
 
     Args:
         plan: of the run; its folder is not touched.
         console: shows what happens.
 
     Returns:
-        What was measured; None in a process that is not the first of its run.
+        What was measured; None on ranks other than 0.
 
     Raises:
         TunerError: what would stop the run stops its rehearsal, with the same exit code.
-        IntegrityError: a step from a checkpoint is not the step of the run that never stopped.
+        IntegrityError: a step from a checkpoint differs from that of the uninterrupted run.
     """
     ranks.join(plan.devices.world, plan.device, plan.recipe.run.timeout, plan.identity())
     try:
@@ -85,13 +85,13 @@ def rehearse(plan: Plan, console: Console) -> Rehearsal | None:
             StopRequest() as stop,
             ranks.one_failure(),
             _aside(plan) as folder,
-            # What libraries warn of has its place, as in a run: not the terminal.
+            # Warnings of libraries go to the log, as in a run.
             log.log_to(log.file_in(folder)),
         ):
             found = _rehearse(plan, folder, stop, console)
     except Interrupted as error:
         number = error.exit_code - 128
-        again = "run the same command again; nothing is left of the rehearsal"
+        again = "run the same command again; the rehearsal left nothing behind"
         raise Interrupted(number, error.what, again) from error
     if found is not None:
         rates.keep(plan, hardware.detect(), found.rate)
@@ -100,7 +100,7 @@ def rehearse(plan: Plan, console: Console) -> Rehearsal | None:
 
 @contextlib.contextmanager
 def _aside(plan: Plan) -> Iterator[Path]:
-    """A folder beside the run's, the same for all processes; nothing of it stays."""
+    """Make a temporary folder next to the run's, the same for all processes."""
     if not ranks.place().main:
         yield ranks.share(Path())
         return
@@ -169,7 +169,7 @@ def _rehearse(plan: Plan, folder: Path, stop: StopRequest, console: Console) -> 
 def _score(
     plan: Plan, trained: tasks_trained.Trained, clock: provenance.Clock, console: Console
 ) -> int:
-    """Score a few held-out rows and answer what a run shows; how many were scored."""
+    """Score a few held-out rows, generate the run's samples; return how many were scored."""
     rows = len(evaluate.rows(plan)) if plan.recipe.eval.enabled else 0
     if rows:
         console.phase(f"rehearsal: scoring {rows} held-out rows")
@@ -181,7 +181,7 @@ def _score(
 
 
 class _Timed:
-    """A reporter that notes when each step was done."""
+    """A reporter that records when each step was done."""
 
     def __init__(self, console: Console) -> None:
         self.ends: list[float] = []
@@ -189,7 +189,7 @@ class _Timed:
         self._console = console
 
     def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
-        """Show progress, and note the time."""
+        """Show progress, and record the time."""
         self.ends.append(time.perf_counter())
         self._console.progress(step, total, metrics)
 
@@ -201,7 +201,7 @@ def _train(
     console: Console,
     resumed: Checkpoint | None,
 ) -> list[float]:
-    """Run the steps in a run folder of their own; when each of them was done."""
+    """Run the steps in a separate run folder; return when each of them was done."""
     reporter = _Timed(console)
     if ranks.place().main:
         folder = RunFolder.open(plan.output, resume=False)
@@ -219,7 +219,7 @@ def _sealed(plan: Plan, step: int) -> Checkpoint:
 
 
 def _compare(plan: Plan, one: Plan, other: Plan) -> float:
-    """The largest difference of a tensor after the last step, as a share of its largest value."""
+    """Return the largest difference of a tensor after the last step, as a share of its maximum."""
     first, second = (_sealed(each, each.steps) for each in (one, other))
     largest = 0.0
     for mine, theirs in (
@@ -231,18 +231,18 @@ def _compare(plan: Plan, one: Plan, other: Plan) -> float:
                 apart = (tensor.double() - theirs[name].double()).abs().max()
                 scale = tensor.double().abs().max().clamp_min(torch.finfo(torch.float64).tiny)
                 largest = max(largest, float(apart / scale))
-    # GPUs add up in no fixed order.
+    # GPUs sum in no fixed order.
     if largest and plan.device == "cpu":
         raise IntegrityError(
-            "a resumed run would not be the one that was never stopped",
+            "a resumed run would differ from an uninterrupted one",
             f"step {one.steps} taken from the checkpoint before it differs by up to {largest:.2g}",
-            "please report it with this output; until then count on no --resume of this recipe",
+            "please report it with this output; until then do not rely on --resume for this recipe",
         )
     return largest
 
 
 def _free() -> None:
-    """Let go of a model before it is loaded anew."""
+    """Free a model before it is loaded again."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -261,10 +261,10 @@ def _rate(
     lines: list[dict[str, Any]],
     ends: list[float],
 ) -> Rate:
-    """How fast the parts of training were; nothing yet of scoring and exports."""
+    """Return the speed of the parts of training, without scoring and exports."""
     steps = [float(line["seconds"]) for line in lines]
     if short.stages[-1].steps > 1:
-        # What lies between two steps is the checkpoint behind the first of them.
+        # The time between two steps is that of the checkpoint after the first of them.
         save = max(0.0, ends[-1] - ends[-2] - steps[-1])
     else:
         save = max(0.0, laps["train"] - sum(steps)) / rates.saves(short)
@@ -284,7 +284,7 @@ def _rate(
 
 
 def _speed(plan: Plan, short: Plan, lines: list[dict[str, Any]]) -> tuple[float, float]:
-    """Tokens a second, and seconds a step, of the whole run by what each stage has shown.
+    """Return tokens per second, and seconds per step, of the whole run from those of each stage.
 
     The first step of a stage does not count, if there are others: everything runs for the first
     time in it.

@@ -11,12 +11,12 @@ from tuner.data.order import position
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
 
-# Of each stage; held-out rows that are scored.
+# Steps of each stage; held-out rows that are scored.
 STEPS, ROWS = 3, 8
 
 
 def short_of(plan: Plan, output: Path) -> Plan:
-    """The plan of a few steps of each stage, all told and the last two sealed."""
+    """Return the plan of a few steps per stage, all of them logged and the last two sealed."""
     stages, start = [], 0
     for stage in plan.stages:
         steps = min(STEPS, stage.steps)
@@ -41,7 +41,7 @@ def short_of(plan: Plan, output: Path) -> Plan:
 
 
 def longest_first(plan: Plan) -> list[Any]:
-    """The training rows, so exchanged that the longest stand in the first step."""
+    """Return the training rows, reordered so that the longest are in the first step."""
     rows, seed = list(plan.prepared.train), plan.recipe.run.seed
     count = min(plan.recipe.train.batch_size, len(rows))
     places = [position(index, len(rows), seed) for index in range(count)]
@@ -51,7 +51,7 @@ def longest_first(plan: Plan) -> list[Any]:
     free = [place for place in places if place not in longest]
     for one, other in zip(free, wanted, strict=True):
         rows[one], rows[other] = rows[other], rows[one]
-    # A micro-batch of the very longest, too.
+    # The very longest share a micro-batch.
     taken = sorted((rows[place] for place in places), key=lambda row: -row.num_tokens)
     for place, row in zip(places, taken, strict=True):
         rows[place] = row

@@ -1,4 +1,4 @@
-"""What a run must agree with to be resumed, asked before anything is touched."""
+"""The checks of a run to be resumed, before anything is changed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def examine(plan: Plan) -> tuple[Checkpoint | None, list[str]]:
-    """Check all that `--resume` checks, and leave the folder as it is.
+    """Check all that `--resume` checks, without changing the folder.
 
     Returns:
-        The checkpoint that the run goes on from, or None; and what has to be skipped.
+        The checkpoint that the run continues from, or None; and what has to be skipped.
 
     Raises:
         RecipeError: the folder is in use, or holds something else.
-        IntegrityError: its record, base, recipe or data is not what the checkpoints were made of.
+        IntegrityError: its record, base, recipe or data do not match the checkpoints.
     """
     pass
 
@@ -45,7 +45,7 @@ def refuse_other_base(previous: Mapping[str, Any], fingerprint: str) -> None:
     """Refuse to continue a run on other weights than it started on.
 
     Raises:
-        IntegrityError: the record names another fingerprint.
+        IntegrityError: the record has another fingerprint.
     """
     known = previous.get("base_fingerprint")
     if known not in (None, fingerprint):
@@ -56,12 +56,12 @@ def refuse_other_base(previous: Mapping[str, Any], fingerprint: str) -> None:
         )
 
 
-# What a plan decides anew for another number of processes.
+# What a plan decides again for another number of processes.
 RECUT = ("train.micro_batch_size", "train.gradient_checkpointing")
 
 
 def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-    """The checkpoint a resumed run goes on from, or None; and what had to be skipped.
+    """Load the checkpoint that a resumed run continues from, or None; and list what was skipped.
 
     Args:
         plan: of the run that resumes.
@@ -81,7 +81,7 @@ def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint |
         return None, []
     found = checkpoint.load(path, verified=True)
     before = found.state.get("processes", 1)
-    # The same rows in the same order, cut otherwise: the update is the same but for rounding.
+    # The same rows in the same order, split differently: the same update except for rounding.
     allowed = RECUT if before != plan.devices.world else ()
     current = plan.identity()
     saved = history.identity(found.state["identity"], current)

@@ -43,23 +43,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What a rank hands to `ranks.share` where rank 0 says the folder, its record and its checkpoint.
+# What other ranks pass to `ranks.share`, where rank 0 passes folder, record and checkpoint.
 _NOWHERE: tuple[Path, dict[str, Any], bool, Path | None] = (Path(), {}, False, None)
 
 
 def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
-    """Train, score, export and verify what a plan says.
+    """Train, score, export and verify according to a plan.
 
     Args:
         plan: from `plan.make`.
-        resume: go on from the newest intact checkpoint of the run folder, where there is one.
+        resume: continue from the newest intact checkpoint of the run folder, if there is one.
         console: shows what happens.
 
     Returns:
-        The record that stands in `run.json`.
+        The record in `run.json`.
 
     Raises:
-        TunerError: with the exit code; the same object stands in `run.json`.
+        TunerError: with the exit code; the same object is in `run.json`.
     """
     ranks.join(plan.devices.world, plan.device, plan.recipe.run.timeout, plan.identity())
     with StopRequest() as stop:
@@ -80,9 +80,9 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
 
 
 def _open(plan: Plan, resume: bool) -> tuple[RunFolder, Checkpoint | None, list[str]]:
-    """The run folder, where the run goes on, and what had to be skipped; rank 0 opens it for all.
+    """Open the run folder on rank 0 for all; return it, its checkpoint, and what was skipped.
 
-    On several machines the folder lies where each can read it.
+    With several machines the folder must be readable from each.
     """
     found: tuple[Checkpoint | None, list[str]] = (None, [])
 
@@ -102,7 +102,7 @@ def _open(plan: Plan, resume: bool) -> tuple[RunFolder, Checkpoint | None, list[
 
 
 def _head(plan: Plan) -> dict[str, Any]:
-    """What the record says from the first moment on."""
+    """Return what the record has from the start."""
     return {
         "recipe_sha256": plan.loaded.sha256,
         "content_sha256": dump.content_sha256(plan.loaded),
@@ -123,7 +123,7 @@ def _run(
 
     log.info(heap.keep_freed())
     console.phase("loading the base model")
-    # Nothing else may hold the base: an export lets go of it.
+    # Nothing else may hold the base: an export frees it.
     trained = build.start(plan, build.load(plan))
     fingerprint = plan.base.fingerprint()
     _check_base(folder, fingerprint)
@@ -176,7 +176,7 @@ def _before(
     fingerprint: str,
     laps: dict[str, float],
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """Scores and answers before training, measured unless the record has them."""
+    """Return scores and answers before training, measured unless the record has them."""
     scores: dict[str, Any] = dict(folder.record.get("scores") or {})
     answers, scored = folder.record.get("samples"), _scoring(plan)
     if answers is None or folder.record.get("scored") != scored:
@@ -204,7 +204,7 @@ def _check_base(folder: RunFolder, fingerprint: str) -> None:
 
 
 def _scoring(plan: Plan) -> dict[str, Any]:
-    """What the scores depend on besides the model: they are only compared where it is the same."""
+    """Return what the scores depend on besides the model; they are compared only if it is equal."""
     values = {key: item.value for key, item in plan.values.items() if key.startswith("eval.")}
     return dict(json.loads(json.dumps(values)))
 
@@ -218,21 +218,21 @@ def train(
     between: Callable[[int], None],
     resumed: Checkpoint | None,
 ) -> None:
-    """Run the stages that remain.
+    """Run the remaining stages.
 
     Args:
         plan: the plan.
         trained: updated in place.
         folder: takes metrics and checkpoints.
-        stop: the run's signal handling; a signal during a step is honoured after it.
+        stop: the run's signal handling; a signal during a step takes effect after it.
         reporter: shows what happens.
-        between: called with the number, from 1, of each finished stage but the last.
-        resumed: the checkpoint to go on from.
+        between: called with the number, from 1, of each finished stage except the last.
+        resumed: the checkpoint to continue from.
 
     Raises:
         Interrupted: a signal asked to stop; a checkpoint of the last step is sealed.
-        TrainingError: a loss or gradient is not finite, or nothing moved.
-        ResourceError: the disk is full, or memory does not do for one row a forward pass.
+        TrainingError: a loss or gradient is not finite, or nothing changed.
+        ResourceError: the disk is full, or memory is too small for one row per forward pass.
     """
     plan = out_of_memory.as_found(plan, folder.record)
     watch = Watch(plan, folder, stop, reporter)
@@ -274,9 +274,9 @@ def train(
 
 
 def _carry_out(leg: Leg) -> Plan:
-    """Run the steps of a leg; the plan with the micro-batch that memory has allowed.
+    """Run the steps of a leg; return the plan with the micro-batch size that fits into memory.
 
-    A step in which memory ran out is done anew, in smaller parts, as if it had never begun.
+    A step that ran out of memory is repeated, in smaller parts, as if it had never begun.
     """
     trained, watch = leg.trained, leg.watch
     while True:
@@ -290,8 +290,8 @@ def _carry_out(leg: Leg) -> Plan:
             smaller = out_of_memory.shrink(leg.plan, error, watch)
             leg = replace(leg, plan=smaller, first=watch.number, task_state=watch.state_before)
         finally:
-            # Off comes the autocast that training put around the forward pass: what follows
+            # Remove the autocast that training put around the forward pass: what follows
             # computes as it did before training, and as the exported model will.
             trained.model = extract_model_from_parallel(trained.model, keep_fp32_wrapper=False)
-        # Only here nothing refers to the error any more, whose frames hold the activations.
+        # Only here is the error released, whose frames hold the activations.
         out_of_memory.let_go(trained.model)

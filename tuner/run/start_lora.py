@@ -1,4 +1,4 @@
-"""LoRA starts that look at the data (EVA) or at the quantized weights (LoftQ)."""
+"""LoRA initialisation from the data (EVA) or from the quantized weights (LoftQ)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EVA_ROWS = 32
 
 
 def start(model: Any, plan: Plan, examples: Sequence[Example]) -> None:
-    """The starts that look at the data (EVA) or at the quantized weights (LoftQ)."""
+    """Initialise a LoRA from the data (EVA) or from the quantized weights (LoftQ), if asked to."""
     options: Any = plan.recipe.method
     if options.init == "eva":
         _eva(model, examples)
@@ -43,5 +43,5 @@ def _eva(model: Any, examples: Sequence[Example]) -> None:
 
 
 def _padding_mask(inputs: dict[str, Any], _config: Any) -> Any:
-    """Which positions count in EVA's statistics: all but padding, as (row, place) pairs."""
+    """Return the positions in EVA's statistics: all except padding, as (row, position) pairs."""
     return inputs["attention_mask"].nonzero()

@@ -1,4 +1,4 @@
-"""Where learned tokens start: from words, from activations of real rows, or from another run."""
+"""Initialisation of virtual tokens: from words, activations of real rows, or another run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def start(model: Any, plan: Plan, examples: Sequence[Example]) -> None:
-    """Put in the values that the virtual tokens start from.
+    """Set the initial values of the virtual tokens.
 
     Args:
         model: a new model with virtual tokens.
-        plan: says the start and the text.
-        examples: training rows; their beginnings are the text where the recipe names none.
+        plan: has the initialisation and the text.
+        examples: training rows; their beginnings are the text if the recipe has none.
     """
     options: Any = plan.recipe.method
     encoder = model.prompt_encoder[model.active_adapter]
@@ -44,7 +44,7 @@ def start(model: Any, plan: Plan, examples: Sequence[Example]) -> None:
 
 
 def _start_ids(model: Any, plan: Plan, examples: Sequence[Example]) -> torch.Tensor:
-    """(virtual tokens,) token ids to start from, repeated or cut to their number."""
+    """Return (virtual tokens,) token ids to start from, repeated or cut to their number."""
     options: Any = plan.recipe.method
     count, device = len(model.prompt_tokens[model.active_adapter]), model.device
     if options.init == "vocabulary":
@@ -67,7 +67,7 @@ def _start_ids(model: Any, plan: Plan, examples: Sequence[Example]) -> torch.Ten
 
 
 def _activations(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """(tokens, layers x 2 x size): the keys and values of a text, as peft lays a prefix out."""
+    """Return (tokens, layers x 2 x size): keys and values of a text, in peft's prefix layout."""
     network = model.get_base_model()
     training = network.training
     network.eval()
@@ -79,10 +79,10 @@ def _activations(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _write(encoder: Any, wanted: torch.Tensor) -> None:
-    """Make the encoder give `wanted` (tokens, size).
+    """Make the encoder return `wanted` (tokens, size).
 
-    Where a network writes the prompt, its last layer is solved for it: the inner activations are at
-    least as many as the tokens, so that the smallest solution is exact.
+    If a network computes the prompt, its last layer is solved for it: there are at least as many
+    inner activations as tokens, so the minimum-norm solution is exact.
     """
     last = next(
         (m for m in reversed(list(encoder.modules())) if isinstance(m, torch.nn.Linear)), None
@@ -105,11 +105,11 @@ def _write(encoder: Any, wanted: torch.Tensor) -> None:
 
 
 def _adopt(encoder: Any, file: Path, task: int | None) -> None:
-    """Start from a multitask prompt that was learned before: its shared part, and the part of one
-    of its data sets or their mean.
+    """Start from an earlier multitask prompt: its shared part, and the part of one of its data sets
+    or their mean.
 
     Raises:
-        ModelError: it is no such prompt, or of another size.
+        ModelError: it is not such a prompt, or has another size.
     """
     saved = load_file(file)
     parts = {
@@ -122,29 +122,29 @@ def _adopt(encoder: Any, file: Path, task: int | None) -> None:
         target = targets[name]
         if tensor is None:
             raise ModelError(
-                "method.source is no multitask prompt",
+                "method.source is not a multitask prompt",
                 f"{file} has no {name.removesuffix('.weight')}",
-                "name a run or an adapter of method.name: multitask_prompt",
+                "give a run or an adapter of method.name: multitask_prompt",
             )
         if name != "embedding.weight":
             if task is not None and task >= len(tensor):
                 raise ModelError(
-                    f"method.source_task: {task}, and the source knows {len(tensor)} data sets",
+                    f"method.source_task: {task}, but the source has {len(tensor)} data sets",
                     f"{file}; they are counted from 0",
-                    "name one of them, or leave source_task out",
+                    "choose one of them, or leave out source_task",
                 )
             tensor = tensor.mean(0, True) if task is None else tensor[task : task + 1]
         if tensor.shape[1:] != target.shape[1:] or len(tensor) not in (1, len(target)):
             raise ModelError(
                 "method.source does not fit this recipe",
                 f"{name} is {tuple(tensor.shape)} there and {tuple(target.shape)} here",
-                "use its num_virtual_tokens and ranks, and the base it was learned on",
+                "use its num_virtual_tokens and ranks, and the base it was trained on",
             )
         target.copy_(tensor.expand_as(target))
 
 
 def _even(encoder: Any) -> None:
-    """Let every data set of a multitask prompt start with the shared prompt itself."""
+    """Start every data set of a multitask prompt with the shared prompt itself."""
     if hasattr(encoder, "prefix_task_cols"):
         encoder.prefix_task_cols[..., 0] = 1.0
         encoder.prefix_task_rows[:, 0] = 1.0

@@ -1,1 +1,1 @@
-"""Strict YAML, the types of keys, and the word that was probably meant."""
+"""Strict YAML, the types of keys, and suggestions for misspelt words."""

@@ -1,7 +1,7 @@
 """The types a recipe's keys can have, and the base class of its sections.
 
 Values arrive as `strict_yaml` leaves them: unquoted scalars are `Plain` text. Each type here reads
-that text the one way the key means it, so that no value changes its type behind the user's back.
+that text in the one way the key expects, so that no value silently changes its type.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tuner.schema import strict_yaml
 
 @dataclass(frozen=True)
 class Names:
-    """Marks a key whose text names something on the disk.
+    """Marks a key whose text names something on disk.
 
     Attributes:
         kind: file; adapter (a run, an adapter or a recipe); base; or function (`file.py:name`).
@@ -55,7 +55,7 @@ def _integer(value: Any) -> Any:
         number = strict_yaml.number(value)
         if number is None or not math.isfinite(number) or number != int(number):
             raise ValueError(f"expected a whole number, not '{value}'")
-        # Digits are read as they stand: a float would round what is longer than 15 of them.
+        # Digits are read as written: a float would round more than 15 of them.
         return int(value) if value.lstrip("+-").isdigit() else int(number)
     return value
 
@@ -133,7 +133,7 @@ Words = Annotated[
 
 
 def _amount(value: Any) -> Any:
-    """A path stays text; a number below 1 is a fraction, from 1 on a count."""
+    """Keep a path as text; read a number below 1 as a fraction, and from 1 on as a count."""
     if isinstance(value, strict_yaml.Plain):
         number = strict_yaml.number(value)
         if number is not None:
@@ -153,7 +153,9 @@ PathOrAmount = Annotated[str | int | float, BeforeValidator(_amount)]
 def _steps_or_share(value: Any) -> Any:
     value = _float(value)
     if isinstance(value, float | int) and (value < 0 or (value >= 1 and value != int(value))):
-        raise ValueError(f"expected a share of the steps below 1 or a number of steps, not {value}")
+        raise ValueError(
+            f"expected a fraction of the steps below 1 or a number of steps, not {value}"
+        )
     return int(value) if isinstance(value, float | int) and value >= 1 else value
 
 

@@ -3,7 +3,7 @@
 Plain (unquoted) scalars stay text, as `Plain`, until the type of the field that receives them is
 known: `no`, `012` and `12:30` are words where a word is wanted, and `1e-4` is a number where a
 number is wanted. Anchors, aliases, tags and merge keys are refused: a recipe is short, and each of
-them is a way to say something else than what stands there.
+them makes it mean something other than what it shows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Plain(str):
 
 
 class YamlProblem(ValueError):
-    """The text is not the YAML we accept. `line` and `column` count from 1."""
+    """The text is not YAML that is accepted. `line` and `column` count from 1."""
 
     def __init__(self, message: str, line: int = 1, column: int = 1) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ def parse(text: str) -> tuple[Any, dict[Path, int]]:
         where = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         message = error.problem or error.context or "not valid YAML"
         if "'\\t'" in message:
-            message = "a tab stands where YAML wants spaces; indent with spaces"
+            message = "a tab is used where YAML needs spaces; indent with spaces"
         raise YamlProblem(message, *where) from None
     except yaml.YAMLError as error:
         raise YamlProblem(str(error).splitlines()[0]) from None
@@ -70,7 +70,7 @@ def parse_value(text: str) -> Any:
 
 
 def resolve(value: Any) -> Any:
-    """Resolve what no schema types (free-form mappings) by the YAML 1.2 core schema."""
+    """Resolve values that no schema types (free-form mappings) by the YAML 1.2 core schema."""
     if isinstance(value, dict):
         return {key: resolve(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -87,7 +87,7 @@ def resolve(value: Any) -> Any:
 
 
 def number(text: str) -> float | None:
-    """The number that a text is in YAML 1.2 (`1e-4` and `.5` too), or None."""
+    """Return the number that a text is in YAML 1.2 (`1e-4` and `.5` too), or None."""
     return float(text) if _FLOAT.match(text) else None
 
 
@@ -123,7 +123,7 @@ def _construct(node: yaml.Node, path: Path, lines: dict[Path, int]) -> Any:
             if here in lines:
                 line, column = _at(key_node.start_mark)
                 raise YamlProblem(
-                    f"the key '{key}' stands twice: line {lines[here]} and line {line}",
+                    f"the key '{key}' appears twice: line {lines[here]} and line {line}",
                     line,
                     column,
                 )

@@ -1,4 +1,4 @@
-"""The word that was probably meant."""
+"""Suggestions for misspelt words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MOST = 4
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word nearest to a misspelt one; hyphens and capitals do not count. None if far."""
+    """Return the known word nearest to a misspelt one, or None; hyphens and case do not count."""
     names = {_plain(name): name for name in known}
     match = [name for name in names if _one_letter_off(_plain(word), name)]
     match = match or difflib.get_close_matches(_plain(word), names, n=1, cutoff=0.6)
@@ -17,9 +17,9 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'`, or what is known where nothing is near.
+    """Return `did you mean 'x'`, or the known words if none is near.
 
-    Where the word is the beginning of several that are known, or one letter off each, all of these.
+    Where the word begins several known ones, or is one letter off each, name all of these.
     """
     known = list(known)
     begun = [f"'{name}'" for name in known if _plain(name).startswith(_plain(word))]
@@ -32,7 +32,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def _one_letter_off(word: str, name: str) -> bool:
-    """Whether one letter stands in another's place: `deviceq` is no slip for `device`."""
+    """Return whether exactly one letter differs; `deviceq` is no slip for `device`."""
     same_length = len(word) == len(name) > 2
     return same_length and sum(a != b for a, b in zip(word, name, strict=True)) == 1
 

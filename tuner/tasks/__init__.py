@@ -1,4 +1,4 @@
-"""TASKS: what is optimised. One file a task, one row here."""
+"""TASKS: what is optimised. One file per task, one row here."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def _nothing(plan: Plan, model: Any) -> Any:
 
 @dataclass(frozen=True)
 class Task:
-    """What a task does at each station of a run.
+    """What a task does in each phase of a run.
 
     Attributes:
-        trainer: something with `train()` for the steps of a stage that remain.
-        prepare: puts what the task needs on a new model, and returns its rewards, if it has any.
-        finish: takes that off again, before the export.
+        trainer: makes an object whose `train()` runs the remaining steps of a stage.
+        prepare: adds what the task needs to a new model, and returns its rewards, if any.
+        finish: removes it again before the export.
     """
 
     trainer: Callable[..., Any]

@@ -1,4 +1,4 @@
-"""When a policy is lost: too far from its start, always the same, or never coming to an end."""
+"""Policy collapse: too far from the reference policy, identical answers, or endless ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tuner.rewards.response import Response
     from tuner.tasks.watch import Watch
 
-# Steps without a single answer that ends, after which nothing good is to come.
+# Steps without a single answer that ends, after which training is hopeless.
 _ENDLESS_STEPS = 5
 
 
@@ -24,33 +24,33 @@ def refuse_collapse(
     step: int,
     watch: Watch,
 ) -> None:
-    """Stop where the policy has collapsed.
+    """Stop if the policy has collapsed.
 
     Args:
         plan: has the limits.
         answers: of the step.
-        mean_kl: of an answer to the policy's start, in nats.
-        endless: steps up to this one in which no answer ended.
+        mean_kl: mean KL per answer from the reference policy, in nats.
+        endless: consecutive steps up to this one in which no answer ended.
         step: from 1.
         watch: knows the last good checkpoint.
 
     Raises:
-        TrainingError: it has; says what was seen.
+        TrainingError: it has; with what was seen.
     """
     same = len(answers) > 3 and len({answer.response_ids for answer in answers}) == 1
     if mean_kl > plan.rlhf.kl_limit:
-        what = f"the KL of an answer to the start is {mean_kl:.3g} at step {step}"
+        what = f"the KL per answer from the reference policy is {mean_kl:.3g} at step {step}"
         fix = "raise rlhf.kl_coefficient, lower train.learning_rate, or raise rlhf.kl_limit"
     elif same:
-        what = f"all {len(answers)} answers of step {step} are the same"
+        what = f"all {len(answers)} answers of step {step} are identical"
         fix = "raise rlhf.kl_coefficient, lower train.learning_rate, or check the rewards"
     elif endless >= _ENDLESS_STEPS:
-        what = f"no answer of the last {endless} steps has ended, up to step {step}"
+        what = f"no answer ended in the last {endless} steps, up to step {step}"
         fix = (
             "raise rlhf.max_new_tokens or rlhf.missing_eos_penalty, or start from a policy "
-            "that was tuned on answers (rlhf.policy)"
+            "that was fine-tuned on answers (rlhf.policy)"
         )
     else:
         return
-    shown = f"it writes {answers[0].text[:80]!r}; {watch.last_good()}"
+    shown = f"it generates {answers[0].text[:80]!r}; {watch.last_good()}"
     raise TrainingError(f"the policy has collapsed: {what}", shown, fix)

@@ -19,7 +19,7 @@ SHOWN = ("loss", "pair_accuracy", "margin", "grad_norm")
 def trainer(leg: Leg) -> Lent:
     """Return the trainer of a leg.
 
-    A step has `train.batch_size` pairs; the last one is filled up with rows of the next epoch.
+    A step has `train.batch_size` pairs; the last one is filled with rows of the next epoch.
     """
     # Imported here: it takes seconds, and no other task needs it.
     from datasets import Dataset
@@ -34,7 +34,7 @@ def trainer(leg: Leg) -> Lent:
     pad = DataCollatorForPreference(plan.tokenizer.pad_token_id)
 
     def collate(chosen: Sequence[Mapping[str, Any]]) -> Any:
-        """Our own token ids: trl would tokenize texts, and control tokens that stand in them."""
+        """Collate our own token ids: trl would tokenize texts, control tokens in them included."""
         pairs = [rows[each["row"]] for each in chosen]
         return pad([_pair(pair.prompt_ids, *pair.answers) for pair in pairs])
 
@@ -47,7 +47,7 @@ def trainer(leg: Leg) -> Lent:
             loss_type=["sigmoid"],
             max_length=None,
         )
-        # trl asks for texts and tokenizes them; nothing reads what comes of these.
+        # trl requires texts and tokenizes them; nothing reads the result.
         texts = {key: ["-"] * len(stream) for key in ("prompt", "chosen", "rejected")}
         return DPOTrainer(
             model=leg.trained.model,
@@ -60,7 +60,7 @@ def trainer(leg: Leg) -> Lent:
         )
 
     def figures(step: int, logs: Mapping[str, float]) -> dict[str, Any]:
-        """`margin` and the rewards are the implicit ones."""
+        """Return the metrics of a step; `margin` and the rewards are the implicit ones."""
         pairs = stream.step(step - first - 1)
         return {
             "pair_accuracy": logs["rewards/accuracies"],

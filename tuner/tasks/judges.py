@@ -35,16 +35,16 @@ class RewardModel:
 
     Attributes:
         network: a sequence classifier with one label, peft's or transformers' own.
-        pad_id: fills padded rows; ends none.
+        pad_id: fills padded rows; never ends one.
     """
 
     network: Any
     pad_id: int
 
     def score(self, answers: Sequence[Response]) -> list[float]:
-        """The scores of prompt and answer together, read at the answer's last token.
+        """Return the scores of prompt and answer together, read at the answer's last token.
 
-        Nothing behind the stop token is ever seen: an answer is cut there when it is drawn.
+        Nothing after the stop token is ever seen: an answer is cut there when it is sampled.
         """
         rows = [[*answer.prompt_ids, *answer.response_ids] for answer in answers]
         return scores(self.network, rows, self.pad_id)
@@ -55,7 +55,7 @@ class Judge:
     """The rewards of a recipe, loaded.
 
     Attributes:
-        score: answers to the weighted sum and its parts.
+        score: from answers to the weighted sum and its parts.
         models: the reward models among them.
     """
 
@@ -67,9 +67,9 @@ def load(plan: Plan) -> Judge:
     """Load what `rlhf.reward` names.
 
     Raises:
-        ModelError: a reward model does not load, or is none.
-        IntegrityError: its files are not those that were sealed.
-        SafetyError: a function, and the recipe does not allow code.
+        ModelError: a reward model does not load, or is not one.
+        IntegrityError: its files were changed after they were sealed.
+        SafetyError: a reward is a function, and the recipe does not allow code.
     """
     parts, models = list[Part](), list[RewardModel]()
     scorer: Scorer
@@ -87,12 +87,12 @@ def load(plan: Plan) -> Judge:
 
 
 def open_model(plan: Plan, source: Source) -> RewardModel:
-    """Load one reward model, and check that it is one and that its files are whole.
+    """Load one reward model, and check that it is one and that its files are intact.
 
     Raises:
         ModelError: it has another number of labels, another base than it was trained on, or
-            tensors that match nothing.
-        IntegrityError: a file is not the one that was sealed.
+            tensors that match no module.
+        IntegrityError: a file was changed after it was sealed.
     """
     found = source.base(plan.base)
     section = source.section or plan.recipe.model
@@ -103,7 +103,7 @@ def open_model(plan: Plan, source: Source) -> RewardModel:
         task = getattr(config.task_type, "value", config.task_type)
         if task != head.task_type:
             raise ModelError(
-                f"{source.name} is no reward model",
+                f"{source.name} is not a reward model",
                 f"{source.folder}: task_type {task}",
                 "name a run of `tuner reward`",
             )
@@ -137,16 +137,16 @@ def scores(
     pad_id: int,
     tick: Callable[[int], None] = lambda done: None,
 ) -> list[float]:
-    """The score of each sequence of token ids, read at its last token.
+    """Return the score of each sequence of token ids, read at its last token.
 
-    Sequences of like length share a forward pass; that does not change a score by more than
+    Sequences of similar length share a forward pass; that changes a score by no more than
     rounding.
 
     Args:
         model: a sequence classifier with one label.
         answers: token ids.
         pad_id: the model's own, which must end no sequence.
-        tick: told how many are done.
+        tick: called with the number of finished ones.
     """
     order = sorted(range(len(answers)), key=lambda number: len(answers[number]))
     found: dict[int, float] = {}

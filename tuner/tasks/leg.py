@@ -27,7 +27,7 @@ class Leg:
         watch: the callback that checks, records and seals every step.
         optimizer: at the state before step `first`.
         schedule: likewise.
-        task_state: what the task has put into the checkpoint; empty at the start of a stage.
+        task_state: the task's state in the checkpoint; empty at the start of a stage.
     """
 
     plan: Plan
@@ -41,5 +41,5 @@ class Leg:
 
     @property
     def steps(self) -> int:
-        """Steps that are still to run."""
+        """Return the number of steps still to run."""
         return self.stage.stop - self.first

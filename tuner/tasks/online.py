@@ -1,8 +1,8 @@
 """Learning from rewards without a critic, by trl: `RLOOTrainer` and `GRPOTrainer`.
 
 RLOO (Ahmadian et al. 2024) compares an answer with the mean of the others to its prompt, GRPO (Shao
-et al. 2024) with mean and spread of them all. A step draws its answers, judges them and makes one
-update, so that it depends on nothing but the weights, the optimizer and its own seed.
+et al. 2024) with mean and spread of all of them. A step samples answers, scores them and makes one
+update, so that it depends only on the weights, the optimizer and its own seed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SHOWN = ("reward", "kl", "length", "ended", "seconds")
-# What trl calls it, and what the log calls it.
+# trl's name, and the name in the log.
 _FIGURES = {
     "entropy": "entropy",
     "clip_ratio/region_mean": "clip_share",
@@ -39,9 +39,9 @@ _FIGURES = {
 
 
 class PromptTokens(PreTrainedTokenizerBase):
-    """Gives trl the token ids of our prompts: the text that it has of a prompt is its number.
+    """Gives trl the token ids of our prompts: the text that trl gets for a prompt is its number.
 
-    Rendered texts would not do: control tokens that a user wrote are plain text in ours.
+    Rendered texts would not work: control tokens that a user wrote are plain text in ours.
 
     Args:
         tokenizer: the policy's.
@@ -54,11 +54,11 @@ class PromptTokens(PreTrainedTokenizerBase):
         self.tokenizer, self.prompts = tokenizer, prompts
 
     def __call__(self, text: Sequence[str], **options: Any) -> dict[str, list[list[int]]]:
-        """The ids of the prompts of these numbers."""
+        """Return the ids of the prompts with these numbers."""
         return {"input_ids": [list(self.prompts[int(number)].input_ids) for number in text]}
 
     def convert_tokens_to_ids(self, tokens: Any) -> Any:
-        """As the policy's."""
+        """Convert tokens with the policy's tokenizer."""
         return self.tokenizer.convert_tokens_to_ids(tokens)
 
     def batch_decode(
@@ -68,13 +68,13 @@ class PromptTokens(PreTrainedTokenizerBase):
         clean_up_tokenization_spaces: bool | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """As the policy's; the rewards are given more than these texts."""
+        """Decode with the policy's tokenizer; the rewards get more than these texts."""
         special = skip_special_tokens
         return [str(self.tokenizer.decode(ids, skip_special_tokens=special)) for ids in sequences]
 
 
 class Online:
-    """What trl asks and is told in the steps of a leg."""
+    """The callbacks of trl in the steps of a leg."""
 
     def __init__(self, leg: Leg) -> None:
         plan, task_state = leg.plan, leg.task_state
@@ -96,11 +96,11 @@ class Online:
         leg.watch.task_state = self.state
 
     def state(self) -> dict[str, Any]:
-        """What the next step depends on besides weights and optimizer."""
+        """Return what the next step depends on besides weights and optimizer."""
         return {"guard": self.guard.state(), "endless": self.endless}
 
     def build(self) -> Trainer:
-        """trl's trainer; the model is lent to it."""
+        """Build trl's trainer; the model is lent to it."""
         # Imported here: it takes seconds, and no other task needs it.
         from datasets import Dataset
         from trl.trainer.grpo_config import GRPOConfig
@@ -114,13 +114,13 @@ class Online:
             "num_generations": rlhf.copies,
             "max_completion_length": rlhf.max_new_tokens,
             "temperature": rlhf.temperature,
-            # The answers of a step are drawn at its start and used for one update.
+            # The answers of a step are sampled at its start and used for one update.
             "steps_per_generation": plan.gradient_accumulation_steps,
             "num_iterations": 1,
             "shuffle_dataset": False,
-            # What draws or counts otherwise than the plain distribution is off.
+            # Everything that deviates from the plain distribution is off.
             **{"top_k": 0, "top_p": 1.0, "min_p": None, "repetition_penalty": 1.0},
-            # Its price is `rlhf.missing_eos_penalty`; an answer left out would cost nothing.
+            # The penalty is `rlhf.missing_eos_penalty`; a masked answer would cost nothing.
             "mask_truncated_completions": False,
         }
         if rlhf.vllm != "none":
@@ -145,9 +145,9 @@ class Online:
     def reward(
         self, prompts: Sequence[str], completion_ids: Sequence[Sequence[int]], **others: Any
     ) -> list[float]:
-        """What this process's answers of a step earn, less the price of not ending.
+        """Return the rewards of this process's answers, less the penalty for a missing stop token.
 
-        Rank 0 judges those of all, so that a judge sees the step as a lone process would.
+        Rank 0 scores those of all, so that the rewards see the same step as in a single process.
         """
         rows = self.plan.prepared.train
         answers = [
@@ -169,10 +169,10 @@ class Online:
         return earned[mine]
 
     def figures(self, step: int, logs: Mapping[str, float]) -> dict[str, Any]:
-        """The figures of a step, and now and then some answers; stops a policy that is lost."""
+        """Return the metrics of a step, log samples when due, and stop a collapsed policy."""
         answers, count = self.answers, len(self.answers)
         length = sum(len(answer.response_ids) for answer in answers) / count
-        # trl tells the mean of a token, and nothing where rlhf.kl_coefficient is 0.
+        # trl reports the mean per token, and nothing if rlhf.kl_coefficient is 0.
         kl = float(logs.get("kl", 0.0)) * length
         refuse_collapse(self.plan, answers, kl, self.endless, step, self.watch)
         every = self.plan.rlhf.sample_steps
@@ -190,22 +190,22 @@ class Online:
 
 
 def _of_all(mine: Sequence[Item]) -> list[Item]:
-    """What every process has, in the order of the ranks: that of the step in a lone process."""
+    """Gather the items of all processes by rank, in the order that a single process has."""
     return [item for part in ranks.gather(mine) for item in part]
 
 
 def _share_of(count: int) -> slice:
-    """Where this process's `count` items stand among those of all."""
+    """Return where this process's `count` items are among those of all."""
     first = ranks.place().rank * count
     return slice(first, first + count)
 
 
 def _drawing_once(kind: type[Any]) -> type[Any]:
-    """A trainer of trl whose rank 0 draws the answers of all: one batch, as in a lone process."""
+    """Return trl's trainer with rank 0 sampling for all: one batch, as in a single process."""
 
     class DrawingOnce(kind):  # type: ignore[misc]
         def _generate_single_turn(self, prompt_ids: Sequence[Any], *others: Any) -> Any:
-            """Token ids of the answers; of GRPO's trainer these and their scores, or none."""
+            """Return token ids of the answers; in GRPO's trainer also their scores, or none."""
             own, prompts = _share_of(len(prompt_ids)), _of_all(prompt_ids)
             draw = super()._generate_single_turn
             drawn = ranks.by_first(lambda: draw(prompts, *others))

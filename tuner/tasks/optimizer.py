@@ -11,17 +11,18 @@ if TYPE_CHECKING:
     from tuner.plan.plan import Plan
     from tuner.plan.values import Stage
 
-# How the names of a critic's tensors begin (see `tasks.value`).
+# Prefix of the names of a critic's tensors (see `tasks.value`).
 CRITIC = "value_head."
 
 
 def optimizer_and_schedule(
     parameters: list[tuple[str, torch.nn.Parameter]], plan: Plan, stage: Stage
 ) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW over the trained tensors, and the stage's schedule at its first step.
+    """Make AdamW over the trainable tensors, and the stage's schedule at its first step.
 
-    Weight decay spares vectors (norms and biases), as transformers does. With a `b_rate_ratio` the
-    factors B of a LoRA have a rate of their own (LoRA+, Hayou et al. 2024), and so has a critic.
+    Weight decay excludes vectors (norms and biases), as in transformers. With a `b_rate_ratio` the
+    factors B of a LoRA have their own learning rate (LoRA+, Hayou et al. 2024), and so has a
+    critic.
     """
     train = plan.recipe.train
     rates = {name: _own_rate(name, plan, stage) for name, _ in parameters}
@@ -50,7 +51,7 @@ def optimizer_and_schedule(
 
 
 def _own_rate(name: str, plan: Plan, stage: Stage) -> float:
-    """The peak rate of a trained tensor."""
+    """Return the peak learning rate of a trainable tensor."""
     if name.startswith(CRITIC) and plan.ppo.value_learning_rate != "auto":
         return plan.ppo.value_learning_rate
     ratio = getattr(plan.recipe.method, "b_rate_ratio", 1.0)
@@ -58,9 +59,9 @@ def _own_rate(name: str, plan: Plan, stage: Stage) -> float:
 
 
 def rate_share(kind: str, step: int, steps: int, warmup: int) -> float:
-    """Share of the peak rate at `step` (from 0) of `steps`.
+    """Return the share of the peak learning rate at `step` (from 0) of `steps`.
 
-    The warmup rises from 1 / (warmup + 1), so that no step is without effect; linear and cosine
+    The warmup rises from 1 / (warmup + 1), so that every step has an effect; linear and cosine
     fall to 0 at `steps`, one step after the last.
     """
     if step < warmup:

@@ -2,11 +2,11 @@
 
 After Schulman et al. 2017 (PPO) and 2016 (GAE), Ziegler et al. 2019 (adaptive KL), Stiennon et al.
 2020 and Ouyang et al. 2022 (RLHF, PPO-ptx), and "The N Implementation Details of RLHF with PPO"
-(Huang et al. 2024). A step draws answers, judges them, and makes a few passes of updates over them.
+(Huang et al. 2024). A step samples answers, scores them, and makes a few passes of updates on them.
 
-Tokens of all answers of a step lie in one row, (tokens,), without padding; `lengths` says how many
-belong to each answer. So nothing can be computed over padding, and a token behind the stop token
-does not exist.
+Tokens of all answers of a step are in one row, (tokens,), without padding; `lengths` has the number
+of tokens of each answer. So nothing can be computed over padding, and there is no token after the
+stop token.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class Ppo:
         self.endless = int(task_state.get("endless", 0))
         leg.watch.stage = leg.stage
         leg.watch.task_state = self.state
-        # Every process has the tokens of all: nothing is left to sum.
+        # Every process has the tokens of all: there is nothing left to sum.
         self.reduce: Reduce = lambda sums: sums
 
     def state(self) -> dict[str, Any]:
-        """What the next step depends on besides weights and optimizer."""
+        """Return what the next step depends on besides weights and optimizer."""
         return {
             "coefficient": self.coefficient,
             "scale": [self.scale.count, self.scale.mean, self.scale.squares],
@@ -73,10 +73,10 @@ class Ppo:
         """Run the steps.
 
         Raises:
-            TrainingError: a loss is not finite, or the policy has collapsed; no update was made
-                after the last sealed checkpoint that is not lost with it.
+            TrainingError: a loss is not finite, or the policy has collapsed; the last sealed
+                checkpoint is intact.
         """
-        # Without dropout: the ratio of the first update is 1, and a reference is a reference.
+        # Without dropout, so that the ratio of the first update is 1 and the reference is exact.
         self.model.eval()
         for number in range(self.first, self.stage.stop):
             self.watch.start_step(number)
@@ -88,14 +88,14 @@ class Ppo:
                 return
 
     def collect(self, number: int) -> Rollout:
-        """Draw and judge the answers of step `number`, from 0."""
+        """Sample and score the answers of step `number`, from 0."""
         plan, options = self.plan, self.options
         prompts, copies = plan.prepared.train, plan.rlhf.copies
         count = plan.recipe.train.batch_size // copies
         places = range(number * count, (number + 1) * count)
         chosen = [prompts[position(n, len(prompts), plan.recipe.run.seed)] for n in places]
         chosen = [prompt for prompt in chosen for _ in range(copies)]
-        # What is drawn in one batch is drawn in one process: so it does not hang on their number.
+        # One batch is sampled in one process, so that it does not depend on their number.
         seed = plan.step_seed(number)
         answers = ranks.by_first(lambda: rollouts.draw(plan, self.model, chosen, seed))
         lengths = [len(answer.response_ids) for answer in answers]
@@ -122,7 +122,7 @@ class Ppo:
         )
 
     def _read(self, answers: list[Response]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probabilities, entropies and values of all tokens, before any update."""
+        """Compute log-probabilities, entropies and values of all tokens, before any update."""
 
         def see(part: Sequence[Response]) -> Sequence[torch.Tensor]:
             old, entropy, hidden = rollouts.token_scores(self.plan, self.model, part, True)
@@ -133,7 +133,7 @@ class Ppo:
         return old, entropy, values
 
     def _earned(self, answers: Sequence[Response], scores: Scores) -> torch.Tensor:
-        """(answers,) what counts of the scores: scaled, cut, less the price of not ending."""
+        """Return (answers,) scores, scaled, clipped, less the penalty for a missing stop token."""
         options, total = self.options, list(scores.total)
         if options.normalize_scores:
             spread = self.scale.add(total)
@@ -150,13 +150,13 @@ class Ppo:
         )
 
     def _refuse_collapse(self, answers: Sequence[Response], kl: torch.Tensor, number: int) -> None:
-        """Stop where the policy is lost, before it is updated once more."""
+        """Stop a collapsed policy before it is updated again."""
         self.endless = 0 if any(answer.ended for answer in answers) else self.endless + 1
         mean_kl = float(kl.sum()) / len(answers)
         refuse_collapse(self.plan, answers, mean_kl, self.endless, number + 1, self.watch)
 
     def record(self, rollout: Rollout, step: int, learned: Mapping[str, float]) -> None:
-        """The figures of a step, and now and then some answers."""
+        """Log the metrics of a step, and samples when due."""
         answers, tokens = rollout.answers, len(rollout.old)
         log_ratio = rollout.old - rollout.reference
         kl = float(log_ratio.sum()) / len(answers)

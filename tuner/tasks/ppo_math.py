@@ -1,7 +1,7 @@
-"""The formulas of PPO on the tokens of drawn answers, each after its paper.
+"""The formulas of PPO on the tokens of sampled answers, each after its paper.
 
-Tokens of all answers lie in one row, (tokens,), without padding; `lengths` says how many belong to
-each answer.
+Tokens of all answers are in one row, (tokens,), without padding; `lengths` has the number of tokens
+of each answer.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
 def kl_k1(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """KL(new || old) of tokens drawn from `new`, estimated: unbiased, of either sign."""
+    """Estimate KL(new || old) of tokens sampled from `new`: unbiased, of either sign."""
     return new - old
 
 
 def kl_k3(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-    """Unbiased, never negative, and of less variance than `kl_k1` (Schulman 2020)."""
+    """Estimate the same: unbiased, never negative, with less variance (Schulman 2020)."""
     return torch.expm1(old - new) - (old - new)
 
 
@@ -32,13 +32,13 @@ ESTIMATORS = {"k1": kl_k1, "k3": kl_k3}
 def token_rewards(
     scores: torch.Tensor, kl: torch.Tensor, coefficient: float, lengths: Sequence[int]
 ) -> torch.Tensor:
-    """(tokens,) the KL penalty of every token, and the score of an answer on its last one.
+    """Return (tokens,) the KL penalty of every token, plus the score of an answer on its last one.
 
     Args:
         scores: (answers,).
         kl: (tokens,) estimates.
-        coefficient: price of the KL.
-        lengths: tokens of each answer; its last is the stop token where it has one.
+        coefficient: weight of the KL penalty.
+        lengths: tokens of each answer; the last one is the stop token if there is one.
     """
     rewards = -coefficient * kl
     last = torch.tensor(lengths, device=kl.device).cumsum(0) - 1
@@ -52,7 +52,7 @@ def advantages(
     gamma: float,
     lam: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016) within each answer.
+    """Compute generalised advantage estimates (Schulman et al. 2016) within each answer.
 
     Returns:
         (tokens,) advantages, and (tokens,) returns, which are advantages + values.
@@ -71,11 +71,11 @@ def advantages(
 
 
 def whiten(values: torch.Tensor, reduce: Reduce, shift: bool = True) -> torch.Tensor:
-    """`values` at variance 1 and, with `shift`, mean 0, over the values of all processes.
+    """Scale `values` to variance 1 and, with `shift`, mean 0, over the values of all processes.
 
-    A single value, or equal ones, stay finite.
+    A single value, or equal values, stay finite.
     """
-    # In float64: far from 0 the two sums differ by less than float32 can tell.
+    # In float64: far from 0 the two sums differ by less than float32 resolves.
     exact = values.double()
     count, total, squares = reduce(
         torch.stack([exact.new_tensor(float(exact.numel())), exact.sum(), (exact**2).sum()])
@@ -89,7 +89,7 @@ def whiten(values: torch.Tensor, reduce: Reduce, shift: bool = True) -> torch.Te
 def policy_losses(
     new: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, clip: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(tokens,) clipped surrogate losses, and which of them the clipping has cut."""
+    """Return (tokens,) clipped surrogate losses, and which of them are clipped."""
     ratio = torch.exp(new - old)
     plain = -advantage * ratio
     cut = -advantage * ratio.clamp(1 - clip, 1 + clip)
@@ -99,13 +99,13 @@ def policy_losses(
 def value_losses(
     new: torch.Tensor, old: torch.Tensor, returns: torch.Tensor, clip: float
 ) -> torch.Tensor:
-    """(tokens,) half squared errors, of the worse of the value and its clipped self."""
+    """Return (tokens,) half squared errors, the larger of the value's and the clipped value's."""
     near = old + (new - old).clamp(-clip, clip)
     return 0.5 * torch.maximum((new - returns) ** 2, (near - returns) ** 2)
 
 
 def adapt(coefficient: float, kl: float, target: float, answers: int, horizon: int) -> float:
-    """The next KL coefficient: up where the KL is above its target (Ziegler et al. 2019)."""
+    """Return the next KL coefficient: higher if the KL is above target (Ziegler et al. 2019)."""
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coefficient * (1 + error * answers / horizon)
 
@@ -119,7 +119,7 @@ class RunningScale:
     squares: float = 0.0
 
     def add(self, scores: Sequence[float]) -> float:
-        """Take in further scores; the standard deviation of all so far, 1 where there is none."""
+        """Add scores; return the standard deviation of all so far, or 1 if it is 0."""
         for score in scores:
             self.count += 1
             delta = score - self.mean

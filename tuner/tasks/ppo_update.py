@@ -1,4 +1,4 @@
-"""The updates of a step of PPO: passes over its answers, in micro-batches that sum to the same."""
+"""The updates of a PPO step: passes over its answers, in micro-batches with the same sum."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Row = TypeVar("Row")
 
 @dataclass
 class Rollout:
-    """The answers of a step and what is known of them before the first update.
+    """The answers of a step and what is known about them before the first update.
 
     Attributes:
-        answers: what was drawn.
+        answers: the sampled answers.
         lengths: tokens of each answer.
-        old: (tokens,) log-probabilities when they were drawn.
-        reference: (tokens,) those of the policy's start.
-        values: (tokens,) what the critic expected.
+        old: (tokens,) log-probabilities when they were sampled.
+        reference: (tokens,) those of the reference policy.
+        values: (tokens,) predictions of the critic.
         entropy: (tokens,).
-        scores: of the rewards.
-        advantages, returns: (tokens,), what is learned from.
+        scores: from the rewards.
+        advantages, returns: (tokens,), the training targets.
     """
 
     answers: list[Response]
@@ -52,13 +52,13 @@ class Rollout:
     returns: torch.Tensor
 
     def places(self, rows: Sequence[int]) -> torch.Tensor:
-        """Where the tokens of some answers stand, in the order of these answers."""
+        """Return where the tokens of some answers are, in the order of these answers."""
         starts = list(itertools.accumulate(self.lengths, initial=0))
         return torch.cat([torch.arange(starts[row], starts[row + 1]) for row in rows])
 
 
 class Updates:
-    """What learns from a rollout.
+    """The updates from a rollout.
 
     Args:
         leg: has the plan, the policy with its critic, and the optimizer.
@@ -70,7 +70,7 @@ class Updates:
         self.here = ranks.place()
 
     def learn(self, rollout: Rollout, number: int) -> dict[str, float]:
-        """Make the updates of step `number`, from 0, and return what they came to."""
+        """Make the updates of step `number`, from 0, and return their metrics."""
         options = self.options
         rows, size = len(rollout.answers), len(rollout.answers) // options.minibatches
         sums = dict.fromkeys(self._figures(), 0.0)
@@ -95,14 +95,14 @@ class Updates:
         }
 
     def _figures(self) -> list[str]:
-        """What every update reports besides the gradient norm."""
+        """Return the metrics of every update besides the gradient norm."""
         ptx = ["ptx_loss"] if self.options.ptx_coefficient else []
         return ["policy_loss", "value_loss", "clip_share", "step_kl", *ptx]
 
     def _update(
         self, rollout: Rollout, rows: Sequence[int], number: int, update: int
     ) -> dict[str, float]:
-        """One optimizer step on some of the answers, in micro-batches that sum to the same."""
+        """Make one optimizer step on some of the answers, in micro-batches with the same sum."""
         options, tokens = self.options, sum(rollout.lengths[row] for row in rows)
         sums = dict.fromkeys(self._figures(), 0.0)
         for part in self._own(rows):
@@ -121,7 +121,7 @@ class Updates:
                 sums["policy_loss"] += float(losses.sum()) / tokens
                 sums["value_loss"] += float(errors.sum()) / tokens
                 sums["clip_share"] += float(cut.sum()) / tokens
-                # Drawn from the old policy: KL(old || new).
+                # Sampled from the old policy: KL(old || new).
                 sums["step_kl"] += float(kl_k3(old, new).sum()) / tokens
         if options.ptx_coefficient:
             turns = options.epochs * options.minibatches
@@ -140,7 +140,7 @@ class Updates:
         return {**sums, "grad_norm": norm}
 
     def _clip(self) -> float:
-        """Clip the gradients of policy and critic, each by itself; the norm of both together."""
+        """Clip the gradients of policy and critic separately; return the norm of both together."""
         most, squares = self.plan.recipe.train.max_grad_norm, 0.0
         for critic in (False, True):
             weights = [
@@ -153,11 +153,11 @@ class Updates:
         return math.sqrt(squares) if math.isfinite(squares) else squares
 
     def _ptx(self, count: int, update: int) -> float:
-        """The gradient of the language loss on supervised rows, beside the policy's own.
+        """Add the gradient of the language modelling loss on supervised rows.
 
         Args:
             count: rows.
-            update: number of the update within the run; says which rows.
+            update: number of the update within the run; determines the rows.
         """
         rows, coefficient = self.plan.ptx, self.options.ptx_coefficient
         start = update * count
@@ -179,7 +179,7 @@ class Updates:
         return [rows[start : start + size] for start in range(0, len(rows), size)]
 
     def _own(self, rows: Sequence[Row]) -> list[Sequence[Row]]:
-        """The micro-batches of which this process takes the gradients."""
+        """Return the micro-batches whose gradients this process computes."""
         return self._parts(rows)[self.here.rank :: self.here.world]
 
     def spread(
@@ -187,7 +187,7 @@ class Updates:
         answers: list[Response],
         see: Callable[[Sequence[Response]], Sequence[torch.Tensor]],
     ) -> tuple[torch.Tensor, ...]:
-        """Return what `see` makes of each micro-batch, (tokens,) each, seen by one process each."""
+        """Return the results of `see` on all micro-batches, (tokens,), each seen by one process."""
         seen = ranks.spread(
             self._parts(answers),
             lambda own, _: [[tensor.cpu() for tensor in see(part)] for part in own],

@@ -1,9 +1,9 @@
-"""Reward modelling: one score an answer, so that the preferred one has the higher (Bradley-Terry).
+"""Reward modelling: one score per answer, higher for the preferred one (Bradley-Terry).
 
 All answers of a prompt are scored in one forward pass, each once, and all their pairs are compared;
 a prompt counts once, however many pairs it has (Ouyang et al. 2022, section 3.5). trl's
-`RewardTrainer` sees pairs alone: it would score an answer once for every pair and could not weigh
-them. On plain pairs its loss is the same, which `tests/tasks/test_reward.py` holds.
+`RewardTrainer` sees only pairs: it would score an answer once per pair and could not weight them.
+On plain pairs its loss is the same, which `tests/tasks/test_reward.py` checks.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 def pair_losses(scores: torch.Tensor, ranking: Ranking, options: RewardSection) -> torch.Tensor:
-    """The loss of each pair of a prompt, (pairs,).
+    """Return the loss of each pair of a prompt, (pairs,).
 
     Args:
         scores: (answers,) of the prompt's answers.
-        ranking: says which pairs there are, and their margins.
+        ranking: has the pairs and their margins.
         options: the recipe's `reward` section.
     """
     better, worse, margins = zip(*ranking.pairs, strict=True)
@@ -59,8 +59,8 @@ class RankingBatches:
         self._pad_id = pad_id
 
     def collate(self, rows: Sequence[Ranking]) -> dict[str, torch.Tensor]:
-        """The answers of all prompts, one after the other, and labels (prompts, 2): the number of
-        each prompt behind an ignored column."""
+        """Collate the answers of all prompts, one after the other, and labels (prompts, 2): an
+        ignored column, then the number of each prompt."""
         numbers = [self._numbers[id(row)] if row.pairs else IGNORED for row in rows]
         labels = np.array([[IGNORED, number] for number in numbers])
         answers = [ids for row in rows for ids in row.answers]
@@ -69,7 +69,7 @@ class RankingBatches:
     def loss(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Mean pair loss of each prompt, summed, divided by the prompts of the optimizer step."""
+        """Return the sum of mean pair losses per prompt, divided by the prompts of the step."""
         rows = [self._rankings[n] if n != IGNORED else None for n in labels[:, 1].tolist()]
         counts = [len(row.answers) if row else 1 for row in rows]
         scores = outputs.logits[:, 0].float().split(counts)

@@ -1,4 +1,4 @@
-"""Reinforcement learning from rewards: what stands beside the policy, and which trainer it gets."""
+"""Reinforcement learning from rewards: the reference, the critic, and the choice of trainer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def prepare(plan: Plan, model: Any) -> Callable[[Sequence[Response]], Scores]:
     """
     judge = judges.load(plan)
     if plan.parties.policy is not None:
-        # A second copy of the small part; the base under both is one.
+        # A second copy of the adapter; both share one base.
         start = str(plan.parties.policy.folder)
         model.load_adapter(start, rollouts.REFERENCE, is_trainable=False)
         model.set_adapter("default")
@@ -43,7 +43,7 @@ def prepare(plan: Plan, model: Any) -> Callable[[Sequence[Response]], Scores]:
 
 
 def finish(plan: Plan, trained: Trained) -> None:
-    """Leave the policy alone: an ordinary adapter on the base."""
+    """Remove all but the policy: an ordinary adapter on the base."""
     model = trained.model
     if plan.rlhf.algorithm == "ppo":
         del model.value_head

@@ -1,7 +1,7 @@
-"""A model that answers: drawing answers, and how likely it, or its start, finds them.
+"""Rollouts: sampling answers, and their log-probabilities under policy and reference.
 
-All that is known of an answer's tokens is kept flat: (tokens,) over the answers of a batch, one
-after the other, with no padding between them.
+Values per token are kept flat: (tokens,) over the answers of a batch, one after the other, with no
+padding between them.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ REFERENCE = "reference"
 
 
 def stops(plan: Plan) -> list[int]:
-    """Token ids that end an answer, sorted."""
+    """Return the token ids that end an answer, sorted."""
     return sorted({plan.tokenizer.eos_token_id, *plan.stop_ids})
 
 
 def draw(
     plan: Plan, model: Any, prompts: Sequence[Prompt], generator_seed: int, greedy: bool = False
 ) -> list[Response]:
-    """An answer to every prompt, drawn from the model's own distribution and nothing else.
+    """Sample an answer to every prompt, from exactly the model's own distribution.
 
     Prompts are padded on the left; an answer ends with its first stop token. What a base's
-    generation_config.json asks for (top_k, repetition_penalty, ...) would draw from another
-    distribution than the one whose probabilities are learned, so it is put aside.
+    generation_config.json sets (top_k, repetition_penalty, ...) would sample from another
+    distribution than the one whose probabilities are learned, so it is not used.
 
     Args:
         plan: the plan.
         model: in evaluation mode.
         prompts: one answer each; name a prompt several times for several answers.
-        generator_seed: of what is drawn.
+        generator_seed: seed of the sampling.
         greedy: take the likeliest token each time.
     """
     ends, pad = stops(plan), plan.tokenizer.pad_token_id
@@ -77,17 +77,17 @@ def _bare_generation(model: Any) -> Iterator[None]:
         yield
     finally:
         network.generation_config = own
-        # peft puts its own there where tokens are learned.
+        # peft puts its own there for methods with virtual tokens.
         network.__dict__.pop("prepare_inputs_for_generation", None)
 
 
 def response(plan: Plan, prompt: Prompt, ids: Sequence[int], ends: Sequence[int]) -> Response:
-    """What was drawn, cut behind its first stop token.
+    """Return the sampled answer, cut after its first stop token.
 
     Args:
         plan: has the tokenizer.
-        prompt: what it answers.
-        ids: the drawn tokens, perhaps with padding behind the stop token.
+        prompt: the prompt it answers.
+        ids: the sampled tokens, perhaps with padding after the stop token.
         ends: the stop tokens.
     """
     place = next((n for n, token in enumerate(ids) if token in ends), None)
@@ -106,7 +106,7 @@ def response(plan: Plan, prompt: Prompt, ids: Sequence[int], ends: Sequence[int]
 
 
 def example(answer: Response) -> Example:
-    """The answer as a training row whose targets are its own tokens, the stop token included."""
+    """Return the answer as a training row with its own tokens as targets, stop token included."""
     prompt, own = list(answer.prompt_ids), list(answer.response_ids)
     flags = [False] * len(prompt) + [True] * len(own)
     return Example(answer.row, prompt + own, flags)
@@ -115,11 +115,11 @@ def example(answer: Response) -> Example:
 def token_scores(
     plan: Plan, model: Any, answers: Sequence[Response], entropy: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What the model thinks of the tokens of some answers, in one forward pass.
+    """Score the tokens of some answers in one forward pass.
 
     Returns:
-        (tokens,) log-probabilities at the sampling temperature; (tokens,) entropies of what might
-        have stood there, zero unless asked for; (tokens, size) the hidden states they come from.
+        (tokens,) log-probabilities at the sampling temperature; (tokens,) entropies of the
+        distributions, zero unless asked for; (tokens, size) the hidden states before the head.
     """
     batch = plan.collate([example(answer) for answer in answers])
     labels = batch.pop("labels")[:, 1:].to(model.device)
@@ -144,7 +144,7 @@ def token_scores(
 
 @contextmanager
 def reference(model: Any) -> Iterator[None]:
-    """The model as it was at the start: without its adapter, or with the one it started from."""
+    """Switch to the reference policy: without an adapter, or with the one training started from."""
     if REFERENCE not in model.peft_config:
         with model.disable_adapter():
             yield

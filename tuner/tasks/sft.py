@@ -1,7 +1,7 @@
 """Supervised fine-tuning: cross-entropy of the answer tokens, on transformers' Trainer.
 
-The Trainer runs the steps that remain, over the rows that remain, with an optimizer and a schedule
-that already stand where they should: so a resumed run takes the same road as one never stopped.
+The Trainer runs the remaining steps over the remaining rows, with optimizer and schedule restored
+to their state: so a resumed run takes the same steps as one that never stopped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-    """Cross-entropy summed over the micro-batch's targets, divided by the step's target count.
+    """Sum the cross-entropy of the micro-batch's targets, divided by the step's target count.
 
     Args:
         outputs: the model's; logits (rows, positions, vocabulary) at the kept positions.
@@ -42,10 +42,10 @@ def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = Non
 
 
 def places(plan: Plan, stage: Stage) -> range:
-    """The places of a stage in the training order (see `data.pack`).
+    """Return the places of a stage in the training order (see `data.pack`).
 
-    A stage begins with an epoch and ends with its last row, so that its last step may be shorter
-    than the others.
+    A stage starts with an epoch and ends with its last row, so its last step may be shorter than
+    the others.
     """
     count, batch = len(plan.prepared.train), plan.recipe.train.batch_size
     method, epochs = plan.recipe.method, [plan.recipe.train.epochs]
@@ -70,11 +70,11 @@ def on_trainer(
     collate: Callable[[Any], dict[str, torch.Tensor]],
     loss: Callable[..., torch.Tensor],
 ) -> Trainer:
-    """Return a Trainer over the rows that remain, with any collator and loss.
+    """Return a Trainer over the remaining rows, with any collator and loss.
 
     Args:
         leg: the steps.
-        collate: rows of a micro-batch to tensors, labels included.
+        collate: turns rows of a micro-batch into tensors, labels included.
         loss: of (outputs, labels, num_items_in_batch).
     """
     plan, model = leg.plan, leg.trained.model
@@ -106,12 +106,12 @@ def on_trainer(
 
 
 def arguments(plan: Plan, steps: int) -> TrainingArguments:
-    """TrainingArguments for `steps` steps; everything that writes or logs is ours, not theirs."""
+    """Return TrainingArguments for `steps` steps, with all of its saving and logging off."""
     return TrainingArguments(**settings(plan, steps))
 
 
 def settings(plan: Plan, steps: int) -> dict[str, Any]:
-    """The fields of TrainingArguments that the trainer of any task is given."""
+    """Return the fields of TrainingArguments for the trainer of any task."""
     return {
         "output_dir": str(plan.output),
         "max_steps": steps,
@@ -134,8 +134,8 @@ def settings(plan: Plan, steps: int) -> dict[str, Any]:
         "disable_tqdm": True,
         "dataloader_pin_memory": plan.device != "cpu",
         "report_to": "none",
-        # What is the same everywhere needs no sending. Experts may go without a token, and a base
-        # may have weights that nothing reads.
+        # Buffers are the same everywhere. Experts may get no token, and a base may have unused
+        # weights.
         "ddp_broadcast_buffers": False,
         "ddp_find_unused_parameters": not plan.method.adapter or bool(plan.setting.experts),
     }

@@ -1,9 +1,9 @@
-"""The frozen base shared out between processes (FSDP2), with the adapter whole on each.
+"""The frozen base sharded across processes (FSDP2), with the whole adapter on each.
 
-Only what is frozen is cut up, by torch's `fully_shard`, layer by layer: a layer is gathered when it
-is computed and let go behind it. Every machine holds the base once, among its own processes, so
+Only frozen weights are sharded, by torch's `fully_shard`, layer by layer: a layer is gathered when
+it is computed and freed after that. Every machine holds the base once, among its own processes, so
 that no frozen weight travels between machines. The adapter is small, so it stays whole on every
-process, its gradients are summed as ever, and optimizer and checkpoints know nothing of this.
+process, its gradients are summed as usual, and optimizer and checkpoints are unaffected.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def shard(plan: Plan, live: Any) -> None:
     for module in network.modules():
         if type(module).__name__ in kinds:
             fully_shard(module, **how)
-    # Scores call the network itself, the Trainer the model around it.
+    # Scoring calls the network itself, the Trainer the model around it.
     fully_shard(network, **how)
     fully_shard(live, **how)
 
@@ -39,8 +39,8 @@ def shard(plan: Plan, live: Any) -> None:
 class Front(torch.nn.Module):
     """The adapter alone, as the Trainer's model: it computes as the whole model does.
 
-    accelerate wraps what it is given for data-parallel training, which sums the gradients of the
-    adapter; of the cut-up weights behind it nothing must be sent, and DDP could not send them.
+    accelerate wraps it for data-parallel training, which sums the gradients of the adapter; the
+    sharded weights behind it must not be sent, and DDP could not send them.
 
     Args:
         live: the model; `shard` has been called.
@@ -55,11 +55,11 @@ class Front(torch.nn.Module):
                 self.register_parameter(name.replace(".", "/"), parameter)
 
     def forward(self, **inputs: Any) -> Any:
-        """What the whole model makes of them."""
+        """Return the output of the whole model."""
         return self.live(**inputs)
 
     def train(self, mode: bool = True) -> Front:
-        """Switch the whole model."""
+        """Switch the mode of the whole model."""
         self.live.train(mode)
         return super().train(mode)
 

@@ -14,12 +14,12 @@ class Trained:
     """A live model and where its training started.
 
     Attributes:
-        model: what is trained; replaced by the merged model when that is exported.
+        model: the model in training; replaced by the merged model when that is exported.
         start: sha256 of every tensor that any stage trains, before the first step.
-        start_state: the adapter's tensors before the first step, where the export needs them.
-        judge: scores answers, where a policy learns from rewards.
-        scores: of the held-out rows, before and after; the card beside an artefact says them.
-        unmoved: names of trained tensors that are still where they started.
+        start_state: the adapter's tensors before the first step, if the export needs them.
+        judge: scores answers, if a policy learns from rewards.
+        scores: of the held-out rows, before and after; shown in the card of an artefact.
+        unmoved: names of trainable tensors that still have their initial values.
     """
 
     model: Any

@@ -1,13 +1,13 @@
-"""trl's trainers: the model is lent to them as they want it, and given back as it was.
+"""trl's trainers: the model is lent to them the way they need it, and restored afterwards.
 
-What trl does to a model that it is given, and what this module does about it:
+What trl does to its model, and what this module does about it:
 
-- It adds an adapter "ref", a copy of the one that is trained as it stands when the trainer is made,
-  and measures the KL to it. In a resumed run that would be the KL to the checkpoint. So "ref" is
-  set to the policy's start; where that is the bare base, "ref" is taken away, and trl then measures
-  with the adapter disabled.
-- It puts a forward of its own on the base that can do without logits, names the model after itself,
-  and writes token ids into the base's configurations. All this is undone.
+- It adds an adapter "ref", a copy of the trainable one when the trainer is made, and measures the
+  KL from it. In a resumed run that would be the KL from the checkpoint. So "ref" is set to the
+  reference policy; if that is the bare base, "ref" is removed, and trl then measures with the
+  adapter disabled.
+- It replaces the base's forward by one that can skip logits, names the model after itself, and
+  writes token ids into the base's configurations. All this is undone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
-# The name that trl looks for.
+# The name that trl uses.
 TRL_REFERENCE = "ref"
 _ON_THE_BASE = ("forward", "model_tags", "generation_config")
 
@@ -53,11 +53,11 @@ class Lent:
 
     @contextmanager
     def lending(self) -> Iterator[Trainer]:
-        """The trainer; the model is as it was when the block ends."""
+        """Yield the trainer; the model is restored when the block ends."""
         network = self.model.get_base_model()
         own = {name: network.__dict__[name] for name in _ON_THE_BASE if name in network.__dict__}
         ids = {key: value for key, value in vars(network.config).items() if "_token_id" in key}
-        # All that ends an answer: what a base's own file says may be less, or ask for a top_k.
+        # Everything that ends an answer: a base's own file may list less, or set a top_k.
         network.generation_config = GenerationConfig(eos_token_id=rollouts.stops(self.plan))
         try:
             with _no_bars():
@@ -75,7 +75,7 @@ class Lent:
 
 
 def refer_to_start(model: Any) -> None:
-    """Let what trl takes for the reference be the policy's start, whatever it is by now."""
+    """Make trl's reference the reference policy, whatever the policy is by now."""
     if TRL_REFERENCE not in model.peft_config:
         return
     if rollouts.REFERENCE not in model.peft_config:
@@ -89,10 +89,10 @@ def refer_to_start(model: Any) -> None:
 
 
 def arguments(kind: type[Arguments], plan: Plan, steps: int, **own: Any) -> Arguments:
-    """A trl configuration for `steps` steps: as in supervised tuning, and `own`.
+    """Return a trl configuration for `steps` steps: as in supervised tuning, plus `own`.
 
-    Dropout is off: the ratio of the first update is 1, and a reference is a reference. Logs come
-    every step, to the callbacks alone.
+    Dropout is off, so that the ratio of the first update is 1 and the reference is exact. Logs go
+    to the callbacks at every step.
     """
     logs = {"logging_strategy": "steps", "logging_steps": 1}
     return kind(**{**sft.settings(plan, steps), **logs, "disable_dropout": True, **own})
@@ -100,7 +100,7 @@ def arguments(kind: type[Arguments], plan: Plan, steps: int, **own: Any) -> Argu
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Keep the bars of datasets off the terminal."""
+    """Hide the progress bars of datasets."""
     shown = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

@@ -1,4 +1,4 @@
-"""The critic of PPO: what an answer is expected to earn from each of its tokens on."""
+"""The critic of PPO: the expected return of an answer from each of its tokens on."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class PolicyValue(torch.nn.Linear):
     """A head on the hidden states of the policy, in float32.
 
-    It starts at zero: it expects nothing, whatever it reads, so that the first advantages are the
-    rewards themselves (a head of random weights would teach the policy its own noise).
+    It starts at zero, so that the first advantages are the rewards themselves (a head with random
+    weights would train the policy on its noise).
 
     Args:
         size: of the hidden states.
@@ -34,23 +34,23 @@ class PolicyValue(torch.nn.Linear):
         torch.nn.init.zeros_(self.bias)
 
     def values(self, answers: Sequence[Response], hidden: torch.Tensor) -> torch.Tensor:
-        """(tokens,) from hidden states (tokens, size), before each token was drawn."""
+        """Return (tokens,) from hidden states (tokens, size), before each token was sampled."""
         read = hidden if self.share else hidden.detach()
         result: torch.Tensor = self(read.to(self.weight))[:, 0]
         return result
 
 
 class RewardValue(torch.nn.Module):
-    """A copy of the reward model's adapter and head, trained to foresee its score.
+    """A copy of the reward model's adapter and head, trained to predict its score.
 
-    Its layers are the reward model's own base: nothing but adapter and head stands twice
+    Its layers are the reward model's own base: only adapter and head are copied
     (Stiennon et al. 2020 and Ouyang et al. 2022 start the value function from the reward model).
 
     Args:
         source: the reward model; its own adapter stays as it is.
 
     Raises:
-        ModelError: it has no adapter of which a copy could learn.
+        ModelError: it has no adapter of which a copy could be trained.
     """
 
     def __init__(self, source: RewardModel) -> None:
@@ -60,11 +60,11 @@ class RewardValue(torch.nn.Module):
         if not isinstance(network, PeftModel) or network.active_peft_config.is_prompt_learning:
             raise ModelError(
                 "ppo.value_trunk: reward needs a reward model with an adapter in its layers",
-                "the first of rlhf.reward is a whole model, or learned tokens before the text",
-                "set ppo.value_trunk: policy, or train the reward model by method lora",
+                "the first reward model is a whole model, or has only virtual tokens",
+                "set ppo.value_trunk: policy, or train the reward model with method.name: lora",
             )
         network.add_adapter("value", network.peft_config["default"])
-        # The new adapter has dropout of its own, which starts switched on.
+        # The new adapter has its own dropout, which starts switched on.
         network.eval()
         own = dict(network.named_parameters())
         copies = {name: name.replace(".default.", ".value.") for name in own}
@@ -77,13 +77,13 @@ class RewardValue(torch.nn.Module):
         self._give_back()
 
     def _give_back(self) -> None:
-        """Let the reward model be itself; a gradient that is still to come finds its way."""
+        """Restore the reward model; the copy can still receive gradients."""
         network: Any = self._source.network
         network.set_adapter("default", inference_mode=True)
         self.weights.requires_grad_(True)
 
     def values(self, answers: Sequence[Response], hidden: torch.Tensor) -> torch.Tensor:
-        """(tokens,) from the answers themselves; `hidden` is the policy's and is not read."""
+        """Return (tokens,) from the answers themselves; `hidden`, the policy's, is not read."""
         network: Any = self._source.network
         network.set_adapter("value")
         try:

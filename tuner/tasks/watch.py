@@ -1,7 +1,7 @@
-"""What stands between the Trainer and the run: every step is seeded, checked, recorded, sealed.
+"""The callback between the Trainer and the run: it seeds, checks, records and seals every step.
 
 Randomness within a step (dropout) is a pure function of the run's seed and the step's number, so a
-checkpoint holds no generator state and a resumed step draws what the uninterrupted one drew.
+checkpoint holds no generator state and a resumed step gets the numbers of the uninterrupted one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Reporter(Protocol):
-    """Where a run says how it is going; a `Console` is one."""
+    """Where a run reports its progress; a `Console` is one."""
 
     def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
         """Show how far training is."""
@@ -62,7 +62,7 @@ class Watch(TrainerCallback):
         self.folder = folder
         self.stop = stop
         self.reporter = reporter
-        # What the task itself has to remember, in JSON; read when a checkpoint is sealed.
+        # The task's own state, as JSON; read when a checkpoint is sealed.
         self.task_state: Callable[[], dict[str, Any]] = dict
         self.model: Any = None
         self.parameters: list[tuple[str, torch.nn.Parameter]] = []
@@ -71,13 +71,13 @@ class Watch(TrainerCallback):
         self.expect(plan, 0, {})
 
     def follow(self, model: Any, parameters: list[tuple[str, torch.nn.Parameter]]) -> None:
-        """The live model, and what is trained of it from now on."""
+        """Follow a live model, and its trainable parameters from now on."""
         self.model = model
         self.parameters = parameters
         self.penalty = self.plan.method.hooks.penalty(model, self.plan.recipe.method)
 
     def expect(self, plan: Plan, number: int, task_state: Mapping[str, Any]) -> None:
-        """Steps from `number` on, from 0, come next: by this plan, from this state of the task."""
+        """Expect steps from `number` on, from 0, by this plan, from this state of the task."""
         self.plan = plan
         self.number, self.state_before, self.updating = number, task_state, False
 
@@ -94,11 +94,11 @@ class Watch(TrainerCallback):
         self.started = time.perf_counter()
 
     def resume(self, window: Mapping[str, float]) -> None:
-        """Go on with the sums of a logging window that a checkpoint cut in two."""
+        """Continue with the sums of a logging window that a checkpoint cut in two."""
         self.window = dict(window)
 
     def loss(self, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        """`function`, adding what it returns to the step's loss."""
+        """Wrap `function` so that what it returns is added to the step's loss."""
 
         def measured(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
             loss = function(outputs, labels, num_items_in_batch=num_items_in_batch)
@@ -106,7 +106,7 @@ class Watch(TrainerCallback):
             part = loss.detach().clone()
             self.step_loss = part if self.step_loss is None else self.step_loss + part
             if self.penalty is not None:
-                # Once a step, whatever the number of its micro-batches.
+                # Once per step, whatever the number of its micro-batches.
                 loss = loss + self.penalty() / self.micro_batches()
             return loss
 
@@ -115,7 +115,7 @@ class Watch(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Seed the step; raise nothing."""
+        """Seed the step."""
         self.start_step(self.first + state.global_step)
         self.step_loss = None
         self.step_number = state.global_step
@@ -154,33 +154,33 @@ class Watch(TrainerCallback):
         for name, value in (("loss", loss), ("gradient norm", self.grad_norm)):
             if not math.isfinite(value):
                 raise self._not_finite(name, value, number)
-        # From here on the step cannot be done anew.
+        # From here on the step cannot be repeated.
         self.updating = True
 
     def micro_batches(self) -> int:
-        """Micro-batches of the step that runs; the last of a stage may have fewer."""
+        """Return the micro-batches of the current step; the last of a stage may have fewer."""
         rows = len(self.stream.step(self.step_number))
         return micro_batches(rows, self.plan.micro_batch_size, self.plan.devices.world)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """What the method does after an update, while the gradients are still there."""
+        """Call the method's hook after an update, while the gradients are still there."""
         self.plan.method.hooks.after_update(self.model, self.first + state.global_step + 1)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Record the step, seal a checkpoint where one is due, and end where one was asked to."""
+        """Record the step, seal a checkpoint if one is due, and end if asked to."""
         step = self.first + state.global_step
         self._record(step)
         if self.end_step(step, kwargs["optimizer"], kwargs["lr_scheduler"]):
             control.should_training_stop = True
 
     def end_step(self, step: int, optimizer: Any, schedule: Any) -> bool:
-        """Seal a checkpoint where one is due after `step` steps; whether to end here.
+        """Seal a checkpoint if one is due after `step` steps; return whether to end here.
 
-        A signal that one process has got ends all of them after the same step.
+        A signal to one process ends all of them after the same step.
         """
         agreed = ranks.largest(self.stop.requested or 0)
         if agreed and self.stop.requested is None:
@@ -201,7 +201,7 @@ class Watch(TrainerCallback):
         ranks.check_replicas(self.parameters, f"after step {step}")
         if ranks.place().main:
             self._save(step, optimizer, schedule)
-        # Who ends before the checkpoint is sealed would be taken for the one who failed.
+        # A process that ends before the checkpoint is sealed would count as failed.
         ranks.share(step)
 
     def _save(self, step: int, optimizer: Any, schedule: Any) -> None:
@@ -250,14 +250,14 @@ class Watch(TrainerCallback):
         self.reporter.progress(step, self.plan.steps, {**shown, "tokens_per_second": round(speed)})
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> bool:
-        """Write a metrics line where one is due after `step` steps; whether it was."""
+        """Write a metrics line if one is due after `step` steps; return whether it was."""
         due = step % self.plan.recipe.train.logging_steps == 0 or step == self.stage.stop
         if due:
             self.folder.append_metrics(metrics)
         return due
 
     def samples(self, step: int, answers: Sequence[Response], scores: Scores) -> None:
-        """Keep and show what was drawn in a step: all of it, and the first of it."""
+        """Write all sampled answers of a step, and show the first one."""
         for number, answer in enumerate(answers):
             self.folder.append_sample(
                 {
@@ -274,7 +274,7 @@ class Watch(TrainerCallback):
         self.reporter.note(f"step {step}, reward {scores.total[0]:.2f}: {first}")
 
     def last_good(self) -> str:
-        """Which checkpoint an error leaves behind, in words."""
+        """Return which checkpoint an error leaves behind, in words."""
         newest, _ = checkpoint_folder.newest(self.folder.path / "checkpoints")
         return f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
 
@@ -284,11 +284,11 @@ class Watch(TrainerCallback):
 
 
 def not_finite(name: str, value: float, step: int, rows: Sequence[str], kept: str) -> TrainingError:
-    """The error for a loss or gradient norm that is not finite, before its update is made."""
+    """Return the error for a loss or gradient norm that is not finite, before its update."""
     return TrainingError(
         f"the {name} is {value} at step {step}",
         f"rows of this step: {', '.join(rows[:8])}; no update was made, {kept}",
-        "lower train.learning_rate, look at these rows, or use model.dtype: float32",
+        "lower train.learning_rate, check these rows, or use model.dtype: float32",
     )
 
 

@@ -1,7 +1,7 @@
-"""The callback that ties a trainer of trl to the run.
+"""The callback that connects a trainer of trl with the run.
 
-trl computes the loss itself and tells it, with its own figures, only after the step: the line of
-metrics is written then, and the checkpoint behind it.
+trl computes the loss itself and reports it, with its own metrics, only after the step: the line of
+metrics is written then, and after it the checkpoint.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tuner.tasks.watch import not_finite
 if TYPE_CHECKING:
     from tuner.tasks.watch import Watch
 
-# A step's figures for the log, from its number (from 1) and what trl tells.
+# A step's metrics for the log, from its number (from 1) and trl's own.
 Figures = Callable[[int, Mapping[str, float]], dict[str, Any]]
 
 
@@ -26,8 +26,8 @@ class WatchTrl(TrainerCallback):
 
     Args:
         watch: the run's own; `begin` was called.
-        figures: makes the metrics of a step, and may stop the run by an error.
-        shown: which of them are shown to people.
+        figures: makes the metrics of a step, and may stop the run with an error.
+        shown: which of them are shown on the terminal.
     """
 
     def __init__(self, watch: Watch, figures: Figures, shown: tuple[str, ...]) -> None:
@@ -36,7 +36,7 @@ class WatchTrl(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Seed the step, whose first act is to draw."""
+        """Seed the step, which starts with sampling."""
         self.watch.start_step(self.watch.first + state.global_step)
 
     def on_pre_optimizer_step(
@@ -44,7 +44,7 @@ class WatchTrl(TrainerCallback):
     ) -> None:
         """Clip, and stop before the optimizer takes a step that is not finite.
 
-        Gradients of zero are no error here: equal rewards at the start leave nothing to learn.
+        Gradients of zero are no error here: equal rewards at the start give none.
         """
         self.watch.clip(state.global_step)
         self.watch.rate = float(kwargs["lr_scheduler"].get_last_lr()[0])
@@ -52,7 +52,7 @@ class WatchTrl(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """What the method does after an update."""
+        """Call the method's hook after an update."""
         self.watch.on_optimizer_step(args, state, control, **kwargs)
 
     def on_log(
@@ -63,7 +63,7 @@ class WatchTrl(TrainerCallback):
         logs: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Record the step, seal a checkpoint where one is due, and end where one was asked to."""
+        """Record the step, seal a checkpoint if one is due, and end if asked to."""
         if logs is None or "loss" not in logs:
             return
         watch = self.watch

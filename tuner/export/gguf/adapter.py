@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _FILE, _BASE = "adapter-f32.gguf", "base.gguf"
 _HEAD = (
-    "# Put the GGUF file of the base, {base}, beside this one as " + _BASE + ":\n"
+    "# Put the GGUF file of the base, {base}, next to this one as " + _BASE + ":\n"
     "#   python convert_hf_to_gguf.py FOLDER_OF_THE_BASE --outfile " + _BASE + "\n"
 )
 
@@ -34,8 +34,8 @@ def write(row: Format, work: Work, folder: Path) -> None:
     """Write the adapter's factors in float32, and the Modelfile that puts them on the base.
 
     Raises:
-        ModelError: llama.cpp's names for this kind of base are not known here.
-        IntegrityError: the file does not read back as it was written.
+        ModelError: this kind of base is not supported.
+        IntegrityError: the file does not read back the way it was written.
     """
     import gguf
 
@@ -44,8 +44,8 @@ def write(row: Format, work: Work, folder: Path) -> None:
     kind = str(base.get("model_type"))
     if kind not in ARCHITECTURES:
         raise ModelError(
-            f"a GGUF adapter for models of type {kind} is not known here",
-            f"known are {', '.join(ARCHITECTURES)}",
+            f"GGUF adapters for models of type {kind} are not supported",
+            f"supported types: {', '.join(ARCHITECTURES)}",
             "merge instead: tuner export RUN --format gguf",
         )
     name, permutes = ARCHITECTURES[kind]
@@ -85,14 +85,14 @@ def write(row: Format, work: Work, folder: Path) -> None:
 
 
 def _place(key: str, names: Any) -> str:
-    """llama.cpp's name of a factor: `blk.0.attn_q.weight.lora_a`."""
+    """Return llama.cpp's name of a factor: `blk.0.attn_q.weight.lora_a`."""
     module, _, factor = (
         key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
     )
     found = names.get_name(module)
     if found is None:
         raise ModelError(
-            f"llama.cpp has no place for the module {module}",
+            f"llama.cpp has no name for the module {module}",
             key,
             "merge instead: tuner export RUN --format gguf",
         )
@@ -100,7 +100,7 @@ def _place(key: str, names: Any) -> str:
 
 
 def _permuted(place: str, tensor: torch.Tensor, base: dict[str, Any]) -> torch.Tensor:
-    """A factor B of queries or keys with the two halves of every head interleaved."""
+    """Interleave the two halves of every head in a factor B of queries or keys."""
     heads = int(base["num_attention_heads"])
     if place.endswith("attn_k.weight.lora_b"):
         heads = int(base.get("num_key_value_heads") or heads)
@@ -119,6 +119,6 @@ def _read_back(file: Path, tensors: dict[str, torch.Tensor]) -> None:
         if not np.array_equal(there, tensor.float().numpy()):
             raise IntegrityError(
                 "the GGUF adapter is not what was trained",
-                f"{name} reads back otherwise; it was not kept",
+                f"{name} reads back differently; it was not kept",
                 "check the disk, and try again",
             )

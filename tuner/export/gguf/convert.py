@@ -18,13 +18,13 @@ def run(model: Path, file: Path, kind: str, splitting: str = "", name: str = "mo
         model: the folder.
         file: the GGUF file to write.
         kind: f32, f16, bf16 or q8_0.
-        splitting: how its tokenizer splits text, as llama.cpp calls it, where the converter does
-            not know.
+        splitting: llama.cpp's name for how its tokenizer splits text, if the converter does not
+            know it.
         name: the model's name within the file.
 
     Raises:
         ModelError: the converter does not know this kind of model.
-        IntegrityError: it failed otherwise.
+        IntegrityError: it failed for another reason.
     """
     done = processes.python(
         *(str(_PROGRAM), str(folder()), splitting),
@@ -38,10 +38,10 @@ def run(model: Path, file: Path, kind: str, splitting: str = "", name: str = "mo
         raise ModelError(
             "llama.cpp's converter does not know this model",
             unknown[-1].strip(),
-            "export merged; GGUF has no place for it in this version",
+            "export merged; this version cannot write it as GGUF",
         )
     raise IntegrityError(
         "llama.cpp's converter failed",
         lines[-1].strip(),
-        "export merged, and run the converter on it by hand for its whole output",
+        "export merged, and run the converter on it by hand to see its full output",
     )

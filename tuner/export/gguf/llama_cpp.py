@@ -1,8 +1,8 @@
-"""A GGUF file as llama.cpp itself computes it: logits, and greedy answers.
+"""A GGUF file in llama.cpp itself: logits, and greedy answers.
 
 Run as `python -m tuner.export.gguf.llama_cpp job.json`, so that nothing that llama.cpp does to its
-process, prints or crashes on reaches ours. What it is compared with is the same file, dequantized,
-in transformers.
+process, prints or crashes on reaches ours. It is compared with the same file, dequantized, in
+transformers.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from tuner.export.proof.measure import Held
 ANSWERS, LENGTH = 3, 24
 # llama.cpp rounds activations to 8 bits for quantized weights.
 LIMIT = 0.05
-# Types that builds of llama.cpp have been seen to compute wrongly on a CPU, with the files that it
-# was given by their publishers, too.
+# Types that builds of llama.cpp have been seen to compute wrongly on a CPU, also with files from
+# their publishers.
 UNSURE = ("Q4_1", "Q5_1", "Q6_K")
 
 
 def installed() -> bool:
-    """Whether llama.cpp can be asked at all."""
+    """Return whether llama.cpp is installed."""
     return importlib.util.find_spec("llama_cpp") is not None
 
 
 def check(file: Path, job: dict[str, Any], held: Held, folder: Path) -> dict[str, Any]:
-    """Compare llama.cpp with transformers on a GGUF file; nothing where it is not installed.
+    """Compare llama.cpp with transformers on a GGUF file; return nothing if it is not installed.
 
     Args:
         file: the GGUF file.
-        job: how it is loaded (see `verify.job_of`).
+        job: how to load it (see `verify.job_of`).
         held: rows to read.
-        folder: where files may lie meanwhile.
+        folder: for temporary files.
 
     Returns:
         version, kl, max_logit_difference, same_answers of answers, and `unsure`: types in the file
         whose results do not count.
 
     Raises:
-        IntegrityError: llama.cpp computes something else, or cannot load the file.
+        IntegrityError: llama.cpp gives other results, or cannot load the file.
     """
     if not installed():
         return {}
@@ -64,7 +64,7 @@ def check(file: Path, job: dict[str, Any], held: Held, folder: Path) -> dict[str
     if figures["unsure"] or figures["kl"] <= LIMIT:
         return figures
     raise IntegrityError(
-        "llama.cpp computes something else from this GGUF file",
+        "llama.cpp gives other results for this GGUF file",
         f"KL {figures['kl']:.3g} to the same file in transformers, the limit is {LIMIT}",
         "choose another type, and report it with llama-cpp-python's version",
     )
@@ -73,7 +73,7 @@ def check(file: Path, job: dict[str, Any], held: Held, folder: Path) -> dict[str
 def with_adapter(
     base: Path, adapter: Path, job: dict[str, Any], held: Held, folder: Path
 ) -> torch.Tensor:
-    """Logits (places, vocabulary) of a base's GGUF file with a GGUF adapter on it.
+    """Return logits (positions, vocabulary) of a base's GGUF file with a GGUF adapter on it.
 
     Raises:
         IntegrityError: llama.cpp cannot load them.
@@ -84,7 +84,7 @@ def with_adapter(
 
 
 def main() -> None:
-    """The process of its own."""
+    """Run as a separate process."""
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
     from tuner.model.transformers_errors import quiet_libraries
 
@@ -122,9 +122,9 @@ def _open(job: dict[str, Any], context: int) -> Any:
 
 @contextlib.contextmanager
 def _as_stored(library: Any) -> Iterator[None]:
-    """Have models that are opened meanwhile computed from the weights as the file has them.
+    """Let models that are opened meanwhile compute with the weights as stored in the file.
 
-    Packed anew for a processor with AMX, they ended the process by an illegal instruction
+    Repacked for a processor with AMX, they ended the process with an illegal instruction
     (llama-cpp-python 0.3.36, gcc 12); `Llama` has no argument for it.
     """
     defaults = library.llama_model_default_params
@@ -149,7 +149,7 @@ def _read(network: Any, ids: list[int], targets: measure.Targets) -> torch.Tenso
 
 
 def _compared(job: dict[str, Any], held: Held, network: Any, found: torch.Tensor) -> dict[str, Any]:
-    """llama.cpp against the same file in transformers."""
+    """Compare llama.cpp with transformers on the same file."""
     import llama_cpp
     from gguf import GGUFReader
 

@@ -1,7 +1,7 @@
 """One GGUF file for llama.cpp and Ollama, and the Modelfile that goes with it.
 
 The file is written by llama.cpp's own converter and, for the smaller types, quantized by
-llama.cpp's own quantizer; what it says of the tokenizer is compared with the tokenizer, because a
+llama.cpp's own quantizer; what it says about the tokenizer is compared with the tokenizer, as a
 wrong end token or a doubled first one spoils every answer.
 """
 
@@ -51,12 +51,12 @@ def write(row: Format, work: Work, folder: Path) -> None:
 
     Raises:
         ModelError: the converter is missing, or does not know the model.
-        IntegrityError: the converter failed, or the file is wrong about the tokenizer.
+        IntegrityError: the converter failed, or the file does not match the tokenizer.
     """
     require()
     if work.job["num_labels"] or work.job["head"] != "language":
         raise ModelError(
-            "a GGUF file is for models that write text",
+            "a GGUF file is for models that generate text",
             f"this one is a {work.job['head']} model",
             "export merged",
         )
@@ -66,7 +66,7 @@ def write(row: Format, work: Work, folder: Path) -> None:
     if wanted in DIRECT:
         convert.run(work.merged, file, wanted, splitting, _stem(work))
     else:
-        # Quantizing starts from the weights as they were trained.
+        # Quantizing starts from the trained weights.
         whole = folder / "whole.gguf"
         kind = "f32" if work.job["dtype"] == "float32" else "bf16"
         convert.run(work.merged, whole, kind, splitting, _stem(work))
@@ -78,7 +78,7 @@ def write(row: Format, work: Work, folder: Path) -> None:
 
 
 def splits_like(tokenizer: Any) -> str:
-    """How a byte-level BPE splits text before merging, as llama.cpp calls it; empty: unknown."""
+    """Return llama.cpp's name for how a byte-level BPE splits text; empty: unknown."""
     whole = json.loads(tokenizer.backend_tokenizer.to_str())
     parts = whole.get("pre_tokenizer") or {}
     steps = parts.get("pretokenizers", [parts])
@@ -94,7 +94,7 @@ def splits_like(tokenizer: Any) -> str:
 
 
 def _stem(work: Work) -> str:
-    """A name that says what it is: the run's, in letters that every system takes."""
+    """Return the run's name, in letters that every system allows."""
     name = (work.origin.run or work.origin.folder).resolve().name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name) or "model"
 
@@ -103,7 +103,7 @@ def quantize(source: Path, file: Path, kind: str) -> None:
     """Quantize a GGUF file by llama.cpp.
 
     Raises:
-        ModelError: this build knows no such type.
+        ModelError: this build does not support the type.
         IntegrityError: llama.cpp refused.
     """
     import llama_cpp
@@ -111,7 +111,9 @@ def quantize(source: Path, file: Path, kind: str) -> None:
     number = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind.upper()}", None)
     if number is None:
         raise ModelError(
-            f"this llama-cpp-python knows no type {kind}", llama_cpp.__version__, "upgrade it"
+            f"this llama-cpp-python does not support the type {kind}",
+            llama_cpp.__version__,
+            "upgrade it",
         )
     with silent():
         parameters = llama_cpp.llama_model_quantize_default_params()
@@ -145,13 +147,13 @@ def silent() -> Iterator[None]:
 
 
 def field(reader: Any, name: str) -> Any:
-    """A value of a GGUF file's metadata; None where it is not there."""
+    """Return a value of a GGUF file's metadata; None if it is missing."""
     found = reader.get_field(name)
     return None if found is None else found.contents()
 
 
 def check_tokenizer(file: Path, tokenizer: Any) -> None:
-    """Compare what a GGUF file says of its tokenizer with the tokenizer (E14).
+    """Compare what a GGUF file says about its tokenizer with the tokenizer (E14).
 
     Raises:
         IntegrityError: an id, the chat template or the use of the first token differ.
@@ -167,7 +169,7 @@ def check_tokenizer(file: Path, tokenizer: Any) -> None:
             problems.append(f"{key} is {theirs}, the tokenizer has {ours}")
     template = field(reader, "tokenizer.chat_template")
     if isinstance(tokenizer.chat_template, str) and template != tokenizer.chat_template:
-        problems.append("tokenizer.chat_template is another one")
+        problems.append("tokenizer.chat_template differs")
     adds = bool(tokenizer.bos_token_id is not None) and (
         tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
     )
@@ -179,7 +181,7 @@ def check_tokenizer(file: Path, tokenizer: Any) -> None:
         problems.append(f"it has {count} tokens, the tokenizer {len(tokenizer)}")
     if problems:
         raise IntegrityError(
-            "the GGUF file is wrong about the tokenizer",
+            "the GGUF file does not match the tokenizer",
             problems[0],
             "please report it with the base model's name",
             problems if len(problems) > 1 else None,

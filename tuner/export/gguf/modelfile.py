@@ -1,4 +1,4 @@
-"""The Modelfile by which Ollama runs a GGUF file: template, stop tokens, parameters.
+"""The Modelfile that lets Ollama run a GGUF file: template, stop tokens, parameters.
 
 Ollama's templates are Go's. Ours is read off the chat template itself: what it writes around each
 turn of a chat whose turns are marks.
@@ -19,7 +19,7 @@ _MARKS = {
 def text(
     file: str, tokenizer: Any, stops: Sequence[int], context: int, adapter: str | None = None
 ) -> str:
-    """The Modelfile of a GGUF file that lies beside it.
+    """Return the Modelfile of a GGUF file next to it.
 
     Args:
         file: its name.
@@ -46,10 +46,10 @@ def text(
 
 
 def template(tokenizer: Any) -> tuple[str, str] | None:
-    """Go template and default system turn of a tokenizer's chat template.
+    """Return Go template and default system turn of a tokenizer's chat template.
 
     Returns:
-        None where there is no chat template, or it does not put each turn between fixed texts;
+        None if there is no chat template, or it does not put each turn between fixed texts;
         Ollama then reads the one inside the GGUF file.
     """
     user, answer, system = (_MARKS[role] for role in ("user", "assistant", "system"))
@@ -71,7 +71,7 @@ def template(tokenizer: Any) -> tuple[str, str] | None:
         return f"{head}{turn}{{{{ .Prompt }}}}{opening}{reply}", ""
     before, after = with_system.split(system, 1)
     between = after.split(user, 1)[0]
-    # Between an answer and the next question stand the answer's closing and the question's opening.
+    # Between an answer and the next question are the answer's closing and the question's opening.
     again = _chat(tokenizer, "user", "assistant", "user").partition(answer)[2].partition(user)[0]
     begin = again.removeprefix(closing)
     if not (again.startswith(closing) and between.endswith(begin) and head.endswith(begin)):
@@ -87,8 +87,8 @@ def template(tokenizer: Any) -> tuple[str, str] | None:
 
 
 def _chat(tokenizer: Any, *roles: str, prompt: bool = False) -> str:
-    """A chat of marks as the template writes it, without a first token that llama.cpp adds itself;
-    empty where the template refuses it."""
+    """Render a chat of marks, without a first token that llama.cpp adds itself; empty if the
+    template refuses it."""
     messages = [{"role": role, "content": _MARKS[role]} for role in roles]
     try:
         text = str(

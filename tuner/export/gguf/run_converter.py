@@ -1,8 +1,8 @@
 """llama.cpp's converter, run with what it cannot find out about a model.
 
 Run as `python run_converter.py FOLDER SPLITTING ...`: FOLDER holds the converter, SPLITTING is
-how the tokenizer splits text, as llama.cpp calls it, or empty; the rest are the converter's own
-arguments. It is a process of its own, because the converter brings a module `gguf` that differs
+llama.cpp's name for how the tokenizer splits text, or empty; the rest are the converter's own
+arguments. It is a separate process, because the converter brings a module `gguf` that differs
 from the installed one.
 """
 
@@ -30,8 +30,8 @@ def main() -> None:
 def split_as(model: Any, splitting: str) -> None:
     """Name the splitting of a tokenizer that the converter does not know.
 
-    It recognises a tokenizer by a hash over what that makes of a certain text, so only published
-    ones with their own vocabulary, and gives up on others.
+    It recognises a tokenizer by a hash over the tokens of a certain text, so only published ones
+    with their own vocabulary, and gives up on others.
     """
     recognise = model.get_vocab_base_pre
 

@@ -1,4 +1,4 @@
-"""What merging an adapter must give, by the formula of its method, in float64.
+"""The result that merging an adapter must give, by the formula of its method, in float64.
 
 Written from the papers and peft's file formats, apart from the code that merges. Here are LoRA (Hu
 et al. 2021) with rsLoRA, DoRA and fused experts, trained tokens, and modules that are saved whole;
@@ -31,7 +31,7 @@ def read(folder: Path, network: Any) -> Formulas | None:
         network: the skeleton of the base.
 
     Returns:
-        None where the method has no formula here.
+        None if the method has no formula here.
 
     Raises:
         SystemExit: a tensor of the adapter belongs to nothing, or is missing.
@@ -142,7 +142,7 @@ def _experts(saved: Saved) -> dict[str, tuple[str, int]]:
 def _expert(
     saved: Saved, module: str, name: str, count: int, base: torch.Tensor, _flipped: bool
 ) -> Exact:
-    """Return W + s B A of every expert by itself."""
+    """Return W + s B A for each expert separately."""
     first, second = saved.get(module, "lora_A.weight"), saved.get(module, "lora_B.weight")
     rank = len(first) // count
     scale = _scale(saved, name, rank)
@@ -175,7 +175,7 @@ def _tokens(saved: Saved) -> Formulas:
 
 
 def _whole(saved: Saved) -> Formulas:
-    """Return the modules that are saved beside an adapter as they are."""
+    """Return the modules that are saved whole with an adapter."""
     wanted = saved.network.state_dict()
     formulas: Formulas = {}
     for name in saved.unclaimed():

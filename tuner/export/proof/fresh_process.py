@@ -1,7 +1,7 @@
-"""The fresh process of the proof: what an artefact's files hold, and the logits that they give.
+"""The fresh process of the proof: the tensors in an artefact's files, and their logits.
 
 Run as `python -m tuner.export.proof.fresh_process job.json`, it compares each tensor of a merged
-model with the method's formula, loads each artefact with transformers and peft alone, and writes
+model with the method's formula, loads each artefact with only transformers and peft, and writes
 the logits of the probe rows. It shares no code with training and merging: standard attention, no
 packing, no state of the process that wrote the artefact.
 """
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 
 def probe_rows(plan: Plan) -> list[Probe]:
-    """Inputs of the first held-out rows, or of training rows where there are none, and then rows
-    of random tokens: token ids by the name of the model's argument."""
+    """Return inputs of the first held-out rows, or of training rows if there are none, and then
+    rows of random tokens: token ids by the name of the model's argument."""
     return held.of_plan(plan).rows[:PROBE_ROWS] + held.of_plan_random(plan).rows
 
 
 def stored_dtype(plan: Plan) -> str:
-    """What the exported weights are stored and compared in: trained weights are float32."""
+    """Return the dtype that exported weights are stored and compared in: float32 if trained."""
     return plan.dtype if plan.method.adapter else "float32"
 
 
 @torch.no_grad()
 def logits(model: Any, rows: Sequence[Probe]) -> list[torch.Tensor]:
-    """Logits (tokens, vocabulary) or (classes,) of each row run alone, on the CPU.
+    """Return logits (tokens, vocabulary) or (classes,) of each row run alone, on the CPU.
 
     Args:
         model: in evaluation mode.
@@ -53,7 +53,7 @@ def logits(model: Any, rows: Sequence[Probe]) -> list[torch.Tensor]:
 
 
 def facts_of(plan: Plan) -> dict[str, Any]:
-    """How an artefact of a plan is loaded, whoever loads it and where: part of its manifest."""
+    """Return how to load an artefact of a plan, on any machine: part of its manifest."""
     return {
         "auto_class": plan.head.auto_class,
         "head": plan.head.name,
@@ -72,7 +72,7 @@ def job_of(
     folders: Mapping[str, Path],
     proofs: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """All that a fresh process needs to know to prove some artefacts, as JSON."""
+    """Return all that a fresh process needs to prove some artefacts, as JSON."""
     return facts_of(plan) | {
         "base": str(plan.base.folder),
         "device": plan.device,
@@ -84,7 +84,7 @@ def job_of(
 
 
 def _num_labels(plan: Plan) -> int:
-    """Outputs of a head that was added to the base; 0 where none was."""
+    """Return the outputs of a head that was added to the base; 0 without one."""
     if not plan.head.added:
         return 0
     return len(plan.prepared.labels) if plan.head.name == "classes" else 1
@@ -96,16 +96,16 @@ def fresh_logits(
     rows: Sequence[Probe],
     proofs: Mapping[str, Mapping[str, Any]],
 ) -> tuple[dict[str, list[torch.Tensor]], dict[str, Any]]:
-    """What a fresh process finds of artefacts.
+    """Examine artefacts in a fresh process.
 
     Args:
         plan: of the run.
         folders: of the artefacts, by their format.
         rows: the probe rows.
-        proofs: how the tensors of some of them are proven (see `proof.prove`).
+        proofs: how to prove the tensors of some of them (see `proof.prove`).
 
     Returns:
-        The logits of every row, and what was found of the tensors, by format.
+        The logits of every row, and what was found in the tensors, by format.
 
     Raises:
         IntegrityError: the fresh process could not load an artefact.
@@ -116,46 +116,46 @@ def fresh_logits(
 
 
 def pack(found: Mapping[str, Any]) -> torch.Tensor:
-    """JSON as a tensor, to go where logits go."""
+    """Return JSON as a tensor, to be written with the logits."""
     return torch.tensor(list(json.dumps(found).encode()), dtype=torch.uint8)
 
 
 def unpack(tensor: torch.Tensor) -> dict[str, Any]:
-    """What `pack` was given."""
+    """Return what `pack` was called with."""
     found: dict[str, Any] = json.loads(bytes(tensor.tolist()))
     return found
 
 
 def in_fresh_process(job: dict[str, Any], folder: Path) -> dict[str, torch.Tensor]:
-    """Run a job of this module in a process of its own.
+    """Run a job of this module in a separate process.
 
     Args:
         job: see `job_of`.
-        folder: where its files may lie meanwhile.
+        folder: for its temporary files.
 
     Returns:
         What `main` wrote.
 
     Raises:
-        IntegrityError: it failed; says why.
+        IntegrityError: it failed; with the reason.
     """
     found: dict[str, torch.Tensor] = load(child("tuner.export.proof.fresh_process", job, folder))
     return found
 
 
 def child(module: str, job: dict[str, Any], folder: Path) -> bytes:
-    """Run a module of ours in a process of its own.
+    """Run a module of ours in a separate process.
 
     Args:
         module: its `main` reads the job, whose file is its argument, and writes to job["result"].
-        job: what it is told.
-        folder: where its files may lie meanwhile.
+        job: its input, as JSON.
+        folder: for its temporary files.
 
     Returns:
         What it wrote.
 
     Raises:
-        IntegrityError: it failed; says why.
+        IntegrityError: it failed; with the reason.
     """
     with seal.scratch(folder) as aside:
         result, file = aside / "result", aside / "job.json"
@@ -171,8 +171,8 @@ def child(module: str, job: dict[str, Any], folder: Path) -> bytes:
 
 
 def main() -> None:
-    """The fresh process: prove the tensors that a job names, load every artefact, and write its
-    logits: of every row, or, of a job that names places, at those."""
+    """Prove the tensors that a job names, load every artefact, and write its logits: of every row,
+    or only at the positions that the job names."""
     from tuner.model.transformers_errors import quiet_libraries
 
     quiet_libraries()

@@ -1,4 +1,4 @@
-"""How near one model's logits are to another's: the figures of the parity proof."""
+"""How close one model's logits are to another's: the figures of the parity proof."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch.nn import functional
 # Token ids of one row, by the name of the model's argument.
 Probe = dict[str, list[int]]
 
-# (place among a row's logits, token that should be there; -1: none is given)
+# (position among a row's logits, token that should be there; -1: none is given)
 Targets = list[tuple[int, int]]
 NO_TARGET = -1
 
-# Below this mean square of a logit's change, training left nothing that could be found again.
+# Below this mean square of a logit's change, training left nothing that could be measured.
 NOTICEABLE = 1e-8
 
 
@@ -29,7 +29,7 @@ class Held:
     targets: list[Targets]
 
     def limited(self, places: int) -> Held:
-        """The first rows, with about this many places in all."""
+        """Return the first rows, with about this many positions in all."""
         rows, targets = [], []
         for row, wanted in zip(self.rows, self.targets, strict=True):
             if places <= 0:
@@ -42,22 +42,22 @@ class Held:
 
 @dataclass(frozen=True)
 class Measures:
-    """An artefact against the tuned model and against the base.
+    """An artefact compared with the tuned model and with the base.
 
     Attributes:
         max_logit_difference: largest difference of a logit to the tuned model.
         mean_logit_difference: mean of the same.
-        kl: mean KL divergence from the tuned model, in nats a place.
-        top1_agreement: share of the places with the same likeliest token.
-        perplexity: on the held-out tokens; None where none are given.
+        kl: mean KL divergence from the tuned model, in nats per position.
+        top1_agreement: share of the positions with the same likeliest token.
+        perplexity: on the held-out tokens; None without any.
         perplexity_tuned: of the tuned model.
         perplexity_base: of the base.
         kl_base: mean KL of the base from the tuned model: what training changed.
         kept: share of the change by training that is in the artefact: the regression of
             (artefact - base) on (tuned - base). 1 is all of it, 0 is the base itself.
-        answers_kept: share of the change in the answers: 1 - kl / kl_base; None where training
+        answers_kept: share of the change in the answers: 1 - kl / kl_base; None if training
             changed none.
-        places: how many places were compared.
+        places: how many positions were compared.
     """
 
     max_logit_difference: float
@@ -73,7 +73,7 @@ class Measures:
     answers_kept: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures as they stand in export.json."""
+        """Return the figures as written to export.json."""
         return asdict(self)
 
 
@@ -81,13 +81,13 @@ class Measures:
 def read(
     model: Any, held: Held, tick: Callable[[int, int], None] = lambda done, total: None
 ) -> torch.Tensor:
-    """Logits (places, vocabulary or classes) of the held places, row by row, in the model's
-    precision, but at least float32.
+    """Return logits (positions, vocabulary or classes) at the held positions, row by row, in the
+    model's precision, but at least float32.
 
     Args:
         model: in evaluation mode.
         held: the rows.
-        tick: told (done, total) after every row.
+        tick: called with (done, total) after every row.
     """
     found = []
     for number, (row, targets) in enumerate(zip(held.rows, held.targets, strict=True)):
@@ -114,13 +114,13 @@ def _forward(model: Any, row: dict[str, list[int]]) -> Any:
 def compare(
     held: Held, tuned: torch.Tensor, found: torch.Tensor, base: torch.Tensor | None
 ) -> Measures:
-    """The figures of one artefact.
+    """Return the figures of one artefact.
 
     Args:
         held: what the logits were read at.
-        tuned: logits (places, entries) of the tuned model.
+        tuned: logits (positions, entries) of the tuned model.
         found: of the artefact.
-        base: of the base; None where it cannot be had.
+        base: of the base; None if it is not available.
     """
     if found.shape != tuned.shape or not bool(torch.isfinite(found).all()):
         return Measures(math.inf, math.inf, math.inf, 0.0, len(tuned))
@@ -143,11 +143,11 @@ def compare(
 
 
 def answers_kept(kl: float, kl_base: float | None) -> float | None:
-    """The share of what training changed in the answers that is kept; None where it changed none.
+    """Return the share of what training changed in the answers that is kept; None if nothing.
 
     Args:
         kl: of the artefact from the tuned model.
-        kl_base: of the base from the tuned model; None where it is not known.
+        kl_base: of the base from the tuned model; None if it is unknown.
     """
     if kl_base is None or kl_base < NOTICEABLE:
         return None
@@ -155,7 +155,7 @@ def answers_kept(kl: float, kl_base: float | None) -> float | None:
 
 
 def divergence(tuned: torch.Tensor, found: torch.Tensor) -> float:
-    """Mean KL(tuned || found) over the places, in nats; of one entry alone it is 0."""
+    """Return mean KL(tuned || found) over the positions, in nats; for a single entry it is 0."""
     total = 0.0
     for one, other in zip(tuned.split(64), found.split(64), strict=True):
         log_tuned = functional.log_softmax(one.double(), -1)
@@ -173,14 +173,14 @@ def _perplexity(logits: torch.Tensor, targets: torch.Tensor) -> float | None:
 
 
 def noticeable(tuned: torch.Tensor, base: torch.Tensor) -> bool:
-    """Whether training, or a combination of adapters, changed the base at all."""
+    """Return whether training, or a combination of adapters, changed the base at all."""
     return tuned.shape[-1] == 1 or _kept(tuned, tuned, base) is not None
 
 
 def _kept(tuned: torch.Tensor, found: torch.Tensor, base: torch.Tensor) -> float | None:
     trained, present = (tuned - base).double(), (found - base).double()
     if tuned.shape[-1] > 1:
-        # A constant added to all logits of a place means nothing.
+        # A constant added to all logits of a position means nothing.
         trained -= trained.mean(-1, keepdim=True)
         present -= present.mean(-1, keepdim=True)
     size = float((trained**2).sum())
@@ -190,7 +190,7 @@ def _kept(tuned: torch.Tensor, found: torch.Tensor, base: torch.Tensor) -> float
 
 
 def batch_of(row: Probe, copies: int, device: Any) -> dict[str, torch.Tensor]:
-    """A batch of copies of one row; `task_ids` have one number a row."""
+    """Return a batch of copies of one row; `task_ids` have one number per row."""
     tensors = {name: torch.tensor(list(ids), device=device) for name, ids in row.items()}
     return {
         name: tensor.repeat(copies) if name == "task_ids" else tensor.repeat(copies, 1)

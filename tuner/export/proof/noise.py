@@ -1,8 +1,8 @@
-"""How far logits of the same weights may be apart: what reading them twice comes to.
+"""How far logits of the same weights may differ: the difference between two passes.
 
 A process that loads the same files computes the same, up to the order of its sums: another batch or
 another number of threads changes that order. Both are measured on the model that was written; what
-the stored type's rounding of the logits comes to is granted in any case.
+rounding of the logits in the stored type amounts to is always allowed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Apart:
 
     Attributes:
         mean: mean difference of a logit.
-        kl: mean KL divergence of a place, in nats.
+        kl: mean KL divergence per position, in nats.
     """
 
     mean: float
@@ -40,10 +40,10 @@ class Apart:
 
 
 def apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> Apart:
-    """Return how far logits are from others, over all places of all rows.
+    """Return how far logits are from others, over all positions of all rows.
 
     Args:
-        found: (places, entries) or (entries,) of each row.
+        found: (positions, entries) or (entries,) of each row.
         wanted: likewise.
     """
     mean = kl = 0.0

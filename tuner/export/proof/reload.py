@@ -1,4 +1,4 @@
-"""How an artefact is opened by whoever has it: with transformers and peft alone, by its format."""
+"""Open an artefact the way any user would: with only transformers and peft, by its format."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tuner.recipe.formats import FORMATS
 
 
 def load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
-    """An artefact as a model in evaluation mode, on the device of the job.
+    """Load an artefact as a model in evaluation mode, on the device of the job.
 
     Args:
         job: see `verify.job_of`.
         kind: its format.
-        folder: where it lies.
+        folder: where it is.
 
     Raises:
         SystemExit: tensors are missing, or match no module.
@@ -45,7 +45,7 @@ def load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
 
 
 def base(job: Mapping[str, Any]) -> Any:
-    """The base of a job, quantized where it was so in training."""
+    """Load the base of a job, quantized if it was in training."""
     arguments = _arguments(job)
     dtype = getattr(torch, job["dtype"])
     if job["num_labels"]:
@@ -66,12 +66,12 @@ def base(job: Mapping[str, Any]) -> Any:
 
 
 def whole(job: Mapping[str, Any], kind: str, folder: Path, **further: Any) -> Any:
-    """A whole model of any format.
+    """Load a whole model of any format.
 
     Args:
         job: see `load`.
         kind: its format.
-        folder: where it lies.
+        folder: where it is.
         further: arguments of `from_pretrained`, such as a quantization.
     """
     arguments = _arguments(job) | further
@@ -90,7 +90,7 @@ def whole(job: Mapping[str, Any], kind: str, folder: Path, **further: Any) -> An
 
 
 def _config(file: Path) -> Any:
-    """The config in a GGUF file, with what transformers leaves out of it for GPT-2."""
+    """Return the config in a GGUF file, with what transformers omits for GPT-2."""
     from gguf import GGUFReader
     from transformers import AutoConfig
 
@@ -119,7 +119,7 @@ def _arguments(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_other_keys(model: Any, folder: str) -> None:
-    """peft only warns of tensors that match no module: they would be trained and do nothing."""
+    """Refuse tensors that match no module: peft only warns, and they would do nothing."""
     from peft import get_peft_model_state_dict
 
     wanted = set(get_peft_model_state_dict(model, save_embedding_layers=False))

@@ -1,7 +1,7 @@
-"""The rows that an artefact is compared on: held-out ones, and rows that give nobody's data away.
+"""The rows that an artefact is compared on: held-out ones, and rows that reveal no data.
 
-Held-out rows stay in the run folder. Into the manifest of an artefact, which may be published, go
-rows of random tokens with what the model makes of them, so that it can be checked anywhere.
+Held-out rows stay in the run folder. The manifest of an artefact, which may be published, holds
+rows of random tokens with the model's logits on them, so that it can be checked anywhere.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _SEED = 5
 
 
 def of_plan(plan: Plan) -> Held:
-    """The first held-out rows of a plan, or training rows where there are none, and where their
-    answers stand."""
+    """Return the first held-out rows of a plan, or training rows if there are none, with the
+    positions of their answers."""
     known = [row.example if isinstance(row, EvalRow) else row for row in plan.prepared.eval]
     return _of_rows(plan, known or list(plan.prepared.train))
 
@@ -52,7 +52,7 @@ def _of_rows(plan: Plan, all_rows: Sequence[Any]) -> Held:
 
 
 def _targets(row: Any, held: dict[str, list[int]], *, added: bool) -> Targets:
-    """Where the logits of a row count, and which token should be there."""
+    """Return where the logits of a row count, and which token should be there."""
     if added:
         label = getattr(row, "label", None)
         return [(0, NO_TARGET if label is None else label)]
@@ -62,12 +62,12 @@ def _targets(row: Any, held: dict[str, list[int]], *, added: bool) -> Targets:
     every = [(place - 1, ids[place]) for place in range(1, len(ids))]
     supervised = getattr(row, "supervised", [False] * len(ids))
     answers = [(place, token) for place, token in every if supervised[place + 1]]
-    # Without an answer, as in the prompts of rlhf or behind a long prompt, every token counts.
+    # Without an answer, as in the prompts of rlhf or after a long prompt, every token counts.
     return answers or every or [(0, NO_TARGET)]
 
 
 def write(plan: Plan) -> None:
-    """Keep rows of a plan in its run folder: held-out ones, and training rows for formats that
+    """Write rows of a plan to its run folder: held-out ones, and training rows for formats that
     calibrate."""
     parts = {"held_out": of_plan(plan), "calibration": _of_rows(plan, list(plan.prepared.train))}
     content = {name: {"rows": part.rows, "targets": part.targets} for name, part in parts.items()}
@@ -75,7 +75,7 @@ def write(plan: Plan) -> None:
 
 
 def load(folder: Path, part: str = "held_out") -> Held | None:
-    """The rows that a run kept; None where it kept none.
+    """Load the rows that a run kept; None if it kept none.
 
     Args:
         folder: of the run.
@@ -102,13 +102,13 @@ def load(folder: Path, part: str = "held_out") -> Held | None:
 def random_rows(
     tokenizer: Any, *, added: bool, start_id: int | None = None, tasks: bool = False
 ) -> Held:
-    """Rows of random ordinary tokens, the same for the same tokenizer, and places along them.
+    """Return rows of random ordinary tokens, equal for equal tokenizers, and positions in them.
 
     Args:
         tokenizer: its special tokens are left out.
-        added: whether the model has a head for classes or scores: one place a row.
+        added: whether the model has a head for classes or scores: one position per row.
         start_id: what an encoder-decoder's answer starts with; None: not such a model.
-        tasks: whether the model asks which data set a row is of.
+        tasks: whether the model needs to know which data set a row is from.
     """
     draw = random.Random(_SEED)
     special = set(tokenizer.all_special_ids)
@@ -126,7 +126,7 @@ def random_rows(
 
 
 def of_plan_random(plan: Plan) -> Held:
-    """Random rows for the model of a plan."""
+    """Return random rows for the model of a plan."""
     return random_rows(
         plan.tokenizer,
         added=plan.head.added,
@@ -136,7 +136,7 @@ def of_plan_random(plan: Plan) -> Held:
 
 
 def at(held: Held, logits: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Logits (places, entries) at the held places, of the logits of every row."""
+    """Return logits (positions, entries) at the held positions, from the logits of every row."""
     found = []
     for tensor, targets in zip(logits, held.targets, strict=True):
         rows = tensor[None] if tensor.ndim == 1 else tensor
@@ -145,11 +145,11 @@ def at(held: Held, logits: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def witness(held: Held, tuned: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:
-    """What an artefact's manifest keeps of its logits: the likeliest entries at every place.
+    """Return what an artefact's manifest keeps of its logits: the top entries at every position.
 
     Args:
         held: the random rows.
-        tuned: logits (places, entries) of the tuned model.
+        tuned: logits (positions, entries) of the tuned model.
         found: of the artefact, when it was written.
     """
     ids = tuned.topk(min(ENTRIES, tuned.shape[-1]), dim=-1).indices

@@ -1,6 +1,6 @@
-"""Whether the file of an adapter holds what was trained, bit for bit, and says the same scale.
+"""The check that the file of an adapter holds what was trained, bit for bit, at the same scale.
 
-Logits cannot tell that an update is a hundredth smaller, above all in bfloat16; its tensors can.
+Logits do not show that an update is 1 % smaller, above all in bfloat16; its tensors do.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from safetensors import safe_open
 from tuner.export.proof.saved import Saved, pattern
 from tuner.methods.options import CONFIG, WEIGHTS
 
-# Methods whose file is not a copy of what is trained: virtual tokens are written as a network gives
-# them.
+# Methods whose file is not a copy of what is trained: virtual tokens are written as computed by a
+# network.
 _OTHERWISE = ("PREFIX_TUNING", "P_TUNING", "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING")
 
 
@@ -65,7 +65,7 @@ def as_copied(source: Path, folder: Path) -> list[str]:
 
 
 def scale(config: Mapping[str, Any], module: str) -> float:
-    """Return the scale of a LoRA by its configuration alone."""
+    """Return the scale of a LoRA from its configuration alone."""
     rank = pattern(config, "rank_pattern", module, "r")
     alpha = float(pattern(config, "alpha_pattern", module, "lora_alpha"))
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)

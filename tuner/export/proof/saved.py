@@ -1,4 +1,4 @@
-"""An adapter's tensors in float64, and what merging them must give, with float32's own error.
+"""An adapter's tensors in float64, and the merge they must give, with the error of float32.
 
 A sum of n products in float32 is off by at most n u times the sum of the products' sizes, with
 u = 2^-24 (Higham 2002, section 3.1); every further operation adds one u. The sizes are computed
@@ -100,7 +100,7 @@ class Saved:
                 raise SystemExit(f"the adapter has no {end} of {module}")
 
     def pattern(self, key: str, module: str, usual: str) -> Any:
-        """Return what a table of patterns in the configuration says of a module."""
+        """Return what a table of patterns in the configuration says about a module."""
         return pattern(self.config, key, module, usual)
 
     def unclaimed(self) -> list[str]:
@@ -109,7 +109,7 @@ class Saved:
 
 
 def pattern(config: Mapping[str, Any], key: str, module: str, usual: str) -> Any:
-    """Return what a table of patterns says of a module, as peft reads it: the first that fits."""
+    """Return what a table of patterns says about a module, as peft reads it: the first match."""
     for regex, value in (config.get(key) or {}).items():
         if re.match(rf"(.*\.)?({regex})$", module):
             return value

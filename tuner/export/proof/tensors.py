@@ -2,7 +2,7 @@
 
 Every stored value must be the merge by the method's formula in float64, rounded once to the stored
 type. The merge is computed in float32, which may end up to `slack` away (see `saved`), and rounding
-is monotone: so with m the exact value, the stored one lies between the roundings of m - slack and
+is monotone: so with m the exact value, the stored one is between the roundings of m - slack and
 of m + slack. That is half a unit in the last place of the stored type, plus float32's own error,
 and it is exact at powers of two and among the smallest numbers, where units differ.
 
@@ -26,15 +26,15 @@ from tuner.export.proof.stored import Dequantized, Stored, skeleton, tied
 
 @dataclass
 class Proof:
-    """What was found of one merged model.
+    """What was found in one merged model.
 
     Attributes:
         tensors: how many were compared.
         touched: how many of them the adapter changes.
-        problems: what differs, in words; none of a model that is proven.
+        problems: what differs, in words; none in a model that is proven.
         along: sum over the touched tensors of <stored - base, merge - base>.
         whole: the same of <merge - base, merge - base>.
-        formula: false where the method of the adapter has no formula.
+        formula: false if the method of the adapter has no formula.
         dtypes: of the touched tensors.
     """
 
@@ -64,7 +64,7 @@ def prove(job: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         job: see `verify.job_of`.
-        how: `folder`, and one of `adapter` (the folder that it was made of; with `onto`, which
+        how: `folder`, and one of `adapter` (the folder that it was made from; with `onto`, which
             weights of a quantized base), `digests` (sha256 of each tensor of the model that was in
             memory), `like` (the folder that it is a copy of).
 
@@ -112,7 +112,7 @@ def _names(merged: Stored, found: Proof) -> None:
         there = any(alias in merged for alias in aliases.get(name, {name}))
         if not there and not _matches(name, ignored):
             found.problems.append(f"{name} is missing")
-    found.problems += [f"{name} is no tensor of this model" for name in merged.unknown]
+    found.problems += [f"{name} is not a tensor of this model" for name in merged.unknown]
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -171,7 +171,7 @@ def _differs(
     formula: Any,
     found: Proof,
 ) -> str:
-    """Return what is wrong with a tensor; nothing where it is what it must be."""
+    """Return what is wrong with a tensor; empty if it is what it must be."""
     if isinstance(formula, Replaced) or formula is None:
         wanted = _wanted(stored, start, formula)
         if wanted.shape != stored.shape or not _equal(wanted, stored):
@@ -198,7 +198,7 @@ def _differs(
 def _wanted(
     stored: torch.Tensor, start: torch.Tensor | None, formula: Replaced | None
 ) -> torch.Tensor:
-    """Return what a tensor must be that nothing is added to."""
+    """Return what a tensor without an added update must be."""
     if formula is not None and formula.rows is None:
         return formula.load().to(stored.dtype)
     assert start is not None

@@ -125,7 +125,7 @@ def _fourierft_one(saved: Saved, module: str, base: torch.Tensor, flipped: bool)
     """Return W + s times the real part of the inverse transform of a sparse spectrum."""
     spectrum = saved.get(module, "fourierft_spectrum")
     inputs, outputs = sizes(saved.network.get_submodule(module))
-    # Which coefficients are learned is drawn, by the seed in the config.
+    # Which coefficients are learned is sampled with the seed in the config.
     seed = torch.Generator().manual_seed(int(saved.config["random_loc_seed"]))
     chosen = torch.randperm(inputs * outputs, generator=seed)[: len(spectrum)]
     dense = torch.zeros(outputs * inputs, dtype=torch.float64)

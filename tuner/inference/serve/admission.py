@@ -1,4 +1,4 @@
-"""Who is let in: as many requests as may wait, none any more when the server is to stop.
+"""Admission control: as many requests as may wait, and none while the server is stopping.
 
 Everything here happens in the event loop's thread; a signal's handler only sets `draining`.
 """
@@ -19,14 +19,14 @@ _LONGEST_RETRY_SECONDS = 60
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server grants.
+    """The limits of a server.
 
     Attributes:
-        max_queue: requests that may wait besides the one that is answered.
+        max_queue: requests that may wait while one is answered.
         max_new_tokens: longest answer in tokens.
-        max_request_bytes: longest body of a request.
-        seconds: how long a request may take, its wait included.
-        temperature: of requests that name none.
+        max_request_bytes: largest body of a request.
+        seconds: how long a request may take, queueing included.
+        temperature: for requests that set none.
     """
 
     max_queue: int = 16
@@ -37,11 +37,11 @@ class Limits:
 
 
 class Desk:
-    """Lets requests in and counts them.
+    """Admits requests and counts them.
 
     Attributes:
-        inside: requests that wait or are answered.
-        draining: no further ones are let in.
+        inside: requests that wait or are being answered.
+        draining: no further ones are admitted.
     """
 
     def __init__(self, max_queue: int) -> None:
@@ -51,17 +51,17 @@ class Desk:
         self.draining = False
 
     def enter(self) -> Ticket:
-        """Let a request in.
+        """Admit a request.
 
         Raises:
-            Refused: 429 where too many wait, 503 where the server is about to stop.
+            Refused: 429 if too many wait, 503 if the server is stopping.
         """
         if self.draining:
             raise stopping()
         if self.inside >= self._most:
             seconds = math.ceil(self._usual_seconds * self.inside / 2)
             wait = str(min(max(seconds, 1), _LONGEST_RETRY_SECONDS))
-            message = f"{self.inside} requests are waiting already; try again in {wait} s"
+            message = f"{self.inside} requests are already waiting; try again in {wait} s"
             raise Refused(429, message, "queue_full", headers={"retry-after": wait})
         self.inside += 1
         return Ticket(self._leave)
@@ -72,7 +72,7 @@ class Desk:
 
 
 class Ticket:
-    """The place of a request that was let in; given back once."""
+    """The place of a request that was admitted; given back once."""
 
     def __init__(self, leave: Callable[[float], None]) -> None:
         self._leave = leave
@@ -80,7 +80,7 @@ class Ticket:
         self._valid = True
 
     def give_back(self) -> None:
-        """Let the next one in."""
+        """Free the place for another request."""
         if self._valid:
             self._valid = False
             self._leave(time.monotonic() - self._entered)
@@ -105,12 +105,12 @@ class Mail:
             then()
             self._events.put_nowait(event)
 
-        # After the loop's end nobody reads.
+        # Once the loop has ended, nothing reads.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(deliver)
 
     async def next(self) -> Any:
-        """The next event; None where the client is gone."""
+        """Return the next event; None if the client is gone."""
         if self._events.empty():
             waiting = asyncio.ensure_future(self._events.get())
             try:
@@ -121,7 +121,7 @@ class Mail:
         return None if self._gone.done() else self._events.get_nowait()
 
     def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._gone.cancel()
 
 

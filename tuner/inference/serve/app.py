@@ -1,4 +1,4 @@
-"""The endpoints: what a request asks becomes a job, what the worker tells becomes a response."""
+"""The endpoints: a request becomes a job, the events of the worker become a response."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Endpoints:
     Attributes:
         voices: by model name.
         worker: generates.
-        desk: lets requests in.
+        desk: admits requests.
         limits: what a request may take.
-        created: when the server began, in seconds since 1970.
+        created: when the server started, in seconds since 1970.
         encoding: the thread in which prompts are made, one at a time.
     """
 
@@ -47,25 +47,25 @@ class Endpoints:
     encoding: ThreadPoolExecutor
 
     async def chat(self, ask: ChatAsk, request: Request) -> Response:
-        """`POST /v1/chat/completions`."""
+        """Answer `POST /v1/chat/completions`."""
         return await self._answer(ask, request)
 
     async def complete(self, ask: CompletionAsk, request: Request) -> Response:
-        """`POST /v1/completions`."""
+        """Answer `POST /v1/completions`."""
         return await self._answer(ask, request)
 
     async def models(self, request: Request) -> Response:
-        """`GET /v1/models`."""
+        """Answer `GET /v1/models`."""
         _facts(request).endpoint = "/v1/models"
         return JSONResponse({"object": "list", "data": [self._card(name) for name in self.voices]})
 
     async def model(self, name: str, request: Request) -> Response:
-        """`GET /v1/models/NAME`."""
+        """Answer `GET /v1/models/NAME`."""
         _facts(request).endpoint = "/v1/models/NAME"
         return JSONResponse(self._card(self._voice(name).name))
 
     async def health(self) -> Response:
-        """`GET /health`: 503 where no request would be answered."""
+        """Answer `GET /health`: 503 if no request would be answered."""
         if self.desk.draining or not self.worker.alive:
             status = "stopping" if self.desk.draining else "failed"
             return JSONResponse({"status": status}, 503)
@@ -77,7 +77,7 @@ class Endpoints:
     def _voice(self, name: str) -> Voice:
         if name not in self.voices:
             known = ", ".join(self.voices)
-            message = f"there is no model of this name; there are: {known}"
+            message = f"there is no model of this name; available models: {known}"
             raise Refused(404, message, "model_not_found", "model")
         return self.voices[name]
 
@@ -94,7 +94,7 @@ class Endpoints:
         facts.prompt_tokens = sum(len(prompt) for prompt in prompts)
         mail = Mail(request.receive)
         job = self._job(ask, voice, prompts, tokens, _teller(mail, ticket))
-        # Its place is given back when the worker is done with it or nobody waits for it any more.
+        # Its place is given back when the worker is done with it or the client is gone.
         facts.drop = _dropper(job, mail, ticket)
         self.worker.submit(job)
         reply = Reply(ask, voice.name, facts.id, facts.prompt_tokens, len(prompts))
@@ -104,7 +104,7 @@ class Endpoints:
         name, tokens = ask.longest()
         most = self.limits.max_new_tokens
         if tokens is not None and tokens > most:
-            message = f"{name} is {tokens}; this server writes at most {most} tokens"
+            message = f"{name} is {tokens}; this server generates at most {most} tokens"
             raise Refused(400, message, "invalid_value", name)
         return most if tokens is None else tokens
 
@@ -155,7 +155,7 @@ def _teller(mail: Mail, ticket: Ticket) -> Callable[[Event], None]:
 
 
 async def _whole(reply: Reply, mail: Mail, facts: Facts) -> Response:
-    """One object, when everything is written."""
+    """Answer with one object, when everything is generated."""
     while (event := await mail.next()) is not None:
         if isinstance(event, Whole):
             _count(reply, event, facts)
@@ -172,7 +172,7 @@ def _gone(facts: Facts) -> Response:
 
 
 async def _stream(reply: Reply, mail: Mail, facts: Facts) -> Response:
-    """Server-sent events; what fails before the first token has a status of its own."""
+    """Answer with server-sent events; a failure before the first token has its own status."""
     first = await mail.next()
     if first is None:
         return _gone(facts)
@@ -219,7 +219,7 @@ def _count(reply: Reply, event: Whole, facts: Facts) -> None:
 
 
 def _line(content: dict[str, Any]) -> str:
-    # ASCII: some clients take U+2028 for the end of a line.
+    # ASCII: some clients treat U+2028 as the end of a line.
     return f"data: {json.dumps(content)}\n\n"
 
 
@@ -230,7 +230,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _refuse_request(request: Request, error: Exception) -> Response:
-    """What is wrong with a body, by its first problem."""
+    """Answer with the first problem of a body."""
     assert isinstance(error, RequestValidationError)
     problem = error.errors()[0]
     place = [str(part) for part in problem["loc"][1:]]
@@ -250,11 +250,11 @@ async def _refuse_request(request: Request, error: Exception) -> Response:
 
 
 async def _refuse_route(request: Request, error: Exception) -> Response:
-    """No such endpoint, another method, or a body that no JSON parser reads."""
+    """Refuse an unknown endpoint or method, or a body that is not JSON."""
     assert isinstance(error, HTTPException)
     messages = {
         404: "there is nothing at this path",
-        405: f"this path does not take {request.method}",
+        405: f"this path does not support {request.method}",
     }
     message = messages.get(error.status_code, "the request cannot be read as JSON")
     codes = {404: "unknown_url", 405: "method_not_allowed"}
@@ -265,7 +265,7 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-    """A bug; the guard logs where."""
+    """Answer after a bug; the guard logs where."""
     refused = failed()
     if hasattr(request.state, "facts"):
         return await _refuse(request, refused)
@@ -273,7 +273,7 @@ async def _fail(request: Request, error: Exception) -> Response:
 
 
 def build(endpoints: Endpoints, lifespan: Any) -> FastAPI:
-    """The application, without a guard."""
+    """Build the application, without a guard."""
     # Its pages of documentation would load scripts from elsewhere.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     for path, endpoint, method in (

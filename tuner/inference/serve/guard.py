@@ -1,8 +1,8 @@
-"""What every request passes before the endpoints: key, host, kind and size; and its log line.
+"""The checks of a request before the endpoints: key, host, type and size; and its log line.
 
-Plain ASGI, so that a request is refused before its body is read. Without a key a server on loopback
-also answers only to its own names, and every server only to JSON: no page in a browser can ask it,
-by DNS rebinding or by a form.
+Plain ASGI, so that a request is refused before its body is read. Without a key, a server on
+loopback also answers only to its own host names, and every server answers only JSON: no page in a
+browser can reach it, by DNS rebinding or by a form.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ GONE = 499
 
 @dataclass
 class Facts:
-    """What the log says of a request: never its contents.
+    """What the log says about a request: never its contents.
 
     Attributes:
-        endpoint: its path, where there is such an endpoint.
-        model: its name, where there is such a model.
+        endpoint: its path, if there is such an endpoint.
+        model: its name, if there is such a model.
         stream: whether the answer is sent in pieces.
-        status: of the response; 499: the client went away first.
+        status: of the response; 499: the client left first.
         prompt_tokens: of all prompts.
         tokens: of all answers.
         finish: why the answer ended, or the code of the error.
@@ -57,19 +57,19 @@ class Facts:
     drop: Callable[[], None] = lambda: None
 
     def line(self, seconds: float) -> dict[str, Any]:
-        """As it is logged."""
+        """Return the line for the log."""
         names = ("endpoint", "model", "stream", "status", "prompt_tokens", "tokens", "finish")
         return {name: getattr(self, name) for name in names} | {"seconds": round(seconds, 3)}
 
 
 @dataclass(frozen=True)
 class Door:
-    """Whom a server lets in.
+    """Which requests a server admits.
 
     Attributes:
         key: sha256 of the API key; None: anyone.
-        hosts: names a request may call the server by; None: any.
-        max_bytes: longest body.
+        hosts: allowed values of the Host header; None: any.
+        max_bytes: largest body.
     """
 
     key: bytes | None
@@ -77,7 +77,7 @@ class Door:
     max_bytes: int
 
     def check(self, scope: dict[str, Any]) -> None:
-        """Look at a request's head.
+        """Check a request's headers.
 
         Raises:
             Refused: 401, 403, 413 or 415.
@@ -103,13 +103,13 @@ class Door:
                 raise self.too_long()
 
     def too_long(self) -> Refused:
-        """The body is over the limit."""
-        message = f"the request is longer than {self.max_bytes} bytes"
+        """Return the error for a body over the limit."""
+        message = f"the request is larger than {self.max_bytes} bytes"
         return Refused(413, message, "request_too_large", headers={"connection": "close"})
 
 
 def digest(key: bytes) -> bytes:
-    """A key as it is kept and compared: of one length, whatever is sent."""
+    """Return a key the way it is stored and compared: of one length, whatever is sent."""
     return hashlib.sha256(key).digest()
 
 
@@ -129,10 +129,10 @@ class Guard:
 
     Args:
         app: the endpoints.
-        door: whom it lets in.
-        desk: whether it stops.
-        log: given each request's line.
-        failed: told of an error that nobody foresaw.
+        door: which requests it admits.
+        desk: says whether the server is stopping.
+        log: called with each request's line.
+        failed: called with an unexpected error.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class Guard:
         try:
             body = await asyncio.wait_for(self._body(receive), _BODY_SECONDS)
         except TimeoutError:
-            message = f"the request did not come within {_BODY_SECONDS:.0f} seconds"
+            message = f"the request was not received within {_BODY_SECONDS:.0f} seconds"
             raise Refused(408, message, "timeout", headers={"connection": "close"}) from None
         if body is None:
             return
@@ -195,7 +195,7 @@ class Guard:
         await self._app(scope, again, send)
 
     async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body; None where the client went away."""
+        """Return the whole body; None if the client left."""
         parts, size = [], 0
         while True:
             message = await receive()

@@ -21,12 +21,12 @@ class Voice:
     """A model name.
 
     Attributes:
-        name: as requests have it.
-        adapter: which answers; None: the base itself.
+        name: as in requests.
+        adapter: the one that answers; None: the base itself.
         room: tokens that prompt and answer may have together.
-        tokenizer: of an adapter its own, as it was trained with.
-        prompts: makes prompts of turns.
-        rows: of the embeddings; a token id is below.
+        tokenizer: for an adapter, the one it was trained with.
+        prompts: makes prompts from turns.
+        rows: of the embeddings; token ids are below.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Voice:
     rows: int
 
     def ids(self, ask: ChatAsk | CompletionAsk) -> list[list[int]]:
-        """Token ids of each prompt of a request.
+        """Return the token ids of each prompt of a request.
 
         Raises:
-            Refused: the turns or the text cannot be asked, or leave no room for an answer.
+            Refused: the turns or the text cannot be encoded, or leave no room for an answer.
         """
         if isinstance(ask, ChatAsk):
             turns: Any = [message.turn() for message in ask.messages]
@@ -58,21 +58,21 @@ class Voice:
                 raise Refused(
                     400,
                     f"the prompt has {len(prompt)} tokens; this model takes {self.room} tokens, "
-                    "with the answer",
+                    "answer included",
                     "context_length_exceeded",
                     name,
                 )
         return prompts
 
     def _plain(self, prompt: str | list[int]) -> list[int]:
-        """A text as the tokenizer writes it, control tokens included; ids as they are."""
+        """Encode a text, control tokens included; return ids as they are."""
         if isinstance(prompt, str):
             # Of the backend, which encodes without changing its settings.
             return list(self.tokenizer.backend_tokenizer.encode(prompt).ids)
         if max(prompt) >= self.rows:
             raise Refused(
                 400,
-                f"the prompt has the token id {max(prompt)}; this model has {self.rows}",
+                f"the prompt has the token id {max(prompt)}; this model has {self.rows} ids",
                 "invalid_value",
                 "prompt",
             )
@@ -80,14 +80,14 @@ class Voice:
 
 
 def name_all(model: Inference, base_name: str = "") -> dict[str, Voice]:
-    """The voices of an open base, the base's own last.
+    """Return the models of an open base by name, the base itself last.
 
     Args:
         model: the base with its adapters.
-        base_name: what the base is called; empty: by its own name.
+        base_name: name for the base; empty: its own.
 
     Raises:
-        ModelError: an adapter's tokenizer does not fit.
+        ModelError: an adapter's tokenizer does not match.
     """
     plain = model.head.name == "sequence"
 

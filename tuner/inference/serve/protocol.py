@@ -1,7 +1,7 @@
 """Requests of OpenAI's chat completions and completions: what is understood, and what is refused.
 
-A parameter that would change the answer and is not understood is refused, whatever its value;
-unless that value asks for nothing (`n: 1`, `presence_penalty: 0`, null).
+A parameter that would change the answer and is not supported is refused, unless its value has no
+effect (`n: 1`, `presence_penalty: 0`, null).
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pydantic_core import PydanticCustomError
 
 MAX_STOPS = 4
 MAX_PROMPTS = 64
-# They change no answer: who asks, and what OpenAI keeps of it.
+# They change no answer: who the caller is, and what OpenAI stores.
 _ABOUT_THE_CALLER = frozenset(
     (
         *("user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_retention"),
         *("service_tier",),
     )
 )
-# Not understood; with these values they ask for nothing.
+# Not supported; these values have no effect.
 _SHARED: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "frequency_penalty": (0, 0.0),
@@ -59,7 +59,7 @@ def _unicode(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise PydanticCustomError("string_unicode", "half of a character stands alone") from None
+        raise PydanticCustomError("string_unicode", "half of a surrogate pair is missing") from None
     return text
 
 
@@ -69,7 +69,7 @@ Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 
 
 class _Strict(BaseModel):
-    """Refuses what it does not know; null stands for what is not given."""
+    """Refuses unknown parameters; null means not given."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -112,7 +112,7 @@ class ChatMessage(_Strict):
     content: Text | Annotated[list[Part], Field(min_length=1)]
 
     def turn(self) -> dict[str, str]:
-        """As a chat template takes it; several parts are lines."""
+        """Return the turn for a chat template; several parts become lines."""
         text = self.content
         if not isinstance(text, str):
             text = "\n".join(part.text for part in text)
@@ -120,7 +120,7 @@ class ChatMessage(_Strict):
 
 
 class StreamOptions(_Strict):
-    """What a stream carries besides."""
+    """What a stream contains besides the answer."""
 
     silent = frozenset(["include_obfuscation"])
     include_usage: bool = False
@@ -149,16 +149,16 @@ class Ask(_Strict):
 
     @property
     def words(self) -> list[str]:
-        """Texts that end the answer."""
+        """Return the texts that end the answer."""
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
     @property
     def usage_in_stream(self) -> bool:
-        """Whether a stream ends with the number of tokens."""
+        """Return whether a stream ends with the number of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     def longest(self) -> tuple[str, int | None]:
-        """Which parameter limits the answer, and to how many tokens."""
+        """Return which parameter limits the answer, and to how many tokens."""
         return "max_tokens", self.max_tokens
 
 
@@ -170,7 +170,7 @@ class ChatAsk(Ask):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
 
     def longest(self) -> tuple[str, int | None]:
-        """The newer name wins, as it does at OpenAI."""
+        """Return the same; the newer name wins, as with OpenAI."""
         if self.max_completion_tokens is not None:
             return "max_completion_tokens", self.max_completion_tokens
         return super().longest()
@@ -188,12 +188,12 @@ class CompletionAsk(Ask):
     )
 
     def longest(self) -> tuple[str, int | None]:
-        """16 where nothing is said, as it is at OpenAI."""
+        """Return the same; 16 by default, as with OpenAI."""
         return "max_tokens", self.max_tokens or 16
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
-        """Each is answered."""
+        """Return the prompts, each of which is answered."""
         given: Any = self.prompt
         single = isinstance(given, str) or isinstance(given[0], int)
         return [given] if single else given

@@ -1,4 +1,4 @@
-"""An answer that is an error, in OpenAI's shape."""
+"""Error responses in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Refused(Exception):
         status: HTTP status.
         message: what is wrong, for the caller.
         code: short name of it, for programs.
-        parameter: of the request, where one is at fault.
+        parameter: of the request, if one is at fault.
         headers: further ones of the response.
     """
 
@@ -36,18 +36,18 @@ class Refused(Exception):
 
 
 def too_late(seconds: float) -> Refused:
-    """The time limit of a request has passed."""
-    # Asked again, it would take as long: openai's client would otherwise do so by itself.
+    """Return the error for a request over its time limit."""
+    # A retry would take as long; openai's client would otherwise retry by itself.
     message = f"the answer took longer than the server allows: {seconds:g} seconds"
     return Refused(504, message, "timeout", headers={"x-should-retry": "false"})
 
 
 def failed() -> Refused:
-    """A bug of the server."""
+    """Return the error for a bug of the server."""
     return Refused(500, "the server failed to answer; its log says where", "internal")
 
 
 def stopping() -> Refused:
-    """The server is about to end."""
+    """Return the error of a server that is stopping."""
     headers = {"retry-after": "5", "connection": "close"}
     return Refused(503, "the server is stopping", "stopping", headers=headers)

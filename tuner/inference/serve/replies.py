@@ -1,4 +1,4 @@
-"""Answers in the shape of OpenAI's chat completions and completions, whole or in chunks."""
+"""Answers in the format of OpenAI's chat completions and completions, whole or in chunks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Reply:
 
     Args:
         ask: the request.
-        model: its model's name.
+        model: name of its model.
         id: of the reply.
         prompt_tokens: of all prompts.
         prompts: how many there are.
@@ -43,11 +43,11 @@ class Reply:
         self.answers: dict[int, Answer] = {}
 
     def reason(self, prompt: int) -> str:
-        """Why an answer ended: stop or length."""
+        """Return why an answer ended: stop or length."""
         return _REASONS[self.answers[prompt].stopped]
 
     def whole(self) -> dict[str, Any]:
-        """All answers."""
+        """Return all answers."""
         choices = []
         for prompt in range(self._prompts):
             text = self.answers[prompt].text
@@ -58,20 +58,20 @@ class Reply:
         return {**self._head, "choices": choices, "usage": self._usage()}
 
     def opening(self) -> Iterator[dict[str, Any]]:
-        """The chunks before the first piece."""
+        """Yield the chunks before the first piece."""
         if self._chat:
             yield self._chunk(0, {"role": "assistant", "content": ""})
 
     def piece(self, prompt: int, text: str) -> dict[str, Any]:
-        """The chunk of a piece of text."""
+        """Return the chunk for a piece of text."""
         return self._chunk(prompt, {"content": text} if self._chat else text)
 
     def finish(self, prompt: int) -> dict[str, Any]:
-        """The chunk that ends an answer."""
+        """Return the chunk that ends an answer."""
         return self._chunk(prompt, {} if self._chat else "", self.reason(prompt))
 
     def closing(self) -> Iterator[dict[str, Any]]:
-        """The chunks after the last answer."""
+        """Yield the chunks after the last answer."""
         if self._usage_in_stream:
             yield {**self._head, "choices": [], "usage": self._usage()}
 
@@ -81,7 +81,7 @@ class Reply:
         return {**self._head, "choices": [choice], **usage}
 
     def _usage(self) -> dict[str, int]:
-        """Tokens; those that end an answer are not counted."""
+        """Return the token counts; stop tokens are not counted."""
         written = sum(answer.tokens for answer in self.answers.values())
         return {
             "prompt_tokens": self._prompt_tokens,

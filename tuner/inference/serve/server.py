@@ -1,4 +1,4 @@
-"""The server's process: its socket, its signals, its end."""
+"""The server's process: its socket, its signals, its shutdown."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from tuner.inference.engine import Inference
 
 _POLL_SECONDS = 0.05
-# For responses that are written but not read yet.
+# For responses that are written but not yet read.
 _LEAVING_SECONDS = 5
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens: host and port as asked for, and what they stand for."""
+    """Where a server listens: host and port as asked for, and resolved."""
 
     host: str
     port: int
@@ -44,15 +44,15 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine reaches it."""
+        """Return whether only this machine reaches it."""
         return ipaddress.ip_address(str(self.resolved[0]).partition("%")[0]).is_loopback
 
 
 def resolve(host: str, port: int) -> Address:
-    """What a host name stands for.
+    """Resolve a host name.
 
     Raises:
-        ResourceError: nothing.
+        ResourceError: it does not resolve.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -63,7 +63,7 @@ def resolve(host: str, port: int) -> Address:
 
 
 def listen(address: Address) -> tuple[socket.socket, str]:
-    """A listening socket and its URL.
+    """Open a listening socket and return it with its URL.
 
     Raises:
         ResourceError: the address is taken or not this machine's.
@@ -84,7 +84,7 @@ def _unbound(host: str, port: int, error: OSError) -> ResourceError:
     return ResourceError(
         f"cannot listen on {host}, port {port}",
         error.strerror or str(error),
-        "name another --host or --port; --port 0 takes a free one",
+        "choose another --host or --port; --port 0 takes a free one",
     )
 
 
@@ -95,11 +95,11 @@ class Server:
         model: answers.
         voices: its model names.
         limits: what a request may take.
-        key: the API key; None: anyone may ask.
-        console: where requests are told.
+        key: the API key; None: open to anyone.
+        console: where requests are logged.
 
     Attributes:
-        signal: which one stopped it, when it has.
+        signal: the one that stopped it, if any.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Server:
         self.signal: int | None = None
 
     def run(self, listener: socket.socket, url: str, address: Address) -> None:
-        """Answer requests until a signal comes and those inside are answered."""
+        """Answer requests until a signal comes and the admitted ones are answered."""
         self._url = url
         encoding = ThreadPoolExecutor(1, "prompts")
         endpoints = application.Endpoints(
@@ -154,7 +154,7 @@ class Server:
             encoding.shutdown(wait=False, cancel_futures=True)
 
     def _stop(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal lets nobody in any more; a second one gives up on those inside."""
+        """Admit no more requests after one signal; give up on the others after a second one."""
         if self.signal is not None:
             self._worker.abandon()
         self.signal = self.signal or sig
@@ -165,7 +165,7 @@ class Server:
         self._worker.start()
         names = list(self._voices)
         self._console.event("ready", url=self._url, models=names, api_key=self._key is not None)
-        self._console.text(f"{self._url}/v1 answers as {', '.join(names)}; Ctrl-C ends")
+        self._console.text(f"{self._url}/v1 serves {', '.join(names)}; Ctrl-C stops the server")
         watch = asyncio.create_task(self._leave())
         yield
         watch.cancel()
@@ -184,7 +184,7 @@ class Server:
         )
 
     def _failed(self, error: Exception) -> None:
-        """A bug: where it is, without what was asked."""
+        """Log where a bug is, without the contents of the request."""
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{last.name}, {Path(last.filename).name}:{last.lineno}"
         self._console.warn(f"a request failed: {type(error).__name__} in {place}")

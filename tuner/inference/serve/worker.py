@@ -1,6 +1,6 @@
-"""The one thread that generates: adapters take turns on the base, and torch's generator is its own.
+"""The one thread that generates: adapters take turns on the base; only it uses torch's generator.
 
-Each request seeds the generator anew, so that what it draws depends on nothing that ran before.
+Each request seeds the generator, so that its samples depend on nothing that ran before.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class End:
-    """Nothing more comes; with an error, the answers are not complete."""
+    """The last event; with an error, the answers are not complete."""
 
     error: Refused | None = None
 
@@ -56,18 +56,18 @@ class Job:
     """A request for the worker.
 
     Attributes:
-        voice: who answers.
+        voice: the model that answers.
         prompts: token ids of each.
         max_new_tokens: longest answer in tokens; never beyond the context.
         temperature: 0 takes the likeliest token.
         top_p: as in `Inference.answer`.
-        seed: None draws one.
+        seed: None: a random one.
         words: texts that end an answer.
-        strip: whether spaces around an answer are dropped.
-        seconds: how long it may take, the wait included.
-        tell: given the events, in the worker's thread; `End` is the last and always comes.
-        dropped: set when nobody waits any more.
-        began: when it came, by the monotonic clock.
+        strip: whether to strip spaces around an answer.
+        seconds: how long it may take, queueing included.
+        tell: called with the events, in the worker's thread; `End` is the last and always comes.
+        dropped: set when the client is gone.
+        began: when it arrived, by the monotonic clock.
     """
 
     voice: Voice
@@ -85,16 +85,16 @@ class Job:
 
     @property
     def late(self) -> bool:
-        """Whether its time is over."""
+        """Return whether its time is over."""
         return time.monotonic() > self.began + self.seconds
 
 
 class Worker:
-    """Answers jobs in turn, in a thread of its own.
+    """Answers jobs in turn, in a separate thread.
 
     Args:
         model: answers; from `start` on, only this thread may use it.
-        failed: told of an error that nobody foresaw.
+        failed: called with an unexpected error.
     """
 
     def __init__(self, model: Inference, failed: Callable[[Exception], None]) -> None:
@@ -105,24 +105,24 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start to answer."""
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether jobs are answered."""
+        """Return whether jobs are answered."""
         return self._thread.is_alive()
 
     def submit(self, job: Job) -> None:
-        """Answer it when those before it are answered."""
+        """Queue a job."""
         self._jobs.put(job)
 
     def abandon(self) -> None:
-        """Give up on everything, after the token that is being computed."""
+        """Give up on everything, after the current token."""
         self._abandoned.set()
 
     def stop(self, seconds: float) -> None:
-        """End the thread when the jobs are answered, and wait so long for it."""
+        """End the thread when the jobs are answered, and wait this long for it."""
         self._jobs.put(None)
         self._thread.join(seconds)
 
@@ -150,7 +150,7 @@ class Worker:
         return None
 
     def _one(self, job: Job, number: int, prompt: list[int], ending: Ending) -> bool:
-        """Answer one prompt; whether the answer is complete."""
+        """Answer one prompt, and return whether the answer is complete."""
         self._model.use(job.voice.adapter)
         answer = self._model.answer(
             prompt,

@@ -1,4 +1,4 @@
-"""The files of an adapter: what they say, and whether they fit a base."""
+"""The files of an adapter: their configuration, and whether they fit a base."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tuner.model.heads import HEADS, Head
 from tuner.model.transformers_errors import told
 from tuner.record import manifest
 
-# Starts that move part of the base's weights into the adapter, which then fits no other base.
+# Initialisations that move part of the base's weights into the adapter, so it fits no other base.
 _MOVED_STARTS = ("pissa", "olora", "corda")
-WHOLE = "check that the folder is whole, and that base and adapter belong together"
+WHOLE = "check that the folder is complete, and that base and adapter belong together"
 
 
 def read(folder: Path, name: str) -> Any:
-    """peft's configuration of an adapter whose files may be opened.
+    """Return peft's configuration of an adapter whose files are safe to open.
 
     Raises:
         ModelError: there is no adapter, or it cannot be read.
@@ -29,9 +29,9 @@ def read(folder: Path, name: str) -> Any:
     """
     if not (folder / CONFIG).is_file():
         raise ModelError(
-            f"{folder} holds no adapter",
+            f"{folder} has no adapter",
             f"there is no {CONFIG}",
-            "name the folder that peft's save_pretrained wrote, or a run's folder",
+            "use the folder that peft's save_pretrained wrote, or a run's folder",
         )
     pickles = sorted(path for end in ("bin", "pt", "pth") for path in folder.glob(f"*.{end}"))
     if not (folder / WEIGHTS).is_file():
@@ -39,10 +39,10 @@ def read(folder: Path, name: str) -> Any:
             raise SafetyError(
                 f"the adapter '{name}' has only pickled weights",
                 f"{pickles[0]}: a pickle can run any code when it is opened",
-                "convert it to safetensors where you trust it, and use that folder",
+                "if you trust it, convert it to safetensors and use that folder",
             )
         raise ModelError(
-            f"the adapter '{name}' has no weights", f"{folder} holds no {WEIGHTS}", "copy it again"
+            f"the adapter '{name}' has no weights", f"{folder} has no {WEIGHTS}", "copy it again"
         )
     with told(f"the adapter '{name}' cannot be read", folder / CONFIG, WHOLE):
         return PeftConfig.from_pretrained(str(folder))
@@ -66,7 +66,7 @@ def check_kind(config: Any, head: Head, folder: Path, name: str) -> None:
     start = getattr(config, "init_lora_weights", None)
     bias = getattr(config, "bias", "none")
     if isinstance(start, str) and start.startswith(_MOVED_STARTS):
-        why = f"init_lora_weights {start}: its start was taken out of the base's weights"
+        why = f"init_lora_weights {start}: its initial values were taken out of the base's weights"
     elif bias != "none":
         why = f"bias {bias}: it replaces biases of the base"
     else:
@@ -88,15 +88,15 @@ def check_base(
     force: bool,
     warn: Callable[[str], None],
 ) -> None:
-    """Compare the base that an adapter was trained on with the one it is put on.
+    """Compare the base that an adapter was trained on with the one it is used on.
 
     Args:
         folder: the adapter's; its manifest names the base, and its files are checked with it.
         name: of the adapter.
-        base: name of what it is put on.
-        fingerprint: gives the sha256 of its weights; called where there is one to compare with.
+        base: name of the one it is used on.
+        fingerprint: returns the sha256 of its weights; called if there is one to compare with.
         force: only warn of another base.
-        warn: told what may be wrong.
+        warn: called with what may be wrong.
 
     Raises:
         ModelError: another base.
@@ -121,7 +121,7 @@ def check_base(
 
 
 def check_tensors(network: Any, folder: Path, name: str) -> None:
-    """Refuse tensors that match no module and modules without a tensor; peft only warns of them.
+    """Refuse tensors that match no module and modules without a tensor; peft only warns.
 
     Args:
         network: peft's model, with the adapter's weights.
@@ -145,9 +145,9 @@ def check_tensors(network: Any, folder: Path, name: str) -> None:
 
 
 def does_not_write(what: str, why: str) -> ModelError:
-    """The refusal of what tells classes or only reads."""
+    """Return the error for a model that does not generate text."""
     return ModelError(
-        f"{what} does not write text",
-        f"{why}; chat is for models that write",
+        f"{what} does not generate text",
+        f"{why}; chat is for models that generate text",
         "score a classifier with its recipe's held-out rows instead",
     )

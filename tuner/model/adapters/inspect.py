@@ -1,7 +1,7 @@
-"""What is in an adapter: method, parameters, size and rank of its updates, what never moved.
+"""Contents of an adapter: method, parameters, norm and rank of its updates, unmoved tensors.
 
-Only the adapter's own files are read, and of its base the embedding matrix alone, one part at a
-time. Nothing is written or fetched.
+Only the adapter's own files are read, and of its base only the embedding matrix, one part at a
+time. Nothing is written or downloaded.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _NUMBERS = ("r", "init_r", "lora_alpha", "alpha", "num_virtual_tokens", "num_lay
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Everything that can be told of an adapter, as JSON has it.
+    """Return everything known about an adapter, as in JSON.
 
     Args:
         path: a run folder, whose adapter/ is read, or an adapter's folder.
 
     Raises:
-        RecipeError: not a folder.
-        ModelError: it holds no adapter, or one of a type that peft does not know.
+        RecipeError: it is not a folder.
+        ModelError: it has no adapter, or one of a type that peft does not know.
         SafetyError: the adapter is a pickle.
         IntegrityError: a file of it is damaged.
     """
@@ -87,12 +87,12 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
-    """The adapter's folder, and the record of the run that wrote it; {} where there is none."""
+    """Return the adapter's folder, and the record of the run that wrote it, or {}."""
     if not path.is_dir():
         raise RecipeError(
             f"{path} is not a folder" if path.exists() else f"{path} does not exist",
             f"an adapter is a folder with {CONFIG} and its weights",
-            "name a run folder or an adapter's folder; `tuner runs list` shows the runs",
+            "use a run folder or an adapter's folder; `tuner runs list` shows the runs",
         )
     whole = (path / run_json.RUN).is_file() and not (path / CONFIG).is_file()
     folder = path / "adapter" if whole else path
@@ -101,7 +101,7 @@ def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
     if whole:
         run = run_json.read_record(owner)
     elif (owner / run_json.RUN).is_file() and path.resolve().name == "adapter":
-        # Somebody else's file of this name beside an adapter is no reason not to read the adapter.
+        # An unrelated file with this name next to the adapter must not prevent reading the adapter.
         with contextlib.suppress(IntegrityError):
             run = run_json.read_record(owner)
     if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
@@ -111,16 +111,16 @@ def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
         raise SafetyError(
             "the adapter is a pickle",
             f"{pickles[0]}: a pickle can run any code when it is opened",
-            f"convert it to {WEIGHTS} where you trust it, and inspect that folder",
+            f"if you trust it, convert it to {WEIGHTS} and inspect that folder",
         )
     kinds = [str(item.get("kind")) for item in run.get("artefacts") or []]
     missing = CONFIG if not (folder / CONFIG).is_file() else WEIGHTS
     raise ModelError(
-        f"{path} holds no adapter",
+        f"{path} has no adapter",
         f"the run is {run['status']}, its artefacts are: {', '.join(kinds) or 'none'}"
         if run
-        else f"{folder / missing} is not there",
-        "name a folder that save_pretrained wrote, or a run with adapter among its export.formats",
+        else f"{folder / missing} does not exist",
+        "use a folder that save_pretrained wrote, or a run with adapter among its export.formats",
     )
 
 
@@ -149,7 +149,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _seal(folder: Path, digest: str) -> tuple[dict[str, Any], list[str]]:
-    """What the manifest says of a sealed adapter, and what is no longer as it was sealed."""
+    """Return a sealed adapter's manifest entries, and what changed since it was sealed."""
     if not (folder / manifest.MANIFEST).is_file():
         return {}, []
     try:
@@ -172,7 +172,7 @@ def _doubts(
 ) -> list[str]:
     doubts = []
     if broken := [tensor.name for tensor in tensors if not tensor.finite]:
-        doubts.append(f"values that are not finite in {len(broken)} tensors: {_some(broken)}")
+        doubts.append(f"non-finite values in {len(broken)} tensors: {_some(broken)}")
     if single := updates.single_factors([tensor.name for tensor in tensors]):
         doubts.append(f"one factor of a low-rank update is missing: {_some(single)}")
     written = [item for item in run.get("artefacts") or [] if item.get("kind") == "adapter"]
@@ -186,7 +186,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _method(config: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
-    """As the run's recipe calls it, else by the adapter's configuration."""
+    """Return its name in the run's recipe, else by the adapter's configuration."""
     named = ((planned.get("values") or {}).get("method.name") or {}).get("value")
     if named:
         return str(named)
@@ -198,14 +198,14 @@ def _method(config: Mapping[str, Any], planned: Mapping[str, Any]) -> str:
 
 
 def _modules(tensors: Sequence[Tensor], num_layers: int | None) -> dict[str, Any]:
-    """Which modules the adapter changes."""
+    """Return which modules the adapter changes."""
     names = sorted({tensor.module for tensor in tensors if tensor.module})
     layers = {_layer_of(name) for name in names} - {ELSEWHERE}
     return {
         "count": len(names),
         "by_ending": dict(Counter(name.rpartition(".")[2] for name in names).most_common()),
         "in_layers": len(layers),
-        # Layers that are counted otherwise than they are named are better not counted.
+        # Where numbering and count of the layers differ, give no count.
         "of_layers": num_layers if num_layers and num_layers >= len(layers) else None,
     }
 
@@ -213,7 +213,7 @@ def _modules(tensors: Sequence[Tensor], num_layers: int | None) -> dict[str, Any
 def _layers(
     weights: Path, config: Mapping[str, Any], tensors: Sequence[Tensor], pairs: Sequence[Pair]
 ) -> list[dict[str, Any]]:
-    """One row a layer, in the order of their numbers; what lies in no layer comes last."""
+    """Return one row per layer, in order of number; what is in no layer comes last."""
     if config["peft_type"] == "PREFIX_TUNING":
         return updates.prefix_layers(weights, int(config.get("num_layers") or 0))
     factors = updates.factor_names([tensor.name for tensor in tensors])
@@ -236,7 +236,7 @@ def _layers(
 
 
 def _layer_of(module: str) -> str:
-    """The part of a module's name that ends with the first number."""
+    """Return the part of a module's name that ends with the first number."""
     parts = module.split(".")
     places = [place for place, part in enumerate(parts) if part.isdigit()]
     return ".".join(parts[: places[0] + 1]) if places else ELSEWHERE
@@ -248,7 +248,7 @@ def _order(layer: str) -> tuple[bool, str, int]:
 
 
 def _distinct(values: Iterable[float]) -> Any:
-    """The values without repetition: none, the one, or a sorted list."""
+    """Return the distinct values: None, the one, or a sorted list."""
     found = sorted(set(values))
     return found if len(found) > 1 else found[0] if found else None
 
@@ -259,5 +259,5 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _root(norms: Iterable[float]) -> float:
-    """The norm of several tensors together."""
+    """Return the norm of several tensors together."""
     return math.sqrt(sum(norm * norm for norm in norms))

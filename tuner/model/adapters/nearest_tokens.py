@@ -1,5 +1,5 @@
-"""The base of an adapter as far as it lies on this machine, and the vocabulary tokens that learned
-embeddings are nearest to."""
+"""The base of an adapter, if it is on this machine, and the vocabulary tokens that are nearest to
+learned embeddings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tuner.model.base import Base
 from tuner.recipe import aliases
 from tuner.recipe.schema import ModelSection
 
-# Their virtual tokens are embeddings; a prefix is keys and values, which no token has.
+# Their virtual tokens are embeddings; a prefix is keys and values, comparable to no token.
 EMBEDDING_TYPES = tuple(kind for kind in PROMPTS if kind != "PREFIX_TUNING")
 NEAREST = 3
 _EMBEDDINGS = (
@@ -33,11 +33,11 @@ _ROWS = 8192
 
 
 def find_base(name: str, run: Mapping[str, Any]) -> Base | None:
-    """The base of an adapter, where it lies ready on this machine: nothing is fetched or converted.
+    """Find the base of an adapter on this machine; nothing is downloaded or converted.
 
     Args:
-        name: as the adapter's configuration has it: an alias, a Hub id or a folder.
-        run: the record of the run, which knows the folder; {} without one.
+        name: from the adapter's configuration: an alias, a Hub id or a folder.
+        run: the record of the run, which has the folder; {} without one.
     """
     model = (run.get("plan") or {}).get("model") or {}
     places = [str(model.get("folder") or ""), _folder_of(name)]
@@ -52,7 +52,7 @@ def find_base(name: str, run: Mapping[str, Any]) -> Base | None:
 
 
 def _folder_of(name: str) -> str:
-    """The folder that a name stands for; "" where nothing of that name is here."""
+    """Return the folder of a base by its name; "" if it is not on this machine."""
     if name in aliases.ALIASES:
         return str(cache.cache_folder() / "bases" / name)
     if not name or Path(name).is_dir():
@@ -68,7 +68,7 @@ def _folder_of(name: str) -> str:
 def num_layers(
     base: Base | None, config: Mapping[str, Any], planned: Mapping[str, Any]
 ) -> int | None:
-    """Layers of the base, where the base itself, the adapter or the run's plan tell."""
+    """Return the number of layers, from the base, the adapter or the run's plan."""
     if base is not None:
         own = base.config
         if own.get("is_encoder_decoder"):
@@ -82,7 +82,7 @@ def num_layers(
 
 
 def virtual_tokens(weights: Path, config: Mapping[str, Any], base: Base | None) -> dict[str, Any]:
-    """Each learned embedding with its norm and its nearest vocabulary tokens, by cosine similarity.
+    """Return each learned embedding with its norm and nearest tokens, by cosine similarity.
 
     Args:
         weights: the adapter's safetensors file.
@@ -90,8 +90,8 @@ def virtual_tokens(weights: Path, config: Mapping[str, Any], base: Base | None) 
         base: None where it is not on this machine.
 
     Returns:
-        `virtual_tokens`, one entry each, and `not_compared`, why there are no nearest tokens; or
-        nothing for a method without embeddings. Of a multitask prompt it is the shared part.
+        `virtual_tokens`, one entry each, and `not_compared`, why there are no nearest tokens; empty
+        for a method without embeddings. For a multitask prompt it is the shared part.
     """
     if config["peft_type"] not in EMBEDDING_TYPES:
         return {}
@@ -109,7 +109,7 @@ def virtual_tokens(weights: Path, config: Mapping[str, Any], base: Base | None) 
         return {"virtual_tokens": entries, "not_compared": reason}
     place = _embedding(base)
     if place is None:
-        reason = f"no token embeddings are found in {base.folder}"
+        reason = f"no token embeddings found in {base.folder}"
         return {"virtual_tokens": entries, "not_compared": reason}
     if place[2] != learned.shape[1]:
         reason = f"the base has embeddings of size {place[2]}, the adapter of {learned.shape[1]}"
@@ -124,7 +124,7 @@ def virtual_tokens(weights: Path, config: Mapping[str, Any], base: Base | None) 
 
 
 def _embedding(base: Base) -> tuple[Path, str, int] | None:
-    """File, name and width of the matrix of token embeddings."""
+    """Return file, name and width of the token embedding matrix."""
     from safetensors import SafetensorError, safe_open
 
     for file in base.weight_files():
@@ -141,7 +141,7 @@ def _embedding(base: Base) -> tuple[Path, str, int] | None:
 
 
 def _compare(learned: Any, file: Path, name: str) -> list[list[tuple[int, float]]]:
-    """For each row of `learned` (tokens, size) the nearest rows of a stored matrix, best first."""
+    """Return for each row of `learned` (tokens, size) the nearest stored rows, best first."""
     import torch
     from safetensors import safe_open
 
@@ -165,7 +165,7 @@ def _compare(learned: Any, file: Path, name: str) -> list[list[tuple[int, float]
 
 
 def _names(base: Base) -> Any:
-    """From a token's id to its text; None where the base has no tokenizer."""
+    """Return a function from token id to text, or to None where the base has no tokenizer."""
     try:
         tokenizer = model_tokenizer.load_tokenizer(base)
     except TunerError:

@@ -1,4 +1,4 @@
-"""What the tensors of an adapter come to: the norm and the effective rank of its updates."""
+"""Norm and effective rank of an adapter's updates, from its tensors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from tuner.errors import IntegrityError, first_line
 
-# How the names of an adapter's own tensors begin, by peft's type; `tuner` writes these. What else
-# peft has is looked up in peft, whose import takes seconds.
+# Name prefixes of an adapter's own tensors, by peft's type, for types that `tuner` writes. Others
+# are looked up in peft, whose import takes seconds.
 _PREFIXES = {
     "LORA": "lora_",
     "ADALORA": "lora_",
@@ -32,12 +32,12 @@ _PREFIXES = {
     "P_TUNING": "p_tuning_",
     "MULTITASK_PROMPT_TUNING": "multitask_prompt_tuning_",
 }
-# Token embeddings that any method may train beside its own tensors.
+# Token embeddings that any method may train in addition to its own tensors.
 _ALWAYS = ("token_adapter", "trainable_tokens_")
 # What methods of virtual tokens store, (virtual tokens, size).
 PROMPTS = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING")
 PROMPT = "prompt_embeddings"
-# Where tensors lie that belong to no layer.
+# The layer name of tensors that belong to no layer.
 ELSEWHERE = "elsewhere"
 _FACTOR = re.compile(r"(.+)\.lora_(embedding_)?([ABE])(?:\.weight)?")
 
@@ -67,7 +67,7 @@ class Pair:
         scaling: the factor before the product.
         norm: Frobenius norm of the update; NaN where a factor is not finite.
         effective_rank: exp of the entropy of the normalised singular values; 0 for a zero update.
-            Of an update of several experts the mean over them.
+            For several experts the mean over them.
         experts: how many updates are stored in the pair.
     """
 
@@ -81,7 +81,7 @@ class Pair:
 
 
 def prefix_of(peft_type: str) -> str | None:
-    """How an adapter's own tensors are named; None where peft does not know the type."""
+    """Return the name prefix of an adapter's own tensors; None if peft does not know the type."""
     if peft_type in _PREFIXES:
         return _PREFIXES[peft_type]
     from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
@@ -91,7 +91,7 @@ def prefix_of(peft_type: str) -> str | None:
 
 
 def measure(weights: Path, config: Mapping[str, Any]) -> tuple[list[Tensor], list[Pair]]:
-    """Every tensor of an adapter and every low-rank update in it.
+    """Measure every tensor of an adapter and every low-rank update in it.
 
     Args:
         weights: the safetensors file; its tensors are read one by one.
@@ -125,7 +125,7 @@ def measure(weights: Path, config: Mapping[str, Any]) -> tuple[list[Tensor], lis
 
 def _check(peft_type: str, tensors: Mapping[str, Tensor]) -> None:
     if not tensors:
-        raise ValueError("it holds no tensor")
+        raise ValueError("it has no tensors")
     if peft_type in PROMPTS and PROMPT not in tensors:
         raise ValueError(f"it has no {PROMPT}")
     if peft_type in PROMPTS and len(tensors[PROMPT].shape) != 2:
@@ -154,19 +154,19 @@ def _tensor(name: str, values: Any, prefixes: Sequence[str]) -> Tensor:
 
 
 def factor_names(names: Iterable[str]) -> set[str]:
-    """The names among those of an adapter's tensors that are factors of a whole pair."""
+    """Return which of an adapter's tensor names are factors of a complete pair."""
     pairs = _factors(names).values()
     return {name for pair in pairs if {"A", "B"} <= pair.keys() for name in pair.values()}
 
 
 def single_factors(names: Iterable[str]) -> list[str]:
-    """The names of factors whose other one is not there."""
+    """Return the names of factors whose counterpart is missing."""
     pairs = _factors(names).values()
     return [name for pair in pairs if not {"A", "B"} <= pair.keys() for name in pair.values()]
 
 
 def prefix_layers(weights: Path, num_layers: int) -> list[dict[str, Any]]:
-    """One row a layer of a prefix, stored as (virtual tokens, layers x 2 x size)."""
+    """Return one row per layer of a prefix, stored as (virtual tokens, layers x 2 x size)."""
     import torch
     from safetensors import safe_open
 
@@ -187,7 +187,7 @@ def prefix_layers(weights: Path, num_layers: int) -> list[dict[str, Any]]:
 
 
 def _factors(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The names of the factors A, B and (AdaLoRA) E of each low-rank update."""
+    """Return the names of the factors A, B and (AdaLoRA) E of each low-rank update."""
     found: dict[str, dict[str, str]] = {}
     for name in names:
         if match := _FACTOR.fullmatch(name):
@@ -209,7 +209,7 @@ def _pair(key: str, module: str, config: Mapping[str, Any], factors: Mapping[str
     parents = [str(name).rpartition(".")[0] for name in config.get("target_parameters") or ()]
     own = int(config.get("r") or 0)
     if own and len(first) % own == 0 and any(part and module.endswith(part) for part in parents):
-        # peft stores the factors of all experts as one: A expert by expert, B rank by rank.
+        # peft stores the factors of all experts as one tensor: A expert by expert, B rank by rank.
         experts = max(len(first) // own, 1)
     rank, scaling = _scaling(module, config, first.shape[0] // experts)
     name = key.removeprefix("base_model.model.")
@@ -225,7 +225,7 @@ def _pair(key: str, module: str, config: Mapping[str, Any], factors: Mapping[str
 
 
 def _scaling(module: str, config: Mapping[str, Any], rank: int) -> tuple[int, float]:
-    """Rank of a module's update and the factor before it, as peft has them."""
+    """Return rank and scaling of a module's update, as peft computes them."""
     alpha = float(config.get("lora_alpha") or 0)
     if config["peft_type"] == "ADALORA":
         # Divided by the rank at the start, however many ranks are left.
@@ -239,7 +239,7 @@ def _scaling(module: str, config: Mapping[str, Any], rank: int) -> tuple[int, fl
 
 
 def effective_rank(singular_values: Any) -> Any:
-    """exp of the entropy of the normalised singular values, after Roy & Vetterli 2007.
+    """Return exp of the entropy of the normalised singular values (Roy & Vetterli 2007).
 
     Args:
         singular_values: a float tensor (..., rank).
@@ -256,7 +256,7 @@ def effective_rank(singular_values: Any) -> Any:
 
 
 def product_singular_values(first: Any, second: Any) -> Any:
-    """Singular values (..., rank) of second @ first without forming it, from the QR factors.
+    """Return the singular values (..., rank) of second @ first, from QR factors, not the product.
 
     Args:
         first: A, a tensor (..., rank, inputs).

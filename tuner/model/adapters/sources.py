@@ -1,4 +1,4 @@
-"""What a recipe takes from an earlier run: the adapter it starts from, the models that judge."""
+"""What a recipe takes from an earlier run: the adapter it starts from, the reward models."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ RECIPES = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class Source:
-    """An adapter or a whole model that an earlier run left, or that somebody else made.
+    """An adapter or a whole model, written by an earlier run or made elsewhere.
 
     Attributes:
         name: as the recipe names it.
-        folder: of the adapter or the model; where it will stand, if `planned`.
-        section: its base, as in a recipe; None where nothing says which it is.
-        start: where a relative path of that base starts.
+        folder: of the adapter or the model; where it will be, if `planned`.
+        section: its base, as in a recipe; None if unknown.
+        start: the folder that a relative path of that base starts from.
         method: the method of its run, where it comes from a run.
-        whole: whether it is a whole model, no adapter.
+        whole: whether it is a whole model, not an adapter.
         planned: an earlier stage of the same command will write it.
     """
 
@@ -45,7 +45,7 @@ class Source:
     planned: bool = False
 
     def fingerprint(self) -> str | None:
-        """sha256 of the weights of the base it was made for, by its manifest.
+        """Return the sha256 of the weights of the base it was made for, by its manifest.
 
         Raises:
             IntegrityError: a file is not the one that was sealed.
@@ -56,17 +56,17 @@ class Source:
         return str(found) if found else None
 
     def digest(self) -> str:
-        """sha256 over its weights and their names."""
+        """Return the sha256 over its weights and their names."""
         digest = hashlib.sha256()
         for file in sorted(self.folder.glob("*.safetensors")):
             digest.update(f"{file.name}\n{sha256_file(file)}\n".encode())
         return digest.hexdigest()
 
     def base(self, other: Base) -> Base:
-        """Its base; `other` where nothing says which it is.
+        """Return its base; `other` if its base is unknown.
 
         Raises:
-            ModelError: the base is not there.
+            ModelError: the base was not found.
         """
         if self.whole:
             trusted = self.section is not None and self.section.trust_remote_code
@@ -78,15 +78,15 @@ class Source:
 
 
 def find(name: str, folder: Path, key: str) -> Source:
-    """The run, adapter or model of this name.
+    """Find the run, adapter or model with this name.
 
     Args:
         name: a path.
-        folder: where a relative path starts, before the current directory.
-        key: of the recipe, for messages.
+        folder: the folder to look in before the current directory.
+        key: the recipe's key, for messages.
 
     Raises:
-        RecipeError: nothing is there, or it is a run that left nothing.
+        RecipeError: nothing was found, or it is an unfinished run.
     """
     places = dict.fromkeys(
         path.resolve() for path in (folder / Path(name).expanduser(), Path(name).expanduser())
@@ -105,12 +105,12 @@ def find(name: str, folder: Path, key: str) -> Source:
     raise RecipeError(
         f"{key}: there is no run, adapter or model {name}",
         f"looked in {' and '.join(map(str, places))}",
-        f"name a run folder, or the folder of an adapter or a model{recipe}",
+        f"use a run folder, or the folder of an adapter or a model{recipe}",
     )
 
 
 def planned(name: str, stage: LoadedRecipe, output: Path) -> Source:
-    """What a stage that is not finished yet will leave."""
+    """Return what a stage that is not finished yet will write."""
     recipe = stage.recipe
     return Source(
         name,
@@ -148,7 +148,7 @@ def _of_run(path: Path, name: str, key: str) -> Source:
             folder = (path / kind).resolve()
             return Source(name, folder, section, path, method, whole)
     raise ModelError(
-        f"{key}: the run {name} left no model",
-        f"{path} holds neither adapter/ nor merged/",
+        f"{key}: the run {name} wrote no model",
+        f"{path} has neither adapter/ nor merged/",
         "run it again with export.formats: adapter",
     )

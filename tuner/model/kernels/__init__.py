@@ -1,1 +1,1 @@
-"""Layers and functions that take the place of slower ones."""
+"""Layers and functions that replace slower ones."""

@@ -3,9 +3,10 @@
 A micro-batch of rows is packed into one sequence without padding. The linear layers run over all
 its tokens at once; attention runs per row, each with PyTorch's fused causal kernel (trained on a
 CPU as in `row_attention`, on a GPU with one call of its FlashAttention for rows of different
-lengths), so a row's attention is bit for bit what it is alone, and no mask is ever built. In the
-linear layers a neighbour's tokens are further rows of a matrix product: what they are changes no
-bit of a row's result; how many they are can choose another kernel, which sums in another order.
+lengths), so a row's attention is bit for bit the same as without other rows, and no mask is ever
+built. In the linear layers other rows' tokens are more rows of a matrix product: their content
+changes no bit of a row's result; their number may select another kernel, with another summation
+order.
 Boundaries come from `cu_seq_lens_q`, the argument that transformers passes through to
 FlashAttention's varlen kernels.
 """
@@ -42,7 +43,7 @@ def _attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each row of a packed sequence.
+    """Compute causal attention within each row of a packed sequence.
 
     Args:
         query: (1, heads, tokens, head_dim); key and value: (1, key_value_heads, tokens, head_dim).
@@ -51,8 +52,8 @@ def _attend(
     Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries;
     `row_masks`, for each row None (causal) or a (tokens, tokens) matrix of who sees whom;
     `row_prefix`, for each layer keys and values (1, key_value_heads, virtual tokens, head_dim) that
-    stand before every row and that all its tokens see; and `shared_prefix`, how many tokens of the
-    first row the others begin with, too. These attend as if they stood in each row, so that a row's
+    come before every row and that all its tokens see; and `shared_prefix`, how many tokens of the
+    first row the others also begin with. These attend as if each row had them, so that a row's
     result does not depend on sharing.
 
     Returns:
@@ -92,11 +93,11 @@ def _one_by_one(
     window: int | None,
     dropout: float,
 ) -> list[torch.Tensor]:
-    """Attention of each row by a kernel call of its own.
+    """Compute the attention of each row in a separate kernel call.
 
     Args:
         parts: queries, keys and values, each row (1, heads, tokens, head_dim).
-        masks: who sees whom in each row; None: every token what stands before it.
+        masks: who sees whom in each row; None: every token sees those before it.
         prefix: keys and values that all rows see.
     """
     before = 0 if prefix is None else prefix[0].shape[2]
@@ -121,7 +122,7 @@ def _one_by_one(
 
 
 def _has_varlen(query: torch.Tensor) -> bool:
-    """Whether torch's own FlashAttention over rows of different lengths can take these."""
+    """Return whether torch's FlashAttention for rows of different lengths supports these."""
     if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
         return False
     present = importlib.util.find_spec("torch.nn.attention.varlen") is not None
@@ -132,7 +133,7 @@ def _has_varlen(query: torch.Tensor) -> bool:
 def _varlen(
     parts: list[list[torch.Tensor]], scaling: float | None, window: int | None
 ) -> list[torch.Tensor]:
-    """Causal attention of all rows by one kernel call; arguments as `_one_by_one`."""
+    """Compute causal attention of all rows in one kernel call; arguments as `_one_by_one`."""
     from torch.nn.attention.varlen import varlen_attn
 
     lengths = [row.shape[2] for row in parts[0]]
@@ -147,7 +148,7 @@ def _varlen(
         max(lengths),
         max(lengths),
         scale=scaling,
-        # A window of n tokens is oneself and the n - 1 before.
+        # A window of n tokens is the token and the n - 1 before it.
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
@@ -157,7 +158,7 @@ def _varlen(
 def _seen(
     length: int, before: int, window: int | None, mask: torch.Tensor | None, device: torch.device
 ) -> torch.Tensor | None:
-    """(length, before + length), true where a token sees another; None: the causal kernel does."""
+    """Return (length, before + length), true where a token sees another; None: plain causal."""
     if mask is not None:
         return functional.pad(mask, (before, 0), value=True)
     if not before and (window is None or length <= window):
@@ -169,7 +170,7 @@ def _seen(
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """No mask where transformers recognised packed rows, since `_attend` splits them; else SDPA's.
+    """Return None for rows that transformers recognised as packed (see `_attend`), else SDPA's.
 
     transformers forbids the causal shortcut exactly when the position ids restart within a row.
     """

@@ -1,8 +1,8 @@
 """Cross-entropy over a large vocabulary without copies of the logits.
 
-PyTorch's function keeps the log-probabilities beside the logits and makes two more matrices of that
-size on the way back. Here the gradient, softmax minus one at the target, is written over the logits
-themselves, a few rows at a time, as Liger (Hsu et al. 2024) does it on GPUs.
+PyTorch's function keeps the log-probabilities next to the logits and makes two more matrices of
+that size in backward. Here the gradient, softmax minus one at the target, is written over the
+logits themselves, a few rows at a time, as Liger (Hsu et al. 2024) does it on GPUs.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _CHUNK = 64
 def cross_entropies(
     logits: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
-    """(positions,) float32: each target's, 0 for those that are ignored.
+    """Return each target's cross-entropy, (positions,) float32, 0 where ignored.
 
     Args:
         logits: (positions, vocabulary) of any type, computed with in float32; no longer readable
             after a backward pass.
-        targets: (positions,), `IGNORED` where there is none.
-        temperature: by which the logits are divided.
+        targets: (positions,), `IGNORED` where there is no target.
+        temperature: divides the logits.
     """
     apply: Any = _CrossEntropies.apply
     result: torch.Tensor = apply(logits, targets, temperature)
@@ -66,17 +66,17 @@ class _CrossEntropies(torch.autograd.Function):
 
 
 def exp_(values: torch.Tensor) -> torch.Tensor:
-    """exp in place, as exp2: PyTorch's exp of float32 goes through MKL's library, which takes three
-    times as long on AMD's processors."""
+    """Compute exp in place, as exp2: PyTorch's exp of float32 uses MKL, which takes three times as
+    long on AMD's processors."""
     return values.mul_(math.log2(math.e)).exp2_()
 
 
 def entropies(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """(positions,) float32: of the distribution over the vocabulary at each position.
+    """Return the entropy over the vocabulary at each position, (positions,) float32.
 
     Args:
         logits: (positions, vocabulary) of any type.
-        temperature: by which they are divided.
+        temperature: divides them.
     """
     known = (_scaled(part, temperature).log_softmax(dim=1) for part in logits.split(_CHUNK))
     found = [-(part.exp() * part).sum(dim=1) for part in known]
@@ -84,7 +84,7 @@ def entropies(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
 
 
 def _normaliser(logits: torch.Tensor) -> torch.Tensor:
-    """(rows,) the logarithm of the sum of exp(logits), float32 of (rows, vocabulary)."""
+    """Return the log-sum-exp of (rows, vocabulary) as (rows,) float32."""
     most = logits.amax(dim=1)
     return most + exp_(logits - most[:, None]).sum(dim=1).log_()
 

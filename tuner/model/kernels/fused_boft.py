@@ -1,9 +1,9 @@
-"""BOFT's rotation without what peft multiplies by for nothing.
+"""BOFT's rotation without peft's products that change nothing.
 
 With one butterfly factor a layer's input is rotated block by block. peft makes a whole matrix of
-the blocks, multiplies it by two permutations and a unit matrix, all of which change nothing, and
-does so again in every forward pass: on a CPU nearly all of the time of a step. Here a training step
-rotates the blocks alone, and where weights do not change the matrix is made once.
+the blocks, multiplies it by two permutations and an identity matrix, none of which changes
+anything, and does so in every forward pass: nearly all of a step's time on a CPU. Here a training
+step rotates only the blocks, and where weights do not change the matrix is computed once.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tuner.model.kernels.replace import replace
 
 
 def hold(model: torch.nn.Module) -> int:
-    """Have BOFT layers that are not trained make their rotation once; how many there are."""
+    """Make BOFT layers that are not trained compute their rotation once; return their number."""
     return replace(model, _fits, _held)
 
 
 def put(model: torch.nn.Module) -> int:
-    """Replace the BOFT layers of a model that is trained; how many there were."""
+    """Replace the BOFT layers of a model that is trained; return their number."""
     return replace(model, lambda module: _fits(module) and _one_factor(module), _fused)
 
 
@@ -47,12 +47,12 @@ def _fused(module: Any) -> Any:
 
 
 class HeldBoft(Linear):
-    """peft's layer, which keeps peft's own rotation for as long as its weights are the same."""
+    """peft's layer, which caches its rotation while its weights are the same."""
 
     held: tuple[Any, torch.Tensor] | None = None
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """x (..., inputs) to (..., outputs)."""
+        """Map x (..., inputs) to (..., outputs)."""
         plain = self.disable_adapters or self.merged or len(self.active_adapters) != 1
         if plain or torch.is_grad_enabled():
             self.held = None
@@ -69,7 +69,7 @@ class HeldBoft(Linear):
         return self.held[1]
 
     def _scaled(self, rotated: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """What comes of a rotated input; the bias is not scaled."""
+        """Return the output for a rotated input; the bias is not scaled."""
         result: torch.Tensor = self.base_layer(rotated, *args, **kwargs)
         scale = self.boft_s[self.active_adapters[0]].squeeze(-1)
         bias = cast("torch.Tensor | None", self.base_layer.bias)
@@ -81,21 +81,21 @@ class FusedBoft(HeldBoft):
     """A layer with one butterfly factor that is trained."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """x (..., inputs) to (..., outputs)."""
+        """Map x (..., inputs) to (..., outputs)."""
         if self.disable_adapters or self.merged or not torch.is_grad_enabled():
             return super().forward(x, *args, **kwargs)
         self.held = None
         (name,) = self.active_adapters
         blocks = self.boft_dropout[name](self._blocks(name)[None])[0].to(x)
-        # A product for each block over all places of x.
+        # A product for each block over all positions of x.
         parts = x.reshape(-1, *blocks.shape[:2]).transpose(0, 1)
         return self._scaled((parts @ blocks).transpose(0, 1).reshape(x.shape), *args, **kwargs)
 
     def get_delta_weight(self, adapter: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """As peft's: the rotation (inputs, inputs) and the scale of each output."""
+        """Return, as peft does, the rotation (inputs, inputs) and the scale of each output."""
         return torch.block_diag(*self._blocks(adapter)), self.boft_s[adapter]
 
     def _blocks(self, adapter: str) -> torch.Tensor:
-        """The rotated blocks, (blocks, size, size)."""
+        """Return the rotated blocks, (blocks, size, size)."""
         made: torch.Tensor = self.cayley_batch(self.boft_R[adapter][0])  # type: ignore[no-untyped-call]
         return made

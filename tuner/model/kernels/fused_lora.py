@@ -1,10 +1,10 @@
 """LoRA on a linear layer as one autograd function: no temporaries, nothing saved twice.
 
 peft computes x W^T, x A^T, that times B^T, its scaling and the sum as five operations, each with a
-result as large as the layer's. Here the update is added into the layer's result in place, and so is
-its gradient; of the forward pass only x and x A^T are kept. The module is peft's own with another
-forward pass for training, put in place through peft's registry of custom modules; whatever it is
-not made for, and every pass without gradients, is left to peft.
+result as large as the layer's. Here the update is added to the layer's result in place, and so is
+its gradient; only x and x A^T are kept from the forward pass. The module is peft's own with another
+forward pass for training, registered as a custom module of peft; unsupported cases, and every pass
+without gradients, are left to peft.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 def register(config: Any) -> None:
-    """Have peft build fused modules where `config`, a LoraConfig, meets plain linear layers."""
+    """Make peft build fused modules for plain linear layers with `config`, a LoraConfig."""
     config._register_custom_module({torch.nn.Linear: _dispatch})
 
 
 def _dispatch(target: torch.nn.Module, adapter_name: str, config: Any, **kwargs: Any) -> Any:
-    """The fused module, or None where peft is to go on looking: quantized layers, experts."""
+    """Return the fused module, or None for layers left to peft: quantized ones, experts."""
     weight = getattr(target, "weight", None)
     if type(target) is not torch.nn.Linear or kwargs.get("parameter_name") is not None:
         return None
@@ -37,7 +37,7 @@ class FusedLinear(Linear):
     """peft's LoRA module for a linear layer, fused where gradients are wanted."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """x (..., inputs) to (..., outputs)."""
+        """Map x (..., inputs) to (..., outputs)."""
         operands = None if args or kwargs else self.operands(x)
         if operands is None:
             result: torch.Tensor = super().forward(x, *args, **kwargs)
@@ -52,7 +52,7 @@ class FusedLinear(Linear):
         return float(self.scaling[self.active_adapters[0]])
 
     def operands(self, x: torch.Tensor) -> tuple[Any, ...] | None:
-        """x, weight, bias, A and B in the one type they are computed in; None: not for us."""
+        """Return x, weight, bias, A and B in the compute type; None: not supported here."""
         active = self.active_adapters
         if not torch.is_grad_enabled() or self.disable_adapters or self.merged or len(active) != 1:
             return None
@@ -61,7 +61,7 @@ class FusedLinear(Linear):
             return None
         if not isinstance(self.lora_dropout[name], torch.nn.Identity):
             return None
-        # DeepSpeed gathers a sharded weight when its own module is called, which it is not here.
+        # DeepSpeed gathers a sharded weight when its module is called, which does not happen here.
         if base.weight.requires_grad or hasattr(base.weight, "ds_id"):
             return None
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
@@ -82,7 +82,7 @@ def add_update(
     b: torch.Tensor,
     scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The layer's result for rows (tokens, inputs), and rows A^T (tokens, rank)."""
+    """Return the layer's result for rows (tokens, inputs), and rows A^T (tokens, rank)."""
     low = rows @ a.T
     return functional.linear(rows, weight, bias).addmm_(low, b.T, alpha=scale), low
 
@@ -95,7 +95,7 @@ def low_rank_gradients(
     scale: float,
     wanted_b: bool,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
-    """Gradients of A (none without rows), of B where wanted, and of rows A^T."""
+    """Return the gradients of A (None without rows), of B if wanted, and of rows A^T."""
     dlow = (dy @ b).mul_(scale)
     da = None if rows is None else dlow.T @ rows
     db = (dy.T @ low).mul_(scale) if wanted_b else None
@@ -115,7 +115,7 @@ class _FusedLora(torch.autograd.Function):
         b: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
-        """x (..., inputs), weight (outputs, inputs), a (rank, inputs), b (outputs, rank)."""
+        """Take x (..., inputs), weight (outputs, inputs), a (rank, inputs), b (outputs, rank)."""
         with torch.autocast(x.device.type, enabled=False):
             result, low = add_update(x.reshape(-1, x.shape[-1]), weight, bias, a, b, scale)
         ctx.save_for_backward(x, low, weight, a, b)
@@ -124,7 +124,7 @@ class _FusedLora(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Gradients of x, a and b where they are needed."""
+        """Return the gradients of x, a and b if needed."""
         x, low, weight, a, b = ctx.saved_tensors
         wanted_x, _, _, wanted_a, wanted_b, _ = ctx.needs_input_grad
         with torch.autocast(x.device.type, enabled=False):

@@ -1,8 +1,8 @@
-"""The gated MLP of Llama's family in front of a fused LoRA layer, without keeping what it can redo.
+"""The gated MLP of Llama's family before a fused LoRA layer, recomputing what is cheap.
 
 transformers computes down(silu(gate) * up), and autograd keeps all four matrices of the inner size.
-Here gate and up are kept; their product, cheap beside the matrix products, is made again on the way
-back, as Unsloth does it on GPUs. The arithmetic is that of transformers' module.
+Here gate and up are kept; their product, cheap compared with the matrix products, is recomputed in
+backward, as Unsloth does it on GPUs. The arithmetic is that of transformers' module.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CHUNK = 128
 
 
 def put(model: torch.nn.Module) -> int:
-    """Replace the MLPs whose last layer is a fused LoRA layer; how many there were."""
+    """Replace the MLPs whose last layer is a fused LoRA layer; return their number."""
     return replace(model, _fits, FusedMlp)
 
 
@@ -43,7 +43,7 @@ class FusedMlp(torch.nn.Module):
         self.train(mlp.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., hidden) to the same shape."""
+        """Map x (..., hidden) to the same shape."""
         gate, up = self.gate_proj(x), self.up_proj(x)
         down = self.down_proj
         # After merging it is a plain layer.
@@ -70,7 +70,7 @@ class _SwigluLora(torch.autograd.Function):
         b: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
-        """gate and up (..., inner), weight (outputs, inner), a (rank, inner), b (outputs, rank)."""
+        """Take gate and up (..., inner), weight (outputs, inner), a (rank, inner), b."""
         with torch.autocast(gate.device.type, enabled=False):
             product = _product(gate, up)
             result, low = add_update(product, weight, bias, a, b, scale)
@@ -99,7 +99,7 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _product(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """silu(gate) * up as (rows, inner)."""
+    """Return silu(gate) * up as (rows, inner)."""
     product = torch.empty_like(_flat(gate))
     for into, left, right in zip(
         product.split(_CHUNK), _flat(gate).split(_CHUNK), _flat(up).split(_CHUNK), strict=True
@@ -111,7 +111,7 @@ def _product(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 def _gradients(
     gate: torch.Tensor, up: torch.Tensor, dproduct: torch.Tensor, dlow: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of gate, of up (written over the product's) and of A."""
+    """Return the gradients of gate, of up (written over the product's) and of A."""
     dgate = torch.empty_like(_flat(gate))
     da = torch.zeros(dlow.shape[-1], gate.shape[-1], device=gate.device)
     for into, left, right, given, low in zip(

@@ -1,8 +1,8 @@
 """RMSNorm whose weight is frozen as one autograd function, bit for bit transformers' forward pass.
 
-Autograd differentiates transformers' six operations one by one, over matrices of which it keeps a
-float32 copy in any type. Here the input is kept as it is, and the gradient is that of the formula
-(Zhang and Sennrich 2019) in one pass.
+Autograd differentiates transformers' six operations one by one and keeps float32 copies of their
+matrices whatever the type. Here the input is kept in its type, and the gradient is computed from
+the formula (Zhang and Sennrich 2019) in one pass.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 def put(model: torch.nn.Module) -> int:
-    """Replace the norms whose weight is not trained; how many there were."""
+    """Replace the norms whose weight is not trained; return their number."""
     return replace(model, _fits, FusedNorm)
 
 
@@ -37,7 +37,7 @@ class FusedNorm(torch.nn.Module):
         self.train(norm.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (..., hidden) to the same shape."""
+        """Map x (..., hidden) to the same shape."""
         wanted = torch.is_grad_enabled() and x.requires_grad and not self.weight.requires_grad
         if not wanted or x.dtype not in _DTYPES or self.weight.dtype != x.dtype:
             result: torch.Tensor = self._plain(self, x)
@@ -50,7 +50,7 @@ class FusedNorm(torch.nn.Module):
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-        """x (..., hidden), weight (hidden,)."""
+        """Take x (..., hidden), weight (hidden,)."""
         exact = x.float()
         factor = torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, factor)
@@ -60,7 +60,7 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         x, weight, factor = ctx.saved_tensors
         exact, dnormed = x.float(), (gradients[0] * weight).float()
-        # What moves along x moves the factor, too.
+        # A change along x also changes the factor.
         along = (dnormed * exact).sum(-1, keepdim=True)
         along = along.mul_(factor.pow(3)).div_(-x.shape[-1])
         return dnormed.mul_(factor).addcmul_(exact, along).to(x.dtype), None, None

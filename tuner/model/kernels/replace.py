@@ -1,4 +1,4 @@
-"""Where fused modules stand for those of a model."""
+"""Replacing modules of a model by fused ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def replace(model: Any, fits: Callable[[Any], bool], fused: Callable[[Any], Any]) -> int:
-    """Put `fused(module)` in the place of every module that fits; how many there were."""
+    """Replace every module that fits by `fused(module)`; return their number."""
     count = 0
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):

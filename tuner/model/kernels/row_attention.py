@@ -15,13 +15,13 @@ from torch.autograd.function import once_differentiable
 
 from tuner.model.kernels.cross_entropy import exp_
 
-# Queries worked on together: fewer see fewer keys in vain, more make larger products.
+# Queries per block: small ones waste less work on masked keys, large ones make larger products.
 _QUERIES = 64
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def fits(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
-    """Whether gradients are wanted, and of what the kernel can take: (1, heads, tokens, size)."""
+    """Return whether gradients are wanted and the kernel supports (1, heads, tokens, size)."""
     parts = (query, key, value)
     wanted = torch.is_grad_enabled() and any(part.requires_grad for part in parts)
     plain = all(part.device.type == "cpu" and part.dtype in _DTYPES for part in parts)
@@ -37,12 +37,12 @@ def attend(
     shared: int,
     scaling: float | None,
 ) -> torch.Tensor:
-    """Every token sees its own row up to itself.
+    """Compute causal attention within each row.
 
     Args:
         query: (1, heads, tokens, size); key and value: (1, key_value_heads, tokens, size).
         lengths: tokens of each row.
-        shared: the first row's first tokens, which the other rows begin with, too.
+        shared: how many tokens of the first row the other rows also begin with.
         scaling: of the scores; None: 1 / sqrt(size).
 
     Returns:
@@ -55,11 +55,11 @@ def attend(
 
 
 def rows_of(packed: torch.Tensor, lengths: list[int], shared: int) -> list[torch.Tensor]:
-    """(1, heads, tokens, size) of each row, with what it shares with the first."""
+    """Return (1, heads, tokens, size) of each row, with the tokens it shares with the first."""
     rows = list(packed.split(lengths, dim=2))
     if shared:
         first = rows[0][:, :, :shared]
-        # A copy of the first row, too: a view of it would keep all that was packed.
+        # Copy the first row, too: a view of it would keep the whole packed tensor.
         rows = [rows[0].clone(), *(torch.cat([first, row], dim=2) for row in rows[1:])]
     return rows
 
@@ -78,7 +78,7 @@ class _Rows(torch.autograd.Function):
         heads, tokens, size = query.shape[1:]
         groups = heads // key.shape[1]
         result = query.new_empty(1, tokens, heads, size)
-        # The logarithm of what each query's softmax was divided by.
+        # The logarithm of each query's softmax denominator.
         norms = torch.empty(heads, tokens)
         start = 0
         parts = (rows_of(part, lengths, shared) for part in (query, key, value))
@@ -102,7 +102,7 @@ class _Rows(torch.autograd.Function):
         # (heads, tokens, size) each.
         dresult, result = (part[0].transpose(0, 1) for part in (gradients[0], result))
         dquery = torch.empty_like(query)
-        # What rows share has gradients from all of them: summed first, rounded then.
+        # Shared tokens have gradients from all rows: sum first, then round.
         dkey, dvalue = (torch.zeros_like(part, dtype=torch.float32) for part in (key, value))
         start = 0
         for number, length in enumerate(ctx.lengths):
@@ -120,7 +120,7 @@ class _Rows(torch.autograd.Function):
 
 
 def _with_first(part: torch.Tensor, start: int, end: int, before: int) -> torch.Tensor:
-    """Keys or values that a row sees, (key_value_heads, tokens, size) in float32."""
+    """Return keys or values that a row sees, (key_value_heads, tokens, size) in float32."""
     row = part[:, start:end]
     return (torch.cat([part[:, :before], row], dim=1) if before else row).float().contiguous()
 
@@ -134,25 +134,25 @@ def _row_backward(
     result: torch.Tensor,
     norms: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of one row's queries, keys and values, in float32.
+    """Return the gradients of one row's queries, keys and values, in float32.
 
     Args:
         scale: of the scores.
-        key: (key_value_heads, seen, size), and so is value.
-        query: (heads, tokens, size), and so are dresult and result: the last tokens of the seen.
+        key: (key_value_heads, seen, size), like value.
+        query: (heads, tokens, size), like dresult and result: the last of the seen tokens.
         norms: (heads, tokens).
     """
     shared, seen, size = key.shape
     heads, tokens = norms.shape
     query, dresult = query.float(), dresult.float()
-    # Softmax's backward subtracts dP . P, which is the same sum over the fewer numbers of a head.
+    # Softmax's backward subtracts dP . P, which equals this sum over the head dimension.
     inner = (dresult * result.float()).sum(-1)
     dquery = torch.empty(heads, tokens, size)
     dkey, dvalue = torch.zeros_like(key), torch.zeros_like(value)
     for first in range(0, tokens, _QUERIES):
         last = min(first + _QUERIES, tokens)
         count, until = last - first, seen - tokens + last
-        # Heads that share keys stand below each other.
+        # Heads that share keys are stacked.
         q, dy, norm, dot = (
             part[:, first:last].reshape(shared, heads // shared * count, -1)
             for part in (query, dresult, norms, inner)

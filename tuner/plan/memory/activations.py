@@ -1,8 +1,8 @@
-"""What a forward pass keeps for the way back, in numbers a token, from config and module names.
+"""What a forward pass keeps for backward, in numbers per token, from config and module names.
 
 Counted for Llama's family (Llama, Mistral, Qwen 2 and 3) as its layers, `attention`, `fused_lora`,
-`fused_mlp` and `fused_norm` compute; tests hold it to what autograd saves. For other families and
-methods it is an approximation by the same sizes.
+`fused_mlp` and `fused_norm` compute; tests compare it with what autograd saves. For other families
+and methods it is an approximation by the same sizes.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class Kept:
 
     Attributes:
         token: of each token that is computed, all layers together.
-        exact: the same of those that are float32 in any type.
-        place: of each token as attention sees it: rows that share their first tokens each have
-            them there.
-        attended: instead of these, of each token that is computed, by `row_attention` on a CPU.
+        exact: the same for numbers that are float32 in any type.
+        place: of each token as attention sees it: rows that share their first tokens each count
+            them.
+        attended: instead of `place` with `row_attention` on a CPU, of each token that is computed.
         boundary: what recomputation keeps of a token, all layers together.
-        layers: layers that a gradient passes.
+        layers: layers that a gradient passes through.
         passing: of a token while one layer is computed backward.
         low: ranks of all LoRA modules together; 0: there are none.
-        virtual: tokens that stand before every row.
-        computed: whether these go through the layers, or are keys and values of each alone.
+        virtual: tokens before every row.
+        computed: whether these go through the layers, or are only keys and values of each.
         masked: whether attention keeps a mask of each row in each layer.
     """
 
@@ -65,10 +65,10 @@ def kept(
     linears: Mapping[str, tuple[int, int]],
     targets: Sequence[str],
 ) -> Kept:
-    """What a method keeps on a base.
+    """Return what a method keeps on a base.
 
     Args:
-        recipe: says the method's options, and what the base is held in.
+        recipe: has the method's options and the quantization of the base.
         method: its row of METHODS.
         config: of the base.
         linears: its linear layers as name -> (inputs, outputs).
@@ -78,7 +78,7 @@ def kept(
     whole = not method.adapter
     changed = list(linears) if whole else [name for name in targets if name in linears]
     numbers = [number for name in changed if (number := layer_of(name)) is not None]
-    # Below the first layer with something to train no gradient goes.
+    # No gradient goes below the first layer with something to train.
     layers = sizes.layers - min(numbers, default=0) if changed else sizes.layers
     fused = _fused(recipe)
     lean = fused and sizes.family in _FUSED_FAMILIES and any("down_proj" in n for n in changed)
@@ -118,7 +118,7 @@ def kept(
 
 
 def _fused(recipe: Recipe) -> bool:
-    """Whether LoRA modules are those of `fused_lora`."""
+    """Return whether LoRA modules are those of `fused_lora`."""
     options = recipe.method
     plain = isinstance(options, LoraOptions) and options.name in ("lora", "rslora")
     exact = recipe.model.quantize == "none" and recipe.train.qat == "none"

@@ -1,9 +1,9 @@
 """Peak memory of a run, and the disk it takes.
 
 Weights, gradients and AdamW's two moments are counted exactly; activations as `activations` counts
-them, for the micro-batches that the run will really see. What is left to measurement stands in the
-constants: what the libraries take, and what glibc's heap cannot use again between two layers.
-`fitting` chooses by them what a run does.
+them, for the micro-batches that the run will really see. Only constants are measured: what the
+libraries take, and what glibc's heap cannot use again between two layers. `fit` chooses the
+settings of a run by this estimate.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LIBRARIES = 550 * MIB
 # 0.42 to 0.66, and 0.15 to 0.54; up to 0.9 where they are not.
 _LORA_HOLES, _PLAIN_HOLES = 0.53, 0.32
 
-# bitsandbytes on a CPU makes a layer's weights anew in every pass: holes as a share of all of them.
+# bitsandbytes on a CPU dequantizes all weights in every pass: holes as a share of them.
 _DEQUANTIZED_HOLES = 1.0
 
 # Not measured: what a GPU's allocator loses by rounding up, and what CUDA's context with the
@@ -37,10 +37,10 @@ _DEQUANTIZED_HOLES = 1.0
 _GPU_HOLES = 0.05
 CONTEXT = 800 * MIB
 
-# Rows of logits that the loss works on at a time, in copies of its own.
+# Rows of logits that the loss copies at a time.
 _LOSS_ROWS = 128
 
-# Rows and tokens a row by which artefacts are compared with the live model (see `export.verify`).
+# Rows, and tokens per row, for comparing artefacts with the live model (see `export.verify`).
 PROBE_ROWS, PROBE_TOKENS = 4, 256
 
 # Bytes of a weight, by how it is stored.
@@ -49,7 +49,7 @@ WIDTHS = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0
 
 @dataclass(frozen=True)
 class Estimate:
-    """Peak memory of a training step in bytes, by what it is for.
+    """Peak memory of a training step in bytes, by purpose.
 
     Attributes:
         process: the interpreter and its libraries on a CPU; CUDA's context on a GPU.
@@ -57,7 +57,7 @@ class Estimate:
         gradients: of what is trained.
         optimizer: AdamW's two moments.
         activations: what backward needs of the largest micro-batch.
-        logits: its scores of the vocabulary.
+        logits: its scores over the vocabulary.
         holes: freed memory between tensors that nothing fits into.
     """
 
@@ -75,17 +75,17 @@ class Estimate:
         return sum(asdict(self).values())
 
     def as_dict(self) -> dict[str, int]:
-        """The parts and their sum."""
+        """Return the parts and their sum."""
         return {**asdict(self), "total": self.total}
 
 
 def facts(step: Estimate, export: int, drawing: int) -> dict[str, int]:
-    """What a plan tells: the parts of the largest step, the other phases, the largest of them.
+    """Return what a plan shows: the parts of the largest step, the other phases, the peak.
 
     Args:
         step: the estimate.
         export: while artefacts are proven.
-        drawing: while answers are drawn; 0 where none are.
+        drawing: while answers are sampled; 0 where none are.
     """
     drawn = {"drawing": drawing} if drawing else {}
     return {**step.as_dict(), **drawn, "export": export, "peak": max(step.total, export, drawing)}
@@ -111,10 +111,10 @@ class Rows:
     _cuts: dict[int, tuple[np.ndarray, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def cut(self, size: int) -> tuple[np.ndarray, ...]:
-        """Micro-batches of up to `size` rows: tokens that are computed, tokens as attention sees
-        them, positions with logits, rows, and the sum of their squared lengths; (count,) each.
+        """Return micro-batches of up to `size` rows: tokens that are computed, tokens as attention
+        sees them, positions with logits, rows, and the sum of squared lengths; (count,) each.
 
-        Kept, since a plan looks at the same size for several devices.
+        Cached, since a plan looks at the same size for several devices.
         """
         if size not in self._cuts:
             self._cuts[size] = self._cut(size)
@@ -133,7 +133,7 @@ class Rows:
         return computed, seen, kept, count, (lengths**2).sum(axis=1)
 
     def _in_micro_batches(self, values: Sequence[int], size: int) -> np.ndarray:
-        """(micro-batches, size), zero where the last of a step has fewer rows."""
+        """Return (micro-batches, size), zero where the last of a step has fewer rows."""
         given = np.asarray(values, dtype=np.int64)
         steps = max(1, -(-len(given) // self.batch))
         whole = np.zeros(steps * self.batch, dtype=np.int64)
@@ -146,12 +146,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Shape:
-    """What the estimate needs to know of a model and its data.
+    """What the estimate needs to know about a model and its data.
 
-    Weights that are quantized anew in every step (`requantized`) are held twice. `full_precision`
-    are the weights that quantization leaves alone, `others` the bytes of what stands beside the
-    model while it is trained, `mapped` those of a file that stays mapped into memory, `drawing`
-    what it takes to draw answers.
+    Weights that are quantized again in every step (`requantized`) are held twice. `full_precision`
+    are the weights that quantization leaves alone, `others` the bytes of what is in memory next to
+    the model while it is trained, `mapped` those of a file that stays mapped into memory, `drawing`
+    what it takes to sample answers.
     """
 
     parameters: int
@@ -171,12 +171,12 @@ class Shape:
 
 
 def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estimate:
-    """Peak of the largest training step.
+    """Estimate the peak memory of the largest training step.
 
     Args:
         shape: model and data.
         micro_batch_size: rows per forward pass.
-        checkpointing: whether activations are recomputed, keeping one vector a token and layer.
+        checkpointing: whether activations are recomputed, keeping one vector per token and layer.
     """
     width, kept = WIDTHS[shape.dtype], shape.kept
     computed, seen, targets, count, squares = shape.rows.cut(micro_batch_size)
@@ -218,18 +218,18 @@ def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estima
 
 
 def disk(shape: Shape, formats: Sequence[str]) -> dict[str, int]:
-    """Bytes that a run writes at most, by what for.
+    """Return the bytes that a run writes at most, by purpose.
 
     Args:
         shape: model and data.
         formats: the artefacts that will be exported.
     """
-    # AdamW's two moments stand beside each trained tensor; all three are float32.
+    # Each trained tensor is saved with AdamW's two moments; all three are float32.
     checkpoints = (KEPT + 1) * (12 * shape.trainable + (1 << 20))
     width = WIDTHS[shape.dtype] if shape.adapter else 4.0
     adapter = 4.0 * shape.trainable
     sizes = {"adapter": adapter, "virtual_tokens": adapter, "merged": width * shape.parameters}
-    # Their logits lie on the disk while they are compared.
+    # Their logits are on the disk while they are compared.
     proof = len(formats) * _probe_tokens(shape) * shape.vocabulary * 4
     # Tokenizer, configs, records.
     artefacts = int(sum(sizes[name] for name in formats)) + (32 << 20)
@@ -238,30 +238,30 @@ def disk(shape: Shape, formats: Sequence[str]) -> dict[str, int]:
 
 
 def trained_rows(words: int, config: Mapping[str, Any]) -> int:
-    """Bytes that training single rows of embedding and head takes: peft copies both matrices in
-    every pass, and their gradients are whole."""
+    """Return the bytes that training single rows of embedding and head takes: peft copies both
+    matrices in every pass, and their gradients are full-size."""
     return 4 * 4 * words * model_sizes.Sizes.of(config).hidden
 
 
 def drawing_peak(shape: Shape) -> int:
-    """Bytes while answers are drawn; 0 where none are. No gradients stand then."""
+    """Return the bytes while answers are sampled, without gradients; 0 where none are sampled."""
     if not shape.drawing:
         return 0
     return _process(shape) + _weights(shape) + 8 * shape.trainable + shape.drawing
 
 
 def export_peak(shape: Shape, formats: Sequence[str]) -> int:
-    """Bytes while artefacts are written and compared, when gradients and activations are gone.
+    """Return the bytes while artefacts are written and compared, after gradients are freed.
 
-    The logits of the probe rows are there of the live model, its base and the merged model, and of
-    every reloaded artefact, once more while they are read.
+    The logits of the probe rows are held for the live model, its base, the merged model and every
+    reloaded artefact, once more while they are read.
     """
     weights = _weights(shape) - shape.others
     logits = 4 * _probe_tokens(shape) * shape.vocabulary
     held = 1 + shape.adapter + ("merged" in formats and shape.adapter) + 2 * len(formats)
     live = _process(shape) + weights + logits * (held + 1)
-    # The live model has left a GPU when the fresh process loads an artefact there; of this process
-    # CUDA's context is left.
+    # The live model is off the GPU when the fresh process loads an artefact there; this process
+    # still has CUDA's context.
     fresh = 2 * _process(shape) + weights + logits if shape.device == "cuda" and formats else 0
     return int(max(live, fresh))
 
@@ -271,15 +271,15 @@ def _process(shape: Shape) -> int:
 
 
 def _score_width(shape: Shape) -> float:
-    """Bytes of a logit at the peak; on a GPU accelerate makes a float32 copy of it."""
+    """Return the bytes of a logit at the peak; on a GPU accelerate makes a float32 copy of it."""
     width = WIDTHS[shape.dtype]
     return width + 4 if shape.device == "cuda" and shape.dtype != "float32" else width
 
 
 def _weights(shape: Shape) -> int:
-    """Bytes of base and adapter."""
+    """Return the bytes of base and adapter."""
     width, stored = WIDTHS[shape.dtype], WIDTHS[shape.stored]
-    # A base whose own weights are trained is held in float32, whatever it computes in.
+    # A base whose own weights are trained is held in float32, whatever the compute type.
     base = (shape.parameters - shape.full_precision) * (stored if shape.adapter else 4.0)
     base += shape.mapped or shape.full_precision * width
     base += shape.requantized * width

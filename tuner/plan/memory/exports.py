@@ -1,7 +1,7 @@
-"""What formats take that are made of a sealed adapter or model: memory and disk, in bytes.
+"""Memory and disk, in bytes, of formats that are made from a sealed adapter or model.
 
-They are made one after the other, by a process that has let go of the trained model; another one
-then reads each artefact. The formats of the live model are counted in `memory`.
+They are made one after the other, by a process that has freed the trained model; another one then
+reads each artefact. The formats of the live model are counted in `estimate`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from tuner.plan.memory.estimate import Shape
     from tuner.recipe.schema import Recipe
 
-# Places of held-out and random rows at which logits of the whole vocabulary are kept (see
-# `export.work`), and the bytes of an entry while three models are compared.
+# Positions in held-out and random rows for which all logits are kept (see `export.work`), and the
+# bytes of an entry while three models are compared.
 PLACES, _COMPARED = 512 + 16, 36
 # Second moments of GPTQ, and a file that safetensors copies before it writes it.
 _MOMENTS, _SHARD = 2 << 30, 2_000_000_000
-# Bits of a GGUF file's output matrix at least; a plain one has those of its type.
+# Minimum bits of a GGUF file's output matrix; an unquantized one has those of its type.
 _MATRIX_BITS = 8.5
 _PLAIN_BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0}
 
 
 @dataclass(frozen=True)
 class Needs:
-    """The formats that are made, and what they are made of.
+    """The formats that are made, and what they are made from.
 
     Attributes:
         formats: their names.
@@ -53,14 +53,14 @@ class Needs:
 
     @classmethod
     def of(cls, recipe: Recipe, formats: tuple[str, ...], shape: Shape, bones: Skeleton) -> Needs:
-        """The needs of a plan whose run writes these formats."""
+        """Return the needs of a plan whose run writes these formats."""
         quantize = recipe.model.quantize
         made = export_formats.made(formats, quantize)
         sealed = "merged" in formats or not shape.adapter
         return cls(made, shape, bones.unquantized, sealed, quantize, recipe.export.onto)
 
     def disk(self, parts: Mapping[str, int]) -> dict[str, int]:
-        """Bytes on the disk at most: those of the run's other parts, with these added."""
+        """Return the maximum bytes on disk: those of the run's other parts, with these added."""
         if not self.formats:
             return dict(parts)
         aside = max(self._aside(FORMATS[name]) for name in self.formats)
@@ -75,7 +75,7 @@ class Needs:
         return {**found, "total": sum(found.values())}
 
     def bytes(self, name: str) -> int:
-        """Bytes of an artefact's weights."""
+        """Return the bytes of an artefact's weights."""
         row, parameters = FORMATS[name], self.shape.parameters
         if name == f"{GGUF}-adapter":
             return 4 * self.shape.trainable
@@ -88,7 +88,7 @@ class Needs:
         return int(row.bits / 8 * (parameters - self.whole) + self._width * self.whole)
 
     def peak(self, live: int) -> int:
-        """Bytes of memory of the process that exports and of the one that proves, at most.
+        """Return the peak memory of the process that exports and of the one that proves.
 
         Args:
             live: while the formats of the live model are written.
@@ -106,7 +106,7 @@ class Needs:
             where = "GPU" if self.shape.device == "cuda" else "machine"
             raise ResourceError(
                 f"the formats of export.formats do not fit into the memory of this {where}",
-                f"they need about {need / 2**30:.1f} GiB, most of it {largest}; there are "
+                f"they need about {need / 2**30:.1f} GiB, most of it for {largest}; there is "
                 f"{available / 2**30:.1f} GiB",
                 "leave it out, and export it on a larger machine: tuner export RUN --format "
                 f"{largest}",
@@ -114,7 +114,7 @@ class Needs:
 
     @property
     def _width(self) -> float:
-        """Bytes of a stored weight: those of a model that is trained itself are float32."""
+        """Bytes of a stored weight: a model that is trained itself is stored as float32."""
         return estimate.WIDTHS[self.shape.dtype] if self.shape.adapter else 4.0
 
     @property
@@ -131,7 +131,7 @@ class Needs:
 
     @property
     def _merging(self) -> int:
-        """While the tuned model and its base are read, and the one is folded into the other."""
+        """While the adapter is merged into its base."""
         stored = estimate.WIDTHS[self.shape.stored] * self.shape.parameters
         copies = 0.0
         if self.quantize != "none" and any(map(export_formats.needs_merge, self.formats)):
@@ -144,7 +144,7 @@ class Needs:
         return int(self._process + own + adapter + copies + 3 * self._logits)
 
     def _memory(self, name: str) -> int:
-        """Bytes while one format is written, or read by another process and compared."""
+        """Return the bytes while one format is written, or read by another process and compared."""
         row, compared = FORMATS[name], PLACES * self.shape.vocabulary * _COMPARED
         if row.name == "merged":
             return self._process * 2 + 3 * self._logits + max(self._weights, compared)
@@ -156,7 +156,7 @@ class Needs:
     def _writing(self, row: Format) -> float:
         matrix = 4 * self.whole
         if export_formats.needs_converter(row):
-            # Tensor by tensor, by a process of llama.cpp's.
+            # Tensor by tensor, in a process of llama.cpp.
             return self._process + 2 * matrix
         quantized = self.bytes(row.name)
         if row.name == "int4":
@@ -164,7 +164,7 @@ class Needs:
         return self._weights + 2 * quantized
 
     def _reading(self, row: Format) -> float:
-        """The artefact in memory: GGUF as float32, twice while it is read."""
+        """Return the bytes of the artefact in memory: GGUF as float32, twice while it is read."""
         if row.name == f"{GGUF}-adapter":
             return 8 * self.shape.parameters
         if row.llama_type:
@@ -172,7 +172,7 @@ class Needs:
         return 2 * self.bytes(row.name) + self._width * self.whole
 
     def _aside(self, row: Format) -> int:
-        """Bytes of files that are there only while a format is made."""
+        """Return the bytes of files that exist only while a format is made."""
         if row.name == f"{GGUF}-adapter":
             return 4 * self.shape.parameters
         if row.packages and row.llama_type:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from tuner.recipe.schema import Recipe
 
 GIB = 1 << 30
-# What a run may take of its device: the estimate may be off by a tenth, and main memory has other
-# users, too.
+# Share of its device's memory that a run may take: the estimate may be off by a tenth, and main
+# memory has other users.
 SHARE = {"cpu": 0.7, "cuda": 0.9}
 # Memory of common GPUs in GiB: RTX 4080 and A4000; RTX 4090, A10 and L4; A100; A6000 and L40S; A100
 # and H100; H200.
@@ -36,17 +36,17 @@ class Choice:
 
     def __str__(self) -> str:
         rows = f"{self.micro_batch_size} rows" if self.micro_batch_size > 1 else "1 row"
-        again = ", recomputed" if self.checkpointing else ""
+        again = ", activations recomputed" if self.checkpointing else ""
         return f"{rows} per forward pass{again} ({self.total / GIB:.1f} GiB)"
 
 
 def budget(device: str, available: int) -> int:
-    """Bytes that a run may take of `available`."""
+    """Return the bytes of `available` that a run may take."""
     return int(available * SHARE[device])
 
 
 def fit(shape: Shape, batch_size: int, limit: int, checkpointing: bool) -> int:
-    """The largest micro-batch that divides `batch_size` and fits `limit` bytes; 0 if none does."""
+    """Return the largest micro-batch that divides `batch_size` and fits `limit` bytes, or 0."""
     for size in range(batch_size, 0, -1):
         if batch_size % size == 0 and estimate(shape, size, checkpointing).total <= limit:
             return size
@@ -54,7 +54,7 @@ def fit(shape: Shape, batch_size: int, limit: int, checkpointing: bool) -> int:
 
 
 def choose(shape: Shape, limit: int, recomputes: Sequence[bool]) -> Choice | None:
-    """The fastest setting within `limit` bytes: nothing recomputed, else as many rows as fit."""
+    """Return the fastest setting within `limit` bytes: nothing recomputed, else most rows."""
     for checkpointing in recomputes:
         if size := fit(shape, shape.rows.batch, limit, checkpointing):
             return Choice(size, checkpointing, estimate(shape, size, checkpointing).total)
@@ -62,11 +62,11 @@ def choose(shape: Shape, limit: int, recomputes: Sequence[bool]) -> Choice | Non
 
 
 def remedies(shape: Shape, quantized: Shape | None, limit: int, recomputes: Sequence[bool]) -> str:
-    """Which keys would make a run fit that does not, in the order of what they cost.
+    """Return which keys would make a run fit that does not, cheapest first.
 
     Args:
         shape: the run.
-        quantized: the same on a base in 4 bits; None where the method cannot be put on one.
+        quantized: the same on a base in 4 bits; None where the method does not support one.
         limit: bytes.
         recomputes: whether activations may be recomputed: False, True or both.
     """
@@ -77,7 +77,7 @@ def remedies(shape: Shape, quantized: Shape | None, limit: int, recomputes: Sequ
 
 
 def _on_which_gpu(shape: Shape, quantized: Shape | None, recomputes: Sequence[bool]) -> str:
-    """Say what size of GPU would do, by a GPU's arithmetic whatever the run was planned for."""
+    """Return what size of GPU is enough, in a GPU's types whatever device was planned for."""
     said = []
     for candidate in filter(None, (shape, quantized)):
         there = _on_gpu(candidate)
@@ -113,7 +113,7 @@ def _cut(shape: Shape, length: int) -> Shape:
 def in_4_bits(
     shape: Shape, recipe: Recipe, method: Method, found: Base, bones: Skeleton, chosen: list[str]
 ) -> Shape | None:
-    """The same run on a base in nf4; None where it is quantized, or where that cannot be."""
+    """Return the same run on a base in nf4; None where it is quantized or cannot be."""
     if recipe.model.quantize != "none" or "nf4" not in method.quantized:
         return None
     model = recipe.model.model_copy(update={"quantize": "nf4"})
@@ -124,7 +124,7 @@ def in_4_bits(
 
 
 def on_gpus(shape: Shape, quantized: Shape | None, recomputes: Sequence[bool]) -> dict[str, str]:
-    """What fits GPUs of common sizes, and with which settings, in bfloat16: by memory."""
+    """Return what fits into GPUs of common sizes, and with which settings, in bfloat16."""
     told = dict[str, list[int]]()
     for size in GPUS:
         limit = budget("cuda", size * GIB)

@@ -1,4 +1,4 @@
-"""What learning from rewards takes besides the policy: the judges' weights, the answers' cache."""
+"""Memory besides the policy's: the reward models' weights, the KV cache of the answers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def judges(parties: Parties, found: Base, dtype: str) -> int:
-    """Bytes of the reward models' bases: each of them is loaded by itself.
+    """Return the bytes of the reward models' bases: each of them is loaded separately.
 
-    One whose base is not there yet, since a stage before it writes it, counts as the policy's own.
+    One whose base does not exist yet, since an earlier stage writes it, counts as the policy's own.
     """
     total = 0.0
     for judge in parties.judges.values():
@@ -38,8 +38,8 @@ def judges(parties: Parties, found: Base, dtype: str) -> int:
 
 
 def drawing(recipe: Recipe, prepared: Prepared, found: Base, kept: Kept, dtype: str) -> int:
-    """Bytes while the answers of a step are drawn, all in one batch: keys and values of every token
-    in every layer, those of one layer twice while they grow, and a layer's own work on the prompts.
+    """Return the bytes while the answers of a step are sampled, all in one batch: the KV cache of
+    every layer, that of one layer twice while it grows, and a layer's own work on the prompts.
     """
     rlhf = recipe.rlhf
     if rlhf is None or not rlhf.draws or not prepared.train:
@@ -51,8 +51,8 @@ def drawing(recipe: Recipe, prepared: Prepared, found: Base, kept: Kept, dtype: 
 
 
 def with_critic(recipe: Recipe, kept: Kept) -> Kept:
-    """What a micro-batch keeps where a critic on the reward model learns beside the policy: it
-    goes through layers of its own, counted as large as the policy's."""
+    """Return what a micro-batch keeps when a critic on the reward model is trained with the policy:
+    it has layers of its own, counted as large as the policy's."""
     if recipe.ppo is None or recipe.ppo.value_trunk != "reward":
         return kept
     return replace(

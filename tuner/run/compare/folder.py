@@ -1,4 +1,4 @@
-"""The folder of a comparison: who owns it, what stands in it."""
+"""The folder of a comparison: its lock and its files."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class CompareFolder:
         if changed:
             raise RecipeError(
                 f"{self.output} holds runs of another recipe: {', '.join(changed)}",
-                "rows from different recipes cannot stand in one table",
-                "compare in another folder, with --output",
+                "runs of different recipes cannot be compared in one table",
+                "choose another folder with --output",
             )
         make_folder(self.output / "recipes")
         make_folder(self.output / "logs")
@@ -60,11 +60,11 @@ class CompareFolder:
             write_file(file, text)
 
     def recipe(self, name: str) -> Path:
-        """The recipe of one run."""
+        """Return the path of one run's recipe."""
         return self.output / "recipes" / f"{name}.yaml"
 
     def finished(self, name: str) -> dict[str, Any] | None:
-        """The record of a run that is done."""
+        """Return the record of a run if it is done."""
         try:
             record = read_record(self.output / name)
         except IntegrityError:
@@ -78,7 +78,7 @@ class CompareFolder:
         write_file(self.output / "compare.html", report.page(record).encode())
 
     def release(self) -> None:
-        """Give the folder back."""
+        """Release the folder."""
         self._lock.release()
 
 

@@ -1,4 +1,4 @@
-"""The runs of a comparison, planned and found comparable before any of them starts."""
+"""The runs of a comparison, planned and checked to be comparable before any of them starts."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Entry:
     """A run of the comparison, planned. Memory and disk in bytes.
 
     Attributes:
-        name: of the run: its method, numbered where the method comes again.
+        name: of the run: its method, with a number if the method occurs again.
         method: the recipe's `method` section.
-        recipe: the text of a recipe that is this run and can lie in any folder.
+        recipe: the text of this run's recipe, valid in any folder.
         same: what must be equal in all runs.
-        updates: all that touches the updates of this run; equal where two runs are the same.
+        updates: all that affects the updates of this run; equal for two identical runs.
     """
 
     name: str
@@ -53,7 +53,7 @@ def make_plans(
 
     Raises:
         RecipeError: the runs would not be comparable.
-        TunerError: what stops a plan, of all runs at once; each line begins with the run's name.
+        TunerError: why runs cannot be planned, all at once; each line begins with the run's name.
     """
     entries, failures = list[Entry](), dict[str, TunerError]()
     for name, loaded in comparison.runs.items():
@@ -109,7 +109,7 @@ def _updates(made: plan.Plan) -> dict[str, Any]:
 
 
 def twins(entries: Sequence[Entry]) -> dict[str, str]:
-    """Return the runs that repeat an earlier one: name of each to the name of the first."""
+    """Return the runs that repeat an earlier one: the name of each to the name of the first."""
     found = dict[str, str]()
     for number, entry in enumerate(entries):
         first = next(e for e in entries[: number + 1] if e.updates == entry.updates)
@@ -143,7 +143,7 @@ def _refuse_unequal(entries: Sequence[Entry]) -> None:
     first = entries[0]
     fixes = {
         "steps": "set train.max_steps",
-        "tokens_sha256": "set data.max_length, so that rows are cut at the same place in all",
+        "tokens_sha256": "set data.max_length, so that rows are truncated alike in all runs",
     }
     problems, fix = [], ""
     for key, value in first.same.items():

@@ -1,4 +1,4 @@
-"""The picture of a comparison: an inline SVG, one labelled point a method."""
+"""The plot of a comparison: an inline SVG, one labelled point per method."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 WIDTH, HEIGHT = 720, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 20, 52
 RADIUS, LINE = 5.0, 14.0
-# A little more than what a letter of an 11 px sans-serif takes on average.
+# A little more than the average width of a letter of an 11 px sans-serif.
 LETTER = 6.4
 
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle of the picture, in its units."""
+    """A rectangle of the plot, in its units."""
 
     left: float
     top: float
@@ -24,13 +24,13 @@ class Box:
     bottom: float
 
     def overlaps(self, other: Box) -> bool:
-        """Whether the two share more than an edge."""
+        """Return whether the two share more than an edge."""
         apart = self.right <= other.left or other.right <= self.left
         return not (apart or self.bottom <= other.top or other.bottom <= self.top)
 
     @property
     def inside(self) -> bool:
-        """Whether it lies within the axes."""
+        """Return whether it is within the axes."""
         return (
             self.left >= LEFT
             and self.right <= WIDTH
@@ -40,10 +40,10 @@ class Box:
 
 
 def draw(points: Sequence[tuple[str, float, float]], score: str) -> str:
-    """The scores over the trained parameters.
+    """Plot the scores over the trainable parameters.
 
     Args:
-        points: name, trained parameters (1 or more, on a log axis) and score of each method.
+        points: name, trainable parameters (1 or more, on a log axis) and score of each method.
         score: the name of the score.
     """
     if not points:
@@ -68,7 +68,7 @@ def draw(points: Sequence[tuple[str, float, float]], score: str) -> str:
     for value in _ticks(y_low, y_high):
         parts.append(f'<path class="grid" d="M{LEFT},{y(value)}H{right}"/>')
         parts.append(_text(LEFT - 8, y(value) + 4, f"{value:g}", "end"))
-    parts.append(_text((LEFT + right) / 2, HEIGHT - 12, "trained parameters", "middle"))
+    parts.append(_text((LEFT + right) / 2, HEIGHT - 12, "trainable parameters", "middle"))
     parts.append(_text(LEFT, TOP - 8, f"{score} on held-out rows after training", "start"))
     labels = place_labels([name for name, _, _ in points], places)
     for (name, _, _), (cx, cy), box in zip(points, places, labels, strict=True):
@@ -80,12 +80,12 @@ def draw(points: Sequence[tuple[str, float, float]], score: str) -> str:
         parts.append(_text(round(box.left, 1), round(box.bottom - 4, 1), name, "start", "label"))
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{html.escape(score)} by trained parameters">{"".join(parts)}</svg>'
+        f'aria-label="{html.escape(score)} by trainable parameters">{"".join(parts)}</svg>'
     )
 
 
 def place_labels(names: Sequence[str], places: Sequence[tuple[float, float]]) -> list[Box]:
-    """A box for every label that covers no point and no other label, as near as there is one."""
+    """Return for every label the nearest box that covers no point and no other label."""
     taken = [Box(x - RADIUS, y - RADIUS, x + RADIUS, y + RADIUS) for x, y in places]
     boxes = []
     for name, (x, y) in zip(names, places, strict=True):
@@ -98,12 +98,12 @@ def place_labels(names: Sequence[str], places: Sequence[tuple[float, float]]) ->
 
 
 def _candidates(x: float, y: float, width: float) -> Iterator[Box]:
-    """Right and left of a point, then further and further above and below."""
+    """Yield boxes right and left of a point, then further and further above and below."""
     offsets = [0.0]
     for number in range(1, int(2 * HEIGHT / LINE)):
         offsets += [-number * LINE / 2, number * LINE / 2]
     for offset in offsets:
-        # What stands higher or lower leaves room for the line that leads to it.
+        # A box higher or lower leaves room for the line that leads to it.
         gap = RADIUS + (3 if abs(offset) <= LINE else 15)
         top = y + offset - LINE / 2
         yield Box(x + gap, top, x + gap + width, top + LINE)
@@ -117,7 +117,7 @@ def _padded(values: Sequence[float], least: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers, about five of them."""
+    """Return about five round numbers."""
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * each for each in (1, 2, 5, 10) if power * each >= rough)
@@ -126,7 +126,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten; where there are fewer than three, also twice and five times them."""
+    """Return powers of ten; if there are fewer than three, also 2 and 5 times them."""
     powers = range(math.floor(low), math.ceil(high) + 1)
     for factors in ((1,), (1, 2, 5)):
         logs = [power + math.log10(factor) for power in powers for factor in factors]

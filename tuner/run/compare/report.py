@@ -24,14 +24,14 @@ _WHOLE = "* the whole model: the method has no adapter"
 
 
 def said(row: Mapping[str, Any]) -> str:
-    """The error of a failed run in one line."""
+    """Return the error of a failed run in one line."""
     error = row["error"] or {}
     why = error.get("why") or "; ".join(error.get("problems") or [])
-    return f"{error.get('what', 'it told no error')}{f' ({why})' if why else ''}"
+    return f"{error.get('what', 'no error was reported')}{f' ({why})' if why else ''}"
 
 
 def table(record: Mapping[str, Any], errors: bool) -> tuple[list[str], list[list[str]]]:
-    """Head and cells; with `errors` a column for them where a run failed."""
+    """Return head and cells; with `errors`, a column for them if a run failed."""
     rows = record["rows"]
     accuracy = record["score"] if record["score"] != "loss" else ""
     scores = [name for name in (accuracy, "loss") if name]
@@ -59,13 +59,13 @@ def _cells(row: Mapping[str, Any], scores: list[str], failed: bool) -> list[str]
 
 
 def failures(record: Mapping[str, Any]) -> list[str]:
-    """A line for every run that failed, with its error."""
+    """Return a line for every run that failed, with its error."""
     failed = [row for row in record["rows"] if row["exit_code"]]
     return [f"{row['name']}: exit {row['exit_code']}: {said(row)}" for row in failed]
 
 
 def notes(record: Mapping[str, Any]) -> list[str]:
-    """What the table does not say by itself, a line each."""
+    """Return the notes on the table, one per line."""
     same = record["equal"]
     told = [
         f"{same['base']}; {same['rows']:,} rows, {same['steps']:,} steps of {same['batch_size']} "
@@ -78,11 +78,11 @@ def notes(record: Mapping[str, Any]) -> list[str]:
 
 def repeats(name: str, first: str) -> str:
     """Return a line for a run that repeats another."""
-    return f"{name} is the same run as {first}: their options come to the same updates"
+    return f"{name} is the same run as {first}: their options give the same updates"
 
 
 def markdown(record: Mapping[str, Any]) -> str:
-    """The table, to be pasted into a README."""
+    """Return the table in Markdown, to paste into a README."""
     head, rows = table(record, errors=True)
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     text = [f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines]
@@ -95,7 +95,7 @@ def _escaped(cell: str) -> str:
 
 
 def page(record: Mapping[str, Any]) -> str:
-    """The page: self-contained, without a script."""
+    """Return the page: self-contained, without scripts."""
     head, rows = table(record, errors=True)
     score = record["score"]
     points = [

@@ -1,4 +1,4 @@
-"""The rows of a comparison: what each run's own record says, in order of the scores."""
+"""The rows of a comparison, from each run's own record, in order of the scores."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def collect(
     head: Mapping[str, Any],
     status: str,
 ) -> dict[str, Any]:
-    """What stands in compare.json: a row a run, the best first.
+    """Return the content of compare.json: one row per run, the best first.
 
     Args:
-        folder: where the runs lie.
+        folder: where the runs are.
         entries: the runs.
-        outcomes: exit code and error of each that has ended now.
-        head: what is said of the recipe.
+        outcomes: exit code and error of each run that ended this time.
+        head: facts about the recipe.
         status: running, done, failed or interrupted.
     """
     same = twins(entries)
@@ -83,12 +83,12 @@ def _row(entry: Entry, folder: CompareFolder, outcome: tuple[int, Any] | None) -
 
 
 def _weights_bytes(folder: Path) -> int:
-    """Without the tokenizer, which is the same for all and would hide a small adapter."""
+    """Return the size without the tokenizer, which is equal for all and dwarfs small adapters."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def _score(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the order goes by: the best of the scores that every finished run has."""
+    """Return the score to sort by: the best one that every finished run has."""
     scored = [row["after"] or {} for row in rows if row["status"] == "done"]
     for name in ("label_accuracy", "token_accuracy"):
         if scored and all(after.get(name) is not None for after in scored):
@@ -97,7 +97,7 @@ def _score(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def rank(row: Mapping[str, Any], score: str) -> tuple[bool, bool, float, float]:
-    """Return what sorts a row: done before failed, a high score first, then a low loss."""
+    """Return the sort key of a row: done before failed, a high score first, then a low loss."""
     after = row["after"] or {}
     loss = after.get("loss")
     value = after.get(score) if score != "loss" else None
@@ -110,13 +110,13 @@ def rank(row: Mapping[str, Any], score: str) -> tuple[bool, bool, float, float]:
 
 
 def failure(record: Mapping[str, Any]) -> TunerError | None:
-    """What the command ends with where runs failed: the exit code is that of the first."""
+    """Return the error of the command if runs failed, with the exit code of the first."""
     failed = [row for row in record["rows"] if row["status"] == "failed"]
     if not failed:
         return None
     error = TunerError(
         f"{len(failed)} of {len(record['rows'])} runs failed",
-        fix="remove the cause and run the same command with --resume; see the logs in its folder",
+        fix="fix the cause and run the same command with --resume; see the logs in its folder",
         problems=report.failures(record),
     )
     error.exit_code = failed[0]["exit_code"]

@@ -1,4 +1,4 @@
-"""Carrying out a comparison: one process a run, one after the other."""
+"""Running a comparison: one process per run, one after the other."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def run(
     Args:
         entries: from `make_plans`.
         output: the folder.
-        head: what the result says of the recipe.
-        resume: keep what is done, go on with the rest.
+        head: facts about the recipe.
+        resume: keep what is done, continue with the rest.
         console: shows what happens.
 
     Returns:
-        What stands in compare.json; a run that failed is a row with its error.
+        The content of compare.json; a failed run is a row with its error.
 
     Raises:
-        Interrupted: by a signal; the run of the moment has sealed its checkpoint.
+        Interrupted: by a signal; the current run has sealed its checkpoint.
         RecipeError, ResourceError: the folder cannot be used.
     """
     with StopRequest() as stop:

@@ -1,5 +1,5 @@
-"""`sweep`: the same recipe with other values, a run each; Ray Tune says when and where.
+"""`sweep`: one recipe with different values, one run each; Ray Tune decides when and where.
 
-`grid` makes the trials, `engine` hands them to Ray Tune, `trial` carries one out wherever Ray has
-put it, `table` reads what came of them. Only `engine` needs the extra `sweep`.
+`grid` makes the trials, `engine` passes them to Ray Tune, `trial` carries one out wherever Ray has
+put it, `table` reads the results. Only `engine` needs the extra `sweep`.
 """

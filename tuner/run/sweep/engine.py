@@ -1,4 +1,4 @@
-"""Trials under Ray Tune: which of them runs when and on which machine is Ray's affair alone."""
+"""Trials under Ray Tune: Ray alone decides which of them runs when and on which machine."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tuner.run.sweep import trial
 if TYPE_CHECKING:
     from tuner.console.console import Console
 
-# Nothing is told to anybody, no file is written that nobody reads, Ctrl-C stays ours, and trials
-# keep the working directory that they are told.
+# No usage statistics, no files that nobody reads, our own handling of Ctrl-C, and trials keep their
+# working directory.
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -31,15 +31,15 @@ os.environ |= {
 import ray
 from ray import tune
 
-# Ray's own store of objects; trials pass nothing through it.
+# Ray's object store; trials pass nothing through it.
 _STORE_BYTES = 1 << 27
-# A machine that was lost, or a worker that the system has killed: the trial goes on elsewhere.
+# After a lost machine or a killed worker, the trial continues elsewhere.
 _TRIES = 3
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a trial has to itself, and of which cluster ("" for this machine alone)."""
+    """The resources of a trial, and their cluster ("" for this machine alone)."""
 
     cpus: int
     gpus: int
@@ -49,19 +49,19 @@ class Share:
 def carry_out(
     configs: Mapping[str, Mapping[str, Any]], share: Share, storage: Path, console: Console
 ) -> dict[str, int | str]:
-    """Run every trial that is given.
+    """Run the given trials.
 
     Args:
-        configs: what `trial.carry_out` takes, by the trial's name.
-        share: of the machine or machines.
-        storage: a folder for Ray's own notes; on a cluster one that all machines see.
-        console: told what begins and ends.
+        configs: arguments of `trial.carry_out`, by the trial's name.
+        share: the resources of a trial.
+        storage: a folder for Ray's own files; on a cluster one that all machines share.
+        console: shows what starts and ends.
 
     Returns:
-        The exit code of each; a text where Ray could not run it.
+        The exit code of each; a text if Ray could not run it.
 
     Raises:
-        ResourceError: the cluster cannot be reached, or no machine of it has what a trial needs.
+        ResourceError: the cluster cannot be reached, or no machine has the resources of a trial.
     """
     storage.mkdir(parents=True, exist_ok=True)
     # Ray's workers import from the folder that it was started in.
@@ -85,7 +85,7 @@ def carry_out(
         for result in tuner.fit():
             code = (result.metrics or {}).get("exit_code")
             name = (result.config or {}).get("name", "")
-            reason = first_line(result.error) if result.error else "it has not ended"
+            reason = first_line(result.error) if result.error else "it did not end"
             found[name] = reason if code is None else int(code)
         return found
     finally:
@@ -97,25 +97,25 @@ def _run(config: dict[str, Any]) -> dict[str, float]:
 
 
 class _Told(tune.Callback):
-    """Tells people which trial begins and ends."""
+    """Shows which trial starts and ends."""
 
     def __init__(self, console: Console, count: int) -> None:
         self.console, self.count, self.done = console, count, 0
 
     def __getstate__(self) -> dict[str, Any]:
-        # Ray stores its callbacks beside its notes; a console is nothing to store.
+        # Ray stores its callbacks; a console cannot be stored.
         return {}
 
     def on_trial_start(
         self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any
     ) -> None:
-        """A trial has its place and begins."""
-        self.console.note(f"{trial.config['name']} begins")
+        """Show that a trial starts."""
+        self.console.note(f"{trial.config['name']} started")
 
     def on_trial_complete(
         self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any
     ) -> None:
-        """A trial has ended, well or not."""
+        """Show that a trial has ended, successfully or not."""
         self.done += 1
         code = int((trial.last_result or {}).get("exit_code", 0))
         how = f"failed with exit code {code}" if code else "is done"
@@ -124,7 +124,7 @@ class _Told(tune.Callback):
     def on_trial_error(
         self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any
     ) -> None:
-        """Ray could not run a trial, however often it tried."""
+        """Show that Ray could not run a trial, after all its tries."""
         self.done += 1
         self.console.note(f"{trial.config['name']} was lost ({self.done} of {self.count})")
 
@@ -149,12 +149,12 @@ def _start(share: Share) -> None:
             "start it on the first machine with `ray start --head`, on the others with `ray start "
             "--address=HOST:PORT`, and give that address"
             if share.address
-            else "see whether `ray start --head` works here",
+            else "check whether `ray start --head` works here",
         ) from error
 
 
 def _refuse_too_small(share: Share) -> None:
-    """Refuse what would wait for ever."""
+    """Refuse trials that would wait for ever."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if any(
         each.get("CPU", 0) >= share.cpus and each.get("GPU", 0) >= share.gpus for each in machines
@@ -163,6 +163,6 @@ def _refuse_too_small(share: Share) -> None:
     have = "; ".join(f"{each.get('CPU', 0):g} and {each.get('GPU', 0):g}" for each in machines)
     raise ResourceError(
         f"no machine has {share.cpus} processors and {share.gpus} GPUs for a trial",
-        f"those that Ray knows have {have}",
+        f"the machines in Ray have {have}",
         "lower --cpus and --gpus",
     )

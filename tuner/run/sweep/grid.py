@@ -23,7 +23,7 @@ class Trial:
     """One run of a sweep.
 
     Attributes:
-        name: of its folder: what distinguishes it.
+        name: of its folder, made from what distinguishes it.
         values: of the keys that differ between trials, as they were written.
         overrides: every `--set` of its command.
         loaded: its recipe.
@@ -36,28 +36,26 @@ class Trial:
 
 
 def trials(recipe: Path, asked: Sequence[str], verb: str | None) -> list[Trial]:
-    """Every combination of the values, checked as a recipe, in the order they are given.
+    """Return every combination of the values, checked as a recipe, in the given order.
 
     Args:
         recipe: a file or the name of a bundled recipe.
-        asked: `KEY=VALUE,VALUE` each; one value is the same for all trials.
-        verb: the training command; None: the one that fits.
+        asked: `KEY=VALUE,VALUE` each; a single value applies to all trials.
+        verb: the training command; None: the one that suits the recipe.
 
     Raises:
-        RecipeError: there is nothing to choose from, a key comes twice, or a combination is no
+        RecipeError: there is nothing to sweep over, a key occurs twice, or a combination is not a
             valid recipe.
     """
     lists: dict[str, list[str]] = {}
     for text in asked:
         key, sign, given = text.partition("=")
         if not sign:
-            raise RecipeError(
-                f"--set {text} names no value", "", "write it as --set method.r=4,8,16"
-            )
+            raise RecipeError(f"--set {text} has no value", "", "write it as --set method.r=4,8,16")
         if key in lists:
             raise RecipeError(
                 f"--set {key} is given twice",
-                "which values to combine could not be told",
+                "it is unclear which values to combine",
                 f"give all of them at once: --set {key}={','.join(lists[key])},...",
             )
         lists[key] = list(dict.fromkeys(split(given)))
@@ -66,7 +64,7 @@ def trials(recipe: Path, asked: Sequence[str], verb: str | None) -> list[Trial]:
         raise RecipeError(
             "there is nothing to sweep over",
             "no --set has several values",
-            "--set method.r=4,8,16, once or more often; tuner lora trains a single recipe",
+            "add --set method.r=4,8,16 or similar; tuner lora trains a single recipe",
         )
     made = []
     for chosen in itertools.product(*lists.values()):
@@ -81,7 +79,7 @@ def trials(recipe: Path, asked: Sequence[str], verb: str | None) -> list[Trial]:
 
 
 def split(text: str) -> list[str]:
-    """The values of a list with commas, of which those in brackets or quotes part nothing."""
+    """Split a list at its commas, except those in brackets or quotes."""
     parts, depth, quote = [""], 0, ""
     for sign in text:
         if quote:
@@ -100,7 +98,7 @@ def split(text: str) -> list[str]:
 
 
 def _name(values: Mapping[str, str]) -> str:
-    """A folder's name that tells the values, as far as a name can; the same for the same ones."""
+    """Return a folder's name that shows the values, as far as a name can; equal for equal ones."""
     last = [key.rpartition(".")[2] for key in values]
     keys = last if len(set(last)) == len(last) else list(values)
     given = [f"{key}-{value}" for key, value in zip(keys, values.values(), strict=True)]

@@ -1,4 +1,4 @@
-"""What came of the trials: a row each, read from their own records, the best first."""
+"""The results of the trials: one row each, from their own records, the best first."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from tuner.run.sweep.grid import Trial
 
 
 def finished(trial: Trial, folder: Path) -> dict[str, Any] | None:
-    """The record of a trial that is done, by this very recipe and these rows."""
+    """Return the record of a trial if it is done with exactly this recipe and these rows."""
     found = _record(folder)
     done = found is not None and found["status"] == "done"
     return found if done and same(trial, found) else None
 
 
 def same(trial: Trial, record: Mapping[str, Any] | None) -> bool:
-    """Whether a record is of the trial's recipe; true where there is none."""
+    """Return whether a record is of the trial's recipe; true if there is none."""
     return record is None or record.get("content_sha256") == dump.content_sha256(trial.loaded)
 
 
 def rows(
     trials: Sequence[Trial], root: Path, outcomes: Mapping[str, int | str], metric: str | None
 ) -> tuple[list[dict[str, Any]], str]:
-    """A row a trial, the best first; and the score that says so.
+    """Return one row per trial, the best first, and the score they are sorted by.
 
     Args:
         trials: of the sweep.
         root: the folder of their runs.
-        outcomes: exit codes, or what the engine says, of those that have ended now.
-        metric: what was asked for; None: the held-out loss, or what the task is judged by.
+        outcomes: exit codes, or the engine's message, of those that ended this time.
+        metric: the requested one; None: the held-out loss, or the task's first score.
     """
     made = [_row(trial, root / trial.name, outcomes.get(trial.name)) for trial in trials]
     metric = metric or _usual([row["after"] for row in made if row["after"]])
@@ -46,13 +46,13 @@ def rows(
 
 
 def _usual(scores: Sequence[Mapping[str, float]]) -> str:
-    """The held-out loss; where a task has none, the first score that all trials have."""
+    """Return the held-out loss; if a task has none, the first score that all trials have."""
     names = ("loss", *(scores[0] if scores else ()))
     return next((n for n in names if scores and all(n in each for each in scores)), "loss")
 
 
 def better(metric: str) -> str:
-    """Whether a lower or a higher value of a metric is the better one."""
+    """Return whether a lower or a higher value of a metric is better."""
     from tuner.plan.metrics import METRICS
 
     return METRICS[metric].better if metric in METRICS else "lower"
@@ -92,7 +92,7 @@ def _row(trial: Trial, folder: Path, outcome: int | str | None) -> dict[str, Any
 
 
 def root_log(folder: Path) -> Path:
-    """Where what a trial's command says is kept."""
+    """Return where the output of a trial's command is kept."""
     return folder.parent.parent / "logs" / f"{folder.name}.log"
 
 
@@ -104,7 +104,7 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 
 def _last_error(log: Path) -> dict[str, Any] | None:
-    """The error that a command told which opened no run folder."""
+    """Return the error of a command that opened no run folder."""
     with contextlib.suppress(OSError):
         for line in reversed(log.read_text("utf-8", errors="replace").splitlines()):
             with contextlib.suppress(ValueError):
@@ -115,7 +115,7 @@ def _last_error(log: Path) -> dict[str, Any] | None:
 
 
 def cells(found: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table that is shown."""
+    """Return head and rows of the table that is shown."""
     keys = list(found[0]["values"])
     head = [*keys, f"{metric} before", "after", "time", "run"]
     priced = any(row["cost"] is not None for row in found)
@@ -131,14 +131,14 @@ def cells(found: Sequence[Mapping[str, Any]], metric: str) -> tuple[list[str], l
 
 
 def failure(found: Sequence[Mapping[str, Any]]) -> TunerError | None:
-    """What the command ends with where trials failed: the exit code is that of the first."""
+    """Return the error of the command if trials failed, with the exit code of the first."""
     failed = [row for row in found if row["status"] == "failed"]
     if not failed:
         return None
     problems = [f"{row['name']}: exit {row['exit_code']}: {_said(row['error'])}" for row in failed]
     error = TunerError(
         f"{len(failed)} of {len(found)} trials failed",
-        fix="remove the cause and run the same command again: what is done is not repeated",
+        fix="fix the cause and run the same command again: what is done is not repeated",
         problems=problems,
     )
     error.exit_code = int(failed[0]["exit_code"])
@@ -148,4 +148,4 @@ def failure(found: Sequence[Mapping[str, Any]]) -> TunerError | None:
 
 def _said(error: Mapping[str, Any]) -> str:
     why = error.get("why") or "; ".join(error.get("problems") or [])
-    return f"{error.get('what', 'it told no error')}{f' ({why})' if why else ''}"
+    return f"{error.get('what', 'no error was reported')}{f' ({why})' if why else ''}"

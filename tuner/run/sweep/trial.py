@@ -1,4 +1,4 @@
-"""One trial, wherever the engine has put it: the plain command in a process of its own.
+"""One trial, wherever the engine has put it: the plain command in a separate process.
 
 Nothing heavy is imported here, and nothing of the engine: every machine of a cluster imports this.
 """
@@ -15,16 +15,16 @@ from typing import Any
 from tuner.machine import processes
 from tuner.record.run_json import RUN
 
-# What an engine and a launcher say of the process around this one is not meant for the trial's.
+# What an engine and a launcher set for the process around this one is not for the trial's.
 _NOT_PASSED_ON = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TUNER_LAUNCHED")
 
 
 def carry_out(config: Mapping[str, Any]) -> dict[str, float]:
-    """Run `tuner VERB ...` until it ends; its exit code.
+    """Run `tuner VERB ...` until it ends, and return its exit code.
 
     Args:
         config: `arguments` of the command, `cwd`, `folder` of the run, and `log`, a file that
-            takes what the command says.
+            takes the output of the command.
     """
     folder = Path(config["folder"])
     more = ["--resume"] if (folder / RUN).exists() else []
@@ -36,6 +36,6 @@ def carry_out(config: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _end_with_parent() -> None:
-    """Get SIGTERM when the engine's process is gone: the step is finished and sealed."""
+    """Request SIGTERM when the engine's process is gone: the step is then finished and sealed."""
     set_death_signal = 1
     ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
 
 RESULT, LOCK = "sweep.json", "sweep.lock"
-# Seconds that trials have to finish a step and seal it.
+# Seconds for trials to finish a step and seal it.
 _PATIENCE = 60.0
 _OURS = {RESULT, f".{RESULT}.tmp", LOCK, "trials", "logs", ".ray"}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asks for each trial; None: what the recipe and the machine make of it.
+    """What the user asks for each trial; None: decided by the recipe and the machine.
 
     Attributes:
         cpus: processors.
@@ -55,18 +55,18 @@ def carry_out(
     asked: Asked,
     console: Console,
 ) -> tuple[list[dict[str, Any]], str]:
-    """Run the trials that are not done, and write the table; its rows, and what sorts them.
+    """Run the trials that are not done, write the table, and return its rows and their metric.
 
     Args:
         trials: all of the sweep.
         waiting: those that are not done.
         root: the sweep's folder.
-        metric: sorts the table; None: the first that there is.
-        asked: what a trial gets of the machine.
+        metric: sorts the table; None: the default.
+        asked: the resources of a trial.
         console: shows what happens.
 
     Raises:
-        Interrupted: by a signal; trials that ran have sealed a checkpoint.
+        Interrupted: by a signal; running trials have sealed a checkpoint.
     """
     with StopRequest():
         lock = _open(root, waiting)
@@ -100,10 +100,10 @@ def carry_out(
 
 
 def settle(folders: Sequence[Path]) -> None:
-    """Wait, not for long, until trials that were stopped have sealed their checkpoints."""
+    """Wait a short time until stopped trials have sealed their checkpoints."""
     until = time.monotonic() + _PATIENCE
     while time.monotonic() < until and any(
-        # A run whose process is gone has a note of it.
+        # A run whose process is gone has a note saying so.
         (found := runs.read_run(each)).status == "running" and not found.note
         for each in folders
         if (each / RUN).is_file()
@@ -112,7 +112,7 @@ def settle(folders: Sequence[Path]) -> None:
 
 
 def _open(root: Path, waiting: Sequence[Trial]) -> FolderLock:
-    """The folder of the sweep, locked.
+    """Open and lock the folder of the sweep.
 
     Raises:
         RecipeError: it is in use, or holds other things, or trials of another recipe.
@@ -136,7 +136,7 @@ def _open(root: Path, waiting: Sequence[Trial]) -> FolderLock:
         if others:
             raise RecipeError(
                 f"{root} holds trials of another recipe or other rows: {', '.join(others[:3])}",
-                "rows of different recipes cannot stand in one table",
+                "trials of different recipes cannot be compared in one table",
                 "choose another folder with --output",
             )
         for name in ("trials", "logs", ".ray"):
@@ -147,7 +147,7 @@ def _open(root: Path, waiting: Sequence[Trial]) -> FolderLock:
 
 
 def _config(trial: Trial, root: Path) -> dict[str, Any]:
-    """What a machine needs to know to carry a trial out."""
+    """Return what a machine needs to know to carry out a trial."""
     folder, path = root / "trials" / trial.name, trial.loaded.path
     arguments = [trial.loaded.verb, "--recipe", os.path.abspath(path), "--output", str(folder)]
     arguments += [word for each in trial.overrides for word in ("--set", each)]
@@ -156,7 +156,7 @@ def _config(trial: Trial, root: Path) -> dict[str, Any]:
 
 
 def _share(wanted: Asked, first: Trial, present: Machine) -> Any:
-    """What a trial has to itself: a GPU or as many as the recipe names, or all processors."""
+    """Return the resources of a trial: one GPU or the recipe's number of them, or all CPUs."""
     from tuner.run.sweep.engine import Share
 
     asked = first.loaded.recipe.run
