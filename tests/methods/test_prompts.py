@@ -240,7 +240,7 @@ def test_a_source_that_does_not_fit_is_refused(
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"source": "nowhere"}, RecipeError, "no adapter in 'nowhere'"),
         ({"source": "run", "num_virtual_tokens": 4}, ModelError, "does not fit"),
-        ({"source": "run", "source_task": 2}, ModelError, "knows 2 data sets"),
+        ({"source": "run", "source_task": 2}, ModelError, "has 2 data sets"),
         ({"source": "lora"}, ModelError, "not a multitask prompt"),
     ]
     for more, error, word in cases:

@@ -263,7 +263,7 @@ def test_nothing_of_what_torchao_announces_is_shown() -> None:
 def test_the_plan_tells_scheme_and_cost(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
     plain = made(make_recipe(), tmp_path / "a")
     told = made(make_recipe(train={"qat": "int4"}), tmp_path / "b")
-    assert "each 32 inputs" in told.facts["qat"]["weights"]
+    assert "one scale per 32 inputs" in told.facts["qat"]["weights"]
     assert "every step" in told.facts["qat"]["cost"]
     assert "qat" not in plain.facts
     linear = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96)

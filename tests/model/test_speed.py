@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -403,9 +404,9 @@ def test_a_cpu_gets_as_many_rows_as_keep_it_busy(
         host = hardware.Machine(cpu_count=2, memory_bytes=2**36, gpus=(gpu,))
         values = plan_values.Values(loaded)
         shape = replace(made.shape, rows=rows_of, device=device, dtype=dtype)
-        size, _ = split.split(
-            made.recipe, made.method, host, device, shape, None, True, values, Devices()
-        )
+        base: Any = SimpleNamespace(recipe=made.recipe, method=made.method)
+        decided: Any = SimpleNamespace(device=device, packing=True, processes=Devices())
+        size, _ = split.split(base, decided, shape, None, host, values)
         assert size == values.now("train.micro_batch_size") == rows
 
 

@@ -85,11 +85,11 @@ def test_the_base_is_the_one_that_they_were_trained_on() -> None:
     ["done", "done/adapter", "done/merged", "prefix-done/adapter", "prefix-done/virtual_tokens"],
 )
 def test_an_old_artefact_verifies(path: str, tuner: Command) -> None:
-    assert "files as written" in tuner("verify", f"out/{path}", "--base", "base")
+    assert "files unchanged" in tuner("verify", f"out/{path}", "--base", "base")
 
 
 def test_an_old_run_verifies_on_the_base_of_its_lock(tuner: Command) -> None:
-    assert "files as written" in tuner("verify", "out/done")
+    assert "files unchanged" in tuner("verify", "out/done")
 
 
 def test_an_old_artefact_that_was_changed_does_not(project: Path, tuner: Command) -> None:
@@ -169,7 +169,7 @@ def test_a_recipe_with_an_old_key_resumes_once_it_has_the_new_one(
 ) -> None:
     command = ("lora", "--recipe", "adam.yaml", "--output", "out/adam", "--resume")
     said = tuner(*command, code=2)
-    assert "train.trl: unknown key; it is train.adam_beta1 and train.adam_epsilon now" in said
+    assert "train.trl: unknown key; it is now train.adam_beta1 and train.adam_epsilon" in said
     recipe = project / "adam.yaml"
     text = recipe.read_text()
     assert "  trl:\n    adam_beta1: 0.8\n    adam_epsilon: 1.0e-06\n" in text

@@ -96,7 +96,7 @@ def test_all_parts_are_tried_and_nothing_stays(make_recipe: Callable[..., Path])
     assert files(recipe.parent) == before
     found = only(events, "rehearsal")
     parts = {part["part"].partition(" ")[0].rstrip(",") for part in found["parts"]}
-    tried = {"load", "score", "answers", "step", "training", "save", "reload", "export"}
+    tried = {"load", "score", "sample", "step", "training", "save", "reload", "export"}
     assert parts == tried
     assert all(part["seconds"] > 0 for part in found["parts"])
     assert len(found["steps_seconds"]) == 3

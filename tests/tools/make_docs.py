@@ -12,6 +12,7 @@ import yaml
 from tuner import cli
 from tuner.methods import METHODS
 from tuner.recipe import schema as recipe
+from tuner.recipe.json_schema import json_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = yaml.safe_load(Path(__file__).with_name("recipe_docs.yaml").read_text("utf-8"))
@@ -33,7 +34,7 @@ SECTIONS = {
 
 def recipe_page() -> str:
     """Return docs/recipe.md."""
-    schema = recipe.json_schema()
+    schema = json_schema()
     lines = [
         "# The recipe, key by key",
         "",
