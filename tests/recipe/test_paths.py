@@ -9,6 +9,7 @@ import pytest
 
 from tuner.recipe import dump, load, paths, source
 from tuner.recipe.schema import Recipe
+from tuner.run import content
 
 RLHF = """\
 model: {{base: smollm2-135m}}
@@ -58,15 +59,15 @@ def test_what_a_recipe_names_is_part_of_its_content(
 ) -> None:
     """A chain or a sweep must not take a run on other files for done."""
 
-    def content() -> str:
-        return dump.content_sha256(load.load(project / f"{recipe}.yaml", (), None))
+    def digest() -> str:
+        return content.content_sha256(load.load(project / f"{recipe}.yaml", (), None))
 
-    before = content()
-    assert content() == before
+    before = digest()
+    assert digest() == before
     (project / changed).write_text("other")
-    assert content() != before
+    assert digest() != before
     (project / changed).write_text("{}" if changed.endswith("_config.json") else "one")
-    assert content() == before
+    assert digest() == before
 
 
 @pytest.mark.parametrize("recipe", ["rlhf", "multitask"])

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 from tuner import cli
 from tuner.model.base import resolve
-from tuner.recipe import dump
 from tuner.recipe import load as recipe_load
 from tuner.recipe.schema import ModelSection
+from tuner.run import content
 
 PROJECT = Path(__file__).parents[1] / "old_runs/project"
 BASE = "54ada890cd0f894961a11298dec4f1923194fe1962d06db768bff857eafcf4f1"
@@ -196,6 +196,6 @@ def test_old_stages_are_found_again(project: Path) -> None:
         wanted = record(project, name)["content_sha256"]
         for change, same in ((meant, True), ("train.adam_beta2=0.9", False)):
             loaded = recipe_load.load(project / f"{name}.yaml", [change], verb)
-            assert (dump.content_sha256(loaded) == wanted) is same, (name, change)
+            assert (content.content_sha256(loaded) == wanted) is same, (name, change)
     other = recipe_load.load(project / "prefix.yaml", (), "prefix")
-    assert dump.content_sha256(other) != wanted
+    assert content.content_sha256(other) != wanted

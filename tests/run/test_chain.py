@@ -33,11 +33,10 @@ from tuner.methods.lora import LoraOptions
 from tuner.model.adapters import sources
 from tuner.plan import make as plan_make
 from tuner.plan import plan
-from tuner.recipe import dump
 from tuner.recipe import load as recipe_load
 from tuner.record import checkpoint
 from tuner.record.run_folder import RunFolder
-from tuner.run import chain
+from tuner.run import chain, content
 
 Sections = dict[str, Any]
 
@@ -287,10 +286,10 @@ def test_every_file_of_a_stage_counts(
     changed(recipe, "r.yaml", data={"template": "own.yaml"})
     for each in ("rows.jsonl", "own.yaml"):
         (recipe.parent if beside == "recipe" else tmp_path).joinpath(each).write_text("one")
-    before = dump.content_sha256(recipe_load.load(recipe, verb=None))
-    assert dump.content_sha256(recipe_load.load(recipe, verb=None)) == before
+    before = content.content_sha256(recipe_load.load(recipe, verb=None))
+    assert content.content_sha256(recipe_load.load(recipe, verb=None)) == before
     (recipe.parent if beside == "recipe" else tmp_path).joinpath(name).write_text("other")
-    assert dump.content_sha256(recipe_load.load(recipe, verb=None)) != before
+    assert content.content_sha256(recipe_load.load(recipe, verb=None)) != before
 
 
 def test_a_stage_whose_data_has_changed_runs_anew(work: Path, tuner: Chain) -> None:

@@ -20,7 +20,7 @@ from tests.run.test_chain import write_chain
 from tuner import cli
 from tuner.errors import RecipeError
 from tuner.machine import packages
-from tuner.recipe import dump
+from tuner.run import content
 from tuner.run.sweep import grid, table
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -52,7 +52,7 @@ def finish(trial: grid.Trial, root: Path, scores: dict[str, float], **fields: An
     folder.mkdir(parents=True)
     record = {
         **{"format": 1, "tuner": "0", "status": "done", "error": None},
-        "content_sha256": dump.content_sha256(trial.loaded),
+        "content_sha256": content.content_sha256(trial.loaded),
         "scores": {"before": scores, "after": scores},
         "durations": {"total": 1.0},
         **fields,

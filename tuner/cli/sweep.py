@@ -71,7 +71,7 @@ def sweep(
     from tuner.cli import show_plan
     from tuner.record.runs import RUNS
     from tuner.run.sweep import grid, table
-    from tuner.run.sweep.trials import Asked, carry_out, settle
+    from tuner.run.sweep.trials import carry_out, settle, share_of
 
     refuse_unknown_verb(verb)
     named, where = one_recipe("sweep", recipe, option), console(json, quiet, verbose)
@@ -94,7 +94,8 @@ def sweep(
         _show(*table.rows(trials, root / "trials", {}, metric), where)
         return
     try:
-        found, by = carry_out(trials, waiting, root, metric, Asked(cpus, gpus, address), where)
+        share = share_of(trials[0], cpus, gpus, address)
+        found, by = carry_out(trials, waiting, root, metric, share, where)
     except Interrupted as error:
         settle([root / "trials" / each.name for each in waiting])
         again = "run the same command again: finished trials are kept, the rest continue"

@@ -79,9 +79,9 @@ def value(item: Any) -> str:
     return str(item)
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
+def counted(number: int, noun: str) -> str:
     """Return a number with its noun: `1 row`, `1,024 rows`."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
 def size(count: float) -> str:

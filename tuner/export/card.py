@@ -30,7 +30,7 @@ def write(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run: Any
         folder: of the artefact.
         kind: adapter, merged or a quantized format that transformers reads.
         base: name of its base.
-        facts: how to load it (see `verify.facts_of`).
+        facts: how to load it (see `fresh_process.facts_of`).
         run: `plan` and `scores` of the record of its run; empty without one.
     """
     (folder / FILE).write_text("\n".join(_lines(kind, base, facts, run)) + "\n", "utf-8")

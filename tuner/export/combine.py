@@ -72,7 +72,7 @@ def combine(asked: Combination, job: dict[str, Any], folder: Path) -> Origin:
 
     Args:
         asked: which adapters and how; checked by `check`.
-        job: how to load them (see `verify.job_of`).
+        job: how to load them (see `fresh_process.job_of`).
         folder: takes peft's files and the tokenizer of the first.
 
     Returns:

@@ -230,7 +230,7 @@ def _again(
 
 
 def _how(work: Work, folder: Path) -> dict[str, Any]:
-    """Return how to prove the tensors of a merged model (see `proof.prove`)."""
+    """Return how to prove the tensors of a merged model (see `tensors.prove`)."""
     if work.origin.adapter:
         onto = work.notes.get("merged_onto", "dequantized")
         return {"folder": str(folder), "adapter": str(work.origin.folder), "onto": onto}

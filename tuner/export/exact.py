@@ -1,6 +1,6 @@
 """The check that an exported adapter or merged model is what it must be, tensor by tensor.
 
-As at the end of a run (see `live`): tensors first, then the logits of the reloaded model against
+As at the end of a run (see `parity`): tensors first, then the logits of the reloaded model against
 those of the same weights here. What rounding the weights costs is only reported.
 """
 
@@ -39,7 +39,7 @@ def judge(
         figures: how near it is to the tuned model.
         work: what it was made from.
         found: its logits from a fresh process.
-        proven: what that found in its tensors (see `proof.prove`); None for an adapter.
+        proven: what that found in its tensors (see `tensors.prove`); None for an adapter.
         problems: what differs in the files of an adapter.
         max_kl: a limit in place of `REQUANTIZED`.
 

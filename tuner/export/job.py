@@ -73,8 +73,8 @@ class Work:
 
     Attributes:
         origin: where it comes from.
-        facts: how to load its artefacts, whoever loads them (see `verify.facts_of`).
-        job: how to load its artefacts here (see `verify.job_of`).
+        facts: how to load its artefacts, whoever loads them (see `fresh_process.facts_of`).
+        job: how to load its artefacts here (see `fresh_process.job_of`).
         tokenizer: goes with every artefact.
         stops: ids that end an answer; None: it does not generate.
         name: of the base.

@@ -95,7 +95,7 @@ class Origin:
         return bases.resolve(section, Path() if named else self.source.start, note)
 
     def facts(self, base: Base | None) -> dict[str, Any]:
-        """Return how to load it (see `verify.facts_of`): by its manifest, else by its files."""
+        """Return how to load it (`fresh_process.facts_of`): by its manifest, else by its files."""
         if "facts" in self.sealed:
             known = {"qat": "none", **self.sealed["facts"]}
             if known["trust_remote_code"] and not self._trusted():

@@ -144,7 +144,7 @@ class Live:
         Args:
             name: its format.
             fresh: logits of the probe rows from a fresh process.
-            found: what that found in its tensors (see `proof.prove`).
+            found: what that found in its tensors (see `tensors.prove`).
 
         Returns:
             What its manifest keeps.

@@ -1,7 +1,7 @@
 """The artefacts of a run that are written from its live model.
 
 Every artefact is written aside, loaded by a fresh process with only peft and transformers, proven
-there (see `live`), and only then sealed under its final name.
+there (see `parity`), and only then sealed under its final name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
 
     Returns:
         For each artefact: kind, path, sha256, bytes, verified, max_logit_difference, and what
-        `live.SHOWN` lists.
+        `parity.SHOWN` lists.
 
     Raises:
         IntegrityError: an artefact is not what was trained; nothing is left under its name.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,12 @@ from tuner.recipe.load import LoadedRecipe
 from tuner.recipe.schema import Recipe
 
 
-def content_sha256(loaded: LoadedRecipe) -> str:
-    """Return a digest of all a run depends on: every key except where it runs, and its data.
-
-    Paths count as written, and files and adapters also by their contents: so a project can be
-    moved, and a run whose inputs have changed is not taken for done.
-    """
-    recipe, elsewhere = loaded.recipe, {"output": None, "price_per_hour": None}
-    own = recipe.model_copy(update={"run": recipe.run.model_copy(update=elsewhere)})
-    values = history.as_then(_sections(own))
-    digest = hashlib.sha256(f"{loaded.verb}\n{_as_yaml(values)}".encode())
-    for part in paths.contents(recipe, loaded.folder):
-        digest.update(part)
-    return digest.hexdigest()
+def meaning(loaded: LoadedRecipe) -> str:
+    """Return all of a recipe that a run depends on, except its files: not where it runs."""
+    elsewhere = {"output": None, "price_per_hour": None}
+    run = loaded.recipe.run.model_copy(update=elsewhere)
+    values = history.as_then(_sections(loaded.recipe.model_copy(update={"run": run})))
+    return f"{loaded.verb}\n{_as_yaml(values)}"
 
 
 def dump(recipe: Recipe, folder: Path | None = None) -> str:

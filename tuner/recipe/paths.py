@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
 from tuner.schema.fields import Names, Section
-
-# Lists all files of a sealed folder; the files of an adapter or a model that has none.
-_SEAL = "MANIFEST.json"
-_WEIGHTS = ("*.json", "*.safetensors")
-# Where a run keeps the trained weights.
-_TRAINED = ("adapter", "merged")
 
 
 @dataclass(frozen=True)
@@ -82,32 +75,3 @@ def put(values: Any, key: Sequence[str | int], text: str) -> None:
     for part in key[:-1]:
         values = values[part]
     values[key[-1]] = text
-
-
-def contents(section: Section, folder: Path) -> Iterator[bytes]:
-    """Yield a digest of everything named, except the base, whose weights a run records.
-
-    Args:
-        section: the recipe.
-        folder: where relative paths are looked for first.
-    """
-    for each in named(section):
-        there = None if each.kind == "base" else each.find(folder)
-        if there is None:
-            continue
-        if there.is_file():
-            yield hashlib.sha256(there.read_bytes()).digest()
-        elif each.kind != "file":
-            yield _of_folder(there)
-
-
-def _of_folder(folder: Path) -> bytes:
-    """Return the digest of an adapter or a model, or of the run that trained it."""
-    trained = next((folder / name for name in _TRAINED if (folder / name).is_dir()), folder)
-    sealed = trained / _SEAL
-    files = [sealed] if sealed.is_file() else sorted(f for p in _WEIGHTS for f in trained.glob(p))
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.digest()

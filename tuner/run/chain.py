@@ -17,11 +17,11 @@ from tuner.machine.child import carry_out
 from tuner.machine.signals import StopRequest
 from tuner.model.adapters import sources
 from tuner.model.adapters.sources import RECIPES, Source
-from tuner.recipe import dump
 from tuner.recipe import load as recipe_load
 from tuner.recipe import source as recipe_source
 from tuner.record import runs
 from tuner.rewards.options import ModelReward
+from tuner.run import content
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
@@ -105,7 +105,7 @@ def _link(
             f"{path} is for `tuner reward`; a policy must generate text",
             "put it into rlhf.reward: [{model: ...}], and a recipe of `tuner lora` here",
         )
-    wanted = dump.content_sha256(stage)
+    wanted = content.content_sha256(stage)
     root = taken[0].parent
     same = [run for run in runs.list_runs(root) if run.record.get("content_sha256") == wanted]
     for run in same:

@@ -13,7 +13,7 @@ import os
 import statistics
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,12 +150,21 @@ def _rehearse(plan: Plan, folder: Path, stop: StopRequest, console: Console) -> 
     clock.lap("export")
     lines = [json.loads(line) for line in (short.output / METRICS).read_text().splitlines()]
     seconds = rates.of_formats(artefacts)
-    rate = _rate(plan, short, clock.laps, lines, ends)
-    scored = clock.laps["score"] / rows if rows else 0.0
-    export = max(0.0, clock.laps["export"] - sum(seconds.values()))
-    rate = replace(rate, score_row=scored, export=export, made=seconds)
+    laps, (speed, step) = clock.laps, _speed(plan, short, lines)
+    rate = Rate(
+        tokens_per_second=speed,
+        step=step,
+        load=laps["load"],
+        score_row=laps["score"] / rows if rows else 0.0,
+        samples=laps["samples"],
+        save=_saving(short, laps["train"], lines, ends),
+        export=max(0.0, laps["export"] - sum(seconds.values())),
+        by="rehearsal",
+        date=rates.today(),
+        made=seconds,
+    )
     return Rehearsal(
-        {**clock.laps, "save": rate.save},
+        {**laps, "save": rate.save},
         [float(line["seconds"]) for line in lines],
         rows,
         rate,
@@ -254,33 +263,13 @@ def _peak(plan: Plan) -> int:
     return provenance.peak_memory_bytes()
 
 
-def _rate(
-    plan: Plan,
-    short: Plan,
-    laps: Mapping[str, float],
-    lines: list[dict[str, Any]],
-    ends: list[float],
-) -> Rate:
-    """Return the speed of the parts of training, without scoring and exports."""
+def _saving(short: Plan, training: float, lines: list[dict[str, Any]], ends: list[float]) -> float:
+    """Return the seconds that a checkpoint takes."""
     steps = [float(line["seconds"]) for line in lines]
     if short.stages[-1].steps > 1:
-        # The time between two steps is that of the checkpoint after the first of them.
-        save = max(0.0, ends[-1] - ends[-2] - steps[-1])
-    else:
-        save = max(0.0, laps["train"] - sum(steps)) / rates.saves(short)
-    speed, step = _speed(plan, short, lines)
-    return Rate(
-        tokens_per_second=speed,
-        step=step,
-        load=laps["load"],
-        score_row=0.0,
-        samples=laps["samples"],
-        save=save,
-        export=0.0,
-        by="rehearsal",
-        date=rates.today(),
-        made={},
-    )
+        # What lies between two steps is the checkpoint behind the first of them.
+        return max(0.0, ends[-1] - ends[-2] - steps[-1])
+    return max(0.0, training - sum(steps)) / rates.saves(short)
 
 
 def _speed(plan: Plan, short: Plan, lines: list[dict[str, Any]]) -> tuple[float, float]:

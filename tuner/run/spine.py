@@ -17,11 +17,10 @@ from tuner.errors import IntegrityError
 from tuner.machine import heap, ranks
 from tuner.machine.signals import StopRequest
 from tuner.methods import qat_layers
-from tuner.recipe import dump
 from tuner.record import checkpoint, provenance
 from tuner.record import log as run_log
 from tuner.record.run_folder import RunFolder
-from tuner.run import build, out_of_memory
+from tuner.run import build, content, out_of_memory
 from tuner.run import finish as run_finish
 from tuner.run import resume as training
 from tuner.run.build import set_stage, trainable
@@ -105,7 +104,7 @@ def _head(plan: Plan) -> dict[str, Any]:
     """Return what the record has from the start."""
     return {
         "recipe_sha256": plan.loaded.sha256,
-        "content_sha256": dump.content_sha256(plan.loaded),
+        "content_sha256": content.content_sha256(plan.loaded),
         "plan": plan.as_dict(),
         **provenance.describe(),
     }

@@ -43,7 +43,7 @@ def check(file: Path, job: dict[str, Any], held: Held, folder: Path) -> dict[str
 
     Args:
         file: the GGUF file.
-        job: how to load it (see `verify.job_of`).
+        job: how to load it (see `fresh_process.job_of`).
         held: rows to read.
         folder: for temporary files.
 

@@ -102,7 +102,7 @@ def fresh_logits(
         plan: of the run.
         folders: of the artefacts, by their format.
         rows: the probe rows.
-        proofs: how to prove the tensors of some of them (see `proof.prove`).
+        proofs: how to prove the tensors of some of them (see `tensors.prove`).
 
     Returns:
         The logits of every row, and what was found in the tensors, by format.

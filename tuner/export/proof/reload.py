@@ -17,7 +17,7 @@ def load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
     """Load an artefact as a model in evaluation mode, on the device of the job.
 
     Args:
-        job: see `verify.job_of`.
+        job: see `fresh_process.job_of`.
         kind: its format.
         folder: where it is.
 

@@ -63,7 +63,7 @@ def prove(job: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any]:
     """Compare a merged model on the disk with what it must be.
 
     Args:
-        job: see `verify.job_of`.
+        job: see `fresh_process.job_of`.
         how: `folder`, and one of `adapter` (the folder that it was made from; with `onto`, which
             weights of a quantized base), `digests` (sha256 of each tensor of the model that was in
             memory), `like` (the folder that it is a copy of).

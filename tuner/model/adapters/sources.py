@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 RECIPES = (".yaml", ".yml")
 
 
+# The folders of a run that hold what it trained; the first one counts.
+TRAINED = ("adapter", "merged")
+
+
 @dataclass(frozen=True)
 class Source:
     """An adapter or a whole model, written by an earlier run or made elsewhere.
@@ -142,7 +146,7 @@ def _of_run(path: Path, name: str, key: str) -> Source:
             "name the adapter's own folder instead",
         ) from error
     section, method = loaded.recipe.model, loaded.recipe.method
-    for kind in ("adapter", "merged"):
+    for kind in TRAINED:
         if (path / kind).is_dir():
             whole = kind == "merged"
             folder = (path / kind).resolve()

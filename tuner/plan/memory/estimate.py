@@ -40,7 +40,7 @@ CONTEXT = 800 * MIB
 # Rows of logits that the loss copies at a time.
 _LOSS_ROWS = 128
 
-# Rows, and tokens per row, for comparing artefacts with the live model (see `export.verify`).
+# Rows, and tokens per row, for comparing artefacts with the live model (see `export.proof`).
 PROBE_ROWS, PROBE_TOKENS = 4, 256
 
 # Bytes of a weight, by how it is stored.

@@ -6,13 +6,13 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import ResourceError, first_line
 from tuner.machine import threads
 from tuner.run.sweep import trial
+from tuner.run.sweep.trial import Share
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
@@ -35,15 +35,6 @@ from ray import tune
 _STORE_BYTES = 1 << 27
 # After a lost machine or a killed worker, the trial continues elsewhere.
 _TRIES = 3
-
-
-@dataclass(frozen=True)
-class Share:
-    """The resources of a trial, and their cluster ("" for this machine alone)."""
-
-    cpus: int
-    gpus: int
-    address: str
 
 
 def carry_out(

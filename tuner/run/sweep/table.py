@@ -10,8 +10,8 @@ from typing import Any
 
 from tuner.console import formatting
 from tuner.errors import IntegrityError, TunerError, kind_of
-from tuner.recipe import dump
 from tuner.record.run_json import RUN, read_record
+from tuner.run import content
 from tuner.run.sweep.grid import Trial
 
 
@@ -24,7 +24,7 @@ def finished(trial: Trial, folder: Path) -> dict[str, Any] | None:
 
 def same(trial: Trial, record: Mapping[str, Any] | None) -> bool:
     """Return whether a record is of the trial's recipe; true if there is none."""
-    return record is None or record.get("content_sha256") == dump.content_sha256(trial.loaded)
+    return record is None or record.get("content_sha256") == content.content_sha256(trial.loaded)
 
 
 def rows(

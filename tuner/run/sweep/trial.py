@@ -9,6 +9,7 @@ import ctypes
 import signal
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,15 @@ from tuner.record.run_json import RUN
 
 # What an engine and a launcher set for the process around this one is not for the trial's.
 _NOT_PASSED_ON = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TUNER_LAUNCHED")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The resources of a trial, and their cluster ("" for this machine alone)."""
+
+    cpus: int
+    gpus: int
+    address: str
 
 
 def carry_out(config: Mapping[str, Any]) -> dict[str, float]:

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,10 @@ from tuner.record.lock import FolderLock
 from tuner.record.run_json import RUN
 from tuner.run.sweep import table
 from tuner.run.sweep.grid import Trial
+from tuner.run.sweep.trial import Share
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.machine.hardware import Machine
 
 RESULT, LOCK = "sweep.json", "sweep.lock"
 # Seconds for trials to finish a step and seal it.
@@ -32,27 +31,12 @@ _PATIENCE = 60.0
 _OURS = {RESULT, f".{RESULT}.tmp", LOCK, "trials", "logs", ".ray"}
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What the user asks for each trial; None: decided by the recipe and the machine.
-
-    Attributes:
-        cpus: processors.
-        gpus: GPUs.
-        address: of a Ray cluster; empty: this machine.
-    """
-
-    cpus: int | None
-    gpus: int | None
-    address: str
-
-
 def carry_out(
     trials: Sequence[Trial],
     waiting: Sequence[Trial],
     root: Path,
     metric: str | None,
-    asked: Asked,
+    share: Share,
     console: Console,
 ) -> tuple[list[dict[str, Any]], str]:
     """Run the trials that are not done, write the table, and return its rows and their metric.
@@ -62,7 +46,7 @@ def carry_out(
         waiting: those that are not done.
         root: the sweep's folder.
         metric: sorts the table; None: the default.
-        asked: the resources of a trial.
+        share: the resources of a trial.
         console: shows what happens.
 
     Raises:
@@ -78,7 +62,6 @@ def carry_out(
                 with contextlib.redirect_stdout(sys.stderr):
                     from tuner.run.sweep import engine
 
-                    share = _share(asked, trials[0], hardware.detect())
                     configs = {each.name: _config(each, root) for each in waiting}
                     outcomes = engine.carry_out(configs, share, root / ".ray", console)
             status = "done"
@@ -155,13 +138,17 @@ def _config(trial: Trial, root: Path) -> dict[str, Any]:
     return {"arguments": arguments, "cwd": os.getcwd(), "folder": str(folder), "log": log}
 
 
-def _share(wanted: Asked, first: Trial, present: Machine) -> Any:
-    """Return the resources of a trial: one GPU or the recipe's number of them, or all CPUs."""
-    from tuner.run.sweep.engine import Share
+def share_of(first: Trial, cpus: int | None, gpus: int | None, address: str) -> Share:
+    """Return the resources of a trial: one GPU or the recipe's number of them, or all CPUs.
 
-    asked = first.loaded.recipe.run
+    Args:
+        first: of the trials, which are alike in this.
+        cpus: asked for; None: decided here.
+        gpus: likewise.
+        address: of a Ray cluster; empty: this machine.
+    """
+    asked, present = first.loaded.recipe.run, hardware.detect()
     several = asked.devices if isinstance(asked.devices, int) else 1
     usual = several if present.gpus and asked.device != "cpu" else 0
-    gpus = usual if wanted.gpus is None else wanted.gpus
-    cpus = wanted.cpus or (1 if gpus else present.cpu_count)
-    return Share(cpus, gpus, wanted.address)
+    own = usual if gpus is None else gpus
+    return Share(cpus or (1 if own else present.cpu_count), own, address)
