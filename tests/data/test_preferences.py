@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.chat_templates import FAMILIES
 from tests.tokenizers import BOS_TEMPLATE, THINK_TEMPLATE, make_tokenizer
 from tuner.data.preferences import Ranking, prepare_preferences
 from tuner.data.prepared import Prepared
@@ -393,12 +394,17 @@ def test_a_token_across_the_border_is_split(tmp_path: Path) -> None:
 
 
 def test_an_empty_block_of_reasoning(tmp_path: Path) -> None:
-    """M15: a block that the template writes before both answers is prompt, before one is answer."""
+    """M15: a block that the model is not asked with belongs to both answers, even if one has
+    reasoning; where an argument turns reasoning off, it belongs to the prompt."""
+    family = FAMILIES["qwen3"]
+    (ranking,) = prepared(tmp_path, [PAIRS["texts"]], family.tokenizer()).train
+    assert family.tokenizer().decode(ranking.prompt_ids).endswith("<think>\n\n</think>\n\n")
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = THINK_TEMPLATE
     (ranking,) = prepared(tmp_path, [PAIRS["texts"]], tokenizer).train
-    assert tokenizer.decode(ranking.prompt_ids).endswith("<think>\n\n</think>\n\n")
-    assert said(ranking) == [GOOD + "<|im_end|>", BAD + "<|im_end|>"]
+    assert tokenizer.decode(ranking.prompt_ids).endswith("<|im_start|>assistant\n")
+    block = "<think>\n\n</think>\n\n"
+    assert said(ranking) == [f"{block}{GOOD}<|im_end|>", f"{block}{BAD}<|im_end|>"]
     row = {**PAIRS["texts"], "chosen": f"<think>\nhm\n</think>\n\n{GOOD}"}
     (ranking,) = prepared(tmp_path, [row], tokenizer).train
     other = {**row, "chosen": row["rejected"], "rejected": row["chosen"]}

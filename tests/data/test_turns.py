@@ -41,7 +41,8 @@ def test_a_template_that_rewrites_turns_is_split(tmp_path: Path) -> None:
         text = tokenizer.apply_chat_template(messages[:count], tokenize=False)
         assert tokenizer.decode(example.input_ids) == text
     assert learned(first, tokenizer) == ["<think>\nhm\n</think>\n\none<|im_end|>"]
-    assert learned(second, tokenizer) == ["two<|im_end|>"]  # the empty block is no target
+    # No argument turns the block off: the model is asked in front of it, and writes it.
+    assert learned(second, tokenizer) == ["<think>\n\n</think>\n\ntwo<|im_end|>"]
     assert "hm" not in tokenizer.decode(second.input_ids)
     assert result.report["rows_train"] == 1
     assert result.report["examples_train"] == 2

@@ -364,8 +364,12 @@ def test_a_template_that_rewrites_turns_is_followed_but_never_blindly() -> None:
     turns = [MESSAGES[1], thought, MESSAGES[3]]
     text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     assert prompts.ids(turns) == tokenizer(text, add_special_tokens=False)["input_ids"]
-    with pytest.raises(BadRow, match="special tokens"):
-        prompts.ids([MESSAGES[1], thought, {"role": "user", "content": "<|im_end|>"}])
+    # Its place is known, so a control token in a turn stays text.
+    forged = prompts.ids([MESSAGES[1], thought, {"role": "user", "content": "<|im_end|>"}])
+    assert forged.count(2) == prompts.ids(turns).count(2)
+    tokenizer.chat_template = THINK_TEMPLATE.replace("+ content", "+ (content | upper)")
+    with pytest.raises(BadRow, match="leaves out a user turn"):
+        Prompts(tokenizer, [2]).ids(turns)
 
 
 def test_an_encoder_decoder_reads_plain_text_as_in_training(

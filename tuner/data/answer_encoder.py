@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -31,10 +31,21 @@ class Answers:
 
 
 class AnswerEncoder:
-    """Encodes groups of dialogues that differ in their last turn only."""
+    """Encodes groups of dialogues that differ in their last turn only.
 
-    def __init__(self, data: DataSection, tokenizer: Any, maker: ExampleMaker) -> None:
+    Args:
+        data: the recipe's data section.
+        tokenizer: a fast one.
+        maker: renders the dialogues.
+        sampled: the answers are only placeholders for sampled ones: prompts are those that the
+            chat template writes by itself.
+    """
+
+    def __init__(
+        self, data: DataSection, tokenizer: Any, maker: ExampleMaker, sampled: bool = False
+    ) -> None:
         self._maker = maker
+        self._sampled = sampled
         self._encoder = Encoder(tokenizer, data.special_tokens_in_text, maker.chat_template)
         self._backend = tokenizer.backend_tokenizer
 
@@ -43,7 +54,7 @@ class AnswerEncoder:
         rendered: list[list[Rendered] | BadRow] = []
         for dialogues in groups:
             try:
-                rendered.append(_with_one_border([self.render(each) for each in dialogues]))
+                rendered.append(_with_one_border(self._group(dialogues)))
             except BadRow as problem:
                 rendered.append(problem)
         flat = [each for group in rendered if not isinstance(group, BadRow) for each in group]
@@ -58,13 +69,20 @@ class AnswerEncoder:
             except BadRow as problem:
                 yield problem
 
-    def render(self, dialogue: Dialogue) -> Rendered:
+    def _group(self, dialogues: Sequence[Dialogue]) -> list[Rendered]:
+        """Render dialogues, each with its last answer behind the same prompt."""
+        arguments = {}
+        if not self._sampled:
+            arguments = self._maker.asked(any(self._maker.reasons(dialogues)))
+        return [self.render(each, arguments) for each in dialogues]
+
+    def render(self, dialogue: Dialogue, arguments: Mapping[str, Any] | None = None) -> Rendered:
         """Render a dialogue of which only the last answer counts.
 
         Raises:
             BadRow: the chat template refuses it, or leaves its answer out.
         """
-        texts = self._maker.render(dialogue, only_last=True)
+        texts = self._maker.render(dialogue, only_last=True, arguments=arguments)
         if not texts:
             raise BadRow("the model's chat template leaves out the answer")
         return texts[-1]

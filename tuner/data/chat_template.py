@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jinja2
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tuner.data import reasoning, template_probe
 from tuner.data.bad_rows import BadRow
-from tuner.data.dialogue import Message
-from tuner.errors import DataError, ModelError, SafetyError
+from tuner.data.reasoning import Message
+from tuner.data.template_probe import INLINE, Abilities
+from tuner.errors import DataError, ModelError, RecipeError, SafetyError
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -28,17 +31,6 @@ PROBE_SECONDS = 8.0
 MAX_NUMBER = 1_000_000
 MAX_PROBE_CHARACTERS = 10_000_000
 _DUNDER = re.compile(r"__\w+__")
-_NAME = "probe_of_tool"
-_PROBE_TOOL = {
-    "type": "function",
-    "function": {
-        "name": _NAME,
-        "description": "probe",
-        "parameters": {"type": "object", "properties": {}},
-    },
-}
-_CALL = {"type": "function", "id": "call00000", "function": {"name": _NAME, "arguments": {}}}
-_USER = {"role": "user", "content": "question"}
 
 
 def adds_bos(tokenizer: Any) -> bool:
@@ -75,9 +67,19 @@ class ChatTemplate:
         self._probe()
 
     def render(
-        self, messages: list[Message], tools: list[Any] | None = None, generate: bool = False
+        self,
+        messages: list[Message],
+        tools: list[Any] | None = None,
+        generate: bool = False,
+        arguments: Mapping[str, Any] | None = None,
     ) -> str:
-        """Render messages, with the header of the next answer if `generate`.
+        """Render messages in the form of `native`.
+
+        Args:
+            messages: the turns.
+            tools: shown to the model.
+            generate: end with the header of an answer.
+            arguments: for the template, by name.
 
         Raises:
             BadRow: the template refuses these messages.
@@ -92,6 +94,7 @@ class ChatTemplate:
                     chat_template=self.source if self.own else None,
                     add_generation_prompt=generate,
                     tokenize=False,
+                    **(arguments or {}),
                 )
             )
         except (SecurityError, OverflowError, MemoryError) as error:
@@ -101,13 +104,42 @@ class ChatTemplate:
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise BadRow(f"the model's chat template rejects it: {error}") from None
 
+    def native(self, message: Message) -> Message:
+        """Return a turn with its reasoning where the template takes it from."""
+        said = message.get(reasoning.KEY)
+        if not said:
+            return message
+        rest, field = reasoning.without(message), self.abilities.reasoning
+        if field == INLINE:
+            return {**rest, "content": reasoning.inline(message)}
+        return {**rest, field: said} if field else rest
+
+    def arguments(self, reasons: bool) -> dict[str, Any]:
+        """Return the arguments by which the model is asked for an answer with reasoning, or
+        without; none where the template has no such argument."""
+        return {self.abilities.switch: reasons} if self.abilities.switch else {}
+
+    def defaults(self, reasons: bool) -> dict[str, Any]:
+        """Return the same, but nothing where the template asks so by itself."""
+        wanted = self.arguments(reasons)
+        question = [{"role": "user", "content": "question"}]
+        same = self.render(question, generate=True) == self.render(
+            question, generate=True, arguments=wanted
+        )
+        return {} if same else wanted
+
+    @property
+    def switch(self) -> str:
+        """Return the argument that turns reasoning off when false; empty if there is none."""
+        return self.abilities.switch
+
     def require_tools(self, row: str) -> None:
         """Raise unless the template shows tools to the model.
 
         Raises:
             DataError: its rendering is the same with and without tools.
         """
-        if not self.renders_tools:
+        if not self.abilities.tools:
             raise DataError(
                 "the model's chat template cannot render tools",
                 f"{row} has tools, but the template renders it the same without them",
@@ -115,7 +147,7 @@ class ChatTemplate:
             )
 
     def _probe(self) -> None:
-        """Render once with a time limit, and learn whether tools and tool calls are shown."""
+        """Render with a time limit, and learn what the template can do."""
         outcome: list[BaseException | None] = []
 
         def attempt() -> None:
@@ -134,18 +166,65 @@ class ChatTemplate:
             raise outcome[0]
 
     def _learn(self) -> None:
-        plain = self._try([_USER])
-        if plain is not None and len(plain) > MAX_PROBE_CHARACTERS:
-            raise _unsafe("it renders a single word to more than ten million characters")
-        self.renders_tools = self._try([_USER], [_PROBE_TOOL]) not in (None, plain)
-        call = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
-        self.renders_calls = _NAME in (self._try([_USER, call]) or "")
-
-    def _try(self, messages: list[Message], tools: list[Any] | None = None) -> str | None:
         try:
-            return self.render(messages, tools)
+            plain = self.render([{"role": "user", "content": "question"}])
         except BadRow:
-            return None
+            plain = ""
+        if len(plain) > MAX_PROBE_CHARACTERS:
+            raise _unsafe("it renders a single word to more than ten million characters")
+        self.abilities: Abilities = template_probe.learn(self.source, self.render)
+
+
+def with_defaults(source: str, arguments: Mapping[str, Any]) -> str:
+    """Return a template that takes these arguments where the caller names none.
+
+    Whoever renders it, another program too, sends the same prompt.
+    """
+    lines = [
+        f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(value)} %}}{{%- endif %}}"
+        for name, value in arguments.items()
+    ]
+    # After a tag, Jinja would take away a line break that the template begins with.
+    return "".join([*lines, "{{- '' }}" if lines else "", source])
+
+
+def plain_template(tokenizer: Any, separator: str) -> str:
+    """Return a chat template that writes turns as plain text, each followed by `separator`."""
+    return (
+        ("{{ bos_token }}" if adds_bos(tokenizer) else "")
+        + "{% for message in messages %}{{ message['content'] }}"
+        + "{% if add_generation_prompt or not loop.last %}{{ "
+        + json.dumps(separator)
+        + " }}{% endif %}{% endfor %}"
+    )
+
+
+def check_arguments(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that change nothing.
+
+    Raises:
+        RecipeError: the tokenizer has no chat template, or it does not use one of them.
+    """
+    if tokenizer.chat_template is None:
+        raise RecipeError(
+            "model.chat_arguments: the base has no chat template",
+            "its tokenizer comes without one",
+            "leave out model.chat_arguments",
+        )
+    chat = ChatTemplate(tokenizer)
+    for name, value in arguments.items():
+        if not template_probe.uses(chat.render, {name: value}):
+            reads = ", ".join(chat.abilities.arguments) or "none"
+            raise RecipeError(
+                f"model.chat_arguments: the chat template does not use '{name}'",
+                f"with {name}: {json.dumps(value)} every prompt and answer is the same; "
+                f"arguments that it reads: {reads}",
+                "name one of these with another value than its default, or leave it out",
+            )
+
+
+def _literal(value: Any) -> str:
+    return "none" if value is None else json.dumps(value)
 
 
 def _source(tokenizer: Any) -> str:

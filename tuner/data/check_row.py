@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue, Message
 
@@ -44,4 +45,5 @@ def _check_content(message: Message) -> None:
     if not isinstance(content, str):
         raise BadRow(f"the content of a turn is not text but {type(content).__name__}")
     if role == "assistant" and not content.strip() and not message.get("tool_calls"):
-        raise BadRow("the answer is empty")
+        only = "there is reasoning, but " if message.get(reasoning.KEY) else ""
+        raise BadRow(f"{only}the answer is empty")

@@ -43,6 +43,11 @@ class Comparison:
         return self.dialogues[0].row
 
     @property
+    def better(self) -> Dialogue:
+        """The better side of the first pair."""
+        return self.dialogues[self.pairs[0][0]]
+
+    @property
     def prompt(self) -> tuple[Message, ...]:
         """The turns before the answers."""
         return self.dialogues[0].messages[:-1]

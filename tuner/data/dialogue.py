@@ -10,12 +10,13 @@ from typing import Any
 
 import jinja2
 
+from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.read import Row
+from tuner.data.reasoning import Message as Message
 from tuner.data.template import SLOT_LABEL, SLOT_TEXT, Cloze, Conversation, Turn, environment
 from tuner.data.template_match import Fit
 
-Message = dict[str, Any]
 _ONE_COLUMN = re.compile(r"\{\{\s*(\w+)\s*\}\}\Z")
 
 
@@ -31,6 +32,8 @@ class Segment:
 class Dialogue:
     """What a row says, before any chat template. Has messages or segments, never both.
 
+    Reasoning is under a key of its own in a message; see `reasoning.separated`.
+
     `answer` is the last answer; for a cloze it is the label, whose word is in the segments.
     `source` is the number of the data set that the row comes from.
     """
@@ -45,14 +48,15 @@ class Dialogue:
     source: int = 0
 
     def with_answer(self, answer: str) -> Dialogue:
-        """Return the same row with a different last answer."""
+        """Return the same row with a different last answer, without reasoning before it."""
         if self.segments:
             word = self.words.get(answer, answer)
             segments = tuple(
                 replace(each, text=word) if each.supervised else each for each in self.segments
             )
             return replace(self, segments=segments, answer=answer)
-        messages = (*self.messages[:-1], {**self.messages[-1], "content": answer})
+        last = reasoning.without(self.messages[-1])
+        messages = (*self.messages[:-1], {**last, "content": answer})
         return replace(self, messages=messages, answer=answer)
 
     def parts(self) -> list[str]:
@@ -110,6 +114,7 @@ class RowRenderer:
                 message for turn in template.turns for message in self._turn(turn, values)
             )
             tools = None
+        messages = tuple(map(reasoning.separated, messages))
         last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
         messages = messages[: last + 1]
         answer = messages[-1].get("content") or "" if messages else ""

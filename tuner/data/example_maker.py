@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow, Problems
-from tuner.data.chat_template import ChatTemplate
+from tuner.data.chat_template import ChatTemplate, plain_template
 from tuner.data.dialogue import Dialogue
 from tuner.data.encode import Encoded, Encoder, closing
 from tuner.data.example import Example
@@ -73,6 +74,9 @@ class ExampleMaker:
         self._separator = "" if head == "classes" and template.label else template.separator
         self.head = head
         self._labels = list(labels)
+        self._tokenizer = tokenizer
+        self._turns = bool(template.turns or template.conversation)
+        self._drop = data.reasoning == "drop"
         self._chat: ChatTemplate | None = None
         self._finder: SpanFinder | None = None
         if head != "language" and data.render == "chat":
@@ -83,7 +87,7 @@ class ExampleMaker:
             )
         if not template.raw and data.render != "raw" and head == "language":
             self._chat = ChatTemplate(tokenizer, stop_ids)
-            self._finder = SpanFinder(self._chat)
+            self._finder = SpanFinder(self._chat, context=data.reasoning == "context")
         borders = data.long == "split"
         self._encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
         self._suffix = closing(tokenizer)
@@ -104,13 +108,48 @@ class ExampleMaker:
             else "the tokenizer's"
         )
 
-    def render(self, dialogue: Dialogue, only_last: bool = False) -> list[Rendered]:
+    @property
+    def plain_template(self) -> str | None:
+        """A chat template that writes plain prompts as the rows have them; None if they are chats
+        or have no prompt that ends in turns."""
+        if self._chat is not None or self.head != "language" or not self._turns:
+            return None
+        return plain_template(self._tokenizer, self._separator)
+
+    def render(
+        self,
+        dialogue: Dialogue,
+        only_last: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> list[Rendered]:
         """Render a dialogue to one or more texts; see `SpanFinder.render`."""
+        if self._drop:
+            dialogue = replace(
+                dialogue, messages=tuple(reasoning.without(each) for each in dialogue.messages)
+            )
         if self._finder is None:
             if dialogue.tools or any(message.get("tool_calls") for message in dialogue.messages):
                 raise BadRow("plain text cannot show tools (data.render: raw)")
             return [raw(dialogue, self._separator, only_last)]
-        return self._finder.render(dialogue, only_last)
+        return self._finder.render(dialogue, only_last, arguments)
+
+    def reasons(self, dialogues: Iterable[Dialogue]) -> list[bool]:
+        """Return of each dialogue whether reasoning comes before its last answer."""
+        if self._drop:
+            return [False for _ in dialogues]
+        return [bool(each.messages and each.messages[-1].get(reasoning.KEY)) for each in dialogues]
+
+    def asked(self, reasons: bool) -> dict[str, Any]:
+        """Return the arguments of the chat template by which an answer is asked for, with
+        reasoning or without."""
+        return self._chat.arguments(reasons) if self._chat else {}
+
+    def defaults(self, reasons: Sequence[bool]) -> dict[str, Any]:
+        """Return the same for most of these answers, as far as the template needs to be given
+        them."""
+        if self._chat is None:
+            return {}
+        return self._chat.defaults(sum(reasons) * 2 > len(reasons))
 
     def encode(
         self, dialogues: Sequence[Dialogue], problems: Problems, prompts: bool = False

@@ -107,6 +107,7 @@ def prepare_preferences(
     seed: int,
     context_length: int,
     stop_ids: Collection[int] = (),
+    scored: bool = False,
 ) -> Prepared:
     """Read, pair, check, split by prompt and tokenize the preferences of a recipe.
 
@@ -120,6 +121,8 @@ def prepare_preferences(
         seed: chooses the held-out prompts.
         context_length: tokens that the model can take.
         stop_ids: further token ids that end an answer, next to the tokenizer's eos.
+        scored: for a reward model: prompts are those that the chat template writes by itself, as
+            they are when answers are sampled.
 
     Returns:
         `train` and `eval` are lists of `Ranking`.
@@ -142,7 +145,7 @@ def prepare_preferences(
     )
     template = load_template(_twin(fit, source, split.train), folder)
     maker = ExampleMaker(data, template, tokenizer, max_length, stop_ids)
-    encoder = AnswerEncoder(data, tokenizer, maker)
+    encoder = AnswerEncoder(data, tokenizer, maker, sampled=scored)
     train, losses = _rankings(split.train, encoder, source, max_length)
     evals, eval_losses = _rankings(split.eval, encoder, source, max_length)
     stop_if_too_many(
@@ -160,7 +163,16 @@ def prepare_preferences(
     report |= _counts(fit, split, [compared, held], train, evals)
     report["pairs_too_long"] = losses.pairs + eval_losses.pairs
     report["warnings"] = base_warnings(report) + _warnings(report)
-    return Prepared(train, evals, fit.format.name, (), maker.chat_template, report)
+    return Prepared(
+        train,
+        evals,
+        fit.format.name,
+        (),
+        maker.chat_template,
+        report,
+        {} if scored else maker.defaults(maker.reasons(each.better for each in split.train)),
+        None if scored else maker.plain_template,
+    )
 
 
 def _twin(fit: FormatFit, source: Source, comparisons: Sequence[Comparison]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.data.example import Example
@@ -42,6 +42,9 @@ class Prepared:
         labels: answers to choose from.
         chat_template: the Jinja text in use; None for plain text.
         report: the content of `data_report.json`.
+        chat_arguments: of the chat template, for answers like those of most rows.
+        plain_template: a chat template that writes plain prompts as the rows have them; None where
+            the rows are chats, or have no prompt.
     """
 
     train: list[Any]
@@ -50,6 +53,8 @@ class Prepared:
     labels: tuple[str, ...]
     chat_template: str | None
     report: dict[str, Any]
+    chat_arguments: dict[str, Any] = field(default_factory=dict)
+    plain_template: str | None = None
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def prepare_prompts(
             raise source.empty(name)
     split = split_by_prompt(rows, held, lambda each: each.mark, data, seed)
     maker = ExampleMaker(data, fit.template, tokenizer, max_length, stop_ids)
-    encoder = AnswerEncoder(data, tokenizer, maker)
+    encoder = AnswerEncoder(data, tokenizer, maker, sampled=True)
     train, losses = _prompts(split.train, encoder, source, max_length)
     evals, eval_losses = _prompts(split.eval, encoder, source, max_length)
     room = _room(losses.longest, context_length, response_length)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tuner.data.dialogue import Dialogue, Message
+from tuner.data import reasoning
+from tuner.data.dialogue import Dialogue
 
 Span = tuple[int, int]
 
@@ -70,10 +71,5 @@ def _parts(dialogue: Dialogue, separator: str) -> list[tuple[str, bool]]:
     for message in dialogue.messages:
         if parts and separator:
             parts.append((separator, False))
-        parts.append((_content(message), message["role"] == "assistant"))
+        parts.append((reasoning.inline(message), message["role"] == "assistant"))
     return parts
-
-
-def _content(message: Message) -> str:
-    content = message.get("content")
-    return content if isinstance(content, str) else ""

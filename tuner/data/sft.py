@@ -70,7 +70,18 @@ def prepare(
                 f"{without} of {len(evals)} eval rows have an answer that is not one of the labels "
                 "(or does not fit): they do not count for label accuracy"
             )
-    return Prepared(train, evals, rows.fit.template.name, labels, maker.chat_template, report)
+    reasons = maker.reasons(rows.train)
+    report["rows_with_reasoning"] = sum(reasons)
+    return Prepared(
+        train,
+        evals,
+        rows.fit.template.name,
+        labels,
+        maker.chat_template,
+        report,
+        maker.defaults(reasons),
+        maker.plain_template,
+    )
 
 
 def preview(

@@ -1,66 +1,75 @@
 """Where the answers are in a rendered chat, found by rendering prefixes.
 
-An answer reaches from the end of the generation prompt (the chat before it, rendered with
-`add_generation_prompt`) to its stop token. Chats of the same shape (roles, tools, tool calls) are
-rendered once with neutral contents, which shows what the template writes itself; a row then needs
-one rendering, which must equal the shape filled with its contents. A row for which it does not is
-measured with its own prefixes.
+An answer reaches from the end of the prompt that the model is asked with (the chat before it,
+rendered with `add_generation_prompt` and the arguments for such an answer) to its stop token: what
+the template writes between them, a block of reasoning say, the model has to write. Chats of the
+same shape (roles, tools, tool calls, arguments) are rendered once with neutral contents, which
+shows what the template writes itself; a row then needs one rendering, which must equal the shape
+filled with its contents. A row for which it does not is measured with its own prefixes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat_template import ChatTemplate
-from tuner.data.dialogue import Dialogue, Message
-from tuner.data.rendered import Rendered, Span
+from tuner.data.dialogue import Dialogue
+from tuner.data.reasoning import KEY, Message
+from tuner.data.rendered import Rendered
+from tuner.data.shapes import Answer, Shape, filled, locate, neutral, rendered, strings_of, written
 from tuner.errors import ModelError
 
 MAX_SHAPES = 4096
 
 
 @dataclass(frozen=True)
-class Answer:
-    """Span of one answer with its stop token, if the template wrote one."""
+class Chat:
+    """Turns to render: separated messages, tools, the template's arguments, the turns to learn."""
 
-    start: int
-    end: int
-    stopped: bool
+    messages: list[Message]
+    tools: list[Any] | None
+    arguments: dict[str, Any]
+    answers: list[int]
 
-
-@dataclass(frozen=True)
-class Shape:
-    """A chat with neutral contents. `contents`: span and message; None if not locatable."""
-
-    text: str
-    contents: tuple[tuple[int, int, int], ...] | None
-    answers: tuple[Answer, ...] | None
-
-    def fill(self, texts: Sequence[str]) -> str:
-        """Return the chat with these contents, one for each of `contents`."""
-        parts, position = [], 0
-        for (start, end, _), text in zip(self.contents or (), texts, strict=True):
-            parts += [self.text[position:start], text]
-            position = end
-        return "".join([*parts, self.text[position:]])
+    def before(self, turn: int) -> list[Message]:
+        """Return the messages before a turn."""
+        return self.messages[:turn]
 
 
 class SpanFinder:
-    """Renders dialogues with one chat template."""
+    """Renders dialogues with one chat template.
 
-    def __init__(self, chat: ChatTemplate) -> None:
+    Args:
+        chat: the template.
+        context: reasoning is context: shown, and not a target.
+    """
+
+    def __init__(self, chat: ChatTemplate, context: bool = False) -> None:
         self.chat = chat
+        self._context = context
         self._shapes: dict[str, Shape] = {}
 
-    def render(self, dialogue: Dialogue, only_last: bool = False) -> list[Rendered]:
+    def render(
+        self,
+        dialogue: Dialogue,
+        only_last: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> list[Rendered]:
         """Render a dialogue: one example, or one for each answer.
 
         Templates that rewrite earlier turns (dropping their reasoning, say) cannot show all
         answers in one text as inference would; then each answer is a separate example.
+
+        Args:
+            dialogue: the turns.
+            only_last: learn the last answer only.
+            arguments: for the template; None: those that ask for such an answer, with reasoning
+                or without.
 
         Raises:
             BadRow: the template refuses the row.
@@ -68,27 +77,37 @@ class SpanFinder:
         """
         if dialogue.tools:
             self.chat.require_tools(dialogue.row)
-        messages = [self._native(message) for message in dialogue.messages]
+        messages = [self._with_calls(message) for message in dialogue.messages]
         answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        whole = self._one(dialogue, messages, answers[-1:] if only_last else answers)
-        if whole:
-            return [whole]
+        wanted = answers[-1:] if only_last else answers
+
+        def chat(upto: int, turns: list[int]) -> Chat:
+            own = arguments
+            if own is None:
+                own = self.chat.arguments(any(messages[i].get(KEY) for i in turns))
+            return Chat(messages[:upto], dialogue.tools, dict(own), turns)
+
+        alike = len({bool(messages[i].get(KEY)) for i in wanted}) == 1
+        if alike or arguments is not None or not self.chat.switch:
+            whole = self._one(dialogue, chat(len(messages), wanted))
+            if whole:
+                return [whole]
         examples = []
-        for i in answers:
+        for i in wanted:
             answer = messages[i].get("content") or ""
             part = replace(dialogue, messages=dialogue.messages[: i + 1], answer=answer)
-            example = self._one(part, messages[: i + 1], [i])
+            example = self._one(part, chat(i + 1, [i]))
             examples += [example] if example else []
         return examples
 
-    def _native(self, message: Message) -> Message:
+    def _with_calls(self, message: Message) -> Message:
         """A tool call as the template's own form where it has one, else as plain text."""
-        if message.get("tool_calls") and not self.chat.renders_calls:
+        if message.get("tool_calls") and not self.chat.abilities.calls:
             raise BadRow("the model's chat template cannot render tool calls")
         if "call" not in message:
             return message
         plain = {key: value for key, value in message.items() if key != "call"}
-        if not self.chat.renders_calls:
+        if not self.chat.abilities.calls:
             return plain
         try:
             call = json.loads(message["content"])
@@ -97,49 +116,78 @@ class SpanFinder:
             return plain
         return {**plain, "content": "", "tool_calls": [{"type": "function", "function": function}]}
 
-    def _one(
-        self, dialogue: Dialogue, messages: list[Message], answers: list[int]
-    ) -> Rendered | None:
-        shape = self._shape(messages, dialogue.tools, answers)
-        text = self.chat.render(messages, dialogue.tools)
-        if shape.contents is not None:
-            given = [str(messages[i]["content"]) for _, _, i in shape.contents]
-            for contents in (given, [each.strip() for each in given]):
-                if shape.fill(contents) == text:
-                    extras = [{**message, "content": None} for message in messages]
-                    strings = tuple(_strings([*extras, dialogue.tools]))
-                    filled = _filled(shape, contents, dialogue, text)
-                    return filled and replace(filled, unlocated=strings)
-        found = self._answers(messages, dialogue.tools, answers, text)
+    def _one(self, dialogue: Dialogue, chat: Chat) -> Rendered | None:
+        able = self.chat.abilities
+        said = any(chat.messages[i].get(KEY) for i in chat.answers)
+        if able.composed or (said and not able.reasoning):
+            return self._composed(dialogue, chat)
+        shape = self._shape(chat)
+        text = self._text(chat.messages, chat)
+        given = shape.given(chat.messages, text)
+        if given is not None:
+            example = filled(shape, given, dialogue, text)
+            return example and replace(example, unlocated=_unlocated(chat))
+        found = self._answers(chat, text)
         if found is None:
             return None
-        strings = tuple(_strings([*messages, dialogue.tools]))
-        example = _rendered(dialogue, text, found)
-        return replace(example, structure=((0, len(text)),), unlocated=strings, pattern=shape.text)
+        texts = tuple(strings_of([*chat.messages, chat.tools]))
+        example = rendered(dialogue, text, found)
+        return replace(example, structure=((0, len(text)),), unlocated=texts, pattern=shape.text)
 
-    def _shape(self, messages: list[Message], tools: list[Any] | None, answers: list[int]) -> Shape:
-        neutral = [
-            {**message, "content": f"Xq{i}neutral{i}qX"} if message.get("content") else message
-            for i, message in enumerate(messages)
-        ]
-        key = json.dumps([neutral, tools, answers], sort_keys=True)
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        tools: list[Any] | None = None,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Rendered:
+        """Render the prompt that the answer to the last turn continues.
+
+        Args:
+            messages: the turns, as a row has them.
+            tools: shown to the model.
+            arguments: for the template, in place of its defaults.
+
+        Raises:
+            BadRow: the template refuses the turns, or leaves one out.
+        """
+        turns = [self._with_calls(reasoning.separated(message)) for message in messages]
+        chat = Chat(turns, tools, dict(arguments or {}), [])
+        bare = replace(chat, messages=neutral(turns))
+        pattern = self._text(bare.messages, bare, generate=True)
+        text = self._text(turns, chat, generate=True)
+        shape = Shape(pattern, locate(pattern, bare.messages), None)
+        dialogue = Dialogue("conversation", tuple(turns), tools=tools)
+        given = shape.given(turns, text)
+        if given is not None:
+            structure, _ = written(shape, given, text)
+            return Rendered(dialogue, text, (), structure=structure, unlocated=_unlocated(chat))
+        texts = tuple(strings_of([*turns, tools]))
+        whole = ((0, len(text)),)
+        return Rendered(dialogue, text, (), structure=whole, unlocated=texts, pattern=pattern)
+
+    def _text(self, messages: Sequence[Message], chat: Chat, generate: bool = False) -> str:
+        native = [self.chat.native(message) for message in messages]
+        return self.chat.render(native, chat.tools, generate, chat.arguments)
+
+    def _shape(self, chat: Chat) -> Shape:
+        bare = replace(chat, messages=neutral(chat.messages))
+        key = json.dumps([bare.messages, chat.tools, chat.arguments, chat.answers], sort_keys=True)
         if key not in self._shapes:
             if len(self._shapes) >= MAX_SHAPES:
                 self._shapes.clear()
-            text = self.chat.render(neutral, tools)
-            found = self._answers(neutral, tools, answers, text)
-            self._shapes[key] = Shape(text, _locate(text, neutral), tuple(found) if found else None)
+            text = self._text(bare.messages, bare)
+            found = self._answers(bare, text)
+            located = locate(text, bare.messages)
+            self._shapes[key] = Shape(text, located, tuple(found) if found else None)
         return self._shapes[key]
 
-    def _answers(
-        self, messages: list[Message], tools: list[Any] | None, answers: list[int], text: str
-    ) -> list[Answer] | None:
+    def _answers(self, chat: Chat, text: str) -> list[Answer] | None:
         """The answers' spans in `text`; None if it is not stable over its turns."""
         found = []
-        for i in answers:
-            prompt = self.chat.render(messages[:i], tools, generate=True)
-            last = i == len(messages) - 1
-            answered = text if last else self.chat.render(messages[: i + 1], tools)
+        for i in chat.answers:
+            prompt = self._text(chat.before(i), chat, generate=True)
+            last = i == len(chat.messages) - 1
+            answered = text if last else self._text(chat.before(i + 1), chat)
             if not answered.startswith(prompt):
                 raise ModelError(
                     "the model's chat template cannot be trained on",
@@ -148,96 +196,77 @@ class SpanFinder:
                     "leave out turns that it treats in a special way (often a system turn), use "
                     "another base model, or set data.render: raw",
                 )
-            content = str(messages[i].get("content") or "")
-            answer = _answer(answered, len(prompt), content, self.chat)
+            answer = self._answer(answered, len(prompt), chat.messages[i])
             if answered[: answer.end] != text[: answer.end]:
                 return None
-            found.append(answer)
+            found.append(answer if last else self._with_stop(answer, text))
         return found
 
+    def _with_stop(self, answer: Answer, text: str) -> Answer:
+        """An answer with the stop token that opens the next turn (GLM's), if it has none."""
+        for stop in () if answer.stopped else self.chat.stops:
+            if text.startswith(stop, answer.end):
+                return replace(answer, end=answer.end + len(stop), stopped=True)
+        return answer
 
-def _answer(text: str, prompt: int, content: str, chat: ChatTemplate) -> Answer:
-    """Content and stop token after the prompt. What else the template writes is not a target."""
-    content = content.strip()
-    position = text.find(content, prompt) if content else -1
-    start, end = prompt, prompt
-    if position >= 0:
-        # A separating space belongs to the answer: the model has to write it.
-        start = position if text[prompt:position].strip() else prompt
-        end = position + len(content)
-    ends = [text.find(stop, end) + len(stop) for stop in chat.stops if stop in text[end:]]
-    if ends:
-        return Answer(start, min(ends), True)
-    # Some models end a turn with another token than their eos; it comes right after the answer.
-    ending = text[end:].lstrip()
-    ends = [
-        len(text) - len(ending) + len(word) for word in chat.specials if ending.startswith(word)
-    ]
-    if ends and position >= 0:
-        return Answer(start, max(ends), True)
-    return Answer(start, end if position >= 0 else len(text.rstrip()), False)
+    def _answer(self, text: str, prompt: int, message: Message) -> Answer:
+        """What the model writes after the prompt, up to its stop token."""
+        said, content = (str(message.get(key) or "").strip() for key in (KEY, "content"))
+        thought = text.find(said, prompt) if said else -1
+        if said and thought < 0:
+            raise BadRow("the model's chat template leaves out the reasoning of an answer")
+        position = text.find(content, max(prompt, thought + len(said))) if content else -1
+        start = end = prompt
+        if position >= 0:
+            start = position if said and self._context else prompt
+            end = position + len(content)
+        ends = [text.find(stop, end) + len(stop) for stop in self.chat.stops if stop in text[end:]]
+        if ends:
+            return Answer(prompt, start, min(ends), True)
+        # Some models end a turn with another token than their eos.
+        if position >= 0 and not message.get("tool_calls"):
+            rest = text[end:].lstrip()
+            ends = [len(text) - len(rest) + len(word) for word in self._specials(rest)]
+            return Answer(prompt, start, max(ends, default=end), bool(ends))
+        text = text.rstrip()
+        stopped = any(text.endswith(word) for word in self.chat.specials)
+        return Answer(prompt, start, len(text), stopped)
 
+    def _specials(self, text: str) -> list[str]:
+        """The special tokens that a text begins with."""
+        return [word for word in self.chat.specials if text.startswith(word)]
 
-def _locate(text: str, messages: list[Message]) -> tuple[tuple[int, int, int], ...] | None:
-    found, position = [], 0
-    for i, message in enumerate(messages):
-        content = message.get("content")
-        if not content:
-            continue
-        if content not in text:
-            raise BadRow(f"the model's chat template leaves out a {message['role']} turn")
-        start = text.find(content)
-        if start < position or text.count(content) != 1:
+    def _composed(self, dialogue: Dialogue, chat: Chat) -> Rendered | None:
+        """The last answer behind the prompt, where an answered chat does not show it so."""
+        if len(chat.answers) > 1:
             return None
-        position = start + len(content)
-        found.append((start, position, i))
-    return tuple(found)
+        pattern, _ = self._behind_prompt(replace(chat, messages=neutral(chat.messages)))
+        text, prompt = self._behind_prompt(chat)
+        example = rendered(dialogue, text, [self._answer(text, prompt, chat.messages[-1])])
+        texts = tuple(strings_of([*chat.messages, chat.tools]))
+        return replace(example, structure=((0, len(text)),), unlocated=texts, pattern=pattern)
+
+    def _behind_prompt(self, chat: Chat) -> tuple[str, int]:
+        """Return prompt and answer as one text, and where the prompt ends."""
+        message = chat.messages[-1]
+        prompt = self._text(chat.messages[:-1], chat, generate=True)
+        mark = "XqanswerqX"
+        content = str(message.get("content") or "")
+        if not content.strip():
+            raise BadRow("the model's chat template cannot show a turn without text")
+        bare = {**reasoning.without(message), "content": mark}
+        _, found, after = self._text([*chat.messages[:-1], bare], chat).partition(mark)
+        if not found:
+            raise BadRow("the model's chat template leaves out the answer")
+        said, opened = message.get(KEY, ""), reasoning.opens(prompt)
+        thought = reasoning.block(said) if said or opened else ""
+        if opened:
+            thought = thought.removeprefix(reasoning.OPEN)
+            thought = thought.removeprefix("\n") if prompt.endswith("\n") else thought
+        return f"{prompt}{thought}{content}{after}", len(prompt)
 
 
-def _filled(shape: Shape, contents: list[str], dialogue: Dialogue, text: str) -> Rendered | None:
-    if shape.answers is None:
-        return None
-    places = shape.contents or ()
-    structure: list[Span] = []
-    shifts: list[tuple[int, int]] = []
-    position = shift = 0
-    for (start, end, _), content in zip(places, contents, strict=True):
-        structure.append((position, start + shift))
-        shift += len(content) - (end - start)
-        position = end + shift
-        shifts.append((end, shift))
-    structure.append((position, len(text)))
-
-    def moved(place: int) -> int:
-        return place + next((by for end, by in reversed(shifts) if end <= place), 0)
-
-    answers = [
-        Answer(moved(answer.start), moved(answer.end), answer.stopped) for answer in shape.answers
-    ]
-    return replace(_rendered(dialogue, text, answers), structure=tuple(structure))
-
-
-def _rendered(dialogue: Dialogue, text: str, answers: Sequence[Answer]) -> Rendered:
-    last = answers[-1]
-    if not last.stopped:
-        text = text[: last.end]
-    return Rendered(
-        dialogue,
-        text,
-        tuple((answer.start, answer.end) for answer in answers),
-        append_eos=not last.stopped,
-        prompt_end=last.start,
-        reference=dialogue.answer,
-    )
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield str(key)
-            yield from _strings(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _strings(item)
+def _unlocated(chat: Chat) -> tuple[str, ...]:
+    """The texts of a chat other than the contents that were found."""
+    extras = [{**reasoning.without(message), "content": None} for message in chat.messages]
+    return tuple(strings_of([*extras, chat.tools]))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tuner.data import reasoning
 from tuner.data.collate import collate_prompts
 from tuner.tasks import rollouts
 
@@ -81,11 +82,13 @@ def _text(tokenizer: Any, ids: list[int], stops: Sequence[int]) -> str:
 
 
 def exact_match(observed: Sequence[Observation]) -> float | None:
-    """Return the share of answers equal to the reference, ignoring case, width and white space."""
+    """Return the share of answers equal to the reference, ignoring case, width and white space, and
+    reasoning before them."""
     answered = [item for item in observed if item.answer is not None]
     same = sum(_plain(item.answer or "") == _plain(item.row.reference) for item in answered)
     return same / len(answered) if answered else None
 
 
 def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    _, answer = reasoning.cut(text, opened=True)
+    return " ".join(unicodedata.normalize("NFKC", answer).casefold().split())

@@ -133,15 +133,18 @@ def attach(
 
 
 def _own_tokenizer(opened: Inference, config: Any, folder: Path) -> Any:
-    """Load the tokenizer of an adapter that adds tokens; None for any other.
+    """Load the tokenizer of an adapter that adds tokens or has prompts of its own; None for any
+    other.
 
     Raises:
         ModelError: it does not match the rows of the adapter.
     """
     ids = model_tokenizer.trained_ids(asdict(config))
-    if not ids or not (folder / "tokenizer_config.json").is_file():
+    if not (folder / "tokenizer_config.json").is_file():
         return None
     tokenizer = model_tokenizer.tokenizer_at(opened.base, folder)
+    if not ids and tokenizer.chat_template == opened.tokenizer_of(None).chat_template:
+        return None
     rows = model_tokenizer.rows_for(opened.base.vocabulary_rows, ids)
     model_tokenizer.check(tokenizer, rows, opened.base)
     return tokenizer

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner.data import chat_template
 from tuner.errors import ModelError, RecipeError, first_line
 from tuner.model import own_code
 from tuner.model.base import Base
@@ -38,10 +39,16 @@ def open_tokenizer(section: ModelSection, found: Base) -> tuple[Any, tuple[int, 
 
     Raises:
         ModelError: there is no usable tokenizer, or it does not fit the base.
-        RecipeError: a token of `model.new_tokens` cannot be added.
+        RecipeError: a token of `model.new_tokens` cannot be added, or the chat template does not
+            use an argument of `model.chat_arguments`.
     """
     tokenizer = load_tokenizer(found)
     check(tokenizer, found.vocabulary_rows, found)
+    if section.chat_arguments:
+        chat_template.check_arguments(tokenizer, section.chat_arguments)
+        tokenizer.chat_template = chat_template.with_defaults(
+            tokenizer.chat_template, section.chat_arguments
+        )
     return tokenizer, add(tokenizer, section.new_tokens)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tuner.data import sft
+from tuner.data.chat_template import with_defaults
 from tuner.data.preferences import prepare_preferences
 from tuner.data.prompts import prepare_prompts
 from tuner.errors import DataError
@@ -54,10 +55,22 @@ def read(
         DataError, RecipeError, ModelError: the data or a model cannot be trained with.
     """
     prepared, ptx = prepare(base.loaded, base.tokenizer, adapted.room, base.stop_ids, base.head)
-    if prepared.chat_template and not base.tokenizer.chat_template:
-        base.tokenizer.chat_template = prepared.chat_template
+    _settle_template(base.tokenizer, prepared, base.recipe.model.chat_arguments)
     parties = plan_rlhf.parties(base.loaded, policy, base.base, base.tokenizer, chained)
     return Data(prepared, ptx, parties)
+
+
+def _settle_template(tokenizer: Any, prepared: Prepared, chosen: Mapping[str, Any] | None) -> None:
+    """Give the tokenizer the chat template that writes the prompts of the rows.
+
+    It is saved with the adapter and every artefact, so whoever asks sends the prompt that was
+    trained.
+    """
+    if prepared.plain_template is not None:
+        tokenizer.chat_template = prepared.plain_template
+    elif prepared.chat_template:
+        wanted = {} if chosen is not None else prepared.chat_arguments
+        tokenizer.chat_template = with_defaults(prepared.chat_template, wanted)
 
 
 def prepare(
@@ -80,7 +93,7 @@ def prepare(
         "stop_ids": stop_ids,
     }
     if loaded.task == "reward":
-        return prepare_preferences(recipe.data, tokenizer, **common), []
+        return prepare_preferences(recipe.data, tokenizer, **common, scored=True), []
     if recipe.rlhf is not None and not recipe.rlhf.draws:
         found = prepare_preferences(recipe.data, tokenizer, **common)
         rows = [pair for ranking in found.train for pair in ranking.apart()]

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tuner.console.formatting import counted
 from tuner.data.prepared import Prepared
 from tuner.errors import RecipeError
 from tuner.methods.full import StagedOptions
@@ -144,6 +145,7 @@ def defaults(recipe: Recipe, prepared: Prepared, found: Base, head: str, values:
         values.set_auto("data.long", "truncate", "no row loses more than half")
     if found_labels := prepared.report.get("labels"):
         values.table["data.labels"] = PlanValue(found_labels, "auto: the labels found in the rows")
+    _conversation(prepared, values)
     values.set_auto(
         "data.render",
         "chat" if prepared.chat_template else "raw",
@@ -151,3 +153,13 @@ def defaults(recipe: Recipe, prepared: Prepared, found: Base, head: str, values:
         if prepared.chat_template
         else "no chat turns, or the base has no chat template",
     )
+
+
+def _conversation(prepared: Prepared, values: Values) -> None:
+    """Say what becomes of reasoning, and by which arguments answers are asked for."""
+    said, rows = prepared.report.get("rows_with_reasoning", 0), prepared.report["rows_train"]
+    if said:
+        values.set_auto("data.reasoning", "learn", f"{said} of {counted(rows, 'row')} have some")
+    if prepared.chat_arguments:
+        those = f"{said} of {counted(rows, 'row')} have reasoning"
+        values.set_auto("model.chat_arguments", prepared.chat_arguments, f"{those}; asked for so")

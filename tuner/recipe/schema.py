@@ -66,6 +66,10 @@ class ModelSection(Section):
     new_tokens: Annotated[
         Words, Field(description="tokens to add to the vocabulary and train; never split")
     ] = ()
+    chat_arguments: Annotated[
+        dict[str, bool | int | float | str] | None,
+        Field(description="arguments of the chat template: {enable_thinking: false}"),
+    ] = None
     trust_remote_code: Annotated[
         Flag, Field(description="run Python code that comes with the model")
     ] = False
@@ -101,6 +105,10 @@ class DataSection(Section):
     render: Annotated[
         Literal["auto", "chat", "raw"],
         Field(description="use the chat template, or plain prompt and answer"),
+    ] = "auto"
+    reasoning: Annotated[
+        Literal["auto", "learn", "context", "drop"],
+        Field(description="reasoning before answers: learn it, show it only, drop it; auto: learn"),
     ] = "auto"
     max_length: Annotated[
         AutoCount, Field(description="maximum tokens per example; auto: the context length")

@@ -1,0 +1,251 @@
+"""The prompt that is trained is the prompt that is sent, in every family of chat templates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from tests.chat_templates import FAMILIES
+from tests.data.test_masks import learned, prepared
+from tuner.data.chat_template import ChatTemplate, with_defaults
+from tuner.data.reasoning import separated
+from tuner.errors import DataError
+from tuner.inference.prompts import Prompts
+
+CALL = {
+    "type": "function",
+    "id": "call00001",
+    "function": {"name": "tide", "arguments": {"at": "Brest"}},
+}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "tide",
+        "description": "High water.",
+        "parameters": {"type": "object", "properties": {"at": {"type": "string"}}},
+    },
+}
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def said(text: str, thought: str = "", **keys: Any) -> dict[str, Any]:
+    reasoning = {"reasoning_content": thought} if thought else {}
+    return {"role": "assistant", "content": text, **reasoning, **keys}
+
+
+Row = dict[str, Any]
+RENAMED = ("Due", "Paid")
+ROWS: dict[str, Row] = {
+    "plain": {"messages": [user("Due?"), said("Now.")]},
+    "reasoning": {"messages": [user("Due?"), said("Now.", "The first.")]},
+    "system": {
+        "messages": [{"role": "system", "content": "Be brief."}, user("Due?"), said("Now.")]
+    },
+    "turns": {"messages": [user("Due?"), said("Now."), user("Why?"), said("So.")]},
+    "turns with reasoning": {
+        "messages": [user("Due?"), said("Now.", "One."), user("Why?"), said("So.", "Two.")]
+    },
+    "some with reasoning": {
+        "messages": [user("Due?"), said("Now.", "One."), user("Why?"), said("So.")]
+    },
+    "tools": {
+        "messages": [
+            user("Due when?"),
+            said("", tool_calls=[CALL]),
+            {"role": "tool", "content": "16:40"},
+            said("At 16:40."),
+        ],
+        "tools": [TOOL],
+    },
+    "tools and content": {
+        "messages": [user("Due when?"), said("I look.", tool_calls=[CALL])],
+        "tools": [TOOL],
+    },
+    "tools and reasoning": {
+        "messages": [user("Due when?"), said("", "A tide.", tool_calls=[CALL])],
+        "tools": [TOOL],
+    },
+}
+# What a family cannot show, by what its error says.
+REFUSED = {
+    **{
+        (name, row): "cannot render tools"
+        for name in ("chatml", "gemma", "phi-4", "deepseek-r1")
+        for row in ROWS
+        if "tools" in row
+    },
+    ("smollm3", "tools"): "cannot render tool calls",
+    ("smollm3", "tools and content"): "cannot render tool calls",
+    ("smollm3", "tools and reasoning"): "cannot render tool calls",
+}
+
+
+def state(row: Row) -> bool:
+    return bool(row["messages"][-1].get("reasoning_content"))
+
+
+@pytest.mark.parametrize("kind", ROWS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_one_prompt_everywhere(tmp_path: Path, name: str, kind: str) -> None:
+    """Trained, held out, chat and serve, exported tokenizer."""
+    family, row = FAMILIES[name], ROWS[kind]
+    tokenizer = family.tokenizer()
+    stops = family.stop_ids(tokenizer)
+    if (name, kind) in REFUSED:
+        with pytest.raises(DataError, match=REFUSED[name, kind]):
+            prepared(tmp_path, [row], tokenizer, stop_ids=stops)
+        return
+    (tmp_path / "held.jsonl").write_text(json.dumps(row).replace(*RENAMED), "utf-8")
+    result = prepared(tmp_path, [row], tokenizer, stop_ids=stops, eval="held.jsonl")
+    chat = ChatTemplate(tokenizer, stops)
+    arguments = chat.arguments(state(row))
+    turns = row["messages"][:-1]
+    sent = Prompts(tokenizer, stops).ids(turns, row.get("tools"), arguments)
+
+    example = result.train[-1]
+    text = tokenizer.decode(sent)
+    assert tokenizer.decode(example.input_ids).startswith(text)
+    if len(result.train) > 1 or kind in ("plain", "reasoning", "system"):
+        first = example.supervised.index(True)
+        assert example.input_ids[:first] == sent
+    else:
+        assert example.input_ids[: len(sent)] == sent
+        assert example.supervised[len(sent)]
+        assert not example.supervised[len(sent) - 1]
+
+    held = result.eval[-1].prompt_ids
+    assert tokenizer.decode(held) == text.replace(*RENAMED)
+
+    tokenizer.save_pretrained(tmp_path / "exported")
+    exported = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    native = [chat.native(separated(turn)) for turn in turns]
+    assert text == exported.apply_chat_template(
+        native, tools=row.get("tools"), add_generation_prompt=True, tokenize=False, **arguments
+    )
+    # By default, as most rows have it.
+    exported.chat_template = with_defaults(exported.chat_template, result.chat_arguments)
+    assert text == exported.apply_chat_template(
+        native, tools=row.get("tools"), add_generation_prompt=True, tokenize=False
+    )
+
+
+CALLED = '<tool_call>\n{"name": "tide", "arguments": {"at": "Brest"}}\n</tool_call>'
+LEARNED: dict[tuple[str, str], list[list[str]]] = {
+    ("qwen3", "plain"): [["Now.<|im_end|>"]],
+    ("qwen3", "reasoning"): [["<think>\nThe first.\n</think>\n\nNow.<|im_end|>"]],
+    ("qwen3", "turns"): [["Now.<|im_end|>"], ["So.<|im_end|>"]],
+    ("qwen3", "some with reasoning"): [
+        ["<think>\nOne.\n</think>\n\nNow.<|im_end|>"],
+        ["So.<|im_end|>"],
+    ],
+    ("qwen3", "tools"): [[CALLED + "<|im_end|>"], ["At 16:40.<|im_end|>"]],
+    ("qwen3", "tools and content"): [["I look.\n" + CALLED + "<|im_end|>"]],
+    ("qwen3", "tools and reasoning"): [["<think>\nA tide.\n</think>\n\n" + CALLED + "<|im_end|>"]],
+    ("qwen3-2507-thinking", "plain"): [["\n</think>\n\nNow.<|im_end|>"]],
+    ("qwen3-2507-thinking", "reasoning"): [["The first.\n</think>\n\nNow.<|im_end|>"]],
+    ("qwen2.5", "reasoning"): [["<think>\nThe first.\n</think>\n\nNow.<|im_end|>"]],
+    ("qwen2.5", "turns"): [["Now.<|im_end|>", "So.<|im_end|>"]],
+    ("glm-4.5", "plain"): [["\nNow.<|endoftext|>"]],
+    ("glm-4.5", "reasoning"): [["\n<think>The first.</think>\nNow.<|endoftext|>"]],
+    ("glm-4.5", "turns"): [["\nNow.<|user|>", "\nSo.<|endoftext|>"]],
+    ("glm-4.5", "tools and content"): [
+        [
+            "\nI look.\n<tool_call>tide\n<arg_key>at</arg_key>\n<arg_value>Brest</arg_value>\n"
+            "</tool_call><|endoftext|>"
+        ]
+    ],
+    ("deepseek-r1", "plain"): [["\n</think>\n\nNow.<｜end▁of▁sentence｜>"]],
+    ("deepseek-r1", "reasoning"): [["The first.\n</think>\n\nNow.<｜end▁of▁sentence｜>"]],
+    ("deepseek-r1", "some with reasoning"): [
+        ["One.\n</think>\n\nNow.<｜end▁of▁sentence｜>"],
+        ["\n</think>\n\nSo.<｜end▁of▁sentence｜>"],
+    ],
+    ("gpt-oss", "plain"): [["<|channel|>final<|message|>Now.<|return|>"]],
+    ("gpt-oss", "reasoning"): [
+        [
+            "<|channel|>analysis<|message|>The first.<|end|><|start|>assistant"
+            "<|channel|>final<|message|>Now.<|return|>"
+        ]
+    ],
+    ("gpt-oss", "tools and reasoning"): [
+        [
+            "<|channel|>analysis<|message|>A tide.<|end|><|start|>assistant to=functions.tide"
+            '<|channel|>commentary json<|message|>{"at": "Brest"}<|call|>'
+        ]
+    ],
+    ("smollm3", "plain"): [["Now.<|im_end|>"]],
+    ("smollm3", "reasoning"): [["<think>\nThe first.\n</think>\n\nNow.<|im_end|>"]],
+    ("gemma", "system"): [["Now.<end_of_turn>"]],
+    ("mistral", "turns"): [[" Now.</s>", " So.</s>"]],
+    ("mistral", "tools and content"): [
+        [' I look.[TOOL_CALLS] [{"name": "tide", "arguments": {"at": "Brest"}}]</s>']
+    ],
+    ("llama3", "turns"): [["Now.<|eot_id|>", "So.<|eot_id|>"]],
+    ("phi-4", "plain"): [["Now.<|im_end|>"]],
+    ("chatml", "reasoning"): [["<think>\nThe first.\n</think>\n\nNow.<|im_end|>"]],
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), LEARNED, ids=lambda each: str(each))
+def test_what_is_learned_is_what_the_model_writes(tmp_path: Path, name: str, kind: str) -> None:
+    """The assistant's part and its stop token, no more and no less."""
+    family = FAMILIES[name]
+    tokenizer = family.tokenizer()
+    result = prepared(tmp_path, [ROWS[kind]], tokenizer, stop_ids=family.stop_ids(tokenizer))
+    assert [learned(each, tokenizer) for each in result.train] == LEARNED[name, kind]
+
+
+FORMS: dict[str, Callable[[str, str], dict[str, Any]]] = {
+    "content": lambda thought, text: said(f"<think>{thought}</think>{text}"),
+    "reasoning_content": said,
+    "reasoning": lambda thought, text: {**said(text), "reasoning": thought},
+    "thinking": lambda thought, text: {**said(text), "thinking": thought},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_all_forms_of_reasoning_are_alike(tmp_path: Path, name: str) -> None:
+    family = FAMILIES[name]
+    tokenizer = family.tokenizer()
+    rows = [{"messages": [user("Due?"), FORMS[form]("The first.", "Now.")]} for form in FORMS]
+    rows[1] = ROWS["reasoning"]
+    result = prepared(tmp_path, rows, tokenizer, stop_ids=family.stop_ids(tokenizer))
+    assert result.report["rows_with_reasoning"] == len(FORMS)
+    assert len({tuple(each.input_ids) for each in result.train}) == 1
+    assert "The first." in "".join(learned(result.train[0], tokenizer))
+
+
+@pytest.mark.parametrize("name", ["qwen3", "glm-4.5", "chatml", "deepseek-r1", "gpt-oss"])
+def test_reasoning_as_context_or_dropped(tmp_path: Path, name: str) -> None:
+    family = FAMILIES[name]
+    tokenizer = family.tokenizer()
+    keys = {"stop_ids": family.stop_ids(tokenizer)}
+    row = ROWS["reasoning"]
+    shown = prepared(tmp_path, [row], tokenizer, reasoning="context", **keys).train[0]
+    whole = prepared(tmp_path, [row], tokenizer, **keys).train[0]
+    assert shown.input_ids == whole.input_ids
+    assert "".join(learned(shown, tokenizer)).startswith("Now.")
+    dropped = prepared(tmp_path, [row], tokenizer, reasoning="drop", **keys)
+    plain = prepared(tmp_path, [ROWS["plain"]], tokenizer, **keys)
+    assert dropped.train[0].input_ids == plain.train[0].input_ids
+    assert dropped.report["rows_with_reasoning"] == 0
+
+
+def test_held_out_prompts_hold_no_reasoning_of_the_reference(tmp_path: Path) -> None:
+    """D1: generated answers do not start from the gold thoughts."""
+    for name in ("qwen3", "gpt-oss", "chatml"):
+        family = FAMILIES[name]
+        tokenizer = family.tokenizer()
+        rows = [{"messages": [user(f"Due {n}?"), said("Now.", "The first.")]} for n in range(4)]
+        result = prepared(tmp_path, rows, tokenizer, eval=2)
+        for row in result.eval:
+            assert "The first." not in tokenizer.decode(row.prompt_ids)
+            assert row.reference == "Now."

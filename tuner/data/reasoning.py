@@ -1,0 +1,73 @@
+"""Reasoning before an answer: found in a turn however it is written, and put the way a template
+takes it.
+
+A turn may carry its reasoning in a field of its own (`reasoning_content` of Qwen and GLM,
+`reasoning`, `thinking` of gpt-oss) or inside its content, between `<think>` and `</think>`. Both
+become one form: the content without it, and the key `reasoning`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Message = dict[str, Any]
+Mode = Literal["learn", "context", "drop"]
+
+KEY = "reasoning"
+FIELDS = ("reasoning_content", "thinking", "reasoning")
+OPEN, CLOSE = "<think>", "</think>"
+
+
+def separated(message: Message) -> Message:
+    """Return an assistant's turn with its reasoning, if it has any, under `reasoning` only.
+
+    A turn of another role is returned as it is, as is a field that holds no text.
+    """
+    if message.get("role") != "assistant":
+        return message
+    rest = {key: value for key, value in message.items() if key not in FIELDS}
+    fields = [message[name] for name in FIELDS if message.get(name) is not None]
+    if not all(isinstance(text, str) for text in fields):
+        return message
+    said = next((text.strip() for text in fields if text.strip()), "")
+    content = message.get("content")
+    if isinstance(content, str):
+        inside, content = cut(content)
+        rest["content"] = content
+        said = said or inside
+    return {**rest, KEY: said} if said else rest
+
+
+def cut(text: str, opened: bool = False) -> tuple[str, str]:
+    """Return the reasoning that a text begins with, and the rest; empty if it has none.
+
+    Args:
+        text: of an answer.
+        opened: whether its prompt has already opened the block.
+    """
+    before, found, after = text.partition(CLOSE)
+    begun = before.lstrip()
+    if not found or not (opened or begun.startswith(OPEN)):
+        return "", text
+    return begun.removeprefix(OPEN).strip(), after.lstrip("\n")
+
+
+def opens(prompt: str) -> bool:
+    """Return whether a prompt ends inside an open block of reasoning."""
+    return prompt.rstrip().endswith(OPEN)
+
+
+def without(message: Message) -> Message:
+    """Return a separated turn without its reasoning."""
+    return {key: value for key, value in message.items() if key != KEY}
+
+
+def block(said: str) -> str:
+    """Return a block of reasoning, up to where the answer begins."""
+    return f"{OPEN}\n{said}\n{CLOSE}\n\n"
+
+
+def inline(message: Message) -> str:
+    """Return a separated turn as one text, its reasoning in a block before its content."""
+    said, content = message.get(KEY), str(message.get("content") or "")
+    return block(said) + content if said else content

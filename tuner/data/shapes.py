@@ -1,0 +1,149 @@
+"""Chats with neutral contents: what a template writes by itself, and where each text goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tuner.data.bad_rows import BadRow
+from tuner.data.dialogue import Dialogue
+from tuner.data.reasoning import KEY, Message
+from tuner.data.rendered import Rendered, Span
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Span of one answer with its stop token, if the template wrote one.
+
+    `prompt` is where the prompt ends; the answer starts later where its reasoning is no target.
+    """
+
+    prompt: int
+    start: int
+    end: int
+    stopped: bool
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A chat with neutral contents. `contents`: span, message and key; None if not locatable."""
+
+    text: str
+    contents: tuple[tuple[int, int, int, str], ...] | None
+    answers: tuple[Answer, ...] | None
+
+    def given(self, messages: Sequence[Message], text: str) -> list[str] | None:
+        """Return the contents by which the chat becomes `text`, in the order of `contents`; None
+        if the template changes them by more than white space around them."""
+        if self.contents is None:
+            return None
+        given = [str(messages[i][key]) for _, _, i, key in self.contents]
+        trials = (given, [each.strip() for each in given])
+        return next((trial for trial in trials if self.fill(trial) == text), None)
+
+    def fill(self, texts: Sequence[str]) -> str:
+        """Return the chat with these contents, one for each of `contents`."""
+        parts, position = [], 0
+        for (start, end, _, _), text in zip(self.contents or (), texts, strict=True):
+            parts += [self.text[position:start], text]
+            position = end
+        return "".join([*parts, self.text[position:]])
+
+
+def neutral(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with contents that occur nowhere else."""
+    return [
+        {
+            **message,
+            **{key: f"Xq{i}{key}{i}qX" for key in (KEY, "content") if message.get(key)},
+        }
+        for i, message in enumerate(messages)
+    ]
+
+
+def locate(text: str, messages: list[Message]) -> tuple[tuple[int, int, int, str], ...] | None:
+    """Return span, message and key of each neutral content; None if one is there twice or moved.
+
+    Raises:
+        BadRow: the template leaves one out.
+    """
+    found, position = [], 0
+    for i, message in enumerate(messages):
+        for key in (KEY, "content"):
+            mark = message.get(key)
+            if not mark or (key == KEY and mark not in text):
+                # Most templates drop the reasoning of earlier turns.
+                continue
+            if mark not in text:
+                calls = " next to its tool calls" if message.get("tool_calls") else ""
+                raise BadRow(
+                    f"the model's chat template leaves out a {message['role']} turn{calls}"
+                )
+            start = text.find(mark)
+            if start < position or text.count(mark) != 1:
+                return None
+            position = start + len(mark)
+            found.append((start, position, i, key))
+    return tuple(found)
+
+
+def written(
+    shape: Shape, contents: Sequence[str], text: str
+) -> tuple[tuple[Span, ...], list[tuple[int, int]]]:
+    """Return the spans that the template wrote in a filled shape, and by how much places behind
+    each content have moved."""
+    structure: list[Span] = []
+    shifts: list[tuple[int, int]] = []
+    position = shift = 0
+    for (start, end, _, _), content in zip(shape.contents or (), contents, strict=True):
+        structure.append((position, start + shift))
+        shift += len(content) - (end - start)
+        position = end + shift
+        shifts.append((end, shift))
+    structure.append((position, len(text)))
+    return tuple(structure), shifts
+
+
+def filled(shape: Shape, contents: list[str], dialogue: Dialogue, text: str) -> Rendered | None:
+    """Return a shape filled with contents; None if its answers are not in one text."""
+    if shape.answers is None:
+        return None
+    structure, shifts = written(shape, contents, text)
+
+    def moved(place: int) -> int:
+        return place + next((by for end, by in reversed(shifts) if end <= place), 0)
+
+    answers = [
+        Answer(moved(each.prompt), moved(each.start), moved(each.end), each.stopped)
+        for each in shape.answers
+    ]
+    return replace(rendered(dialogue, text, answers), structure=structure)
+
+
+def rendered(dialogue: Dialogue, text: str, answers: Sequence[Answer]) -> Rendered:
+    """Return a text with the spans of its answers."""
+    last = answers[-1]
+    if not last.stopped:
+        text = text[: last.end]
+    return Rendered(
+        dialogue,
+        text,
+        tuple((answer.start, answer.end) for answer in answers),
+        append_eos=not last.stopped,
+        prompt_end=last.prompt,
+        reference=dialogue.answer,
+    )
+
+
+def strings_of(value: Any) -> Iterator[str]:
+    """Yield the texts in nested lists and objects, their keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key)
+            yield from strings_of(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from strings_of(item)

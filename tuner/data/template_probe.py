@@ -1,0 +1,170 @@
+"""What a chat template can do, learned by rendering small chats with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+import jinja2.meta
+from jinja2 import nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from tuner.data import reasoning
+from tuner.data.bad_rows import BadRow
+from tuner.data.reasoning import Message
+
+INLINE = "inline"
+
+_NAME = "probe_of_tool"
+_PROBE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _NAME,
+        "description": "probe",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+_CALL = {"type": "function", "id": "call00000", "function": {"name": _NAME, "arguments": {}}}
+_USER = {"role": "user", "content": "question"}
+_THOUGHT, _SAID = "Xqthought0qX", "Xqsaid0qX"
+
+# Arguments by which templates are asked to answer without reasoning: Qwen3, GLM and SmolLM3;
+# DeepSeek-V3.1 and Granite; Command A.
+_SWITCHES = ("enable_thinking", "thinking", "reasoning")
+# What every template is given, and the functions that it may call.
+_GIVEN = frozenset(
+    [
+        *("messages", "tools", "documents", "add_generation_prompt", "continue_final_message"),
+        *("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token"),
+        *("mask_token", "additional_special_tokens", "raise_exception", "strftime_now"),
+        *("range", "namespace", "dict", "lipsum", "cycler", "joiner"),
+    ]
+)
+# Marks for the assistant's tokens, a tag that Jinja itself does not know.
+_GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
+
+Render = Callable[..., str]
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a template can do.
+
+    Attributes:
+        tools: it shows the tools of a chat.
+        calls: it shows the calls of a turn.
+        reasoning: the field in which it takes the reasoning of a turn; `inline`: it keeps a block
+            inside the content; empty: it leaves the reasoning of answers out.
+        composed: the prompt opens a block of reasoning that an answered chat leaves out; an answer
+            is put behind its prompt then.
+        switch: the argument that turns reasoning off when false; empty if there is none.
+        arguments: names that it reads and that not every template is given.
+    """
+
+    tools: bool
+    calls: bool
+    reasoning: str
+    composed: bool
+    switch: str
+    arguments: tuple[str, ...]
+
+
+def learn(source: str, render: Render) -> Abilities:
+    """Learn what a template can do.
+
+    Args:
+        source: its text.
+        render: renders messages, tools and `generate` with keyword `arguments`; raises `BadRow`.
+    """
+
+    def attempt(*messages: Message, **options: Any) -> str | None:
+        try:
+            return render(list(messages), **options)
+        except BadRow:
+            return None
+
+    plain = attempt(_USER)
+    call = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+    arguments = _arguments(source)
+    switch = next((name for name in _SWITCHES if name in arguments and _turns(attempt, name)), "")
+    thinking = {switch: True} if switch else {}
+    field = _field(attempt, thinking)
+    prompt = attempt(_USER, generate=True, arguments=thinking) or ""
+    answered = attempt(_USER, _answer(field), arguments=thinking) or ""
+    return Abilities(
+        tools=attempt(_USER, tools=[_PROBE_TOOL]) not in (None, plain),
+        calls=_NAME in (attempt(_USER, call) or ""),
+        reasoning=field,
+        composed=reasoning.opens(prompt) and not answered.startswith(prompt),
+        switch=switch,
+        arguments=arguments,
+    )
+
+
+def uses(render: Render, arguments: Mapping[str, Any]) -> bool:
+    """Return whether arguments change how any of a few chats is rendered."""
+    said = {"role": "assistant", "content": _SAID}
+    system = {"role": "system", "content": "system"}
+    chats = [
+        ([_USER], None, True),
+        ([system, _USER], None, True),
+        ([_USER], [_PROBE_TOOL], True),
+        ([_USER, said], None, False),
+        ([_USER, _answer(reasoning.FIELDS[0]), _USER, said], None, False),
+    ]
+
+    def rendered(own: Mapping[str, Any]) -> Iterator[str]:
+        for messages, tools, generate in chats:
+            try:
+                yield render(messages, tools, generate, own)
+            except BadRow:
+                yield ""
+
+    return list(rendered({})) != list(rendered(arguments))
+
+
+def _turns(attempt: Callable[..., str | None], name: str) -> bool:
+    """Whether an argument changes the prompt, and an answer without reasoning fits the one."""
+    on, off = (
+        attempt(_USER, generate=True, arguments={name: value}) or "" for value in (True, False)
+    )
+    said = {"role": "assistant", "content": _SAID}
+    answered = attempt(_USER, said, arguments={name: False}) or ""
+    return on != off and answered.startswith(off)
+
+
+def _field(attempt: Callable[..., str | None], arguments: Mapping[str, Any]) -> str:
+    for field in (*reasoning.FIELDS, INLINE):
+        text = attempt(_USER, _answer(field), arguments=arguments) or ""
+        if _THOUGHT in text and _SAID in text:
+            return field
+    return ""
+
+
+def _answer(field: str) -> Message:
+    turn = {"role": "assistant", "content": _SAID, reasoning.KEY: _THOUGHT}
+    if field == INLINE:
+        return {"role": "assistant", "content": reasoning.inline(turn)}
+    said = reasoning.without(turn)
+    return {**said, field: _THOUGHT} if field else said
+
+
+def _arguments(source: str) -> tuple[str, ...]:
+    environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+    try:
+        tree = environment.parse(_GENERATION.sub("", source))
+    except jinja2.TemplateSyntaxError:
+        return ()
+    names = jinja2.meta.find_undeclared_variables(tree) - _GIVEN
+    # What is set in one branch only counts as undeclared in the others.
+    written = {node.name for node in tree.find_all(nodes.Name) if node.ctx == "store"}
+    tests = tree.find_all(nodes.Test)
+    asked = {
+        test.node.name
+        for test in tests
+        if test.name == "defined" and isinstance(test.node, nodes.Name)
+    }
+    return tuple(sorted(name for name in names if name in asked or name not in written))
