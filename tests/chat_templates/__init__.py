@@ -46,6 +46,8 @@ class Family:
 
 _IM = ("<|im_end|>", "<|im_start|>")
 _GLM = ("<|user|>", "<|endoftext|>", "<|observation|>", "<|assistant|>", "<|system|>", "[gMASK]")
+_MISTRAL = ("[INST]", "[/INST]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]")
+_MISTRAL += ("[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]")
 _OSS = ("<|return|>", "<|call|>", "<|end|>", "<|start|>", "<|message|>", "<|channel|>")
 
 FAMILIES: dict[str, Family] = {
@@ -61,9 +63,7 @@ FAMILIES: dict[str, Family] = {
     "gemma": Family(
         BUNDLED / "gemma.jinja", ("<end_of_turn>", "<start_of_turn>", "<bos>"), bos="<bos>"
     ),
-    "mistral": Family(
-        BUNDLED / "mistral.jinja", ("</s>", "[INST]", "[/INST]", "[TOOL_CALLS]"), bos="<s>"
-    ),
+    "mistral": Family(BUNDLED / "mistral.jinja", ("</s>", *_MISTRAL), bos="<s>"),
     "phi-4": Family(BUNDLED / "phi.jinja", (*_IM, "<|im_sep|>")),
     "deepseek-r1": Family(
         BUNDLED / "deepseek-r1.jinja",

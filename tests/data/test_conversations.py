@@ -249,3 +249,61 @@ def test_held_out_prompts_hold_no_reasoning_of_the_reference(tmp_path: Path) -> 
         for row in result.eval:
             assert "The first." not in tokenizer.decode(row.prompt_ids)
             assert row.reference == "Now."
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [{"weight": 0}, {"train": False}, {"loss": 0}, {"loss_mask": 0}, {"train_on_turn": False}],
+    ids=str,
+)
+def test_a_masked_turn_is_context(tmp_path: Path, mark: dict[str, Any]) -> None:
+    """D5: what a row says is not to be learned is shown, and no target."""
+    tokenizer = FAMILIES["qwen2.5"].tokenizer()
+    first, second = said("Now.", **mark), said("So.", weight=1)
+    row = {"messages": [user("Due?"), first, user("Why?"), second]}
+    for render in ("chat", "raw"):
+        result = prepared(tmp_path, [row], tokenizer, render=render)
+        assert learned(result.train[0], tokenizer) == ["So.<|im_end|>"]
+        assert "Now." in tokenizer.decode(result.train[0].input_ids)
+        assert result.report["unread_turn_keys"] == {}
+    row = {"messages": [user("Due?"), second, user("Why?"), first]}
+    result = prepared(tmp_path, [row], tokenizer)
+    assert learned(result.train[0], tokenizer) == ["So.<|im_end|>"]
+    with pytest.raises(DataError, match="no turn is learned"):
+        prepared(tmp_path, [{"messages": [user("Due?"), first]}], tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("marks", "problem"),
+    [
+        ({"weight": 2}, "'weight'"),
+        ({"train": "no"}, "'train'"),
+        ({"loss": 1, "train": 0}, "contra"),
+    ],
+    ids=str,
+)
+def test_a_mark_that_says_nothing_is_bad(
+    tmp_path: Path, marks: dict[str, Any], problem: str
+) -> None:
+    tokenizer = FAMILIES["qwen2.5"].tokenizer()
+    with pytest.raises(DataError, match=problem):
+        prepared(tmp_path, [{"messages": [user("Due?"), said("Now.", **marks)]}], tokenizer)
+
+
+def test_keys_of_turns_that_nothing_reads_are_named(tmp_path: Path) -> None:
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    turns = [{**user("Due?"), "mood": "kind"}, said("Now.", "One.", mood="kind", rank=1)]
+    report = prepared(tmp_path, [{"messages": turns}], tokenizer).report
+    assert report["unread_turn_keys"] == {"mood": 2, "rank": 1}
+    assert (
+        "keys of turns that nothing reads: 'mood' (2 turns), 'rank' (1 turn)" in report["warnings"]
+    )
+
+
+def test_reasoning_without_an_answer_is_bad(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is reasoning, but the answer is empty"):
+        prepared(
+            tmp_path,
+            [{"messages": [user("Due?"), said("", "One.")]}],
+            FAMILIES["qwen3"].tokenizer(),
+        )

@@ -53,7 +53,7 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
 
     loaded = recipe_load.load(Path(recipe), overrides, None)
     found = base.resolve(loaded.recipe.model, loaded.folder, console.note)
-    tokenizer, new_ids = tokenizers.open_tokenizer(loaded.recipe.model, found)
+    tokenizer, new_ids = tokenizers.open_tokenizer(loaded.recipe.model, found, loaded.folder)
     stops = tokenizers.stop_ids(found.folder)
     head = head_for(loaded.recipe.model.task, found.config, loaded.task)
     section = loaded.recipe.data

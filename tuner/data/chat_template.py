@@ -12,7 +12,7 @@ import jinja2
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tuner.data import reasoning, template_probe
+from tuner.data import reasoning, template_probe, turn_keys
 from tuner.data.bad_rows import BadRow
 from tuner.data.reasoning import Message
 from tuner.data.template_probe import INLINE, Abilities
@@ -105,7 +105,8 @@ class ChatTemplate:
             raise BadRow(f"the model's chat template rejects it: {error}") from None
 
     def native(self, message: Message) -> Message:
-        """Return a turn with its reasoning where the template takes it from."""
+        """Return a turn as the template takes it, with its reasoning in the right field."""
+        message = turn_keys.shown(message)
         said = message.get(reasoning.KEY)
         if not said:
             return message

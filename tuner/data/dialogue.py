@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from tuner.data import reasoning
+from tuner.data import reasoning, turn_keys
 from tuner.data.bad_rows import BadRow
 from tuner.data.read import Row
 from tuner.data.reasoning import Message as Message
@@ -32,7 +32,8 @@ class Segment:
 class Dialogue:
     """What a row says, before any chat template. Has messages or segments, never both.
 
-    Reasoning is under a key of its own in a message; see `reasoning.separated`.
+    Reasoning is under a key of its own in a message; see `reasoning.separated`. So is the mark of
+    a turn that is no target; see `turn_keys.marked`.
 
     `answer` is the last answer; for a cloze it is the label, whose word is in the segments.
     `source` is the number of the data set that the row comes from.
@@ -114,9 +115,12 @@ class RowRenderer:
                 message for turn in template.turns for message in self._turn(turn, values)
             )
             tools = None
-        messages = tuple(map(reasoning.separated, messages))
-        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=-1)
-        messages = messages[: last + 1]
+        messages = tuple(turn_keys.marked(reasoning.separated(each)) for each in messages)
+        answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+        learned = [i for i in answers if not messages[i].get(turn_keys.MASKED)]
+        if answers and not learned:
+            raise BadRow("no turn is learned: all of the assistant's are masked")
+        messages = messages[: learned[-1] + 1] if learned else ()
         answer = messages[-1].get("content") or "" if messages else ""
         return Dialogue(row, messages, tools=tools, answer=answer)
 

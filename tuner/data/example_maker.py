@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
-from tuner.data import reasoning
+from tuner.data import reasoning, turn_keys
 from tuner.data.bad_rows import BadRow, Problems
 from tuner.data.chat_template import ChatTemplate, plain_template
 from tuner.data.dialogue import Dialogue
@@ -138,6 +139,11 @@ class ExampleMaker:
         if self._drop:
             return [False for _ in dialogues]
         return [bool(each.messages and each.messages[-1].get(reasoning.KEY)) for each in dialogues]
+
+    def unread_keys(self, dialogues: Iterable[Dialogue]) -> dict[str, int]:
+        """Count the keys of turns that the chat template never names."""
+        messages = chain.from_iterable(each.messages for each in dialogues)
+        return dict(turn_keys.unread(messages, self.chat_template or ""))
 
     def asked(self, reasons: bool) -> dict[str, Any]:
         """Return the arguments of the chat template by which an answer is asked for, with

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tuner.data import reasoning
 from tuner.data.dialogue import Dialogue
+from tuner.data.turn_keys import MASKED
 
 Span = tuple[int, int]
 
@@ -71,5 +72,6 @@ def _parts(dialogue: Dialogue, separator: str) -> list[tuple[str, bool]]:
     for message in dialogue.messages:
         if parts and separator:
             parts.append((separator, False))
-        parts.append((reasoning.inline(message), message["role"] == "assistant"))
+        learned = message["role"] == "assistant" and not message.get(MASKED)
+        parts.append((reasoning.inline(message), learned))
     return parts

@@ -73,8 +73,11 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
     def many(key: str, noun: str) -> str:
         return counted(report[key], noun)
 
-    report = {"skipped": [], "eval_rows_also_in_train": 0, **report}
+    report = {"skipped": [], "unread_turn_keys": {}, "eval_rows_also_in_train": 0, **report}
     skipped = ", ".join(item["row"] for item in report["skipped"][:10])
+    unread = ", ".join(
+        f"'{key}' ({counted(count, 'turn')})" for key, count in report["unread_turn_keys"].items()
+    )
     share, most = report["supervised_tokens_cut_share"], report["max_length"]
     texts = {
         "truncated_rows": f"{many('truncated_rows', 'row')} truncated to {most} tokens: "
@@ -90,6 +93,7 @@ def warnings_of(report: dict[str, Any]) -> list[str]:
         "disliked answers are not trained on",
         "skipped": f"{counted(len(report['skipped']), 'bad row')} left out: {skipped}",
         "blank_rows": f"{many('blank_rows', 'blank text')} left out",
+        "unread_turn_keys": f"keys of turns that nothing reads: {unread}",
         "ignored_columns": f"columns not used: {some('ignored_columns')}",
         "eval_rows_also_in_train": "left out of the eval split because they are also in train: "
         f"{many('eval_rows_also_in_train', 'row')}",

@@ -22,6 +22,7 @@ from tuner.data.dialogue import Dialogue
 from tuner.data.reasoning import KEY, Message
 from tuner.data.rendered import Rendered
 from tuner.data.shapes import Answer, Shape, filled, locate, neutral, rendered, strings_of, written
+from tuner.data.turn_keys import MASKED
 from tuner.errors import ModelError
 
 MAX_SHAPES = 4096
@@ -79,7 +80,8 @@ class SpanFinder:
             self.chat.require_tools(dialogue.row)
         messages = [self._with_calls(message) for message in dialogue.messages]
         answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        wanted = answers[-1:] if only_last else answers
+        learned = [i for i in answers if not messages[i].get(MASKED)]
+        wanted = learned[-1:] if only_last else learned
 
         def chat(upto: int, turns: list[int]) -> Chat:
             own = arguments

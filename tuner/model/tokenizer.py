@@ -12,9 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.data import chat_template
 from tuner.errors import ModelError, RecipeError, first_line
-from tuner.model import own_code
+from tuner.model import conversation, own_code
 from tuner.model.base import Base
 from tuner.model.heads import family
 from tuner.recipe.schema import ModelSection
@@ -30,26 +29,24 @@ MATRICES = ("lm_head", "embed_tokens", "wte", "shared", "embed_out")
 TRAINED = "trainable_token_indices"
 
 
-def open_tokenizer(section: ModelSection, found: Base) -> tuple[Any, tuple[int, ...]]:
+def open_tokenizer(section: ModelSection, found: Base, folder: Path) -> tuple[Any, tuple[int, ...]]:
     """Load the tokenizer that a recipe trains with, and add its tokens; also return their ids.
 
     Args:
         section: the recipe's `model` section.
         found: its base.
+        folder: where the path of a chat template starts.
 
     Raises:
         ModelError: there is no usable tokenizer, or it does not fit the base.
-        RecipeError: a token of `model.new_tokens` cannot be added, or the chat template does not
-            use an argument of `model.chat_arguments`.
+        RecipeError: a token of `model.new_tokens` cannot be added, or the chat template cannot be
+            used.
     """
     tokenizer = load_tokenizer(found)
     check(tokenizer, found.vocabulary_rows, found)
-    if section.chat_arguments:
-        chat_template.check_arguments(tokenizer, section.chat_arguments)
-        tokenizer.chat_template = chat_template.with_defaults(
-            tokenizer.chat_template, section.chat_arguments
-        )
-    return tokenizer, add(tokenizer, section.new_tokens)
+    ids = add(tokenizer, section.new_tokens)
+    conversation.settle(tokenizer, section, folder)
+    return tokenizer, ids
 
 
 def add(tokenizer: Any, tokens: Sequence[str]) -> tuple[int, ...]:

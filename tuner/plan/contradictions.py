@@ -35,7 +35,7 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
         problems = []
     cpu = not (recipe.run.device != "cpu" and machine.gpus)
     checks: tuple[Check, ...] = (_quantization, _initialisation, qat.contradictions)
-    checks += (new_tokens.contradictions,)
+    checks += (new_tokens.contradictions, _conversation)
     for check in (*checks, contradictions_export.contradictions, _batches, _tasks, _names):
         problems += check(recipe, method, cpu)
     problems += contradictions_rlhf.refuse_contradictions(recipe, cpu)
@@ -64,6 +64,17 @@ def _quantization(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
             f"model.quantize: {quantize} and method.name: {method.name}; not supported on such a "
             f"base (supported: {able})"
         )
+
+
+def _conversation(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
+    if recipe.data.render != "raw":
+        return
+    for key, given in (
+        ("chat_template", recipe.model.chat_template != "auto"),
+        ("chat_arguments", bool(recipe.model.chat_arguments)),
+    ):
+        if given:
+            yield f"data.render: raw uses no chat template, but model.{key} is set"
 
 
 def _initialisation(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:

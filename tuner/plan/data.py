@@ -55,6 +55,9 @@ def read(
         DataError, RecipeError, ModelError: the data or a model cannot be trained with.
     """
     prepared, ptx = prepare(base.loaded, base.tokenizer, adapted.room, base.stop_ids, base.head)
+    if base.recipe.model.chat_template != "auto" and prepared.chat_template:
+        origin = f"model.chat_template: {base.recipe.model.chat_template}"
+        prepared = replace(prepared, report={**prepared.report, "chat_template_origin": origin})
     _settle_template(base.tokenizer, prepared, base.recipe.model.chat_arguments)
     parties = plan_rlhf.parties(base.loaded, policy, base.base, base.tokenizer, chained)
     return Data(prepared, ptx, parties)

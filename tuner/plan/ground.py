@@ -77,7 +77,7 @@ def find(loaded: LoadedRecipe, note: Callable[[str], None], code_sha256: str | N
     head = head_for(recipe.model.task, base.config, loaded.task)
     refuse_base.refuse_base(recipe, method, base, head.name)
     new_tokens.refuse_base(recipe, base, head.name)
-    tokenizer, new_ids = tokenizers.open_tokenizer(recipe.model, base)
+    tokenizer, new_ids = tokenizers.open_tokenizer(recipe.model, base, loaded.folder)
     rows = tokenizers.rows_for(base.vocabulary_rows, new_ids)
     stop_ids = tokenizers.stop_ids(base.folder)
     if loaded.task == "reward":

@@ -66,8 +66,13 @@ class ModelSection(Section):
     new_tokens: Annotated[
         Words, Field(description="tokens to add to the vocabulary and train; never split")
     ] = ()
+    chat_template: Annotated[
+        Text,
+        FILE,
+        Field(description="file or name (chatml, llama3, qwen3 ...); auto: the base's own"),
+    ] = "auto"
     chat_arguments: Annotated[
-        dict[str, bool | int | float | str] | None,
+        FreeMapping | None,
         Field(description="arguments of the chat template: {enable_thinking: false}"),
     ] = None
     trust_remote_code: Annotated[

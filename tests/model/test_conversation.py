@@ -1,0 +1,207 @@
+"""The chat template that a recipe chooses, and its arguments, from the plan to the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chat_templates import FAMILIES
+from tuner.data.chat_template import ChatTemplate, with_defaults
+from tuner.errors import RecipeError, SafetyError, TunerError
+from tuner.inference.prompts import Prompts
+from tuner.machine import hardware
+from tuner.model import conversation
+from tuner.plan import make as plan_make
+from tuner.plan.plan import Plan
+from tuner.recipe import load as recipe_load
+from tuner.recipe.schema import ModelSection
+
+ASKED = [{"role": "user", "content": "Due?"}]
+BUNDLED = {path.stem for path in conversation.BUNDLED.glob("*.jinja")}
+TURNS = [*ASKED, {"role": "assistant", "content": "Now."}]
+
+
+def settled(tokenizer: Any, folder: Path, **keys: Any) -> Any:
+    conversation.settle(tokenizer, ModelSection(**keys), folder)
+    return tokenizer
+
+
+def prompt(tokenizer: Any, **arguments: Any) -> str:
+    text = tokenizer.apply_chat_template(
+        ASKED, add_generation_prompt=True, tokenize=False, **arguments
+    )
+    return str(text)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_bundled_name_is_a_template_and_its_stop_token(tmp_path: Path, name: str) -> None:
+    family = FAMILIES[name]
+    if family.file.stem not in BUNDLED:
+        pytest.skip("not bundled")
+    tokenizer = family.tokenizer()
+    tokenizer.chat_template, tokenizer.eos_token = None, "<pad>"
+    settled(tokenizer, tmp_path, chat_template=family.file.stem)
+    assert tokenizer.chat_template == family.file.read_text("utf-8")
+    if name == "mistral":
+        return  # it writes the tokenizer's own end of sequence
+    assert tokenizer.eos_token == family.specials[0]
+    assert (
+        str(tokenizer.apply_chat_template(TURNS, tokenize=False))
+        .rstrip()
+        .endswith(family.specials[0])
+    )
+
+
+def test_the_fix_for_missing_tokens_works(make_recipe: Callable[..., Path]) -> None:
+    """A base without the template's tokens: the error names the line to add."""
+    with pytest.raises(RecipeError) as caught:
+        planned(make_recipe(tokenizer="plain", model={"chat_template": "chatml"}))
+    assert caught.value.fix == 'add them: model.new_tokens: ["<|im_start|>", "<|im_end|>"]'
+    made = planned(
+        make_recipe(
+            tokenizer="plain",
+            model={"chat_template": "chatml", "new_tokens": ["<|im_start|>", "<|im_end|>"]},
+        )
+    )
+    assert made.tokenizer.eos_token == "<|im_end|>"
+    row = made.prepared.train[0]
+    assert row.input_ids[row.supervised.index(False)] == made.tokenizer.convert_tokens_to_ids(
+        "<|im_start|>"
+    )
+    assert made.tokenizer.eos_token_id in row.input_ids
+
+
+def planned(recipe: Path) -> Plan:
+    loaded = recipe_load.load(recipe, verb="sft")
+    return plan_make.make(loaded, hardware.detect(), output=recipe.parent / "run")
+
+
+@pytest.mark.parametrize("name", ["qwen", "nothing.jinja"])
+def test_an_unknown_template_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RecipeError, match="there is no template") as caught:
+        settled(FAMILIES["qwen3"].tokenizer(), tmp_path, chat_template=name)
+    assert "qwen3" in str(caught.value.why)
+
+
+def test_a_template_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "own.jinja"
+    file.write_text("{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}", "utf-8")
+    tokenizer = settled(FAMILIES["chatml"].tokenizer(), tmp_path, chat_template="own.jinja")
+    assert prompt(tokenizer) == "Due?<|im_end|>"
+    file.write_text("{{ messages.__class__ }}", "utf-8")
+    with pytest.raises(SafetyError):
+        settled(FAMILIES["chatml"].tokenizer(), tmp_path, chat_template="own.jinja")
+    file.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(RecipeError, match="cannot be read"):
+        settled(FAMILIES["chatml"].tokenizer(), tmp_path, chat_template="own.jinja")
+
+
+def test_arguments_are_defaults_of_the_template(tmp_path: Path) -> None:
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    on, off = prompt(tokenizer), prompt(tokenizer, enable_thinking=False)
+    settled(tokenizer, tmp_path, chat_arguments={"enable_thinking": False})
+    assert prompt(tokenizer) == off != on
+    assert prompt(tokenizer, enable_thinking=True) == on
+    stops = [tokenizer.eos_token_id]
+    assert tokenizer.decode(Prompts(tokenizer, stops).ids(ASKED)) == off
+    asked = Prompts(tokenizer, stops).ids(ASKED, arguments={"enable_thinking": True})
+    assert tokenizer.decode(asked) == on
+
+
+@pytest.mark.parametrize(
+    "value", [True, False, 3, 0.5, "low", 'quo"te\n', "{{ 1 }}", "%}"], ids=repr
+)
+def test_a_default_is_the_value_itself(value: Any) -> None:
+    """Whatever the template begins with, nothing but the value is added."""
+    tokenizer = FAMILIES["chatml"].tokenizer()
+    for start in ("\n", "  ", "{%- if true -%}x{%- endif -%}\n"):
+        source = start + "{{ given }}|{{ given is string }}"
+        tokenizer.chat_template = source
+        wanted = tokenizer.apply_chat_template(ASKED, tokenize=False, given=value)
+        tokenizer.chat_template = with_defaults(source, {"given": value})
+        assert tokenizer.apply_chat_template(ASKED, tokenize=False) == wanted
+
+
+def test_an_argument_that_changes_nothing_is_refused(tmp_path: Path) -> None:
+    for arguments in ({"enable_thoughts": False}, {"enable_thinking": True}):
+        with pytest.raises(RecipeError, match="does not use") as caught:
+            settled(FAMILIES["qwen3"].tokenizer(), tmp_path, chat_arguments=arguments)
+        assert "enable_thinking" in str(caught.value.why)
+    bare = FAMILIES["qwen3"].tokenizer()
+    bare.chat_template = None
+    with pytest.raises(RecipeError, match="no chat template"):
+        settled(bare, tmp_path, chat_arguments={"enable_thinking": False})
+
+
+ROWS = [
+    {"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}."}]}
+    for n in range(6)
+]
+
+
+def reasoned(count: int) -> list[dict[str, Any]]:
+    """The rows, `count` of them with reasoning."""
+    rows = [{"messages": [dict(turn) for turn in row["messages"]]} for row in ROWS]
+    for row in rows[:count]:
+        row["messages"][1]["reasoning_content"] = "It is so."
+    return rows
+
+
+@pytest.mark.parametrize(("count", "sent"), [(0, False), (2, False), (5, True)])
+def test_what_most_rows_have_is_sent_by_default(
+    make_recipe: Callable[..., Path], count: int, sent: bool
+) -> None:
+    data = {"template": "auto", "eval": 0}
+    model = {"chat_template": "qwen3"}
+    made = planned(make_recipe(data_rows=reasoned(count), data=data, model=model))
+    assert prompt(made.tokenizer) == prompt(made.tokenizer, enable_thinking=sent)
+    value = made.values["model.chat_arguments"]
+    assert value.value == ({} if sent else {"enable_thinking": False}) or value.value is None
+    assert made.prepared.report["rows_with_reasoning"] == count
+    assert (made.values["data.reasoning"].value == "learn") == (count > 0)
+
+
+def test_what_the_recipe_says_is_sent_whatever_the_rows_have(
+    make_recipe: Callable[..., Path],
+) -> None:
+    model = {"chat_template": "qwen3", "chat_arguments": {"enable_thinking": False}}
+    data = {"template": "auto", "eval": 0}
+    made = planned(make_recipe(data_rows=reasoned(6), data=data, model=model))
+    assert prompt(made.tokenizer) == prompt(made.tokenizer, enable_thinking=False)
+    # Its rows are trained as what they are.
+    row = made.prepared.train[0]
+    text = made.tokenizer.decode(row.input_ids)
+    assert "<|im_start|>assistant\n<think>\nIt is so.\n</think>\n\n0.<|im_end|>" in text
+
+
+def test_plain_prompts_are_sent_plain(make_recipe: Callable[..., Path]) -> None:
+    """D6: `data.render: raw` trains a prompt that chat, serve and every artefact send."""
+    for tokenizer in ("chatml", "plain", "bos"):
+        recipe = make_recipe(
+            tokenizer=tokenizer,
+            data_rows=ROWS,
+            data={"template": "auto", "render": "raw", "eval": 0},
+        )
+        made = planned(recipe)
+        for row, number in zip(made.prepared.train, range(6), strict=True):
+            first = row.supervised.index(True)
+            asked = [{"role": "user", "content": f"{number}?"}]
+            sent = Prompts(made.tokenizer, list(made.stop_ids)).ids(asked)
+            assert sent == row.input_ids[:first]
+
+
+def test_the_chosen_template_is_recorded(make_recipe: Callable[..., Path]) -> None:
+    made = planned(make_recipe(model={"chat_template": "qwen3"}))
+    assert made.prepared.report["chat_template_origin"] == "model.chat_template: qwen3"
+    chat = ChatTemplate(made.tokenizer)
+    assert chat.abilities.switch == "enable_thinking"
+    assert isinstance(made.prepared.report["chat_template_sha256"], str)
+
+
+def test_a_plain_rendering_needs_no_template(make_recipe: Callable[..., Path]) -> None:
+    recipe = make_recipe(model={"chat_template": "qwen3"}, data={"render": "raw"})
+    with pytest.raises(TunerError, match=r"data\.render: raw"):
+        planned(recipe)

@@ -1,0 +1,97 @@
+"""The chat template that a recipe chooses, and the arguments that it gives it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuner.data import chat_template
+from tuner.data.chat_template import ChatTemplate
+from tuner.errors import RecipeError
+from tuner.schema.suggest import suggestion
+
+if TYPE_CHECKING:
+    from tuner.recipe.schema import ModelSection
+
+# Written for this project, to treat turns as the families of these names do.
+BUNDLED = Path(chat_template.__file__).parent / "chat_templates"
+
+# How control tokens are spelled: <|im_start|>, <start_of_turn>, [INST], and DeepSeek's.
+_CONTROL = re.compile(r"<\|[^<>|\s]+\|>|<｜[^<>｜\s]+｜>|<(?:start|end)_of_turn>|\[/?[A-Z_]+\]")
+_SAID = "Xqsaid0qX"
+
+
+def settle(tokenizer: Any, section: ModelSection, folder: Path) -> None:
+    """Give a tokenizer the chat template of a recipe, with its arguments as defaults.
+
+    The token by which the template ends an answer becomes the tokenizer's end-of-sequence token, so
+    generation stops there.
+
+    Args:
+        tokenizer: with the tokens that the recipe adds.
+        section: the recipe's `model` section.
+        folder: where a relative path starts.
+
+    Raises:
+        RecipeError: there is no such template, the tokenizer lacks tokens that it needs, or it does
+            not use an argument.
+        ModelError, SafetyError: it is not valid, or not safe to run.
+    """
+    if section.chat_template != "auto":
+        tokenizer.chat_template = _source(section.chat_template, folder)
+        _refuse_missing(tokenizer, section)
+        _end(tokenizer)
+    if section.chat_arguments:
+        chat_template.check_arguments(tokenizer, section.chat_arguments)
+        tokenizer.chat_template = chat_template.with_defaults(
+            tokenizer.chat_template, section.chat_arguments
+        )
+
+
+def _source(name: str, folder: Path) -> str:
+    names = sorted(path.stem for path in BUNDLED.glob("*.jinja"))
+    if name in names:
+        return (BUNDLED / f"{name}.jinja").read_text("utf-8")
+    path = Path(name).expanduser()
+    found = next((each for each in (folder / path, path) if each.is_file()), None)
+    if found is None:
+        raise RecipeError(
+            f"model.chat_template: there is no template '{name}'",
+            f"it is neither a file nor the name of a bundled one; {suggestion(name, names)}",
+            "name a file with a Jinja template, or one of these",
+        )
+    try:
+        return found.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"model.chat_template: {found} cannot be read",
+            str(error),
+            "name a text file in UTF-8",
+        ) from None
+
+
+def _refuse_missing(tokenizer: Any, section: ModelSection) -> None:
+    """Refuse a template whose control tokens the tokenizer would split."""
+    wanted = dict.fromkeys(_CONTROL.findall(tokenizer.chat_template))
+    encode = tokenizer.backend_tokenizer.encode
+    missing = [word for word in wanted if len(encode(word, add_special_tokens=False).ids) != 1]
+    if missing:
+        tokens = ", ".join(f'"{word}"' for word in (*section.new_tokens, *missing))
+        raise RecipeError(
+            f"model.chat_template: '{section.chat_template}' needs tokens that the base does not "
+            "have",
+            f"its tokenizer would split {', '.join(missing)}",
+            f"add them: model.new_tokens: [{tokens}]",
+        )
+
+
+def _end(tokenizer: Any) -> None:
+    """Make the token by which the template ends an answer the one that ends a sequence."""
+    chat = ChatTemplate(tokenizer)
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _SAID}]
+    _, found, after = chat.render(turns).partition(_SAID)
+    added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    ends = [word for word in added if after.lstrip().startswith(word)]
+    if found and ends:
+        tokenizer.eos_token = max(ends, key=len)
