@@ -27,6 +27,7 @@ DOMAINS = (
     "preferences",
     "rankings",
     "prompts",
+    "reasoning",
 )
 # Domains whose module has another name.
 MODULES = {"prompts": "sentiment_prompts"}

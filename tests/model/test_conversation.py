@@ -10,7 +10,7 @@ import pytest
 
 from tests.chat_templates import FAMILIES
 from tuner.data.chat_template import ChatTemplate, with_defaults
-from tuner.errors import RecipeError, SafetyError, TunerError
+from tuner.errors import DataError, RecipeError, SafetyError, TunerError
 from tuner.inference.prompts import Prompts
 from tuner.machine import hardware
 from tuner.model import conversation
@@ -205,3 +205,19 @@ def test_a_plain_rendering_needs_no_template(make_recipe: Callable[..., Path]) -
     recipe = make_recipe(model={"chat_template": "qwen3"}, data={"render": "raw"})
     with pytest.raises(TunerError, match=r"data\.render: raw"):
         planned(recipe)
+
+
+def test_a_prompt_that_is_not_sent_stops_the_plan(
+    make_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 3, with both prompts; here the tokenizer is given another template than was trained."""
+    rows = [*ROWS, {"messages": [*ROWS[0]["messages"], *ROWS[1]["messages"]]}]
+    recipe = make_recipe(data_rows=rows, data={"template": "auto", "eval": 0})
+    made = planned(recipe)
+    assert {each.what for each in made.prepared.asked} == {"a last turn", "a turn in the middle"}
+    other = "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}"
+    monkeypatch.setattr("tuner.plan.data.with_defaults", lambda source, arguments: other)
+    with pytest.raises(DataError, match="not the prompt that is sent") as caught:
+        planned(recipe)
+    assert "trained '<|im_start|>user\\n0?<|im_end|>" in str(caught.value.why)
+    assert "sent    '0? '" in str(caught.value.why)

@@ -155,7 +155,7 @@ class ExampleMaker:
         them."""
         if self._chat is None:
             return {}
-        return self._chat.defaults(sum(reasons) * 2 > len(reasons))
+        return self._chat.defaults(bool(reasons) and sum(reasons) * 2 >= len(reasons))
 
     def encode(
         self, dialogues: Sequence[Dialogue], problems: Problems, prompts: bool = False

@@ -32,6 +32,27 @@ class EvalRow:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """A prompt as it is trained.
+
+    Args:
+        row: where it comes from.
+        what: which kind of turn answers it.
+        turns: before the answer.
+        tools: shown with them.
+        arguments: of the chat template, for such an answer.
+        ids: its tokens.
+    """
+
+    row: str
+    what: str
+    turns: list[dict[str, Any]]
+    tools: list[Any] | None
+    arguments: dict[str, Any]
+    ids: list[int]
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The data of a run.
 
@@ -43,6 +64,7 @@ class Prepared:
         chat_template: the Jinja text in use; None for plain text.
         report: the content of `data_report.json`.
         chat_arguments: of the chat template, for answers like those of most rows.
+        asked: a few prompts: of a turn in the middle, of a last one, of one with tools.
         plain_template: a chat template that writes plain prompts as the rows have them; None where
             the rows are chats, or have no prompt.
     """
@@ -55,6 +77,7 @@ class Prepared:
     report: dict[str, Any]
     chat_arguments: dict[str, Any] = field(default_factory=dict)
     plain_template: str | None = None
+    asked: tuple[Asked, ...] = ()
 
 
 @dataclass(frozen=True)

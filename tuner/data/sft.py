@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from tuner.data.asked import asked
 from tuner.data.dialogue import Dialogue
 from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker, Pair
@@ -82,6 +83,7 @@ def prepare(
         report,
         maker.defaults(reasons),
         maker.plain_template,
+        tuple(asked(pairs, maker)),
     )
 
 

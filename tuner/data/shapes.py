@@ -76,9 +76,10 @@ def locate(text: str, messages: list[Message]) -> tuple[tuple[int, int, int, str
                 # Most templates drop the reasoning of earlier turns.
                 continue
             if mark not in text:
+                a = "an" if message["role"].startswith("a") else "a"
                 calls = " next to its tool calls" if message.get("tool_calls") else ""
                 raise BadRow(
-                    f"the model's chat template leaves out a {message['role']} turn{calls}"
+                    f"the model's chat template leaves out {a} {message['role']} turn{calls}"
                 )
             start = text.find(mark)
             if start < position or text.count(mark) != 1:

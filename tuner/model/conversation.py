@@ -41,7 +41,7 @@ def settle(tokenizer: Any, section: ModelSection, folder: Path) -> None:
     if section.chat_template != "auto":
         tokenizer.chat_template = _source(section.chat_template, folder)
         _refuse_missing(tokenizer, section)
-        _end(tokenizer)
+        take_end(tokenizer)
     if section.chat_arguments:
         chat_template.check_arguments(tokenizer, section.chat_arguments)
         tokenizer.chat_template = chat_template.with_defaults(
@@ -71,9 +71,14 @@ def _source(name: str, folder: Path) -> str:
         ) from None
 
 
+def control_tokens(template: str) -> list[str]:
+    """Return the control tokens that a template writes, by how they are spelled."""
+    return list(dict.fromkeys(_CONTROL.findall(template)))
+
+
 def _refuse_missing(tokenizer: Any, section: ModelSection) -> None:
     """Refuse a template whose control tokens the tokenizer would split."""
-    wanted = dict.fromkeys(_CONTROL.findall(tokenizer.chat_template))
+    wanted = control_tokens(tokenizer.chat_template)
     encode = tokenizer.backend_tokenizer.encode
     missing = [word for word in wanted if len(encode(word, add_special_tokens=False).ids) != 1]
     if missing:
@@ -86,7 +91,7 @@ def _refuse_missing(tokenizer: Any, section: ModelSection) -> None:
         )
 
 
-def _end(tokenizer: Any) -> None:
+def take_end(tokenizer: Any) -> None:
     """Make the token by which the template ends an answer the one that ends a sequence."""
     chat = ChatTemplate(tokenizer)
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _SAID}]

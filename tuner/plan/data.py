@@ -12,6 +12,7 @@ from tuner.data.preferences import prepare_preferences
 from tuner.data.prompts import prepare_prompts
 from tuner.errors import DataError
 from tuner.plan import rlhf as plan_rlhf
+from tuner.plan.prompts import refuse_other_prompts
 from tuner.rewards.options import ExactAnswerRule
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def read(
         origin = f"model.chat_template: {base.recipe.model.chat_template}"
         prepared = replace(prepared, report={**prepared.report, "chat_template_origin": origin})
     _settle_template(base.tokenizer, prepared, base.recipe.model.chat_arguments)
+    refuse_other_prompts(base, prepared)
     parties = plan_rlhf.parties(base.loaded, policy, base.base, base.tokenizer, chained)
     return Data(prepared, ptx, parties)
 

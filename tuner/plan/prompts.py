@@ -1,0 +1,33 @@
+"""The gate between training and use: the prompt that is trained is the prompt that is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tuner.errors import DataError
+from tuner.inference.prompts import Prompts
+
+if TYPE_CHECKING:
+    from tuner.data.prepared import Prepared
+    from tuner.plan.ground import Ground
+
+
+def refuse_other_prompts(ground: Ground, prepared: Prepared) -> None:
+    """Refuse rows whose prompts `tuner chat`, `serve` and the artefacts would not send.
+
+    Raises:
+        DataError: with both prompts.
+    """
+    if not prepared.asked:
+        return
+    tokenizer = ground.tokenizer
+    prompts = Prompts(tokenizer, [*ground.stop_ids])
+    for each in prepared.asked:
+        sent = prompts.ids(each.turns, each.tools, each.arguments)
+        trained, other = (str(tokenizer.decode(ids)) for ids in (each.ids, sent))
+        if trained != other:
+            raise DataError(
+                "the prompt that is trained is not the prompt that is sent",
+                f"{each.row}, {each.what}:\n  trained {trained!r}\n  sent    {other!r}",
+                "use another chat template (model.chat_template), or data.render: raw",
+            )
