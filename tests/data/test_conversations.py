@@ -13,9 +13,9 @@ from transformers import AutoTokenizer
 from tests.chat_templates import FAMILIES
 from tests.data.test_masks import learned, prepared
 from tuner.data.chat_template import ChatTemplate, with_defaults
+from tuner.data.conversation import Prompts
 from tuner.data.reasoning import separated
 from tuner.errors import DataError
-from tuner.inference.prompts import Prompts
 
 CALL = {
     "type": "function",

@@ -13,10 +13,10 @@ import pytest
 
 from tests.chat_templates import FAMILIES
 from tests.tokenizers import BOS_TEMPLATE, THINK_TEMPLATE, make_tokenizer
+from tuner.data.conversation import Prompts
 from tuner.data.preferences import Ranking, prepare_preferences
 from tuner.data.prepared import Prepared
 from tuner.errors import DataError, RecipeError
-from tuner.inference.prompts import Prompts
 from tuner.recipe.schema import DataSection
 
 PROMPT = "When is the rent due?"

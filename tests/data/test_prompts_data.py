@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import BOS_TEMPLATE, make_tokenizer
+from tuner.data.conversation import Prompts
 from tuner.data.prepared import Prepared
 from tuner.data.prompts import Prompt, prepare_prompts
 from tuner.data.sft import prepare
 from tuner.errors import DataError, RecipeError
-from tuner.inference.prompts import Prompts
 from tuner.recipe.schema import DataSection
 
 ASK = "When is the rent due?"

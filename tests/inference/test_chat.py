@@ -34,11 +34,11 @@ from tuner import cli
 from tuner.console import formatting
 from tuner.console.console import Console
 from tuner.data.bad_rows import BadRow
+from tuner.data.conversation import Prompts
 from tuner.errors import DataError, ModelError
 from tuner.inference import load
 from tuner.inference.chat import Chat, Settings
 from tuner.inference.engine import Inference
-from tuner.inference.prompts import Prompts
 from tuner.machine import hardware
 from tuner.methods import METHODS
 from tuner.model.heads import family

@@ -10,8 +10,8 @@ import pytest
 
 from tests.chat_templates import FAMILIES
 from tuner.data.chat_template import ChatTemplate, with_defaults
+from tuner.data.conversation import Prompts
 from tuner.errors import DataError, RecipeError, SafetyError, TunerError
-from tuner.inference.prompts import Prompts
 from tuner.machine import hardware
 from tuner.model import conversation
 from tuner.plan import make as plan_make

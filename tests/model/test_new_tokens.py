@@ -23,10 +23,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.conftest import rows
 from tests.export.test_formats import HAS_LLAMA, command, exported
 from tuner.console.console import Console
+from tuner.data.conversation import Prompts
 from tuner.errors import IntegrityError, ModelError, RecipeError
 from tuner.inference import load
 from tuner.inference.chat import Chat, Settings
-from tuner.inference.prompts import Prompts
 from tuner.inference.serve.models import name_all
 from tuner.machine import hardware
 from tuner.methods import METHODS, targets

@@ -42,9 +42,9 @@ def chat(
     json: Json = False,
 ) -> None:
     """Chat with a run, or with a base and adapters; also reads questions from a pipe."""
+    from tuner.data.conversation import Prompts
     from tuner.inference import open_model
     from tuner.inference.chat import Chat, Settings
-    from tuner.inference.prompts import Prompts
     from tuner.machine import hardware
 
     where = console(json)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.data.bad_rows import BadRow
+from tuner.data.conversation import Prompts
 from tuner.data.dialogue import Message
 from tuner.errors import DataError, RecipeError, ResourceError
-from tuner.inference.prompts import Prompts
 from tuner.inference.sampling import Sampling
 from tuner.schema.suggest import suggestion
 

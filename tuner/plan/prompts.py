@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tuner.data.conversation import Prompts
 from tuner.errors import DataError
-from tuner.inference.prompts import Prompts
 
 if TYPE_CHECKING:
     from tuner.data.prepared import Prepared

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tuner.data.bad_rows import BadRow
+from tuner.data.conversation import Prompts
 from tuner.inference.open_model import free_name
-from tuner.inference.prompts import Prompts
 from tuner.inference.serve.protocol import ChatAsk, CompletionAsk
 from tuner.inference.serve.refusal import Refused
 from tuner.model import tokenizer as model_tokenizer
