@@ -71,3 +71,46 @@ def inline(message: Message) -> str:
     """Return a separated turn as one text, its reasoning in a block before its content."""
     said, content = message.get(KEY), str(message.get("content") or "")
     return block(said) + content if said else content
+
+
+class Splitter:
+    """Splits an answer into reasoning and content while it is written.
+
+    Args:
+        opened: whether the prompt has already opened a block of reasoning.
+    """
+
+    def __init__(self, opened: bool = False) -> None:
+        self._opened = opened
+        self._text = ""
+        self._said = [0, 0]
+
+    def feed(self, piece: str, end: bool = False) -> tuple[str, str]:
+        """Return what is new in reasoning and content after a piece of the answer.
+
+        Args:
+            piece: the next part.
+            end: whether it is the last one; nothing is held back then.
+        """
+        self._text += piece
+        both = self._parts(end)
+        new = tuple(text[said:] for text, said in zip(both, self._said, strict=True))
+        self._said = [len(text) for text in both]
+        return new[0], new[1]
+
+    def _parts(self, end: bool) -> tuple[str, str]:
+        """Return reasoning and content as far as they can no longer change."""
+        begun = self._text.lstrip()
+        if not self._opened and not begun.startswith(OPEN):
+            waits = not end and OPEN.startswith(begun)
+            return "", "" if waits else self._text
+        inside, found, after = begun.removeprefix(OPEN).partition(CLOSE)
+        if found:
+            return inside.strip(), after.lstrip("\n")
+        held = 0 if end else _begun(inside, CLOSE)
+        return inside[: len(inside) - held].strip(), ""
+
+
+def _begun(text: str, word: str) -> int:
+    """Return how many characters at the end of a text may be the beginning of a word."""
+    return next((n for n in range(len(word) - 1, 0, -1) if text.endswith(word[:n])), 0)

@@ -1,0 +1,51 @@
+"""Reasoning apart from the answer: in whole texts and in texts that are still being written."""
+
+from __future__ import annotations
+
+import pytest
+
+from tuner.data import reasoning
+
+TEXTS = [
+    ("<think>\nOne.\nTwo.\n</think>\n\nNow.", False, "One.\nTwo.", "Now."),
+    ("One.</think>Now.", True, "One.", "Now."),
+    ("\n</think>\n\nNow.", True, "", "Now."),
+    ("<think></think>\n\n  Now.", False, "", "  Now."),
+    ("Now.", False, "", "Now."),
+    ("  Now. ", False, "", "  Now. "),
+    ("I close </think> nothing.", False, "", "I close </think> nothing."),
+    ("A <think> in the middle</think>.", False, "", "A <think> in the middle</think>."),
+    ("<", False, "", "<"),
+    ("<thin", False, "", "<thin"),
+    ("<think>\nOne <b> and </b", False, "One <b> and </b", ""),
+    ("Still at it", True, "Still at it", ""),
+]
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(
+    ("text", "opened", "thought", "answer"), TEXTS, ids=lambda each: repr(each)
+)
+def test_a_stream_is_split_as_the_whole_text_is(
+    text: str, opened: bool, thought: str, answer: str, size: int
+) -> None:
+    splitter = reasoning.Splitter(opened)
+    said, written = "", ""
+    for start in range(0, len(text), size):
+        one, other = splitter.feed(text[start : start + size], start + size >= len(text))
+        said, written = said + one, written + other
+    assert (said, written) == (thought, answer)
+    if reasoning.CLOSE in text:
+        assert reasoning.cut(text, opened) == (thought, answer)
+
+
+def test_separated_turns_are_separated_once() -> None:
+    turn = {"role": "assistant", "content": "<think>One.</think>Now."}
+    once = reasoning.separated(turn)
+    assert once == {"role": "assistant", "content": "Now.", "reasoning": "One."}
+    assert reasoning.separated(once) == once
+    assert reasoning.separated({"role": "user", "content": "<think>x</think>y"})["content"] == (
+        "<think>x</think>y"
+    )
+    assert reasoning.inline(once) == "<think>\nOne.\n</think>\n\nNow."
+    assert reasoning.cut(reasoning.inline(once)) == ("One.", "Now.")
