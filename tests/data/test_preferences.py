@@ -6,14 +6,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.tokenizers import BOS_TEMPLATE, THINK_TEMPLATE, make_tokenizer
-from tuner.data.preferences import Ranking, prepare_preferences
-from tuner.data.prepared import Prepared
+from tuner.data.preferences import PreferenceData, Ranking
+from tuner.data.prepared import Inputs, Prepared
 from tuner.errors import DataError, RecipeError
 from tuner.inference.prompts import Prompts
 from tuner.recipe.schema import DataSection
@@ -41,7 +42,7 @@ def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any = None, **keys: A
         keys["eval"] = "held.jsonl"
     data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
     tokenizer = tokenizer or make_tokenizer("chatml")
-    return prepare_preferences(data, tokenizer, folder=folder, seed=7, context_length=context)
+    return PreferenceData(Inputs(data, tokenizer, folder, 7, context)).prepare()
 
 
 def write(path: Path, rows: Sequence[Any]) -> None:
@@ -445,8 +446,8 @@ def test_real_preferences(
     """Public files load as they are; every answer goes on from its prompt to a stop token."""
     tokenizer = make_tokenizer("chatml")
     data = DataSection(**({"train": (name,), "eval": 0} | keys))
-    made: dict[str, Any] = {"folder": test_data, "seed": 3, "context_length": 65_536}
-    result = prepare_preferences(data, tokenizer, **made)
+    inputs = Inputs(data, tokenizer, test_data, 3, 65_536)
+    result = PreferenceData(inputs).prepare()
     assert (result.template, len(result.train)) == (template, rankings)
     assert len(result.report["skipped"]) == keys.get("max_bad_rows", 0)
     for ranking in result.train:
@@ -458,8 +459,9 @@ def test_real_preferences(
     if template == "thumbs":
         assert result.report["unpaired_rows"] == 228
     if name.startswith("hh"):
+        strict = replace(inputs, data=data.model_copy(update={"max_bad_rows": 7}))
         with pytest.raises(DataError, match="8 rows cannot be used for training"):
-            prepare_preferences(data.model_copy(update={"max_bad_rows": 7}), tokenizer, **made)
+            PreferenceData(strict).prepare()
 
 
 def test_preferences_stay_light() -> None:
@@ -488,3 +490,9 @@ def test_whole_texts_share_their_beginning_as_the_prompt(tmp_path: Path) -> None
     made = prepared(tmp_path, rows)
     assert made.train[0].prompt_text.endswith("was really a")
     assert made.train[0].texts == ("joy.", "bore.")
+
+
+def test_rows_that_cannot_be_encoded_leave_no_train_split(tmp_path: Path) -> None:
+    rows = [{**pair(n), "chosen": "yes<|im_end|>"} for n in range(3)]
+    with pytest.raises(DataError, match="the train split is empty"):
+        prepared(tmp_path, rows, special_tokens_in_text="error", max_bad_rows=3)

@@ -9,10 +9,26 @@ from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue
-from tuner.data.encode import Encoded, Encoder
+from tuner.data.encode import Encoded
 from tuner.data.example_maker import ExampleMaker
 from tuner.data.rendered import Rendered, Span
-from tuner.recipe.schema import DataSection
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt with its answers: dialogues that differ in their last turn only."""
+
+    dialogues: tuple[Dialogue, ...]
+
+    @property
+    def row(self) -> str:
+        """The row that it comes from; the first, if there are several."""
+        return self.dialogues[0].row
+
+    @property
+    def mark(self) -> str:
+        """Fingerprint of the prompt."""
+        return self.dialogues[0].mark
 
 
 @dataclass(frozen=True)
@@ -31,19 +47,19 @@ class Answers:
 
 
 class AnswerEncoder:
-    """Encodes groups of dialogues that differ in their last turn only."""
+    """Encodes prompts with their answers."""
 
-    def __init__(self, data: DataSection, tokenizer: Any, maker: ExampleMaker) -> None:
-        self._maker = maker
-        self._encoder = Encoder(tokenizer, data.special_tokens_in_text, maker.chat_template)
+    def __init__(self, tokenizer: Any, maker: ExampleMaker) -> None:
+        self._maker, self._encoder = maker, maker.encoder
         self._backend = tokenizer.backend_tokenizer
 
-    def encode(self, groups: Sequence[Sequence[Dialogue]]) -> Iterator[Answers | BadRow]:
-        """Encode the dialogues of each group; a group that cannot be yields its problem instead."""
+    def encode(self, items: Sequence[Asked]) -> Iterator[Answers | BadRow]:
+        """Encode the dialogues of each item; one that cannot be yields its problem instead."""
         rendered: list[list[Rendered] | BadRow] = []
-        for dialogues in groups:
+        for item in items:
             try:
-                rendered.append(_with_one_border([self.render(each) for each in dialogues]))
+                texts = [self.render(dialogue) for dialogue in item.dialogues]
+                rendered.append(_with_one_border(texts))
             except BadRow as problem:
                 rendered.append(problem)
         flat = [each for group in rendered if not isinstance(group, BadRow) for each in group]

@@ -1,13 +1,52 @@
-"""Prepared: the data of a run, ready to train and score on."""
+"""What the data of a run is made from, and what it becomes: ready to train and score on."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tuner.data.example import Example
 from tuner.errors import RecipeError
 from tuner.recipe.schema import DataSection
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the rows of a recipe are prepared with.
+
+    Args:
+        data: the recipe's data section.
+        tokenizer: a fast transformers tokenizer.
+        folder: the recipe's folder; relative paths are looked up there, else in the current one.
+        seed: chooses the held-out rows.
+        context_length: tokens that the model can take.
+        stop_ids: further token ids that end an answer, next to the tokenizer's eos.
+    """
+
+    data: DataSection
+    tokenizer: Any
+    folder: Path
+    seed: int
+    context_length: int
+    stop_ids: Collection[int] = ()
+
+    def max_length(self) -> int:
+        """Return the tokens of the longest example: the recipe's, else all that the model can take.
+
+        Raises:
+            RecipeError: the recipe says more than the model can take.
+        """
+        if self.data.max_length == "auto":
+            return self.context_length
+        if self.data.max_length > self.context_length:
+            raise RecipeError(
+                f"data.max_length: {self.data.max_length} is more than the model can take",
+                f"its context is {self.context_length} tokens",
+                f"set data.max_length: {self.context_length} or less",
+            )
+        return self.data.max_length
 
 
 @dataclass(frozen=True)
@@ -62,20 +101,3 @@ class Preview:
     tokens: int
     truncated: bool
     ids: list[int]
-
-
-def max_length_of(data: DataSection, context_length: int) -> int:
-    """Return the tokens of the longest example: the recipe's, else all that the model can take.
-
-    Raises:
-        RecipeError: the recipe says more than the model can take.
-    """
-    if data.max_length == "auto":
-        return context_length
-    if data.max_length > context_length:
-        raise RecipeError(
-            f"data.max_length: {data.max_length} is more than the model can take",
-            f"its context is {context_length} tokens",
-            f"set data.max_length: {context_length} or less",
-        )
-    return data.max_length
