@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import THINK_TEMPLATE, make_tokenizer
-from tuner.data import sft
 from tuner.data.dialogue import Dialogue
-from tuner.data.prepared import EvalRow, Prepared
-from tuner.data.split import fingerprint, held_out
+from tuner.data.prepared import EvalRow, Inputs, Prepared
+from tuner.data.sft import SftData
+from tuner.data.split import held_out
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 
@@ -28,7 +28,7 @@ def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any = None, **keys: A
     (folder / "rows.jsonl").write_text(text, "utf-8")
     data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
     tokenizer = tokenizer or make_tokenizer("chatml")
-    return sft.prepare(data, tokenizer, folder=folder, seed=seed, context_length=512)
+    return SftData(Inputs(data, tokenizer, folder, seed, 512)).prepare()
 
 
 def chat(*turns: tuple[str, Any]) -> dict[str, Any]:
@@ -68,6 +68,7 @@ def test_unfit_rows_are_listed_by_class(tmp_path: Path, reason: str) -> None:
     result = prepared(tmp_path, rows, template="chat", max_bad_rows=12)
     assert result.report["rows_train"] == 1
     assert [item["reason"] for item in result.report["skipped"]] == [reason] * 12
+    assert f"12 bad rows left out: {listed}, ..." in result.report["warnings"]
 
 
 def test_all_classes_at_once(tmp_path: Path) -> None:
@@ -167,7 +168,7 @@ def test_a_split_that_takes_everything_is_an_error(tmp_path: Path) -> None:
 
 def test_fingerprints_differ_with_the_words_only() -> None:
     def of(text: str) -> str:
-        return fingerprint(Dialogue("r", messages=({"role": "user", "content": text},)))
+        return Dialogue("r", messages=({"role": "user", "content": text},)).mark
 
     assert of("Straße  one\n") == of("STRASSE ONE")
     assert of("one two") != of("onetwo")

@@ -14,8 +14,8 @@ import pytest
 from tokenizers import AddedToken
 
 from tests.tokenizers import CHATML_TEMPLATE, THINK_TEMPLATE, make_tokenizer
-from tuner.data import sft
-from tuner.data.prepared import Prepared
+from tuner.data.prepared import Inputs, Prepared
+from tuner.data.sft import SftData
 from tuner.errors import DataError, ModelError, SafetyError
 from tuner.recipe.schema import DataSection
 
@@ -26,7 +26,7 @@ def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any, **keys: Any) -> 
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl").write_text(text, "utf-8")
     data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
-    return sft.prepare(data, tokenizer, folder=folder, seed=7, context_length=2048)
+    return SftData(Inputs(data, tokenizer, folder, 7, 2048)).prepare()
 
 
 def chat(*turns: tuple[str, str]) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def test_one_prompt_everywhere(tmp_path: Path, name: str, kind: str) -> None:
         native, tools=row.get("tools"), add_generation_prompt=True, tokenize=False, **arguments
     )
     # By default, as most rows have it.
-    exported.chat_template = with_defaults(exported.chat_template, result.chat_arguments)
+    exported.chat_template = with_defaults(exported.chat_template, result.sent.arguments)
     assert text == exported.apply_chat_template(
         native, tools=row.get("tools"), add_generation_prompt=True, tokenize=False
     )

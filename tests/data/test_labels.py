@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import make_tokenizer
-from tuner.data import sft
-from tuner.data.prepared import Prepared
-from tuner.data.sft import preview
+from tuner.data.prepared import Inputs, Prepared
+from tuner.data.sft import SftData
 from tuner.errors import DataError, RecipeError
 from tuner.machine import hardware
 from tuner.plan import make
@@ -33,7 +32,7 @@ def prepared(
     tokenizer = make_tokenizer(kind)
     if head == "classes":
         tokenizer.eos_token = tokenizer.sep_token
-    return sft.prepare(data, tokenizer, folder=folder, seed=7, context_length=512, head=head)
+    return SftData(Inputs(data, tokenizer, folder, 7, 512), head).prepare()
 
 
 def learned(example: Any, kind: str = "chatml") -> str:
@@ -159,9 +158,8 @@ def test_the_preview_needs_no_second_class(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(NEWS[0]) + "\n", "utf-8")
     tokenizer = make_tokenizer("encoder")
     tokenizer.eos_token = tokenizer.sep_token
-    common: dict[str, Any] = {"folder": tmp_path, "seed": 1, "context_length": 64}
     data = DataSection(train=("rows.jsonl",), eval=0)
-    (shown,), _ = preview(data, tokenizer, head="classes", **common)
+    (shown,), _ = SftData(Inputs(data, tokenizer, tmp_path, 1, 64), "classes").preview()
     assert shown.spans == [(f"[CLS]{BANK}[SEP]", False), ("positive", True)]
     with pytest.raises(RecipeError, match="one label only: positive"):
         prepared(tmp_path, NEWS[:1], "encoder", "classes")

@@ -14,10 +14,10 @@ from tests.tokenizers import make_tokenizer
 from tuner.cli import data as command
 from tuner.cli.make_plan import as_begun
 from tuner.console.console import Console
-from tuner.data import sft
-from tuner.data.preferences import prepare_preferences
-from tuner.data.prepared import Prepared
-from tuner.data.prompts import prepare_prompts
+from tuner.data.preferences import PreferenceData
+from tuner.data.prepared import Inputs, Prepared
+from tuner.data.prompts import PromptData
+from tuner.data.sft import SftData
 from tuner.errors import DataError, RecipeError
 from tuner.machine import hardware
 from tuner.plan import make
@@ -39,7 +39,7 @@ def prepared(
     folder: Path, rows: Sequence[Any], kind: str = "chatml", context: int = 4096, **keys: Any
 ) -> Prepared:
     data = section(folder, rows, **keys)
-    return sft.prepare(data, make_tokenizer(kind), folder=folder, seed=7, context_length=context)
+    return SftData(Inputs(data, make_tokenizer(kind), folder, 7, context)).prepare()
 
 
 def answered(prompt: int, answer: int) -> dict[str, str]:
@@ -170,22 +170,23 @@ def test_only_plain_text_is_split(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("long", ["truncate", "split"])
 def test_prompts_and_preferences_are_never_cut(tmp_path: Path, long: str) -> None:
-    common: dict[str, Any] = {"folder": tmp_path, "seed": 1, "context_length": 512}
-    tokenizer = make_tokenizer("chatml")
+
+    def inputs(rows: list[dict[str, str]], **keys: Any) -> Inputs:
+        return Inputs(section(tmp_path, rows, **keys), make_tokenizer("chatml"), tmp_path, 1, 512)
+
     rows: list[dict[str, str]] = [{"prompt": f"{n}?"} for n in range(19)]
     rows.append({"prompt": "1 " * 600})
     with pytest.raises(RecipeError, match="never cut"):
-        prepare_prompts(section(tmp_path, rows, long=long), tokenizer, response_length=9, **common)
-    few = prepare_prompts(section(tmp_path, rows), tokenizer, response_length=9, **common)
+        PromptData(inputs(rows, long=long), 9).prepare()
+    few = PromptData(inputs(rows), 9).prepare()
     assert few.report["dropped_too_long"] == 1
-    data = section(tmp_path, rows, long="error")
     with pytest.raises(DataError, match="1 of 20 training rows"):
-        prepare_prompts(data, tokenizer, response_length=9, **common)
+        PromptData(inputs(rows, long="error"), 9).prepare()
     pairs = [{**row, "chosen": "a", "rejected": "b"} for row in rows]
     with pytest.raises(RecipeError, match="never cut"):
-        prepare_preferences(section(tmp_path, pairs, long=long), tokenizer, **common)
+        PreferenceData(inputs(pairs, long=long)).prepare()
     with pytest.raises(DataError, match="1 of 20 training rows"):
-        prepare_preferences(section(tmp_path, pairs, long="error"), tokenizer, **common)
+        PreferenceData(inputs(pairs, long="error")).prepare()
 
 
 def test_plan_and_preview_refuse_alike(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
@@ -241,3 +242,14 @@ def test_a_run_of_an_earlier_version_is_resumed_as_it_began(
         # What the resumed run writes is what it is resumed by once more.
         record = resumed.as_dict()
     assert yaml.safe_load(recipe.read_text())["data"]["template"] == "auto"
+
+
+def test_the_preview_of_prompts_refuses_no_more_than_a_run(
+    make_recipe: Callable[..., Path],
+) -> None:
+    """With supervised rows mixed in, `data.long` is for them."""
+    rlhf = {"algorithm": "ppo", "reward": [{"rule": "length", "max": 2}], "max_new_tokens": 6}
+    data = {"template": "auto", "eval": 0, "long": "truncate"}
+    mixed = {"ptx_coefficient": 0.5, "ptx_data": "eval.jsonl"}
+    recipe = make_recipe(data_rows=[{"prompt": "Say it."}], data=data, rlhf=rlhf, ppo=mixed)
+    command.preview(str(recipe), (), 3, Console(quiet=True))

@@ -15,13 +15,12 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Metaspace
 
 from tests.tokenizers import BOS_TEMPLATE, CHATML_TEMPLATE, make_tokenizer
-from tuner.data import sft
 from tuner.data.dialogue import Dialogue
 from tuner.data.encode import Encoder, tokens_of
 from tuner.data.example import Example
-from tuner.data.prepared import Prepared
+from tuner.data.prepared import Inputs, Prepared
 from tuner.data.rendered import Rendered
-from tuner.data.sft import preview
+from tuner.data.sft import SftData
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 
@@ -35,9 +34,7 @@ def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any, **keys: Any) -> 
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl").write_text(text, "utf-8")
     data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
-    return sft.prepare(
-        data, tokenizer, folder=folder, seed=7, context_length=context, stop_ids=stop_ids
-    )
+    return SftData(Inputs(data, tokenizer, folder, 7, context, stop_ids)).prepare()
 
 
 def chat(*turns: tuple[str, str]) -> dict[str, Any]:
@@ -324,9 +321,9 @@ def test_preview_shows_the_supervised_spans(tmp_path: Path) -> None:
     """M05: `tuner data preview` marks what is learned."""
     (tmp_path / "rows.jsonl").write_text(json.dumps(FORMATS["pair"]) + "\n" * 2)
     tokenizer = make_tokenizer("chatml")
-    data = DataSection(train=("rows.jsonl",), long="truncate")
+    data = DataSection(train=("rows.jsonl",), eval=0, long="truncate")
     for length, truncated in ((2048, False), (8, True)):
-        found, _ = preview(data, tokenizer, folder=tmp_path, seed=1, context_length=length)
+        found, _ = SftData(Inputs(data, tokenizer, tmp_path, 1, length)).preview()
         assert len(found) == 1
         assert (found[0].row, found[0].truncated) == ("rows.jsonl:1", truncated)
         shown = [text for text, supervised in found[0].spans if supervised]
@@ -338,15 +335,9 @@ def test_the_preview_shows_what_the_head_reads_and_learns(head: str, tmp_path: P
     """Of a classifier the class, of an encoder-decoder what it writes; no chat for either."""
     row = {"instruction": "Is it good?", "input": "", "output": "positive"}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    data = DataSection(train=("rows.jsonl",), labels=("positive", "negative"))
-    (found,), _ = preview(
-        data,
-        make_tokenizer("chatml"),
-        folder=tmp_path,
-        seed=1,
-        context_length=99,
-        head=head,
-    )
+    data = DataSection(train=("rows.jsonl",), eval=0, labels=("positive", "negative"))
+    inputs = Inputs(data, make_tokenizer("chatml"), tmp_path, 1, 99)
+    (found,), _ = SftData(inputs, head).preview()
     text = "".join(text for text, _ in found.spans)
     learned = "".join(text for text, supervised in found.spans if supervised)
     assert learned.removesuffix("<|im_end|>") == "positive"

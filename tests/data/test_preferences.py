@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import pytest
 from tests.chat_templates import FAMILIES
 from tests.tokenizers import BOS_TEMPLATE, THINK_TEMPLATE, make_tokenizer
 from tuner.data.conversation import Prompts
-from tuner.data.preferences import Ranking, prepare_preferences
-from tuner.data.prepared import Prepared
+from tuner.data.preferences import PreferenceData, Ranking
+from tuner.data.prepared import Inputs, Prepared
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 
@@ -42,7 +43,7 @@ def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any = None, **keys: A
         keys["eval"] = "held.jsonl"
     data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
     tokenizer = tokenizer or make_tokenizer("chatml")
-    return prepare_preferences(data, tokenizer, folder=folder, seed=7, context_length=context)
+    return PreferenceData(Inputs(data, tokenizer, folder, 7, context)).prepare()
 
 
 def write(path: Path, rows: Sequence[Any]) -> None:
@@ -395,10 +396,7 @@ def test_a_token_across_the_border_is_split(tmp_path: Path) -> None:
 
 def test_an_empty_block_of_reasoning(tmp_path: Path) -> None:
     """M15: a block that the model is not asked with belongs to both answers, even if one has
-    reasoning; where an argument turns reasoning off, it belongs to the prompt."""
-    family = FAMILIES["qwen3"]
-    (ranking,) = prepared(tmp_path, [PAIRS["texts"]], family.tokenizer()).train
-    assert family.tokenizer().decode(ranking.prompt_ids).endswith("<think>\n\n</think>\n\n")
+    reasoning."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = THINK_TEMPLATE
     (ranking,) = prepared(tmp_path, [PAIRS["texts"]], tokenizer).train
@@ -414,6 +412,25 @@ def test_an_empty_block_of_reasoning(tmp_path: Path) -> None:
         f"<think>\nhm\n</think>\n\n{GOOD}<|im_end|>",
         f"<think>\n\n</think>\n\n{BAD}<|im_end|>",
     ]
+
+
+def test_pairs_are_asked_for_with_the_argument_for_such_answers(tmp_path: Path) -> None:
+    """DPO: the block of a template that can turn reasoning off belongs to the prompt, unless an
+    answer has some; a reward model scores behind the prompt that the template writes by itself."""
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    reasoned = {**PAIRS["texts"], "chosen": f"<think>\nhm\n</think>\n\n{GOOD}"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(PAIRS["texts"]) + "\n", "utf-8")
+    (tmp_path / "other.jsonl").write_text(json.dumps(reasoned) + "\n", "utf-8")
+    ends = {}
+    for name in ("rows", "other"):
+        for apart in (True, False):
+            data = DataSection(train=(f"{name}.jsonl",), eval=0)
+            made = PreferenceData(Inputs(data, tokenizer, tmp_path, 7, 512), apart).prepare()
+            ends[name, apart] = tokenizer.decode(made.train[0].prompt_ids)[-12:]
+            wanted = {"enable_thinking": False} if name == "rows" and apart else {}
+            assert made.sent.arguments == wanted
+    assert ends.pop(("rows", True)).endswith("</think>\n\n")
+    assert all(end.endswith("assistant\n") for end in ends.values())
 
 
 def test_special_tokens_in_answers(tmp_path: Path) -> None:
@@ -451,8 +468,8 @@ def test_real_preferences(
     """Public files load as they are; every answer goes on from its prompt to a stop token."""
     tokenizer = make_tokenizer("chatml")
     data = DataSection(**({"train": (name,), "eval": 0} | keys))
-    made: dict[str, Any] = {"folder": test_data, "seed": 3, "context_length": 65_536}
-    result = prepare_preferences(data, tokenizer, **made)
+    inputs = Inputs(data, tokenizer, test_data, 3, 65_536)
+    result = PreferenceData(inputs).prepare()
     assert (result.template, len(result.train)) == (template, rankings)
     assert len(result.report["skipped"]) == keys.get("max_bad_rows", 0)
     for ranking in result.train:
@@ -464,8 +481,9 @@ def test_real_preferences(
     if template == "thumbs":
         assert result.report["unpaired_rows"] == 228
     if name.startswith("hh"):
+        strict = replace(inputs, data=data.model_copy(update={"max_bad_rows": 7}))
         with pytest.raises(DataError, match="8 rows cannot be used for training"):
-            prepare_preferences(data.model_copy(update={"max_bad_rows": 7}), tokenizer, **made)
+            PreferenceData(strict).prepare()
 
 
 def test_preferences_stay_light() -> None:
@@ -494,3 +512,9 @@ def test_whole_texts_share_their_beginning_as_the_prompt(tmp_path: Path) -> None
     made = prepared(tmp_path, rows)
     assert made.train[0].prompt_text.endswith("was really a")
     assert made.train[0].texts == ("joy.", "bore.")
+
+
+def test_rows_that_cannot_be_encoded_leave_no_train_split(tmp_path: Path) -> None:
+    rows = [{**pair(n), "chosen": "yes<|im_end|>"} for n in range(3)]
+    with pytest.raises(DataError, match="the train split is empty"):
+        prepared(tmp_path, rows, special_tokens_in_text="error", max_bad_rows=3)

@@ -11,9 +11,9 @@ import pytest
 
 from tests.tokenizers import BOS_TEMPLATE, make_tokenizer
 from tuner.data.conversation import Prompts
-from tuner.data.prepared import Prepared
-from tuner.data.prompts import Prompt, prepare_prompts
-from tuner.data.sft import prepare
+from tuner.data.prepared import Inputs, Prepared
+from tuner.data.prompts import Prompt, PromptData
+from tuner.data.sft import SftData
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 
@@ -34,14 +34,8 @@ def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any = None, **keys: A
         write(folder / "held.jsonl", keys.pop("held"))
         keys["eval"] = "held.jsonl"
     data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
-    return prepare_prompts(
-        data,
-        tokenizer or make_tokenizer("chatml"),
-        folder=folder,
-        seed=7,
-        context_length=context,
-        response_length=response,
-    )
+    inputs = Inputs(data, tokenizer or make_tokenizer("chatml"), folder, 7, context)
+    return PromptData(inputs, response).prepare()
 
 
 ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -218,8 +212,7 @@ def test_prompts_are_those_that_sft_evaluates(tmp_path: Path) -> None:
     rows = [{"prompt": f"Question {n}?", "completion": f"Answer {n}."} for n in range(10)]
     mine: list[Prompt] = prepared(tmp_path, rows).train
     data = DataSection(train=("rows.jsonl",), eval=9)
-    made: dict[str, Any] = {"folder": tmp_path, "seed": 7, "context_length": 512}
-    theirs = prepare(data, make_tokenizer("chatml"), **made).eval
+    theirs = SftData(Inputs(data, make_tokenizer("chatml"), tmp_path, 7, 512)).prepare().eval
     ids = {prompt.row: prompt.input_ids for prompt in mine}
     assert len(theirs) == 9
     assert all(ids[row.example.row] == row.prompt_ids for row in theirs)
@@ -239,14 +232,9 @@ def test_real_prompts(
     test_data: Path, name: str, template: str, count: int, references: int
 ) -> None:
     """Public files load as they are; answers such as gsm8k's `#### 72` are the references."""
-    result = prepare_prompts(
-        DataSection(train=(name,), eval=0),
-        make_tokenizer("chatml"),
-        folder=test_data,
-        seed=3,
-        context_length=65_536,
-        response_length=256,
-    )
+    data = DataSection(train=(name,), eval=0)
+    inputs = Inputs(data, make_tokenizer("chatml"), test_data, 3, 65_536)
+    result = PromptData(inputs, 256).prepare()
     assert (result.template, len(result.train)) == (template, count)
     assert sum(bool(prompt.reference) for prompt in result.train) == references
     assert all(prompt.messages[-1]["role"] == "user" for prompt in result.train)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import make_tokenizer
-from tuner.data import sft
 from tuner.data.bad_rows import BadRows
 from tuner.data.dialogue import RowRenderer
-from tuner.data.prepared import Prepared
+from tuner.data.prepared import Inputs, Prepared
 from tuner.data.read import read
+from tuner.data.sft import SftData
 from tuner.data.template_match import choose
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
@@ -31,7 +31,7 @@ def prepared(folder: Path, *names: str, context: int = 512, **keys: Any) -> Prep
     """Prepare files of a folder with the ChatML tokenizer; no eval rows unless asked for."""
     data = DataSection(**({"train": names, "eval": 0} | keys))
     tokenizer = make_tokenizer("chatml")
-    return sft.prepare(data, tokenizer, folder=folder, seed=7, context_length=context)
+    return SftData(Inputs(data, tokenizer, folder, 7, context)).prepare()
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:

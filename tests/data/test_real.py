@@ -10,8 +10,8 @@ import pytest
 
 from tests.data.test_turns import TOOL_TEMPLATE
 from tests.tokenizers import make_tokenizer
-from tuner.data import sft
-from tuner.data.prepared import Prepared
+from tuner.data.prepared import Inputs, Prepared
+from tuner.data.sft import SftData
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 
@@ -56,7 +56,7 @@ FILES: dict[str, tuple[str, int, dict[str, Any]]] = {
 
 def load(name: str, tokenizer: Any, **keys: Any) -> Prepared:
     data = DataSection(**({"train": (name,)} | keys))
-    return sft.prepare(data, tokenizer, folder=Path(FOLDER), seed=3, context_length=65_536)
+    return SftData(Inputs(data, tokenizer, Path(FOLDER), 3, 65_536)).prepare()
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -10,7 +10,7 @@ import pytest
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.read import Row
-from tuner.data.template import Sample, list_templates, load_template
+from tuner.data.template import Sample, all_templates, load_template
 from tuner.data.template_match import choose
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import bundled
@@ -46,9 +46,9 @@ def sample(name: str, index: int) -> Sample:
 
 def test_every_template_ships_and_is_listed() -> None:
     assert sorted(bundled.files("data_templates")) == SHIPPED
-    infos = {info.name: info for info in list_templates()}
+    infos = {info.name: info for info in all_templates()}
     assert sorted(infos) == SHIPPED
-    assert infos["cot"].columns == ("question", "rationale", "answer")
+    assert infos["cot"].columns.names == ("question", "rationale", "answer")
     assert all(len(load_template(name, HERE).samples) == 2 for name in SHIPPED)
 
 

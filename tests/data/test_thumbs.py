@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import make_tokenizer
-from tuner.data import sft
-from tuner.data.prepared import Prepared
-from tuner.data.prompts import prepare_prompts
-from tuner.data.sft import preview
+from tuner.data.prepared import Inputs, Prepared
+from tuner.data.prompts import PromptData
+from tuner.data.sft import SftData
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 
@@ -26,7 +25,7 @@ def section(folder: Path, rows: Sequence[Any], **keys: Any) -> DataSection:
 
 def prepared(folder: Path, rows: Sequence[Any], **keys: Any) -> Prepared:
     data = section(folder, rows, **keys)
-    return sft.prepare(data, make_tokenizer("chatml"), folder=folder, seed=7, context_length=512)
+    return SftData(Inputs(data, make_tokenizer("chatml"), folder, 7, 512)).prepare()
 
 
 def pair(answer: str, **thumb: Any) -> dict[str, Any]:
@@ -100,8 +99,8 @@ def test_other_columns_are_no_thumbs(tmp_path: Path, thumbs: list[dict[str, Any]
 
 def test_the_preview_says_what_is_left_out(tmp_path: Path) -> None:
     data = section(tmp_path, [pair("yes", label=True), pair("no", label=False)])
-    common: dict[str, Any] = {"folder": tmp_path, "seed": 1, "context_length": 512}
-    shown, said = preview(data, make_tokenizer("chatml"), **common)
+    data = data.model_copy(update={"eval": 0})
+    shown, said = SftData(Inputs(data, make_tokenizer("chatml"), tmp_path, 1, 512)).preview()
     assert [row.row for row in shown] == ["rows.jsonl:1"]
     assert said == ["1 row with a thumbs-down left out: disliked answers are not trained on"]
 
@@ -109,6 +108,5 @@ def test_the_preview_says_what_is_left_out(tmp_path: Path) -> None:
 def test_a_disliked_answer_is_no_reference_of_a_prompt(tmp_path: Path) -> None:
     """A rule that compares with the reference would reward it."""
     data = section(tmp_path, [pair("yes", label=True), {**pair("no", label=False), "prompt": "?"}])
-    common: dict[str, Any] = {"folder": tmp_path, "seed": 1, "context_length": 512}
-    found = prepare_prompts(data, make_tokenizer("chatml"), response_length=16, **common)
+    found = PromptData(Inputs(data, make_tokenizer("chatml"), tmp_path, 1, 512), 16).prepare()
     assert [prompt.reference for prompt in found.train] == ["yes", ""]

@@ -214,7 +214,10 @@ def test_a_prompt_that_is_not_sent_stops_the_plan(
     rows = [*ROWS, {"messages": [*ROWS[0]["messages"], *ROWS[1]["messages"]]}]
     recipe = make_recipe(data_rows=rows, data={"template": "auto", "eval": 0})
     made = planned(recipe)
-    assert {each.what for each in made.prepared.asked} == {"a last turn", "a turn in the middle"}
+    assert {each.what for each in made.prepared.sent.trained} == {
+        "a last turn",
+        "a turn in the middle",
+    }
     other = "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}"
     monkeypatch.setattr("tuner.plan.data.with_defaults", lambda source, arguments: other)
     with pytest.raises(DataError, match="not the prompt that is sent") as caught:

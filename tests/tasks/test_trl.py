@@ -362,7 +362,8 @@ def test_a_recipe_becomes_a_verified_adapter(
 def test_the_implicit_rewards_are_those_of_the_formula(rlhf_recipe: Callable[..., Path]) -> None:
     made = make(rlhf_recipe("dpo"))
     trained = start(made, moved=True)
-    judged = implicit.observe(made, trained.model)
+    rows, tick = evaluate.rows(made), lambda done, total: None
+    judged = implicit.observe(made, trained.model.eval(), rows, tick)
     for item in judged:
         with torch.no_grad():
             now = _log_probability(trained.model, item.ranking)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from tuner.cli.bundled import show_text
 from tuner.cli.options import Json, console, group
 
@@ -13,11 +11,15 @@ app = group("Show bundled data templates.")
 @app.command("list")
 def list_all(json: Json = False) -> None:
     """List the bundled data templates with their purpose."""
-    from tuner.data.template import list_templates
+    from tuner.data.template import all_templates
 
-    where, found = console(json), list_templates()
-    where.event("templates", items=[asdict(template) for template in found])
-    rows = [(each.name, ", ".join(each.columns), each.description) for each in found]
+    where, found = console(json), all_templates()
+    items = [
+        {"name": each.name, "description": each.description, "columns": each.columns.names}
+        for each in found
+    ]
+    where.event("templates", items=items)
+    rows = [(each.name, ", ".join(each.columns.names), each.description) for each in found]
     where.table(("template", "columns", "what it is"), rows)
 
 

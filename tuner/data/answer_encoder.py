@@ -9,10 +9,26 @@ from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue
-from tuner.data.encode import Encoded, Encoder
+from tuner.data.encode import Encoded
 from tuner.data.example_maker import ExampleMaker
 from tuner.data.rendered import Rendered, Span
-from tuner.recipe.schema import DataSection
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt with its answers: dialogues that differ in their last turn only."""
+
+    dialogues: tuple[Dialogue, ...]
+
+    @property
+    def row(self) -> str:
+        """The row that it comes from; the first, if there are several."""
+        return self.dialogues[0].row
+
+    @property
+    def mark(self) -> str:
+        """Fingerprint of the prompt."""
+        return self.dialogues[0].mark
 
 
 @dataclass(frozen=True)
@@ -31,30 +47,27 @@ class Answers:
 
 
 class AnswerEncoder:
-    """Encodes groups of dialogues that differ in their last turn only.
+    """Encodes prompts with their answers.
 
     Args:
-        data: the recipe's data section.
         tokenizer: a fast one.
         maker: renders the dialogues.
-        sampled: the answers are only placeholders for sampled ones: prompts are those that the
-            chat template writes by itself.
+        sampled: prompts are those that the chat template writes by itself, as they are when
+            answers are sampled; false: those that ask for the row's answers.
     """
 
-    def __init__(
-        self, data: DataSection, tokenizer: Any, maker: ExampleMaker, sampled: bool = False
-    ) -> None:
-        self._maker = maker
-        self._sampled = sampled
-        self._encoder = Encoder(tokenizer, data.special_tokens_in_text, maker.chat_template)
+    def __init__(self, tokenizer: Any, maker: ExampleMaker, sampled: bool = False) -> None:
+        self._maker, self._encoder, self._sampled = maker, maker.encoder, sampled
         self._backend = tokenizer.backend_tokenizer
 
-    def encode(self, groups: Sequence[Sequence[Dialogue]]) -> Iterator[Answers | BadRow]:
-        """Encode the dialogues of each group; a group that cannot be yields its problem instead."""
+    def encode(self, items: Sequence[Asked]) -> Iterator[Answers | BadRow]:
+        """Encode the dialogues of each item; one that cannot be yields its problem instead."""
         rendered: list[list[Rendered] | BadRow] = []
-        for dialogues in groups:
+        for item in items:
             try:
-                rendered.append(_with_one_border(self._group(dialogues)))
+                arguments = {} if self._sampled else self._maker.asked(item.dialogues)
+                texts = [self.render(dialogue, arguments) for dialogue in item.dialogues]
+                rendered.append(_with_one_border(texts))
             except BadRow as problem:
                 rendered.append(problem)
         flat = [each for group in rendered if not isinstance(group, BadRow) for each in group]
@@ -69,20 +82,13 @@ class AnswerEncoder:
             except BadRow as problem:
                 yield problem
 
-    def _group(self, dialogues: Sequence[Dialogue]) -> list[Rendered]:
-        """Render dialogues, each with its last answer behind the same prompt."""
-        arguments = {}
-        if not self._sampled:
-            arguments = self._maker.asked(any(self._maker.reasons(dialogues)))
-        return [self.render(each, arguments) for each in dialogues]
-
     def render(self, dialogue: Dialogue, arguments: Mapping[str, Any] | None = None) -> Rendered:
         """Render a dialogue of which only the last answer counts.
 
         Raises:
             BadRow: the chat template refuses it, or leaves its answer out.
         """
-        texts = self._maker.render(dialogue, only_last=True, arguments=arguments)
+        texts = self._maker.render(dialogue, True, arguments)
         if not texts:
             raise BadRow("the model's chat template leaves out the answer")
         return texts[-1]

@@ -11,15 +11,34 @@ LISTED = 10
 LISTED_CLASSES = 20
 
 
-class Problems:
-    """Bad rows by class of problem; unreadable rows count towards the same limit."""
+class BadRow(ValueError):
+    """A row that cannot become an example; the text names the class of the problem."""
 
-    def __init__(self, unreadable: BadRows) -> None:
-        self._bad = unreadable
+
+@dataclass
+class BadRows:
+    """The rows left out so far, each with the reason, of at most `limit`."""
+
+    limit: int
+    found: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, row: str, reason: str) -> None:
         """Record a bad row; `stop_if_too_many` raises if there are too many."""
-        self._bad.found.append((row, reason))
+        self.found.append((row, reason))
+
+    def add_unreadable(self, row: str, reason: str) -> None:
+        """Record a row that cannot be read.
+
+        Raises:
+            DataError: more rows are bad than the recipe allows.
+        """
+        self.add(row, reason)
+        if len(self.found) > self.limit:
+            raise DataError(
+                "a row cannot be read",
+                fix="fix the row, or set data.max_bad_rows to skip such rows",
+                problems=[f"{name}: {why}" for name, why in self.found[-10:]],
+            )
 
     def stop_if_too_many(self) -> None:
         """Raise when more rows are bad than the recipe allows.
@@ -27,10 +46,11 @@ class Problems:
         Raises:
             DataError: lists up to ten rows of each class of problem.
         """
-        if len(self._bad.found) <= self._bad.limit:
+        count = len(self.found)
+        if count <= self.limit:
             return
         classes: dict[str, list[str]] = defaultdict(list)
-        for row, reason in self._bad.found:
+        for row, reason in self.found:
             classes[reason].append(row)
         problems = []
         for reason, rows in list(classes.items())[:LISTED_CLASSES]:
@@ -38,35 +58,8 @@ class Problems:
             problems.append(f"{reason}: {', '.join(rows[:LISTED])}{more}")
         if len(classes) > LISTED_CLASSES:
             problems.append(f"and {len(classes) - LISTED_CLASSES} more problems")
-        count = len(self._bad.found)
         raise DataError(
             f"{count} {'row' if count == 1 else 'rows'} cannot be used for training",
             fix="fix the rows, or set data.max_bad_rows to skip such rows",
             problems=problems,
         )
-
-
-class BadRow(ValueError):
-    """A row that cannot become an example; the text names the class of the problem."""
-
-
-@dataclass
-class BadRows:
-    """The rows left out so far, of at most `limit`."""
-
-    limit: int
-    found: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, row: str, reason: str) -> None:
-        """Record a row that cannot be read.
-
-        Raises:
-            DataError: more rows are bad than the recipe allows.
-        """
-        self.found.append((row, reason))
-        if len(self.found) > self.limit:
-            raise DataError(
-                "a row cannot be read",
-                fix="fix the row, or set data.max_bad_rows to skip such rows",
-                problems=[f"{name}: {why}" for name, why in self.found[-10:]],
-            )

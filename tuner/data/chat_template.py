@@ -40,20 +40,14 @@ def adds_bos(tokenizer: Any) -> bool:
 
 
 class ChatTemplate:
-    """The tokenizer's chat template, or a plain one of ours where it has none.
+    """The chat template of a tokenizer that has an eos, or a plain one of ours if it has none.
 
     Raises:
-        ModelError: the template is not valid, or the tokenizer has no end-of-sequence token.
+        ModelError: the template is not valid.
         SafetyError: the template uses what it must not, or does not terminate.
     """
 
     def __init__(self, tokenizer: Any, stop_ids: Collection[int] = ()) -> None:
-        if tokenizer.eos_token_id is None:
-            raise ModelError(
-                "the tokenizer has no end-of-sequence token",
-                "without one the model never learns to stop",
-                "use a base model whose tokenizer defines an eos_token",
-            )
         self._tokenizer = tokenizer
         self.own = tokenizer.chat_template is None
         plain = ("{{ bos_token }}" if adds_bos(tokenizer) else "") + PLAIN_TEMPLATE

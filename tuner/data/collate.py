@@ -86,7 +86,7 @@ def collate_prompts(rows: Sequence[Sequence[int]], pad_id: int) -> dict[str, tor
     return {name: tensor.flip(1) for name, tensor in backwards.items()}
 
 
-def _padded(rows: Sequence[Sequence[int]], filler: int) -> np.ndarray:
+def _padded(rows: Sequence[Any], filler: int) -> np.ndarray:
     """(rows, longest) int64, filled up on the right."""
     result = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
     for number, row in enumerate(rows):
@@ -161,21 +161,13 @@ def collate_padded(rows: Sequence[Example], pad_id: int = 0) -> dict[str, torch.
     """
     import torch
 
-    longest = max(len(row.input_ids) for row in rows)
-    ids = np.full((len(rows), longest), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), longest), dtype=np.int64)
-    labels = np.full((len(rows), longest), IGNORED, dtype=np.int64)
-    for number, row in enumerate(rows):
-        length = len(row.input_ids)
-        ids[number, :length] = row.input_ids
-        mask[number, :length] = 1
-        labels[number, :length] = np.where(row.supervised, row.input_ids, IGNORED)
+    wanted = [np.where(row.supervised, row.input_ids, IGNORED) for row in rows]
+    labels = _padded(wanted, IGNORED)
     labels[:, 0] = IGNORED
     targets = np.flatnonzero((labels != IGNORED).any(axis=0))
     kept = np.concatenate([np.full((len(rows), 1), IGNORED), labels[:, targets]], axis=1)
     return {
-        "input_ids": torch.from_numpy(ids),
-        "attention_mask": torch.from_numpy(mask),
+        **collate_read([row.input_ids for row in rows], pad_id),
         "logits_to_keep": torch.from_numpy(targets - 1),
         "labels": torch.from_numpy(kept),
     }

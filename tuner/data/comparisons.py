@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from tuner.data.answer_encoder import Asked
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue, Message
 from tuner.data.files import Source
-from tuner.data.preference_formats import FormatFit
+from tuner.data.preference_formats import Format
 from tuner.data.read import Row
-from tuner.data.split import fingerprint
-from tuner.data.turns import Sides, blank, same_prompt, transcript
+from tuner.data.template_match import Fit
+from tuner.data.turns import Sides, blank, transcript
 
-Made = TypeVar("Made")
 Pairs = tuple[tuple[int, int, float], ...]
 ANSWER_KEYS = ("text", "content", "answer")
 LARGEST = 1e300
@@ -26,21 +26,14 @@ LIKED = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Answers to one prompt.
+class Comparison(Asked):
+    """Answers to one prompt, and which is better than which.
 
     Args:
-        dialogues: the prompt with each of the answers.
         pairs: (better, worse, margin), indices into `dialogues`; the margin is 0 or more.
     """
 
-    dialogues: tuple[Dialogue, ...]
     pairs: Pairs
-
-    @property
-    def row(self) -> str:
-        """The row that it comes from; the first, if there are several."""
-        return self.dialogues[0].row
 
     @property
     def better(self) -> Dialogue:
@@ -55,7 +48,7 @@ class Comparison:
     @property
     def mark(self) -> str:
         """Fingerprint of the prompt."""
-        return fingerprint(replace(self.dialogues[0], messages=self.prompt))
+        return replace(self.dialogues[0], messages=self.prompt).mark
 
 
 @dataclass
@@ -75,22 +68,22 @@ class Compared:
     contradicting: int = 0
 
 
-def compare(rows: Sequence[Row], fit: FormatFit, source: Source) -> Compared:
-    """Make the comparisons of a split; unfit rows go to `source.problems`.
+def compare(rows: Sequence[Row], fit: Fit[Format], source: Source) -> Compared:
+    """Make the comparisons of a split; bad rows are recorded by the source.
 
     A ranking of K answers makes K(K-1)/2 pairs. Scores make a pair wherever they differ; its margin
     is the difference, divided by the largest in the file. Of thumbs, every liked answer makes a
     pair with every disliked one to exactly the same prompt.
     """
-    reader = _Reader(fit, source)
-    if fit.format.name == "thumbs":
-        return _grouped(reader.each(rows, reader.thumb))
-    read = {"pairs": reader.pair, "rankings": reader.ranking, "scores": reader.scores}
-    found = reader.each(rows, lambda row: (row.path, read[fit.format.name](row)))
-    if fit.format.name == "scores":
+    reader, name = _Reader(fit), fit.template.name
+    if name == "thumbs":
+        return _grouped(source.each(rows, reader.thumb))
+    read = {"pairs": reader.pair, "rankings": reader.ranking, "scores": reader.scores}[name]
+    found = source.each(rows, lambda row: (row.path, read(row)))
+    if name == "scores":
         found = _scaled(found)
     comparisons = [comparison for _, comparison in found]
-    if fit.format.name == "pairs":
+    if name == "pairs":
         return _consistent(comparisons)
     unpaired = [each.row for each in comparisons if not each.pairs]
     return Compared([each for each in comparisons if each.pairs], unpaired)
@@ -99,20 +92,8 @@ def compare(rows: Sequence[Row], fit: FormatFit, source: Source) -> Compared:
 class _Reader:
     """Reads rows of one format."""
 
-    def __init__(self, fit: FormatFit, source: Source) -> None:
-        self._fit = fit
-        self._source = source
-        self._sides = Sides()
-
-    def each(self, rows: Sequence[Row], read: Callable[[Row], Made]) -> list[Made]:
-        """Read the rows; bad ones go to the source's problems."""
-        made = []
-        for row in rows:
-            try:
-                made.append(read(row))
-            except BadRow as problem:
-                self._source.problems.add(row.id, str(problem))
-        return made
+    def __init__(self, fit: Fit[Format]) -> None:
+        self._fit, self._sides = fit, Sides()
 
     def pair(self, row: Row) -> Comparison:
         """Read a row with a chosen and a rejected answer."""
@@ -128,7 +109,7 @@ class _Reader:
             self._dialogue(row, prompt, side, name)
             for name, side in zip(("chosen", "rejected"), sides, strict=True)
         )
-        if not same_prompt(chosen, rejected):
+        if _stripped(chosen)[:-1] != _stripped(rejected)[:-1]:
             raise BadRow("the prompts of chosen and rejected differ")
         if _told(chosen) == _told(rejected):
             raise BadRow("chosen and rejected are the same")
@@ -197,8 +178,7 @@ class _Reader:
 
     def _dialogue(self, row: Row, prompt: Any, answer: Any, name: str) -> Dialogue:
         extras = {each: self._fit.value(row, each) for each in ("system", "tools")}
-        dialogue = self._sides.dialogue(row, prompt, answer, name, extras)
-        return replace(dialogue, source=self._source.number(row))
+        return self._sides.dialogue(row, prompt, answer, name, extras)
 
 
 def _consistent(pairs: Sequence[Comparison]) -> Compared:
@@ -237,9 +217,13 @@ def _parted(chosen: str, rejected: str) -> tuple[str, str, str]:
 
 
 def _told(dialogue: Dialogue) -> str:
-    """The last turn without outer white space, for comparison."""
-    last = dialogue.messages[-1]
-    return json.dumps({**last, "content": (last.get("content") or "").strip()}, sort_keys=True)
+    """The last turn, for comparison."""
+    return json.dumps(_stripped(dialogue)[-1], sort_keys=True)
+
+
+def _stripped(dialogue: Dialogue) -> list[Message]:
+    """The turns without outer white space."""
+    return [{**m, "content": (m.get("content") or "").strip()} for m in dialogue.messages]
 
 
 def _number(value: Any, what: str) -> float:
@@ -269,8 +253,7 @@ def _grouped(thumbs: Sequence[tuple[Dialogue, bool]]) -> Compared:
     """Group liked and disliked answers to the same prompt."""
     groups: dict[str, list[tuple[Dialogue, bool]]] = {}
     for dialogue, liked in thumbs:
-        prompt = [{**m, "content": (m.get("content") or "").strip()} for m in dialogue.messages]
-        key = json.dumps([prompt[:-1], dialogue.tools], sort_keys=True)
+        key = json.dumps([_stripped(dialogue)[:-1], dialogue.tools], sort_keys=True)
         groups.setdefault(key, []).append((dialogue, liked))
     result = Compared([], [])
     for group in groups.values():

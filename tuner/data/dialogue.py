@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -14,7 +15,15 @@ from tuner.data import reasoning, turn_keys
 from tuner.data.bad_rows import BadRow
 from tuner.data.read import Row
 from tuner.data.reasoning import Message as Message
-from tuner.data.template import SLOT_LABEL, SLOT_TEXT, Cloze, Conversation, Turn, environment
+from tuner.data.template import (
+    SLOT_LABEL,
+    SLOT_TEXT,
+    Cloze,
+    Conversation,
+    Template,
+    Turn,
+    environment,
+)
 from tuner.data.template_match import Fit
 
 _ONE_COLUMN = re.compile(r"\{\{\s*(\w+)\s*\}\}\Z")
@@ -36,7 +45,7 @@ class Dialogue:
     a turn that is no target; see `turn_keys.marked`.
 
     `answer` is the last answer; for a cloze it is the label, whose word is in the segments.
-    `source` is the number of the data set that the row comes from.
+    `source` is the number of the file that the row comes from.
     """
 
     row: str
@@ -60,8 +69,13 @@ class Dialogue:
         messages = (*self.messages[:-1], {**last, "content": answer})
         return replace(self, messages=messages, answer=answer)
 
-    def parts(self) -> list[str]:
-        """Return the row's texts, part by part, for comparing rows with each other."""
+    @property
+    def mark(self) -> str:
+        """The sha256 of the row's text, ignoring case and white space."""
+        text = "\n".join(" ".join(part.casefold().split()) for part in self._parts())
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+    def _parts(self) -> list[str]:
         if self.segments:
             return ["".join(segment.text for segment in self.segments)]
         parts: list[str] = []
@@ -80,11 +94,10 @@ class RowRenderer:
         labels: the recipe's; a number, true or false that is one of them counts as its text.
     """
 
-    def __init__(self, fit: Fit, labels: Collection[str] = ()) -> None:
+    def __init__(self, fit: Fit[Template], labels: Collection[str] = ()) -> None:
         self.template = fit.template
         self._labels = frozenset(labels)
-        self._columns = fit.columns
-        self._names = fit.template.columns.required + fit.template.columns.optional
+        self._fit = fit
         self._lists = {turn.column for turn in fit.template.turns if turn.column}
         if conversation := fit.template.conversation:
             self._lists |= {conversation.column, conversation.tools or conversation.column}
@@ -98,7 +111,7 @@ class RowRenderer:
             BadRow: a column is missing or is not text, or the turns are malformed.
         """
         dialogue = self._render(row.id, self._values(row))
-        return replace(dialogue, cut_characters=row.cut_characters)
+        return replace(dialogue, cut_characters=row.cut_characters, source=row.source)
 
     def _render(self, row: str, values: dict[str, Any]) -> Dialogue:
         template = self.template
@@ -127,12 +140,9 @@ class RowRenderer:
     def _values(self, row: Row) -> dict[str, Any]:
         values: dict[str, Any] = {}
         required = set(self.template.columns.required)
-        for name in self._names:
-            file_name = self._columns.get(name, name)
-            value = row.values.get(file_name) if name in self._columns else None
-            if value is None and name in required:
-                problem = "is null" if file_name in row.values else "is missing"
-                raise BadRow(f"the column '{file_name}' {problem}")
+        for name in self.template.columns.names:
+            fit, file_name = self._fit, self._fit.columns.get(name, name)
+            value = fit.required(row, name) if name in required else fit.value(row, name)
             if name not in self._lists:
                 value = self._written(name, value)
             if value is None:

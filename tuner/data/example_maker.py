@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
 from tuner.data import reasoning, turn_keys
-from tuner.data.bad_rows import BadRow, Problems
+from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.chat_template import ChatTemplate, plain_template
 from tuner.data.dialogue import Dialogue
 from tuner.data.encode import Encoded, Encoder, closing
 from tuner.data.example import Example
+from tuner.data.prepared import Inputs
 from tuner.data.rendered import Rendered, raw
 from tuner.data.spans import SpanFinder
 from tuner.data.template import Template
 from tuner.errors import DataError, ModelError, RecipeError
-from tuner.recipe.schema import DataSection
 
 MAX_LOST_SHARE = 0.1
 
 
 @dataclass
 class Tally:
-    """What was lost on the way from the dialogues of a split to its examples; `pieces` has the
-    number of pieces of each row that was split."""
+    """What was lost on the way from the items of a split to its examples.
+
+    Args:
+        truncated: rows that were cut.
+        dropped: rows left out, once per example.
+        supervised_cut: supervised tokens that were cut off or left out.
+        supervised_kept: those of the examples.
+        foreign: special tokens in the rows' text.
+        pieces: how many each row was split into.
+        longest: tokens of the longest text, fitting or not.
+        pairs: pairs of answers left out.
+    """
 
     truncated: set[str] = field(default_factory=set)
-    dropped: set[str] = field(default_factory=set)
+    dropped: list[str] = field(default_factory=list)
     supervised_cut: int = 0
     supervised_kept: int = 0
     foreign: int = 0
     pieces: dict[str, int] = field(default_factory=dict)
+    longest: int = 0
+    pairs: int = 0
 
 
 Pair = tuple[Rendered, Encoded]
@@ -41,6 +53,13 @@ Pair = tuple[Rendered, Encoded]
 class ExampleMaker:
     """Makes examples of dialogues for one tokenizer.
 
+    Args:
+        inputs: the recipe's data section and the tokenizer.
+        template: the data template of the dialogues.
+        max_length: tokens of the longest example.
+        head: what the examples are for: language, sequence or classes.
+        labels: the classes.
+
     Raises:
         ModelError: the tokenizer has no end-of-sequence token, or its chat template is broken.
         SafetyError: its chat template is not safe to run.
@@ -48,14 +67,13 @@ class ExampleMaker:
 
     def __init__(
         self,
-        data: DataSection,
+        inputs: Inputs,
         template: Template,
-        tokenizer: Any,
         max_length: int,
-        stop_ids: Collection[int],
         head: str = "language",
         labels: Sequence[str] = (),
     ) -> None:
+        data, tokenizer = inputs.data, inputs.tokenizer
         if tokenizer.eos_token_id is None:
             raise ModelError(
                 "the tokenizer has no end-of-sequence token",
@@ -87,10 +105,10 @@ class ExampleMaker:
                 "leave out data.render",
             )
         if not template.raw and data.render != "raw" and head == "language":
-            self._chat = ChatTemplate(tokenizer, stop_ids)
+            self._chat = ChatTemplate(tokenizer, inputs.stop_ids)
             self._finder = SpanFinder(self._chat, context=data.reasoning == "context")
         borders = data.long == "split"
-        self._encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
+        self.encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
         self._suffix = closing(tokenizer)
 
     @property
@@ -117,6 +135,30 @@ class ExampleMaker:
             return None
         return plain_template(self._tokenizer, self._separator)
 
+    def reasons(self, dialogues: Iterable[Dialogue]) -> list[bool]:
+        """Return of each dialogue whether reasoning comes before its last answer."""
+        return [
+            not self._drop and bool(each.messages and each.messages[-1].get(reasoning.KEY))
+            for each in dialogues
+        ]
+
+    def asked(self, dialogues: Iterable[Dialogue]) -> dict[str, Any]:
+        """Return the arguments of the chat template by which answers to one prompt are asked for:
+        with reasoning if one of them has some."""
+        return self._chat.arguments(any(self.reasons(dialogues))) if self._chat else {}
+
+    def defaults(self, reasons: Sequence[bool]) -> dict[str, Any]:
+        """Return the arguments by which most of these answers are asked for, as far as the template
+        needs to be given them."""
+        if self._chat is None:
+            return {}
+        return self._chat.defaults(bool(reasons) and sum(reasons) * 2 >= len(reasons))
+
+    def unread_keys(self, dialogues: Iterable[Dialogue]) -> dict[str, int]:
+        """Count the keys of turns that the chat template never names."""
+        messages = chain.from_iterable(each.messages for each in dialogues)
+        return dict(turn_keys.unread(messages, self.chat_template or ""))
+
     def render(
         self,
         dialogue: Dialogue,
@@ -125,40 +167,16 @@ class ExampleMaker:
     ) -> list[Rendered]:
         """Render a dialogue to one or more texts; see `SpanFinder.render`."""
         if self._drop:
-            dialogue = replace(
-                dialogue, messages=tuple(reasoning.without(each) for each in dialogue.messages)
-            )
+            messages = tuple(reasoning.without(each) for each in dialogue.messages)
+            dialogue = replace(dialogue, messages=messages)
         if self._finder is None:
             if dialogue.tools or any(message.get("tool_calls") for message in dialogue.messages):
                 raise BadRow("plain text cannot show tools (data.render: raw)")
             return [raw(dialogue, self._separator, only_last)]
         return self._finder.render(dialogue, only_last, arguments)
 
-    def reasons(self, dialogues: Iterable[Dialogue]) -> list[bool]:
-        """Return of each dialogue whether reasoning comes before its last answer."""
-        if self._drop:
-            return [False for _ in dialogues]
-        return [bool(each.messages and each.messages[-1].get(reasoning.KEY)) for each in dialogues]
-
-    def unread_keys(self, dialogues: Iterable[Dialogue]) -> dict[str, int]:
-        """Count the keys of turns that the chat template never names."""
-        messages = chain.from_iterable(each.messages for each in dialogues)
-        return dict(turn_keys.unread(messages, self.chat_template or ""))
-
-    def asked(self, reasons: bool) -> dict[str, Any]:
-        """Return the arguments of the chat template by which an answer is asked for, with
-        reasoning or without."""
-        return self._chat.arguments(reasons) if self._chat else {}
-
-    def defaults(self, reasons: Sequence[bool]) -> dict[str, Any]:
-        """Return the same for most of these answers, as far as the template needs to be given
-        them."""
-        if self._chat is None:
-            return {}
-        return self._chat.defaults(bool(reasons) and sum(reasons) * 2 >= len(reasons))
-
     def encode(
-        self, dialogues: Sequence[Dialogue], problems: Problems, prompts: bool = False
+        self, dialogues: Sequence[Dialogue], problems: BadRows, prompts: bool = False
     ) -> list[Pair]:
         """Render and encode dialogues; unfit ones go to `problems`."""
         rendered: list[Rendered] = []
@@ -171,7 +189,7 @@ class ExampleMaker:
                 problems.add(dialogue.row, str(problem))
         pairs: list[Pair] = []
         bad: dict[str, None] = {}
-        encoded = self._encoder.encode(rendered, prompts or self.head != "language")
+        encoded = self.encoder.encode(rendered, prompts or self.head != "language")
         for example, result in zip(rendered, encoded, strict=True):
             if not isinstance(result, BadRow):
                 pairs.append((example, result))
@@ -188,7 +206,7 @@ class ExampleMaker:
         except BadRow:
             return None
         examples = []
-        encoded = self._encoder.encode(texts, self.head != "language")
+        encoded = self.encoder.encode(texts, self.head != "language")
         for text, result in zip(texts, encoded, strict=True):
             if isinstance(result, BadRow) or len(result.ids) > self.max_length:
                 return None
@@ -229,7 +247,7 @@ class ExampleMaker:
                 tally.supervised_kept += here
                 kept.append(((example, encoded), made))
             else:
-                tally.dropped.add(row)
+                tally.dropped.append(row)
         return kept
 
     def whole_length(self, encoded: Encoded, made: Example) -> int:
@@ -244,13 +262,13 @@ class ExampleMaker:
         Raises:
             DataError: more than a tenth of the rows; names a `max_length` that would do.
         """
-        self.train.dropped -= kept
+        self.train.dropped = sorted({*self.train.dropped} - kept)
         lost = len(self.train.dropped)
         if lost > MAX_LOST_SHARE * rows:
             raise DataError(
                 f"truncation leaves {lost} of {rows} training rows ({lost / rows:.0%}) "
                 "without an answer",
-                f"at data.max_length {self.max_length}, e.g. {min(self.train.dropped)}",
+                f"at data.max_length {self.max_length}, e.g. {self.train.dropped[0]}",
                 f"set data.max_length: {longest} (the longest row), or shorten the prompts",
             )
 

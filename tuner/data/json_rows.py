@@ -10,6 +10,7 @@ from typing import Any
 
 CONTAINERS = ("data", "instances", "examples", "rows")
 _SPACE = re.compile(r"[ \t\n\r]*")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -161,7 +162,9 @@ def _skip(text: str, position: int) -> int:
 def _as_row(value: Any, source: str) -> dict[str, Any] | BadLine:
     if not isinstance(value, dict):
         return BadLine(f"expected an object, found {_name(value)}")
-    if _SURROGATE_ESCAPE.search(source) and _has_surrogate(value):
+    if _SURROGATE_ESCAPE.search(source) and _SURROGATE.search(
+        json.dumps(value, ensure_ascii=False)
+    ):
         return BadLine("a lone surrogate (\\ud800 to \\udfff) is not text")
     return value
 
@@ -169,11 +172,3 @@ def _as_row(value: Any, source: str) -> dict[str, Any] | BadLine:
 def _name(value: Any) -> str:
     names = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
-
-
-def _has_surrogate(value: Any) -> bool:
-    if isinstance(value, str):
-        return any("\ud800" <= character <= "\udfff" for character in value)
-    if isinstance(value, dict):
-        return any(_has_surrogate(key) or _has_surrogate(item) for key, item in value.items())
-    return isinstance(value, list) and any(_has_surrogate(item) for item in value)

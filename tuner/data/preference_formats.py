@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
 
-from tuner.data.bad_rows import BadRow
 from tuner.data.read import Row
 from tuner.data.template import AUTO
-from tuner.data.template_match import NONE, check_renames
+from tuner.data.template_match import NONE, Fit, check_renames, only
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 
@@ -43,39 +41,7 @@ ALIASES = {
 }
 
 
-@dataclass(frozen=True)
-class FormatFit:
-    """A format and, for each of its columns that the data has, the data's name for it."""
-
-    format: Format
-    columns: Mapping[str, str]
-    origin: str
-
-    @property
-    def used(self) -> frozenset[str]:
-        """The data's columns that are read."""
-        return frozenset(self.columns.values())
-
-    def value(self, row: Row, name: str) -> Any:
-        """Return the row's value of one of the format's columns; None if it has none."""
-        file_name = self.columns.get(name)
-        return None if file_name is None else row.values.get(file_name)
-
-    def required(self, row: Row, name: str) -> Any:
-        """Return the row's value of a column that it must have.
-
-        Raises:
-            BadRow: it is missing or null.
-        """
-        value = self.value(row, name)
-        if value is None:
-            file_name = self.columns.get(name, name)
-            problem = "is null" if file_name in row.values else "is missing"
-            raise BadRow(f"the column '{file_name}' {problem}")
-        return value
-
-
-def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]) -> FormatFit:
+def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]) -> Fit[Format]:
     """Find the format of these columns; a named one is only fitted to them.
 
     Args:
@@ -94,14 +60,8 @@ def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]
     fits = [fit for each in formats if (fit := _fit(each, data.columns, present, named))]
     if not named:
         fits = _one_of_scores_and_rankings(fits, rows)
-    if len(fits) == 1:
-        return fits[0]
-    if fits:
-        raise DataError(
-            "the columns fit more than one format of preference data",
-            fix="name the one you mean: data.template (and data.columns)",
-            problems=[f"{fit.format.name}: {', '.join(sorted(fit.used))}" for fit in fits],
-        )
+    if fit := only(fits, "format of preference data"):
+        return fit
     raise DataError(
         f"the columns do not fit the format '{formats[0].name}'"
         if named
@@ -128,7 +88,7 @@ def _named(name: str) -> Format:
 
 def _fit(
     wanted: Format, renames: Mapping[str, str], present: Sequence[str], named: bool
-) -> FormatFit | None:
+) -> Fit[Format] | None:
     columns: dict[str, str] = {}
     for name in wanted.columns:
         names = (renames[name],) if name in renames else (name, *ALIASES.get(name, ()))
@@ -138,14 +98,14 @@ def _fit(
     if not all(name in columns for name in wanted.required):
         return None
     origin = "recipe" if named else f"columns {', '.join(columns.values())}"
-    return FormatFit(wanted, columns, origin)
+    return Fit(wanted, columns, origin)
 
 
-def _one_of_scores_and_rankings(fits: list[FormatFit], rows: Sequence[Row]) -> list[FormatFit]:
+def _one_of_scores_and_rankings(fits: list[Fit[Format]], rows: Sequence[Row]) -> list[Fit[Format]]:
     scored = False
     for fit in fits:
-        if fit.format.name == "scores":
+        if fit.template.name == "scores":
             values = [fit.value(row, "answers") for row in rows]
             items = [item for value in values if isinstance(value, list) for item in value]
             scored = "scores" in fit.columns or any(isinstance(item, dict) for item in items)
-    return [fit for fit in fits if fit.format.name != ("rankings" if scored else "scores")]
+    return [fit for fit in fits if fit.template.name != ("rankings" if scored else "scores")]

@@ -1,13 +1,52 @@
-"""Prepared: the data of a run, ready to train and score on."""
+"""What the data of a run is made from, and what it becomes: ready to train and score on."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tuner.data.example import Example
 from tuner.errors import RecipeError
 from tuner.recipe.schema import DataSection
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the rows of a recipe are prepared with.
+
+    Args:
+        data: the recipe's data section.
+        tokenizer: a fast transformers tokenizer.
+        folder: the recipe's folder; relative paths are looked up there, else in the current one.
+        seed: chooses the held-out rows.
+        context_length: tokens that the model can take.
+        stop_ids: further token ids that end an answer, next to the tokenizer's eos.
+    """
+
+    data: DataSection
+    tokenizer: Any
+    folder: Path
+    seed: int
+    context_length: int
+    stop_ids: Collection[int] = ()
+
+    def max_length(self) -> int:
+        """Return the tokens of the longest example: the recipe's, else all that the model can take.
+
+        Raises:
+            RecipeError: the recipe says more than the model can take.
+        """
+        if self.data.max_length == "auto":
+            return self.context_length
+        if self.data.max_length > self.context_length:
+            raise RecipeError(
+                f"data.max_length: {self.data.max_length} is more than the model can take",
+                f"its context is {self.context_length} tokens",
+                f"set data.max_length: {self.context_length} or less",
+            )
+        return self.data.max_length
 
 
 @dataclass(frozen=True)
@@ -32,7 +71,7 @@ class EvalRow:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Trained:
     """A prompt as it is trained.
 
     Args:
@@ -53,6 +92,22 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """How the prompts of rows are sent when the model is used.
+
+    Args:
+        arguments: of the chat template, for answers like those of most rows.
+        plain_template: a chat template that writes plain prompts as the rows have them; None where
+            the rows are chats, or have no prompt.
+        trained: a few prompts to compare: of a turn in the middle, a last one, one with tools.
+    """
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    plain_template: str | None = None
+    trained: tuple[Trained, ...] = ()
+
+
+@dataclass(frozen=True)
 class Prepared:
     """The data of a run.
 
@@ -63,10 +118,7 @@ class Prepared:
         labels: answers to choose from.
         chat_template: the Jinja text in use; None for plain text.
         report: the content of `data_report.json`.
-        chat_arguments: of the chat template, for answers like those of most rows.
-        asked: a few prompts: of a turn in the middle, of a last one, of one with tools.
-        plain_template: a chat template that writes plain prompts as the rows have them; None where
-            the rows are chats, or have no prompt.
+        sent: how prompts are sent when the model is used.
     """
 
     train: list[Any]
@@ -75,9 +127,7 @@ class Prepared:
     labels: tuple[str, ...]
     chat_template: str | None
     report: dict[str, Any]
-    chat_arguments: dict[str, Any] = field(default_factory=dict)
-    plain_template: str | None = None
-    asked: tuple[Asked, ...] = ()
+    sent: Sent = field(default_factory=Sent)
 
 
 @dataclass(frozen=True)
@@ -90,20 +140,3 @@ class Preview:
     tokens: int
     truncated: bool
     ids: list[int]
-
-
-def max_length_of(data: DataSection, context_length: int) -> int:
-    """Return the tokens of the longest example: the recipe's, else all that the model can take.
-
-    Raises:
-        RecipeError: the recipe says more than the model can take.
-    """
-    if data.max_length == "auto":
-        return context_length
-    if data.max_length > context_length:
-        raise RecipeError(
-            f"data.max_length: {data.max_length} is more than the model can take",
-            f"its context is {context_length} tokens",
-            f"set data.max_length: {context_length} or less",
-        )
-    return data.max_length

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2.meta
-
-from tuner.data.template import AUTO, Template, all_templates, environment, load_template
+from tuner.data.template import AUTO, Template, all_templates, load_template, variables
 from tuner.data.template_match import Fit, choose
 from tuner.data.turns import blank
 from tuner.errors import DataError
@@ -17,28 +15,21 @@ from tuner.recipe.schema import DataSection
 
 
 @dataclass(frozen=True)
-class PromptFit:
-    """A template fitted to rows whose answer may be missing.
+class PromptFit(Fit[Template]):
+    """A template fitted to rows whose answer may be missing; `columns` has the answer's too.
 
     Args:
-        complete: the template and the names of its columns, those of the answer among them.
         answers: the data's names for the columns that only the answer reads.
         present: the columns of the data.
     """
 
-    complete: Fit
     answers: tuple[str, ...]
     present: frozenset[str]
 
     @property
-    def template(self) -> Template:
-        """The template."""
-        return self.complete.template
-
-    @property
     def used(self) -> frozenset[str]:
         """The data's columns that are read."""
-        return self.complete.used & self.present
+        return super().used & self.present
 
     def completed(self, values: dict[str, Any], filler: str) -> tuple[dict[str, Any], str | None]:
         """Complete a row with `filler` where it has no answer.
@@ -48,7 +39,7 @@ class PromptFit:
         """
         conversation = self.template.conversation
         if conversation:
-            column = self.complete.columns[conversation.column]
+            column = self.columns[conversation.column]
             turns = values.get(column)
             if not isinstance(turns, list) or _answered(turns, self.template):
                 return values, None
@@ -85,9 +76,7 @@ def choose_prompts(data: DataSection, present: Sequence[str], folder: Path) -> P
             except DataError:
                 continue
             asked = frozenset(
-                (name, file)
-                for name, file in fit.complete.columns.items()
-                if file not in fit.answers
+                (name, file) for name, file in fit.columns.items() if file not in fit.answers
             )
             if (key := (fit.template.name, asked)) not in fits or len(added) < fits[key][0]:
                 fits[key] = (len(added), fit)
@@ -98,10 +87,10 @@ def choose_prompts(data: DataSection, present: Sequence[str], folder: Path) -> P
     return best[0]
 
 
-def _prompt_fit(fit: Fit, present: Iterable[str]) -> PromptFit:
+def _prompt_fit(fit: Fit[Template], present: Iterable[str]) -> PromptFit:
     names = _answer_columns(fit.template)
     answers = tuple(fit.columns[name] for name in names if name in fit.columns)
-    return PromptFit(fit, answers, frozenset(present))
+    return PromptFit(fit.template, fit.columns, fit.origin, answers, frozenset(present))
 
 
 def _answer_names(
@@ -125,13 +114,8 @@ def _answer_columns(template: Template) -> tuple[str, ...]:
         return (template.cloze.label,)
     if not template.turns or template.turns[-1].role != "assistant":
         return ()
-    *before, last = [_read(turn.content or "") for turn in template.turns]
-    columns = template.columns.required + template.columns.optional
-    return tuple(name for name in columns if name in last.difference(*before))
-
-
-def _read(source: str) -> set[str]:
-    return set(jinja2.meta.find_undeclared_variables(environment().parse(source)))
+    *before, last = [variables(turn.content or "") for turn in template.turns]
+    return tuple(name for name in template.columns.names if name in last.difference(*before))
 
 
 def _answered(turns: Sequence[Any], template: Template) -> bool:

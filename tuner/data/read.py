@@ -8,11 +8,11 @@ exactly the keys that are in the file and its types do not depend on other rows.
 from __future__ import annotations
 
 import csv
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -30,17 +30,27 @@ _LINE_END = re.compile(rb"\r\n|\r|\n")
 
 @dataclass
 class Row:
-    """One row of a file. `id` is the file's name and the line on which the row starts, with the
-    row's number on that line where it is not the first."""
+    """One row of a file.
+
+    Args:
+        path: the file.
+        line: the line on which the row starts.
+        values: by column.
+        cut_characters: how much longer its texts are in the file.
+        place: its number among the rows that start on this line.
+        source: the number of its file among those that were read; the first, if it is there twice.
+    """
 
     path: Path
     line: int
     values: dict[str, Any]
     cut_characters: int = 0
     place: int = 1
+    source: int = 0
 
     @property
     def id(self) -> str:
+        """The file's name and the line, with the place where it is not the first."""
         again = f"[{self.place}]" if self.place > 1 else ""
         return f"{self.path.name}:{self.line}{again}"
 
@@ -94,28 +104,20 @@ def read(
     for path in paths:
         left = None if max_rows is None else max_rows - len(rows)
         for row in islice(_rows(path, bad), left):
+            row.source = paths.index(path)
             if max_characters is not None:
                 row.values = _cut(row.values, max_characters, row)
             rows.append(row)
     return rows
 
 
-def sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _rows(path: Path, bad: BadRows) -> Iterator[Row]:
     suffix = path.suffix.lower()
-    if suffix == ".parquet":
-        yield from _parquet(path)
-        return
     if suffix not in READERS:
         raise DataError(
             f"the format of {path} is not known",
             f"its name ends in '{suffix}'",
-            f"use one of {', '.join([*READERS, '.parquet'])}",
+            f"use one of {', '.join(READERS)}",
         )
     _refuse_encodings(path)
     last, place = 0, 1
@@ -125,7 +127,7 @@ def _rows(path: Path, bad: BadRows) -> Iterator[Row]:
             where = f"{path}, line {line}" + (f", column {item.column}" if item.column else "")
             if item.fatal:
                 raise DataError(f"{path} cannot be read", f"{where}: {item.reason}", item.fix)
-            bad.add(where, item.reason)
+            bad.add_unreadable(where, item.reason)
         else:
             yield Row(path, line, item, place=place)
 
@@ -202,11 +204,8 @@ def _text(path: Path) -> Iterator[Item]:
 
 
 def _table(path: Path, delimiter: str) -> Iterator[Item]:
-    read_lines = 0
-
     def decoded() -> Iterator[str]:
-        nonlocal read_lines
-        for read_lines, raw in lines(path):  # noqa: B007 - the count is read outside
+        for _, raw in lines(path):
             text = _decode(raw)
             if isinstance(text, BadLine):
                 raise csv.Error(text.reason)
@@ -226,30 +225,12 @@ def _table(path: Path, delimiter: str) -> Iterator[Item]:
                 yield start, dict(zip(header, cells, strict=True))
             elif cells:
                 yield start, BadLine(f"{len(cells)} cells where the header has {len(header)}")
-            start = read_lines + 1
+            start = reader.line_num + 1
     except csv.Error as error:
         yield start, BadLine(str(error), fatal=True, fix="check the quotes and the encoding")
 
 
-def _csv(path: Path) -> Iterator[Item]:
-    return _table(path, ",")
-
-
-def _tsv(path: Path) -> Iterator[Item]:
-    return _table(path, "\t")
-
-
-READERS: dict[str, Callable[[Path], Iterator[Item]]] = {
-    ".jsonl": _jsonl,
-    ".ndjson": _jsonl,
-    ".json": _json,
-    ".csv": _csv,
-    ".tsv": _tsv,
-    ".txt": _text,
-}
-
-
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[Item]:
     try:
         pyarrow = import_module("pyarrow")
         parquet = import_module("pyarrow.parquet")
@@ -262,7 +243,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         for batch in parquet.ParquetFile(path).iter_batches(batch_size=256):
             for values in batch.to_pylist():
                 number += 1
-                yield Row(path, number, _without_nulls(values))
+                yield number, _without_nulls(values)
     except pyarrow.ArrowException as error:
         raise DataError(
             f"{path} is not a readable Parquet file", str(error).partition("\n")[0]
@@ -274,6 +255,17 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+READERS: dict[str, Callable[[Path], Iterator[Item]]] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".csv": partial(_table, delimiter=","),
+    ".tsv": partial(_table, delimiter="\t"),
+    ".txt": _text,
+    ".parquet": _parquet,
+}
 
 
 def _cut(value: Any, limit: int, row: Row) -> Any:

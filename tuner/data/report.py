@@ -8,99 +8,108 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tuner.console.formatting import counted
+from tuner.data.bad_rows import BadRows
 from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker
-from tuner.data.sft_rows import Rows
+
+LISTED = 10
+# By key of the report. A format names the noun that a number is shown with.
+WARNINGS = {
+    "truncated_rows": "{:row} truncated to {max_length} tokens: {supervised_tokens_cut_share:.1%} "
+    "of supervised tokens are cut off (data.long, data.max_length)",
+    "rows_cut_while_reading": "long texts cut while reading: {names}",
+    "dropped_no_answer_left": "{:row} dropped: truncation left none of their answer",
+    "eval_dropped_no_answer_left": "{:eval row} dropped: truncation left none of their answer",
+    "dropped_too_long": "{:row} left out: longer than {max_length} tokens, and rows are never cut",
+    "eval_dropped_too_long": "{:eval row} left out: longer than {max_length} tokens",
+    "split_rows": "{:long text} split into {split_pieces} pieces of at most {max_length} tokens",
+    "thumbs_down_rows": "{:row} with a thumbs-down left out: disliked answers are not trained on",
+    "skipped": "{:bad row} left out: {names}",
+    "blank_rows": "{:blank text} left out",
+    "unread_turn_keys": "keys of turns that nothing reads: {names}",
+    "ignored_columns": "columns not used: {names}",
+    "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",
+    "special_tokens_in_text": "special tokens in the rows' text, kept literal "
+    "(data.special_tokens_in_text): {}",
+    "unpaired_rows": "{} rows make no pair and are not used: there is no better and worse answer "
+    "to the same prompt",
+    "identical_answers": "{} answers appear twice under the same prompt, or are both liked and "
+    "disliked",
+    "contradicting_pairs": "{} pairs left out: another row has the same answers in the opposite "
+    "order",
+    "pairs_too_long": "{} pairs left out: one of their answers is longer than {max_length} tokens",
+}
+
+
+class _Count(int):
+    def __format__(self, noun: str) -> str:
+        return counted(int(self), noun) if noun else str(int(self))
+
+
+def warnings_of(
+    report: dict[str, Any], keys: Sequence[str], also: str = "their prompts are"
+) -> list[str]:
+    """Return what a reader of the report should not overlook.
+
+    Args:
+        report: of the rows; a preview's lacks the counts of the split.
+        keys: those of `WARNINGS` that matter for the task, costliest first.
+        also: what held-out rows share with the training rows.
+    """
+    texts = []
+    for key in keys:
+        if value := report.get(key):
+            rows = value if isinstance(value, list) else []
+            if isinstance(value, dict):
+                rows = [f"'{name}' ({counted(count, 'turn')})" for name, count in value.items()]
+            names = [row["row"] if isinstance(row, dict) else row for row in rows[:LISTED]]
+            names += ["..."] if len(rows) > LISTED else []
+            count = _Count(len(rows) or value)
+            text = WARNINGS[key].format(count, **report, names=", ".join(names), also=also)
+            texts.append(text)
+    return texts
 
 
 def losses(maker: ExampleMaker) -> dict[str, Any]:
     """Return what `max_length` took from the rows; keys without eval are about training rows."""
     train, held = maker.train, maker.eval
-    total = train.supervised_kept + train.supervised_cut
     return {
         "max_length": maker.max_length,
         "split_rows": len(train.pieces),
         "split_pieces": sum(train.pieces.values()),
         "eval_split_rows": len(held.pieces),
         "eval_split_pieces": sum(held.pieces.values()),
-        "dropped_no_answer_left": len(train.dropped),
+        "dropped_no_answer_left": len({*train.dropped}),
         "truncated_rows": len(train.truncated),
-        "eval_dropped_no_answer_left": len(held.dropped),
+        "eval_dropped_no_answer_left": len({*held.dropped}),
         "eval_truncated_rows": len(held.truncated),
+        **token_facts(maker),
+    }
+
+
+def token_facts(maker: ExampleMaker) -> dict[str, Any]:
+    """Return what is left of the supervised tokens, and the special tokens in the rows' text."""
+    train = maker.train
+    total = train.supervised_kept + train.supervised_cut
+    return {
         "supervised_tokens": train.supervised_kept,
         "supervised_tokens_cut_share": round(train.supervised_cut / total, 6) if total else 0.0,
-        "special_tokens_in_text": train.foreign + held.foreign,
+        "special_tokens_in_text": train.foreign + maker.eval.foreign,
     }
 
 
-def report_of(
-    rows: Rows,
-    maker: ExampleMaker,
-    train: Sequence[Example],
-    held_out: Sequence[Example],
-) -> dict[str, Any]:
-    """Return the report of a run's data, JSON-able."""
+def chat_facts(maker: ExampleMaker) -> dict[str, Any]:
+    """Return which chat template is used."""
     template = maker.chat_template
-    report: dict[str, Any] = dict(rows.facts)
-    report |= {
-        "rows_train": len({example.row for example in train}),
-        "rows_eval": len({example.row for example in held_out}),
-        "examples_train": len(train),
-        "skipped": [{"row": row, "reason": reason} for row, reason in rows.bad.found],
-        "tokens": sum(example.num_tokens for example in train),
-        "longest": max(example.num_tokens for example in train),
-        "template": rows.fit.template.name,
-        "template_origin": rows.fit.origin,
+    return {
         "chat_template_origin": maker.chat_template_origin,
         "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest(),
-        "tokens_sha256": tokens_sha256(train),
     }
-    report |= losses(maker)
-    report["warnings"] = warnings_of(report)
-    return report
 
 
-def warnings_of(report: dict[str, Any]) -> list[str]:
-    """Return what a reader of the report should not overlook, costliest first.
-
-    Args:
-        report: of the rows; a preview's lacks the counts of the split.
-    """
-
-    def some(key: str) -> str:
-        return ", ".join(report[key][:10]) + (", ..." if len(report[key]) > 10 else "")
-
-    def many(key: str, noun: str) -> str:
-        return counted(report[key], noun)
-
-    report = {"skipped": [], "unread_turn_keys": {}, "eval_rows_also_in_train": 0, **report}
-    skipped = ", ".join(item["row"] for item in report["skipped"][:10])
-    unread = ", ".join(
-        f"'{key}' ({counted(count, 'turn')})" for key, count in report["unread_turn_keys"].items()
-    )
-    share, most = report["supervised_tokens_cut_share"], report["max_length"]
-    texts = {
-        "truncated_rows": f"{many('truncated_rows', 'row')} truncated to {most} tokens: "
-        f"{share:.1%} of supervised tokens are cut off (data.long, data.max_length)",
-        "rows_cut_while_reading": f"long texts cut while reading: {some('rows_cut_while_reading')}",
-        "dropped_no_answer_left": f"{many('dropped_no_answer_left', 'row')} dropped: truncation "
-        "left none of their answer",
-        "eval_dropped_no_answer_left": f"{many('eval_dropped_no_answer_left', 'eval row')} "
-        "dropped: truncation left none of their answer",
-        "split_rows": f"{many('split_rows', 'long text')} split into {report['split_pieces']} "
-        f"pieces of at most {most} tokens",
-        "thumbs_down_rows": f"{many('thumbs_down_rows', 'row')} with a thumbs-down left out: "
-        "disliked answers are not trained on",
-        "skipped": f"{counted(len(report['skipped']), 'bad row')} left out: {skipped}",
-        "blank_rows": f"{many('blank_rows', 'blank text')} left out",
-        "unread_turn_keys": f"keys of turns that nothing reads: {unread}",
-        "ignored_columns": f"columns not used: {some('ignored_columns')}",
-        "eval_rows_also_in_train": "left out of the eval split because they are also in train: "
-        f"{many('eval_rows_also_in_train', 'row')}",
-        "special_tokens_in_text": "special tokens in the rows' text, kept literal "
-        f"(data.special_tokens_in_text): {report['special_tokens_in_text']}",
-    }
-    return [text for key, text in texts.items() if report[key]]
+def skipped(bad: BadRows) -> list[dict[str, str]]:
+    """Return the rows left out, each with the reason."""
+    return [{"row": row, "reason": reason} for row, reason in bad.found]
 
 
 def tokens_sha256(examples: Iterable[Example]) -> str:
@@ -112,4 +121,12 @@ def tokens_sha256(examples: Iterable[Example]) -> str:
         if example.target or example.label is not None or example.task:
             further = [example.task, -1 if example.label is None else example.label]
             digest.update(array("q", [*further, *example.target]).tobytes())
+    return digest.hexdigest()
+
+
+def sequences_sha256(sequences: Iterable[Sequence[int]]) -> str:
+    """Return the sha256 over sequences of whole numbers, in order."""
+    digest = hashlib.sha256()
+    for numbers in sequences:
+        digest.update(array("q", [len(numbers), *numbers]).tobytes())
     return digest.hexdigest()

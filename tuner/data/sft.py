@@ -1,209 +1,223 @@
-"""The data of a run: rows to training examples and eval rows, with a report of every loss."""
+"""Supervised data: dialogues and plain texts to training examples and eval rows."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
+from operator import itemgetter
 from typing import Any
 
-from tuner.data.asked import asked
-from tuner.data.dialogue import Dialogue
+from tuner.data.check_row import check
+from tuner.data.dialogue import Dialogue, RowRenderer
+from tuner.data.encode import Encoded
 from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker, Pair
+from tuner.data.files import SplitFiles
 from tuner.data.labels import labels_of
 from tuner.data.long import refuse_split, settle
-from tuner.data.prepared import EvalRow, Prepared, Preview, max_length_of
+from tuner.data.pipeline import Pipeline
+from tuner.data.prepared import EvalRow, Inputs, Preview, Sent
+from tuner.data.read import Row
 from tuner.data.rendered import Rendered
-from tuner.data.report import losses, report_of, warnings_of
-from tuner.data.sft_rows import Rows, gather
+from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
+from tuner.data.split import Split
+from tuner.data.template import Template
+from tuner.data.template_match import Fit, choose
+from tuner.data.thumbs import is_down, thumb_columns
+from tuner.data.trained_prompts import trained
 from tuner.errors import DataError
-from tuner.recipe.schema import DataSection
 
-__all__ = ["EvalRow", "Example", "Prepared", "Preview", "max_length_of", "prepare", "preview"]
 RAW_PROMPT_TOKENS = 32
+# What a reader of the report should not overlook, costliest first.
+WARNED = (
+    *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
+    *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
+    *("unread_turn_keys", "ignored_columns", "eval_rows_also_in_train", "special_tokens_in_text"),
+)
 
 
-def prepare(
-    data: DataSection,
-    tokenizer: Any,
-    *,
-    folder: Path,
-    seed: int,
-    context_length: int,
-    stop_ids: Collection[int] = (),
-    head: str = "language",
-) -> Prepared:
-    """Read, render, check, split, tokenize and truncate the data of a recipe.
+class SftData(Pipeline[Dialogue]):
+    """Prepares `Example`s, and `EvalRow`s of the held-out rows.
 
     Args:
-        data: the recipe's data section.
-        tokenizer: a fast transformers tokenizer.
-        folder: the recipe's folder; relative paths are looked up there, else in the current one.
-        seed: chooses the held-out rows.
-        context_length: tokens that the model can take.
-        stop_ids: further token ids that end an answer, next to the tokenizer's eos.
+        inputs: the rows, and what they are prepared with.
         head: what the examples are for: language, sequence or classes.
-
-    Raises:
-        DataError: the rows cannot be read, do not fit the template, or leave nothing to train on.
-        RecipeError: a key of the data section names something that does not exist.
-        ModelError: the tokenizer or its chat template does not fit.
-        SafetyError: the chat template is not safe to run.
     """
-    max_length = max_length_of(data, context_length)
-    rows = gather(data, folder, seed, max_length)
-    labels = _labels(data, rows, head)
-    maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids, head, labels)
-    rows.facts["unread_turn_keys"] = maker.unread_keys([*rows.train, *rows.eval])
-    pairs = maker.encode(rows.train, rows.problems)
-    held = maker.encode(rows.eval, rows.problems, prompts=True)
-    pairs, held = settle(data, maker, (pairs, held), context_length)
-    train = _train(pairs, rows, maker)
-    evals = _eval(held, rows, maker, labels, tokenizer)
-    report = report_of(rows, maker, train, [row.example for row in evals])
-    if rows.fit.template.label and not data.labels:
-        report["labels"] = list(labels)
-    if labels and head != "classes":
-        without = sum(row.gold is None for row in evals)
-        report["eval_rows_without_label"] = without
-        if without:
-            report["warnings"].append(
-                f"{without} of {len(evals)} eval rows have an answer that is not one of the labels "
-                "(or does not fit): they do not count for label accuracy"
+
+    unit = "rows"
+    fit: Fit[Template]
+
+    def __init__(self, inputs: Inputs, head: str = "language") -> None:
+        super().__init__(inputs)
+        self.head = head
+        self._blank: dict[str, int] = {}
+        self._disliked = 0
+
+    def _recognise(self) -> None:
+        self.fit = choose(self.data, self.source.columns, self.inputs.folder)
+        self._renderer = RowRenderer(self.fit, self.data.labels)
+        self._thumbs = thumb_columns(self.fit, self.source)
+
+    def _items(self, files: SplitFiles) -> list[Dialogue]:
+        """The dialogues of the liked rows; supervised learning has no use for others."""
+        liked = [row for row in files.rows if not is_down(row, self._thumbs)]
+        if files.rows and not liked:
+            raise DataError(
+                f"the {files.name} split is empty",
+                f"all {len(files.rows)} rows are thumbs-down (column {', '.join(self._thumbs)}), "
+                "and disliked answers are not trained on",
+                "add liked answers; or learn from both kinds: tuner reward, or tuner rlhf with "
+                "rlhf.algorithm: dpo",
             )
-    reasons = maker.reasons(rows.train)
-    report["rows_with_reasoning"] = sum(reasons)
-    return Prepared(
-        train,
-        evals,
-        rows.fit.template.name,
-        labels,
-        maker.chat_template,
-        report,
-        maker.defaults(reasons),
-        maker.plain_template,
-        tuple(asked(pairs, maker)),
-    )
+        self._disliked += len(files.rows) - len(liked)
+        made = self.source.each(liked, self._dialogue)
+        self._blank[files.name] = made.count(None)
+        return [dialogue for dialogue in made if dialogue]
 
+    def _dialogue(self, row: Row) -> Dialogue | None:
+        """The row's dialogue; None for a raw text that is blank."""
+        dialogue = self._renderer.render(row)
+        if self.fit.template.text is not None and not dialogue.answer.strip():
+            return None
+        check(dialogue)
+        return dialogue
 
-def preview(
-    data: DataSection,
-    tokenizer: Any,
-    *,
-    folder: Path,
-    seed: int,
-    context_length: int,
-    stop_ids: Collection[int] = (),
-    head: str = "language",
-) -> tuple[list[Preview], list[str]]:
-    """Render the training rows, with the supervised spans marked; arguments as for `prepare`.
+    def _left_out(self, files: SplitFiles) -> str:
+        bad, blank = len(self.source.bad.found), self._blank.get(files.name, 0)
+        if not bad and not blank:
+            return "no rows"
+        return f"{bad} bad and {blank} blank rows were left out, none is left"
 
-    Returns:
-        The rows, and what a reader should not overlook in them.
+    def _examples(self, items: Split[Dialogue]) -> tuple[list[Example], list[EvalRow]]:
+        pairs, held = self._encoded(items)
+        self._pairs = pairs
+        train = [example for _, example in self.maker.cut(pairs, self.maker.train)]
+        longest = max((len(encoded.ids) for _, encoded in pairs), default=0)
+        kept = {example.row for example in train}
+        self.maker.stop_if_too_many_dropped(len(items.train), kept, longest)
+        return train, self._eval(held) if items.eval else []
 
-    Raises:
-        TunerError: as `prepare` does, except for rows that truncation leaves without an answer.
-    """
-    data = data.model_copy(update={"eval": 0})
-    max_length = max_length_of(data, context_length)
-    rows = gather(data, folder, seed, max_length)
-    labels = _labels(data, rows, head, few=True)
-    maker = ExampleMaker(data, rows.fit.template, tokenizer, max_length, stop_ids, head, labels)
-    rows.facts["unread_turn_keys"] = maker.unread_keys([*rows.train, *rows.eval])
-    encoded = maker.encode(rows.train, rows.problems)
-    (pairs,) = settle(data, maker, (encoded,), context_length)
-    maker.cut(pairs, maker.train)
-    shown = []
-    for pair in pairs:
-        made = maker.example(*pair)
+    def _encoded(self, items: Split[Dialogue], few: bool = False) -> list[list[Pair]]:
+        """The rows of both splits, encoded and as long as `data.long` allows.
+
+        `few`: the rows are only the first ones, so that some labels may be missing.
+        """
+        template, bad = self.fit.template, self.source.bad
+        refuse_split(self.data, template, self.head)
+        held_out = [] if isinstance(self.data.eval, str) else items.eval
+        rows = [*items.train, *held_out]
+        self.labels = labels_of(self.data, template, rows, self.head, few)
+        self.maker = ExampleMaker(self.inputs, template, self.max_length, self.head, self.labels)
+        self._unread = self.maker.unread_keys(rows)
+        train = self.maker.encode(items.train, bad)
+        held = self.maker.encode(items.eval, bad, prompts=True)
+        return settle(self.data, self.maker, (train, held), self.inputs.context_length)
+
+    def _eval(self, pairs: Sequence[Pair]) -> list[EvalRow]:
+        kept = self.maker.cut(pairs, self.maker.eval)
+        if not kept:
+            raise DataError(
+                "the eval split is empty",
+                f"at data.max_length {self.max_length} no held-out row keeps any of its answer",
+                "set a larger data.max_length, or data.eval: 0",
+            )
+        if self.fit.template.text is not None and self.head == "language":
+            return [self._continuation(example) for _, example in kept]
+        return [self._eval_row(pair, example) for pair, example in kept]
+
+    def _eval_row(self, pair: Pair, example: Example) -> EvalRow:
+        rendered, encoded = pair
+        answer, text = rendered.dialogue.answer.strip(), _prompt_text(rendered)
+        if example.label is not None:
+            return EvalRow(example, example.input_ids, text, answer, [], example.label)
+        options = self.maker.options(rendered, self.labels) if answer in self.labels else None
+        return EvalRow(
+            example,
+            example.input_ids if example.target else encoded.prompt_ids,
+            text,
+            rendered.reference,
+            options or [],
+            self.labels.index(answer) if options else None,
+        )
+
+    def _continuation(self, example: Example) -> EvalRow:
+        """Raw text has no prompt: its beginning is one, what follows is the reference."""
+        ids = example.input_ids
+        border = max(1, min(RAW_PROMPT_TOKENS, len(ids) // 2))
+        prompt, reference = (
+            self.tokenizer.decode(part, skip_special_tokens=True)
+            for part in (ids[:border], ids[border:])
+        )
+        return EvalRow(example, ids[:border], prompt, reference, [], None)
+
+    def _report(
+        self, items: Split[Dialogue], train: Sequence[Example], held: Sequence[EvalRow]
+    ) -> dict[str, Any]:
+        report = self._facts() | items.facts
+        report |= {
+            "rows_train": len({example.row for example in train}),
+            "rows_eval": len({row.example.row for row in held}),
+            "examples_train": len(train),
+            "skipped": skipped(self.source.bad),
+            "tokens": sum(example.num_tokens for example in train),
+            "longest": max(example.num_tokens for example in train),
+            "template": self.fit.template.name,
+            "template_origin": self.fit.origin,
+            **chat_facts(self.maker),
+            "rows_with_reasoning": sum(self.maker.reasons(items.train)),
+            "tokens_sha256": tokens_sha256(train),
+            **losses(self.maker),
+        }
+        report["warnings"] = warnings_of(report, WARNED, "they are also")
+        if self.fit.template.label and not self.data.labels:
+            report["labels"] = list(self.labels)
+        if self.labels and self.head != "classes":
+            without = sum(row.gold is None for row in held)
+            report["eval_rows_without_label"] = without
+            if without:
+                report["warnings"].append(
+                    f"{without} of {len(held)} eval rows have an answer that is not one of the "
+                    "labels (or does not fit): they do not count for label accuracy"
+                )
+        return report
+
+    def _sent(self, items: Sequence[Dialogue]) -> Sent:
+        defaults = self.maker.defaults(self.maker.reasons(items))
+        return Sent(defaults, self.maker.plain_template, tuple(trained(self._pairs, self.maker)))
+
+    def _facts(self) -> dict[str, Any]:
+        used = self.fit.used.union(self._thumbs if self._disliked else ())
+        blank = sum(self._blank.values())
+        facts = self.source.facts(used, blank_rows=blank, thumbs_down_rows=self._disliked)
+        return {**facts, "unread_turn_keys": self._unread}
+
+    def preview(self) -> tuple[list[Preview], list[str]]:
+        """Return the training rows with the supervised spans; see `Pipeline.preview`."""
+        pairs, _ = self._encoded(self._split(), few=True)
+        self.maker.cut(pairs, self.maker.train)
+        return [self._preview(*pair) for pair in pairs], warnings_of(
+            self._facts() | losses(self.maker), WARNED
+        )
+
+    def _preview(self, rendered: Rendered, encoded: Encoded) -> Preview:
+        made = self.maker.example(rendered, encoded)
         # What an encoder-decoder writes, or the class, comes after what is read.
         written = list(made.target)
         if made.label is not None:
-            written = tokenizer(labels[made.label], add_special_tokens=False)["input_ids"]
+            written = self.tokenizer(self.labels[made.label], add_special_tokens=False)["input_ids"]
         ids = made.input_ids + written
         supervised = made.supervised + [True] * len(written)
-        whole = maker.whole_length(pair[1], made)
-        spans = _spans(tokenizer, ids, supervised)
-        shown.append(Preview(made.row, spans, whole, made.num_tokens < whole, ids))
-    return shown, warnings_of(rows.facts | losses(maker))
-
-
-def _labels(data: DataSection, rows: Rows, head: str, few: bool = False) -> tuple[str, ...]:
-    template = rows.fit.template
-    refuse_split(data, template, head)
-    held_out = [] if isinstance(data.eval, str) else rows.eval
-    return labels_of(data, template, [*rows.train, *held_out], head, few)
-
-
-def _train(pairs: Sequence[Pair], rows: Rows, maker: ExampleMaker) -> list[Example]:
-    kept = [example for _, example in maker.cut(pairs, maker.train)]
-    longest = max((len(encoded.ids) for _, encoded in pairs), default=0)
-    maker.stop_if_too_many_dropped(len(rows.train), {example.row for example in kept}, longest)
-    if not kept:
-        raise DataError(
-            "the train split is empty",
-            "none of its rows could be rendered and kept",
-            "see `tuner data preview`",
-        )
-    return kept
-
-
-def _eval(
-    pairs: Sequence[Pair],
-    rows: Rows,
-    maker: ExampleMaker,
-    labels: Sequence[str],
-    tokenizer: Any,
-) -> list[EvalRow]:
-    kept = maker.cut(pairs, maker.eval)
-    if rows.eval and not kept:
-        raise DataError(
-            "the eval split is empty",
-            f"at data.max_length {maker.max_length} no held-out row keeps any of its answer",
-            "set a larger data.max_length, or data.eval: 0",
-        )
-    if rows.fit.template.text is not None and maker.head == "language":
-        return [_continuation(example, tokenizer) for _, example in kept]
-    return [_eval_row(pair, example, maker, labels) for pair, example in kept]
-
-
-def _eval_row(pair: Pair, example: Example, maker: ExampleMaker, labels: Sequence[str]) -> EvalRow:
-    rendered, encoded = pair
-    answer = rendered.dialogue.answer.strip()
-    if example.label is not None:
-        text = _prompt_text(rendered)
-        return EvalRow(example, example.input_ids, text, answer, [], example.label)
-    options = maker.options(rendered, labels) if answer in labels else None
-    return EvalRow(
-        example,
-        example.input_ids if example.target else encoded.prompt_ids,
-        _prompt_text(rendered),
-        rendered.reference,
-        options or [],
-        labels.index(answer) if options else None,
-    )
-
-
-def _continuation(example: Example, tokenizer: Any) -> EvalRow:
-    """Raw text has no prompt: its beginning is one, what follows is the reference."""
-    ids = example.input_ids
-    border = max(1, min(RAW_PROMPT_TOKENS, len(ids) // 2))
-    prompt = tokenizer.decode(ids[:border], skip_special_tokens=True)
-    reference = tokenizer.decode(ids[border:], skip_special_tokens=True)
-    return EvalRow(example, ids[:border], prompt, reference, [], None)
+        spans = [
+            (str(self.tokenizer.decode([token for token, _ in group])), flag)
+            for flag, group in groupby(zip(ids, supervised, strict=True), key=itemgetter(1))
+        ]
+        whole = self.maker.whole_length(encoded, made)
+        return Preview(made.row, spans, whole, made.num_tokens < whole, ids)
 
 
 def _prompt_text(rendered: Rendered) -> str:
-    dialogue: Dialogue = rendered.dialogue
+    dialogue = rendered.dialogue
     if dialogue.segments:
         return rendered.text[: rendered.prompt_end].rstrip()
     asked = [m["content"] for m in dialogue.messages[:-1] if m["role"] != "assistant"]
     return str(asked[-1]) if asked else rendered.text[: rendered.prompt_end]
-
-
-def _spans(tokenizer: Any, ids: list[int], supervised: list[bool]) -> list[tuple[str, bool]]:
-    spans = []
-    for flag, group in groupby(zip(ids, supervised, strict=True), key=lambda pair: pair[1]):
-        spans.append((str(tokenizer.decode([index for index, _ in group])), flag))
-    return spans

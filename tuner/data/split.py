@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from tuner.data.dialogue import Dialogue
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
-
-
-def fingerprint(dialogue: Dialogue) -> str:
-    """Return the sha256 of a row's text, ignoring case and white space."""
-    text = "\n".join(" ".join(part.casefold().split()) for part in dialogue.parts())
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def held_out(fingerprints: Sequence[str], amount: int | float, seed: int) -> set[str]:
@@ -51,67 +44,65 @@ def held_out(fingerprints: Sequence[str], amount: int | float, seed: int) -> set
     return chosen
 
 
-Item = TypeVar("Item")
+class Marked(Protocol):
+    """What can be held out."""
+
+    @property
+    def mark(self) -> str:
+        """Fingerprint of what may be in one split only: the row, or its prompt."""
+
+
+Item = TypeVar("Item", bound=Marked)
 
 
 @dataclass(frozen=True)
 class Split(Generic[Item]):
-    """Two splits without a common prompt.
+    """Two splits without a common mark.
 
     Args:
         train: what is trained on.
         eval: what is held out.
-        leaked: items of the eval file that were taken out because train has their prompt.
-        copies: items of train whose prompt an earlier item has.
+        facts: what the report says of copies in train and across the splits.
     """
 
     train: list[Item]
     eval: list[Item]
-    leaked: int
-    copies: int
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the report says of the split."""
-        return {"duplicates_in_train": self.copies, "eval_rows_also_in_train": self.leaked}
+    facts: dict[str, Any]
 
 
-def split_by_prompt(
-    train: list[Item],
-    held: list[Item],
-    mark: Callable[[Item], str],
-    data: DataSection,
-    seed: int,
+def split(
+    train: list[Item], held: list[Item], data: DataSection, seed: int, unit: str
 ) -> Split[Item]:
-    """Hold out a share or a number of `train`, or make `held` free of the prompts of `train`.
+    """Hold out a share or a number of `train`, or make `held` free of the marks of `train`.
 
     Args:
         train: items of the training files.
         held: items of the eval file; empty where `data.eval` is not a file.
-        mark: fingerprint of an item's prompt.
         data: the recipe's data section.
         seed: chooses what is held out.
+        unit: what an item is called in messages.
 
     Raises:
         DataError: a split would be empty.
     """
-    marks = [mark(item) for item in train]
+    marks = [item.mark for item in train]
     leaked = 0
     if isinstance(data.eval, str):
         known = set(marks)
-        kept = [item for item in held if mark(item) not in known]
+        kept = [item for item in held if item.mark not in known]
         leaked = len(held) - len(kept)
         if not kept:
             raise DataError(
                 "the eval split is empty",
-                f"all {leaked} prompts of {data.eval} are also in the training rows",
-                "hold out prompts that are not trained on, or set data.eval to a fraction",
+                f"all {leaked} {unit} of {data.eval} are also in the training rows",
+                f"hold out {unit} that are not trained on, or set data.eval to a fraction",
             )
         held = kept
     elif data.eval:
         chosen = held_out(marks, data.eval, seed)
         both = list(zip(train, marks, strict=True))
-        held = [item for item, each in both if each in chosen]
-        train = [item for item, each in both if each not in chosen]
-        marks = [each for each in marks if each not in chosen]
-    return Split(train, held, leaked, len(marks) - len(set(marks)))
+        held = [item for item, mark in both if mark in chosen]
+        train = [item for item, mark in both if mark not in chosen]
+        marks = [mark for mark in marks if mark not in chosen]
+    copies = len(marks) - len(set(marks))
+    return Split(train, held, {"duplicates_in_train": copies, "eval_rows_also_in_train": leaked})

@@ -6,7 +6,6 @@ name and nothing else; it runs in a sandbox, and a value is never template sourc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -34,6 +33,11 @@ class Columns(Section):
     aliases: Annotated[
         tuple[dict[str, Text], ...], Field(description="other names for the columns")
     ] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.required + self.optional
 
 
 class Turn(Section):
@@ -107,7 +111,7 @@ class Template(Section):
         kinds = [bool(self.turns), self.conversation is not None, self.text is not None]
         if sum([*kinds, self.cloze is not None]) != 1:
             raise ValueError("give exactly one of turns, conversation, text and cloze")
-        known = {*self.columns.required, *self.columns.optional}
+        known = {*self.columns.names}
         for names in self.columns.aliases:
             if unknown := set(names) - known:
                 raise ValueError(f"aliases name unknown columns: {sorted(unknown)}")
@@ -124,7 +128,7 @@ class Template(Section):
     def _columns_used(self) -> set[str]:
         used = {turn.column for turn in self.turns if turn.column}
         for source in [self.text, *(turn.content for turn in self.turns)]:
-            used |= _variables(source or "")
+            used |= variables(source or "")
         if self.conversation:
             conversation = self.conversation
             columns = (conversation.column, conversation.system, conversation.tools)
@@ -136,15 +140,6 @@ class Template(Section):
         return used
 
 
-@dataclass(frozen=True)
-class TemplateInfo:
-    """One line of `tuner templates list`."""
-
-    name: str
-    description: str
-    columns: tuple[str, ...]
-
-
 def environment() -> jinja2.Environment:
     """Return the sandbox in which every data template runs."""
     return ImmutableSandboxedEnvironment(
@@ -152,7 +147,12 @@ def environment() -> jinja2.Environment:
     )
 
 
-def _variables(source: str) -> set[str]:
+def variables(source: str) -> set[str]:
+    """Return the columns that a text of a template reads.
+
+    Raises:
+        ValueError: it is not valid Jinja.
+    """
     try:
         return jinja2.meta.find_undeclared_variables(environment().parse(source))
     except jinja2.TemplateSyntaxError as error:
@@ -182,14 +182,6 @@ def load_template(name_or_path: str, folder: Path) -> Template:
 def all_templates() -> list[Template]:
     """Return every bundled template, in order of the names."""
     return [_load(path) for path in bundled.files("data_templates").values()]
-
-
-def list_templates() -> list[TemplateInfo]:
-    """Return name, description and columns of every bundled template."""
-    return [
-        TemplateInfo(each.name, each.description, each.columns.required + each.columns.optional)
-        for each in all_templates()
-    ]
 
 
 def _load(path: Path) -> Template:

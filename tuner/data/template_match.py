@@ -1,4 +1,4 @@
-"""Which template fits the columns of the data, and which column is which."""
+"""Which template or format fits the columns of the data, and which column is which."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
+from tuner.data.bad_rows import BadRow
+from tuner.data.read import Row
 from tuner.data.template import AUTO, Template, all_templates, load_template
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
@@ -14,21 +17,58 @@ from tuner.recipe.schema import DataSection
 NONE = "none"
 
 
-@dataclass(frozen=True)
-class Fit:
-    """A template and, for each of its columns that the data has, the data's name for it."""
+# A template, or a format of preference data; both have a name.
+Kind = TypeVar("Kind", bound=Any)
 
-    template: Template
+
+@dataclass(frozen=True)
+class Fit(Generic[Kind]):
+    """A template or format and, for each of its columns that the data has, the data's name."""
+
+    template: Kind
     columns: Mapping[str, str]
     origin: str
 
     @property
     def used(self) -> frozenset[str]:
-        """The data's columns that the template reads."""
+        """The data's columns that are read."""
         return frozenset(self.columns.values())
 
+    def value(self, row: Row, name: str) -> Any:
+        """Return the row's value of one of the columns; None if it has none."""
+        file_name = self.columns.get(name)
+        return None if file_name is None else row.values.get(file_name)
 
-def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit:
+    def required(self, row: Row, name: str) -> Any:
+        """Return the row's value of a column that it must have.
+
+        Raises:
+            BadRow: it is missing or null.
+        """
+        value = self.value(row, name)
+        if value is None:
+            file_name = self.columns.get(name, name)
+            problem = "is null" if file_name in row.values else "is missing"
+            raise BadRow(f"the column '{file_name}' {problem}")
+        return value
+
+
+def only(fits: Sequence[Fit[Kind]], kind: str) -> Fit[Kind] | None:
+    """Return the one that fits; None if none does.
+
+    Raises:
+        DataError: several do.
+    """
+    if len(fits) > 1:
+        raise DataError(
+            f"the columns fit more than one {kind}",
+            fix="name the one you mean: data.template (and data.columns)",
+            problems=[f"{fit.template.name}: {', '.join(sorted(fit.used))}" for fit in fits],
+        )
+    return fits[0] if fits else None
+
+
+def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit[Template]:
     """Find the template for these columns; a named one is only fitted to them.
 
     A template that reads more of the columns wins over one that reads a part of the same ones.
@@ -40,21 +80,15 @@ def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit:
     found = list(present)
     named = data.template != AUTO
     templates = [load_template(data.template, folder)] if named else list(all_templates())
-    known = {name for each in templates for name in each.columns.required + each.columns.optional}
+    known = {name for each in templates for name in each.columns.names}
     check_renames(data.columns, known, found)
     fits = [fit for template in templates for fit in _fits(template, data.columns, found, named)]
     if not named:
         # Such a template shares its plain columns with another; its own aliases for them decide.
         fits = [fit for fit in fits if fit.template.by_columns or _aliased(fit)]
     best = [fit for fit in fits if not any(fit.used < other.used for other in fits)]
-    if len(best) == 1:
-        return best[0]
-    if best:
-        raise DataError(
-            "the columns fit more than one data template",
-            fix="name the one you mean: data.template (and data.columns)",
-            problems=[f"{fit.template.name}: {', '.join(sorted(fit.used))}" for fit in best],
-        )
+    if fit := only(best, "data template"):
+        return fit
     raise DataError(
         f"the columns do not fit the data template '{templates[0].name}'"
         if named
@@ -70,11 +104,12 @@ def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit:
 
 def _fits(
     template: Template, renames: Mapping[str, str], found: list[str], named: bool
-) -> list[Fit]:
-    columns = template.columns.required + template.columns.optional
-    fits: dict[frozenset[tuple[str, str]], Fit] = {}
+) -> list[Fit[Template]]:
+    fits: dict[frozenset[tuple[str, str]], Fit[Template]] = {}
     for alias in ({}, *template.columns.aliases):
-        mapping = {name: renames.get(name, alias.get(name, name)) for name in columns}
+        mapping = {
+            name: renames.get(name, alias.get(name, name)) for name in template.columns.names
+        }
         if all(mapping[name] in found for name in template.columns.required):
             used = {name: file for name, file in mapping.items() if file in found}
             origin = "recipe" if named else f"columns {', '.join(used.values())}"
@@ -82,7 +117,7 @@ def _fits(
     return list(fits.values())
 
 
-def _aliased(fit: Fit) -> bool:
+def _aliased(fit: Fit[Template]) -> bool:
     aliases = [pair for alias in fit.template.columns.aliases for pair in alias.items()]
     return any(pair in aliases for pair in fit.columns.items())
 

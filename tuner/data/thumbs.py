@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from tuner.data.files import Source
 from tuner.data.read import Row
 from tuner.data.template import Template
+from tuner.data.template_match import Fit
 from tuner.data.turns import blank
 
 # Columns next to an answer that say whether it is liked; "label" only with these values, since a
@@ -26,27 +28,20 @@ DOWN = frozenset(
 )
 
 
-def thumb_columns(
-    template: Template, columns: Sequence[str], used: Collection[str], rows: Sequence[Row]
-) -> list[str]:
+def thumb_columns(fit: Fit[Template], source: Source) -> list[str]:
     """Return the columns that say whether each row's answer is liked.
 
-    Such a column is named so, the template does not read it, and it holds nothing but thumbs.
-
-    Args:
-        template: of the rows; one without a prompt and an answer has nothing to like.
-        columns: of the data.
-        used: those that the template reads.
-        rows: all rows.
+    Such a column is named so, the template does not read it, and it holds nothing but thumbs. A
+    template without a prompt and an answer has nothing to like.
     """
-    if template.raw:
+    if fit.template.raw:
         return []
     return [
         name
-        for name in columns
-        if name not in used
+        for name in source.columns
+        if name not in fit.used
         and name.lower() in NAMES
-        and {_thumb(row.values.get(name)) for row in rows} <= _words(name)
+        and {_thumb(row.values.get(name)) for row in source.rows} <= _words(name)
     ]
 
 

@@ -29,9 +29,10 @@ class Sides:
 
     def __init__(self) -> None:
         template = _template()
-        names = template.columns.required + template.columns.optional
         self._roles = _conversation(template).roles
-        self._renderer = RowRenderer(Fit(template, {name: name for name in names}, "tuner"))
+        self._renderer = RowRenderer(
+            Fit(template, {name: name for name in template.columns.names}, "tuner")
+        )
 
     def dialogue(
         self, row: Row, prompt: Any, answer: Any, name: str, extras: dict[str, Any]
@@ -124,18 +125,6 @@ def transcript(text: str) -> bool:
 def blank(value: Any) -> bool:
     """Return whether a value is missing or a text of white space only."""
     return value is None or (isinstance(value, str) and not value.strip())
-
-
-def same_prompt(left: Dialogue, right: Dialogue) -> bool:
-    """Return whether two dialogues share the turns before the last, ignoring outer white space."""
-    return _stripped(left) == _stripped(right)
-
-
-def _stripped(dialogue: Dialogue) -> list[Message]:
-    return [
-        {**message, "content": (message.get("content") or "").strip()}
-        for message in dialogue.messages[:-1]
-    ]
 
 
 def _transcript(text: str) -> list[Message]:

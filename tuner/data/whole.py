@@ -1,132 +1,149 @@
-"""What is kept whole or left out, never cut: the count of it, its limit, and the report."""
+"""Prompts, and answers to them, which are kept whole or left out, never cut."""
 
 from __future__ import annotations
 
-import hashlib
-from array import array
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
-from tuner.console.formatting import counted
-from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker
-from tuner.data.files import Source
+from tuner.data.answer_encoder import AnswerEncoder, Answers, Asked
+from tuner.data.bad_rows import BadRow
+from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker, Tally
+from tuner.data.pipeline import Pipeline
+from tuner.data.prepared import Inputs, Preview
+from tuner.data.report import chat_facts, sequences_sha256, skipped, token_facts, warnings_of
+from tuner.data.split import Split
+from tuner.data.template import Template
 from tuner.errors import DataError, RecipeError
-from tuner.recipe.schema import DataSection
+
+WARNED = (
+    *("skipped", "ignored_columns", "dropped_too_long", "eval_dropped_too_long"),
+    *("eval_rows_also_in_train", "special_tokens_in_text", "unpaired_rows", "identical_answers"),
+    *("contradicting_pairs", "pairs_too_long", "blank_rows"),
+)
 
 
-@dataclass
-class Losses:
-    """What did not fit into `max_length` tokens.
-
-    Args:
-        rows: the rows left out.
-        longest: tokens of the longest text, fitting or not.
-        kept: supervised tokens of what is kept.
-        lost: supervised tokens of what is left out.
-        pairs: pairs left out.
-        foreign: special tokens in the rows' text.
-    """
-
-    rows: list[str] = field(default_factory=list)
-    longest: int = 0
-    kept: int = 0
-    lost: int = 0
-    pairs: int = 0
-    foreign: int = 0
+Item = TypeVar("Item", bound=Asked)
 
 
-def refuse_cuts(data: DataSection) -> None:
-    """Refuse a recipe that wants prompts or answers cut.
+class WholePipeline(Pipeline[Item]):
+    """Prepares items that stay whole: those that are too long are left out, if they are few.
+
+    Attributes:
+        what: what may be too long, for messages.
+        no_room: why no held-out item is left.
+        sampled: the model answers these prompts by itself, or scores such answers.
 
     Raises:
         RecipeError: `data.long` is truncate or split.
     """
-    if data.long in ("truncate", "split"):
-        raise RecipeError(
-            f"data.long: {data.long}, but preferences and prompts are never cut",
-            "half a prompt asks something else, and half an answer is another answer",
-            "leave data.long out (rows that do not fit are dropped, if few), or set it to error",
-        )
 
+    what: str
+    no_room: str
+    sampled = True
 
-def stop_if_too_many(
-    losses: Losses, count: int, max_length: int, what: str, room: str, long: str = "auto"
-) -> None:
-    """Raise when too many training rows do not fit.
+    def __init__(self, inputs: Inputs) -> None:
+        super().__init__(inputs)
+        if self.data.long in ("truncate", "split"):
+            raise RecipeError(
+                f"data.long: {self.data.long}, but preferences and prompts are never cut",
+                "half a prompt asks something else, and half an answer is another answer",
+                "leave data.long out (rows that do not fit are dropped, if few), or set it to "
+                "error",
+            )
 
-    Args:
-        losses: of the training rows.
-        count: how many there were.
-        max_length: tokens that fit.
-        what: what is too long, in the plural.
-        room: what to set so that all fit, or why nothing can be set.
-        long: the recipe's `data.long`.
+    @abstractmethod
+    def _example(self, item: Item, answers: Answers, tally: Tally) -> Any:
+        """The item as token ids; None if it is too long."""
 
-    Raises:
-        DataError: more than a tenth of the rows, or all; with `data.long: error` any.
-    """
-    lost = len(losses.rows)
-    if lost <= (0 if long == "error" else MAX_LOST_SHARE) * count and lost < count:
-        return
-    raise DataError(
-        f"{lost} of {count} training rows ({lost / count:.0%}) are left out: {what} longer than "
-        f"{max_length} tokens are never cut",
-        f"the longest has {losses.longest} tokens; e.g. {', '.join(losses.rows[:3])}",
-        room,
-    )
+    @abstractmethod
+    def _room(self, longest: int) -> str:
+        """What to set so that the longest item fits, or why nothing can be set."""
 
+    @abstractmethod
+    def _counts(self, train: Sequence[Any], held: Sequence[Any]) -> dict[str, Any]:
+        """The task's own part of the report."""
 
-def base_report(
-    source: Source, used: frozenset[str], maker: ExampleMaker, train: Losses, held: Losses
-) -> dict[str, Any]:
-    """Return the keys that every data report has, except the counts of what is kept."""
-    template = maker.chat_template
-    total = train.kept + train.lost
-    return {
-        **source.facts(used),
-        "skipped": [{"row": row, "reason": reason} for row, reason in source.bad.found],
-        "max_length": maker.max_length,
-        "chat_template_origin": maker.chat_template_origin,
-        "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest(),
-        "truncated_rows": 0,
-        "dropped_too_long": len(train.rows),
-        "eval_dropped_too_long": len(held.rows),
-        "supervised_tokens": train.kept,
-        "supervised_tokens_cut_share": round(train.lost / total, 6) if total else 0.0,
-        "special_tokens_in_text": train.foreign + held.foreign,
-    }
+    def _template(self, items: Sequence[Item]) -> Template:
+        """The data template by which the items are rendered."""
+        template: Template = self.fit.template
+        return template
 
+    def _examples(self, items: Split[Item]) -> tuple[list[Any], list[Any]]:
+        self.maker = ExampleMaker(self.inputs, self._template(items.train), self.max_length)
+        encoder = AnswerEncoder(self.tokenizer, self.maker, self.sampled)
+        train = self._fitting(items.train, encoder, self.maker.train)
+        held = self._fitting(items.eval, encoder, self.maker.eval)
+        self._stop_if_too_many(len(items.train))
+        if items.eval and not held:
+            raise self._empty(self.source.eval, self.no_room.format(self.max_length))
+        return train, held
 
-def base_warnings(report: dict[str, Any]) -> list[str]:
-    """Return what a reader of the report should not overlook."""
+    def _fitting(self, items: Sequence[Item], encoder: AnswerEncoder, tally: Tally) -> list[Any]:
+        kept = []
+        for item, answers in zip(items, encoder.encode(items), strict=True):
+            if isinstance(answers, BadRow):
+                self.source.bad.add(item.row, str(answers))
+                continue
+            tally.foreign += answers.foreign
+            if example := self._example(item, answers, tally):
+                kept.append(example)
+            else:
+                tally.dropped.append(item.row)
+        self.source.bad.stop_if_too_many()
+        return kept
 
-    def some(names: Sequence[str]) -> str:
-        return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    def _stop_if_too_many(self, rows: int) -> None:
+        """Refuse to leave out more than a tenth of the training rows, with `error` any."""
+        tally, error = self.maker.train, self.data.long == "error"
+        lost = len(tally.dropped)
+        if lost > (0 if error else MAX_LOST_SHARE) * rows or lost >= rows:
+            raise DataError(
+                f"{lost} of {rows} training rows ({lost / rows:.0%}) are left out: {self.what} "
+                f"longer than {self.max_length} tokens are never cut",
+                f"the longest has {tally.longest} tokens; e.g. {', '.join(tally.dropped[:3])}",
+                self._room(tally.longest),
+            )
 
-    def many(key: str, noun: str) -> str:
-        return counted(report[key], noun)
+    def _report(
+        self, items: Split[Item], train: Sequence[Any], held: Sequence[Any]
+    ) -> dict[str, Any]:
+        report = {
+            **self.source.facts(self.fit.used),
+            "skipped": skipped(self.source.bad),
+            "max_length": self.max_length,
+            **chat_facts(self.maker),
+            "truncated_rows": 0,
+            "dropped_too_long": len(self.maker.train.dropped),
+            "eval_dropped_too_long": len(self.maker.eval.dropped),
+            **token_facts(self.maker),
+            **items.facts,
+            "rows_train": len(train),
+            "rows_eval": len(held),
+            "examples_train": len(train),
+            **self._counts(train, held),
+        }
+        report["warnings"] = warnings_of(report, WARNED)
+        return report
 
-    most = report["max_length"]
-    texts = {
-        "skipped": f"{counted(len(report['skipped']), 'bad row')} left out: "
-        + some([item["row"] for item in report["skipped"]]),
-        "ignored_columns": f"columns not used: {some(report['ignored_columns'])}",
-        "dropped_too_long": f"{many('dropped_too_long', 'row')} left out: longer than {most} "
-        "tokens, and rows are never cut",
-        "eval_dropped_too_long": f"{many('eval_dropped_too_long', 'eval row')} left out: longer "
-        f"than {most} tokens",
-        "eval_rows_also_in_train": "left out of the eval split because their prompts are in train: "
-        f"{many('eval_rows_also_in_train', 'row')}",
-        "special_tokens_in_text": "special tokens in the rows' text, kept literal "
-        f"(data.special_tokens_in_text): {report['special_tokens_in_text']}",
-    }
-    return [text for key, text in texts.items() if report[key]]
+    def _tokens(self, train: Sequence[Any]) -> dict[str, Any]:
+        return {
+            "tokens": sum(example.num_tokens for example in train),
+            "longest": max(len(example.input_ids) for example in train),
+            "template": self.fit.template.name,
+            "template_origin": self.fit.origin,
+            "tokens_sha256": sequences_sha256(n for each in train for n in each.numbers),
+        }
 
-
-def sequences_sha256(sequences: Collection[Sequence[int]]) -> str:
-    """Return the sha256 over sequences of whole numbers, in order."""
-    digest = hashlib.sha256()
-    for numbers in sequences:
-        digest.update(array("q", [len(numbers), *numbers]).tobytes())
-    return digest.hexdigest()
+    def preview(self) -> tuple[list[Preview], list[str]]:
+        """Return the prompts, with their answers where the rows have them, better ones first."""
+        shown = []
+        for row in self.prepare().train:
+            prompt = (str(self.tokenizer.decode(row.prompt_ids)), False)
+            if not row.answers:
+                shown.append(Preview(row.row, [prompt], row.num_tokens, False, row.prompt_ids))
+            for number, ids in enumerate(row.answers, 1):
+                answer = (str(self.tokenizer.decode(ids[len(row.prompt_ids) :])), True)
+                name = f"{row.row}, answer {number}"
+                shown.append(Preview(name, [prompt, answer], len(ids), False, ids))
+        return shown, []

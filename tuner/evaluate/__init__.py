@@ -18,11 +18,17 @@ from tuner.machine.imports import function
 from tuner.plan.metrics import METRICS
 
 if TYPE_CHECKING:
-    from tuner.data.prepared import EvalRow
     from tuner.plan.plan import Plan
 
+# By task, for those that sample no answers.
+OBSERVE: dict[str, Callable[..., Sequence[Any]]] = {
+    "sft": likelihood.observe,
+    "reward": preference.observe,
+    "rlhf": implicit.observe,
+}
 
-def rows(plan: Plan) -> list[EvalRow]:
+
+def rows(plan: Plan) -> list[Any]:
     """Return the held-out rows that are scored."""
     return plan.prepared.eval[: plan.recipe.eval.max_rows]
 
@@ -42,19 +48,12 @@ def score(
         tick: called with (rows_done, rows_total).
         judge: the rewards of a policy that samples answers.
     """
-    observed: Sequence[Any]
-    if plan.task == "rlhf" and not plan.rlhf.draws:
-        return values(plan.metrics, implicit.observe(plan, model, tick))
-    if plan.task == "rlhf":
+    if plan.task == "rlhf" and plan.rlhf.draws:
         assert judge is not None
         earned = rollouts.observe(plan, model, judge, tick)
         return values(plan.metrics, earned) | rollouts.parts(earned)
     with _evaluating(model):
-        if plan.task == "reward":
-            held_out = plan.prepared.eval[: plan.recipe.eval.max_rows]
-            observed = _spread(preference.observe, plan, model, held_out, tick)
-            return values(plan.metrics, observed)
-        observed = _spread(likelihood.observe, plan, model, rows(plan), tick)
+        observed = _spread(OBSERVE[plan.task], plan, model, rows(plan), tick)
         if any(METRICS[name].generates for name in plan.metrics):
             answers = _spread(generation.answer, plan, model, rows(plan), tick)
             observed = [
@@ -97,15 +96,13 @@ def _evaluating(model: Any) -> Iterator[None]:
 
 def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
     """Return greedy answers to the first held-out prompts: prompt, reference, answer."""
-    if plan.task == "rlhf":
-        of_policy = rollouts.samples if plan.rlhf.draws else implicit.samples
-        return of_policy(plan, model)
+    if plan.task == "rlhf" and plan.rlhf.draws:
+        return rollouts.samples(plan, model)
     chosen = plan.prepared.eval[: plan.recipe.eval.samples]
-    if plan.task == "reward":
-        with _evaluating(model):
-            judged = preference.observe(plan, model, chosen, lambda done, total: None)
-        return [preference.sample(item) for item in judged]
     with _evaluating(model):
+        if plan.task == "reward":
+            judged = preference.observe(plan, model, chosen, lambda done, total: None)
+            return [preference.sample(item) for item in judged]
         answers = generation.answer(plan, model, chosen)
     return [
         {"prompt": row.prompt_text, "reference": row.reference, "answer": answer}

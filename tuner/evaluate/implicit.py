@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner.data.preferences import Ranking
-from tuner.evaluate import generation
 from tuner.evaluate.preference import Judged
-from tuner.machine import ranks
 from tuner.rewards.response import Response
 from tuner.tasks import rollouts
 
@@ -24,31 +22,26 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def observe(
-    plan: Plan, model: Any, tick: Callable[[int, int], None] = lambda done, total: None
+    plan: Plan, model: Any, rows: Sequence[Ranking], tick: Callable[[int, int], None]
 ) -> list[Judged]:
     """Return the held-out prompts with the implicit rewards of their answers.
 
     Args:
-        plan: has the prompts, and beta as `rlhf.kl_coefficient`.
-        model: the policy; left in evaluation mode.
+        plan: has beta as `rlhf.kl_coefficient`.
+        model: the policy.
+        rows: the prompts.
         tick: called with (prompts_done, prompts_total).
     """
-    rows: list[Ranking] = plan.prepared.eval[: plan.recipe.eval.max_rows]
-    model.eval()
-
-    def judge(own: Sequence[Ranking], told: Callable[[int, int], None]) -> list[Judged]:
-        result = list[Judged]()
-        for row in own:
-            answers = responses(row)
-            now = log_probabilities(plan, model, answers)
-            with rollouts.reference(model):
-                start = log_probabilities(plan, model, answers)
-            moved = ((now - start) * plan.rlhf.kl_coefficient).tolist()
-            result.append(Judged(row, tuple(moved)))
-            told(len(result), len(own))
-        return result
-
-    return ranks.spread(rows, judge, tick)
+    result = list[Judged]()
+    for row in rows:
+        answers = responses(row)
+        now = log_probabilities(plan, model, answers)
+        with rollouts.reference(model):
+            start = log_probabilities(plan, model, answers)
+        moved = ((now - start) * plan.rlhf.kl_coefficient).tolist()
+        result.append(Judged(row, tuple(moved)))
+        tick(len(result), len(rows))
+    return result
 
 
 def log_probabilities(plan: Plan, model: Any, answers: Sequence[Response]) -> torch.Tensor:
@@ -73,19 +66,4 @@ def responses(ranking: Ranking) -> list[Response]:
             response_ids=tuple(ids[len(prompt) :]),
         )
         for ids, text in zip(ranking.answers, ranking.texts, strict=True)
-    ]
-
-
-def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
-    """Return greedy answers to the first held-out prompts, with the preferred one of the row."""
-    chosen: list[Any] = plan.prepared.eval[: plan.recipe.eval.samples]
-    model.eval()
-    answers = generation.answer(plan, model, chosen)
-    return [
-        {
-            "prompt": row.prompt_text,
-            "reference": row.texts[row.pairs[0][0]],
-            "answer": answer,
-        }
-        for row, answer in zip(chosen, answers, strict=True)
     ]

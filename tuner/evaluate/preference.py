@@ -59,17 +59,17 @@ def sample(item: Judged) -> dict[str, str]:
 
 def loss(judged: Sequence[Judged]) -> float | None:
     """Return the mean of -log sigmoid(difference), each prompt counted once."""
-    return _mean(_mean(_softplus(-d) for d in item.differences) or 0.0 for item in judged)
+    return mean(mean(_softplus(-d) for d in item.differences) or 0.0 for item in judged)
 
 
 def accuracy(judged: Sequence[Judged]) -> float | None:
     """Return the share of pairs whose better answer scores higher; a tie counts half."""
-    return _mean(0.5 if d == 0 else float(d > 0) for d in _differences(judged))
+    return mean(0.5 if d == 0 else float(d > 0) for d in _differences(judged))
 
 
 def margin(judged: Sequence[Judged]) -> float | None:
     """Return the mean difference of the scores of a pair."""
-    return _mean(_differences(judged))
+    return mean(_differences(judged))
 
 
 def calibration_error(judged: Sequence[Judged]) -> float | None:
@@ -110,7 +110,8 @@ def _differences(judged: Sequence[Judged]) -> list[float]:
     return [difference for item in judged for difference in item.differences]
 
 
-def _mean(values: Iterable[float]) -> float | None:
+def mean(values: Iterable[float]) -> float | None:
+    """Return the mean; None of nothing."""
     known = list(values)
     return math.fsum(known) / len(known) if known else None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tuner.evaluate.preference import mean
 from tuner.machine import ranks
 from tuner.rewards.response import Response, Scores
 from tuner.tasks import rollouts
@@ -41,7 +42,7 @@ class Earned:
 
 def mean_reward(earned: Sequence[Earned]) -> float | None:
     """Return the mean reward per answer."""
-    return _mean([item.reward for item in earned])
+    return mean([item.reward for item in earned])
 
 
 def reward_ci95(earned: Sequence[Earned]) -> float | None:
@@ -56,17 +57,17 @@ def reward_ci95(earned: Sequence[Earned]) -> float | None:
 
 def kl(earned: Sequence[Earned]) -> float | None:
     """Return the mean KL per answer from the reference policy, estimated by sampling, in nats."""
-    return _mean([item.kl for item in earned])
+    return mean([item.kl for item in earned])
 
 
 def response_length(earned: Sequence[Earned]) -> float | None:
     """Return the mean tokens per answer, without stop tokens."""
-    return _mean([float(item.answer.num_tokens) for item in earned])
+    return mean([float(item.answer.num_tokens) for item in earned])
 
 
 def ended_share(earned: Sequence[Earned]) -> float | None:
     """Return the share of the answers with a stop token."""
-    return _mean([float(item.answer.ended) for item in earned])
+    return mean([float(item.answer.ended) for item in earned])
 
 
 @torch.no_grad()
@@ -140,7 +141,3 @@ def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
         {"prompt": prompt.text, "reference": prompt.reference, "answer": answer.text}
         for prompt, answer in zip(chosen, answers, strict=True)
     ]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return math.fsum(values) / len(values) if values else None

@@ -6,24 +6,25 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tuner.data import sft
 from tuner.data.chat_template import with_defaults
-from tuner.data.preferences import prepare_preferences
-from tuner.data.prompts import prepare_prompts
-from tuner.errors import DataError
+from tuner.data.preferences import PreferenceData
+from tuner.data.prepared import Inputs
+from tuner.data.prompts import PromptData
+from tuner.data.sft import SftData
 from tuner.plan import rlhf as plan_rlhf
 from tuner.plan.prompts import refuse_other_prompts
 from tuner.rewards.options import ExactAnswerRule
 
 if TYPE_CHECKING:
     from tuner.data.example import Example
+    from tuner.data.pipeline import Pipeline
     from tuner.data.prepared import Prepared
     from tuner.model.adapters.sources import Source
     from tuner.model.heads import Head
     from tuner.plan.ground import Adapted, Ground
     from tuner.plan.rlhf import Parties
     from tuner.recipe.load import LoadedRecipe
-    from tuner.recipe.schema_rlhf import RlhfSection
+    from tuner.recipe.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def read(
     Raises:
         DataError, RecipeError, ModelError: the data or a model cannot be trained with.
     """
-    prepared, ptx = prepare(base.loaded, base.tokenizer, adapted.room, base.stop_ids, base.head)
+    rows = pipeline(base.loaded, base.tokenizer, adapted.room, base.stop_ids, base.head)
+    prepared = rows.prepare()
+    ptx = _ptx(base.recipe, rows.inputs)
     if base.recipe.model.chat_template != "auto" and prepared.chat_template:
         origin = f"model.chat_template: {base.recipe.model.chat_template}"
         prepared = replace(prepared, report={**prepared.report, "chat_template_origin": origin})
@@ -71,17 +74,18 @@ def _settle_template(tokenizer: Any, prepared: Prepared, chosen: Mapping[str, An
     It is saved with the adapter and every artefact, so whoever asks sends the prompt that was
     trained.
     """
-    if prepared.plain_template is not None:
-        tokenizer.chat_template = prepared.plain_template
+    sent = prepared.sent
+    if sent.plain_template is not None:
+        tokenizer.chat_template = sent.plain_template
     elif prepared.chat_template:
-        wanted = {} if chosen is not None else prepared.chat_arguments
+        wanted = {} if chosen is not None else sent.arguments
         tokenizer.chat_template = with_defaults(prepared.chat_template, wanted)
 
 
-def prepare(
+def pipeline(
     loaded: LoadedRecipe, tokenizer: Any, room: int, stop_ids: Collection[int], head: Head
-) -> tuple[Prepared, list[Example]]:
-    """Return the data of the plan's task, and the supervised rows that PPO-ptx mixes in.
+) -> Pipeline[Any]:
+    """Return what prepares the data of the recipe's task.
 
     Args:
         loaded: the recipe.
@@ -91,45 +95,25 @@ def prepare(
         head: what the examples are for.
     """
     recipe = loaded.recipe
-    common: dict[str, Any] = {
-        "folder": loaded.folder,
-        "seed": recipe.run.seed,
-        "context_length": room,
-        "stop_ids": stop_ids,
-    }
+    rlhf, section = recipe.rlhf, recipe.data
+    inputs = Inputs(section, tokenizer, loaded.folder, recipe.run.seed, room, stop_ids)
     if loaded.task == "reward":
-        return prepare_preferences(recipe.data, tokenizer, **common, scored=True), []
-    if recipe.rlhf is not None and not recipe.rlhf.draws:
-        found = prepare_preferences(recipe.data, tokenizer, **common)
-        rows = [pair for ranking in found.train for pair in ranking.apart()]
-        return replace(found, train=rows, report={**found.report, "examples_train": len(rows)}), []
-    if recipe.rlhf is None:
-        return sft.prepare(recipe.data, tokenizer, **common, head=head.name), []
-    section = recipe.data
+        return PreferenceData(inputs)
+    if rlhf is None:
+        return SftData(inputs, head.name)
+    if not rlhf.draws:
+        return PreferenceData(inputs, apart=True)
     if recipe.ppo is not None and recipe.ppo.ptx_data is not None and section.long != "error":
         # It applies to the supervised rows then; prompts are never cut.
-        section = section.model_copy(update={"long": "auto"})
-    prompts = prepare_prompts(
-        section, tokenizer, **common, response_length=recipe.rlhf.max_new_tokens
-    )
-    _refuse_unanswered(recipe.rlhf, prompts)
-    ptx: list[Example] = []
-    if recipe.ppo is not None and recipe.ppo.ptx_data is not None:
-        section = recipe.data.model_copy(
-            update={"train": (recipe.ppo.ptx_data,), "eval": 0, "template": "auto", "columns": {}}
-        )
-        ptx = sft.prepare(section, tokenizer, **common).train
-    return prompts, ptx
+        inputs = replace(inputs, data=section.model_copy(update={"long": "auto"}))
+    references = any(isinstance(part, ExactAnswerRule) for part in rlhf.reward)
+    return PromptData(inputs, rlhf.max_new_tokens, references)
 
 
-def _refuse_unanswered(rlhf: RlhfSection, prompts: Prepared) -> None:
-    """Refuse a rule that needs reference answers where no row has one."""
-    if prompts.report["rows_with_reference"] or not any(
-        isinstance(part, ExactAnswerRule) for part in rlhf.reward
-    ):
-        return
-    raise DataError(
-        "the rule exact_answer needs reference answers",
-        "no row of data.train has an answer next to its prompt",
-        "add a column answer or completion, or remove the rule",
-    )
+def _ptx(recipe: Recipe, inputs: Inputs) -> list[Example]:
+    """The supervised rows that PPO mixes in."""
+    if recipe.ppo is None or recipe.ppo.ptx_data is None:
+        return []
+    update = {"train": (recipe.ppo.ptx_data,), "eval": 0, "template": "auto", "columns": {}}
+    section = recipe.data.model_copy(update=update)
+    return SftData(replace(inputs, data=section)).prepare().train

@@ -160,6 +160,6 @@ def _conversation(prepared: Prepared, values: Values) -> None:
     said, rows = prepared.report.get("rows_with_reasoning", 0), prepared.report["rows_train"]
     if said:
         values.set_auto("data.reasoning", "learn", f"{said} of {counted(rows, 'row')} have some")
-    if prepared.chat_arguments:
+    if prepared.sent.arguments:
         those = f"{said} of {counted(rows, 'row')} have reasoning"
-        values.set_auto("model.chat_arguments", prepared.chat_arguments, f"{those}; asked for so")
+        values.set_auto("model.chat_arguments", prepared.sent.arguments, f"{those}; asked for so")

@@ -18,11 +18,11 @@ def refuse_other_prompts(ground: Ground, prepared: Prepared) -> None:
     Raises:
         DataError: with both prompts.
     """
-    if not prepared.asked:
+    if not prepared.sent.trained:
         return
     tokenizer = ground.tokenizer
     prompts = Prompts(tokenizer, [*ground.stop_ids])
-    for each in prepared.asked:
+    for each in prepared.sent.trained:
         sent = prompts.ids(each.turns, each.tools, each.arguments)
         trained, other = (str(tokenizer.decode(ids)) for ids in (each.ids, sent))
         if trained != other:

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from tuner.data.example_maker import ExampleMaker, Pair
-from tuner.data.prepared import Asked
+from tuner.data.prepared import Trained
 from tuner.data.turn_keys import MASKED
 
 
-def asked(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[Asked]:
+def trained(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[Trained]:
     """Yield a prompt of a turn in the middle, of a last turn, and of one with tools, if there are
     such."""
     if maker.head != "language":
@@ -36,12 +36,12 @@ def asked(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[Asked]:
             what = what or "a turn in the middle"
             if what in wanted:
                 wanted.discard(what)
-                yield Asked(
+                yield Trained(
                     dialogue.row,
                     what,
                     list(dialogue.messages[:turn]),
                     dialogue.tools,
-                    maker.asked(any(maker.reasons([dialogue]))),
+                    maker.asked([dialogue]),
                     encoded.ids[:start],
                 )
 
