@@ -36,7 +36,7 @@ from tuner.console.console import Console
 from tuner.data.bad_rows import BadRow
 from tuner.errors import DataError, ModelError
 from tuner.inference import load
-from tuner.inference.chat import Chat, Settings
+from tuner.inference.chat import Chat
 from tuner.inference.engine import Inference
 from tuner.inference.prompts import Prompts
 from tuner.machine import hardware
@@ -203,10 +203,10 @@ def test_adapters_of_any_kind_answer_as_if_alone(
     base, sequence = bases(kind), kind == "t5"
     found = opened(base)
     found.stops = [511]
-    tensors = dict(found.network.named_parameters())
+    tensors = dict(found.active.network.named_parameters())
     kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
-    modules = dict(found.network.named_modules())
-    first, text = logits(found.network, sequence), found.answer([9, 30, 41], 8).text
+    modules = dict(found.active.network.named_modules())
+    first, text = logits(found.active.network, sequence), found.answer([9, 30, 41], 8).text
     folders = {name: adapter(name, kind) for name in names}
     for name, folder in folders.items():
         load.attach(found, folder, name)
@@ -218,18 +218,20 @@ def test_adapters_of_any_kind_answer_as_if_alone(
         expected[name] = logits(lone, sequence, tasks)
         further = {"task_ids": torch.tensor([0])} if tasks else {}
         answers[name] = written(lone, [9, 30, 41], **further)
-    decode = found.tokenizer.decode
+    decode = found.active.tokenizer.decode
     for name in [*names, *reversed(names)]:
         found.use(name)
-        assert found.network.active_peft_config.peft_type == types[name]
-        assert torch.equal(logits(found.network, sequence, "multi" in name), expected[name]), name
+        assert found.active.network.active_peft_config.peft_type == types[name]
+        assert torch.equal(
+            logits(found.active.network, sequence, "multi" in name), expected[name]
+        ), name
         assert not torch.equal(expected[name], first), name
         assert found.answer([9, 30, 41], 8).text == decode(answers[name]).strip(), name
         found.use(None)
-        assert torch.equal(logits(found.network, sequence), first), name
+        assert torch.equal(logits(found.active.network, sequence), first), name
         assert found.answer([9, 30, 41], 8).text == text
-    assert dict(found.network.named_modules()) == modules
-    now = dict(found.network.named_parameters())
+    assert dict(found.active.network.named_modules()) == modules
+    now = dict(found.active.network.named_parameters())
     assert all(now[name] is tensor for name, tensor in tensors.items())
     assert all(torch.equal(now[name], tensor) for name, tensor in kept.items())
 
@@ -239,15 +241,15 @@ def test_an_adapter_that_fails_to_load_leaves_everything_as_it_was(
 ) -> None:
     found = opened(bases("llama"), adapter("ia3"))
     found.use(adapter("ia3").name)
-    before = logits(found.network)
+    before = logits(found.active.network)
     broken = spoiled(adapter("lora"), tmp_path / "broken", lambda tensors: tensors.popitem())
     with pytest.raises(ModelError, match="does not fit"):
         load.attach(found, broken, "broken")
     assert list(found.adapters) == [adapter("ia3").name]
-    assert torch.equal(logits(found.network), before)
+    assert torch.equal(logits(found.active.network), before)
     load.attach(found, adapter("lora"), "lora")
     found.use("lora")
-    assert torch.equal(logits(found.network), logits(alone(bases("llama"), adapter("lora"))))
+    assert torch.equal(logits(found.active.network), logits(alone(bases("llama"), adapter("lora"))))
 
 
 class Stop(BaseException):
@@ -277,13 +279,13 @@ def test_an_answer_is_shown_as_it_is_written(bases: Callable[..., Path]) -> None
     pieces: list[str] = []
     answer = found.answer([9, 30, 41], 8, show=pieces.append)
     ids = written(alone(bases("llama"), None), [9, 30, 41])
-    assert answer.text == "".join(pieces) == found.tokenizer.decode(ids).strip()
+    assert answer.text == "".join(pieces) == found.active.tokenizer.decode(ids).strip()
     assert len(pieces) > 2
     assert (answer.stopped, answer.tokens) == ("length", 8)
     found.stops = [511, ids[3]]
     cut = ids.index(ids[3])
     answer = found.answer([9, 30, 41], 8)
-    assert answer.text == found.tokenizer.decode(ids[:cut]).strip()
+    assert answer.text == found.active.tokenizer.decode(ids[:cut]).strip()
     assert (answer.stopped, answer.tokens) == ("eos", cut)
 
 
@@ -309,7 +311,7 @@ def test_the_base_ends_where_its_configuration_says(
     shutil.copytree(bases("llama"), folder)
     config = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": [7, 8]}))
-    assert opened(folder).stops == sorted({2, 7, 8, opened(folder).tokenizer.eos_token_id})
+    assert opened(folder).stops == sorted({2, 7, 8, opened(folder).active.tokenizer.eos_token_id})
 
 
 def test_drawn_answers_follow_the_seed(bases: Callable[..., Path]) -> None:
@@ -375,7 +377,7 @@ def test_an_encoder_decoder_reads_plain_text_as_in_training(
     made = plan_make.make(recipe_load.load(recipe), hardware.detect(), output=tmp_path / "run")
     example = made.prepared.train[0]
     number = int(example.row.rpartition(":")[2]) - 1
-    prompts = Prompts(opened(bases("t5")).tokenizer, [2], plain=True)
+    prompts = Prompts(opened(bases("t5")).active.tokenizer, [2], plain=True)
     turn = {"role": "user", "content": rows(8)[number]["instruction"]}
     assert prompts.ids([turn]) == example.input_ids
 
@@ -397,8 +399,7 @@ class Shown(Console):
 
 def conversation(found: Inference, typed: str = "", **further: Any) -> tuple[Chat, Shown]:
     shown = Shown(typed)
-    prompts = Prompts(found.tokenizer, found.stops)
-    return Chat(found, prompts, Settings(6), shown, **further), shown
+    return Chat(found, shown, 6, **further), shown
 
 
 def test_the_history_reaches_the_prompt(bases: Callable[..., Path]) -> None:
@@ -411,14 +412,15 @@ def test_the_history_reaches_the_prompt(bases: Callable[..., Path]) -> None:
         {"role": "assistant", "content": first},
         {"role": "user", "content": "And notice?"},
     ]
-    assert second == found.answer(talk.prompts.ids(turns), 6).text
-    forgetful = found.answer(talk.prompts.ids(turns[:1] + turns[3:]), 6).text
+    assert second == found.answer(found.prompts_of(found.active).ids(turns), 6).text
+    forgetful = found.answer(found.prompts_of(found.active).ids(turns[:1] + turns[3:]), 6).text
     assert second != forgetful
     talk.obey("/reset")
     assert talk.say("And notice?") == forgetful
     talk.obey("/reset")
     talk.obey("/system")
-    assert talk.say("And notice?") == found.answer(talk.prompts.ids(turns[3:]), 6).text
+    prompt = found.prompts_of(found.active).ids(turns[3:])
+    assert talk.say("And notice?") == found.answer(prompt, 6).text
     talk.obey("/system Be short.")
     talk.obey("/reset")
     assert talk.say("And notice?") == forgetful
@@ -443,9 +445,9 @@ def test_the_oldest_turns_make_room(bases: Callable[..., Path]) -> None:
 
 def test_virtual_tokens_take_room(bases: Callable[..., Path], adapter: Make) -> None:
     found = opened(bases("llama"), adapter("prompt"))
-    assert found.room == 512
+    assert found.active.room == 512
     found.use(adapter("prompt").name)
-    assert found.room == 512 - OPTIONS["prompt"]["num_virtual_tokens"]
+    assert found.active.room == 512 - OPTIONS["prompt"]["num_virtual_tokens"]
 
 
 def test_commands(
@@ -464,13 +466,13 @@ def test_commands(
         == f"there is no adapter 'nope'; loaded adapters: {lora.name}, {prefix.name}"
     )
     assert "did you mean '/adapter'" in shown.warnings[1]
-    assert found.active == lora.name
+    assert found.active.name == lora.name
     assert [turn["content"] for turn in talk.turns[::2]] == ["/adapters"]
     printed = capsys.readouterr().out
     assert re.search(rf"^{lora.name} +answers", printed, re.M)
     assert "/system TEXT" in printed
     talk.obey("/base")
-    assert found.active is None
+    assert found.active.name is None
 
 
 def process(*arguments: object, typed: str, cwd: Path) -> Done:
@@ -536,9 +538,11 @@ def test_a_run_that_trained_the_whole_model(
     assert (done.returncode, done.stderr) == (0, "")
     assert done.events[0]["adapter"] is None
     found = opened(folder / "merged")
-    ids = Prompts(found.tokenizer, found.stops).ids([{"role": "user", "content": "Say number 3."}])
-    expected = until_eos(found.tokenizer, written(alone(folder / "merged", None), ids)[:6])
-    assert done.events[0]["text"] == found.tokenizer.decode(expected).strip()
+    ids = Prompts(found.active.tokenizer, found.stops).ids(
+        [{"role": "user", "content": "Say number 3."}]
+    )
+    expected = until_eos(found.active.tokenizer, written(alone(folder / "merged", None), ids)[:6])
+    assert done.events[0]["text"] == found.active.tokenizer.decode(expected).strip()
     assert done.events[0]["text"] != chat("--base", bases("llama"), "--json").events[0]["text"]
     refused = chat(folder, "--base", bases("llama"))
     assert refused.returncode == 2
@@ -599,7 +603,8 @@ def test_names_on_a_server(
     def voices(*names: object) -> dict[str, Any]:
         first, *rest = map(str, names)
         source = open_model.find(first, None, rest, hardware.detect(), "serve")
-        return name_all(open_model.load(source, Console(quiet=True)), source.name)
+        model = open_model.load(source, Console(quiet=True), own_tokenizers=True)
+        return name_all(model, source.name)
 
     assert list(voices(finished("full"))) == ["full"]
     other = tmp_path / "other"
@@ -882,20 +887,20 @@ def test_adapters_take_turns_on_a_quantized_base(
 ) -> None:
     section = ModelSection(base=str(bases("llama")), dtype="float32", quantize=quantize)  # type: ignore[arg-type]
     found = load.open_base(section, Path(), "cpu")
-    first, modules = logits(found.network), dict(found.network.named_modules())
+    first, modules = logits(found.active.network), dict(found.active.network.named_modules())
     forwards = [module.forward for module in modules.values()]
     expected = {}
     for name in ("lora", "prefix", "bottleneck"):
         lone = load.open_base(section, Path(), "cpu")
         load.attach(lone, adapter(name), name)
         lone.use(name)
-        expected[name] = logits(lone.network)
+        expected[name] = logits(lone.active.network)
         load.attach(found, adapter(name), name)
     for name in (*expected, *reversed(expected)):
         found.use(name)
-        assert torch.equal(logits(found.network), expected[name])
+        assert torch.equal(logits(found.active.network), expected[name])
         assert not torch.equal(expected[name], first)
         found.use(None)
-        assert torch.equal(logits(found.network), first)
-    assert dict(found.network.named_modules()) == modules
+        assert torch.equal(logits(found.active.network), first)
+    assert dict(found.active.network.named_modules()) == modules
     assert [module.forward for module in modules.values()] == forwards
