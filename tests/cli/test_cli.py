@@ -587,13 +587,13 @@ def test_recipes_are_listed_shown_and_copied(
     recipes.show("one")
     assert capsys.readouterr().out == (library_folder / "one.yaml").read_text()
 
-    recipes.copy("one", tmp_path / "new", Console())
+    recipes.copy("one", tmp_path / "new")
     copied = sorted(
         str(file.relative_to(tmp_path / "new")) for file in (tmp_path / "new").rglob("*")
     )
     assert copied == ["one.yaml", "samples", "samples/rows.jsonl"]
     assert load(tmp_path / "new" / "one.yaml").recipe == load(library_folder / "one.yaml").recipe
-    recipes.copy("one", tmp_path / "other" / "mine.yaml", Console())
+    recipes.copy("one", tmp_path / "other" / "mine.yaml")
     assert (tmp_path / "other" / "mine.yaml").is_file()
 
 
@@ -617,7 +617,7 @@ def test_copying_a_recipe_overwrites_nothing(
     target.parent.mkdir(parents=True)
     target.write_text("mine")
     with pytest.raises(errors.RecipeError, match="would overwrite"):
-        recipes.copy("one", tmp_path / "new", Console())
+        recipes.copy("one", tmp_path / "new")
     files = [file for file in (tmp_path / "new").rglob("*") if file.is_file()]
     assert files == [target]
     assert target.read_text() == "mine"

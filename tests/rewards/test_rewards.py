@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +20,7 @@ from tuner.recipe.dump import dump
 from tuner.recipe.load import load
 from tuner.rewards import Part, code, compose
 from tuner.rewards.constant import ConstantGuard
-from tuner.rewards.options import OPTIONS, RULE_OPTIONS, RewardPart, RewardParts, part_name
+from tuner.rewards.options import OPTIONS, RewardPart, RewardParts
 from tuner.rewards.response import Response, Scores
 from tuner.rewards.rules import MOST_CHARACTERS, RULES, num_words
 from tuner.schema.fields import Section
@@ -46,11 +46,12 @@ def read(*entries: str) -> tuple[Any, ...]:
 def rule(entry: str, *texts: str, reference: str = "") -> list[float]:
     """The scores of texts by an entry of the recipe."""
     (part,) = read(entry)
-    return RULES[part.rule](part)([response(text, reference) for text in texts])
+    return part.scorer()([response(text, reference) for text in texts])
 
 
-def test_every_rule_has_options() -> None:
-    assert set(RULES) == set(RULE_OPTIONS)
+def test_every_rule_is_called_as_its_options_say() -> None:
+    for name, options in RULES.items():
+        assert get_args(options.model_fields["rule"].annotation) == (name,)
 
 
 def test_length_falls_linearly_to_0_at_no_words_and_at_twice_the_most() -> None:
@@ -64,7 +65,7 @@ def test_length_falls_linearly_to_0_at_no_words_and_at_twice_the_most() -> None:
 def test_length_counts_tokens_on_request() -> None:
     (part,) = read("{rule: length, min: 4, max: 8, unit: tokens}")
     sizes = [response("one word", num_tokens=size) for size in (1, 4, 8, 12, 16)]
-    assert RULES["length"](part)(sizes) == [0.25, 1, 1, 0.5, 0]
+    assert part.scorer()(sizes) == [0.25, 1, 1, 0.5, 0]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_the_answers_of_gsm8k_are_right_by_themselves() -> None:
     file = Path(os.environ["TUNER_TEST_DATA"], "gsm8k", "train_sample.jsonl")
     answers = [json.loads(line)["answer"] for line in file.read_text("utf-8").splitlines()]
     (part,) = read("{rule: exact_answer}")
-    score = RULES["exact_answer"](part)
+    score = part.scorer()
     finals = [answer.rpartition("#### ")[2] for answer in answers]
     assert len(answers) == 2500
     for texts in (answers, finals, [f"so it is ${final}.00" for final in finals]):
@@ -485,7 +486,7 @@ def test_entries_are_read_by_their_key() -> None:
         "{model: runs/reward-v1.2/}",
     )
     names = ["reward", "length", "digits", "forbidden", "polite", "reward-v1", "reward-v1.2"]
-    assert [part_name(part) for part in parts] == names
+    assert [part.title for part in parts] == names
     assert [part.weight for part in parts] == [1, 0.25, -1, 1, 1, 1, 1]
     assert parts[3].words == ("bad",)
     dumped = json.loads(Rewards(reward=parts).model_dump_json())

@@ -11,7 +11,7 @@ from tuner.data.preferences import prepare_preferences
 from tuner.data.prompts import prepare_prompts
 from tuner.errors import DataError
 from tuner.plan import rlhf as plan_rlhf
-from tuner.rewards.options import ExactAnswerRule
+from tuner.rewards.rules import ExactAnswerRule
 
 if TYPE_CHECKING:
     from tuner.data.example import Example
