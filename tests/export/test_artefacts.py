@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from tests.cli.test_cli import ROOT, tuner
+from tests.cli.command import ROOT, tuner
 from tests.export.test_formats import command, exported, needs_llama
 from tests.model.test_new_tokens import TOKENS, logits, marked
 from tuner.errors import RecipeError
