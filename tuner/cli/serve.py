@@ -103,7 +103,7 @@ def serve(
             )
         listener, url = server.listen(address)
         with listener:
-            model = open_model.load(source, where, force_base=force_base)
+            model = open_model.load(source, where, force_base=force_base, own_tokenizers=True)
             names = models.name_all(model, source.name)
             running = server.Server(model, names, limits, key, where)
             running.run(listener, url, address)

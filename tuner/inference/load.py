@@ -87,6 +87,7 @@ def attach(
     name: str,
     *,
     force_base: bool = False,
+    own_tokenizer: bool = False,
     warn: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Load an adapter of an open base; it does not answer before `use`.
@@ -96,6 +97,7 @@ def attach(
         folder: peft's files.
         name: its name from now on.
         force_base: even if it was trained on another base.
+        own_tokenizer: with the tokenizer next to it even if it adds no tokens to the base's.
         warn: called with what may be wrong.
 
     Raises:
@@ -129,17 +131,17 @@ def attach(
             check_tensors(network, folder, name)
         return network
 
-    opened.add(name, folder, wrap, _own_tokenizer(opened, config, folder))
+    opened.add(name, folder, wrap, _tokenizer(opened, config, folder, own_tokenizer))
 
 
-def _own_tokenizer(opened: Inference, config: Any, folder: Path) -> Any:
-    """Load the tokenizer of an adapter that adds tokens; None for any other.
+def _tokenizer(opened: Inference, config: Any, folder: Path, own: bool) -> Any:
+    """Load the tokenizer of an adapter, if it adds tokens or `own` is true; None: the base's.
 
     Raises:
         ModelError: it does not match the rows of the adapter.
     """
     ids = model_tokenizer.trained_ids(asdict(config))
-    if not ids or not (folder / "tokenizer_config.json").is_file():
+    if not (ids or own) or not (folder / "tokenizer_config.json").is_file():
         return None
     tokenizer = model_tokenizer.tokenizer_at(opened.base, folder)
     rows = model_tokenizer.rows_for(opened.base.vocabulary_rows, ids)

@@ -103,8 +103,16 @@ def adapter(text: str) -> tuple[str, Path]:
     return given or (whole.parent if whole.name == "adapter" else whole).name, path
 
 
-def load(source: Source, console: Console, *, force_base: bool = False) -> Inference:
+def load(
+    source: Source, console: Console, *, force_base: bool = False, own_tokenizers: bool = False
+) -> Inference:
     """Open the base and put the adapters on it; the first of them answers.
+
+    Args:
+        source: what to load.
+        console: shows notes and warnings.
+        force_base: even if an adapter was trained on another base.
+        own_tokenizers: each adapter with its own tokenizer and chat template.
 
     Raises:
         TunerError: see `open_base` and `attach`.
@@ -120,7 +128,14 @@ def load(source: Source, console: Console, *, force_base: bool = False) -> Infer
     )
     for name, folder in source.adapters:
         free = free_name(name, model.adapters)
-        attach(model, folder, free, force_base=force_base, warn=console.warn)
+        attach(
+            model,
+            folder,
+            free,
+            force_base=force_base,
+            own_tokenizer=own_tokenizers,
+            warn=console.warn,
+        )
     model.use(next(iter(model.adapters), None))
     return model
 

@@ -11,7 +11,7 @@ from tuner.data.prepared import Inputs
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
 from tuner.plan import rlhf as plan_rlhf
-from tuner.rewards.options import ExactAnswerRule
+from tuner.rewards.rules import ExactAnswerRule
 
 if TYPE_CHECKING:
     from tuner.data.example import Example
