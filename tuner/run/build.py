@@ -23,7 +23,7 @@ from tuner.model.transformers_errors import quiet_libraries, told
 from tuner.model.weights import open_weights
 from tuner.run import start_lora, start_prompt
 from tuner.tasks import TASKS, sharding
-from tuner.tasks.trained import Trained
+from tuner.tasks.trained import Trained, trainable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -219,10 +219,6 @@ def gather(plan: Plan, trained: Trained) -> Plan:
 def set_stage(plan: Plan, model: Any, stage: Stage) -> None:
     if not plan.method.adapter:
         full.set_trainable(model, stage.train)
-
-
-def trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
-    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
 def unmoved(plan: Plan, trained: Trained) -> list[str]:

@@ -17,7 +17,8 @@ from tuner.errors import ResourceError, first_line
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
-    from tuner.tasks.watch import Watch
+    from tuner.record.run_folder import RunFolder
+    from tuner.tasks.leg import Reporter, Step
 
 RECORD = "out_of_memory"
 
@@ -59,20 +60,23 @@ def as_found(plan: Plan, record: Mapping[str, Any]) -> Plan:
     return resized(plan, int(found[-1]["to"])) or plan
 
 
-def shrink(plan: Plan, error: BaseException, watch: Watch) -> Plan:
+def shrink(
+    plan: Plan, error: BaseException, current: Step, folder: RunFolder, reporter: Reporter
+) -> Plan:
     """Return the plan to repeat a step with: half the rows per forward pass.
 
     Args:
         plan: the one that ran out of memory.
         error: the error that was raised.
-        watch: knows the unfinished step, and whether its update had begun.
+        current: the unfinished step.
+        folder: its record gets the new size.
+        reporter: shows it.
 
     Raises:
         ResourceError: one row per forward pass is too much; or the step cannot be repeated, since
             its update had begun or other processes take part.
     """
-    size, step, reason = plan.micro_batch_size, watch.number + 1, first_line(error)
-    folder = watch.folder
+    size, step, reason = plan.micro_batch_size, current.number + 1, first_line(error)
     smaller = resized(plan, size // 2)
     if smaller is None:
         raise _nothing_fits(plan, step, reason) from error
@@ -87,7 +91,7 @@ def shrink(plan: Plan, error: BaseException, watch: Watch) -> Plan:
         ) from error
     found = {"step": step, "from": size, "to": now, "error": reason}
     folder.update(**{RECORD: [*(folder.record.get(RECORD) or []), found]})
-    if watch.updating:
+    if current.updating:
         raise ResourceError(
             "training ran out of memory",
             f"step {step}, train.micro_batch_size {size}: {reason}; its update had begun",
@@ -98,7 +102,7 @@ def shrink(plan: Plan, error: BaseException, watch: Watch) -> Plan:
         f"instead of {size}, the update stays the same"
     )
     log.warning(text)
-    watch.reporter.warn(text)
+    reporter.warn(text)
     return smaller
 
 

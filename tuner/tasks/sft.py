@@ -19,6 +19,8 @@ from tuner.machine import ranks
 from tuner.methods.full import StagedOptions
 from tuner.model.kernels.cross_entropy import cross_entropies
 from tuner.tasks import sharding
+from tuner.tasks.callbacks import LossCallback
+from tuner.tasks.step_loss import StepLoss
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
@@ -88,15 +90,15 @@ def on_trainer(
         batch,
         grouped=not plan.packing,
     )
-    leg.watch.begin(leg.stage, leg.first, stream, order.start)
+    step_loss = StepLoss(leg, stream, loss)
     world = plan.devices.world
     built = Trainer(
         model=sharding.Front(model) if plan.devices.sharded else model,
         args=arguments(plan, leg.steps),
         train_dataset=stream if world == 1 else Dealt(stream, plan.micro_batch_size, world),
         data_collator=collate,
-        compute_loss_func=leg.watch.loss(loss),
-        callbacks=[leg.watch],
+        compute_loss_func=step_loss,
+        callbacks=[LossCallback(step_loss)],
         optimizers=(leg.optimizer, leg.schedule),
     )
     built.remove_callback(PrinterCallback)

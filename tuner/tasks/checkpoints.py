@@ -1,0 +1,60 @@
+"""The checkpoints of a leg, and the step after which it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tuner.machine import ranks
+from tuner.record import checkpoint
+
+if TYPE_CHECKING:
+    from tuner.tasks.leg import Leg
+
+# Returns what a task's next step depends on besides weights and optimizer, as JSON.
+TaskState = Callable[[], dict[str, Any]]
+
+
+def end_step(leg: Leg, task_state: TaskState) -> bool:
+    """Seal a checkpoint if one is due after the current step; return whether to end here.
+
+    A signal to one process ends all of them after the same step.
+
+    Raises:
+        TrainingError: the processes no longer train the same tensors.
+    """
+    step = leg.step.number + 1
+    agreed = ranks.largest(leg.stop.requested or 0)
+    if agreed and leg.stop.requested is None:
+        leg.stop.requested = agreed
+    last = step == leg.stage.stop
+    if last or step % leg.plan.recipe.train.save_steps == 0 or agreed:
+        _seal(leg, step, task_state)
+        # A signal that came meanwhile need not wait for another step.
+        agreed = ranks.largest(leg.stop.requested or 0)
+    return bool(agreed)
+
+
+def _seal(leg: Leg, step: int, task_state: TaskState) -> None:
+    """Write checkpoint `step`; the metrics up to it are on the disk before."""
+    plan = leg.plan
+    ranks.check_replicas(leg.parameters, f"after step {step}")
+    if ranks.place().main:
+        leg.folder.sync_metrics()
+        checkpoint.save(
+            leg.folder.checkpoints,
+            step,
+            dict(leg.parameters),
+            leg.optimizer,
+            leg.schedule,
+            {
+                "stage": plan.stages.index(leg.stage),
+                "window": leg.window,
+                "method": plan.method.hooks.state(leg.trained.model),
+                "task": task_state(),
+                "identity": plan.identity(),
+                "processes": plan.devices.world,
+            },
+        )
+    # A process that ends before the checkpoint is sealed would count as failed.
+    ranks.share(step)
