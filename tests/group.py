@@ -31,14 +31,14 @@ from tuner import cli
 from tuner.data.collate import Collator
 from tuner.errors import DataError
 from tuner.run import build as run_build
-from tuner.tasks import gradients, step_loss
+from tuner.tasks import callbacks, gradients
 
 _WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 PATIENCE = 60.0
 
 
 def _not_finite() -> None:
-    true = step_loss.StepLoss.__call__
+    true = callbacks.StepLoss.__call__
 
     def broken(self: Any, *args: Any, **kwargs: Any) -> Any:
         value = true(self, *args, **kwargs)
@@ -47,7 +47,7 @@ def _not_finite() -> None:
             return value * math.nan
         return value
 
-    step_loss.StepLoss.__call__ = broken  # type: ignore[method-assign]
+    callbacks.StepLoss.__call__ = broken  # type: ignore[method-assign]
 
 
 def _bad_rows() -> None:

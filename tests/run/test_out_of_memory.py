@@ -27,8 +27,8 @@ from tuner.record.run_folder import RunFolder
 from tuner.run import build, out_of_memory, spine
 from tuner.run import resume as training
 from tuner.tasks import gradients, rollouts
+from tuner.tasks.callbacks import StepLoss
 from tuner.tasks.leg import Leg, Step
-from tuner.tasks.step_loss import StepLoss
 
 CPU = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from tuner.methods.options import Setting
 from tuner.model.heads import family
 from tuner.plan import (
     contradictions,
+    costs,
     data,
     decide,
     devices,
@@ -77,7 +79,7 @@ def make(
     trained = footprint.shape.trainable
     warnings = facts.warnings(recipe, rows.prepared, base.layers, trained, base.base)
     warnings += new_tokens.doubts(recipe, base.new_ids, base.base, rows.prepared)
-    return Plan(
+    plan = Plan(
         verb=loaded.verb,
         task=loaded.task,
         loaded=loaded,
@@ -112,6 +114,7 @@ def make(
         shape=footprint.shape,
         new_token_ids=base.new_ids,
     )
+    return replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
 
 
 def _decide(

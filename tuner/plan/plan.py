@@ -18,9 +18,7 @@ from tuner.methods.prompts import MultitaskOptions
 from tuner.model import tokenizer as vocabulary
 from tuner.model.base import Base
 from tuner.model.heads import Head
-from tuner.plan import (
-    decide,
-)
+from tuner.plan import decide
 from tuner.plan.devices import Devices
 from tuner.plan.memory import estimate
 from tuner.plan.rlhf import Parties
@@ -30,6 +28,8 @@ from tuner.recipe.schema import Recipe
 from tuner.recipe.schema_rlhf import PpoSection, RlhfSection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from tuner.data.example import Example
     from tuner.recipe.load import LoadedRecipe
 
@@ -83,11 +83,11 @@ class Plan:
     metrics: tuple[str, ...]
     formats: tuple[str, ...]
     shape: estimate.Shape
-    values: dict[str, PlanValue]
-    facts: dict[str, dict[str, Any]]
-    warnings: list[str] = field(default_factory=list)
+    values: Mapping[str, PlanValue]
+    facts: Mapping[str, Mapping[str, Any]]
+    warnings: Sequence[str] = ()
     parties: Parties = field(default_factory=Parties)
-    ptx: list[Example] = field(default_factory=list)
+    ptx: Sequence[Example] = ()
     devices: Devices = field(default_factory=Devices)
     new_token_ids: tuple[int, ...] = ()
 
@@ -110,6 +110,11 @@ class Plan:
     def ppo(self) -> PpoSection:
         """The section of a recipe whose algorithm is ppo."""
         return self.recipe.ppo or PpoSection()
+
+    @property
+    def draws(self) -> bool:
+        """Whether a step samples answers, so that its tokens are not known in advance."""
+        return self.task == "rlhf" and self.rlhf.draws
 
     @property
     def vocabulary_rows(self) -> int:
@@ -181,5 +186,5 @@ class Plan:
                 for key, item in self.values.items()
             },
             **self.facts,
-            "warnings": self.warnings,
+            "warnings": list(self.warnings),
         }

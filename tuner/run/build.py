@@ -234,7 +234,7 @@ def unmoved(plan: Plan, trained: Trained) -> list[str]:
     if len(still) < len(trained.start):
         return still
     why, fix = "", "check train.learning_rate and that the data has supervised tokens"
-    if plan.task == "rlhf" and plan.rlhf.draws:
+    if plan.draws:
         why = "; if all answers to a prompt get the same reward, there is nothing to learn from"
         fix = (
             "check reward in metrics.jsonl; use rewards that differ between answers, or more steps"

@@ -30,13 +30,9 @@ from tuner.tasks.leg import Leg, Reporter
 from tuner.tasks.trained import Trained, trainable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tuner.console.console import Console
-    from tuner.machine.signals import StopRequest
     from tuner.plan.plan import Plan
     from tuner.record.checkpoint import Checkpoint
-    from tuner.record.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 

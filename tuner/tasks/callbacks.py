@@ -6,18 +6,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from tuner.data.order import micro_batches
 from tuner.errors import TrainingError
-from tuner.tasks import checkpoints, gradients, step_log
+from tuner.machine import ranks
+from tuner.tasks import gradients, step_end
 from tuner.tasks.leg import EMPTY
 
 if TYPE_CHECKING:
     from tuner.data.example import Example
     from tuner.data.order import Stream
-    from tuner.tasks.checkpoints import TaskState
     from tuner.tasks.leg import Leg
-    from tuner.tasks.step_loss import StepLoss
+    from tuner.tasks.step_end import TaskState
 
 # A step's metrics for the log, from those of trl.
 Figures = Callable[[Mapping[str, float]], dict[str, Any]]
@@ -45,7 +47,10 @@ class StepCallback(TrainerCallback):
         return self.stream.step(self.leg.step.number - self.leg.first)
 
     def clip(self, loss: float = 0.0) -> None:
-        """Clip, and stop before the optimizer takes a step that is not finite."""
+        """Clip, and stop before the optimizer takes a step that is not finite.
+
+        Gradients of zero are no error here: equal rewards at the start give none.
+        """
         self.update = {
             "grad_norm": gradients.clip(self.leg, self.rows, loss),
             "learning_rate": float(self.leg.schedule.get_last_lr()[0]),
@@ -59,12 +64,56 @@ class StepCallback(TrainerCallback):
         number = self.leg.first + state.global_step
         self.leg.step.begin(number, self.leg.plan.step_seed(number), self.task_state())
 
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Clip."""
+        self.clip()
+
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Call the method's hook after an update, while the gradients are still there."""
         leg = self.leg
         leg.plan.method.hooks.after_update(leg.trained.model, leg.step.number + 1)
+
+
+class StepLoss:
+    """A loss function that adds up what it returns over the micro-batches of a step.
+
+    Args:
+        leg: the steps.
+        stream: their rows.
+        function: of (outputs, labels, num_items_in_batch).
+    """
+
+    def __init__(self, leg: Leg, stream: Stream, function: Callable[..., torch.Tensor]) -> None:
+        self.leg = leg
+        self.stream = stream
+        self.function = function
+        self.penalty = leg.plan.method.hooks.penalty(leg.trained.model, leg.plan.recipe.method)
+        self.parts: list[torch.Tensor] = []
+
+    def __call__(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Return the loss of a micro-batch, with its share of the method's penalty."""
+        loss = self.function(outputs, labels, num_items_in_batch=num_items_in_batch)
+        # A copy: the Trainer multiplies the loss by the number of processes, in place.
+        self.parts.append(loss.detach().clone())
+        if self.penalty is not None:
+            # Once per step, whatever the number of its micro-batches.
+            loss = loss + self.penalty() / self.micro_batches()
+        return loss
+
+    def micro_batches(self) -> int:
+        """Return the micro-batches of the current step; the last of a stage may have fewer."""
+        plan, rows = self.leg.plan, self.stream.step(self.leg.step.number - self.leg.first)
+        return micro_batches(len(rows), plan.micro_batch_size, plan.devices.world)
+
+    def total(self) -> float:
+        """Return the loss of the step over all processes, and start the next one."""
+        (total,) = ranks.total([float(sum(self.parts))])
+        self.parts.clear()
+        return total
 
 
 class LossCallback(StepCallback):
@@ -114,9 +163,9 @@ class LossCallback(StepCallback):
             metrics["stage"] = leg.plan.stages.index(leg.stage) + 1
         shown = {key: metrics[key] for key in ("loss", "grad_norm", "learning_rate")}
         speed = round(metrics["tokens"] / metrics["seconds"])
-        if step_log.write(leg, metrics, {**shown, "tokens_per_second": speed}):
+        if step_end.log(leg, metrics, {**shown, "tokens_per_second": speed}):
             window.update(EMPTY)
-        control.should_training_stop |= checkpoints.end_step(leg, self.task_state)
+        control.should_training_stop |= step_end.seal_if_due(leg, self.task_state)
 
 
 class TrlCallback(StepCallback):
@@ -145,15 +194,6 @@ class TrlCallback(StepCallback):
         self.figures = figures
         self.shown = shown
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Clip, and stop before the optimizer takes a step that is not finite.
-
-        Gradients of zero are no error here: equal rewards at the start give none.
-        """
-        self.clip()
-
     def on_log(
         self,
         args: TrainingArguments,
@@ -173,5 +213,5 @@ class TrlCallback(StepCallback):
             **self.update,
             "seconds": time.perf_counter() - self.leg.step.started,
         }
-        step_log.write(self.leg, metrics, {name: metrics[name] for name in self.shown})
-        control.should_training_stop |= checkpoints.end_step(self.leg, self.task_state)
+        step_end.log(self.leg, metrics, {name: metrics[name] for name in self.shown})
+        control.should_training_stop |= step_end.seal_if_due(self.leg, self.task_state)

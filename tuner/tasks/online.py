@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from tuner.data.order import Stream
 from tuner.machine import ranks
 from tuner.rewards.response import Response, Scores
-from tuner.tasks import rollouts, step_log, trl_lending
+from tuner.tasks import rollouts, step_end, trl_lending
 from tuner.tasks.callbacks import TrlCallback
 from tuner.tasks.collapse import Collapse
 from tuner.tasks.trl_lending import Lent
@@ -147,30 +147,17 @@ class Online:
         scores = ranks.by_first(lambda: self.judge(answers))
         self.answers, self.scores = answers, scores
         self.collapse.refuse_constant(scores)
-        penalty = self.plan.rlhf.missing_eos_penalty
-        earned = [
-            score - (0.0 if answer.ended else penalty)
-            for score, answer in zip(scores.total, answers, strict=True)
-        ]
-        return earned[mine]
+        return rollouts.priced(self.plan, answers, scores.total)[mine]
 
     def figures(self, logs: Mapping[str, float]) -> dict[str, Any]:
         """Return the metrics of a step, log samples when due, and stop a collapsed policy."""
-        answers, count = self.answers, len(self.answers)
-        length = sum(len(answer.response_ids) for answer in answers) / count
+        found = rollouts.figures(self.answers, self.scores)
         # trl reports the mean per token, and nothing if rlhf.kl_coefficient is 0.
-        kl = float(logs.get("kl", 0.0)) * length
-        self.collapse.refuse(answers, kl)
-        step_log.samples(self.leg, answers, self.scores)
-        return {
-            "reward": sum(self.scores.total) / count,
-            **{f"reward_{name}": sum(v) / count for name, v in self.scores.parts.items()},
-            "kl": kl,
-            **{ours: logs[theirs] for theirs, ours in _FIGURES.items() if theirs in logs},
-            "length": length,
-            "ended": sum(answer.ended for answer in answers) / count,
-            "tokens": round(length * count) + sum(len(answer.prompt_ids) for answer in answers),
-        }
+        kl = float(logs.get("kl", 0.0)) * found["length"]
+        self.collapse.refuse(self.answers, kl)
+        step_end.samples(self.leg, self.answers, self.scores)
+        of_trl = {ours: logs[theirs] for theirs, ours in _FIGURES.items() if theirs in logs}
+        return {**found, "kl": kl, **of_trl}
 
 
 def _of_all(mine: Sequence[Item]) -> list[Item]:

@@ -20,7 +20,7 @@ import torch
 from tuner.data.order import position
 from tuner.machine import ranks
 from tuner.rewards.response import Response, Scores
-from tuner.tasks import checkpoints, rollouts, step_log
+from tuner.tasks import rollouts, step_end
 from tuner.tasks.collapse import Collapse
 from tuner.tasks.ppo_math import (
     ESTIMATORS,
@@ -73,7 +73,7 @@ class Ppo:
             metrics = self.updates.learn(rollout, number)
             leg.schedule.step()
             self.record(rollout, metrics)
-            if checkpoints.end_step(leg, self.state):
+            if step_end.seal_if_due(leg, self.state):
                 return
 
     def collect(self, number: int) -> Rollout:
@@ -130,34 +130,23 @@ class Ppo:
         if options.score_clip is not None:
             most = options.score_clip
             total = [min(max(score, -most), most) for score in total]
-        penalty = self.plan.rlhf.missing_eos_penalty
-        return torch.tensor(
-            [
-                score - (0.0 if answer.ended else penalty)
-                for score, answer in zip(total, answers, strict=True)
-            ]
-        )
+        return torch.tensor(rollouts.priced(self.plan, answers, total))
 
     def record(self, rollout: Rollout, learned: Mapping[str, float]) -> None:
         """Log the metrics of a step, and samples when due."""
-        answers, tokens = rollout.answers, len(rollout.old)
-        log_ratio = rollout.old - rollout.reference
-        kl = float(log_ratio.sum()) / len(answers)
+        answers = rollout.answers
+        kl = float((rollout.old - rollout.reference).sum()) / len(answers)
         left = rollout.returns - rollout.values
         variance = float(rollout.returns.var(correction=0))
         metrics: dict[str, Any] = {
             "loss": learned["policy_loss"] + self.options.value_coefficient * learned["value_loss"],
-            "reward": sum(rollout.scores.total) / len(answers),
-            **{f"reward_{name}": sum(v) / len(v) for name, v in rollout.scores.parts.items()},
+            **rollouts.figures(answers, rollout.scores),
             "kl": kl,
             "kl_k3": float(kl_k3(rollout.old, rollout.reference).sum()) / len(answers),
             "kl_coefficient": self.coefficient,
             "entropy": float(rollout.entropy.mean()),
             "explained_variance": 1 - float(left.var(correction=0)) / variance if variance else 0.0,
-            "length": tokens / len(answers),
-            "ended": sum(answer.ended for answer in answers) / len(answers),
             "learning_rate": float(self.leg.schedule.get_last_lr()[0]),
-            "tokens": tokens + sum(len(answer.prompt_ids) for answer in answers),
             "seconds": time.perf_counter() - self.leg.step.started,
             **learned,
         }
@@ -166,5 +155,5 @@ class Ppo:
                 self.coefficient, kl, self.options.kl_target, len(answers), self.options.kl_horizon
             )
         shown = ("reward", "kl", "length", "ended", "explained_variance", "seconds")
-        step_log.write(self.leg, metrics, {name: metrics[name] for name in shown})
-        step_log.samples(self.leg, answers, rollout.scores)
+        step_end.log(self.leg, metrics, {name: metrics[name] for name in shown})
+        step_end.samples(self.leg, answers, rollout.scores)

@@ -19,8 +19,7 @@ from tuner.machine import ranks
 from tuner.methods.full import StagedOptions
 from tuner.model.kernels.cross_entropy import cross_entropies
 from tuner.tasks import sharding
-from tuner.tasks.callbacks import LossCallback
-from tuner.tasks.step_loss import StepLoss
+from tuner.tasks.callbacks import LossCallback, StepLoss
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
