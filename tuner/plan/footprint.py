@@ -69,12 +69,6 @@ class Footprint:
         micro, again = split.split(base, decided, held, quantized, machine, values)
         return cls(base, decided, shape, held, quantized, micro, again)
 
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches of a step in one process."""
-        batch = self.base.recipe.train.batch_size
-        return self.decided.processes.accumulation(batch, self.micro_batch_size)
-
     def on_gpus(self) -> dict[str, str]:
         """Return which settings fit GPUs of common sizes."""
         possible = split.recomputable(self.base.method, self.decided.packing)

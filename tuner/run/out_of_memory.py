@@ -46,10 +46,7 @@ def resized(plan: Plan, most: int) -> Plan | None:
     filled_up = world > 1 and plan.recipe.rlhf is None
     sizes = (size for size in range(most, 0, -1) if filled_up or batch % (size * world) == 0)
     size = next(sizes, None)
-    if size is None:
-        return None
-    accumulation = plan.devices.accumulation(batch, size)
-    return replace(plan, micro_batch_size=size, gradient_accumulation_steps=accumulation)
+    return None if size is None else replace(plan, micro_batch_size=size)
 
 
 def as_found(plan: Plan, record: Mapping[str, Any]) -> Plan:

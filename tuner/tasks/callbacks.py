@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tuner.data.example import Example
     from tuner.data.order import Stream
     from tuner.tasks.leg import Leg
-    from tuner.tasks.step_end import TaskState
 
 # A step's metrics for the log, from those of trl.
 Figures = Callable[[Mapping[str, float]], dict[str, Any]]
@@ -31,13 +30,11 @@ class StepCallback(TrainerCallback):
     Args:
         leg: the steps.
         stream: their rows.
-        task_state: returns the task's state, for checkpoints.
     """
 
-    def __init__(self, leg: Leg, stream: Stream, task_state: TaskState = dict) -> None:
+    def __init__(self, leg: Leg, stream: Stream) -> None:
         self.leg = leg
         self.stream = stream
-        self.task_state = task_state
         # Metrics of the update of the current step.
         self.update: dict[str, float] = {}
 
@@ -61,8 +58,7 @@ class StepCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Seed the step."""
-        number = self.leg.first + state.global_step
-        self.leg.step.begin(number, self.leg.plan.step_seed(number), self.task_state())
+        self.leg.begin_step(self.leg.first + state.global_step)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -165,7 +161,7 @@ class LossCallback(StepCallback):
         speed = round(metrics["tokens"] / metrics["seconds"])
         if step_end.log(leg, metrics, {**shown, "tokens_per_second": speed}):
             window.update(EMPTY)
-        control.should_training_stop |= step_end.seal_if_due(leg, self.task_state)
+        control.should_training_stop |= step_end.seal_if_due(leg)
 
 
 class TrlCallback(StepCallback):
@@ -179,18 +175,10 @@ class TrlCallback(StepCallback):
         stream: their rows.
         figures: makes the metrics of a step, and may stop the run with an error.
         shown: which metrics are shown on the terminal.
-        task_state: returns the task's state, for checkpoints.
     """
 
-    def __init__(
-        self,
-        leg: Leg,
-        stream: Stream,
-        figures: Figures,
-        shown: Sequence[str],
-        task_state: TaskState = dict,
-    ) -> None:
-        super().__init__(leg, stream, task_state)
+    def __init__(self, leg: Leg, stream: Stream, figures: Figures, shown: Sequence[str]) -> None:
+        super().__init__(leg, stream)
         self.figures = figures
         self.shown = shown
 
@@ -214,4 +202,4 @@ class TrlCallback(StepCallback):
             "seconds": time.perf_counter() - self.leg.step.started,
         }
         step_end.log(self.leg, metrics, {name: metrics[name] for name in self.shown})
-        control.should_training_stop |= step_end.seal_if_due(self.leg, self.task_state)
+        control.should_training_stop |= step_end.seal_if_due(self.leg)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,13 +43,9 @@ class Reporter(Protocol):
 class Step:
     """The step that runs now; out of memory, it is repeated from here.
 
-    Randomness within a step (dropout) is a pure function of the run's seed and the step's number,
-    so a checkpoint holds no generator state and a resumed step gets the numbers of the
-    uninterrupted one.
-
     Attributes:
         number: from 0.
-        task_state: the task's state before it, as JSON.
+        task_state: the task's state before it.
         updating: whether its update has begun: it cannot be repeated.
         started: when it began.
     """
@@ -58,13 +54,6 @@ class Step:
     task_state: Mapping[str, Any] = field(default_factory=dict)
     updating: bool = False
     started: float = field(default_factory=time.perf_counter)
-
-    def begin(self, number: int, seed: int, task_state: Mapping[str, Any]) -> None:
-        """Begin another step, with its own seed."""
-        self.number, self.task_state, self.updating = number, task_state, False
-        # Rows of different ranks do not share their dropout.
-        torch.manual_seed(seed + (ranks.place().rank << 32))
-        self.started = time.perf_counter()
 
 
 @dataclass(frozen=True)
@@ -84,6 +73,8 @@ class Leg:
         reporter: shows what happens.
         step: the step that runs now; before the first one, that one.
         window: sums over the steps since the last line of metrics.
+        task_state: returns what the next step depends on besides weights and optimizer, as JSON;
+            set by the task.
     """
 
     plan: Plan
@@ -98,11 +89,25 @@ class Leg:
     reporter: Reporter
     step: Step
     window: dict[str, float]
+    task_state: Callable[[], dict[str, Any]] = dict
 
     @property
     def steps(self) -> int:
         """Return the number of steps still to run."""
         return self.stage.stop - self.first
+
+    def begin_step(self, number: int) -> None:
+        """Begin step `number`, from 0, of the run.
+
+        Randomness within a step (dropout) is a pure function of the run's seed and the step's
+        number, so a checkpoint holds no generator state and a resumed step gets the numbers of the
+        uninterrupted one.
+        """
+        step = self.step
+        step.number, step.task_state, step.updating = number, self.task_state(), False
+        # Rows of different ranks do not share their dropout.
+        torch.manual_seed(self.plan.step_seed(number) + (ranks.place().rank << 32))
+        step.started = time.perf_counter()
 
     def repeated(self, plan: Plan) -> Leg:
         """Return the steps from the current one on, by another plan."""

@@ -8,6 +8,7 @@ update, so that it depends only on the weights, the optimizer and its own seed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
@@ -77,8 +78,9 @@ class Online:
 
     def __init__(self, leg: Leg) -> None:
         plan = leg.plan
-        self.leg, self.plan, self.judge = leg, plan, leg.trained.judge
         self.collapse = Collapse(leg)
+        self.leg = replace(leg, task_state=self.collapse.state)
+        self.plan, self.judge = plan, leg.trained.judge
         count = plan.recipe.train.batch_size // plan.rlhf.copies
         place, end = leg.first * count, leg.stage.stop * count
         prompts, seed = plan.prepared.train, plan.recipe.run.seed
@@ -119,7 +121,7 @@ class Online:
             "reward_funcs": self.reward,
             "train_dataset": Dataset.from_dict({"prompt": [str(n) for n in self.stream.places]}),
             "processing_class": PromptTokens(plan.tokenizer, prompts),
-            "callbacks": [TrlCallback(leg, self.stream, self.figures, SHOWN, self.collapse.state)],
+            "callbacks": [TrlCallback(leg, self.stream, self.figures, SHOWN)],
             "optimizers": (leg.optimizer, leg.schedule),
         }
         kinds: tuple[Any, Any] = (RLOOTrainer, RLOOConfig)

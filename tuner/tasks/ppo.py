@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,7 +43,8 @@ class Ppo:
 
     def __init__(self, leg: Leg) -> None:
         plan, task_state = leg.plan, leg.step.task_state
-        self.leg, self.plan, self.options = leg, plan, plan.ppo
+        self.leg = replace(leg, task_state=self.state)
+        self.plan, self.options = plan, plan.ppo
         self.model, self.judge = leg.trained.model, leg.trained.judge
         self.updates = Updates(leg)
         self.coefficient = float(task_state.get("coefficient", plan.rlhf.kl_coefficient))
@@ -68,12 +70,12 @@ class Ppo:
         self.model.eval()
         leg = self.leg
         for number in range(leg.first, leg.stage.stop):
-            leg.step.begin(number, self.plan.step_seed(number), self.state())
+            leg.begin_step(number)
             rollout = self.collect(number)
             metrics = self.updates.learn(rollout, number)
             leg.schedule.step()
             self.record(rollout, metrics)
-            if step_end.seal_if_due(leg, self.state):
+            if step_end.seal_if_due(leg):
                 return
 
     def collect(self, number: int) -> Rollout:

@@ -93,7 +93,7 @@ def on_trainer(
     world = plan.devices.world
     built = Trainer(
         model=sharding.Front(model) if plan.devices.sharded else model,
-        args=arguments(plan, leg.steps),
+        args=TrainingArguments(**settings(plan, leg.steps)),
         train_dataset=stream if world == 1 else Dealt(stream, plan.micro_batch_size, world),
         data_collator=collate,
         compute_loss_func=step_loss,
@@ -106,13 +106,8 @@ def on_trainer(
     return built
 
 
-def arguments(plan: Plan, steps: int) -> TrainingArguments:
-    """Return TrainingArguments for `steps` steps, with all of its saving and logging off."""
-    return TrainingArguments(**settings(plan, steps))
-
-
 def settings(plan: Plan, steps: int) -> dict[str, Any]:
-    """Return the fields of TrainingArguments for the trainer of any task."""
+    """Return the fields of TrainingArguments for any task, with saving and logging off."""
     return {
         "output_dir": str(plan.output),
         "max_steps": steps,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuner.machine import ranks
@@ -11,9 +11,6 @@ from tuner.record import checkpoint
 if TYPE_CHECKING:
     from tuner.rewards.response import Response, Scores
     from tuner.tasks.leg import Leg
-
-# Returns what a task's next step depends on besides weights and optimizer, as JSON.
-TaskState = Callable[[], dict[str, Any]]
 
 
 def log(leg: Leg, metrics: Mapping[str, Any], shown: Mapping[str, Any]) -> bool:
@@ -53,7 +50,7 @@ def samples(leg: Leg, answers: Sequence[Response], scores: Scores) -> None:
     leg.reporter.note(f"step {step}, reward {scores.total[0]:.2f}: {first}")
 
 
-def seal_if_due(leg: Leg, task_state: TaskState) -> bool:
+def seal_if_due(leg: Leg) -> bool:
     """Seal a checkpoint if one is due after the current step; return whether to end here.
 
     A signal to one process ends all of them after the same step.
@@ -67,13 +64,13 @@ def seal_if_due(leg: Leg, task_state: TaskState) -> bool:
         leg.stop.requested = agreed
     last = step == leg.stage.stop
     if last or step % leg.plan.recipe.train.save_steps == 0 or agreed:
-        _seal(leg, step, task_state)
+        _seal(leg, step)
         # A signal that came meanwhile need not wait for another step.
         agreed = ranks.largest(leg.stop.requested or 0)
     return bool(agreed)
 
 
-def _seal(leg: Leg, step: int, task_state: TaskState) -> None:
+def _seal(leg: Leg, step: int) -> None:
     """Write checkpoint `step`; the metrics up to it are on the disk before."""
     plan = leg.plan
     ranks.check_replicas(leg.parameters, f"after step {step}")
@@ -89,7 +86,7 @@ def _seal(leg: Leg, step: int, task_state: TaskState) -> None:
                 "stage": plan.stages.index(leg.stage),
                 "window": leg.window,
                 "method": plan.method.hooks.state(leg.trained.model),
-                "task": task_state(),
+                "task": leg.task_state(),
                 "identity": plan.identity(),
                 "processes": plan.devices.world,
             },
