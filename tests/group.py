@@ -19,7 +19,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +31,23 @@ from tuner import cli
 from tuner.data.collate import Collator
 from tuner.errors import DataError
 from tuner.run import build as run_build
-from tuner.tasks import watch
+from tuner.tasks import callbacks, gradients
 
 _WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 PATIENCE = 60.0
 
 
 def _not_finite() -> None:
-    true = watch.Watch.loss
+    true = callbacks.StepLoss.__call__
 
-    def broken(self: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-        measured = true(self, function)
+    def broken(self: Any, *args: Any, **kwargs: Any) -> Any:
+        value = true(self, *args, **kwargs)
+        if self.leg.step.number == 1:
+            self.parts[-1] *= math.nan
+            return value * math.nan
+        return value
 
-        def loss(*args: Any, **kwargs: Any) -> Any:
-            value = measured(*args, **kwargs)
-            if self.first + self.step_number == 1:
-                self.step_loss = self.step_loss * math.nan
-                return value * math.nan
-            return value
-
-        return loss
-
-    watch.Watch.loss = broken  # type: ignore[method-assign]
+    callbacks.StepLoss.__call__ = broken  # type: ignore[method-assign]
 
 
 def _bad_rows() -> None:
@@ -76,25 +70,25 @@ def _other_start() -> None:
 
 
 def _signalled() -> None:
-    true = watch.Watch.clip
+    true = gradients.clip
 
-    def clip(self: Any, number: int, loss: float = 0.0) -> None:
-        if self.first + number == 1:
+    def clip(leg: Any, *args: Any) -> float:
+        if leg.step.number == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        true(self, number, loss)
+        return true(leg, *args)
 
-    watch.Watch.clip = clip  # type: ignore[method-assign]
+    gradients.clip = clip
 
 
 def _killed() -> None:
-    true = watch.Watch.clip
+    true = gradients.clip
 
-    def clip(self: Any, number: int, loss: float = 0.0) -> None:
-        if self.first + number == 1:
+    def clip(leg: Any, *args: Any) -> float:
+        if leg.step.number == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        true(self, number, loss)
+        return true(leg, *args)
 
-    watch.Watch.clip = clip  # type: ignore[method-assign]
+    gradients.clip = clip
 
 
 FAULTS = {

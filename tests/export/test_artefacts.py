@@ -18,7 +18,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from tests.cli.test_cli import ROOT, tuner
+from tests.cli.command import ROOT, tuner
 from tests.export.test_formats import command, exported, needs_llama
 from tests.model.test_new_tokens import TOKENS, logits, marked
 from tuner.errors import RecipeError
@@ -182,7 +182,7 @@ def test_what_is_drawn_is_drawn_from_all(bases: Callable[..., Path]) -> None:
 
     def different(**how: Any) -> int:
         drawn: set[int] = set()
-        network = found.network
+        network = found.active.network
         original = network.generate
 
         def generate(**given: Any) -> torch.Tensor:
@@ -203,7 +203,7 @@ def test_what_is_drawn_is_drawn_from_all(bases: Callable[..., Path]) -> None:
     assert different() > 80
     assert different(top_k=3) == 3
     assert different(top_p=0.01) < 12
-    found.network.generation_config = GenerationConfig(top_k=4)
+    found.active.network.generation_config = GenerationConfig(top_k=4)
     assert different() == 4
     assert different(top_k=0) > 80
 

@@ -129,9 +129,9 @@ def test_the_plan_counts_what_is_built(
     if targets:
         wrapped = {name.split(".lora_")[0] for name in parameters if ".lora_A." in name}
         assert {name.removeprefix("base_model.model.") for name in wrapped} == {
-            *made.target_modules
+            *made.setting.targets
         }
-        endings = {name.rsplit(".", 1)[-1] for name in made.target_modules}
+        endings = {name.rsplit(".", 1)[-1] for name in made.setting.targets}
         assert endings == ({*targets[kind]} if isinstance(targets[kind], list) else endings)
         assert 0 < facts["trainable"] < total
 

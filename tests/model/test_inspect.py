@@ -16,7 +16,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from tests.cli.test_cli import tuner
+from tests.cli.command import tuner
 from tests.methods.test_capabilities import OPTIONS
 from tuner.errors import IntegrityError, ModelError, RecipeError, SafetyError, TunerError
 from tuner.machine import hardware

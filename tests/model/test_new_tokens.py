@@ -26,7 +26,7 @@ from tuner.console.console import Console
 from tuner.data.conversation import Prompts
 from tuner.errors import IntegrityError, ModelError, RecipeError
 from tuner.inference import load
-from tuner.inference.chat import Chat, Settings
+from tuner.inference.chat import Chat
 from tuner.inference.serve.models import name_all
 from tuner.machine import hardware
 from tuner.methods import METHODS, targets
@@ -228,23 +228,23 @@ def test_adapters_with_other_tokens_take_turns_on_one_base(
     for name in ("one", "two", None, "three", "one", None):
         found.use(name)
         with torch.no_grad():
-            ours = found.network.eval()(input_ids=prompt).logits
+            ours = found.active.network.eval()(input_ids=prompt).logits
             theirs = expected[name].eval()(input_ids=prompt).logits
         assert torch.allclose(ours, theirs, atol=1e-5), name
-        assert found.network.config.vocab_size == ours.shape[-1] == found.rows_of(name)
-    assert found.tokenizer_of("two").get_vocab()["<c>"] == 514
-    assert "<law>" not in found.tokenizer_of(None).get_vocab()
+        assert found.active.network.config.vocab_size == ours.shape[-1] == found.active.rows
+    assert found.adapters["two"].tokenizer.get_vocab()["<c>"] == 514
+    assert "<law>" not in found.bare.tokenizer.get_vocab()
     voices = name_all(found)
-    assert voices["two"].rows == 515
-    assert voices[found.base.name].rows == 512
+    assert voices["two"].variant.rows == 515
+    assert voices[found.base.name].variant.rows == 512
 
-    talk = Chat(found, Prompts(found.tokenizer, found.stops), Settings(4), Console(quiet=True))
+    talk = Chat(found, Console(quiet=True), 4)
     for name in ("one", "two", None):
         found.use(name)
         text = talk.say("<law> and <c>")
         turn = [{"role": "user", "content": "<law> and <c>"}]
-        ids = Prompts(found.tokenizer_of(name), found.stops).ids(turn)
-        assert max(ids) < found.rows_of(name)
+        ids = Prompts(found.active.tokenizer, found.stops).ids(turn)
+        assert max(ids) < found.active.rows
         assert (512 in ids) == (name == "one")
         assert (514 in ids) == (name == "two")
         assert text == found.answer(ids, 4).text

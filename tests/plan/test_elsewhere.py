@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.test_cli import tuner
+from tests.cli.command import tuner
 from tests.plan.test_memory import GIB, eight_billion, make
 from tuner.errors import RecipeError, ResourceError
 from tuner.machine import hardware

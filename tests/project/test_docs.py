@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cli.test_cli import tuner
+from tests.cli.command import tuner
 from tests.conftest import write_rows
 from tests.tools.make_docs import PAGES, ROOT, example_of
 from tuner.methods import METHODS

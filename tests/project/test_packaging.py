@@ -64,7 +64,8 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         licences = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
-    expected = {str(file.relative_to(ROOT)) for file in (ROOT / "tuner").rglob("*.py")}
+    sources = [*(ROOT / "tuner").rglob("*.py"), *(ROOT / "tuner/console/templates").iterdir()]
+    expected = {str(file.relative_to(ROOT)) for file in sources}
     for kind in ("recipes", "data_templates"):
         files = [file for file in (ROOT / kind).rglob("*") if file.is_file()]
         expected |= {

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from tests.cli.test_cli import tuner
+from tests.cli.command import tuner
 from tests.conftest import write_rows
 from tuner import errors
 from tuner.machine.packages import NEEDED_BY

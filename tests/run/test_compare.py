@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from tests.cli.test_cli import Done, tuner
+from tests.cli.command import Done, tuner
 from tests.conftest import rows, write_rows
 from tuner import methods as table
 from tuner.errors import RecipeError

@@ -26,8 +26,9 @@ from tuner.recipe import load as recipe_load
 from tuner.record.run_folder import RunFolder
 from tuner.run import build, out_of_memory, spine
 from tuner.run import resume as training
-from tuner.tasks import rollouts
-from tuner.tasks.watch import Watch
+from tuner.tasks import gradients, rollouts
+from tuner.tasks.callbacks import StepLoss
+from tuner.tasks.leg import Leg, Step
 
 CPU = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
@@ -75,24 +76,17 @@ def exhaust(
     Returns:
         The sizes that failed, filled as it happens.
     """
-    true, failed = Watch.loss, list[int]()
+    true, failed = StepLoss.__call__, list[int]()
 
-    def loss(self: Watch, function: Callable[..., Any]) -> Callable[..., Any]:
-        measured, passes = true(self, function), 0
+    def checked(self: StepLoss, *args: Any, **kwargs: Any) -> Any:
+        if self.leg.step.number + 1 == step:
+            size = self.leg.plan.micro_batch_size
+            if size > most and len(self.parts) + 1 == min(2, self.micro_batches()):
+                failed.append(size)
+                raise error or RuntimeError(CPU)
+        return true(self, *args, **kwargs)
 
-        def checked(*args: Any, **kwargs: Any) -> Any:
-            nonlocal passes
-            if self.first + self.step_number + 1 == step:
-                passes += 1
-                size = self.plan.micro_batch_size
-                if size > most and passes == min(2, self.micro_batches()):
-                    failed.append(size)
-                    raise error or RuntimeError(CPU)
-            return measured(*args, **kwargs)
-
-        return checked
-
-    monkeypatch.setattr(Watch, "loss", loss)
+    monkeypatch.setattr(StepLoss, "__call__", checked)
     return failed
 
 
@@ -158,16 +152,16 @@ def test_a_resumed_run_keeps_the_size_that_was_found(
     with monkeypatch.context() as patch:
         exhaust(patch, 2, 1)
         wanted, _, _ = train(recipe, "whole")
-    clip = Watch.clip
+    clip = gradients.clip
 
-    def stopped(self: Watch, number: int, loss: float = 0.0) -> None:
-        if self.first + number == 2:
+    def stopped(leg: Leg, *args: Any) -> float:
+        if leg.step.number == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        clip(self, number, loss)
+        return clip(leg, *args)
 
     with monkeypatch.context() as patch:
         exhaust(patch, 2, 1)
-        patch.setattr(Watch, "clip", stopped)
+        patch.setattr(gradients, "clip", stopped)
         with pytest.raises(Interrupted):
             train(recipe, "run")
     found, record, warnings = train(recipe, "run", resume=True)
@@ -300,10 +294,8 @@ def test_several_processes_refuse_together(
     two = replace(made, devices=Devices(2), micro_batch_size=4)
     with RunFolder.open(tmp_path / "run", resume=False) as folder:
         error = torch.OutOfMemoryError("CUDA out of memory.")
-        with StopRequest() as stop:
-            watch = Watch(two, folder, stop, Console(quiet=True))
         with pytest.raises(ResourceError, match="several processes") as caught:
-            out_of_memory.shrink(two, error, watch)
+            out_of_memory.shrink(two, error, Step(0), folder, Console(quiet=True))
         assert "out_of_memory" not in folder.record
     assert "train.micro_batch_size: 2" in caught.value.fix
 

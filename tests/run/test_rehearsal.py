@@ -28,8 +28,8 @@ from tuner.plan.rates import Rate
 from tuner.recipe import load as recipe_load
 from tuner.record import checkpoint
 from tuner.run import rehearsal_plan
-from tuner.tasks import sft
-from tuner.tasks.watch import Watch
+from tuner.tasks import gradients, sft
+from tuner.tasks.leg import Leg
 
 RATE = Rate(100.0, 2.0, 3.0, 0.5, 0.25, 0.125, 7.0, "rehearsal", "2026-01-31")
 ADAPTER = {"formats": ["adapter"]}
@@ -151,23 +151,24 @@ def test_what_stops_the_run_stops_its_rehearsal(
     recipe = make_recipe()
     before = files(recipe.parent)
 
-    def broken(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        return sft.token_loss(outputs, labels, num_items_in_batch) * math.nan
+    true = sft.token_loss
 
-    true = Watch.loss
+    def broken(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        return true(outputs, labels, num_items_in_batch) * math.nan
+
     with monkeypatch.context() as patch:
-        patch.setattr(Watch, "loss", lambda self, function: true(self, broken))
+        patch.setattr(sft, "token_loss", broken)
         code, events = tuner(recipe, "--rehearse", "--output", "run")
     assert (code, only(events, "error")["error"]["kind"]) == (5, "training")
     assert files(recipe.parent) == before
 
-    clip = Watch.clip
+    clip = gradients.clip
 
-    def signalled(self: Watch, number: int, loss: float = 0.0) -> None:
+    def signalled(leg: Leg, *args: Any) -> float:
         os.kill(os.getpid(), signal.SIGTERM)
-        clip(self, number, loss)
+        return clip(leg, *args)
 
-    monkeypatch.setattr(Watch, "clip", signalled)
+    monkeypatch.setattr(gradients, "clip", signalled)
     code, events = tuner(recipe, "--rehearse", "--output", "run")
     assert code == 143
     assert "--resume" not in only(events, "error")["error"]["fix"]

@@ -31,9 +31,7 @@ from tuner.recipe import load as recipe_load
 from tuner.record.run_folder import RunFolder
 from tuner.rewards.response import Response, Scores
 from tuner.run import build, spine
-from tuner.tasks import rollouts
-from tuner.tasks.leg import Leg
-from tuner.tasks.optimizer import optimizer_and_schedule
+from tuner.tasks import leg, rollouts
 from tuner.tasks.ppo import Ppo, Rollout
 from tuner.tasks.ppo_math import (
     RunningScale,
@@ -46,7 +44,6 @@ from tuner.tasks.ppo_math import (
     value_losses,
     whiten,
 )
-from tuner.tasks.watch import Watch
 
 EOS = 2
 # Bytes that no text here has: with the end of turn, what ends an answer of the tiny base.
@@ -117,13 +114,13 @@ def test_advantages_equal_a_naive_double_sum(gamma: float, lam: float) -> None:
 def test_whitening_is_numpys(mean: float) -> None:
     """R11: in float32, far from 0 too."""
     values = (np.random.default_rng(2).normal(size=300) * 1.5 + mean).astype(np.float32)
-    white = whiten(torch.from_numpy(values), lambda sums: sums)
+    white = whiten(torch.from_numpy(values))
     exact = values.astype(np.float64)
     expected = (exact - exact.mean()) / exact.std()
     # What float32 can tell apart at this distance from 0.
     step = float(np.spacing(np.float32(abs(mean) + 1)))
     assert np.abs(white.numpy() - expected).max() < 1e-6 + step
-    kept = whiten(torch.from_numpy(values), lambda sums: sums, shift=False)
+    kept = whiten(torch.from_numpy(values), shift=False)
     assert float(kept.mean()) == pytest.approx(float(exact.mean()), abs=1e-5 + step)
     assert kept.numpy() == pytest.approx(expected + exact.mean(), abs=1e-6 + 2 * step)
 
@@ -132,20 +129,9 @@ def test_whitening_is_numpys(mean: float) -> None:
 def test_what_has_no_spread_stays_finite(value: float) -> None:
     """R11: a single value, and equal values, of any size."""
     for count in (1, 5, 300):
-        white = whiten(torch.full((count,), value), lambda sums: sums)
+        white = whiten(torch.full((count,), value))
         assert white.abs().max() < 1e-3
         assert white.dtype == torch.float32
-
-
-def test_whitening_sums_over_processes() -> None:
-    generator = torch.Generator().manual_seed(3)
-    parts = [torch.randn(size, generator=generator) * 2 + 1 for size in (5, 9)]
-    sums: list[torch.Tensor] = []
-    for part in parts:
-        whiten(part, lambda own: sums.append(own) or own)  # type: ignore[func-returns-value]
-    apart = [whiten(part, lambda own: sums[0] + sums[1]) for part in parts]
-    together = whiten(torch.cat(parts), lambda own: own)
-    torch.testing.assert_close(torch.cat(apart), together, rtol=0, atol=1e-6)
 
 
 def test_kl_estimates_by_hand() -> None:
@@ -318,17 +304,14 @@ def learner(made: plan.Plan) -> Iterator[Ppo]:
     trained = build.start(made, build.load(made))
     trained.model.eval()
     with StopRequest() as stop, RunFolder.open(made.output, resume=False) as folder:
-        watch = Watch(made, folder, stop, Console(quiet=True))
-        named = trained.model.named_parameters()
-        watch.follow(trained.model, [(name, each) for name, each in named if each.requires_grad])
-        optimizers = optimizer_and_schedule(watch.parameters, made, made.stages[0])
-        yield Ppo(Leg(made, trained, made.stages[0], 0, watch, *optimizers))
+        console = Console(quiet=True)
+        yield Ppo(leg.begin(made, trained, made.stages[0], folder, stop, console))
 
 
 def trained_tensors(ppo: Ppo, critic: bool) -> dict[str, torch.Tensor]:
     return {
         name: each.detach().clone()
-        for name, each in ppo.watch.parameters
+        for name, each in ppo.leg.parameters
         if name.startswith("value_head") == critic
     }
 
@@ -561,10 +544,10 @@ def test_the_value_loss_reaches_the_policy_only_if_shared(
         _, _, hidden = rollouts.token_scores(made, ppo.model, rollout.answers)
         values = ppo.model.value_head.values(rollout.answers, hidden)
         value_losses(values, rollout.values, rollout.returns, 0.2).sum().backward()
-        adapter = [p for name, p in ppo.watch.parameters if "value_head" not in name]
+        adapter = [p for name, p in ppo.leg.parameters if "value_head" not in name]
         assert any(p.grad is not None and bool(p.grad.any()) for p in adapter) == share
         assert ppo.model.value_head.weight.grad.any()
-        ppo.optimizer.zero_grad(set_to_none=True)
+        ppo.leg.optimizer.zero_grad(set_to_none=True)
         rollout.advantages.zero_()
         before = trained_tensors(ppo, critic=False)
         ppo.updates.learn(rollout, 0)
@@ -632,8 +615,8 @@ def naive_gradients(ppo: Ppo, rollout: Rollout) -> dict[str, torch.Tensor]:
             if row.supervised[number]:
                 loss = loss - options.ptx_coefficient * logits[number - 1, token] / targets
     loss.backward()
-    gradients = {name: p.grad.clone() for name, p in ppo.watch.parameters}
-    ppo.optimizer.zero_grad(set_to_none=True)
+    gradients = {name: p.grad.clone() for name, p in ppo.leg.parameters}
+    ppo.leg.optimizer.zero_grad(set_to_none=True)
     return gradients
 
 
@@ -668,9 +651,9 @@ def test_an_update_is_that_of_a_naive_loop_however_it_is_accumulated(
             def keep(
                 optimizer: Any, args: Any, given: Any, ppo: Any = ppo, to: Any = found
             ) -> None:
-                to.update({name: p.grad.clone() for name, p in ppo.watch.parameters})
+                to.update({name: p.grad.clone() for name, p in ppo.leg.parameters})
 
-            ppo.optimizer.register_step_pre_hook(keep)
+            ppo.leg.optimizer.register_step_pre_hook(keep)
             learned = ppo.updates.learn(rollout, 0)
             assert 0 < learned["clip_share"] < 1
             for name, gradient in expected.items():
@@ -734,8 +717,8 @@ def test_nothing_to_learn_from_stays_finite(work: Path, tmp_path: Path) -> None:
         made = make(work, tmp_path, model={"base": str(base)}, rlhf=rlhf, ppo=whitened)
         with learner(made) as ppo:
             ppo.train()
-            assert all(bool(p.isfinite().all()) for _, p in ppo.watch.parameters)
-            lines = (ppo.watch.folder.path / "metrics.jsonl").read_text().splitlines()
+            assert all(bool(p.isfinite().all()) for _, p in ppo.leg.parameters)
+            lines = (ppo.leg.folder.path / "metrics.jsonl").read_text().splitlines()
         for line in map(json.loads, lines):
             assert all(math.isfinite(value) for value in line.values())
             if base == silent:

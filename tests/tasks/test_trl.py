@@ -31,12 +31,9 @@ from tuner.record.run_folder import RunFolder
 from tuner.rewards.response import Response, Scores
 from tuner.run import build, spine
 from tuner.run import resume as training
-from tuner.tasks import TASKS, rollouts
-from tuner.tasks.leg import Leg
-from tuner.tasks.optimizer import optimizer_and_schedule
-from tuner.tasks.trained import Trained
+from tuner.tasks import TASKS, leg, rollouts
+from tuner.tasks.trained import Trained, trainable
 from tuner.tasks.trl_lending import Lent
-from tuner.tasks.watch import Watch
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -110,10 +107,8 @@ def start(made: plan.Plan, moved: bool = False) -> Trained:
 
 def lend(made: plan.Plan, trained: Trained, folder: Any, stop: Any) -> Lent:
     """The trainer of the first step."""
-    watch = Watch(made, folder, stop, Console(quiet=True))
-    watch.follow(trained.model, build.trainable(trained.model))
-    optimizers = optimizer_and_schedule(watch.parameters, made, made.stages[0])
-    lent = TASKS["rlhf"].trainer(Leg(made, trained, made.stages[0], 0, watch, *optimizers))
+    console = Console(quiet=True)
+    lent = TASKS["rlhf"].trainer(leg.begin(made, trained, made.stages[0], folder, stop, console))
     assert isinstance(lent, Lent)
     return lent
 
@@ -243,7 +238,7 @@ def test_the_gradient_of_a_step_is_the_papers(
         return Scores(known := [float(sum(a.response_ids) % 7) for a in answers], {"sum": known})
 
     trained.judge = judge
-    parameters = build.trainable(trained.model)
+    parameters = trainable(trained.model)
     wanted = start(made, moved=True)
     with StopRequest() as stop, RunFolder.open(made.output, resume=False) as folder:
         lent = lend(made, trained, folder, stop)
@@ -257,7 +252,7 @@ def test_the_gradient_of_a_step_is_the_papers(
     known = {tuple(prompt.input_ids) for prompt in made.prepared.train}
     assert {answer.prompt_ids for answer in drawn} <= known
     _by_formula(made, wanted.model, groups, algorithm)
-    for name, parameter in build.trainable(wanted.model):
+    for name, parameter in trainable(wanted.model):
         torch.testing.assert_close(kept.found[name], parameter.grad, rtol=1e-3, atol=1e-6)
     (line,) = lines(made)
     assert line["reward"] == pytest.approx(sum(sum(a.response_ids) % 7 for a in drawn) / 8)

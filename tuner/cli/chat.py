@@ -42,9 +42,9 @@ def chat(
     json: Json = False,
 ) -> None:
     """Chat with a run, or with a base and adapters; also reads questions from a pipe."""
-    from tuner.data.conversation import Prompts
     from tuner.inference import open_model
-    from tuner.inference.chat import Chat, Settings
+    from tuner.inference.chat import Chat
+    from tuner.inference.sampling import Sampling
     from tuner.machine import hardware
 
     where = console(json)
@@ -61,10 +61,10 @@ def chat(
 
         model = open_model.load(source, where, force_base=force_base)
         torch.manual_seed(seed)
-        plain = model.head.name == "sequence"
-        prompts = Prompts(model.tokenizer, model.stops, plain=plain)
+        # A chat template that is broken ends the command before the first question.
+        model.prompts_of(model.active)
     if where.interactive:
-        speaker = model.active or model.base.name
+        speaker = model.active.name or model.base.name
         where.text(f"chatting with {speaker}; /help lists the commands, /exit quits")
-    settings = Settings(max_new_tokens, temperature, top_k, top_p)
-    Chat(model, prompts, settings, where, system).run()
+    sampling = Sampling(temperature, top_p, top_k)
+    Chat(model, where, max_new_tokens, sampling, system).run()

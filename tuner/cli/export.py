@@ -101,16 +101,12 @@ def export(
     origins = [find(name) for name in names]
     origin = origins[0]
     refuse(origin, [row.name for row in rows])
-    place = output or origin.run or origin.folder.parent
-    if len(origins) == 1 and origin.run is None and output is None:
+    place = output or (origin.run if len(origins) == 1 else None)
+    if place is None:
+        what = f"{origin.name} is not a run, so there is"
+        what = what if len(origins) == 1 else "a combination of adapters has"
         raise RecipeError(
-            f"{origin.name} is not a run, so there is no default output folder",
-            "--output is not given",
-            "give a folder with --output",
-        )
-    if len(origins) > 1 and output is None:
-        raise RecipeError(
-            "a combination of adapters has no default output folder",
+            f"{what} no default output folder",
             "--output is not given",
             "give a folder with --output",
         )

@@ -101,7 +101,7 @@ def make_plan(asked: Asked, console: Console) -> Plan:
     # A wrong recipe is refused before the libraries that a plan needs are imported.
     with imports.importing():
         from tuner.model import own_code
-        from tuner.plan import costs, make
+        from tuner.plan import make
 
     present = asked.machine()
     chained = _stages(loaded, folder, present, console, asked.mode)
@@ -113,14 +113,14 @@ def make_plan(asked: Asked, console: Console) -> Plan:
         chained=chained,
         code_sha256=own_code.of_run(folder) if asked.resume else None,
     )
-    plan.facts.update(costs.facts(plan, present))
-    there = (folder / "run.json").exists()
+    there, warnings = (folder / "run.json").exists(), list(plan.warnings)
     if asked.resume and not there:
-        plan.warnings.append(f"nothing to resume in {folder}: a new run will start there")
+        warnings.append(f"nothing to resume in {folder}: a new run will start there")
     if asked.resume and there and asked.mode is Mode.PLAN and not present.elsewhere:
         _check_resumption(plan, console)
     if there and not asked.resume:
-        plan.warnings.append(f"{folder} already holds a run: a new run there will be refused")
+        warnings.append(f"{folder} already holds a run: a new run there will be refused")
+    plan = replace(plan, warnings=warnings)
     show_plan.plan(plan, console)
     return plan
 
@@ -156,7 +156,7 @@ def _stages(
 ) -> Mapping[str, Source]:
     """Return the results of the recipes that this one names."""
     from tuner.cli import show_plan
-    from tuner.plan import costs, make
+    from tuner.plan import make
     from tuner.run import chain
 
     found = chain.links(loaded, folder)
@@ -176,7 +176,6 @@ def _stages(
             continue
         console.phase(f"stage {number} of {len(found) + 1}: {link.name} ({link.status})")
         made = make.make(link.loaded, present, output=link.folder, note=console.note)
-        made.facts.update(costs.facts(made, present))
         show_plan.plan(made, console)
     if found:
         console.phase(f"stage {len(found) + 1} of {len(found) + 1}: {loaded.name}")

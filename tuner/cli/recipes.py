@@ -5,16 +5,13 @@ from __future__ import annotations
 import json as jsonlib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tuner.cli.bundled import named, show_text
 from tuner.cli.options import Json, console, group
 from tuner.errors import RecipeError
-
-if TYPE_CHECKING:
-    from tuner.console.console import Console
 
 app = group("Show and copy bundled recipes.")
 
@@ -37,36 +34,13 @@ def show(name: str, json: Json = False) -> None:
 
 
 @app.command("copy")
-def recipes_copy(
+def copy(
     name: str,
     destination: Annotated[Path, typer.Argument(help="Target folder or file.")] = Path(),
     json: Json = False,
 ) -> None:
     """Copy a recipe and its sample data; existing files are not overwritten."""
-    copy(name, destination, console(json))
-
-
-@app.command("schema")
-def schema(json: Json = False) -> None:
-    """Print the JSON Schema of a recipe, for editors."""
-    from tuner.recipe.json_schema import json_schema
-
-    indent = None if json else 2
-    text = jsonlib.dumps(json_schema(), ensure_ascii=False, indent=indent)
-    console(json).document(text + "\n")
-
-
-def _same(origin: Path, target: Path) -> bool:
-    return target.is_file() and target.read_bytes() == origin.read_bytes()
-
-
-def copy(name: str, destination: Path, console: Console) -> None:
-    """Copy a bundled recipe and the data files it names; overwrite nothing.
-
-    Raises:
-        RecipeError: no such recipe, or a file exists already.
-    """
-    source = named("recipes", name)
+    where, source = console(json), named("recipes", name)
     single = destination.suffix in (".yaml", ".yml")
     folder = destination.parent if single else destination
     copies = {source: destination if single else folder / source.name}
@@ -86,11 +60,25 @@ def copy(name: str, destination: Path, console: Console) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         with origin.open("rb") as read, target.open("xb") as written:
             shutil.copyfileobj(read, written)
-    console.event("copied", files=[str(target) for target in copies.values()], unchanged=kept)
+    where.event("copied", files=[str(target) for target in copies.values()], unchanged=kept)
     for target in copies.values():
-        console.text(str(target))
+        where.text(str(target))
     for name in kept:
-        console.text(f"{name} (unchanged)")
+        where.text(f"{name} (unchanged)")
+
+
+@app.command("schema")
+def schema(json: Json = False) -> None:
+    """Print the JSON Schema of a recipe, for editors."""
+    from tuner.recipe.json_schema import json_schema
+
+    indent = None if json else 2
+    text = jsonlib.dumps(json_schema(), ensure_ascii=False, indent=indent)
+    console(json).document(text + "\n")
+
+
+def _same(origin: Path, target: Path) -> bool:
+    return target.is_file() and target.read_bytes() == origin.read_bytes()
 
 
 def _files(source: Path) -> list[Path]:

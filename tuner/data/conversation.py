@@ -30,21 +30,11 @@ class Prompts:
     """
 
     def __init__(self, tokenizer: Any, stops: list[int], *, plain: bool = False) -> None:
-        self._tokenizer, self._stops, self._plain = tokenizer, stops, plain
-        self._others: dict[int, Prompts] = {}
         template = None if plain else ChatTemplate(tokenizer, stops)
         self._finder = SpanFinder(template) if template else None
         source = template.source if template else None
         self._encoder = Encoder(tokenizer, "literal", source)
         self._closing = closing(tokenizer) if plain else []
-
-    def of(self, tokenizer: Any) -> Prompts:
-        """Return the prompts for the tokenizer of another model."""
-        if tokenizer is self._tokenizer:
-            return self
-        if id(tokenizer) not in self._others:
-            self._others[id(tokenizer)] = Prompts(tokenizer, self._stops, plain=self._plain)
-        return self._others[id(tokenizer)]
 
     def ids(
         self,

@@ -62,6 +62,7 @@ class Stream:
         grouped: bool,
     ) -> None:
         self.examples = examples
+        self.start = start
         places: list[int] = order(len(examples), seed, start, stop).tolist()
         if grouped:
             places = [
@@ -85,6 +86,11 @@ class Stream:
         """Return the rows of the `number`-th optimizer step of this stream, from 0."""
         first = number * self.batch_size
         return [self.examples[place] for place in self.places[first : first + self.batch_size]]
+
+    def epochs(self, number: int) -> float:
+        """Return the epochs that are over after the `number`-th step of this stream, from 0."""
+        done = min((number + 1) * self.batch_size, len(self))
+        return (self.start + done) / len(self.examples)
 
 
 class Dealt:

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner.data.bad_rows import BadRow
-from tuner.data.conversation import Prompts
 from tuner.data.dialogue import Message
 from tuner.errors import DataError, RecipeError, ResourceError
-from tuner.inference.sampling import Sampling
+from tuner.inference.sampling import GREEDY, Sampling
 from tuner.schema.suggest import suggestion
 
 if TYPE_CHECKING:
@@ -38,33 +37,23 @@ COMMANDS = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How answers are generated; see `Inference.answer`."""
-
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-
 @dataclass
 class Chat:
     """A conversation.
 
     Attributes:
         model: what answers.
-        prompts: makes its prompts.
-        settings: how answers are generated.
         console: where everything is shown.
+        max_new_tokens: longest answer, in tokens.
+        sampling: how each token is chosen.
         system: the system prompt; empty: none.
         turns: questions and answers so far.
     """
 
     model: Inference
-    prompts: Prompts
-    settings: Settings
     console: Console
+    max_new_tokens: int = 256
+    sampling: Sampling = GREEDY
     system: str = ""
     turns: list[Message] = field(default_factory=list)
 
@@ -105,20 +94,20 @@ class Chat:
         """
         turns = [*self.turns, {"role": "user", "content": text}]
         turns, prompt = self._fitting(turns)
-        room = self.model.room - len(prompt)
+        room = self.model.active.room - len(prompt)
         # What libraries print is not ours: stdout is the console's.
         with contextlib.redirect_stdout(sys.stderr):
             answer = self.model.answer(
                 prompt,
-                min(self.settings.max_new_tokens, room),
-                Sampling(self.settings.temperature, self.settings.top_p, self.settings.top_k),
+                min(self.max_new_tokens, room),
+                self.sampling,
                 self.console.stream,
             )
         self.console.finish_stream()
         self.console.event(
             "answer",
             text=answer.text,
-            adapter=self.model.active,
+            adapter=self.model.active.name,
             stopped=answer.stopped,
             tokens=answer.tokens,
         )
@@ -127,10 +116,10 @@ class Chat:
 
     def _fitting(self, turns: list[Message]) -> tuple[list[Message], list[int]]:
         """Return the newest turns that leave room for an answer, and their prompt."""
-        first, count = [{"role": "system", "content": self.system}] if self.system else [], 0
+        active, first, count = self.model.active, self._first(), 0
         while True:
             try:
-                prompt = self.prompts.of(self.model.tokenizer).ids([*first, *turns[count:]])
+                prompt = self.model.prompts_of(active).ids([*first, *turns[count:]])
             except BadRow as error:
                 raise DataError(
                     "this turn cannot be answered",
@@ -138,22 +127,25 @@ class Chat:
                     "change its text, or start over with /reset",
                 ) from None
             alone = count + 2 >= len(turns)
-            enough = 1 if alone else self.settings.max_new_tokens
-            if len(prompt) + enough <= self.model.room:
+            enough = 1 if alone else self.max_new_tokens
+            if len(prompt) + enough <= active.room:
                 break
             if alone:
                 raise DataError(
                     "this turn is too long",
-                    f"it has {len(prompt)} tokens, and the model's context is {self.model.room} "
+                    f"it has {len(prompt)} tokens, and the model's context is {active.room} "
                     "tokens, answer included",
                     "shorten it, or the system prompt",
                 )
             count += 2
         if count:
             self.console.warn(
-                f"the oldest {count} turns are dropped: the context is {self.model.room} tokens"
+                f"the oldest {count} turns are dropped: the context is {active.room} tokens"
             )
         return turns[count:], prompt
+
+    def _first(self) -> list[Message]:
+        return [{"role": "system", "content": self.system}] if self.system else []
 
     def obey(self, line: str) -> None:
         """Carry out a command."""
@@ -206,8 +198,7 @@ class Chat:
             raise RecipeError("no file is given", "/save needs one", "/save conversation.jsonl")
         if not self.turns:
             raise DataError("there is nothing to save", "the conversation is empty", "ask first")
-        first = [{"role": "system", "content": self.system}] if self.system else []
-        messages = [*first, *self.turns]
+        messages = [*self._first(), *self.turns]
         line = json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
         try:
             with Path(name).expanduser().open("a", encoding="utf-8") as file:
@@ -222,7 +213,7 @@ class Chat:
         self.console.text(f"{len(messages)} messages added to {name}")
 
     def _list(self) -> None:
-        active = self.model.active
+        active = self.model.active.name
         self.console.event("adapters", names=list(self.model.adapters), active=active)
         rows = [
             (name, "answers" if name == active else "", str(adapter.folder))

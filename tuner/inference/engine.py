@@ -19,6 +19,7 @@ import torch
 from peft import PeftType
 from transformers import StoppingCriteriaList
 
+from tuner.data.conversation import Prompts
 from tuner.errors import ResourceError, first_line
 from tuner.inference.listener import Answer, Ended, Ending, Listener
 from tuner.inference.sampling import GREEDY, Sampling
@@ -31,25 +32,27 @@ Modules = list[tuple[Any, str, Any]]
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """An adapter of an open base.
+class Variant:
+    """The base with one of its adapters, or with none.
 
     Attributes:
+        name: of the adapter; None: the base itself.
         folder: where it was read from.
-        network: peft's model around the base; valid only while `modules` are in place.
+        network: the base, or peft's model around it; valid only while `modules` are in place.
         modules: parent, name and module for each of the base's modules that peft replaced.
-        rows: of the embeddings while they are in place.
-        tokenizer: its own, if it adds tokens to the base's; None: the base's.
-        virtual_tokens: virtual tokens before every prompt; they count against the context.
+        rows: of the embeddings while they are in place; token ids are below.
+        room: tokens that prompt and answer may have together.
+        tokenizer: the base's, or the adapter's own.
         arguments: further arguments of `generate`.
     """
 
+    name: str | None
     folder: Path
     network: Any
     modules: Modules
     rows: int
-    tokenizer: Any = None
-    virtual_tokens: int = 0
+    room: int
+    tokenizer: Any
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,48 +63,39 @@ class Inference:
         base: where it is and what it is.
         head: what it generates with.
         stops: token ids that end an answer, sorted.
+        bare: the base without an adapter.
         adapters: by name; `attach` adds them.
-        active: name of the adapter that answers; None: the base itself.
+        active: what answers.
     """
 
     def __init__(self, base: Base, head: Head, network: Any, tokenizer: Any) -> None:
         self.base = base
         self.head = head
-        self._tokenizer = tokenizer
         self.stops = sorted({tokenizer.eos_token_id, *model_tokenizer.stop_ids(base.folder)})
-        self.adapters: dict[str, Adapter] = {}
-        self.active: str | None = None
-        self._bare = network
-        self._own = list(_places(network))
+        self.bare = self.active = Variant(
+            None,
+            base.folder,
+            network,
+            list(_places(network)),
+            base.vocabulary_rows,
+            base.context_length,
+            tokenizer,
+        )
+        self.adapters: dict[str, Variant] = {}
+        self._prompts: dict[int, Prompts] = {}
 
-    @property
-    def network(self) -> Any:
-        """Return the model that answers now: the base, or peft's model around it."""
-        return self.adapters[self.active].network if self.active else self._bare
+    def prompts_of(self, variant: Variant) -> Prompts:
+        """Return what makes a variant's prompts; it is shared by those with the same tokenizer.
 
-    @property
-    def tokenizer(self) -> Any:
-        """Return the tokenizer in use: of the base or the run, or an adapter's own."""
-        return self.tokenizer_of(self.active)
-
-    def tokenizer_of(self, name: str | None) -> Any:
-        """Return the tokenizer of an adapter, active or not; None: of the base itself."""
-        own = self.adapters[name].tokenizer if name else None
-        return own or self._tokenizer
-
-    def rows_of(self, name: str | None) -> int:
-        """Return the embedding rows with an adapter in place; None: of the base itself."""
-        return self.adapters[name].rows if name else self.base.vocabulary_rows
-
-    @property
-    def room(self) -> int:
-        """Return how many tokens prompt and answer may have together."""
-        return self.room_of(self.active)
-
-    def room_of(self, name: str | None) -> int:
-        """Return the same for an adapter, active or not; None: for the base itself."""
-        taken = self.adapters[name].virtual_tokens if name else 0
-        return self.base.context_length - taken
+        Raises:
+            ModelError: the chat template is broken.
+            SafetyError: the chat template is not safe to run.
+        """
+        tokenizer = variant.tokenizer
+        if id(tokenizer) not in self._prompts:
+            plain = self.head.name == "sequence"
+            self._prompts[id(tokenizer)] = Prompts(tokenizer, self.stops, plain=plain)
+        return self._prompts[id(tokenizer)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -114,53 +108,53 @@ class Inference:
         Raises:
             KeyError: there is no adapter of this name.
         """
-        wanted = self.adapters[name].modules if name else []
-        for parent, place, module in [*self._own, *wanted]:
+        variant = self.bare if name is None else self.adapters[name]
+        for parent, place, module in [*self.bare.modules, *variant.modules]:
             setattr(parent, place, module)
         if self.base.vocabulary_rows:
-            self._bare.config.get_text_config().vocab_size = self.rows_of(name)
-        self.active = name
+            self.bare.network.config.get_text_config().vocab_size = variant.rows
+        self.active = variant
 
     def add(
         self, name: str, folder: Path, wrap: Callable[[Any], Any], tokenizer: Any = None
-    ) -> Any:
+    ) -> None:
         """Put an adapter on the bare base, remember how, and take it off again.
 
         Args:
             name: of the new adapter.
             folder: where it comes from.
             wrap: makes peft's model of the base; if it raises, nothing is changed.
-            tokenizer: its own, if it adds tokens to the base's.
-
-        Returns:
-            peft's model.
+            tokenizer: its own; None: the base's.
         """
-        active = self.active
+        active, bare = self.active, self.bare.network
         self.use(None)
         try:
-            network = wrap(self._bare).eval()
+            network = wrap(bare).eval()
             config = network.peft_config["default"]
-            own = {(id(parent), place): module for parent, place, module in self._own}
             put = [
                 (parent, place, now)
-                for parent, place, _ in self._own
-                if (now := parent.get_submodule(place)) is not own[id(parent), place]
+                for parent, place, module in self.bare.modules
+                if (now := parent.get_submodule(place)) is not module
             ]
-            virtual = getattr(config, "num_virtual_tokens", None) or 0
             arguments: dict[str, Any] = {}
             if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING:
-                arguments["task_ids"] = torch.tensor([0], device=self._bare.device)
-            rows = model_tokenizer.rows_for(
-                self.base.vocabulary_rows, model_tokenizer.trained_ids(asdict(config))
-            )
-            self.adapters[name] = Adapter(
-                folder, network, put, rows, tokenizer, int(virtual), arguments
+                arguments["task_ids"] = torch.tensor([0], device=bare.device)
+            self.adapters[name] = Variant(
+                name,
+                folder,
+                network,
+                put,
+                model_tokenizer.rows_for(
+                    self.bare.rows, model_tokenizer.trained_ids(asdict(config))
+                ),
+                self.bare.room - (getattr(config, "num_virtual_tokens", None) or 0),
+                tokenizer or self.bare.tokenizer,
+                arguments,
             )
         finally:
             # Otherwise the next adapter would count as a second one of this kind.
-            self._bare.__dict__.pop("peft_config", None)
-            self.use(active)
-        return network
+            bare.__dict__.pop("peft_config", None)
+            self.use(active.name)
 
     @torch.no_grad()
     def answer(
@@ -171,7 +165,6 @@ class Inference:
         show: Callable[[str], None] = lambda piece: None,
         *,
         ending: Ending | None = None,
-        tokenizer: Any = None,
     ) -> Answer:
         """Continue a prompt until a stop token or `max_new_tokens`.
 
@@ -181,20 +174,19 @@ class Inference:
             sampling: how each token is chosen.
             show: called with the answer piece by piece, as its tokens come.
             ending: what else ends the answer.
-            tokenizer: of the prompt, if not the one in use.
 
         Raises:
             ResourceError: not enough memory.
         """
-        tokenizer = tokenizer or self.tokenizer
+        tokenizer, bare = self.active.tokenizer, self.bare.network
         stops = sorted({*self.stops, tokenizer.eos_token_id})
         listener = Listener(tokenizer, stops, show, ending)
-        ids = torch.tensor([list(prompt)], device=self._bare.device)
+        ids = torch.tensor([list(prompt)], device=bare.device)
         try:
             with warnings.catch_warnings():
                 # peft warns about positions that `PromptModel` sets correctly.
                 warnings.simplefilter("ignore")
-                self.network.generate(
+                self.active.network.generate(
                     input_ids=ids,
                     attention_mask=torch.ones_like(ids),
                     max_new_tokens=max_new_tokens,
@@ -203,8 +195,8 @@ class Inference:
                     pad_token_id=tokenizer.pad_token_id,
                     streamer=listener,
                     stopping_criteria=StoppingCriteriaList([Ended(listener)]),
-                    **sampling.arguments(self._bare.generation_config),
-                    **(self.adapters[self.active].arguments if self.active else {}),
+                    **sampling.arguments(bare.generation_config),
+                    **self.active.arguments,
                 )
         except torch.OutOfMemoryError as error:
             raise ResourceError(
@@ -214,7 +206,7 @@ class Inference:
             ) from error
         finally:
             # peft puts its own there, and does not remove it when interrupted.
-            self._bare.__dict__.pop("prepare_inputs_for_generation", None)
+            bare.__dict__.pop("prepare_inputs_for_generation", None)
         return listener.answer()
 
 

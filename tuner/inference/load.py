@@ -129,22 +129,20 @@ def attach(
             check_tensors(network, folder, name)
         return network
 
-    opened.add(name, folder, wrap, _own_tokenizer(opened, config, folder))
+    opened.add(name, folder, wrap, _tokenizer(opened, config, folder))
 
 
-def _own_tokenizer(opened: Inference, config: Any, folder: Path) -> Any:
-    """Load the tokenizer of an adapter that adds tokens or has prompts of its own; None for any
-    other.
+def _tokenizer(opened: Inference, config: Any, folder: Path) -> Any:
+    """Load the tokenizer next to an adapter, with the prompts that it was trained with; None if
+    there is none.
 
     Raises:
         ModelError: it does not match the rows of the adapter.
     """
-    ids = model_tokenizer.trained_ids(asdict(config))
     if not (folder / "tokenizer_config.json").is_file():
         return None
+    ids = model_tokenizer.trained_ids(asdict(config))
     tokenizer = model_tokenizer.tokenizer_at(opened.base, folder)
-    if not ids and tokenizer.chat_template == opened.tokenizer_of(None).chat_template:
-        return None
     rows = model_tokenizer.rows_for(opened.base.vocabulary_rows, ids)
     model_tokenizer.check(tokenizer, rows, opened.base)
     return tokenizer

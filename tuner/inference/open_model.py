@@ -106,6 +106,11 @@ def adapter(text: str) -> tuple[str, Path]:
 def load(source: Source, console: Console, *, force_base: bool = False) -> Inference:
     """Open the base and put the adapters on it; the first of them answers.
 
+    Args:
+        source: what to load.
+        console: shows notes and warnings.
+        force_base: even if an adapter was trained on another base.
+
     Raises:
         TunerError: see `open_base` and `attach`.
     """

@@ -123,6 +123,7 @@ METHOD = Method(
     config,
     1e-3,
     mergeable=True,
+    merges_classes=True,
     quantized=QUANTIZED,
     hooks=AdaloraHooks(),
 )

@@ -40,7 +40,6 @@ METHOD = Method(
     AdaptionPromptOptions,
     config,
     5e-3,
-    merges_classes=False,
     quantized=QUANTIZED,
     packing=False,
     classes=False,

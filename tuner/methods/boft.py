@@ -40,7 +40,6 @@ METHOD = Method(
     config,
     1e-3,
     mergeable=True,
-    merges_classes=False,
     quantized=QUANTIZED,
     conv1d=False,
 )

@@ -85,6 +85,7 @@ FULL = Method(
     None,
     2e-5,
     mergeable=True,
+    merges_classes=True,
     new_tokens=True,
 )
 LAST_LAYER = replace(

@@ -46,6 +46,5 @@ METHOD = Method(
     config,
     5e-3,
     mergeable=True,
-    merges_classes=False,
     quantized=QUANTIZED,
 )

@@ -35,7 +35,6 @@ METHOD = Method(
     config,
     1e-3,
     mergeable=True,
-    merges_classes=False,
     quantized=QUANTIZED,
     classes=False,
 )

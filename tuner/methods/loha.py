@@ -39,7 +39,6 @@ METHOD = Method(
     config,
     1e-3,
     mergeable=True,
-    merges_classes=False,
     quantized=frozenset({"int8"}),
     conv1d=False,
 )

@@ -125,6 +125,7 @@ LORA = Method(
     config,
     2e-4,
     mergeable=True,
+    merges_classes=True,
     quantized=QUANTIZED,
     rlhf=True,
     new_tokens=True,

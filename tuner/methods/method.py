@@ -81,7 +81,7 @@ class Method:
     packing: bool = True
     families: frozenset[str] = EVERY
     classes: bool = True
-    merges_classes: bool = True
+    merges_classes: bool = False
     conv1d: bool = True
     model_types: frozenset[str] = frozenset()
     virtual_tokens: bool = False

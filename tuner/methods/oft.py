@@ -39,7 +39,6 @@ METHOD = Method(
     config,
     5e-4,
     mergeable=True,
-    merges_classes=False,
     quantized=QUANTIZED,
     conv1d=False,
 )

@@ -42,6 +42,5 @@ METHOD = Method(
     config,
     1e-2,
     mergeable=True,
-    merges_classes=False,
     quantized=QUANTIZED,
 )

@@ -18,8 +18,6 @@ from tuner.recipe.schema import Recipe
 if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
 
-Check = Callable[[Recipe, Method, bool], Iterator[str]]
-
 
 def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> None:
     """Collect all contradictions of a recipe, and raise them together.
@@ -34,11 +32,8 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
     else:
         problems = []
     cpu = not (recipe.run.device != "cpu" and machine.gpus)
-    checks: tuple[Check, ...] = (_quantization, _initialisation, qat.contradictions)
-    checks += (new_tokens.contradictions, _conversation)
-    for check in (*checks, contradictions_export.contradictions, _batches, _tasks, _names):
+    for check in _CHECKS:
         problems += check(recipe, method, cpu)
-    problems += contradictions_rlhf.refuse_contradictions(recipe, cpu)
     if problems:
         raise RecipeError(
             "the recipe contradicts itself",
@@ -137,3 +132,17 @@ def _names(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     for name in recipe.eval.metrics:
         if name not in (*METRICS, "auto"):
             yield f"eval.metrics: {name} is unknown; known: {', '.join(METRICS)}, auto"
+
+
+_CHECKS: tuple[Callable[[Recipe, Method, bool], Iterator[str]], ...] = (
+    _quantization,
+    _initialisation,
+    qat.contradictions,
+    new_tokens.contradictions,
+    _conversation,
+    contradictions_export.contradictions,
+    _batches,
+    _tasks,
+    _names,
+    contradictions_rlhf.contradictions,
+)

@@ -42,7 +42,7 @@ def times(plan: Plan, rate: Rate) -> Times:
     follows from the number of steps.
     """
     by_steps = plan.steps * rate.step
-    training = by_steps if rates.draws(plan) else training_tokens(plan) / rate.tokens_per_second
+    training = by_steps if plan.draws else training_tokens(plan) / rate.tokens_per_second
     once = rates.scored_rows(plan) * rate.score_row + rate.samples
     return Times(
         load=rate.load,

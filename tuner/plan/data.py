@@ -13,7 +13,7 @@ from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
 from tuner.plan import rlhf as plan_rlhf
 from tuner.plan.prompts import refuse_other_prompts
-from tuner.rewards.options import ExactAnswerRule
+from tuner.rewards.rules import ExactAnswerRule
 
 if TYPE_CHECKING:
     from tuner.data.example import Example

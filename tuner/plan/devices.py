@@ -57,11 +57,12 @@ def decide(
     """Decide how many processes there are, and what each holds.
 
     Raises:
-        RecipeError: another number was started, there are too few GPUs, or the task or method is
-            not proven to make the same updates on several processes.
+        RecipeError: another number was started, there are too few GPUs, or several processes would
+            not make the same updates.
     """
     here, batch = ranks.place(), recipe.train.batch_size
-    refused = _refused(recipe, method, task)
+    vllm = recipe.rlhf.vllm if recipe.rlhf is not None else "none"
+    refused = "" if vllm == "none" else f"rlhf.vllm: {vllm} may sample other answers there"
     started = _started(recipe, here)
     nodes = int(
         values.set_auto("run.nodes", here.world // here.local_world, started or "one machine")
@@ -127,13 +128,6 @@ def _started(recipe: Recipe, here: Place) -> str:
                 f"set run.{key}: auto, or start as many",
             )
     return f"the launcher started {here.world} processes"
-
-
-def _refused(recipe: Recipe, method: Method, task: str) -> str:
-    """Return why several processes would not make the updates of one; empty where they do."""
-    if recipe.rlhf is not None and recipe.rlhf.vllm != "none":
-        return f"rlhf.vllm: {recipe.rlhf.vllm} may sample other answers there"
-    return ""
 
 
 def _refuse_strategy(strategy: str, recipe: Recipe, method: Method, task: str) -> None:

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 from tuner.data.prepared import Prepared
 from tuner.methods.options import TargetedOptions
 from tuner.methods.targets import layers_of
-from tuner.model import layers, own_code, sizes
-from tuner.model.base import Base
+from tuner.model import own_code, sizes
 from tuner.plan import new_tokens, qat
-from tuner.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from tuner.plan.decide import Decided
@@ -18,7 +16,7 @@ if TYPE_CHECKING:
     from tuner.plan.ground import Adapted, Ground
 
 
-def adapted(base: Ground, parts: Adapted) -> dict[str, dict[str, Any]]:
+def _adapted(base: Ground, parts: Adapted) -> dict[str, dict[str, Any]]:
     """Return which part of the base is adapted; empty for methods that name no modules."""
     bones, chosen, experts, found = base.layers, parts.targets, parts.experts, base.base
     if not chosen:
@@ -35,9 +33,9 @@ def adapted(base: Ground, parts: Adapted) -> dict[str, dict[str, Any]]:
     }
 
 
-def warnings(
-    recipe: Recipe, prepared: Prepared, bones: layers.Skeleton, trainable: int, found: Base
-) -> list[str]:
+def warnings(base: Ground, prepared: Prepared, trainable: int) -> list[str]:
+    """Return what a run does otherwise than its user may expect."""
+    recipe, bones, found = base.recipe, base.layers, base.base
     told = [str(text) for text in prepared.report.get("warnings", [])]
     if recipe.model.trust_remote_code:
         told.extend(
@@ -56,22 +54,19 @@ def warnings(
         told.append(f"model.revision has no effect: {found.name} is not a Hub model")
     if not prepared.eval and recipe.eval.enabled:
         told.append("no held-out rows: there will be no scores before and after training")
-    return told
-
-
-def further(base: Ground, decided: Decided) -> dict[str, dict[str, Any]]:
-    """Return the facts that only some runs have: a quantization grid, new tokens."""
-    recipe = base.recipe
-    return {
-        **qat.facts(recipe.train.qat, decided.setting.group),
-        **new_tokens.facts(recipe, base.new_ids, base.base),
-    }
+    return told + new_tokens.doubts(recipe, base.new_ids, found, prepared)
 
 
 def facts(
-    base: Ground, prepared: Prepared, decided: Decided, footprint: Footprint
+    base: Ground,
+    parts: Adapted,
+    prepared: Prepared,
+    decided: Decided,
+    footprint: Footprint,
+    memory: dict[str, Any],
+    space: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
-    """Return model, sizes, data and steps."""
+    """Return what a plan shows besides its values; `memory` and `space` are bytes by purpose."""
     found, bones, recipe, report = base.base, base.layers, base.recipe, prepared.report
     trainable, micro = footprint.shape.trainable, footprint.micro_batch_size
     stages, processes = decided.stages, decided.processes
@@ -101,4 +96,10 @@ def facts(
                 for s in stages
             ],
         },
+        "memory": memory,
+        "gpus": footprint.on_gpus(),
+        **_adapted(base, parts),
+        **qat.facts(recipe.train.qat, decided.setting.group),
+        **new_tokens.facts(recipe, base.new_ids, found),
+        "disk": space,
     }

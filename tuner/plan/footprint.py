@@ -69,12 +69,6 @@ class Footprint:
         micro, again = split.split(base, decided, held, quantized, machine, values)
         return cls(base, decided, shape, held, quantized, micro, again)
 
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches of a step in one process."""
-        batch = self.base.recipe.train.batch_size
-        return self.decided.processes.accumulation(batch, self.micro_batch_size)
-
     def on_gpus(self) -> dict[str, str]:
         """Return which settings fit GPUs of common sizes."""
         possible = split.recomputable(self.base.method, self.decided.packing)
@@ -109,7 +103,6 @@ def _shape(base: Ground, adapted: Adapted, data: Data, decided: Decided) -> esti
     """Return what the estimates need to know about a run."""
     recipe, method, found, bones = base.recipe, base.method, base.base, base.layers
     trained, dtype = data.prepared.train, decided.dtype
-    drawn = recipe.rlhf.max_new_tokens if recipe.rlhf and recipe.rlhf.draws else 0
     ordered = [trained[row] for row in split.order(recipe, len(trained), decided.stages)]
     together = (
         decided.packing and base.loaded.task == "sft" and decide.shares(recipe, method, found)
@@ -117,17 +110,17 @@ def _shape(base: Ground, adapted: Adapted, data: Data, decided: Decided) -> esti
     kept = activations.kept(recipe, method, found.config, bones.linears, adapted.targets)
     own_rows = bool(base.new_ids) and method.adapter
     beside = estimate.trained_rows(base.vocabulary, found.config) if own_rows else 0
-    return estimate.Shape(
+    shape = estimate.Shape(
         parameters=bones.total,
         trainable=layers.trainable(found, base.head.name, bones, method, decided.setting),
         adapter=method.adapter,
         dtype=dtype,
         stored=dtype if recipe.model.quantize == "none" else recipe.model.quantize,
         vocabulary=base.vocabulary,
-        kept=memory_rlhf.with_critic(recipe, kept),
+        kept=kept,
         rows=estimate.Rows(
-            lengths=[example.num_tokens + drawn for example in ordered],
-            targets=[drawn or example.num_targets for example in ordered],
+            lengths=[example.num_tokens for example in ordered],
+            targets=[example.num_targets for example in ordered],
             batch=decided.processes.share(recipe.train.batch_size),
             packed=decided.packing,
             shared=shared_prefix(trained) if together else 0,
@@ -135,7 +128,9 @@ def _shape(base: Ground, adapted: Adapted, data: Data, decided: Decided) -> esti
         device=decided.device,
         requantized=plan_qat.weights(recipe.train.qat, bones),
         full_precision=0 if recipe.model.quantize == "none" else bones.unquantized,
-        others=beside + memory_rlhf.judges(data.parties, found, dtype),
+        others=beside,
         mapped=split.mapped(recipe, found, decided.device, dtype, bones.total),
-        drawing=memory_rlhf.drawing(recipe, data.prepared, found, kept, dtype),
     )
+    if recipe.rlhf is not None:
+        shape = memory_rlhf.whole(shape, recipe, data.prepared, data.parties, found)
+    return shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -12,13 +13,13 @@ from tuner.methods.options import Setting
 from tuner.model.heads import family
 from tuner.plan import (
     contradictions,
+    costs,
     data,
     decide,
     devices,
     facts,
     ground,
     metrics,
-    new_tokens,
     targets,
 )
 from tuner.plan import formats as plan_formats
@@ -74,10 +75,7 @@ def make(
     space, memory = footprint.refuse_exports(exports, machine, output)
     if isinstance(recipe.method, LoraOptions):
         values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
-    trained = footprint.shape.trainable
-    warnings = facts.warnings(recipe, rows.prepared, base.layers, trained, base.base)
-    warnings += new_tokens.doubts(recipe, base.new_ids, base.base, rows.prepared)
-    return Plan(
+    plan = Plan(
         verb=loaded.verb,
         task=loaded.task,
         loaded=loaded,
@@ -92,26 +90,22 @@ def make(
         packing=decided.packing,
         gradient_checkpointing=footprint.checkpointing,
         micro_batch_size=footprint.micro_batch_size,
-        gradient_accumulation_steps=footprint.accumulation,
         max_length=values.now("data.max_length"),
         stages=decided.stages,
         setting=decided.setting,
         head=base.head,
+        vocabulary_rows=base.vocabulary,
         metrics=metrics.metrics(recipe, loaded.task, rows.prepared, values),
         formats=exports,
         values=values.table,
-        facts=facts.facts(base, rows.prepared, decided, footprint)
-        | {"memory": memory, "gpus": footprint.on_gpus()}
-        | facts.adapted(base, adapted)
-        | facts.further(base, decided)
-        | {"disk": space},
-        warnings=warnings,
+        facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
+        warnings=facts.warnings(base, rows.prepared, footprint.shape.trainable),
         parties=rows.parties,
         ptx=rows.ptx,
         devices=decided.processes,
         shape=footprint.shape,
-        new_token_ids=base.new_ids,
     )
+    return replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
 
 
 def _decide(

@@ -15,12 +15,9 @@ from tuner.data.prepared import Prepared
 from tuner.methods.method import Method
 from tuner.methods.options import Setting
 from tuner.methods.prompts import MultitaskOptions
-from tuner.model import tokenizer as vocabulary
 from tuner.model.base import Base
 from tuner.model.heads import Head
-from tuner.plan import (
-    decide,
-)
+from tuner.plan import decide
 from tuner.plan.devices import Devices
 from tuner.plan.memory import estimate
 from tuner.plan.rlhf import Parties
@@ -30,6 +27,8 @@ from tuner.recipe.schema import Recipe
 from tuner.recipe.schema_rlhf import PpoSection, RlhfSection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from tuner.data.example import Example
     from tuner.recipe.load import LoadedRecipe
 
@@ -59,7 +58,10 @@ _SEED_STRIDE = 1_000_003
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a run needs, decided. Lengths are in tokens, memory in bytes."""
+    """Everything that a run needs, decided. Lengths are in tokens, memory in bytes.
+
+    `vocabulary_rows` are the embedding rows of the model that is trained.
+    """
 
     verb: str
     task: str
@@ -75,31 +77,25 @@ class Plan:
     packing: bool
     gradient_checkpointing: bool
     micro_batch_size: int
-    gradient_accumulation_steps: int
     max_length: int
     stages: tuple[Stage, ...]
     setting: Setting
     head: Head
+    vocabulary_rows: int
     metrics: tuple[str, ...]
     formats: tuple[str, ...]
     shape: estimate.Shape
-    values: dict[str, PlanValue]
-    facts: dict[str, dict[str, Any]]
-    warnings: list[str] = field(default_factory=list)
+    values: Mapping[str, PlanValue]
+    facts: Mapping[str, Mapping[str, Any]]
+    warnings: Sequence[str] = ()
     parties: Parties = field(default_factory=Parties)
-    ptx: list[Example] = field(default_factory=list)
+    ptx: Sequence[Example] = ()
     devices: Devices = field(default_factory=Devices)
-    new_token_ids: tuple[int, ...] = ()
 
     @property
     def recipe(self) -> Recipe:
         """The recipe as the user gave it."""
         return self.loaded.recipe
-
-    @property
-    def target_modules(self) -> tuple[str, ...]:
-        """Full names of the modules that the method changes."""
-        return self.setting.targets
 
     @property
     def rlhf(self) -> RlhfSection:
@@ -112,9 +108,9 @@ class Plan:
         return self.recipe.ppo or PpoSection()
 
     @property
-    def vocabulary_rows(self) -> int:
-        """Embedding rows of the model that is trained."""
-        return vocabulary.rows_for(self.base.vocabulary_rows, self.new_token_ids)
+    def draws(self) -> bool:
+        """Whether a step samples answers, so that its tokens are not known in advance."""
+        return self.task == "rlhf" and self.rlhf.draws
 
     @property
     def live_formats(self) -> tuple[str, ...]:
@@ -134,6 +130,11 @@ class Plan:
     def step_seed(self, number: int) -> int:
         """Return the seed of everything random in step `number`, from 0."""
         return self.recipe.run.seed * _SEED_STRIDE + number
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """Micro-batches of a step in one process."""
+        return self.devices.accumulation(self.recipe.train.batch_size, self.micro_batch_size)
 
     @property
     def collate(self) -> Collator:
@@ -181,5 +182,5 @@ class Plan:
                 for key, item in self.values.items()
             },
             **self.facts,
-            "warnings": self.warnings,
+            "warnings": list(self.warnings),
         }

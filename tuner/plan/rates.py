@@ -105,7 +105,7 @@ def find(plan: Plan, machine: Machine) -> Found | None:
     exact = _read(_folder() / f"{_digest([kin, settings])}.json")
     if exact is not None:
         return Found(exact[1], same=True)
-    if plan.recipe.rlhf is not None and plan.recipe.rlhf.draws:
+    if plan.draws:
         return None
     for path in _newest_first(_folder()):
         other = _read(path)
@@ -130,7 +130,7 @@ def of_run(plan: Plan, record: Mapping[str, Any], lines: list[dict[str, Any]]) -
         return None
     tokens, seconds = (sum(line[key] for line in later) for key in ("tokens", "seconds"))
     before = lines[0]["step"] if lines[1:] else 0
-    steps = len(later) if draws(plan) else later[-1]["step"] - before
+    steps = len(later) if plan.draws else later[-1]["step"] - before
     rows = scored_rows(plan)
     made = of_formats(record.get("artefacts") or ())
     steps_alone = seconds / max(1, steps) * plan.steps
@@ -153,11 +153,6 @@ def of_formats(artefacts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     timed = [artefact for artefact in artefacts if "seconds" in artefact]
     found = {str(artefact["kind"]): float(artefact["seconds"]) for artefact in timed}
     return {**found, SHARED: float(timed[0]["shared_seconds"])} if timed else {}
-
-
-def draws(plan: Plan) -> bool:
-    """Return whether a step samples answers, so that its tokens are not known in advance."""
-    return plan.recipe.rlhf is not None and plan.recipe.rlhf.draws
 
 
 def scored_rows(plan: Plan) -> int:

@@ -115,15 +115,19 @@ def _refuse_absent(key: str, wanted: Iterable[str], names: Collection[str], foun
         return
     ends_in = {name.rsplit(".", 1)[-1] for name in names}
     endings = {word for word in ends_in if not word.isdigit()}
-    near = {entry: difflib.get_close_matches(entry, sorted(endings), 3, 0.4) for entry in absent}
-    hints = [f"{entry} -> {', '.join(words)}" for entry, words in near.items() if words]
-    hint = f"similar: {'; '.join(hints)}. " if hints else ""
     raise ModelError(
         f"method.{key} names modules that the model does not have",
         f"{found.name}: {', '.join(absent)} matches no module; module names here end in "
         f"{', '.join(sorted(endings))}",
-        f"{hint}correct method.{key}",
+        f"{_similar(absent, sorted(endings))}correct method.{key}",
     )
+
+
+def _similar(absent: Iterable[str], endings: Sequence[str]) -> str:
+    """Return which module names are similar to those that match nothing, as a sentence."""
+    near = {entry: difflib.get_close_matches(entry, endings, 3, 0.4) for entry in absent}
+    hints = [f"{entry} -> {', '.join(words)}" for entry, words in near.items() if words]
+    return f"similar: {'; '.join(hints)}. " if hints else ""
 
 
 def virtual_tokens(recipe: Recipe, found: Base) -> int:
@@ -195,14 +199,12 @@ def targets(recipe: Recipe, bones: Skeleton, found: Base) -> list[str]:
             ) from error
     if not chosen or (absent and len(wanted) > 1):
         endings = sorted({name.rsplit(".", 1)[-1] for name in names})
-        near = {entry: difflib.get_close_matches(entry, endings, 3, 0.4) for entry in absent}
-        hints = [f"{entry} -> {', '.join(found)}" for entry, found in near.items() if found]
-        hint = f"similar: {'; '.join(hints)}. " if hints else ""
         raise ModelError(
             "method.target_modules names modules that the model does not have",
             f"{found.name}: {', '.join(absent or wanted)} matches no layer that "
             f"{options.name} can adapt; it has {', '.join(endings)}",
-            f"{hint}correct method.target_modules, or use {_everything(options)}",
+            f"{_similar(absent, endings)}correct method.target_modules, or use "
+            f"{_everything(options)}",
         )
     present = sizes.Sizes.of(found.config).layers
     touched = layers_of(chosen)

@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, WithJsonSchema
 
 from tuner.recipe.formats import FORMATS, GGUF, canonical
-from tuner.rewards.options import own_words
-from tuner.schema.fields import Flag, Positive, Section, Text
+from tuner.schema.fields import Flag, Positive, Section, Text, own_words
 from tuner.schema.suggest import suggestion
 
 AUTO = "auto"

@@ -11,21 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tuner.errors import TrainingError
-from tuner.rewards.constant import ConstantGuard
-from tuner.rewards.options import RewardPart, RewardParts, part_name
 from tuner.rewards.response import Response, Scorer, Scores, beginning
-
-__all__ = [
-    "ConstantGuard",
-    "Part",
-    "Response",
-    "RewardPart",
-    "RewardParts",
-    "Scorer",
-    "Scores",
-    "compose",
-    "part_name",
-]
 
 
 @dataclass(frozen=True)

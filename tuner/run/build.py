@@ -23,7 +23,7 @@ from tuner.model.transformers_errors import quiet_libraries, told
 from tuner.model.weights import open_weights
 from tuner.run import start_lora, start_prompt
 from tuner.tasks import TASKS, sharding
-from tuner.tasks.trained import Trained
+from tuner.tasks.trained import Trained, trainable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -221,10 +221,6 @@ def set_stage(plan: Plan, model: Any, stage: Stage) -> None:
         full.set_trainable(model, stage.train)
 
 
-def trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
-    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-
-
 def unmoved(plan: Plan, trained: Trained) -> list[str]:
     """Return the names of trainable tensors that still have their initial values.
 
@@ -238,7 +234,7 @@ def unmoved(plan: Plan, trained: Trained) -> list[str]:
     if len(still) < len(trained.start):
         return still
     why, fix = "", "check train.learning_rate and that the data has supervised tokens"
-    if plan.task == "rlhf" and plan.rlhf.draws:
+    if plan.draws:
         why = "; if all answers to a prompt get the same reward, there is nothing to learn from"
         fix = (
             "check reward in metrics.jsonl; use rewards that differ between answers, or more steps"

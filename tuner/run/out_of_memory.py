@@ -17,7 +17,8 @@ from tuner.errors import ResourceError, first_line
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
-    from tuner.tasks.watch import Watch
+    from tuner.record.run_folder import RunFolder
+    from tuner.tasks.leg import Reporter, Step
 
 RECORD = "out_of_memory"
 
@@ -45,10 +46,7 @@ def resized(plan: Plan, most: int) -> Plan | None:
     filled_up = world > 1 and plan.recipe.rlhf is None
     sizes = (size for size in range(most, 0, -1) if filled_up or batch % (size * world) == 0)
     size = next(sizes, None)
-    if size is None:
-        return None
-    accumulation = plan.devices.accumulation(batch, size)
-    return replace(plan, micro_batch_size=size, gradient_accumulation_steps=accumulation)
+    return None if size is None else replace(plan, micro_batch_size=size)
 
 
 def as_found(plan: Plan, record: Mapping[str, Any]) -> Plan:
@@ -59,20 +57,23 @@ def as_found(plan: Plan, record: Mapping[str, Any]) -> Plan:
     return resized(plan, int(found[-1]["to"])) or plan
 
 
-def shrink(plan: Plan, error: BaseException, watch: Watch) -> Plan:
+def shrink(
+    plan: Plan, error: BaseException, current: Step, folder: RunFolder, reporter: Reporter
+) -> Plan:
     """Return the plan to repeat a step with: half the rows per forward pass.
 
     Args:
         plan: the one that ran out of memory.
         error: the error that was raised.
-        watch: knows the unfinished step, and whether its update had begun.
+        current: the unfinished step.
+        folder: its record gets the new size.
+        reporter: shows it.
 
     Raises:
         ResourceError: one row per forward pass is too much; or the step cannot be repeated, since
             its update had begun or other processes take part.
     """
-    size, step, reason = plan.micro_batch_size, watch.number + 1, first_line(error)
-    folder = watch.folder
+    size, step, reason = plan.micro_batch_size, current.number + 1, first_line(error)
     smaller = resized(plan, size // 2)
     if smaller is None:
         raise _nothing_fits(plan, step, reason) from error
@@ -87,7 +88,7 @@ def shrink(plan: Plan, error: BaseException, watch: Watch) -> Plan:
         ) from error
     found = {"step": step, "from": size, "to": now, "error": reason}
     folder.update(**{RECORD: [*(folder.record.get(RECORD) or []), found]})
-    if watch.updating:
+    if current.updating:
         raise ResourceError(
             "training ran out of memory",
             f"step {step}, train.micro_batch_size {size}: {reason}; its update had begun",
@@ -98,7 +99,7 @@ def shrink(plan: Plan, error: BaseException, watch: Watch) -> Plan:
         f"instead of {size}, the update stays the same"
     )
     log.warning(text)
-    watch.reporter.warn(text)
+    reporter.warn(text)
     return smaller
 
 

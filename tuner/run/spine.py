@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,22 +22,17 @@ from tuner.record.run_folder import RunFolder
 from tuner.run import build, content, out_of_memory
 from tuner.run import finish as run_finish
 from tuner.run import resume as training
-from tuner.run.build import set_stage, trainable
+from tuner.run.build import set_stage
 from tuner.run.finish import finish, remember, score
 from tuner.tasks import TASKS
-from tuner.tasks.leg import Leg
-from tuner.tasks.optimizer import optimizer_and_schedule
-from tuner.tasks.trained import Trained
-from tuner.tasks.watch import Reporter, Watch
+from tuner.tasks import leg as tasks_leg
+from tuner.tasks.leg import Leg, Reporter
+from tuner.tasks.trained import Trained, trainable
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tuner.console.console import Console
-    from tuner.machine.signals import StopRequest
     from tuner.plan.plan import Plan
     from tuner.record.checkpoint import Checkpoint
-    from tuner.record.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -234,32 +228,18 @@ def train(
         ResourceError: the disk is full, or memory is too small for one row per forward pass.
     """
     plan = out_of_memory.as_found(plan, folder.record)
-    watch = Watch(plan, folder, stop, reporter)
     done, last = resumed.step if resumed else 0, len(plan.stages) - 1
     for number, stage in enumerate(plan.stages):
         set_stage(plan, trained.model, stage)
-        watch.follow(trained.model, trainable(trained.model))
         saved = resumed if resumed is not None and resumed.state["stage"] == number else None
         if done >= stage.stop:
             if saved is not None:
-                checkpoint.restore_tensors(saved, dict(watch.parameters))
+                checkpoint.restore_tensors(saved, dict(trainable(trained.model)))
                 plan.method.hooks.restore(trained.model, saved.state["method"])
                 if number < last:
                     between(number + 1)
             continue
-        leg = Leg(
-            plan,
-            trained,
-            stage,
-            max(done, stage.start),
-            watch,
-            *optimizer_and_schedule(watch.parameters, plan, stage),
-            saved.state["task"] if saved is not None else {},
-        )
-        if saved is not None:
-            checkpoint.restore(saved, dict(watch.parameters), leg.optimizer, leg.schedule)
-            watch.resume(saved.state["window"])
-            plan.method.hooks.restore(trained.model, saved.state["method"])
+        leg = tasks_leg.begin(plan, trained, stage, folder, stop, reporter, saved)
         with stop.deferred():
             plan = _carry_out(leg)
         stop.check()
@@ -277,17 +257,17 @@ def _carry_out(leg: Leg) -> Plan:
 
     A step that ran out of memory is repeated, in smaller parts, as if it had never begun.
     """
-    trained, watch = leg.trained, leg.watch
+    trained = leg.trained
     while True:
-        watch.expect(leg.plan, leg.first, leg.task_state)
         try:
             TASKS[leg.plan.task].trainer(leg).train()
             return leg.plan
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory.ran_out(error):
                 raise
-            smaller = out_of_memory.shrink(leg.plan, error, watch)
-            leg = replace(leg, plan=smaller, first=watch.number, task_state=watch.state_before)
+            leg = leg.repeated(
+                out_of_memory.shrink(leg.plan, error, leg.step, leg.folder, leg.reporter)
+            )
         finally:
             # Remove the autocast that training put around the forward pass: what follows
             # computes as it did before training, and as the exported model will.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic_core import PydanticCustomError
 
 from tuner.schema import strict_yaml
 
@@ -38,6 +39,11 @@ class Section(BaseModel):
     """A strict, frozen part of a recipe: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+
+def own_words(said: str, key: str = "") -> PydanticCustomError:
+    """Return a problem in words for the user, at the key at fault below the validator's place."""
+    return PydanticCustomError("own_words", "{said}", {"said": said, "key": key})
 
 
 def _text(value: Any) -> Any:

@@ -10,10 +10,7 @@ from tuner.tasks import reward, rlhf, sft
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
-
-
-def _nothing(plan: Plan, model: Any) -> Any:
-    return None
+    from tuner.tasks.leg import Leg
 
 
 @dataclass(frozen=True)
@@ -26,9 +23,9 @@ class Task:
         finish: removes it again before the export.
     """
 
-    trainer: Callable[..., Any]
-    prepare: Callable[[Plan, Any], Any] = _nothing
-    finish: Callable[[Plan, Any], Any] = _nothing
+    trainer: Callable[[Leg], Any]
+    prepare: Callable[[Plan, Any], Any] = lambda plan, model: None
+    finish: Callable[[Plan, Any], Any] = lambda plan, trained: None
 
 
 TASKS: dict[str, Task] = {

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.data.order import Stream
 from tuner.tasks import trl_lending
+from tuner.tasks.callbacks import TrlCallback
 from tuner.tasks.trl_lending import Lent
-from tuner.tasks.watch_trl import WatchTrl
 
 if TYPE_CHECKING:
     from tuner.tasks.leg import Leg
@@ -26,11 +26,10 @@ def trainer(leg: Leg) -> Lent:
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
-    plan, first = leg.plan, leg.first
+    plan = leg.plan
     batch, rows = plan.recipe.train.batch_size, plan.prepared.train
-    place, end = first * batch, leg.stage.stop * batch
+    place, end = leg.first * batch, leg.stage.stop * batch
     stream = Stream(rows, plan.recipe.run.seed, place, end, batch, grouped=True)
-    leg.watch.begin(leg.stage, first, stream, place)
     pad = DataCollatorForPreference(plan.tokenizer.pad_token_id)
 
     def collate(chosen: Sequence[Mapping[str, Any]]) -> Any:
@@ -55,13 +54,13 @@ def trainer(leg: Leg) -> Lent:
             data_collator=collate,
             train_dataset=Dataset.from_dict({**texts, "row": stream.places}),
             processing_class=plan.tokenizer,
-            callbacks=[WatchTrl(leg.watch, figures, SHOWN)],
+            callbacks=[TrlCallback(leg, stream, figures, SHOWN)],
             optimizers=(leg.optimizer, leg.schedule),
         )
 
-    def figures(step: int, logs: Mapping[str, float]) -> dict[str, Any]:
+    def figures(logs: Mapping[str, float]) -> dict[str, Any]:
         """Return the metrics of a step; `margin` and the rewards are the implicit ones."""
-        pairs = stream.step(step - first - 1)
+        pairs = stream.step(leg.step.number - leg.first)
         return {
             "pair_accuracy": logs["rewards/accuracies"],
             "margin": logs["rewards/margins"],

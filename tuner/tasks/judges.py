@@ -18,9 +18,8 @@ from tuner.model.adapters.files import WHOLE
 from tuner.model.heads import HEADS
 from tuner.rewards import Part, compose
 from tuner.rewards.code import load as load_function
-from tuner.rewards.options import FunctionReward, ModelReward, part_name
+from tuner.rewards.options import FunctionReward, ModelReward
 from tuner.rewards.response import Response, Scorer, Scores
-from tuner.rewards.rules import RULES
 
 if TYPE_CHECKING:
     from tuner.model.adapters.sources import Source
@@ -81,8 +80,8 @@ def load(plan: Plan) -> Judge:
         elif isinstance(part, FunctionReward):
             scorer = load_function(part.function, plan.loaded.folder, plan.rlhf.allow_code)
         else:
-            scorer = RULES[part.rule](part)
-        parts.append(Part(part_name(part), part.weight, scorer))
+            scorer = part.scorer()
+        parts.append(Part(part.title, part.weight, scorer))
     return Judge(compose(parts), tuple(models))
 
 

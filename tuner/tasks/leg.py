@@ -2,17 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from tuner.machine import ranks
+from tuner.record import checkpoint
+from tuner.tasks.optimizer import optimizer_and_schedule
+from tuner.tasks.trained import trainable
 
 if TYPE_CHECKING:
-    import torch
-
+    from tuner.machine.signals import StopRequest
     from tuner.plan.plan import Plan
     from tuner.plan.values import Stage
+    from tuner.record.checkpoint import Checkpoint
+    from tuner.record.run_folder import RunFolder
     from tuner.tasks.trained import Trained
-    from tuner.tasks.watch import Watch
+
+# The sums of a logging window without a step.
+EMPTY = {"steps": 0, "loss": 0.0, "tokens": 0, "supervised_tokens": 0, "seconds": 0.0}
+
+
+class Reporter(Protocol):
+    """Where a run reports its progress; a `Console` is one."""
+
+    def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
+        """Show how far training is."""
+
+    def note(self, text: str) -> None:
+        """Show something worth knowing."""
+
+    def warn(self, text: str) -> None:
+        """Show something that may be wrong."""
+
+
+@dataclass
+class Step:
+    """The step that runs now; out of memory, it is repeated from here.
+
+    Attributes:
+        number: from 0.
+        task_state: the task's state before it.
+        updating: whether its update has begun: it cannot be repeated.
+        started: when it began.
+    """
+
+    number: int
+    task_state: Mapping[str, Any] = field(default_factory=dict)
+    updating: bool = False
+    started: float = field(default_factory=time.perf_counter)
 
 
 @dataclass(frozen=True)
@@ -24,22 +65,88 @@ class Leg:
         trained: the model.
         stage: whose steps these are.
         first: the first step still to run, from 0; more than `stage.start` when resumed.
-        watch: the callback that checks, records and seals every step.
+        parameters: the trainable tensors, by name.
         optimizer: at the state before step `first`.
         schedule: likewise.
-        task_state: the task's state in the checkpoint; empty at the start of a stage.
+        folder: takes metrics, samples and checkpoints.
+        stop: whether a signal asked the run to stop.
+        reporter: shows what happens.
+        step: the step that runs now; before the first one, that one.
+        window: sums over the steps since the last line of metrics.
+        task_state: returns what the next step depends on besides weights and optimizer, as JSON;
+            set by the task.
     """
 
     plan: Plan
     trained: Trained
     stage: Stage
     first: int
-    watch: Watch
+    parameters: list[tuple[str, torch.nn.Parameter]]
     optimizer: torch.optim.Optimizer
     schedule: Any
-    task_state: Mapping[str, Any] = field(default_factory=dict)
+    folder: RunFolder
+    stop: StopRequest
+    reporter: Reporter
+    step: Step
+    window: dict[str, float]
+    task_state: Callable[[], dict[str, Any]] = dict
 
     @property
     def steps(self) -> int:
         """Return the number of steps still to run."""
         return self.stage.stop - self.first
+
+    def begin_step(self, number: int) -> None:
+        """Begin step `number`, from 0, of the run.
+
+        Randomness within a step (dropout) is a pure function of the run's seed and the step's
+        number, so a checkpoint holds no generator state and a resumed step gets the numbers of the
+        uninterrupted one.
+        """
+        step = self.step
+        step.number, step.task_state, step.updating = number, self.task_state(), False
+        # Rows of different ranks do not share their dropout.
+        torch.manual_seed(self.plan.step_seed(number) + (ranks.place().rank << 32))
+        step.started = time.perf_counter()
+
+    def repeated(self, plan: Plan) -> Leg:
+        """Return the steps from the current one on, by another plan."""
+        step = Step(self.step.number, self.step.task_state)
+        return replace(self, plan=plan, first=step.number, step=step)
+
+
+def begin(
+    plan: Plan,
+    trained: Trained,
+    stage: Stage,
+    folder: RunFolder,
+    stop: StopRequest,
+    reporter: Reporter,
+    saved: Checkpoint | None = None,
+) -> Leg:
+    """Return the steps of a stage from its start, or from a checkpoint within it.
+
+    Raises:
+        IntegrityError: the checkpoint does not fit the model.
+    """
+    parameters = trainable(trained.model)
+    optimizer, schedule = optimizer_and_schedule(parameters, plan, stage)
+    step, window = Step(stage.start), EMPTY
+    if saved is not None:
+        checkpoint.restore(saved, dict(parameters), optimizer, schedule)
+        plan.method.hooks.restore(trained.model, saved.state["method"])
+        step, window = Step(saved.step, saved.state["task"]), saved.state["window"]
+    return Leg(
+        plan=plan,
+        trained=trained,
+        stage=stage,
+        first=step.number,
+        parameters=parameters,
+        optimizer=optimizer,
+        schedule=schedule,
+        folder=folder,
+        stop=stop,
+        reporter=reporter,
+        step=step,
+        window=dict(window),
+    )

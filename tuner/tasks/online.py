@@ -8,18 +8,18 @@ update, so that it depends only on the weights, the optimizer and its own seed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from tuner.data.order import Stream
 from tuner.machine import ranks
-from tuner.rewards.constant import ConstantGuard
 from tuner.rewards.response import Response, Scores
-from tuner.tasks import rollouts, trl_lending
-from tuner.tasks.collapse import refuse_collapse
+from tuner.tasks import rollouts, step_end, trl_lending
+from tuner.tasks.callbacks import TrlCallback
+from tuner.tasks.collapse import Collapse
 from tuner.tasks.trl_lending import Lent
-from tuner.tasks.watch_trl import WatchTrl
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -77,14 +77,10 @@ class Online:
     """The callbacks of trl in the steps of a leg."""
 
     def __init__(self, leg: Leg) -> None:
-        plan, task_state = leg.plan, leg.task_state
-        self.plan, self.model, self.judge = plan, leg.trained.model, leg.trained.judge
-        self.steps, self.watch = leg.steps, leg.watch
-        self.optimizers = leg.optimizer, leg.schedule
-        self.guard = ConstantGuard()
-        if "guard" in task_state:
-            self.guard.restore(task_state["guard"])
-        self.endless = int(task_state.get("endless", 0))
+        plan = leg.plan
+        self.collapse = Collapse(leg)
+        self.leg = replace(leg, task_state=self.collapse.state)
+        self.plan, self.judge = plan, leg.trained.judge
         count = plan.recipe.train.batch_size // plan.rlhf.copies
         place, end = leg.first * count, leg.stage.stop * count
         prompts, seed = plan.prepared.train, plan.recipe.run.seed
@@ -92,12 +88,6 @@ class Online:
         self.ends = rollouts.stops(plan)
         self.answers: list[Response] = []
         self.scores = Scores([], {})
-        leg.watch.begin(leg.stage, leg.first, self.stream, place)
-        leg.watch.task_state = self.state
-
-    def state(self) -> dict[str, Any]:
-        """Return what the next step depends on besides weights and optimizer."""
-        return {"guard": self.guard.state(), "endless": self.endless}
 
     def build(self) -> Trainer:
         """Build trl's trainer; the model is lent to it."""
@@ -108,7 +98,7 @@ class Online:
         from trl.trainer.rloo_config import RLOOConfig
         from trl.trainer.rloo_trainer import RLOOTrainer
 
-        plan, rlhf = self.plan, self.plan.rlhf
+        leg, plan, rlhf = self.leg, self.plan, self.plan.rlhf
         given: dict[str, Any] = {
             "beta": rlhf.kl_coefficient,
             "num_generations": rlhf.copies,
@@ -127,18 +117,18 @@ class Online:
             given |= {"use_vllm": True, "vllm_mode": rlhf.vllm}
         prompts = plan.prepared.train
         common: dict[str, Any] = {
-            "model": self.model,
+            "model": leg.trained.model,
             "reward_funcs": self.reward,
             "train_dataset": Dataset.from_dict({"prompt": [str(n) for n in self.stream.places]}),
             "processing_class": PromptTokens(plan.tokenizer, prompts),
-            "callbacks": [WatchTrl(self.watch, self.figures, SHOWN)],
-            "optimizers": self.optimizers,
+            "callbacks": [TrlCallback(leg, self.stream, self.figures, SHOWN)],
+            "optimizers": (leg.optimizer, leg.schedule),
         }
         kinds: tuple[Any, Any] = (RLOOTrainer, RLOOConfig)
         if rlhf.algorithm == "grpo":
             kinds = (GRPOTrainer, GRPOConfig)
             given |= {"loss_type": "dapo", "scale_rewards": "group"}
-        config = trl_lending.arguments(kinds[1], plan, self.steps, **given)
+        config = trl_lending.arguments(kinds[1], plan, leg.steps, **given)
         built: Trainer = _drawing_once(kinds[0])(args=config, **common)
         return built
 
@@ -158,35 +148,18 @@ class Online:
         answers = _of_all(answers)
         scores = ranks.by_first(lambda: self.judge(answers))
         self.answers, self.scores = answers, scores
-        if warning := self.guard.update(scores):
-            self.watch.reporter.note(f"warning: {warning}")
-        self.endless = 0 if any(answer.ended for answer in answers) else self.endless + 1
-        penalty = self.plan.rlhf.missing_eos_penalty
-        earned = [
-            score - (0.0 if answer.ended else penalty)
-            for score, answer in zip(scores.total, answers, strict=True)
-        ]
-        return earned[mine]
+        self.collapse.refuse_constant(scores)
+        return rollouts.priced(self.plan, answers, scores.total)[mine]
 
-    def figures(self, step: int, logs: Mapping[str, float]) -> dict[str, Any]:
+    def figures(self, logs: Mapping[str, float]) -> dict[str, Any]:
         """Return the metrics of a step, log samples when due, and stop a collapsed policy."""
-        answers, count = self.answers, len(self.answers)
-        length = sum(len(answer.response_ids) for answer in answers) / count
+        found = rollouts.figures(self.answers, self.scores)
         # trl reports the mean per token, and nothing if rlhf.kl_coefficient is 0.
-        kl = float(logs.get("kl", 0.0)) * length
-        refuse_collapse(self.plan, answers, kl, self.endless, step, self.watch)
-        every = self.plan.rlhf.sample_steps
-        if every and (step == 1 or step % every == 0):
-            self.watch.samples(step, answers, self.scores)
-        return {
-            "reward": sum(self.scores.total) / count,
-            **{f"reward_{name}": sum(v) / count for name, v in self.scores.parts.items()},
-            "kl": kl,
-            **{ours: logs[theirs] for theirs, ours in _FIGURES.items() if theirs in logs},
-            "length": length,
-            "ended": sum(answer.ended for answer in answers) / count,
-            "tokens": round(length * count) + sum(len(answer.prompt_ids) for answer in answers),
-        }
+        kl = float(logs.get("kl", 0.0)) * found["length"]
+        self.collapse.refuse(self.answers, kl)
+        step_end.samples(self.leg, self.answers, self.scores)
+        of_trl = {ours: logs[theirs] for theirs, ours in _FIGURES.items() if theirs in logs}
+        return {**found, "kl": kl, **of_trl}
 
 
 def _of_all(mine: Sequence[Item]) -> list[Item]:

@@ -7,13 +7,10 @@ of each answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-
-# Sums over all processes.
-Reduce = Callable[[torch.Tensor], torch.Tensor]
 
 
 def kl_k1(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
@@ -70,18 +67,15 @@ def advantages(
     return found, found + values
 
 
-def whiten(values: torch.Tensor, reduce: Reduce, shift: bool = True) -> torch.Tensor:
-    """Scale `values` to variance 1 and, with `shift`, mean 0, over the values of all processes.
+def whiten(values: torch.Tensor, shift: bool = True) -> torch.Tensor:
+    """Scale `values` to variance 1 and, with `shift`, mean 0.
 
     A single value, or equal values, stay finite.
     """
     # In float64: far from 0 the two sums differ by less than float32 resolves.
     exact = values.double()
-    count, total, squares = reduce(
-        torch.stack([exact.new_tensor(float(exact.numel())), exact.sum(), (exact**2).sum()])
-    )
-    mean = total / count
-    variance = (squares / count - mean**2).clamp(min=0)
+    mean = exact.sum() / exact.numel()
+    variance = ((exact**2).sum() / exact.numel() - mean**2).clamp(min=0)
     white: torch.Tensor = (exact - mean) * torch.rsqrt(variance + 1e-8)
     return (white if shift else white + mean).to(values.dtype)
 

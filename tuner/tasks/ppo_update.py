@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -14,11 +13,9 @@ import torch
 from tuner.data.order import Stream
 from tuner.machine import ranks
 from tuner.rewards.response import Response, Scores
-from tuner.tasks import rollouts
-from tuner.tasks.optimizer import CRITIC
+from tuner.tasks import gradients, rollouts
 from tuner.tasks.ppo_math import kl_k3, policy_losses, value_losses
 from tuner.tasks.sft import token_loss
-from tuner.tasks.watch import not_finite
 
 if TYPE_CHECKING:
     from tuner.tasks.leg import Leg
@@ -65,8 +62,8 @@ class Updates:
     """
 
     def __init__(self, leg: Leg) -> None:
-        self.plan, self.options, self.model = leg.plan, leg.plan.ppo, leg.trained.model
-        self.watch, self.optimizer = leg.watch, leg.optimizer
+        self.leg, self.plan, self.options = leg, leg.plan, leg.plan.ppo
+        self.model, self.optimizer = leg.trained.model, leg.optimizer
         self.here = ranks.place()
 
     def learn(self, rollout: Rollout, number: int) -> dict[str, float]:
@@ -126,31 +123,13 @@ class Updates:
         if options.ptx_coefficient:
             turns = options.epochs * options.minibatches
             sums["ptx_loss"] = self._ptx(len(rows), number * turns + update)
-        ranks.sum_gradients([weight for _, weight in self.watch.parameters])
+        ranks.sum_gradients([weight for _, weight in self.leg.parameters])
         sums = dict(zip(sums, ranks.total(list(sums.values())), strict=True))
-        norm = self._clip()
         whole = sums["policy_loss"] + sums["value_loss"]
-        for name, value in (("loss", whole), ("gradient norm", norm)):
-            if not math.isfinite(value):
-                names = [rollout.answers[row].row for row in rows]
-                raise not_finite(name, value, number + 1, names, self.watch.last_good())
-        self.watch.updating = True
+        norm = gradients.clip(self.leg, [rollout.answers[row] for row in rows], whole)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {**sums, "grad_norm": norm}
-
-    def _clip(self) -> float:
-        """Clip the gradients of policy and critic separately; return the norm of both together."""
-        most, squares = self.plan.recipe.train.max_grad_norm, 0.0
-        for critic in (False, True):
-            weights = [
-                weight
-                for name, weight in self.watch.parameters
-                if name.startswith(CRITIC) == critic and weight.grad is not None
-            ]
-            if weights:
-                squares += float(torch.nn.utils.clip_grad_norm_(weights, most)) ** 2
-        return math.sqrt(squares) if math.isfinite(squares) else squares
 
     def _ptx(self, count: int, update: int) -> float:
         """Add the gradient of the language modelling loss on supervised rows.

@@ -21,6 +21,7 @@ from tuner.rewards.response import Response
 if TYPE_CHECKING:
     from tuner.data.prompts import Prompt
     from tuner.plan.plan import Plan
+    from tuner.rewards.response import Scores
 
 REFERENCE = "reference"
 
@@ -103,6 +104,27 @@ def response(plan: Plan, prompt: Prompt, ids: Sequence[int], ends: Sequence[int]
         prompt_ids=tuple(prompt.input_ids),
         response_ids=kept,
     )
+
+
+def figures(answers: Sequence[Response], scores: Scores) -> dict[str, Any]:
+    """Return the metrics of the sampled answers of a step."""
+    count, tokens = len(answers), sum(len(answer.response_ids) for answer in answers)
+    return {
+        "reward": sum(scores.total) / count,
+        **{f"reward_{name}": sum(values) / count for name, values in scores.parts.items()},
+        "length": tokens / count,
+        "ended": sum(answer.ended for answer in answers) / count,
+        "tokens": tokens + sum(len(answer.prompt_ids) for answer in answers),
+    }
+
+
+def priced(plan: Plan, answers: Sequence[Response], scores: Sequence[float]) -> list[float]:
+    """Return the scores of answers, less the penalty where one does not end."""
+    penalty = plan.rlhf.missing_eos_penalty
+    return [
+        score - (0.0 if answer.ended else penalty)
+        for score, answer in zip(scores, answers, strict=True)
+    ]
 
 
 def example(answer: Response) -> Example:

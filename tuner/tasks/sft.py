@@ -19,6 +19,7 @@ from tuner.machine import ranks
 from tuner.methods.full import StagedOptions
 from tuner.model.kernels.cross_entropy import cross_entropies
 from tuner.tasks import sharding
+from tuner.tasks.callbacks import LossCallback, StepLoss
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
@@ -88,15 +89,15 @@ def on_trainer(
         batch,
         grouped=not plan.packing,
     )
-    leg.watch.begin(leg.stage, leg.first, stream, order.start)
+    step_loss = StepLoss(leg, stream, loss)
     world = plan.devices.world
     built = Trainer(
         model=sharding.Front(model) if plan.devices.sharded else model,
-        args=arguments(plan, leg.steps),
+        args=TrainingArguments(**settings(plan, leg.steps)),
         train_dataset=stream if world == 1 else Dealt(stream, plan.micro_batch_size, world),
         data_collator=collate,
-        compute_loss_func=leg.watch.loss(loss),
-        callbacks=[leg.watch],
+        compute_loss_func=step_loss,
+        callbacks=[LossCallback(step_loss)],
         optimizers=(leg.optimizer, leg.schedule),
     )
     built.remove_callback(PrinterCallback)
@@ -105,13 +106,8 @@ def on_trainer(
     return built
 
 
-def arguments(plan: Plan, steps: int) -> TrainingArguments:
-    """Return TrainingArguments for `steps` steps, with all of its saving and logging off."""
-    return TrainingArguments(**settings(plan, steps))
-
-
 def settings(plan: Plan, steps: int) -> dict[str, Any]:
-    """Return the fields of TrainingArguments for the trainer of any task."""
+    """Return the fields of TrainingArguments for any task, with saving and logging off."""
     return {
         "output_dir": str(plan.output),
         "max_steps": steps,

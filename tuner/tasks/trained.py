@@ -28,3 +28,8 @@ class Trained:
     unmoved: list[str] = field(default_factory=list)
     judge: Any = None
     scores: Mapping[str, Any] = field(default_factory=dict)
+
+
+def trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:
+    """Return the trainable tensors of a model, each with its name."""
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]

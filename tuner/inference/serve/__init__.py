@@ -12,7 +12,7 @@ another order, and an answer would depend on concurrent requests.
 
     protocol.py  requests, and what is refused     replies.py    answers in OpenAI's format
     models.py    model names and their prompts     worker.py     the one thread that generates
-    app.py       the endpoints                     admission.py  admission, queue, draining
-    server.py    socket, signals, shutdown         guard.py      key, host, size; the log line
-    refusal.py   errors in OpenAI's format
+    app.py       the endpoints                     events.py     what it sends to an endpoint
+    server.py    socket, signals, shutdown         admission.py  as many as may wait; draining
+    guard.py     key, host, size; the log line     refusal.py    errors in OpenAI's format
 """

@@ -5,12 +5,9 @@ Everything here happens in the event loop's thread; a signal's handler only sets
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from tuner.inference.serve.refusal import Refused, stopping
 
@@ -36,95 +33,43 @@ class Limits:
     temperature: float = 1.0
 
 
-class Desk:
+class Admission:
     """Admits requests and counts them.
 
     Attributes:
-        inside: requests that wait or are being answered.
         draining: no further ones are admitted.
     """
 
     def __init__(self, max_queue: int) -> None:
         self._most = max_queue + 1
         self._usual_seconds = 1.0
-        self.inside = 0
+        self._entered: dict[str, float] = {}
         self.draining = False
 
-    def enter(self) -> Ticket:
-        """Admit a request.
+    @property
+    def drained(self) -> bool:
+        """Return whether none is admitted, and none waits or is being answered."""
+        return self.draining and not self._entered
+
+    def enter(self, request: str) -> None:
+        """Admit a request by its id.
 
         Raises:
             Refused: 429 if too many wait, 503 if the server is stopping.
         """
         if self.draining:
             raise stopping()
-        if self.inside >= self._most:
-            seconds = math.ceil(self._usual_seconds * self.inside / 2)
+        waiting = len(self._entered)
+        if waiting >= self._most:
+            seconds = math.ceil(self._usual_seconds * waiting / 2)
             wait = str(min(max(seconds, 1), _LONGEST_RETRY_SECONDS))
-            message = f"{self.inside} requests are already waiting; try again in {wait} s"
+            message = f"{waiting} requests are already waiting; try again in {wait} s"
             raise Refused(429, message, "queue_full", headers={"retry-after": wait})
-        self.inside += 1
-        return Ticket(self._leave)
+        self._entered[request] = time.monotonic()
 
-    def _leave(self, seconds: float) -> None:
-        self.inside -= 1
-        self._usual_seconds = 0.8 * self._usual_seconds + 0.2 * seconds
-
-
-class Ticket:
-    """The place of a request that was admitted; given back once."""
-
-    def __init__(self, leave: Callable[[float], None]) -> None:
-        self._leave = leave
-        self._entered = time.monotonic()
-        self._valid = True
-
-    def give_back(self) -> None:
-        """Free the place for another request."""
-        if self._valid:
-            self._valid = False
-            self._leave(time.monotonic() - self._entered)
-
-
-class Mail:
-    """Events from the worker's thread, read in the event loop, until the client is gone.
-
-    Args:
-        receive: the ASGI channel of the request, its body read.
-    """
-
-    def __init__(self, receive: Callable[[], Any]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Any] = asyncio.Queue()
-        self._gone: asyncio.Future[None] = asyncio.ensure_future(_leaving(receive))
-
-    def put(self, event: Any, then: Callable[[], None] = lambda: None) -> None:
-        """Send an event; from any thread. `then` is called in the event loop."""
-
-        def deliver() -> None:
-            then()
-            self._events.put_nowait(event)
-
-        # Once the loop has ended, nothing reads.
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(deliver)
-
-    async def next(self) -> Any:
-        """Return the next event; None if the client is gone."""
-        if self._events.empty():
-            waiting = asyncio.ensure_future(self._events.get())
-            try:
-                await asyncio.wait({waiting, self._gone}, return_when=asyncio.FIRST_COMPLETED)
-                return waiting.result() if waiting.done() else None
-            finally:
-                waiting.cancel()
-        return None if self._gone.done() else self._events.get_nowait()
-
-    def close(self) -> None:
-        """Stop reading."""
-        self._gone.cancel()
-
-
-async def _leaving(receive: Callable[[], Any]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    def leave(self, request: str) -> None:
+        """Free the place of a request for another, if it still has one."""
+        entered = self._entered.pop(request, None)
+        if entered is not None:
+            seconds = time.monotonic() - entered
+            self._usual_seconds = 0.8 * self._usual_seconds + 0.2 * seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +15,15 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from tuner.inference.serve.admission import Desk, Limits, Mail, Ticket
+from tuner.inference.sampling import Sampling
+from tuner.inference.serve.admission import Admission, Limits
+from tuner.inference.serve.events import Channel, End, Event, Piece, Whole
 from tuner.inference.serve.guard import GONE, Facts
-from tuner.inference.serve.models import Voice
+from tuner.inference.serve.models import ServedModel
 from tuner.inference.serve.protocol import ChatAsk, CompletionAsk
 from tuner.inference.serve.refusal import Refused, failed
 from tuner.inference.serve.replies import Reply
-from tuner.inference.serve.worker import End, Event, Job, Piece, Whole, Worker
+from tuner.inference.serve.worker import Job, Worker
 
 _CODES = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
 
@@ -31,17 +33,17 @@ class Endpoints:
     """The endpoints of one server.
 
     Attributes:
-        voices: by model name.
+        by_name: the models.
         worker: generates.
-        desk: admits requests.
+        admission: admits requests.
         limits: what a request may take.
         created: when the server started, in seconds since 1970.
         encoding: the thread in which prompts are made, one at a time.
     """
 
-    voices: dict[str, Voice]
+    by_name: dict[str, ServedModel]
     worker: Worker
-    desk: Desk
+    admission: Admission
     limits: Limits
     created: int
     encoding: ThreadPoolExecutor
@@ -57,48 +59,60 @@ class Endpoints:
     async def models(self, request: Request) -> Response:
         """Answer `GET /v1/models`."""
         _facts(request).endpoint = "/v1/models"
-        return JSONResponse({"object": "list", "data": [self._card(name) for name in self.voices]})
+        return JSONResponse({"object": "list", "data": [self._card(name) for name in self.by_name]})
 
     async def model(self, name: str, request: Request) -> Response:
         """Answer `GET /v1/models/NAME`."""
         _facts(request).endpoint = "/v1/models/NAME"
-        return JSONResponse(self._card(self._voice(name).name))
+        self._model(name)
+        return JSONResponse(self._card(name))
 
     async def health(self) -> Response:
         """Answer `GET /health`: 503 if no request would be answered."""
-        if self.desk.draining or not self.worker.alive:
-            status = "stopping" if self.desk.draining else "failed"
+        if self.admission.draining or not self.worker.alive:
+            status = "stopping" if self.admission.draining else "failed"
             return JSONResponse({"status": status}, 503)
         return JSONResponse({"status": "ok"})
 
     def _card(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self.created, "owned_by": "tuner"}
 
-    def _voice(self, name: str) -> Voice:
-        if name not in self.voices:
-            known = ", ".join(self.voices)
+    def _model(self, name: str) -> ServedModel:
+        if name not in self.by_name:
+            known = ", ".join(self.by_name)
             message = f"there is no model of this name; available models: {known}"
             raise Refused(404, message, "model_not_found", "model")
-        return self.voices[name]
+        return self.by_name[name]
 
     async def _answer(self, ask: ChatAsk | CompletionAsk, request: Request) -> Response:
         facts = _facts(request)
         facts.endpoint = request.url.path
-        voice = self._voice(ask.model)
-        facts.model, facts.stream = voice.name, ask.stream
+        model = self._model(ask.model)
+        facts.model, facts.stream = ask.model, ask.stream
         tokens = self._longest(ask)
-        ticket = self.desk.enter()
-        facts.drop = ticket.give_back
+        self.admission.enter(facts.id)
         loop = asyncio.get_running_loop()
-        prompts = await loop.run_in_executor(self.encoding, voice.ids, ask)
+        prompts = await loop.run_in_executor(self.encoding, model.ids, ask)
         facts.prompt_tokens = sum(len(prompt) for prompt in prompts)
-        mail = Mail(request.receive)
-        job = self._job(ask, voice, prompts, tokens, _teller(mail, ticket))
-        # Its place is given back when the worker is done with it or the client is gone.
-        facts.drop = _dropper(job, mail, ticket)
-        self.worker.submit(job)
-        reply = Reply(ask, voice.name, facts.id, facts.prompt_tokens, len(prompts))
-        return await (_stream(reply, mail, facts) if ask.stream else _whole(reply, mail, facts))
+        # Its place is free when the worker is done with it or the client is gone.
+        channel = Channel(request.receive, lambda: self.admission.leave(facts.id))
+        facts.drop = channel.close
+        temperature = self.limits.temperature if ask.temperature is None else ask.temperature
+        self.worker.submit(
+            Job(
+                variant=model.variant,
+                prompts=prompts,
+                max_new_tokens=tokens,
+                sampling=Sampling(temperature, 1.0 if ask.top_p is None else ask.top_p),
+                seed=ask.seed,
+                words=ask.words,
+                strip=isinstance(ask, ChatAsk),
+                seconds=self.limits.seconds,
+                channel=channel,
+            )
+        )
+        reply = Reply(ask, facts.id, facts.prompt_tokens, len(prompts))
+        return await (_stream if ask.stream else _whole)(reply, channel, facts)
 
     def _longest(self, ask: ChatAsk | CompletionAsk) -> int:
         name, tokens = ask.longest()
@@ -108,55 +122,15 @@ class Endpoints:
             raise Refused(400, message, "invalid_value", name)
         return most if tokens is None else tokens
 
-    def _job(
-        self,
-        ask: ChatAsk | CompletionAsk,
-        voice: Voice,
-        prompts: list[list[int]],
-        tokens: int,
-        tell: Callable[[Event], None],
-    ) -> Job:
-        return Job(
-            voice=voice,
-            prompts=prompts,
-            max_new_tokens=tokens,
-            temperature=self.limits.temperature if ask.temperature is None else ask.temperature,
-            top_p=1.0 if ask.top_p is None else ask.top_p,
-            seed=ask.seed,
-            words=ask.words,
-            strip=isinstance(ask, ChatAsk),
-            seconds=self.limits.seconds,
-            tell=tell,
-        )
-
 
 def _facts(request: Request) -> Facts:
     facts: Facts = request.state.facts
     return facts
 
 
-def _dropper(job: Job, mail: Mail, ticket: Ticket) -> Callable[[], None]:
-    def drop() -> None:
-        job.dropped.set()
-        mail.close()
-        ticket.give_back()
-
-    return drop
-
-
-def _teller(mail: Mail, ticket: Ticket) -> Callable[[Event], None]:
-    def tell(event: Event) -> None:
-        if isinstance(event, End):
-            mail.put(event, ticket.give_back)
-        else:
-            mail.put(event)
-
-    return tell
-
-
-async def _whole(reply: Reply, mail: Mail, facts: Facts) -> Response:
+async def _whole(reply: Reply, channel: Channel, facts: Facts) -> Response:
     """Answer with one object, when everything is generated."""
-    while (event := await mail.next()) is not None:
+    while (event := await channel.next()) is not None:
         if isinstance(event, Whole):
             _count(reply, event, facts)
         if isinstance(event, End):
@@ -171,16 +145,17 @@ def _gone(facts: Facts) -> Response:
     return Response(status_code=GONE)
 
 
-async def _stream(reply: Reply, mail: Mail, facts: Facts) -> Response:
+async def _stream(reply: Reply, channel: Channel, facts: Facts) -> Response:
     """Answer with server-sent events; a failure before the first token has its own status."""
-    first = await mail.next()
+    first = await channel.next()
     if first is None:
         return _gone(facts)
     if isinstance(first, End) and first.error is not None:
         raise first.error
 
     async def lines() -> AsyncIterator[str]:
-        event, ended = first, False
+        event: Event | None = first
+        ended = False
         for chunk in reply.opening():
             yield _line(chunk)
         try:
@@ -188,7 +163,7 @@ async def _stream(reply: Reply, mail: Mail, facts: Facts) -> Response:
                 ended = isinstance(event, End)
                 for line in _chunks(reply, event, facts):
                     yield line
-                event = None if ended else await mail.next()
+                event = None if ended else await channel.next()
         finally:
             # Whoever notices first: this loop, or the server, which then cancels it.
             if not ended:
@@ -225,7 +200,9 @@ def _line(content: dict[str, Any]) -> str:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
-    _facts(request).finish = error.code
+    # /health has no line in the log.
+    if hasattr(request.state, "facts"):
+        _facts(request).finish = error.code
     return JSONResponse(error.body, error.status, error.headers)
 
 
@@ -258,18 +235,13 @@ async def _refuse_route(request: Request, error: Exception) -> Response:
     }
     message = messages.get(error.status_code, "the request cannot be read as JSON")
     codes = {404: "unknown_url", 405: "method_not_allowed"}
-    refused = Refused(error.status_code, message, codes.get(error.status_code, "invalid_json"))
-    if hasattr(request.state, "facts"):
-        return await _refuse(request, refused)
-    return JSONResponse(refused.body, refused.status)
+    code = codes.get(error.status_code, "invalid_json")
+    return await _refuse(request, Refused(error.status_code, message, code))
 
 
 async def _fail(request: Request, error: Exception) -> Response:
     """Answer after a bug; the guard logs where."""
-    refused = failed()
-    if hasattr(request.state, "facts"):
-        return await _refuse(request, refused)
-    return JSONResponse(refused.body, refused.status)
+    return await _refuse(request, failed())
 
 
 def build(endpoints: Endpoints, lifespan: Any) -> FastAPI:

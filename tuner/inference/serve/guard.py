@@ -14,17 +14,15 @@ import ipaddress
 import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuner.inference.serve.admission import Desk
-from tuner.inference.serve.refusal import Refused, stopping
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-Message = dict[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
+from tuner.inference.serve.admission import Admission
+from tuner.inference.serve.refusal import Refused, stopping
 
 _BODY_SECONDS = 30.0
 GONE = 499
@@ -76,7 +74,7 @@ class Door:
     hosts: frozenset[str] | None
     max_bytes: int
 
-    def check(self, scope: dict[str, Any]) -> None:
+    def check(self, scope: Scope) -> None:
         """Check a request's headers.
 
         Raises:
@@ -130,26 +128,26 @@ class Guard:
     Args:
         app: the endpoints.
         door: which requests it admits.
-        desk: says whether the server is stopping.
+        admission: says whether the server is stopping.
         log: called with each request's line.
         failed: called with an unexpected error.
     """
 
     def __init__(
         self,
-        app: App,
+        app: ASGIApp,
         door: Door,
-        desk: Desk,
+        admission: Admission,
         log: Callable[[dict[str, Any]], None],
         failed: Callable[[Exception], None],
     ) -> None:
         self._app = app
         self._door = door
-        self._desk = desk
+        self._admission = admission
         self._log = log
         self._failed = failed
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a connection."""
         if scope["type"] != "http" or scope["path"] == "/health":
             await self._app(scope, receive, send)
@@ -166,19 +164,22 @@ class Guard:
             await self._pass(scope, receive, note)
         except Refused as refused:
             facts.finish = refused.code
-            await respond(refused, note)
+            body, headers = json.dumps(refused.body), refused.headers
+            response = Response(body, refused.status, headers, "application/json")
+            await response(scope, receive, note)
         except Exception as error:
             # The endpoints have sent a 500 by now.
             self._failed(error)
         finally:
             facts.drop()
+            self._admission.leave(facts.id)
             if facts.status is None:
                 facts.status = GONE
             self._log(facts.line(time.monotonic() - began))
 
-    async def _pass(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._door.check(scope)
-        if self._desk.draining:
+        if self._admission.draining:
             raise stopping()
         try:
             body = await asyncio.wait_for(self._body(receive), _BODY_SECONDS)
@@ -207,13 +208,3 @@ class Guard:
                 raise self._door.too_long()
             if not message.get("more_body"):
                 return b"".join(parts)
-
-
-async def respond(refused: Refused, send: Send) -> None:
-    """Send an error."""
-    body = json.dumps(refused.body).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
-    pairs = [(k.encode(), v.encode()) for k, v in {**headers, **refused.headers}.items()]
-    start = {"type": "http.response.start", "status": refused.status, "headers": pairs}
-    await send(start)
-    await send({"type": "http.response.body", "body": body})

@@ -10,31 +10,22 @@ from tuner.data.conversation import Prompts
 from tuner.inference.open_model import free_name
 from tuner.inference.serve.protocol import ChatAsk, CompletionAsk
 from tuner.inference.serve.refusal import Refused
-from tuner.model import tokenizer as model_tokenizer
 
 if TYPE_CHECKING:
-    from tuner.inference.engine import Inference
+    from tuner.inference.engine import Inference, Variant
 
 
 @dataclass(frozen=True)
-class Voice:
-    """A model name.
+class ServedModel:
+    """What answers under a model name.
 
     Attributes:
-        name: as in requests.
-        adapter: the one that answers; None: the base itself.
-        room: tokens that prompt and answer may have together.
-        tokenizer: for an adapter, the one it was trained with.
-        prompts: makes prompts from turns.
-        rows: of the embeddings; token ids are below.
+        variant: the base itself, or with an adapter.
+        prompts: makes its prompts from turns.
     """
 
-    name: str
-    adapter: str | None
-    room: int
-    tokenizer: Any
+    variant: Variant
     prompts: Prompts
-    rows: int
 
     def ids(self, ask: ChatAsk | CompletionAsk) -> list[list[int]]:
         """Return the token ids of each prompt of a request.
@@ -51,13 +42,14 @@ class Voice:
             name = "messages"
         else:
             prompts, name = [self._plain(prompt) for prompt in ask.prompts], "prompt"
+        room = self.variant.room
         for prompt in prompts:
             if not prompt:
                 raise Refused(400, "the prompt is empty", "empty_prompt", name)
-            if len(prompt) >= self.room:
+            if len(prompt) >= room:
                 raise Refused(
                     400,
-                    f"the prompt has {len(prompt)} tokens; this model takes {self.room} tokens, "
+                    f"the prompt has {len(prompt)} tokens; this model takes {room} tokens, "
                     "answer included",
                     "context_length_exceeded",
                     name,
@@ -68,40 +60,31 @@ class Voice:
         """Encode a text, control tokens included; return ids as they are."""
         if isinstance(prompt, str):
             # Of the backend, which encodes without changing its settings.
-            return list(self.tokenizer.backend_tokenizer.encode(prompt).ids)
-        if max(prompt) >= self.rows:
+            return list(self.variant.tokenizer.backend_tokenizer.encode(prompt).ids)
+        rows = self.variant.rows
+        if max(prompt) >= rows:
             raise Refused(
                 400,
-                f"the prompt has the token id {max(prompt)}; this model has {self.rows} ids",
+                f"the prompt has the token id {max(prompt)}; this model has {rows} ids",
                 "invalid_value",
                 "prompt",
             )
         return prompt
 
 
-def name_all(model: Inference, base_name: str = "") -> dict[str, Voice]:
+def name_all(opened: Inference, base_name: str = "") -> dict[str, ServedModel]:
     """Return the models of an open base by name, the base itself last.
 
     Args:
-        model: the base with its adapters.
+        opened: the base with its adapters.
         base_name: name for the base; empty: its own.
 
     Raises:
-        ModelError: an adapter's tokenizer does not match.
+        ModelError: a chat template is broken.
+        SafetyError: a chat template is not safe to run.
     """
-    plain = model.head.name == "sequence"
-
-    def voice(name: str, adapter: str | None, tokenizer: Any) -> Voice:
-        prompts = Prompts(tokenizer, model.stops, plain=plain)
-        room = model.room_of(adapter)
-        return Voice(name, adapter, room, tokenizer, prompts, model.rows_of(adapter))
-
-    voices = {}
-    for name, adapter in model.adapters.items():
-        tokenizer = model.tokenizer_of(name)
-        if (adapter.folder / "tokenizer_config.json").is_file():
-            tokenizer = model_tokenizer.tokenizer_at(model.base, adapter.folder)
-            model_tokenizer.check(tokenizer, model.rows_of(name), model.base)
-        voices[name] = voice(name, name, tokenizer)
-    name = free_name(base_name or model.base.name, voices)
-    return {**voices, name: voice(name, None, model.tokenizer_of(None))}
+    name = free_name(base_name or opened.base.name, opened.adapters)
+    variants = {**opened.adapters, name: opened.bare}
+    return {
+        name: ServedModel(variant, opened.prompts_of(variant)) for name, variant in variants.items()
+    }

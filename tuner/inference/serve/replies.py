@@ -17,7 +17,6 @@ class Reply:
 
     Args:
         ask: the request.
-        model: name of its model.
         id: of the reply.
         prompt_tokens: of all prompts.
         prompts: how many there are.
@@ -27,7 +26,7 @@ class Reply:
     """
 
     def __init__(
-        self, ask: ChatAsk | CompletionAsk, model: str, id: str, prompt_tokens: int, prompts: int
+        self, ask: ChatAsk | CompletionAsk, id: str, prompt_tokens: int, prompts: int
     ) -> None:
         self._chat = isinstance(ask, ChatAsk)
         self._usage_in_stream = ask.usage_in_stream
@@ -38,7 +37,7 @@ class Reply:
             "id": f"chatcmpl-{id}" if self._chat else f"cmpl-{id}",
             "object": kind,
             "created": int(time.time()),
-            "model": model,
+            "model": ask.model,
         }
         self.answers: dict[int, Answer] = {}
 

@@ -20,9 +20,9 @@ import uvicorn
 from tuner.console.console import Console
 from tuner.errors import ResourceError
 from tuner.inference.serve import app as application
-from tuner.inference.serve.admission import Desk, Limits
+from tuner.inference.serve.admission import Admission, Limits
 from tuner.inference.serve.guard import Door, Guard, digest
-from tuner.inference.serve.models import Voice
+from tuner.inference.serve.models import ServedModel
 from tuner.inference.serve.worker import Worker
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ class Server:
     """A server on one open base.
 
     Args:
-        model: answers.
-        voices: its model names.
+        opened: the base.
+        models: it and its adapters, by name.
         limits: what a request may take.
         key: the API key; None: open to anyone.
         console: where requests are logged.
@@ -104,18 +104,18 @@ class Server:
 
     def __init__(
         self,
-        model: Inference,
-        voices: dict[str, Voice],
+        opened: Inference,
+        models: dict[str, ServedModel],
         limits: Limits,
         key: str | None,
         console: Console,
     ) -> None:
         self._console = console
-        self._voices = voices
+        self._models = models
         self._limits = limits
         self._key = key
-        self._desk = Desk(limits.max_queue)
-        self._worker = Worker(model, self._failed)
+        self._admission = Admission(limits.max_queue)
+        self._worker = Worker(opened, self._failed)
         self._uvicorn: uvicorn.Server | None = None
         self._url = ""
         self.signal: int | None = None
@@ -125,7 +125,7 @@ class Server:
         self._url = url
         encoding = ThreadPoolExecutor(1, "prompts")
         endpoints = application.Endpoints(
-            self._voices, self._worker, self._desk, self._limits, int(time.time()), encoding
+            self._models, self._worker, self._admission, self._limits, int(time.time()), encoding
         )
         own = frozenset((address.host.lower(), "localhost"))
         door = Door(
@@ -134,7 +134,7 @@ class Server:
             self._limits.max_request_bytes,
         )
         app: Any = application.build(endpoints, self._life)
-        guarded = Guard(app, door, self._desk, self._tell, self._failed)
+        guarded = Guard(app, door, self._admission, self._tell, self._failed)
         config = uvicorn.Config(
             guarded,
             log_config=None,
@@ -158,12 +158,12 @@ class Server:
         if self.signal is not None:
             self._worker.abandon()
         self.signal = self.signal or sig
-        self._desk.draining = True
+        self._admission.draining = True
 
     @contextlib.asynccontextmanager
     async def _life(self, _: Any) -> AsyncIterator[None]:
         self._worker.start()
-        names = list(self._voices)
+        names = list(self._models)
         self._console.event("ready", url=self._url, models=names, api_key=self._key is not None)
         self._console.text(f"{self._url}/v1 serves {', '.join(names)}; Ctrl-C stops the server")
         watch = asyncio.create_task(self._leave())
@@ -171,7 +171,7 @@ class Server:
         watch.cancel()
 
     async def _leave(self) -> None:
-        while not (self._desk.draining and self._desk.inside == 0):
+        while not self._admission.drained:
             await asyncio.sleep(_POLL_SECONDS)
         assert self._uvicorn is not None
         self._uvicorn.should_exit = True

@@ -16,39 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from tuner.errors import ResourceError
-from tuner.inference.listener import Answer, Ending
+from tuner.inference.listener import Ending
 from tuner.inference.sampling import Sampling
-from tuner.inference.serve.models import Voice
+from tuner.inference.serve.events import Channel, End, Piece, Whole
 from tuner.inference.serve.refusal import Refused, failed, stopping, too_late
 
 if TYPE_CHECKING:
-    from tuner.inference.engine import Inference
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A piece of the text that answers a prompt."""
-
-    prompt: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Whole:
-    """The answer to a prompt; its pieces came before."""
-
-    prompt: int
-    answer: Answer
-
-
-@dataclass(frozen=True)
-class End:
-    """The last event; with an error, the answers are not complete."""
-
-    error: Refused | None = None
-
-
-Event = Piece | Whole | End
+    from tuner.inference.engine import Inference, Variant
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,31 +30,27 @@ class Job:
     """A request for the worker.
 
     Attributes:
-        voice: the model that answers.
+        variant: what answers.
         prompts: token ids of each.
         max_new_tokens: longest answer in tokens; never beyond the context.
-        temperature: 0 takes the likeliest token.
-        top_p: as in `Inference.answer`.
+        sampling: how each token is chosen.
         seed: None: a random one.
         words: texts that end an answer.
         strip: whether to strip spaces around an answer.
         seconds: how long it may take, queueing included.
-        tell: called with the events, in the worker's thread; `End` is the last and always comes.
-        dropped: set when the client is gone.
+        channel: gets the events; `End` is the last and always comes.
         began: when it arrived, by the monotonic clock.
     """
 
-    voice: Voice
+    variant: Variant
     prompts: list[list[int]]
     max_new_tokens: int
-    temperature: float
-    top_p: float
+    sampling: Sampling
     seed: int | None
     words: list[str]
     strip: bool
     seconds: float
-    tell: Callable[[Event], None]
-    dropped: threading.Event = field(default_factory=threading.Event)
+    channel: Channel
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -136,11 +106,11 @@ class Worker:
             except Exception as problem:
                 self._failed(problem)
                 error = failed()
-            job.tell(End(error))
+            job.channel.put(End(error))
 
     def _answer(self, job: Job) -> Refused | None:
         def halted() -> bool:
-            return job.dropped.is_set() or self._abandoned.is_set() or job.late
+            return job.channel.closed or self._abandoned.is_set() or job.late
 
         torch.manual_seed(secrets.randbits(63) if job.seed is None else job.seed)
         for number, prompt in enumerate(job.prompts):
@@ -151,16 +121,15 @@ class Worker:
 
     def _one(self, job: Job, number: int, prompt: list[int], ending: Ending) -> bool:
         """Answer one prompt, and return whether the answer is complete."""
-        self._model.use(job.voice.adapter)
+        self._model.use(job.variant.name)
         answer = self._model.answer(
             prompt,
-            min(job.max_new_tokens, job.voice.room - len(prompt)),
-            Sampling(job.temperature, job.top_p),
-            lambda text: job.tell(Piece(number, text)),
+            min(job.max_new_tokens, job.variant.room - len(prompt)),
+            job.sampling,
+            lambda text: job.channel.put(Piece(number, text)),
             ending=ending,
-            tokenizer=job.voice.tokenizer,
         )
         if answer.stopped == "halted":
             return False
-        job.tell(Whole(number, answer))
+        job.channel.put(Whole(number, answer))
         return True

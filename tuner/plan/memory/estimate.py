@@ -169,6 +169,26 @@ class Shape:
     mapped: int = 0
     drawing: int = 0
 
+    @property
+    def process(self) -> int:
+        """Bytes of a process without a model."""
+        return LIBRARIES if self.device == "cpu" else CONTEXT
+
+    @property
+    def saved_width(self) -> float:
+        """Bytes of a saved weight: a model that is trained itself is saved as float32."""
+        return WIDTHS[self.dtype] if self.adapter else 4.0
+
+    @property
+    def weights(self) -> int:
+        """Bytes of base and adapter while training."""
+        width, stored = WIDTHS[self.dtype], WIDTHS[self.stored]
+        # A base whose own weights are trained is held in float32, whatever the compute type.
+        base = (self.parameters - self.full_precision) * (stored if self.adapter else 4.0)
+        base += self.mapped or self.full_precision * width
+        base += self.requantized * width
+        return int(base + 4 * self.trainable * self.adapter + self.others)
+
 
 def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estimate:
     """Estimate the peak memory of the largest training step.
@@ -207,8 +227,8 @@ def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estima
         holes = held * (_LORA_HOLES if kept.low else _PLAIN_HOLES)
         holes += _DEQUANTIZED_HOLES * quantized * width
     return Estimate(
-        process=_process(shape),
-        weights=_weights(shape),
+        process=shape.process,
+        weights=shape.weights,
         gradients=shape.trainable * 4,
         optimizer=shape.trainable * 8,
         activations=int(largest),
@@ -226,9 +246,8 @@ def disk(shape: Shape, formats: Sequence[str]) -> dict[str, int]:
     """
     # Each trained tensor is saved with AdamW's two moments; all three are float32.
     checkpoints = (KEPT + 1) * (12 * shape.trainable + (1 << 20))
-    width = WIDTHS[shape.dtype] if shape.adapter else 4.0
-    adapter = 4.0 * shape.trainable
-    sizes = {"adapter": adapter, "virtual_tokens": adapter, "merged": width * shape.parameters}
+    adapter, merged = 4.0 * shape.trainable, shape.saved_width * shape.parameters
+    sizes = {"adapter": adapter, "virtual_tokens": adapter, "merged": merged}
     # Their logits are on the disk while they are compared.
     proof = len(formats) * _probe_tokens(shape) * shape.vocabulary * 4
     # Tokenizer, configs, records.
@@ -247,7 +266,7 @@ def drawing_peak(shape: Shape) -> int:
     """Return the bytes while answers are sampled, without gradients; 0 where none are sampled."""
     if not shape.drawing:
         return 0
-    return _process(shape) + _weights(shape) + 8 * shape.trainable + shape.drawing
+    return shape.process + shape.weights + 8 * shape.trainable + shape.drawing
 
 
 def export_peak(shape: Shape, formats: Sequence[str]) -> int:
@@ -256,34 +275,20 @@ def export_peak(shape: Shape, formats: Sequence[str]) -> int:
     The logits of the probe rows are held for the live model, its base, the merged model and every
     reloaded artefact, once more while they are read.
     """
-    weights = _weights(shape) - shape.others
+    weights = shape.weights - shape.others
     logits = 4 * _probe_tokens(shape) * shape.vocabulary
     held = 1 + shape.adapter + ("merged" in formats and shape.adapter) + 2 * len(formats)
-    live = _process(shape) + weights + logits * (held + 1)
+    live = shape.process + weights + logits * (held + 1)
     # The live model is off the GPU when the fresh process loads an artefact there; this process
     # still has CUDA's context.
-    fresh = 2 * _process(shape) + weights + logits if shape.device == "cuda" and formats else 0
+    fresh = 2 * shape.process + weights + logits if shape.device == "cuda" and formats else 0
     return int(max(live, fresh))
-
-
-def _process(shape: Shape) -> int:
-    return LIBRARIES if shape.device == "cpu" else CONTEXT
 
 
 def _score_width(shape: Shape) -> float:
     """Return the bytes of a logit at the peak; on a GPU accelerate makes a float32 copy of it."""
     width = WIDTHS[shape.dtype]
     return width + 4 if shape.device == "cuda" and shape.dtype != "float32" else width
-
-
-def _weights(shape: Shape) -> int:
-    """Return the bytes of base and adapter."""
-    width, stored = WIDTHS[shape.dtype], WIDTHS[shape.stored]
-    # A base whose own weights are trained is held in float32, whatever the compute type.
-    base = (shape.parameters - shape.full_precision) * (stored if shape.adapter else 4.0)
-    base += shape.mapped or shape.full_precision * width
-    base += shape.requantized * width
-    return int(base + 4 * shape.trainable * shape.adapter + shape.others)
 
 
 def _probe_tokens(shape: Shape) -> int:

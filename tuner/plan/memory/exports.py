@@ -85,7 +85,7 @@ class Needs:
             return int((bits * (parameters - self.whole) + matrix * self.whole) / 8)
         if row.bits is None:
             return self._weights
-        return int(row.bits / 8 * (parameters - self.whole) + self._width * self.whole)
+        return int(row.bits / 8 * (parameters - self.whole) + self.shape.saved_width * self.whole)
 
     def peak(self, live: int) -> int:
         """Return the peak memory of the process that exports and of the one that proves.
@@ -113,17 +113,8 @@ class Needs:
             )
 
     @property
-    def _width(self) -> float:
-        """Bytes of a stored weight: a model that is trained itself is stored as float32."""
-        return estimate.WIDTHS[self.shape.dtype] if self.shape.adapter else 4.0
-
-    @property
     def _weights(self) -> int:
-        return int(self._width * self.shape.parameters)
-
-    @property
-    def _process(self) -> int:
-        return estimate.LIBRARIES if self.shape.device == "cpu" else estimate.CONTEXT
+        return int(self.shape.saved_width * self.shape.parameters)
 
     @property
     def _logits(self) -> int:
@@ -141,23 +132,23 @@ class Needs:
             copies = min(_SHARD, self._weights)
         own = max(stored, 0.0 if self.shape.adapter else self._weights)
         adapter = 4 * self.shape.trainable * self.shape.adapter
-        return int(self._process + own + adapter + copies + 3 * self._logits)
+        return int(self.shape.process + own + adapter + copies + 3 * self._logits)
 
     def _memory(self, name: str) -> int:
         """Return the bytes while one format is written, or read by another process and compared."""
         row, compared = FORMATS[name], PLACES * self.shape.vocabulary * _COMPARED
         if row.name == "merged":
-            return self._process * 2 + 3 * self._logits + max(self._weights, compared)
-        held = self._process + 2 * self._logits
+            return self.shape.process * 2 + 3 * self._logits + max(self._weights, compared)
+        held = self.shape.process + 2 * self._logits
         writing = self._writing(row)
-        proving = self._process + self._reading(row) + self._logits
+        proving = self.shape.process + self._reading(row) + self._logits
         return int(held + max(writing, proving, compared))
 
     def _writing(self, row: Format) -> float:
         matrix = 4 * self.whole
         if export_formats.needs_converter(row):
             # Tensor by tensor, in a process of llama.cpp.
-            return self._process + 2 * matrix
+            return self.shape.process + 2 * matrix
         quantized = self.bytes(row.name)
         if row.name == "int4":
             return self._weights + quantized + min(_MOMENTS, self._weights)
@@ -165,16 +156,14 @@ class Needs:
 
     def _reading(self, row: Format) -> float:
         """Return the bytes of the artefact in memory: GGUF as float32, twice while it is read."""
-        if row.name == f"{GGUF}-adapter":
+        if row.name == f"{GGUF}-adapter" or row.llama_type:
             return 8 * self.shape.parameters
-        if row.llama_type:
-            return 8 * self.shape.parameters
-        return 2 * self.bytes(row.name) + self._width * self.whole
+        return 2 * self.bytes(row.name) + self.shape.saved_width * self.whole
 
     def _aside(self, row: Format) -> int:
         """Return the bytes of files that exist only while a format is made."""
         if row.name == f"{GGUF}-adapter":
             return 4 * self.shape.parameters
         if row.packages and row.llama_type:
-            return int((4 if self._width == 4.0 else 2) * self.shape.parameters)
+            return int((4 if self.shape.saved_width == 4.0 else 2) * self.shape.parameters)
         return 0

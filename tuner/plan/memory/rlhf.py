@@ -1,4 +1,4 @@
-"""Memory besides the policy's: the reward models' weights, the KV cache of the answers."""
+"""Memory of learning from rewards besides the policy's: reward models, critic, sampled answers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from tuner.errors import ModelError
 from tuner.model import layers
 from tuner.model.sizes import Sizes
-from tuner.plan.memory.activations import Kept
-from tuner.plan.memory.estimate import WIDTHS
+from tuner.plan.memory.estimate import WIDTHS, Shape
 
 if TYPE_CHECKING:
     from tuner.data.prepared import Prepared
@@ -18,7 +17,38 @@ if TYPE_CHECKING:
     from tuner.recipe.schema import Recipe
 
 
-def judges(parties: Parties, found: Base, dtype: str) -> int:
+def whole(
+    policy: Shape, recipe: Recipe, prepared: Prepared, parties: Parties, found: Base
+) -> Shape:
+    """Return what the estimates need to know about a run that learns from rewards.
+
+    Args:
+        policy: the same of its policy alone, trained on the prompts.
+        recipe: has the sections rlhf and ppo.
+        prepared: the prompts.
+        parties: the reward models.
+        found: the base of the policy.
+    """
+    shape = replace(policy, others=policy.others + _judges(parties, found, policy.dtype))
+    if recipe.rlhf is None or not recipe.rlhf.draws:
+        return shape
+    if recipe.ppo is not None and recipe.ppo.value_trunk == "reward":
+        # A critic on the reward model has layers of its own, counted as large as the policy's.
+        kept, doubled = shape.kept, ("token", "exact", "place", "attended")
+        twice = {name: 2 * getattr(kept, name) for name in doubled}
+        shape = replace(shape, kept=replace(kept, **twice))
+    answer, prompts = recipe.rlhf.max_new_tokens, policy.rows.lengths
+    rows = replace(
+        policy.rows,
+        lengths=[length + answer for length in prompts],
+        targets=[answer] * len(prompts),
+    )
+    longest = max(row.num_tokens for row in prepared.train)
+    drawing = _drawing(policy, recipe.train.batch_size, longest, answer, found)
+    return replace(shape, rows=rows, drawing=drawing)
+
+
+def _judges(parties: Parties, found: Base, dtype: str) -> int:
     """Return the bytes of the reward models' bases: each of them is loaded separately.
 
     One whose base does not exist yet, since an earlier stage writes it, counts as the policy's own.
@@ -37,25 +67,10 @@ def judges(parties: Parties, found: Base, dtype: str) -> int:
     return int(total)
 
 
-def drawing(recipe: Recipe, prepared: Prepared, found: Base, kept: Kept, dtype: str) -> int:
+def _drawing(policy: Shape, batch: int, prompt: int, answer: int, found: Base) -> int:
     """Return the bytes while the answers of a step are sampled, all in one batch: the KV cache of
     every layer, that of one layer twice while it grows, and a layer's own work on the prompts.
     """
-    rlhf = recipe.rlhf
-    if rlhf is None or not rlhf.draws or not prepared.train:
-        return 0
-    sizes, rows, width = Sizes.of(found.config), recipe.train.batch_size, WIDTHS[dtype]
-    longest = max(row.num_tokens for row in prepared.train)
-    cache = 2 * sizes.keys * (sizes.layers + 1) * (longest + rlhf.max_new_tokens)
-    return int(rows * (cache + longest * kept.passing) * width)
-
-
-def with_critic(recipe: Recipe, kept: Kept) -> Kept:
-    """Return what a micro-batch keeps when a critic on the reward model is trained with the policy:
-    it has layers of its own, counted as large as the policy's."""
-    if recipe.ppo is None or recipe.ppo.value_trunk != "reward":
-        return kept
-    return replace(
-        kept,
-        **{name: 2 * getattr(kept, name) for name in ("token", "exact", "place", "attended")},
-    )
+    sizes = Sizes.of(found.config)
+    cache = 2 * sizes.keys * (sizes.layers + 1) * (prompt + answer)
+    return int(batch * (cache + prompt * policy.kept.passing) * WIDTHS[policy.dtype])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from tuner.console.page import render
 
 WIDTH, HEIGHT = 720, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 20, 52
@@ -40,14 +42,14 @@ class Box:
 
 
 def draw(points: Sequence[tuple[str, float, float]], score: str) -> str:
-    """Plot the scores over the trainable parameters.
+    """Plot the scores over the trainable parameters; nothing without points.
 
     Args:
         points: name, trainable parameters (1 or more, on a log axis) and score of each method.
         score: the name of the score.
     """
     if not points:
-        return "<p>no run has a score yet</p>"
+        return ""
     logs = [math.log10(max(count, 1.0)) for _, count, _ in points]
     x_low, x_high = _padded(logs, least=0.5)
     y_low, y_high = _padded([value for _, _, value in points], least=0.01)
@@ -60,28 +62,33 @@ def draw(points: Sequence[tuple[str, float, float]], score: str) -> str:
         return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
 
     places = [(x(log), y(value)) for log, (_, _, value) in zip(logs, points, strict=True)]
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts = [f'<path class="axis" d="M{LEFT},{TOP}V{bottom}H{right}"/>']
-    for log in _log_ticks(x_low, x_high):
-        parts.append(f'<path class="grid" d="M{x(log)},{TOP}V{bottom}"/>')
-        parts.append(_text(x(log), bottom + 16, _count(10**log), "middle"))
-    for value in _ticks(y_low, y_high):
-        parts.append(f'<path class="grid" d="M{LEFT},{y(value)}H{right}"/>')
-        parts.append(_text(LEFT - 8, y(value) + 4, f"{value:g}", "end"))
-    parts.append(_text((LEFT + right) / 2, HEIGHT - 12, "trainable parameters", "middle"))
-    parts.append(_text(LEFT, TOP - 8, f"{score} on held-out rows after training", "start"))
     labels = place_labels([name for name, _, _ in points], places)
-    for (name, _, _), (cx, cy), box in zip(points, places, labels, strict=True):
-        if abs((box.top + box.bottom) / 2 - cy) > LINE:
-            edge = box.left if box.left > cx else box.right
-            middle = (box.top + box.bottom) / 2
-            parts.append(f'<path class="lead" d="M{cx},{cy}L{edge:.1f},{middle:.1f}"/>')
-        parts.append(f'<circle class="point" cx="{cx}" cy="{cy}" r="{RADIUS:g}"/>')
-        parts.append(_text(round(box.left, 1), round(box.bottom - 4, 1), name, "start", "label"))
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{html.escape(score)} by trainable parameters">{"".join(parts)}</svg>'
+    return render(
+        "plot.svg",
+        score=score,
+        width=WIDTH,
+        height=HEIGHT,
+        left=LEFT,
+        right=WIDTH - RIGHT,
+        top=TOP,
+        bottom=HEIGHT - BOTTOM,
+        radius=RADIUS,
+        x_ticks=[(x(log), _count(10**log)) for log in _log_ticks(x_low, x_high)],
+        y_ticks=[(y(value), f"{value:g}") for value in _ticks(y_low, y_high)],
+        points=[
+            _point(name, cx, cy, box)
+            for (name, _, _), (cx, cy), box in zip(points, places, labels, strict=True)
+        ],
     )
+
+
+def _point(name: str, x: float, y: float, box: Box) -> dict[str, Any]:
+    """Return a point with its label, and where the line between them ends if it needs one."""
+    edge = box.left if box.left > x else box.right
+    middle = (box.top + box.bottom) / 2
+    lead = f"{edge:.1f},{middle:.1f}" if abs(middle - y) > LINE else ""
+    label = {"label_x": round(box.left, 1), "label_y": round(box.bottom - 4, 1)}
+    return {"name": name, "x": x, "y": y, "lead": lead, **label}
 
 
 def place_labels(names: Sequence[str], places: Sequence[tuple[float, float]]) -> list[Box]:
@@ -141,10 +148,3 @@ def _count(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
-
-
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> str:
-    return (
-        f'<text class="{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">'
-        f"{html.escape(text)}</text>"
-    )

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from typing import Any
 
 from tuner.console import formatting
+from tuner.console.page import render
 from tuner.run.compare import plot
 
-_STYLE = """
-:root{color-scheme:light dark}
-body{font:15px/1.5 system-ui,sans-serif;max-width:860px;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem;font-variant-numeric:tabular-nums}
-th,td{text-align:right;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #8884;
-vertical-align:top}
-th:first-child,td:first-child,.said{text-align:left}.said{overflow-wrap:anywhere}
-svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:currentColor}
-.axis,.grid,.lead{fill:none;stroke:currentColor;opacity:.3}.grid{opacity:.1}
-.point{fill:#2a78d6}
-"""
 _WHOLE = "* the whole model: the method has no adapter"
 
 
@@ -103,19 +92,12 @@ def page(record: Mapping[str, Any]) -> str:
         for row in record["rows"]
         if (row["after"] or {}).get(score) is not None
     ]
-    titles = "".join(f"<th>{html.escape(name)}" for name in head)
-    body = "".join(f"<tr>{''.join(map(_cell, head, line))}" for line in rows)
-    name = html.escape(str(record["recipe"]))
-    parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title>",
-        f"<style>{_STYLE}</style><h1>{name}</h1>",
-        *(f"<p>{html.escape(line)}</p>" for line in notes(record)),
-        f"<table><tr>{titles}{body}</table>",
-        plot.draw(points, score),
-    ]
-    return "\n".join(parts) + "\n"
-
-
-def _cell(head: str, text: str) -> str:
-    kind = " class=said" if head == "error" else ""
-    return f"<td{kind}>{html.escape(formatting.clean(text))}"
+    text = render(
+        "comparison.html",
+        name=record["recipe"],
+        notes=notes(record),
+        head=head,
+        rows=[list(zip(head, map(formatting.clean, row), strict=True)) for row in rows],
+        plot=plot.draw(points, score),
+    )
+    return f"{text}\n"

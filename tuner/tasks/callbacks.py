@@ -1,0 +1,205 @@
+"""The callbacks between a Trainer and the run: every step is seeded, checked, logged and sealed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from tuner.data.order import micro_batches
+from tuner.errors import TrainingError
+from tuner.machine import ranks
+from tuner.tasks import gradients, step_end
+from tuner.tasks.leg import EMPTY
+
+if TYPE_CHECKING:
+    from tuner.data.example import Example
+    from tuner.data.order import Stream
+    from tuner.tasks.leg import Leg
+
+# A step's metrics for the log, from those of trl.
+Figures = Callable[[Mapping[str, float]], dict[str, Any]]
+
+
+class StepCallback(TrainerCallback):
+    """What the steps of all Trainers have in common.
+
+    Args:
+        leg: the steps.
+        stream: their rows.
+    """
+
+    def __init__(self, leg: Leg, stream: Stream) -> None:
+        self.leg = leg
+        self.stream = stream
+        # Metrics of the update of the current step.
+        self.update: dict[str, float] = {}
+
+    @property
+    def rows(self) -> list[Example]:
+        """The rows of the current step."""
+        return self.stream.step(self.leg.step.number - self.leg.first)
+
+    def clip(self, loss: float = 0.0) -> None:
+        """Clip, and stop before the optimizer takes a step that is not finite.
+
+        Gradients of zero are no error here: equal rewards at the start give none.
+        """
+        self.update = {
+            "grad_norm": gradients.clip(self.leg, self.rows, loss),
+            "learning_rate": float(self.leg.schedule.get_last_lr()[0]),
+            "epoch": self.stream.epochs(self.leg.step.number - self.leg.first),
+        }
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Seed the step."""
+        self.leg.begin_step(self.leg.first + state.global_step)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Clip."""
+        self.clip()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Call the method's hook after an update, while the gradients are still there."""
+        leg = self.leg
+        leg.plan.method.hooks.after_update(leg.trained.model, leg.step.number + 1)
+
+
+class StepLoss:
+    """A loss function that adds up what it returns over the micro-batches of a step.
+
+    Args:
+        leg: the steps.
+        stream: their rows.
+        function: of (outputs, labels, num_items_in_batch).
+    """
+
+    def __init__(self, leg: Leg, stream: Stream, function: Callable[..., torch.Tensor]) -> None:
+        self.leg = leg
+        self.stream = stream
+        self.function = function
+        self.penalty = leg.plan.method.hooks.penalty(leg.trained.model, leg.plan.recipe.method)
+        self.parts: list[torch.Tensor] = []
+
+    def __call__(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Return the loss of a micro-batch, with its share of the method's penalty."""
+        loss = self.function(outputs, labels, num_items_in_batch=num_items_in_batch)
+        # A copy: the Trainer multiplies the loss by the number of processes, in place.
+        self.parts.append(loss.detach().clone())
+        if self.penalty is not None:
+            # Once per step, whatever the number of its micro-batches.
+            loss = loss + self.penalty() / self.micro_batches()
+        return loss
+
+    def micro_batches(self) -> int:
+        """Return the micro-batches of the current step; the last of a stage may have fewer."""
+        plan, rows = self.leg.plan, self.stream.step(self.leg.step.number - self.leg.first)
+        return micro_batches(len(rows), plan.micro_batch_size, plan.devices.world)
+
+    def total(self) -> float:
+        """Return the loss of the step over all processes, and start the next one."""
+        (total,) = ranks.total([float(sum(self.parts))])
+        self.parts.clear()
+        return total
+
+
+class LossCallback(StepCallback):
+    """The callback of a Trainer with a loss of ours.
+
+    Args:
+        loss: the Trainer's loss function.
+    """
+
+    def __init__(self, loss: StepLoss) -> None:
+        super().__init__(loss.leg, loss.stream)
+        self.loss = loss
+        self.total = 0.0
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Clip, and stop before the optimizer takes a step that is not finite or has no effect."""
+        self.total = self.loss.total()
+        self.clip(self.total)
+        start = self.leg.stage.start
+        if self.leg.step.number == start and self.update["grad_norm"] == 0.0:
+            raise TrainingError(
+                "nothing can be learned",
+                f"step {start + 1}: every gradient is zero",
+                "check that the trained modules take part in the forward pass",
+            )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Record the step, seal a checkpoint if one is due, and end if asked to."""
+        leg, window, rows = self.leg, self.leg.window, self.rows
+        window["steps"] += 1
+        window["loss"] += self.total
+        window["tokens"] += sum(row.num_tokens for row in rows)
+        window["supervised_tokens"] += sum(row.num_targets for row in rows)
+        window["seconds"] += time.perf_counter() - leg.step.started
+        metrics: dict[str, Any] = {
+            **self.update,
+            "loss": window["loss"] / window["steps"],
+            "tokens": int(window["tokens"]),
+            "supervised_tokens": int(window["supervised_tokens"]),
+            "seconds": window["seconds"],
+        }
+        if len(leg.plan.stages) > 1:
+            metrics["stage"] = leg.plan.stages.index(leg.stage) + 1
+        shown = {key: metrics[key] for key in ("loss", "grad_norm", "learning_rate")}
+        speed = round(metrics["tokens"] / metrics["seconds"])
+        if step_end.log(leg, metrics, {**shown, "tokens_per_second": speed}):
+            window.update(EMPTY)
+        control.should_training_stop |= step_end.seal_if_due(leg)
+
+
+class TrlCallback(StepCallback):
+    """The callback of a trainer of trl.
+
+    trl computes the loss itself and reports it, with its own metrics, only after the step: the line
+    of metrics is written then, and after it the checkpoint.
+
+    Args:
+        leg: the steps.
+        stream: their rows.
+        figures: makes the metrics of a step, and may stop the run with an error.
+        shown: which metrics are shown on the terminal.
+    """
+
+    def __init__(self, leg: Leg, stream: Stream, figures: Figures, shown: Sequence[str]) -> None:
+        super().__init__(leg, stream)
+        self.figures = figures
+        self.shown = shown
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Record the step, seal a checkpoint if one is due, and end if asked to."""
+        if logs is None or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        gradients.refuse_not_finite(self.leg, self.rows, "loss", loss)
+        metrics = {
+            "loss": loss,
+            **self.figures(logs),
+            **self.update,
+            "seconds": time.perf_counter() - self.leg.step.started,
+        }
+        step_end.log(self.leg, metrics, {name: metrics[name] for name in self.shown})
+        control.should_training_stop |= step_end.seal_if_due(self.leg)

@@ -1,0 +1,95 @@
+"""What a step leaves: a line of metrics, sampled answers, a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tuner.machine import ranks
+from tuner.record import checkpoint
+
+if TYPE_CHECKING:
+    from tuner.rewards.response import Response, Scores
+    from tuner.tasks.leg import Leg
+
+
+def log(leg: Leg, metrics: Mapping[str, Any], shown: Mapping[str, Any]) -> bool:
+    """Write a line of metrics if one is due after the current step; return whether it was.
+
+    Args:
+        leg: the steps.
+        metrics: of the line.
+        shown: metrics for the terminal, which shows those of every step.
+    """
+    step = leg.step.number + 1
+    due = step % leg.plan.recipe.train.logging_steps == 0 or step == leg.stage.stop
+    if due:
+        leg.folder.append_metrics({"step": step, **metrics})
+    leg.reporter.progress(step, leg.plan.steps, shown)
+    return due
+
+
+def samples(leg: Leg, answers: Sequence[Response], scores: Scores) -> None:
+    """Write all sampled answers of the current step, if due, and show the first one."""
+    step, every = leg.step.number + 1, leg.plan.rlhf.sample_steps
+    if not every or (step != 1 and step % every != 0):
+        return
+    for number, answer in enumerate(answers):
+        leg.folder.append_sample(
+            {
+                "step": step,
+                "row": answer.row,
+                "prompt": answer.prompt,
+                "answer": answer.text,
+                "ended": answer.ended,
+                "reward": scores.total[number],
+                "parts": {name: values[number] for name, values in scores.parts.items()},
+            }
+        )
+    first = f"{answers[0].prompt}  ->  {answers[0].text}"
+    leg.reporter.note(f"step {step}, reward {scores.total[0]:.2f}: {first}")
+
+
+def seal_if_due(leg: Leg) -> bool:
+    """Seal a checkpoint if one is due after the current step; return whether to end here.
+
+    A signal to one process ends all of them after the same step.
+
+    Raises:
+        TrainingError: the processes no longer train the same tensors.
+    """
+    step = leg.step.number + 1
+    agreed = ranks.largest(leg.stop.requested or 0)
+    if agreed and leg.stop.requested is None:
+        leg.stop.requested = agreed
+    last = step == leg.stage.stop
+    if last or step % leg.plan.recipe.train.save_steps == 0 or agreed:
+        _seal(leg, step)
+        # A signal that came meanwhile need not wait for another step.
+        agreed = ranks.largest(leg.stop.requested or 0)
+    return bool(agreed)
+
+
+def _seal(leg: Leg, step: int) -> None:
+    """Write checkpoint `step`; the metrics up to it are on the disk before."""
+    plan = leg.plan
+    ranks.check_replicas(leg.parameters, f"after step {step}")
+    if ranks.place().main:
+        leg.folder.sync_metrics()
+        checkpoint.save(
+            leg.folder.checkpoints,
+            step,
+            dict(leg.parameters),
+            leg.optimizer,
+            leg.schedule,
+            {
+                "stage": plan.stages.index(leg.stage),
+                "window": leg.window,
+                "method": plan.method.hooks.state(leg.trained.model),
+                "task": leg.task_state(),
+                "identity": plan.identity(),
+                "processes": plan.devices.world,
+            },
+        )
+    # A process that ends before the checkpoint is sealed would count as failed.
+    ranks.share(step)
