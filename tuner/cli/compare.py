@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json as jsonlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +28,7 @@ from tuner.console import formatting
 if TYPE_CHECKING:
     from tuner.console.console import Console
     from tuner.recipe.load import LoadedRecipe
-    from tuner.run.compare.plans import Entry
+    from tuner.run.experiment.comparison import Entry
 
 
 def compare(
@@ -54,22 +55,21 @@ def compare(
     show_plan.header(loaded.shared, where)
     folder = _folder(loaded.shared, resume)
     # A wrong recipe is refused before the libraries that a plan needs are imported.
-    from tuner.run.compare import plans
+    from tuner.run.experiment import comparison as compared
+    from tuner.run.experiment import one_by_one, report, results
 
-    entries = plans.make_plans(loaded, hardware.detect(), folder, where.note)
+    entries = compared.make_plans(loaded, hardware.detect(), folder, where.note)
     _show_plans(entries, folder, where)
     if dry_run:
         return
-    from tuner.run.compare import report, rows
-
     head = {"recipe": loaded.shared.name, "recipe_sha256": loaded.shared.sha256}
-    from tuner.run.compare import runs as runner
-
-    record = runner.run(entries, folder, head, resume=resume, console=where)
+    experiment = compared.Comparison(folder, entries, head, resume)
+    record = experiment.carry_out(partial(one_by_one.run, console=where))
     # Errors are long: here they go below the table.
-    notes = [*report.failures(record), *report.notes(record)]
+    notes = [*results.failures(record["rows"]), *report.notes(record)]
     where.comparison(record, *report.table(record, errors=False), notes)
-    if failure := rows.failure(record):
+    again = "fix the cause and run the same command with --resume; see the logs in its folder"
+    if failure := results.failure(record["rows"], "runs", again):
         raise failure
     where.done(record)
 
@@ -103,7 +103,7 @@ def _is_of(shared: LoadedRecipe, file: Path) -> bool:
 
 
 def _show_plans(entries: Sequence[Entry], folder: Path, console: Console) -> None:
-    from tuner.run.compare import plans, report
+    from tuner.run.experiment import comparison, report
 
     for entry in entries:
         console.event(
@@ -132,7 +132,7 @@ def _show_plans(entries: Sequence[Entry], folder: Path, console: Console) -> Non
         ],
     )
     console.text(f"\nfolder  {folder}")
-    for name, first in plans.twins(entries).items():
+    for name, first in comparison.twins(entries).items():
         console.warn(f"{report.repeats(name, first)}; one of them is enough")
     for text in dict.fromkeys(text for entry in entries for text in entry.warnings):
         names = [entry.name for entry in entries if text in entry.warnings]

@@ -16,17 +16,21 @@ current folder holds data, not modules.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import Popen as Popen
 from typing import IO
 
 # Runs a module of the package that it is in, wherever that is.
 _START = str(Path(__file__).with_name("start.py"))
+# What Ray and a launcher set for the process around a trial is not for the trial's.
+_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TUNER_LAUNCHED")
 # Search paths of programs; an empty entry is the current folder.
 _PATHS = ("PYTHONPATH", "PATH", "LD_LIBRARY_PATH")
 
@@ -82,23 +86,15 @@ def run_of_ours(arguments: Sequence[str], log: IO[bytes]) -> Popen[str]:
     )
 
 
-def trial(
-    arguments: Sequence[str],
-    folder: str,
-    log: IO[bytes],
-    without: Sequence[str],
-    prepare: Callable[[], None] | None,
-) -> int:
+def trial(arguments: Sequence[str], folder: str, log: IO[bytes]) -> int:
     """Run `tuner ARGUMENTS` until it ends, and return its exit code.
 
     Args:
         arguments: the command and its options.
         folder: the working directory.
         log: takes stdout and stderr.
-        without: variables that are not passed on.
-        prepare: called in the child before the program begins.
     """
-    variables = {key: item for key, item in environment().items() if key not in without}
+    variables = {key: item for key, item in environment().items() if key not in _PLACE}
     return subprocess.run(
         _ours("tuner", *arguments),
         cwd=folder,
@@ -106,10 +102,17 @@ def trial(
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        preexec_fn=prepare,
+        preexec_fn=end_with_parent,
         process_group=0,
         check=False,
     ).returncode
+
+
+def end_with_parent() -> None:
+    """Request SIGTERM for this process when its parent ends, on Linux: its step is then sealed."""
+    if sys.platform == "linux":
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
 
 
 def fresh(module: str, argument: str) -> subprocess.CompletedProcess[str]:

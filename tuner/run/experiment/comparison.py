@@ -1,16 +1,25 @@
-"""The runs of a comparison, planned and checked to be comparable before any of them starts."""
+"""A comparison: methods on the same data at equal budget.
+
+Its runs are planned, and checked to be comparable, before any of them starts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner import __version__
 from tuner.errors import RecipeError, TunerError
 from tuner.plan import make, plan
 from tuner.recipe import dump
-from tuner.record.disk import require_space
+from tuner.record.disk import require_space, write_file
+from tuner.record.run_json import RUN
+from tuner.run.experiment import report, results
+from tuner.run.experiment.experiment import Experiment
+from tuner.run.experiment.trial import Outcome, Trial
 
 if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
@@ -153,3 +162,114 @@ def _refuse_unequal(entries: Sequence[Entry]) -> None:
                 fix = fix or fixes.get(key, "leave the method out")
     if problems:
         raise RecipeError("the runs would not be comparable", fix=fix, problems=problems)
+
+
+class Comparison(Experiment):
+    """The runs of a comparison in its folder.
+
+    Args:
+        output: the folder.
+        entries: from `make_plans`.
+        head: facts about the recipe.
+        resume: keep what is done, continue with the rest.
+    """
+
+    kind, unit = "comparison", "runs"
+    result, lock = "compare.json", "compare.lock"
+    folders = ("recipes", "logs")
+
+    def __init__(
+        self, output: Path, entries: Sequence[Entry], head: Mapping[str, Any], resume: bool
+    ) -> None:
+        root = output.resolve()
+        self._head, self._resume = head, resume
+        self._entries = {entry.name: entry for entry in entries}
+        super().__init__(
+            root,
+            [
+                Trial(
+                    entry.name,
+                    "sft",
+                    root / "recipes" / f"{entry.name}.yaml",
+                    output / entry.name,
+                    output / "logs" / f"{entry.name}.log",
+                    about=f"{entry.steps} steps",
+                )
+                for entry in entries
+            ],
+        )
+
+    def is_of(self, trial: Trial) -> bool:
+        """Return whether the run in a trial's folder is of the trial's recipe."""
+        if not (trial.folder / RUN).exists():
+            return True
+        recipe = self._entries[trial.name].recipe.encode()
+        return trial.recipe.is_file() and trial.recipe.read_bytes() == recipe
+
+    def refuse_taken(self, names: set[str]) -> None:
+        """Refuse a folder that holds something else, or a comparison that is not continued."""
+        if self.result not in names:
+            super().refuse_taken(names)
+        elif not self._resume:
+            raise RecipeError(
+                f"{self.root} already holds a comparison",
+                f"there is a {self.result}",
+                "continue it with --resume, or choose another folder with --output",
+            )
+
+    def prepare(self) -> None:
+        """Write the recipes."""
+        super().prepare()
+        for trial in self.trials:
+            write_file(trial.recipe, self._entries[trial.name].recipe.encode())
+
+    def collect(self, outcomes: Mapping[str, Outcome], status: str) -> dict[str, Any]:
+        """Return the content of compare.json."""
+        same = twins(list(self._entries.values()))
+        rows = [
+            self._row(trial, outcomes.get(trial.name)) | {"same_as": same.get(trial.name)}
+            for trial in self.trials
+        ]
+        score = results.shared_score(rows, ("label_accuracy", "token_accuracy"))
+        return {
+            "format": 1,
+            "tuner": __version__,
+            **self._head,
+            "status": status,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "output": str(self.root),
+            "equal": next(iter(self._entries.values())).same,
+            "score": score,
+            "rows": sorted(rows, key=lambda row: results.rank(row, score)),
+            "durations": {"total": sum(row["seconds"] or 0 for row in rows)},
+        }
+
+    def _row(self, trial: Trial, outcome: Outcome | None) -> dict[str, Any]:
+        entry, record = self._entries[trial.name], self.finished(trial)
+        saved = {item["kind"]: item for item in record["artefacts"]} if record else {}
+        artefact = saved.get("adapter") or saved.get("merged")
+        weights = artefact and _weights_bytes(trial.folder / Path(artefact["path"]).name)
+        facts = {
+            "method": entry.method,
+            "learning_rate": entry.learning_rate,
+            "trainable_parameters": entry.trainable,
+            "steps": entry.steps,
+        }
+        measured = {
+            "artefact": artefact and artefact["kind"],
+            "weights_bytes": weights,
+            "peak_memory_bytes": record and record["peak_memory_bytes"],
+            "seconds": record and record["durations"]["total"],
+        }
+        return results.row(trial.name, facts, record, outcome, measured)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write the three results."""
+        super().write(record)
+        write_file(self.root / "compare.md", report.markdown(record).encode())
+        write_file(self.root / "compare.html", report.page(record).encode())
+
+
+def _weights_bytes(folder: Path) -> int:
+    """Return the size without the tokenizer, which is equal for all and dwarfs small adapters."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
