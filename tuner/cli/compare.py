@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json as jsonlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,7 +25,6 @@ from tuner.console import formatting
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.recipe.load import LoadedRecipe
     from tuner.run.experiment.comparison import Entry
 
 
@@ -46,6 +43,7 @@ def compare(
 ) -> None:
     """Train several methods on the same data at equal budget; one table, one plot."""
     from tuner.cli import show_plan
+    from tuner.cli.make_plan import run_folder
     from tuner.machine import hardware
     from tuner.recipe import comparison
 
@@ -53,7 +51,7 @@ def compare(
     named = one_recipe("compare", recipe, option)
     loaded = comparison.load_comparison(Path(named), overrides or (), output)
     show_plan.header(loaded.shared, where)
-    folder = _folder(loaded.shared, resume)
+    folder = run_folder(loaded.shared, resume, "compare.json")
     # A wrong recipe is refused before the libraries that a plan needs are imported.
     from tuner.run.experiment import comparison as compared
     from tuner.run.experiment import one_by_one, report, results
@@ -65,41 +63,16 @@ def compare(
     head = {"recipe": loaded.shared.name, "recipe_sha256": loaded.shared.sha256}
     experiment = compared.Comparison(folder, entries, head, resume)
     record = experiment.carry_out(partial(one_by_one.run, console=where))
+    where.event("comparison", comparison=record)
+    where.text()
+    where.table(*report.table(record, errors=False))
     # Errors are long: here they go below the table.
-    notes = [*results.failures(record["rows"]), *report.notes(record)]
-    where.comparison(record, *report.table(record, errors=False), notes)
+    for line in (*results.failures(record["rows"]), *report.notes(record)):
+        where.text(line)
     again = "fix the cause and run the same command with --resume; see the logs in its folder"
     if failure := results.failure(record["rows"], "runs", again):
         raise failure
     where.done(record)
-
-
-def _folder(shared: LoadedRecipe, resume: bool) -> Path:
-    """Return the requested folder; else runs/<recipe name>, numbered if that is taken."""
-    from tuner.cli.make_plan import run_folder
-    from tuner.record import runs
-
-    if shared.recipe.run.output is not None:
-        return run_folder(shared, resume)
-    base = runs.RUNS / shared.name
-    unfinished = [
-        file.parent
-        for file in sorted(runs.RUNS.glob(f"{shared.name}*/compare.json"))
-        if resume and _is_of(shared, file)
-    ]
-    return unfinished[-1] if unfinished else runs.free_name(base)
-
-
-def _is_of(shared: LoadedRecipe, file: Path) -> bool:
-    """Return whether the record is of an unfinished comparison with this recipe."""
-    record: Any = None
-    with contextlib.suppress(OSError, ValueError):
-        record = jsonlib.loads(file.read_bytes())
-    return (
-        isinstance(record, dict)
-        and record.get("status") != "done"
-        and record.get("recipe_sha256") == shared.sha256
-    )
 
 
 def _show_plans(entries: Sequence[Entry], folder: Path, console: Console) -> None:

@@ -15,7 +15,12 @@ Relay = Callable[[str, Mapping[str, Any]], None]
 
 
 def carry_out(
-    arguments: Sequence[str], log_file: Path, name: str, stop: StopRequest, relay: Relay
+    arguments: Sequence[str],
+    log_file: Path,
+    name: str,
+    stop: StopRequest,
+    relay: Relay,
+    folder: str | None = None,
 ) -> tuple[int, dict[str, Any] | None]:
     """Run `tuner ARGUMENTS --json`, relaying its events.
 
@@ -25,6 +30,7 @@ def carry_out(
         name: of the run, for the relayed events.
         stop: a signal to this process is passed on, and the run's end awaited.
         relay: called with the name and each event of the run.
+        folder: of a run that Ray has put here: the working directory.
 
     Returns:
         Its exit code, and the error that it reported.
@@ -37,7 +43,7 @@ def carry_out(
     with open(log_file, "ab") as log:
         try:
             with stop.deferred():
-                child = processes.run_of_ours([*arguments, "--json"], log)
+                child = processes.run_of_ours([*arguments, "--json"], log, folder)
             assert child.stdout is not None
             for line in child.stdout:
                 if not (event := _event(line)):

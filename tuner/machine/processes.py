@@ -3,8 +3,7 @@
 | function | program | environment |
 |---|---|---|
 | `rank` | `tuner` again, once per device | ours and its place; no standard input |
-| `run_of_ours` | `tuner` again: a stage of a chain, an entry of a comparison | ours |
-| `trial` | `tuner` again, wherever Ray runs it | ours without the place of a process |
+| `run_of_ours` | `tuner` again: one run of several | ours; without the place of a process in Ray |
 | `fresh` | one of our modules, which loads an artefact | ours, the Hub offline |
 | `python` | a program in Python: pip, llama.cpp's converter | ours |
 | `nvidia_smi` | NVIDIA's list of GPUs | ours |
@@ -29,7 +28,7 @@ from typing import IO
 
 # Runs a module of the package that it is in, wherever that is.
 _START = str(Path(__file__).with_name("start.py"))
-# What Ray and a launcher set for the process around a trial is not for the trial's.
+# What Ray and a launcher set for the process around a run is not for the run's.
 _PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TUNER_LAUNCHED")
 # Search paths of programs; an empty entry is the current folder.
 _PATHS = ("PYTHONPATH", "PATH", "LD_LIBRARY_PATH")
@@ -69,14 +68,20 @@ def rank(arguments: Sequence[str], variables: Mapping[str, str]) -> Popen[bytes]
     )
 
 
-def run_of_ours(arguments: Sequence[str], log: IO[bytes]) -> Popen[str]:
+def run_of_ours(arguments: Sequence[str], log: IO[bytes], folder: str | None = None) -> Popen[str]:
     """Start `tuner ARGUMENTS` with its events on a pipe and its stderr in `log`.
 
-    In its own process group: Ctrl-C reaches only this process and is passed on once.
+    In its own process group: Ctrl-C reaches only this process and is passed on once. With `folder`
+    it runs there, for Ray, which may end this process at any time.
     """
+    variables = environment()
+    if folder is not None:
+        variables = {key: item for key, item in variables.items() if key not in _PLACE}
     return Popen(
         _ours("tuner", *arguments),
-        env=environment(),
+        env=variables,
+        cwd=folder,
+        preexec_fn=None if folder is None else end_with_parent,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -84,28 +89,6 @@ def run_of_ours(arguments: Sequence[str], log: IO[bytes]) -> Popen[str]:
         errors="replace",
         process_group=0,
     )
-
-
-def trial(arguments: Sequence[str], folder: str, log: IO[bytes]) -> int:
-    """Run `tuner ARGUMENTS` until it ends, and return its exit code.
-
-    Args:
-        arguments: the command and its options.
-        folder: the working directory.
-        log: takes stdout and stderr.
-    """
-    variables = {key: item for key, item in environment().items() if key not in _PLACE}
-    return subprocess.run(
-        _ours("tuner", *arguments),
-        cwd=folder,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        preexec_fn=end_with_parent,
-        process_group=0,
-        check=False,
-    ).returncode
 
 
 def end_with_parent() -> None:

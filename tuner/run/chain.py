@@ -140,7 +140,9 @@ def carry_out_all(found: Sequence[Link], console: Console) -> dict[str, Source]:
 def _carry_out(link: Link, stop: StopRequest, console: Console) -> None:
     link.folder.parent.mkdir(parents=True, exist_ok=True)
     recipe, log = link.loaded, link.folder.with_name(f"{link.folder.name}.log")
-    stage = Trial(recipe.name, recipe.verb, recipe.path, link.folder, log)
+    stage = Trial(
+        name=recipe.name, verb=recipe.verb, recipe=recipe.path, folder=link.folder, log=log
+    )
     code, error = carry_out(stage.arguments(), log, stage.name, stop, console.relay)
     if code:
         raise _failure(link, code, error or {}, log)

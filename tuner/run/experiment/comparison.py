@@ -16,7 +16,6 @@ from tuner.errors import RecipeError, TunerError
 from tuner.plan import make, plan
 from tuner.recipe import dump
 from tuner.record.disk import require_space, write_file
-from tuner.record.run_json import RUN
 from tuner.run.experiment import report, results
 from tuner.run.experiment.experiment import Experiment
 from tuner.run.experiment.trial import Outcome, Trial
@@ -26,21 +25,17 @@ if TYPE_CHECKING:
     from tuner.recipe.comparison import LoadedComparison
 
 
-@dataclass(frozen=True)
-class Entry:
+@dataclass(frozen=True, kw_only=True)
+class Entry(Trial):
     """A run of the comparison, planned. Memory and disk in bytes.
 
     Attributes:
-        name: of the run: its method, with a number if the method occurs again.
         method: the recipe's `method` section.
-        recipe: the text of this run's recipe, valid in any folder.
         same: what must be equal in all runs.
         updates: all that affects the updates of this run; equal for two identical runs.
     """
 
-    name: str
     method: dict[str, Any]
-    recipe: str
     learning_rate: float
     trainable: int
     steps: int
@@ -71,7 +66,7 @@ def make_plans(
         except TunerError as error:
             failures[name] = error
         else:
-            entries.append(_entry(name, made))
+            entries.append(_entry(name, made, output))
     if failures:
         raise _all_of(comparison.shared.path, failures)
     _refuse_unequal(entries)
@@ -81,14 +76,19 @@ def make_plans(
     return entries
 
 
-def _entry(name: str, made: plan.Plan) -> Entry:
+def _entry(name: str, made: plan.Plan, output: Path) -> Entry:
     report = made.prepared.report
     held_out = len(made.prepared.eval) if made.recipe.eval.enabled else 0
     most = made.recipe.eval.max_rows
     return Entry(
         name=name,
+        verb="sft",
+        recipe=output.resolve() / "recipes" / f"{name}.yaml",
+        folder=output / name,
+        log=output / "logs" / f"{name}.log",
+        text=_portable(made),
+        about=f"{made.steps} steps",
         method=made.recipe.method.model_dump(mode="json"),
-        recipe=_portable(made),
         learning_rate=made.values["train.learning_rate"].value,
         trainable=made.facts["parameters"]["trainable"],
         steps=made.steps,
@@ -181,30 +181,8 @@ class Comparison(Experiment):
     def __init__(
         self, output: Path, entries: Sequence[Entry], head: Mapping[str, Any], resume: bool
     ) -> None:
-        root = output.resolve()
-        self._head, self._resume = head, resume
-        self._entries = {entry.name: entry for entry in entries}
-        super().__init__(
-            root,
-            [
-                Trial(
-                    entry.name,
-                    "sft",
-                    root / "recipes" / f"{entry.name}.yaml",
-                    output / entry.name,
-                    output / "logs" / f"{entry.name}.log",
-                    about=f"{entry.steps} steps",
-                )
-                for entry in entries
-            ],
-        )
-
-    def is_of(self, trial: Trial) -> bool:
-        """Return whether the run in a trial's folder is of the trial's recipe."""
-        if not (trial.folder / RUN).exists():
-            return True
-        recipe = self._entries[trial.name].recipe.encode()
-        return trial.recipe.is_file() and trial.recipe.read_bytes() == recipe
+        super().__init__(output.resolve(), entries)
+        self._entries, self._head, self._resume = entries, head, resume
 
     def refuse_taken(self, names: set[str]) -> None:
         """Refuse a folder that holds something else, or a comparison that is not continued."""
@@ -217,18 +195,12 @@ class Comparison(Experiment):
                 "continue it with --resume, or choose another folder with --output",
             )
 
-    def prepare(self) -> None:
-        """Write the recipes."""
-        super().prepare()
-        for trial in self.trials:
-            write_file(trial.recipe, self._entries[trial.name].recipe.encode())
-
     def collect(self, outcomes: Mapping[str, Outcome], status: str) -> dict[str, Any]:
         """Return the content of compare.json."""
-        same = twins(list(self._entries.values()))
+        same = twins(self._entries)
         rows = [
-            self._row(trial, outcomes.get(trial.name)) | {"same_as": same.get(trial.name)}
-            for trial in self.trials
+            self._row(entry, outcomes.get(entry.name)) | {"same_as": same.get(entry.name)}
+            for entry in self._entries
         ]
         score = results.shared_score(rows, ("label_accuracy", "token_accuracy"))
         return {
@@ -238,17 +210,17 @@ class Comparison(Experiment):
             "status": status,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "output": str(self.root),
-            "equal": next(iter(self._entries.values())).same,
+            "equal": self._entries[0].same,
             "score": score,
             "rows": sorted(rows, key=lambda row: results.rank(row, score)),
             "durations": {"total": sum(row["seconds"] or 0 for row in rows)},
         }
 
-    def _row(self, trial: Trial, outcome: Outcome | None) -> dict[str, Any]:
-        entry, record = self._entries[trial.name], self.finished(trial)
+    def _row(self, entry: Entry, outcome: Outcome | None) -> dict[str, Any]:
+        record = self.finished(entry)
         saved = {item["kind"]: item for item in record["artefacts"]} if record else {}
         artefact = saved.get("adapter") or saved.get("merged")
-        weights = artefact and _weights_bytes(trial.folder / Path(artefact["path"]).name)
+        weights = artefact and _weights_bytes(entry.folder / Path(artefact["path"]).name)
         facts = {
             "method": entry.method,
             "learning_rate": entry.learning_rate,
@@ -261,7 +233,7 @@ class Comparison(Experiment):
             "peak_memory_bytes": record and record["peak_memory_bytes"],
             "seconds": record and record["durations"]["total"],
         }
-        return results.row(trial.name, facts, record, outcome, measured)
+        return results.row(entry.name, facts, record, outcome, measured)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Write the three results."""

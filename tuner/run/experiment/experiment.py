@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from tuner.errors import RecipeError
 from tuner.machine.signals import StopRequest
-from tuner.record.disk import make_folder, resource_error, write_json
+from tuner.record.disk import make_folder, resource_error, write_file, write_json
 from tuner.record.lock import FolderLock
 from tuner.run.experiment.trial import Outcome, Trial
 
@@ -39,9 +39,10 @@ class Experiment(ABC):
         self.root = root
         self.trials = trials
 
-    @abstractmethod
     def is_of(self, trial: Trial) -> bool:
         """Return whether the run in a trial's folder is of the trial's recipe."""
+        written = trial.recipe.read_bytes() if trial.recipe.is_file() else b""
+        return not trial.begun or written == (trial.text or "").encode()
 
     @abstractmethod
     def collect(self, outcomes: Mapping[str, Outcome], status: str) -> dict[str, Any]:
@@ -98,11 +99,6 @@ class Experiment(ABC):
                 "choose another folder with --output",
             )
 
-    def prepare(self) -> None:
-        """Write what the runs need."""
-        for name in self.folders:
-            make_folder(self.root / name)
-
     def _open(self) -> FolderLock:
         """Open and lock the folder.
 
@@ -116,7 +112,11 @@ class Experiment(ABC):
             lock = FolderLock(self.root / self.lock)
             try:
                 self._refuse_others()
-                self.prepare()
+                for name in self.folders:
+                    make_folder(self.root / name)
+                for trial in self.trials:
+                    if trial.text is not None:
+                        write_file(trial.recipe, trial.text.encode())
             except BaseException:
                 lock.release()
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import time
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import Interrupted, ResourceError, first_line
-from tuner.machine import processes, threads
+from tuner.machine import child, threads
+from tuner.machine.signals import StopRequest
 from tuner.record import runs
 from tuner.record.run_json import RUN
 from tuner.run.experiment.trial import Share, Trial
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
     from tuner.console.console import Console
     from tuner.run.experiment.trial import Outcome
 
-# No usage statistics, no files that nobody reads, our own handling of Ctrl-C, and trials keep their
-# working directory.
+# No usage statistics, no files that nobody reads, our own handling of Ctrl-C, trials keep their
+# working directory, and end by SIGTERM with the worker: they seal a checkpoint.
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_kill_child_processes_on_worker_exit": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -43,7 +46,7 @@ _PATIENCE = 60.0
 
 
 def run(
-    trials: Sequence[Trial], storage: Path, share: Share, console: Console
+    trials: Sequence[Trial], storage: Path, share: Share, stop: StopRequest, console: Console
 ) -> dict[str, Outcome]:
     """Carry out runs, as many at the same time as the machines have room for.
 
@@ -51,6 +54,7 @@ def run(
         trials: the runs.
         storage: a folder for Ray's own files; on a cluster one that all machines share.
         share: the resources of a run.
+        stop: the handling of signals.
         console: shows what starts and ends.
 
     Returns:
@@ -61,17 +65,18 @@ def run(
         ResourceError: the cluster cannot be reached, or no machine has the resources of a run.
     """
     try:
-        ended = _carry_out({trial.name: trial for trial in trials}, share, storage, console)
-    except Interrupted:
-        _settle(trials)
+        return _carry_out({trial.name: trial for trial in trials}, share, storage, console)
+    except (Interrupted, SystemError):
+        if stop.requested is not None:
+            _settle(trials)
+        # Ray's C code makes a SystemError of what a signal handler raises.
+        stop.check()
         raise
-    return {trial.name: trial.outcome(ended[trial.name]) for trial in trials}
 
 
 def _carry_out(
     trials: Mapping[str, Trial], share: Share, storage: Path, console: Console
-) -> dict[str, int | str]:
-    """Return the exit code of each run; a text if Ray could not run it."""
+) -> dict[str, Outcome]:
     # Ray's workers import from the folder that it was started in.
     with contextlib.chdir(storage):
         _start(share)
@@ -93,23 +98,32 @@ def _carry_out(
                 failure_config=tune.FailureConfig(max_failures=_TRIES),
             ),
         )
-        found: dict[str, int | str] = {}
+        found: dict[str, Outcome] = {}
         for result in tuner.fit():
-            code = (result.metrics or {}).get("exit_code")
-            name = (result.config or {}).get("name", "")
-            reason = first_line(result.error) if result.error else "it did not end"
-            found[name] = reason if code is None else int(code)
+            name, ended = result.config["name"], result.metrics or {}
+            if "exit_code" in ended:
+                found[name] = int(ended["exit_code"]), ended.get("error")
+            else:
+                reason = first_line(result.error) if result.error else "it did not end"
+                found[name] = 70, {"what": reason, "why": f"see {trials[name].log}"}
         return found
     finally:
         ray.shutdown()
 
 
-def _run(config: dict[str, Any]) -> dict[str, float]:
-    """Carry out a run wherever Ray has put it."""
+def _run(config: dict[str, Any]) -> dict[str, Any]:
+    """Carry out a run wherever Ray has put it; its log gets its events, too."""
     trial: Trial = config["trials"][config["name"]]
-    with open(trial.log, "ab") as log:
-        code = processes.trial([*trial.arguments(), "--json"], config["cwd"], log)
-    return {"exit_code": float(code)}
+    with open(trial.log, "a", encoding="utf-8", buffering=1) as log:
+        code, error = child.carry_out(
+            trial.arguments(),
+            trial.log,
+            trial.name,
+            StopRequest(),
+            lambda _, event: print(json.dumps(event, ensure_ascii=False), file=log),
+            config["cwd"],
+        )
+    return {"exit_code": code, "error": error}
 
 
 def _settle(trials: Sequence[Trial]) -> None:

@@ -44,12 +44,12 @@ class Sweep(Experiment):
             root,
             [
                 Trial(
-                    each.name,
-                    each.loaded.verb,
-                    Path(os.path.abspath(each.loaded.path)),
-                    root / "trials" / each.name,
-                    root / "logs" / f"{each.name}.log",
-                    each.overrides,
+                    name=each.name,
+                    verb=each.loaded.verb,
+                    recipe=Path(os.path.abspath(each.loaded.path)),
+                    folder=root / "trials" / each.name,
+                    log=root / "logs" / f"{each.name}.log",
+                    overrides=each.overrides,
                 )
                 for each in combinations
             ],
@@ -101,7 +101,7 @@ class Sweep(Experiment):
 def by_ray(
     sweep: Experiment,
     outcomes: dict[str, Outcome],
-    _stop: StopRequest,
+    stop: StopRequest,
     *,
     share: Share,
     console: Console,
@@ -112,7 +112,7 @@ def by_ray(
         with contextlib.redirect_stdout(sys.stderr):
             from tuner.run.experiment import ray_tune
 
-            outcomes |= ray_tune.run(waiting, sweep.root / ".ray", share, console)
+            outcomes |= ray_tune.run(waiting, sweep.root / ".ray", share, stop, console)
 
 
 def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
