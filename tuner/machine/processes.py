@@ -72,7 +72,7 @@ def run_of_ours(arguments: Sequence[str], log: IO[bytes], folder: str | None = N
     """Start `tuner ARGUMENTS` with its events on a pipe and its stderr in `log`.
 
     In its own process group: Ctrl-C reaches only this process and is passed on once. With `folder`
-    it runs there, for Ray, which may end this process at any time.
+    it runs there, for Ray, which may end this process at any time: its events are in `log`, too.
     """
     variables = environment()
     if folder is not None:
@@ -83,7 +83,7 @@ def run_of_ours(arguments: Sequence[str], log: IO[bytes], folder: str | None = N
         cwd=folder,
         preexec_fn=None if folder is None else end_with_parent,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.PIPE if folder is None else log,
         stderr=log,
         encoding="utf-8",
         errors="replace",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import Interrupted, ResourceError, first_line
-from tuner.machine import child, threads
+from tuner.machine import child, processes, threads
 from tuner.machine.signals import StopRequest
 from tuner.record import runs
 from tuner.record.run_json import RUN
@@ -112,18 +111,14 @@ def _carry_out(
 
 
 def _run(config: dict[str, Any]) -> dict[str, Any]:
-    """Carry out a run wherever Ray has put it; its log gets its events, too."""
+    """Carry out a run wherever Ray has put it."""
     trial: Trial = config["trials"][config["name"]]
-    with open(trial.log, "a", encoding="utf-8", buffering=1) as log:
-        code, error = child.carry_out(
-            trial.arguments(),
-            trial.log,
-            trial.name,
-            StopRequest(),
-            lambda _, event: print(json.dumps(event, ensure_ascii=False), file=log),
-            config["cwd"],
-        )
-    return {"exit_code": code, "error": error}
+    with open(trial.log, "ab") as log:
+        code = processes.run_of_ours([*trial.arguments(), "--json"], log, config["cwd"]).wait()
+    lines = trial.log.read_text("utf-8", errors="replace").splitlines()
+    errors = (child.event_in(line).get("error") for line in reversed(lines))
+    code, error = child.ended(code, next(filter(None, errors), None))
+    return {"exit_code": code, "error": error if code else None}
 
 
 def _settle(trials: Sequence[Trial]) -> None:
