@@ -27,6 +27,7 @@ from tuner.errors import (
 from tuner.record import runs
 from tuner.record.lock import Owner, try_flock
 from tuner.record.log import log_to
+from tuner.record.output import resolve_output
 from tuner.record.run_folder import RunFolder
 from tuner.record.run_json import LOCK, METRICS, RUN
 
@@ -205,12 +206,11 @@ def test_a_recipe_cannot_lead_out_of_the_current_directory(
     monkeypatch.chdir(inside)
     for name in ("../x", "runs/../../x", "../../x", "link/../../x"):
         with pytest.raises(SafetyError) as caught:
-            RunFolder.open(Path(name), resume=False, from_recipe=True)
+            resolve_output(Path(name), from_recipe=True)
         assert caught.value.exit_code == 8
         assert str(Path(name).resolve()) in str(caught.value)
     assert tree(tmp_path) == {}
-    with RunFolder.open(Path("runs/../legal"), resume=False, from_recipe=True) as run:
-        assert run.path == inside / "legal"
+    assert resolve_output(Path("runs/../legal"), from_recipe=True) == inside / "legal"
     with RunFolder.open(Path("../x"), resume=False) as run:
         assert run.path == tmp_path / "x"
 

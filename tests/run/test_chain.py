@@ -44,7 +44,7 @@ Sections = dict[str, Any]
 class Forked:
     """What `tuner.machine.child` needs of a process, as a fork of this one."""
 
-    def __init__(self, arguments: Sequence[str], log: Any) -> None:
+    def __init__(self, arguments: Sequence[str], log: Any, folder: None = None) -> None:
         reading, writing = os.pipe()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -25,10 +25,8 @@ from tuner.errors import RecipeError
 from tuner.recipe import comparison, dump
 from tuner.recipe import load as recipe_load
 from tuner.recipe.verbs import VERBS
-from tuner.run.compare import plot, report
-from tuner.run.compare import rows as compare_rows
-from tuner.run.compare.rows import rank
-from tuner.run.sweep import table as sweep_table
+from tuner.run.experiment import plot, report, results
+from tuner.run.experiment.results import rank
 
 METHODS = [
     {"name": "lora", "r": 4},
@@ -480,6 +478,6 @@ def test_ctrl_c_ends_the_child_cleanly(bases: Callable[[str], Path], tmp_path: P
 def test_the_kind_of_an_exit_code_is_the_same_whatever_is_imported(code: int, kind: str) -> None:
     """A bug was "interrupted", or "bug" where another module had been imported."""
     row = {"name": "one", "status": "failed", "exit_code": code, "error": {"what": "it"}}
-    for failure in (compare_rows.failure({"rows": [row]}), sweep_table.failure([row])):
-        assert failure is not None
-        assert (failure.exit_code, failure.kind) == (code, kind)
+    failure = results.failure([row], "runs", "")
+    assert failure is not None
+    assert (failure.exit_code, failure.kind) == (code, kind)

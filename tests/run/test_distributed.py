@@ -446,7 +446,7 @@ def test_the_parent(
     program.write_text(RANK.format(python=sys.executable))
     program.chmod(0o755)
     monkeypatch.setenv("MARK", str(tmp_path / "started-"))
-    monkeypatch.setattr(launch.sys, "executable", str(program))
+    monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(launch, "_GRACE", 1.0)
     monkeypatch.setattr(launch, "_LAST", 1.0)
     group = launch.Group(2, 1, 0, cpu=True)

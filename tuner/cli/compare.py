@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import json as jsonlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,8 +25,7 @@ from tuner.console import formatting
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.recipe.load import LoadedRecipe
-    from tuner.run.compare.plans import Entry
+    from tuner.run.experiment.comparison import Entry
 
 
 def compare(
@@ -45,6 +43,7 @@ def compare(
 ) -> None:
     """Train several methods on the same data at equal budget; one table, one plot."""
     from tuner.cli import show_plan
+    from tuner.cli.make_plan import run_folder
     from tuner.machine import hardware
     from tuner.recipe import comparison
 
@@ -52,58 +51,32 @@ def compare(
     named = one_recipe("compare", recipe, option)
     loaded = comparison.load_comparison(Path(named), overrides or (), output)
     show_plan.header(loaded.shared, where)
-    folder = _folder(loaded.shared, resume)
+    folder = run_folder(loaded.shared, resume, "compare.json")
     # A wrong recipe is refused before the libraries that a plan needs are imported.
-    from tuner.run.compare import plans
+    from tuner.run.experiment import comparison as compared
+    from tuner.run.experiment import one_by_one, report, results
 
-    entries = plans.make_plans(loaded, hardware.detect(), folder, where.note)
+    entries = compared.make_plans(loaded, hardware.detect(), folder, where.note)
     _show_plans(entries, folder, where)
     if dry_run:
         return
-    from tuner.run.compare import report, rows
-
     head = {"recipe": loaded.shared.name, "recipe_sha256": loaded.shared.sha256}
-    from tuner.run.compare import runs as runner
-
-    record = runner.run(entries, folder, head, resume=resume, console=where)
+    experiment = compared.Comparison(folder, entries, head, resume)
+    record = experiment.carry_out(partial(one_by_one.run, console=where))
+    where.event("comparison", comparison=record)
+    where.text()
+    where.table(*report.table(record, errors=False))
     # Errors are long: here they go below the table.
-    notes = [*report.failures(record), *report.notes(record)]
-    where.comparison(record, *report.table(record, errors=False), notes)
-    if failure := rows.failure(record):
+    for line in (*results.failures(record["rows"]), *report.notes(record)):
+        where.text(line)
+    again = "fix the cause and run the same command with --resume; see the logs in its folder"
+    if failure := results.failure(record["rows"], "runs", again):
         raise failure
     where.done(record)
 
 
-def _folder(shared: LoadedRecipe, resume: bool) -> Path:
-    """Return the requested folder; else runs/<recipe name>, numbered if that is taken."""
-    from tuner.cli.make_plan import run_folder
-    from tuner.record import runs
-
-    if shared.recipe.run.output is not None:
-        return run_folder(shared, resume)
-    base = runs.RUNS / shared.name
-    unfinished = [
-        file.parent
-        for file in sorted(runs.RUNS.glob(f"{shared.name}*/compare.json"))
-        if resume and _is_of(shared, file)
-    ]
-    return unfinished[-1] if unfinished else runs.free_name(base)
-
-
-def _is_of(shared: LoadedRecipe, file: Path) -> bool:
-    """Return whether the record is of an unfinished comparison with this recipe."""
-    record: Any = None
-    with contextlib.suppress(OSError, ValueError):
-        record = jsonlib.loads(file.read_bytes())
-    return (
-        isinstance(record, dict)
-        and record.get("status") != "done"
-        and record.get("recipe_sha256") == shared.sha256
-    )
-
-
 def _show_plans(entries: Sequence[Entry], folder: Path, console: Console) -> None:
-    from tuner.run.compare import plans, report
+    from tuner.run.experiment import comparison, report
 
     for entry in entries:
         console.event(
@@ -132,7 +105,7 @@ def _show_plans(entries: Sequence[Entry], folder: Path, console: Console) -> Non
         ],
     )
     console.text(f"\nfolder  {folder}")
-    for name, first in plans.twins(entries).items():
+    for name, first in comparison.twins(entries).items():
         console.warn(f"{report.repeats(name, first)}; one of them is enough")
     for text in dict.fromkeys(text for entry in entries for text in entry.warnings):
         names = [entry.name for entry in entries if text in entry.warnings]

@@ -182,8 +182,13 @@ def _stages(
     return {link.name: link.source() for link in found}
 
 
-def run_folder(loaded: LoadedRecipe, resume: bool) -> Path:
+def run_folder(loaded: LoadedRecipe, resume: bool, record: str = "run.json") -> Path:
     """Return the requested folder; else runs/<recipe name>, numbered if that is taken.
+
+    Args:
+        loaded: the recipe.
+        resume: look for the newest unfinished run with this recipe.
+        record: the file that shows such a run.
 
     Raises:
         SafetyError: a path in the recipe leaves the current directory through `..`.
@@ -197,5 +202,5 @@ def run_folder(loaded: LoadedRecipe, resume: bool) -> Path:
         output.resolve_output(Path(asked), from_recipe=in_recipe)
         return Path(asked)
     base = RUNS / loaded.name
-    earlier = runs.newest_matching(base, loaded.sha256) if resume else None
+    earlier = runs.newest_matching(base, loaded.sha256, record) if resume else None
     return earlier or runs.free_name(base)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +26,7 @@ from tuner.machine import packages
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.run.sweep.grid import Trial
+    from tuner.run.experiment.grid import Combination
 
 
 def sweep(
@@ -70,8 +71,8 @@ def sweep(
     """Train a recipe with every combination of the given values, by Ray Tune; best first."""
     from tuner.cli import show_plan
     from tuner.record.runs import RUNS
-    from tuner.run.sweep import grid, table
-    from tuner.run.sweep.trials import carry_out, settle, share_of
+    from tuner.run.experiment import grid, results
+    from tuner.run.experiment.sweep import Sweep, by_ray, share_of
 
     refuse_unknown_verb(verb)
     named, where = one_recipe("sweep", recipe, option), console(json, quiet, verbose)
@@ -81,42 +82,43 @@ def sweep(
             "ray: not found",
             packages.add("ray"),
         )
-    trials = grid.trials(Path(named), overrides or (), verb)
-    first = trials[0].loaded
-    root = Path(os.path.abspath(output or RUNS / f"{first.name}-sweep"))
+    combinations = grid.combinations(Path(named), overrides or (), verb)
+    first = combinations[0]
+    root = Path(os.path.abspath(output or RUNS / f"{first.loaded.name}-sweep"))
     _refuse_metric(metric)
-    show_plan.header(first, where)
-    _refuse_chains(trials, root)
-    waiting = [each for each in trials if not table.finished(each, root / "trials" / each.name)]
-    where.event("trials", items=[{"name": t.name, "values": dict(t.values)} for t in trials])
-    where.text(f"{len(trials)} trials, {len(trials) - len(waiting)} of them done  {root}")
+    show_plan.header(first.loaded, where)
+    experiment = Sweep(root, combinations, metric)
+    for trial, each in zip(experiment.trials, combinations, strict=True):
+        _refuse_chains(each, trial.folder)
+    done = len(combinations) - len(experiment.waiting())
+    where.event("trials", items=[{"name": e.name, "values": dict(e.values)} for e in combinations])
+    where.text(f"{len(combinations)} trials, {done} of them done  {root}")
     if dry_run:
-        _show(*table.rows(trials, root / "trials", {}, metric), where)
+        _show(experiment.collect({}, "waiting"), where)
         return
+    share = share_of(first, cpus, gpus, address)
     try:
-        share = share_of(trials[0], cpus, gpus, address)
-        found, by = carry_out(trials, waiting, root, metric, share, where)
+        record = experiment.carry_out(partial(by_ray, share=share, console=where))
     except Interrupted as error:
-        settle([root / "trials" / each.name for each in waiting])
         again = "run the same command again: finished trials are kept, the rest continue"
         raise Interrupted(error.exit_code - 128, error.what, again) from error
-    _show(found, by, where)
-    if failure := table.failure(found):
+    _show(record, where)
+    again = "fix the cause and run the same command again: what is done is not repeated"
+    if failure := results.failure(record["rows"], "trials", again):
         raise failure
     where.closing(f"done: {root}")
 
 
-def _refuse_chains(trials: Sequence[Trial], root: Path) -> None:
+def _refuse_chains(each: Combination, folder: Path) -> None:
     """Refuse recipes that name recipes: parallel trials would run the same stage."""
     from tuner.run import chain
 
-    for trial in trials:
-        if links := chain.links(trial.loaded, root / "trials" / trial.name):
-            raise RecipeError(
-                f"{links[0].key}: {links[0].name} is a recipe, and every trial would run it",
-                "a sweep covers the runs of one recipe only",
-                f"run it once with tuner {links[0].loaded.verb}, and name its run folder instead",
-            )
+    if links := chain.links(each.loaded, folder):
+        raise RecipeError(
+            f"{links[0].key}: {links[0].name} is a recipe, and every trial would run it",
+            "a sweep covers the runs of one recipe only",
+            f"run it once with tuner {links[0].loaded.verb}, and name its run folder instead",
+        )
 
 
 def _refuse_metric(metric: str | None) -> None:
@@ -133,9 +135,9 @@ def _refuse_metric(metric: str | None) -> None:
         )
 
 
-def _show(found: Sequence[Mapping[str, Any]], metric: str, console: Console) -> None:
-    from tuner.run.sweep import table
+def _show(record: Mapping[str, Any], console: Console) -> None:
+    from tuner.run.experiment import sweep
 
-    console.event("sweep", metric=metric, rows=list(found))
+    console.event("sweep", metric=record["metric"], rows=record["rows"])
     console.text()
-    console.table(*table.cells(found, metric))
+    console.table(*sweep.table(record))

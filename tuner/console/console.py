@@ -212,20 +212,6 @@ class Console:
         elif event.get("event") == "warning" and not self.json:
             self.warn(f"{run}: {event['text']}")
 
-    def comparison(
-        self,
-        record: Mapping[str, Any],
-        head: Sequence[str],
-        rows: Iterable[Sequence[str]],
-        notes: Iterable[str],
-    ) -> None:
-        """Show the results of several runs: a row per run, then the notes."""
-        self.event("comparison", comparison=dict(record))
-        self.text()
-        self.table(head, rows)
-        for note in notes:
-            self.text(note)
-
     def done(self, record: Mapping[str, Any]) -> None:
         """Show the closing line, even when quiet."""
         self.event("done", record=dict(record))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 WIDTH = 100
@@ -14,14 +14,19 @@ _INDENT = 12
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def plain(value: Any) -> Any:
-    """Return the value for JSON: no NaN, and text for types that JSON does not have."""
+def plain(value: Any, odd: Callable[[float], str | None] = lambda number: None) -> Any:
+    """Return the value for JSON: text for types that JSON does not have.
+
+    Args:
+        value: of any type.
+        odd: what stands for a number that is not finite; JSON has none.
+    """
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, odd) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
+        return [plain(item, odd) for item in value]
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) else odd(float(value))
     return value if value is None or isinstance(value, str | int) else str(value)
 
 

@@ -15,7 +15,11 @@ Relay = Callable[[str, Mapping[str, Any]], None]
 
 
 def carry_out(
-    arguments: Sequence[str], log_file: Path, name: str, stop: StopRequest, relay: Relay
+    arguments: Sequence[str],
+    log_file: Path,
+    name: str,
+    stop: StopRequest,
+    relay: Relay,
 ) -> tuple[int, dict[str, Any] | None]:
     """Run `tuner ARGUMENTS --json`, relaying its events.
 
@@ -40,7 +44,7 @@ def carry_out(
                 child = processes.run_of_ours([*arguments, "--json"], log)
             assert child.stdout is not None
             for line in child.stdout:
-                if not (event := _event(line)):
+                if not (event := event_in(line)):
                     continue
                 relay(name, event)
                 error = event.get("error", error)
@@ -49,13 +53,24 @@ def carry_out(
             if child is not None:
                 _end(child, stop.requested or signal.SIGTERM)
             raise
-    if code < 0:
-        said = signal.Signals(-code).name
-        error = {"kind": "killed", "what": f"its process was killed by {said}", "why": ""}
-    return (128 - code if code < 0 else code), error
+    return ended(code, error)
 
 
-def _event(line: str) -> dict[str, Any]:
+def ended(code: int, error: dict[str, Any] | None) -> tuple[int, dict[str, Any] | None]:
+    """Return the exit code of a process as a shell shows it, and its error, also if it was killed.
+
+    Args:
+        code: as `wait` returns it.
+        error: that it reported.
+    """
+    if code >= 0:
+        return code, error
+    said = signal.Signals(-code).name
+    return 128 - code, {"kind": "killed", "what": f"its process was killed by {said}", "why": ""}
+
+
+def event_in(line: str) -> dict[str, Any]:
+    """Return the event of a line of output; empty if it has none."""
     try:
         event = json.loads(line)
     except ValueError:

@@ -9,12 +9,10 @@ its checkpoint.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import signal
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,9 +116,8 @@ def recognise(nodes: int | str = "auto") -> None:
 
 def follow_parent() -> None:
     """Get SIGTERM when the parent ends, if this module started the process, on Linux."""
-    if LAUNCHED in os.environ and sys.platform == "linux":
-        set_death_signal = 1
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
+    if LAUNCHED in os.environ:
+        processes.end_with_parent()
 
 
 def first_host(names: str) -> str:

@@ -3,8 +3,7 @@
 | function | program | environment |
 |---|---|---|
 | `rank` | `tuner` again, once per device | ours and its place; no standard input |
-| `run_of_ours` | `tuner` again: a stage of a chain, an entry of a comparison | ours |
-| `trial` | `tuner` again, wherever Ray runs it | ours without the place of a process |
+| `run_of_ours` | `tuner` again: one run of several | ours; without the place of a process in Ray |
 | `fresh` | one of our modules, which loads an artefact | ours, the Hub offline |
 | `python` | a program in Python: pip, llama.cpp's converter | ours |
 | `nvidia_smi` | NVIDIA's list of GPUs | ours |
@@ -16,17 +15,21 @@ current folder holds data, not modules.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import Popen as Popen
 from typing import IO
 
 # Runs a module of the package that it is in, wherever that is.
 _START = str(Path(__file__).with_name("start.py"))
+# What Ray and a launcher set for the process around a run is not for the run's.
+_PLACE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TUNER_LAUNCHED")
 # Search paths of programs; an empty entry is the current folder.
 _PATHS = ("PYTHONPATH", "PATH", "LD_LIBRARY_PATH")
 
@@ -65,16 +68,22 @@ def rank(arguments: Sequence[str], variables: Mapping[str, str]) -> Popen[bytes]
     )
 
 
-def run_of_ours(arguments: Sequence[str], log: IO[bytes]) -> Popen[str]:
+def run_of_ours(arguments: Sequence[str], log: IO[bytes], folder: str | None = None) -> Popen[str]:
     """Start `tuner ARGUMENTS` with its events on a pipe and its stderr in `log`.
 
-    In its own process group: Ctrl-C reaches only this process and is passed on once.
+    In its own process group: Ctrl-C reaches only this process and is passed on once. With `folder`
+    it runs there, for Ray, which may end this process at any time: its events are in `log`, too.
     """
+    variables = environment()
+    if folder is not None:
+        variables = {key: item for key, item in variables.items() if key not in _PLACE}
     return Popen(
         _ours("tuner", *arguments),
-        env=environment(),
+        env=variables,
+        cwd=folder,
+        preexec_fn=None if folder is None else end_with_parent,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.PIPE if folder is None else log,
         stderr=log,
         encoding="utf-8",
         errors="replace",
@@ -82,34 +91,11 @@ def run_of_ours(arguments: Sequence[str], log: IO[bytes]) -> Popen[str]:
     )
 
 
-def trial(
-    arguments: Sequence[str],
-    folder: str,
-    log: IO[bytes],
-    without: Sequence[str],
-    prepare: Callable[[], None] | None,
-) -> int:
-    """Run `tuner ARGUMENTS` until it ends, and return its exit code.
-
-    Args:
-        arguments: the command and its options.
-        folder: the working directory.
-        log: takes stdout and stderr.
-        without: variables that are not passed on.
-        prepare: called in the child before the program begins.
-    """
-    variables = {key: item for key, item in environment().items() if key not in without}
-    return subprocess.run(
-        _ours("tuner", *arguments),
-        cwd=folder,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        preexec_fn=prepare,
-        process_group=0,
-        check=False,
-    ).returncode
+def end_with_parent() -> None:
+    """Request SIGTERM for this process when its parent ends, on Linux: its step is then sealed."""
+    if sys.platform == "linux":
+        set_death_signal = 1
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGTERM)
 
 
 def fresh(module: str, argument: str) -> subprocess.CompletedProcess[str]:

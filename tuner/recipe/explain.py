@@ -15,7 +15,7 @@ from tuner.recipe.schema import Recipe, keys_of, models_in, sections
 from tuner.recipe.source import Source
 from tuner.rewards.options import OPTIONS, options_of
 from tuner.schema.strict_yaml import Path
-from tuner.schema.suggest import nearest, suggestion
+from tuner.schema.suggest import listed, nearest, suggestion
 
 _SCALARS = (str, int, float, bool)
 
@@ -80,7 +80,7 @@ def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
         owners = [tag for tag, options in OPTIONS.items() if plain in options.model_fields]
         reward = next((tag for tag, options in OPTIONS.items() if options is model), None)
         if reward and owners and reward not in owners:
-            return f"{reward} has no such key; {_listed(owners)} {_has(owners)} it"
+            return f"{reward} has no such key; {listed(owners)} {_has(owners)} it"
         return f"unknown key; {suggestion(word, model.model_fields if model else [])}"
     section, method = str(path[0]), _method_name(tree)
     own = keys_of(section, method)
@@ -91,7 +91,7 @@ def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
         if owners:
             near = nearest(word, own)
             here = f"; the nearest option of {method} is '{near}'" if near else ""
-            return f"not an option of {method}; {_listed(owners)} {_has(owners)} it{here}"
+            return f"not an option of {method}; {listed(owners)} {_has(owners)} it{here}"
     if homes:
         return f"unknown key; it belongs under {' or '.join(homes)}"
     return f"unknown key; {suggestion(word, own)}"
@@ -226,10 +226,6 @@ def _shown(value: Any) -> str:
         return "not a mapping" if isinstance(value, dict) else "not a list"
     text = str(value)
     return f"not '{text if len(text) <= 60 else text[:57] + '...'}'"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _has(names: Sequence[str]) -> str:

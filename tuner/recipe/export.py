@@ -75,10 +75,20 @@ def _item(value: Any) -> Item:
 def _refuse_options(name: str, options: dict[str, Any]) -> None:
     if name == AUTO:
         raise own_words(f"{AUTO} takes no options; name the format")
-    if "max_kl" in options and FORMATS[name].exact and name != "merged":
+    refused = options.keys() - _keys(name)
+    if "max_kl" in refused:
         raise own_words(f"{name} stores the exact trained weights; max_kl is for the other formats")
-    if "portable" in options and name != "adapter":
+    if "portable" in refused:
         raise own_words(f"portable is an option of adapter, not of {name}")
+
+
+def _keys(name: str) -> list[str]:
+    """Return the options that a format takes."""
+    return [
+        *(["type"] if name == GGUF else []),
+        *(["max_kl"] if not FORMATS[name].exact or name == "merged" else []),
+        *(["portable"] if name == "adapter" else []),
+    ]
 
 
 def _options(name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -120,11 +130,7 @@ def _schema() -> dict[str, Any]:
         schema["description"] = FormatOptions.model_fields[key].description
 
     def allowed(name: str) -> dict[str, Any]:
-        row = FORMATS[name]
-        keys = ["type"] if name == GGUF else []
-        keys += ["max_kl"] if not row.exact or name == "merged" else []
-        keys += ["portable"] if name == "adapter" else []
-        chosen = {key: options[key] for key in keys}
+        chosen = {key: options[key] for key in _keys(name)}
         own = {"type": "object", "additionalProperties": False, "properties": chosen}
         return {"anyOf": [options["type"], own]} if name == GGUF else own
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner.schema.strict_yaml import Path
+from tuner.schema.suggest import listed
 
 # Keys that were added later, each with the value that gives the earlier behaviour.
 ADDED: dict[str, Any] = {
@@ -31,15 +32,10 @@ def answer(path: Path, value: Any) -> str | None:
     """Return a message that names the replacement of an old key or value; None if it is not old."""
     if path == ("train", "trl"):
         fields = [name for name in _OF_TRL if isinstance(value, dict) and name in value]
-        return f"unknown key; it is now {_listed(fields or _OF_TRL)}"
+        return f"unknown key; it is now {listed([f'train.{name}' for name in fields or _OF_TRL])}"
     if path == ("run", "strategy") and value == "deepspeed":
         return "deepspeed is not supported; did you mean 'fsdp'"
     return None
-
-
-def _listed(fields: tuple[str, ...] | list[str]) -> str:
-    names = [f"train.{name}" for name in fields]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def renew_lock(tree: dict[str, Any], lines: dict[Path, int]) -> None:

@@ -148,7 +148,7 @@ def load(path: Path, *, verified: bool = False) -> Checkpoint:
 
     Args:
         path: a sealed step folder.
-        verified: `newest` or `seal.verify` has just checked every byte.
+        verified: `newest` or `manifest.verify` has just checked every byte.
 
     Raises:
         IntegrityError: it is damaged, or is no checkpoint.

@@ -6,14 +6,15 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tuner.console.formatting import plain
 from tuner.errors import ResourceError
+from tuner.machine import hardware
 
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -32,9 +33,9 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """
     # One writer per file (the run lock), so a fixed name: the next write replaces a leftover.
     staged = path.with_name(f".{path.name}.tmp")
-    data = (json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(plain(value, repr), indent=1, ensure_ascii=False, allow_nan=False)
     try:
-        write_file(staged, data)
+        write_file(staged, f"{text}\n".encode())
         os.replace(staged, path)
         sync_folder(path.parent)
     except OSError as error:
@@ -43,27 +44,13 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         raise resource_error(error, path) from error
 
 
-def plain(value: Any) -> Any:
-    """Convert to strict JSON: numbers that are not finite become text, paths their names."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else repr(float(value))
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 def require_space(folder: Path, needed: int) -> None:
     """Check free space before it is needed.
 
     Raises:
         ResourceError: fewer than `needed` bytes are free where `folder` is or will be.
     """
-    present = folder.absolute()
-    while not present.exists():
-        present = present.parent
-    free = shutil.disk_usage(present).free
+    free = hardware.disk_free(folder)
     if free < needed:
         raise ResourceError(
             f"not enough disk space for {folder}",

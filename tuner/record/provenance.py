@@ -43,11 +43,7 @@ class Clock:
 
 
 def describe() -> dict[str, Any]:
-    """Return versions, command line, platform and source state for `run.json`.
-
-    Drops the variables with which accelerate would override the recipe, and names them.
-    """
-    ignored = [name for name in _OVERRULING if os.environ.pop(name, None) is not None]
+    """Return versions, command line, platform and source state for `run.json`."""
     return {
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "python": platform.python_version(),
@@ -55,8 +51,12 @@ def describe() -> dict[str, Any]:
         "threads": {"count": _threads(), **threads.describe()},
         "command": redact(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "git": git_files.commit(Path.cwd()),
-        "ignored_environment": ignored,
     }
+
+
+def drop_overruling() -> list[str]:
+    """Drop the variables with which accelerate would override the recipe; return their names."""
+    return [name for name in _OVERRULING if os.environ.pop(name, None) is not None]
 
 
 def versions(modules: Iterable[str]) -> dict[str, str]:

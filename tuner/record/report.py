@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.console import formatting, page
 from tuner.record import proof_limits
 from tuner.record.disk import write_file
-from tuner.record.run_json import METRICS
+from tuner.record.run_json import read_metrics
 
 if TYPE_CHECKING:
     from tuner.record.run_folder import RunFolder
@@ -20,8 +20,6 @@ _WIDTH, _HEIGHT, _MARGIN = 720, 240, 44
 def write(folder: RunFolder) -> None:
     """Write the page from the record and the metrics of a finished run."""
     record = folder.record
-    lines = (folder.path / METRICS).read_text("utf-8").splitlines()
-    metrics = [json.loads(line) for line in lines]
     scores = record["scores"]
     columns = [when for when in ("before", "after", "unquantized") if when in scores]
     text = page.render(
@@ -29,10 +27,11 @@ def write(folder: RunFolder) -> None:
         name=folder.path.name,
         record=record,
         took=_took(record),
-        curves=_curves(metrics),
+        curves=_curves(read_metrics(folder.path)),
         columns=columns,
         scores=[
-            (key, *(_number(scores[when].get(key)) for when in columns)) for key in scores["after"]
+            (key, *(formatting.value(scores[when].get(key)) for when in columns))
+            for key in scores["after"]
         ],
         artefacts=[
             (a["kind"], a["path"], f"{a['bytes']:,}", proof_limits.verdict(a), a["sha256"])
@@ -62,10 +61,6 @@ def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
         for key, points in by_key.items()
         if points or key == "loss"
     ]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
 
 
 def _curve(points: Sequence[tuple[int, float]], title: str) -> str:

@@ -17,13 +17,9 @@ from types import TracebackType
 from typing import Any, Literal
 
 from tuner import __version__
-from tuner.errors import (
-    Interrupted,
-    RecipeError,
-    ResourceError,
-    TunerError,
-)
-from tuner.record.disk import make_folder, plain, resource_error, write_all, write_json
+from tuner.console.formatting import plain
+from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
+from tuner.record.disk import make_folder, resource_error, write_all, write_json
 from tuner.record.lock import FolderLock
 from tuner.record.output import refuse_foreign, resolve_output
 from tuner.record.run_json import FORMAT, LOCK, METRICS, RUN, SAMPLES, read_record
@@ -40,6 +36,7 @@ class RunFolder:
         path: the folder, absolute, links resolved.
         record: what `run.json` holds.
         resumed: whether an earlier run is continued.
+        admitted: what `admit` returned; None for a new run.
         notes: what the user should know about the opening, one line each.
     """
 
@@ -49,6 +46,7 @@ class RunFolder:
         self.path = path
         self.record = record
         self.resumed = resumed
+        self.admitted: Any = None
         self.notes: list[str] = []
         self._lock = lock
         self._lines: dict[str, int] = {}
@@ -59,28 +57,25 @@ class RunFolder:
         path: Path,
         *,
         resume: bool,
-        from_recipe: bool = False,
         initial: Mapping[str, Any] | None = None,
-        admit: Callable[[Path], None] = lambda path: None,
+        admit: Callable[[Path], Any] = lambda path: None,
     ) -> RunFolder:
         """Make or continue a run folder and lock it.
 
         Args:
             path: where; missing parents are made.
             resume: continue the run in the folder; start one if there is none.
-            from_recipe: the path is from the recipe, not from the command line: it may not leave
-                the current directory with `..`.
             initial: fields of the record, such as `recipe_sha256`, written at once.
             admit: called with the folder of an earlier run once it is locked; raises if that run
-                cannot be continued, and the run's record then stays as it was.
+                cannot be continued, and the run's record then stays as it was. What it returns is
+                kept as `admitted`.
 
         Raises:
             RecipeError: the folder is in use, holds a run and `resume` is false, or is foreign.
             ResourceError: it cannot be written.
             IntegrityError: its run.json is damaged.
-            SafetyError: a path in the recipe leaves the current directory.
         """
-        resolved = resolve_output(path, from_recipe=from_recipe)
+        resolved = resolve_output(path, from_recipe=False)
         try:
             make_folder(resolved)
             refuse_foreign(resolved)
@@ -110,7 +105,7 @@ class RunFolder:
         lock: FolderLock,
         resume: bool,
         initial: Mapping[str, Any],
-        admit: Callable[[Path], None],
+        admit: Callable[[Path], Any],
     ) -> RunFolder:
         previous = read_record(path) if (path / RUN).exists() else None
         if previous is not None and not resume:
@@ -121,8 +116,7 @@ class RunFolder:
                 if previous.get("status") == "done"
                 else "continue it with --resume, or choose another folder with --output",
             )
-        if previous is not None:
-            admit(path)
+        admitted = None if previous is None else admit(path)
         now = _now()
         head = {
             "format": FORMAT,
@@ -139,6 +133,7 @@ class RunFolder:
             kept = {"started": previous.get("started", now), "resumes": history}
             head = {**previous, **head, **kept}
         run = cls(path, lock, {**head, **initial}, previous is not None)
+        run.admitted = admitted
         for folder in (path, path / "checkpoints"):
             clean_staging(folder, exclusive=True)
         run.write_record(run.record)
@@ -172,7 +167,7 @@ class RunFolder:
         self._append(SAMPLES, values)
 
     def _append(self, name: str, values: Mapping[str, Any]) -> None:
-        line = json.dumps(plain(values), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        line = json.dumps(plain(values, repr), sort_keys=True, ensure_ascii=False, allow_nan=False)
         path = self.path / name
         if self._lock is None:
             return

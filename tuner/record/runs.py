@@ -13,6 +13,8 @@ from tuner.errors import IntegrityError, RecipeError
 from tuner.record.lock import Owner
 from tuner.record.run_json import LOCK, RUN, read_record
 
+RUNS = Path("runs")
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -47,15 +49,20 @@ def free_name(base: Path, taken: Collection[Path] = ()) -> Path:
     return path
 
 
-def newest_matching(base: Path, recipe_sha256: str) -> Path | None:
+def newest_matching(base: Path, recipe_sha256: str, file: str = RUN) -> Path | None:
     """Return the run to resume: the last unfinished of `base`, `base-2`, ... with this recipe.
 
     Damaged records are skipped.
+
+    Args:
+        base: the folder of the first.
+        recipe_sha256: of the recipe.
+        file: the record.
     """
     numbered = re.compile(re.escape(base.name) + r"(?:-([1-9][0-9]*))?")
     found = [
         (str(run.record.get("started")), int(match[1] or 1), run.path)
-        for run in list_runs(base.parent)
+        for run in list_runs(base.parent, file)
         if (match := numbered.fullmatch(run.path.name))
         and run.status not in ("done", "damaged")
         and run.record.get("recipe_sha256") == recipe_sha256
@@ -63,11 +70,11 @@ def newest_matching(base: Path, recipe_sha256: str) -> Path | None:
     return max(found)[2] if found else None
 
 
-def list_runs(root: Path) -> list[RunSummary]:
+def list_runs(root: Path, file: str = RUN) -> list[RunSummary]:
     """Return the runs directly under a folder, oldest first; damaged ones included."""
     if not root.is_dir():
         return []
-    runs = [_summary(path) for path in root.iterdir() if (path / RUN).is_file()]
+    runs = [_summary(path, file) for path in root.iterdir() if (path / file).is_file()]
     return sorted(runs, key=lambda run: (str(run.record.get("started", "")), run.path.name))
 
 
@@ -89,9 +96,9 @@ def no_run(path: Path) -> RecipeError:
     )
 
 
-def _summary(path: Path) -> RunSummary:
+def _summary(path: Path, file: str = RUN) -> RunSummary:
     try:
-        record = read_record(path)
+        record = read_record(path, file)
     except IntegrityError as error:
         return RunSummary(path, "damaged", {}, error.why)
     note = ""
@@ -107,6 +114,3 @@ def _held(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return owner is not None and owner.alive() is not False
-
-
-RUNS = Path("runs")

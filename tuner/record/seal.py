@@ -24,34 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import IntegrityError
-from tuner.record.disk import (
-    is_disk_full,
-    make_folder,
-    resource_error,
-    sha256_file,
-    sync_folder,
-    write_all,
-)
+from tuner.record.disk import is_disk_full, make_folder, resource_error, sync_folder, write_all
 from tuner.record.lock import Owner, try_flock
-from tuner.record.manifest import (
-    MANIFEST,
-    MARKER,
-    describe,
-    is_sealed,
-    read_manifest,
-    unlisted,
-    verify,
-)
-
-__all__ = [
-    "clean_staging",
-    "is_sealed",
-    "remove_sealed",
-    "scratch",
-    "seal",
-    "sha256_file",
-    "verify",
-]
+from tuner.record.manifest import MANIFEST, MARKER, describe, is_sealed, read_manifest, unlisted
 
 LEFTOVER = re.compile(r"\.(?:staging|removed)-.+-(?P<pid>\d+)-[a-z0-9_]{8}")
 

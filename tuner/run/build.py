@@ -26,8 +26,6 @@ from tuner.tasks import TASKS, sharding
 from tuner.tasks.trained import Trained, trainable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tuner.data.example import Example
     from tuner.model.adapters.sources import Source
     from tuner.plan.plan import Plan
@@ -163,24 +161,6 @@ def load(plan: Plan) -> Any:
     return model
 
 
-def whole(plan: Plan, trained: Sequence[tuple[str, torch.Tensor]]) -> tuple[Plan, Any]:
-    """Return the trained model, whole in main memory, and the plan to export it by.
-
-    Args:
-        plan: of the run.
-        trained: the trained tensors, by name.
-    """
-    alone = replace(plan, device="cpu")
-    torch.manual_seed(plan.recipe.run.seed)
-    built = build(load(alone), alone, plan.prepared.train)
-    built.config.use_cache = False
-    own = dict(built.named_parameters())
-    with torch.no_grad():
-        for name, tensor in trained:
-            own[name].copy_(tensor)
-    return alone, built.eval()
-
-
 def start(plan: Plan, base: Any) -> Trained:
     """Put the method on the base, seeded, so that every process starts from the same tensors."""
     if not plan.method.adapter:
@@ -210,10 +190,19 @@ def start(plan: Plan, base: Any) -> Trained:
 
 
 def gather(plan: Plan, trained: Trained) -> Plan:
-    """Gather the model on rank 0, and return the plan to export it by."""
-    if plan.devices.sharded and ranks.place().main:
-        plan, trained.model = whole(plan, trainable(trained.model))
-    return plan
+    """Make a sharded model whole in rank 0's main memory, and return the plan to export it by."""
+    if not (plan.devices.sharded and ranks.place().main):
+        return plan
+    alone = replace(plan, device="cpu")
+    torch.manual_seed(plan.recipe.run.seed)
+    model = build(load(alone), alone, plan.prepared.train)
+    model.config.use_cache = False
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in trainable(trained.model):
+            own[name].copy_(tensor)
+    trained.model = model.eval()
+    return alone
 
 
 def set_stage(plan: Plan, model: Any, stage: Stage) -> None:

@@ -22,6 +22,7 @@ from tuner.recipe import source as recipe_source
 from tuner.record import runs
 from tuner.rewards.options import ModelReward
 from tuner.run import content
+from tuner.run.experiment.trial import Trial
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
@@ -138,12 +139,11 @@ def carry_out_all(found: Sequence[Link], console: Console) -> dict[str, Source]:
 
 def _carry_out(link: Link, stop: StopRequest, console: Console) -> None:
     link.folder.parent.mkdir(parents=True, exist_ok=True)
-    arguments = [link.loaded.verb, "--recipe", str(link.loaded.path)]
-    arguments += ["--output", str(link.folder)]
-    if link.status == "unfinished":
-        arguments.append("--resume")
-    log = link.folder.with_name(f"{link.folder.name}.log")
-    code, error = carry_out(arguments, log, link.loaded.name, stop, console.relay)
+    recipe, log = link.loaded, link.folder.with_name(f"{link.folder.name}.log")
+    stage = Trial(
+        name=recipe.name, verb=recipe.verb, recipe=recipe.path, folder=link.folder, log=log
+    )
+    code, error = carry_out(stage.arguments(), log, stage.name, stop, console.relay)
     if code:
         raise _failure(link, code, error or {}, log)
     log.unlink(missing_ok=True)

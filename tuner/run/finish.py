@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +16,13 @@ from tuner.recipe.source import LOCK
 from tuner.record import proof_limits, provenance, report
 from tuner.record.disk import write_file, write_json
 from tuner.record.run_folder import RunFolder
-from tuner.record.run_json import METRICS
+from tuner.record.run_json import read_metrics
 from tuner.tasks import TASKS
 from tuner.tasks import trained as tasks_trained
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
     from tuner.plan.plan import Plan
-    from tuner.record.run_folder import RunFolder
 
 
 def write_inputs(plan: Plan, folder: RunFolder) -> None:
@@ -109,8 +107,7 @@ def show_artefacts(artefacts: Iterable[Mapping[str, Any]], console: Console) -> 
 
 def remember(plan: Plan, folder: RunFolder) -> None:
     """Keep how fast the run was, for the plans of later ones."""
-    lines = (folder.path / METRICS).read_text("utf-8").splitlines()
-    rate = rates.of_run(plan, folder.record, [json.loads(line) for line in lines])
+    rate = rates.of_run(plan, folder.record, read_metrics(folder.path))
     if rate is not None:
         rates.keep(plan, hardware.detect(), rate)
 

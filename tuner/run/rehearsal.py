@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import statistics
 import time
@@ -28,7 +27,7 @@ from tuner.plan.costs import Times
 from tuner.plan.rates import Rate
 from tuner.record import checkpoint, identity, log, provenance, seal
 from tuner.record.run_folder import RunFolder
-from tuner.record.run_json import METRICS
+from tuner.record.run_json import read_metrics
 from tuner.run import build, finish, spine
 from tuner.run.rehearsal_plan import short_of
 from tuner.tasks import trained as tasks_trained
@@ -135,7 +134,8 @@ def _rehearse(plan: Plan, folder: Path, stop: StopRequest, console: Console) -> 
     if short.stages[-1].steps > 1:
         console.phase(f"rehearsal: step {short.steps} again, from the checkpoint before it")
         del trained
-        _free()
+        gc.collect()
+        heap.give_back()
         trained = build.start(again, build.load(again))
         clock.lap("reload")
         _train(again, trained, stop, console, _sealed(short, short.steps - 1))
@@ -148,7 +148,7 @@ def _rehearse(plan: Plan, folder: Path, stop: StopRequest, console: Console) -> 
         return None
     artefacts = finish.write_artefacts(whole, trained, fingerprint, console, rehearsal=True)
     clock.lap("export")
-    lines = [json.loads(line) for line in (short.output / METRICS).read_text().splitlines()]
+    lines = read_metrics(short.output)
     seconds = rates.of_formats(artefacts)
     laps, (speed, step) = clock.laps, _speed(plan, short, lines)
     rate = Rate(
@@ -248,13 +248,6 @@ def _compare(plan: Plan, one: Plan, other: Plan) -> float:
             "please report it with this output; until then do not rely on --resume for this recipe",
         )
     return largest
-
-
-def _free() -> None:
-    """Free a model before it is loaded again."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _peak(plan: Plan) -> int:

@@ -27,8 +27,6 @@ def examine(plan: Plan) -> tuple[Checkpoint | None, list[str]]:
         RecipeError: the folder is in use, or holds something else.
         IntegrityError: its record, base, recipe or data do not match the checkpoints.
     """
-    pass
-
     folder = output.resolve_output(plan.output, from_recipe=False)
     output.refuse_foreign(folder)
     lock = FolderLock(folder / run_json.LOCK)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,30 +78,28 @@ def _open(plan: Plan, resume: bool) -> tuple[RunFolder, Checkpoint | None, list[
 
     With several machines the folder must be readable from each.
     """
-    found: tuple[Checkpoint | None, list[str]] = (None, [])
-
-    def admit(path: Path) -> None:
-        nonlocal found
-        found = training.newest_checkpoint(plan, path)
-
+    ignored = provenance.drop_overruling()
     if ranks.place().main:
-        opened = RunFolder.open(plan.output, resume=resume, initial=_head(plan), admit=admit)
-        resumed, skipped = found
+        admit = partial(training.newest_checkpoint, plan)
+        opened = RunFolder.open(
+            plan.output, resume=resume, initial=_head(plan, ignored), admit=admit
+        )
+        resumed, skipped = opened.admitted or (None, [])
         ranks.share((opened.path, opened.record, opened.resumed, resumed and resumed.path))
         return opened, resumed, skipped
-    provenance.describe()
     path, record, goes_on, sealed = ranks.share(_NOWHERE)
     resumed = checkpoint.load(sealed) if sealed else None
     return RunFolder.follow(path, record, goes_on), resumed, []
 
 
-def _head(plan: Plan) -> dict[str, Any]:
+def _head(plan: Plan, ignored: list[str]) -> dict[str, Any]:
     """Return what the record has from the start."""
     return {
         "recipe_sha256": plan.loaded.sha256,
         "content_sha256": content.content_sha256(plan.loaded),
         "plan": plan.as_dict(),
         **provenance.describe(),
+        "ignored_environment": ignored,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _MOST = 4
 
@@ -26,9 +26,14 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     off = [f"'{name}'" for name in known if _one_letter_off(_plain(word), _plain(name))]
     for several in (begun, off):
         if 1 < len(several) <= _MOST and word:
-            return f"did you mean {', '.join(several[:-1])} or {several[-1]}"
+            return f"did you mean {listed(several, 'or')}"
     near = nearest(word, known)
     return f"did you mean '{near}'" if near else f"known here: {', '.join(known)}"
+
+
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """Return names as a sentence lists them: `a`, `a and b`, `a, b and c`."""
+    return f" {word} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _one_letter_off(word: str, name: str) -> bool:

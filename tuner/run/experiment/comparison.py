@@ -1,37 +1,41 @@
-"""The runs of a comparison, planned and checked to be comparable before any of them starts."""
+"""A comparison: methods on the same data at equal budget.
+
+Its runs are planned, and checked to be comparable, before any of them starts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner import __version__
 from tuner.errors import RecipeError, TunerError
 from tuner.plan import make, plan
 from tuner.recipe import dump
-from tuner.record.disk import require_space
+from tuner.record.disk import require_space, write_file
+from tuner.run.experiment import report, results
+from tuner.run.experiment.experiment import Experiment
+from tuner.run.experiment.trial import Outcome, Trial
 
 if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
     from tuner.recipe.comparison import LoadedComparison
 
 
-@dataclass(frozen=True)
-class Entry:
+@dataclass(frozen=True, kw_only=True)
+class Entry(Trial):
     """A run of the comparison, planned. Memory and disk in bytes.
 
     Attributes:
-        name: of the run: its method, with a number if the method occurs again.
         method: the recipe's `method` section.
-        recipe: the text of this run's recipe, valid in any folder.
         same: what must be equal in all runs.
         updates: all that affects the updates of this run; equal for two identical runs.
     """
 
-    name: str
     method: dict[str, Any]
-    recipe: str
     learning_rate: float
     trainable: int
     steps: int
@@ -62,7 +66,7 @@ def make_plans(
         except TunerError as error:
             failures[name] = error
         else:
-            entries.append(_entry(name, made))
+            entries.append(_entry(name, made, output))
     if failures:
         raise _all_of(comparison.shared.path, failures)
     _refuse_unequal(entries)
@@ -72,14 +76,19 @@ def make_plans(
     return entries
 
 
-def _entry(name: str, made: plan.Plan) -> Entry:
+def _entry(name: str, made: plan.Plan, output: Path) -> Entry:
     report = made.prepared.report
     held_out = len(made.prepared.eval) if made.recipe.eval.enabled else 0
     most = made.recipe.eval.max_rows
     return Entry(
         name=name,
+        verb="sft",
+        recipe=output.resolve() / "recipes" / f"{name}.yaml",
+        folder=output / name,
+        log=output / "logs" / f"{name}.log",
+        text=_portable(made),
+        about=f"{made.steps} steps",
         method=made.recipe.method.model_dump(mode="json"),
-        recipe=_portable(made),
         learning_rate=made.values["train.learning_rate"].value,
         trainable=made.facts["parameters"]["trainable"],
         steps=made.steps,
@@ -153,3 +162,86 @@ def _refuse_unequal(entries: Sequence[Entry]) -> None:
                 fix = fix or fixes.get(key, "leave the method out")
     if problems:
         raise RecipeError("the runs would not be comparable", fix=fix, problems=problems)
+
+
+class Comparison(Experiment):
+    """The runs of a comparison in its folder.
+
+    Args:
+        output: the folder.
+        entries: from `make_plans`.
+        head: facts about the recipe.
+        resume: keep what is done, continue with the rest.
+    """
+
+    kind, unit = "comparison", "runs"
+    result, lock = "compare.json", "compare.lock"
+    folders = ("recipes", "logs")
+
+    def __init__(
+        self, output: Path, entries: Sequence[Entry], head: Mapping[str, Any], resume: bool
+    ) -> None:
+        super().__init__(output.resolve(), entries)
+        self._entries, self._head, self._resume = entries, head, resume
+
+    def refuse_taken(self, names: set[str]) -> None:
+        """Refuse a folder that holds something else, or a comparison that is not continued."""
+        if self.result not in names:
+            super().refuse_taken(names)
+        elif not self._resume:
+            raise RecipeError(
+                f"{self.root} already holds a comparison",
+                f"there is a {self.result}",
+                "continue it with --resume, or choose another folder with --output",
+            )
+
+    def collect(self, outcomes: Mapping[str, Outcome], status: str) -> dict[str, Any]:
+        """Return the content of compare.json."""
+        same = twins(self._entries)
+        rows = [
+            self._row(entry, outcomes.get(entry.name)) | {"same_as": same.get(entry.name)}
+            for entry in self._entries
+        ]
+        score = results.shared_score(rows, ("label_accuracy", "token_accuracy"))
+        return {
+            "format": 1,
+            "tuner": __version__,
+            **self._head,
+            "status": status,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "output": str(self.root),
+            "equal": self._entries[0].same,
+            "score": score,
+            "rows": sorted(rows, key=lambda row: results.rank(row, score)),
+            "durations": {"total": sum(row["seconds"] or 0 for row in rows)},
+        }
+
+    def _row(self, entry: Entry, outcome: Outcome | None) -> dict[str, Any]:
+        record = self.finished(entry)
+        saved = {item["kind"]: item for item in record["artefacts"]} if record else {}
+        artefact = saved.get("adapter") or saved.get("merged")
+        weights = artefact and _weights_bytes(entry.folder / Path(artefact["path"]).name)
+        facts = {
+            "method": entry.method,
+            "learning_rate": entry.learning_rate,
+            "trainable_parameters": entry.trainable,
+            "steps": entry.steps,
+        }
+        measured = {
+            "artefact": artefact and artefact["kind"],
+            "weights_bytes": weights,
+            "peak_memory_bytes": record and record["peak_memory_bytes"],
+            "seconds": record and record["durations"]["total"],
+        }
+        return results.row(entry.name, facts, record, outcome, measured)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Write the three results."""
+        super().write(record)
+        write_file(self.root / "compare.md", report.markdown(record).encode())
+        write_file(self.root / "compare.html", report.page(record).encode())
+
+
+def _weights_bytes(folder: Path) -> int:
+    """Return the size without the tokenizer, which is equal for all and dwarfs small adapters."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

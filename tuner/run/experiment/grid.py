@@ -19,8 +19,8 @@ _OPEN, _CLOSE = "[{", "]}"
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One run of a sweep.
+class Combination:
+    """The values of one run of a sweep.
 
     Attributes:
         name: of its folder, made from what distinguishes it.
@@ -35,7 +35,7 @@ class Trial:
     loaded: LoadedRecipe
 
 
-def trials(recipe: Path, asked: Sequence[str], verb: str | None) -> list[Trial]:
+def combinations(recipe: Path, asked: Sequence[str], verb: str | None) -> list[Combination]:
     """Return every combination of the values, checked as a recipe, in the given order.
 
     Args:
@@ -74,7 +74,7 @@ def trials(recipe: Path, asked: Sequence[str], verb: str | None) -> list[Trial]:
         loaded = recipe_load.load(recipe, overrides, verb)
         if loaded.recipe.compare is not None:
             raise recipe_load.for_comparison(loaded.path, str(loaded.path))
-        made.append(Trial(_name(values), values, overrides, loaded))
+        made.append(Combination(_name(values), values, overrides, loaded))
     return made
 
 

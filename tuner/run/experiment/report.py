@@ -7,16 +7,9 @@ from typing import Any
 
 from tuner.console import formatting
 from tuner.console.page import render
-from tuner.run.compare import plot
+from tuner.run.experiment import plot, results
 
 _WHOLE = "* the whole model: the method has no adapter"
-
-
-def said(row: Mapping[str, Any]) -> str:
-    """Return the error of a failed run in one line."""
-    error = row["error"] or {}
-    why = error.get("why") or "; ".join(error.get("problems") or [])
-    return f"{error.get('what', 'no error was reported')}{f' ({why})' if why else ''}"
 
 
 def table(record: Mapping[str, Any], errors: bool) -> tuple[list[str], list[list[str]]]:
@@ -43,14 +36,8 @@ def _cells(row: Mapping[str, Any], scores: list[str], failed: bool) -> list[str]
     cells.append("-" if memory is None else formatting.size(memory))
     cells.append(row["status"] if seconds is None else formatting.duration(seconds))
     if failed:
-        cells.append(f"exit {row['exit_code']}: {said(row)}" if row["exit_code"] else "")
+        cells.append(f"exit {row['exit_code']}: {results.said(row)}" if row["exit_code"] else "")
     return cells
-
-
-def failures(record: Mapping[str, Any]) -> list[str]:
-    """Return a line for every run that failed, with its error."""
-    failed = [row for row in record["rows"] if row["exit_code"]]
-    return [f"{row['name']}: exit {row['exit_code']}: {said(row)}" for row in failed]
 
 
 def notes(record: Mapping[str, Any]) -> list[str]:

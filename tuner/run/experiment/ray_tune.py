@@ -1,29 +1,34 @@
-"""Trials under Ray Tune: Ray alone decides which of them runs when and on which machine."""
+"""The runs of an experiment under Ray Tune: Ray alone decides which runs when, on which machine."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.errors import ResourceError, first_line
-from tuner.machine import threads
-from tuner.run.sweep import trial
-from tuner.run.sweep.trial import Share
+from tuner.errors import Interrupted, ResourceError, first_line
+from tuner.machine import child, processes, threads
+from tuner.machine.signals import StopRequest
+from tuner.record import runs
+from tuner.record.run_json import RUN
+from tuner.run.experiment.trial import Share, Trial
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
+    from tuner.run.experiment.trial import Outcome
 
-# No usage statistics, no files that nobody reads, our own handling of Ctrl-C, and trials keep their
-# working directory.
+# No usage statistics, no files that nobody reads, our own handling of Ctrl-C, trials keep their
+# working directory, and end by SIGTERM with the worker: they seal a checkpoint.
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_kill_child_processes_on_worker_exit": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -35,35 +40,55 @@ from ray import tune
 _STORE_BYTES = 1 << 27
 # After a lost machine or a killed worker, the trial continues elsewhere.
 _TRIES = 3
+# Seconds for runs to finish a step and seal it.
+_PATIENCE = 60.0
 
 
-def carry_out(
-    configs: Mapping[str, Mapping[str, Any]], share: Share, storage: Path, console: Console
-) -> dict[str, int | str]:
-    """Run the given trials.
+def run(
+    trials: Sequence[Trial], storage: Path, share: Share, stop: StopRequest, console: Console
+) -> dict[str, Outcome]:
+    """Carry out runs, as many at the same time as the machines have room for.
 
     Args:
-        configs: arguments of `trial.carry_out`, by the trial's name.
-        share: the resources of a trial.
+        trials: the runs.
         storage: a folder for Ray's own files; on a cluster one that all machines share.
+        share: the resources of a run.
+        stop: the handling of signals.
         console: shows what starts and ends.
 
     Returns:
-        The exit code of each; a text if Ray could not run it.
+        Exit code and error of each, by name.
 
     Raises:
-        ResourceError: the cluster cannot be reached, or no machine has the resources of a trial.
+        Interrupted: by a signal; what was running has sealed its checkpoint.
+        ResourceError: the cluster cannot be reached, or no machine has the resources of a run.
     """
-    storage.mkdir(parents=True, exist_ok=True)
+    try:
+        return _carry_out({trial.name: trial for trial in trials}, share, storage, console)
+    except (Interrupted, SystemError):
+        if stop.requested is not None:
+            _settle(trials)
+        # Ray's C code makes a SystemError of what a signal handler raises.
+        stop.check()
+        raise
+
+
+def _carry_out(
+    trials: Mapping[str, Trial], share: Share, storage: Path, console: Console
+) -> dict[str, Outcome]:
     # Ray's workers import from the folder that it was started in.
     with contextlib.chdir(storage):
         _start(share)
     try:
         _refuse_too_small(share)
-        names = list(configs)
+        names = list(trials)
         tuner = tune.Tuner(
             tune.with_resources(_run, {"CPU": share.cpus, "GPU": share.gpus}),
-            param_space={"name": tune.grid_search(names), "configs": dict(configs)},
+            param_space={
+                "name": tune.grid_search(names),
+                "trials": dict(trials),
+                "cwd": os.getcwd(),
+            },
             run_config=tune.RunConfig(
                 name="trials",
                 storage_path=str(storage),
@@ -72,19 +97,40 @@ def carry_out(
                 failure_config=tune.FailureConfig(max_failures=_TRIES),
             ),
         )
-        found: dict[str, int | str] = {}
+        found: dict[str, Outcome] = {}
         for result in tuner.fit():
-            code = (result.metrics or {}).get("exit_code")
-            name = (result.config or {}).get("name", "")
-            reason = first_line(result.error) if result.error else "it did not end"
-            found[name] = reason if code is None else int(code)
+            name, ended = result.config["name"], result.metrics or {}
+            if "exit_code" in ended:
+                found[name] = int(ended["exit_code"]), ended.get("error")
+            else:
+                reason = first_line(result.error) if result.error else "it did not end"
+                found[name] = 70, {"what": reason, "why": f"see {trials[name].log}"}
         return found
     finally:
         ray.shutdown()
 
 
-def _run(config: dict[str, Any]) -> dict[str, float]:
-    return trial.carry_out(config["configs"][config["name"]])
+def _run(config: dict[str, Any]) -> dict[str, Any]:
+    """Carry out a run wherever Ray has put it."""
+    trial: Trial = config["trials"][config["name"]]
+    with open(trial.log, "ab") as log:
+        code = processes.run_of_ours([*trial.arguments(), "--json"], log, config["cwd"]).wait()
+    lines = trial.log.read_text("utf-8", errors="replace").splitlines()
+    errors = (child.event_in(line).get("error") for line in reversed(lines))
+    code, error = child.ended(code, next(filter(None, errors), None))
+    return {"exit_code": code, "error": error if code else None}
+
+
+def _settle(trials: Sequence[Trial]) -> None:
+    """Wait a short time until stopped runs have sealed their checkpoints."""
+    until = time.monotonic() + _PATIENCE
+    while time.monotonic() < until and any(
+        # A run whose process is gone has a note saying so.
+        (found := runs.read_run(each.folder)).status == "running" and not found.note
+        for each in trials
+        if (each.folder / RUN).is_file()
+    ):
+        time.sleep(0.2)
 
 
 class _Told(tune.Callback):
