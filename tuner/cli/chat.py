@@ -21,6 +21,14 @@ def chat(
         typer.Option("--adapter", metavar="PATH", help="Run or adapter folder. Repeatable."),
     ] = None,
     system: Annotated[str, typer.Option("--system", metavar="TEXT", help="System prompt.")] = "",
+    chat_arguments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--chat-argument",
+            metavar="NAME=VALUE",
+            help="Argument of the chat template, such as enable_thinking=false. Repeatable.",
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Maximum tokens per answer.")
     ] = 256,
@@ -62,9 +70,28 @@ def chat(
         model = open_model.load(source, where, force_base=force_base)
         torch.manual_seed(seed)
         # A chat template that is broken ends the command before the first question.
-        model.prompts_of(model.active)
+        given = _arguments(chat_arguments or (), model.prompts_of(model.active).reads)
     if where.interactive:
         speaker = model.active.name or model.base.name
         where.text(f"chatting with {speaker}; /help lists the commands, /exit quits")
     sampling = Sampling(temperature, top_p, top_k)
-    Chat(model, where, max_new_tokens, sampling, system).run()
+    Chat(model, where, max_new_tokens, sampling, system, given).run()
+
+
+def _arguments(texts: Sequence[str], reads: Sequence[str]) -> dict[str, Any]:
+    """Return the arguments of the chat template by name.
+
+    Raises:
+        RecipeError: one has no value, or the template does not read it.
+    """
+    given: dict[str, Any] = {}
+    for text in texts:
+        name, found, value = text.partition("=")
+        if not found or name not in reads:
+            raise RecipeError(
+                f"--chat-argument {text}",
+                f"the chat template does not read '{name}'" if found else "it has no value",
+                f"use NAME=VALUE with one of: {', '.join(reads) or 'none, it has no arguments'}",
+            )
+        given[name] = strict_yaml.resolve(strict_yaml.parse_value(value))
+    return given

@@ -36,6 +36,11 @@ class Prompts:
         self._encoder = Encoder(tokenizer, "literal", source)
         self._closing = closing(tokenizer) if plain else []
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Return the arguments that the chat template reads besides those that all are given."""
+        return self._finder.chat.abilities.arguments if self._finder else ()
+
     def ids(
         self,
         messages: list[Message],

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Message
 from tuner.errors import DataError, RecipeError, ResourceError
@@ -47,6 +48,7 @@ class Chat:
         max_new_tokens: longest answer, in tokens.
         sampling: how each token is chosen.
         system: the system prompt; empty: none.
+        arguments: of the chat template, in place of its defaults.
         turns: questions and answers so far.
     """
 
@@ -55,6 +57,7 @@ class Chat:
     max_new_tokens: int = 256
     sampling: Sampling = GREEDY
     system: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     turns: list[Message] = field(default_factory=list)
 
     def run(self) -> None:
@@ -104,14 +107,18 @@ class Chat:
                 self.console.stream,
             )
         self.console.finish_stream()
+        opened = reasoning.opens(str(self.model.active.tokenizer.decode(prompt)))
+        thought, said = reasoning.Splitter(opened).feed(answer.text, end=True)
         self.console.event(
             "answer",
-            text=answer.text,
+            text=said,
+            **({"reasoning": thought} if thought else {}),
             adapter=self.model.active.name,
             stopped=answer.stopped,
             tokens=answer.tokens,
         )
-        self.turns = [*turns, {"role": "assistant", "content": answer.text}]
+        turn = {"role": "assistant", "content": said}
+        self.turns = [*turns, {**turn, reasoning.KEY: thought} if thought else turn]
         return answer.text
 
     def _fitting(self, turns: list[Message]) -> tuple[list[Message], list[int]]:
@@ -119,7 +126,9 @@ class Chat:
         active, first, count = self.model.active, self._first(), 0
         while True:
             try:
-                prompt = self.model.prompts_of(active).ids([*first, *turns[count:]])
+                prompt = self.model.prompts_of(active).ids(
+                    [*first, *turns[count:]], arguments=self.arguments
+                )
             except BadRow as error:
                 raise DataError(
                     "this turn cannot be answered",

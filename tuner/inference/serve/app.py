@@ -111,7 +111,8 @@ class Endpoints:
                 channel=channel,
             )
         )
-        reply = Reply(ask, facts.id, facts.prompt_tokens, len(prompts))
+        opened = isinstance(ask, ChatAsk) and model.reasons(prompts[0])
+        reply = Reply(ask, facts.id, facts.prompt_tokens, len(prompts), opened)
         return await (_stream if ask.stream else _whole)(reply, channel, facts)
 
     def _longest(self, ask: ChatAsk | CompletionAsk) -> int:
@@ -175,10 +176,10 @@ async def _stream(reply: Reply, channel: Channel, facts: Facts) -> Response:
 
 def _chunks(reply: Reply, event: Event, facts: Facts) -> Iterator[str]:
     if isinstance(event, Piece):
-        yield _line(reply.piece(event.prompt, event.text))
+        yield from map(_line, reply.piece(event.prompt, event.text))
     elif isinstance(event, Whole):
         _count(reply, event, facts)
-        yield _line(reply.finish(event.prompt))
+        yield from map(_line, reply.finish(event.prompt))
     elif event.error is not None:
         facts.finish = event.error.code
         yield _line(event.error.body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.conversation import Prompts
 from tuner.inference.open_model import free_name
@@ -13,6 +14,10 @@ from tuner.inference.serve.refusal import Refused
 
 if TYPE_CHECKING:
     from tuner.inference.engine import Inference, Variant
+
+
+# Tokens that hold the end of a prompt.
+_END = 16
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,17 @@ class ServedModel:
         """
         if isinstance(ask, ChatAsk):
             turns: Any = [message.turn() for message in ask.messages]
+            given = ask.chat_template_kwargs or {}
+            if unread := sorted(given.keys() - set(self.prompts.reads)):
+                reads = ", ".join(self.prompts.reads) or "none"
+                raise Refused(
+                    400,
+                    f"the chat template does not read {', '.join(unread)}; it reads: {reads}",
+                    "invalid_value",
+                    "chat_template_kwargs",
+                )
             try:
-                prompts = [self.prompts.ids(turns)]
+                prompts = [self.prompts.ids(turns, arguments=given)]
             except BadRow as error:
                 raise Refused(400, str(error), "invalid_messages", "messages") from None
             name = "messages"
@@ -55,6 +69,10 @@ class ServedModel:
                     name,
                 )
         return prompts
+
+    def reasons(self, prompt: list[int]) -> bool:
+        """Return whether a prompt ends inside a block of reasoning."""
+        return reasoning.opens(str(self.variant.tokenizer.decode(prompt[-_END:])))
 
     def _plain(self, prompt: str | list[int]) -> list[int]:
         """Encode a text, control tokens included; return ids as they are."""

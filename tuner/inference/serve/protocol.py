@@ -110,13 +110,17 @@ class ChatMessage(_Strict):
     neutral = _MESSAGE
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | Annotated[list[Part], Field(min_length=1)]
+    reasoning_content: Text | None = None
 
     def turn(self) -> dict[str, str]:
         """Return the turn for a chat template; several parts become lines."""
         text = self.content
         if not isinstance(text, str):
             text = "\n".join(part.text for part in text)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+        turn = {"role": "system" if self.role == "developer" else self.role, "content": text}
+        if self.role == "assistant" and self.reasoning_content:
+            turn["reasoning_content"] = self.reasoning_content
+        return turn
 
 
 class StreamOptions(_Strict):
@@ -168,6 +172,8 @@ class ChatAsk(Ask):
     neutral = _CHAT
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    # Not OpenAI's; the name that other servers of open models use.
+    chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
 
     def longest(self) -> tuple[str, int | None]:
         """Return the same; the newer name wins, as with OpenAI."""

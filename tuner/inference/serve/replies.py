@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from tuner.data.reasoning import Splitter
 from tuner.inference.listener import Answer
 from tuner.inference.serve.protocol import ChatAsk, CompletionAsk
 
@@ -20,15 +21,22 @@ class Reply:
         id: of the reply.
         prompt_tokens: of all prompts.
         prompts: how many there are.
+        opened: whether the prompt ends inside a block of reasoning.
 
     Attributes:
         answers: by the number of their prompt, as they become complete.
     """
 
     def __init__(
-        self, ask: ChatAsk | CompletionAsk, id: str, prompt_tokens: int, prompts: int
+        self,
+        ask: ChatAsk | CompletionAsk,
+        id: str,
+        prompt_tokens: int,
+        prompts: int,
+        opened: bool = False,
     ) -> None:
         self._chat = isinstance(ask, ChatAsk)
+        self._opened, self._splitter = opened, Splitter(opened)
         self._usage_in_stream = ask.usage_in_stream
         self._prompt_tokens = prompt_tokens
         self._prompts = prompts
@@ -52,7 +60,9 @@ class Reply:
             text = self.answers[prompt].text
             said: dict[str, Any] = {"text": text}
             if self._chat:
-                said = {"message": {"role": "assistant", "content": text, "refusal": None}}
+                thought, text = Splitter(self._opened).feed(text, end=True)
+                message = {"role": "assistant", "content": text, "refusal": None}
+                said = {"message": message | ({"reasoning_content": thought} if thought else {})}
             choices.append(_choice(prompt, said, self.reason(prompt)))
         return {**self._head, "choices": choices, "usage": self._usage()}
 
@@ -61,13 +71,21 @@ class Reply:
         if self._chat:
             yield self._chunk(0, {"role": "assistant", "content": ""})
 
-    def piece(self, prompt: int, text: str) -> dict[str, Any]:
-        """Return the chunk for a piece of text."""
-        return self._chunk(prompt, {"content": text} if self._chat else text)
+    def piece(self, prompt: int, text: str, end: bool = False) -> Iterator[dict[str, Any]]:
+        """Yield the chunks for a piece of text, the last one if `end`."""
+        if not self._chat:
+            if text:
+                yield self._chunk(prompt, text)
+            return
+        names = ("reasoning_content", "content")
+        for name, new in zip(names, self._splitter.feed(text, end), strict=True):
+            if new:
+                yield self._chunk(prompt, {name: new})
 
-    def finish(self, prompt: int) -> dict[str, Any]:
-        """Return the chunk that ends an answer."""
-        return self._chunk(prompt, {} if self._chat else "", self.reason(prompt))
+    def finish(self, prompt: int) -> Iterator[dict[str, Any]]:
+        """Yield the chunks that end an answer."""
+        yield from self.piece(prompt, "", end=True)
+        yield self._chunk(prompt, {} if self._chat else "", self.reason(prompt))
 
     def closing(self) -> Iterator[dict[str, Any]]:
         """Yield the chunks after the last answer."""
