@@ -34,14 +34,14 @@ from tuner.record import disk, proof_limits, provenance, seal
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.export.origin import Origin
+    from tuner.model.adapters.saved_models import SavedModel
     from tuner.model.base import Base
 
 REPORT = "export.json"
 
 
 def export(
-    origin: Origin, rows: list[Format], settings: Settings, console: Console
+    origin: SavedModel, rows: list[Format], settings: Settings, console: Console
 ) -> list[dict[str, Any]]:
     """Write, prove and seal each format.
 
@@ -61,7 +61,7 @@ def export(
     """
     _refuse_existing(settings.output, rows)
     work, found_base = open_work(origin, settings, console)
-    if origin.found is None:
+    if settings.opened is None:
         # A run's plan has counted it more closely.
         disk.require_space(settings.output.parent, _needed(work, rows, found_base))
     if (
@@ -104,7 +104,7 @@ def export(
             reports.append(report)
             _tell(report, console)
             losing = proof_limits.warning(report)
-            if losing and origin.found is None:
+            if losing and settings.opened is None:
                 # A run shows it with its list of artefacts.
                 console.warn(losing)
             _report(work.origin, settings.output, report)
@@ -214,7 +214,7 @@ def _again(
             (file,) = folder.glob("*.gguf")
             return llama_cpp.with_adapter(base, file, work.job, rows, aside), None
     proofs = {row.name: _how(work, folder)} if row.name == "merged" else {}
-    if not row.exact and work.origin.adapter and not work.proven:
+    if not (row.exact or work.origin.whole or work.proven):
         # What other formats are made from is proven with the first of them.
         proofs = {row.name: _how(work, work.merged)}
         work.proven = True
@@ -231,10 +231,10 @@ def _again(
 
 def _how(work: Work, folder: Path) -> dict[str, Any]:
     """Return how to prove the tensors of a merged model (see `tensors.prove`)."""
-    if work.origin.adapter:
-        onto = work.notes.get("merged_onto", "dequantized")
-        return {"folder": str(folder), "adapter": str(work.origin.folder), "onto": onto}
-    return {"folder": str(folder), "like": str(work.origin.folder)}
+    if work.origin.whole:
+        return {"folder": str(folder), "like": str(work.origin.folder)}
+    onto = work.notes.get("merged_onto", "dequantized")
+    return {"folder": str(folder), "adapter": str(work.origin.folder), "onto": onto}
 
 
 def _copied(work: Work, row: Format, folder: Path) -> list[str]:
@@ -254,7 +254,7 @@ def _needed(work: Work, rows: list[Format], base: Base | None) -> int:
     return whole * (1 + sum(not row.of_adapter for row in rows))
 
 
-def _report(origin: Origin, output: Path, report: dict[str, Any]) -> None:
+def _report(origin: SavedModel, output: Path, report: dict[str, Any]) -> None:
     """Add to export.json, in the run folder or where the artefacts go."""
     folder = origin.run or output
     path = folder / REPORT

@@ -106,5 +106,5 @@ def _kind(
     near = APART if dtype == "float32" else None
     if proven and not proven["formula"]:
         return "checked", near
-    rounded = row.name == "merged" and work.origin.adapter and dtype != "float32"
+    rounded = row.name == "merged" and not work.origin.whole and dtype != "float32"
     return "rounded" if rounded else "equal", near

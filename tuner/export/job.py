@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner.errors import ModelError
+from tuner.export import origin as origins
 from tuner.export.proof import rows
 from tuner.export.proof.measure import Held
 from tuner.export.proof.noise import Apart
@@ -22,7 +23,7 @@ from tuner.record.run_json import read_record
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.export.origin import Origin
+    from tuner.model.adapters.saved_models import SavedModel
     from tuner.model.base import Base
 
 # Logits of the whole vocabulary are kept for this many positions of the held-out rows.
@@ -33,7 +34,7 @@ PLACES = 512
 class Combination:
     """Adapters to combine: their weights, how, and the share that ties and dare keep."""
 
-    origins: Sequence[Origin]
+    origins: Sequence[SavedModel]
     weights: Sequence[float]
     kind: str
     density: float
@@ -46,6 +47,7 @@ class Settings:
     Attributes:
         output: the folder that takes the artefacts' folders.
         base: the base that the user names.
+        opened: the base, if a run that is just ending has it open.
         force_base: use it even if the adapter was trained on another base.
         onto: which weights a quantized run's adapter is merged into: dequantized, original or auto.
         max_kl: limit in place of each format's own.
@@ -58,6 +60,7 @@ class Settings:
 
     output: Path
     base: str | None = None
+    opened: Base | None = None
     force_base: bool = False
     onto: str = "auto"
     max_kl: float | None = None
@@ -93,7 +96,7 @@ class Work:
         notes: what the report has besides the figures.
     """
 
-    origin: Origin
+    origin: SavedModel
     facts: dict[str, Any]
     job: dict[str, Any]
     tokenizer: Any
@@ -129,7 +132,7 @@ class Work:
         return Held(self.held.rows + self.random.rows, self.held.targets + self.random.targets)
 
 
-def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Work, Base | None]:
+def open_work(origin: SavedModel, settings: Settings, console: Console) -> tuple[Work, Base | None]:
     """Find what belongs to an origin: base, tokenizer, rows.
 
     Returns:
@@ -140,12 +143,12 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
         IntegrityError: a file is damaged.
     """
     base = _base(origin, settings, console)
-    facts = origin.facts(base)
+    facts = origins.facts(origin, base)
     # Reading all of a large base takes minutes: do it once, and a run has done so.
     fingerprint = origin.sealed.get("base_fingerprint")
-    if base is not None and origin.found is None:
+    if base is not None and settings.opened is None:
         fingerprint = base.fingerprint()
-    if base is not None and origin.adapter:
+    if base is not None and not origin.whole:
         files.check_base(
             origin.folder,
             origin.name,
@@ -192,12 +195,12 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
         context_length=(base or own).context_length,
         portable=settings.portable,
         record=read_record(origin.run) if origin.run and not settings.combination else {},
-        vocabulary_rows=0 if origin.adapter else own.vocabulary_rows,
+        vocabulary_rows=own.vocabulary_rows,
     )
     return work, base
 
 
-def _tokenizer(origin: Origin, base: Base | None, facts: Mapping[str, Any]) -> Any:
+def _tokenizer(origin: SavedModel, base: Base | None, facts: Mapping[str, Any]) -> Any:
     """Load the tokenizer of the origin; for an adapter without one, its base's."""
     has_tokenizer = (origin.folder / "tokenizer_config.json").is_file()
     where = origin.folder if has_tokenizer or base is None else base.folder
@@ -208,18 +211,18 @@ def _tokenizer(origin: Origin, base: Base | None, facts: Mapping[str, Any]) -> A
     )
 
 
-def _whole_model(origin: Origin) -> Base:
+def _whole_model(origin: SavedModel) -> Base:
     """Return what config.json says about a whole model; nothing about an adapter."""
     file = origin.folder / "config.json"
-    config = json.loads(file.read_text("utf-8")) if not origin.adapter else {}
+    config = json.loads(file.read_text("utf-8")) if origin.whole else {}
     return bases.Base(origin.name, "folder", origin.folder, config)
 
 
-def _base(origin: Origin, settings: Settings, console: Console) -> Base | None:
+def _base(origin: SavedModel, settings: Settings, console: Console) -> Base | None:
     try:
-        return origin.base(settings.base, console.note)
+        return settings.opened or origin.trained_on(settings.base, console.note)
     except ModelError:
-        if origin.adapter or settings.base:
+        if settings.base or not origin.whole:
             raise
         console.warn("the base of this model is not available: the model is not compared with it")
         return None

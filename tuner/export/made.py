@@ -46,6 +46,7 @@ def write(
         limits = {name: said.options(name).get("max_kl") for name in formats}
         settings = Settings(
             output=plan.output.resolve(),
+            opened=plan.base,
             onto=said.onto,
             limits={name: limit for name, limit in limits.items() if limit is not None},
             rehearsal=rehearsal,

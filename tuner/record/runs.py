@@ -13,6 +13,8 @@ from tuner.errors import IntegrityError, RecipeError
 from tuner.record.lock import Owner
 from tuner.record.run_json import LOCK, RUN, read_record
 
+RUNS = Path("runs")
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -45,6 +47,12 @@ def free_name(base: Path, taken: Collection[Path] = ()) -> Path:
         number += 1
         path = base.with_name(f"{base.name}-{number}")
     return path
+
+
+def named(name: str) -> Path:
+    """Return the path that a command line names; a bare name may be that of a run in `RUNS`."""
+    path = Path(name)
+    return path if path.exists() or not (RUNS / name).is_dir() else RUNS / name
 
 
 def newest_matching(base: Path, recipe_sha256: str) -> Path | None:
@@ -107,6 +115,3 @@ def _held(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return owner is not None and owner.alive() is not False
-
-
-RUNS = Path("runs")

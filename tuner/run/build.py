@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tuner.data.example import Example
-    from tuner.model.adapters.sources import Source
+    from tuner.model.adapters.saved_models import SavedModel
     from tuner.plan.plan import Plan
     from tuner.plan.values import Stage
 
@@ -94,7 +94,7 @@ def _put_fused(model: Any) -> None:
     fused_mlp.put(model)
 
 
-def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
+def _adopted(base: Any, policy: SavedModel, plan: Plan) -> Any:
     """Put the adapter that a policy starts from on the base, to train it further.
 
     Raises:
