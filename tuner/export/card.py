@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuner import __version__
 from tuner.console import formatting
 from tuner.recipe.aliases import ALIASES
 from tuner.recipe.formats import FORMATS
-
-if TYPE_CHECKING:
-    from tuner.plan.plan import Plan
-    from tuner.tasks.trained import Trained
 
 FILE = "README.md"
 FOLDER_OF_BASE = "PATH OF THE BASE"
@@ -34,11 +30,6 @@ def write(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run: Any
         run: `plan` and `scores` of the record of its run; empty without one.
     """
     (folder / FILE).write_text("\n".join(_lines(kind, base, facts, run)) + "\n", "utf-8")
-
-
-def of_run(plan: Plan, trained: Trained) -> dict[str, Any]:
-    """Return what a card says about a run that is just ending."""
-    return {"plan": plan.as_dict(), "scores": trained.scores}
 
 
 def _lines(kind: str, base: str, facts: Mapping[str, Any], run: Mapping[str, Any]) -> Iterator[str]:

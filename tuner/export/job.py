@@ -39,6 +39,15 @@ class Combination:
     kind: str
     density: float
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as manifests have it."""
+        weights = zip(self.origins, self.weights, strict=True)
+        return {
+            "adapters": {origin.folder.parent.name: weight for origin, weight in weights},
+            "how": self.kind,
+            "density": self.density,
+        }
+
 
 @dataclass(frozen=True)
 class Settings:
