@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner.errors import IntegrityError, ModelError
 from tuner.export import convert, origin, parity, pipeline
 from tuner.export.job import Settings
 from tuner.export.pipeline import Refusal
@@ -75,7 +76,7 @@ def make(
         )
         try:
             reports = convert.export(origin.of_plan(plan), todo, settings, console)
-        except Refusal as error:
+        except (IntegrityError, ModelError) as error:
             advice = (
                 ". Otherwise train longer, choose a format with more bits, or set its limit: "
                 "{NAME: {max_kl: ...}}"
