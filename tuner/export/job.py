@@ -18,7 +18,6 @@ from tuner.export.proof.noise import Apart
 from tuner.model import base as bases
 from tuner.model import own_code
 from tuner.model import tokenizer as model_tokenizer
-from tuner.model.adapters import files
 from tuner.record.run_json import read_record
 
 if TYPE_CHECKING:
@@ -158,14 +157,7 @@ def open_work(origin: SavedModel, settings: Settings, console: Console) -> tuple
     if base is not None and settings.opened is None:
         fingerprint = base.fingerprint()
     if base is not None and not origin.whole:
-        files.check_base(
-            origin.folder,
-            origin.name,
-            base.name,
-            lambda: str(fingerprint),
-            force=settings.force_base,
-            warn=console.warn,
-        )
+        origin.check_base(base.name, lambda: str(fingerprint), console.warn, settings.force_base)
     tokenizer = _tokenizer(origin, base, facts)
     writes = facts["head"] == "language"
     start = None

@@ -15,7 +15,6 @@ import torch
 from tuner.errors import IntegrityError, ModelError
 from tuner.export import origin as origins
 from tuner.export.proof import fresh_process, measure
-from tuner.model.adapters import files as adapter_files
 from tuner.record import manifest, proof_limits
 from tuner.record.proof_limits import DRIFT
 
@@ -73,14 +72,7 @@ def check(
     where = ""
     if kind in ("adapter", "virtual_tokens"):
         found_base = _base(origin, base, console)
-        adapter_files.check_base(
-            folder,
-            origin.name,
-            found_base.name,
-            found_base.fingerprint,
-            force=force_base,
-            warn=console.warn,
-        )
+        origin.check_base(found_base.name, found_base.fingerprint, console.warn, force_base)
         where = str(found_base.folder)
     job = facts | {
         "base": where,

@@ -110,14 +110,7 @@ def _adopted(base: Any, policy: SavedModel, plan: Plan) -> Any:
             f"{policy.folder}: peft_type {config.peft_type.value}",
             "set method.name to the method of this adapter",
         )
-    files.check_base(
-        policy.folder,
-        policy.name,
-        plan.base.name,
-        plan.base.fingerprint,
-        force=False,
-        warn=log.warning,
-    )
+    policy.check_base(plan.base.name, plan.base.fingerprint, log.warning)
     with told(f"the adapter '{policy.name}' cannot be loaded", policy.folder, WHOLE):
         _fuse(config)
         model = embedding_rows.put_on(base, policy.folder, config, is_trainable=True)

@@ -106,14 +106,7 @@ def open_model(plan: Plan, source: SavedModel) -> RewardModel:
                 f"{source.folder}: task_type {task}",
                 "name a run of `tuner reward`",
             )
-        files.check_base(
-            source.folder,
-            source.name,
-            found.name,
-            found.fingerprint,
-            force=False,
-            warn=log.warning,
-        )
+        source.check_base(found.name, found.fingerprint, log.warning)
         with transformers_errors.told(
             f"the adapter '{source.name}' cannot be loaded", source.folder, WHOLE
         ):

@@ -69,9 +69,48 @@ class SavedModel:
             SafetyError: its index of weights names a file outside its folder.
         """
         known_files.refuse_index(self.folder)
+        return replace(self, sealed=self._verified())
+
+    def _verified(self) -> dict[str, Any]:
         if not (self.folder / manifest.MANIFEST).exists():
-            return self
-        return replace(self, sealed=manifest.verify(self.folder)["extra"])
+            return {}
+        return dict(manifest.verify(self.folder)["extra"])
+
+    def check_base(
+        self,
+        base: str,
+        fingerprint: Callable[[], str],
+        warn: Callable[[str], None],
+        force: bool = False,
+    ) -> None:
+        """Compare the base that an adapter was trained on with the one it is used on.
+
+        Args:
+            base: name of the one it is used on.
+            fingerprint: returns the sha256 of its weights; called if there is one to compare with.
+            warn: called with what may be wrong.
+            force: only warn of another base.
+
+        Raises:
+            ModelError: another base.
+            IntegrityError: a file is not the one that was sealed.
+        """
+        known = (self.sealed or self._verified()).get("base_fingerprint")
+        if known is None:
+            warn(
+                f"the adapter '{self.name}' does not say which base it was trained on: not checked"
+            )
+            return
+        found = fingerprint()
+        if known != found:
+            why = f"its base has sha256 {known[:12]}, '{base}' has {found[:12]}"
+            if not force:
+                raise ModelError(
+                    f"the adapter '{self.name}' was trained on another base",
+                    why,
+                    "use that base, or --force-base if you know that they fit together",
+                )
+            warn(f"the adapter '{self.name}' was trained on another base: {why}")
 
     def digest(self) -> str:
         """Return the sha256 over its weights and their names."""
