@@ -40,7 +40,10 @@ def write_nf4(row: Format, work: Work, folder: Path) -> None:
 
 
 def _write(work: Work, folder: Path, config: Any) -> None:
-    model = reload.whole(work.job, "merged", work.merged, **work.on_device(config))
+    place = {"": work.job["device"]}
+    model = reload.whole(
+        work.job, "merged", work.merged, quantization_config=config, device_map=place
+    )
     if not any(type(module).__name__ in _LAYERS for module in model.modules()):
         raise ModelError(
             "nothing in this model can be quantized this way",

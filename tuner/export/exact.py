@@ -35,7 +35,7 @@ def same(
     dtype: str,
     proven: Mapping[str, Any] | None,
     problems: Sequence[str],
-) -> tuple[Apart, Apart]:
+) -> dict[str, Any]:
     """Refuse an artefact that is not the weights it was written from.
 
     Args:
@@ -48,7 +48,7 @@ def same(
         problems: what differs in its files.
 
     Returns:
-        How far the logits are apart, and how far they may be.
+        How far the logits are apart, and how far they may be, as manifests have it.
 
     Raises:
         IntegrityError: a tensor differs, or the logits do by more than noise.
@@ -65,11 +65,6 @@ def same(
             f"KL of {near.kl:.3g}; two passes over the same weights differ by at most "
             f"{limit.mean:.3g} and {limit.kl:.3g}"
         )
-    return near, limit
-
-
-def noise_of(near: Apart, limit: Apart) -> dict[str, Any]:
-    """Return a comparison of logits as manifests and reports have it."""
     return {"mean": near.mean, "kl": near.kl, "limits": [limit.mean, limit.kl]}
 
 
@@ -120,7 +115,7 @@ def judge(
     refusal = partial(_refused, row)
     dtype = str(work.job["dtype"])
     wanted, itself = work.written[row.name]
-    near, limit = same(refusal, [found], ([wanted], itself), dtype, proven, problems)
+    near = same(refusal, [found], ([wanted], itself), dtype, proven, problems)
     kind, kl_limit = _kind(row, work, proven, dtype)
     if max_kl is not None and kind == "checked":
         kl_limit = max_kl
@@ -134,12 +129,12 @@ def judge(
         )
     unproven(refusal, proven, figures.answers_kept)
     return figures.as_dict() | {
-        "limit": limit.mean if kl_limit is None or kind != "checked" else kl_limit,
+        "limit": near["limits"][0] if kl_limit is None or kind != "checked" else kl_limit,
         "limit_of": "mean_logit_difference" if kind != "checked" else "kl",
         "verdict": kind,
         "proof": kind,
         "dtype": dtype,
-        "noise": noise_of(near, limit),
+        "noise": near,
         "weights_kept": proven["weights_kept"] if proven else None,
         "answers_kept": figures.answers_kept,
     }

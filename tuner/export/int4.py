@@ -73,7 +73,7 @@ def _quantized(
 ) -> dict[str, torch.Tensor]:
     """Return packed weights and scales by name; the model is left with the rounded weights."""
     state: dict[str, torch.Tensor] = {}
-    calibrate = work.calibration.rows and work.trained_grid != "int4"
+    calibrate = work.calibration.rows and work.facts["qat"] != "int4"
     work.notes["int4"] = (
         f"GPTQ on {len(work.calibration.rows)} training rows" if calibrate else "rounded to nearest"
     )

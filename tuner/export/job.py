@@ -91,7 +91,6 @@ class Work:
         name: of the base.
         held: rows that it is measured on; `random` are those of the witness.
         calibration: training rows, for formats that calibrate.
-        trained_grid: the grid of `train.qat` that its weights were trained on, or none.
         context_length: longest sequence in tokens.
         portable: whether an rsLoRA is rewritten for runtimes that do not know its scale.
         vocabulary_rows: rows of a whole model's embeddings; 0 for an adapter.
@@ -114,7 +113,6 @@ class Work:
     held: Held
     random: Held
     calibration: Held
-    trained_grid: str
     context_length: int
     portable: bool
     vocabulary_rows: int
@@ -125,10 +123,6 @@ class Work:
     written: dict[str, tuple[torch.Tensor, Apart]] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
-
-    def on_device(self, config: Any) -> dict[str, Any]:
-        """Return arguments that quantize by `config` on the device of the job."""
-        return {"quantization_config": config, "device_map": {"": self.job["device"]}}
 
     def save_tokenizer(self, folder: Path) -> None:
         """Save tokenizer and chat template with an artefact."""
@@ -192,7 +186,6 @@ def open_work(origin: SavedModel, settings: Settings, console: Console) -> tuple
         held=(known or Held([], [])).limited(PLACES),
         random=random,
         calibration=(origin.run and rows.load(origin.run, "calibration")) or Held([], []),
-        trained_grid=str(facts.get("qat", "none")),
         context_length=(base or own).context_length,
         portable=settings.portable,
         record=read_record(origin.run) if origin.run and not settings.combination else {},

@@ -153,7 +153,7 @@ class Live:
         dtype = self.about.facts["dtype"]
         written = self._written[name]
         problems = self._problems.get(name, ())
-        near, limit = exact.same(partial(_refused, name), fresh, written, dtype, proven, problems)
+        near = exact.same(partial(_refused, name), fresh, written, dtype, proven, problems)
         tuned = self._tuned[0]
         off = noise.apart(fresh, tuned)
         report: dict[str, Any] = {
@@ -164,7 +164,7 @@ class Live:
             ),
             "mean_logit_difference": off.mean,
             "kl": off.kl,
-            "noise": exact.noise_of(near, limit),
+            "noise": near,
             "weights_kept": proven["weights_kept"]
             if proven and "adapter" in self._proofs[name]
             else None,
