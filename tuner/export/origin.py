@@ -55,13 +55,13 @@ def find_artefact(name: str) -> SavedModel:
         ModelError: the run left no model.
         IntegrityError: a file was changed after it was sealed.
     """
-    folder = Path(name).resolve()
+    folder = Path(name)
     if (folder / run_json.RUN).is_file() or not (folder / manifest.MANIFEST).is_file():
         return find(name, "verify")
     # Virtual tokens and a GGUF file are no model of peft or transformers.
     found = (saved_models.at(folder, name) or SavedModel(name, folder, whole=True)).checked()
     if found.run is None or found.whole:
-        return found
+        return replace(found, folder=folder.resolve())
     return replace(saved_models.find(name, Path(), "verify"), sealed=found.sealed)
 
 
