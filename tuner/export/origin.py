@@ -12,6 +12,7 @@ from tuner.errors import ModelError, RecipeError
 from tuner.methods.options import CONFIG
 from tuner.model import known_files, own_code
 from tuner.model.adapters import saved_models
+from tuner.model.adapters.norms import PROMPTS
 from tuner.model.adapters.saved_models import SavedModel
 from tuner.model.heads import HEADS, family
 from tuner.model.tokenizer import TRAINED
@@ -25,13 +26,7 @@ if TYPE_CHECKING:
     from tuner.plan.plan import Plan
 
 # peft's methods with virtual tokens before the prompt: there is nothing to merge.
-UNMERGEABLE = (
-    "ADAPTION_PROMPT",
-    "MULTITASK_PROMPT_TUNING",
-    "P_TUNING",
-    "PREFIX_TUNING",
-    "PROMPT_TUNING",
-)
+UNMERGEABLE = ("ADAPTION_PROMPT", *PROMPTS)
 
 
 def find(name: str, command: str = "export") -> SavedModel:

@@ -16,10 +16,7 @@ from safetensors import safe_open
 
 from tuner.export.proof.saved import Saved, pattern
 from tuner.methods.options import CONFIG, WEIGHTS
-
-# Methods whose file is not a copy of what is trained: virtual tokens are written as computed by a
-# network.
-_OTHERWISE = ("PREFIX_TUNING", "P_TUNING", "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING")
+from tuner.model.adapters.norms import PROMPTS
 
 
 def as_trained(model: Any, folder: Path, start: Mapping[str, torch.Tensor] | None) -> list[str]:
@@ -39,7 +36,8 @@ def as_trained(model: Any, folder: Path, start: Mapping[str, torch.Tensor] | Non
         for name in sorted(names & set(live)):
             if not _equal(tensors.get_tensor(name), live[name], name, start):
                 problems.append(f"{name} is not the tensor that was trained")
-    if kind not in _OTHERWISE:
+    # Virtual tokens are written as a network computes them, not as they are trained.
+    if kind not in PROMPTS:
         trained = {_plain(name) for name, p in model.named_parameters() if p.requires_grad}
         problems += [f"{name} is missing" for name in sorted(trained - names)]
         problems += [f"{name} was not trained" for name in sorted(names - set(live))]
