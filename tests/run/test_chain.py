@@ -30,7 +30,7 @@ from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError
 from tuner.machine import hardware, processes
 from tuner.methods.lora import LoraOptions
-from tuner.model.adapters import sources
+from tuner.model.adapters import saved_models
 from tuner.plan import make as plan_make
 from tuner.plan import plan
 from tuner.recipe import load as recipe_load
@@ -227,7 +227,7 @@ def test_the_policy_starts_from_the_adapter_of_its_stage(work: Path) -> None:
         ("rlhf.policy_sha256", "sft"),
         ("rlhf.reward_sha256.reward.yaml", "reward"),
     ):
-        assert identity[key] == sources.find(name, runs, "key").digest()
+        assert identity[key] == saved_models.find(name, runs, "key").digest()
     found = record(runs / "rlhf")["plan"]["values"]
     assert found["method.r"] == {"value": 4, "origin": "rlhf.policy"}
     before = record(runs / "rlhf")["scores"]["before"]
@@ -307,7 +307,7 @@ def test_a_stage_whose_data_has_changed_runs_anew(work: Path, tuner: Chain) -> N
     assert after.keys() - before.keys() == {"sft-2", "third"}
     assert weights(work, "sft-2") != weights(work, "sft")
     identity = checkpoint.load(work / "runs/third/checkpoints/step-1").state["identity"]
-    adapter = sources.find("sft-2", work / "runs", "key")
+    adapter = saved_models.find("sft-2", work / "runs", "key")
     assert identity["rlhf.policy_sha256"] == adapter.digest()
 
 
