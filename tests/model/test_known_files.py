@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
-from tests.export.test_formats import command, names
+from tests.export.exporting import command, names
 from tests.model.test_base import resolve
 from tuner.errors import SafetyError
 from tuner.export import adapter
