@@ -22,7 +22,7 @@ import yaml
 
 from tests import launcher
 from tests.conftest import WORDS, write_rows
-from tests.run.test_resume import ENVIRONMENT, ROOT, Tuner, record
+from tests.run.launched import ENVIRONMENT, ROOT, Tuner, record
 from tuner import cli
 from tuner.cli import train
 from tuner.cli.make_plan import Asked, Mode, run_folder

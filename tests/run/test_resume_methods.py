@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.conftest import rows, write_rows
-from tests.run.test_resume import Tuner, assert_equal
+from tests.run.launched import Tuner, assert_equal
 
 LABELS = ["good", "bad"]
 CASES: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.methods.test_capabilities import load_again
-from tests.run.test_resume import Tuner, assert_equal, record
+from tests.run.launched import Tuner, assert_equal, record
 from tests.tasks.preferences import Row, make, scored_rows
 from tuner.errors import RecipeError
 from tuner.export import run_end

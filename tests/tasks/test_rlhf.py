@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import write_rows
 from tests.methods.test_capabilities import load_again
-from tests.run.test_resume import Tuner, assert_equal, record
+from tests.run.launched import Tuner, assert_equal, record
 from tests.tasks.policies import STOPS, learner, make, stages, write_recipe
 from tests.tokenizers import THINK_TEMPLATE
 from tuner.console.console import Console
