@@ -19,13 +19,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Two processes with two threads each would only wait for each other on two cores.
     os.environ["OMP_NUM_THREADS"] = "1"
 
-# Their assertions are said in full too.
+from tests.slow import pytest_addoption, pytest_collection_modifyitems  # noqa: F401 (hooks)
+from tests.tiny import EVERY, make_model
+
+# Assertions in these modules are reported as in tests.
 pytest.register_assert_rewrite(
     "tests.run.launched", "tests.tasks.fitting", "tests.tasks.policies", "tests.tasks.preferences"
 )
-
-from tests.slow import pytest_addoption, pytest_collection_modifyitems  # noqa: F401 (hooks)
-from tests.tiny import EVERY, make_model
 
 WORDS = [
     "tenant",
