@@ -1,4 +1,4 @@
-"""A recipe that names recipes: three stages in a command, found again, stopped, resumed, refused."""
+"""A recipe that names recipes: three stages at once, found again, stopped, resumed, refused."""
 
 from __future__ import annotations
 
