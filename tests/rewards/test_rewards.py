@@ -1,4 +1,4 @@
-"""Rewards: each by hand-computed values, composed, guarded, and read from a recipe."""
+"""Rewards: each by hand-computed values, functions, and their sum."""
 
 from __future__ import annotations
 
@@ -6,47 +6,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter, ValidationError
 
+from tests.rewards.rules import read, response, rule
 from tuner.errors import DataError, RecipeError, SafetyError, TrainingError
-from tuner.recipe.dump import dump
-from tuner.recipe.load import load
 from tuner.rewards import Part, code, compose
-from tuner.rewards.constant import ConstantGuard
-from tuner.rewards.options import OPTIONS, RULE_OPTIONS, RewardPart, RewardParts, part_name
-from tuner.rewards.response import Response, Scores
+from tuner.rewards.options import RULE_OPTIONS
+from tuner.rewards.response import Scores
 from tuner.rewards.rules import MOST_CHARACTERS, RULES, num_words
-from tuner.schema.fields import Section
-from tuner.schema.strict_yaml import parse_value
 
 REFERENCE = "Half of 96 is 96/2 = <<96/2=48>>48.\n#### 48"
-
-
-class Rewards(Section):
-    """A section that holds rewards, as the recipe's does."""
-
-    reward: tuple[RewardPart, ...]
-
-
-def response(text: str, reference: str = "", num_tokens: int = 0, row: str = "r") -> Response:
-    return Response(row, "a prompt", text, reference, num_tokens, True, (1, 2), (3, 0))
-
-
-def read(*entries: str) -> tuple[Any, ...]:
-    return Rewards.model_validate({"reward": [parse_value(entry) for entry in entries]}).reward
-
-
-def rule(entry: str, *texts: str, reference: str = "") -> list[float]:
-    """The scores of texts by an entry of the recipe."""
-    (part,) = read(entry)
-    return RULES[part.rule](part)([response(text, reference) for text in texts])
 
 
 def test_every_rule_has_options() -> None:
@@ -384,222 +357,3 @@ def test_a_score_that_is_not_finite_stops_and_names_the_part(
 def test_two_parts_of_one_name_are_refused() -> None:
     with pytest.raises(ValueError, match="same name"):
         compose([fixed("a", 1.0), fixed("a", 1.0)])
-
-
-def seen(*parts: Sequence[float]) -> Scores:
-    names = {f"part {index}": list(part) for index, part in enumerate(parts)}
-    return Scores([sum(each) for each in zip(*parts, strict=True)], names)
-
-
-FLAT, OTHER, VARIED = [0.5] * 8, [0.75] * 8, [0.1 * index for index in range(8)]
-
-
-def test_a_constant_reward_stops_after_five_steps() -> None:
-    guard = ConstantGuard()
-    for _ in range(4):
-        assert guard.update(seen(FLAT, OTHER)) is None
-    with pytest.raises(TrainingError) as error:
-        guard.update(seen(FLAT, OTHER))
-    assert error.value.exit_code == 5
-    assert error.value.what == (
-        "the reward 'part 0' was 0.5 and 'part 1' was 0.75 for every response in 5 steps"
-    )
-
-
-def test_a_constant_part_is_told_once_while_the_sum_varies() -> None:
-    guard = ConstantGuard(steps=3)
-    said = [guard.update(seen(FLAT, VARIED)) for _ in range(10)]
-    assert [bool(text) for text in said] == [False, False, True, *[False] * 7]
-    assert "the reward 'part 0' was 0.5 for every response in 3 steps" in str(said[2])
-    guard.update(seen(VARIED, VARIED))
-    assert [guard.update(seen(FLAT, VARIED)) for _ in range(5)] == [None] * 5
-
-
-@pytest.mark.parametrize("between", [OTHER, VARIED, [0.75] * 2])
-def test_another_value_starts_the_count_again(between: list[float]) -> None:
-    guard = ConstantGuard(steps=3)
-    for scores in [FLAT, FLAT, between, FLAT, FLAT]:
-        assert guard.update(seen(scores)) is None
-    with pytest.raises(TrainingError):
-        guard.update(seen(FLAT))
-
-
-def test_small_steps_count_for_their_share() -> None:
-    """Of 2 responses, four steps are one of 8; a step of another value begins anew."""
-    guard = ConstantGuard(steps=2)
-    for scores in [FLAT[:2]] * 7 + [[0.1, 0.9]] + [FLAT[:2]] * 7 + [[]]:
-        assert guard.update(seen(scores)) is None
-    with pytest.raises(TrainingError, match="in 2 steps"):
-        guard.update(seen(FLAT[:2]))
-
-
-def test_rounding_is_no_variation_and_small_rewards_are_no_rounding() -> None:
-    noise = [0.5 + 1e-8 * index for index in range(8)]
-    with pytest.raises(TrainingError):
-        ConstantGuard(steps=1).update(seen(noise))
-    assert ConstantGuard(steps=1).update(seen([1e-8 * index for index in range(8)])) is None
-
-
-def test_rewards_that_cancel_out_stop() -> None:
-    with pytest.raises(TrainingError, match="cancel each other out"):
-        ConstantGuard(steps=1).update(seen(VARIED, [-score for score in VARIED]))
-
-
-@pytest.mark.parametrize("cut", range(5))
-def test_a_restored_guard_goes_on_the_same(cut: int) -> None:
-    """R14: the guard of a resumed run stops and warns where the uninterrupted one does."""
-    steps = [seen(FLAT, VARIED), seen(FLAT, VARIED), *[seen(FLAT, OTHER)] * 3]
-    guard, said = ConstantGuard(steps=3), []
-    for number, scores in enumerate(steps):
-        if number == cut:
-            state = json.loads(json.dumps(guard.state()))
-            guard = ConstantGuard(steps=3)
-            guard.restore(state)
-        try:
-            said.append(guard.update(scores))
-        except TrainingError:
-            said.append("stopped")
-    assert [bool(text) for text in said] == [False, False, True, False, True]
-    assert said[4] == "stopped"
-
-
-# The recipe
-
-
-def problems(*entries: str) -> list[tuple[tuple[int | str, ...], str]]:
-    """Where each problem of the entries is, without pydantic's tags, and what is said of it."""
-    with pytest.raises(ValidationError) as error:
-        read(*entries)
-    found = error.value.errors()
-    return [(tuple(x for x in item["loc"] if x not in OPTIONS), item["msg"]) for item in found]
-
-
-def test_entries_are_read_by_their_key() -> None:
-    parts = read(
-        "{model: runs/reward}",
-        "{rule: length, min: 5, max: 25, weight: 0.25}",
-        "{rule: format, pattern: \\d+, weight: -1, name: digits}",
-        "{rule: forbidden, words: bad}",
-        "{function: code/mine.py:polite}",
-        "{model: recipes/reward-v1.yaml}",
-        "{model: runs/reward-v1.2/}",
-    )
-    names = ["reward", "length", "digits", "forbidden", "polite", "reward-v1", "reward-v1.2"]
-    assert [part_name(part) for part in parts] == names
-    assert [part.weight for part in parts] == [1, 0.25, -1, 1, 1, 1, 1]
-    assert parts[3].words == ("bad",)
-    dumped = json.loads(Rewards(reward=parts).model_dump_json())
-    assert Rewards.model_validate(dumped).reward == parts
-
-
-@pytest.mark.parametrize(
-    ("entry", "key", "said"),
-    [
-        ("{rule: length, min: x, max: 9}", "min", "a whole number"),
-        ("{rule: length, min: 5}", "max", "required"),
-        ("{rule: length, min: 5, max: 4}", "max", "5 (min) or more, not 4"),
-        ("{rule: length, max: 5, unit: letters}", "unit", "'words' or 'tokens'"),
-        ("{rule: format, pattern: '(a'}", "pattern", "missing ) at position 2"),
-        ("{rule: forbidden, words: []}", "words", "at least 1"),
-        ("{rule: forbidden, words: [a, ' ']}", "words", "must not be blank"),
-        ("{rule: json, kyes: [a]}", "kyes", "not permitted"),
-        ("{rule: json, weight: 0}", "weight", "has no effect"),
-        ("{rule: json, weight: .inf}", "weight", "a number"),
-        ("{function: mine}", "function", "expected file.py:name, not 'mine'"),
-        ("{function: 'mine.txt:f'}", "function", "expected file.py:name"),
-        ("{rule: lenght}", None, "no rule 'lenght'; did you mean 'length'; known here: length, "),
-        ("{rule: zzz}", None, "known here: length, format, forbidden, exact_answer, json"),
-        ("{rule: [length]}", None, "no rule"),
-        ("{weight: 2}", None, "one of the keys model, rule and function; it has none"),
-        ("{model: null}", None, "it has none"),
-        ("{}", None, "it has none"),
-        ("{model: a, rule: json}", None, "it has model and rule"),
-        ("{model: a, rule: json, function: a.py:f}", None, "it has model and rule and function"),
-        ("length", None, "expected keys such as {rule: length, max: 25}, not 'length'"),
-        ("[length]", None, "not a list"),
-    ],
-)
-def test_a_wrong_entry_is_named_at_its_key(entry: str, key: str | None, said: str) -> None:
-    """H01"""
-    ((where, text),) = problems("{model: runs/reward}", entry)
-    assert where == ("reward", 1, *([key] if key else []))
-    assert said in text
-
-
-def test_two_rewards_of_one_name_are_refused() -> None:
-    reader: TypeAdapter[tuple[RewardPart, ...]] = TypeAdapter(RewardParts)
-    one = {"rule": "length", "max": 5}
-    with pytest.raises(ValidationError, match="2 are called 'length'; give each its own name"):
-        reader.validate_python([one, one])
-    assert len(reader.validate_python([one, {**one, "name": "short"}])) == 2
-
-
-def test_the_json_schema_tells_the_entries_apart() -> None:
-    schema = Rewards.model_json_schema()
-    names = [
-        each["$ref"].rpartition("/")[2] for each in schema["properties"]["reward"]["items"]["oneOf"]
-    ]
-    assert names == [options.__name__ for options in OPTIONS.values()]
-    for name in names:
-        model = schema["$defs"][name]
-        assert {"model", "rule", "function"} & set(model["required"])
-        assert all("description" in key for key in model["properties"].values())
-
-
-def recipe_with(folder: Path, *entries: str) -> Path:
-    file = folder / "recipe.yaml"
-    lines = ["data: {train: a}", "rlhf:", "  reward:", *(f"    - {entry}" for entry in entries)]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return file
-
-
-def test_a_recipe_s_wrong_rewards_are_named_with_their_lines(tmp_path: Path) -> None:
-    """H01"""
-    file = recipe_with(
-        tmp_path,
-        "{model: [a]}",
-        "{rule: length, min: x, max: 9}",
-        "{rule: length, min: 5}",
-        "{rule: lenght}",
-        "{rule: json, kyes: a}",
-        "{rule: json, pattern: a}",
-        "{weight: 2}",
-        "{rule: forbidden, words: {a: 1}}",
-        "{rule: forbidden, words: [a, [b]]}",
-        "{rule: length, max: 5, unit: letters}",
-        "{rule: format, pattern: '(a'}",
-        "{model: a, weight: 0}",
-        "[length]",
-    )
-    with pytest.raises(RecipeError) as error:
-        load(file, verb=None)
-    said = [text.removeprefix(f"{tmp_path}/recipe.yaml:") for text in error.value.problems]
-    assert said == [
-        "4: rlhf.reward.0.model: expected text, not a list",
-        "5: rlhf.reward.1.min: expected a whole number, 0 or more, not 'x'",
-        "6: rlhf.reward.2.max: is missing (longest response that scores 1)",
-        "7: rlhf.reward.3.rule: no rule 'lenght'; did you mean 'length'; known here: length, "
-        "format, forbidden, exact_answer, json",
-        "8: rlhf.reward.4.kyes: unknown key; did you mean 'keys'",
-        "9: rlhf.reward.5.pattern: rule json has no such key; rule format has it",
-        "10: rlhf.reward.6: expected one of the keys model, rule and function; it has none",
-        "11: rlhf.reward.7.words: expected a word or a list of words, not a mapping",
-        "12: rlhf.reward.8.words.1: expected text, not a list",
-        "13: rlhf.reward.9.unit: expected one of words, tokens, not 'letters'",
-        "14: rlhf.reward.10.pattern: expected a regular expression: missing ) at position 2",
-        "15: rlhf.reward.11.weight: a reward with weight 0 has no effect; remove it",
-        "16: rlhf.reward.12: expected keys such as {rule: length, max: 25}, not a list",
-    ]
-
-
-def test_a_recipe_s_rewards_load_and_are_dumped(tmp_path: Path) -> None:
-    """H10"""
-    file = recipe_with(
-        tmp_path, "{model: runs/reward}", r"{rule: format, pattern: \d+}", "{rule: json, keys: a}"
-    )
-    loaded = load(file, verb=None)
-    (tmp_path / "lock.yaml").write_text(dump(loaded.recipe), encoding="utf-8")
-    assert load(tmp_path / "lock.yaml", verb=None).recipe == loaded.recipe
-    by_flag = load(file, ["rlhf.reward=[{rule: length, max: 7}]"], verb=None).recipe
-    assert by_flag.rlhf is not None
-    assert by_flag.rlhf.reward == read("{rule: length, max: 7}")
