@@ -24,7 +24,11 @@ from tests.tiny import EVERY, make_model
 
 # Assertions in these modules are reported as in tests.
 pytest.register_assert_rewrite(
-    "tests.run.launched", "tests.tasks.fitting", "tests.tasks.policies", "tests.tasks.preferences"
+    "tests.model.loading",
+    "tests.run.launched",
+    "tests.tasks.fitting",
+    "tests.tasks.policies",
+    "tests.tasks.preferences",
 )
 
 WORDS = [

@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from tests.export.exporting import command, names
-from tests.model.test_base import resolve
+from tests.model.loading import resolve
 from tuner.errors import SafetyError
 from tuner.export import adapter
 from tuner.model import known_files
