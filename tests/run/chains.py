@@ -107,7 +107,7 @@ class Chain(Tuner):
     def __call__(self, recipe: Path, *options: Any, **how: Any) -> int:
         output = recipe.parent / "runs" / recipe.stem
         args = ["rlhf", "--recipe", str(recipe), "--output", str(output), *options]
-        return int(self._ask(args=args, log=str(self.log), at=how.get("at"))["code"])
+        return int(self.ask(args=args, log=str(self.log), at=how.get("at"))["code"])
 
 
 def write_chain(folder: Path, base: Path) -> Path:

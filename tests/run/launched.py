@@ -33,7 +33,7 @@ class Tuner:
             env=ENVIRONMENT,
         )
 
-    def _ask(self, **request: Any) -> dict[str, Any]:
+    def ask(self, **request: Any) -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(request) + "\n")
@@ -46,18 +46,18 @@ class Tuner:
     ) -> int:
         """The exit code, negative for a signal that ended it."""
         args = command(recipe, folder, *options, resume=resume)
-        code = self._ask(args=args, log=str(self.log), at=at)["code"]
+        code = self.ask(args=args, log=str(self.log), at=at)["code"]
         assert isinstance(code, int)
         return code
 
     def stopped(self, recipe: Path, folder: Path, at: At) -> int:
         """The id of a process that has stopped itself and still lives."""
-        answer = self._ask(args=command(recipe, folder), log=str(self.log), at=at)
+        answer = self.ask(args=command(recipe, folder), log=str(self.log), at=at)
         assert answer["code"] is None
         return int(answer["pid"])
 
     def kill(self, pid: int) -> None:
-        assert self._ask(kill=pid)["code"] == -signal.SIGKILL
+        assert self.ask(kill=pid)["code"] == -signal.SIGKILL
 
     def said(self) -> str:
         """What the last command showed."""

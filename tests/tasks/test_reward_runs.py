@@ -96,7 +96,7 @@ class Judging(Tuner):
     def __call__(self, recipe: Path, folder: Path, *options: str, **how: Any) -> int:
         args = ["reward", "--recipe", str(recipe), "--output", str(folder), *options]
         args += ["--resume"] if how.get("resume") else []
-        return int(self._ask(args=args, log=str(self.log), at=how.get("at"))["code"])
+        return int(self.ask(args=args, log=str(self.log), at=how.get("at"))["code"])
 
 
 def test_a_stopped_run_resumes_exactly(preferences: Callable[..., Path], tmp_path: Path) -> None:

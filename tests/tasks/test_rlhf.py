@@ -61,7 +61,7 @@ def launch(tuner: Tuner, recipe: Path, folder: Path, at: Any = None, resume: boo
     """The exit code of `tuner rlhf`."""
     args = ["rlhf", "--recipe", str(recipe), "--output", str(folder)]
     args += ["--resume"] if resume else []
-    return int(tuner._ask(args=args, log=str(tuner.log), at=at)["code"])
+    return int(tuner.ask(args=args, log=str(tuner.log), at=at)["code"])
 
 
 def resumable(work: Path, folder: Path, trunk: str) -> Path:
