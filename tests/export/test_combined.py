@@ -128,6 +128,7 @@ def test_adapters_whose_names_begin_alike(
         assert report["verdict"] == "equal"
 
 
+@pytest.mark.usefixtures("in_process")
 def test_combinations_that_cannot_be(
     trained: Callable[..., Path], tmp_path: Path, bases: Callable[..., Path]
 ) -> None:

@@ -88,6 +88,7 @@ def known_to_file(folder: Path, tokenizer: Any) -> bool:
     )
 
 
+@pytest.mark.usefixtures("in_process")
 def test_torchao_has_nothing_to_do_in_gpt2(trained: Callable[..., Path]) -> None:
     run = trained("gpt2")
     for name in MORE:
@@ -209,6 +210,7 @@ def test_vocabulary_and_padded_rows_stay(
     assert shapes[0][0] >= len(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_the_real_base_goes_round(
     make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path

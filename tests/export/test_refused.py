@@ -127,6 +127,7 @@ def test_verify_finds_what_changed(trained: Callable[..., Path]) -> None:
     assert "no longer computes" in event["error"]["what"]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_killed_while_exporting(trained: Callable[..., Path]) -> None:
     """E16: kill -9 at any moment leaves the name free; the next export clears what was left."""
     run = trained("llama")
@@ -140,11 +141,12 @@ def test_killed_while_exporting(trained: Callable[..., Path]) -> None:
     child.wait()
     assert list(run.glob(".staging-*"))
     assert not (run / "merged").exists()
-    done = subprocess.run(command_line, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    code, events = command("export", run, "--format", "merged")
+    assert code == 0, events
     assert not list(run.glob(".*"))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_names_that_are_not_there(trained: Callable[..., Path], tmp_path: Path) -> None:
     for arguments, word in (
         (["nowhere", "--format", "merged"], "no run, adapter or model"),

@@ -342,6 +342,7 @@ def test_only_proven_adapters_stand_on_a_quantized_base(
     assert f"model.quantize: {quantize} and method.name: {name}" in str(caught.value)
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(("quantize", "name"), [("nf4", "lora"), ("nf4", "dora"), ("int8", "lora")])
 def test_a_quantized_base_trains_and_exports_a_verified_adapter(
     quantize: str,

@@ -237,6 +237,7 @@ def test_the_gradient_of_a_norm_in_bfloat16_is_as_near_as_transformers(kind: Any
         assert torch.equal(fused_norm.FusedNorm(norm)(x), norm(x))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_run_ends_where_it_ends_without_fusion(
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],

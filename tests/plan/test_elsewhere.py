@@ -110,6 +110,7 @@ def test_every_card_has_a_plan(make_recipe: Callable[..., Path]) -> None:
         assert made.dtype == ("bfloat16" if card.bf16 else "float32")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_dry_run_refuses_what_resuming_refuses(
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],

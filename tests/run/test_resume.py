@@ -395,7 +395,7 @@ def test_the_command_itself_stopped_and_killed_from_outside(
 ) -> None:
     """C03, C09: `python -m tuner`: Ctrl-C to its whole group, then SIGKILL, then on to the end."""
     recipe, folder = work / "lora.yaml", tmp_path / "run"
-    options = ["train.epochs=80", "train.logging_steps=1", "train.save_steps=7"]
+    options = ["train.epochs=24", "train.logging_steps=1", "train.save_steps=7"]
     options = [part for each in options for part in ("--set", each)]
     assert tuner(recipe, tmp_path / "reference", *options) == 0, tuner.said()
     for lines, sent, code in ((20, signal.SIGINT, 130), (60, signal.SIGKILL, -9)):
