@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,8 @@ pytest.register_assert_rewrite(
     "tests.tasks.policies",
     "tests.tasks.preferences",
 )
+
+from tests.run.launched import Tuner  # noqa: E402 (rewritten)
 
 WORDS = [
     "tenant",
@@ -97,6 +99,14 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return folder
 
     return base
+
+
+@pytest.fixture(scope="session")
+def tuner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuner]:
+    """A process that has imported the libraries, and forks for each command."""
+    started = Tuner(tmp_path_factory.mktemp("launcher"))
+    yield started
+    started.close()
 
 
 @pytest.fixture

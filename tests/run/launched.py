@@ -42,10 +42,16 @@ class Tuner:
         return answer
 
     def __call__(
-        self, recipe: Path, folder: Path, *options: str, at: At | None = None, resume: bool = False
+        self,
+        recipe: Path,
+        folder: Path,
+        *options: str,
+        at: At | None = None,
+        resume: bool = False,
+        verb: str = "",
     ) -> int:
-        """The exit code, negative for a signal that ended it."""
-        args = command(recipe, folder, *options, resume=resume)
+        """The exit code, negative for a signal that ended it; the verb is the method's if empty."""
+        args = command(recipe, folder, *options, resume=resume, verb=verb)
         code = self.ask(args=args, log=str(self.log), at=at)["code"]
         assert isinstance(code, int)
         return code
@@ -69,8 +75,10 @@ class Tuner:
         self.process.wait(timeout=30)
 
 
-def command(recipe: Path, folder: Path, *options: str, resume: bool = False) -> list[str]:
-    verb = METHODS[yaml.safe_load(recipe.read_text())["method"]["name"]].verb
+def command(
+    recipe: Path, folder: Path, *options: str, resume: bool = False, verb: str = ""
+) -> list[str]:
+    verb = verb or METHODS[yaml.safe_load(recipe.read_text())["method"]["name"]].verb
     more = [*options, *(["--resume"] if resume else [])]
     return [verb, "--recipe", str(recipe), "--output", str(folder), *more]
 

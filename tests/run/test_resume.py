@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,6 @@ STAGED: dict[str, Any] = {
     },
     "train": {},
 }
-
-
-@pytest.fixture(scope="module")
-def tuner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuner]:
-    started = Tuner(tmp_path_factory.mktemp("launcher"))
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module")

@@ -90,16 +90,9 @@ def test_a_fresh_process_gives_the_same_scores(
     assert fresh["merged"] == pytest.approx(live["scores"], abs=1e-6)
 
 
-class Judging(Tuner):
-    """Starts `tuner reward`."""
-
-    def __call__(self, recipe: Path, folder: Path, *options: str, **how: Any) -> int:
-        args = ["reward", "--recipe", str(recipe), "--output", str(folder), *options]
-        args += ["--resume"] if how.get("resume") else []
-        return int(self.ask(args=args, log=str(self.log), at=how.get("at"))["code"])
-
-
-def test_a_stopped_run_resumes_exactly(preferences: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_exactly(
+    tuner: Tuner, preferences: Callable[..., Path], tmp_path: Path
+) -> None:
     """C03: SIGTERM within an epoch, then SIGKILL between two checkpoints; with dropout."""
     recipe = preferences(
         scored_rows(18),
@@ -109,21 +102,16 @@ def test_a_stopped_run_resumes_exactly(preferences: Callable[..., Path], tmp_pat
         train={"epochs": 2.5, "micro_batch_size": 2, "save_steps": 2, "logging_steps": 1},
         export={"formats": ["adapter"]},
     )
-    (tmp_path / "logs").mkdir()
-    tuner = Judging(tmp_path / "logs")
-    try:
-        assert tuner(recipe, tmp_path / "reference") == 0, tuner.said()
-        folder = tmp_path / "run"
-        assert tuner(recipe, folder, at=("logged", 3, signal.SIGTERM)) == 143
-        assert record(folder)["status"] == "interrupted"
-        assert (folder / "checkpoints/step-3/MANIFEST.json").exists()
-        at = ("logged", 8, signal.SIGKILL)
-        assert tuner(recipe, folder, at=at, resume=True) == -signal.SIGKILL
-        assert tuner(recipe, folder, resume=True) == 0, tuner.said()
-        assert_equal(folder, tmp_path / "reference")
-        assert [each["from_step"] for each in record(folder)["resumes"]] == [3, 6]
-    finally:
-        tuner.close()
+    reference, folder = tmp_path / "reference", tmp_path / "run"
+    assert tuner(recipe, reference, verb="reward") == 0, tuner.said()
+    assert tuner(recipe, folder, at=("logged", 3, signal.SIGTERM), verb="reward") == 143
+    assert record(folder)["status"] == "interrupted"
+    assert (folder / "checkpoints/step-3/MANIFEST.json").exists()
+    at = ("logged", 8, signal.SIGKILL)
+    assert tuner(recipe, folder, at=at, resume=True, verb="reward") == -signal.SIGKILL
+    assert tuner(recipe, folder, resume=True, verb="reward") == 0, tuner.said()
+    assert_equal(folder, reference)
+    assert [each["from_step"] for each in record(folder)["resumes"]] == [3, 6]
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
