@@ -5,10 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -177,21 +175,8 @@ def test_data() -> Path:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the fresh processes here: all that they add is the seconds that imports take."""
-    from tuner.export.gguf import llama_cpp
-    from tuner.export.proof import fresh_process
+    """Run the fresh processes here."""
+    from tests import here
     from tuner.machine import processes
 
-    def run(module: str, argument: str) -> Any:
-        monkeypatch.setattr(sys, "argv", [module, argument])
-        main = {
-            "tuner.export.proof.fresh_process": fresh_process.main,
-            "tuner.export.gguf.llama_cpp": llama_cpp.main,
-        }[module]
-        try:
-            main()
-        except (SystemExit, RuntimeError, ValueError) as error:
-            return SimpleNamespace(returncode=1, stderr=str(error))
-        return SimpleNamespace(returncode=0, stderr="")
-
-    monkeypatch.setattr(processes, "fresh", run)
+    monkeypatch.setattr(processes, "fresh", here.fresh)
