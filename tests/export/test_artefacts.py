@@ -19,7 +19,7 @@ import torch
 from transformers import GenerationConfig
 
 from tests.cli.command import ROOT, tuner
-from tests.export.test_formats import command, exported, needs_llama
+from tests.export.exporting import command, exported, needs_llama
 from tests.model.test_new_tokens import TOKENS, logits, marked
 from tuner.errors import RecipeError
 from tuner.inference import load

@@ -18,9 +18,9 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from tests.export.test_formats import ROWS, command, logits, names, tuned
+from tests.export.exporting import ROWS, command, logits, names, tuned
 from tests.run.test_rehearsal import only, tuner
-from tests.tasks.test_reward import pairs
+from tests.tasks.preferences import pairs
 from tuner.errors import IntegrityError, ModelError, RecipeError, ResourceError, TunerError
 from tuner.export import convert
 from tuner.export.proof import measure

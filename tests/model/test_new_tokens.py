@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import rows
-from tests.export.test_formats import HAS_LLAMA, command, exported
+from tests.export.exporting import HAS_LLAMA, command, exported
 from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError
 from tuner.inference import load
