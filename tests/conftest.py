@@ -5,10 +5,8 @@ from __future__ import annotations
 import gc
 import json
 import os
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +19,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 from tests.slow import pytest_addoption, pytest_collection_modifyitems  # noqa: F401 (hooks)
 from tests.tiny import EVERY, make_model
+
+# Assertions in these modules are reported as in tests.
+pytest.register_assert_rewrite(
+    "tests.model.loading",
+    "tests.run.launched",
+    "tests.tasks.fitting",
+    "tests.tasks.policies",
+    "tests.tasks.preferences",
+)
+
+from tests.run.launched import Tuner  # noqa: E402 (rewritten)
 
 WORDS = [
     "tenant",
@@ -88,6 +97,14 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return folder
 
     return base
+
+
+@pytest.fixture(scope="session")
+def tuner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuner]:
+    """A process that has imported the libraries, and forks for each command."""
+    started = Tuner(tmp_path_factory.mktemp("launcher"))
+    yield started
+    started.close()
 
 
 @pytest.fixture
@@ -158,21 +175,8 @@ def test_data() -> Path:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the fresh processes here: all that they add is the seconds that imports take."""
-    from tuner.export.gguf import llama_cpp
-    from tuner.export.proof import fresh_process
+    """Run the fresh processes here."""
+    from tests import here
     from tuner.machine import processes
 
-    def run(module: str, argument: str) -> Any:
-        monkeypatch.setattr(sys, "argv", [module, argument])
-        main = {
-            "tuner.export.proof.fresh_process": fresh_process.main,
-            "tuner.export.gguf.llama_cpp": llama_cpp.main,
-        }[module]
-        try:
-            main()
-        except (SystemExit, RuntimeError, ValueError) as error:
-            return SimpleNamespace(returncode=1, stderr=str(error))
-        return SimpleNamespace(returncode=0, stderr="")
-
-    monkeypatch.setattr(processes, "fresh", run)
+    monkeypatch.setattr(processes, "fresh", here.fresh)

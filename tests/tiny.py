@@ -32,7 +32,7 @@ from transformers import (
 from tests.tokenizers import make_tokenizer
 
 VOCABULARY = 512
-_ROPE: dict[str, Any] = {
+ROPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -48,15 +48,15 @@ ENCODERS = ("bert", "roberta")
 
 def _config(kind: str) -> Any:
     if kind == "llama":
-        return LlamaConfig(**_ROPE, tie_word_embeddings=False)
+        return LlamaConfig(**ROPE, tie_word_embeddings=False)
     if kind == "llama-tied":
-        return LlamaConfig(**_ROPE, tie_word_embeddings=True)
+        return LlamaConfig(**ROPE, tie_word_embeddings=True)
     if kind == "qwen2":
-        return Qwen2Config(**_ROPE, tie_word_embeddings=False)
+        return Qwen2Config(**ROPE, tie_word_embeddings=False)
     if kind == "mixtral":
-        return MixtralConfig(**_ROPE, num_local_experts=4, num_experts_per_tok=2)
+        return MixtralConfig(**ROPE, num_local_experts=4, num_experts_per_tok=2)
     if kind == "gemma":
-        return GemmaConfig(**_ROPE, head_dim=16)
+        return GemmaConfig(**ROPE, head_dim=16)
     if kind == "opt":
         return OPTConfig(
             vocab_size=VOCABULARY,

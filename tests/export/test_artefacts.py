@@ -19,13 +19,13 @@ import torch
 from transformers import GenerationConfig
 
 from tests.cli.command import ROOT, tuner
-from tests.export.test_formats import command, exported, needs_llama
+from tests.export.exporting import command, exported, needs_llama
 from tests.model.test_new_tokens import TOKENS, logits, marked
 from tuner.errors import RecipeError
 from tuner.inference import load
 from tuner.inference.sampling import Sampling
 from tuner.recipe.formats import FORMATS, known
-from tuner.recipe.schema import ModelSection
+from tuner.recipe.schema_model import ModelSection
 from tuner.schema.suggest import suggestion
 
 QUICK: dict[str, Any] = {

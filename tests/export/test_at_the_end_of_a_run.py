@@ -18,9 +18,9 @@ import pytest
 import yaml
 from transformers import AutoModelForCausalLM
 
-from tests.export.test_formats import ROWS, command, logits, names, tuned
+from tests.export.exporting import ROWS, command, logits, names, tuned
 from tests.run.test_rehearsal import only, tuner
-from tests.tasks.test_reward import pairs
+from tests.tasks.preferences import pairs
 from tuner.errors import IntegrityError, ModelError, RecipeError, ResourceError, TunerError
 from tuner.export import convert
 from tuner.export.proof import measure
@@ -167,16 +167,16 @@ def test_resume_makes_the_formats_that_are_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Stopped between two formats: what is sealed stays as it is, the rest is made of it."""
-    recipe, original = make_recipe("llama", **QUICK), convert._one
+    recipe, original = make_recipe("llama", **QUICK), convert.Sealed.write
 
-    def stop_at_nf4(work: Any, row: Any, *rest: Any) -> Any:
+    def stop_at_nf4(sealed: Any, row: Any, folder: Path) -> None:
         if row.name == "nf4":
             raise TunerError("stopped")
-        return original(work, row, *rest)
+        original(sealed, row, folder)
 
     asked = set_("[adapter, int8, nf4]")
     with monkeypatch.context() as patch:
-        patch.setattr(convert, "_one", stop_at_nf4)
+        patch.setattr(convert.Sealed, "write", stop_at_nf4)
         with pytest.raises(TunerError, match="stopped"):
             run_set(recipe, *asked)
     sealed = tmp_path / "run/int8/MANIFEST.json"

@@ -1,4 +1,4 @@
-"""What a run leaves behind is what it trained: E01, E05, E15, E17, C13, I14, M16, N09.
+"""What a run leaves behind is what it trained: E01, E05, E15, E17, C13, I14, M16.
 
 The independent measure: plain transformers and peft load the artefact on the untouched base, and
 its logits are compared with those that the live model gave before anything was exported.
@@ -13,27 +13,23 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import peft
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.export.test_tampered import refused
 from tests.tiny import KINDS
-from tuner.errors import IntegrityError, TrainingError, TunerError
+from tuner.errors import TrainingError, TunerError
 from tuner.export import run_end
-from tuner.export.proof import fresh_process
-from tuner.machine import processes
-from tuner.machine.imports import function
 from tuner.model import tokenizer as model_tokenizer
-from tuner.recipe.formats import FORMATS
 from tuner.run import build
 
 ADAPTER_FILES = {
@@ -114,21 +110,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 
     monkeypatch.setattr(run_end, "write", write)
     return kept
-
-
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the verification here: all that a fresh process adds is the seconds its imports take."""
-
-    def run(module: str, argument: str) -> Any:
-        monkeypatch.setattr(sys, "argv", [module, argument])
-        try:
-            fresh_process.main()
-        except SystemExit as error:
-            return SimpleNamespace(returncode=1, stderr=str(error.code))
-        return SimpleNamespace(returncode=0, stderr="")
-
-    monkeypatch.setattr(processes, "fresh", run)
 
 
 def names(folder: Path) -> set[str]:
@@ -242,134 +223,6 @@ def test_a_real_run_loads_without_tuner(
     assert distance(tensors["adapter"], seen.live) <= 1e-5
     assert distance(tensors["merged"], seen.live) <= 1e-4
     assert tensors["ids"].tolist() == seen.plan.tokenizer("foo bar").input_ids
-
-
-def rewrite(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
-    """Change the tensors of a written artefact in place."""
-    (file,) = folder.glob("*.safetensors")
-    tensors = load_file(file)
-    tensors = change(tensors) or tensors
-    save_file(tensors, file, {"format": "pt"})
-
-
-def nudge(tensors: dict[str, torch.Tensor]) -> None:
-    name = next(name for name in tensors if "layers.1.self_attn.q_proj" in name)
-    tensors[name] += 0.01
-
-
-def zero(tensors: dict[str, torch.Tensor]) -> None:
-    for name in tensors:
-        if "lora_B" in name:
-            tensors[name].zero_()
-
-
-def prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.replace("base_model", "_orig_mod.base_model"): t for name, t in tensors.items()}
-
-
-def lose(tensors: dict[str, torch.Tensor]) -> None:
-    del tensors[next(name for name in tensors if "layers.1.self_attn.q_proj" in name)]
-
-
-def other_head(tensors: dict[str, torch.Tensor]) -> None:
-    tensors["lm_head.weight"] = tensors["lm_head.weight"] + 0.001
-
-
-def not_a_number(tensors: dict[str, torch.Tensor]) -> None:
-    # Of the four probes only later ones hold the word.
-    tensors["model.embed_tokens.weight"][not_a_number.token] = float("nan")
-
-
-# With what is kept: where logits differ, the artefact whose own agree; nothing else was compared
-# where one cannot even be loaded.
-TAMPERED = [
-    ("adapter", nudge, {"merged"}),
-    ("adapter", zero, {"merged"}),
-    ("adapter", prefix, set()),
-    ("adapter", lose, set()),
-    ("merged", nudge, {"adapter"}),
-    ("merged", lose, set()),
-    ("merged", other_head, {"adapter"}),
-    ("merged", not_a_number, {"adapter"}),
-]
-
-
-@pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize(("kind", "change", "kept"), TAMPERED)
-def test_an_altered_artefact_is_not_kept(
-    kind: str,
-    change: Callable[..., Any],
-    kept: set[str],
-    monkeypatch: pytest.MonkeyPatch,
-    make_recipe: Callable[..., Path],
-    run_recipe: Callable[..., Any],
-    tmp_path: Path,
-) -> None:
-    """N09: the exporter writes something else than was trained: exit 6, and no such artefact; the
-    run can be ended with the one that was proven."""
-    original = function(FORMATS[kind].live)
-
-    def write(plan: Any, trained: Any, folder: Path) -> None:
-        original(plan, trained, folder)
-        first, *_, last = (probe["input_ids"] for probe in fresh_process.probe_rows(plan))
-        not_a_number.token = next(token for token in last if token not in first)
-        rewrite(folder, change)
-
-    monkeypatch.setitem(FORMATS, kind, replace(FORMATS[kind], live=write))
-    with pytest.raises(IntegrityError) as caught:
-        run_recipe(make_recipe("llama", **QUICK))
-    assert caught.value.exit_code == 6
-    refused(tmp_path / "run", "integrity", kept)
-    if kept:
-        formats = f"export.formats=[{','.join(kept)}]"
-        assert f"--resume --set {formats} ends the run" in caught.value.fix
-        ended = make_recipe("llama", **QUICK, export={"formats": sorted(kept)})
-        record = run_recipe(ended, resume=True)
-        assert {artefact["kind"] for artefact in record["artefacts"]} == kept
-        assert record["status"] == "done"
-
-
-def refused(run: Path, kind: str, kept: Iterable[str] = ()) -> None:
-    """The run failed and announced no artefact; nothing half-written lies in its folder."""
-    record = json.loads((run / "run.json").read_text())
-    assert (record["status"], record["error"]["kind"]) == ("failed", kind)
-    assert not record.get("artefacts")
-    left = {path.name for path in run.iterdir() if path.is_dir()}
-    assert left == {"checkpoints", *kept}
-
-
-@pytest.mark.usefixtures("in_process")
-def test_keys_count_even_where_the_logits_agree(
-    monkeypatch: pytest.MonkeyPatch,
-    make_recipe: Callable[..., Path],
-    run_recipe: Callable[..., Any],
-    tmp_path: Path,
-) -> None:
-    """N09: an adapter that hardly moved gives the base's logits: its lost tensors are missed by
-    name."""
-    original = function(FORMATS["adapter"].live)
-
-    def write(plan: Any, trained: Any, folder: Path) -> None:
-        original(plan, trained, folder)
-        rewrite(folder, prefix)
-
-    monkeypatch.setitem(FORMATS, "adapter", replace(FORMATS["adapter"], live=write))
-    recipe = make_recipe("llama", train={"max_steps": 1, "learning_rate": 1e-9}, eval=QUICK["eval"])
-    with pytest.raises(IntegrityError, match="match no module"):
-        run_recipe(recipe)
-    refused(tmp_path / "run", "integrity")
-
-
-def test_a_process_that_dies_while_verifying_is_exit_6(
-    monkeypatch: pytest.MonkeyPatch,
-    make_recipe: Callable[..., Path],
-    run_recipe: Callable[..., Any],
-    tmp_path: Path,
-) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(IntegrityError, match="fresh process"):
-        run_recipe(make_recipe("llama", **QUICK))
-    refused(tmp_path / "run", "integrity")
 
 
 @pytest.mark.usefixtures("in_process")

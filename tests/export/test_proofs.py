@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import rows
-from tests.export.test_formats import command
+from tests.export.exporting import command
 from tests.methods.test_capabilities import SETTINGS, cell, load_again, make
 from tuner.errors import IntegrityError
 from tuner.export import adapter, merged, run_end

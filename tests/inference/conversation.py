@@ -26,7 +26,7 @@ from tuner import cli
 from tuner.inference import load
 from tuner.inference.engine import Inference
 from tuner.model.heads import family
-from tuner.recipe.schema import ModelSection
+from tuner.recipe.schema_model import ModelSection
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = torch.randint(0, 500, (1, 20), generator=torch.Generator().manual_seed(3))

@@ -19,7 +19,7 @@ from tests.tokenizers import make_tokenizer
 from tuner.errors import ModelError
 from tuner.inference import load
 from tuner.methods import METHODS
-from tuner.recipe.schema import ModelSection
+from tuner.recipe.schema_model import ModelSection
 
 ADAPTERS = [name for name, row in METHODS.items() if row.adapter]
 CASES = [("llama", ADAPTERS)]

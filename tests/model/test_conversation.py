@@ -17,7 +17,7 @@ from tuner.model import conversation
 from tuner.plan import make as plan_make
 from tuner.plan.plan import Plan
 from tuner.recipe import load as recipe_load
-from tuner.recipe.schema import ModelSection
+from tuner.recipe.schema_model import ModelSection
 
 ASKED = [{"role": "user", "content": "Due?"}]
 BUNDLED = {path.stem for path in conversation.BUNDLED.glob("*.jinja")}

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM
 
-from tests.export.test_formats import command, names
-from tests.model.test_base import resolve
+from tests.export.exporting import command, names
+from tests.model.loading import resolve
 from tuner.errors import SafetyError
 from tuner.export import adapter
 from tuner.model import known_files

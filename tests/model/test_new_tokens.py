@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import rows
-from tests.export.test_formats import HAS_LLAMA, command, exported
+from tests.export.exporting import HAS_LLAMA, command, exported
 from tuner.console.console import Console
 from tuner.data.conversation import Prompts
 from tuner.errors import IntegrityError, ModelError, RecipeError
@@ -34,7 +34,7 @@ from tuner.model import embedding_rows
 from tuner.model import tokenizer as vocabulary
 from tuner.plan import make, plan
 from tuner.recipe import load as recipe_load
-from tuner.recipe.schema import ModelSection
+from tuner.recipe.schema_model import ModelSection
 from tuner.run import build
 
 TOKENS = ["<law>", "<case>"]
@@ -474,7 +474,8 @@ def test_every_adapter_goes_through_one_door() -> None:
     root = Path(embedding_rows.__file__).parents[1]
     found = {
         path.relative_to(root).as_posix()
-        for path in root.rglob("*.py")
-        if re.search(r"PeftModel\w*\.from_pretrained\(", path.read_text("utf-8"))
+        for path in root.rglob("*")
+        if path.suffix in (".py", ".jinja")
+        and re.search(r"PeftModel\w*\.from_pretrained\(", path.read_text("utf-8"))
     }
-    assert found == {"model/embedding_rows.py", "export/card.py"}
+    assert found == {"model/embedding_rows.py", "export/card.md.jinja"}

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.export.test_formats import command
+from tests.export.exporting import command
 from tuner.errors import SafetyError
 from tuner.model import base as bases_module
 from tuner.model import own_code, tokenizer
-from tuner.recipe.schema import ModelSection
+from tuner.recipe.schema_model import ModelSection
 
 MODEL = """
 import os

@@ -1,4 +1,4 @@
-"""What makes training fast changes nothing: fused LoRA, shared prefixes, the loss, the heap."""
+"""What makes training fast changes nothing: fused LoRA, shared prefixes, the heap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from typing import Any
 import peft
 import pytest
 import torch
-from torch.nn import functional
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.mistral.modeling_mistral import MistralRMSNorm
@@ -26,10 +25,9 @@ from tests import oracle
 from tests.bench import report
 from tests.model.test_packing import PACKED, example, largest, load, loss_and_gradients
 from tuner.data.collate import collate_packed, shared_prefix
-from tuner.data.example import IGNORED, Example
+from tuner.data.example import Example
 from tuner.machine import hardware
-from tuner.model.kernels import attention, fused_lora, fused_mlp, fused_norm, row_attention
-from tuner.model.kernels.cross_entropy import cross_entropies, entropies
+from tuner.model.kernels import attention, fused_lora, fused_mlp, fused_norm
 from tuner.plan import decide, make, split
 from tuner.plan import values as plan_values
 from tuner.plan.devices import Devices
@@ -239,6 +237,7 @@ def test_the_gradient_of_a_norm_in_bfloat16_is_as_near_as_transformers(kind: Any
         assert torch.equal(fused_norm.FusedNorm(norm)(x), norm(x))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_run_ends_where_it_ends_without_fusion(
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],
@@ -408,131 +407,6 @@ def test_a_cpu_gets_as_many_rows_as_keep_it_busy(
         decided: Any = SimpleNamespace(device=device, packing=True, processes=Devices())
         size, _ = split.split(base, decided, shape, None, host, values)
         assert size == values.now("train.micro_batch_size") == rows
-
-
-def test_the_loss_is_torchs_and_leaves_no_copies() -> None:
-    """Value and gradient against float64; the gradient stands where the logits were."""
-    generator = torch.Generator().manual_seed(5)
-    logits = torch.randn(150, 333, generator=generator) * 4
-    targets = torch.randint(0, 333, (150,), generator=generator)
-    targets[::7] = IGNORED
-    exact = logits.double().requires_grad_()
-    expected = functional.cross_entropy(exact, targets, ignore_index=IGNORED, reduction="sum")
-    (expected / 9).backward()
-    weight = torch.eye(333)
-    leaf = logits.clone().requires_grad_()
-    computed = leaf @ weight
-    place = computed.data_ptr()
-    total = cross_entropies(computed, targets).sum()
-    (total / 9).backward()
-    assert float(total.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
-    assert float((leaf.grad - exact.grad).abs().max()) < 1e-6
-    assert computed.data_ptr() == place
-    assert torch.allclose(computed.detach().double(), exact.grad, atol=1e-6)
-    assert float(cross_entropies(torch.ones(0, 5), torch.ones(0, dtype=torch.long)).sum()) == 0.0
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_losses_and_entropies_of_each_token_are_torchs(temperature: float) -> None:
-    """Each token with a weight of its own, at a sampling temperature, as PPO reads them."""
-    generator = torch.Generator().manual_seed(7)
-    logits = torch.randn(150, 333, generator=generator) * 4
-    targets = torch.randint(0, 333, (150,), generator=generator)
-    targets[::5] = IGNORED
-    weights = torch.randn(150, generator=generator)
-    exact = logits.double().requires_grad_()
-    expected = functional.cross_entropy(exact / temperature, targets, reduction="none")
-    (expected * weights.double()).sum().backward()
-    likely = (exact.detach() / temperature).log_softmax(dim=1)
-    found = entropies(logits, temperature)
-    assert torch.allclose(found.double(), -(likely.exp() * likely).sum(dim=1), atol=1e-5)
-    leaf = logits.requires_grad_()
-    losses = cross_entropies(leaf * 1, targets, temperature)
-    (losses * weights).sum().backward()
-    assert torch.allclose(losses.detach().double(), expected.detach(), atol=1e-5)
-    assert torch.allclose(leaf.grad.double(), exact.grad, atol=1e-6)
-
-
-def test_the_loss_of_half_precision_takes_no_float32_copy() -> None:
-    """The gradient is float32's, rounded once, and stands where the bfloat16 logits were."""
-    generator = torch.Generator().manual_seed(6)
-    leaf = (torch.randn(150, 333, generator=generator) * 4).bfloat16().requires_grad_()
-    targets = torch.randint(0, 333, (150,), generator=generator)
-    exact = leaf.detach().float().requires_grad_()
-    expected = functional.cross_entropy(exact, targets, reduction="sum")
-    expected.backward()
-    computed = leaf * 1
-    place = computed.data_ptr()
-    total = cross_entropies(computed, targets).sum()
-    total.backward()
-    assert total.dtype == torch.float32
-    assert float(total.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
-    assert computed.data_ptr() == place
-    torch.testing.assert_close(leaf.grad, exact.grad.bfloat16(), rtol=2**-7, atol=1e-6)
-
-
-def row_gradients(
-    parts: list[torch.Tensor], lengths: list[int], shared: int, dresult: torch.Tensor
-) -> list[torch.Tensor]:
-    """Result and gradients of rows by torch's attention, each with its shared tokens."""
-    leaves = [part.detach().clone().requires_grad_() for part in parts]
-    rows = [row_attention.rows_of(leaf, lengths, shared) for leaf in leaves]
-    outputs = [
-        functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        for q, k, v in zip(*rows, strict=True)
-    ]
-    whole = torch.cat([outputs[0], *(row[:, :, shared:] for row in outputs[1:])], dim=2)
-    whole = whole.transpose(1, 2)
-    return [whole.detach(), *torch.autograd.grad(whole, leaves, dresult)]
-
-
-@pytest.mark.parametrize("shared", [0, 5])
-@pytest.mark.parametrize("key_heads", [1, 2, 6])
-def test_attention_of_rows_has_the_gradients_of_torch(key_heads: int, shared: int) -> None:
-    """Against float64; rows that end before, on and after a block, and shared first tokens.
-
-    In float32 bounded by the largest value: the order of sums differs by processor.
-    """
-    lengths = [70, 1, 63, 64, 65, 130]
-    generator = torch.Generator().manual_seed(3)
-
-    def made(heads: int) -> torch.Tensor:
-        # As the layers give them: tokens first.
-        return torch.randn(1, sum(lengths), heads, 16, generator=generator).transpose(1, 2)
-
-    parts = [made(6), made(key_heads), made(key_heads)]
-    dresult = made(6).transpose(1, 2)
-    exact = row_gradients([part.double() for part in parts], lengths, shared, dresult.double())
-    for dtype in (torch.float32, torch.bfloat16):
-        leaves = [part.to(dtype).requires_grad_() for part in parts]
-        assert row_attention.fits(*leaves)
-        result = row_attention.attend(*leaves, lengths, shared, None)
-        mine = [result.detach(), *torch.autograd.grad(result, leaves, dresult.to(dtype))]
-        theirs = row_gradients(leaves, lengths, shared, dresult.to(dtype))
-        assert torch.equal(mine[0], theirs[0])
-        for expected, found, other in zip(exact, mine, theirs, strict=True):
-            errors = [x.double() - expected for x in (found, other)]
-            tolerance = 0.1 if dtype == torch.bfloat16 else 2e-6 * float(expected.abs().max())
-            assert float(errors[0].abs().max()) < tolerance
-            assert dtype == torch.float32 or errors[0].norm() <= 1.01 * errors[1].norm()
-
-
-def test_attention_of_a_kind_the_kernel_does_not_know_is_left_to_torch() -> None:
-    part = torch.randn(1, 2, 8, 4).requires_grad_()
-    assert row_attention.fits(part, part, part)
-    assert not row_attention.fits(part.double(), part.double(), part.double())
-    assert not row_attention.fits(part, part, part[..., :2])
-    assert not row_attention.fits(part.mT, part.mT, part.mT)
-    with torch.no_grad():
-        assert not row_attention.fits(part, part, part)
-
-
-def test_the_loss_refuses_to_spoil_logits_that_are_needed_elsewhere() -> None:
-    leaf = torch.randn(4, 6, requires_grad=True)
-    logits = leaf.exp()
-    total = cross_entropies(logits, torch.tensor([0, 1, 2, 3])).sum()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        total.backward()
 
 
 _HEAP = """

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -59,7 +60,7 @@ def test_the_disk_here_does_not_limit_a_plan_for_elsewhere(
     eight_billion: Path, make_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = make_recipe(model={"base": str(eight_billion)}, method={"name": "lora"})
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 0))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     with pytest.raises(ResourceError, match="disk"):
         make(recipe, replace(HERE, memory_bytes=64 * GIB))
     assert planned(recipe, "--for", "h100")["disk"]["total"] > 16e9
@@ -109,6 +110,7 @@ def test_every_card_has_a_plan(make_recipe: Callable[..., Path]) -> None:
         assert made.dtype == ("bfloat16" if card.bf16 else "float32")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_dry_run_refuses_what_resuming_refuses(
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],

@@ -50,6 +50,7 @@ def test_a_disk_too_small_stops_the_plan(
     make(recipe, output)
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_estimate_covers_the_whole_run(
     make_recipe: Callable[..., Path],

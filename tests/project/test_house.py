@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60
+LONGEST_TEST_FILE = 500
 # The options of a command are its signature, which typer reads.
 COMMANDS = "tuner/cli/"
 
@@ -37,6 +38,12 @@ def test_no_file_and_no_function_is_too_long_to_read() -> None:
             if lines > LONGEST_FUNCTION:
                 long.append(f"{name}: {node.name}, {lines} lines")
     assert long == []
+
+
+def test_no_test_file_is_too_long_to_read() -> None:
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    long = [file for file in files if len(file.read_text("utf-8").splitlines()) > LONGEST_TEST_FILE]
+    assert [file.relative_to(ROOT).as_posix() for file in long] == []
 
 
 def test_the_package_has_no_more_rooms_than_a_reader_can_hold() -> None:

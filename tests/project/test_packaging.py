@@ -73,7 +73,7 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
             for file in files
             if file.suffix != ".py" and "__pycache__" not in file.parts
         }
-    assert names == expected | {"tuner/py.typed"}
+    assert names == expected | {"tuner/py.typed", "tuner/export/card.md.jinja"}
     assert licences
 
 

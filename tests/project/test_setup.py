@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.export.test_formats import command
+from tests.export.exporting import command
 from tests.project.test_packaging import ROOT, pins, project
 from tuner.errors import IntegrityError, ResourceError
 from tuner.machine import converter, packages

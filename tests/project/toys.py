@@ -53,12 +53,15 @@ def main() -> None:
         "copy", "the merged model once more", divergence=1e-3, write="tests.project.toys:write_copy"
     )
     # Only now: the schema of a recipe is made of the tables.
+    from tests import here
     from tuner import cli
+    from tuner.machine import processes
     from tuner.plan.metrics import METRICS
 
     METRICS["rows_scored"] = replace(
         METRICS["loss"], name="rows_scored", function="tests.project.toys:rows_scored"
     )
+    processes.fresh = here.fresh
     cli.main()
 
 

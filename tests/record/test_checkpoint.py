@@ -26,7 +26,7 @@ from tuner.plan.memory.estimate import Rows, Shape, disk
 from tuner.record import checkpoint, checkpoint_folder, identity, manifest
 from tuner.record import disk as record_disk
 from tuner.record.identity import check_identity
-from tuner.record.manifest import MANIFEST, _encode
+from tuner.record.manifest import MANIFEST, encode
 
 FILES = [MANIFEST, "model.safetensors", "optimizer.safetensors", "state.json"]
 
@@ -433,7 +433,7 @@ def test_a_pickle_in_place_of_a_file_is_never_run(tmp_path: Path, name: str) -> 
         file = path / name
         size = file.stat().st_size
         body["files"][name] = {"bytes": size, "sha256": record_disk.sha256_file(file)}
-        (path / MANIFEST).write_bytes(_encode(body))
+        (path / MANIFEST).write_bytes(encode(body))
         manifest.verify(path)
     with pytest.raises(IntegrityError):
         checkpoint.load(path)

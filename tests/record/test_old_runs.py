@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tuner import cli
 from tuner.model.base import resolve
 from tuner.recipe import load as recipe_load
-from tuner.recipe.schema import ModelSection
+from tuner.recipe.schema_model import ModelSection
 from tuner.run import content
 
 PROJECT = Path(__file__).parents[1] / "old_runs/project"

@@ -36,11 +36,11 @@ def names(folder: Path) -> list[str]:
 
 def resealed(folder: Path, **changes: object) -> None:
     """Rewrite a manifest with changes, its checksum made to fit."""
-    from tuner.record.manifest import _encode
+    from tuner.record.manifest import encode
 
     body = json.loads((folder / MANIFEST).read_text())
     body.pop("sha256")
-    (folder / MANIFEST).write_bytes(_encode({**body, **changes}))
+    (folder / MANIFEST).write_bytes(encode({**body, **changes}))
 
 
 def test_a_sealed_folder_holds_its_files_and_a_manifest_that_verifies(tmp_path: Path) -> None:

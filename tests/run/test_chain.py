@@ -1,127 +1,30 @@
-"""A recipe that names recipes: three stages in one command, found again, stopped, resumed, refused.
-
-The commands are forks of a process that has imported the libraries, as in tests/launcher.py, and so
-are their stages: `python -m tests.run.test_chain` is that process.
-"""
+"""A recipe that names recipes: three stages at once, found again, stopped, resumed, refused."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 import yaml
 
-from tests import launcher
-from tests.conftest import WORDS, write_rows
-from tests.run.test_resume import ENVIRONMENT, ROOT, Tuner, record
-from tuner import cli
+from tests.run.chains import Chain, Sections, changed, write, write_chain
+from tests.run.launched import record
 from tuner.cli import train
 from tuner.cli.make_plan import Asked, Mode, run_folder
 from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError
-from tuner.machine import hardware, processes
+from tuner.machine import hardware
 from tuner.methods.lora import LoraOptions
-from tuner.model.adapters import sources
+from tuner.model.adapters import saved_models
 from tuner.plan import make as plan_make
 from tuner.plan import plan
 from tuner.recipe import load as recipe_load
 from tuner.record import checkpoint
-from tuner.record.run_folder import RunFolder
 from tuner.run import chain, content
-
-Sections = dict[str, Any]
-
-
-class Forked:
-    """What `tuner.machine.child` needs of a process, as a fork of this one."""
-
-    def __init__(self, arguments: Sequence[str], log: Any, folder: None = None) -> None:
-        reading, writing = os.pipe()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            os.setpgid(0, 0)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            os.dup2(writing, 1)
-            os.dup2(log.fileno(), 2)
-            try:
-                cli.main(list(arguments))
-            except SystemExit as end:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(int(end.code or 0))
-            finally:
-                os._exit(99)
-        os.close(writing)
-        self.stdout = os.fdopen(reading, encoding="utf-8", errors="replace")
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-
-    def communicate(self) -> None:
-        self.stdout.read()
-        self.wait()
-
-    def wait(self) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-def trap(run: str, step: int, send: int) -> None:
-    """Send a signal to the command after a step of one of its runs, and wait until it has come
-    down to the process of that run."""
-    command = os.getpid()
-    true = RunFolder.append_metrics
-
-    def append(folder: RunFolder, values: Any) -> None:
-        true(folder, values)
-        if (folder.path.name, values["step"]) == (run, step):
-            os.kill(command, send)
-            asked = cast(Any, signal.getsignal(send)).__self__
-            end = time.monotonic() + 60
-            while asked.requested is None and time.monotonic() < end:
-                time.sleep(0.01)
-
-    RunFolder.append_metrics = append  # type: ignore[method-assign]
-
-
-def main() -> None:
-    processes.run_of_ours = Forked  # type: ignore[assignment]
-    launcher.trap = trap
-    launcher.main()
-
-
-class Chain(Tuner):
-    """Starts `tuner rlhf` on a recipe; its run and those of its stages lie under `runs` beside."""
-
-    def __init__(self, folder: Path) -> None:
-        self.log = folder / "log"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.run.test_chain"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=ENVIRONMENT,
-        )
-
-    def __call__(self, recipe: Path, *options: Any, **how: Any) -> int:
-        output = recipe.parent / "runs" / recipe.stem
-        args = ["rlhf", "--recipe", str(recipe), "--output", str(output), *options]
-        return int(self._ask(args=args, log=str(self.log), at=how.get("at"))["code"])
 
 
 @pytest.fixture(scope="module")
@@ -129,57 +32,6 @@ def tuner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     started = Chain(tmp_path_factory.mktemp("launcher"))
     yield started
     started.close()
-
-
-def write_chain(folder: Path, base: Path) -> Path:
-    """Recipes of three stages with their data; the one that names the others."""
-    words = WORDS[:8]
-    say = [(f"Say {one} {other}.", one, other) for one in words for other in words[:3]]
-    write_rows(
-        folder / "sft.jsonl",
-        [{"prompt": prompt, "completion": f"{one} {other}"} for prompt, one, other in say],
-    )
-    write_rows(
-        folder / "pairs.jsonl",
-        [
-            {"prompt": prompt, "chosen": f"{one} great {other}", "rejected": f"terrible {other}"}
-            for prompt, one, other in say
-        ],
-    )
-    write_rows(folder / "prompts.jsonl", [{"prompt": prompt} for prompt, _, _ in say])
-    small = {"batch_size": 8, "learning_rate": 0.01, "save_steps": 2}
-    method = {"method": {"name": "lora", "r": 4}}
-    write(folder / "sft.yaml", base, "sft.jsonl", method, train=small | {"max_steps": 2})
-    reward = {"reward": {"centering": 0.1}}
-    write(folder / "reward.yaml", base, "pairs.jsonl", reward, train=small | {"max_steps": 3})
-    rewards = [{"model": "reward.yaml"}, {"rule": "length", "min": 2, "max": 6, "weight": 0.5}]
-    rlhf = {"policy": "sft.yaml", "reward": rewards, "max_new_tokens": 6}
-    return write(
-        folder / "rlhf.yaml", base, "prompts.jsonl", {"rlhf": rlhf}, train=small | {"max_steps": 2}
-    )
-
-
-def write(path: Path, base: Path, data: str, sections: Sections, train: Sections) -> Path:
-    recipe = {
-        "model": {"base": str(base)},
-        "data": {"train": data, "eval": 4},
-        "train": train | {"logging_steps": 1},
-        "eval": {"samples": 1, "max_new_tokens": 4},
-        "export": {"formats": ["adapter"]},
-        **sections,
-    }
-    path.write_text(yaml.safe_dump(recipe))
-    return path
-
-
-def changed(recipe: Path, name: str, **sections: Sections) -> Path:
-    """A copy of a recipe under another name, some keys of its sections changed."""
-    tree = yaml.safe_load(recipe.read_text())
-    for section, keys in sections.items():
-        tree[section] = tree.get(section, {}) | keys
-    path = recipe.with_name(name)
-    path.write_text(yaml.safe_dump(tree))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +79,7 @@ def test_the_policy_starts_from_the_adapter_of_its_stage(work: Path) -> None:
         ("rlhf.policy_sha256", "sft"),
         ("rlhf.reward_sha256.reward.yaml", "reward"),
     ):
-        assert identity[key] == sources.find(name, runs, "key").digest()
+        assert identity[key] == saved_models.find(name, runs, "key").digest()
     found = record(runs / "rlhf")["plan"]["values"]
     assert found["method.r"] == {"value": 4, "origin": "rlhf.policy"}
     before = record(runs / "rlhf")["scores"]["before"]
@@ -307,7 +159,7 @@ def test_a_stage_whose_data_has_changed_runs_anew(work: Path, tuner: Chain) -> N
     assert after.keys() - before.keys() == {"sft-2", "third"}
     assert weights(work, "sft-2") != weights(work, "sft")
     identity = checkpoint.load(work / "runs/third/checkpoints/step-1").state["identity"]
-    adapter = sources.find("sft-2", work / "runs", "key")
+    adapter = saved_models.find("sft-2", work / "runs", "key")
     assert identity["rlhf.policy_sha256"] == adapter.digest()
 
 
@@ -536,7 +388,3 @@ def test_the_lock_of_the_last_stage_is_the_chain_again(work: Path) -> None:
     )
     assert [part.weight for part in made.rlhf.reward] == [1.0, 0.5]
     assert record(work / "runs/rlhf")["plan"]["values"].keys() == made.as_dict()["values"].keys()
-
-
-if __name__ == "__main__":
-    main()

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tests.conftest import rows
-from tests.run.test_chain import write_chain
+from tests.run.chains import write_chain
 from tuner import cli
 from tuner.console import formatting
 from tuner.data import order

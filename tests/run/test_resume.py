@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,7 @@ import pytest
 import yaml
 
 from tests.conftest import rows, write_rows
-from tuner.methods import METHODS
-
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-At = tuple[str, int, int]
+from tests.run.launched import ENVIRONMENT, ROOT, Tuner, assert_equal, command, metrics, record
 
 # 18 rows by 4 for 2.5 epochs: 12 steps of 2 micro-batches; the epoch ends within step 5, the last
 # step holds one row, every other step ends a window of the log.
@@ -44,69 +40,6 @@ STAGED: dict[str, Any] = {
     },
     "train": {},
 }
-
-
-class Tuner:
-    """Starts `tuner` and tells how it ended."""
-
-    def __init__(self, folder: Path) -> None:
-        self.log = folder / "log"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.launcher"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=ENVIRONMENT,
-        )
-
-    def _ask(self, **request: Any) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return answer
-
-    def __call__(
-        self, recipe: Path, folder: Path, *options: str, at: At | None = None, resume: bool = False
-    ) -> int:
-        """The exit code, negative for a signal that ended it."""
-        args = command(recipe, folder, *options, resume=resume)
-        code = self._ask(args=args, log=str(self.log), at=at)["code"]
-        assert isinstance(code, int)
-        return code
-
-    def stopped(self, recipe: Path, folder: Path, at: At) -> int:
-        """The id of a process that has stopped itself and still lives."""
-        answer = self._ask(args=command(recipe, folder), log=str(self.log), at=at)
-        assert answer["code"] is None
-        return int(answer["pid"])
-
-    def kill(self, pid: int) -> None:
-        assert self._ask(kill=pid)["code"] == -signal.SIGKILL
-
-    def said(self) -> str:
-        """What the last command showed."""
-        return self.log.read_text()
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
-
-
-def command(recipe: Path, folder: Path, *options: str, resume: bool = False) -> list[str]:
-    verb = METHODS[yaml.safe_load(recipe.read_text())["method"]["name"]].verb
-    more = [*options, *(["--resume"] if resume else [])]
-    return [verb, "--recipe", str(recipe), "--output", str(folder), *more]
-
-
-@pytest.fixture(scope="module")
-def tuner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuner]:
-    started = Tuner(tmp_path_factory.mktemp("launcher"))
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module")
@@ -135,32 +68,6 @@ def reference(tuner: Tuner, work: Path) -> dict[str, Path]:
         folders[name] = work / f"{name}-reference"
         assert tuner(work / f"{name}.yaml", folders[name]) == 0, tuner.said()
     return folders
-
-
-def record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return found
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-
-
-def assert_equal(folder: Path, reference: Path) -> None:
-    """The same tensors, metrics, scores and answers, byte for byte; and nothing left over."""
-    assert metrics(folder) == metrics(reference)
-    mine, theirs = record(folder), record(reference)
-    assert mine["status"] == theirs["status"] == "done"
-    assert mine["error"] is None
-    for key in ("scores", "samples", "unmoved_tensors"):
-        assert mine[key] == theirs[key], key
-    for one, other in zip(mine["artefacts"], theirs["artefacts"], strict=True):
-        assert (one["kind"], one["sha256"]) == (other["kind"], other["sha256"])
-        for file in Path(other["path"]).glob("*.safetensors"):
-            assert (Path(one["path"]) / file.name).read_bytes() == file.read_bytes()
-    names = [sorted(path.name for path in each.iterdir()) for each in (folder, reference)]
-    assert names[0] == names[1]
 
 
 def test_the_reference_steps_are_those_the_other_tests_rely_on(reference: dict[str, Path]) -> None:
@@ -481,7 +388,7 @@ def test_the_command_itself_stopped_and_killed_from_outside(
 ) -> None:
     """C03, C09: `python -m tuner`: Ctrl-C to its whole group, then SIGKILL, then on to the end."""
     recipe, folder = work / "lora.yaml", tmp_path / "run"
-    options = ["train.epochs=80", "train.logging_steps=1", "train.save_steps=7"]
+    options = ["train.epochs=24", "train.logging_steps=1", "train.save_steps=7"]
     options = [part for each in options for part in ("--set", each)]
     assert tuner(recipe, tmp_path / "reference", *options) == 0, tuner.said()
     for lines, sent, code in ((20, signal.SIGINT, 130), (60, signal.SIGKILL, -9)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.conftest import rows, write_rows
-from tests.run.test_resume import Tuner, assert_equal
+from tests.run.launched import Tuner, assert_equal
 
 LABELS = ["good", "bad"]
 CASES: dict[str, dict[str, Any]] = {
@@ -40,13 +40,6 @@ CASES: dict[str, dict[str, Any]] = {
         "method": {"name": "ptuning_v2", "num_virtual_tokens": 4},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuner]:
-    started = Tuner(tmp_path_factory.mktemp("launcher"))
-    yield started
-    started.close()
 
 
 def write(folder: Path, base: Path, case: str) -> Path:
@@ -85,16 +78,16 @@ def write(folder: Path, base: Path, case: str) -> Path:
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_killed_run_resumes_exactly(
-    case: str, launched: Tuner, bases: Callable[[str], Path], tmp_path: Path
+    case: str, tuner: Tuner, bases: Callable[[str], Path], tmp_path: Path
 ) -> None:
     """C03: in mid-epoch, at a step between two checkpoints, and a second time near the end."""
     if case == "qat":
         pytest.importorskip("torchao")
     recipe = write(tmp_path, bases("llama"), case)
-    assert launched(recipe, tmp_path / "reference") == 0, launched.said()
+    assert tuner(recipe, tmp_path / "reference") == 0, tuner.said()
     folder = tmp_path / "run"
     for number in (3, 9):
         at = ("logged", number, signal.SIGKILL)
-        assert launched(recipe, folder, at=at, resume=True) == -signal.SIGKILL
-    assert launched(recipe, folder, resume=True) == 0, launched.said()
+        assert tuner(recipe, folder, at=at, resume=True) == -signal.SIGKILL
+    assert tuner(recipe, folder, resume=True) == 0, tuner.said()
     assert_equal(folder, tmp_path / "reference")

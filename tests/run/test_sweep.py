@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import rows, write_rows
-from tests.run.test_chain import write_chain
+from tests.run.chains import write_chain
 from tuner import cli
 from tuner.errors import RecipeError
 from tuner.machine import packages, processes

@@ -1,12 +1,11 @@
-"""PPO: its formulas by hand and by naive loops, and its wiring on a tiny policy."""
+"""The wiring of PPO on a tiny policy, against naive loops."""
 
 from __future__ import annotations
 
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,329 +13,35 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 
-from tests.conftest import write_rows
-from tests.methods.test_capabilities import load_again
-from tuner.console.console import Console
+from tests.tasks.policies import (
+    EOS,
+    POLICIES,
+    STOPS,
+    answered,
+    learner,
+    make,
+    near,
+    stages,
+    started,
+    trained_tensors,
+    under,
+)
 from tuner.data.order import position
-from tuner.export.proof import fresh_process
-from tuner.machine import hardware
-from tuner.machine.signals import StopRequest
-from tuner.plan import make as plan_make
-from tuner.plan import plan
-from tuner.recipe import load as recipe_load
-from tuner.record.run_folder import RunFolder
-from tuner.rewards.response import Response, Scores
-from tuner.run import build, spine
-from tuner.tasks import leg, rollouts
+from tuner.rewards.response import Scores
+from tuner.run import build
+from tuner.tasks import rollouts
 from tuner.tasks.ppo import Ppo, Rollout
 from tuner.tasks.ppo_math import (
-    RunningScale,
-    adapt,
-    advantages,
     kl_k1,
-    kl_k3,
-    policy_losses,
     token_rewards,
     value_losses,
-    whiten,
 )
-
-EOS = 2
-# Bytes that no text here has: with the end of turn, what ends an answer of the tiny base.
-STOPS = [EOS, *range(110, 180)]
-ODD_SETTINGS = {"do_sample": True, "top_k": 5, "repetition_penalty": 3.0, "min_new_tokens": 8}
-LEGAL = ["tenant", "rent", "month", "notice", "agreement", "party"]
-WORDS = [*LEGAL, "capital", "clause", "film", "music", "great", "terrible"]
-
-
-def near(values: Sequence[float] | torch.Tensor) -> Any:
-    return pytest.approx([float(value) for value in values], abs=1e-6)
-
-
-# Formulas
-
-
-def test_the_score_is_on_the_last_token() -> None:
-    """R08: `[t, t, eos]` and `[t, t, t, t, t]`; the penalty is on every token."""
-    kl = torch.tensor([0.1, -0.2, 0.3, 0.0, 1.0, 0.0, 2.0, -1.0])
-    found = token_rewards(torch.tensor([2.0, -3.0]), kl, 0.5, [3, 5])
-    assert found.tolist() == near([-0.05, 0.1, 1.85, 0, -0.5, 0, -1, -2.5])
-
-
-def test_the_score_is_where_a_naive_search_finds_the_end() -> None:
-    """R08: 50 random shapes against padded rows with stop tokens."""
-    generator = np.random.default_rng(0)
-    for _ in range(50):
-        count, longest = generator.integers(1, 6), int(generator.integers(1, 9))
-        rows, lengths = [], []
-        for _ in range(count):
-            length = int(generator.integers(1, longest + 1))
-            row = [7] * length + [0] * (longest - length)
-            if length < longest or generator.random() < 0.5:
-                row[length - 1] = EOS
-            rows.append(row)
-            lengths.append(length)
-        kl = generator.normal(size=(count, longest))
-        scores = generator.normal(size=count)
-        expected = []
-        for row, penalties, score in zip(rows, kl, scores, strict=True):
-            end = row.index(EOS) if EOS in row else longest - 1
-            expected += [-0.3 * penalties[n] + score * (n == end) for n in range(end + 1)]
-        flat = np.concatenate([row[:length] for row, length in zip(kl, lengths, strict=True)])
-        found = token_rewards(torch.tensor(scores), torch.tensor(flat), 0.3, lengths)
-        assert found.tolist() == near(expected)
-
-
-@pytest.mark.parametrize("gamma", [1.0, 0.9])
-@pytest.mark.parametrize("lam", [0.0, 0.95, 1.0])
-def test_advantages_equal_a_naive_double_sum(gamma: float, lam: float) -> None:
-    generator = torch.Generator().manual_seed(1)
-    lengths = [1, 6, 3, 9]
-    rewards = torch.randn(sum(lengths), generator=generator, dtype=torch.float64)
-    values = torch.randn(sum(lengths), generator=generator, dtype=torch.float64)
-    found, returns = advantages(rewards, values, lengths, gamma, lam)
-    expected = []
-    for mine, own in zip(rewards.split(lengths), values.split(lengths), strict=True):
-        following = [*own[1:], 0.0]
-        errors = [r + gamma * v - u for r, v, u in zip(mine, following, own, strict=True)]
-        for place in range(len(mine)):
-            later = range(place, len(mine))
-            expected.append(sum((gamma * lam) ** (n - place) * errors[n] for n in later))
-    assert found.tolist() == near(expected)
-    assert returns.tolist() == near(torch.stack(expected) + values)
-
-
-@pytest.mark.parametrize("mean", [0.0, 30.0, -400.0])
-def test_whitening_is_numpys(mean: float) -> None:
-    """R11: in float32, far from 0 too."""
-    values = (np.random.default_rng(2).normal(size=300) * 1.5 + mean).astype(np.float32)
-    white = whiten(torch.from_numpy(values))
-    exact = values.astype(np.float64)
-    expected = (exact - exact.mean()) / exact.std()
-    # What float32 can tell apart at this distance from 0.
-    step = float(np.spacing(np.float32(abs(mean) + 1)))
-    assert np.abs(white.numpy() - expected).max() < 1e-6 + step
-    kept = whiten(torch.from_numpy(values), shift=False)
-    assert float(kept.mean()) == pytest.approx(float(exact.mean()), abs=1e-5 + step)
-    assert kept.numpy() == pytest.approx(expected + exact.mean(), abs=1e-6 + 2 * step)
-
-
-@pytest.mark.parametrize("value", [0.1, 1000.3, -7.0, 0.0])
-def test_what_has_no_spread_stays_finite(value: float) -> None:
-    """R11: a single value, and equal values, of any size."""
-    for count in (1, 5, 300):
-        white = whiten(torch.full((count,), value))
-        assert white.abs().max() < 1e-3
-        assert white.dtype == torch.float32
-
-
-def test_kl_estimates_by_hand() -> None:
-    new, old = torch.tensor([-1.0, -2.0, -0.5]), torch.tensor([-1.5, -1.0, -0.5])
-    assert kl_k1(new, old).tolist() == near([0.5, -1, 0])
-    expected = [math.exp(-0.5) - 1 + 0.5, math.exp(1) - 1 - 1, 0]
-    assert kl_k3(new, old).tolist() == near(expected)
-
-
-LOG_PROBABILITY = st.floats(-30, 0, width=32)
-
-
-@given(st.lists(st.tuples(LOG_PROBABILITY, LOG_PROBABILITY), min_size=1, max_size=20))
-def test_the_k3_estimate_is_never_negative(pairs: list[tuple[float, float]]) -> None:
-    """R06."""
-    new, old = torch.tensor(pairs).T
-    assert (kl_k3(new, old) >= 0).all()
-
-
-def test_the_k3_estimate_of_a_hairs_breadth_is_not_negative() -> None:
-    """R06: where rounding is as large as the estimate."""
-    new = torch.full((20001,), -2.0)
-    for width in (1e-7, 1e-5, 1e-3, 0.1):
-        old = new + torch.linspace(-width, width, 20001)
-        assert (kl_k3(new, old) >= 0).all()
-
-
-def test_policy_losses_by_hand() -> None:
-    """Ratios 1.5 and 0.5 with both signs of the advantage; a ratio in the range is never cut."""
-    ratio = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1, 0.9])
-    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0, 2.0, -2.0])
-    old = torch.full((6,), -3.0)
-    losses, cut = policy_losses(old + ratio.log(), old, advantage, 0.2)
-    assert losses.tolist() == near([-1.2, 1.5, -0.5, 0.8, -2.2, 1.8])
-    assert cut.tolist() == [True, False, False, True, False, False]
-    assert float(cut.float().mean()) == pytest.approx(1 / 3)
-
-
-def test_policy_losses_learn_nothing_where_they_are_cut() -> None:
-    new = torch.log(torch.tensor([1.5, 0.5, 1.1])).requires_grad_()
-    losses, _ = policy_losses(new, torch.zeros(3), torch.tensor([1.0, -1.0, 1.0]), 0.2)
-    losses.sum().backward()
-    assert new.grad is not None
-    assert new.grad.tolist() == near([0, 0, -1.1])
-
-
-def test_value_losses_by_hand() -> None:
-    """The clipped value counts where it is the worse one: it cannot run ahead of the old value."""
-    new, old = torch.tensor([1.0, 1.0, 0.1, -1.0]), torch.zeros(4)
-    returns = torch.tensor([1.0, 0.0, 1.0, 2.0])
-    expected = [0.5 * 0.8**2, 0.5, 0.5 * 0.9**2, 0.5 * 9]
-    assert value_losses(new, old, returns, 0.2).tolist() == near(expected)
-
-
-def test_the_kl_coefficient_moves_towards_its_target() -> None:
-    assert adapt(0.1, 6.0, 6.0, 32, 1000) == pytest.approx(0.1)
-    assert adapt(0.1, 6.6, 6.0, 50, 1000) == pytest.approx(0.1 * (1 + 0.1 * 0.05))
-    assert adapt(0.1, 60.0, 6.0, 50, 1000) == pytest.approx(0.1 * 1.01)
-    assert adapt(0.1, -3.0, 6.0, 50, 1000) == pytest.approx(0.1 * 0.99)
-
-
-@pytest.mark.parametrize("center", [0.0, 1e4])
-def test_the_running_scale_is_numpys_and_does_not_drift(center: float) -> None:
-    """R11: over all scores so far, in whatever portions they come."""
-    scores = np.random.default_rng(4).normal(center, 3.0, size=60)
-    scale, seen = RunningScale(), 0
-    for size in (1, 7, 16, 16, 20):
-        spread = scale.add(scores[seen : seen + size].tolist())
-        seen += size
-        expected = float(scores[:seen].std()) if seen > 1 else 1.0
-        assert spread == pytest.approx(expected, abs=1e-6)
-    assert RunningScale().add([2.5, 2.5, 2.5]) == 1.0
-
-
-# A tiny policy
-
-
-def finish(recipe: Path, verb: str, folder: Path) -> None:
-    """Run a recipe in this process, to the end."""
-    made = plan_make.make(recipe_load.load(recipe, verb=verb), hardware.detect(), output=folder)
-    spine.run(made, resume=False, console=Console(quiet=True))
-
-
-def stages(folder: Path, base: Path) -> Path:
-    """`folder` with a base, rows, and finished runs `sft` and `reward` of that base."""
-    shutil.copytree(base, folder / "base")
-    said = {"eos_token_id": STOPS, "pad_token_id": 0, **ODD_SETTINGS}
-    (folder / "base/generation_config.json").write_text(json.dumps(said))
-    pairs = [(a, b) for a in WORDS for b in WORDS[:4]]
-    asked = [f"Say {a} {b}." for a, b in pairs]
-    write_rows(
-        folder / "sft.jsonl",
-        [
-            {"prompt": prompt, "completion": f"{a} {b} {a}"}
-            for prompt, (a, b) in zip(asked, pairs, strict=True)
-        ],
-    )
-    write_rows(
-        folder / "preferences.jsonl",
-        [
-            {"prompt": prompt, "chosen": f"{a} great {b}", "rejected": f"{b} terrible {a}"}
-            for prompt, (a, b) in zip(asked, pairs, strict=True)
-        ],
-    )
-    write_rows(
-        folder / "prompts.jsonl", [{"prompt": f"Say {a} {b}."} for a in WORDS for b in WORDS[4:8]]
-    )
-    common = {
-        "model": {"base": "base"},
-        "method": {"name": "lora", "r": 4, "dropout": 0.2},
-        "train": {"max_steps": 4, "batch_size": 8, "learning_rate": 0.01},
-        "eval": {"enabled": False, "samples": 0},
-        "export": {"formats": ["adapter"]},
-    }
-    data = {"sft": "sft.jsonl", "reward": "preferences.jsonl"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fresh_process, "fresh_logits", load_again)
-        for verb, file in data.items():
-            recipe = folder / f"{verb}.yaml"
-            recipe.write_text(yaml.safe_dump({**common, "data": {"train": file, "eval": 0}}))
-            finish(recipe, verb, folder / verb)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path]) -> Path:
     return stages(tmp_path_factory.mktemp("ppo"), bases("llama"))
-
-
-def write_recipe(work: Path, path: Path, **sections: Any) -> Path:
-    """A recipe of PPO on the tiny base; sections are added to those it has."""
-    given: dict[str, Any] = {
-        "model": {"base": str(work / "base")},
-        "data": {"train": str(work / "prompts.jsonl"), "eval": 4},
-        "rlhf": {
-            "reward": [{"model": str(work / "reward")}, {"rule": "length", "min": 2, "max": 6}],
-            "max_new_tokens": 8,
-            "sample_steps": 0,
-        },
-        "ppo": {},
-        "train": {
-            "max_steps": 2,
-            "batch_size": 8,
-            "micro_batch_size": 4,
-            "learning_rate": 0.01,
-            "save_steps": 100,
-        },
-        "eval": {"enabled": False, "samples": 0},
-        "export": {"formats": ["adapter"]},
-    }
-    for name, section in sections.items():
-        given[name] = {**given.get(name, {}), **section}
-    if "policy" not in given["rlhf"]:
-        given["method"] = {"name": "lora", "r": 4, **given.get("method", {})}
-    path.write_text(yaml.safe_dump(given))
-    return path
-
-
-def make(work: Path, folder: Path, **sections: Any) -> plan.Plan:
-    """The plan of such a recipe."""
-    path = write_recipe(work, folder / "rlhf.yaml", **sections)
-    number = len(list(folder.glob("run-*")))
-    loaded = recipe_load.load(path, verb="rlhf")
-    return plan_make.make(loaded, hardware.detect(), output=folder / f"run-{number}")
-
-
-@contextmanager
-def learner(made: plan.Plan) -> Iterator[Ppo]:
-    """PPO on a new policy, before its first step."""
-    trained = build.start(made, build.load(made))
-    trained.model.eval()
-    with StopRequest() as stop, RunFolder.open(made.output, resume=False) as folder:
-        console = Console(quiet=True)
-        yield Ppo(leg.begin(made, trained, made.stages[0], folder, stop, console))
-
-
-def trained_tensors(ppo: Ppo, critic: bool) -> dict[str, torch.Tensor]:
-    return {
-        name: each.detach().clone()
-        for name, each in ppo.leg.parameters
-        if name.startswith("value_head") == critic
-    }
-
-
-@torch.no_grad()
-def under(ppo: Ppo, answers: Sequence[Response], start: bool) -> torch.Tensor:
-    """(tokens,) log-probabilities of fixed answers under the policy, or under its start."""
-    if not start:
-        return rollouts.token_scores(ppo.plan, ppo.model, answers)[0]
-    with rollouts.reference(ppo.model):
-        return rollouts.token_scores(ppo.plan, ppo.model, answers)[0]
-
-
-def answered(made: plan.Plan, *drawn: Sequence[int]) -> list[Response]:
-    """Answers of given tokens to the first prompts."""
-    pairs = zip(made.prepared.train, drawn, strict=False)
-    return [rollouts.response(made, prompt, ids, rollouts.stops(made)) for prompt, ids in pairs]
-
-
-POLICIES = pytest.mark.parametrize("start", ["base", "sft"])
-
-
-def started(work: Path, start: str) -> dict[str, Any]:
-    """The section rlhf of a policy that starts from the bare base or from the sft run."""
-    return {"policy": str(work / "sft")} if start == "sft" else {}
 
 
 def test_an_answer_is_cut_behind_its_first_stop_token(work: Path, tmp_path: Path) -> None:
@@ -509,7 +214,7 @@ def test_nothing_is_dropped_out(start: str, trunk: str, work: Path, tmp_path: Pa
                 lambda: under(ppo, answers, True).tolist(),
                 lambda: under(ppo, answers, False).tolist(),
                 lambda: ppo.judge(answers).total,
-                lambda: ppo._read(answers)[2].tolist(),
+                lambda: ppo.read(answers)[2].tolist(),
             ):
                 assert each() == each() == each()
     finally:
@@ -561,7 +266,7 @@ def test_a_critic_on_the_reward_model_leaves_its_scores_alone(work: Path, tmp_pa
     with learner(made) as ppo:
         answers = answered(made, [90, 91, 92, EOS], [93, 94], [95, EOS])
         scores = ppo.judge(answers).parts["reward"]
-        _, _, values = ppo._read(answers)
+        _, _, values = ppo.read(answers)
         cut = [
             replace(answer, response_ids=answer.response_ids[:number])
             for answer in answers
@@ -577,7 +282,7 @@ def test_a_critic_on_the_reward_model_leaves_its_scores_alone(work: Path, tmp_pa
         after = trained_tensors(ppo, critic=True)
         assert all(not torch.equal(after[name], before[name]) for name in before)
         assert ppo.judge(answers).parts["reward"] == scores
-        assert (ppo._read(answers)[2] - values).abs().max() > 1e-3
+        assert (ppo.read(answers)[2] - values).abs().max() > 1e-3
 
 
 def naive_gradients(ppo: Ppo, rollout: Rollout) -> dict[str, torch.Tensor]:
@@ -700,7 +405,7 @@ def test_scores_are_scaled_then_cut_then_priced(work: Path, tmp_path: Path) -> N
         for scores in ([4.0, -1.0, 0.5, -8.0], [3.0, 3.0, -3.0, 1.0]):
             seen = [4.0, -1.0, 0.5, -8.0] + ([] if scores[0] == 4 else scores)
             scaled = np.clip(np.array(scores) / np.std(seen), -1.2, 1.2)
-            found = ppo._earned(answers, Scores(scores, {}))
+            found = ppo.earned(answers, Scores(scores, {}))
             assert found.tolist() == near(scaled - np.array([0, 0, 0.5, 0.5]))
 
 

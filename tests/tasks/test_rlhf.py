@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.conftest import write_rows
 from tests.methods.test_capabilities import load_again
-from tests.run.test_resume import Tuner, assert_equal, record
-from tests.tasks.test_ppo import STOPS, learner, make, stages, write_recipe
+from tests.run.launched import Tuner, assert_equal, record
+from tests.tasks.policies import STOPS, learner, make, stages, write_recipe
 from tests.tokenizers import THINK_TEMPLATE
 from tuner.console.console import Console
 from tuner.errors import TunerError
@@ -48,20 +48,6 @@ def work(tmp_path_factory: pytest.TempPathFactory, bases: Callable[[str], Path])
     folder = stages(tmp_path_factory.mktemp("rlhf"), bases("llama"))
     (folder / "r.py").write_text(FUNCTIONS)
     return folder
-
-
-@pytest.fixture(scope="module")
-def tuner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuner]:
-    started = Tuner(tmp_path_factory.mktemp("launcher"))
-    yield started
-    started.close()
-
-
-def launch(tuner: Tuner, recipe: Path, folder: Path, at: Any = None, resume: bool = False) -> int:
-    """The exit code of `tuner rlhf`."""
-    args = ["rlhf", "--recipe", str(recipe), "--output", str(folder)]
-    args += ["--resume"] if resume else []
-    return int(tuner._ask(args=args, log=str(tuner.log), at=at)["code"])
 
 
 def resumable(work: Path, folder: Path, trunk: str) -> Path:
@@ -95,7 +81,7 @@ def test_a_stopped_run_resumes_to_the_last_byte(
     """R14, C03: stopped after step 2, killed in step 3; and R13 on what it leaves."""
     recipe = resumable(work, tmp_path, trunk)
     reference, folder = tmp_path / "reference", tmp_path / "run"
-    assert launch(tuner, recipe, reference) == 0, tuner.said()
+    assert tuner(recipe, reference, verb="rlhf") == 0, tuner.said()
     lines = [json.loads(line) for line in (reference / "metrics.jsonl").read_text().splitlines()]
     assert len({line["kl_coefficient"] for line in lines}) == 4
     stop: list[tuple[Any, int]] = [
@@ -104,7 +90,7 @@ def test_a_stopped_run_resumes_to_the_last_byte(
         (None, 0),
     ]
     for number, (at, code) in enumerate(stop):
-        assert launch(tuner, recipe, folder, at, resume=number > 0) == code, tuner.said()
+        assert tuner(recipe, folder, at=at, resume=number > 0, verb="rlhf") == code, tuner.said()
     assert_equal(folder, reference)
     samples = (reference / "samples.jsonl").read_bytes()
     assert len(samples.splitlines()) == 4 * 8

@@ -72,8 +72,8 @@ def results(checkout: Path, names: list[str], kept: Path, *, again: bool) -> Fou
         table.update((ROOT / "tests" / file).read_bytes())
     file = kept / f"{commit}-{table.hexdigest()[:12]}.json"
     clean = not _git(checkout, "status", "--porcelain", "--", "tuner", "recipes", "data_templates")
-    found: Found = json.loads(file.read_bytes()) if clean and file.exists() and not again else {}
-    missing = [name for name in names if name not in found]
+    found: Found = json.loads(file.read_bytes()) if clean and file.exists() else {}
+    missing = [name for name in names if again or name not in found]
     if missing:
         began = time.monotonic()
         found |= run(checkout, missing)
@@ -109,7 +109,7 @@ def run(checkout: Path, names: list[str]) -> Found:
     found: Found = {}
     threads = [
         threading.Thread(target=_work, args=(script, environment, waiting, found))
-        for _ in range(WORKERS)
+        for _ in range(min(WORKERS, len(names)))
     ]
     for thread in threads:
         thread.start()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-BASES = ("llama", "gpt2", "bert", "t5", "bart", "mixtral", "qwen2")
+BASES = ("llama", "gpt2", "bert", "t5", "bart", "mixtral", "qwen2", "noisy")
 WORDS = ("tenant", "rent", "month", "notice", "party", "clause", "film", "music", "great", "foo")
 METHODS = (
     *("lora", "rslora", "dora", "full", "last_layer", "staged", "prefix", "ptuning_v2", "ptuning"),

@@ -58,6 +58,11 @@ def of_bases() -> dict[str, Case]:
         given = recipe(model={"quantize": quantize}, method=LORA)
         made[f"quantized-{quantize}"] = one("lora", given)
     mixture = {"base": "{mixtral}"}
+    # Its proof allows a multiple of the noise, not the roundings that are always allowed.
+    made["noisy"] = one(
+        "lora",
+        recipe(model={"base": "{noisy}"}, method=LORA, export={"formats": ["adapter"]}),
+    )
     made["experts"] = one("lora", recipe(model=mixture, method=LORA | {"experts": True}))
     made["new-tokens"] = one("lora", recipe(model={"new_tokens": ["<law>"]}, method=LORA))
     made["qat"] = one("lora", recipe(method=LORA, train={"qat": "int8"}))
@@ -117,6 +122,8 @@ def of_preferences() -> dict[str, Case]:
                 "temperature": 0.9,
             },
             ppo={
+                "gamma": 0.9,
+                "gae_lambda": 0.8,
                 "kl_target": 0.05,
                 "kl_horizon": 40,
                 "normalize_scores": True,

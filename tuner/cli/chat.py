@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
 from tuner.cli.options import AnyBase, ForceBase, Json, console
 from tuner.errors import RecipeError
+from tuner.schema import strict_yaml
 
 
 def chat(

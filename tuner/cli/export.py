@@ -165,7 +165,7 @@ def _check_elsewhere(name: str, runtime: str, console: Console) -> None:
     if runtime != "vllm":
         raise RecipeError(f"--check: {runtime} is unknown", "", "use --check vllm")
     origin = find(name)
-    if not origin.adapter:
+    if origin.whole:
         console.event("check", runtime=runtime, loads=True, against=[], say=[])
         console.text(f"{origin.folder}: a whole model, which vLLM loads like the base")
         return

@@ -15,7 +15,7 @@ from tuner.machine import hardware, imports, launch, ranks
 if TYPE_CHECKING:
     from tuner.console.console import Console
     from tuner.machine.hardware import Machine
-    from tuner.model.adapters.sources import Source
+    from tuner.model.adapters.saved_models import SavedModel
     from tuner.plan.plan import Plan
     from tuner.recipe.load import LoadedRecipe
 
@@ -153,7 +153,7 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
 
 def _stages(
     loaded: LoadedRecipe, folder: Path, present: Machine, console: Console, mode: Mode
-) -> Mapping[str, Source]:
+) -> Mapping[str, SavedModel]:
     """Return the results of the recipes that this one names."""
     from tuner.cli import show_plan
     from tuner.plan import make

@@ -83,7 +83,7 @@ def _same(origin: Path, target: Path) -> bool:
 
 def _files(source: Path) -> list[Path]:
     """Return the files next to a recipe that it reads, and those of the recipes it names."""
-    from tuner.model.adapters.sources import RECIPES
+    from tuner.model.adapters.saved_models import RECIPES
     from tuner.recipe import load as recipe_load
     from tuner.recipe import paths
 

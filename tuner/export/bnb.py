@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from tuner.recipe.formats import Format
 
 
+# What bitsandbytes puts in place of a linear layer.
+_LAYERS = ("Linear8bitLt", "Linear4bit")
+
+
 def write_int8(row: Format, work: Work, folder: Path) -> None:
     """Quantize to LLM.int8(): 8 bits per weight, one absolute maximum per output."""
     from transformers import BitsAndBytesConfig
@@ -36,21 +40,15 @@ def write_nf4(row: Format, work: Work, folder: Path) -> None:
 
 
 def _write(work: Work, folder: Path, config: Any) -> None:
-    model = reload.whole(work.job, "merged", work.merged, **work.on_device(config))
-    refuse_none(model, ("Linear8bitLt", "Linear4bit"))
-    model.save_pretrained(folder)
-    work.save_tokenizer(folder)
-
-
-def refuse_none(model: Any, kinds: tuple[str, ...]) -> None:
-    """Refuse a model in which nothing was quantized.
-
-    Raises:
-        ModelError: it has no layer of these classes.
-    """
-    if not any(type(module).__name__ in kinds for module in model.modules()):
+    place = {"": work.job["device"]}
+    model = reload.whole(
+        work.job, "merged", work.merged, quantization_config=config, device_map=place
+    )
+    if not any(type(module).__name__ in _LAYERS for module in model.modules()):
         raise ModelError(
             "nothing in this model can be quantized this way",
             f"{type(model).__name__} has no linear layer that the library replaces",
             "choose another format, such as gguf-q8_0",
         )
+    model.save_pretrained(folder)
+    work.save_tokenizer(folder)

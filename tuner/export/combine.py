@@ -6,7 +6,6 @@ and svd work on the whole updates and give the best approximation of the largest
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,10 @@ import torch
 
 from tuner.errors import ModelError, RecipeError
 from tuner.export.job import Combination
-from tuner.export.origin import Origin
 from tuner.export.proof import reload
 from tuner.methods.options import CONFIG
 from tuner.model import embedding_rows, known_files, tokenizer
+from tuner.model.adapters.saved_models import SavedModel
 
 # peft's plain "linear" adds the factors apart, which adds products that were never trained.
 KINDS = {"linear": "cat", "ties": "ties_svd", "dare": "dare_linear_svd", "svd": "svd"}
@@ -67,7 +66,7 @@ def check(asked: Combination) -> None:
 
 
 @torch.no_grad()
-def combine(asked: Combination, job: dict[str, Any], folder: Path) -> Origin:
+def combine(asked: Combination, job: dict[str, Any], folder: Path) -> SavedModel:
     """Write the combined adapter into `folder`.
 
     Args:
@@ -93,11 +92,5 @@ def combine(asked: Combination, job: dict[str, Any], folder: Path) -> Origin:
     combined = folder / "adapter"
     shutil.move(folder / "all" / _NAME, combined)
     known_files.copy(origins[0].folder, combined, known_files.TOKENIZER)
-    config = json.loads((combined / CONFIG).read_text("utf-8"))
-    return replace(
-        origins[0],
-        name="+".join(origin.name for origin in origins),
-        folder=combined,
-        run=None,
-        config=config,
-    )
+    name = "+".join(origin.name for origin in origins)
+    return replace(origins[0], name=name, folder=combined, run=None)

@@ -9,39 +9,34 @@ from __future__ import annotations
 import contextlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError
-from tuner.export import (
-    card,
-    combine,
-    exact,
-    limits,
-    merge,
-    qat_grid,
-)
+from tuner.errors import IntegrityError, RecipeError
+from tuner.export import combine, exact, limits, merge, pipeline, qat_grid
 from tuner.export.gguf import convert, llama_cpp, model
 from tuner.export.job import Settings, Work, open_work
+from tuner.export.pipeline import About, Refusal
 from tuner.export.proof import fresh_process, measure, same_adapter
 from tuner.export.proof import rows as held
 from tuner.machine.imports import function
-from tuner.recipe.formats import Format
-from tuner.record import disk, proof_limits, provenance, seal
+from tuner.recipe.formats import FORMATS, Format
+from tuner.record import disk, proof_limits, seal
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.export.origin import Origin
+    from tuner.model.adapters.saved_models import SavedModel
     from tuner.model.base import Base
 
 REPORT = "export.json"
 
 
 def export(
-    origin: Origin, rows: list[Format], settings: Settings, console: Console
+    origin: SavedModel, rows: list[Format], settings: Settings, console: Console
 ) -> list[dict[str, Any]]:
     """Write, prove and seal each format.
 
@@ -61,7 +56,7 @@ def export(
     """
     _refuse_existing(settings.output, rows)
     work, found_base = open_work(origin, settings, console)
-    if origin.found is None:
+    if settings.opened is None:
         # A run's plan has counted it more closely.
         disk.require_space(settings.output.parent, _needed(work, rows, found_base))
     if (
@@ -74,7 +69,7 @@ def export(
             "which weakens the update; --portable writes a scale that all of them read alike"
         )
     reports: list[dict[str, Any]] = []
-    refused: list[TunerError] = []
+    refused: list[Refusal] = []
     begun = time.perf_counter()
     with contextlib.ExitStack() as stack:
         stack.enter_context(disk.no_empty_folder(settings.output))
@@ -91,23 +86,19 @@ def export(
                 "check the values of --weights, or whether the run learned anything",
             )
         shared = time.perf_counter() - begun
+        sealed = Sealed(work, settings)
         for row in rows:
             started = time.perf_counter()
             console.phase(f"writing {row.name} and reloading it in a fresh process")
-            # What is proven is kept, even if others fail.
-            try:
-                report = _one(work, row, settings)
-            except (IntegrityError, ModelError) as error:
-                refused.append(error)
+            if against := pipeline.write(sealed, [row], settings.output):
+                refused += against
                 continue
-            report |= {"seconds": time.perf_counter() - started, "shared_seconds": shared}
-            reports.append(report)
-            _tell(report, console)
-            losing = proof_limits.warning(report)
-            if losing and origin.found is None:
-                # A run shows it with its list of artefacts.
-                console.warn(losing)
-            _report(work.origin, settings.output, report)
+            seconds = {"seconds": time.perf_counter() - started, "shared_seconds": shared}
+            path = str(settings.output / row.name)
+            report = {"kind": row.name, "path": path, **sealed.reports[row.name]}
+            reports.append(report | work.notes | seconds)
+            _show(reports[-1], settings, console)
+            _record(work.origin, settings.output, reports[-1])
         for other in refused[1:]:
             console.warn(f"{other.what}: {other.why}")
         if refused:
@@ -125,45 +116,54 @@ def _refuse_existing(output: Path, rows: list[Format]) -> None:
             )
 
 
-def _one(
-    work: Work,
-    row: Format,
-    settings: Settings,
-) -> dict[str, Any]:
-    final = settings.output / row.name
-    extra: dict[str, Any] = {
-        "kind": row.name,
-        "base": work.name,
-        "base_fingerprint": work.fingerprint,
-        "facts": work.facts | {"quantize": _quantize(work, row)},
-        "versions": provenance.versions(("torch", "transformers", "peft", *row.packages)),
-    }
-    if settings.combination:
-        asked = settings.combination
-        extra["combined"] = {
-            "adapters": {
-                origin.folder.parent.name: weight
-                for origin, weight in zip(asked.origins, asked.weights, strict=True)
-            },
-            "how": asked.kind,
-            "density": asked.density,
+class Sealed:
+    """A tuned model from the disk, written in other formats (see `pipeline.Exporter`).
+
+    Args:
+        work: the model, measured and merged.
+        settings: what was asked for.
+
+    Attributes:
+        reports: what was measured of each artefact, by format.
+    """
+
+    def __init__(self, work: Work, settings: Settings) -> None:
+        self.work, self.settings = work, settings
+        self.reports: dict[str, dict[str, Any]] = {}
+        further = {"combined": settings.combination.as_dict()} if settings.combination else {}
+        self.about = About(work.name, work.fingerprint, work.facts, work.record, further)
+
+    def write(self, row: Format, folder: Path) -> None:
+        """Write the files of a format."""
+        function(row.write)(row, self.work, folder)
+
+    def reload(self, folders: Mapping[str, Path]) -> dict[str, Any]:
+        """Return an artefact's logits at the compared positions, from a process that knows nothing
+        but its files, and what that process found in its tensors."""
+        return {
+            name: _again(self.work, FORMATS[name], folder, self.settings.output)
+            for name, folder in folders.items()
         }
-    with seal.seal(final, extra=extra) as folder:
-        _write(work, row, folder)
-        tuned = work.tuned
+
+    def judge(self, row: Format, folder: Path, found: Any) -> dict[str, Any]:
+        """Return what was proven about an artefact, for its manifest.
+
+        Raises:
+            IntegrityError: it is not what was trained, or not near enough.
+        """
+        work, settings, (logits, proven) = self.work, self.settings, found
         for_grid = qat_grid.wanted(work, row)
-        if for_grid:
-            tuned = qat_grid.logits(work)
-        found, proven = _again(work, row, folder, settings.output)
-        figures = measure.compare(work.both, tuned, found, work.base)
+        tuned = qat_grid.logits(work) if for_grid else work.tuned
+        figures = measure.compare(work.both, tuned, logits, work.base)
         limit = settings.limits.get(row.name, settings.max_kl)
         if for_grid:
             limit = qat_grid.LIMIT
         if settings.rehearsal:
             figures = replace(figures, kl_base=None, kept=None, answers_kept=None)
         if row.exact:
-            problems = _copied(work, row, folder)
-            report = exact.judge(row, figures, work, found, proven, problems, limit)
+            copied = row.name == "adapter"
+            problems = same_adapter.as_copied(work.origin.folder, folder) if copied else []
+            report = exact.judge(row, figures, work, logits, proven, problems, limit)
         else:
             limits.check_merge(row, proven)
             report = limits.judge(row, figures, work, folder, limit)
@@ -173,38 +173,19 @@ def _one(
             stops = list(dict.fromkeys([work.tokenizer.eos_token_id, *(work.stops or ())]))
             job = work.job | {"stops": stops}
             report |= {"llama_cpp": llama_cpp.check(file, job, work.both, settings.output)}
+        self.reports[row.name] = report
         last = sum(map(len, work.random.targets))
-        extra |= {
+        return {
             "verified": True,
             "max_logit_difference": figures.max_logit_difference,
             "figures": report,
-            "witness": held.witness(work.random, tuned[-last:].float(), found[-last:].float()),
+            "witness": held.witness(work.random, tuned[-last:].float(), logits[-last:].float()),
         }
-    return {"kind": row.name, "path": str(final), **report, **work.notes}
-
-
-def _tell(report: dict[str, Any], console: Console) -> None:
-    """Warn if llama.cpp answers differently from transformers on the same file."""
-    found = report.get("llama_cpp")
-    if found and not found["unsure"] and found["same_answers"] < found["answers"]:
-        console.warn(
-            f"{report['kind']}: in llama.cpp {found['answers'] - found['same_answers']} of "
-            f"{found['answers']} greedy answers differ from those of transformers; llama.cpp "
-            f"also rounds activations (KL between the two {found['kl']:.2g})"
-        )
-
-
-def _write(work: Work, row: Format, folder: Path) -> None:
-    function(row.write)(row, work, folder)
-    if row.card or (row.bits and not row.llama_type):
-        card.write(folder, row.name, work.name, work.facts, work.record)
 
 
 def _again(
     work: Work, row: Format, folder: Path, output: Path
 ) -> tuple[torch.Tensor, dict[str, Any] | None]:
-    """Return an artefact's logits at the compared positions, from a process that knows nothing but
-    its files, and what that process found in its tensors."""
     rows = work.both
     if row.name == "gguf-adapter":
         with seal.scratch(output) as aside:
@@ -214,7 +195,7 @@ def _again(
             (file,) = folder.glob("*.gguf")
             return llama_cpp.with_adapter(base, file, work.job, rows, aside), None
     proofs = {row.name: _how(work, folder)} if row.name == "merged" else {}
-    if not row.exact and work.origin.adapter and not work.proven:
+    if not (row.exact or work.origin.whole or work.proven):
         # What other formats are made from is proven with the first of them.
         proofs = {row.name: _how(work, work.merged)}
         work.proven = True
@@ -231,20 +212,10 @@ def _again(
 
 def _how(work: Work, folder: Path) -> dict[str, Any]:
     """Return how to prove the tensors of a merged model (see `tensors.prove`)."""
-    if work.origin.adapter:
-        onto = work.notes.get("merged_onto", "dequantized")
-        return {"folder": str(folder), "adapter": str(work.origin.folder), "onto": onto}
-    return {"folder": str(folder), "like": str(work.origin.folder)}
-
-
-def _copied(work: Work, row: Format, folder: Path) -> list[str]:
-    """Return what differs between an adapter and its copy."""
-    return same_adapter.as_copied(work.origin.folder, folder) if row.name == "adapter" else []
-
-
-def _quantize(work: Work, row: Format) -> str:
-    """Return how the base of an adapter is quantized; none for a whole model."""
-    return str(work.job["quantize"]) if row.of_adapter else "none"
+    if work.origin.whole:
+        return {"folder": str(folder), "like": str(work.origin.folder)}
+    onto = work.notes.get("merged_onto", "dequantized")
+    return {"folder": str(folder), "adapter": str(work.origin.folder), "onto": onto}
 
 
 def _needed(work: Work, rows: list[Format], base: Base | None) -> int:
@@ -254,7 +225,22 @@ def _needed(work: Work, rows: list[Format], base: Base | None) -> int:
     return whole * (1 + sum(not row.of_adapter for row in rows))
 
 
-def _report(origin: Origin, output: Path, report: dict[str, Any]) -> None:
+def _show(report: dict[str, Any], settings: Settings, console: Console) -> None:
+    """Warn if an artefact loses much, or llama.cpp answers differently from transformers."""
+    found = report.get("llama_cpp")
+    if found and not found["unsure"] and found["same_answers"] < found["answers"]:
+        console.warn(
+            f"{report['kind']}: in llama.cpp {found['answers'] - found['same_answers']} of "
+            f"{found['answers']} greedy answers differ from those of transformers; llama.cpp "
+            f"also rounds activations (KL between the two {found['kl']:.2g})"
+        )
+    losing = proof_limits.warning(report)
+    if losing and settings.opened is None:
+        # A run shows it with its list of artefacts.
+        console.warn(losing)
+
+
+def _record(origin: SavedModel, output: Path, report: dict[str, Any]) -> None:
     """Add to export.json, in the run folder or where the artefacts go."""
     folder = origin.run or output
     path = folder / REPORT

@@ -8,7 +8,8 @@ is set when the first of them is reached.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -112,25 +113,14 @@ def second_moments(
         name: torch.zeros(layer.in_features, layer.in_features, device=layer.weight.device)
         for name, layer in layers
     }
-    with _watched(layers, found):
+    with ExitStack() as stack:
+        for name, layer in layers:
+            hook = layer.register_forward_pre_hook(partial(_add, found[name]))
+            stack.callback(hook.remove)
         rows(model)
     return found
 
 
-@contextmanager
-def _watched(
-    layers: Sequence[tuple[str, nn.Linear]], found: dict[str, torch.Tensor]
-) -> Iterator[None]:
-    def hook(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        def add(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            tokens = inputs[0].flatten(0, -2).float()
-            found[name].addmm_(tokens.T, tokens)
-
-        return add
-
-    handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _add(moments: torch.Tensor, _: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    tokens = inputs[0].flatten(0, -2).float()
+    moments.addmm_(tokens.T, tokens)

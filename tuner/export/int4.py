@@ -7,7 +7,7 @@ the grid it was trained with instead, which gives exactly the weights that train
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,12 +73,13 @@ def _quantized(
 ) -> dict[str, torch.Tensor]:
     """Return packed weights and scales by name; the model is left with the rounded weights."""
     state: dict[str, torch.Tensor] = {}
-    calibrate = work.calibration.rows and work.trained_grid != "int4"
+    calibrate = work.calibration.rows and work.facts["qat"] != "int4"
     work.notes["int4"] = (
         f"GPTQ on {len(work.calibration.rows)} training rows" if calibrate else "rounded to nearest"
     )
+    calibrating = partial(measure.run_through, held=work.calibration)
     for batch in gptq.batches(layers) if calibrate else [layers]:
-        moments = gptq.second_moments(model, batch, _reader(work)) if calibrate else {}
+        moments = gptq.second_moments(model, batch, calibrating) if calibrate else {}
         for name, layer in batch:
             weight = layer.weight.data
             points, scales = (
@@ -93,10 +94,6 @@ def _quantized(
             state[f"{name}.weight_scale"] = scales.cpu().contiguous()
             state[f"{name}.weight_shape"] = torch.tensor(weight.shape)
     return state
-
-
-def _reader(work: Work) -> Callable[[Any], None]:
-    return lambda model: measure.run_through(model, work.calibration)
 
 
 def pack(points: torch.Tensor) -> torch.Tensor:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner.errors import ModelError
+from tuner.export import origin as origins
 from tuner.export.proof import rows
 from tuner.export.proof.measure import Held
 from tuner.export.proof.noise import Apart
 from tuner.model import base as bases
 from tuner.model import own_code
 from tuner.model import tokenizer as model_tokenizer
-from tuner.model.adapters import files
 from tuner.record.run_json import read_record
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.export.origin import Origin
+    from tuner.model.adapters.saved_models import SavedModel
     from tuner.model.base import Base
 
 # Logits of the whole vocabulary are kept for this many positions of the held-out rows.
@@ -33,10 +33,19 @@ PLACES = 512
 class Combination:
     """Adapters to combine: their weights, how, and the share that ties and dare keep."""
 
-    origins: Sequence[Origin]
+    origins: Sequence[SavedModel]
     weights: Sequence[float]
     kind: str
     density: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as manifests have it."""
+        weights = zip(self.origins, self.weights, strict=True)
+        return {
+            "adapters": {origin.folder.parent.name: weight for origin, weight in weights},
+            "how": self.kind,
+            "density": self.density,
+        }
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ class Settings:
     Attributes:
         output: the folder that takes the artefacts' folders.
         base: the base that the user names.
+        opened: the base, if a run that is just ending has it open.
         force_base: use it even if the adapter was trained on another base.
         onto: which weights a quantized run's adapter is merged into: dequantized, original or auto.
         max_kl: limit in place of each format's own.
@@ -58,6 +68,7 @@ class Settings:
 
     output: Path
     base: str | None = None
+    opened: Base | None = None
     force_base: bool = False
     onto: str = "auto"
     max_kl: float | None = None
@@ -80,7 +91,6 @@ class Work:
         name: of the base.
         held: rows that it is measured on; `random` are those of the witness.
         calibration: training rows, for formats that calibrate.
-        trained_grid: the grid of `train.qat` that its weights were trained on, or none.
         context_length: longest sequence in tokens.
         portable: whether an rsLoRA is rewritten for runtimes that do not know its scale.
         vocabulary_rows: rows of a whole model's embeddings; 0 for an adapter.
@@ -93,7 +103,7 @@ class Work:
         notes: what the report has besides the figures.
     """
 
-    origin: Origin
+    origin: SavedModel
     facts: dict[str, Any]
     job: dict[str, Any]
     tokenizer: Any
@@ -103,7 +113,6 @@ class Work:
     held: Held
     random: Held
     calibration: Held
-    trained_grid: str
     context_length: int
     portable: bool
     vocabulary_rows: int
@@ -115,10 +124,6 @@ class Work:
     record: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
-    def on_device(self, config: Any) -> dict[str, Any]:
-        """Return arguments that quantize by `config` on the device of the job."""
-        return {"quantization_config": config, "device_map": {"": self.job["device"]}}
-
     def save_tokenizer(self, folder: Path) -> None:
         """Save tokenizer and chat template with an artefact."""
         self.tokenizer.save_pretrained(folder)
@@ -129,7 +134,7 @@ class Work:
         return Held(self.held.rows + self.random.rows, self.held.targets + self.random.targets)
 
 
-def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Work, Base | None]:
+def open_work(origin: SavedModel, settings: Settings, console: Console) -> tuple[Work, Base | None]:
     """Find what belongs to an origin: base, tokenizer, rows.
 
     Returns:
@@ -140,20 +145,13 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
         IntegrityError: a file is damaged.
     """
     base = _base(origin, settings, console)
-    facts = origin.facts(base)
+    facts = origins.facts(origin, base)
     # Reading all of a large base takes minutes: do it once, and a run has done so.
     fingerprint = origin.sealed.get("base_fingerprint")
-    if base is not None and origin.found is None:
+    if base is not None and settings.opened is None:
         fingerprint = base.fingerprint()
-    if base is not None and origin.adapter:
-        files.check_base(
-            origin.folder,
-            origin.name,
-            base.name,
-            lambda: str(fingerprint),
-            force=settings.force_base,
-            warn=console.warn,
-        )
+    if base is not None and not origin.whole:
+        origin.check_base(base.name, lambda: str(fingerprint), console.warn, settings.force_base)
     tokenizer = _tokenizer(origin, base, facts)
     writes = facts["head"] == "language"
     start = None
@@ -188,16 +186,15 @@ def open_work(origin: Origin, settings: Settings, console: Console) -> tuple[Wor
         held=(known or Held([], [])).limited(PLACES),
         random=random,
         calibration=(origin.run and rows.load(origin.run, "calibration")) or Held([], []),
-        trained_grid=str(facts.get("qat", "none")),
         context_length=(base or own).context_length,
         portable=settings.portable,
         record=read_record(origin.run) if origin.run and not settings.combination else {},
-        vocabulary_rows=0 if origin.adapter else own.vocabulary_rows,
+        vocabulary_rows=own.vocabulary_rows,
     )
     return work, base
 
 
-def _tokenizer(origin: Origin, base: Base | None, facts: Mapping[str, Any]) -> Any:
+def _tokenizer(origin: SavedModel, base: Base | None, facts: Mapping[str, Any]) -> Any:
     """Load the tokenizer of the origin; for an adapter without one, its base's."""
     has_tokenizer = (origin.folder / "tokenizer_config.json").is_file()
     where = origin.folder if has_tokenizer or base is None else base.folder
@@ -208,18 +205,18 @@ def _tokenizer(origin: Origin, base: Base | None, facts: Mapping[str, Any]) -> A
     )
 
 
-def _whole_model(origin: Origin) -> Base:
+def _whole_model(origin: SavedModel) -> Base:
     """Return what config.json says about a whole model; nothing about an adapter."""
     file = origin.folder / "config.json"
-    config = json.loads(file.read_text("utf-8")) if not origin.adapter else {}
+    config = json.loads(file.read_text("utf-8")) if origin.whole else {}
     return bases.Base(origin.name, "folder", origin.folder, config)
 
 
-def _base(origin: Origin, settings: Settings, console: Console) -> Base | None:
+def _base(origin: SavedModel, settings: Settings, console: Console) -> Base | None:
     try:
-        return origin.base(settings.base, console.note)
+        return settings.opened or origin.trained_on(settings.base, console.note)
     except ModelError:
-        if origin.adapter or settings.base:
+        if settings.base or not origin.whole:
             raise
         console.warn("the base of this model is not available: the model is not compared with it")
         return None

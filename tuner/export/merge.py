@@ -30,13 +30,13 @@ def measure_and_merge(
 ) -> None:
     """Read the tuned model and the base, and write the merged model to `work.merged`."""
     origin, job = work.origin, work.job
-    kind = "adapter" if origin.adapter else "merged"
+    kind = "merged" if origin.whole else "adapter"
     console.phase("measuring the tuned model and its base")
     model = reload.load(job, kind, str(origin.folder))
     work.tuned = measure.read(model, work.both, console.tick)
     work.written[kind] = (work.tuned, noise.measured(model, work.both.rows))
     compared = base is not None and not job["num_labels"]
-    if origin.adapter and compared:
+    if compared and not origin.whole:
         with model.disable_adapter():
             work.base = measure.read(model, work.both)
     elif compared:
@@ -44,7 +44,7 @@ def measure_and_merge(
         embedding_rows.grow(untouched, work.vocabulary_rows)
         work.base = measure.read(untouched, work.both)
         del untouched
-    if not origin.adapter:
+    if origin.whole:
         work.merged = origin.folder
     elif any(not row.of_adapter for row in rows):
         asked = any(row.name == "merged" for row in rows)

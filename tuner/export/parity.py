@@ -9,20 +9,24 @@ model with its unmerged adapter is what rounding the weights costs: it is report
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tuner.errors import IntegrityError
-from tuner.export import adapter
+from tuner.export import adapter, exact
+from tuner.export.pipeline import About
 from tuner.export.proof import fresh_process, measure, noise, reload, same_adapter, tensors
 from tuner.export.proof import rows as held
 from tuner.export.proof.noise import Apart
 from tuner.machine import heap
+from tuner.machine.imports import function
 from tuner.methods import lora
-from tuner.record.proof_limits import APART, UNPROVEN
+from tuner.recipe.formats import Format
+from tuner.record.proof_limits import APART
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
@@ -38,18 +42,18 @@ class Live:
 
     Args:
         plan: of the run.
-        trained: the live model; merged into its base if that is asked for.
+        trained: the live model; merged into its base if that is asked for, and freed by `reload`.
+        fingerprint: of the base.
         aside: an empty folder.
-
-    Attributes:
-        rows: the probe rows.
-        proofs: how a fresh process proves the tensors of an artefact, by format.
     """
 
-    def __init__(self, plan: Plan, trained: Trained, aside: Path) -> None:
+    def __init__(self, plan: Plan, trained: Trained, fingerprint: str, aside: Path) -> None:
         self.plan, self.trained, self._aside = plan, trained, aside
-        self.rows = fresh_process.probe_rows(plan)
-        self.proofs: dict[str, dict[str, Any]] = {}
+        run = {"plan": plan.as_dict(), "scores": trained.scores}
+        self.about = About(plan.base.name, fingerprint, fresh_process.facts_of(plan), run)
+        self._rows = fresh_process.probe_rows(plan)
+        # How a fresh process proves the tensors of an artefact, by format.
+        self._proofs: dict[str, dict[str, Any]] = {}
         self._problems: dict[str, list[str]] = {}
         self._written: dict[str, tuple[Logits, Apart]] = {}
         self._adapter: Path | None = None
@@ -59,7 +63,7 @@ class Live:
 
     def _read(self, model: Any) -> tuple[Logits, Apart]:
         """Return the logits of the probe rows, and their noise."""
-        return fresh_process.logits(model, self.rows), noise.measured(model, self.rows)
+        return fresh_process.logits(model, self._rows), noise.measured(model, self._rows)
 
     def _untouched(self, model: Any) -> Logits | None:
         """Return the logits of the base, if there is one whose answers are meaningful."""
@@ -67,18 +71,11 @@ class Live:
         if not plan.method.adapter or plan.head.added or lora.moves_base(plan.recipe.method):
             return None
         with model.disable_adapter():
-            return fresh_process.logits(model, self.rows)
+            return fresh_process.logits(model, self._rows)
 
-    def write(
-        self, name: str, exporter: Callable[[Plan, Trained, Path], None], folder: Path
-    ) -> None:
-        """Write an artefact, and record what it must be.
-
-        Args:
-            name: its format.
-            exporter: writes it.
-            folder: takes it.
-        """
+    def write(self, row: Format, folder: Path) -> None:
+        """Write an artefact, and record what it must be."""
+        name, exporter = row.name, function(row.live)
         moved = lora.moves_base(self.plan.recipe.method)
         if name == "adapter":
             exporter(self.plan, self.trained, folder)
@@ -92,13 +89,13 @@ class Live:
                 self._adapter = self._written_aside()
                 if put:
                     self._put_on_untouched_base(self._adapter)
-            self.proofs[name] = {"folder": str(folder), "adapter": str(self._adapter)}
+            self._proofs[name] = {"folder": str(folder), "adapter": str(self._adapter)}
             exporter(self.plan, self.trained, folder)
             self._written[name] = self._read(self.trained.model)
         elif name == "merged":
             state = self.trained.model.state_dict().items()
             digests = {key: tensors.digest(tensor) for key, tensor in state}
-            self.proofs[name] = {"folder": str(folder), "digests": digests}
+            self._proofs[name] = {"folder": str(folder), "digests": digests}
             exporter(self.plan, self.trained, folder)
         else:
             exporter(self.plan, self.trained, folder)
@@ -136,35 +133,27 @@ class Live:
         self._written["adapter"] = self._read(model)
         if not self.plan.head.added:
             with model.disable_adapter():
-                self._base = fresh_process.logits(model, self.rows)
+                self._base = fresh_process.logits(model, self._rows)
 
-    def judge(self, name: str, fresh: Logits, found: dict[str, Any] | None) -> dict[str, Any]:
-        """Return what was proven about an artefact.
+    def reload(self, folders: Mapping[str, Path]) -> dict[str, Any]:
+        """Return the logits of the probe rows from a fresh process, and what it found in the
+        tensors (see `tensors.prove`), by format."""
+        # Its memory goes to the fresh process: a GPU may have no room for both.
+        let_go(self.trained)
+        logits, proofs = fresh_process.fresh_logits(self.plan, folders, self._rows, self._proofs)
+        return {name: (logits[name], proofs.get(name)) for name in folders}
 
-        Args:
-            name: its format.
-            fresh: logits of the probe rows from a fresh process.
-            found: what that found in its tensors (see `tensors.prove`).
-
-        Returns:
-            What its manifest keeps.
+    def judge(self, row: Format, folder: Path, found: Any) -> dict[str, Any]:
+        """Return what was proven about an artefact, for its manifest.
 
         Raises:
             IntegrityError: it is not what was trained.
         """
-        problems = [*self._problems.get(name, ()), *(found["problems"] if found else ())]
-        if problems:
-            raise _refused(name, f"{problems[0]}{more(len(problems))}")
-        wanted, itself = self._written[name]
-        dtype = fresh_process.stored_dtype(self.plan)
-        near, limit = noise.apart(fresh, wanted), noise.limit(itself, wanted, dtype)
-        if not near.within(limit):
-            raise _refused(
-                name,
-                f"reloaded in a fresh process, its logits differ by {near.mean:.3g} on average and "
-                f"a KL of {near.kl:.3g}; two passes over the same weights differ by at most "
-                f"{limit.mean:.3g} and {limit.kl:.3g}",
-            )
+        name, (fresh, proven) = row.name, found
+        dtype = self.about.facts["dtype"]
+        written = self._written[name]
+        problems = self._problems.get(name, ())
+        near = exact.same(partial(_refused, name), fresh, written, dtype, proven, problems)
         tuned = self._tuned[0]
         off = noise.apart(fresh, tuned)
         report: dict[str, Any] = {
@@ -175,27 +164,24 @@ class Live:
             ),
             "mean_logit_difference": off.mean,
             "kl": off.kl,
-            "noise": {"mean": near.mean, "kl": near.kl, "limits": [limit.mean, limit.kl]},
-            "weights_kept": found["weights_kept"]
-            if found and "adapter" in self.proofs[name]
+            "noise": near,
+            "weights_kept": proven["weights_kept"]
+            if proven and "adapter" in self._proofs[name]
             else None,
             "answers_kept": self._answers(off.kl),
             "witness": self._witness(fresh),
         }
-        return report | {"proof": self._proof(name, found, off, report)}
+        return report | {"proof": self._proof(name, proven, off, report)}
 
     def _proof(
-        self, name: str, found: dict[str, Any] | None, off: Apart, report: dict[str, Any]
+        self, name: str, proven: dict[str, Any] | None, off: Apart, report: dict[str, Any]
     ) -> str:
         """Return equal, rounded or checked."""
-        merges = found is not None and "adapter" in self.proofs[name]
+        merges = proven is not None and "adapter" in self._proofs[name]
         moved = lora.moves_base(self.plan.recipe.method)
         if report["dtype"] == "float32" and not off.kl <= APART:
             raise _refused(name, f"the KL of its answers from the tuned model's is {off.kl:.3g}")
-        if merges and found is not None and not found["formula"]:
-            share = report["answers_kept"]
-            if share is not None and share < UNPROVEN:
-                raise _refused(name, f"it keeps {share:.1%} of what training changed")
+        if merges and exact.unproven(partial(_refused, name), proven, report["answers_kept"]):
             return "checked"
         if report["dtype"] == "float32" or not (merges or moved):
             return "equal"
@@ -222,11 +208,6 @@ def let_go(trained: Trained) -> None:
     gc.collect()
     heap.give_back()
     heap.keep_nothing()
-
-
-def more(problems: int) -> str:
-    """Return how many differences are not listed."""
-    return f", and {problems - 1} more" if problems > 1 else ""
 
 
 def _refused(name: str, why: str) -> IntegrityError:

@@ -24,7 +24,7 @@ LIMIT = 1e-4
 
 def wanted(work: Work, row: Format) -> bool:
     """Return whether this is the format that the run was trained for."""
-    return FORMATS.get(work.trained_grid) == row.name
+    return FORMATS.get(work.facts["qat"]) == row.name
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def logits(work: Work) -> torch.Tensor:
     layers = {name: model.get_submodule(name) for name in qat_layers.quantized_layers(model)}
     size = qat.group_size({name: layer.in_features for name, layer in layers.items()})
     for layer in layers.values():
-        group = size if work.trained_grid == "int4" else None
-        round_to_grid = qat_layers.quantizer(work.trained_grid, group, layer.weight.dtype)
+        group = size if work.facts["qat"] == "int4" else None
+        round_to_grid = qat_layers.quantizer(work.facts["qat"], group, layer.weight.dtype)
         layer.weight.data = round_to_grid(layer.weight.data)
     return measure.read(model, work.both)

@@ -1,30 +1,27 @@
-"""The artefacts of a run that are written from its live model.
-
-Every artefact is written aside, loaded by a fresh process with only peft and transformers, proven
-there (see `parity`), and only then sealed under its final name.
-"""
+"""The artefacts of a run: first what is written from its live model, then what is made of that."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.errors import IntegrityError
-from tuner.export import card, parity
-from tuner.export.proof import fresh_process, rows
-from tuner.machine.imports import function
-from tuner.recipe.formats import FORMATS
-from tuner.record import manifest, provenance, seal
+from tuner.errors import IntegrityError, ModelError
+from tuner.export import convert, origin, parity, pipeline
+from tuner.export.job import Settings
+from tuner.export.pipeline import Refusal
+from tuner.export.proof import rows
+from tuner.recipe.formats import FORMATS, Format
+from tuner.record import manifest, seal
 
 if TYPE_CHECKING:
+    from tuner.console.console import Console
     from tuner.plan.plan import Plan
     from tuner.tasks.trained import Trained
 
 
 def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]]:
-    """Write, verify and seal every format of the plan that is written from the live model.
+    """Write, prove and seal every format of the plan that is written from the live model.
 
     Args:
         plan: says which formats.
@@ -36,65 +33,82 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
         `parity.SHOWN` lists.
 
     Raises:
-        IntegrityError: an artefact is not what was trained; nothing is left under its name.
+        IntegrityError: an artefact is not what was trained; those that were proven are kept.
     """
     rows.write(plan)
-    formats = list(plan.live_formats)
-    done = [name for name in formats if manifest.is_sealed(plan.output / name)]
+    if todo := _missing(plan, plan.live_formats):
+        with seal.scratch(plan.output) as aside:
+            live = parity.Live(plan, trained, fingerprint, aside)
+            refused = pipeline.write(live, todo, plan.output)
+        if refused:
+            raise _with_the_kept(plan, refused[0], "; please report this with run.json")
+    return [describe(plan.output / name) for name in plan.live_formats]
+
+
+def make(
+    plan: Plan, trained: Trained, console: Console, *, rehearsal: bool
+) -> list[dict[str, Any]]:
+    """Make every other format of the plan from what was sealed, as `tuner export` does.
+
+    Args:
+        plan: says which formats.
+        trained: the live model; it is freed, since the formats are made from files.
+        console: shows what happens.
+        rehearsal: the model was trained for only a few steps.
+
+    Returns:
+        For each artefact: as `describe`, with the seconds it took.
+
+    Raises:
+        IntegrityError, ModelError: a format was refused; those that were proven are kept.
+    """
+    seconds: dict[str, dict[str, Any]] = {}
+    if todo := _missing(plan, plan.made_formats):
+        parity.let_go(trained)
+        said = plan.recipe.export
+        limits = {name: said.options(name).get("max_kl") for name in plan.made_formats}
+        settings = Settings(
+            output=plan.output.resolve(),
+            opened=plan.base,
+            onto=said.onto,
+            limits={name: limit for name, limit in limits.items() if limit is not None},
+            rehearsal=rehearsal,
+        )
+        try:
+            reports = convert.export(origin.of_plan(plan), todo, settings, console)
+        except (IntegrityError, ModelError) as error:
+            advice = (
+                ". Otherwise train longer, choose a format with more bits, or set its limit: "
+                "{NAME: {max_kl: ...}}"
+            )
+            raise _with_the_kept(plan, error, advice) from error
+        seconds = {
+            report["kind"]: {key: report[key] for key in ("seconds", "shared_seconds")}
+            for report in reports
+        }
+    return [describe(plan.output / name) | seconds.get(name, {}) for name in plan.made_formats]
+
+
+def _missing(plan: Plan, names: Sequence[str]) -> list[Format]:
+    """Return those of some formats that are not sealed yet; the files of the others are checked."""
+    done = [name for name in names if manifest.is_sealed(plan.output / name)]
     for name in done:
         manifest.verify(plan.output / name)
-    todo = [name for name in formats if name not in done]
-    if todo:
-        extras: dict[str, dict[str, Any]] = {
-            name: {
-                "kind": name,
-                "base": plan.base.name,
-                "base_fingerprint": fingerprint,
-                "facts": fresh_process.facts_of(plan),
-                "versions": provenance.versions(("torch", "transformers", "peft")),
-            }
-            for name in todo
-        }
-        refused: list[IntegrityError] = []
-        with contextlib.ExitStack() as stack:
-            each = {name: stack.enter_context(contextlib.ExitStack()) for name in todo}
-            folders = {
-                name: each[name].enter_context(seal.seal(plan.output / name, extra=extras[name]))
-                for name in todo
-            }
-            aside = stack.enter_context(seal.scratch(plan.output))
-            seen = parity.Live(plan, trained, aside)
-            for name, folder in folders.items():
-                seen.write(name, function(FORMATS[name].live), folder)
-                if FORMATS[name].card:
-                    facts = fresh_process.facts_of(plan)
-                    card.write(folder, name, plan.base.name, facts, card.of_run(plan, trained))
-            # Its memory goes to the fresh process: a GPU may have no room for both.
-            parity.let_go(trained)
-            fresh, proofs = fresh_process.fresh_logits(plan, folders, seen.rows, seen.proofs)
-            for name in folders:
-                # What is proven is kept, even if others fail.
-                try:
-                    with each[name]:
-                        extras[name] |= seen.judge(name, fresh[name], proofs.get(name))
-                except IntegrityError as error:
-                    refused.append(error)
-        if refused:
-            raise _with_the_proven(plan, refused[0], formats)
-    return [describe(plan.output / name) for name in formats]
+    return [FORMATS[name] for name in names if name not in done]
 
 
-def _with_the_proven(plan: Plan, error: IntegrityError, formats: Sequence[str]) -> IntegrityError:
-    """Return the refusal of an artefact, with how to end the run with those that were kept."""
-    kept = [name for name in formats if manifest.is_sealed(plan.output / name)]
+def _with_the_kept(plan: Plan, error: Refusal, otherwise: str) -> Refusal:
+    """Return the refusal of a format, with how to end the run with those that were proven."""
+    kept = [name for name in plan.formats if manifest.is_sealed(plan.output / name)]
     if not kept:
         return error
     names = ",".join(kept)
-    return IntegrityError(
+    return type(error)(
         error.what,
         error.why,
         f"kept: {', '.join(kept)}; --resume --set export.formats=[{names}] ends the run with "
-        "these; please report this with run.json",
+        f"these{otherwise}",
+        error.problems,
     )
 
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner.errors import IntegrityError, ModelError
+from tuner.export import origin as origins
 from tuner.export.proof import fresh_process, measure
-from tuner.model.adapters import files as adapter_files
 from tuner.record import manifest, proof_limits
 from tuner.record.proof_limits import DRIFT
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.export.origin import Origin
+    from tuner.model.adapters.saved_models import SavedModel
     from tuner.model.base import Base
 
 # Of the figures measured when it was written, those that are shown again.
@@ -28,7 +28,9 @@ _PROVEN = ("proof", "dtype", "weights_kept", "answers_kept")
 _THEN = ("kl", "kl_base", "top1_agreement", "perplexity", "perplexity_tuned")
 
 
-def check(origin: Origin, base: str | None, force_base: bool, console: Console) -> dict[str, Any]:
+def check(
+    origin: SavedModel, base: str | None, force_base: bool, console: Console
+) -> dict[str, Any]:
     """Read every file again, load the artefact in a fresh process, compare its logits.
 
     Args:
@@ -60,7 +62,7 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
             "export it again with this version",
         )
     # Nothing in the artefact itself can allow its code to run.
-    kind, facts = sealed["kind"], origin.facts(None)
+    kind, facts = sealed["kind"], origins.facts(origin, None)
     if kind == "gguf-adapter":
         raise ModelError(
             f"the files of {folder} are unchanged; nothing else can be checked from them alone",
@@ -70,14 +72,7 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
     where = ""
     if kind in ("adapter", "virtual_tokens"):
         found_base = _base(origin, base, console)
-        adapter_files.check_base(
-            folder,
-            origin.name,
-            found_base.name,
-            found_base.fingerprint,
-            force=force_base,
-            warn=console.warn,
-        )
+        origin.check_base(found_base.name, found_base.fingerprint, console.warn, force_base)
         where = str(found_base.folder)
     job = facts | {
         "base": where,
@@ -97,9 +92,9 @@ def check(origin: Origin, base: str | None, force_base: bool, console: Console) 
     return found | {"stray": stray, "then": {name: known[name] for name in _THEN if name in known}}
 
 
-def _base(origin: Origin, named: str | None, console: Console) -> Base:
+def _base(origin: SavedModel, named: str | None, console: Console) -> Base:
     try:
-        return origin.base(named, console.note)
+        return origin.trained_on(named, console.note)
     except ModelError as error:
         raise ModelError(
             f"the base of {origin.name} is not available; an adapter is verified on its base",

@@ -17,19 +17,19 @@ from tuner.model import embedding_rows, transformers_errors, weights
 from tuner.model import tokenizer as model_tokenizer
 from tuner.model.adapters.files import (
     WHOLE,
-    check_base,
     check_kind,
     check_tensors,
     does_not_write,
     read,
 )
+from tuner.model.adapters.saved_models import SavedModel
 from tuner.model.base import Base
 from tuner.model.heads import HEADS, Head, family
 from tuner.model.prompt_model import PromptModel
 from tuner.model.transformers_errors import told
 
 if TYPE_CHECKING:
-    from tuner.recipe.schema import ModelSection
+    from tuner.recipe.schema_model import ModelSection
 
 
 def open_base(
@@ -106,8 +106,8 @@ def attach(
     """
     config = read(folder, name)
     check_kind(config, opened.head, folder, name)
-    base = opened.base.name
-    check_base(folder, name, base, lambda: opened.fingerprint, force=force_base, warn=warn)
+    adapter = SavedModel(name, folder)
+    adapter.check_base(opened.base.name, lambda: opened.fingerprint, warn, force_base)
     tasks = getattr(config, "num_tasks", None)
     if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING and tasks != 1:
         warn(f"the adapter '{name}' was trained on {tasks} data sets; it answers for the first")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from tuner.console.console import Console
 from tuner.errors import ModelError, RecipeError
 from tuner.machine.hardware import Machine
-from tuner.methods.options import CONFIG
-from tuner.recipe.schema import ModelSection
+from tuner.model.adapters import saved_models
+from tuner.model.adapters.saved_models import SavedModel
+from tuner.recipe.schema_model import ModelSection
 from tuner.record import run_json, runs
-from tuner.record.runs import RUNS
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
@@ -71,24 +71,25 @@ def find(
         )
     if name is None:
         return _of_base(str(base), present, further)
-    path = _folder(name)
-    if (path / run_json.RUN).is_file():
-        return _of_run(path, base, present, further)
-    if (path / CONFIG).is_file():
+    path = runs.named(name)
+    found = saved_models.at(path)
+    if found is None and path.suffix != ".gguf":
+        raise runs.no_run(path)
+    if found is not None and found.run == path:
+        return _of_run(found, base, present, further)
+    if found is None or found.whole:
         if base is not None:
-            return _of_base(base, present, [adapter(str(path)), *further])
-        if _run_of(path):
-            return _of_run(path.resolve().parent, None, present, further)
+            raise _whole(path, "a whole model")
+        return replace(_of_base(str(path.resolve()), present, further), name=_run_of(path))
+    if base is not None:
+        return _of_base(base, present, [adapter(str(path)), *further])
+    if found.run is None:
         raise RecipeError(
             f"{path} is an adapter, and its base is unknown",
             "it is not in a run folder",
             f"name its base: tuner {verb} --base BASE --adapter {path}",
         )
-    if (path / "config.json").is_file() or path.suffix == ".gguf":
-        if base is not None:
-            raise _whole(path, "a whole model")
-        return replace(_of_base(str(path.resolve()), present, further), name=_run_of(path))
-    raise runs.no_run(path)
+    return _of_run(replace(found, folder=path.resolve()), None, present, further)
 
 
 def adapter(text: str) -> tuple[str, Path]:
@@ -136,11 +137,6 @@ def _place(present: Machine) -> tuple[str, Any]:
     return "cpu", "float32"
 
 
-def _folder(name: str) -> Path:
-    path = Path(name)
-    return path if path.exists() or not (RUNS / name).is_dir() else RUNS / name
-
-
 def _run_of(artefact: Path) -> str:
     """Return the name of the run that an artefact is in; empty: none."""
     parent = artefact.resolve().parent
@@ -153,40 +149,38 @@ def _of_base(base: str, present: Machine, adapters: list[tuple[str, Path]]) -> S
 
 
 def _of_run(
-    path: Path, base: str | None, present: Machine, further: list[tuple[str, Path]]
+    found: SavedModel, base: str | None, present: Machine, further: list[tuple[str, Path]]
 ) -> Source:
     """Return the base that a run was trained on with its adapter; or its merged model."""
-    found = runs.read_run(path)
-    if found.status == "damaged":
-        run_json.read_record(path)
-    if found.status != "done":
+    path, own = found.run or found.folder, found.folder
+    record = run_json.read_record(path)
+    if record["status"] != "done":
         raise RecipeError(
             f"the run {path} is not finished",
-            f"its status is {found.status}",
+            f"its status is {record['status']}",
             "finish it with --resume, or choose another run: tuner runs list",
         )
-    own, merged = path / "adapter", path / "merged"
-    values, facts = _plan_of(found.record, path)
+    values, facts = _plan_of(record, path)
     device, dtype = _place(present)
     if values.get("run.device") == device:
         dtype = values.get("model.dtype", dtype)
-    if own.is_dir():
+    if not found.whole and own.is_dir():
         keys = ("revision", "quantize", "trust_remote_code")
         section: dict[str, Any] = {
             key: values[f"model.{key}"] for key in keys if f"model.{key}" in values
         }
-        folder = Path(str(found.record["plan"].get("recipe", ""))).parent
+        folder = Path(str(record["plan"].get("recipe", ""))).parent
         section["base"] = base or _base_of(facts, values)
         section["code_sha256"] = facts.get("code_sha256")
         model = ModelSection(**section, dtype=dtype)
         name = path.resolve().name
         return Source(model, Path() if base else folder, device, [(name, own), *further], own)
-    if merged.is_dir() and base is None:
-        whole = _of_base(str(merged.resolve()), present, further)
+    if found.whole and base is None:
+        whole = _of_base(str(own.resolve()), present, further)
         trusted = values.get("model.trust_remote_code", False)
         typed = whole.section.model_copy(update={"dtype": dtype, "trust_remote_code": trusted})
         return replace(whole, section=typed, name=path.resolve().name)
-    if merged.is_dir():
+    if found.whole:
         raise _whole(path, "merged/ and no adapter/")
     raise ModelError(
         f"the run {path} has no model yet",

@@ -16,14 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tuner.errors import RecipeError
 from tuner.methods.method import DECODER, QUANTIZED, Method
-from tuner.methods.options import WEIGHTS, MethodOptions, Setting
+from tuner.methods.options import MethodOptions, Setting
 from tuner.schema.fields import ADAPTER, AutoCount, Count, CountFromZero, Share, Text
 
 TokenStart = Literal["text", "vocabulary", "labels", "random"]
@@ -134,27 +132,6 @@ class MultitaskOptions(SoftPromptOptions):
         CountFromZero | None,
         Field(description="index of the source's data set to start from; unset: their mean"),
     ] = None
-
-
-def adapter_file(source: str, folder: Path) -> Path:
-    """Return the weights file of a run or adapter named in a recipe of `folder`.
-
-    Raises:
-        RecipeError: there are none.
-    """
-    places = [
-        start / Path(source).expanduser() / inner / WEIGHTS
-        for start in (folder, Path.cwd())
-        for inner in ("", "adapter")
-    ]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise RecipeError(
-            f"method.source: there is no adapter in '{source}'",
-            f"looked for {', '.join(map(str, dict.fromkeys(places)))}",
-            "name a finished run or an adapter folder",
-        )
-    return found
 
 
 def key_start(options: Any, decoder: bool) -> str:

@@ -22,7 +22,7 @@ from tuner.machine import packages
 from tuner.machine.cache import cache_folder
 from tuner.model import hub, known_files, own_code
 from tuner.recipe.aliases import ALIASES
-from tuner.recipe.schema import ModelSection
+from tuner.recipe.schema_model import ModelSection
 from tuner.record import manifest
 from tuner.record.disk import sha256_file
 

@@ -12,7 +12,7 @@ from tuner.errors import RecipeError
 from tuner.schema.suggest import suggestion
 
 if TYPE_CHECKING:
-    from tuner.recipe.schema import ModelSection
+    from tuner.recipe.schema_model import ModelSection
 
 # Written for this project, to treat turns as the families of these names do.
 BUNDLED = Path(chat_template.__file__).parent / "chat_templates"

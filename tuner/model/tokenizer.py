@@ -10,17 +10,13 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuner.errors import ModelError, RecipeError, first_line
 from tuner.model import conversation, own_code
 from tuner.model.base import Base
 from tuner.model.heads import family
-from tuner.recipe.schema import ModelSection
-
-if TYPE_CHECKING:
-    from tuner.model.base import Base
-    from tuner.recipe.schema import ModelSection
+from tuner.recipe.schema_model import ModelSection
 
 # Ends of the names of modules with a row for every token.
 MATRICES = ("lm_head", "embed_tokens", "wte", "shared", "embed_out")

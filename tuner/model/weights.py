@@ -20,7 +20,7 @@ from tuner.model.transformers_errors import told
 
 if TYPE_CHECKING:
     from tuner.model.base import Base
-    from tuner.recipe.schema import ModelSection
+    from tuner.recipe.schema_model import ModelSection
 
 log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

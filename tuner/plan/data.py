@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tuner.data.example import Example
     from tuner.data.pipeline import Pipeline
     from tuner.data.prepared import Prepared
-    from tuner.model.adapters.sources import Source
+    from tuner.model.adapters.saved_models import SavedModel
     from tuner.model.heads import Head
     from tuner.plan.ground import Adapted, Ground
     from tuner.plan.rlhf import Parties
@@ -43,7 +43,7 @@ class Data:
 
 
 def read(
-    base: Ground, adapted: Adapted, policy: Source | None, chained: Mapping[str, Source]
+    base: Ground, adapted: Adapted, policy: SavedModel | None, chained: Mapping[str, SavedModel]
 ) -> Data:
     """Read the rows, and check the models that the recipe names.
 

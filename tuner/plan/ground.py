@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tuner.methods import METHODS
-from tuner.methods.prompts import MultitaskOptions, adapter_file
+from tuner.methods.prompts import MultitaskOptions
 from tuner.model import base as bases
 from tuner.model import layers
 from tuner.model import tokenizer as tokenizers
+from tuner.model.adapters.saved_models import adapter_file
 from tuner.model.heads import head_for
 from tuner.plan import contradictions_export, new_tokens, refuse_base, targets
 from tuner.plan import qat as plan_qat

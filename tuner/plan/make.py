@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from tuner.data.prepared import Prepared
     from tuner.machine.hardware import Machine
-    from tuner.model.adapters.sources import Source
+    from tuner.model.adapters.saved_models import SavedModel
     from tuner.recipe.load import LoadedRecipe
 
 
@@ -45,7 +45,7 @@ def make(
     *,
     output: Path,
     note: Callable[[str], None] = lambda text: None,
-    chained: Mapping[str, Source] = MappingProxyType({}),
+    chained: Mapping[str, SavedModel] = MappingProxyType({}),
     code_sha256: str | None = None,
 ) -> Plan:
     """Decide everything a run needs.

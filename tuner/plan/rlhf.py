@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import ModelError, RecipeError
-from tuner.methods.options import CONFIG
 from tuner.model import tokenizer as vocabulary
-from tuner.model.adapters import sources
-from tuner.model.adapters.sources import Source
+from tuner.model.adapters.saved_models import SavedModel, find
 from tuner.model.tokenizer import pad_for_scores
 from tuner.rewards import code
 from tuner.rewards.options import FunctionReward, ModelReward
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
     from tuner.recipe.schema import Recipe
 
 # Outputs of earlier stages of a chain, by the recipe's name for them.
-Chained = Mapping[str, Source]
+Chained = Mapping[str, SavedModel]
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,8 @@ class Parties:
         pads: their padding tokens.
     """
 
-    policy: Source | None = None
-    judges: dict[str, Source] = field(default_factory=dict)
+    policy: SavedModel | None = None
+    judges: dict[str, SavedModel] = field(default_factory=dict)
     pads: dict[str, int] = field(default_factory=dict)
 
     @cached_property
@@ -62,7 +59,7 @@ def _differences(method: MethodOptions, recipe: Recipe) -> str:
     )
 
 
-def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source | None]:
+def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, SavedModel | None]:
     """Return the recipe with the policy's own method, and the source of the policy.
 
     Raises:
@@ -71,7 +68,7 @@ def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source 
     rlhf = loaded.recipe.rlhf
     if rlhf is None or rlhf.policy is None:
         return loaded, None
-    source = chained.get(rlhf.policy) or sources.find(rlhf.policy, loaded.folder, "rlhf.policy")
+    source = chained.get(rlhf.policy) or find(rlhf.policy, loaded.folder, "rlhf.policy")
     if source.whole:
         raise RecipeError(
             f"rlhf.policy: {rlhf.policy} is a whole model",
@@ -95,15 +92,14 @@ def adopt(loaded: LoadedRecipe, chained: Chained) -> tuple[LoadedRecipe, Source 
     return replace(loaded, recipe=recipe, origins=origins), source
 
 
-def _refuse_tokens(source: Source) -> None:
+def _refuse_tokens(source: SavedModel) -> None:
     """Refuse a policy with tokens added to the vocabulary: its base is not the recipe's.
 
     Raises:
         RecipeError: with the workaround.
     """
-    known = source.folder / CONFIG
-    config = json.loads(known.read_text("utf-8")) if known.is_file() else {}
-    if (source.section and source.section.new_tokens) or config.get(vocabulary.TRAINED):
+    added = source.section is not None and bool(source.section.new_tokens)
+    if added or source.config.get(vocabulary.TRAINED):
         raise RecipeError(
             f"rlhf.policy: {source.name} has tokens that its base does not have",
             "not supported for rlhf: their embedding rows are in the adapter",
@@ -112,7 +108,7 @@ def _refuse_tokens(source: Source) -> None:
 
 
 def parties(
-    loaded: LoadedRecipe, policy: Source | None, found: Base, tokenizer: Any, chained: Chained
+    loaded: LoadedRecipe, policy: SavedModel | None, found: Base, tokenizer: Any, chained: Chained
 ) -> Parties:
     """Check that policy and reward models fit base and tokenizer, without loading weights.
 
@@ -126,7 +122,7 @@ def parties(
         return Parties()
     if policy is not None and not policy.planned:
         _same_base(policy, found)
-    judges: dict[str, Source] = {}
+    judges: dict[str, SavedModel] = {}
     pads: dict[str, int] = {}
     for number, part in enumerate(rlhf.reward):
         key = f"rlhf.reward[{number}]"
@@ -134,15 +130,15 @@ def parties(
             code.check(part.function, loaded.folder, rlhf.allow_code)
         if not isinstance(part, ModelReward):
             continue
-        judge = chained.get(part.model) or sources.find(part.model, loaded.folder, f"{key}.model")
+        judge = chained.get(part.model) or find(part.model, loaded.folder, f"{key}.model")
         judges[part.model] = judge
         if not judge.planned:
             pads[judge.name] = _pad_of(judge, found, tokenizer)
     return Parties(policy, judges, pads)
 
 
-def _same_base(policy: Source, found: Base) -> None:
-    other = policy.base(found)
+def _same_base(policy: SavedModel, found: Base) -> None:
+    other = policy.opened_with(found)
     if other.folder.resolve() != found.folder.resolve() and other.name != found.name:
         place = other.name if other.kind in ("alias", "hub") else other.folder
         raise ModelError(
@@ -152,9 +148,9 @@ def _same_base(policy: Source, found: Base) -> None:
         )
 
 
-def _pad_of(judge: Source, found: Base, tokenizer: Any) -> int:
+def _pad_of(judge: SavedModel, found: Base, tokenizer: Any) -> int:
     """Return the padding token of a reward model that scores the policy's answers."""
-    base = judge.base(found)
+    base = judge.opened_with(found)
     own = (judge.folder / "tokenizer_config.json").is_file()
     other = vocabulary.tokenizer_at(base, judge.folder if own else base.folder)
     advice = "train a reward model on this base, or on one with the same tokenizer"

@@ -19,9 +19,9 @@ from tuner.methods import METHODS
 from tuner.methods.lora import LoraOptions
 from tuner.methods.options import MethodOptions
 from tuner.recipe.export import ExportSection
+from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
 from tuner.schema.fields import (
-    BASE,
     FILE,
     AutoCount,
     AutoFlag,
@@ -40,48 +40,6 @@ from tuner.schema.fields import (
     Text,
     Words,
 )
-
-
-class ModelSection(Section):
-    """The base model."""
-
-    base: Annotated[
-        Text, BASE, Field(description="alias (smollm2-135m), Hub id, local folder or .gguf file")
-    ] = "smollm2-135m"
-    revision: Annotated[Text | None, Field(description="branch, tag or commit of a Hub model")] = (
-        None
-    )
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        Field(description="dtype of the base weights; auto: bfloat16 on recent GPUs, else float32"),
-    ] = "auto"
-    quantize: Annotated[
-        Literal["none", "nf4", "int8"],
-        Field(description="quantize the base when loading it (bitsandbytes)"),
-    ] = "none"
-    task: Annotated[
-        Literal["auto", "generation", "classification"],
-        Field(description="generate text or classify; auto: as the base's config.json says"),
-    ] = "auto"
-    new_tokens: Annotated[
-        Words, Field(description="tokens to add to the vocabulary and train; never split")
-    ] = ()
-    chat_template: Annotated[
-        Text,
-        FILE,
-        Field(description="file or name (chatml, llama3, qwen3 ...); auto: the base's own"),
-    ] = "auto"
-    chat_arguments: Annotated[
-        FreeMapping | None,
-        Field(description="arguments of the chat template: {enable_thinking: false}"),
-    ] = None
-    trust_remote_code: Annotated[
-        Flag, Field(description="run Python code that comes with the model")
-    ] = False
-    code_sha256: Annotated[
-        Text | None,
-        Field(description="sha256 of that code, as in recipe.lock.yaml; any other is refused"),
-    ] = None
 
 
 class DataSection(Section):

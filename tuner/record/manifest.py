@@ -45,13 +45,13 @@ def describe(staging: Path, marker: int, extra: Mapping[str, Any]) -> None:
             size = os.fstat(file.fileno()).st_size
         files[path.relative_to(staging).as_posix()] = {"bytes": size, "sha256": digest}
     body = {"format": FORMAT, "tuner": __version__, "extra": dict(extra), "files": files}
-    write_file(staging / MANIFEST, _encode(body), file_mode)
+    write_file(staging / MANIFEST, encode(body), file_mode)
     for folder in reversed(folders):
         _chmod(folder, folder_mode)
         sync_folder(folder)
 
 
-def _encode(body: Mapping[str, Any]) -> bytes:
+def encode(body: Mapping[str, Any]) -> bytes:
     """Return the manifest's only spelling, with its own checksum: no altered byte goes unseen."""
     checksum = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     text = json.dumps({**body, "sha256": checksum}, indent=1, sort_keys=True, allow_nan=False)
@@ -81,7 +81,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "use the version that wrote it",
         )
     body = {key: value for key, value in manifest.items() if key != "sha256"}
-    if data != _encode(body) or not _well_formed(body):
+    if data != encode(body) or not _well_formed(body):
         found = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
         expected = manifest.get("sha256")
         raise _damaged(folder, [f"{MANIFEST}: altered, expected sha256 {expected}, found {found}"])

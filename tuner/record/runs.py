@@ -49,6 +49,12 @@ def free_name(base: Path, taken: Collection[Path] = ()) -> Path:
     return path
 
 
+def named(name: str) -> Path:
+    """Return the path that a command line names; a bare name may be that of a run in `RUNS`."""
+    path = Path(name)
+    return path if path.exists() or not (RUNS / name).is_dir() else RUNS / name
+
+
 def newest_matching(base: Path, recipe_sha256: str, file: str = RUN) -> Path | None:
     """Return the run to resume: the last unfinished of `base`, `base-2`, ... with this recipe.
 

@@ -27,7 +27,7 @@ from tuner.tasks.trained import Trained, trainable
 
 if TYPE_CHECKING:
     from tuner.data.example import Example
-    from tuner.model.adapters.sources import Source
+    from tuner.model.adapters.saved_models import SavedModel
     from tuner.plan.plan import Plan
     from tuner.plan.values import Stage
 
@@ -92,7 +92,7 @@ def _put_fused(model: Any) -> None:
     fused_mlp.put(model)
 
 
-def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
+def _adopted(base: Any, policy: SavedModel, plan: Plan) -> Any:
     """Put the adapter that a policy starts from on the base, to train it further.
 
     Raises:
@@ -108,14 +108,7 @@ def _adopted(base: Any, policy: Source, plan: Plan) -> Any:
             f"{policy.folder}: peft_type {config.peft_type.value}",
             "set method.name to the method of this adapter",
         )
-    files.check_base(
-        policy.folder,
-        policy.name,
-        plan.base.name,
-        plan.base.fingerprint,
-        force=False,
-        warn=log.warning,
-    )
+    policy.check_base(plan.base.name, plan.base.fingerprint, log.warning)
     with told(f"the adapter '{policy.name}' cannot be loaded", policy.folder, WHOLE):
         _fuse(config)
         model = embedding_rows.put_on(base, policy.folder, config, is_trainable=True)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
 from tuner.machine.child import carry_out
 from tuner.machine.signals import StopRequest
-from tuner.model.adapters import sources
-from tuner.model.adapters.sources import RECIPES, Source
+from tuner.model.adapters import saved_models
+from tuner.model.adapters.saved_models import RECIPES, SavedModel
 from tuner.recipe import load as recipe_load
 from tuner.recipe import source as recipe_source
 from tuner.record import runs
@@ -47,11 +47,11 @@ class Link:
     folder: Path
     status: str
 
-    def source(self) -> Source:
+    def source(self) -> SavedModel:
         """Return its result, present or planned."""
         if self.status == "done":
-            return sources.find(str(self.folder.resolve()), Path(), self.key)
-        return sources.planned(self.name, self.loaded, self.folder)
+            return saved_models.find(str(self.folder.resolve()), Path(), self.key)
+        return saved_models.planned(self.name, self.loaded, self.folder)
 
 
 def links(loaded: LoadedRecipe, output: Path) -> list[Link]:
@@ -118,14 +118,14 @@ def _link(
     return Link(name, key, stage, runs.free_name(root / stage.name, taken), "new")
 
 
-def carry_out_all(found: Sequence[Link], console: Console) -> dict[str, Source]:
+def carry_out_all(found: Sequence[Link], console: Console) -> dict[str, SavedModel]:
     """Run every stage that is not done, and return the results of all, by the recipe's name.
 
     Raises:
         TunerError: a stage failed, with its own error and exit code.
         Interrupted: by a signal; the current stage has sealed its checkpoint.
     """
-    left: dict[str, Source] = {}
+    left: dict[str, SavedModel] = {}
     with StopRequest() as stop:
         for number, link in enumerate(found, 1):
             if link.status == "done":
@@ -133,7 +133,7 @@ def carry_out_all(found: Sequence[Link], console: Console) -> dict[str, Source]:
             else:
                 console.phase(f"stage {number} of {len(found) + 1}: {link.name}")
                 _carry_out(link, stop, console)
-            left[link.name] = sources.find(str(link.folder.resolve()), Path(), link.key)
+            left[link.name] = saved_models.find(str(link.folder.resolve()), Path(), link.key)
     return left
 
 

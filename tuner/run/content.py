@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from tuner.model.adapters.sources import TRAINED
+from tuner.model.adapters.saved_models import TRAINED
 from tuner.recipe import dump, paths
 from tuner.recipe.load import LoadedRecipe
 from tuner.record.disk import sha256_file

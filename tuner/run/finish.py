@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner import evaluate
 from tuner.console import formatting
-from tuner.export import made, run_end
+from tuner.export import run_end
 from tuner.machine import hardware, heap
 from tuner.methods import qat_layers
 from tuner.plan import costs, rates
@@ -90,7 +90,7 @@ def write_artefacts(
     names = ", ".join(plan.live_formats)
     console.phase(f"exporting {names} and reloading each in a fresh process")
     artefacts = run_end.write(plan, trained, fingerprint)
-    artefacts += made.write(plan, trained, console, rehearsal=rehearsal)
+    artefacts += run_end.make(plan, trained, console, rehearsal=rehearsal)
     return sorted(artefacts, key=lambda artefact: plan.formats.index(artefact["kind"]))
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tuner.errors import ModelError
 from tuner.methods import prompts
-from tuner.methods.prompts import adapter_file
+from tuner.model.adapters.saved_models import adapter_file
 
 if TYPE_CHECKING:
     from tuner.data.example import Example

@@ -22,7 +22,7 @@ from tuner.rewards.options import FunctionReward, ModelReward
 from tuner.rewards.response import Response, Scorer, Scores
 
 if TYPE_CHECKING:
-    from tuner.model.adapters.sources import Source
+    from tuner.model.adapters.saved_models import SavedModel
     from tuner.plan.plan import Plan
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def load(plan: Plan) -> Judge:
     return Judge(compose(parts), tuple(models))
 
 
-def open_model(plan: Plan, source: Source) -> RewardModel:
+def open_model(plan: Plan, source: SavedModel) -> RewardModel:
     """Load one reward model, and check that it is one and that its files are intact.
 
     Raises:
@@ -93,7 +93,7 @@ def open_model(plan: Plan, source: Source) -> RewardModel:
             tensors that match no module.
         IntegrityError: a file was changed after it was sealed.
     """
-    found = source.base(plan.base)
+    found = source.opened_with(plan.base)
     section = source.section or plan.recipe.model
     head = HEADS["reward"]
     network = weights.open_weights(found, section, head, plan.dtype, plan.device, num_labels=1)
@@ -106,14 +106,7 @@ def open_model(plan: Plan, source: Source) -> RewardModel:
                 f"{source.folder}: task_type {task}",
                 "name a run of `tuner reward`",
             )
-        files.check_base(
-            source.folder,
-            source.name,
-            found.name,
-            found.fingerprint,
-            force=False,
-            warn=log.warning,
-        )
+        source.check_base(found.name, found.fingerprint, log.warning)
         with transformers_errors.told(
             f"the adapter '{source.name}' cannot be loaded", source.folder, WHOLE
         ):

@@ -90,7 +90,7 @@ class Ppo:
         seed = plan.step_seed(number)
         answers = ranks.by_first(lambda: rollouts.draw(plan, self.model, chosen, seed))
         lengths = [len(answer.response_ids) for answer in answers]
-        old, entropy, values = self._read(answers)
+        old, entropy, values = self.read(answers)
         with rollouts.reference(self.model), torch.no_grad():
             (reference,) = self.updates.spread(
                 answers, lambda part: rollouts.token_scores(plan, self.model, part)[:1]
@@ -99,7 +99,7 @@ class Ppo:
         # Before the policy is updated again.
         self.collapse.refuse(answers, float((old - reference).sum()) / len(answers))
         self.collapse.refuse_constant(scores)
-        earned = self._earned(answers, scores).to(old)
+        earned = self.earned(answers, scores).to(old)
         rewards = token_rewards(
             earned, ESTIMATORS[options.kl_estimator](old, reference), self.coefficient, lengths
         )
@@ -112,7 +112,7 @@ class Ppo:
             answers, lengths, old, reference, values, entropy, scores, advantage, returns
         )
 
-    def _read(self, answers: list[Response]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def read(self, answers: list[Response]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Compute log-probabilities, entropies and values of all tokens, before any update."""
 
         def see(part: Sequence[Response]) -> Sequence[torch.Tensor]:
@@ -123,7 +123,7 @@ class Ppo:
             old, entropy, values = self.updates.spread(answers, see)
         return old, entropy, values
 
-    def _earned(self, answers: Sequence[Response], scores: Scores) -> torch.Tensor:
+    def earned(self, answers: Sequence[Response], scores: Scores) -> torch.Tensor:
         """Return (answers,) scores, scaled, clipped, less the penalty for a missing stop token."""
         options, total = self.options, list(scores.total)
         if options.normalize_scores:

@@ -3,7 +3,7 @@
 All answers of a prompt are scored in one forward pass, each once, and all their pairs are compared;
 a prompt counts once, however many pairs it has (Ouyang et al. 2022, section 3.5). trl's
 `RewardTrainer` sees only pairs: it would score an answer once per pair and could not weight them.
-On plain pairs its loss is the same, which `tests/tasks/test_reward.py` checks.
+On plain pairs its loss is the same, which `tests/tasks/test_reward_loss.py` checks.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from tuner.export.proof import rotations, updates
-from tuner.export.proof.saved import Exact, Formulas, Replaced, Saved, U, add
+from tuner.export.proof.saved import Exact, Formulas, Replaced, Saved, U, add, lora_scale
 from tuner.methods.options import CONFIG, WEIGHTS
 
 _TOKENS = ("token_adapter.trainable_tokens_delta", "trainable_tokens_delta")
@@ -79,8 +79,7 @@ def _scale(saved: Saved, module: str, rank: int) -> float:
     wanted = saved.pattern("rank_pattern", module, "r")
     if rank != wanted:
         raise SystemExit(f"{module} has rank {rank}, the adapter's config says {wanted}")
-    alpha = float(saved.pattern("alpha_pattern", module, "lora_alpha"))
-    return alpha / (math.sqrt(rank) if saved.config.get("use_rslora") else rank)
+    return lora_scale(saved.config, module)
 
 
 def _update(saved: Saved, module: str) -> tuple[torch.Tensor, torch.Tensor, float]:

@@ -106,8 +106,6 @@ def run_through(model: Any, held: Held) -> None:
 
 
 def _forward(model: Any, row: dict[str, list[int]]) -> Any:
-    pass
-
     return model(**batch_of(row, 1, model.device))
 
 

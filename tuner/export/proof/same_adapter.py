@@ -14,12 +14,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from tuner.export.proof.saved import Saved, pattern
+from tuner.export.proof.saved import Saved, lora_scale
 from tuner.methods.options import CONFIG, WEIGHTS
-
-# Methods whose file is not a copy of what is trained: virtual tokens are written as computed by a
-# network.
-_OTHERWISE = ("PREFIX_TUNING", "P_TUNING", "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING")
+from tuner.model.adapters.norms import PROMPTS
 
 
 def as_trained(model: Any, folder: Path, start: Mapping[str, torch.Tensor] | None) -> list[str]:
@@ -39,7 +36,8 @@ def as_trained(model: Any, folder: Path, start: Mapping[str, torch.Tensor] | Non
         for name in sorted(names & set(live)):
             if not _equal(tensors.get_tensor(name), live[name], name, start):
                 problems.append(f"{name} is not the tensor that was trained")
-    if kind not in _OTHERWISE:
+    # Virtual tokens are written as a network computes them, not as they are trained.
+    if kind not in PROMPTS:
         trained = {_plain(name) for name, p in model.named_parameters() if p.requires_grad}
         problems += [f"{name} is missing" for name in sorted(trained - names)]
         problems += [f"{name} was not trained" for name in sorted(names - set(live))]
@@ -58,17 +56,10 @@ def as_copied(source: Path, folder: Path) -> list[str]:
     configs = [json.loads((place / CONFIG).read_text("utf-8")) for place in (source, folder)]
     if configs[0].get("peft_type") == "LORA":
         for module in Saved(source / WEIGHTS, configs[0], None).modules("lora_A.weight"):
-            first, second = (scale(config, module) for config in configs)
+            first, second = (lora_scale(config, module) for config in configs)
             if not math.isclose(first, second, rel_tol=1e-9):
                 problems.append(f"{module} is scaled by {second:.6g} instead of {first:.6g}")
     return problems
-
-
-def scale(config: Mapping[str, Any], module: str) -> float:
-    """Return the scale of a LoRA from its configuration alone."""
-    rank = pattern(config, "rank_pattern", module, "r")
-    alpha = float(pattern(config, "alpha_pattern", module, "lora_alpha"))
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _plain(name: str) -> str:
@@ -106,7 +97,7 @@ def _other_scales(model: Any, config: Mapping[str, Any]) -> list[str]:
         own = module.replace(".base_layer", "")
         if parameter := getattr(layer, "parameter_name", None):
             own = f"{own}.{parameter}"
-        said = scale(config, own)
+        said = lora_scale(config, own)
         if not math.isclose(said, live, rel_tol=1e-9):
             problems.append(f"{module} is scaled by {said:.6g} in the file, by {live:.6g} live")
     return problems

@@ -7,6 +7,7 @@ entry by entry, from the absolute values of all factors.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -114,6 +115,13 @@ def pattern(config: Mapping[str, Any], key: str, module: str, usual: str) -> Any
         if re.match(rf"(.*\.)?({regex})$", module):
             return value
     return config[usual]
+
+
+def lora_scale(config: Mapping[str, Any], module: str) -> float:
+    """Return the scale of a LoRA from its configuration alone."""
+    rank = pattern(config, "rank_pattern", module, "r")
+    alpha = float(pattern(config, "alpha_pattern", module, "lora_alpha"))
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _name(module: str, end: str) -> str:

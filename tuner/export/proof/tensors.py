@@ -12,7 +12,8 @@ What no adapter touches is the base's bit for bit, and no tensor is missing or a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,15 +111,9 @@ def _names(merged: Stored, found: Proof) -> None:
     ignored = merged.network._keys_to_ignore_on_load_missing or ()
     for name in merged.wanted:
         there = any(alias in merged for alias in aliases.get(name, {name}))
-        if not there and not _matches(name, ignored):
+        if not there and not any(re.search(pattern, name) for pattern in ignored):
             found.problems.append(f"{name} is missing")
     found.problems += [f"{name} is not a tensor of this model" for name in merged.unknown]
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    import re
-
-    return any(re.search(pattern, name) for pattern in patterns)
 
 
 def digest(tensor: torch.Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from tuner.errors import ModelError, SafetyError
 from tuner.methods.options import CONFIG, WEIGHTS
 from tuner.model.heads import HEADS, Head
 from tuner.model.transformers_errors import told
-from tuner.record import manifest
 
 # Initialisations that move part of the base's weights into the adapter, so it fits no other base.
 _MOVED_STARTS = ("pissa", "olora", "corda")
@@ -77,47 +75,6 @@ def check_kind(config: Any, head: Head, folder: Path, name: str) -> None:
         "convert it to a plain LoRA (peft: path_initial_model_for_weight_conversion), or merge it "
         "and chat with the merged model",
     )
-
-
-def check_base(
-    folder: Path,
-    name: str,
-    base: str,
-    fingerprint: Callable[[], str],
-    *,
-    force: bool,
-    warn: Callable[[str], None],
-) -> None:
-    """Compare the base that an adapter was trained on with the one it is used on.
-
-    Args:
-        folder: the adapter's; its manifest names the base, and its files are checked with it.
-        name: of the adapter.
-        base: name of the one it is used on.
-        fingerprint: returns the sha256 of its weights; called if there is one to compare with.
-        force: only warn of another base.
-        warn: called with what may be wrong.
-
-    Raises:
-        ModelError: another base.
-        IntegrityError: a file is not the one that was sealed.
-    """
-    known = None
-    if (folder / manifest.MANIFEST).exists():
-        known = manifest.verify(folder)["extra"].get("base_fingerprint")
-    if known is None:
-        warn(f"the adapter '{name}' does not say which base it was trained on: not checked")
-        return
-    found = fingerprint()
-    if known != found:
-        why = f"its base has sha256 {known[:12]}, '{base}' has {found[:12]}"
-        if not force:
-            raise ModelError(
-                f"the adapter '{name}' was trained on another base",
-                why,
-                "use that base, or --force-base if you know that they fit together",
-            )
-        warn(f"the adapter '{name}' was trained on another base: {why}")
 
 
 def check_tensors(network: Any, folder: Path, name: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from tuner.errors import IntegrityError, ModelError, RecipeError, SafetyError, first_line
 from tuner.methods.options import CONFIG, WEIGHTS
-from tuner.model.adapters import nearest_tokens
+from tuner.model.adapters import nearest_tokens, saved_models
 from tuner.model.adapters import norms as updates
 from tuner.model.adapters.norms import ELSEWHERE, Pair, Tensor
 from tuner.record import manifest, run_json
@@ -94,16 +94,14 @@ def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
             f"an adapter is a folder with {CONFIG} and its weights",
             "use a run folder or an adapter's folder; `tuner runs list` shows the runs",
         )
-    whole = (path / run_json.RUN).is_file() and not (path / CONFIG).is_file()
-    folder = path / "adapter" if whole else path
-    owner = path if whole else path.resolve().parent
-    run: dict[str, Any] = {}
-    if whole:
-        run = run_json.read_record(owner)
-    elif (owner / run_json.RUN).is_file() and path.resolve().name == "adapter":
+    found = saved_models.at(path)
+    folder, run = path, dict[str, Any]()
+    if found is not None and found.run == path:
+        folder, run = path / "adapter", run_json.read_record(path)
+    elif found is not None and found.run and path.resolve().name == "adapter":
         # An unrelated file with this name next to the adapter must not prevent reading the adapter.
         with contextlib.suppress(IntegrityError):
-            run = run_json.read_record(owner)
+            run = run_json.read_record(found.run)
     if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
         return folder, run
     pickles = sorted(folder.glob("adapter_model*.bin"))

@@ -15,7 +15,7 @@ from tuner.model import tokenizer as model_tokenizer
 from tuner.model.adapters.norms import PROMPT, PROMPTS
 from tuner.model.base import Base
 from tuner.recipe import aliases
-from tuner.recipe.schema import ModelSection
+from tuner.recipe.schema_model import ModelSection
 
 # Their virtual tokens are embeddings; a prefix is keys and values, comparable to no token.
 EMBEDDING_TYPES = tuple(kind for kind in PROMPTS if kind != "PREFIX_TUNING")

@@ -56,7 +56,7 @@ def _judges(parties: Parties, found: Base, dtype: str) -> int:
     total = 0.0
     for judge in parties.judges.values():
         try:
-            base = judge.base(found)
+            base = judge.opened_with(found)
         except ModelError:
             if not judge.planned:
                 raise
