@@ -27,6 +27,7 @@ DOMAINS = {
     "preferences": (240, 60, 0.0, 0.0),
     "rankings": (90, 24, 0.0, 0.0),
     "prompts": (300, 60, 0.0, 0.0),
+    "reasoning": (60, 16, 0.0, 0.0),
 }
 # Those whose prompts ask for a review sentence of a wanted sentiment.
 WISHES = ("sentiment", "preferences", "rankings", "prompts")
