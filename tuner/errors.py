@@ -20,7 +20,7 @@ class TunerError(Exception):
     exit_code = 70
     kind = "bug"
     # Whether another process has shown it.
-    told = False
+    shown_already = False
 
     def __init__(
         self, what: str, why: str = "", fix: str = "", problems: list[str] | None = None

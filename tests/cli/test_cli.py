@@ -87,7 +87,7 @@ def test_each_error_has_its_exit_code_and_three_lines(
 
 def test_every_error_has_an_exit_code_of_its_own() -> None:
     # An error that another process has shown goes by that one's code.
-    leaves = set(errors.TunerError.__subclasses__()) - {failure.Told}
+    leaves = set(errors.TunerError.__subclasses__()) - {failure.FailedElsewhere}
     assert leaves == {*ERRORS, errors.Interrupted}
 
 

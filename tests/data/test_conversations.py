@@ -14,8 +14,11 @@ from tests.chat_templates import FAMILIES
 from tests.data.test_masks import learned, prepared
 from tuner.data.chat_template import ChatTemplate, with_defaults
 from tuner.data.conversation import Prompts
+from tuner.data.preferences import PreferenceData
+from tuner.data.prepared import Inputs
 from tuner.data.reasoning import separated
 from tuner.errors import DataError
+from tuner.recipe.schema import DataSection
 
 CALL = {
     "type": "function",
@@ -307,3 +310,25 @@ def test_reasoning_without_an_answer_is_bad(tmp_path: Path) -> None:
             [{"messages": [user("Due?"), said("", "One.")]}],
             FAMILIES["qwen3"].tokenizer(),
         )
+
+
+PAIR = {"prompt": "Due when?", "chosen": "On the first.", "rejected": "Never."}
+
+
+def test_pairs_are_asked_for_with_the_argument_for_such_answers(tmp_path: Path) -> None:
+    """DPO: the block of a template that can turn reasoning off belongs to the prompt, unless an
+    answer has some; a reward model scores behind the prompt that the template writes by itself."""
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    reasoned = {**PAIR, "chosen": "<think>\nhm\n</think>\n\nOn the first."}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(PAIR) + "\n", "utf-8")
+    (tmp_path / "other.jsonl").write_text(json.dumps(reasoned) + "\n", "utf-8")
+    ends = {}
+    for name in ("rows", "other"):
+        for apart in (True, False):
+            data = DataSection(train=(f"{name}.jsonl",), eval=0)
+            made = PreferenceData(Inputs(data, tokenizer, tmp_path, 7, 512), apart).prepare()
+            ends[name, apart] = tokenizer.decode(made.train[0].prompt_ids)[-12:]
+            wanted = {"enable_thinking": False} if name == "rows" and apart else {}
+            assert made.sent.arguments == wanted
+    assert ends.pop(("rows", True)).endswith("</think>\n\n")
+    assert all(end.endswith("assistant\n") for end in ends.values())

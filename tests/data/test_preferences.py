@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.chat_templates import FAMILIES
 from tests.tokenizers import BOS_TEMPLATE, THINK_TEMPLATE, make_tokenizer
 from tuner.data.conversation import Prompts
 from tuner.data.preferences import PreferenceData, Ranking
@@ -412,25 +411,6 @@ def test_an_empty_block_of_reasoning(tmp_path: Path) -> None:
         f"<think>\nhm\n</think>\n\n{GOOD}<|im_end|>",
         f"<think>\n\n</think>\n\n{BAD}<|im_end|>",
     ]
-
-
-def test_pairs_are_asked_for_with_the_argument_for_such_answers(tmp_path: Path) -> None:
-    """DPO: the block of a template that can turn reasoning off belongs to the prompt, unless an
-    answer has some; a reward model scores behind the prompt that the template writes by itself."""
-    tokenizer = FAMILIES["qwen3"].tokenizer()
-    reasoned = {**PAIRS["texts"], "chosen": f"<think>\nhm\n</think>\n\n{GOOD}"}
-    (tmp_path / "rows.jsonl").write_text(json.dumps(PAIRS["texts"]) + "\n", "utf-8")
-    (tmp_path / "other.jsonl").write_text(json.dumps(reasoned) + "\n", "utf-8")
-    ends = {}
-    for name in ("rows", "other"):
-        for apart in (True, False):
-            data = DataSection(train=(f"{name}.jsonl",), eval=0)
-            made = PreferenceData(Inputs(data, tokenizer, tmp_path, 7, 512), apart).prepare()
-            ends[name, apart] = tokenizer.decode(made.train[0].prompt_ids)[-12:]
-            wanted = {"enable_thinking": False} if name == "rows" and apart else {}
-            assert made.sent.arguments == wanted
-    assert ends.pop(("rows", True)).endswith("</think>\n\n")
-    assert all(end.endswith("assistant\n") for end in ends.values())
 
 
 def test_special_tokens_in_answers(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ class Seen:
 def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     """Keep the live model's logits, and whatever the hooks in `before` do first."""
     kept = Seen()
-    original = run_end.write
+    original = run_end.export_run
 
     def write(plan: Any, trained: Any, fingerprint: str) -> Any:
         for hook in kept.before:
@@ -346,7 +346,7 @@ def test_a_second_call_finds_what_the_first_one_sealed(
 ) -> None:
     """A run stopped after the export is resumed: sealed artefacts stay as they are."""
     recipe = make_recipe("llama", **QUICK)
-    original = run_end.write
+    original = run_end.export_run
 
     def die(*arguments: Any) -> Any:
         original(*arguments)

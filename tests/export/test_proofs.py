@@ -64,7 +64,7 @@ def test_a_merge_in_bfloat16_is_proven_by_its_formula(
     """Each stored value is the exact merge, rounded once; in float32 the runs of
     test_capabilities prove it."""
     made, trained = live(name, "bfloat16", key)
-    found = {item["kind"]: item for item in run_end.write(made, trained, "f")}
+    found = {item["kind"]: item for item in run_end.export_run(made, trained, "f")}
     assert found["adapter"]["proof"] == "equal"
     assert found["merged"]["proof"] == "rounded"
     assert 0.7 < found["merged"]["weights_kept"] < 1.05
@@ -142,7 +142,7 @@ def test_a_wrong_merge_is_refused(
     made, trained = live("lora", dtype)
     monkeypatch.setattr(merged, "fold", mutant)
     with pytest.raises(IntegrityError, match="the merged artefact is not the model") as caught:
-        run_end.write(made, trained, "f")
+        run_end.export_run(made, trained, "f")
     assert "differs" in caught.value.why
     assert (made.output / "adapter").is_dir()
     assert not (made.output / "merged").exists()
@@ -165,7 +165,7 @@ def test_a_right_merge_is_exported_and_verified(
     dtype: str, live: Callable[..., Any], tmp_path: Path
 ) -> None:
     made, trained = live("lora", dtype)
-    run_end.write(made, trained, "f")
+    run_end.export_run(made, trained, "f")
     code, events = merge(made, tmp_path / "out", "merged", "adapter")
     assert code == 0, events[-1]
     merges, copy = events[-1]["artefacts"]
@@ -220,11 +220,11 @@ def test_a_wrong_adapter_file_is_refused_at_the_end_of_a_run(
 
     monkeypatch.setitem(FORMATS, "adapter", replace(FORMATS["adapter"], live=write))
     with pytest.raises(IntegrityError, match="the adapter artefact is not the model"):
-        run_end.write(made, trained, "f")
+        run_end.export_run(made, trained, "f")
     assert not (made.output / "adapter").exists()
 
 
-TRUE_ADAPTER = adapter.write
+TRUE_ADAPTER = adapter.write_adapter
 
 
 @pytest.mark.usefixtures("in_process")
@@ -236,7 +236,7 @@ def test_a_wrong_copy_of_an_adapter_is_refused_by_export(
     tmp_path: Path,
 ) -> None:
     made, trained = live("lora", "bfloat16")
-    run_end.write(made, trained, "f")
+    run_end.export_run(made, trained, "f")
     true = adapter.copy
 
     def copy(source: Path, folder: Path, base: str, *, portable: bool) -> None:
@@ -256,7 +256,7 @@ def test_a_tensor_too_few_or_too_many_is_refused(
     made, trained = live("lora", "float32")
 
     def write(plan: Any, trained: Any, folder: Path) -> None:
-        merged.write(plan, trained, folder)
+        merged.write_merged(plan, trained, folder)
         tensors = load_file(folder / "model.safetensors")
         if change == "missing":
             del tensors["model.norm.weight"]
@@ -266,13 +266,13 @@ def test_a_tensor_too_few_or_too_many_is_refused(
 
     monkeypatch.setitem(FORMATS, "merged", replace(FORMATS["merged"], live=write))
     with pytest.raises((IntegrityError, SystemExit), match=r"model\.(norm|extra)\.weight"):
-        run_end.write(made, trained, "f")
+        run_end.export_run(made, trained, "f")
 
 
 def test_what_rounding_loses_is_said(live: Callable[..., Any]) -> None:
     """An update smaller than bfloat16 can hold: the merge is exact, rounded, and mostly lost."""
     made, trained = live("lora", "bfloat16", by=0.0005)
-    *_, found = run_end.write(made, trained, "f")
+    *_, found = run_end.export_run(made, trained, "f")
     assert found["proof"] == "rounded"
     assert found["weights_kept"] < 0.95
     words = proof_limits.warning(found)

@@ -102,7 +102,7 @@ def test_names_on_a_server(
 
     def voices(*names: object) -> dict[str, Any]:
         first, *rest = map(str, names)
-        source = open_model.find(first, None, rest, hardware.detect(), "serve")
+        source = open_model.model_to_open(first, None, rest, hardware.detect(), "serve")
         model = open_model.load(source, Console(quiet=True))
         return name_all(model, source.name)
 
@@ -265,6 +265,6 @@ def test_an_adapter_in_a_run_is_the_one_that_is_named(tmp_path: Path) -> None:
     record = {"format": 1, "tuner": "0", "status": "done", "plan": {"values": values, "model": {}}}
     (folder / "run.json").write_text(json.dumps(record))
     for named, expected in ((folder, "adapter"), (folder / "adapter-2", "adapter-2")):
-        found = open_model.find(str(named), None, (), hardware.detect(), "chat")
+        found = open_model.model_to_open(str(named), None, (), hardware.detect(), "chat")
         assert found.adapters == [("run", folder / expected)]
         assert found.section.base == "a/b"

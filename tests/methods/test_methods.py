@@ -316,7 +316,7 @@ def test_the_table_says_what_a_method_can_do(
     assert packed.losses == pytest.approx(recomputed.losses, rel=1e-5)
     live = logits(packed.trained.model)
     (tmp_path / "out").mkdir()
-    merged.write(packed.plan, packed.trained, tmp_path / "out")
+    merged.write_merged(packed.plan, packed.trained, tmp_path / "out")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     assert (logits(again) - live).abs().max() < 1e-4
 

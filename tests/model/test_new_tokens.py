@@ -403,7 +403,7 @@ def test_a_resumed_run_has_the_same_rows(
         raise IntegrityError("killed", "after training", "resume")
 
     with monkeypatch.context() as patched:
-        patched.setattr("tuner.export.run_end.write", die)
+        patched.setattr("tuner.export.run_end.export_run", die)
         with pytest.raises(IntegrityError, match="killed"):
             run_recipe(recipe, "run")
     for path in (tmp_path / "run/checkpoints").glob("step-8"):

@@ -397,7 +397,7 @@ def test_a_cpu_gets_as_many_rows_as_keep_it_busy(
     train = {"batch_size": batch, "micro_batch_size": asked}
     loaded = recipe_load.load(make_recipe(train=train), verb="sft")
     made = make.make(loaded, hardware.detect(), output=Path("unused"))
-    rows_of = estimate.Rows([length] * 64, [length // 2] * 64, batch)
+    rows_of = estimate.RowLengths([length] * 64, [length // 2] * 64, batch)
     for device, rows in (("cpu", expected), ("cuda", batch if asked == "auto" else asked)):
         gpu = hardware.Gpu("one", 2**36, (9, 0))
         host = hardware.Machine(cpu_count=2, memory_bytes=2**36, gpus=(gpu,))

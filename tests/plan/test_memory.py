@@ -85,7 +85,7 @@ def test_activations_are_what_autograd_saves(
     made = make(make_recipe(kind, data_rows=LONG, **(METHODS | further)[name]))
     first = made.prepared.train[:4]
     shape = made.shape
-    seen = estimate.Rows(
+    seen = estimate.RowLengths(
         [row.num_tokens for row in first],
         [row.num_targets for row in first],
         4,
@@ -227,12 +227,12 @@ def test_what_does_not_fit_is_told_what_would(
 
 def test_rows_are_cut_as_the_run_cuts_them() -> None:
     """The micro-batches of the estimate are those of the Trainer: 5 rows by 2 are 2, 2 and 1."""
-    made = estimate.Rows([5, 1, 2, 7, 3, 4], [1, 1, 2, 2, 3, 3], batch=5)
+    made = estimate.RowLengths([5, 1, 2, 7, 3, 4], [1, 1, 2, 2, 3, 3], batch=5)
     computed, seen, kept, count, squares = (part.tolist() for part in made.cut(2))
     assert (seen, kept) == ([6, 9, 3, 4, 0, 0], [2, 4, 3, 3, 0, 0])
     assert (count, computed) == ([2, 2, 1, 1, 0, 0], seen)
     assert squares[:2] == [26, 53]
-    shared = estimate.Rows([5, 4], [1, 1], batch=2, shared=2)
+    shared = estimate.RowLengths([5, 4], [1, 1], batch=2, shared=2)
     assert shared.cut(2)[0].tolist() == [7]
-    padded = estimate.Rows([5, 1], [1, 1], batch=2, packed=False)
+    padded = estimate.RowLengths([5, 1], [1, 1], batch=2, packed=False)
     assert [part.tolist() for part in padded.cut(2)][:3] == [[10], [10], [2]]

@@ -64,7 +64,8 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         licences = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
-    sources = [*(ROOT / "tuner").rglob("*.py"), *(ROOT / "tuner/console/templates").iterdir()]
+    sources = [*(ROOT / "tuner").rglob("*.py"), *(ROOT / "tuner").rglob("*.jinja")]
+    sources += (ROOT / "tuner/console/templates").iterdir()
     expected = {str(file.relative_to(ROOT)) for file in sources}
     for kind in ("recipes", "data_templates"):
         files = [file for file in (ROOT / kind).rglob("*") if file.is_file()]
@@ -73,7 +74,7 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
             for file in files
             if file.suffix != ".py" and "__pycache__" not in file.parts
         }
-    assert names == expected | {"tuner/py.typed", "tuner/export/card.md.jinja"}
+    assert names == expected | {"tuner/py.typed"}
     assert licences
 
 

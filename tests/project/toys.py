@@ -14,7 +14,7 @@ from pydantic import Field
 from tuner.methods import METHODS
 from tuner.methods.method import Method
 from tuner.methods.options import Setting, TargetedOptions
-from tuner.recipe.formats import FORMATS, Format
+from tuner.recipe.formats import FORMATS, ExportFormat
 from tuner.schema.fields import Count
 
 
@@ -23,7 +23,7 @@ def rows_scored(observed: Sequence[Any]) -> float | None:
     return float(len(observed))
 
 
-def write_copy(row: Format, work: Any, folder: Path) -> None:
+def write_copy(row: ExportFormat, work: Any, folder: Path) -> None:
     """The format: the merged model under another name."""
     ignored = shutil.ignore_patterns("MANIFEST.json", "README.md")
     shutil.copytree(work.merged, folder, dirs_exist_ok=True, ignore=ignored)
@@ -49,7 +49,7 @@ def config(setting: Setting) -> Any:
 
 def main() -> None:
     METHODS["toy"] = Method("toy", "sft", "a toy", ToyOptions, config, 1e-2, mergeable=True)
-    FORMATS["copy"] = Format(
+    FORMATS["copy"] = ExportFormat(
         "copy", "the merged model once more", divergence=1e-3, write="tests.project.toys:write_copy"
     )
     # Only now: the schema of a recipe is made of the tables.

@@ -22,7 +22,7 @@ from tests import faults
 from tests.crash import model_at, save
 from tuner.errors import IntegrityError, ResourceError
 from tuner.plan.memory.activations import Kept
-from tuner.plan.memory.estimate import Rows, Shape, disk
+from tuner.plan.memory.estimate import RowLengths, Workload, disk
 from tuner.record import checkpoint, checkpoint_folder, identity, manifest
 from tuner.record import disk as record_disk
 from tuner.record.identity import check_identity
@@ -465,7 +465,7 @@ def test_the_estimate_covers_what_is_written(tmp_path: Path) -> None:
         optimizer.step()
         checkpoint.save(tmp_path, step, parameters, optimizer, None, {}, keep=2)
     used = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()) * 3 / 2
-    shape = Shape(
+    shape = Workload(
         parameters=0,
         trainable=sum(item.numel() for item in module.parameters()),
         adapter=True,
@@ -473,7 +473,7 @@ def test_the_estimate_covers_what_is_written(tmp_path: Path) -> None:
         stored="float32",
         vocabulary=0,
         kept=Kept(token=0, exact=0, place=0, attended=0, boundary=0, layers=1, passing=0),
-        rows=Rows([], []),
+        rows=RowLengths([], []),
     )
     needed = disk(shape, ())["checkpoints"]
     assert used <= needed <= used + 4 * (1 << 20)

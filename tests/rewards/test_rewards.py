@@ -11,7 +11,7 @@ import pytest
 
 from tests.rewards.responses import response
 from tuner.errors import RecipeError, SafetyError, TrainingError
-from tuner.rewards import Part, code, compose
+from tuner.rewards import Term, code, compose
 from tuner.rewards.constant import ConstantGuard
 from tuner.rewards.response import Scores
 
@@ -114,8 +114,8 @@ def test_what_a_function_returns_is_checked(tmp_path: Path, returned: str, said:
 # Composition
 
 
-def fixed(name: str, weight: float, *scores: float) -> Part:
-    return Part(name, weight, lambda responses: list(scores))
+def fixed(name: str, weight: float, *scores: float) -> Term:
+    return Term(name, weight, lambda responses: list(scores))
 
 
 def test_the_sum_is_weighted_and_the_parts_are_not() -> None:

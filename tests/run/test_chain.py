@@ -14,7 +14,7 @@ import yaml
 from tests.run.chains import Chain, Sections, changed, write, write_chain
 from tests.run.launched import record
 from tuner.cli import train
-from tuner.cli.make_plan import Asked, Mode, run_folder
+from tuner.cli.make_plan import Mode, PlanRequest, run_folder
 from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError
 from tuner.machine import hardware
@@ -233,7 +233,9 @@ def test_a_failing_stage_ends_with_its_own_error(
     (tmp_path / "sft.jsonl").write_text('{"prompt": "Say foo."}\n')
     output = str(tmp_path / "runs" / "rlhf")
     with pytest.raises(TunerError) as caught:
-        train.train(Asked("rlhf", str(recipe), (), output, mode=Mode.RUN), Console(quiet=True))
+        train.train(
+            PlanRequest("rlhf", str(recipe), (), output, mode=Mode.RUN), Console(quiet=True)
+        )
     error = caught.value
     assert error.exit_code == 3
     assert error.what.startswith("stage sft.yaml: ")

@@ -234,19 +234,19 @@ def test_damaged_and_old_rates_are_passed_over(make_recipe: Callable[..., Path])
     made, present = make_plan(make_recipe()), hardware.detect()
     path = rates.keep(made, present, RATE)
     assert path is not None
-    assert rates.find(made, present) == rates.Found(RATE, same=True)
+    assert rates.measured_rates(made, present) == rates.Found(RATE, same=True)
     slower = replace(present, cpu_count=present.cpu_count + 1)
-    assert rates.find(made, slower) is None or "OMP_NUM_THREADS" in os.environ
+    assert rates.measured_rates(made, slower) is None or "OMP_NUM_THREADS" in os.environ
     body = json.loads(path.read_text())
     path.write_text(json.dumps({**body, "format": 0}))
-    assert rates.find(made, present) is None
+    assert rates.measured_rates(made, present) is None
     path.write_text('{"format": 1, "kin"')
-    assert rates.find(made, present) is None
+    assert rates.measured_rates(made, present) is None
     for number in range(300):
         (path.parent / f"{number}.json").write_text("{}")
     assert rates.keep(made, present, RATE) == path
     assert len(list(path.parent.iterdir())) == 256
-    assert rates.find(made, present) is not None
+    assert rates.measured_rates(made, present) is not None
 
 
 @pytest.mark.parametrize("flag", ["--dry-run", "--resume"])

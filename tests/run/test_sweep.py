@@ -51,7 +51,7 @@ def only(events: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return found
 
 
-def finish(trial: grid.Combination, root: Path, scores: dict[str, float], **fields: Any) -> None:
+def finish(trial: grid.GridPoint, root: Path, scores: dict[str, float], **fields: Any) -> None:
     """A run folder as a trial leaves it."""
     folder = root / "trials" / trial.name
     folder.mkdir(parents=True)

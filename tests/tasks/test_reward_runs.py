@@ -58,7 +58,7 @@ def test_a_fresh_process_gives_the_same_scores(
     from safetensors.torch import load_file
 
     live: dict[str, Any] = {}
-    true = run_end.write
+    true = run_end.export_run
 
     def write(made: plan.Plan, trained: tasks_trained.Trained, fingerprint: str) -> Any:
         rows = [ids for row in made.prepared.eval for ids in row.answers][:8]

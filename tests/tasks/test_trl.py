@@ -33,7 +33,7 @@ from tuner.run import build, spine
 from tuner.run import resume as training
 from tuner.tasks import TASKS, leg, rollouts
 from tuner.tasks.trained import Trained, trainable
-from tuner.tasks.trl_lending import Lent
+from tuner.tasks.trl_lending import TrlRun
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -105,11 +105,11 @@ def start(made: plan.Plan, moved: bool = False) -> Trained:
     return trained
 
 
-def lend(made: plan.Plan, trained: Trained, folder: Any, stop: Any) -> Lent:
+def lend(made: plan.Plan, trained: Trained, folder: Any, stop: Any) -> TrlRun:
     """The trainer of the first step."""
     console = Console(quiet=True)
     lent = TASKS["rlhf"].trainer(leg.begin(made, trained, made.stages[0], folder, stop, console))
-    assert isinstance(lent, Lent)
+    assert isinstance(lent, TrlRun)
     return lent
 
 

@@ -147,7 +147,7 @@ def _methods(schema: dict[str, Any]) -> list[str]:
     lines = _head("methods")
     for row, names in rows.items():
         lines.append(f"{row} {', '.join(f'`{name}`' for name in names)} |")
-    stage = schema["$defs"]["Stage"]["properties"]
+    stage = schema["$defs"]["StageOptions"]["properties"]
     keys = "; ".join(
         f"`{key}` ({_type(schema, e)}): {e['description']}" for key, e in stage.items()
     )

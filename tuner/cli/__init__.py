@@ -120,7 +120,7 @@ def _run(arguments: list[str]) -> int:
         return 128 + signal.SIGPIPE if end.code else 0
     except Exception as error:
         failure = _bug(error)
-    if not failure.told:
+    if not failure.shown_already:
         console(**flags).error(failure)
     return failure.exit_code
 

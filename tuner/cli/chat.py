@@ -12,7 +12,6 @@ import typer
 
 from tuner.cli.options import AnyBase, ForceBase, Json, console
 from tuner.errors import RecipeError
-from tuner.schema import strict_yaml
 
 
 def chat(
@@ -64,7 +63,7 @@ def chat(
         raise RecipeError("--top-p is out of range", "", "use a value above 0, up to 1")
     if temperature == 0 and (top_k or top_p):
         where.warn("--top-k and --top-p have no effect at temperature 0, which is greedy")
-    source = open_model.find(run, base, adapter or (), hardware.detect(), "chat")
+    source = open_model.model_to_open(run, base, adapter or (), hardware.detect(), "chat")
     # Libraries print to stderr: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
         import torch
@@ -86,6 +85,8 @@ def _arguments(texts: Sequence[str], reads: Sequence[str]) -> dict[str, Any]:
     Raises:
         RecipeError: one has no value, or the template does not read it.
     """
+    from tuner.schema import strict_yaml
+
     given: dict[str, Any] = {}
     for text in texts:
         name, found, value = text.partition("=")

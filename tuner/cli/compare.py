@@ -61,7 +61,7 @@ def compare(
     if dry_run:
         return
     head = {"recipe": loaded.shared.name, "recipe_sha256": loaded.shared.sha256}
-    experiment = compared.Comparison(folder, entries, head, resume)
+    experiment = compared.MethodComparison(folder, entries, head, resume)
     record = experiment.carry_out(partial(one_by_one.run, console=where))
     where.event("comparison", comparison=record)
     where.text()

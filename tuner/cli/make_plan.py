@@ -29,7 +29,7 @@ class Mode(Enum):
 
 
 @dataclass(frozen=True)
-class Asked:
+class PlanRequest:
     """The request of a command line to a training command.
 
     Attributes:
@@ -75,7 +75,7 @@ def mode_of(dry_run: bool, rehearse: bool, resume: bool, card: str | None = None
     return Mode.PLAN if dry_run else Mode.REHEARSE if rehearse else Mode.RUN
 
 
-def make_plan(asked: Asked, console: Console) -> Plan:
+def make_plan(asked: PlanRequest, console: Console) -> Plan:
     """Load the recipe, make its plan and show it; stages that it names are run or planned first.
 
     Args:

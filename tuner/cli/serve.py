@@ -89,7 +89,7 @@ def serve(
     limits = Limits(max_queue, max_new_tokens, max_request_bytes, time_limit, temperature)
     first, others = (runs[0], runs[1:]) if runs else (None, [])
     adapters = [*others, *(adapter or ())]
-    source = open_model.find(first, base, adapters, hardware.detect(), "serve")
+    source = open_model.model_to_open(first, base, adapters, hardware.detect(), "serve")
     # Libraries print to stderr: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
         from tuner.inference.serve import models, server

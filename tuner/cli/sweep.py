@@ -26,7 +26,7 @@ from tuner.machine import packages
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.run.experiment.grid import Combination
+    from tuner.run.experiment.grid import GridPoint
 
 
 def sweep(
@@ -109,7 +109,7 @@ def sweep(
     where.closing(f"done: {root}")
 
 
-def _refuse_chains(each: Combination, folder: Path) -> None:
+def _refuse_chains(each: GridPoint, folder: Path) -> None:
     """Refuse recipes that name recipes: parallel trials would run the same stage."""
     from tuner.run import chain
 

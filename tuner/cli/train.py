@@ -28,7 +28,7 @@ from tuner.cli.options import (
 from tuner.recipe.verbs import VERBS, Verb
 
 if TYPE_CHECKING:
-    from tuner.cli.make_plan import Asked
+    from tuner.cli.make_plan import PlanRequest
     from tuner.console.console import Console
 
 
@@ -54,10 +54,10 @@ def _add(app: typer.Typer, row: Verb) -> None:
         quiet: Quiet = False,
         verbose: Verbose = False,
     ) -> None:
-        from tuner.cli.make_plan import Asked, mode_of
+        from tuner.cli.make_plan import PlanRequest, mode_of
 
         named, mode = one_recipe(row.name, recipe, option), mode_of(dry_run, rehearse, resume)
-        asked = Asked(row.name, named, overrides or (), output, resume, mode)
+        asked = PlanRequest(row.name, named, overrides or (), output, resume, mode)
         train(asked, console(json, quiet, verbose))
 
 
@@ -86,15 +86,15 @@ def plan(
     verbose: Verbose = False,
 ) -> None:
     """Show the plan for a recipe. No model is loaded unless --rehearse is given."""
-    from tuner.cli.make_plan import Asked, mode_of
+    from tuner.cli.make_plan import PlanRequest, mode_of
 
     refuse_unknown_verb(verb)
     named, mode = one_recipe("plan", recipe, option), mode_of(not rehearse, rehearse, resume, card)
-    asked = Asked(verb, named, overrides or (), output, resume, mode, card, devices)
+    asked = PlanRequest(verb, named, overrides or (), output, resume, mode, card, devices)
     train(asked, console(json, quiet, verbose))
 
 
-def train(asked: Asked, console: Console) -> None:
+def train(asked: PlanRequest, console: Console) -> None:
     """Make the plan and show it; carry it out if `asked.mode` says so, in one or more processes."""
     from tuner.cli.make_plan import Mode, make_plan
     from tuner.machine import imports, launch, ranks
@@ -126,6 +126,6 @@ def train(asked: Asked, console: Console) -> None:
                 show_rehearsal.show(plan, found, console)
 
 
-def _options(asked: Asked, output: Path) -> list[str]:
+def _options(asked: PlanRequest, output: Path) -> list[str]:
     given = [word for override in asked.overrides for word in ("--set", override)]
     return [*given, "--output", str(output), *(["--resume"] if asked.resume else [])]

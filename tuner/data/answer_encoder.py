@@ -15,7 +15,7 @@ from tuner.data.rendered import Rendered, Span
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptAndAnswers:
     """A prompt with its answers: dialogues that differ in their last turn only."""
 
     dialogues: tuple[Dialogue, ...]
@@ -60,7 +60,7 @@ class AnswerEncoder:
         self._maker, self._encoder, self._sampled = maker, maker.encoder, sampled
         self._backend = tokenizer.backend_tokenizer
 
-    def encode(self, items: Sequence[Asked]) -> Iterator[Answers | BadRow]:
+    def encode(self, items: Sequence[PromptAndAnswers]) -> Iterator[Answers | BadRow]:
         """Encode the dialogues of each item; one that cannot be yields its problem instead."""
         rendered: list[list[Rendered] | BadRow] = []
         for item in items:

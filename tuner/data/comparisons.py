@@ -10,11 +10,11 @@ from itertools import combinations, takewhile
 from pathlib import Path
 from typing import Any
 
-from tuner.data.answer_encoder import Asked
+from tuner.data.answer_encoder import PromptAndAnswers
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue, Message
-from tuner.data.files import Source
-from tuner.data.preference_formats import Format
+from tuner.data.files import DataSource
+from tuner.data.preference_formats import PreferenceFormat
 from tuner.data.read import Row
 from tuner.data.template_match import Fit
 from tuner.data.turns import Sides, blank, transcript
@@ -26,7 +26,7 @@ LIKED = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True)
-class Comparison(Asked):
+class Comparison(PromptAndAnswers):
     """Answers to one prompt, and which is better than which.
 
     Args:
@@ -68,7 +68,7 @@ class Compared:
     contradicting: int = 0
 
 
-def compare(rows: Sequence[Row], fit: Fit[Format], source: Source) -> Compared:
+def compare(rows: Sequence[Row], fit: Fit[PreferenceFormat], source: DataSource) -> Compared:
     """Make the comparisons of a split; bad rows are recorded by the source.
 
     A ranking of K answers makes K(K-1)/2 pairs. Scores make a pair wherever they differ; its margin
@@ -92,7 +92,7 @@ def compare(rows: Sequence[Row], fit: Fit[Format], source: Source) -> Compared:
 class _Reader:
     """Reads rows of one format."""
 
-    def __init__(self, fit: Fit[Format]) -> None:
+    def __init__(self, fit: Fit[PreferenceFormat]) -> None:
         self._fit, self._sides = fit, Sides()
 
     def pair(self, row: Row) -> Comparison:
@@ -261,7 +261,7 @@ def _grouped(thumbs: Sequence[tuple[Dialogue, bool]]) -> Compared:
         for dialogue, liked in group:
             opinions.setdefault(_told(dialogue), set()).add(liked)
         kept = {_told(each): (each, liked) for each, liked in reversed(group)}
-        clear = [kept[told] for told, said in opinions.items() if len(said) == 1]
+        clear = [kept[mark] for mark, said in opinions.items() if len(said) == 1]
         result.identical += len(group) - len(clear)
         pairs = tuple(
             (better, worse, 0.0)

@@ -29,7 +29,7 @@ class SplitFiles:
 
 
 @dataclass
-class Source:
+class DataSource:
     """The rows of both splits as they are in the files."""
 
     train: SplitFiles
@@ -77,7 +77,7 @@ class Source:
         }
 
 
-def read_source(data: DataSection, folder: Path, max_length: int) -> Source:
+def read_source(data: DataSection, folder: Path, max_length: int) -> DataSource:
     """Read the files of a data section.
 
     Args:
@@ -93,7 +93,7 @@ def read_source(data: DataSection, folder: Path, max_length: int) -> Source:
     train = [read.find(name, folder, "data.train") for name in data.train]
     held = [read.find(data.eval, folder, "data.eval")] if isinstance(data.eval, str) else []
     rows = read.read(train, bad, max_rows=data.max_rows, max_characters=limit)
-    return Source(
+    return DataSource(
         SplitFiles("train", train, rows),
         SplitFiles("eval", held, read.read(held, bad, max_characters=limit)),
         bad,

@@ -14,7 +14,7 @@ from tuner.recipe.schema import DataSection
 
 
 @dataclass(frozen=True)
-class Format:
+class PreferenceFormat:
     """A format of preference data and the columns it reads."""
 
     name: str
@@ -29,10 +29,10 @@ class Format:
 
 _COMMON = ("system", "tools")
 FORMATS = (
-    Format("pairs", ("chosen", "rejected"), ("prompt", "margin", *_COMMON)),
-    Format("rankings", ("prompt", "answers"), _COMMON),
-    Format("scores", ("prompt", "answers"), ("scores", *_COMMON)),
-    Format("thumbs", ("prompt", "label"), ("completion", *_COMMON)),
+    PreferenceFormat("pairs", ("chosen", "rejected"), ("prompt", "margin", *_COMMON)),
+    PreferenceFormat("rankings", ("prompt", "answers"), _COMMON),
+    PreferenceFormat("scores", ("prompt", "answers"), ("scores", *_COMMON)),
+    PreferenceFormat("thumbs", ("prompt", "label"), ("completion", *_COMMON)),
 )
 # The first one present counts.
 ALIASES = {
@@ -41,7 +41,9 @@ ALIASES = {
 }
 
 
-def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]) -> Fit[Format]:
+def choose_format(
+    data: DataSection, present: Sequence[str], rows: Sequence[Row]
+) -> Fit[PreferenceFormat]:
     """Find the format of these columns; a named one is only fitted to them.
 
     Args:
@@ -74,7 +76,7 @@ def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]
     )
 
 
-def _named(name: str) -> Format:
+def _named(name: str) -> PreferenceFormat:
     names = [each.name for each in FORMATS]
     if name not in names:
         near = get_close_matches(name, names)
@@ -87,8 +89,8 @@ def _named(name: str) -> Format:
 
 
 def _fit(
-    wanted: Format, renames: Mapping[str, str], present: Sequence[str], named: bool
-) -> Fit[Format] | None:
+    wanted: PreferenceFormat, renames: Mapping[str, str], present: Sequence[str], named: bool
+) -> Fit[PreferenceFormat] | None:
     columns: dict[str, str] = {}
     for name in wanted.columns:
         names = (renames[name],) if name in renames else (name, *ALIASES.get(name, ()))
@@ -101,7 +103,9 @@ def _fit(
     return Fit(wanted, columns, origin)
 
 
-def _one_of_scores_and_rankings(fits: list[Fit[Format]], rows: Sequence[Row]) -> list[Fit[Format]]:
+def _one_of_scores_and_rankings(
+    fits: list[Fit[PreferenceFormat]], rows: Sequence[Row]
+) -> list[Fit[PreferenceFormat]]:
     scored = False
     for fit in fits:
         if fit.template.name == "scores":

@@ -12,7 +12,7 @@ from tuner.data.comparisons import Compared, Comparison, compare
 from tuner.data.dialogue import Message
 from tuner.data.example_maker import Tally
 from tuner.data.files import SplitFiles
-from tuner.data.preference_formats import Format, choose_format
+from tuner.data.preference_formats import PreferenceFormat, choose_format
 from tuner.data.prepared import Inputs, Prepared, Sent
 from tuner.data.template import Template, load_template
 from tuner.data.template_match import Fit
@@ -111,7 +111,7 @@ class PreferenceData(WholePipeline[Comparison]):
 
     what = "answers"
     no_room = "no held-out row fits into data.max_length {}"
-    fit: Fit[Format]
+    fit: Fit[PreferenceFormat]
 
     def __init__(self, inputs: Inputs, apart: bool = False) -> None:
         super().__init__(inputs)

@@ -71,7 +71,7 @@ class EvalRow:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedPrompt:
     """A prompt as it is trained.
 
     Args:
@@ -104,7 +104,7 @@ class Sent:
 
     arguments: dict[str, Any] = field(default_factory=dict)
     plain_template: str | None = None
-    trained: tuple[Trained, ...] = ()
+    trained: tuple[TrainedPrompt, ...] = ()
 
 
 @dataclass(frozen=True)

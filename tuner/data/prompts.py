@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuner.data.answer_encoder import Answers, Asked
+from tuner.data.answer_encoder import Answers, PromptAndAnswers
 from tuner.data.check_row import check
 from tuner.data.dialogue import Dialogue, Message, RowRenderer, Segment
 from tuner.data.example_maker import Tally
@@ -71,7 +71,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Question(Asked):
+class Question(PromptAndAnswers):
     """A row: its prompt with a placeholder for an answer, and its own answer."""
 
     reference: str

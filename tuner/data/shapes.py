@@ -13,7 +13,7 @@ from tuner.data.rendered import Rendered, Span
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerSpan:
     """Span of one answer with its stop token, if the template wrote one.
 
     `prompt` is where the prompt ends; the answer starts later where its reasoning is no target.
@@ -26,12 +26,12 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ChatShape:
     """A chat with neutral contents. `contents`: span, message and key; None if not locatable."""
 
     text: str
     contents: tuple[tuple[int, int, int, str], ...] | None
-    answers: tuple[Answer, ...] | None
+    answers: tuple[AnswerSpan, ...] | None
 
     def given(self, messages: Sequence[Message], text: str) -> list[str] | None:
         """Return the contents by which the chat becomes `text`, in the order of `contents`; None
@@ -90,7 +90,7 @@ def locate(text: str, messages: list[Message]) -> tuple[tuple[int, int, int, str
 
 
 def written(
-    shape: Shape, contents: Sequence[str], text: str
+    shape: ChatShape, contents: Sequence[str], text: str
 ) -> tuple[tuple[Span, ...], list[tuple[int, int]]]:
     """Return the spans that the template wrote in a filled shape, and by how much places behind
     each content have moved."""
@@ -106,7 +106,7 @@ def written(
     return tuple(structure), shifts
 
 
-def filled(shape: Shape, contents: list[str], dialogue: Dialogue, text: str) -> Rendered | None:
+def filled(shape: ChatShape, contents: list[str], dialogue: Dialogue, text: str) -> Rendered | None:
     """Return a shape filled with contents; None if its answers are not in one text."""
     if shape.answers is None:
         return None
@@ -116,13 +116,13 @@ def filled(shape: Shape, contents: list[str], dialogue: Dialogue, text: str) -> 
         return place + next((by for end, by in reversed(shifts) if end <= place), 0)
 
     answers = [
-        Answer(moved(each.prompt), moved(each.start), moved(each.end), each.stopped)
+        AnswerSpan(moved(each.prompt), moved(each.start), moved(each.end), each.stopped)
         for each in shape.answers
     ]
     return replace(rendered(dialogue, text, answers), structure=structure)
 
 
-def rendered(dialogue: Dialogue, text: str, answers: Sequence[Answer]) -> Rendered:
+def rendered(dialogue: Dialogue, text: str, answers: Sequence[AnswerSpan]) -> Rendered:
     """Return a text with the spans of its answers."""
     last = answers[-1]
     if not last.stopped:

@@ -21,7 +21,16 @@ from tuner.data.chat_template import ChatTemplate
 from tuner.data.dialogue import Dialogue
 from tuner.data.reasoning import KEY, Message
 from tuner.data.rendered import Rendered
-from tuner.data.shapes import Answer, Shape, filled, locate, neutral, rendered, strings_of, written
+from tuner.data.shapes import (
+    AnswerSpan,
+    ChatShape,
+    filled,
+    locate,
+    neutral,
+    rendered,
+    strings_of,
+    written,
+)
 from tuner.data.turn_keys import MASKED
 from tuner.errors import ModelError
 
@@ -29,7 +38,7 @@ MAX_SHAPES = 4096
 
 
 @dataclass(frozen=True)
-class Chat:
+class RenderJob:
     """Turns to render: separated messages, tools, the template's arguments, the turns to learn."""
 
     messages: list[Message]
@@ -53,7 +62,7 @@ class SpanFinder:
     def __init__(self, chat: ChatTemplate, context: bool = False) -> None:
         self.chat = chat
         self._context = context
-        self._shapes: dict[str, Shape] = {}
+        self._shapes: dict[str, ChatShape] = {}
 
     def render(
         self,
@@ -83,11 +92,11 @@ class SpanFinder:
         learned = [i for i in answers if not messages[i].get(MASKED)]
         wanted = learned[-1:] if only_last else learned
 
-        def chat(upto: int, turns: list[int]) -> Chat:
+        def chat(upto: int, turns: list[int]) -> RenderJob:
             own = arguments
             if own is None:
                 own = self.chat.arguments(any(messages[i].get(KEY) for i in turns))
-            return Chat(messages[:upto], dialogue.tools, dict(own), turns)
+            return RenderJob(messages[:upto], dialogue.tools, dict(own), turns)
 
         alike = len({bool(messages[i].get(KEY)) for i in wanted}) == 1
         if alike or arguments is not None or not self.chat.switch:
@@ -118,7 +127,7 @@ class SpanFinder:
             return plain
         return {**plain, "content": "", "tool_calls": [{"type": "function", "function": function}]}
 
-    def _one(self, dialogue: Dialogue, chat: Chat) -> Rendered | None:
+    def _one(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
         able = self.chat.abilities
         said = any(chat.messages[i].get(KEY) for i in chat.answers)
         if able.composed or (said and not able.reasoning):
@@ -153,11 +162,11 @@ class SpanFinder:
             BadRow: the template refuses the turns, or leaves one out.
         """
         turns = [self._with_calls(reasoning.separated(message)) for message in messages]
-        chat = Chat(turns, tools, dict(arguments or {}), [])
+        chat = RenderJob(turns, tools, dict(arguments or {}), [])
         bare = replace(chat, messages=neutral(turns))
         pattern = self._text(bare.messages, bare, generate=True)
         text = self._text(turns, chat, generate=True)
-        shape = Shape(pattern, locate(pattern, bare.messages), None)
+        shape = ChatShape(pattern, locate(pattern, bare.messages), None)
         dialogue = Dialogue("conversation", tuple(turns), tools=tools)
         given = shape.given(turns, text)
         if given is not None:
@@ -167,11 +176,11 @@ class SpanFinder:
         whole = ((0, len(text)),)
         return Rendered(dialogue, text, (), structure=whole, unlocated=texts, pattern=pattern)
 
-    def _text(self, messages: Sequence[Message], chat: Chat, generate: bool = False) -> str:
+    def _text(self, messages: Sequence[Message], chat: RenderJob, generate: bool = False) -> str:
         native = [self.chat.native(message) for message in messages]
         return self.chat.render(native, chat.tools, generate, chat.arguments)
 
-    def _shape(self, chat: Chat) -> Shape:
+    def _shape(self, chat: RenderJob) -> ChatShape:
         bare = replace(chat, messages=neutral(chat.messages))
         key = json.dumps([bare.messages, chat.tools, chat.arguments, chat.answers], sort_keys=True)
         if key not in self._shapes:
@@ -180,10 +189,10 @@ class SpanFinder:
             text = self._text(bare.messages, bare)
             found = self._answers(bare, text)
             located = locate(text, bare.messages)
-            self._shapes[key] = Shape(text, located, tuple(found) if found else None)
+            self._shapes[key] = ChatShape(text, located, tuple(found) if found else None)
         return self._shapes[key]
 
-    def _answers(self, chat: Chat, text: str) -> list[Answer] | None:
+    def _answers(self, chat: RenderJob, text: str) -> list[AnswerSpan] | None:
         """The answers' spans in `text`; None if it is not stable over its turns."""
         found = []
         for i in chat.answers:
@@ -204,14 +213,14 @@ class SpanFinder:
             found.append(answer if last else self._with_stop(answer, text))
         return found
 
-    def _with_stop(self, answer: Answer, text: str) -> Answer:
+    def _with_stop(self, answer: AnswerSpan, text: str) -> AnswerSpan:
         """An answer with the stop token that opens the next turn (GLM's), if it has none."""
         for stop in () if answer.stopped else self.chat.stops:
             if text.startswith(stop, answer.end):
                 return replace(answer, end=answer.end + len(stop), stopped=True)
         return answer
 
-    def _answer(self, text: str, prompt: int, message: Message) -> Answer:
+    def _answer(self, text: str, prompt: int, message: Message) -> AnswerSpan:
         """What the model writes after the prompt, up to its stop token."""
         said, content = (str(message.get(key) or "").strip() for key in (KEY, "content"))
         thought = text.find(said, prompt) if said else -1
@@ -224,21 +233,21 @@ class SpanFinder:
             end = position + len(content)
         ends = [text.find(stop, end) + len(stop) for stop in self.chat.stops if stop in text[end:]]
         if ends:
-            return Answer(prompt, start, min(ends), True)
+            return AnswerSpan(prompt, start, min(ends), True)
         # Some models end a turn with another token than their eos.
         if position >= 0 and not message.get("tool_calls"):
             rest = text[end:].lstrip()
             ends = [len(text) - len(rest) + len(word) for word in self._specials(rest)]
-            return Answer(prompt, start, max(ends, default=end), bool(ends))
+            return AnswerSpan(prompt, start, max(ends, default=end), bool(ends))
         text = text.rstrip()
         stopped = any(text.endswith(word) for word in self.chat.specials)
-        return Answer(prompt, start, len(text), stopped)
+        return AnswerSpan(prompt, start, len(text), stopped)
 
     def _specials(self, text: str) -> list[str]:
         """The special tokens that a text begins with."""
         return [word for word in self.chat.specials if text.startswith(word)]
 
-    def _composed(self, dialogue: Dialogue, chat: Chat) -> Rendered | None:
+    def _composed(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
         """The last answer behind the prompt, where an answered chat does not show it so."""
         if len(chat.answers) > 1:
             return None
@@ -248,7 +257,7 @@ class SpanFinder:
         texts = tuple(strings_of([*chat.messages, chat.tools]))
         return replace(example, structure=((0, len(text)),), unlocated=texts, pattern=pattern)
 
-    def _behind_prompt(self, chat: Chat) -> tuple[str, int]:
+    def _behind_prompt(self, chat: RenderJob) -> tuple[str, int]:
         """Return prompt and answer as one text, and where the prompt ends."""
         message = chat.messages[-1]
         prompt = self._text(chat.messages[:-1], chat, generate=True)
@@ -268,7 +277,7 @@ class SpanFinder:
         return f"{prompt}{thought}{content}{after}", len(prompt)
 
 
-def _unlocated(chat: Chat) -> tuple[str, ...]:
+def _unlocated(chat: RenderJob) -> tuple[str, ...]:
     """The texts of a chat other than the contents that were found."""
     extras = [{**reasoning.without(message), "content": None} for message in chat.messages]
     return tuple(strings_of([*extras, chat.tools]))

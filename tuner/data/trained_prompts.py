@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from tuner.data.example_maker import ExampleMaker, Pair
-from tuner.data.prepared import Trained
+from tuner.data.prepared import TrainedPrompt
 from tuner.data.turn_keys import MASKED
 
 
-def trained(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[Trained]:
+def trained(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[TrainedPrompt]:
     """Yield a prompt of a turn in the middle, of a last turn, and of one with tools, if there are
     such."""
     if maker.head != "language":
@@ -36,7 +36,7 @@ def trained(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[Trained]:
             what = what or "a turn in the middle"
             if what in wanted:
                 wanted.discard(what)
-                yield Trained(
+                yield TrainedPrompt(
                     dialogue.row,
                     what,
                     list(dialogue.messages[:turn]),

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from tuner.data.answer_encoder import AnswerEncoder, Answers, Asked
+from tuner.data.answer_encoder import AnswerEncoder, Answers, PromptAndAnswers
 from tuner.data.bad_rows import BadRow
 from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker, Tally
 from tuner.data.pipeline import Pipeline
@@ -23,7 +23,7 @@ WARNED = (
 )
 
 
-Item = TypeVar("Item", bound=Asked)
+Item = TypeVar("Item", bound=PromptAndAnswers)
 
 
 class WholePipeline(Pipeline[Item]):

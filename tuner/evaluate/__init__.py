@@ -72,7 +72,7 @@ def _spread(
     """Observe the rows, each in one process."""
     return ranks.spread(
         items,
-        lambda own, told: observe(plan, model, own, told),
+        lambda own, tick: observe(plan, model, own, tick),
         tick,
         whole=plan.devices.sharded,
     )

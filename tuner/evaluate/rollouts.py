@@ -84,12 +84,12 @@ def observe(plan: Plan, model: Any, judge: Judge, tick: Callable[[int, int], Non
     model.eval()
 
     def observe_batches(
-        starts: Sequence[int], told: Callable[[int, int], None]
+        starts: Sequence[int], tick: Callable[[int, int], None]
     ) -> list[list[Earned]]:
         found = []
         for first in starts:
             found.append(_earned(plan, model, judge, prompts, first))
-            told(len(found), len(starts))
+            tick(len(found), len(starts))
         return found
 
     batches = range(0, len(prompts), ROWS_PER_BATCH)

@@ -18,11 +18,11 @@ from tuner.model import known_files
 if TYPE_CHECKING:
     from tuner.export.job import Work
     from tuner.plan.plan import Plan
-    from tuner.recipe.formats import Format
+    from tuner.recipe.formats import ExportFormat
     from tuner.tasks.trained import Trained
 
 
-def write_again(row: Format, work: Work, folder: Path) -> None:
+def write_again(row: ExportFormat, work: Work, folder: Path) -> None:
     """Write the adapter of a finished run."""
     copy(work.origin.folder, folder, work.name, portable=work.portable)
 
@@ -76,7 +76,7 @@ def _portable(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def write(plan: Plan, trained: Trained, folder: Path) -> None:
+def write_adapter(plan: Plan, trained: Trained, folder: Path) -> None:
     """Save the adapter so that it works on the untouched base.
 
     An adapter whose start moved part of the base weights (PiSSA, OLoRA) is converted into the

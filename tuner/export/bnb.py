@@ -12,21 +12,21 @@ from tuner.export.proof import reload
 
 if TYPE_CHECKING:
     from tuner.export.job import Work
-    from tuner.recipe.formats import Format
+    from tuner.recipe.formats import ExportFormat
 
 
 # What bitsandbytes puts in place of a linear layer.
 _LAYERS = ("Linear8bitLt", "Linear4bit")
 
 
-def write_int8(row: Format, work: Work, folder: Path) -> None:
+def write_int8(row: ExportFormat, work: Work, folder: Path) -> None:
     """Quantize to LLM.int8(): 8 bits per weight, one absolute maximum per output."""
     from transformers import BitsAndBytesConfig
 
     _write(work, folder, BitsAndBytesConfig(load_in_8bit=True))
 
 
-def write_nf4(row: Format, work: Work, folder: Path) -> None:
+def write_nf4(row: ExportFormat, work: Work, folder: Path) -> None:
     """Quantize to NF4 in blocks of 64 weights, with double-quantized scales."""
     from transformers import BitsAndBytesConfig
 

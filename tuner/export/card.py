@@ -23,7 +23,7 @@ _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _OPTIONS = ("r", "alpha", "num_virtual_tokens")
 
 
-def write(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run: Any) -> None:
+def write_card(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run: Any) -> None:
     """Write the card of an artefact.
 
     Args:

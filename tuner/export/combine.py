@@ -56,8 +56,8 @@ def check(asked: Combination) -> None:
     for origin in origins:
         config = origin.config
         plain = config.get("peft_type") == "LORA" and not config.get("use_dora")
-        beside = ("modules_to_save", "target_parameters", tokenizer.TRAINED)
-        if not plain or any(config.get(key) for key in beside):
+        besides = ("modules_to_save", "target_parameters", tokenizer.TRAINED)
+        if not plain or any(config.get(key) for key in besides):
             raise ModelError(
                 f"{origin.name} is not a plain LoRA",
                 f"{origin.folder / CONFIG}: only LoRA and rsLoRA updates can be added",

@@ -24,7 +24,7 @@ from tuner.export.pipeline import About, Refusal
 from tuner.export.proof import fresh_process, measure, same_adapter
 from tuner.export.proof import rows as held
 from tuner.machine.imports import function
-from tuner.recipe.formats import FORMATS, Format
+from tuner.recipe.formats import FORMATS, ExportFormat
 from tuner.record import disk, proof_limits, seal
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ REPORT = "export.json"
 
 
 def export(
-    origin: SavedModel, rows: list[Format], settings: Settings, console: Console
+    origin: SavedModel, rows: list[ExportFormat], settings: Settings, console: Console
 ) -> list[dict[str, Any]]:
     """Write, prove and seal each format.
 
@@ -90,7 +90,7 @@ def export(
         for row in rows:
             started = time.perf_counter()
             console.phase(f"writing {row.name} and reloading it in a fresh process")
-            if against := pipeline.write(sealed, [row], settings.output):
+            if against := pipeline.write_artefacts(sealed, [row], settings.output):
                 refused += against
                 continue
             seconds = {"seconds": time.perf_counter() - started, "shared_seconds": shared}
@@ -106,7 +106,7 @@ def export(
     return reports
 
 
-def _refuse_existing(output: Path, rows: list[Format]) -> None:
+def _refuse_existing(output: Path, rows: list[ExportFormat]) -> None:
     for row in rows:
         if (output / row.name).exists():
             raise RecipeError(
@@ -133,7 +133,7 @@ class Sealed:
         further = {"combined": settings.combination.as_dict()} if settings.combination else {}
         self.about = About(work.name, work.fingerprint, work.facts, work.record, further)
 
-    def write(self, row: Format, folder: Path) -> None:
+    def write(self, row: ExportFormat, folder: Path) -> None:
         """Write the files of a format."""
         function(row.write)(row, self.work, folder)
 
@@ -145,7 +145,7 @@ class Sealed:
             for name, folder in folders.items()
         }
 
-    def judge(self, row: Format, folder: Path, found: Any) -> dict[str, Any]:
+    def judge(self, row: ExportFormat, folder: Path, found: Any) -> dict[str, Any]:
         """Return what was proven about an artefact, for its manifest.
 
         Raises:
@@ -184,7 +184,7 @@ class Sealed:
 
 
 def _again(
-    work: Work, row: Format, folder: Path, output: Path
+    work: Work, row: ExportFormat, folder: Path, output: Path
 ) -> tuple[torch.Tensor, dict[str, Any] | None]:
     rows = work.both
     if row.name == "gguf-adapter":
@@ -218,7 +218,7 @@ def _how(work: Work, folder: Path) -> dict[str, Any]:
     return {"folder": str(folder), "adapter": str(work.origin.folder), "onto": onto}
 
 
-def _needed(work: Work, rows: list[Format], base: Base | None) -> int:
+def _needed(work: Work, rows: list[ExportFormat], base: Base | None) -> int:
     """Return the bytes needed on disk, at most: each artefact as large as the base in float32."""
     folder = base.folder if base else work.origin.folder
     whole = sum(file.stat().st_size for file in folder.glob("*.safetensors"))

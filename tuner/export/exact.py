@@ -17,7 +17,7 @@ from tuner.export.limits import refused
 from tuner.export.proof import noise
 from tuner.export.proof.measure import Measures
 from tuner.export.proof.noise import Apart
-from tuner.recipe.formats import Format
+from tuner.recipe.formats import ExportFormat
 from tuner.record.proof_limits import APART, REQUANTIZED, UNPROVEN
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def unproven(refuse: Refuse, proven: Mapping[str, Any] | None, share: float | No
 
 
 def judge(
-    row: Format,
+    row: ExportFormat,
     figures: Measures,
     work: Work,
     found: torch.Tensor,
@@ -140,7 +140,7 @@ def judge(
     }
 
 
-def _refused(row: Format, why: str) -> IntegrityError:
+def _refused(row: ExportFormat, why: str) -> IntegrityError:
     return refused(
         row,
         "is not the model that was trained",
@@ -150,7 +150,7 @@ def _refused(row: Format, why: str) -> IntegrityError:
 
 
 def _kind(
-    row: Format, work: Work, proven: dict[str, Any] | None, dtype: str
+    row: ExportFormat, work: Work, proven: dict[str, Any] | None, dtype: str
 ) -> tuple[str, float | None]:
     """Return the kind of proof, and the largest KL from the tuned model."""
     if row.name == "merged" and work.job["quantize"] != "none":

@@ -22,12 +22,12 @@ from tuner.methods import qat
 
 if TYPE_CHECKING:
     from tuner.export.job import Work
-    from tuner.recipe.formats import Format
+    from tuner.recipe.formats import ExportFormat
 
 _PER_WORD = 8
 
 
-def write(row: Format, work: Work, folder: Path) -> None:
+def write_int4(row: ExportFormat, work: Work, folder: Path) -> None:
     """Quantize the weights of every linear layer except the output head.
 
     Raises:

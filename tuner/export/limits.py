@@ -12,7 +12,7 @@ from safetensors import safe_open
 from tuner.errors import IntegrityError
 from tuner.export.proof.measure import Measures
 from tuner.export.proof.stored import skeleton
-from tuner.recipe.formats import Format
+from tuner.recipe.formats import ExportFormat
 from tuner.record.proof_limits import KEPT
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _KEPT_WHOLE = ("embed", "lm_head", "wte", "wpe", "shared", "score", "classifier"
 
 
 def judge(
-    row: Format, figures: Measures, work: Work, folder: Path, max_kl: float | None
+    row: ExportFormat, figures: Measures, work: Work, folder: Path, max_kl: float | None
 ) -> dict[str, Any]:
     """Return the report of one artefact.
 
@@ -98,7 +98,7 @@ def weight_bytes(folder: Path) -> int:
     return sum(int(tensor.n_bytes) for file in gguf for tensor in GGUFReader(file).tensors)
 
 
-def _expected_bytes(row: Format, work: Work) -> float:
+def _expected_bytes(row: ExportFormat, work: Work) -> float:
     """Return the most bytes that weights of this format may take; infinite if not quantized."""
     if row.bits is None:
         return math.inf
@@ -120,7 +120,9 @@ def _kept_whole(work: Work) -> Sequence[str]:
     return *_KEPT_WHOLE, *network._keep_in_fp32_modules, *network._keep_in_fp32_modules_strict
 
 
-def _bits(row: Format, name: str, dimensions: int, dtype: str, kept_whole: Sequence[str]) -> float:
+def _bits(
+    row: ExportFormat, name: str, dimensions: int, dtype: str, kept_whole: Sequence[str]
+) -> float:
     """Return the bits per weight of one tensor; GGUF quantizes embeddings, too, the output matrix
     with more bits, and keeps positions and vectors in float32."""
     assert row.bits is not None
@@ -134,7 +136,7 @@ def _bits(row: Format, name: str, dimensions: int, dtype: str, kept_whole: Seque
 _WIDTHS = {"float32": 32.0, "bfloat16": 16.0, "float16": 16.0}
 
 
-def check_merge(row: Format, proven: dict[str, Any] | None) -> None:
+def check_merge(row: ExportFormat, proven: dict[str, Any] | None) -> None:
     """Refuse a format made from a merge that does not match the method's formula.
 
     Raises:
@@ -149,6 +151,6 @@ def check_merge(row: Format, proven: dict[str, Any] | None) -> None:
         )
 
 
-def refused(row: Format, what: str, why: str, fix: str) -> IntegrityError:
+def refused(row: ExportFormat, what: str, why: str, fix: str) -> IntegrityError:
     """Return the error that refuses an artefact."""
     return IntegrityError(f"the {row.name} artefact {what}", why, fix)

@@ -11,7 +11,7 @@ import torch
 from tuner.export import merged
 from tuner.export.proof import measure, noise, reload
 from tuner.model import embedding_rows
-from tuner.recipe.formats import Format
+from tuner.recipe.formats import ExportFormat
 from tuner.record import manifest
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def measure_and_merge(
     work: Work,
-    rows: list[Format],
+    rows: list[ExportFormat],
     settings: Settings,
     scratch: Path,
     base: Base | None,

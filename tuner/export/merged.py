@@ -17,7 +17,7 @@ from tuner.record import manifest
 if TYPE_CHECKING:
     from tuner.export.job import Work
     from tuner.plan.plan import Plan
-    from tuner.recipe.formats import Format
+    from tuner.recipe.formats import ExportFormat
     from tuner.tasks.trained import Trained
 
 # Bytes per file at most. safetensors copies a file's tensors before it writes them: this is all
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 SHARD = 2_000_000_000
 
 
-def write_again(row: Format, work: Work, folder: Path) -> None:
+def write_again(row: ExportFormat, work: Work, folder: Path) -> None:
     """Write the merged model that other formats are made from."""
     ignored = shutil.ignore_patterns(manifest.MANIFEST)
     shutil.copytree(work.merged, folder, dirs_exist_ok=True, ignore=ignored)
 
 
-def write(plan: Plan, trained: Trained, folder: Path) -> None:
+def write_merged(plan: Plan, trained: Trained, folder: Path) -> None:
     """Merge into the live model and save it with its tokenizer and chat template.
 
     Raises:

@@ -25,7 +25,7 @@ from tuner.export.proof.noise import Apart
 from tuner.machine import heap
 from tuner.machine.imports import function
 from tuner.methods import lora
-from tuner.recipe.formats import Format
+from tuner.recipe.formats import ExportFormat
 from tuner.record.proof_limits import APART
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Live:
         with model.disable_adapter():
             return fresh_process.logits(model, self._rows)
 
-    def write(self, row: Format, folder: Path) -> None:
+    def write(self, row: ExportFormat, folder: Path) -> None:
         """Write an artefact, and record what it must be."""
         name, exporter = row.name, function(row.live)
         moved = lora.moves_base(self.plan.recipe.method)
@@ -106,7 +106,7 @@ class Live:
         refused = self._problems.pop("adapter", None)
         folder = self._aside / "adapter"
         folder.mkdir()
-        adapter.write(self.plan, self.trained, folder)
+        adapter.write_adapter(self.plan, self.trained, folder)
         self._check_adapter(folder)
         self._problems["merged"] = self._problems.pop("adapter")
         if refused is not None:
@@ -143,7 +143,7 @@ class Live:
         logits, proofs = fresh_process.fresh_logits(self.plan, folders, self._rows, self._proofs)
         return {name: (logits[name], proofs.get(name)) for name in folders}
 
-    def judge(self, row: Format, folder: Path, found: Any) -> dict[str, Any]:
+    def judge(self, row: ExportFormat, folder: Path, found: Any) -> dict[str, Any]:
         """Return what was proven about an artefact, for its manifest.
 
         Raises:

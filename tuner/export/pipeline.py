@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from tuner.errors import IntegrityError, ModelError
 from tuner.export import card
-from tuner.recipe.formats import Format, needs_merge
+from tuner.recipe.formats import ExportFormat, needs_merge
 from tuner.record import provenance, seal
 
 Refusal = IntegrityError | ModelError
@@ -44,13 +44,13 @@ class Exporter(Protocol):
 
     about: About
 
-    def write(self, row: Format, folder: Path) -> None:
+    def write(self, row: ExportFormat, folder: Path) -> None:
         """Write the files of a format."""
 
     def reload(self, folders: Mapping[str, Path]) -> Mapping[str, Any]:
         """Return what a fresh process finds in these folders, by format."""
 
-    def judge(self, row: Format, folder: Path, found: Any) -> dict[str, Any]:
+    def judge(self, row: ExportFormat, folder: Path, found: Any) -> dict[str, Any]:
         """Return what is proven about an artefact, for its manifest.
 
         Raises:
@@ -58,7 +58,9 @@ class Exporter(Protocol):
         """
 
 
-def write(exporter: Exporter, rows: Sequence[Format], output: Path) -> list[Refusal]:
+def write_artefacts(
+    exporter: Exporter, rows: Sequence[ExportFormat], output: Path
+) -> list[Refusal]:
     """Write formats, prove each, and seal those that are proven.
 
     Args:
@@ -82,7 +84,7 @@ def write(exporter: Exporter, rows: Sequence[Format], output: Path) -> list[Refu
             exporter.write(row, folders[row.name])
             if row.card or (row.bits and not row.llama_type):
                 about = exporter.about
-                card.write(folders[row.name], row.name, about.base, about.facts, about.run)
+                card.write_card(folders[row.name], row.name, about.base, about.facts, about.run)
         found = exporter.reload(folders)
         for row in rows:
             # What is proven is kept, even if others fail.
@@ -99,7 +101,7 @@ def _collecting(refused: list[Refusal]) -> Iterator[None]:
         refused.append(error)
 
 
-def _extra(about: About, row: Format) -> dict[str, Any]:
+def _extra(about: About, row: ExportFormat) -> dict[str, Any]:
     """Return what the manifest of a format says besides what is proven."""
     merged = {"quantize": "none"} if needs_merge(row.name) else {}
     return {

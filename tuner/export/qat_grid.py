@@ -15,14 +15,14 @@ from tuner.methods import qat
 
 if TYPE_CHECKING:
     from tuner.export.job import Work
-    from tuner.recipe.formats import Format
+    from tuner.recipe.formats import ExportFormat
 
 # The export formats of the two schemes, and the largest KL to what was trained.
 FORMATS = {"int8": "int8-torchao", "int4": "int4"}
 LIMIT = 1e-4
 
 
-def wanted(work: Work, row: Format) -> bool:
+def wanted(work: Work, row: ExportFormat) -> bool:
     """Return whether this is the format that the run was trained for."""
     return FORMATS.get(work.facts["qat"]) == row.name
 

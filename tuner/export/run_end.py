@@ -11,7 +11,7 @@ from tuner.export import convert, origin, parity, pipeline
 from tuner.export.job import Settings
 from tuner.export.pipeline import Refusal
 from tuner.export.proof import rows
-from tuner.recipe.formats import FORMATS, Format
+from tuner.recipe.formats import FORMATS, ExportFormat
 from tuner.record import manifest, seal
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tuner.tasks.trained import Trained
 
 
-def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]]:
+def export_run(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]]:
     """Write, prove and seal every format of the plan that is written from the live model.
 
     Args:
@@ -35,17 +35,17 @@ def write(plan: Plan, trained: Trained, fingerprint: str) -> list[dict[str, Any]
     Raises:
         IntegrityError: an artefact is not what was trained; those that were proven are kept.
     """
-    rows.write(plan)
+    rows.write_rows(plan)
     if todo := _missing(plan, plan.live_formats):
         with seal.scratch(plan.output) as aside:
             live = parity.Live(plan, trained, fingerprint, aside)
-            refused = pipeline.write(live, todo, plan.output)
+            refused = pipeline.write_artefacts(live, todo, plan.output)
         if refused:
             raise _with_the_kept(plan, refused[0], "; please report this with run.json")
     return [describe(plan.output / name) for name in plan.live_formats]
 
 
-def make(
+def write_format(
     plan: Plan, trained: Trained, console: Console, *, rehearsal: bool
 ) -> list[dict[str, Any]]:
     """Make every other format of the plan from what was sealed, as `tuner export` does.
@@ -89,7 +89,7 @@ def make(
     return [describe(plan.output / name) | seconds.get(name, {}) for name in plan.made_formats]
 
 
-def _missing(plan: Plan, names: Sequence[str]) -> list[Format]:
+def _missing(plan: Plan, names: Sequence[str]) -> list[ExportFormat]:
     """Return those of some formats that are not sealed yet; the files of the others are checked."""
     done = [name for name in names if manifest.is_sealed(plan.output / name)]
     for name in done:

@@ -11,10 +11,10 @@ from tuner.methods import qat
 
 if TYPE_CHECKING:
     from tuner.export.job import Work
-    from tuner.recipe.formats import Format
+    from tuner.recipe.formats import ExportFormat
 
 
-def write(row: Format, work: Work, folder: Path) -> None:
+def write_torchao_int8(row: ExportFormat, work: Work, folder: Path) -> None:
     """Quantize the weights of every nn.Linear except the output head; activations stay as they are.
 
     Raises:

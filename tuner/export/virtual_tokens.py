@@ -21,7 +21,7 @@ NEAREST = 5
 
 
 @torch.no_grad()
-def write(plan: Plan, trained: Trained, folder: Path) -> None:
+def write_virtual_tokens(plan: Plan, trained: Trained, folder: Path) -> None:
     """Save the virtual tokens.
 
     `virtual_tokens.safetensors` holds `embeddings` (data sets, tokens, hidden size), to put

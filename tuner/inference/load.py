@@ -26,7 +26,7 @@ from tuner.model.adapters.saved_models import SavedModel
 from tuner.model.base import Base
 from tuner.model.heads import HEADS, Head, family
 from tuner.model.prompt_model import PromptModel
-from tuner.model.transformers_errors import told
+from tuner.model.transformers_errors import as_model_error
 
 if TYPE_CHECKING:
     from tuner.recipe.schema_model import ModelSection
@@ -68,14 +68,14 @@ def open_base(
     return Inference(found, head, network, tokenizer)
 
 
-def _head(found: Base) -> Head:
+def _head(base: Base) -> Head:
     """Return the head of a base that generates."""
-    kind = family(found.config)
-    classes = any("Classification" in name for name in found.config.get("architectures") or ())
+    kind = family(base.config)
+    classes = any("Classification" in name for name in base.config.get("architectures") or ())
     if kind == "encoder" or classes:
         raise does_not_write(
-            f"the base model '{found.name}'",
-            f"{found.folder}: "
+            f"the base model '{base.name}'",
+            f"{base.folder}: "
             + ("it is a classifier" if classes else "an encoder cannot generate"),
         )
     return HEADS["sequence" if kind == "encoder-decoder" else "language"]
@@ -117,7 +117,7 @@ def attach(
         # Tensors without a module, which they warn about, are refused below.
         with (
             warnings.catch_warnings(),
-            told(f"the adapter '{name}' cannot be loaded", folder, WHOLE),
+            as_model_error(f"the adapter '{name}' cannot be loaded", folder, WHOLE),
         ):
             warnings.simplefilter("ignore")
             device = str(bare.device)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelToOpen:
     """Where the model comes from.
 
     Attributes:
@@ -45,9 +45,9 @@ class Source:
     name: str = ""
 
 
-def find(
+def model_to_open(
     name: str | None, base: str | None, adapters: Sequence[str], present: Machine, verb: str
-) -> Source:
+) -> ModelToOpen:
     """Find what the command line names.
 
     Args:
@@ -104,7 +104,7 @@ def adapter(text: str) -> tuple[str, Path]:
     return given or (whole.parent if whole.name == "adapter" else whole).name, path
 
 
-def load(source: Source, console: Console, *, force_base: bool = False) -> Inference:
+def load(source: ModelToOpen, console: Console, *, force_base: bool = False) -> Inference:
     """Open the base and put the adapters on it; the first of them answers.
 
     Args:
@@ -143,14 +143,14 @@ def _run_of(artefact: Path) -> str:
     return parent.name if (parent / run_json.RUN).is_file() else ""
 
 
-def _of_base(base: str, present: Machine, adapters: list[tuple[str, Path]]) -> Source:
+def _of_base(base: str, present: Machine, adapters: list[tuple[str, Path]]) -> ModelToOpen:
     device, dtype = _place(present)
-    return Source(ModelSection(base=base, dtype=dtype), Path(), device, adapters)
+    return ModelToOpen(ModelSection(base=base, dtype=dtype), Path(), device, adapters)
 
 
 def _of_run(
     found: SavedModel, base: str | None, present: Machine, further: list[tuple[str, Path]]
-) -> Source:
+) -> ModelToOpen:
     """Return the base that a run was trained on with its adapter; or its merged model."""
     path, own = found.run or found.folder, found.folder
     record = run_json.read_record(path)
@@ -174,7 +174,7 @@ def _of_run(
         section["code_sha256"] = facts.get("code_sha256")
         model = ModelSection(**section, dtype=dtype)
         name = path.resolve().name
-        return Source(model, Path() if base else folder, device, [(name, own), *further], own)
+        return ModelToOpen(model, Path() if base else folder, device, [(name, own), *further], own)
     if found.whole and base is None:
         whole = _of_base(str(own.resolve()), present, further)
         trusted = values.get("model.trust_remote_code", False)

@@ -16,10 +16,10 @@ _FAILURE = "tuner/failure"
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "recvValue", "sendBytes")
 
 
-class Told(TunerError):
+class FailedElsewhere(TunerError):
     """The failure of another rank, which has already shown it."""
 
-    told = True
+    shown_already = True
 
     def __init__(self, error: Mapping[str, Any]) -> None:
         super().__init__(error["what"], error["why"], error["fix"], list(error["problems"]))
@@ -36,9 +36,9 @@ def first_failure(error: BaseException, store: Any, rank: int) -> TunerError | N
         said = store.compare_set(_FAILURE, "", text).decode()
     except Exception:
         # Rank 0, which has the store, has ended before this one, with its own error.
-        return Told(own.as_dict())
+        return FailedElsewhere(own.as_dict())
     if said != text:
-        return Told(json.loads(said))
+        return FailedElsewhere(json.loads(said))
     return own if isinstance(own, ResourceError) and own is not error else None
 
 

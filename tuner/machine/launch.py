@@ -133,7 +133,7 @@ def carry_out(group: Group, arguments: Sequence[str]) -> None:
     A signal is passed on to all; when one fails, the others end within 30 seconds.
 
     Raises:
-        Told: with the exit code of the rank that failed; it has shown why.
+        FailedElsewhere: with the exit code of the rank that failed; it has shown why.
         Interrupted: by a signal; a checkpoint is sealed.
         ResourceError: the system has killed a process.
     """
@@ -188,14 +188,14 @@ def _end(started: Sequence[processes.Popen[bytes]], number: int) -> None:
 
 def _failure(codes: Sequence[int], first: int, group: Group) -> TunerError:
     """Return the error that the exit codes mean, if not all are 0."""
-    told = codes[first]
-    if told < 0:
+    code_of_run = codes[first]
+    if code_of_run < 0:
         # The codes of ranks that were ended because of it say nothing else.
         ends = (128 + signal.SIGTERM, 128 + signal.SIGINT)
-        told = next((code for code in codes if code > 0 and code not in ends), 0)
-    if told:
+        code_of_run = next((code for code in codes if code > 0 and code not in ends), 0)
+    if code_of_run:
         error = {"kind": "rank", "what": "a process of the run failed", "why": "", "fix": ""}
-        return failure.Told({**error, "exit_code": told, "problems": []})
+        return failure.FailedElsewhere({**error, "exit_code": code_of_run, "problems": []})
     name = signal.Signals(-codes[first]).name
     number = group.node * group.devices + first
     what = f"the process of rank {number} was killed by {name}"

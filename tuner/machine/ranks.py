@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tuner.errors import RecipeError, ResourceError, TrainingError, TunerError
-from tuner.machine.failure import Told, first_failure
+from tuner.machine.failure import FailedElsewhere, first_failure
 
 Item = TypeVar("Item")
 Seen = TypeVar("Seen")
@@ -258,11 +258,11 @@ def one_failure() -> Iterator[None]:
     """Make what fails first on any rank the failure of all, shown once.
 
     Raises:
-        Told: another rank failed before this one.
+        FailedElsewhere: another rank failed before this one.
     """
     try:
         yield
-    except Told:
+    except FailedElsewhere:
         raise
     except BaseException as error:
         first = first_failure(error, _store, place().rank)

@@ -30,7 +30,7 @@ class LastLayerOptions(MethodOptions):
     name: Literal["last_layer"] = "last_layer"
 
 
-class Stage(Section):
+class StageOptions(Section):
     """One stage of a staged run."""
 
     train: Annotated[
@@ -45,10 +45,10 @@ class StagedOptions(MethodOptions):
 
     name: Literal["staged"] = "staged"
     stages: Annotated[
-        tuple[Stage, ...], Field(min_length=1, description="the stages, in order")
+        tuple[StageOptions, ...], Field(min_length=1, description="the stages, in order")
     ] = (
-        Stage(train="last_layer", epochs=1.0, learning_rate=2e-4),
-        Stage(train="all", epochs=1.0, learning_rate=2e-5),
+        StageOptions(train="last_layer", epochs=1.0, learning_rate=2e-4),
+        StageOptions(train="all", epochs=1.0, learning_rate=2e-5),
     )
 
 

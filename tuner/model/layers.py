@@ -91,23 +91,25 @@ def read(base: Base, head: str, rows: int = 0) -> Skeleton:
     return _from_shapes(base, shapes)
 
 
-def trainable(base: Base, head: str, bones: Skeleton, method: Method, setting: Setting) -> int:
+def trainable(base: Base, head: str, skeleton: Skeleton, method: Method, setting: Setting) -> int:
     """Return exactly how many parameters a method trains, at most, at one time.
 
     LoRA is counted by a formula; any other adapter is built on a model without weights.
     """
     options = setting.options
     if isinstance(options, StagedOptions):
-        return max(bones.weights(stage.train) for stage in options.stages)
+        return max(skeleton.weights(stage.train) for stage in options.stages)
     if method.config is None:
-        return bones.weights("last_layer" if method.name == "last_layer" else "all")
+        return skeleton.weights("last_layer" if method.name == "last_layer" else "all")
     if (
         isinstance(options, LoraOptions)
         and head == "language"
         and not (options.modules_to_save or options.experts)
     ):
-        own = sum(lora.parameters(options, name, bones.linears[name]) for name in setting.targets)
-        return own + _of_tokens(base, bones, setting.new_token_ids)
+        own = sum(
+            lora.parameters(options, name, skeleton.linears[name]) for name in setting.targets
+        )
+        return own + _of_tokens(base, skeleton, setting.new_token_ids)
     import peft
 
     from tuner.model import embedding_rows
@@ -131,11 +133,11 @@ def trainable(base: Base, head: str, bones: Skeleton, method: Method, setting: S
     return sum(p.numel() for name, p in named if p.requires_grad and "ranknum" not in name)
 
 
-def _of_tokens(base: Base, bones: Skeleton, ids: Sequence[int]) -> int:
+def _of_tokens(base: Base, skeleton: Skeleton, ids: Sequence[int]) -> int:
     """Return the number of parameters in the rows of some tokens, in embedding and head."""
     if not ids:
         return 0
-    whole = sum(size for name, size in bones.sizes.items() if f".{name}".endswith(_WORDS))
+    whole = sum(size for name, size in skeleton.sizes.items() if f".{name}".endswith(_WORDS))
     return whole // tokenizer.rows_for(base.vocabulary_rows, ids) * len(ids)
 
 

@@ -25,12 +25,12 @@ MATRICES = ("lm_head", "embed_tokens", "wte", "shared", "embed_out")
 TRAINED = "trainable_token_indices"
 
 
-def open_tokenizer(section: ModelSection, found: Base, folder: Path) -> tuple[Any, tuple[int, ...]]:
+def open_tokenizer(section: ModelSection, base: Base, folder: Path) -> tuple[Any, tuple[int, ...]]:
     """Load the tokenizer that a recipe trains with, and add its tokens; also return their ids.
 
     Args:
         section: the recipe's `model` section.
-        found: its base.
+        base: its base.
         folder: where the path of a chat template starts.
 
     Raises:
@@ -38,8 +38,8 @@ def open_tokenizer(section: ModelSection, found: Base, folder: Path) -> tuple[An
         RecipeError: a token of `model.new_tokens` cannot be added, or the chat template cannot be
             used.
     """
-    tokenizer = load_tokenizer(found)
-    check(tokenizer, found.vocabulary_rows, found)
+    tokenizer = load_tokenizer(base)
+    check(tokenizer, base.vocabulary_rows, base)
     ids = add(tokenizer, section.new_tokens)
     conversation.settle(tokenizer, section, folder)
     return tokenizer, ids
@@ -89,13 +89,13 @@ def _problem(tokenizer: Any, token: str, before: Sequence[str]) -> str:
     return f"the tokenizer already has it as one token, {single[0]}" if single else ""
 
 
-def check(tokenizer: Any, rows: int, found: Base) -> None:
+def check(tokenizer: Any, rows: int, base: Base) -> None:
     """Refuse a tokenizer whose ids do not fit the embedding rows (exit 4).
 
     Args:
         tokenizer: the one to use.
         rows: of the embeddings; 0: unknown.
-        found: the base, for messages.
+        base: the base, for messages.
 
     Raises:
         ModelError: names the first id without a row.
@@ -105,7 +105,7 @@ def check(tokenizer: Any, rows: int, found: Base) -> None:
         first = min((n, t) for t, n in tokenizer.get_vocab().items() if n >= rows)
         raise ModelError(
             "tokenizer and model do not match",
-            f"{found.folder}: the tokenizer has ids up to {largest} ({token!r}), the model has "
+            f"{base.folder}: the tokenizer has ids up to {largest} ({token!r}), the model has "
             f"{rows} embedding rows; the first id without a row is {first[0]} ({first[1]!r})",
             "use the tokenizer that belongs to this model",
         )

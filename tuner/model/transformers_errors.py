@@ -40,7 +40,7 @@ def quiet_libraries() -> None:
 
 
 @contextmanager
-def told(what: str, place: Path, fix: str) -> Iterator[None]:
+def as_model_error(what: str, place: Path, fix: str) -> Iterator[None]:
     """Raise load errors of a library as what failed, where, and what to do.
 
     Raises:

@@ -16,7 +16,7 @@ import transformers
 from tuner.errors import ModelError
 from tuner.machine import packages
 from tuner.model.heads import Head, is_new
-from tuner.model.transformers_errors import told
+from tuner.model.transformers_errors import as_model_error
 
 if TYPE_CHECKING:
     from tuner.model.base import Base
@@ -27,12 +27,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def open_weights(
-    found: Base, section: ModelSection, head: Head, dtype: str, device: str, **arguments: Any
+    base: Base, section: ModelSection, head: Head, dtype: str, device: str, **arguments: Any
 ) -> Any:
     """Load the weights of a base with a head, on `device`, in evaluation mode.
 
     Args:
-        found: the base; its folder has the weights.
+        base: the base; its folder has the weights.
         section: has their quantization.
         head: what is loaded on top.
         dtype: its name in `DTYPES`.
@@ -46,16 +46,16 @@ def open_weights(
     if section.quantize != "none":
         arguments["quantization_config"] = _quantization(section.quantize, DTYPES[dtype])
         arguments["device_map"] = {"": device}
-    with told(
-        f"the base model '{found.name}' cannot be loaded",
-        found.folder,
+    with as_model_error(
+        f"the base model '{base.name}' cannot be loaded",
+        base.folder,
         "check that the folder is complete: config.json and every safetensors file",
     ):
         loaded: Any = getattr(transformers, head.auto_class).from_pretrained(
-            found.folder,
+            base.folder,
             dtype=DTYPES[dtype],
             use_safetensors=True,
-            trust_remote_code=found.trusted,
+            trust_remote_code=base.trusted,
             local_files_only=True,
             # So that _check_loaded names them; transformers does not.
             ignore_mismatched_sizes=True,
@@ -63,7 +63,7 @@ def open_weights(
             **arguments,
         )
         model, report = loaded
-        _check_loaded(report, found.folder, head.added)
+        _check_loaded(report, base.folder, head.added)
         if section.quantize == "none":
             model.to(device)
     return without_cpu_packing(model).eval()

@@ -89,7 +89,7 @@ def refuse_missing(recipe: Recipe) -> None:
         require(FORMATS[name])
 
 
-def refuse_base(recipe: Recipe, method: Method, found: Base, head: str, bones: Skeleton) -> None:
+def refuse_base(recipe: Recipe, method: Method, base: Base, head: str, skeleton: Skeleton) -> None:
     """Refuse all formats that this base cannot be exported to, together.
 
     Raises:
@@ -98,18 +98,18 @@ def refuse_base(recipe: Recipe, method: Method, found: Base, head: str, bones: S
     problems = [
         f"export.formats: {name} and {problem}"
         for name in _named(recipe)
-        if (problem := _of_base(name, method, found, head, bones))
+        if (problem := _of_base(name, method, base, head, skeleton))
     ]
     if problems:
         raise RecipeError(
-            f"{found.name} cannot be exported in every format that the recipe names",
+            f"{base.name} cannot be exported in every format that the recipe names",
             problems=problems,
             fix="remove them from export.formats",
         )
 
 
-def _of_base(name: str, method: Method, found: Base, head: str, bones: Skeleton) -> str:
-    kind = str(found.config.get("model_type"))
+def _of_base(name: str, method: Method, base: Base, head: str, skeleton: Skeleton) -> str:
+    kind = str(base.config.get("model_type"))
     if needs_merge(name) and HEADS[head].added and not method.merges_classes:
         return (
             f"method.name: {method.name}, which cannot be merged under a new head: peft's merge "
@@ -120,28 +120,28 @@ def _of_base(name: str, method: Method, found: Base, head: str, bones: Skeleton)
         return f"{what}; GGUF is for decoders that generate text"
     if name == "gguf-adapter" and kind not in ARCHITECTURES:
         return f"a base of type {kind}; supported types: {', '.join(ARCHITECTURES)}"
-    if FORMATS[name].llama_type and not _convertible(found):
-        return f"{_architecture(found)}, which llama.cpp's converter does not support"
+    if FORMATS[name].llama_type and not _convertible(base):
+        return f"{_architecture(base)}, which llama.cpp's converter does not support"
     if name == "int4" and head == "sequence":
         # T5 initializes weights that packed layers do not have, so it cannot be loaded again.
         return "an encoder-decoder, whose packed weights transformers cannot load"
-    if name in ("int4", "int8-torchao") and not _linears(name, kind, bones):
+    if name in ("int4", "int8-torchao") and not _linears(name, kind, skeleton):
         inputs = f" whose inputs are a multiple of {GROUPS[-1]}" if name == "int4" else ""
         return f"a base of type {kind}, which has no linear layer{inputs} to quantize"
     return ""
 
 
-def _linears(name: str, kind: str, bones: Skeleton) -> bool:
+def _linears(name: str, kind: str, skeleton: Skeleton) -> bool:
     """Return whether the format quantizes any layer; GPT-2 keeps its layers as Conv1D."""
     if kind == "gpt2":
         return False
     step = GROUPS[-1] if name == "int4" else 1
-    return any(inputs % step == 0 for inputs, _ in bones.linears.values())
+    return any(inputs % step == 0 for inputs, _ in skeleton.linears.values())
 
 
-def _architecture(found: Base) -> str:
-    return str((found.config.get("architectures") or ["an unnamed architecture"])[0])
+def _architecture(base: Base) -> str:
+    return str((base.config.get("architectures") or ["an unnamed architecture"])[0])
 
 
-def _convertible(found: Base) -> bool:
-    return converter.knows(_architecture(found))
+def _convertible(base: Base) -> bool:
+    return converter.knows(_architecture(base))

@@ -89,7 +89,7 @@ def cost(plan: Plan, seconds: float) -> float | None:
 
 def facts(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Return the time and cost that a plan shows; empty where nothing was measured."""
-    found = rates.find(plan, machine)
+    found = rates.measured_rates(plan, machine)
     if found is None:
         return {}
     seconds = times(plan, found.rate)

@@ -63,8 +63,8 @@ def place(recipe: Recipe, machine: Machine, values: Values) -> tuple[str, str]:
     return device, values.set_auto("model.dtype", "bfloat16" if fast else "float32", why)
 
 
-def packing(recipe: Recipe, method: Method, found: Base, head: str, values: Values) -> bool:
-    model_type = str(found.config.get("model_type"))
+def packing(recipe: Recipe, method: Method, base: Base, head: str, values: Values) -> bool:
+    model_type = str(base.config.get("model_type"))
     why = ""
     if head != "language":
         why = "only a causal language model can keep packed rows apart"
@@ -87,10 +87,10 @@ def packing(recipe: Recipe, method: Method, found: Base, head: str, values: Valu
     return bool(values.set_auto("data.packing", not why, said))
 
 
-def shares(recipe: Recipe, method: Method, found: Base) -> bool:
+def shares(recipe: Recipe, method: Method, base: Base) -> bool:
     """Return whether packed rows may share the tokens they begin with: the forward pass has no
     dropout, and no virtual tokens come before the rows."""
-    drawn = [value for key, value in found.config.items() if "drop" in key]
+    drawn = [value for key, value in base.config.items() if "drop" in key]
     none_drawn = not any(isinstance(value, (int, float)) and value for value in drawn)
     return none_drawn and not method.virtual_tokens and not getattr(recipe.method, "dropout", 0.0)
 
@@ -131,15 +131,15 @@ def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[S
     return tuple(stages)
 
 
-def defaults(recipe: Recipe, prepared: Prepared, found: Base, head: str, values: Values) -> None:
+def defaults(recipe: Recipe, prepared: Prepared, base: Base, head: str, values: Values) -> None:
     room = prepared.report["max_length"]
     whole = "the model's context length"
     drawn = recipe.rlhf is not None and recipe.rlhf.draws
     kept = "tokens to generate" if drawn else "virtual tokens"
-    own = f"{whole} minus {found.context_length - room} {kept}"
-    values.set_auto("data.max_length", room, whole if room == found.context_length else own)
+    own = f"{whole} minus {base.context_length - room} {kept}"
+    values.set_auto("data.max_length", room, whole if room == base.context_length else own)
     task = "classification" if head == "classes" else "generation"
-    values.set_auto("model.task", task, f"what {found.config.get('model_type')} models are for")
+    values.set_auto("model.task", task, f"what {base.config.get('model_type')} models are for")
     values.set_auto("data.template", prepared.template, "detected from the columns")
     if "dropped_too_long" not in prepared.report:
         values.set_auto("data.long", "truncate", "no row loses more than half")

@@ -18,43 +18,43 @@ if TYPE_CHECKING:
 
 def _adapted(base: Ground, parts: Adapted) -> dict[str, dict[str, Any]]:
     """Return which part of the base is adapted; empty for methods that name no modules."""
-    bones, chosen, experts, found = base.layers, parts.targets, parts.experts, base.base
+    skeleton, chosen, experts, found = base.layers, parts.targets, parts.experts, base.base
     if not chosen:
         return {}
-    weights = sum(bones.sizes.get(f"{name}.weight", 0) for name in chosen)
-    weights += sum(bones.sizes[name] for name in experts)
+    weights = sum(skeleton.sizes.get(f"{name}.weight", 0) for name in chosen)
+    weights += sum(skeleton.sizes[name] for name in experts)
     return {
         "adapted": {
             "modules": len(chosen) + len(experts),
             "in_layers": len(layers_of(chosen)),
             "of_layers": sizes.Sizes.of(found.config).layers,
-            "weights_share": weights / (bones.total or 1),
+            "weights_share": weights / (skeleton.total or 1),
         }
     }
 
 
 def warnings(base: Ground, prepared: Prepared, trainable: int) -> list[str]:
     """Return what a run does otherwise than its user may expect."""
-    recipe, bones, found = base.recipe, base.layers, base.base
-    told = [str(text) for text in prepared.report.get("warnings", [])]
+    recipe, skeleton, found = base.recipe, base.layers, base.base
+    texts = [str(text) for text in prepared.report.get("warnings", [])]
     if recipe.model.trust_remote_code:
-        told.extend(
+        texts.extend(
             f"model.trust_remote_code: code of {found.name} runs: {each}"
             for each in own_code.named(found.folder)
         )
-    if bones.tied and recipe.method.name in ("last_layer", "staged"):
-        told.append("head and embeddings are tied: training the last layer trains both")
-    if recipe.model.dtype in ("bfloat16", "float16") and trainable == bones.total:
-        told.append("full weights are trained in float32; model.dtype only sets the compute type")
-    if bones.experts and not getattr(
+    if skeleton.tied and recipe.method.name in ("last_layer", "staged"):
+        texts.append("head and embeddings are tied: training the last layer trains both")
+    if recipe.model.dtype in ("bfloat16", "float16") and trainable == skeleton.total:
+        texts.append("full weights are trained in float32; model.dtype only sets the compute type")
+    if skeleton.experts and not getattr(
         recipe.method, "experts", not isinstance(recipe.method, TargetedOptions)
     ):
-        told.append("the fused expert weights are not adapted (set method.experts: true)")
+        texts.append("the fused expert weights are not adapted (set method.experts: true)")
     if recipe.model.revision is not None and found.kind != "hub":
-        told.append(f"model.revision has no effect: {found.name} is not a Hub model")
+        texts.append(f"model.revision has no effect: {found.name} is not a Hub model")
     if not prepared.eval and recipe.eval.enabled:
-        told.append("no held-out rows: there will be no scores before and after training")
-    return told + new_tokens.doubts(recipe, base.new_ids, found, prepared)
+        texts.append("no held-out rows: there will be no scores before and after training")
+    return texts + new_tokens.doubts(recipe, base.new_ids, found, prepared)
 
 
 def facts(
@@ -67,7 +67,7 @@ def facts(
     space: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Return what a plan shows besides its values; `memory` and `space` are bytes by purpose."""
-    found, bones, recipe, report = base.base, base.layers, base.recipe, prepared.report
+    found, skeleton, recipe, report = base.base, base.layers, base.recipe, prepared.report
     trainable, micro = footprint.shape.trainable, footprint.micro_batch_size
     stages, processes = decided.stages, decided.processes
     return {
@@ -80,9 +80,9 @@ def facts(
             **({"code_sha256": code} if (code := found.code_sha256) else {}),
         },
         "parameters": {
-            "total": bones.total,
+            "total": skeleton.total,
             "trainable": trainable,
-            "trainable_share": trainable / (bones.total or 1),
+            "trainable_share": trainable / (skeleton.total or 1),
         },
         "data": {key: value for key, value in report.items() if key != "warnings"},
         "steps": {

@@ -40,9 +40,9 @@ class Footprint:
 
     base: Ground
     decided: Decided
-    shape: estimate.Shape
-    held: estimate.Shape
-    quantized: estimate.Shape | None
+    shape: estimate.Workload
+    held: estimate.Workload
+    quantized: estimate.Workload | None
     micro_batch_size: int
     checkpointing: bool
 
@@ -99,26 +99,26 @@ class Footprint:
         return space, estimate.facts(peak, export_peak, estimate.drawing_peak(self.held))
 
 
-def _shape(base: Ground, adapted: Adapted, data: Data, decided: Decided) -> estimate.Shape:
+def _shape(base: Ground, adapted: Adapted, data: Data, decided: Decided) -> estimate.Workload:
     """Return what the estimates need to know about a run."""
-    recipe, method, found, bones = base.recipe, base.method, base.base, base.layers
+    recipe, method, found, skeleton = base.recipe, base.method, base.base, base.layers
     trained, dtype = data.prepared.train, decided.dtype
     ordered = [trained[row] for row in split.order(recipe, len(trained), decided.stages)]
     together = (
         decided.packing and base.loaded.task == "sft" and decide.shares(recipe, method, found)
     )
-    kept = activations.kept(recipe, method, found.config, bones.linears, adapted.targets)
+    kept = activations.kept(recipe, method, found.config, skeleton.linears, adapted.targets)
     own_rows = bool(base.new_ids) and method.adapter
-    beside = estimate.trained_rows(base.vocabulary, found.config) if own_rows else 0
-    shape = estimate.Shape(
-        parameters=bones.total,
-        trainable=layers.trainable(found, base.head.name, bones, method, decided.setting),
+    own_rows_bytes = estimate.trained_rows(base.vocabulary, found.config) if own_rows else 0
+    shape = estimate.Workload(
+        parameters=skeleton.total,
+        trainable=layers.trainable(found, base.head.name, skeleton, method, decided.setting),
         adapter=method.adapter,
         dtype=dtype,
         stored=dtype if recipe.model.quantize == "none" else recipe.model.quantize,
         vocabulary=base.vocabulary,
         kept=kept,
-        rows=estimate.Rows(
+        rows=estimate.RowLengths(
             lengths=[example.num_tokens for example in ordered],
             targets=[example.num_targets for example in ordered],
             batch=decided.processes.share(recipe.train.batch_size),
@@ -126,10 +126,10 @@ def _shape(base: Ground, adapted: Adapted, data: Data, decided: Decided) -> esti
             shared=shared_prefix(trained) if together else 0,
         ),
         device=decided.device,
-        requantized=plan_qat.weights(recipe.train.qat, bones),
-        full_precision=0 if recipe.model.quantize == "none" else bones.unquantized,
-        others=beside,
-        mapped=split.mapped(recipe, found, decided.device, dtype, bones.total),
+        requantized=plan_qat.weights(recipe.train.qat, skeleton),
+        full_precision=0 if recipe.model.quantize == "none" else skeleton.unquantized,
+        others=own_rows_bytes,
+        mapped=split.mapped(recipe, found, decided.device, dtype, skeleton.total),
     )
     if recipe.rlhf is not None:
         shape = memory_rlhf.whole(shape, recipe, data.prepared, data.parties, found)

@@ -58,7 +58,9 @@ class Ground:
         return self.loaded.recipe
 
 
-def find(loaded: LoadedRecipe, note: Callable[[str], None], code_sha256: str | None) -> Ground:
+def find_ground(
+    loaded: LoadedRecipe, note: Callable[[str], None], code_sha256: str | None
+) -> Ground:
     """Find the base of a recipe, and refuse one that the recipe cannot run on.
 
     Args:
@@ -119,6 +121,6 @@ def adapt(ground: Ground, machine: Machine) -> Adapted:
     group = plan_qat.group_for(recipe, ground.loaded.task, ground.head.name, base, ground.layers)
     targets.refuse_layers(recipe.method, ground.layers, base)
     chosen = targets.targets(recipe, ground.layers, base)
-    extra = targets.find(recipe.method, ground.layers, chosen, base)
+    extra = targets.adapted_parts(recipe.method, ground.layers, chosen, base)
     room = base.context_length - targets.virtual_tokens(recipe, base)
     return Adapted(chosen, extra.experts, extra.saved, group, room)

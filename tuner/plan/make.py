@@ -65,7 +65,7 @@ def make(
     loaded, policy = plan_rlhf.adopt(loaded, chained)
     recipe, values = loaded.recipe, Values(loaded)
     contradictions.refuse_contradictions(recipe, METHODS[recipe.method.name], machine)
-    base = ground.find(loaded, note, code_sha256)
+    base = ground.find_ground(loaded, note, code_sha256)
     adapted = ground.adapt(base, machine)
     rows = data.read(base, adapted, policy, chained)
     decided = _decide(base, adapted, rows.prepared, machine, values)

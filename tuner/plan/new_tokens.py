@@ -50,7 +50,7 @@ def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
         yield f"model.new_tokens and train.qat: {recipe.train.qat}; not supported together"
 
 
-def refuse_base(recipe: Recipe, found: Base, head: str) -> None:
+def refuse_base(recipe: Recipe, base: Base, head: str) -> None:
     """Refuse to add tokens to a base that is not a generative decoder.
 
     Raises:
@@ -62,24 +62,24 @@ def refuse_base(recipe: Recipe, found: Base, head: str) -> None:
             "model.task: classification" if head == "classes" else "tuner reward",
             "train them with `tuner sft`, and use its merged model as model.base",
         )
-    kind = family(found.config)
+    kind = family(base.config)
     if recipe.model.new_tokens and kind != DECODER:
         raise RecipeError(
             f"model.new_tokens and a base of the family {kind}",
-            f"{found.name} is one; new tokens are supported for decoders only",
+            f"{base.name} is one; new tokens are supported for decoders only",
             "use a decoder, or write them with tokens that the base has",
         )
 
 
-def facts(recipe: Recipe, ids: Sequence[int], found: Base) -> dict[str, dict[str, Any]]:
+def facts(recipe: Recipe, ids: Sequence[int], base: Base) -> dict[str, dict[str, Any]]:
     """Return the ids of added tokens, and the rows they need; empty where none are added."""
     if not ids:
         return {}
-    rows = {"rows_of_the_base": found.vocabulary_rows, "rows": rows_for(found.vocabulary_rows, ids)}
+    rows = {"rows_of_the_base": base.vocabulary_rows, "rows": rows_for(base.vocabulary_rows, ids)}
     return {"vocabulary": {**dict(zip(recipe.model.new_tokens, ids, strict=True)), **rows}}
 
 
-def doubts(recipe: Recipe, ids: Sequence[int], found: Base, prepared: Prepared) -> list[str]:
+def doubts(recipe: Recipe, ids: Sequence[int], base: Base, prepared: Prepared) -> list[str]:
     """Return warnings: tokens that no training row has, rows that are not trained."""
     if not ids:
         return []
@@ -93,6 +93,6 @@ def doubts(recipe: Recipe, ids: Sequence[int], found: Base, prepared: Prepared) 
             said.append(
                 f"model.new_tokens: {', '.join(absent)} is in no training row, so it is not learned"
             )
-    if recipe.method.name == "last_layer" and not found.tied:
+    if recipe.method.name == "last_layer" and not base.tied:
         said.append("method.name: last_layer trains the new tokens' rows only in the head")
     return said

@@ -84,7 +84,7 @@ class Plan:
     vocabulary_rows: int
     metrics: tuple[str, ...]
     formats: tuple[str, ...]
-    shape: estimate.Shape
+    shape: estimate.Workload
     values: Mapping[str, PlanValue]
     facts: Mapping[str, Mapping[str, Any]]
     warnings: Sequence[str] = ()

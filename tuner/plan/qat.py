@@ -57,7 +57,7 @@ def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
         )
 
 
-def group_for(recipe: Recipe, task: str, head: str, found: Base, bones: Skeleton) -> int | None:
+def group_for(recipe: Recipe, task: str, head: str, base: Base, skeleton: Skeleton) -> int | None:
     """Return the group size of a run with `train.qat: int4`; None without groups.
 
     Raises:
@@ -66,27 +66,27 @@ def group_for(recipe: Recipe, task: str, head: str, found: Base, bones: Skeleton
     kind = recipe.train.qat
     if kind == "none":
         return None
-    sizes = {name: inputs for name, (inputs, _) in bones.linears.items()}
+    sizes = {name: inputs for name, (inputs, _) in skeleton.linears.items()}
     group = group_size(sizes)
     odd = [f"{name} ({size})" for name, size in sizes.items() if size % GROUPS[-1]]
     why = ""
-    if family(found.config) != "decoder" or found.config.get("model_type") == "gpt2":
-        why = f"{found.name}: torchao quantizes nn.Linear layers, and only decoders are supported"
+    if family(base.config) != "decoder" or base.config.get("model_type") == "gpt2":
+        why = f"{base.name}: torchao quantizes nn.Linear layers, and only decoders are supported"
     elif task != "sft" or head != "language":
         why = "it is for supervised fine-tuning of models that generate text"
-    elif bones.experts:
-        why = f"{found.name}: torchao does not quantize the fused weights of its experts"
+    elif skeleton.experts:
+        why = f"{base.name}: torchao does not quantize the fused weights of its experts"
     if not why and kind == "int4" and group is None:
-        why = f"{found.name}: groups of {GROUPS[-1]} do not divide the inputs of {odd[0]}"
+        why = f"{base.name}: groups of {GROUPS[-1]} do not divide the inputs of {odd[0]}"
         raise RecipeError(f"train.qat: {kind} cannot be used here", why, "use train.qat: int8")
     if why:
         raise RecipeError(f"train.qat: {kind} cannot be used here", why, "leave out train.qat")
     return group if kind == "int4" else None
 
 
-def weights(kind: str, bones: Skeleton) -> int:
+def weights(kind: str, skeleton: Skeleton) -> int:
     """Return the number of weights that every step quantizes again."""
-    return 0 if kind == "none" else sum(map(math.prod, bones.linears.values()))
+    return 0 if kind == "none" else sum(map(math.prod, skeleton.linears.values()))
 
 
 def facts(kind: str, group: int | None) -> dict[str, dict[str, str]]:

@@ -96,7 +96,7 @@ def keep(plan: Plan, machine: Machine, rate: Rate) -> Path | None:
     return None
 
 
-def find(plan: Plan, machine: Machine) -> Found | None:
+def measured_rates(plan: Plan, machine: Machine) -> Found | None:
     """Return the rate of the same settings, else the newest of the same base, method and device.
 
     Where answers are sampled the time depends on the settings, so only the former counts.

@@ -13,23 +13,23 @@ from tuner.model.heads import HEADS, family
 from tuner.recipe.schema import Recipe
 
 
-def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
+def refuse_base(recipe: Recipe, method: Method, base: Base, head: str) -> None:
     """Refuse a method that does not work on this base, before its weights are read.
 
     Raises:
         RecipeError: the method is not for its family or type, or would break its tied matrices.
     """
-    kind, model_type = family(found.config), str(found.config.get("model_type"))
+    kind, model_type = family(base.config), str(base.config.get("model_type"))
     if kind not in method.families:
         raise RecipeError(
             f"method.name: {method.name} does not support {kind} models",
-            f"{found.name} is one; the method supports {', '.join(sorted(method.families))}",
+            f"{base.name} is one; the method supports {', '.join(sorted(method.families))}",
             "choose another method or another base",
         )
     if method.model_types and model_type not in method.model_types:
         raise RecipeError(
             f"method.name: {method.name} does not support models of type {model_type}",
-            f"{found.name}; the method supports {', '.join(sorted(method.model_types))}",
+            f"{base.name}; the method supports {', '.join(sorted(method.model_types))}",
             "choose another method or another base",
         )
     if HEADS[head].added and not method.classes:
@@ -43,7 +43,7 @@ def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
     if model_type == "gpt2" and not method.conv1d:
         raise RecipeError(
             f"method.name: {method.name} cannot adapt GPT-2's layers",
-            f"{found.name} stores them transposed (Conv1D); peft's {method.name} has no support",
+            f"{base.name} stores them transposed (Conv1D); peft's {method.name} has no support",
             "use lora, or another base",
         )
     options = recipe.method
@@ -55,13 +55,13 @@ def refuse_base(recipe: Recipe, method: Method, found: Base, head: str) -> None:
         )
     if not isinstance(options, LoraOptions):
         return
-    tied = found.tied
+    tied = base.tied
     matrices = [name for name in options.modules_to_save if ends(name, vocabulary.MATRICES)]
     matrices += [name for name in options.modules_to_save if name in vocabulary.MATRICES]
     if tied and matrices:
         raise RecipeError(
             f"method.modules_to_save: {matrices[0]}, but the base's head and embeddings are tied",
-            f"{found.name} has tie_word_embeddings: a trained copy of one would not change the "
+            f"{base.name} has tie_word_embeddings: a trained copy of one would not change the "
             "other, and a merged model cannot hold both",
             "leave it out, or use method.name: trainable_tokens for the embeddings of some tokens",
         )

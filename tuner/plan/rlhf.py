@@ -108,7 +108,7 @@ def _refuse_tokens(source: SavedModel) -> None:
 
 
 def parties(
-    loaded: LoadedRecipe, policy: SavedModel | None, found: Base, tokenizer: Any, chained: Chained
+    loaded: LoadedRecipe, policy: SavedModel | None, base: Base, tokenizer: Any, chained: Chained
 ) -> Parties:
     """Check that policy and reward models fit base and tokenizer, without loading weights.
 
@@ -121,7 +121,7 @@ def parties(
     if rlhf is None:
         return Parties()
     if policy is not None and not policy.planned:
-        _same_base(policy, found)
+        _same_base(policy, base)
     judges: dict[str, SavedModel] = {}
     pads: dict[str, int] = {}
     for number, part in enumerate(rlhf.reward):
@@ -133,17 +133,17 @@ def parties(
         judge = chained.get(part.model) or find(part.model, loaded.folder, f"{key}.model")
         judges[part.model] = judge
         if not judge.planned:
-            pads[judge.name] = _pad_of(judge, found, tokenizer)
+            pads[judge.name] = _pad_of(judge, base, tokenizer)
     return Parties(policy, judges, pads)
 
 
-def _same_base(policy: SavedModel, found: Base) -> None:
-    other = policy.opened_with(found)
-    if other.folder.resolve() != found.folder.resolve() and other.name != found.name:
+def _same_base(policy: SavedModel, base: Base) -> None:
+    other = policy.opened_with(base)
+    if other.folder.resolve() != base.folder.resolve() and other.name != base.name:
         place = other.name if other.kind in ("alias", "hub") else other.folder
         raise ModelError(
             "rlhf.policy was trained on another base",
-            f"{policy.name} is an adapter of {place}, model.base is {found.name}",
+            f"{policy.name} is an adapter of {place}, model.base is {base.name}",
             f"set model.base: {place}",
         )
 

@@ -35,10 +35,10 @@ def order(recipe: Recipe, count: int, stages: Sequence[Stage]) -> list[int]:
     return [int(row) for row in data_order.order(count, recipe.run.seed, 0, rows)]
 
 
-def mapped(recipe: Recipe, found: Base, device: str, dtype: str, parameters: int) -> int:
+def mapped(recipe: Recipe, base: Base, device: str, dtype: str, parameters: int) -> int:
     """Return the bytes of the base's files that stay mapped next to its quantized weights: on a CPU
     the other weights are read from the file, if stored in the type they are computed in."""
-    stored = found.config.get("dtype") or found.config.get("torch_dtype")
+    stored = base.config.get("dtype") or base.config.get("torch_dtype")
     stays = recipe.model.quantize != "none" and device == "cpu" and stored == dtype
     return parameters * (4 if dtype == "float32" else 2) if stays else 0
 
@@ -46,8 +46,8 @@ def mapped(recipe: Recipe, found: Base, device: str, dtype: str, parameters: int
 def split(
     base: Ground,
     decided: Decided,
-    shape: estimate.Shape,
-    quantized: estimate.Shape | None,
+    shape: estimate.Workload,
+    quantized: estimate.Workload | None,
     machine: Machine,
     values: Values,
 ) -> tuple[int, bool]:
@@ -127,11 +127,11 @@ def recomputes(recipe: Recipe, possible: bool) -> tuple[bool, ...]:
     return (asked,) if asked != "auto" else (False, True) if possible else (False,)
 
 
-def _enough_tokens(shape: estimate.Shape) -> int:
+def _enough_tokens(shape: estimate.Workload) -> int:
     return int(ENOUGH_TOKENS * estimate.WIDTHS["float32"] / estimate.WIDTHS[shape.dtype])
 
 
-def _enough(shape: estimate.Shape, batch_size: int, most: int) -> int:
+def _enough(shape: estimate.Workload, batch_size: int, most: int) -> int:
     """Return the fewest rows, of the divisors of the batch up to `most`, with enough tokens."""
     enough = _enough_tokens(shape)
     mean = sum(shape.rows.lengths) / max(1, len(shape.rows.lengths))

@@ -39,32 +39,34 @@ class Parts:
     saved: tuple[str, ...] = ()
 
 
-def refuse_layers(options: MethodOptions, bones: Skeleton, found: Base) -> None:
+def refuse_layers(options: MethodOptions, skeleton: Skeleton, base: Base) -> None:
     """Refuse numbers in `method.layers` that the base has no layer for.
 
     Raises:
         ModelError: names them.
     """
-    present = layers_of((*bones.linears, *bones.experts))
+    present = layers_of((*skeleton.linears, *skeleton.experts))
     wanted = options.layers if isinstance(options, LoraOptions) else ()
     absent = [str(number) for number in wanted if number not in present]
     if absent:
         raise ModelError(
             "method.layers names layers that the model does not have",
-            f"{found.name} has no layer {', '.join(absent)}; the last one is number "
+            f"{base.name} has no layer {', '.join(absent)}; the last one is number "
             f"{max(present, default='none')}",
             "correct method.layers; the first layer is number 0",
         )
 
 
-def find(options: MethodOptions, bones: Skeleton, targets: Sequence[str], found: Base) -> Parts:
+def adapted_parts(
+    options: MethodOptions, skeleton: Skeleton, targets: Sequence[str], base: Base
+) -> Parts:
     """Find the parts of a base besides the targets; none for methods other than LoRA.
 
     Args:
         options: the recipe's `method` section.
-        bones: of the base.
+        skeleton: of the base.
         targets: full names of the modules that get adapters.
-        found: the base.
+        base: the base.
 
     Raises:
         ModelError: a name matches nothing, or the base has no experts.
@@ -72,11 +74,11 @@ def find(options: MethodOptions, bones: Skeleton, targets: Sequence[str], found:
     """
     if not isinstance(options, LoraOptions):
         return Parts()
-    experts = _experts(options, bones, found) if options.experts else ()
+    experts = _experts(options, skeleton, base) if options.experts else ()
     adapted = (*targets, *experts)
-    _refuse_absent("rank_pattern", options.rank_pattern, adapted, found)
-    modules = _modules(bones.sizes)
-    _refuse_absent("modules_to_save", options.modules_to_save, modules, found)
+    _refuse_absent("rank_pattern", options.rank_pattern, adapted, base)
+    modules = _modules(skeleton.sizes)
+    _refuse_absent("modules_to_save", options.modules_to_save, modules, base)
     saved = tuple(name for name in modules if ends(name, options.modules_to_save))
     for name in saved:
         inside = [each for each in adapted if each == name or each.startswith(name + ".")]
@@ -89,15 +91,15 @@ def find(options: MethodOptions, bones: Skeleton, targets: Sequence[str], found:
     return Parts(experts, saved)
 
 
-def _experts(options: LoraOptions, bones: Skeleton, found: Base) -> tuple[str, ...]:
-    if not bones.experts:
+def _experts(options: LoraOptions, skeleton: Skeleton, base: Base) -> tuple[str, ...]:
+    if not skeleton.experts:
         raise ModelError(
             "method.experts: true, but the model has no fused expert weights",
-            f"{found.name} is of type {found.config.get('model_type')}",
+            f"{base.name} is of type {base.config.get('model_type')}",
             "leave out method.experts; experts that are linear layers are adapted without it",
         )
     layers = options.layers
-    return tuple(name for name in bones.experts if not layers or layer_of(name) in layers)
+    return tuple(name for name in skeleton.experts if not layers or layer_of(name) in layers)
 
 
 def _modules(parameters: Iterable[str]) -> tuple[str, ...]:
@@ -109,7 +111,7 @@ def _modules(parameters: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _refuse_absent(key: str, wanted: Iterable[str], names: Collection[str], found: Base) -> None:
+def _refuse_absent(key: str, wanted: Iterable[str], names: Collection[str], base: Base) -> None:
     absent = [entry for entry in wanted if not any(ends(name, (entry,)) for name in names)]
     if not absent:
         return
@@ -117,7 +119,7 @@ def _refuse_absent(key: str, wanted: Iterable[str], names: Collection[str], foun
     endings = {word for word in ends_in if not word.isdigit()}
     raise ModelError(
         f"method.{key} names modules that the model does not have",
-        f"{found.name}: {', '.join(absent)} matches no module; module names here end in "
+        f"{base.name}: {', '.join(absent)} matches no module; module names here end in "
         f"{', '.join(sorted(endings))}",
         f"{_similar(absent, sorted(endings))}correct method.{key}",
     )
@@ -130,18 +132,18 @@ def _similar(absent: Iterable[str], endings: Sequence[str]) -> str:
     return f"similar: {'; '.join(hints)}. " if hints else ""
 
 
-def virtual_tokens(recipe: Recipe, found: Base) -> int:
+def virtual_tokens(recipe: Recipe, base: Base) -> int:
     """Return the tokens of the context that a method takes for itself.
 
     Raises:
         RecipeError: they leave no room for a row.
     """
     count = getattr(recipe.method, "num_virtual_tokens", 0)
-    if count and count > found.context_length // 2:
+    if count and count > base.context_length // 2:
         raise RecipeError(
             f"method.num_virtual_tokens: {count} is more than half of the model's context",
-            f"{found.name} has a context of {found.context_length} tokens, rows included",
-            f"set method.num_virtual_tokens: {found.context_length // 2} or less",
+            f"{base.name} has a context of {base.context_length} tokens, rows included",
+            f"set method.num_virtual_tokens: {base.context_length // 2} or less",
         )
     return int(count)
 
@@ -169,7 +171,7 @@ def token_ids(recipe: Recipe, tokenizer: Any) -> tuple[int, ...]:
     return tuple(found)
 
 
-def targets(recipe: Recipe, bones: Skeleton, found: Base) -> list[str]:
+def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
     """Return the modules a method changes; every name must match, and at least half of the layers.
 
     Raises:
@@ -180,8 +182,8 @@ def targets(recipe: Recipe, bones: Skeleton, found: Base) -> list[str]:
         return []
     wanted = options.target_modules
     layers = options.layers if isinstance(options, LoraOptions) else ()
-    names = list(bones.norms if isinstance(options, LayernormOptions) else bones.linears)
-    chosen = choose(options, list(bones.linears), bones.norms, layers)
+    names = list(skeleton.norms if isinstance(options, LayernormOptions) else skeleton.linears)
+    chosen = choose(options, list(skeleton.linears), skeleton.norms, layers)
     keywords = ("all-linear", "all-norms", "auto")
     absent = [
         entry
@@ -201,18 +203,18 @@ def targets(recipe: Recipe, bones: Skeleton, found: Base) -> list[str]:
         endings = sorted({name.rsplit(".", 1)[-1] for name in names})
         raise ModelError(
             "method.target_modules names modules that the model does not have",
-            f"{found.name}: {', '.join(absent or wanted)} matches no layer that "
+            f"{base.name}: {', '.join(absent or wanted)} matches no layer that "
             f"{options.name} can adapt; it has {', '.join(endings)}",
             f"{_similar(absent, endings)}correct method.target_modules, or use "
             f"{_everything(options)}",
         )
-    present = sizes.Sizes.of(found.config).layers
+    present = sizes.Sizes.of(base.config).layers
     touched = layers_of(chosen)
     partial = options.allow_partial_targets or bool(layers)
     if present and len(touched) * 2 < present and not partial:
         raise ModelError(
             "method.target_modules reaches only part of the model",
-            f"{found.name}: {len(chosen)} modules in {len(touched)} of {present} layers",
+            f"{base.name}: {len(chosen)} modules in {len(touched)} of {present} layers",
             "widen it, or set method.allow_partial_targets: true",
         )
     return chosen

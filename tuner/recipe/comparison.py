@@ -12,7 +12,7 @@ from tuner.errors import RecipeError
 from tuner.methods import METHODS
 from tuner.recipe.load import LoadedRecipe, read, refused, validate
 from tuner.recipe.schema import CompareSection, Recipe
-from tuner.recipe.source import Source
+from tuner.recipe.source import RecipeSource
 from tuner.schema.strict_yaml import Path as KeyPath
 from tuner.schema.suggest import suggestion
 
@@ -20,8 +20,8 @@ _METHODS, _RATES = ("compare", "methods"), ("compare", "learning_rates")
 
 
 def trees(
-    tree: dict[str, Any], source: Source, shared: Recipe | None
-) -> Iterator[tuple[str, dict[str, Any], Source]]:
+    tree: dict[str, Any], source: RecipeSource, shared: Recipe | None
+) -> Iterator[tuple[str, dict[str, Any], RecipeSource]]:
     """Yield name, keys and their places of every run in a comparison.
 
     Args:
@@ -47,7 +47,7 @@ def trees(
         yield name, own, places
 
 
-def unknown_rates(section: CompareSection, tree: dict[str, Any], source: Source) -> list[str]:
+def unknown_rates(section: CompareSection, tree: dict[str, Any], source: RecipeSource) -> list[str]:
     """Return a line for every rate whose method is not compared."""
     known = {name for _, name, _ in _named(tree)}
     known |= {str(options.get("name", "lora")) for _, _, options in _named(tree)}
@@ -79,7 +79,7 @@ def _without_adapter(method: str) -> bool:
     return method in METHODS and not METHODS[method].adapter
 
 
-def _moved(source: Source, old: KeyPath, new: KeyPath) -> Source:
+def _moved(source: RecipeSource, old: KeyPath, new: KeyPath) -> RecipeSource:
     """Return the places, with those of the keys below `old` also for the keys below `new`."""
     size = len(old)
     lines = {new + path[size:]: line for path, line in source.lines.items() if path[:size] == old}
@@ -87,7 +87,7 @@ def _moved(source: Source, old: KeyPath, new: KeyPath) -> Source:
     above = [path for path in source.flags if old[: len(path)] == path]
     if above:
         flags[new] = source.flags[above[0]]
-    return Source(source.file, {**source.lines, **lines}, {**source.flags, **flags})
+    return RecipeSource(source.file, {**source.lines, **lines}, {**source.flags, **flags})
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from tuner.methods import METHODS
 from tuner.recipe import history
 from tuner.recipe.schema import Recipe, keys_of, models_in, sections
-from tuner.recipe.source import Source
+from tuner.recipe.source import RecipeSource
 from tuner.rewards.options import OPTIONS, options_of
 from tuner.schema.strict_yaml import Path
 from tuner.schema.suggest import listed, nearest, suggestion
@@ -20,7 +20,7 @@ from tuner.schema.suggest import listed, nearest, suggestion
 _SCALARS = (str, int, float, bool)
 
 
-def explain(error: ValidationError, tree: dict[str, Any], source: Source) -> list[str]:
+def explain(error: ValidationError, tree: dict[str, Any], source: RecipeSource) -> list[str]:
     """Return one line for every problem that pydantic found, in the order of the file."""
     found: dict[Path, str] = {}
     for item in error.errors(include_url=False):

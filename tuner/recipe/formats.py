@@ -19,7 +19,7 @@ GGUF = "gguf"
 
 
 @dataclass(frozen=True)
-class Format:
+class ExportFormat:
     """A format of `tuner export`.
 
     Attributes:
@@ -54,50 +54,50 @@ class Format:
         return self.divergence is None
 
 
-def _gguf(kind: str, bits: float | None, divergence: float) -> Format:
+def _gguf(kind: str, bits: float | None, divergence: float) -> ExportFormat:
     # The converter writes these itself; the rest is quantized by llama.cpp.
     plain = kind in ("f32", "f16", "bf16", "q8_0")
-    return Format(
+    return ExportFormat(
         GGUF if kind == "f16" else f"{GGUF}-{kind}",
         f"one GGUF file of type {kind}, with an Ollama Modelfile",
         packages=() if plain else ("llama_cpp",),
         bits=bits,
         divergence=divergence,
         llama_type=kind,
-        write="tuner.export.gguf.model:write",
+        write="tuner.export.gguf.model:write_gguf",
     )
 
 
 _ROWS = (
-    Format(
+    ExportFormat(
         "adapter",
         "the adapter, as peft saves it",
-        live="tuner.export.adapter:write",
+        live="tuner.export.adapter:write_adapter",
         write="tuner.export.adapter:write_again",
         of_adapter=True,
         card=True,
     ),
-    Format(
+    ExportFormat(
         "virtual_tokens",
         "the learned prompt of a prompt method, as plain tensors",
-        live="tuner.export.virtual_tokens:write",
+        live="tuner.export.virtual_tokens:write_virtual_tokens",
     ),
-    Format(
+    ExportFormat(
         "merged",
         "the whole model with the adapter merged in",
-        live="tuner.export.merged:write",
+        live="tuner.export.merged:write_merged",
         write="tuner.export.merged:write_again",
         card=True,
     ),
-    Format(
+    ExportFormat(
         "gguf-adapter",
         "a LoRA for llama.cpp, used with the base's GGUF file",
         ("llama_cpp",),
         divergence=1e-3,
-        write="tuner.export.gguf.adapter:write",
+        write="tuner.export.gguf.adapter:write_gguf_adapter",
         of_adapter=True,
     ),
-    Format(
+    ExportFormat(
         "int8",
         "bitsandbytes LLM.int8()",
         ("bitsandbytes",),
@@ -105,7 +105,7 @@ _ROWS = (
         0.1,
         write="tuner.export.bnb:write_int8",
     ),
-    Format(
+    ExportFormat(
         "nf4",
         "bitsandbytes NF4, double quantized",
         ("bitsandbytes",),
@@ -113,21 +113,21 @@ _ROWS = (
         0.5,
         write="tuner.export.bnb:write_nf4",
     ),
-    Format(
+    ExportFormat(
         "int8-torchao",
         "torchao int8, weights only",
         ("torchao",),
         8.5,
         0.05,
-        write="tuner.export.torchao_int8:write",
+        write="tuner.export.torchao_int8:write_torchao_int8",
     ),
-    Format(
+    ExportFormat(
         "int4",
         "4-bit GPTQ with group scales",
         ("compressed_tensors",),
         5.1,
         0.5,
-        write="tuner.export.int4:write",
+        write="tuner.export.int4:write_int4",
     ),
     _gguf("f32", None, 1e-4),
     _gguf("f16", None, 1e-3),
@@ -141,7 +141,7 @@ _ROWS = (
     _gguf("q4_0", 4.5, 0.5),
     _gguf("q4_1", 5.0, 0.5),
 )
-FORMATS: dict[str, Format] = {row.name: row for row in _ROWS}
+FORMATS: dict[str, ExportFormat] = {row.name: row for row in _ROWS}
 # llama.cpp's names for the model types that a GGUF adapter can be for, by model_type in
 # config.json; whether it permutes queries and keys.
 ARCHITECTURES = {
@@ -191,12 +191,12 @@ def needs_merge(name: str) -> bool:
     return name != "virtual_tokens" and not FORMATS[name].of_adapter
 
 
-def needs_converter(row: Format) -> bool:
+def needs_converter(row: ExportFormat) -> bool:
     """Return whether writing or checking a format needs llama.cpp's converter."""
     return bool(row.llama_type) or row.name == f"{GGUF}-adapter"
 
 
-def known(names: Iterable[str]) -> list[Format]:
+def known(names: Iterable[str]) -> list[ExportFormat]:
     """Return the formats of these names, each once, in the order given.
 
     Raises:
@@ -218,7 +218,7 @@ def known(names: Iterable[str]) -> list[Format]:
     return found
 
 
-def require(row: Format) -> None:
+def require(row: ExportFormat) -> None:
     """Refuse a format whose packages or converter are not installed.
 
     Raises:

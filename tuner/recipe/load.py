@@ -17,7 +17,7 @@ from tuner.recipe import source as recipe_source
 from tuner.recipe.explain import explain
 from tuner.recipe.schema import Recipe, sections
 from tuner.recipe.settle_verb import settle_verb
-from tuner.recipe.source import FIX, LOCK, Source
+from tuner.recipe.source import FIX, LOCK, RecipeSource
 from tuner.recipe.verbs import VERBS
 
 
@@ -57,10 +57,10 @@ class _Draft:
     file: Path
     sha256: str
     tree: dict[str, Any]
-    source: Source
+    source: RecipeSource
     problems: list[str]
 
-    def loaded(self, recipe: Recipe, verb: str, source: Source) -> LoadedRecipe:
+    def loaded(self, recipe: Recipe, verb: str, source: RecipeSource) -> LoadedRecipe:
         return LoadedRecipe(
             recipe=recipe,
             path=self.file,
@@ -120,7 +120,7 @@ def read(path: Path, overrides: Sequence[str], output: str | None) -> _Draft:
     tree, lines = recipe_source.parse(content, file)
     if file.name == LOCK:
         history.renew_lock(tree, lines)
-    source = Source(str(file), lines)
+    source = RecipeSource(str(file), lines)
     recipe_source.refuse_secrets(tree, overrides, output, source)
     problems = recipe_source.apply(tree, [*overrides], source, output)
     for name in [name for name in sections() if name in tree and tree[name] is None]:
@@ -128,7 +128,7 @@ def read(path: Path, overrides: Sequence[str], output: str | None) -> _Draft:
     return _Draft(file, hashlib.sha256(content).hexdigest(), tree, source, problems)
 
 
-def validate(tree: dict[str, Any], source: Source) -> tuple[Recipe | None, list[str]]:
+def validate(tree: dict[str, Any], source: RecipeSource) -> tuple[Recipe | None, list[str]]:
     """Return the validated recipe, or None and the problems."""
     try:
         return Recipe.model_validate(tree), []
@@ -152,5 +152,5 @@ def flat(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _origins(recipe: Recipe, source: Source) -> dict[str, str]:
+def _origins(recipe: Recipe, source: RecipeSource) -> dict[str, str]:
     return {key: source.origin(tuple(key.split(".", 1))) for key in flat(recipe)}

@@ -6,12 +6,12 @@ from typing import Any
 
 from tuner.errors import RecipeError
 from tuner.methods import METHODS
-from tuner.recipe.source import Source
+from tuner.recipe.source import RecipeSource
 from tuner.recipe.verbs import TASK_SECTIONS, VERBS
 
 
 def settle_verb(
-    tree: dict[str, Any], verb: str | None, source: Source
+    tree: dict[str, Any], verb: str | None, source: RecipeSource
 ) -> tuple[str, RecipeError | None]:
     """Return the verb, after filling in the method it implies; and an error if they conflict."""
     if problem := _foreign_sections(tree, verb, source):
@@ -56,7 +56,9 @@ def _add_sections(tree: dict[str, Any], verb: str | None) -> None:
             tree.setdefault(section, {})
 
 
-def _foreign_sections(tree: dict[str, Any], verb: str | None, source: Source) -> RecipeError | None:
+def _foreign_sections(
+    tree: dict[str, Any], verb: str | None, source: RecipeSource
+) -> RecipeError | None:
     """Return the error for sections that the verb's task does not read."""
     task = VERBS[verb].task if verb else _verb_of_sections(tree)
     algorithm = _algorithm(tree)

@@ -24,7 +24,7 @@ _PATH_KEYS = frozenset(key for key, kind in keys(Recipe) if kind != "base")
 
 
 @dataclass
-class Source:
+class RecipeSource:
     """Where each key of a recipe comes from: a line of the file, or a flag."""
 
     file: str
@@ -130,7 +130,7 @@ def parse(content: bytes, file: Path) -> tuple[dict[str, Any], dict[KeyPath, int
 
 
 def refuse_secrets(
-    tree: dict[str, Any], overrides: Sequence[str], output: str | None, source: Source
+    tree: dict[str, Any], overrides: Sequence[str], output: str | None, source: RecipeSource
 ) -> None:
     """Refuse a recipe that contains what looks like a secret: it is stored with its run."""
     places = [
@@ -166,7 +166,7 @@ def _texts(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
 
 
 def apply(
-    tree: dict[str, Any], overrides: Sequence[str], source: Source, output: str | None
+    tree: dict[str, Any], overrides: Sequence[str], source: RecipeSource, output: str | None
 ) -> list[str]:
     """Put `--set` and `--output` on top of the file's tree; return the problems."""
     problems = []
@@ -192,7 +192,7 @@ def apply(
 
 
 def _put(
-    tree: dict[str, Any], path: tuple[str, ...], given: str, flag: str, source: Source
+    tree: dict[str, Any], path: tuple[str, ...], given: str, flag: str, source: RecipeSource
 ) -> str | None:
     try:
         value = strict_yaml.parse_value(given)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _WIDTH, _HEIGHT, _MARGIN = 720, 240, 44
 
 
-def write(folder: RunFolder) -> None:
+def write_report(folder: RunFolder) -> None:
     """Write the page from the record and the metrics of a finished run."""
     record = folder.record
     scores = record["scores"]

@@ -15,7 +15,7 @@ from tuner.rewards.response import Response, Scorer, Scores, beginning
 
 
 @dataclass(frozen=True)
-class Part:
+class Term:
     """One term of the sum.
 
     Attributes:
@@ -29,7 +29,7 @@ class Part:
     score: Scorer
 
 
-def compose(parts: Sequence[Part]) -> Callable[[Sequence[Response]], Scores]:
+def compose(parts: Sequence[Term]) -> Callable[[Sequence[Response]], Scores]:
     """Return a function that scores responses by every part and sums the weighted scores.
 
     Raises:
@@ -51,7 +51,7 @@ def compose(parts: Sequence[Part]) -> Callable[[Sequence[Response]], Scores]:
     return score
 
 
-def _scored(part: Part, responses: Sequence[Response]) -> list[float]:
+def _scored(part: Term, responses: Sequence[Response]) -> list[float]:
     scores = [float(score) for score in part.score(responses)]
     if len(scores) != len(responses):
         raise TrainingError(

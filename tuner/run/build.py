@@ -19,7 +19,7 @@ from tuner.model import embedding_rows, prompt_model
 from tuner.model.adapters import files
 from tuner.model.adapters.files import WHOLE
 from tuner.model.kernels import attention, fused_boft, fused_lora, fused_mlp, fused_norm
-from tuner.model.transformers_errors import quiet_libraries, told
+from tuner.model.transformers_errors import as_model_error, quiet_libraries
 from tuner.model.weights import open_weights
 from tuner.run import start_lora, start_prompt
 from tuner.tasks import TASKS, sharding
@@ -109,7 +109,7 @@ def _adopted(base: Any, policy: SavedModel, plan: Plan) -> Any:
             "set method.name to the method of this adapter",
         )
     policy.check_base(plan.base.name, plan.base.fingerprint, log.warning)
-    with told(f"the adapter '{policy.name}' cannot be loaded", policy.folder, WHOLE):
+    with as_model_error(f"the adapter '{policy.name}' cannot be loaded", policy.folder, WHOLE):
         _fuse(config)
         model = embedding_rows.put_on(base, policy.folder, config, is_trainable=True)
     files.check_tensors(model, policy.folder, policy.name)

@@ -91,8 +91,8 @@ def _named(loaded: LoadedRecipe) -> list[tuple[str, str, str | None]]:
 def _link(
     key: str, name: str, verb: str | None, loaded: LoadedRecipe, taken: Sequence[Path]
 ) -> Link:
-    beside = loaded.folder / name
-    path = beside if beside.is_file() else recipe_source.find(Path(name))
+    near = loaded.folder / name
+    path = near if near.is_file() else recipe_source.find(Path(name))
     stage = recipe_load.load(path, (), verb)
     if _named(stage):
         raise RecipeError(

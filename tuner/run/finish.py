@@ -64,7 +64,7 @@ def finish(
         cost=costs.cost(plan, clock.laps["total"]),
         peak_memory_bytes=provenance.peak_memory_bytes(),
     )
-    report.write(folder)
+    report.write_report(folder)
     if trained.unmoved:
         console.warn(f"{len(trained.unmoved)} trainable tensors never changed; run.json lists them")
     console.done(folder.record)
@@ -89,8 +89,8 @@ def write_artefacts(
         qat_layers.switch(trained.model, on=False)
     names = ", ".join(plan.live_formats)
     console.phase(f"exporting {names} and reloading each in a fresh process")
-    artefacts = run_end.write(plan, trained, fingerprint)
-    artefacts += run_end.make(plan, trained, console, rehearsal=rehearsal)
+    artefacts = run_end.export_run(plan, trained, fingerprint)
+    artefacts += run_end.write_format(plan, trained, console, rehearsal=rehearsal)
     return sorted(artefacts, key=lambda artefact: plan.formats.index(artefact["kind"]))
 
 

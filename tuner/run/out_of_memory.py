@@ -33,8 +33,8 @@ def ran_out(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     # torch has no class of its own for main memory.
-    told = "allocate memory" in str(error)
-    return isinstance(error, RuntimeError) and (told or should_reduce_batch_size(error))
+    named = "allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and (named or should_reduce_batch_size(error))
 
 
 def resized(plan: Plan, most: int) -> Plan | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.data.order import Stream
 from tuner.tasks import trl_lending
 from tuner.tasks.callbacks import TrlCallback
-from tuner.tasks.trl_lending import Lent
+from tuner.tasks.trl_lending import TrlRun
 
 if TYPE_CHECKING:
     from tuner.tasks.leg import Leg
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SHOWN = ("loss", "pair_accuracy", "margin", "grad_norm")
 
 
-def trainer(leg: Leg) -> Lent:
+def trainer(leg: Leg) -> TrlRun:
     """Return the trainer of a leg.
 
     A step has `train.batch_size` pairs; the last one is filled with rows of the next epoch.
@@ -69,7 +69,7 @@ def trainer(leg: Leg) -> Lent:
             "tokens": sum(pair.num_tokens for pair in pairs),
         }
 
-    return Lent(plan, leg.trained.model, build)
+    return TrlRun(plan, leg.trained.model, build)
 
 
 def _pair(prompt: list[int], better: list[int], worse: list[int]) -> dict[str, list[int]]:

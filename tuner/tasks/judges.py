@@ -16,7 +16,7 @@ from tuner.model import embedding_rows, transformers_errors, weights
 from tuner.model.adapters import files
 from tuner.model.adapters.files import WHOLE
 from tuner.model.heads import HEADS
-from tuner.rewards import Part, compose
+from tuner.rewards import Term, compose
 from tuner.rewards.code import load as load_function
 from tuner.rewards.options import FunctionReward, ModelReward
 from tuner.rewards.response import Response, Scorer, Scores
@@ -70,7 +70,7 @@ def load(plan: Plan) -> Judge:
         IntegrityError: its files were changed after they were sealed.
         SafetyError: a reward is a function, and the recipe does not allow code.
     """
-    parts, models = list[Part](), list[RewardModel]()
+    parts, models = list[Term](), list[RewardModel]()
     scorer: Scorer
     for part in plan.rlhf.reward:
         if isinstance(part, ModelReward):
@@ -81,7 +81,7 @@ def load(plan: Plan) -> Judge:
             scorer = load_function(part.function, plan.loaded.folder, plan.rlhf.allow_code)
         else:
             scorer = part.scorer()
-        parts.append(Part(part.title, part.weight, scorer))
+        parts.append(Term(part.title, part.weight, scorer))
     return Judge(compose(parts), tuple(models))
 
 
@@ -107,7 +107,7 @@ def open_model(plan: Plan, source: SavedModel) -> RewardModel:
                 "name a run of `tuner reward`",
             )
         source.check_base(found.name, found.fingerprint, log.warning)
-        with transformers_errors.told(
+        with transformers_errors.as_model_error(
             f"the adapter '{source.name}' cannot be loaded", source.folder, WHOLE
         ):
             network = embedding_rows.put_on(network, source.folder)

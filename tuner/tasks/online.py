@@ -19,7 +19,7 @@ from tuner.rewards.response import Response, Scores
 from tuner.tasks import rollouts, step_end, trl_lending
 from tuner.tasks.callbacks import TrlCallback
 from tuner.tasks.collapse import Collapse
-from tuner.tasks.trl_lending import Lent
+from tuner.tasks.trl_lending import TrlRun
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -189,6 +189,6 @@ def _drawing_once(kind: type[Any]) -> type[Any]:
     return DrawingOnce
 
 
-def trainer(leg: Leg) -> Lent:
+def trainer(leg: Leg) -> TrlRun:
     """Return the trainer of a leg."""
-    return Lent(leg.plan, leg.trained.model, Online(leg).build)
+    return TrlRun(leg.plan, leg.trained.model, Online(leg).build)

@@ -34,7 +34,7 @@ TRL_REFERENCE = "ref"
 _ON_THE_BASE = ("forward", "model_tags", "generation_config")
 
 
-class Lent:
+class TrlRun:
     """A trainer of trl on a model that is lent to it.
 
     Args:

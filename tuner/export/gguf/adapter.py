@@ -21,7 +21,7 @@ from tuner.recipe.formats import ARCHITECTURES
 
 if TYPE_CHECKING:
     from tuner.export.job import Work
-    from tuner.recipe.formats import Format
+    from tuner.recipe.formats import ExportFormat
 
 _FILE, _BASE = "adapter-f32.gguf", "base.gguf"
 _HEAD = (
@@ -30,7 +30,7 @@ _HEAD = (
 )
 
 
-def write(row: Format, work: Work, folder: Path) -> None:
+def write_gguf_adapter(row: ExportFormat, work: Work, folder: Path) -> None:
     """Write the adapter's factors in float32, and the Modelfile that puts them on the base.
 
     Raises:

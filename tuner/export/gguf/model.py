@@ -20,7 +20,7 @@ from tuner.errors import IntegrityError, ModelError
 from tuner.export.gguf import convert, modelfile
 from tuner.machine import threads
 from tuner.machine.converter import require
-from tuner.recipe.formats import Format
+from tuner.recipe.formats import ExportFormat
 
 if TYPE_CHECKING:
     from tuner.export.job import Work
@@ -41,7 +41,7 @@ _IDS = {
 }
 
 
-def write(row: Format, work: Work, folder: Path) -> None:
+def write_gguf(row: ExportFormat, work: Work, folder: Path) -> None:
     """Write the file and its Modelfile.
 
     Args:

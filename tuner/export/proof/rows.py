@@ -66,7 +66,7 @@ def _targets(row: Any, held: dict[str, list[int]], *, added: bool) -> Targets:
     return answers or every or [(0, NO_TARGET)]
 
 
-def write(plan: Plan) -> None:
+def write_rows(plan: Plan) -> None:
     """Write rows of a plan to its run folder: held-out ones, and training rows for formats that
     calibrate."""
     parts = {"held_out": of_plan(plan), "calibration": _of_rows(plan, list(plan.prepared.train))}

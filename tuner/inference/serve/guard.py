@@ -61,7 +61,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Door:
+class Gate:
     """Which requests a server admits.
 
     Attributes:
@@ -136,7 +136,7 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
-        door: Door,
+        door: Gate,
         admission: Admission,
         log: Callable[[dict[str, Any]], None],
         failed: Callable[[Exception], None],

@@ -97,7 +97,7 @@ class _Strict(BaseModel):
         return kept
 
 
-class Part(_Strict):
+class ContentPart(_Strict):
     """A part of a message."""
 
     type: Literal["text"]
@@ -109,7 +109,7 @@ class ChatMessage(_Strict):
 
     neutral = _MESSAGE
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[Part], Field(min_length=1)]
+    content: Text | Annotated[list[ContentPart], Field(min_length=1)]
     reasoning_content: Text | None = None
 
     def turn(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ from tuner.console.console import Console
 from tuner.errors import ResourceError
 from tuner.inference.serve import app as application
 from tuner.inference.serve.admission import Admission, Limits
-from tuner.inference.serve.guard import Door, Guard, digest
+from tuner.inference.serve.guard import Gate, Guard, digest
 from tuner.inference.serve.models import ServedModel
 from tuner.inference.serve.worker import Worker
 
@@ -128,7 +128,7 @@ class Server:
             self._models, self._worker, self._admission, self._limits, int(time.time()), encoding
         )
         own = frozenset((address.host.lower(), "localhost"))
-        door = Door(
+        door = Gate(
             digest(self._key.encode()) if self._key else None,
             own if address.loopback and not self._key else None,
             self._limits.max_request_bytes,

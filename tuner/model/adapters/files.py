@@ -11,7 +11,7 @@ from safetensors import safe_open
 from tuner.errors import ModelError, SafetyError
 from tuner.methods.options import CONFIG, WEIGHTS
 from tuner.model.heads import HEADS, Head
-from tuner.model.transformers_errors import told
+from tuner.model.transformers_errors import as_model_error
 
 # Initialisations that move part of the base's weights into the adapter, so it fits no other base.
 _MOVED_STARTS = ("pissa", "olora", "corda")
@@ -42,7 +42,7 @@ def read(folder: Path, name: str) -> Any:
         raise ModelError(
             f"the adapter '{name}' has no weights", f"{folder} has no {WEIGHTS}", "copy it again"
         )
-    with told(f"the adapter '{name}' cannot be read", folder / CONFIG, WHOLE):
+    with as_model_error(f"the adapter '{name}' cannot be read", folder / CONFIG, WHOLE):
         return PeftConfig.from_pretrained(str(folder))
 
 

@@ -92,7 +92,7 @@ def facts(step: Estimate, export: int, drawing: int) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowLengths:
     """The training rows in the order of the run, in tokens.
 
     Attributes:
@@ -145,7 +145,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Shape:
+class Workload:
     """What the estimate needs to know about a model and its data.
 
     Weights that are quantized again in every step (`requantized`) are held twice. `full_precision`
@@ -161,7 +161,7 @@ class Shape:
     stored: str
     vocabulary: int
     kept: Kept
-    rows: Rows
+    rows: RowLengths
     device: str = "cpu"
     requantized: int = 0
     full_precision: int = 0
@@ -190,7 +190,7 @@ class Shape:
         return int(base + 4 * self.trainable * self.adapter + self.others)
 
 
-def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estimate:
+def estimate(shape: Workload, micro_batch_size: int, checkpointing: bool) -> Estimate:
     """Estimate the peak memory of the largest training step.
 
     Args:
@@ -237,7 +237,7 @@ def estimate(shape: Shape, micro_batch_size: int, checkpointing: bool) -> Estima
     )
 
 
-def disk(shape: Shape, formats: Sequence[str]) -> dict[str, int]:
+def disk(shape: Workload, formats: Sequence[str]) -> dict[str, int]:
     """Return the bytes that a run writes at most, by purpose.
 
     Args:
@@ -262,14 +262,14 @@ def trained_rows(words: int, config: Mapping[str, Any]) -> int:
     return 4 * 4 * words * model_sizes.Sizes.of(config).hidden
 
 
-def drawing_peak(shape: Shape) -> int:
+def drawing_peak(shape: Workload) -> int:
     """Return the bytes while answers are sampled, without gradients; 0 where none are sampled."""
     if not shape.drawing:
         return 0
     return shape.process + shape.weights + 8 * shape.trainable + shape.drawing
 
 
-def export_peak(shape: Shape, formats: Sequence[str]) -> int:
+def export_peak(shape: Workload, formats: Sequence[str]) -> int:
     """Return the bytes while artefacts are written and compared, after gradients are freed.
 
     The logits of the probe rows are held for the live model, its base, the merged model and every
@@ -285,12 +285,12 @@ def export_peak(shape: Shape, formats: Sequence[str]) -> int:
     return int(max(live, fresh))
 
 
-def _score_width(shape: Shape) -> float:
+def _score_width(shape: Workload) -> float:
     """Return the bytes of a logit at the peak; on a GPU accelerate makes a float32 copy of it."""
     width = WIDTHS[shape.dtype]
     return width + 4 if shape.device == "cuda" and shape.dtype != "float32" else width
 
 
-def _probe_tokens(shape: Shape) -> int:
+def _probe_tokens(shape: Workload) -> int:
     longest = sorted(shape.rows.lengths)[-PROBE_ROWS:]
     return sum(min(length, PROBE_TOKENS) for length in longest)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from tuner.errors import ResourceError
 from tuner.plan.memory import estimate
 from tuner.recipe import formats as export_formats
-from tuner.recipe.formats import FORMATS, GGUF, Format
+from tuner.recipe.formats import FORMATS, GGUF, ExportFormat
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tuner.model.layers import Skeleton
-    from tuner.plan.memory.estimate import Shape
+    from tuner.plan.memory.estimate import Workload
     from tuner.recipe.schema import Recipe
 
 # Positions in held-out and random rows for which all logits are kept (see `export.work`), and the
@@ -45,19 +45,21 @@ class Needs:
     """
 
     formats: tuple[str, ...]
-    shape: Shape
+    shape: Workload
     whole: int
     merged: bool
     quantize: str
     onto: str
 
     @classmethod
-    def of(cls, recipe: Recipe, formats: tuple[str, ...], shape: Shape, bones: Skeleton) -> Needs:
+    def of(
+        cls, recipe: Recipe, formats: tuple[str, ...], shape: Workload, skeleton: Skeleton
+    ) -> Needs:
         """Return the needs of a plan whose run writes these formats."""
         quantize = recipe.model.quantize
         made = export_formats.made(formats, quantize)
         sealed = "merged" in formats or not shape.adapter
-        return cls(made, shape, bones.unquantized, sealed, quantize, recipe.export.onto)
+        return cls(made, shape, skeleton.unquantized, sealed, quantize, recipe.export.onto)
 
     def disk(self, parts: Mapping[str, int]) -> dict[str, int]:
         """Return the maximum bytes on disk: those of the run's other parts, with these added."""
@@ -144,7 +146,7 @@ class Needs:
         proving = self.shape.process + self._reading(row) + self._logits
         return int(held + max(writing, proving, compared))
 
-    def _writing(self, row: Format) -> float:
+    def _writing(self, row: ExportFormat) -> float:
         matrix = 4 * self.whole
         if export_formats.needs_converter(row):
             # Tensor by tensor, in a process of llama.cpp.
@@ -154,13 +156,13 @@ class Needs:
             return self._weights + quantized + min(_MOMENTS, self._weights)
         return self._weights + 2 * quantized
 
-    def _reading(self, row: Format) -> float:
+    def _reading(self, row: ExportFormat) -> float:
         """Return the bytes of the artefact in memory: GGUF as float32, twice while it is read."""
         if row.name == f"{GGUF}-adapter" or row.llama_type:
             return 8 * self.shape.parameters
         return 2 * self.bytes(row.name) + self.shape.saved_width * self.whole
 
-    def _aside(self, row: Format) -> int:
+    def _aside(self, row: ExportFormat) -> int:
         """Return the bytes of files that exist only while a format is made."""
         if row.name == f"{GGUF}-adapter":
             return 4 * self.shape.parameters

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tuner.plan.memory import activations
-from tuner.plan.memory.estimate import Shape, estimate
+from tuner.plan.memory.estimate import Workload, estimate
 
 if TYPE_CHECKING:
     from tuner.methods.method import Method
@@ -45,7 +45,7 @@ def budget(device: str, available: int) -> int:
     return int(available * SHARE[device])
 
 
-def fit(shape: Shape, batch_size: int, limit: int, checkpointing: bool) -> int:
+def fit(shape: Workload, batch_size: int, limit: int, checkpointing: bool) -> int:
     """Return the largest micro-batch that divides `batch_size` and fits `limit` bytes, or 0."""
     for size in range(batch_size, 0, -1):
         if batch_size % size == 0 and estimate(shape, size, checkpointing).total <= limit:
@@ -53,7 +53,7 @@ def fit(shape: Shape, batch_size: int, limit: int, checkpointing: bool) -> int:
     return 0
 
 
-def choose(shape: Shape, limit: int, recomputes: Sequence[bool]) -> Choice | None:
+def choose(shape: Workload, limit: int, recomputes: Sequence[bool]) -> Choice | None:
     """Return the fastest setting within `limit` bytes: nothing recomputed, else most rows."""
     for checkpointing in recomputes:
         if size := fit(shape, shape.rows.batch, limit, checkpointing):
@@ -61,7 +61,9 @@ def choose(shape: Shape, limit: int, recomputes: Sequence[bool]) -> Choice | Non
     return None
 
 
-def remedies(shape: Shape, quantized: Shape | None, limit: int, recomputes: Sequence[bool]) -> str:
+def remedies(
+    shape: Workload, quantized: Workload | None, limit: int, recomputes: Sequence[bool]
+) -> str:
     """Return which keys would make a run fit that does not, cheapest first.
 
     Args:
@@ -76,7 +78,7 @@ def remedies(shape: Shape, quantized: Shape | None, limit: int, recomputes: Sequ
     return f"use a smaller model.base, or {_on_which_gpu(shape, quantized, recomputes)}"
 
 
-def _on_which_gpu(shape: Shape, quantized: Shape | None, recomputes: Sequence[bool]) -> str:
+def _on_which_gpu(shape: Workload, quantized: Workload | None, recomputes: Sequence[bool]) -> str:
     """Return what size of GPU is enough, in a GPU's types whatever device was planned for."""
     said = []
     for candidate in filter(None, (shape, quantized)):
@@ -89,7 +91,7 @@ def _on_which_gpu(shape: Shape, quantized: Shape | None, recomputes: Sequence[bo
 
 
 def _remedies(
-    shape: Shape, quantized: Shape | None, limit: int, recomputes: Sequence[bool]
+    shape: Workload, quantized: Workload | None, limit: int, recomputes: Sequence[bool]
 ) -> Iterator[str]:
     if quantized is not None and (choice := choose(quantized, limit, recomputes)):
         yield f"model.quantize: nf4 fits: {choice}"
@@ -104,40 +106,47 @@ def _remedies(
                 break
 
 
-def _cut(shape: Shape, length: int) -> Shape:
+def _cut(shape: Workload, length: int) -> Workload:
     lengths = [min(value, length) for value in shape.rows.lengths]
     targets = [min(pair) for pair in zip(shape.rows.targets, lengths, strict=True)]
     return replace(shape, rows=replace(shape.rows, lengths=lengths, targets=targets))
 
 
 def in_4_bits(
-    shape: Shape, recipe: Recipe, method: Method, found: Base, bones: Skeleton, chosen: list[str]
-) -> Shape | None:
+    shape: Workload,
+    recipe: Recipe,
+    method: Method,
+    base: Base,
+    skeleton: Skeleton,
+    chosen: list[str],
+) -> Workload | None:
     """Return the same run on a base in nf4; None where it is quantized or cannot be."""
     if recipe.model.quantize != "none" or "nf4" not in method.quantized:
         return None
     model = recipe.model.model_copy(update={"quantize": "nf4"})
     kept = activations.kept(
-        recipe.model_copy(update={"model": model}), method, found.config, bones.linears, chosen
+        recipe.model_copy(update={"model": model}), method, base.config, skeleton.linears, chosen
     )
-    return replace(shape, stored="nf4", full_precision=bones.unquantized, kept=kept)
+    return replace(shape, stored="nf4", full_precision=skeleton.unquantized, kept=kept)
 
 
-def on_gpus(shape: Shape, quantized: Shape | None, recomputes: Sequence[bool]) -> dict[str, str]:
+def on_gpus(
+    shape: Workload, quantized: Workload | None, recomputes: Sequence[bool]
+) -> dict[str, str]:
     """Return what fits into GPUs of common sizes, and with which settings, in bfloat16."""
-    told = dict[str, list[int]]()
+    by_setting = dict[str, list[int]]()
     for size in GPUS:
         limit = budget("cuda", size * GIB)
         choice = choose(_on_gpu(shape), limit, recomputes)
         nf4 = choose(_on_gpu(quantized), limit, recomputes) if quantized and not choice else None
         said = str(choice) if choice else f"model.quantize: nf4, {nf4}" if nf4 else "does not fit"
-        told.setdefault(said, []).append(size)
+        by_setting.setdefault(said, []).append(size)
     return {
         " to ".join(dict.fromkeys(f"{size} GiB" for size in (sizes[0], sizes[-1]))): said
-        for said, sizes in told.items()
+        for said, sizes in by_setting.items()
     }
 
 
-def _on_gpu(shape: Shape) -> Shape:
+def _on_gpu(shape: Workload) -> Workload:
     stored = shape.stored if shape.stored in ("nf4", "int8") else "bfloat16"
     return replace(shape, device="cuda", dtype="bfloat16", stored=stored, mapped=0)

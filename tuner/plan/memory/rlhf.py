@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tuner.errors import ModelError
 from tuner.model import layers
 from tuner.model.sizes import Sizes
-from tuner.plan.memory.estimate import WIDTHS, Shape
+from tuner.plan.memory.estimate import WIDTHS, Workload
 
 if TYPE_CHECKING:
     from tuner.data.prepared import Prepared
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def whole(
-    policy: Shape, recipe: Recipe, prepared: Prepared, parties: Parties, found: Base
-) -> Shape:
+    policy: Workload, recipe: Recipe, prepared: Prepared, parties: Parties, base: Base
+) -> Workload:
     """Return what the estimates need to know about a run that learns from rewards.
 
     Args:
@@ -27,9 +27,9 @@ def whole(
         recipe: has the sections rlhf and ppo.
         prepared: the prompts.
         parties: the reward models.
-        found: the base of the policy.
+        base: the base of the policy.
     """
-    shape = replace(policy, others=policy.others + _judges(parties, found, policy.dtype))
+    shape = replace(policy, others=policy.others + _judges(parties, base, policy.dtype))
     if recipe.rlhf is None or not recipe.rlhf.draws:
         return shape
     if recipe.ppo is not None and recipe.ppo.value_trunk == "reward":
@@ -44,7 +44,7 @@ def whole(
         targets=[answer] * len(prompts),
     )
     longest = max(row.num_tokens for row in prepared.train)
-    drawing = _drawing(policy, recipe.train.batch_size, longest, answer, found)
+    drawing = _drawing(policy, recipe.train.batch_size, longest, answer, base)
     return replace(shape, rows=rows, drawing=drawing)
 
 
@@ -67,10 +67,10 @@ def _judges(parties: Parties, found: Base, dtype: str) -> int:
     return int(total)
 
 
-def _drawing(policy: Shape, batch: int, prompt: int, answer: int, found: Base) -> int:
+def _drawing(policy: Workload, batch: int, prompt: int, answer: int, base: Base) -> int:
     """Return the bytes while the answers of a step are sampled, all in one batch: the KV cache of
     every layer, that of one layer twice while it grows, and a layer's own work on the prompts.
     """
-    sizes = Sizes.of(found.config)
+    sizes = Sizes.of(base.config)
     cache = 2 * sizes.keys * (sizes.layers + 1) * (prompt + answer)
     return int(batch * (cache + prompt * policy.kept.passing) * WIDTHS[policy.dtype])

@@ -164,7 +164,7 @@ def _refuse_unequal(entries: Sequence[Entry]) -> None:
         raise RecipeError("the runs would not be comparable", fix=fix, problems=problems)
 
 
-class Comparison(Experiment):
+class MethodComparison(Experiment):
     """The runs of a comparison in its folder.
 
     Args:

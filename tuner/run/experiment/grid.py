@@ -19,7 +19,7 @@ _OPEN, _CLOSE = "[{", "]}"
 
 
 @dataclass(frozen=True)
-class Combination:
+class GridPoint:
     """The values of one run of a sweep.
 
     Attributes:
@@ -35,7 +35,7 @@ class Combination:
     loaded: LoadedRecipe
 
 
-def combinations(recipe: Path, asked: Sequence[str], verb: str | None) -> list[Combination]:
+def combinations(recipe: Path, asked: Sequence[str], verb: str | None) -> list[GridPoint]:
     """Return every combination of the values, checked as a recipe, in the given order.
 
     Args:
@@ -74,7 +74,7 @@ def combinations(recipe: Path, asked: Sequence[str], verb: str | None) -> list[C
         loaded = recipe_load.load(recipe, overrides, verb)
         if loaded.recipe.compare is not None:
             raise recipe_load.for_comparison(loaded.path, str(loaded.path))
-        made.append(Combination(_name(values), values, overrides, loaded))
+        made.append(GridPoint(_name(values), values, overrides, loaded))
     return made
 
 

@@ -43,13 +43,13 @@ def _cells(row: Mapping[str, Any], scores: list[str], failed: bool) -> list[str]
 def notes(record: Mapping[str, Any]) -> list[str]:
     """Return the notes on the table, one per line."""
     same = record["equal"]
-    told = [
+    lines = [
         f"{same['base']}; {same['rows']:,} rows, {same['steps']:,} steps of {same['batch_size']} "
         f"rows, seed {same['seed']}; scored on {same['held_out_rows']:,} held-out rows"
     ]
-    told += [repeats(row["name"], row["same_as"]) for row in record["rows"] if row.get("same_as")]
+    lines += [repeats(row["name"], row["same_as"]) for row in record["rows"] if row.get("same_as")]
     whole = any(row["artefact"] not in (None, "adapter") for row in record["rows"])
-    return [*told, *([_WHOLE] if whole else [])]
+    return [*lines, *([_WHOLE] if whole else [])]
 
 
 def repeats(name: str, first: str) -> str:
@@ -62,8 +62,8 @@ def markdown(record: Mapping[str, Any]) -> str:
     head, rows = table(record, errors=True)
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     text = [f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in lines]
-    told = [line.replace("*", "\\*") for line in notes(record)]
-    return "\n".join([*text, "", *("  \n".join(told)).split("\n"), ""])
+    remarks = [line.replace("*", "\\*") for line in notes(record)]
+    return "\n".join([*text, "", *("  \n".join(remarks)).split("\n"), ""])
 
 
 def _escaped(cell: str) -> str:

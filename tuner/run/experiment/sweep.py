@@ -15,7 +15,7 @@ from tuner.machine import hardware
 from tuner.run import content
 from tuner.run.experiment import results
 from tuner.run.experiment.experiment import Experiment
-from tuner.run.experiment.grid import Combination
+from tuner.run.experiment.grid import GridPoint
 from tuner.run.experiment.trial import Outcome, Share, Trial
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class Sweep(Experiment):
     result, lock = "sweep.json", "sweep.lock"
     folders = ("trials", "logs", ".ray")
 
-    def __init__(self, root: Path, combinations: Sequence[Combination], metric: str | None) -> None:
+    def __init__(self, root: Path, combinations: Sequence[GridPoint], metric: str | None) -> None:
         self._metric = metric
         self._combinations = {each.name: each for each in combinations}
         super().__init__(
@@ -130,7 +130,7 @@ def table(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return [*head, *(["cost"] if priced else []), "run"], body
 
 
-def share_of(first: Combination, cpus: int | None, gpus: int | None, address: str) -> Share:
+def share_of(first: GridPoint, cpus: int | None, gpus: int | None, address: str) -> Share:
     """Return the resources of a trial: one GPU or the recipe's number of them, or all CPUs.
 
     Args:
