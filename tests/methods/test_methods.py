@@ -228,7 +228,7 @@ def test_a_part_of_the_layers_needs_leave(
     names the layer by its number."""
     deep = {**tiny.ROPE, "num_hidden_layers": 4}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny, "_ROPE", deep)
+        patch.setattr(tiny, "ROPE", deep)
         folder = tiny.make_model("llama", tmp_path / "deep")
     method = {"name": "lora", "target_modules": r"model\.layers\.3\..*_proj"}
     with pytest.raises(ModelError, match="only part of the model") as caught:
