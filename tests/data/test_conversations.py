@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from tests.chat_templates import FAMILIES
@@ -332,3 +333,39 @@ def test_pairs_are_asked_for_with_the_argument_for_such_answers(tmp_path: Path) 
             assert made.sent.arguments == wanted
     assert ends.pop(("rows", True)).endswith("</think>\n\n")
     assert all(end.endswith("assistant\n") for end in ends.values())
+
+
+def test_the_tokens_of_a_prompt_are_those_that_are_sent(tmp_path: Path) -> None:
+    """Two line breaks at the end of a prompt are one token, in front of an answer they are two."""
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    tokenizer.add_tokens(["</think>"])
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = backend["model"]
+    newline = "\u010a"  # how byte-level BPE spells a line break
+    model["vocab"][newline * 2] = max(model["vocab"].values()) + 1000
+    model["merges"].append([newline, newline])
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(backend))
+    alone = tokenizer("</think>\n\n", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("</think>\n\nNow.", add_special_tokens=False)["input_ids"]
+    assert whole[: len(alone)] != alone
+    for kind in ("plain", "turns"):
+        result = prepared(tmp_path, [ROWS[kind]], tokenizer)
+        for example, turns in zip(result.train, (1, 3), strict=False):
+            sent = Prompts(tokenizer, []).ids(
+                ROWS[kind]["messages"][:turns], arguments={"enable_thinking": False}
+            )
+            assert example.input_ids[: len(sent)] == sent
+            assert example.supervised.index(True) == len(sent)
+    # Where one text has several answers, each becomes an example if a prompt among them changes.
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ':\n\n' + m.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:\n\n' }}{% endif %}"
+    )
+    result = prepared(tmp_path, [ROWS["turns"]], tokenizer)
+    assert [learned(each, tokenizer) for each in result.train] == [
+        ["Now.<|im_end|>"],
+        ["So.<|im_end|>"],
+    ]
+    for example, turns in zip(result.train, (1, 3), strict=True):
+        sent = Prompts(tokenizer, []).ids(ROWS["turns"]["messages"][:turns])
+        assert example.input_ids[: len(sent)] == sent

@@ -273,15 +273,16 @@ def test_a_token_with_any_answer_character_is_learned() -> None:
 
 
 def test_a_token_across_the_border_is_learned(tmp_path: Path) -> None:
-    """M07: `foo` and `bar` share a token, which is then learned; the prompt stays whole."""
+    """M07: `foo` and `bar` would share a token; but the prompt that is sent ends before `bar`, so
+    the answer has tokens of its own, all of them learned."""
     tokenizer = make_tokenizer("plain")
     assert len(tokenizer(" foobar").input_ids) == 1
     row = {"prompt": " foo", "completion": "bar"}
     result = prepared(tmp_path, [row], tokenizer, render="raw")
-    assert learned(result.train[0], tokenizer) == ["</s>"]  # position 0 is never a target
+    assert learned(result.train[0], tokenizer) == ["bar</s>"]
     rows = [{"prompt": f"{i} foo", "completion": "bar"} for i in range(4)]
     result = prepared(tmp_path, rows, tokenizer, render="raw", eval=2)
-    assert learned(result.train[0], tokenizer) == [" foobar</s>"]
+    assert learned(result.train[0], tokenizer) == ["bar</s>"]
     assert re.fullmatch(r"\d foo", tokenizer.decode(result.eval[0].prompt_ids))
 
 

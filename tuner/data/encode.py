@@ -29,6 +29,7 @@ class Encoded:
         foreign: special tokens in the row's text.
         opening: how many of `ids` the tokenizer puts before every plain text, usually BOS.
         inside: from an encoder with `borders`, the tokens that begin inside a character.
+        apart: the prompt of an answer before the last one has other tokens when it is sent.
     """
 
     ids: list[int]
@@ -37,6 +38,7 @@ class Encoded:
     foreign: int
     opening: int = 0
     inside: frozenset[int] = frozenset()
+    apart: bool = False
 
 
 class Encoder:
@@ -61,6 +63,9 @@ class Encoder:
         self._eos = int(tokenizer.eos_token_id)
         self._prefix = _prefix(self._backend)
         self._control = ControlTokens(tokenizer, chat_template)
+        self._added = frozenset(tokenizer.added_tokens_decoder)
+        # Tokens of a prompt's end, by the tokenizer and its text: nearly always the same ones.
+        self._ends: dict[tuple[int, str], Encoding] = {}
 
     def encode(self, examples: Sequence[Rendered], prompts: bool = False) -> list[Encoded | BadRow]:
         """Encode examples; a row that cannot be encoded safely yields its problem."""
@@ -105,13 +110,21 @@ class Encoder:
     def _encoded(
         self, example: Rendered, encoding: Encoding, prompts: bool, foreign: int, text: str = ""
     ) -> Encoded:
-        ids = list(encoding.ids)
-        offsets = encoding.offsets
+        ids, offsets = list(encoding.ids), list(encoding.offsets)
+        source = text or example.text
+        backend = self._control.private if foreign else self._backend
+        apart = False
+        if example.dialogue.messages and example.prompt_end:
+            ids, offsets = self._as_sent(ids, offsets, source, example.prompt_end, backend)
+            apart = any(
+                self._as_sent(ids, offsets, source, start, backend)[0] != ids
+                for start, _ in example.supervised[:-1]
+            )
         supervised = [False] * len(ids)
         for span in example.supervised:
             first, end = tokens_of(offsets, span)
             supervised[first:end] = [True] * (end - first)
-        prompt = self._prompt(example, ids, offsets, foreign, text) if prompts else []
+        prompt = self._prompt(example, ids, offsets, source, backend) if prompts else []
         count = len(self._prefix) if example.raw else 0
         added = count if ids[:count] != self._prefix[:count] else 0
         if added:
@@ -122,23 +135,51 @@ class Encoder:
             ids, supervised = [*ids, self._eos], [*supervised, example.supervise_eos]
         supervised[:1] = [False] * len(supervised[:1])
         inside = _inside(offsets, added) if self._borders else frozenset[int]()
-        return Encoded(ids, supervised, prompt, foreign, count, inside)
+        return Encoded(ids, supervised, prompt, foreign, count, inside, apart)
+
+    def _as_sent(
+        self, ids: list[int], offsets: list[Span], text: str, border: int, backend: Tokenizer
+    ) -> tuple[list[int], list[Span]]:
+        """Tokens and offsets with those of the prompt as they are when it is sent, without answer.
+
+        Where a text goes on, its last line breaks may be other tokens than at its end. Added
+        tokens cut a text: only what comes after the last of them can differ.
+        """
+        first, _ = tokens_of(offsets, (border, border + 1))
+        cut = next((n for n in range(first - 1, -1, -1) if ids[n] in self._added), 0)
+        start = offsets[cut][0] if first else 0
+        # With that token: some tokenizers put a space before the very beginning of a text.
+        key = id(backend), text[start:border]
+        if key not in self._ends:
+            if len(self._ends) >= CHUNK:
+                self._ends.clear()
+            self._ends[key] = backend.encode(key[1], add_special_tokens=False)
+        end = self._ends[key]
+        whole = first == 0 or offsets[first - 1][1] <= border
+        if whole and list(end.ids) == ids[cut:first]:
+            return ids, offsets
+        rest = backend.encode(text[border:], add_special_tokens=False)
+        new = [*ids[:cut], *end.ids, *rest.ids]
+        if backend.decode(new, skip_special_tokens=False) != backend.decode(
+            ids, skip_special_tokens=False
+        ):
+            return ids, offsets
+        moved = [(a + start, b + start) for a, b in end.offsets]
+        return new, [*offsets[:cut], *moved, *((a + border, b + border) for a, b in rest.offsets)]
 
     def _prompt(
         self,
         example: Rendered,
         ids: list[int],
         offsets: Sequence[Span],
-        foreign: int,
-        text: str,
+        source: str,
+        backend: Tokenizer,
     ) -> list[int]:
         """Ids before the last answer; on a token that spans the border, those of the text alone."""
         first, _ = tokens_of(offsets, (example.prompt_end, example.prompt_end + 1))
         start = offsets[first - 1][1] if first else 0
-        source = text or example.text
         if source[start : example.prompt_end].strip():
-            tokenizer = self._control.private if foreign else self._backend
-            alone = tokenizer.encode(source[: example.prompt_end], add_special_tokens=False)
+            alone = backend.encode(source[: example.prompt_end], add_special_tokens=False)
             return list(alone.ids)
         return ids[:first]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -189,8 +189,7 @@ class ExampleMaker:
                 problems.add(dialogue.row, str(problem))
         pairs: list[Pair] = []
         bad: dict[str, None] = {}
-        encoded = self.encoder.encode(rendered, prompts or self.head != "language")
-        for example, result in zip(rendered, encoded, strict=True):
+        for example, result in self._as_sent(rendered, prompts or self.head != "language"):
             if not isinstance(result, BadRow):
                 pairs.append((example, result))
             elif example.dialogue.row not in bad:
@@ -198,6 +197,18 @@ class ExampleMaker:
                 problems.add(example.dialogue.row, str(result))
         problems.stop_if_too_many()
         return [pair for pair in pairs if pair[0].dialogue.row not in bad]
+
+    def _as_sent(
+        self, rendered: Sequence[Rendered], prompts: bool
+    ) -> Iterator[tuple[Rendered, Encoded | BadRow]]:
+        """Texts and their tokens; those of several answers one by one where a prompt among them has
+        other tokens when it is sent."""
+        for example, result in zip(rendered, self.encoder.encode(rendered, prompts), strict=True):
+            if self._finder is None or isinstance(result, BadRow) or not result.apart:
+                yield example, result
+                continue
+            single = self._finder.render(example.dialogue, apart=True)
+            yield from zip(single, self.encoder.encode(single, prompts), strict=True)
 
     def options(self, pair: Rendered, labels: Sequence[str]) -> list[Example] | None:
         """Return the prompt with each label as its answer; None if one is cut off or refused."""

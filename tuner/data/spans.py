@@ -69,6 +69,7 @@ class SpanFinder:
         dialogue: Dialogue,
         only_last: bool = False,
         arguments: Mapping[str, Any] | None = None,
+        apart: bool = False,
     ) -> list[Rendered]:
         """Render a dialogue: one example, or one for each answer.
 
@@ -80,6 +81,7 @@ class SpanFinder:
             only_last: learn the last answer only.
             arguments: for the template; None: those that ask for such an answer, with reasoning
                 or without.
+            apart: make an example of each answer in any case.
 
         Raises:
             BadRow: the template refuses the row.
@@ -99,7 +101,7 @@ class SpanFinder:
             return RenderJob(messages[:upto], dialogue.tools, dict(own), turns)
 
         alike = len({bool(messages[i].get(KEY)) for i in wanted}) == 1
-        if alike or arguments is not None or not self.chat.switch:
+        if not apart and (alike or arguments is not None or not self.chat.switch):
             whole = self._one(dialogue, chat(len(messages), wanted))
             if whole:
                 return [whole]
