@@ -108,7 +108,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         kept.plan, kept.live = plan, logits(trained.model)
         return original(plan, trained, fingerprint)
 
-    monkeypatch.setattr(run_end, "write", write)
+    monkeypatch.setattr(run_end, "export_run", write)
     return kept
 
 
@@ -353,7 +353,7 @@ def test_a_second_call_finds_what_the_first_one_sealed(
         raise TunerError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_end, "write", die)
+        patch.setattr(run_end, "export_run", die)
         with pytest.raises(TunerError, match="stopped"):
             run_recipe(recipe)
     file = tmp_path / "run/adapter/adapter_model.safetensors"

@@ -77,7 +77,7 @@ def train(
             ran.plan, ran.trained = made, trained
             return []
 
-        monkeypatch.setattr(run_end, "write", keep)
+        monkeypatch.setattr(run_end, "export_run", keep)
         sections = {"eval": {"enabled": False, "samples": 0}, **sections}
         if sections.get("method", {}).get("name") == "staged":
             sections["train"] = {"learning_rate": "auto", **sections.get("train", {})}

@@ -116,7 +116,9 @@ def test_a_prefix_of_before_is_resumed_by_the_key_that_the_refusal_names(
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_end, "write", lambda *_: (_ for _ in ()).throw(ModelError("cut short")))
+        patch.setattr(
+            run_end, "export_run", lambda *_: (_ for _ in ()).throw(ModelError("cut short"))
+        )
         with pytest.raises(ModelError, match="cut short"):
             run_recipe(recipe(projection="none"))
     with pytest.raises(IntegrityError) as caught:
@@ -292,7 +294,9 @@ def test_adalora_ends_as_the_model_that_is_saved(
     found = run_recipe(recipe)
     assert [item["max_logit_difference"] for item in found["artefacts"]] == [0.0]
     with monkeypatch.context() as patch:
-        patch.setattr(run_end, "write", lambda *_: (_ for _ in ()).throw(ModelError("cut short")))
+        patch.setattr(
+            run_end, "export_run", lambda *_: (_ for _ in ()).throw(ModelError("cut short"))
+        )
         with pytest.raises(ModelError, match="cut short"):
             run_recipe(recipe, "again")
     run_recipe(recipe, "again", resume=True)

@@ -66,7 +66,7 @@ def test_a_fresh_process_gives_the_same_scores(
         live.update(rows=rows, scores=scores)
         return true(made, trained, fingerprint)
 
-    monkeypatch.setattr(run_end, "write", write)
+    monkeypatch.setattr(run_end, "export_run", write)
     # The process below loads both again, and knows nothing of this one.
     monkeypatch.setattr(fresh_process, "fresh_logits", load_again)
     found = run_recipe(preferences(), verb="reward")
