@@ -25,7 +25,15 @@ from tuner.recipe import bundled
 
 # The shortest first; the last ones have been run before and take longest.
 ORDER = (
-    *("prompt", "sentiment-sft", "finance", "ptuning-v2-classification", "science", "bottleneck"),
+    *(
+        "prompt",
+        "reasoning",
+        "sentiment-sft",
+        "finance",
+        "ptuning-v2-classification",
+        "science",
+        "bottleneck",
+    ),
     *("medical", "ptuning", "education", "prefix", "reward-rankings", "sft-full", "qat"),
     *("sft-staged", "qlora", "legal-8b", "rlhf-gsm8k", "reward", "dpo"),
     *("legal", "rlhf-full", "rlhf", "compare"),
