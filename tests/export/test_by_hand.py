@@ -15,7 +15,7 @@ from tuner.export import gptq, int4, limits
 from tuner.export.gguf import modelfile
 from tuner.export.gguf.model import splits_like
 from tuner.export.proof import measure
-from tuner.export.proof.measure import Held, Measures
+from tuner.export.proof.measure import Measures, ProbeRows
 from tuner.recipe.formats import FORMATS, known
 
 # Where llama.cpp is installed, it runs every GGUF file.
@@ -116,7 +116,7 @@ def test_the_figures_by_hand() -> None:
     tuned_logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
     base = torch.zeros(2, 3)
     found = tuned_logits * 0.75 + 5.0
-    held = Held([{}, {}], [[(0, 0)], [(0, 1)]])
+    held = ProbeRows([{}, {}], [[(0, 0)], [(0, 1)]])
     figures = measure.compare(held, tuned_logits, found, base)
     p = torch.softmax(tuned_logits.double(), -1)
     q = torch.softmax(found.double(), -1)

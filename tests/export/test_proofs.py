@@ -286,15 +286,15 @@ def test_logits_beyond_the_noise_are_refused() -> None:
     """As a mean and as KL; a single large difference alone refuses nothing, a NaN does."""
     torch.manual_seed(0)
     wanted = [torch.randn(8, 50)]
-    limit = noise.limit(noise.Apart(0.0, 0.0), wanted, "bfloat16")
+    limit = noise.limit(noise.ReadingDistance(0.0, 0.0), wanted, "bfloat16")
     one = [wanted[0].clone()]
     one[0][3, 7] += 0.25
     assert noise.apart(one, wanted).within(limit)
     assert not noise.apart([wanted[0] * 1.05], wanted).within(limit)
     one[0][0, 0] = float("nan")
     assert not noise.apart(one, wanted).within(limit)
-    wider = noise.limit(noise.Apart(1.0, 1.0), wanted, "bfloat16")
-    assert wider == noise.Apart(proof_limits.NOISE_FACTOR, proof_limits.NOISE_FACTOR)
+    wider = noise.limit(noise.ReadingDistance(1.0, 1.0), wanted, "bfloat16")
+    assert wider == noise.ReadingDistance(proof_limits.NOISE_FACTOR, proof_limits.NOISE_FACTOR)
 
 
 def test_the_table_of_limits_is_that_of_the_code() -> None:

@@ -162,7 +162,7 @@ def test_next_to_busy_processes_threads_outnumber_the_processors() -> None:
 
 
 def test_the_machine_counts_as_shared_at_once_and_as_free_when_that_lasts() -> None:
-    crowd, step = waiting.Crowd(), waiting.SECONDS
+    crowd, step = waiting.CpuContention(), waiting.SECONDS
     readings = [(2 * step, 0.0, False), (step, step, True), (2 * step, 0.0, True)]
     # A process that computes nothing says nothing about the others.
     readings += [(0.0, 0.01 * step, True)] * waiting.CALM

@@ -469,8 +469,8 @@ def test_the_start_is_the_mean_and_the_old_modules_stay(bases: Callable[..., Pat
 
 
 def test_every_adapter_goes_through_one_door() -> None:
-    """No file puts a saved adapter on a base but `embedding_rows.put_on`, which gives it its rows;
-    the card tells users without tuner how."""
+    """No file puts a saved adapter on a base but `embedding_rows.load_adapter_onto`, which gives it
+    its rows; the card tells users without tuner how."""
     root = Path(embedding_rows.__file__).parents[1]
     found = {
         path.relative_to(root).as_posix()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tests import faults
 from tests.crash import model_at, save
 from tuner.errors import IntegrityError, ResourceError
-from tuner.plan.memory.activations import Kept
+from tuner.plan.memory.activations import KeptActivations
 from tuner.plan.memory.estimate import RowLengths, Workload, disk
 from tuner.record import checkpoint, checkpoint_folder, identity, manifest
 from tuner.record import disk as record_disk
@@ -472,7 +472,9 @@ def test_the_estimate_covers_what_is_written(tmp_path: Path) -> None:
         dtype="float32",
         stored="float32",
         vocabulary=0,
-        kept=Kept(token=0, exact=0, place=0, attended=0, boundary=0, layers=1, passing=0),
+        kept=KeptActivations(
+            token=0, exact=0, place=0, attended=0, boundary=0, layers=1, passing=0
+        ),
         rows=RowLengths([], []),
     )
     needed = disk(shape, ())["checkpoints"]

@@ -24,7 +24,7 @@ from tests.conftest import WORDS, rows, write_rows
 from tests.group import Groups
 from tuner.console.console import Console
 from tuner.data.example import Example
-from tuner.data.order import Dealt, Stream
+from tuner.data.order import RankStream, Stream
 from tuner.errors import RecipeError, ResourceError, TunerError
 from tuner.machine import hardware, launch, ranks
 from tuner.plan import make
@@ -300,7 +300,7 @@ def test_every_row_once_on_64_ranks() -> None:
     examples = [Example(str(n), [1, 2, 3 + n], [False, True, True]) for n in range(537)]
     stream = Stream(examples, 7, 0, 537, 250, grouped=True)
     for world, micro in ((1, 5), (2, 8), (6, 5), (64, 1), (64, 2), (64, 4)):
-        dealt = Dealt(stream, micro, world)
+        dealt = RankStream(stream, micro, world)
         seen: dict[int, list[str]] = {0: [], 1: [], 2: []}
         accumulation = -(-250 // (micro * world))
         for rank in range(world):

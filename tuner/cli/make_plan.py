@@ -143,7 +143,7 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     if not (folder / RUN).is_file() or loaded.task != "sft":
         return loaded
     data, values = loaded.recipe.data, read_record(folder).get("plan", {}).get("values", {})
-    meant = history.meant_by_auto(values, data.template, data.long)
+    meant = history.old_auto_values(values, data.template, data.long)
     if not meant:
         return loaded
     origins = {f"data.{key}": history.BEGUN for key in meant}

@@ -93,7 +93,7 @@ class Stream:
         return (self.start + done) / len(self.examples)
 
 
-class Dealt:
+class RankStream:
     """A stream's rows, shared out between several processes, as the Trainer's data set.
 
     accelerate deals out micro-batches in turn, number n to rank n modulo the world. So each step is

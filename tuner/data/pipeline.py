@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 from tuner.data.example_maker import ExampleMaker
 from tuner.data.files import SplitFiles, read_source
-from tuner.data.prepared import Inputs, Prepared, Preview, Sent
+from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
 from tuner.data.split import Item, Split, split
 from tuner.data.template_match import Fit
 from tuner.errors import DataError
@@ -59,9 +59,9 @@ class Pipeline(ABC, Generic[Item]):
         sent = self._sent(items.train)
         return Prepared(train, held, name, self.labels, template, report, sent)
 
-    def _sent(self, items: Sequence[Item]) -> Sent:
+    def _sent(self, items: Sequence[Item]) -> PromptFormat:
         """How the prompts of these items are sent when the model is used."""
-        return Sent()
+        return PromptFormat()
 
     @abstractmethod
     def preview(self) -> tuple[list[Preview], list[str]]:

@@ -28,7 +28,7 @@ class PreferenceFormat:
 
 
 _COMMON = ("system", "tools")
-FORMATS = (
+PREFERENCE_FORMATS = (
     PreferenceFormat("pairs", ("chosen", "rejected"), ("prompt", "margin", *_COMMON)),
     PreferenceFormat("rankings", ("prompt", "answers"), _COMMON),
     PreferenceFormat("scores", ("prompt", "answers"), ("scores", *_COMMON)),
@@ -56,7 +56,7 @@ def choose_format(
         RecipeError: `data.template` or `data.columns` names something that does not exist.
     """
     named = data.template != AUTO
-    formats = [_named(data.template)] if named else list(FORMATS)
+    formats = [_named(data.template)] if named else list(PREFERENCE_FORMATS)
     known = {name for each in formats for name in each.columns}
     check_renames(data.columns, known, present, "no column of the format", "format")
     fits = [fit for each in formats if (fit := _fit(each, data.columns, present, named))]
@@ -77,7 +77,7 @@ def choose_format(
 
 
 def _named(name: str) -> PreferenceFormat:
-    names = [each.name for each in FORMATS]
+    names = [each.name for each in PREFERENCE_FORMATS]
     if name not in names:
         near = get_close_matches(name, names)
         raise RecipeError(
@@ -85,7 +85,7 @@ def _named(name: str) -> PreferenceFormat:
             f"formats: {', '.join(names)}",
             f"did you mean {near[0]}?" if near else "use one of them, or auto",
         )
-    return FORMATS[names.index(name)]
+    return PREFERENCE_FORMATS[names.index(name)]
 
 
 def _fit(

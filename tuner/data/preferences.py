@@ -13,7 +13,7 @@ from tuner.data.dialogue import Message
 from tuner.data.example_maker import Tally
 from tuner.data.files import SplitFiles
 from tuner.data.preference_formats import PreferenceFormat, choose_format
-from tuner.data.prepared import Inputs, Prepared, Sent
+from tuner.data.prepared import Inputs, Prepared, PromptFormat
 from tuner.data.template import Template, load_template
 from tuner.data.template_match import Fit
 from tuner.data.whole import WholePipeline
@@ -127,11 +127,11 @@ class PreferenceData(WholePipeline[Comparison]):
         rows = [pair for ranking in found.train for pair in ranking.apart()]
         return replace(found, train=rows, report={**found.report, "examples_train": len(rows)})
 
-    def _sent(self, items: Sequence[Comparison]) -> Sent:
+    def _sent(self, items: Sequence[Comparison]) -> PromptFormat:
         if self.sampled:
-            return Sent()
+            return PromptFormat()
         reasons = self.maker.reasons(each.better for each in items)
-        return Sent(self.maker.defaults(reasons), self.maker.plain_template)
+        return PromptFormat(self.maker.defaults(reasons), self.maker.plain_template)
 
     def _recognise(self) -> None:
         self.fit = choose_format(self.data, self.source.columns, self.source.rows)

@@ -92,7 +92,7 @@ class TrainedPrompt:
 
 
 @dataclass(frozen=True)
-class Sent:
+class PromptFormat:
     """How the prompts of rows are sent when the model is used.
 
     Args:
@@ -127,7 +127,7 @@ class Prepared:
     labels: tuple[str, ...]
     chat_template: str | None
     report: dict[str, Any]
-    sent: Sent = field(default_factory=Sent)
+    sent: PromptFormat = field(default_factory=PromptFormat)
 
 
 @dataclass(frozen=True)

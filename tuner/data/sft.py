@@ -16,7 +16,7 @@ from tuner.data.files import SplitFiles
 from tuner.data.labels import labels_of
 from tuner.data.long import refuse_split, settle
 from tuner.data.pipeline import Pipeline
-from tuner.data.prepared import EvalRow, Inputs, Preview, Sent
+from tuner.data.prepared import EvalRow, Inputs, Preview, PromptFormat
 from tuner.data.read import Row
 from tuner.data.rendered import Rendered
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
@@ -181,9 +181,11 @@ class SftData(Pipeline[Dialogue]):
                 )
         return report
 
-    def _sent(self, items: Sequence[Dialogue]) -> Sent:
+    def _sent(self, items: Sequence[Dialogue]) -> PromptFormat:
         defaults = self.maker.defaults(self.maker.reasons(items))
-        return Sent(defaults, self.maker.plain_template, tuple(trained(self._pairs, self.maker)))
+        return PromptFormat(
+            defaults, self.maker.plain_template, tuple(trained(self._pairs, self.maker))
+        )
 
     def _facts(self) -> dict[str, Any]:
         used = self.fit.used.union(self._thumbs if self._disliked else ())

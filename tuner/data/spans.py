@@ -17,11 +17,7 @@ from typing import Any
 
 from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
-from tuner.data.chat_template import ChatTemplate
-from tuner.data.dialogue import Dialogue
-from tuner.data.reasoning import KEY, Message
-from tuner.data.rendered import Rendered
-from tuner.data.shapes import (
+from tuner.data.chat_shapes import (
     AnswerSpan,
     ChatShape,
     filled,
@@ -31,6 +27,10 @@ from tuner.data.shapes import (
     strings_of,
     written,
 )
+from tuner.data.chat_template import ChatTemplate
+from tuner.data.dialogue import Dialogue
+from tuner.data.reasoning import KEY, Message
+from tuner.data.rendered import Rendered
 from tuner.data.turn_keys import MASKED
 from tuner.errors import ModelError
 

@@ -79,7 +79,9 @@ def combine(asked: Combination, job: dict[str, Any], folder: Path) -> SavedModel
     """
     origins, kind = asked.origins, asked.kind
     names = [f"part{number}" for number in range(len(origins))]
-    model: Any = embedding_rows.put_on(reload.base(job), origins[0].folder, adapter_name=names[0])
+    model: Any = embedding_rows.load_adapter_onto(
+        reload.base(job), origins[0].folder, adapter_name=names[0]
+    )
     for name, origin in zip(names[1:], origins[1:], strict=True):
         model.load_adapter(str(origin.folder), adapter_name=name)
     further = {} if kind in ("linear", "svd") else {"density": asked.density}

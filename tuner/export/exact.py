@@ -16,7 +16,7 @@ from tuner.errors import IntegrityError
 from tuner.export.limits import refused
 from tuner.export.proof import noise
 from tuner.export.proof.measure import Measures
-from tuner.export.proof.noise import Apart
+from tuner.export.proof.noise import ReadingDistance
 from tuner.recipe.formats import ExportFormat
 from tuner.record.proof_limits import APART, REQUANTIZED, UNPROVEN
 
@@ -31,7 +31,7 @@ Logits = Sequence[torch.Tensor]
 def same(
     refuse: Refuse,
     found: Logits,
-    written: tuple[Logits, Apart],
+    written: tuple[Logits, ReadingDistance],
     dtype: str,
     proven: Mapping[str, Any] | None,
     problems: Sequence[str],

@@ -13,8 +13,8 @@ import torch
 from tuner.errors import ModelError
 from tuner.export import origin as origins
 from tuner.export.proof import rows
-from tuner.export.proof.measure import Held
-from tuner.export.proof.noise import Apart
+from tuner.export.proof.measure import ProbeRows
+from tuner.export.proof.noise import ReadingDistance
 from tuner.model import base as bases
 from tuner.model import own_code
 from tuner.model import tokenizer as model_tokenizer
@@ -110,9 +110,9 @@ class Work:
     stops: tuple[int, ...] | None
     name: str
     fingerprint: str | None
-    held: Held
-    random: Held
-    calibration: Held
+    held: ProbeRows
+    random: ProbeRows
+    calibration: ProbeRows
     context_length: int
     portable: bool
     vocabulary_rows: int
@@ -120,7 +120,7 @@ class Work:
     base: torch.Tensor | None = None
     merged: Path = Path()
     proven: bool = False
-    written: dict[str, tuple[torch.Tensor, Apart]] = field(default_factory=dict)
+    written: dict[str, tuple[torch.Tensor, ReadingDistance]] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -129,9 +129,9 @@ class Work:
         self.tokenizer.save_pretrained(folder)
 
     @property
-    def both(self) -> Held:
+    def both(self) -> ProbeRows:
         """Return the held-out rows, then the random ones."""
-        return Held(self.held.rows + self.random.rows, self.held.targets + self.random.targets)
+        return ProbeRows(self.held.rows + self.random.rows, self.held.targets + self.random.targets)
 
 
 def open_work(origin: SavedModel, settings: Settings, console: Console) -> tuple[Work, Base | None]:
@@ -183,9 +183,9 @@ def open_work(origin: SavedModel, settings: Settings, console: Console) -> tuple
         stops=stops if writes else None,
         name=base.name if base else str(origin.sealed.get("base", origin.folder.name)),
         fingerprint=fingerprint,
-        held=(known or Held([], [])).limited(PLACES),
+        held=(known or ProbeRows([], [])).limited(PLACES),
         random=random,
-        calibration=(origin.run and rows.load(origin.run, "calibration")) or Held([], []),
+        calibration=(origin.run and rows.load(origin.run, "calibration")) or ProbeRows([], []),
         context_length=(base or own).context_length,
         portable=settings.portable,
         record=read_record(origin.run) if origin.run and not settings.combination else {},

@@ -89,7 +89,7 @@ def merged_into(work: Work, model: Any, onto: str) -> Any:
             base = reload.base(work.job | {"quantize": "none"})
         else:
             base = reload.base(work.job).dequantize().to(getattr(torch, work.job["dtype"]))
-        whole = merged.fold(embedding_rows.put_on(base, work.origin.folder)).eval()
+        whole = merged.fold(embedding_rows.load_adapter_onto(base, work.origin.folder)).eval()
         divergences[choice] = measure.divergence(work.tuned, measure.read(whole, work.both))
         models[choice] = whole
     chosen = min(divergences, key=lambda name: divergences[name])

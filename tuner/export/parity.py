@@ -21,7 +21,7 @@ from tuner.export import adapter, exact
 from tuner.export.pipeline import About
 from tuner.export.proof import fresh_process, measure, noise, reload, same_adapter, tensors
 from tuner.export.proof import rows as held
-from tuner.export.proof.noise import Apart
+from tuner.export.proof.noise import ReadingDistance
 from tuner.machine import heap
 from tuner.machine.imports import function
 from tuner.methods import lora
@@ -55,13 +55,13 @@ class Live:
         # How a fresh process proves the tensors of an artefact, by format.
         self._proofs: dict[str, dict[str, Any]] = {}
         self._problems: dict[str, list[str]] = {}
-        self._written: dict[str, tuple[Logits, Apart]] = {}
+        self._written: dict[str, tuple[Logits, ReadingDistance]] = {}
         self._adapter: Path | None = None
         trained.model.eval()
         self._tuned = self._read(trained.model)
         self._base = self._untouched(trained.model)
 
-    def _read(self, model: Any) -> tuple[Logits, Apart]:
+    def _read(self, model: Any) -> tuple[Logits, ReadingDistance]:
         """Return the logits of the probe rows, and their noise."""
         return fresh_process.logits(model, self._rows), noise.measured(model, self._rows)
 
@@ -126,7 +126,7 @@ class Live:
         from tuner.model import embedding_rows
 
         self.trained.model = None
-        model = embedding_rows.put_on(
+        model = embedding_rows.load_adapter_onto(
             reload.base(fresh_process.job_of(self.plan, [], {}, {})), str(folder)
         )
         self.trained.model = model.eval()
@@ -139,7 +139,7 @@ class Live:
         """Return the logits of the probe rows from a fresh process, and what it found in the
         tensors (see `tensors.prove`), by format."""
         # Its memory goes to the fresh process: a GPU may have no room for both.
-        let_go(self.trained)
+        free_model(self.trained)
         logits, proofs = fresh_process.fresh_logits(self.plan, folders, self._rows, self._proofs)
         return {name: (logits[name], proofs.get(name)) for name in folders}
 
@@ -174,7 +174,7 @@ class Live:
         return report | {"proof": self._proof(name, proven, off, report)}
 
     def _proof(
-        self, name: str, proven: dict[str, Any] | None, off: Apart, report: dict[str, Any]
+        self, name: str, proven: dict[str, Any] | None, off: ReadingDistance, report: dict[str, Any]
     ) -> str:
         """Return equal, rounded or checked."""
         merges = proven is not None and "adapter" in self._proofs[name]
@@ -201,7 +201,7 @@ class Live:
         return held.witness(rows, tuned, found)
 
 
-def let_go(trained: Trained) -> None:
+def free_model(trained: Trained) -> None:
     """Free the live model: what comes next reads from the disk."""
     trained.model = trained.judge = None
     trained.start_state = {}

@@ -64,7 +64,7 @@ def write_format(
     """
     seconds: dict[str, dict[str, Any]] = {}
     if todo := _missing(plan, plan.made_formats):
-        parity.let_go(trained)
+        parity.free_model(trained)
         said = plan.recipe.export
         limits = {name: said.options(name).get("max_kl") for name in plan.made_formats}
         settings = Settings(

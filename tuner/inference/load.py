@@ -125,7 +125,9 @@ def attach(
                 network: Any = PromptModel(bare, config)
                 network.load_adapter(str(folder), "default", torch_device=device)
             else:
-                network = embedding_rows.put_on(bare, folder, config, torch_device=device)
+                network = embedding_rows.load_adapter_onto(
+                    bare, folder, config, torch_device=device
+                )
             check_tensors(network, folder, name)
         return network
 

@@ -41,7 +41,7 @@ def begin() -> None:
         _watcher.start()
 
 
-class Crowd:
+class CpuContention:
     """Whether other processes need the processors, by the last measurements.
 
     Attributes:
@@ -69,7 +69,7 @@ class Crowd:
             self.shared = False
 
 
-class Team:
+class SpareThreads:
     """Sleeping OpenMP threads, so that there is one more thread than processors while it is held.
 
     Args:
@@ -106,7 +106,7 @@ def loaded() -> list[ctypes.CDLL]:
 
 
 def _watch() -> None:
-    crowd, team = Crowd(), None
+    crowd, team = CpuContention(), None
     last = _spent()
     while True:
         time.sleep(SECONDS)
@@ -118,7 +118,7 @@ def _watch() -> None:
         # None while torch is not imported, or only partly.
         computing = getattr(sys.modules.get("torch"), "get_num_threads", None)
         if crowd.shared and team is None and computing and (libraries := loaded()):
-            team = Team(libraries, computing())
+            team = SpareThreads(libraries, computing())
         elif not crowd.shared and team is not None:
             team.let_go()
             team = None

@@ -2,7 +2,7 @@
 
 An adapter that was trained with new tokens has their rows (peft's trainable tokens) and their ids;
 so the base must get these rows before the adapter is loaded on it. All code here does that through
-`put_on`.
+`load_adapter_onto`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tuner.model import tokenizer
 from tuner.model.kernels import fused_boft
 
 
-def put_on(base: Any, folder: Path | str, config: Any = None, **arguments: Any) -> Any:
+def load_adapter_onto(base: Any, folder: Path | str, config: Any = None, **arguments: Any) -> Any:
     """Load a saved adapter on a loaded base, with the rows of the adapter's tokens.
 
     Args:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tuner.data.prepared import Prepared
     from tuner.model.adapters.saved_models import SavedModel
     from tuner.model.heads import Head
-    from tuner.plan.ground import Adapted, Ground
-    from tuner.plan.rlhf import Parties
+    from tuner.plan.ground import Adapted, RecipeAndBase
+    from tuner.plan.rlhf import RlhfModels
     from tuner.recipe.load import LoadedRecipe
     from tuner.recipe.schema import Recipe
 
@@ -39,11 +39,14 @@ class Data:
 
     prepared: Prepared
     ptx: list[Example]
-    parties: Parties
+    parties: RlhfModels
 
 
 def read(
-    base: Ground, adapted: Adapted, policy: SavedModel | None, chained: Mapping[str, SavedModel]
+    base: RecipeAndBase,
+    adapted: Adapted,
+    policy: SavedModel | None,
+    chained: Mapping[str, SavedModel],
 ) -> Data:
     """Read the rows, and check the models that the recipe names.
 

@@ -13,10 +13,10 @@ from tuner.plan import new_tokens, qat
 if TYPE_CHECKING:
     from tuner.plan.decide import Decided
     from tuner.plan.footprint import Footprint
-    from tuner.plan.ground import Adapted, Ground
+    from tuner.plan.ground import Adapted, RecipeAndBase
 
 
-def _adapted(base: Ground, parts: Adapted) -> dict[str, dict[str, Any]]:
+def _adapted(base: RecipeAndBase, parts: Adapted) -> dict[str, dict[str, Any]]:
     """Return which part of the base is adapted; empty for methods that name no modules."""
     skeleton, chosen, experts, found = base.layers, parts.targets, parts.experts, base.base
     if not chosen:
@@ -33,7 +33,7 @@ def _adapted(base: Ground, parts: Adapted) -> dict[str, dict[str, Any]]:
     }
 
 
-def warnings(base: Ground, prepared: Prepared, trainable: int) -> list[str]:
+def warnings(base: RecipeAndBase, prepared: Prepared, trainable: int) -> list[str]:
     """Return what a run does otherwise than its user may expect."""
     recipe, skeleton, found = base.recipe, base.layers, base.base
     texts = [str(text) for text in prepared.report.get("warnings", [])]
@@ -58,7 +58,7 @@ def warnings(base: Ground, prepared: Prepared, trainable: int) -> list[str]:
 
 
 def facts(
-    base: Ground,
+    base: RecipeAndBase,
     parts: Adapted,
     prepared: Prepared,
     decided: Decided,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
     from tuner.plan.data import Data
     from tuner.plan.decide import Decided
-    from tuner.plan.ground import Adapted, Ground
+    from tuner.plan.ground import Adapted, RecipeAndBase
     from tuner.plan.values import Values
 
 
@@ -38,7 +38,7 @@ class Footprint:
         checkpointing: whether activations are recomputed.
     """
 
-    base: Ground
+    base: RecipeAndBase
     decided: Decided
     shape: estimate.Workload
     held: estimate.Workload
@@ -49,7 +49,7 @@ class Footprint:
     @classmethod
     def of(
         cls,
-        base: Ground,
+        base: RecipeAndBase,
         adapted: Adapted,
         data: Data,
         decided: Decided,
@@ -88,7 +88,9 @@ class Footprint:
             ResourceError: there is too little of one of them.
         """
         live = export_formats.live(exports, self.base.recipe.model.quantize)
-        needs = export_needs.Needs.of(self.base.recipe, exports, self.shape, self.base.layers)
+        needs = export_needs.ExportInputs.of(
+            self.base.recipe, exports, self.shape, self.base.layers
+        )
         cuda = self.decided.device == "cuda"
         needs.refuse(machine.gpus[0].memory_bytes if cuda else machine.memory_bytes)
         space = needs.disk(estimate.disk(self.shape, live))
@@ -99,7 +101,9 @@ class Footprint:
         return space, estimate.facts(peak, export_peak, estimate.drawing_peak(self.held))
 
 
-def _shape(base: Ground, adapted: Adapted, data: Data, decided: Decided) -> estimate.Workload:
+def _shape(
+    base: RecipeAndBase, adapted: Adapted, data: Data, decided: Decided
+) -> estimate.Workload:
     """Return what the estimates need to know about a run."""
     recipe, method, found, skeleton = base.recipe, base.method, base.base, base.layers
     trained, dtype = data.prepared.train, decided.dtype

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ground:
+class RecipeAndBase:
     """A recipe and its base.
 
     Attributes:
@@ -58,9 +58,9 @@ class Ground:
         return self.loaded.recipe
 
 
-def find_ground(
+def open_recipe_and_base(
     loaded: LoadedRecipe, note: Callable[[str], None], code_sha256: str | None
-) -> Ground:
+) -> RecipeAndBase:
     """Find the base of a recipe, and refuse one that the recipe cannot run on.
 
     Args:
@@ -86,7 +86,7 @@ def find_ground(
     if loaded.task == "reward":
         tokenizers.choose_pad(tokenizer, (*stop_ids, *new_ids))
     found = layers.read(base, head.name, rows if new_ids else 0)
-    return Ground(loaded, method, base, head, tokenizer, stop_ids, new_ids, rows, found)
+    return RecipeAndBase(loaded, method, base, head, tokenizer, stop_ids, new_ids, rows, found)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Adapted:
     room: int
 
 
-def adapt(ground: Ground, machine: Machine) -> Adapted:
+def adapt(ground: RecipeAndBase, machine: Machine) -> Adapted:
     """Find what the method changes, and refuse what the base or its artefacts do not support.
 
     Raises:

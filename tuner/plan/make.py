@@ -26,7 +26,7 @@ from tuner.plan import formats as plan_formats
 from tuner.plan import rlhf as plan_rlhf
 from tuner.plan.decide import Decided
 from tuner.plan.footprint import Footprint
-from tuner.plan.ground import Adapted, Ground
+from tuner.plan.ground import Adapted, RecipeAndBase
 from tuner.plan.plan import Plan
 from tuner.plan.values import Values
 
@@ -65,7 +65,7 @@ def make(
     loaded, policy = plan_rlhf.adopt(loaded, chained)
     recipe, values = loaded.recipe, Values(loaded)
     contradictions.refuse_contradictions(recipe, METHODS[recipe.method.name], machine)
-    base = ground.find_ground(loaded, note, code_sha256)
+    base = ground.open_recipe_and_base(loaded, note, code_sha256)
     adapted = ground.adapt(base, machine)
     rows = data.read(base, adapted, policy, chained)
     decided = _decide(base, adapted, rows.prepared, machine, values)
@@ -109,7 +109,7 @@ def make(
 
 
 def _decide(
-    base: Ground, adapted: Adapted, prepared: Prepared, machine: Machine, values: Values
+    base: RecipeAndBase, adapted: Adapted, prepared: Prepared, machine: Machine, values: Values
 ) -> Decided:
     """Decide device, type and steps of the run, and what it trains."""
     recipe, method = base.recipe, base.method

@@ -20,7 +20,7 @@ from tuner.model.heads import Head
 from tuner.plan import decide
 from tuner.plan.devices import Devices
 from tuner.plan.memory import estimate
-from tuner.plan.rlhf import Parties
+from tuner.plan.rlhf import RlhfModels
 from tuner.plan.values import PlanValue, Stage
 from tuner.recipe import formats as export_formats
 from tuner.recipe.schema import Recipe
@@ -88,7 +88,7 @@ class Plan:
     values: Mapping[str, PlanValue]
     facts: Mapping[str, Mapping[str, Any]]
     warnings: Sequence[str] = ()
-    parties: Parties = field(default_factory=Parties)
+    parties: RlhfModels = field(default_factory=RlhfModels)
     ptx: Sequence[Example] = ()
     devices: Devices = field(default_factory=Devices)
 

@@ -9,10 +9,10 @@ from tuner.errors import DataError
 
 if TYPE_CHECKING:
     from tuner.data.prepared import Prepared
-    from tuner.plan.ground import Ground
+    from tuner.plan.ground import RecipeAndBase
 
 
-def refuse_other_prompts(ground: Ground, prepared: Prepared) -> None:
+def refuse_other_prompts(ground: RecipeAndBase, prepared: Prepared) -> None:
     """Refuse rows whose prompts `tuner chat`, `serve` and the artefacts would not send.
 
     Raises:

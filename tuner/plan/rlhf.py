@@ -25,7 +25,7 @@ Chained = Mapping[str, SavedModel]
 
 
 @dataclass(frozen=True)
-class Parties:
+class RlhfModels:
     """The models besides the policy that is trained.
 
     Attributes:
@@ -109,7 +109,7 @@ def _refuse_tokens(source: SavedModel) -> None:
 
 def parties(
     loaded: LoadedRecipe, policy: SavedModel | None, base: Base, tokenizer: Any, chained: Chained
-) -> Parties:
+) -> RlhfModels:
     """Check that policy and reward models fit base and tokenizer, without loading weights.
 
     Raises:
@@ -119,7 +119,7 @@ def parties(
     """
     rlhf = loaded.recipe.rlhf
     if rlhf is None:
-        return Parties()
+        return RlhfModels()
     if policy is not None and not policy.planned:
         _same_base(policy, base)
     judges: dict[str, SavedModel] = {}
@@ -134,7 +134,7 @@ def parties(
         judges[part.model] = judge
         if not judge.planned:
             pads[judge.name] = _pad_of(judge, base, tokenizer)
-    return Parties(policy, judges, pads)
+    return RlhfModels(policy, judges, pads)
 
 
 def _same_base(policy: SavedModel, base: Base) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tuner.machine.hardware import Machine
     from tuner.plan.decide import Decided
-    from tuner.plan.ground import Ground
+    from tuner.plan.ground import RecipeAndBase
 
 # Tokens from which float32 matrix products run at a CPU's full rate: halving 1,652 tokens of packed
 # rows on SmolLM2-135M cost 4 % of the time and saved 1 GB of 3.3. In half precision it cost 5 %,
@@ -44,7 +44,7 @@ def mapped(recipe: Recipe, base: Base, device: str, dtype: str, parameters: int)
 
 
 def split(
-    base: Ground,
+    base: RecipeAndBase,
     decided: Decided,
     shape: estimate.Workload,
     quantized: estimate.Workload | None,

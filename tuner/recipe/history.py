@@ -66,7 +66,7 @@ def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
     return {key: value for key, value in ADDED.items() if key in current} | known
 
 
-def meant_by_auto(values: Mapping[str, Any], template: str, long: str) -> dict[str, str]:
+def old_auto_values(values: Mapping[str, Any], template: str, long: str) -> dict[str, str]:
     """Return what `auto` of the data section meant to an earlier version, by key.
 
     Rows with a text and a label were film reviews then, and cuts had no limit.
@@ -86,7 +86,7 @@ def meant_by_auto(values: Mapping[str, Any], template: str, long: str) -> dict[s
     return meant
 
 
-def as_then(values: dict[str, Any]) -> dict[str, Any]:
+def in_first_version_form(values: dict[str, Any]) -> dict[str, Any]:
     """Return a dumped recipe in the form of the first version, as far as that had the keys."""
     then = {section: dict(keys) for section, keys in values.items()}
     fields = {name: then["train"][name] for name in _OF_TRL}

@@ -111,7 +111,7 @@ def _adopted(base: Any, policy: SavedModel, plan: Plan) -> Any:
     policy.check_base(plan.base.name, plan.base.fingerprint, log.warning)
     with as_model_error(f"the adapter '{policy.name}' cannot be loaded", policy.folder, WHOLE):
         _fuse(config)
-        model = embedding_rows.put_on(base, policy.folder, config, is_trainable=True)
+        model = embedding_rows.load_adapter_onto(base, policy.folder, config, is_trainable=True)
     files.check_tensors(model, policy.folder, policy.name)
     _put_fused(model)
     return model

@@ -103,7 +103,7 @@ def shrink(
     return smaller
 
 
-def let_go(model: Any) -> None:
+def free_failed_step(model: Any) -> None:
     """Free what an unfinished step has left."""
     import torch
 

@@ -272,4 +272,4 @@ def _carry_out(leg: Leg) -> Plan:
             # computes as it did before training, and as the exported model will.
             trained.model = extract_model_from_parallel(trained.model, keep_fp32_wrapper=False)
         # Only here is the error released, whose frames hold the activations.
-        out_of_memory.let_go(trained.model)
+        out_of_memory.free_failed_step(trained.model)

@@ -110,7 +110,7 @@ def open_model(plan: Plan, source: SavedModel) -> RewardModel:
         with transformers_errors.as_model_error(
             f"the adapter '{source.name}' cannot be loaded", source.folder, WHOLE
         ):
-            network = embedding_rows.put_on(network, source.folder)
+            network = embedding_rows.load_adapter_onto(network, source.folder)
         files.check_tensors(network, source.folder, source.name)
     # Its tokenizer was checked against the policy's by the plan; its padding token is its own.
     pad = plan.parties.pads[source.name]

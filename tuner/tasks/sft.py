@@ -14,7 +14,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from tuner.data.example import IGNORED
-from tuner.data.order import Dealt, Stream
+from tuner.data.order import RankStream, Stream
 from tuner.machine import ranks
 from tuner.methods.full import StagedOptions
 from tuner.model.kernels.cross_entropy import cross_entropies
@@ -92,9 +92,9 @@ def on_trainer(
     step_loss = StepLoss(leg, stream, loss)
     world = plan.devices.world
     built = Trainer(
-        model=sharding.Front(model) if plan.devices.sharded else model,
+        model=sharding.AdapterForTrainer(model) if plan.devices.sharded else model,
         args=TrainingArguments(**settings(plan, leg.steps)),
-        train_dataset=stream if world == 1 else Dealt(stream, plan.micro_batch_size, world),
+        train_dataset=stream if world == 1 else RankStream(stream, plan.micro_batch_size, world),
         data_collator=collate,
         compute_loss_func=step_loss,
         callbacks=[LossCallback(step_loss)],

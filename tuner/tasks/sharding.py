@@ -36,7 +36,7 @@ def shard(plan: Plan, live: Any) -> None:
     fully_shard(live, **how)
 
 
-class Front(torch.nn.Module):
+class AdapterForTrainer(torch.nn.Module):
     """The adapter alone, as the Trainer's model: it computes as the whole model does.
 
     accelerate wraps it for data-parallel training, which sums the gradients of the adapter; the
@@ -58,7 +58,7 @@ class Front(torch.nn.Module):
         """Return the output of the whole model."""
         return self.live(**inputs)
 
-    def train(self, mode: bool = True) -> Front:
+    def train(self, mode: bool = True) -> AdapterForTrainer:
         """Switch the mode of the whole model."""
         self.live.train(mode)
         return super().train(mode)

@@ -22,7 +22,7 @@ from safetensors.torch import load, save_file
 from tuner.errors import IntegrityError
 from tuner.export.gguf.model import silent
 from tuner.export.proof import fresh_process, measure, reload
-from tuner.export.proof.measure import Held
+from tuner.export.proof.measure import ProbeRows
 
 # Answers that are compared, and their longest length in tokens.
 ANSWERS, LENGTH = 3, 24
@@ -38,7 +38,7 @@ def installed() -> bool:
     return importlib.util.find_spec("llama_cpp") is not None
 
 
-def check(file: Path, job: dict[str, Any], held: Held, folder: Path) -> dict[str, Any]:
+def check(file: Path, job: dict[str, Any], held: ProbeRows, folder: Path) -> dict[str, Any]:
     """Compare llama.cpp with transformers on a GGUF file; return nothing if it is not installed.
 
     Args:
@@ -56,7 +56,7 @@ def check(file: Path, job: dict[str, Any], held: Held, folder: Path) -> dict[str
     """
     if not installed():
         return {}
-    rows = Held(held.rows[:ANSWERS], held.targets[:ANSWERS])
+    rows = ProbeRows(held.rows[:ANSWERS], held.targets[:ANSWERS])
     task = job | {"file": str(file), "rows": rows.rows, "targets": rows.targets}
     figures: dict[str, Any] = json.loads(
         fresh_process.child("tuner.export.gguf.llama_cpp", task, folder)
@@ -71,7 +71,7 @@ def check(file: Path, job: dict[str, Any], held: Held, folder: Path) -> dict[str
 
 
 def with_adapter(
-    base: Path, adapter: Path, job: dict[str, Any], held: Held, folder: Path
+    base: Path, adapter: Path, job: dict[str, Any], held: ProbeRows, folder: Path
 ) -> torch.Tensor:
     """Return logits (positions, vocabulary) of a base's GGUF file with a GGUF adapter on it.
 
@@ -90,7 +90,7 @@ def main() -> None:
 
     quiet_libraries()
     torch.set_num_threads(job["threads"])
-    held = Held(job["rows"], job["targets"])
+    held = ProbeRows(job["rows"], job["targets"])
     network = _open(job, max(len(row["input_ids"]) for row in held.rows) + LENGTH)
     found = torch.cat(
         [
@@ -148,7 +148,9 @@ def _read(network: Any, ids: list[int], targets: measure.Targets) -> torch.Tenso
     return torch.from_numpy(scores)[[place for place, _ in targets]]
 
 
-def _compared(job: dict[str, Any], held: Held, network: Any, found: torch.Tensor) -> dict[str, Any]:
+def _compared(
+    job: dict[str, Any], held: ProbeRows, network: Any, found: torch.Tensor
+) -> dict[str, Any]:
     """Compare llama.cpp with transformers on the same file."""
     import llama_cpp
     from gguf import GGUFReader

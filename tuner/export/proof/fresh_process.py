@@ -185,7 +185,7 @@ def main() -> None:
     for kind, folder in job["artefacts"].items():
         model = reload.load(job, kind, folder)
         if targets := job.get("targets"):
-            result[kind] = measure.read(model, measure.Held(job["rows"], targets))
+            result[kind] = measure.read(model, measure.ProbeRows(job["rows"], targets))
         else:
             for number, tensor in enumerate(logits(model, job["rows"])):
                 result[f"{kind}.{number}"] = tensor.contiguous()

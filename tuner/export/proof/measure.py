@@ -22,13 +22,13 @@ NOTICEABLE = 1e-8
 
 
 @dataclass(frozen=True)
-class Held:
+class ProbeRows:
     """Rows that models are compared on: token ids by argument, and where their logits count."""
 
     rows: list[dict[str, list[int]]]
     targets: list[Targets]
 
-    def limited(self, places: int) -> Held:
+    def limited(self, places: int) -> ProbeRows:
         """Return the first rows, with about this many positions in all."""
         rows, targets = [], []
         for row, wanted in zip(self.rows, self.targets, strict=True):
@@ -37,7 +37,7 @@ class Held:
             rows.append(row)
             targets.append(wanted[:places])
             places -= len(wanted)
-        return Held(rows, targets)
+        return ProbeRows(rows, targets)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Measures:
 
 @torch.no_grad()
 def read(
-    model: Any, held: Held, tick: Callable[[int, int], None] = lambda done, total: None
+    model: Any, held: ProbeRows, tick: Callable[[int, int], None] = lambda done, total: None
 ) -> torch.Tensor:
     """Return logits (positions, vocabulary or classes) at the held positions, row by row, in the
     model's precision, but at least float32.
@@ -99,7 +99,7 @@ def read(
 
 
 @torch.no_grad()
-def run_through(model: Any, held: Held) -> None:
+def run_through(model: Any, held: ProbeRows) -> None:
     """Run the rows through a model for what happens inside it."""
     for row in held.rows:
         _forward(model, row)
@@ -110,7 +110,7 @@ def _forward(model: Any, row: dict[str, list[int]]) -> Any:
 
 
 def compare(
-    held: Held, tuned: torch.Tensor, found: torch.Tensor, base: torch.Tensor | None
+    held: ProbeRows, tuned: torch.Tensor, found: torch.Tensor, base: torch.Tensor | None
 ) -> Measures:
     """Return the figures of one artefact.
 

@@ -23,7 +23,7 @@ ROWS = 2
 
 
 @dataclass(frozen=True)
-class Apart:
+class ReadingDistance:
     """How far two readings are apart.
 
     Attributes:
@@ -34,12 +34,12 @@ class Apart:
     mean: float
     kl: float
 
-    def within(self, limit: Apart) -> bool:
+    def within(self, limit: ReadingDistance) -> bool:
         """Return whether both figures are within their limits; a NaN is not."""
         return self.mean <= limit.mean and self.kl <= limit.kl
 
 
-def apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> Apart:
+def apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> ReadingDistance:
     """Return how far logits are from others, over all positions of all rows.
 
     Args:
@@ -51,16 +51,16 @@ def apart(found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]) -> Apar
     # Row by row: in float64, those of a large vocabulary are the largest thing here.
     for one, other in zip(found, wanted, strict=True):
         if one.shape != other.shape or not bool(torch.isfinite(one).all()):
-            return Apart(math.inf, math.inf)
+            return ReadingDistance(math.inf, math.inf)
         rows = other.reshape(-1, other.shape[-1])
         mean += float((one - other).abs().sum(dtype=torch.float64))
         kl += len(rows) * measure.divergence(rows, one.reshape(rows.shape))
         entries, places = entries + one.numel(), places + len(rows)
-    return Apart(mean / max(1, entries), kl / max(1, places))
+    return ReadingDistance(mean / max(1, entries), kl / max(1, places))
 
 
 @torch.no_grad()
-def measured(model: Any, rows: Sequence[dict[str, list[int]]]) -> Apart:
+def measured(model: Any, rows: Sequence[dict[str, list[int]]]) -> ReadingDistance:
     """Return how far a model is from itself, with another number of threads, and in a batch of two.
 
     Args:
@@ -77,10 +77,10 @@ def measured(model: Any, rows: Sequence[dict[str, list[int]]]) -> Apart:
     if getattr(model, "takes_batches", True):
         twice = [model(**batch_of(row, 2, model.device)).logits[0].float().cpu() for row in few]
         found.append(apart(twice, once))
-    return Apart(max(each.mean for each in found), max(each.kl for each in found))
+    return ReadingDistance(max(each.mean for each in found), max(each.kl for each in found))
 
 
-def limit(noise: Apart, wanted: Sequence[torch.Tensor], dtype: str) -> Apart:
+def limit(noise: ReadingDistance, wanted: Sequence[torch.Tensor], dtype: str) -> ReadingDistance:
     """Return how far a reloaded model may be from the one that was written.
 
     Args:
@@ -93,7 +93,7 @@ def limit(noise: Apart, wanted: Sequence[torch.Tensor], dtype: str) -> Apart:
     square = sum(float(row.pow(2).sum(dtype=torch.float64)) for row in wanted) / entries
     unit = NOISE_ROUNDINGS[dtype] * UNIT[dtype]
     # A change of every logit by its share e moves the KL by e^2 / 2 times their mean square.
-    return Apart(
+    return ReadingDistance(
         max(NOISE_FACTOR * noise.mean, unit * size),
         max(NOISE_FACTOR * noise.kl, 0.5 * unit**2 * square),
     )

@@ -30,7 +30,7 @@ def load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
         from tuner.methods import bottleneck_layers as bottleneck_peft  # noqa: F401  # makes peft know the method
         from tuner.model import embedding_rows
 
-        model: Any = embedding_rows.put_on(base(job), folder)
+        model: Any = embedding_rows.load_adapter_onto(base(job), folder)
         _refuse_other_keys(model, folder)
     elif kind == "virtual_tokens":
         from tuner.export.virtual_tokens import WithTokens

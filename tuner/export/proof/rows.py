@@ -17,7 +17,7 @@ import torch
 from tuner.data.example import Example
 from tuner.data.prepared import EvalRow
 from tuner.errors import IntegrityError
-from tuner.export.proof.measure import NO_TARGET, Held, Targets
+from tuner.export.proof.measure import NO_TARGET, ProbeRows, Targets
 from tuner.plan.memory.estimate import PROBE_TOKENS
 from tuner.record.disk import write_json
 
@@ -31,14 +31,14 @@ _PLACES = (7, 15, 23, 31)
 _SEED = 5
 
 
-def of_plan(plan: Plan) -> Held:
+def of_plan(plan: Plan) -> ProbeRows:
     """Return the first held-out rows of a plan, or training rows if there are none, with the
     positions of their answers."""
     known = [row.example if isinstance(row, EvalRow) else row for row in plan.prepared.eval]
     return _of_rows(plan, known or list(plan.prepared.train))
 
 
-def _of_rows(plan: Plan, all_rows: Sequence[Any]) -> Held:
+def _of_rows(plan: Plan, all_rows: Sequence[Any]) -> ProbeRows:
     rows, targets = [], []
     for row in all_rows[:ROWS]:
         held = {"input_ids": list(row.input_ids[:PROBE_TOKENS])}
@@ -48,7 +48,7 @@ def _of_rows(plan: Plan, all_rows: Sequence[Any]) -> Held:
             held["task_ids"] = [row.task]
         rows.append(held)
         targets.append(_targets(row, held, added=plan.head.added))
-    return Held(rows, targets)
+    return ProbeRows(rows, targets)
 
 
 def _targets(row: Any, held: dict[str, list[int]], *, added: bool) -> Targets:
@@ -74,7 +74,7 @@ def write_rows(plan: Plan) -> None:
     write_json(plan.output / FILE, content)
 
 
-def load(folder: Path, part: str = "held_out") -> Held | None:
+def load(folder: Path, part: str = "held_out") -> ProbeRows | None:
     """Load the rows that a run kept; None if it kept none.
 
     Args:
@@ -90,7 +90,7 @@ def load(folder: Path, part: str = "held_out") -> Held | None:
     try:
         found = json.loads(path.read_text("utf-8"))[part]
         targets = [[(int(place), int(token)) for place, token in row] for row in found["targets"]]
-        return Held(list(found["rows"]), targets)
+        return ProbeRows(list(found["rows"]), targets)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{path} is damaged",
@@ -101,7 +101,7 @@ def load(folder: Path, part: str = "held_out") -> Held | None:
 
 def random_rows(
     tokenizer: Any, *, added: bool, start_id: int | None = None, tasks: bool = False
-) -> Held:
+) -> ProbeRows:
     """Return rows of random ordinary tokens, equal for equal tokenizers, and positions in them.
 
     Args:
@@ -122,10 +122,10 @@ def random_rows(
             row["task_ids"] = [0]
         rows.append(row)
     places = (0,) if added else _PLACES
-    return Held(rows, [[(place, NO_TARGET) for place in places] for _ in rows])
+    return ProbeRows(rows, [[(place, NO_TARGET) for place in places] for _ in rows])
 
 
-def of_plan_random(plan: Plan) -> Held:
+def of_plan_random(plan: Plan) -> ProbeRows:
     """Return random rows for the model of a plan."""
     return random_rows(
         plan.tokenizer,
@@ -135,7 +135,7 @@ def of_plan_random(plan: Plan) -> Held:
     )
 
 
-def at(held: Held, logits: Sequence[torch.Tensor]) -> torch.Tensor:
+def at(held: ProbeRows, logits: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return logits (positions, entries) at the held positions, from the logits of every row."""
     found = []
     for tensor, targets in zip(logits, held.targets, strict=True):
@@ -144,7 +144,7 @@ def at(held: Held, logits: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat(found)
 
 
-def witness(held: Held, tuned: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:
+def witness(held: ProbeRows, tuned: torch.Tensor, found: torch.Tensor) -> dict[str, Any]:
     """Return what an artefact's manifest keeps of its logits: the top entries at every position.
 
     Args:

@@ -27,7 +27,7 @@ _FUSED_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptActivations:
     """Numbers that a micro-batch keeps.
 
     Attributes:
@@ -64,7 +64,7 @@ def kept(
     config: Mapping[str, Any],
     linears: Mapping[str, tuple[int, int]],
     targets: Sequence[str],
-) -> Kept:
+) -> KeptActivations:
     """Return what a method keeps on a base.
 
     Args:
@@ -102,7 +102,7 @@ def kept(
     # The next layer reads the same matrix.
     read = sizes.queries * sum(name.endswith("o_proj") for name in readers)
     passing = sizes.queries + 3 * sizes.inner + 2 * sizes.hidden
-    return Kept(
+    return KeptActivations(
         token=layers * inner + norms + sum(readers.values()) + low + read_by_norms * as_it_is,
         exact=read_by_norms * (not as_it_is),
         place=layers * attention,

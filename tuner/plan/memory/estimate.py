@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tuner.model import sizes as model_sizes
-from tuner.plan.memory.activations import Kept
+from tuner.plan.memory.activations import KeptActivations
 from tuner.record.checkpoint_folder import KEPT
 
 MIB = 1 << 20
@@ -160,7 +160,7 @@ class Workload:
     dtype: str
     stored: str
     vocabulary: int
-    kept: Kept
+    kept: KeptActivations
     rows: RowLengths
     device: str = "cpu"
     requantized: int = 0

@@ -32,7 +32,7 @@ _PLAIN_BITS = {"f32": 32.0, "f16": 16.0, "bf16": 16.0}
 
 
 @dataclass(frozen=True)
-class Needs:
+class ExportInputs:
     """The formats that are made, and what they are made from.
 
     Attributes:
@@ -54,7 +54,7 @@ class Needs:
     @classmethod
     def of(
         cls, recipe: Recipe, formats: tuple[str, ...], shape: Workload, skeleton: Skeleton
-    ) -> Needs:
+    ) -> ExportInputs:
         """Return the needs of a plan whose run writes these formats."""
         quantize = recipe.model.quantize
         made = export_formats.made(formats, quantize)

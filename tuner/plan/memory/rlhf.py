@@ -13,12 +13,12 @@ from tuner.plan.memory.estimate import WIDTHS, Workload
 if TYPE_CHECKING:
     from tuner.data.prepared import Prepared
     from tuner.model.base import Base
-    from tuner.plan.rlhf import Parties
+    from tuner.plan.rlhf import RlhfModels
     from tuner.recipe.schema import Recipe
 
 
 def whole(
-    policy: Workload, recipe: Recipe, prepared: Prepared, parties: Parties, base: Base
+    policy: Workload, recipe: Recipe, prepared: Prepared, parties: RlhfModels, base: Base
 ) -> Workload:
     """Return what the estimates need to know about a run that learns from rewards.
 
@@ -48,7 +48,7 @@ def whole(
     return replace(shape, rows=rows, drawing=drawing)
 
 
-def _judges(parties: Parties, found: Base, dtype: str) -> int:
+def _judges(parties: RlhfModels, found: Base, dtype: str) -> int:
     """Return the bytes of the reward models' bases: each of them is loaded separately.
 
     One whose base does not exist yet, since an earlier stage writes it, counts as the policy's own.
