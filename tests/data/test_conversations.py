@@ -36,6 +36,10 @@ TOOL = {
 }
 
 
+def _call(arguments: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "tide", "arguments": arguments}}
+
+
 def user(text: str) -> dict[str, Any]:
     return {"role": "user", "content": text}
 
@@ -369,3 +373,48 @@ def test_the_tokens_of_a_prompt_are_those_that_are_sent(tmp_path: Path) -> None:
     for example, turns in zip(result.train, (1, 3), strict=True):
         sent = Prompts(tokenizer, []).ids(ROWS["turns"]["messages"][:turns])
         assert example.input_ids[: len(sent)] == sent
+
+
+BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "not text": ([user("q"), {**said("A"), "reasoning_content": ["x"]}], "is not text but list"),
+    "twice": ([user("q"), {**said("A", "R"), "thinking": "S"}], "two different texts"),
+    "twice inside": ([user("q"), said("<think>S</think>A", "R")], "two different texts"),
+    "not closed": ([user("q"), said("<think>R")], "does not end"),
+    "no answer": (
+        [user("q"), {"role": "assistant", "reasoning_content": "R"}],
+        "is reasoning, but",
+    ),
+    "no json": ([user("q"), said("", tool_calls=[_call("no json")])], "are not JSON"),
+    "no object": ([user("q"), said("", tool_calls=[_call("[1]")])], "are not an object"),
+    "no arguments": ([user("q"), said("", tool_calls=[{"name": "t"}])], "are not an object"),
+    "no name": ([user("q"), said("", tool_calls=[{"arguments": {}}])], "has no name"),
+    "no list": ([user("q"), said("", tool_calls="x")], "not a list of objects"),
+    "a user's call": (
+        [{**user("q"), "tool_calls": [CALL]}, said("A")],
+        "a user turn has tool calls",
+    ),
+    "no call": ([user("q"), {"role": "tool", "content": "5"}, said("A")], "after a call"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_malformed_turn_is_refused_in_words(tmp_path: Path, kind: str) -> None:
+    turns, problem = BAD[kind]
+    with pytest.raises(DataError, match=problem):
+        prepared(tmp_path, [{"messages": turns}], FAMILIES["qwen3"].tokenizer())
+
+
+def test_reasoning_that_its_prompt_began_is_reasoning(tmp_path: Path) -> None:
+    """What DeepSeek-R1 writes, as it is often saved."""
+    tokenizer = FAMILIES["deepseek-r1"].tokenizer()
+    rows = [{"messages": [user("q"), said(text)]} for text in ("R</think>A", "<think>R</think>A")]
+    one, other = prepared(tmp_path, rows, tokenizer).train
+    assert one.input_ids == other.input_ids
+
+
+def test_reasoning_of_plain_rows_may_be_context(tmp_path: Path) -> None:
+    keys = {"render": "raw", "reasoning": "context"}
+    tokenizer = FAMILIES["qwen2.5"].tokenizer()
+    row = prepared(tmp_path, [ROWS["reasoning"]], tokenizer, **keys).train[0]
+    assert learned(row, tokenizer) == ["Now.<|im_end|>"]
+    assert "The first." in tokenizer.decode(row.input_ids)

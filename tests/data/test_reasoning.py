@@ -42,7 +42,7 @@ def test_a_stream_is_split_as_the_whole_text_is(
 def test_separated_turns_are_separated_once() -> None:
     turn = {"role": "assistant", "content": "<think>One.</think>Now."}
     once = reasoning.separated(turn)
-    assert once == {"role": "assistant", "content": "Now.", "reasoning": "One."}
+    assert once == {"role": "assistant", "content": "Now.", reasoning.KEY: "One."}
     assert reasoning.separated(once) == once
     assert reasoning.separated({"role": "user", "content": "<think>x</think>y"})["content"] == (
         "<think>x</think>y"

@@ -63,11 +63,19 @@ def test_chat_reasons_unless_it_is_asked_not_to(run: Path) -> None:
     assert "reasoning" not in answer
 
 
-@pytest.mark.parametrize("given", ["enable_thoughts=false", "enable_thinking"])
-def test_an_argument_that_the_template_does_not_read_is_refused(run: Path, given: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "fix"),
+    [
+        ("enable_thoughts=false", "use NAME=VALUE with one of: enable_thinking"),
+        ("enable_thinking", "use NAME=VALUE with one of: enable_thinking"),
+        ("enable_thinking=False", "use true or false"),
+        ("enable_thinking=no", "use true or false"),
+    ],
+)
+def test_an_argument_without_effect_is_refused(run: Path, given: str, fix: str) -> None:
     done = chat(run, "--chat-argument", given)
     assert done.returncode == 2
-    assert "use NAME=VALUE with one of: enable_thinking" in done.stderr
+    assert fix in done.stderr
 
 
 def test_what_chat_saves_is_trained_as_it_was_said(run: Path, tmp_path: Path) -> None:
@@ -75,7 +83,7 @@ def test_what_chat_saves_is_trained_as_it_was_said(run: Path, tmp_path: Path) ->
     chat(run, "--max-new-tokens", "60", typed=f"{ASKED[0]['content']}\n/save {file}\n")
     assert yaml.safe_load(file.read_text())["messages"] == [
         *ASKED,
-        {"role": "assistant", "content": ANSWER, "reasoning": THOUGHT},
+        {"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT},
     ]
 
 

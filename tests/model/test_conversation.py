@@ -92,7 +92,7 @@ def test_a_template_of_a_file(tmp_path: Path) -> None:
     tokenizer = settled(FAMILIES["chatml"].tokenizer(), tmp_path, chat_template="own.jinja")
     assert prompt(tokenizer) == "Due?<|im_end|>"
     file.write_text("{{ messages.__class__ }}", "utf-8")
-    with pytest.raises(SafetyError):
+    with pytest.raises(SafetyError, match=r"model\.chat_template: own\.jinja"):
         settled(FAMILIES["chatml"].tokenizer(), tmp_path, chat_template="own.jinja")
     file.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(RecipeError, match="cannot be read"):
@@ -126,10 +126,15 @@ def test_a_default_is_the_value_itself(value: Any) -> None:
 
 
 def test_an_argument_that_changes_nothing_is_refused(tmp_path: Path) -> None:
-    for arguments in ({"enable_thoughts": False}, {"enable_thinking": True}):
+    on = settled(FAMILIES["qwen3"].tokenizer(), tmp_path, chat_arguments={"enable_thinking": True})
+    assert prompt(on) == prompt(on, enable_thinking=True)
+    for arguments in ({"enable_thoughts": False}, {"messages": "x"}):
         with pytest.raises(RecipeError, match="does not use") as caught:
             settled(FAMILIES["qwen3"].tokenizer(), tmp_path, chat_arguments=arguments)
         assert "enable_thinking" in str(caught.value.why)
+    with pytest.raises(RecipeError, match="'no'") as caught:
+        settled(FAMILIES["qwen3"].tokenizer(), tmp_path, chat_arguments={"enable_thinking": "no"})
+    assert caught.value.fix == "use true or false"
     bare = FAMILIES["qwen3"].tokenizer()
     bare.chat_template = None
     with pytest.raises(RecipeError, match="no chat template"):

@@ -6,12 +6,15 @@ import contextlib
 import math
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tuner.cli.options import AnyBase, ForceBase, Json, console
 from tuner.errors import RecipeError
+
+if TYPE_CHECKING:
+    from tuner.data.conversation import Prompts
 
 
 def chat(
@@ -71,7 +74,7 @@ def chat(
         model = open_model.load(source, where, force_base=force_base)
         torch.manual_seed(seed)
         # A chat template that is broken ends the command before the first question.
-        given = _arguments(chat_arguments or (), model.prompts_of(model.active).reads)
+        given = _arguments(chat_arguments or (), model.prompts_of(model.active))
     if where.interactive:
         speaker = model.active.name or model.base.name
         where.text(f"chatting with {speaker}; /help lists the commands, /exit quits")
@@ -79,7 +82,7 @@ def chat(
     Chat(model, where, max_new_tokens, sampling, system, given).run()
 
 
-def _arguments(texts: Sequence[str], reads: Sequence[str]) -> dict[str, Any]:
+def _arguments(texts: Sequence[str], prompts: Prompts) -> dict[str, Any]:
     """Return the arguments of the chat template by name.
 
     Raises:
@@ -88,6 +91,7 @@ def _arguments(texts: Sequence[str], reads: Sequence[str]) -> dict[str, Any]:
     from tuner.schema import strict_yaml
 
     given: dict[str, Any] = {}
+    reads = prompts.reads
     for text in texts:
         name, found, value = text.partition("=")
         if not found or name not in reads:
@@ -97,4 +101,5 @@ def _arguments(texts: Sequence[str], reads: Sequence[str]) -> dict[str, Any]:
                 f"use NAME=VALUE with one of: {', '.join(reads) or 'none, it has no arguments'}",
             )
         given[name] = strict_yaml.resolve(strict_yaml.parse_value(value))
+        prompts.refuse_half_switch(name, given[name], f"--chat-argument {text}")
     return given

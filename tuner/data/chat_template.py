@@ -195,7 +195,7 @@ def plain_template(tokenizer: Any, separator: str) -> str:
 
 
 def check_arguments(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that change nothing.
+    """Refuse arguments that the chat template does not read.
 
     Raises:
         RecipeError: the tokenizer has no chat template, or it does not use one of them.
@@ -207,15 +207,27 @@ def check_arguments(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
             "leave out model.chat_arguments",
         )
     chat = ChatTemplate(tokenizer)
+    reads = ", ".join(chat.abilities.arguments) or "none"
     for name, value in arguments.items():
-        if not template_probe.uses(chat.render, {name: value}):
-            reads = ", ".join(chat.abilities.arguments) or "none"
+        if name not in chat.abilities.arguments:
             raise RecipeError(
                 f"model.chat_arguments: the chat template does not use '{name}'",
-                f"with {name}: {json.dumps(value)} every prompt and answer is the same; "
                 f"arguments that it reads: {reads}",
-                "name one of these with another value than its default, or leave it out",
+                "name one of these, or leave it out",
             )
+        refuse_half_switch(chat, name, value, f"model.chat_arguments: {name}")
+
+
+def refuse_half_switch(chat: ChatTemplate, name: str, value: Any, what: str) -> None:
+    """Refuse a value other than true or false for the argument that turns reasoning off.
+
+    Raises:
+        RecipeError: it is one; to a template, the text `no` is as good as true.
+    """
+    if name == chat.abilities.switch and not isinstance(value, bool):
+        raise RecipeError(
+            f"{what} is {value!r}", "it turns reasoning on or off", "use true or false"
+        )
 
 
 def _literal(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tuner.data import chat_template
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat_template import ChatTemplate
 from tuner.data.dialogue import Dialogue, Message
@@ -40,6 +41,11 @@ class Prompts:
     def reads(self) -> tuple[str, ...]:
         """Return the arguments that the chat template reads besides those that all are given."""
         return self._finder.chat.abilities.arguments if self._finder else ()
+
+    def refuse_half_switch(self, name: str, value: Any, what: str) -> None:
+        """Refuse a value that does not turn reasoning on or off; see `chat_template`."""
+        if self._finder:
+            chat_template.refuse_half_switch(self._finder.chat, name, value, what)
 
     def ids(
         self,

@@ -95,7 +95,7 @@ class ExampleMaker:
         self._labels = list(labels)
         self._tokenizer = tokenizer
         self._turns = bool(template.turns or template.conversation)
-        self._drop = data.reasoning == "drop"
+        self._drop, self._context = (data.reasoning == mode for mode in ("drop", "context"))
         self._chat: ChatTemplate | None = None
         self._finder: SpanFinder | None = None
         if head != "language" and data.render == "chat":
@@ -106,7 +106,7 @@ class ExampleMaker:
             )
         if not template.raw and data.render != "raw" and head == "language":
             self._chat = ChatTemplate(tokenizer, inputs.stop_ids)
-            self._finder = SpanFinder(self._chat, context=data.reasoning == "context")
+            self._finder = SpanFinder(self._chat, self._context)
         borders = data.long == "split"
         self.encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
         self._suffix = closing(tokenizer)
@@ -172,7 +172,7 @@ class ExampleMaker:
         if self._finder is None:
             if dialogue.tools or any(message.get("tool_calls") for message in dialogue.messages):
                 raise BadRow("plain text cannot show tools (data.render: raw)")
-            return [raw(dialogue, self._separator, only_last)]
+            return [raw(dialogue, self._separator, only_last, self._context)]
         return self._finder.render(dialogue, only_last, arguments)
 
     def encode(

@@ -3,39 +3,50 @@ takes it.
 
 A turn may carry its reasoning in a field of its own (`reasoning_content` of Qwen and GLM,
 `reasoning`, `thinking` of gpt-oss) or inside its content, between `<think>` and `</think>`. Both
-become one form: the content without it, and the key `reasoning`.
+become one form: the content without it, and a key of ours.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+from tuner.data.bad_rows import BadRow
+
 Message = dict[str, Any]
 Mode = Literal["learn", "context", "drop"]
 
-KEY = "reasoning"
+# Ours: no row has a key of this name.
+KEY = "_reasoning"
 FIELDS = ("reasoning_content", "thinking", "reasoning")
 OPEN, CLOSE = "<think>", "</think>"
 
 
 def separated(message: Message) -> Message:
-    """Return an assistant's turn with its reasoning, if it has any, under `reasoning` only.
+    """Return an assistant's turn with its reasoning, if it has any, under `KEY` only.
 
-    A turn of another role is returned as it is, as is a field that holds no text.
+    A turn of another role is returned as it is. Text that ends a block without beginning one is
+    reasoning whose prompt began it.
+
+    Raises:
+        BadRow: reasoning is not text, not closed, or there twice with different words.
     """
     if message.get("role") != "assistant":
         return message
     rest = {key: value for key, value in message.items() if key not in FIELDS}
-    fields = [message[name] for name in FIELDS if message.get(name) is not None]
-    if not all(isinstance(text, str) for text in fields):
-        return message
-    said = next((text.strip() for text in fields if text.strip()), "")
+    fields = {name: message[name] for name in FIELDS if message.get(name) is not None}
+    for name, text in fields.items():
+        if not isinstance(text, str):
+            raise BadRow(f"'{name}' of a turn is not text but {type(text).__name__}")
     content = message.get("content")
+    inside = ""
     if isinstance(content, str):
-        inside, content = cut(content)
-        rest["content"] = content
-        said = said or inside
-    return {**rest, KEY: said} if said else rest
+        inside, rest["content"] = cut(content, opened=OPEN not in content)
+        if rest["content"].lstrip().startswith(OPEN):
+            raise BadRow(f"the reasoning of a turn begins with {OPEN} and does not end")
+    said = list(dict.fromkeys(text.strip() for text in (*fields.values(), inside) if text.strip()))
+    if len(said) > 1:
+        raise BadRow("a turn has two different texts of reasoning")
+    return {**rest, KEY: said[0]} if said else rest
 
 
 def cut(text: str, opened: bool = False) -> tuple[str, str]:

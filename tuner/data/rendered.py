@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tuner.data import reasoning
 from tuner.data.dialogue import Dialogue
+from tuner.data.reasoning import KEY
 from tuner.data.turn_keys import MASKED
 
 Span = tuple[int, int]
@@ -42,10 +43,13 @@ class Rendered:
     reference: str = ""
 
 
-def raw(dialogue: Dialogue, separator: str, only_last: bool = False) -> Rendered:
-    """Render without a chat template: segments as they are, turns joined by `separator`."""
+def raw(
+    dialogue: Dialogue, separator: str, only_last: bool = False, context: bool = False
+) -> Rendered:
+    """Render without a chat template: segments as they are, turns joined by `separator`; reasoning
+    is no target if it is `context`."""
     text, spans = "", []
-    for part, supervised in _parts(dialogue, separator):
+    for part, supervised in _parts(dialogue, separator, context):
         if supervised:
             spans.append((len(text), len(text) + len(part)))
         text += part
@@ -65,7 +69,7 @@ def raw(dialogue: Dialogue, separator: str, only_last: bool = False) -> Rendered
     )
 
 
-def _parts(dialogue: Dialogue, separator: str) -> list[tuple[str, bool]]:
+def _parts(dialogue: Dialogue, separator: str, context: bool) -> list[tuple[str, bool]]:
     if dialogue.segments:
         return [(segment.text, segment.supervised) for segment in dialogue.segments]
     parts: list[tuple[str, bool]] = []
@@ -73,5 +77,9 @@ def _parts(dialogue: Dialogue, separator: str) -> list[tuple[str, bool]]:
         if parts and separator:
             parts.append((separator, False))
         learned = message["role"] == "assistant" and not message.get(MASKED)
-        parts.append((reasoning.inline(message), learned))
+        said = reasoning.block(message[KEY]) if message.get(KEY) else ""
+        if said and context:
+            parts.append((said, False))
+            said = ""
+        parts.append((said + str(message.get("content") or ""), learned))
     return parts

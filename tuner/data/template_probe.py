@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,28 +102,6 @@ def learn(source: str, render: Render) -> Abilities:
         switch=switch,
         arguments=arguments,
     )
-
-
-def uses(render: Render, arguments: Mapping[str, Any]) -> bool:
-    """Return whether arguments change how any of a few chats is rendered."""
-    said = {"role": "assistant", "content": _SAID}
-    system = {"role": "system", "content": "system"}
-    chats = [
-        ([_USER], None, True),
-        ([system, _USER], None, True),
-        ([_USER], [_PROBE_TOOL], True),
-        ([_USER, said], None, False),
-        ([_USER, _answer(reasoning.FIELDS[0]), _USER, said], None, False),
-    ]
-
-    def rendered(own: Mapping[str, Any]) -> Iterator[str]:
-        for messages, tools, generate in chats:
-            try:
-                yield render(messages, tools, generate, own)
-            except BadRow:
-                yield ""
-
-    return list(rendered({})) != list(rendered(arguments))
 
 
 def _turns(attempt: Callable[..., str | None], name: str) -> bool:

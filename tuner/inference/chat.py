@@ -118,7 +118,7 @@ class Chat:
             tokens=answer.tokens,
         )
         turn = {"role": "assistant", "content": said}
-        self.turns = [*turns, {**turn, reasoning.KEY: thought} if thought else turn]
+        self.turns = [*turns, {**turn, "reasoning_content": thought} if thought else turn]
         return answer.text
 
     def _fitting(self, turns: list[Message]) -> tuple[list[Message], list[int]]:

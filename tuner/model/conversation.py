@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.data import chat_template
 from tuner.data.chat_template import ChatTemplate
-from tuner.errors import RecipeError
+from tuner.errors import ModelError, RecipeError, SafetyError
 from tuner.schema.suggest import suggestion
 
 if TYPE_CHECKING:
@@ -41,7 +41,14 @@ def settle(tokenizer: Any, section: ModelSection, folder: Path) -> None:
     if section.chat_template != "auto":
         tokenizer.chat_template = _source(section.chat_template, folder)
         _refuse_missing(tokenizer, section)
-        take_end(tokenizer)
+        try:
+            take_end(tokenizer)
+        except (ModelError, SafetyError) as error:
+            raise type(error)(
+                f"model.chat_template: {section.chat_template} cannot be used",
+                f"{error.what}: {error.why}",
+                "correct the template, or choose another one",
+            ) from None
     if section.chat_arguments:
         chat_template.check_arguments(tokenizer, section.chat_arguments)
         tokenizer.chat_template = chat_template.with_defaults(
