@@ -138,7 +138,8 @@ class ChatTemplate:
             raise DataError(
                 "the model's chat template cannot render tools",
                 f"{row} has tools, but the template renders it the same without them",
-                "use a base model whose template renders tools, or set data.columns: {tools: none}",
+                "set model.chat_template to one that renders tools, such as qwen3; or leave the tools "
+                "and their calls out of the rows",
             )
 
     def _probe(self) -> None:
