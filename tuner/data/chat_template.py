@@ -138,8 +138,8 @@ class ChatTemplate:
             raise DataError(
                 "the model's chat template cannot render tools",
                 f"{row} has tools, but the template renders it the same without them",
-                "set model.chat_template to one that renders tools, such as qwen3; or leave tools and "
-                "calls out of the rows",
+                "set model.chat_template to one that renders tools, such as qwen3; or leave tools "
+                "and calls out of the rows",
             )
 
     def _probe(self) -> None:
