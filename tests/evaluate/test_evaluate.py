@@ -274,7 +274,7 @@ def test_a_model_that_was_taught_stops(
     """M01: overfitted on four rows it gives their answers and ends, though pad may be eos."""
     kept: list[Any] = []
     monkeypatch.setattr(
-        run_end, "write", lambda made, trained, _: kept.extend([made, trained.model]) or []
+        run_end, "export_run", lambda made, trained, _: kept.extend([made, trained.model]) or []
     )
     four = instruction_rows(4, shortest=2, longest=9)
     recipe = make_recipe(

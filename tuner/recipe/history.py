@@ -16,6 +16,9 @@ from tuner.schema.suggest import listed
 # Keys that were added later, each with the value that gives the earlier behaviour.
 ADDED: dict[str, Any] = {
     "model.code_sha256": None,
+    "model.chat_template": "auto",
+    "model.chat_arguments": None,
+    "data.reasoning": "auto",
     "data.long": "auto",
     "export.onto": "auto",
     "train.adam_beta1": 0.9,
