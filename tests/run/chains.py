@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ import yaml
 
 from tests import launcher
 from tests.conftest import WORDS, write_rows
-from tests.run.launched import ENVIRONMENT, ROOT, Tuner
+from tests.run.launched import Tuner
 from tuner import cli
 from tuner.machine import processes
 from tuner.record.run_folder import RunFolder
@@ -93,16 +92,7 @@ def main() -> None:
 class Chain(Tuner):
     """Starts `tuner rlhf` on a recipe; its run and those of its stages lie under `runs` beside."""
 
-    def __init__(self, folder: Path) -> None:
-        self.log = folder / "log"
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.run.chains"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=ENVIRONMENT,
-        )
+    module = "tests.run.chains"
 
     def __call__(self, recipe: Path, *options: Any, **how: Any) -> int:
         output = recipe.parent / "runs" / recipe.stem

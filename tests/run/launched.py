@@ -22,10 +22,12 @@ At = tuple[str, int, int]
 class Tuner:
     """Starts `tuner` and tells how it ended."""
 
+    module = "tests.launcher"
+
     def __init__(self, folder: Path) -> None:
         self.log = folder / "log"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.launcher"],
+            [sys.executable, "-m", self.module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -104,9 +104,12 @@ class Reference:
 
     def step(self, batch: list[Any], rate: float) -> tuple[float, float]:
         """One update; its loss and gradient norm."""
+        return self.update(oracle.step_loss(self.network, batch), rate)
+
+    def update(self, loss: torch.Tensor, rate: float) -> tuple[float, float]:
+        """Go back from a loss and step; the loss and the gradient norm."""
         for parameter in self.named.values():
             parameter.grad = None
-        loss = oracle.step_loss(self.network, batch)
         loss.backward()
         for parameter in self.named.values():
             if parameter.grad is None:

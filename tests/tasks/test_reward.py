@@ -94,16 +94,7 @@ class Comparer(Reference):
                 loss = torch.log1p(torch.exp(second + margin - first))
                 loss = loss + self.section.centering * (first + second) ** 2
                 total = total + loss / len(row.pairs) / len(batch)
-        for parameter in self.named.values():
-            parameter.grad = None
-        total.backward()
-        for parameter in self.named.values():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        norm = oracle.clip(list(self.named.values()), self.train.max_grad_norm)
-        self.optimizer.step(rate)
-        self.moved += rate
-        return float(total), norm
+        return self.update(total, rate)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from tuner.cli.options import AnyBase, ForceBase, Json, console
 from tuner.errors import RecipeError
 
 if TYPE_CHECKING:
-    from tuner.data.conversation import Prompts
+    from tuner.data.chat_template import ChatTemplate
 
 
 def chat(
@@ -74,7 +74,7 @@ def chat(
         model = open_model.load(source, where, force_base=force_base)
         torch.manual_seed(seed)
         # A chat template that is broken ends the command before the first question.
-        given = _arguments(chat_arguments or (), model.prompts_of(model.active))
+        given = _arguments(chat_arguments or (), model.prompts_of(model.active).template)
     if where.interactive:
         speaker = model.active.name or model.base.name
         where.text(f"chatting with {speaker}; /help lists the commands, /exit quits")
@@ -82,7 +82,7 @@ def chat(
     Chat(model, where, max_new_tokens, sampling, system, given).run()
 
 
-def _arguments(texts: Sequence[str], prompts: Prompts) -> dict[str, Any]:
+def _arguments(texts: Sequence[str], template: ChatTemplate | None) -> dict[str, Any]:
     """Return the arguments of the chat template by name.
 
     Raises:
@@ -91,15 +91,15 @@ def _arguments(texts: Sequence[str], prompts: Prompts) -> dict[str, Any]:
     from tuner.schema import strict_yaml
 
     given: dict[str, Any] = {}
-    reads = prompts.reads
+    reads = template.abilities.arguments if template else ()
     for text in texts:
         name, found, value = text.partition("=")
-        if not found or name not in reads:
+        if template is None or not found or name not in reads:
             raise RecipeError(
                 f"--chat-argument {text}",
                 f"the chat template does not read '{name}'" if found else "it has no value",
                 f"use NAME=VALUE with one of: {', '.join(reads) or 'none, it has no arguments'}",
             )
         given[name] = strict_yaml.resolve(strict_yaml.parse_value(value))
-        prompts.refuse_half_switch(name, given[name], f"--chat-argument {text}")
+        template.refuse_half_switch(name, given[name], f"--chat-argument {text}")
     return given

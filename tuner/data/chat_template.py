@@ -123,10 +123,16 @@ class ChatTemplate:
         )
         return {} if same else wanted
 
-    @property
-    def switch(self) -> str:
-        """Return the argument that turns reasoning off when false; empty if there is none."""
-        return self.abilities.switch
+    def refuse_half_switch(self, name: str, value: Any, what: str) -> None:
+        """Refuse a value other than true or false for the argument that turns reasoning off.
+
+        Raises:
+            RecipeError: it is one; to a template, the text `no` is as good as true.
+        """
+        if name == self.abilities.switch and not isinstance(value, bool):
+            raise RecipeError(
+                f"{what} is {value!r}", "it turns reasoning on or off", "use true or false"
+            )
 
     def require_tools(self, row: str) -> None:
         """Raise unless the template shows tools to the model.
@@ -216,19 +222,7 @@ def check_arguments(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
                 f"arguments that it reads: {reads}",
                 "name one of these, or leave it out",
             )
-        refuse_half_switch(chat, name, value, f"model.chat_arguments: {name}")
-
-
-def refuse_half_switch(chat: ChatTemplate, name: str, value: Any, what: str) -> None:
-    """Refuse a value other than true or false for the argument that turns reasoning off.
-
-    Raises:
-        RecipeError: it is one; to a template, the text `no` is as good as true.
-    """
-    if name == chat.abilities.switch and not isinstance(value, bool):
-        raise RecipeError(
-            f"{what} is {value!r}", "it turns reasoning on or off", "use true or false"
-        )
+        chat.refuse_half_switch(name, value, f"model.chat_arguments: {name}")
 
 
 def _literal(value: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tuner.data import chat_template
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat_template import ChatTemplate
 from tuner.data.dialogue import Dialogue, Message
@@ -25,27 +24,20 @@ class Prompts:
         stops: token ids that end an answer.
         plain: without a chat template, for a model that does not continue a chat.
 
+    Attributes:
+        template: the chat template; None if `plain`.
+
     Raises:
         ModelError: the chat template is broken.
         SafetyError: the chat template is not safe to run.
     """
 
     def __init__(self, tokenizer: Any, stops: list[int], *, plain: bool = False) -> None:
-        template = None if plain else ChatTemplate(tokenizer, stops)
-        self._finder = SpanFinder(template) if template else None
-        source = template.source if template else None
+        self.template = None if plain else ChatTemplate(tokenizer, stops)
+        self._finder = SpanFinder(self.template) if self.template else None
+        source = self.template.source if self.template else None
         self._encoder = Encoder(tokenizer, "literal", source)
         self._closing = closing(tokenizer) if plain else []
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Return the arguments that the chat template reads besides those that all are given."""
-        return self._finder.chat.abilities.arguments if self._finder else ()
-
-    def refuse_half_switch(self, name: str, value: Any, what: str) -> None:
-        """Refuse a value that does not turn reasoning on or off; see `chat_template`."""
-        if self._finder:
-            chat_template.refuse_half_switch(self._finder.chat, name, value, what)
 
     def ids(
         self,

@@ -46,10 +46,6 @@ class RenderJob:
     arguments: dict[str, Any]
     answers: list[int]
 
-    def before(self, turn: int) -> list[Message]:
-        """Return the messages before a turn."""
-        return self.messages[:turn]
-
 
 class SpanFinder:
     """Renders dialogues with one chat template.
@@ -101,7 +97,7 @@ class SpanFinder:
             return RenderJob(messages[:upto], dialogue.tools, dict(own), turns)
 
         alike = len({bool(messages[i].get(KEY)) for i in wanted}) == 1
-        if not apart and (alike or arguments is not None or not self.chat.switch):
+        if not apart and (alike or arguments is not None or not self.chat.abilities.switch):
             whole = self._one(dialogue, chat(len(messages), wanted))
             if whole:
                 return [whole]
@@ -143,9 +139,7 @@ class SpanFinder:
         found = self._answers(chat, text)
         if found is None:
             return None
-        texts = tuple(strings_of([*chat.messages, chat.tools]))
-        example = rendered(dialogue, text, found)
-        return replace(example, structure=((0, len(text)),), unlocated=texts, pattern=shape.text)
+        return _anywhere(rendered(dialogue, text, found), text, chat, shape.text)
 
     def prompt(
         self,
@@ -174,9 +168,7 @@ class SpanFinder:
         if given is not None:
             structure, _ = written(shape, given, text)
             return Rendered(dialogue, text, (), structure=structure, unlocated=_unlocated(chat))
-        texts = tuple(strings_of([*turns, tools]))
-        whole = ((0, len(text)),)
-        return Rendered(dialogue, text, (), structure=whole, unlocated=texts, pattern=pattern)
+        return _anywhere(Rendered(dialogue, text, ()), text, chat, pattern)
 
     def _text(self, messages: Sequence[Message], chat: RenderJob, generate: bool = False) -> str:
         native = [self.chat.native(message) for message in messages]
@@ -198,9 +190,9 @@ class SpanFinder:
         """The answers' spans in `text`; None if it is not stable over its turns."""
         found = []
         for i in chat.answers:
-            prompt = self._text(chat.before(i), chat, generate=True)
+            prompt = self._text(chat.messages[:i], chat, generate=True)
             last = i == len(chat.messages) - 1
-            answered = text if last else self._text(chat.before(i + 1), chat)
+            answered = text if last else self._text(chat.messages[: i + 1], chat)
             if not answered.startswith(prompt):
                 raise ModelError(
                     "the model's chat template cannot be trained on",
@@ -256,8 +248,7 @@ class SpanFinder:
         pattern, _ = self._behind_prompt(replace(chat, messages=neutral(chat.messages)))
         text, prompt = self._behind_prompt(chat)
         example = rendered(dialogue, text, [self._answer(text, prompt, chat.messages[-1])])
-        texts = tuple(strings_of([*chat.messages, chat.tools]))
-        return replace(example, structure=((0, len(text)),), unlocated=texts, pattern=pattern)
+        return _anywhere(example, text, chat, pattern)
 
     def _behind_prompt(self, chat: RenderJob) -> tuple[str, int]:
         """Return prompt and answer as one text, and where the prompt ends."""
@@ -277,6 +268,13 @@ class SpanFinder:
             thought = thought.removeprefix(reasoning.OPEN)
             thought = thought.removeprefix("\n") if prompt.endswith("\n") else thought
         return f"{prompt}{thought}{content}{after}", len(prompt)
+
+
+def _anywhere(example: Rendered, text: str, chat: RenderJob, pattern: str) -> Rendered:
+    """An example of a whole text in which the contents were not found; `pattern` is the same chat
+    with neutral ones."""
+    texts = tuple(strings_of([*chat.messages, chat.tools]))
+    return replace(example, structure=((0, len(text)),), unlocated=texts, pattern=pattern)
 
 
 def _unlocated(chat: RenderJob) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from tuner.data.dialogue import Dialogue
 from tuner.data.example_maker import ExampleMaker, Pair
 from tuner.data.prepared import TrainedPrompt
 from tuner.data.turn_keys import MASKED
@@ -25,25 +26,33 @@ def trained(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[TrainedPromp
             for number, message in enumerate(dialogue.messages)
             if message["role"] == "assistant" and not message.get(MASKED)
         ]
-        starts = _starts(encoded.supervised)
-        if not starts or rendered.supervised[-1][0] != rendered.prompt_end:
-            # Its reasoning is context, which the prompt does not hold.
+        several = len(rendered.supervised) == len(turns)
+        kinds = {
+            turn: _kind(dialogue, turn) for turn in (turns[-1], turns[0] if several else turns[-1])
+        }
+        # Reasoning that is context comes before what is learned, and not from the prompt.
+        apart = rendered.supervised[-1][0] != rendered.prompt_end
+        if apart or wanted.isdisjoint(kinds.values()):
             continue
-        several = len(starts) == len(turns)
-        for turn, start in ((turns[-1], starts[-1]), *([(turns[0], starts[0])] if several else ())):
-            last = turn == len(dialogue.messages) - 1
-            what = "a turn with tools" if dialogue.tools else "a last turn" if last else ""
-            what = what or "a turn in the middle"
-            if what in wanted:
-                wanted.discard(what)
+        starts = _starts(encoded.supervised)
+        for turn, kind in kinds.items() if starts else ():
+            # Two answers may share a stretch: then only the last one's beginning is known.
+            if kind in wanted and (turn == turns[-1] or len(starts) == len(turns)):
+                wanted.discard(kind)
                 yield TrainedPrompt(
                     dialogue.row,
-                    what,
+                    kind,
                     list(dialogue.messages[:turn]),
                     dialogue.tools,
                     maker.asked([dialogue]),
-                    encoded.ids[:start],
+                    encoded.ids[: starts[-1] if turn == turns[-1] else starts[0]],
                 )
+
+
+def _kind(dialogue: Dialogue, turn: int) -> str:
+    if dialogue.tools:
+        return "a turn with tools"
+    return "a last turn" if turn == len(dialogue.messages) - 1 else "a turn in the middle"
 
 
 def _starts(supervised: Sequence[bool]) -> list[int]:

@@ -136,12 +136,13 @@ def attach(
 
 def _tokenizer(opened: Inference, config: Any, folder: Path) -> Any:
     """Load the tokenizer next to an adapter, with the prompts that it was trained with; None if
-    there is none.
+    there is none, or it is the one that the base was opened with.
 
     Raises:
         ModelError: it does not match the rows of the adapter.
     """
-    if not (folder / "tokenizer_config.json").is_file():
+    known = opened.bare.tokenizer.name_or_path == str(folder)
+    if known or not (folder / "tokenizer_config.json").is_file():
         return None
     ids = model_tokenizer.trained_ids(asdict(config))
     tokenizer = model_tokenizer.tokenizer_at(opened.base, folder)

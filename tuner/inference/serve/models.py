@@ -41,11 +41,13 @@ class ServedModel:
         if isinstance(ask, ChatAsk):
             turns: Any = [message.turn() for message in ask.messages]
             given = ask.chat_template_kwargs or {}
-            if unread := sorted(given.keys() - set(self.prompts.reads)):
-                reads = ", ".join(self.prompts.reads) or "none"
+            template = self.prompts.template
+            reads = template.abilities.arguments if template else ()
+            if unread := sorted(given.keys() - set(reads)):
                 raise Refused(
                     400,
-                    f"the chat template does not read {', '.join(unread)}; it reads: {reads}",
+                    f"the chat template does not read {', '.join(unread)}; it reads: "
+                    f"{', '.join(reads) or 'none'}",
                     "invalid_value",
                     "chat_template_kwargs",
                 )
