@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ def test_the_transcripts_are_what_the_commands_print(tmp_path: Path) -> None:
     """On the real base: it reasons and stops; asked not to, it answers at once."""
     train, *asked = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     shown = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "tuner").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tuner "$@"\n')
