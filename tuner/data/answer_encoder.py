@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from tuner.data import turn_keys
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue
 from tuner.data.encode import Encoded
@@ -88,6 +89,7 @@ class AnswerEncoder:
         Raises:
             BadRow: the chat template refuses it, or leaves its answer out.
         """
+        turn_keys.refuse_fractions(dialogue.messages, "preferences and prompts learn answers whole")
         texts = self._maker.render(dialogue, True, arguments)
         if not texts:
             raise BadRow("the model's chat template leaves out the answer")

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue
 from tuner.data.reasoning import KEY, Message
 from tuner.data.rendered import Rendered, Span
+
+
+@dataclass(frozen=True)
+class RenderJob:
+    """Turns to render: separated messages, tools, the template's arguments, the turns to learn:
+    answers, and others."""
+
+    messages: list[Message]
+    tools: list[Any] | None
+    arguments: dict[str, Any]
+    answers: list[int]
+    others: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -124,13 +136,17 @@ def filled(shape: ChatShape, contents: list[str], dialogue: Dialogue, text: str)
 
 def rendered(dialogue: Dialogue, text: str, answers: Sequence[AnswerSpan]) -> Rendered:
     """Return a text with the spans of its answers."""
+    spans = tuple((answer.start, answer.end) for answer in answers)
+    if not answers or dialogue.messages[-1]["role"] != "assistant":
+        # Another turn is the last one that is learned, and the template has written its end.
+        return Rendered(dialogue, text, spans, reference=dialogue.answer)
     last = answers[-1]
     if not last.stopped:
         text = text[: last.end]
     return Rendered(
         dialogue,
         text,
-        tuple((answer.start, answer.end) for answer in answers),
+        spans,
         append_eos=not last.stopped,
         prompt_end=last.prompt,
         reference=dialogue.answer,

@@ -38,7 +38,8 @@ class Collator:
 
     def __call__(self, rows: Sequence[Example]) -> dict[str, Any]:
         """Return the tensors of a micro-batch; `labels` start with one ignored column, because
-        transformers counts labels from the second on."""
+        transformers counts labels from the second on; `weights`, of the shape of `labels`, are
+        there if a row has some."""
         import torch
 
         if self.packing:
@@ -149,6 +150,9 @@ def collate_packed(rows: Sequence[Example], share: bool = False) -> dict[str, An
         "logits_to_keep": torch.from_numpy(targets - 1),
         "labels": torch.from_numpy(np.concatenate([[IGNORED], ids[targets]]))[None],
     }
+    if any(row.weights for row in rows):
+        weights = np.concatenate([_weights(row)[start:] for row, start in cut])[targets]
+        batch["weights"] = torch.from_numpy(np.concatenate([[1.0], weights]))[None]
     return {**batch, "shared_prefix": shared} if shared else batch
 
 
@@ -166,8 +170,20 @@ def collate_padded(rows: Sequence[Example], pad_id: int = 0) -> dict[str, torch.
     labels[:, 0] = IGNORED
     targets = np.flatnonzero((labels != IGNORED).any(axis=0))
     kept = np.concatenate([np.full((len(rows), 1), IGNORED), labels[:, targets]], axis=1)
-    return {
+    batch = {
         **collate_read([row.input_ids for row in rows], pad_id),
         "logits_to_keep": torch.from_numpy(targets - 1),
         "labels": torch.from_numpy(kept),
     }
+    if any(row.weights for row in rows):
+        weights = np.ones(kept.shape)
+        for number, row in enumerate(rows):
+            inside = targets < len(row.input_ids)
+            weights[number, 1:][inside] = _weights(row)[targets[inside]]
+        batch["weights"] = torch.from_numpy(weights)
+    return batch
+
+
+def _weights(row: Example) -> np.ndarray:
+    """(tokens,) float64, what each weighs in the loss if it is learned."""
+    return np.asarray(row.weights) if row.weights else np.ones(len(row.input_ids))

@@ -68,14 +68,17 @@ class Compared:
     contradicting: int = 0
 
 
-def compare(rows: Sequence[Row], fit: Fit[PreferenceFormat], source: DataSource) -> Compared:
+def compare(
+    rows: Sequence[Row], fit: Fit[PreferenceFormat], source: DataSource, system: str | None = None
+) -> Compared:
     """Make the comparisons of a split; bad rows are recorded by the source.
 
     A ranking of K answers makes K(K-1)/2 pairs. Scores make a pair wherever they differ; its margin
     is the difference, divided by the largest in the file. Of thumbs, every liked answer makes a
-    pair with every disliked one to exactly the same prompt.
+    pair with every disliked one to exactly the same prompt. `system`: the turn of rows without
+    one.
     """
-    reader, name = _Reader(fit), fit.template.name
+    reader, name = _Reader(fit, system), fit.template.name
     if name == "thumbs":
         return _grouped(source.each(rows, reader.thumb))
     read = {"pairs": reader.pair, "rankings": reader.ranking, "scores": reader.scores}[name]
@@ -92,8 +95,8 @@ def compare(rows: Sequence[Row], fit: Fit[PreferenceFormat], source: DataSource)
 class _Reader:
     """Reads rows of one format."""
 
-    def __init__(self, fit: Fit[PreferenceFormat]) -> None:
-        self._fit, self._sides = fit, Sides()
+    def __init__(self, fit: Fit[PreferenceFormat], system: str | None) -> None:
+        self._fit, self._sides = fit, Sides(system)
 
     def pair(self, row: Row) -> Comparison:
         """Read a row with a chosen and a rejected answer."""

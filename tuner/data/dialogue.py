@@ -25,6 +25,7 @@ from tuner.data.template import (
     environment,
 )
 from tuner.data.template_match import Fit
+from tuner.data.turn_rules import TurnRules
 
 _ONE_COLUMN = re.compile(r"\{\{\s*(\w+)\s*\}\}\Z")
 
@@ -41,10 +42,10 @@ class Segment:
 class Dialogue:
     """What a row says, before any chat template. Has messages or segments, never both.
 
-    Reasoning is under a key of its own in a message; see `reasoning.separated`. So is the mark of
-    a turn that is no target; see `turn_keys.marked`.
+    Reasoning is under a key of its own in a message; see `reasoning.separated`. So is what a turn
+    weighs in the loss; see `turn_keys.weight`. The last turn is one that is learned.
 
-    `answer` is the last answer; for a cloze it is the label, whose word is in the segments.
+    `answer` is the last turn's text; for a cloze it is the label, whose word is in the segments.
     `source` is the number of the file that the row comes from.
     """
 
@@ -81,7 +82,7 @@ class Dialogue:
         parts: list[str] = []
         for message in self.messages:
             content = message.get("content") or ""
-            rest = {key: value for key, value in message.items() if key != "content"}
+            rest = {k: v for k, v in turn_keys.shown(message).items() if k != "content"}
             parts += [json.dumps(rest, ensure_ascii=False), content]
         return parts
 
@@ -92,9 +93,13 @@ class RowRenderer:
     Args:
         fit: the template and its columns.
         labels: the recipe's; a number, true or false that is one of them counts as its text.
+        rules: what the recipe says about turns.
     """
 
-    def __init__(self, fit: Fit[Template], labels: Collection[str] = ()) -> None:
+    def __init__(
+        self, fit: Fit[Template], labels: Collection[str] = (), rules: TurnRules | None = None
+    ) -> None:
+        self.rules = rules or TurnRules()
         self.template = fit.template
         self._labels = frozenset(labels)
         self._fit = fit
@@ -110,16 +115,16 @@ class RowRenderer:
         Raises:
             BadRow: a column is missing or is not text, or the turns are malformed.
         """
-        dialogue = self._render(row.id, self._values(row))
+        dialogue = self._render(row, self._values(row))
         return replace(dialogue, cut_characters=row.cut_characters, source=row.source)
 
-    def _render(self, row: str, values: dict[str, Any]) -> Dialogue:
+    def _render(self, row: Row, values: dict[str, Any]) -> Dialogue:
         template = self.template
         if template.text is not None:
             text = self._compiled[template.text](values)
-            return Dialogue(row, segments=(Segment(text, True),), answer=text)
+            return Dialogue(row.id, segments=(Segment(text, True),), answer=text)
         if template.cloze:
-            return _cloze(row, template.cloze, values)
+            return _cloze(row.id, template.cloze, values)
         if template.conversation:
             messages = tuple(_conversation(template.conversation, values))
             tools = _tools(values.get(template.conversation.tools or ""))
@@ -128,14 +133,9 @@ class RowRenderer:
                 message for turn in template.turns for message in self._turn(turn, values)
             )
             tools = None
-        messages = tuple(turn_keys.marked(reasoning.separated(each)) for each in messages)
-        answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
-        learned = [i for i in answers if not messages[i].get(turn_keys.MASKED)]
-        if answers and not learned:
-            raise BadRow("no turn is learned: all of the assistant's are masked")
-        messages = messages[: learned[-1] + 1] if learned else ()
+        messages = self.rules.applied(messages, row.values)
         answer = messages[-1].get("content") or "" if messages else ""
-        return Dialogue(row, messages, tools=tools, answer=answer)
+        return Dialogue(row.id, messages, tools=tools, answer=answer)
 
     def _values(self, row: Row) -> dict[str, Any]:
         values: dict[str, Any] = {}

@@ -30,6 +30,7 @@ class Encoded:
         opening: how many of `ids` the tokenizer puts before every plain text, usually BOS.
         inside: from an encoder with `borders`, the tokens that begin inside a character.
         apart: the prompt of an answer before the last one has other tokens when it is sent.
+        weights: of the tokens in the loss; empty: 1 each.
     """
 
     ids: list[int]
@@ -39,6 +40,7 @@ class Encoded:
     opening: int = 0
     inside: frozenset[int] = frozenset()
     apart: bool = False
+    weights: tuple[float, ...] = ()
 
 
 class Encoder:
@@ -66,6 +68,11 @@ class Encoder:
         self._added = frozenset(tokenizer.added_tokens_decoder)
         # Tokens of a prompt's end, by the tokenizer and its text: nearly always the same ones.
         self._ends: dict[tuple[int, str], Encoding] = {}
+
+    @property
+    def control_words(self) -> list[str]:
+        """The control tokens, which are kept literal in the text of rows."""
+        return self._control.words
 
     def encode(self, examples: Sequence[Rendered], prompts: bool = False) -> list[Encoded | BadRow]:
         """Encode examples; a row that cannot be encoded safely yields its problem."""
@@ -118,24 +125,31 @@ class Encoder:
             ids, offsets = self._as_sent(ids, offsets, source, example.prompt_end, backend)
             apart = any(
                 self._as_sent(ids, offsets, source, start, backend)[0] != ids
-                for start, _ in example.supervised[:-1]
+                for start, end in example.supervised
+                if end <= example.prompt_end
             )
         supervised = [False] * len(ids)
-        for span in example.supervised:
+        for span in (*example.supervised, *example.further):
             first, end = tokens_of(offsets, span)
             supervised[first:end] = [True] * (end - first)
+        weights = [1.0] * len(ids) if example.fractions else []
+        for span, weight in example.fractions:
+            first, end = tokens_of(offsets, span)
+            weights[first:end] = [weight] * (end - first)
         prompt = self._prompt(example, ids, offsets, source, backend) if prompts else []
         count = len(self._prefix) if example.raw else 0
         added = count if ids[:count] != self._prefix[:count] else 0
         if added:
             ids, supervised = self._prefix + ids, [False] * count + supervised
+            weights = [1.0] * count + weights if weights else []
         if prompt[:count] != self._prefix[:count]:
             prompt = self._prefix + prompt
         if example.append_eos and ids[-1:] != [self._eos]:
             ids, supervised = [*ids, self._eos], [*supervised, example.supervise_eos]
+            weights += weights[-1:]
         supervised[:1] = [False] * len(supervised[:1])
         inside = _inside(offsets, added) if self._borders else frozenset[int]()
-        return Encoded(ids, supervised, prompt, foreign, count, inside, apart)
+        return Encoded(ids, supervised, prompt, foreign, count, inside, apart, tuple(weights))
 
     def _as_sent(
         self, ids: list[int], offsets: list[Span], text: str, border: int, backend: Tokenizer

@@ -18,6 +18,7 @@ class Example:
         target: token ids that an encoder-decoder writes.
         label: class of the text, for a classifier.
         task: which of the recipe's data sets it comes from.
+        weights: of the tokens in the loss, each above 0 and up to 1; empty: 1 each.
     """
 
     row: str
@@ -26,6 +27,14 @@ class Example:
     target: tuple[int, ...] = ()
     label: int | None = None
     task: int = 0
+    weights: tuple[float, ...] = ()
+
+    @property
+    def weight(self) -> float:
+        """By what the loss is divided: the weights of its terms, added up."""
+        if not self.weights:
+            return self.num_targets
+        return sum(w for w, learned in zip(self.weights, self.supervised, strict=True) if learned)
 
     @property
     def num_targets(self) -> int:
@@ -46,4 +55,5 @@ class Example:
             supervised=[False] * short,
             target=(IGNORED,) if self.target else (),
             label=None,
+            weights=(),
         )

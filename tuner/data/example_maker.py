@@ -16,7 +16,9 @@ from tuner.data.example import Example
 from tuner.data.prepared import Inputs
 from tuner.data.rendered import Rendered, raw
 from tuner.data.spans import SpanFinder
+from tuner.data.system_turn import refuse_system
 from tuner.data.template import Template
+from tuner.data.turn_rules import refuse_misplaced
 from tuner.errors import DataError, ModelError, RecipeError
 
 MAX_LOST_SHARE = 0.1
@@ -85,7 +87,9 @@ class ExampleMaker:
                 f"data.render: the data template '{template.name}' makes plain text, not a chat",
                 fix="leave out data.render, or use another template",
             )
+        refuse_misplaced(data, template, head)
         self.max_length = max_length
+        self.system = data.system
         self.train = Tally()
         self.eval = Tally()
         self.plain = template.text is not None and head == "language"
@@ -110,6 +114,8 @@ class ExampleMaker:
         borders = data.long == "split"
         self.encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
         self._suffix = closing(tokenizer)
+        if data.system is not None:
+            refuse_system(self._chat, data.system, self.encoder.control_words)
 
     @property
     def chat_template(self) -> str | None:
@@ -184,6 +190,8 @@ class ExampleMaker:
             try:
                 if self.head == "classes" and dialogue.answer.strip() not in self._labels:
                     raise BadRow("its answer is not one of the labels")
+                if self.head != "language":
+                    turn_keys.refuse_fractions(dialogue.messages, "this model learns answers whole")
                 rendered += self.render(dialogue)
             except BadRow as problem:
                 problems.add(dialogue.row, str(problem))
@@ -228,7 +236,13 @@ class ExampleMaker:
         """Return the example, cut to `max_length`: the parts that its head reads and writes."""
         row, task, most = rendered.dialogue.row, rendered.dialogue.source, self.max_length
         if self.head == "language":
-            return Example(row, encoded.ids[:most], encoded.supervised[:most], task=task)
+            return Example(
+                row,
+                encoded.ids[:most],
+                encoded.supervised[:most],
+                task=task,
+                weights=encoded.weights[:most],
+            )
         ids = encoded.prompt_ids[: most - len(self._suffix)] + self._suffix
         nothing = [False] * len(ids)
         if self.head == "classes":

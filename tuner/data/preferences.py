@@ -137,7 +137,7 @@ class PreferenceData(WholePipeline[Comparison]):
         self.fit = choose_format(self.data, self.source.columns, self.source.rows)
 
     def _items(self, files: SplitFiles) -> list[Comparison]:
-        self._compared[files.name] = compare(files.rows, self.fit, self.source)
+        self._compared[files.name] = compare(files.rows, self.fit, self.source, self.data.system)
         return self._compared[files.name].comparisons
 
     def _refuse_empty(self, files: SplitFiles, found: Collection[Any]) -> None:

@@ -16,6 +16,7 @@ from tuner.data.prepared import Inputs
 from tuner.data.prompt_match import PromptFit, choose_prompts
 from tuner.data.read import Row
 from tuner.data.thumbs import is_down, thumb_columns
+from tuner.data.turn_rules import TurnRules
 from tuner.data.turns import blank
 from tuner.data.whole import WholePipeline
 from tuner.errors import DataError, RecipeError
@@ -111,7 +112,8 @@ class PromptData(WholePipeline[Question]):
 
     def _recognise(self) -> None:
         self.fit = choose_prompts(self.data, self.source.columns, self.inputs.folder)
-        self._renderer = RowRenderer(self.fit, self.data.labels)
+        rules = TurnRules(system=self.data.system)
+        self._renderer = RowRenderer(self.fit, self.data.labels, rules)
         self._thumbs = thumb_columns(self.fit, self.source)
 
     def _items(self, files: SplitFiles) -> list[Question]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tuner.data import reasoning
+from tuner.data import reasoning, turn_keys
 from tuner.data.dialogue import Dialogue
 from tuner.data.reasoning import KEY
-from tuner.data.turn_keys import MASKED
 
 Span = tuple[int, int]
 
@@ -19,20 +18,24 @@ class Rendered:
     Args:
         dialogue: the row it was made from.
         text: what is tokenized.
-        supervised: spans whose tokens are targets of the loss.
+        supervised: spans of the answers whose tokens are targets of the loss.
+        further: spans of other turns whose tokens are targets, too.
+        fractions: spans whose tokens weigh less than 1 in the loss, with what they weigh.
         structure: spans that the chat template wrote; special tokens count only there.
         unlocated: texts of the row whose place in `text` is not known.
         pattern: for texts with unlocated contents, the same chat with neutral contents.
         raw: plain text, which gets the tokenizer's own BOS.
         append_eos: the text does not end in a stop token by itself.
         supervise_eos: the appended stop token is a target.
-        prompt_end: where the last answer starts.
-        reference: the last answer as text.
+        prompt_end: where the last answer starts, or the last turn if another one is learned.
+        reference: that answer or turn as text.
     """
 
     dialogue: Dialogue
     text: str
     supervised: tuple[Span, ...]
+    further: tuple[Span, ...] = ()
+    fractions: tuple[tuple[Span, float], ...] = ()
     structure: tuple[Span, ...] = ()
     unlocated: tuple[str, ...] = ()
     pattern: str | None = None
@@ -49,18 +52,19 @@ def raw(
     """Render without a chat template: segments as they are, turns joined by `separator`; reasoning
     is no target if it is `context`."""
     text, spans = "", []
-    for part, supervised in _parts(dialogue, separator, context):
-        if supervised:
-            spans.append((len(text), len(text) + len(part)))
+    for part, weight in _parts(dialogue, separator, context):
+        if weight:
+            spans.append(((len(text), len(text) + len(part)), weight))
         text += part
     if only_last:
         spans = spans[-1:]
     cloze = bool(dialogue.words)
-    start, end = spans[-1]
+    (start, end), _ = spans[-1]
     return Rendered(
         dialogue,
         text,
-        tuple(spans),
+        tuple(span for span, _ in spans),
+        fractions=tuple(each for each in spans if each[1] < 1),
         raw=True,
         append_eos=True,
         supervise_eos=not cloze,
@@ -69,17 +73,16 @@ def raw(
     )
 
 
-def _parts(dialogue: Dialogue, separator: str, context: bool) -> list[tuple[str, bool]]:
+def _parts(dialogue: Dialogue, separator: str, context: bool) -> list[tuple[str, float]]:
     if dialogue.segments:
-        return [(segment.text, segment.supervised) for segment in dialogue.segments]
-    parts: list[tuple[str, bool]] = []
+        return [(segment.text, float(segment.supervised)) for segment in dialogue.segments]
+    parts: list[tuple[str, float]] = []
     for message in dialogue.messages:
         if parts and separator:
-            parts.append((separator, False))
-        learned = message["role"] == "assistant" and not message.get(MASKED)
+            parts.append((separator, 0.0))
         said = reasoning.block(message[KEY]) if message.get(KEY) else ""
         if said and context:
-            parts.append((said, False))
+            parts.append((said, 0.0))
             said = ""
-        parts.append((said + str(message.get("content") or ""), learned))
+        parts.append((said + str(message.get("content") or ""), turn_keys.weight(message)))
     return parts

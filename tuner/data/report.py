@@ -26,6 +26,8 @@ WARNINGS = {
     "thumbs_down_rows": "{:row} with a thumbs-down left out: disliked answers are not trained on",
     "skipped": "{:bad row} left out: {names}",
     "blank_rows": "{:blank text} left out",
+    "turns_learned_by_key": "{:turn} learned because a key of theirs says so (weight, train ...), "
+    "against data.learn",
     "unread_turn_keys": "keys of turns that nothing reads: {names}",
     "ignored_columns": "columns not used: {names}",
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",
@@ -113,7 +115,7 @@ def skipped(bad: BadRows) -> list[dict[str, str]]:
 
 
 def tokens_sha256(examples: Iterable[Example]) -> str:
-    """Return the sha256 over the ids and the supervised flags of all examples, in order."""
+    """Return the sha256 over ids, supervised flags and weights of all examples, in order."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(array("q", [len(example.input_ids), *example.input_ids]).tobytes())
@@ -121,6 +123,8 @@ def tokens_sha256(examples: Iterable[Example]) -> str:
         if example.target or example.label is not None or example.task:
             further = [example.task, -1 if example.label is None else example.label]
             digest.update(array("q", [*further, *example.target]).tobytes())
+        if example.weights:
+            digest.update(array("d", example.weights).tobytes())
     return digest.hexdigest()
 
 

@@ -25,6 +25,7 @@ from tuner.data.template import Template
 from tuner.data.template_match import Fit, choose
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.trained_prompts import trained
+from tuner.data.turn_rules import TurnRules, reasoning_column
 from tuner.errors import DataError
 
 RAW_PROMPT_TOKENS = 32
@@ -32,7 +33,13 @@ RAW_PROMPT_TOKENS = 32
 WARNED = (
     *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
-    *("unread_turn_keys", "ignored_columns", "eval_rows_also_in_train", "special_tokens_in_text"),
+    *(
+        "turns_learned_by_key",
+        "unread_turn_keys",
+        "ignored_columns",
+        "eval_rows_also_in_train",
+        "special_tokens_in_text",
+    ),
 )
 
 
@@ -54,8 +61,9 @@ class SftData(Pipeline[Dialogue]):
         self._disliked = 0
 
     def _recognise(self) -> None:
-        self.fit = choose(self.data, self.source.columns, self.inputs.folder)
-        self._renderer = RowRenderer(self.fit, self.data.labels)
+        columns = reasoning_column(self.data, self.source.columns)
+        self.fit = choose(self.data, columns, self.inputs.folder)
+        self._renderer = RowRenderer(self.fit, self.data.labels, TurnRules.of(self.data))
         self._thumbs = thumb_columns(self.fit, self.source)
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:
@@ -189,9 +197,11 @@ class SftData(Pipeline[Dialogue]):
 
     def _facts(self) -> dict[str, Any]:
         used = self.fit.used.union(self._thumbs if self._disliked else ())
+        used |= {name for name in (self.data.reasoning_column,) if name}
         blank = sum(self._blank.values())
         facts = self.source.facts(used, blank_rows=blank, thumbs_down_rows=self._disliked)
-        return {**facts, "unread_turn_keys": self._unread}
+        by_key = sum(self._renderer.rules.by_key.values())
+        return {**facts, "unread_turn_keys": self._unread, "turns_learned_by_key": by_key}
 
     def preview(self) -> tuple[list[Preview], list[str]]:
         """Return the training rows with the supervised spans; see `Pipeline.preview`."""

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from tuner.data import reasoning
+from tuner.data import reasoning, turn_keys
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat_shapes import (
     AnswerSpan,
     ChatShape,
+    RenderJob,
     filled,
     locate,
     neutral,
@@ -29,22 +30,12 @@ from tuner.data.chat_shapes import (
 )
 from tuner.data.chat_template import ChatTemplate
 from tuner.data.dialogue import Dialogue
+from tuner.data.other_turns import with_other_turns
 from tuner.data.reasoning import KEY, Message
 from tuner.data.rendered import Rendered
-from tuner.data.turn_keys import MASKED
 from tuner.errors import ModelError
 
 MAX_SHAPES = 4096
-
-
-@dataclass(frozen=True)
-class RenderJob:
-    """Turns to render: separated messages, tools, the template's arguments, the turns to learn."""
-
-    messages: list[Message]
-    tools: list[Any] | None
-    arguments: dict[str, Any]
-    answers: list[int]
 
 
 class SpanFinder:
@@ -74,7 +65,7 @@ class SpanFinder:
 
         Args:
             dialogue: the turns.
-            only_last: learn the last answer only.
+            only_last: learn only the last turn that is learned.
             arguments: for the template; None: those that ask for such an answer, with reasoning
                 or without.
             apart: make an example of each answer in any case.
@@ -86,27 +77,31 @@ class SpanFinder:
         if dialogue.tools:
             self.chat.require_tools(dialogue.row)
         messages = [self._with_calls(message) for message in dialogue.messages]
-        answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        learned = [i for i in answers if not messages[i].get(MASKED)]
-        wanted = learned[-1:] if only_last else learned
+        learned = [i for i, message in enumerate(messages) if turn_keys.weight(message)]
+        learned = learned[-1:] if only_last else learned
+        wanted = [i for i in learned if messages[i]["role"] == "assistant"]
 
-        def chat(upto: int, turns: list[int]) -> RenderJob:
+        def chat(upto: int, start: int = 0) -> RenderJob:
+            turns = [i for i in wanted if start <= i < upto]
             own = arguments
             if own is None:
                 own = self.chat.arguments(any(messages[i].get(KEY) for i in turns))
-            return RenderJob(messages[:upto], dialogue.tools, dict(own), turns)
+            others = [i for i in learned if start <= i < upto and i not in turns]
+            return RenderJob(messages[:upto], dialogue.tools, dict(own), turns, others)
 
-        alike = len({bool(messages[i].get(KEY)) for i in wanted}) == 1
+        alike = len({bool(messages[i].get(KEY)) for i in wanted}) <= 1
         if not apart and (alike or arguments is not None or not self.chat.abilities.switch):
-            whole = self._one(dialogue, chat(len(messages), wanted))
+            whole = self._one(dialogue, chat(len(messages)))
             if whole:
                 return [whole]
-        examples = []
-        for i in wanted:
-            answer = messages[i].get("content") or ""
-            part = replace(dialogue, messages=dialogue.messages[: i + 1], answer=answer)
-            example = self._one(part, chat(i + 1, [i]))
+        # Each answer in an example of its own, with the turns that are learned before it.
+        examples, start = [], 0
+        for stop in dict.fromkeys([*(i + 1 for i in wanted), learned[-1] + 1]):
+            answer = messages[stop - 1].get("content") or ""
+            part = replace(dialogue, messages=dialogue.messages[:stop], answer=answer)
+            example = self._one(part, chat(stop, start))
             examples += [example] if example else []
+            start = stop
         return examples
 
     def _with_calls(self, message: Message) -> Message:
@@ -126,9 +121,13 @@ class SpanFinder:
         return {**plain, "content": "", "tool_calls": [{"type": "function", "function": function}]}
 
     def _one(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
+        example = self._answered(dialogue, chat)
+        return example and with_other_turns(example, chat, self.chat.stops, self._text)
+
+    def _answered(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
         able = self.chat.abilities
         said = any(chat.messages[i].get(KEY) for i in chat.answers)
-        if able.composed or (said and not able.reasoning):
+        if chat.answers and (able.composed or (said and not able.reasoning)):
             return self._composed(dialogue, chat)
         shape = self._shape(chat)
         text = self._text(chat.messages, chat)
@@ -176,14 +175,15 @@ class SpanFinder:
 
     def _shape(self, chat: RenderJob) -> ChatShape:
         bare = replace(chat, messages=neutral(chat.messages))
-        key = json.dumps([bare.messages, chat.tools, chat.arguments, chat.answers], sort_keys=True)
+        turns = [turn_keys.shown(message) for message in bare.messages]
+        key = json.dumps([turns, chat.tools, chat.arguments, chat.answers], sort_keys=True)
         if key not in self._shapes:
             if len(self._shapes) >= MAX_SHAPES:
                 self._shapes.clear()
             text = self._text(bare.messages, bare)
             found = self._answers(bare, text)
             located = locate(text, bare.messages)
-            self._shapes[key] = ChatShape(text, located, tuple(found) if found else None)
+            self._shapes[key] = ChatShape(text, located, None if found is None else tuple(found))
         return self._shapes[key]
 
     def _answers(self, chat: RenderJob, text: str) -> list[AnswerSpan] | None:

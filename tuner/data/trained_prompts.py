@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
-from tuner.data.dialogue import Dialogue
+from tuner.data import turn_keys
+from tuner.data.bad_rows import BadRow
+from tuner.data.dialogue import Dialogue, Message
+from tuner.data.encode import Encoded
 from tuner.data.example_maker import ExampleMaker, Pair
 from tuner.data.prepared import TrainedPrompt
-from tuner.data.turn_keys import MASKED
+from tuner.data.reasoning import KEY
+from tuner.data.rendered import Rendered
 
 
 def trained(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[TrainedPrompt]:
@@ -24,17 +29,21 @@ def trained(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[TrainedPromp
         turns = [
             number
             for number, message in enumerate(dialogue.messages)
-            if message["role"] == "assistant" and not message.get(MASKED)
+            if message["role"] == "assistant" and turn_keys.weight(message)
         ]
+        if not turns or not rendered.supervised:
+            continue
         several = len(rendered.supervised) == len(turns)
         kinds = {
             turn: _kind(dialogue, turn) for turn in (turns[-1], turns[0] if several else turns[-1])
         }
         # Reasoning that is context comes before what is learned, and not from the prompt.
         apart = rendered.supervised[-1][0] != rendered.prompt_end
+        if dialogue.messages[-1]["role"] != "assistant":
+            apart = bool(dialogue.messages[turns[-1]].get(KEY))
         if apart or wanted.isdisjoint(kinds.values()):
             continue
-        starts = _starts(encoded.supervised)
+        starts = _starts(_answers_only(rendered, encoded, maker))
         for turn, kind in kinds.items() if starts else ():
             # Two answers may share a stretch: then only the last one's beginning is known.
             if kind in wanted and (turn == turns[-1] or len(starts) == len(turns)):
@@ -42,7 +51,7 @@ def trained(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[TrainedPromp
                 yield TrainedPrompt(
                     dialogue.row,
                     kind,
-                    list(dialogue.messages[:turn]),
+                    _own(dialogue.messages[:turn], maker.system),
                     dialogue.tools,
                     maker.asked([dialogue]),
                     encoded.ids[: starts[-1] if turn == turns[-1] else starts[0]],
@@ -53,6 +62,21 @@ def _kind(dialogue: Dialogue, turn: int) -> str:
     if dialogue.tools:
         return "a turn with tools"
     return "a last turn" if turn == len(dialogue.messages) - 1 else "a turn in the middle"
+
+
+def _answers_only(rendered: Rendered, encoded: Encoded, maker: ExampleMaker) -> list[bool]:
+    """Which tokens are learned as answers: turns of others are told apart by rendering again."""
+    if not rendered.further:
+        return encoded.supervised
+    (alone,) = maker.encoder.encode([replace(rendered, further=())])
+    return encoded.supervised if isinstance(alone, BadRow) else alone.supervised
+
+
+def _own(turns: Sequence[Message], system: str | None) -> list[Message]:
+    """Turns without the system turn that whoever asks gets by default."""
+    given = [turn_keys.shown(turn) for turn in turns]
+    default = given and given[0] == {"role": "system", "content": system}
+    return given[1:] if default else given
 
 
 def _starts(supervised: Sequence[bool]) -> list[int]:

@@ -18,6 +18,7 @@ from tuner.data.dialogue import Dialogue, Message, RowRenderer
 from tuner.data.read import Row
 from tuner.data.template import Columns, Conversation, Template, load_template
 from tuner.data.template_match import Fit
+from tuner.data.turn_rules import TurnRules
 
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
@@ -25,13 +26,14 @@ _ANSWERING = ("assistant", "call", "tool")
 
 
 class Sides:
-    """Makes dialogues of prompts and answers."""
+    """Makes dialogues of prompts and answers; `system` is the system turn of those without."""
 
-    def __init__(self) -> None:
+    def __init__(self, system: str | None = None) -> None:
         template = _template()
         self._roles = _conversation(template).roles
         self._renderer = RowRenderer(
-            Fit(template, {name: name for name in template.columns.names}, "tuner")
+            Fit(template, {name: name for name in template.columns.names}, "tuner"),
+            rules=TurnRules(system=system),
         )
 
     def dialogue(

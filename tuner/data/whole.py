@@ -14,6 +14,7 @@ from tuner.data.prepared import Inputs, Preview
 from tuner.data.report import chat_facts, sequences_sha256, skipped, token_facts, warnings_of
 from tuner.data.split import Split
 from tuner.data.template import Template
+from tuner.data.turn_rules import refuse_rules
 from tuner.errors import DataError, RecipeError
 
 WARNED = (
@@ -51,6 +52,9 @@ class WholePipeline(Pipeline[Item]):
                 "leave data.long out (rows that do not fit are dropped, if few), or set it to "
                 "error",
             )
+
+        why = "preferences and prompts learn the last answer, or one that the policy writes"
+        refuse_rules(self.data, why, "learn", "reasoning_column")
 
     @abstractmethod
     def _example(self, item: Item, answers: Answers, tally: Tally) -> Any:

@@ -29,7 +29,7 @@ class Observation:
     Attributes:
         row: the row.
         loss_sum: negative log-likelihood of the answer's tokens, in nats.
-        tokens: how many.
+        tokens: how many; like the other two, weighed as in training.
         correct: how many of them had the highest probability.
         choice: the likeliest label, if the row has labels.
         answer: what it generated, if asked to.
@@ -37,8 +37,8 @@ class Observation:
 
     row: EvalRow
     loss_sum: float
-    tokens: int
-    correct: int
+    tokens: float
+    correct: float
     choice: int | None = None
     answer: str | None = None
 
@@ -119,6 +119,7 @@ def _plain(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[Observation]
     examples = [row.example for row in rows]
     batch = plan.collate(examples)
     labels = batch.pop("labels")[:, 1:]
+    weights = batch.pop("weights", None)
     logits = model(**{k: v.to(model.device) for k, v in batch.items()}).logits
     if logits.ndim == 2:
         chosen = logits.argmax(dim=-1).tolist()
@@ -126,6 +127,9 @@ def _plain(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[Observation]
     else:
         chosen = [None] * len(examples)
     loss, right = _token_scores(logits, labels.to(model.device))
+    if weights is not None:
+        weights = weights[:, 1:].to(loss)
+        loss, right = loss * weights, right * weights
     if plan.packing:
         counts = [example.num_targets for example in examples]
         losses = [part.sum() for part in loss[0].split(counts)]
@@ -133,7 +137,7 @@ def _plain(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[Observation]
     else:
         losses, rights = list(loss.sum(dim=1)), list(right.sum(dim=1))
     return [
-        Observation(row, float(a), row.example.num_targets, int(b), choice)
+        Observation(row, float(a), row.example.weight, float(b), choice)
         for row, a, b, choice in zip(rows, losses, rights, chosen, strict=True)
     ]
 
@@ -254,7 +258,10 @@ def _in_trees(
         gold = row.gold or 0
         choice = min(range(len(of_row)), key=of_row.__getitem__)
         tokens = len(tree.targets[gold])
-        observed.append(Observation(row, of_row[gold], tokens, rights[first + gold], choice))
+        # An option is one answer: its tokens weigh the same.
+        share = row.options[gold].weight / row.options[gold].num_targets
+        lost, correct = share * of_row[gold], share * rights[first + gold]
+        observed.append(Observation(row, lost, share * tokens, correct, choice))
         first += len(tree.tails)
     return observed
 

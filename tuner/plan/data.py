@@ -11,6 +11,7 @@ from tuner.data.preferences import PreferenceData
 from tuner.data.prepared import Inputs
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
+from tuner.data.system_turn import with_system
 from tuner.plan import rlhf as plan_rlhf
 from tuner.plan.prompts import refuse_other_prompts
 from tuner.rewards.rules import ExactAnswerRule
@@ -65,24 +66,25 @@ def read(
     if base.recipe.model.chat_template != "auto" and prepared.chat_template:
         origin = f"model.chat_template: {base.recipe.model.chat_template}"
         prepared = replace(prepared, report={**prepared.report, "chat_template_origin": origin})
-    _settle_template(base.tokenizer, prepared, base.recipe.model.chat_arguments)
+    _settle_template(base.tokenizer, prepared, base.recipe)
     refuse_other_prompts(base, prepared)
     parties = plan_rlhf.parties(base.loaded, policy, base.base, base.tokenizer, chained)
     return Data(prepared, ptx, parties)
 
 
-def _settle_template(tokenizer: Any, prepared: Prepared, chosen: Mapping[str, Any] | None) -> None:
+def _settle_template(tokenizer: Any, prepared: Prepared, recipe: Recipe) -> None:
     """Give the tokenizer the chat template that writes the prompts of the rows.
 
     It is saved with the adapter and every artefact, so whoever asks sends the prompt that was
     trained.
     """
-    sent = prepared.sent
+    sent, system = prepared.sent, recipe.data.system
     if sent.plain_template is not None:
-        tokenizer.chat_template = sent.plain_template
+        tokenizer.chat_template = with_system(sent.plain_template, system)
     elif prepared.chat_template:
-        wanted = {} if chosen is not None else sent.arguments
-        tokenizer.chat_template = with_defaults(prepared.chat_template, wanted)
+        wanted = {} if recipe.model.chat_arguments is not None else sent.arguments
+        source = with_system(prepared.chat_template, system)
+        tokenizer.chat_template = with_defaults(source, wanted)
 
 
 def pipeline(
@@ -106,9 +108,11 @@ def pipeline(
         return SftData(inputs, head.name)
     if not rlhf.draws:
         return PreferenceData(inputs, apart=True)
-    if recipe.ppo is not None and recipe.ppo.ptx_data is not None and section.long != "error":
-        # It applies to the supervised rows then; prompts are never cut.
-        inputs = replace(inputs, data=section.model_copy(update={"long": "auto"}))
+    if recipe.ppo is not None and recipe.ppo.ptx_data is not None:
+        # These apply to the supervised rows then; prompts are never cut, and have no answers.
+        supervised: dict[str, Any] = {"learn": "answers", "reasoning_column": None}
+        supervised |= {} if section.long == "error" else {"long": "auto"}
+        inputs = replace(inputs, data=section.model_copy(update=supervised))
     references = any(isinstance(part, ExactAnswerRule) for part in rlhf.reward)
     return PromptData(inputs, rlhf.max_new_tokens, references)
 

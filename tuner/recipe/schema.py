@@ -19,6 +19,7 @@ from tuner.methods import METHODS
 from tuner.methods.lora import LoraOptions
 from tuner.methods.options import MethodOptions
 from tuner.recipe.export import ExportSection
+from tuner.recipe.schema_learn import Learn
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
 from tuner.schema.fields import (
@@ -73,6 +74,20 @@ class DataSection(Section):
         Literal["auto", "learn", "context", "drop"],
         Field(description="reasoning before answers: learn it, show it only, drop it; auto: learn"),
     ] = "auto"
+    reasoning_column: Annotated[
+        Text | None, Field(description="column with the reasoning before each row's last answer")
+    ] = None
+    learn: Annotated[
+        Learn,
+        Field(
+            description="turns that are learned: answers, last_answer, all, or {roles: [user, "
+            "tool]}; a key of a turn (weight, train ...) comes first"
+        ),
+    ] = "answers"
+    system: Annotated[
+        Text | None,
+        Field(description="system turn of rows that have none, and of chats without one"),
+    ] = None
     max_length: Annotated[
         AutoCount, Field(description="maximum tokens per example; auto: the context length")
     ] = "auto"

@@ -80,19 +80,34 @@ class StepLoss:
     Args:
         leg: the steps.
         stream: their rows.
-        function: of (outputs, labels, num_items_in_batch).
+        function: of (outputs, labels, num_items_in_batch), and of weights if there are some.
+        count: of the rows of a step, what their loss is divided by; else its number of labels.
+
+    Attributes:
+        weights: of the targets of the micro-batch to come.
     """
 
-    def __init__(self, leg: Leg, stream: Stream, function: Callable[..., torch.Tensor]) -> None:
+    def __init__(
+        self,
+        leg: Leg,
+        stream: Stream,
+        function: Callable[..., torch.Tensor],
+        count: Callable[[Any], float] | None = None,
+    ) -> None:
         self.leg = leg
         self.stream = stream
         self.function = function
+        self.count = count
+        self.weights: torch.Tensor | None = None
         self.penalty = leg.plan.method.hooks.penalty(leg.trained.model, leg.plan.recipe.method)
         self.parts: list[torch.Tensor] = []
 
     def __call__(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Return the loss of a micro-batch, with its share of the method's penalty."""
-        loss = self.function(outputs, labels, num_items_in_batch=num_items_in_batch)
+        if self.count is not None:
+            num_items_in_batch = self.count(self.rows())
+        weighed = {} if self.weights is None else {"weights": self.weights}
+        loss = self.function(outputs, labels, num_items_in_batch=num_items_in_batch, **weighed)
         # A copy: the Trainer multiplies the loss by the number of processes, in place.
         self.parts.append(loss.detach().clone())
         if self.penalty is not None:
@@ -102,8 +117,12 @@ class StepLoss:
 
     def micro_batches(self) -> int:
         """Return the micro-batches of the current step; the last of a stage may have fewer."""
-        plan, rows = self.leg.plan, self.stream.step(self.leg.step.number - self.leg.first)
-        return micro_batches(len(rows), plan.micro_batch_size, plan.devices.world)
+        plan = self.leg.plan
+        return micro_batches(len(self.rows()), plan.micro_batch_size, plan.devices.world)
+
+    def rows(self) -> list[Example]:
+        """Return the rows of the current step, over all processes."""
+        return self.stream.step(self.leg.step.number - self.leg.first)
 
     def total(self) -> float:
         """Return the loss of the step over all processes, and start the next one."""

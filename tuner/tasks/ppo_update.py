@@ -142,13 +142,14 @@ class Updates:
         start = update * count
         seed = self.plan.recipe.run.seed
         chosen = Stream(rows, seed, start, start + count, count, grouped=True).step(0)
-        targets = sum(row.num_targets for row in chosen)
+        targets = sum(row.weight for row in chosen)
         total = 0.0
         for part in self._own(chosen):
             batch = self.plan.collate(part)
             batch = {key: value.to(self.model.device) for key, value in batch.items()}
             labels = batch.pop("labels")
-            loss = token_loss(self.model(**batch), labels, targets)
+            weights = batch.pop("weights", None)
+            loss = token_loss(self.model(**batch), labels, targets, weights)
             (coefficient * loss).backward()
             total += float(loss.detach())
         return total

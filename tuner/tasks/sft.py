@@ -7,7 +7,7 @@ to their state: so a resumed run takes the same steps as one that never stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,24 +22,35 @@ from tuner.tasks import sharding
 from tuner.tasks.callbacks import LossCallback, StepLoss
 
 if TYPE_CHECKING:
+    from tuner.data.example import Example
     from tuner.plan.plan import Plan
     from tuner.plan.values import Stage
     from tuner.tasks.leg import Leg
 
 
-def token_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+def token_loss(
+    outputs: Any,
+    labels: torch.Tensor,
+    num_items_in_batch: Any = None,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Sum the cross-entropy of the micro-batch's targets, divided by the step's target count.
 
     Args:
         outputs: the model's; logits (rows, positions, vocabulary) at the kept positions.
         labels: (rows, 1 + positions); the first column is ignored (see `data.pack`).
-        num_items_in_batch: targets of the whole optimizer step over all processes.
+        num_items_in_batch: targets of the whole optimizer step over all processes; with weights,
+            what these add up to.
+        weights: of the targets, of the shape of `labels`.
     """
     logits = outputs.logits
     targets = labels[:, 1:].reshape(-1).to(logits.device)
-    total = cross_entropies(logits.reshape(-1, logits.shape[-1]), targets).sum()
-    count = (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-    return total / count
+    losses = cross_entropies(logits.reshape(-1, logits.shape[-1]), targets)
+    learned: torch.Tensor = targets != IGNORED
+    if weights is not None:
+        weigh = weights[:, 1:].reshape(-1).to(losses)
+        losses, learned = losses * weigh, learned * weigh
+    return losses.sum() / (learned.sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 def places(plan: Plan, stage: Stage) -> range:
@@ -63,20 +74,37 @@ def places(plan: Plan, stage: Stage) -> range:
 
 def trainer(leg: Leg) -> Trainer:
     """Return the Trainer of a leg."""
-    return on_trainer(leg, leg.plan.training_collate, token_loss)
+    weighted = any(row.weights for row in leg.plan.prepared.train)
+    return on_trainer(leg, leg.plan.training_collate, token_loss, _weight if weighted else None)
+
+
+def _weight(rows: Sequence[Example]) -> float:
+    return sum(row.weight for row in rows)
+
+
+class WeighingTrainer(Trainer):
+    """A Trainer that hands the weights of a micro-batch's targets to the loss, past the model."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> Any:
+        """Return the loss of a micro-batch."""
+        assert isinstance(self.compute_loss_func, StepLoss)
+        self.compute_loss_func.weights = inputs.pop("weights", None)
+        return super().compute_loss(model, inputs, *more, **named)
 
 
 def on_trainer(
     leg: Leg,
     collate: Callable[[Any], dict[str, torch.Tensor]],
     loss: Callable[..., torch.Tensor],
+    count: Callable[[Any], float] | None = None,
 ) -> Trainer:
     """Return a Trainer over the remaining rows, with any collator and loss.
 
     Args:
         leg: the steps.
         collate: turns rows of a micro-batch into tensors, labels included.
-        loss: of (outputs, labels, num_items_in_batch).
+        loss: of (outputs, labels, num_items_in_batch), and of weights if the batch has some.
+        count: of the rows of a step, what their loss is divided by; else its number of labels.
     """
     plan, model = leg.plan, leg.trained.model
     batch = plan.recipe.train.batch_size
@@ -89,9 +117,9 @@ def on_trainer(
         batch,
         grouped=not plan.packing,
     )
-    step_loss = StepLoss(leg, stream, loss)
+    step_loss = StepLoss(leg, stream, loss, count)
     world = plan.devices.world
-    built = Trainer(
+    built = WeighingTrainer(
         model=sharding.AdapterForTrainer(model) if plan.devices.sharded else model,
         args=TrainingArguments(**settings(plan, leg.steps)),
         train_dataset=stream if world == 1 else RankStream(stream, plan.micro_batch_size, world),
