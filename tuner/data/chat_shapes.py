@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue
 from tuner.data.reasoning import KEY, Message
@@ -29,12 +30,14 @@ class AnswerSpan:
     """Span of one answer with its stop token, if the template wrote one.
 
     `prompt` is where the prompt ends; the answer starts later where its reasoning is no target.
+    `after` is what the template writes after the last one, other than special tokens.
     """
 
     prompt: int
     start: int
     end: int
     stopped: bool
+    after: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def filled(shape: ChatShape, contents: list[str], dialogue: Dialogue, text: str)
         return place + next((by for end, by in reversed(shifts) if end <= place), 0)
 
     answers = [
-        AnswerSpan(moved(each.prompt), moved(each.start), moved(each.end), each.stopped)
+        replace(each, prompt=moved(each.prompt), start=moved(each.start), end=moved(each.end))
         for each in shape.answers
     ]
     return replace(rendered(dialogue, text, answers), structure=structure)
@@ -148,6 +151,7 @@ def rendered(dialogue: Dialogue, text: str, answers: Sequence[AnswerSpan]) -> Re
         text,
         spans,
         append_eos=not last.stopped,
+        after=last.after,
         prompt_end=last.prompt,
         reference=dialogue.answer,
     )
@@ -164,3 +168,23 @@ def strings_of(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from strings_of(item)
+
+
+def anywhere(example: Rendered, text: str, chat: RenderJob, pattern: str) -> Rendered:
+    """Return an example of a whole text in which the contents were not found; `pattern` is the
+    same chat with neutral ones."""
+    texts = tuple(strings_of([*chat.messages, chat.tools]))
+    return replace(example, structure=((0, len(text)),), unlocated=texts, pattern=pattern)
+
+
+def unlocated_texts(chat: RenderJob) -> tuple[str, ...]:
+    """Return the texts of a chat other than the contents that were found."""
+    extras = [{**reasoning.without(message), "content": None} for message in chat.messages]
+    return tuple(strings_of([*extras, chat.tools]))
+
+
+def after_answer(text: str, specials: Iterable[str]) -> str:
+    """Return what comes after an answer and its stop token, without special tokens."""
+    for word in specials:
+        text = text.replace(word, "")
+    return text.strip()

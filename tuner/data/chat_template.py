@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+import traceback
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ PLAIN_TEMPLATE = (
 )
 PROBE_SECONDS = 8.0
 MAX_NUMBER = 1_000_000
+LINE_SHOWN = 80
 MAX_PROBE_CHARACTERS = 10_000_000
 _DUNDER = re.compile(r"__\w+__")
 
@@ -94,9 +96,10 @@ class ChatTemplate:
         except (SecurityError, OverflowError, MemoryError) as error:
             raise _unsafe(str(error)) from None
         except jinja2.TemplateSyntaxError as error:
-            raise _broken(str(error)) from None
+            raise _broken(_syntax(error, self.source)) from None
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise BadRow(f"the model's chat template rejects it: {error}") from None
+            where = _line_of(error, self.source)
+            raise BadRow(f"the model's chat template rejects it: {error}{where}") from None
 
     def native(self, message: Message) -> Message:
         """Return a turn as the template takes it, with its reasoning in the right field."""
@@ -242,7 +245,7 @@ def _refuse_dangers(source: str) -> None:
     try:
         tokens = list(environment.lex(source))
     except jinja2.TemplateSyntaxError as error:
-        raise _broken(str(error)) from None
+        raise _broken(_syntax(error, source)) from None
     for _, kind, text in tokens:
         if kind in ("name", "string") and _DUNDER.search(text):
             raise _unsafe(f"it uses {text}")
@@ -250,6 +253,23 @@ def _refuse_dangers(source: str) -> None:
             raise _unsafe("it computes powers")
         if kind == "integer" and int(text.replace("_", ""), 0) > MAX_NUMBER:
             raise _unsafe(f"it uses the number {text}")
+
+
+def _syntax(error: jinja2.TemplateSyntaxError, source: str) -> str:
+    return f"{error.message}{_quoted(source, error.lineno)}"
+
+
+def _line_of(error: BaseException, source: str) -> str:
+    """The line of a template in which it failed, as the end of a sentence."""
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_code.co_filename == "<template>"]
+    return _quoted(source, lines[-1]) if lines else ""
+
+
+def _quoted(source: str, line: int) -> str:
+    text = source.splitlines()[line - 1 : line]
+    shown = text[0].strip() if text else ""
+    return f" (line {line}: {shown[:LINE_SHOWN]}{'...' if len(shown) > LINE_SHOWN else ''})"
 
 
 def _unsafe(why: str) -> SafetyError:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue, Message
+
+# Keys of the report: what `oddities` finds.
+ODDITIES = ("rows_with_consecutive_turns", "rows_with_results_without_calls")
 
 
 def check(dialogue: Dialogue) -> None:
@@ -36,8 +40,40 @@ def _check_turns(messages: tuple[Message, ...]) -> None:
     for before, message in pairwise(messages):
         if message["role"] == "tool" and before["role"] not in ("assistant", "tool"):
             raise BadRow("a tool turn does not come after a call")
+    _check_ids(messages)
     if next(role for role in roles if role != "system") == "assistant":
         raise BadRow("the assistant speaks first (there is no prompt)")
+
+
+def oddities(dialogue: Dialogue) -> Iterator[str]:
+    """Yield what is unusual about a row's turns and may be meant, each once, as keys of the
+    report."""
+    pairs = list(pairwise(dialogue.messages))
+    if any(
+        before["role"] == after["role"] and after["role"] != "tool" and not _calls(before)
+        for before, after in pairs
+    ):
+        yield ODDITIES[0]
+    if any(
+        after["role"] == "tool" and before["role"] == "assistant" and not _calls(before)
+        for before, after in pairs
+    ):
+        yield ODDITIES[1]
+
+
+def _calls(message: Message) -> bool:
+    return bool(message.get("tool_calls") or message.get("call"))
+
+
+def _check_ids(messages: tuple[Message, ...]) -> None:
+    """Refuse a result of a call that no turn before it made, where calls have ids."""
+    made: set[Any] = set()
+    for message in messages:
+        calls = message.get("tool_calls") or ()
+        made |= {call["id"] for call in calls if isinstance(call.get("id"), str)}
+        answered = message.get("tool_call_id")
+        if message["role"] == "tool" and made and answered is not None and answered not in made:
+            raise BadRow(f"a tool turn answers the call '{answered}', which no turn made")
 
 
 def _check_content(message: Message) -> None:

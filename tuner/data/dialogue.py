@@ -235,12 +235,22 @@ def _message(conversation: Conversation, turn: dict[str, Any]) -> Message:
     own = (conversation.role, conversation.content)
     message = {key: value for key, value in turn.items() if key not in own and value is not None}
     content = _content(turn.get(conversation.content))
+    if "function_call" in message:
+        message = _called(message)
     if mapped == "call":
         return {"role": "assistant", **message, "content": content, "call": True}
     message = {"role": mapped, **message}
     if content is not None:
         message["content"] = content
     return message
+
+
+def _called(turn: dict[str, Any]) -> dict[str, Any]:
+    """OpenAI's old key for a call as a list of one."""
+    if "tool_calls" in turn:
+        raise BadRow("a turn has both function_call and tool_calls: leave out function_call")
+    rest = {key: value for key, value in turn.items() if key != "function_call"}
+    return {**rest, "tool_calls": [{"type": "function", "function": turn["function_call"]}]}
 
 
 def _content(content: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -17,36 +17,12 @@ from tuner.data.prepared import Inputs
 from tuner.data.rendered import Rendered, raw
 from tuner.data.spans import SpanFinder
 from tuner.data.system_turn import refuse_system
+from tuner.data.tally import Tally
 from tuner.data.template import Template
 from tuner.data.turn_rules import refuse_misplaced
 from tuner.errors import DataError, ModelError, RecipeError
 
 MAX_LOST_SHARE = 0.1
-
-
-@dataclass
-class Tally:
-    """What was lost on the way from the items of a split to its examples.
-
-    Args:
-        truncated: rows that were cut.
-        dropped: rows left out, once per example.
-        supervised_cut: supervised tokens that were cut off or left out.
-        supervised_kept: those of the examples.
-        foreign: special tokens in the rows' text.
-        pieces: how many each row was split into.
-        longest: tokens of the longest text, fitting or not.
-        pairs: pairs of answers left out.
-    """
-
-    truncated: set[str] = field(default_factory=set)
-    dropped: list[str] = field(default_factory=list)
-    supervised_cut: int = 0
-    supervised_kept: int = 0
-    foreign: int = 0
-    pieces: dict[str, int] = field(default_factory=dict)
-    longest: int = 0
-    pairs: int = 0
 
 
 Pair = tuple[Rendered, Encoded]
@@ -164,6 +140,13 @@ class ExampleMaker:
         """Count the keys of turns that the chat template never names."""
         messages = chain.from_iterable(each.messages for each in dialogues)
         return dict(turn_keys.unread(messages, self.chat_template or ""))
+
+    def odd(self) -> dict[str, Any]:
+        """Return what the chat template does to turns, for the report: see `SpanFinder`."""
+        if self._finder is None:
+            return {}
+        named = {text: len(rows) for text, rows in self._finder.after.items()}
+        return {"rows_with_moved_turns": len(self._finder.moved), "text_after_answers": named}
 
     def render(
         self,

@@ -10,10 +10,10 @@ from typing import Any
 from tuner.data.answer_encoder import Answers
 from tuner.data.comparisons import Compared, Comparison, compare
 from tuner.data.dialogue import Message
-from tuner.data.example_maker import Tally
 from tuner.data.files import SplitFiles
 from tuner.data.preference_formats import PreferenceFormat, choose_format
 from tuner.data.prepared import Inputs, Prepared, PromptFormat
+from tuner.data.tally import Tally
 from tuner.data.template import Template, load_template
 from tuner.data.template_match import Fit
 from tuner.data.whole import WholePipeline

@@ -9,12 +9,12 @@ from typing import Any
 from tuner.data.answer_encoder import Answers, PromptAndAnswers
 from tuner.data.check_row import check
 from tuner.data.dialogue import Dialogue, Message, RowRenderer, Segment
-from tuner.data.example_maker import Tally
 from tuner.data.files import SplitFiles
 from tuner.data.preferences import asked
 from tuner.data.prepared import Inputs
 from tuner.data.prompt_match import PromptFit, choose_prompts
 from tuner.data.read import Row
+from tuner.data.tally import Tally
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.turn_rules import TurnRules
 from tuner.data.turns import blank

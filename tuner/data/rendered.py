@@ -29,6 +29,7 @@ class Rendered:
         supervise_eos: the appended stop token is a target.
         prompt_end: where the last answer starts, or the last turn if another one is learned.
         reference: that answer or turn as text.
+        after: what the template writes after the last answer, and the model does not learn.
     """
 
     dialogue: Dialogue
@@ -44,6 +45,7 @@ class Rendered:
     supervise_eos: bool = True
     prompt_end: int = 0
     reference: str = ""
+    after: str = ""
 
 
 def raw(

@@ -26,6 +26,13 @@ WARNINGS = {
     "thumbs_down_rows": "{:row} with a thumbs-down left out: disliked answers are not trained on",
     "skipped": "{:bad row} left out: {names}",
     "blank_rows": "{:blank text} left out",
+    "rows_with_consecutive_turns": "{:row} with two turns of one speaker in a row",
+    "rows_with_results_without_calls": "{:row} with the result of a tool after a turn that has no "
+    "tool_calls: a call in its text is learned as text",
+    "rows_with_moved_turns": "{:row} whose turns the chat template moves or repeats: see "
+    "`tuner data preview`",
+    "text_after_answers": "text that the chat template writes after answers, and that is not "
+    "learned: {names}",
     "turns_learned_by_key": "{:turn} learned because a key of theirs says so (weight, train ...), "
     "against data.learn",
     "unread_turn_keys": "keys of turns that nothing reads: {names}",

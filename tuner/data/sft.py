@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
-from tuner.data.check_row import check
+from tuner.data.check_row import ODDITIES, check, oddities
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.encode import Encoded
 from tuner.data.example import Example
@@ -33,13 +34,9 @@ RAW_PROMPT_TOKENS = 32
 WARNED = (
     *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
-    *(
-        "turns_learned_by_key",
-        "unread_turn_keys",
-        "ignored_columns",
-        "eval_rows_also_in_train",
-        "special_tokens_in_text",
-    ),
+    *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
+    *("text_after_answers", "turns_learned_by_key", "unread_turn_keys", "ignored_columns"),
+    *("eval_rows_also_in_train", "special_tokens_in_text"),
 )
 
 
@@ -59,6 +56,7 @@ class SftData(Pipeline[Dialogue]):
         self.head = head
         self._blank: dict[str, int] = {}
         self._disliked = 0
+        self._odd: Counter[str] = Counter()
 
     def _recognise(self) -> None:
         columns = reasoning_column(self.data, self.source.columns)
@@ -88,6 +86,7 @@ class SftData(Pipeline[Dialogue]):
         if self.fit.template.text is not None and not dialogue.answer.strip():
             return None
         check(dialogue)
+        self._odd.update(oddities(dialogue))
         return dialogue
 
     def _left_out(self, files: SplitFiles) -> str:
@@ -201,7 +200,8 @@ class SftData(Pipeline[Dialogue]):
         blank = sum(self._blank.values())
         facts = self.source.facts(used, blank_rows=blank, thumbs_down_rows=self._disliked)
         by_key = sum(self._renderer.rules.by_key.values())
-        return {**facts, "unread_turn_keys": self._unread, "turns_learned_by_key": by_key}
+        odd = {key: self._odd[key] for key in ODDITIES} | self.maker.odd()
+        return {**facts, **odd, "unread_turn_keys": self._unread, "turns_learned_by_key": by_key}
 
     def preview(self) -> tuple[list[Preview], list[str]]:
         """Return the training rows with the supervised spans; see `Pipeline.preview`."""

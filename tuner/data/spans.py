@@ -11,6 +11,7 @@ filled with its contents. A row for which it does not is measured with its own p
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,11 +22,13 @@ from tuner.data.chat_shapes import (
     AnswerSpan,
     ChatShape,
     RenderJob,
+    after_answer,
+    anywhere,
     filled,
     locate,
     neutral,
     rendered,
-    strings_of,
+    unlocated_texts,
     written,
 )
 from tuner.data.chat_template import ChatTemplate
@@ -44,12 +47,18 @@ class SpanFinder:
     Args:
         chat: the template.
         context: reasoning is context: shown, and not a target.
+
+    Attributes:
+        moved: rows whose turns the template moves or repeats.
+        after: rows by the text that the template writes after their answers.
     """
 
     def __init__(self, chat: ChatTemplate, context: bool = False) -> None:
         self.chat = chat
         self._context = context
         self._shapes: dict[str, ChatShape] = {}
+        self.moved: set[str] = set()
+        self.after: defaultdict[str, set[str]] = defaultdict(set)
 
     def render(
         self,
@@ -122,6 +131,8 @@ class SpanFinder:
 
     def _one(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
         example = self._answered(dialogue, chat)
+        if example and example.after:
+            self.after[example.after].add(dialogue.row)
         return example and with_other_turns(example, chat, self.chat.stops, self._text)
 
     def _answered(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
@@ -130,15 +141,17 @@ class SpanFinder:
         if chat.answers and (able.composed or (said and not able.reasoning)):
             return self._composed(dialogue, chat)
         shape = self._shape(chat)
+        if shape.contents is None:
+            self.moved.add(dialogue.row)
         text = self._text(chat.messages, chat)
         given = shape.given(chat.messages, text)
         if given is not None:
             example = filled(shape, given, dialogue, text)
-            return example and replace(example, unlocated=_unlocated(chat))
+            return example and replace(example, unlocated=unlocated_texts(chat))
         found = self._answers(chat, text)
         if found is None:
             return None
-        return _anywhere(rendered(dialogue, text, found), text, chat, shape.text)
+        return anywhere(rendered(dialogue, text, found), text, chat, shape.text)
 
     def prompt(
         self,
@@ -166,8 +179,10 @@ class SpanFinder:
         given = shape.given(turns, text)
         if given is not None:
             structure, _ = written(shape, given, text)
-            return Rendered(dialogue, text, (), structure=structure, unlocated=_unlocated(chat))
-        return _anywhere(Rendered(dialogue, text, ()), text, chat, pattern)
+            return Rendered(
+                dialogue, text, (), structure=structure, unlocated=unlocated_texts(chat)
+            )
+        return anywhere(Rendered(dialogue, text, ()), text, chat, pattern)
 
     def _text(self, messages: Sequence[Message], chat: RenderJob, generate: bool = False) -> str:
         native = [self.chat.native(message) for message in messages]
@@ -202,6 +217,10 @@ class SpanFinder:
                     "another base model, or set data.render: raw",
                 )
             answer = self._answer(answered, len(prompt), chat.messages[i])
+            if last:
+                answer = replace(
+                    answer, after=after_answer(answered[answer.end :], self.chat.specials)
+                )
             if answered[: answer.end] != text[: answer.end]:
                 return None
             found.append(answer if last else self._with_stop(answer, text))
@@ -247,8 +266,10 @@ class SpanFinder:
             return None
         pattern, _ = self._behind_prompt(replace(chat, messages=neutral(chat.messages)))
         text, prompt = self._behind_prompt(chat)
-        example = rendered(dialogue, text, [self._answer(text, prompt, chat.messages[-1])])
-        return _anywhere(example, text, chat, pattern)
+        answer = self._answer(text, prompt, chat.messages[-1])
+        answer = replace(answer, after=after_answer(text[answer.end :], self.chat.specials))
+        example = rendered(dialogue, text, [answer])
+        return anywhere(example, text, chat, pattern)
 
     def _behind_prompt(self, chat: RenderJob) -> tuple[str, int]:
         """Return prompt and answer as one text, and where the prompt ends."""
@@ -268,16 +289,3 @@ class SpanFinder:
             thought = thought.removeprefix(reasoning.OPEN)
             thought = thought.removeprefix("\n") if prompt.endswith("\n") else thought
         return f"{prompt}{thought}{content}{after}", len(prompt)
-
-
-def _anywhere(example: Rendered, text: str, chat: RenderJob, pattern: str) -> Rendered:
-    """An example of a whole text in which the contents were not found; `pattern` is the same chat
-    with neutral ones."""
-    texts = tuple(strings_of([*chat.messages, chat.tools]))
-    return replace(example, structure=((0, len(text)),), unlocated=texts, pattern=pattern)
-
-
-def _unlocated(chat: RenderJob) -> tuple[str, ...]:
-    """The texts of a chat other than the contents that were found."""
-    extras = [{**reasoning.without(message), "content": None} for message in chat.messages]
-    return tuple(strings_of([*extras, chat.tools]))

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 from tuner.data.answer_encoder import AnswerEncoder, Answers, PromptAndAnswers
 from tuner.data.bad_rows import BadRow
-from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker, Tally
+from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker
 from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import Inputs, Preview
 from tuner.data.report import chat_facts, sequences_sha256, skipped, token_facts, warnings_of
 from tuner.data.split import Split
+from tuner.data.tally import Tally
 from tuner.data.template import Template
 from tuner.data.turn_rules import refuse_rules
 from tuner.errors import DataError, RecipeError

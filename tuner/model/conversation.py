@@ -69,13 +69,20 @@ def _source(name: str, folder: Path) -> str:
             "name a file with a Jinja template, or one of these",
         )
     try:
-        return found.read_text("utf-8")
+        text = found.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"model.chat_template: {found} cannot be read",
             str(error),
             "name a text file in UTF-8",
         ) from None
+    if not text.strip():
+        raise RecipeError(
+            f"model.chat_template: {found} is empty",
+            "it would make an empty prompt of every chat",
+            f"write a Jinja template into it, or name a bundled one: {', '.join(names)}",
+        )
+    return text
 
 
 def control_tokens(template: str) -> list[str]:

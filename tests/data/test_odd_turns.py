@@ -1,0 +1,133 @@
+"""Unusual turns and templates: refused in words, or counted, never dropped in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chat_templates import FAMILIES
+from tests.data.test_conversations import CALL, TOOL, said, user
+from tests.data.test_masks import learned, prepared
+from tests.tokenizers import CHATML_TEMPLATE, make_tokenizer
+from tuner.errors import DataError, ModelError, RecipeError
+from tuner.model import conversation
+from tuner.recipe.schema_model import ModelSection
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+RESULT = {"role": "tool", "content": "16:40"}
+CALLED = said("", tool_calls=[CALL])
+BAD: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "two systems": ([SYSTEM, SYSTEM, user("q"), said("a")], "more than one system turn"),
+    "a late system": ([user("q"), SYSTEM, said("a")], "system turn is not the first"),
+    "the assistant first": ([said("a"), user("q"), said("b")], "the assistant speaks first"),
+    "an empty answer": ([user("q"), said(" "), user("r"), said("a")], "the answer is empty"),
+    "no text": ([user("q"), {"role": "user"}, said("a")], "a user turn has no text"),
+    "a result first": ([user("q"), RESULT, said("a")], "after a call"),
+    "a result of no call": (
+        [user("q"), CALLED, {**RESULT, "tool_call_id": "other"}, said("a")],
+        "answers the call 'other', which no turn made",
+    ),
+    "both keys of calls": (
+        [user("q"), {**CALLED, "function_call": {"name": "tide", "arguments": "{}"}}],
+        "both function_call and tool_calls",
+    ),
+    "an old call without json": (
+        [user("q"), {"role": "assistant", "function_call": {"name": "t", "arguments": "x"}}],
+        "are not JSON",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_turns_are_refused_in_words(tmp_path: Path, kind: str) -> None:
+    turns, problem = BAD[kind]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [{"messages": turns, "tools": [TOOL]}], FAMILIES["qwen3"].tokenizer())
+    assert problem in str(caught.value.problems)
+
+
+def test_unusual_turns_are_counted(tmp_path: Path) -> None:
+    tokenizer = FAMILIES["qwen2.5"].tokenizer()
+    rows = [
+        {"messages": [user("q"), user("r"), said("a"), said("b")]},
+        {"messages": [user("q"), said("I call tide."), RESULT, said("a")]},
+        {"messages": [user("q"), CALLED, RESULT, RESULT, said("a")], "tools": [TOOL]},
+        {"messages": [user("q"), said("a")]},
+    ]
+    report = prepared(tmp_path, rows, tokenizer).report
+    assert report["rows_with_consecutive_turns"] == 1
+    assert report["rows_with_results_without_calls"] == 1
+    said_of = " ".join(report["warnings"])
+    assert "1 row with two turns of one speaker in a row" in said_of
+    assert "1 row with the result of a tool after a turn that has no tool_calls" in said_of
+
+
+def test_the_old_key_of_a_call_is_a_call(tmp_path: Path) -> None:
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    call = {"name": "tide", "arguments": '{"at": "Brest"}'}
+    old = [
+        user("When?"),
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "tide", "content": "16:40"},
+        said("At 16:40."),
+    ]
+    new = [user("When?"), said("", tool_calls=[CALL]), RESULT, said("At 16:40.")]
+    rows = [{"messages": turns, "tools": [TOOL]} for turns in (old, new)]
+    one, other = (prepared(tmp_path, [row], tokenizer).train for row in rows)
+    assert [row.input_ids for row in one] == [row.input_ids for row in other]
+    assert "tide" in "".join(learned(one[0], tokenizer))
+
+
+ROW = {"messages": [user("Due?"), said("Now."), user("Why?"), said("So.")]}
+
+
+def test_text_after_answers_is_named(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("chatml")
+    plain = prepared(tmp_path, [ROW], tokenizer).report
+    assert plain["text_after_answers"] == {}
+    tokenizer.chat_template = CHATML_TEMPLATE.replace("'<|im_end|>'", "'\nEND'")
+    report = prepared(tmp_path, [ROW, ROW], tokenizer).report
+    assert report["text_after_answers"] == {"END": 2}
+    assert any("after answers" in text and "'END'" in text for text in report["warnings"])
+    tokenizer.chat_template = CHATML_TEMPLATE + "{% if not add_generation_prompt %}Bye.{% endif %}"
+    assert prepared(tmp_path, [ROW], tokenizer).report["text_after_answers"] == {"Bye.": 1}
+
+
+def test_a_template_that_reorders_turns_is_named(tmp_path: Path) -> None:
+    """Mistral's older ones write the system turn into the last question."""
+    tokenizer = make_tokenizer("chatml")
+    rows = [{"messages": [SYSTEM, user("Due?"), said("Now.")]}, ROW]
+    assert prepared(tmp_path, rows, tokenizer).report["rows_with_moved_turns"] == 0
+    tokenizer.chat_template = (
+        "{% set first = messages[0].role == 'system' %}"
+        "{% for message in (messages[1:] if first else messages) %}"
+        "{{ '<|im_start|>' + message.role + '\n' + message.content }}"
+        "{% if first and message.role == 'user' and loop.index0 >= loop.length - 2 %}"
+        "{{ '\n' + messages[0].content }}{% endif %}{{ '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    result = prepared(tmp_path, rows, tokenizer)
+    assert result.report["rows_with_moved_turns"] == 1
+    assert any("moves or repeats" in text for text in result.report["warnings"])
+
+
+def test_the_line_of_a_template_error_is_shown(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("chatml")
+    head = "{% for m in messages %}\n{{ m.content }}\n{% endfor %}\n"
+    tokenizer.chat_template = head + "{{ raise_exception('no thanks') if messages|length > 1 }}"
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [ROW], tokenizer)
+    assert "no thanks (line 4: {{ raise_exception(" in str(caught.value.problems)
+    tokenizer.chat_template = head + "{% if %}"
+    with pytest.raises(ModelError, match=r"\(line 4: \{% if %\}\)"):
+        prepared(tmp_path, [ROW], tokenizer)
+
+
+def test_an_empty_template_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "none.jinja").write_text(" \n", "utf-8")
+    with pytest.raises(RecipeError, match=r"none\.jinja is empty"):
+        conversation.settle(
+            make_tokenizer("chatml"), ModelSection(chat_template="none.jinja"), tmp_path
+        )
