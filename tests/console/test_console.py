@@ -46,7 +46,8 @@ def test_the_console_is_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
     shown.tick(1, 2)
     shown.scores({"loss": 1.0}, {"loss": float("inf")})
     shown.sample("a", "b", "c", "d")
-    shown.row("rows:1", [("a", False), ("b", True)])
+    part = {"role": "user", "kind": "text", "text": "a", "learned": True, "weight": 1.0}
+    shown.row("rows:1", [part])
     show_artefacts(
         [{"kind": "adapter", "path": Path("adapter"), "bytes": 1, "verified": True}], shown
     )

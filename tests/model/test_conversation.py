@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from tests.chat_templates import FAMILIES
 from tuner.data.chat_template import ChatTemplate, with_defaults
 from tuner.data.conversation import Prompts
 from tuner.errors import DataError, RecipeError, SafetyError, TunerError
+from tuner.export.gguf import modelfile
 from tuner.machine import hardware
 from tuner.model import conversation
 from tuner.plan import make as plan_make
@@ -204,6 +206,44 @@ def test_the_chosen_template_is_recorded(make_recipe: Callable[..., Path]) -> No
     chat = ChatTemplate(made.tokenizer)
     assert chat.abilities.switch == "enable_thinking"
     assert isinstance(made.prepared.report["chat_template_sha256"], str)
+
+
+@pytest.mark.parametrize("render", ["auto", "raw"])
+@pytest.mark.parametrize("learn", ["answers", "all"])
+def test_the_system_turn_of_the_recipe_is_sent_by_default(
+    make_recipe: Callable[..., Path], tmp_path: Path, render: str, learn: str
+) -> None:
+    """By whoever renders the saved template, Ollama's Modelfile among them; a system turn that is
+    given takes its place."""
+    more = {"messages": [*ROWS[0]["messages"], {"role": "user", "content": "And?"}]}
+    data = {"template": "auto", "render": render, "learn": learn, "system": "Be\nbrief.", "eval": 0}
+    made = planned(make_recipe(data_rows=[*ROWS, more], data=data))
+    made.tokenizer.save_pretrained(tmp_path / "saved")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    asked = [{"role": "user", "content": "0?"}]
+    text = made.tokenizer.decode(made.prepared.train[0].input_ids)
+    sent = saved.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
+    assert "Be\nbrief." in sent
+    assert text.startswith(sent)
+    own = [{"role": "system", "content": "Be long."}, *asked]
+    other = saved.apply_chat_template(own, add_generation_prompt=True, tokenize=False)
+    assert other == sent.replace("Be\nbrief.", "Be long.")
+    if render == "auto":
+        assert 'SYSTEM """Be\nbrief."""' in modelfile.text("x.gguf", saved, [], 64)
+    kinds = {each.what for each in made.prepared.sent.trained}
+    assert kinds == {"a last turn"} | ({"a turn in the middle"} if learn == "all" else set())
+
+
+def test_a_prompt_that_differs_without_its_system_turn_stops_the_plan(
+    make_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate asks without the turn that is sent by default."""
+    monkeypatch.setattr("tuner.plan.data.with_system", lambda source, text: source)
+    recipe = make_recipe(
+        data_rows=ROWS, data={"template": "auto", "system": "Be brief.", "eval": 0}
+    )
+    with pytest.raises(DataError, match="is not the prompt that is sent"):
+        planned(recipe)
 
 
 def test_a_plain_rendering_needs_no_template(make_recipe: Callable[..., Path]) -> None:

@@ -42,12 +42,12 @@ def test_a_template_of_the_docs_learns_what_it_says(text: str, tmp_path: Path) -
     )
     done = tuner("data", "preview", "--recipe", "r.yaml", "-n", "1", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (spans,) = [
-        event["spans"]
+    (parts,) = [
+        event["parts"]
         for line in done.stdout.splitlines()
-        if "spans" in (event := json.loads(line))
+        if "parts" in (event := json.loads(line))
     ]
-    learned = "".join(part["text"] for part in spans if part["supervised"])
+    learned = "".join(part["text"] for part in parts if part["learned"])
     assert LEARNED[name] in learned
     assert ROWS[name].get("question", "Why?") not in learned
 

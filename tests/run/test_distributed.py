@@ -138,6 +138,32 @@ def test_rows_stay_in_order_on_other_numbers_of_processes(
     assert [line["step"] for line in metrics(folder)] == [1, 2, 3]
 
 
+def test_turns_weigh_the_same_on_any_number_of_processes(
+    groups: Groups, bases: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """G01, G09: fractions of weight are divided by what the whole step has, also after a stop."""
+    made = [
+        {
+            "messages": [
+                {"role": "user", "content": row["instruction"]},
+                {"role": "assistant", "content": row["output"], "weight": (1, 0.5, 0.125)[n % 3]},
+            ]
+        }
+        for n, row in enumerate(rows(17))
+    ]
+    export = {"formats": ["adapter"]}
+    sections = {"data": {"template": "chat", "eval": 0}, "eval": {"enabled": False}}
+    recipe = write_recipe(tmp_path, bases("llama"), **sections, export=export)
+    write_rows(tmp_path / "train.jsonl", made)
+    one, several = tmp_path / "one", tmp_path / "several"
+    assert groups(recipe, one, world=1)["codes"] == [0], groups.said(0)
+    assert groups(recipe, several, traps={1: "signalled"})["codes"] == [143, 143]
+    assert groups(recipe, several, world=1, resume=True)["codes"] == [0], groups.said(0)
+    assert distance(adapter(one), adapter(several)) < 1e-5
+    for before, now in zip(metrics(one), metrics(several), strict=True):
+        assert now["loss"] == pytest.approx(before["loss"], rel=1e-5)
+
+
 def preferences(count: int) -> list[dict[str, Any]]:
     """Prompts whose better answer has the word great; lengths differ."""
     return [

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tuner.console import formatting
+from tuner.console import formatting, rows
 from tuner.console.progress import Bar
 from tuner.console.redact import redact
 
@@ -196,12 +196,19 @@ class Console:
         ):
             self.text(formatting.paragraph(name, [formatting.clean(text)]))
 
-    def row(self, name: str, spans: Iterable[tuple[str, bool]]) -> None:
-        """Show a rendered row, with marks around the supervised spans."""
-        spans = list(spans)
-        self.event("row", name=name, spans=[{"text": t, "supervised": s} for t, s in spans])
-        marked = "".join(f"⟦{text}⟧" if learned else text for text, learned in spans)
-        self.text(f"{name}\n{formatting.clean(marked)}\n")
+    def row(self, name: str, parts: Sequence[Mapping[str, Any]]) -> None:
+        """Show a row in parts (see `rows.pieces`), on a terminal in colours."""
+        self.event("row", name=name, parts=[dict(part) for part in parts])
+        pieces = rows.pieces(parts)
+        text = "".join(piece for piece, _ in pieces)
+        if not self._silent and self._out.isatty() and redact(text) == text:
+            from rich.console import Console as RichConsole
+            from rich.text import Text
+
+            self.text(name)
+            RichConsole(file=self._out, highlight=False).print(Text.assemble(*pieces))
+        else:
+            self.text(f"{name}\n{text}")
 
     def relay(self, run: str, event: Mapping[str, Any]) -> None:
         """Show an event of a run in another process."""

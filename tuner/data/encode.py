@@ -31,6 +31,7 @@ class Encoded:
         inside: from an encoder with `borders`, the tokens that begin inside a character.
         apart: the prompt of an answer before the last one has other tokens when it is sent.
         weights: of the tokens in the loss; empty: 1 each.
+        offsets: of the tokens in the text, if the encoder keeps them.
     """
 
     ids: list[int]
@@ -41,6 +42,7 @@ class Encoded:
     inside: frozenset[int] = frozenset()
     apart: bool = False
     weights: tuple[float, ...] = ()
+    offsets: tuple[Span, ...] = ()
 
 
 class Encoder:
@@ -51,7 +53,12 @@ class Encoder:
         policy: what control tokens in row text become.
         chat_template: its Jinja text; None for plain text.
         borders: note which tokens begin inside a character.
+
+    Attributes:
+        keep_offsets: keep where each token is in the text, to show it.
     """
+
+    keep_offsets = False
 
     def __init__(
         self, tokenizer: Any, policy: Policy, chat_template: str | None, borders: bool = False
@@ -149,7 +156,16 @@ class Encoder:
             weights += weights[-1:]
         supervised[:1] = [False] * len(supervised[:1])
         inside = _inside(offsets, added) if self._borders else frozenset[int]()
-        return Encoded(ids, supervised, prompt, foreign, count, inside, apart, tuple(weights))
+        kept: list[Span] = []
+        if self.keep_offsets:
+            end = len(source)
+            kept = [(0, 0)] * added + offsets
+            kept += [(end, end)] * (len(ids) - len(kept))
+        return Encoded(
+            *(ids, supervised, prompt, foreign, count, inside, apart),
+            weights=tuple(weights),
+            offsets=tuple(kept),
+        )
 
     def _as_sent(
         self, ids: list[int], offsets: list[Span], text: str, border: int, backend: Tokenizer

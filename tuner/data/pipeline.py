@@ -23,6 +23,7 @@ class Pipeline(ABC, Generic[Item]):
     Attributes:
         unit: what an item is called in messages.
         labels: answers to choose from.
+        sent: after a preview, how prompts are sent when the model is used.
 
     Raises:
         RecipeError: the recipe's lengths do not fit the model or the task.
@@ -30,6 +31,7 @@ class Pipeline(ABC, Generic[Item]):
 
     unit = "prompts"
     labels: tuple[str, ...] = ()
+    sent = PromptFormat()
     fit: Fit[Any]
     maker: ExampleMaker
 

@@ -131,12 +131,31 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a row.
+
+    Args:
+        role: who speaks; empty where that is not known.
+        kind: text, reasoning, tools, call, special (a special token in the text of the row) or
+            template (what the chat template writes); of preferences, prompt or answer.
+        text: as decoded from its tokens.
+        learned: whether they are targets.
+        weight: of these in the loss; 0 if they are not learned.
+    """
+
+    role: str
+    kind: str
+    text: str
+    learned: bool
+    weight: float
+
+
+@dataclass(frozen=True)
 class Preview:
-    """One rendered row: its ids, its text in spans, as decoded from them, and which of these are
-    supervised."""
+    """One rendered row: its ids, and its text in parts."""
 
     row: str
-    spans: list[tuple[str, bool]]
+    parts: list[Part]
     tokens: int
     truncated: bool
     ids: list[int]

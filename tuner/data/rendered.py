@@ -53,20 +53,22 @@ def raw(
 ) -> Rendered:
     """Render without a chat template: segments as they are, turns joined by `separator`; reasoning
     is no target if it is `context`."""
-    text, spans = "", []
-    for part, weight in _parts(dialogue, separator, context):
+    text = ""
+    spans: list[tuple[Span, float, bool]] = []
+    for part, weight, answer in _parts(dialogue, separator, context):
         if weight:
-            spans.append(((len(text), len(text) + len(part)), weight))
+            spans.append(((len(text), len(text) + len(part)), weight, answer))
         text += part
     if only_last:
         spans = spans[-1:]
     cloze = bool(dialogue.words)
-    (start, end), _ = spans[-1]
+    (start, end), _, _ = spans[-1]
     return Rendered(
         dialogue,
         text,
-        tuple(span for span, _ in spans),
-        fractions=tuple(each for each in spans if each[1] < 1),
+        tuple(span for span, _, answer in spans if answer),
+        further=tuple(span for span, _, answer in spans if not answer),
+        fractions=tuple((span, weight) for span, weight, _ in spans if weight < 1),
         raw=True,
         append_eos=True,
         supervise_eos=not cloze,
@@ -75,16 +77,18 @@ def raw(
     )
 
 
-def _parts(dialogue: Dialogue, separator: str, context: bool) -> list[tuple[str, float]]:
+def _parts(dialogue: Dialogue, separator: str, context: bool) -> list[tuple[str, float, bool]]:
+    """Texts, what each weighs in the loss, and whether it is an answer."""
     if dialogue.segments:
-        return [(segment.text, float(segment.supervised)) for segment in dialogue.segments]
-    parts: list[tuple[str, float]] = []
+        return [(segment.text, float(segment.supervised), True) for segment in dialogue.segments]
+    parts: list[tuple[str, float, bool]] = []
     for message in dialogue.messages:
         if parts and separator:
-            parts.append((separator, 0.0))
+            parts.append((separator, 0.0, False))
         said = reasoning.block(message[KEY]) if message.get(KEY) else ""
         if said and context:
-            parts.append((said, 0.0))
+            parts.append((said, 0.0, False))
             said = ""
-        parts.append((said + str(message.get("content") or ""), turn_keys.weight(message)))
+        text = said + str(message.get("content") or "")
+        parts.append((text, turn_keys.weight(message), message["role"] == "assistant"))
     return parts

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from tuner.data.check_row import ODDITIES, check, oddities
@@ -17,7 +15,8 @@ from tuner.data.files import SplitFiles
 from tuner.data.labels import labels_of
 from tuner.data.long import refuse_split, settle
 from tuner.data.pipeline import Pipeline
-from tuner.data.prepared import EvalRow, Inputs, Preview, PromptFormat
+from tuner.data.prepared import EvalRow, Inputs, Part, Preview, PromptFormat
+from tuner.data.preview_parts import parts_of
 from tuner.data.read import Row
 from tuner.data.rendered import Rendered
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
@@ -115,6 +114,7 @@ class SftData(Pipeline[Dialogue]):
         rows = [*items.train, *held_out]
         self.labels = labels_of(self.data, template, rows, self.head, few)
         self.maker = ExampleMaker(self.inputs, template, self.max_length, self.head, self.labels)
+        self.maker.encoder.keep_offsets = few
         self._unread = self.maker.unread_keys(rows)
         train = self.maker.encode(items.train, bad)
         held = self.maker.encode(items.eval, bad, prompts=True)
@@ -205,8 +205,10 @@ class SftData(Pipeline[Dialogue]):
 
     def preview(self) -> tuple[list[Preview], list[str]]:
         """Return the training rows with the supervised spans; see `Pipeline.preview`."""
-        pairs, _ = self._encoded(self._split(), few=True)
+        items = self._split()
+        self._pairs, _ = pairs, _ = self._encoded(items, few=True)
         self.maker.cut(pairs, self.maker.train)
+        self.sent = self._sent(items.train)
         return [self._preview(*pair) for pair in pairs], warnings_of(
             self._facts() | losses(self.maker), WARNED
         )
@@ -217,14 +219,16 @@ class SftData(Pipeline[Dialogue]):
         written = list(made.target)
         if made.label is not None:
             written = self.tokenizer(self.labels[made.label], add_special_tokens=False)["input_ids"]
+        words = self.maker.encoder.control_words
+        parts = parts_of(rendered, encoded, made, words, self._decoded)
+        if written:
+            parts.append(Part("assistant", "text", self._decoded(written), True, 1.0))
         ids = made.input_ids + written
-        supervised = made.supervised + [True] * len(written)
-        spans = [
-            (str(self.tokenizer.decode([token for token, _ in group])), flag)
-            for flag, group in groupby(zip(ids, supervised, strict=True), key=itemgetter(1))
-        ]
         whole = self.maker.whole_length(encoded, made)
-        return Preview(made.row, spans, whole, made.num_tokens < whole, ids)
+        return Preview(made.row, parts, whole, made.num_tokens < whole, ids)
+
+    def _decoded(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids))
 
 
 def _prompt_text(rendered: Rendered) -> str:

@@ -68,7 +68,7 @@ def _answers_only(rendered: Rendered, encoded: Encoded, maker: ExampleMaker) -> 
     """Which tokens are learned as answers: turns of others are told apart by rendering again."""
     if not rendered.further:
         return encoded.supervised
-    (alone,) = maker.encoder.encode([replace(rendered, further=())])
+    (alone,) = maker.encoder.encode([replace(rendered, further=(), append_eos=False)])
     return encoded.supervised if isinstance(alone, BadRow) else alone.supervised
 
 

@@ -10,7 +10,7 @@ from tuner.data.answer_encoder import AnswerEncoder, Answers, PromptAndAnswers
 from tuner.data.bad_rows import BadRow
 from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker
 from tuner.data.pipeline import Pipeline
-from tuner.data.prepared import Inputs, Preview
+from tuner.data.prepared import Inputs, Part, Preview
 from tuner.data.report import chat_facts, sequences_sha256, skipped, token_facts, warnings_of
 from tuner.data.split import Split
 from tuner.data.tally import Tally
@@ -144,11 +144,13 @@ class WholePipeline(Pipeline[Item]):
         """Return the prompts, with their answers where the rows have them, better ones first."""
         shown = []
         for row in self.prepare().train:
-            prompt = (str(self.tokenizer.decode(row.prompt_ids)), False)
+            asked = str(self.tokenizer.decode(row.prompt_ids))
+            prompt = Part("", "prompt", asked, learned=False, weight=0.0)
             if not row.answers:
                 shown.append(Preview(row.row, [prompt], row.num_tokens, False, row.prompt_ids))
             for number, ids in enumerate(row.answers, 1):
-                answer = (str(self.tokenizer.decode(ids[len(row.prompt_ids) :])), True)
+                said = str(self.tokenizer.decode(ids[len(row.prompt_ids) :]))
+                answer = Part("assistant", "answer", said, learned=True, weight=1.0)
                 name = f"{row.row}, answer {number}"
                 shown.append(Preview(name, [prompt, answer], len(ids), False, ids))
         return shown, []

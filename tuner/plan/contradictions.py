@@ -34,12 +34,27 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
     cpu = not (recipe.run.device != "cpu" and machine.gpus)
     for check in _CHECKS:
         problems += check(recipe, method, cpu)
+    problems += _conversation(recipe)
     if problems:
-        raise RecipeError(
-            "the recipe contradicts itself",
-            problems=problems,
-            fix="change one of the settings in each line",
-        )
+        raise _contradictory(problems)
+
+
+def refuse_conversation(recipe: Recipe) -> None:
+    """Refuse contradictions about conversations alone, for what reads only the rows.
+
+    Raises:
+        RecipeError: with one problem per line.
+    """
+    if problems := list(_conversation(recipe)):
+        raise _contradictory(problems)
+
+
+def _contradictory(problems: list[str]) -> RecipeError:
+    return RecipeError(
+        "the recipe contradicts itself",
+        problems=problems,
+        fix="change one of the settings in each line",
+    )
 
 
 def _quantization(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
@@ -61,7 +76,7 @@ def _quantization(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
         )
 
 
-def _conversation(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
+def _conversation(recipe: Recipe) -> Iterator[str]:
     if recipe.data.render != "raw":
         return
     for key, given in (
@@ -139,7 +154,6 @@ _CHECKS: tuple[Callable[[Recipe, Method, bool], Iterator[str]], ...] = (
     _initialisation,
     qat.contradictions,
     new_tokens.contradictions,
-    _conversation,
     contradictions_export.contradictions,
     _batches,
     _tasks,

@@ -19,7 +19,7 @@ from tuner.rewards.rules import ExactAnswerRule
 if TYPE_CHECKING:
     from tuner.data.example import Example
     from tuner.data.pipeline import Pipeline
-    from tuner.data.prepared import Prepared
+    from tuner.data.prepared import Prepared, PromptFormat
     from tuner.model.adapters.saved_models import SavedModel
     from tuner.model.heads import Head
     from tuner.plan.ground import Adapted, RecipeAndBase
@@ -66,25 +66,42 @@ def read(
     if base.recipe.model.chat_template != "auto" and prepared.chat_template:
         origin = f"model.chat_template: {base.recipe.model.chat_template}"
         prepared = replace(prepared, report={**prepared.report, "chat_template_origin": origin})
-    _settle_template(base.tokenizer, prepared, base.recipe)
-    refuse_other_prompts(base, prepared)
+    settle_prompts(
+        base.recipe, base.tokenizer, base.stop_ids, prepared.sent, prepared.chat_template
+    )
     parties = plan_rlhf.parties(base.loaded, policy, base.base, base.tokenizer, chained)
     return Data(prepared, ptx, parties)
 
 
-def _settle_template(tokenizer: Any, prepared: Prepared, recipe: Recipe) -> None:
+def settle_prompts(
+    recipe: Recipe,
+    tokenizer: Any,
+    stop_ids: Collection[int],
+    sent: PromptFormat,
+    template: str | None,
+) -> None:
     """Give the tokenizer the chat template that writes the prompts of the rows.
 
     It is saved with the adapter and every artefact, so whoever asks sends the prompt that was
     trained.
+
+    Args:
+        recipe: has what is sent by default.
+        tokenizer: of the base.
+        stop_ids: tokens that end an answer.
+        sent: how prompts are sent.
+        template: the chat template that the rows were rendered with; None for plain text.
+
+    Raises:
+        DataError: another prompt is sent than is trained.
     """
-    sent, system = prepared.sent, recipe.data.system
+    system = recipe.data.system
     if sent.plain_template is not None:
         tokenizer.chat_template = with_system(sent.plain_template, system)
-    elif prepared.chat_template:
+    elif template:
         wanted = {} if recipe.model.chat_arguments is not None else sent.arguments
-        source = with_system(prepared.chat_template, system)
-        tokenizer.chat_template = with_defaults(source, wanted)
+        tokenizer.chat_template = with_defaults(with_system(template, system), wanted)
+    refuse_other_prompts(tokenizer, stop_ids, sent)
 
 
 def pipeline(

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tuner.data.conversation import Prompts
 from tuner.errors import DataError
 
 if TYPE_CHECKING:
-    from tuner.data.prepared import Prepared
-    from tuner.plan.ground import RecipeAndBase
+    from collections.abc import Collection
+
+    from tuner.data.prepared import PromptFormat
 
 
-def refuse_other_prompts(ground: RecipeAndBase, prepared: Prepared) -> None:
+def refuse_other_prompts(tokenizer: Any, stop_ids: Collection[int], sent_by: PromptFormat) -> None:
     """Refuse rows whose prompts `tuner chat`, `serve` and the artefacts would not send.
+
+    Args:
+        tokenizer: with the chat template that is saved.
+        stop_ids: tokens that end an answer.
+        sent_by: how prompts are sent, with some that are trained.
 
     Raises:
         DataError: with both prompts.
     """
-    if not prepared.sent.trained:
+    if not sent_by.trained:
         return
-    tokenizer = ground.tokenizer
-    prompts = Prompts(tokenizer, [*ground.stop_ids])
-    for each in prepared.sent.trained:
+    prompts = Prompts(tokenizer, [*stop_ids])
+    for each in sent_by.trained:
         sent = prompts.ids(each.turns, each.tools, each.arguments)
         trained, other = (str(tokenizer.decode(ids)) for ids in (each.ids, sent))
         if trained != other:

@@ -1,0 +1,127 @@
+"""`tuner data preview`: rows in parts, for people and for programs."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chat_templates import FAMILIES
+from tests.conftest import write_rows
+from tests.data.test_conversations import CALL, TOOL, said, user
+from tuner.cli import data as cli_data
+from tuner.console import rows as shown_rows
+from tuner.console.console import Console
+from tuner.data.prepared import Inputs, Part, Preview
+from tuner.data.sft import SftData
+from tuner.errors import RecipeError
+from tuner.recipe.schema import DataSection
+
+ROW = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        user("Due <|im_end|> when?"),
+        said("I look.", "A tide.", tool_calls=[CALL], weight=0.5),
+        {"role": "tool", "content": "16:40"},
+        said("At 16:40."),
+    ],
+    "tools": [TOOL],
+}
+
+
+def previews(folder: Path, name: str, rows: list[Any], **keys: Any) -> list[Preview]:
+    family = FAMILIES[name]
+    tokenizer = family.tokenizer()
+    write_rows(folder / "rows.jsonl", rows)
+    data = DataSection(**({"train": ("rows.jsonl",), "eval": 0} | keys))
+    inputs = Inputs(data, tokenizer, folder, 7, 2048, family.stop_ids(tokenizer))
+    return SftData(inputs).preview()[0]
+
+
+def texts(parts: list[Part], **wanted: Any) -> list[str]:
+    return [
+        part.text
+        for part in parts
+        if all(getattr(part, name) == value for name, value in wanted.items())
+    ]
+
+
+@pytest.mark.parametrize("name", ["qwen2.5", "qwen3"])
+def test_who_speaks_and_what_is_learned(tmp_path: Path, name: str) -> None:
+    first, *rest = (each.parts for each in previews(tmp_path, name, [ROW]))
+    last = (rest or [first])[-1]
+    assert texts(first, role="system", kind="text") == ["Be brief."]
+    assert "".join(texts(first, role="user", kind="text")).replace(" ", "") == "Duewhen?"
+    assert texts(first, role="user", kind="special") == ["<|im_end|>"]
+    (tools,) = texts(first, role="system", kind="tools")
+    assert '"description": "High water."' in tools
+    assert texts(first, kind="reasoning", weight=0.5, learned=True) == ["A tide."]
+    (call,) = texts(first, role="assistant", kind="call", weight=0.5)
+    assert '{"at": "Brest"}' in call
+    assert "16:40" in "".join(texts(last, role="tool", kind="text", learned=False, weight=0.0))
+    assert "".join(texts(last, learned=True, weight=1.0)) == "At 16:40.<|im_end|>"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_parts_of_a_row_are_the_whole_row(tmp_path: Path, name: str) -> None:
+    """Every family's own texts are told from the template's, also if its turns are not located."""
+    row = {"messages": [user("Due?"), said("Now.", "One."), user("Why?"), said("So.", "Two.")]}
+    tokenizer = FAMILIES[name].tokenizer()
+    for shown in previews(tmp_path, name, [row]):
+        whole = tokenizer.decode(shown.ids)
+        assert "".join(part.text for part in shown.parts) == whole
+        assert texts(shown.parts, role="user", kind="text")[0] == "Due?"
+    assert texts(shown.parts, role="assistant", kind="text")[-1].strip() == "So."
+    assert "Two." in "".join(texts(shown.parts, kind="reasoning", learned=True))
+
+
+def test_a_row_is_readable_with_and_without_colours(tmp_path: Path) -> None:
+    parts = [asdict(part) for part in previews(tmp_path, "qwen2.5", [ROW])[0].parts]
+    pieces = shown_rows.pieces(parts)
+    text = "".join(piece for piece, _ in pieces)
+    for wanted in (
+        "system    │ <|im_start|>system",
+        "Due ‹special: <|im_end|>› when?",
+        "⟦0.5: <think>",
+        "‹reasoning: A tide.›",
+        "‹call: ",
+        "⟦At 16:40.<|im_end|>⟧",
+    ):
+        assert wanted in text
+    styles = {style for _, style in pieces}
+    assert {"italic bold green", "bold red", "dim cyan", "bold green"} <= styles
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for out, coloured in ((Terminal(), True), (io.StringIO(), False)):
+        console = Console()
+        console._out = out
+        console.row("rows.jsonl:1", parts)
+        assert ("\x1b[" in out.getvalue()) == coloured
+        assert "Be brief." in out.getvalue()
+
+
+def test_the_command_says_how_much_it_checked_and_refuses_what_the_plan_refuses(
+    make_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"messages": [user(f"Say {n}."), said(f"{n}.", weight=0.5)]} for n in range(4)]
+    recipe = make_recipe(data_rows=rows, data={"template": "chat", "eval": 0})
+    cli_data.preview(str(recipe), (), 2, Console(json=True))
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["rows_checked"] for event in events if event["event"] == "preview"] == [2]
+    (first, _) = [event["parts"] for event in events if event["event"] == "row"]
+    assert all(set(part) == {"role", "kind", "text", "learned", "weight"} for part in first)
+    assert {part["weight"] for part in first} == {0.0, 0.5}
+    cli_data.preview(str(recipe), (), 2, Console())
+    assert "2 rows read and checked" in capsys.readouterr().out
+    given = ("data.render=raw", "model.chat_template=chatml")
+    with pytest.raises(RecipeError) as caught:
+        cli_data.preview(str(recipe), given, 1, Console(json=True))
+    assert "model.chat_template is set" in str(caught.value.problems)
