@@ -160,6 +160,7 @@ def test_the_preview_needs_no_second_class(tmp_path: Path) -> None:
     tokenizer.eos_token = tokenizer.sep_token
     data = DataSection(train=("rows.jsonl",), eval=0)
     (shown,), _ = SftData(Inputs(data, tokenizer, tmp_path, 1, 64), "classes").preview()
-    assert shown.spans == [(f"[CLS]{BANK}[SEP]", False), ("positive", True)]
+    assert "".join(part.text for part in shown.parts[:-1]) == f"[CLS]{BANK}[SEP]"
+    assert [part.text for part in shown.parts if part.learned] == ["positive"]
     with pytest.raises(RecipeError, match="one label only: positive"):
         prepared(tmp_path, NEWS[:1], "encoder", "classes")

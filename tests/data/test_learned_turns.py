@@ -64,6 +64,13 @@ def test_every_turn_is_learned_once_in_every_family(tmp_path: Path, name: str) -
         assert [row.input_ids for row in result.train] == [row.input_ids for row in plain.train]
 
 
+def test_reasoning_counts_where_another_turn_is_last(tmp_path: Path) -> None:
+    turns = [user("Due?"), said("Now.", "One."), user("Ah!")]
+    result = prepared(tmp_path, [{"messages": turns}], FAMILIES["qwen3"].tokenizer(), learn="all")
+    assert result.report["rows_with_reasoning"] == 1
+    assert result.sent.arguments == {}
+
+
 def test_results_of_tools_are_learned_if_named(tmp_path: Path) -> None:
     tokenizer = FAMILIES["qwen3"].tokenizer()
     learn = {"roles": ["assistant", "tool"]}

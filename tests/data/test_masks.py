@@ -327,7 +327,7 @@ def test_preview_shows_the_supervised_spans(tmp_path: Path) -> None:
         found, _ = SftData(Inputs(data, tokenizer, tmp_path, 1, length)).preview()
         assert len(found) == 1
         assert (found[0].row, found[0].truncated) == ("rows.jsonl:1", truncated)
-        shown = [text for text, supervised in found[0].spans if supervised]
+        shown = [part.text for part in found[0].parts if part.learned]
         assert shown == ([] if truncated else ["On the first day.<|im_end|>"])
 
 
@@ -339,8 +339,8 @@ def test_the_preview_shows_what_the_head_reads_and_learns(head: str, tmp_path: P
     data = DataSection(train=("rows.jsonl",), eval=0, labels=("positive", "negative"))
     inputs = Inputs(data, make_tokenizer("chatml"), tmp_path, 1, 99)
     (found,), _ = SftData(inputs, head).preview()
-    text = "".join(text for text, _ in found.spans)
-    learned = "".join(text for text, supervised in found.spans if supervised)
+    text = "".join(part.text for part in found.parts)
+    learned = "".join(part.text for part in found.parts if part.learned)
     assert learned.removesuffix("<|im_end|>") == "positive"
     assert text.startswith("Is it good?")
     assert "user" not in text

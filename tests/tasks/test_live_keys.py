@@ -30,6 +30,8 @@ LIVE: list[tuple[str, Any]] = [
     ("run.seed", 7),
     ("data.max_length", 32),
     ("data.max_rows", 8),
+    ("data.learn", "all"),
+    ("data.system", "Be brief."),
     ("method.name", "rslora"),
     ("method.name", "dora"),
     ("method.r", 4),

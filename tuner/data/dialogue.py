@@ -71,6 +71,12 @@ class Dialogue:
         return replace(self, messages=messages, answer=answer)
 
     @property
+    def last_answer(self) -> Message:
+        """The last turn of the assistant; empty if there is none."""
+        turns = (each for each in reversed(self.messages) if each["role"] == "assistant")
+        return next(turns, {})
+
+    @property
     def mark(self) -> str:
         """The sha256 of the row's text, ignoring case and white space."""
         text = "\n".join(" ".join(part.casefold().split()) for part in self._parts())

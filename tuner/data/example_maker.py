@@ -119,10 +119,7 @@ class ExampleMaker:
 
     def reasons(self, dialogues: Iterable[Dialogue]) -> list[bool]:
         """Return of each dialogue whether reasoning comes before its last answer."""
-        return [
-            not self._drop and bool(each.messages and each.messages[-1].get(reasoning.KEY))
-            for each in dialogues
-        ]
+        return [not self._drop and bool(each.last_answer.get(reasoning.KEY)) for each in dialogues]
 
     def asked(self, dialogues: Iterable[Dialogue]) -> dict[str, Any]:
         """Return the arguments of the chat template by which answers to one prompt are asked for:
