@@ -327,8 +327,8 @@ def test_preview_shows_the_supervised_spans(tmp_path: Path) -> None:
         found, _ = SftData(Inputs(data, tokenizer, tmp_path, 1, length)).preview()
         assert len(found) == 1
         assert (found[0].row, found[0].truncated) == ("rows.jsonl:1", truncated)
-        shown = [part.text for part in found[0].parts if part.learned]
-        assert shown == ([] if truncated else ["On the first day.<|im_end|>"])
+        shown = "".join(part.text for part in found[0].parts if part.learned)
+        assert shown == ("" if truncated else "On the first day.<|im_end|>")
 
 
 @pytest.mark.parametrize("head", ["classes", "sequence"])
