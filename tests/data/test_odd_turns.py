@@ -48,6 +48,12 @@ def test_bad_turns_are_refused_in_words(tmp_path: Path, kind: str) -> None:
     assert problem in str(caught.value.problems)
 
 
+def test_a_system_turn_alone_is_no_conversation(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [{"messages": [SYSTEM]}], FAMILIES["qwen3"].tokenizer(), learn="all")
+    assert "there is only a system turn" in str(caught.value.problems)
+
+
 def test_unusual_turns_are_counted(tmp_path: Path) -> None:
     tokenizer = FAMILIES["qwen2.5"].tokenizer()
     rows = [

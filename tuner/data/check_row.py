@@ -41,6 +41,8 @@ def _check_turns(messages: tuple[Message, ...]) -> None:
         if message["role"] == "tool" and before["role"] not in ("assistant", "tool"):
             raise BadRow("a tool turn does not come after a call")
     _check_ids(messages)
+    if not any(role != "system" for role in roles):
+        raise BadRow("there is only a system turn")
     if next(role for role in roles if role != "system") == "assistant":
         raise BadRow("the assistant speaks first (there is no prompt)")
 

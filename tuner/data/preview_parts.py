@@ -69,6 +69,8 @@ def _labels(rendered: Rendered, words: Sequence[str]) -> Iterator[Label]:
             yield match.end(), before["role"], kind
         position = end
     yield from between.labels((position, len(rendered.text)), before, messages[-1])
+    # A stop token that was appended.
+    yield len(rendered.text), messages[-1]["role"], "template"
 
 
 class _Between:
