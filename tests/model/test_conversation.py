@@ -221,6 +221,7 @@ def test_a_prompt_that_is_not_sent_stops_the_plan(
     made = planned(recipe)
     assert {each.what for each in made.prepared.sent.trained} == {
         "a last turn",
+        "a later turn",
         "a turn in the middle",
     }
     other = "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}"

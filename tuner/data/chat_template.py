@@ -39,6 +39,20 @@ def adds_bos(tokenizer: Any) -> bool:
     return bool(tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id])
 
 
+def sends_bos(tokenizer: Any) -> bool:
+    """Return whether its prompts begin with a BOS that programs put before every text: the
+    tokenizer adds one to plain texts, and its chat template writes it."""
+    if tokenizer.chat_template is None or not adds_bos(tokenizer):
+        return adds_bos(tokenizer)
+    question = [{"role": "user", "content": "question"}]
+    try:
+        text = str(tokenizer.apply_chat_template(question, tokenize=False))
+    # A template is a program; what it raises is its own.
+    except Exception:
+        return True
+    return text.startswith(tokenizer.bos_token)
+
+
 class ChatTemplate:
     """The chat template of a tokenizer that has an eos, or a plain one of ours if it has none.
 

@@ -157,7 +157,7 @@ class SpanFinder:
         Raises:
             BadRow: the template refuses the turns, or leaves one out.
         """
-        turns = [self._with_calls(reasoning.separated(message)) for message in messages]
+        turns = self._separated(messages)
         chat = RenderJob(turns, tools, dict(arguments or {}), [])
         bare = replace(chat, messages=neutral(turns))
         pattern = self._text(bare.messages, bare, generate=True)
@@ -169,6 +169,13 @@ class SpanFinder:
             structure, _ = written(shape, given, text)
             return Rendered(dialogue, text, (), structure=structure, unlocated=_unlocated(chat))
         return _anywhere(Rendered(dialogue, text, ()), text, chat, pattern)
+
+    def native(self, messages: Sequence[Message]) -> list[Message]:
+        """Return the turns of a row as the template itself takes them."""
+        return [self.chat.native(message) for message in self._separated(messages)]
+
+    def _separated(self, messages: Sequence[Message]) -> list[Message]:
+        return [self._with_calls(reasoning.separated(message)) for message in messages]
 
     def _text(self, messages: Sequence[Message], chat: RenderJob, generate: bool = False) -> str:
         native = [self.chat.native(message) for message in messages]
