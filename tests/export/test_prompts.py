@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.chat_templates import FAMILIES
 from tests.data.test_conversations import TOOL, said, user
 from tests.export.exporting import command, exported
 from tests.export.test_tampered import refused
@@ -155,3 +156,19 @@ def test_a_gguf_adapter_without_the_first_token_is_refused(
         exported(tmp_path / "run", "gguf-adapter")
     assert caught.value.fix.endswith("--format gguf")
     exported(tmp_path / "run", "gguf")
+
+
+def test_a_template_that_writes_the_date_is_proven_on_any_day(tmp_path: Path) -> None:
+    tokenizer = FAMILIES["chatml"].tokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%Y-%m-%d') + '\\n' }}" + tokenizer.chat_template
+    tokenizer.save_pretrained(tmp_path)
+    text = "2026-01-02\n<|im_start|>user\nDue?<|im_end|>\n<|im_start|>assistant\n"
+    record = {
+        **{"row": "1", "what": "a last turn", "messages": [user("Due?")], "tools": None},
+        **{"arguments": {}, "text": text, "written": "2026-01-02T03:04:05"},
+        "ids": tokenizer.encode(text, add_special_tokens=False),
+    }
+    job = {"prompts": [record], **JOB}
+    assert prompts.compared(job, "merged", tmp_path) == {"different": []}
+    record["written"] = "2026-01-03T03:04:05"
+    assert prompts.compared(job, "merged", tmp_path)["different"]

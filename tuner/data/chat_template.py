@@ -30,6 +30,8 @@ PLAIN_TEMPLATE = (
 PROBE_SECONDS = 8.0
 MAX_NUMBER = 1_000_000
 MAX_PROBE_CHARACTERS = 10_000_000
+# By source and special tokens: a plan, its gate and its artefacts ask about the same few templates.
+_LEARNED: dict[tuple[str, str], Abilities] = {}
 _DUNDER = re.compile(r"__\w+__")
 
 
@@ -163,7 +165,11 @@ class ChatTemplate:
             )
 
     def _probe(self) -> None:
-        """Render with a time limit, and learn what the template can do."""
+        """Render with a time limit, and learn what the template can do, once for each."""
+        key = self.source, repr(self._tokenizer.special_tokens_map)
+        if key in _LEARNED:
+            self.abilities = _LEARNED[key]
+            return
         outcome: list[BaseException | None] = []
 
         def attempt() -> None:
@@ -180,6 +186,7 @@ class ChatTemplate:
             raise _unsafe(f"it did not finish within {PROBE_SECONDS:.0f} seconds")
         if outcome[0] is not None:
             raise outcome[0]
+        _LEARNED[key] = self.abilities
 
     def _learn(self) -> None:
         try:

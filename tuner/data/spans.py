@@ -205,8 +205,8 @@ class SpanFinder:
                     "the model's chat template cannot be trained on",
                     "an answered chat does not begin with its generation prompt, so the answers "
                     "cannot be separated from the prompt",
-                    "leave out turns that it treats in a special way (often a system turn), use "
-                    "another base model, or set data.render: raw",
+                    "leave out turns that it treats in a special way (often a system turn), or "
+                    "choose another template, such as model.chat_template: chatml",
                 )
             answer = self._answer(answered, len(prompt), chat.messages[i])
             if answered[: answer.end] != text[: answer.end]:

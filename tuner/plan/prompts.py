@@ -33,5 +33,5 @@ def refuse_other_prompts(ground: RecipeAndBase, prepared: Prepared) -> None:
             raise DataError(
                 "the prompt that is trained is not the prompt that is sent",
                 f"{each.row}, {each.what}:\n  trained {trained!r}\n  sent    {other!r}",
-                "use another chat template (model.chat_template), or data.render: raw",
+                "choose another template, such as model.chat_template: chatml",
             )

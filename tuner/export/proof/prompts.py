@@ -6,8 +6,10 @@ tokenizer that was trained with; the plan has made sure that these are the train
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from tuner.recipe.formats import FORMATS
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
 
-# A prompt as a job has it: row, what, messages, tools, arguments, ids, text.
+# A prompt as a job has it: row, what, messages, tools, arguments, written (when), ids, text.
 Record = dict[str, Any]
 _SHOWN_IDS = 40
 REPORT = "please report it with the base model's name and versions"
@@ -39,6 +41,7 @@ def of_plan(plan: Plan) -> list[Record]:
                 "messages": prompts.native(each.turns) if prompts else [],
                 "tools": each.tools,
                 "arguments": arguments,
+                "written": datetime.now().isoformat(),
             }
             ids = by_transformers(plan.tokenizer, **_given(record))
             records.append(record | {"ids": ids, "text": str(plan.tokenizer.decode(ids))})
@@ -66,12 +69,31 @@ def compared(job: Mapping[str, Any], kind: str, folder: Path) -> dict[str, Any]:
     written = _by_file(next(folder.glob("*.gguf"))) if llama else _by_folder(job, folder)
     different = []
     for record in job["prompts"]:
-        ids, text = written(record)
+        with _at(record["written"]):
+            ids, text = written(record)
         if text != record["text"] or (ids is not None and ids != record["ids"]):
             same = text == record["text"]
             pair = (record["ids"], ids) if same else (record["text"], text)
             different.append([f"{record['row']}, {record['what']}", *map(_shown, pair)])
     return {"different": different}
+
+
+@contextlib.contextmanager
+def _at(moment: str) -> Iterator[None]:
+    """Let templates that write the date write the one of then."""
+    from transformers.utils import chat_template_utils
+
+    class Then(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Then:
+            return cls.fromisoformat(moment)
+
+    now = chat_template_utils.datetime
+    chat_template_utils.datetime = Then  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        chat_template_utils.datetime = now  # type: ignore[misc]
 
 
 def _shown(value: Any) -> str:
