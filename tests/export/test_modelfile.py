@@ -97,7 +97,11 @@ def test_a_system_turn_that_the_template_does_not_know_is_not_lost() -> None:
         (None, "no chat template"),
         ("{{ raise_exception('never') }}", "it refuses a chat: never"),
         ("{{ messages[-1].content }}", "leaves out a user turn"),
-        ("{% for m in messages %}{{ '{{' + m.content + '}}' }}{% endfor %}", "signs of Go's"),
+        (
+            "{% for m in messages %}{{ '{{' + m.content }}{% endfor %}{{ '{{' }}",
+            "a turn differently",
+        ),
+        ("{% for m in messages %}{{ m.content + '}}\n{{' }}{% endfor %}", "signs of Go's"),
     ],
 )
 def test_what_cannot_be_said_is_named(template: str | None, why: str) -> None:

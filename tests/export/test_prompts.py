@@ -14,8 +14,11 @@ from tests.chat_templates import FAMILIES
 from tests.data.test_conversations import TOOL, said, user
 from tests.export.exporting import command, exported
 from tests.export.test_tampered import refused
+from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError
 from tuner.export.proof import prompts, rows
+from tuner.inference import open_model
+from tuner.machine import hardware
 from tuner.machine.imports import function
 from tuner.recipe.formats import FORMATS
 
@@ -110,6 +113,7 @@ def test_every_format_sends_the_trained_prompt(
         for default in ("", ", by default")
     }
     exported(run, *FORMS)
+    assert (run / "gguf/Modelfile").is_file()
     for name in FORMS:
         assert prompts.compared({"prompts": known, **JOB}, name, run / name) == {"different": []}
         # Seen to compare: one with another end.
@@ -172,3 +176,24 @@ def test_a_template_that_writes_the_date_is_proven_on_any_day(tmp_path: Path) ->
     assert prompts.compared(job, "merged", tmp_path) == {"different": []}
     record["written"] = "2026-01-03T03:04:05"
     assert prompts.compared(job, "merged", tmp_path)["different"]
+
+
+def test_prompts_that_ollama_cannot_write_are_served(
+    make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    """No Modelfile but the reason, and a command that sends the trained prompts."""
+    row = {"messages": [user("Due?"), said("Now.", "The first.")]}
+    recipe = make_recipe("llama", data_rows=[row] * 4, **QUICK, export={"formats": ["adapter"]})
+    run_recipe(recipe)
+    run = tmp_path / "run"
+    code, events = command("export", run, "--format", "gguf")
+    assert code == 0
+    (warned,) = (each["text"] for each in events if "no Modelfile" in str(each.get("text")))
+    assert "(it takes the reasoning out of earlier answers)" in warned
+    assert not (run / "gguf/Modelfile").exists()
+    file = warned.partition("tuner serve ")[2].removesuffix(" sends them")
+    source = open_model.model_to_open(file, None, [], hardware.detect(), "serve")
+    model = open_model.load(source, Console(quiet=True))
+    (known, *_) = rows.load_prompts(run)
+    sent = model.prompts_of(model.active).ids(known["messages"], None, known["arguments"])
+    assert sent == known["ids"]

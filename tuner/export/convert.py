@@ -239,9 +239,11 @@ def _show(report: dict[str, Any], settings: Settings, console: Console) -> None:
             f"also rounds activations (KL between the two {found['kl']:.2g})"
         )
     if why := report.get("no_modelfile"):
+        (file,) = Path(report["path"]).glob("*.gguf")
+        sends = f"; tuner serve {file} sends them" if report["kind"] != "gguf-adapter" else ""
         console.warn(
-            f"{report['kind']}: no Modelfile, because Ollama cannot write the prompts that were "
-            f"trained: of the chat template, {why}; tuner serve {report['path']} sends them"
+            f"{report['kind']}: no Modelfile, because Ollama's templates cannot write the prompts "
+            f"that were trained ({why}){sends}"
         )
     losing = proof_limits.warning(report)
     if losing and settings.opened is None:
