@@ -224,23 +224,6 @@ def test_what_is_learned_is_what_the_model_writes(tmp_path: Path, name: str, kin
     assert [learned(each, tokenizer) for each in result.train] == LEARNED[name, kind]
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in FAMILIES if (name, "tools and content") not in REFUSED]
-)
-def test_arguments_as_text_are_those_as_an_object(tmp_path: Path, name: str) -> None:
-    """As OpenAI writes them: not encoded twice, and no error of the template."""
-    family = FAMILIES[name]
-    tokenizer = family.tokenizer()
-    call = {**CALL, "function": {"name": "tide", "arguments": '{"at": "Brest"}'}}
-    row = {"messages": [user("Due when?"), said("I look.", tool_calls=[call])], "tools": [TOOL]}
-    stops = family.stop_ids(tokenizer)
-    one, other = prepared(
-        tmp_path, [row, ROWS["tools and content"]], tokenizer, stop_ids=stops
-    ).train
-    assert one.input_ids == other.input_ids
-    assert one.supervised == other.supervised
-
-
 FORMS: dict[str, Callable[[str, str], dict[str, Any]]] = {
     "content": lambda thought, text: said(f"<think>{thought}</think>{text}"),
     "reasoning_content": said,
