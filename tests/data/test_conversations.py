@@ -138,6 +138,19 @@ def test_one_prompt_everywhere(tmp_path: Path, name: str, kind: str) -> None:
     assert text == exported.apply_chat_template(
         native, tools=row.get("tools"), add_generation_prompt=True, tokenize=False, **arguments
     )
+    # What is learned of the last turn is what the template writes there, and a stop token.
+    (*_, last) = learned(example, tokenizer)
+    assert last.endswith((family.specials[0], *family.stops))
+    if not chat.abilities.composed and (chat.abilities.reasoning or not state(row)):
+        whole = exported.apply_chat_template(
+            [chat.native(separated(turn)) for turn in row["messages"]],
+            tools=row.get("tools"),
+            tokenize=False,
+            **arguments,
+        )
+        written = last if whole.startswith(text + last) else last.removesuffix(family.specials[0])
+        assert whole.startswith(text + written)
+        assert not whole.removeprefix(text + written).strip()
     # By default, as most rows have it.
     exported.chat_template = with_defaults(exported.chat_template, result.sent.arguments)
     assert text == exported.apply_chat_template(
@@ -418,3 +431,17 @@ def test_reasoning_of_plain_rows_may_be_context(tmp_path: Path) -> None:
     row = prepared(tmp_path, [ROWS["reasoning"]], tokenizer, **keys).train[0]
     assert learned(row, tokenizer) == ["Now.<|im_end|>"]
     assert "The first." in tokenizer.decode(row.input_ids)
+
+
+def test_a_template_that_keeps_reasoning_inside_the_answer(tmp_path: Path) -> None:
+    """Its prompt opens the reasoning; of a row without, the answered chat does not show that."""
+    tokenizer = FAMILIES["deepseek-r1"].tokenizer()
+    source = tokenizer.chat_template
+    tokenizer.chat_template = source.replace("turn.content.split('</think>')[-1]", "turn.content")
+    assert tokenizer.chat_template != source
+    for kind, answer in (
+        ("plain", "\n</think>\n\nNow."),
+        ("reasoning", "The first.\n</think>\n\nNow."),
+    ):
+        (row,) = prepared(tmp_path, [ROWS[kind]], tokenizer).train
+        assert learned(row, tokenizer) == [answer + "<｜end▁of▁sentence｜>"]

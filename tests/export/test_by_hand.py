@@ -1,4 +1,4 @@
-"""Figures, packing, GPTQ and Modelfiles, checked by hand."""
+"""Figures, packing and GPTQ, checked by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from transformers import AutoTokenizer
 
 from tuner.errors import IntegrityError, ModelError
 from tuner.export import gptq, int4, limits
-from tuner.export.gguf import modelfile
 from tuner.export.gguf.model import splits_like
 from tuner.export.proof import measure
 from tuner.export.proof.measure import Measures, ProbeRows
@@ -20,62 +19,6 @@ from tuner.recipe.formats import FORMATS, known
 
 # Where llama.cpp is installed, it runs every GGUF file.
 pytestmark = pytest.mark.llama
-
-
-CHATS = {
-    "smollm2": (
-        "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\n"
-        "Be kind.<|im_end|>\n{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
-        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    ),
-    "chatml": (
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    ),
-    "llama2-like": (
-        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
-        "{% elif m.role == 'assistant' %} {{ m.content }}</s>{% endif %}{% endfor %}"
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CHATS)
-@pytest.mark.parametrize("system", ["", "Answer in one word."])
-def test_the_modelfile_writes_what_the_chat_template_writes(
-    name: str, system: str, bases: Callable[..., Path]
-) -> None:
-    """Ollama's template, filled in by hand, is the prompt that the model was trained on."""
-    tokenizer = AutoTokenizer.from_pretrained(bases("llama"))
-    tokenizer.chat_template = CHATS[name]
-    found = modelfile.template(tokenizer)
-    assert found is not None
-    body, default = found
-    turns = [{"role": "system", "content": system}] if system else []
-    turns.append({"role": "user", "content": "Why?"})
-    wanted = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    text = go(body, system or default, "Why?")
-    if name == "llama2-like" and system:
-        # It has no place for a system turn: the text goes before the question, and is not lost.
-        assert text == "[INST] Answer in one word.\n\nWhy? [/INST]"
-        return
-    assert text == wanted
-    assert (default == "Be kind.") == (name == "smollm2")
-
-
-def go(body: str, system: str, prompt: str) -> str:
-    """Just enough of Go's templates, up to the answer."""
-    import re
-
-    values = {"System": system, "Prompt": prompt}
-    for key, value in values.items():
-        body = re.sub(
-            rf"{{{{ if \.{key} }}}}(.*?){{{{ end }}}}",
-            lambda match, value=value: match[1] if value else "",
-            body,
-            flags=re.S,
-        )
-        body = body.replace(f"{{{{ .{key} }}}}", value)
-    return body.partition("{{ .Response }}")[0]
 
 
 def test_how_a_tokenizer_splits(bases: Callable[..., Path]) -> None:

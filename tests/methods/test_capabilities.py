@@ -21,7 +21,7 @@ from tests.conftest import rows
 from tuner.data.collate import Collator
 from tuner.data.example import IGNORED
 from tuner.errors import ModelError, RecipeError
-from tuner.export.proof import fresh_process, reload
+from tuner.export.proof import fresh_process, prompts, reload
 from tuner.export.proof import tensors as proof
 from tuner.machine import hardware
 from tuner.methods import METHODS
@@ -127,15 +127,18 @@ def load_again(
     folders: Mapping[str, Path],
     probes: Sequence[fresh_process.Probe],
     proofs: Mapping[str, Mapping[str, Any]],
-) -> tuple[dict[str, list[torch.Tensor]], dict[str, Any]]:
+) -> dict[str, Any]:
     """As the fresh process does it, without the seconds that starting one takes."""
     found = {}
     torch.manual_seed(99)
     job = fresh_process.job_of(made, probes, folders, proofs)
-    proven = {name: proof.prove(job, how) for name, how in proofs.items()}
     for name, folder in folders.items():
-        found[name] = fresh_process.logits(reload.load(job, name, str(folder)), probes)
-    return found, proven
+        found[name] = (
+            fresh_process.logits(reload.load(job, name, str(folder)), probes),
+            proof.prove(job, proofs[name]) if name in proofs else None,
+            prompts.compared(job, name, folder)["different"],
+        )
+    return found
 
 
 @pytest.mark.parametrize(("name", "key"), CLAIMED)
@@ -335,7 +338,7 @@ def generate(network: Any, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 FRESH = """
 import json, sys, torch
-from tuner.export.proof import fresh_process, reload
+from tuner.export.proof import fresh_process, prompts, reload
 from safetensors.torch import save_file
 torch.set_num_threads(1)
 jobs = json.load(open(sys.argv[1]))

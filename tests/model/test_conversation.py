@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
 from tests.chat_templates import FAMILIES
+from tests.tokenizers import make_tokenizer
+from tuner.data import template_probe
 from tuner.data.chat_template import ChatTemplate, with_defaults
 from tuner.data.conversation import Prompts
-from tuner.errors import DataError, RecipeError, SafetyError, TunerError
+from tuner.errors import DataError, ModelError, RecipeError, SafetyError, TunerError
 from tuner.export.gguf import modelfile
 from tuner.machine import hardware
 from tuner.model import conversation
@@ -99,6 +104,58 @@ def test_a_template_of_a_file(tmp_path: Path) -> None:
     file.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(RecipeError, match="cannot be read"):
         settled(FAMILIES["chatml"].tokenizer(), tmp_path, chat_template="own.jinja")
+
+
+def test_a_template_that_cannot_show_a_chat_is_refused(tmp_path: Path) -> None:
+    """One for images, whose contents are lists: the templates that the fix names can be used."""
+    file = tmp_path / "own.jinja"
+    file.write_text(
+        "{% for m in messages %}{% for part in m.content %}{{ part.text + '<|im_end|>' }}"
+        "{% endfor %}{% endfor %}",
+        "utf-8",
+    )
+    with pytest.raises(ModelError, match=r"own\.jinja cannot be used") as caught:
+        settled(FAMILIES["chatml"].tokenizer(), tmp_path, chat_template="own.jinja")
+    assert "has no attribute 'text'" in str(caught.value.why)
+    name = caught.value.fix.partition(": ")[2].split(", ")[0]
+    tokenizer = settled(FAMILIES[name].tokenizer(), tmp_path, chat_template=name)
+    assert prompt(tokenizer) == "<|im_start|>user\nDue?<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_a_template_is_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    probed: list[str] = []
+    true = template_probe.learn
+
+    def learn(source: str, render: Any) -> Any:
+        probed.append(source)
+        return true(source, render)
+
+    monkeypatch.setattr(template_probe, "learn", learn)
+    tokenizer = FAMILIES["chatml"].tokenizer()
+    tokenizer.chat_template += "{# another #}"
+    assert ChatTemplate(tokenizer).abilities is ChatTemplate(tokenizer).abilities
+    assert probed == [tokenizer.chat_template]
+
+
+def test_the_fix_for_a_template_that_cannot_be_trained_works(
+    make_recipe: Callable[..., Path],
+) -> None:
+    """It answers elsewhere than behind its prompt; with the one that the error names, it plans."""
+    tokenizer = make_tokenizer("chatml")
+    recipe = make_recipe(data_rows=ROWS, data={"template": "auto", "eval": 0})
+    base = Path(yaml.safe_load(recipe.read_text("utf-8"))["model"]["base"])
+    other = recipe.parent / "base"
+    shutil.copytree(base, other)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'answer: ' }}{% endif %}"
+    )
+    tokenizer.save_pretrained(other)
+    sections: dict[str, Any] = {"data_rows": ROWS, "data": {"template": "auto", "eval": 0}}
+    with pytest.raises(ModelError, match="cannot be trained on") as caught:
+        planned(make_recipe(**sections, model={"base": str(other)}))
+    key, name = re.findall(r"model\.(\w+): (\w+)", caught.value.fix)[0]
+    planned(make_recipe(**sections, model={"base": str(other), key: name}))
 
 
 def test_arguments_are_defaults_of_the_template(tmp_path: Path) -> None:
@@ -261,6 +318,7 @@ def test_a_prompt_that_is_not_sent_stops_the_plan(
     made = planned(recipe)
     assert {each.what for each in made.prepared.sent.trained} == {
         "a last turn",
+        "a later turn",
         "a turn in the middle",
     }
     other = "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}"

@@ -40,10 +40,14 @@ def opened(path: Path) -> tuple[Any, list[int]]:
 
 def report(path: Path) -> None:
     """Print what the template can do and what is learned of each conversation."""
-    tokenizer, stops = opened(path)
-    chat = ChatTemplate(tokenizer, stops)
-    able = chat.abilities
     sys.stdout.write(f"{path}" + "\n")
+    try:
+        tokenizer, stops = opened(path)
+        chat = ChatTemplate(tokenizer, stops)
+    except (BadRow, TunerError) as error:
+        sys.stdout.write(f"  {error}" + "\n")
+        return
+    able = chat.abilities
     sys.stdout.write(
         f"  tools {able.tools}, calls {able.calls}, reasoning in {able.reasoning or 'nothing'}"
         + "\n"
@@ -59,8 +63,11 @@ def report(path: Path) -> None:
             found = SpanFinder(chat).render(
                 Dialogue("row", turns, tools=row.get("tools"), answer=answer)
             )
-        except (BadRow, TunerError) as error:
+        except BadRow as error:
             sys.stdout.write(f"  {name}: {error}" + "\n")
+            continue
+        except TunerError as error:
+            sys.stdout.write(f"  {name}: {error.what}" + "\n")
             continue
         for text in found:
             learned = [text.text[start:end] for start, end in text.supervised]

@@ -32,6 +32,8 @@ PROBE_SECONDS = 8.0
 MAX_NUMBER = 1_000_000
 LINE_SHOWN = 80
 MAX_PROBE_CHARACTERS = 10_000_000
+# By source and special tokens: a plan, its gate and its artefacts ask about the same few templates.
+_LEARNED: dict[tuple[str, str], Abilities] = {}
 _DUNDER = re.compile(r"__\w+__")
 
 
@@ -39,6 +41,20 @@ def adds_bos(tokenizer: Any) -> bool:
     """Return whether the tokenizer puts BOS before a plain text by itself."""
     ids = tokenizer("a").input_ids
     return bool(tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id])
+
+
+def sends_bos(tokenizer: Any) -> bool:
+    """Return whether its prompts begin with a BOS that programs put before every text: the
+    tokenizer adds one to plain texts, and its chat template writes it."""
+    if tokenizer.chat_template is None or not adds_bos(tokenizer):
+        return adds_bos(tokenizer)
+    question = [{"role": "user", "content": "question"}]
+    try:
+        text = str(tokenizer.apply_chat_template(question, tokenize=False))
+    # A template is a program; what it raises is its own.
+    except Exception:
+        return True
+    return text.startswith(tokenizer.bos_token)
 
 
 class ChatTemplate:
@@ -152,7 +168,11 @@ class ChatTemplate:
             )
 
     def _probe(self) -> None:
-        """Render with a time limit, and learn what the template can do."""
+        """Render with a time limit, and learn what the template can do, once for each."""
+        key = self.source, repr(self._tokenizer.special_tokens_map)
+        if key in _LEARNED:
+            self.abilities = _LEARNED[key]
+            return
         outcome: list[BaseException | None] = []
 
         def attempt() -> None:
@@ -169,6 +189,7 @@ class ChatTemplate:
             raise _unsafe(f"it did not finish within {PROBE_SECONDS:.0f} seconds")
         if outcome[0] is not None:
             raise outcome[0]
+        _LEARNED[key] = self.abilities
 
     def _learn(self) -> None:
         try:

@@ -60,6 +60,10 @@ class Prompts:
             raise encoded
         return encoded.ids + self._closing
 
+    def native(self, messages: list[Message]) -> list[Message]:
+        """Return turns as the chat template itself takes them."""
+        return self._finder.native(messages) if self._finder else messages
+
     def rendered(
         self,
         messages: list[Message],
@@ -71,3 +75,24 @@ class Prompts:
             text = "".join(message["content"] + AFTER_TURN for message in messages)
             return Rendered(Dialogue("conversation", tuple(messages)), text, (), raw=True)
         return self._finder.prompt(messages, tools, arguments)
+
+
+def by_transformers(
+    tokenizer: Any,
+    messages: list[Message],
+    tools: list[Any] | None,
+    arguments: Mapping[str, Any],
+) -> list[int]:
+    """Return the token ids of a prompt as programs without this one make it: those that load a
+    tokenizer and apply its chat template.
+
+    Args:
+        tokenizer: with the chat template.
+        messages: the turns, in its form (`Prompts.native`).
+        tools: shown to the model.
+        arguments: of the chat template.
+    """
+    text = tokenizer.apply_chat_template(
+        messages, tools=tools, add_generation_prompt=True, tokenize=False, **arguments
+    )
+    return list(tokenizer.encode(text, add_special_tokens=False, verbose=False))

@@ -99,7 +99,7 @@ class PromptFormat:
         arguments: of the chat template, for answers like those of most rows.
         plain_template: a chat template that writes plain prompts as the rows have them; None where
             the rows are chats, or have no prompt.
-        trained: a few prompts to compare: of a turn in the middle, a last one, one with tools.
+        trained: a few prompts to compare (see `trained_prompts`).
     """
 
     arguments: dict[str, Any] = field(default_factory=dict)

@@ -169,7 +169,7 @@ class SpanFinder:
         Raises:
             BadRow: the template refuses the turns, or leaves one out.
         """
-        turns = [self._with_calls(reasoning.separated(message)) for message in messages]
+        turns = self._separated(messages)
         chat = RenderJob(turns, tools, dict(arguments or {}), [])
         bare = replace(chat, messages=neutral(turns))
         pattern = self._text(bare.messages, bare, generate=True)
@@ -183,6 +183,13 @@ class SpanFinder:
                 dialogue, text, (), structure=structure, unlocated=unlocated_texts(chat)
             )
         return anywhere(Rendered(dialogue, text, ()), text, chat, pattern)
+
+    def native(self, messages: Sequence[Message]) -> list[Message]:
+        """Return the turns of a row as the template itself takes them."""
+        return [self.chat.native(message) for message in self._separated(messages)]
+
+    def _separated(self, messages: Sequence[Message]) -> list[Message]:
+        return [self._with_calls(reasoning.separated(message)) for message in messages]
 
     def _text(self, messages: Sequence[Message], chat: RenderJob, generate: bool = False) -> str:
         native = [self.chat.native(message) for message in messages]
@@ -213,8 +220,8 @@ class SpanFinder:
                     "the model's chat template cannot be trained on",
                     "an answered chat does not begin with its generation prompt, so the answers "
                     "cannot be separated from the prompt",
-                    "leave out turns that it treats in a special way (often a system turn), use "
-                    "another base model, or set data.render: raw",
+                    "leave out turns that it treats in a special way (often a system turn), or "
+                    "choose another template, such as model.chat_template: chatml",
                 )
             answer = self._answer(answered, len(prompt), chat.messages[i])
             if last:

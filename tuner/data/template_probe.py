@@ -94,11 +94,17 @@ def learn(source: str, render: Render) -> Abilities:
     field = _field(attempt, thinking)
     prompt = attempt(_USER, generate=True, arguments=thinking) or ""
     answered = attempt(_USER, _answer(field), arguments=thinking) or ""
+    off = {switch: False} if switch else {}
+    quiet = attempt(_USER, generate=True, arguments=off) or ""
+    plainly = attempt(_USER, {"role": "assistant", "content": _SAID}, arguments=off) or ""
     return Abilities(
         tools=attempt(_USER, tools=[_PROBE_TOOL]) not in (None, plain),
         calls=_NAME in (attempt(_USER, call) or ""),
         reasoning=field,
-        composed=reasoning.opens(prompt) and not answered.startswith(prompt),
+        composed=any(
+            reasoning.opens(asked) and not answer.startswith(asked)
+            for asked, answer in ((prompt, answered), (quiet, plainly))
+        ),
         switch=switch,
         arguments=arguments,
     )

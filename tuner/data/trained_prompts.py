@@ -17,11 +17,11 @@ from tuner.data.rendered import Rendered
 
 
 def trained(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[TrainedPrompt]:
-    """Yield a prompt of a turn in the middle, of a last turn, and of one with tools, if there are
-    such."""
+    """Yield a prompt of a turn in the middle, of a last turn, of a later one (with answers before
+    it), and of one with tools, if there are such."""
     if maker.head != "language":
         return
-    wanted = {"a turn in the middle", "a last turn", "a turn with tools"}
+    wanted = {"a turn in the middle", "a last turn", "a later turn", "a turn with tools"}
     for rendered, encoded in pairs:
         dialogue = rendered.dialogue
         if dialogue.segments or not wanted:
@@ -61,7 +61,11 @@ def trained(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[TrainedPromp
 def _kind(dialogue: Dialogue, turn: int) -> str:
     if dialogue.tools:
         return "a turn with tools"
-    return "a last turn" if turn == len(dialogue.messages) - 1 else "a turn in the middle"
+    if turn < len(dialogue.messages) - 1:
+        return "a turn in the middle"
+    # Templates that rewrite earlier turns make an example of each: those have no middle.
+    earlier = any(message["role"] == "assistant" for message in dialogue.messages[:turn])
+    return "a later turn" if earlier else "a last turn"
 
 
 def _answers_only(rendered: Rendered, encoded: Encoded, maker: ExampleMaker) -> list[bool]:

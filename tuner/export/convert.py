@@ -18,10 +18,10 @@ import torch
 
 from tuner.errors import IntegrityError, RecipeError
 from tuner.export import combine, exact, limits, merge, pipeline, qat_grid
-from tuner.export.gguf import convert, llama_cpp, model
+from tuner.export.gguf import convert, llama_cpp, model, modelfile
 from tuner.export.job import Settings, Work, open_work
 from tuner.export.pipeline import About, Refusal
-from tuner.export.proof import fresh_process, measure, same_adapter
+from tuner.export.proof import fresh_process, measure, prompts, same_adapter
 from tuner.export.proof import rows as held
 from tuner.machine.imports import function
 from tuner.recipe.formats import FORMATS, ExportFormat
@@ -139,7 +139,7 @@ class Sealed:
 
     def reload(self, folders: Mapping[str, Path]) -> dict[str, Any]:
         """Return an artefact's logits at the compared positions, from a process that knows nothing
-        but its files, and what that process found in its tensors."""
+        but its files, and what that process found in its tensors and prompts."""
         return {
             name: _again(self.work, FORMATS[name], folder, self.settings.output)
             for name, folder in folders.items()
@@ -151,7 +151,8 @@ class Sealed:
         Raises:
             IntegrityError: it is not what was trained, or not near enough.
         """
-        work, settings, (logits, proven) = self.work, self.settings, found
+        work, settings, (logits, proven, other_prompts) = self.work, self.settings, found
+        prompts.refuse(row.name, other_prompts, prompts.REPORT)
         for_grid = qat_grid.wanted(work, row)
         tuned = qat_grid.logits(work) if for_grid else work.tuned
         figures = measure.compare(work.both, tuned, logits, work.base)
@@ -168,6 +169,8 @@ class Sealed:
             limits.check_merge(row, proven)
             report = limits.judge(row, figures, work, folder, limit)
         report |= {"bytes": limits.weight_bytes(folder)}
+        if row.llama_type or row.name == "gguf-adapter":
+            report |= {"no_modelfile": modelfile.problem(work.tokenizer)}
         if row.llama_type:
             (file,) = folder.glob("*.gguf")
             stops = list(dict.fromkeys([work.tokenizer.eos_token_id, *(work.stops or ())]))
@@ -185,7 +188,7 @@ class Sealed:
 
 def _again(
     work: Work, row: ExportFormat, folder: Path, output: Path
-) -> tuple[torch.Tensor, dict[str, Any] | None]:
+) -> tuple[torch.Tensor, dict[str, Any] | None, list[list[str]]]:
     rows = work.both
     if row.name == "gguf-adapter":
         with seal.scratch(output) as aside:
@@ -193,7 +196,7 @@ def _again(
             splitting = model.splits_like(work.tokenizer)
             convert.run(Path(work.job["base"]), base, "f32", splitting)
             (file,) = folder.glob("*.gguf")
-            return llama_cpp.with_adapter(base, file, work.job, rows, aside), None
+            return llama_cpp.with_adapter(base, file, work.job, rows, aside), None, []
     proofs = {row.name: _how(work, folder)} if row.name == "merged" else {}
     if not (row.exact or work.origin.whole or work.proven):
         # What other formats are made from is proven with the first of them.
@@ -204,10 +207,11 @@ def _again(
         "targets": rows.targets,
         "artefacts": {row.name: str(folder)},
         "proofs": proofs,
+        "prompts": work.prompts,
     }
     found = fresh_process.in_fresh_process(job, output)
     proven = fresh_process.unpack(found[f"{row.name}.proof"]) if proofs else None
-    return found[row.name], proven
+    return found[row.name], proven, fresh_process.other_prompts(found, row.name)
 
 
 def _how(work: Work, folder: Path) -> dict[str, Any]:
@@ -233,6 +237,13 @@ def _show(report: dict[str, Any], settings: Settings, console: Console) -> None:
             f"{report['kind']}: in llama.cpp {found['answers'] - found['same_answers']} of "
             f"{found['answers']} greedy answers differ from those of transformers; llama.cpp "
             f"also rounds activations (KL between the two {found['kl']:.2g})"
+        )
+    if why := report.get("no_modelfile"):
+        (file,) = Path(report["path"]).glob("*.gguf")
+        sends = f"; tuner serve {file} sends them" if report["kind"] != "gguf-adapter" else ""
+        console.warn(
+            f"{report['kind']}: no Modelfile, because Ollama's templates cannot write the prompts "
+            f"that were trained ({why}){sends}"
         )
     losing = proof_limits.warning(report)
     if losing and settings.opened is None:

@@ -99,6 +99,7 @@ class Work:
         written: per format, the logits of the weights that an artefact is made from, at the
             positions of `both`, and their noise.
         proven: whether `merged` was compared with the formula of the method.
+        prompts: of its run, to compare (`prompts.of_plan`).
         record: of its run; empty without one.
         notes: what the report has besides the figures.
     """
@@ -121,6 +122,7 @@ class Work:
     merged: Path = Path()
     proven: bool = False
     written: dict[str, tuple[torch.Tensor, ReadingDistance]] = field(default_factory=dict)
+    prompts: list[dict[str, Any]] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
@@ -188,6 +190,7 @@ def open_work(origin: SavedModel, settings: Settings, console: Console) -> tuple
         calibration=(origin.run and rows.load(origin.run, "calibration")) or ProbeRows([], []),
         context_length=(base or own).context_length,
         portable=settings.portable,
+        prompts=rows.load_prompts(origin.run) if origin.run else [],
         record=read_record(origin.run) if origin.run and not settings.combination else {},
         vocabulary_rows=own.vocabulary_rows,
     )

@@ -19,7 +19,15 @@ import torch
 from tuner.errors import IntegrityError
 from tuner.export import adapter, exact
 from tuner.export.pipeline import About
-from tuner.export.proof import fresh_process, measure, noise, reload, same_adapter, tensors
+from tuner.export.proof import (
+    fresh_process,
+    measure,
+    noise,
+    prompts,
+    reload,
+    same_adapter,
+    tensors,
+)
 from tuner.export.proof import rows as held
 from tuner.export.proof.noise import ReadingDistance
 from tuner.machine import heap
@@ -137,11 +145,10 @@ class Live:
 
     def reload(self, folders: Mapping[str, Path]) -> dict[str, Any]:
         """Return the logits of the probe rows from a fresh process, and what it found in the
-        tensors (see `tensors.prove`), by format."""
+        tensors (see `tensors.prove`) and prompts, by format."""
         # Its memory goes to the fresh process: a GPU may have no room for both.
         free_model(self.trained)
-        logits, proofs = fresh_process.fresh_logits(self.plan, folders, self._rows, self._proofs)
-        return {name: (logits[name], proofs.get(name)) for name in folders}
+        return dict(fresh_process.fresh_logits(self.plan, folders, self._rows, self._proofs))
 
     def judge(self, row: ExportFormat, folder: Path, found: Any) -> dict[str, Any]:
         """Return what was proven about an artefact, for its manifest.
@@ -149,7 +156,8 @@ class Live:
         Raises:
             IntegrityError: it is not what was trained.
         """
-        name, (fresh, proven) = row.name, found
+        name, (fresh, proven, other_prompts) = row.name, found
+        prompts.refuse(name, other_prompts, prompts.REPORT)
         dtype = self.about.facts["dtype"]
         written = self._written[name]
         problems = self._problems.get(name, ())

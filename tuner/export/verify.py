@@ -1,7 +1,8 @@
 """`tuner verify`: check that an artefact still gives the results proven when it was written.
 
 The manifest alone is enough: it holds the sha256 of every file, how to load the artefact, and the
-logits that it and the tuned model gave on rows of random tokens.
+logits that it and the tuned model gave on rows of random tokens. In its run folder the prompts of
+the run's rows are compared as well.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 
 from tuner.errors import IntegrityError, ModelError
 from tuner.export import origin as origins
-from tuner.export.proof import fresh_process, measure
+from tuner.export.proof import fresh_process, measure, prompts, rows
 from tuner.record import manifest, proof_limits
 from tuner.record.proof_limits import DRIFT
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 # Of the figures measured when it was written, those that are shown again.
 _PROVEN = ("proof", "dtype", "weights_kept", "answers_kept")
+_OTHER_VERSION = (
+    "check the versions of transformers and of the quantizing library, or export it again"
+)
 _THEN = ("kl", "kl_base", "top1_agreement", "perplexity", "perplexity_tuned")
 
 
@@ -81,10 +85,13 @@ def check(
         "rows": witness["rows"],
         "targets": witness["targets"],
         "artefacts": {kind: str(folder)},
+        # Those of the run that it is in; the artefact itself holds none of its data.
+        "prompts": rows.load_prompts(folder.parent),
     }
     with tempfile.TemporaryDirectory(prefix="tuner-verify-") as aside:
-        logits = fresh_process.in_fresh_process(job, Path(aside))[kind]
-    found = _compare(kind, folder, len(files), logits, witness, facts)
+        fresh = fresh_process.in_fresh_process(job, Path(aside))
+    found = _compare(kind, folder, len(files), fresh[kind], witness, facts)
+    prompts.refuse(f"{folder}", fresh_process.other_prompts(fresh, kind), _OTHER_VERSION)
     known = sealed.get("figures") or {}
     found |= {name: known.get(name, sealed.get(name)) for name in _PROVEN}
     if losing := proof_limits.warning(found):
@@ -126,7 +133,7 @@ def _compare(
             f"{folder} no longer computes what it did when it was written",
             f"its logits differ from those in its manifest by {drift:.3g} on average and a KL of "
             f"{drift_kl:.3g}, the limits are {limit:.3g} and {limit_kl:.3g}",
-            "check the versions of transformers and of the quantizing library, or export it again",
+            _OTHER_VERSION,
         )
     return {
         "kind": kind,

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.data import chat_template
+from tuner.data.bad_rows import BadRow
 from tuner.data.chat_template import ChatTemplate
-from tuner.errors import ModelError, RecipeError, SafetyError
+from tuner.errors import ModelError, RecipeError, SafetyError, TunerError
+from tuner.recipe.paths import Named
 from tuner.schema.suggest import suggestion
 
 if TYPE_CHECKING:
@@ -17,8 +19,11 @@ if TYPE_CHECKING:
 # Written for this project, to treat turns as the families of these names do.
 BUNDLED = Path(chat_template.__file__).parent / "chat_templates"
 
-# How control tokens are spelled: <|im_start|>, <start_of_turn>, [INST], and DeepSeek's.
-_CONTROL = re.compile(r"<\|[^<>|\s]+\|>|<｜[^<>｜\s]+｜>|<(?:start|end)_of_turn>|\[/?[A-Z_]+\]")
+# How control tokens are spelled: <|im_start|>, <|turn> and <turn|>, <start_of_turn>, [INST], and
+# DeepSeek's.
+_CONTROL = re.compile(
+    r"<\|[^<>|\s]+\|?>|<[^<>|\s]+\|>|<｜[^<>｜\s]+｜>|<(?:start|end)_of_turn>|\[/?[A-Z_]+\]"
+)
 _SAID = "Xqsaid0qX"
 
 
@@ -43,12 +48,10 @@ def settle(tokenizer: Any, section: ModelSection, folder: Path) -> None:
         _refuse_missing(tokenizer, section)
         try:
             take_end(tokenizer)
+        except BadRow as problem:
+            raise _unusable(ModelError, section, str(problem)) from None
         except (ModelError, SafetyError) as error:
-            raise type(error)(
-                f"model.chat_template: {section.chat_template} cannot be used",
-                f"{error.what}: {error.why}",
-                "correct the template, or choose another one",
-            ) from None
+            raise _unusable(type(error), section, f"{error.what}: {error.why}") from None
     if section.chat_arguments:
         chat_template.check_arguments(tokenizer, section.chat_arguments)
         tokenizer.chat_template = chat_template.with_defaults(
@@ -56,16 +59,26 @@ def settle(tokenizer: Any, section: ModelSection, folder: Path) -> None:
         )
 
 
+def _unusable(kind: type[TunerError], section: ModelSection, why: str) -> TunerError:
+    return kind(
+        f"model.chat_template: {section.chat_template} cannot be used",
+        why,
+        f"correct the template, or name another one: {', '.join(_names())}",
+    )
+
+
+def _names() -> list[str]:
+    return sorted(path.stem for path in BUNDLED.glob("*.jinja"))
+
+
 def _source(name: str, folder: Path) -> str:
-    names = sorted(path.stem for path in BUNDLED.glob("*.jinja"))
-    if name in names:
+    if name in _names():
         return (BUNDLED / f"{name}.jinja").read_text("utf-8")
-    path = Path(name).expanduser()
-    found = next((each for each in (folder / path, path) if each.is_file()), None)
+    found = Named(("model", "chat_template"), "file", name).find(folder)
     if found is None:
         raise RecipeError(
             f"model.chat_template: there is no template '{name}'",
-            f"it is neither a file nor the name of a bundled one; {suggestion(name, names)}",
+            f"it is neither a file nor the name of a bundled one; {suggestion(name, _names())}",
             "name a file with a Jinja template, or one of these",
         )
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tuner.data.conversation import Prompts
+from tuner.data.conversation import Prompts, by_transformers
 from tuner.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,11 +28,15 @@ def refuse_other_prompts(tokenizer: Any, stop_ids: Collection[int], sent_by: Pro
         return
     prompts = Prompts(tokenizer, [*stop_ids])
     for each in sent_by.trained:
+        native = prompts.native(each.turns)
         sent = prompts.ids(each.turns, each.tools, each.arguments)
-        trained, other = (str(tokenizer.decode(ids)) for ids in (each.ids, sent))
-        if trained != other:
+        elsewhere = by_transformers(tokenizer, native, each.tools, each.arguments)
+        trained, *others = (str(tokenizer.decode(ids)) for ids in (each.ids, sent, elsewhere))
+        for other in others:
+            if trained == other:
+                continue
             raise DataError(
                 "the prompt that is trained is not the prompt that is sent",
                 f"{each.row}, {each.what}:\n  trained {trained!r}\n  sent    {other!r}",
-                "use another chat template (model.chat_template), or data.render: raw",
+                "choose another template, such as model.chat_template: chatml",
             )

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from tuner.data.chat_template import adds_bos, sends_bos
 from tuner.errors import IntegrityError, ModelError
 from tuner.export.gguf import modelfile
 from tuner.methods.options import CONFIG, WEIGHTS
@@ -56,6 +57,13 @@ def write_gguf_adapter(row: ExportFormat, work: Work, folder: Path) -> None:
             f"{source / CONFIG}: rank_pattern or alpha_pattern",
             "merge instead: tuner export RUN --format gguf",
         )
+    if adds_bos(work.tokenizer) and not sends_bos(work.tokenizer):
+        raise ModelError(
+            "a GGUF adapter would be sent another prompt than was trained",
+            f"llama.cpp puts {work.tokenizer.bos_token} before every prompt, as the GGUF file of "
+            "the base says; the chat template that was trained writes none",
+            "merge instead: tuner export RUN --format gguf",
+        )
     layers = int(base["num_hidden_layers"])
     architecture = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == name)
     names = gguf.get_tensor_name_map(architecture, layers)
@@ -80,8 +88,9 @@ def write_gguf_adapter(row: ExportFormat, work: Work, folder: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     _read_back(file, tensors)
-    text = modelfile.text(_BASE, work.tokenizer, work.stops or (), work.context_length, _FILE)
-    (folder / "Modelfile").write_text(_HEAD.format(base=work.name) + text, "utf-8")
+    if modelfile.problem(work.tokenizer) is None:
+        text = modelfile.text(_BASE, work.tokenizer, work.stops or (), work.context_length, _FILE)
+        (folder / "Modelfile").write_text(_HEAD.format(base=work.name) + text, "utf-8")
 
 
 def _place(key: str, names: Any) -> str:

@@ -11,7 +11,15 @@ from tuner.machine.converter import folder
 _PROGRAM = Path(__file__).with_name("run_converter.py")
 
 
-def run(model: Path, file: Path, kind: str, splitting: str = "", name: str = "model") -> None:
+def run(
+    model: Path,
+    file: Path,
+    kind: str,
+    splitting: str = "",
+    name: str = "model",
+    *,
+    bos: bool = True,
+) -> None:
     """Convert a folder of safetensors.
 
     Args:
@@ -21,13 +29,14 @@ def run(model: Path, file: Path, kind: str, splitting: str = "", name: str = "mo
         splitting: llama.cpp's name for how its tokenizer splits text, if the converter does not
             know it.
         name: the model's name within the file.
+        bos: whether llama.cpp puts BOS before a prompt if the tokenizer does so with plain texts.
 
     Raises:
         ModelError: the converter does not know this kind of model.
         IntegrityError: it failed for another reason.
     """
     done = processes.python(
-        *(str(_PROGRAM), str(folder()), splitting),
+        *(str(_PROGRAM), str(folder()), splitting, "" if bos else "no-bos"),
         *("--outtype", kind, "--outfile", str(file), "--model-name", name, str(model)),
     )
     if done.returncode == 0 and file.is_file():

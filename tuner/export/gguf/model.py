@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner.data.chat_template import sends_bos
 from tuner.errors import IntegrityError, ModelError
 from tuner.export.gguf import convert, modelfile
 from tuner.machine import threads
@@ -42,7 +43,7 @@ _IDS = {
 
 
 def write_gguf(row: ExportFormat, work: Work, folder: Path) -> None:
-    """Write the file and its Modelfile.
+    """Write the file and, if Ollama can write its prompts, the Modelfile.
 
     Args:
         row: the format.
@@ -62,19 +63,20 @@ def write_gguf(row: ExportFormat, work: Work, folder: Path) -> None:
         )
     wanted = row.llama_type
     file = folder / f"{_stem(work)}-{wanted}.gguf"
-    splitting = splits_like(work.tokenizer)
+    splitting, bos = splits_like(work.tokenizer), sends_bos(work.tokenizer)
     if wanted in DIRECT:
-        convert.run(work.merged, file, wanted, splitting, _stem(work))
+        convert.run(work.merged, file, wanted, splitting, _stem(work), bos=bos)
     else:
         # Quantizing starts from the trained weights.
         whole = folder / "whole.gguf"
         kind = "f32" if work.job["dtype"] == "float32" else "bf16"
-        convert.run(work.merged, whole, kind, splitting, _stem(work))
+        convert.run(work.merged, whole, kind, splitting, _stem(work), bos=bos)
         quantize(whole, file, wanted)
         whole.unlink()
     check_tokenizer(file, work.tokenizer)
-    text = modelfile.text(file.name, work.tokenizer, work.stops or (), work.context_length)
-    (folder / "Modelfile").write_text(text, "utf-8")
+    if modelfile.problem(work.tokenizer) is None:
+        text = modelfile.text(file.name, work.tokenizer, work.stops or (), work.context_length)
+        (folder / "Modelfile").write_text(text, "utf-8")
 
 
 def splits_like(tokenizer: Any) -> str:
@@ -170,12 +172,9 @@ def check_tokenizer(file: Path, tokenizer: Any) -> None:
     template = field(reader, "tokenizer.chat_template")
     if isinstance(tokenizer.chat_template, str) and template != tokenizer.chat_template:
         problems.append("tokenizer.chat_template differs")
-    adds = bool(tokenizer.bos_token_id is not None) and (
-        tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-    )
-    says = field(reader, "tokenizer.ggml.add_bos_token")
+    adds, says = sends_bos(tokenizer), field(reader, "tokenizer.ggml.add_bos_token")
     if says is not None and bool(says) != adds:
-        problems.append(f"tokenizer.ggml.add_bos_token is {says}, the tokenizer does {adds}")
+        problems.append(f"tokenizer.ggml.add_bos_token is {says}, the prompts say {adds}")
     count = len(field(reader, "tokenizer.ggml.tokens") or ())
     if count < len(tokenizer):
         problems.append(f"it has {count} tokens, the tokenizer {len(tokenizer)}")

@@ -1,19 +1,73 @@
 """The Modelfile that lets Ollama run a GGUF file: template, stop tokens, parameters.
 
-Ollama's templates are Go's. Ours is read off the chat template itself: what it writes around each
-turn of a chat whose turns are marks.
+Ollama never runs the chat template in a GGUF file. Without a TEMPLATE it takes one of its own whose
+source looks similar, or sends the question bare. Its templates are Go's, which repeat texts around
+turns and change none. Ours is read off the chat template, by what it writes around marks, and kept
+only if it writes the same prompts; else there is no Modelfile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-_MARKS = {
-    "system": "\u2402system\u2403",
-    "user": "\u2402user\u2403",
-    "assistant": "\u2402answer\u2403",
-}
+from tuner.data import reasoning
+from tuner.data.chat_template import sends_bos
+from tuner.errors import first_line
+
+_MARKS = (("user", "Xqquestion0qX"), ("assistant", "Xqanswer0qX"), ("user", "Xqquestion1qX"))
+_THOUGHT = f"{reasoning.OPEN}\nXqthought0qX\n{reasoning.CLOSE}\n\n"
+
+Turn = Mapping[str, str]
+
+
+class Unsayable(Exception):
+    """A chat template that Go's templates cannot write, and why."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a chat template writes around the turns of a chat.
+
+    Attributes:
+        system: before and after the text of a system turn that comes first, up to the question.
+        start: what comes before the first question where there is none.
+        user: before a later question, and after each.
+        assistant: before and after an answer.
+        prompt: what an answer begins behind.
+    """
+
+    system: tuple[str, str]
+    start: str
+    user: tuple[str, str]
+    assistant: tuple[str, str]
+    prompt: str
+
+    def go(self) -> str:
+        """Return it as a template of Ollama's."""
+        question = f"{{{{ if $later }}}}{self.user[0]}{{{{ end }}}}{{{{ .Content }}}}{self.user[1]}"
+        answer = f"{self.assistant[0]}{{{{ .Content }}}}{self.assistant[1]}{{{{ $later = true }}}}"
+        return (
+            f"{{{{ if .System }}}}{self.system[0]}{{{{ .System }}}}{self.system[1]}"
+            f"{{{{ else }}}}{self.start}{{{{ end }}}}{{{{ $later := false }}}}"
+            f'{{{{ range .Messages }}}}{{{{ if eq .Role "user" }}}}{question}'
+            f'{{{{ else if eq .Role "assistant" }}}}{answer}{{{{ end }}}}{{{{ end }}}}{self.prompt}'
+        )
+
+    def write(self, chat: Sequence[Turn]) -> str:
+        """Return the prompt of a chat, as `go` writes it."""
+        text, later = self.start, False
+        for turn in chat:
+            said = turn["content"]
+            if turn["role"] == "system":
+                text = self.system[0] + said + self.system[1]
+            elif turn["role"] == "user":
+                text += (self.user[0] if later else "") + said + self.user[1]
+            else:
+                text += self.assistant[0] + said + self.assistant[1]
+                later = True
+        return text + self.prompt
 
 
 def text(
@@ -27,16 +81,14 @@ def text(
         stops: ids that end an answer.
         context: longest sequence in tokens.
         adapter: name of a GGUF adapter that is put on it.
+
+    Raises:
+        Unsayable: no template of Ollama's writes the prompts that were trained.
     """
     lines = [f"FROM ./{file}"]
     if adapter is not None:
         lines.append(f"ADAPTER ./{adapter}")
-    found = template(tokenizer)
-    if found is not None:
-        body, system = found
-        lines.append(f'TEMPLATE """{body}"""')
-        if system:
-            lines.append(f'SYSTEM """{system}"""')
+    lines.append(f'TEMPLATE """{texts(tokenizer).go()}"""')
     ends = [tokenizer.eos_token_id, *stops]
     for end in dict.fromkeys(tokenizer.convert_ids_to_tokens(int(stop)) for stop in ends):
         lines.append(f'PARAMETER stop "{end}"')
@@ -45,58 +97,100 @@ def text(
     return "\n".join(lines) + "\n"
 
 
-def template(tokenizer: Any) -> tuple[str, str] | None:
-    """Return Go template and default system turn of a tokenizer's chat template.
+def problem(tokenizer: Any) -> str | None:
+    """Return why there is no Modelfile for a tokenizer; None if there is one."""
+    try:
+        texts(tokenizer)
+    except Unsayable as error:
+        return str(error)
+    return None
 
-    Returns:
-        None if there is no chat template, or it does not put each turn between fixed texts;
-        Ollama then reads the one inside the GGUF file.
+
+def texts(tokenizer: Any) -> Texts:
+    """Return what a tokenizer's chat template writes around turns, tried on several chats.
+
+    Raises:
+        Unsayable: it cannot be said so.
     """
-    user, answer, system = (_MARKS[role] for role in ("user", "assistant", "system"))
-    asked = _chat(tokenizer, "user", prompt=True)
-    answered = _chat(tokenizer, "user", "assistant")
-    if user not in asked or answer not in answered:
-        return None
-    head, opening = asked.split(user, 1)
-    # A space before the answer is the answer's: the model was asked to write it.
-    start, found, rest = answered.partition(head + user + opening)
-    if start or not found or rest.split(answer, 1)[0].strip():
-        return None
-    closing = answered.split(answer, 1)[1]
-    reply = f"{{{{ .Response }}}}{closing}"
-    with_system = _chat(tokenizer, "system", "user", prompt=True)
-    if system not in with_system:
-        # It knows no system turn: its text goes before the question.
-        turn = "{{ if .System }}{{ .System }}\n\n{{ end }}"
-        return f"{head}{turn}{{{{ .Prompt }}}}{opening}{reply}", ""
-    before, after = with_system.split(system, 1)
-    between = after.split(user, 1)[0]
-    # Between an answer and the next question are the answer's closing and the question's opening.
-    again = _chat(tokenizer, "user", "assistant", "user").partition(answer)[2].partition(user)[0]
-    begin = again.removeprefix(closing)
-    if not (again.startswith(closing) and between.endswith(begin) and head.endswith(begin)):
-        return None
-    ending = between.removesuffix(begin)
-    own = head.removesuffix(begin)
-    if own and not (own.startswith(before) and own.endswith(ending)):
-        return None
-    default = own[len(before) : len(own) - len(ending)]
-    turn = f"{{{{ if .System }}}}{before}{{{{ .System }}}}{ending}{{{{ end }}}}"
-    body = f"{turn}{{{{ if .Prompt }}}}{begin}{{{{ .Prompt }}}}{opening}{{{{ end }}}}"
-    return body + reply, default
+    if tokenizer.chat_template is None:
+        raise Unsayable("there is no chat template")
+    question, answer, later = ({"role": role, "content": mark} for role, mark in _MARKS)
+    start, asked = _around(_rendered(tokenizer, [question]), question)
+    _, bare = _around(_rendered(tokenizer, [question], prompt=False), question)
+    _, opening, again, _ = _around(
+        _rendered(tokenizer, [question, answer, later]), question, answer, later
+    )
+    *_, after = _around(_rendered(tokenizer, [question, answer], prompt=False), question, answer)
+    if not (asked.startswith(bare) and opening.startswith(bare) and again.startswith(after)):
+        raise Unsayable("it writes a turn differently once another follows")
+    prompt, before = asked.removeprefix(bare), opening.removeprefix(bare)
+    spaces = ""
+    if not prompt.startswith(before):
+        # White space before an answer is the answer's: the model was asked to write it.
+        spaces, before = before.removeprefix(prompt), prompt
+        if spaces.strip():
+            raise Unsayable(f"the model itself writes {spaces!r} before an answer")
+    system = _system(tokenizer, start, question)
+    found = Texts(system, start, (again.removeprefix(after), bare), (before, after), prompt)
+    _try(tokenizer, found, spaces)
+    return found
 
 
-def _chat(tokenizer: Any, *roles: str, prompt: bool = False) -> str:
-    """Render a chat of marks, without a first token that llama.cpp adds itself; empty if the
-    template refuses it."""
-    messages = [{"role": role, "content": _MARKS[role]} for role in roles]
+def _system(tokenizer: Any, start: str, question: Turn) -> tuple[str, str]:
+    """Return what is written around a system turn; one that the template does not know goes before
+    the question."""
+    turn = {"role": "system", "content": "Xqsystem0qX"}
+    try:
+        before, between, _ = _around(_rendered(tokenizer, [turn, question]), turn, question)
+    except Unsayable:
+        return start, "\n\n"
+    return before, between
+
+
+def _try(tokenizer: Any, found: Texts, spaces: str) -> None:
+    """Compare with the chat template, on chats with and without system turn and earlier answers."""
+    question, answer, later = ({"role": role, "content": mark} for role, mark in _MARKS)
+    system = {"role": "system", "content": "Xqsystem0qX"}
+    chats = [[question, answer, later], [question, answer, later, answer, question]]
+    if found.system[0] != found.start or found.system[1] != "\n\n":
+        chats += [[system, *chat] for chat in chats]
+    for chat in chats:
+        own = [
+            {**turn, "content": spaces + turn["content"]} if turn is answer else turn
+            for turn in chat
+        ]
+        if found.write(own) != _rendered(tokenizer, chat):
+            raise Unsayable("it writes a turn differently once another follows")
+    if reasoning.CLOSE not in found.prompt:
+        thought = _THOUGHT
+        if reasoning.opens(found.prompt):
+            thought = thought.removeprefix(f"{reasoning.OPEN}\n")
+        chat = [question, {**answer, "content": thought + answer["content"]}, later]
+        own = [{**turn, "content": spaces * (turn is chat[1]) + turn["content"]} for turn in chat]
+        if found.write(own) != _rendered(tokenizer, chat):
+            raise Unsayable("it takes the reasoning out of earlier answers")
+    if any(word in found.go().replace("{{ ", "") for word in ("{{", '"""')):
+        raise Unsayable("its texts hold signs of Go's templates")
+
+
+def _around(text: str, *turns: Turn) -> list[str]:
+    """Return the texts before, between and after the contents of some turns."""
+    parts = []
+    for turn in turns:
+        before, found, text = text.partition(turn["content"])
+        if not found or turn["content"] in text:
+            raise Unsayable(f"it leaves out a {turn['role']} turn, or repeats it")
+        parts.append(before)
+    return [*parts, text]
+
+
+def _rendered(tokenizer: Any, chat: Sequence[Turn], *, prompt: bool = True) -> str:
+    """Render a chat, without a first token that llama.cpp adds itself."""
     try:
         text = str(
-            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+            tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=prompt)
         )
     # A template is a program; what it raises is its own.
-    except Exception:
-        return ""
-    first = tokenizer.bos_token_id
-    adds = first is not None and tokenizer("a").input_ids[:1] == [first]
-    return text.removeprefix(tokenizer.bos_token) if adds else text
+    except Exception as error:
+        raise Unsayable(f"it refuses a chat: {first_line(error)}") from None
+    return text.removeprefix(tokenizer.bos_token) if sends_bos(tokenizer) else text

@@ -1,9 +1,9 @@
 """llama.cpp's converter, run with what it cannot find out about a model.
 
-Run as `python run_converter.py FOLDER SPLITTING ...`: FOLDER holds the converter, SPLITTING is
-llama.cpp's name for how the tokenizer splits text, or empty; the rest are the converter's own
-arguments. It is a separate process, because the converter brings a module `gguf` that differs
-from the installed one.
+Run as `python run_converter.py FOLDER SPLITTING BOS ...`: FOLDER holds the converter, SPLITTING is
+llama.cpp's name for how the tokenizer splits text, or empty; BOS is `no-bos` where llama.cpp must
+not put BOS before a prompt; the rest are the converter's own arguments. It is a separate process,
+because the converter brings a module `gguf` that differs from the installed one.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from typing import Any
 
 def main() -> None:
     """Prepare the converter and run it."""
-    folder, splitting = Path(sys.argv.pop(1)), sys.argv.pop(1)
+    folder, splitting, bos = Path(sys.argv.pop(1)), sys.argv.pop(1), sys.argv.pop(1)
     sys.path[:0] = [str(folder), str(folder / "gguf-py")]
     from conversion.base import TextModel
     from conversion.gpt2 import GPT2Model
+    from gguf import GGUFWriter
 
     if splitting:
         split_as(TextModel, splitting)
+    if bos == "no-bos":
+        GGUFWriter.add_add_bos_token = without_bos(GGUFWriter.add_add_bos_token)
     read_sizes(GPT2Model)
     runpy.run_path(str(folder / "convert_hf_to_gguf.py"), run_name="__main__")
 
@@ -42,6 +45,14 @@ def split_as(model: Any, splitting: str) -> None:
             return splitting
 
     model.get_vocab_base_pre = get_vocab_base_pre
+
+
+def without_bos(write: Any) -> Any:
+    """Write that nothing comes before a prompt, whatever the tokenizer does with plain texts.
+
+    The prompts of a chat template that writes no BOS were trained without one.
+    """
+    return lambda self, value: write(self, False)
 
 
 def read_sizes(gpt2: Any) -> None:

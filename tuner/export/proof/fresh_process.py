@@ -1,4 +1,4 @@
-"""The fresh process of the proof: the tensors in an artefact's files, and their logits.
+"""The fresh process of the proof: the tensors in an artefact's files, their logits, its prompts.
 
 Run as `python -m tuner.export.proof.fresh_process job.json`, it compares each tensor of a merged
 model with the method's formula, loads each artefact with only transformers and peft, and writes
@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load, save_file
 
 from tuner.errors import IntegrityError
-from tuner.export.proof import measure, reload
+from tuner.export.proof import measure, prompts, reload
 from tuner.export.proof import rows as held
 from tuner.export.proof import tensors as proof
 from tuner.export.proof.measure import Probe, batch_of
@@ -80,6 +80,7 @@ def job_of(
         "rows": list(rows),
         "artefacts": {name: str(folder) for name, folder in folders.items()},
         "proofs": dict(proofs),
+        "prompts": prompts.of_plan(plan) if folders else [],
     }
 
 
@@ -95,7 +96,7 @@ def fresh_logits(
     folders: Mapping[str, Path],
     rows: Sequence[Probe],
     proofs: Mapping[str, Mapping[str, Any]],
-) -> tuple[dict[str, list[torch.Tensor]], dict[str, Any]]:
+) -> dict[str, tuple[list[torch.Tensor], dict[str, Any] | None, list[list[str]]]]:
     """Examine artefacts in a fresh process.
 
     Args:
@@ -105,14 +106,26 @@ def fresh_logits(
         proofs: how to prove the tensors of some of them (see `tensors.prove`).
 
     Returns:
-        The logits of every row, and what was found in the tensors, by format.
+        The logits of every row, and what was found in the tensors and prompts, by format.
 
     Raises:
         IntegrityError: the fresh process could not load an artefact.
     """
     found = in_fresh_process(job_of(plan, rows, folders, proofs), plan.output)
-    each = {name: [found[f"{name}.{number}"] for number in range(len(rows))] for name in folders}
-    return each, {name: unpack(found[f"{name}.proof"]) for name in proofs}
+    return {
+        name: (
+            [found[f"{name}.{number}"] for number in range(len(rows))],
+            unpack(found[f"{name}.proof"]) if name in proofs else None,
+            other_prompts(found, name),
+        )
+        for name in folders
+    }
+
+
+def other_prompts(found: Mapping[str, torch.Tensor], name: str) -> list[list[str]]:
+    """Return the prompts that an artefact writes differently (see `prompts.compared`)."""
+    different: list[list[str]] = unpack(found[f"{name}.prompts"])["different"]
+    return different
 
 
 def pack(found: Mapping[str, Any]) -> torch.Tensor:
@@ -171,8 +184,8 @@ def child(module: str, job: dict[str, Any], folder: Path) -> bytes:
 
 
 def main() -> None:
-    """Prove the tensors that a job names, load every artefact, and write its logits: of every row,
-    or only at the positions that the job names."""
+    """Prove the tensors that a job names, load every artefact, write its logits (of every row, or
+    only at the positions that the job names) and compare its prompts."""
     from tuner.model.transformers_errors import quiet_libraries
 
     quiet_libraries()
@@ -189,6 +202,7 @@ def main() -> None:
         else:
             for number, tensor in enumerate(logits(model, job["rows"])):
                 result[f"{kind}.{number}"] = tensor.contiguous()
+        result[f"{kind}.prompts"] = pack(prompts.compared(job, kind, Path(folder)))
         del model
     save_file(result, job["result"])
 

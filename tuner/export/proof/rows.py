@@ -6,9 +6,10 @@ rows of random tokens with the model's logits on them, so that it can be checked
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import torch
 from tuner.data.example import Example
 from tuner.data.prepared import EvalRow
 from tuner.errors import IntegrityError
+from tuner.export.proof import prompts
 from tuner.export.proof.measure import NO_TARGET, ProbeRows, Targets
 from tuner.plan.memory.estimate import PROBE_TOKENS
 from tuner.record.disk import write_json
@@ -67,11 +69,11 @@ def _targets(row: Any, held: dict[str, list[int]], *, added: bool) -> Targets:
 
 
 def write_rows(plan: Plan) -> None:
-    """Write rows of a plan to its run folder: held-out ones, and training rows for formats that
-    calibrate."""
+    """Write rows of a plan to its run folder: held-out ones, training rows for formats that
+    calibrate, and a few prompts."""
     parts = {"held_out": of_plan(plan), "calibration": _of_rows(plan, list(plan.prepared.train))}
     content = {name: {"rows": part.rows, "targets": part.targets} for name, part in parts.items()}
-    write_json(plan.output / FILE, content)
+    write_json(plan.output / FILE, content | {"prompts": prompts.of_plan(plan)})
 
 
 def load(folder: Path, part: str = "held_out") -> ProbeRows | None:
@@ -84,16 +86,39 @@ def load(folder: Path, part: str = "held_out") -> ProbeRows | None:
     Raises:
         IntegrityError: the file is damaged.
     """
-    path = folder / FILE
-    if not path.is_file():
+    found = _read(folder)
+    if not found:
         return None
+    with _damaged(folder):
+        rows = found[part]
+        targets = [[(int(place), int(token)) for place, token in row] for row in rows["targets"]]
+        return ProbeRows(list(rows["rows"]), targets)
+
+
+def load_prompts(folder: Path) -> list[prompts.Record]:
+    """Return the prompts that a run kept (`prompts.of_plan`); runs of before kept none.
+
+    Raises:
+        IntegrityError: the file is damaged.
+    """
+    with _damaged(folder):
+        return list(_read(folder).get("prompts", ()))
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / FILE
+    with _damaged(folder):
+        found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return found
+
+
+@contextlib.contextmanager
+def _damaged(folder: Path) -> Iterator[None]:
     try:
-        found = json.loads(path.read_text("utf-8"))[part]
-        targets = [[(int(place), int(token)) for place, token in row] for row in found["targets"]]
-        return ProbeRows(list(found["rows"]), targets)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
-            f"{path} is damaged",
+            f"{folder / FILE} is damaged",
             f"{type(error).__name__}: it does not hold the rows of a run",
             "delete it: the export then compares on random rows",
         ) from error
