@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ _PROBE_TOOL = {
         "parameters": {"type": "object", "properties": {}},
     },
 }
-_CALL = {"type": "function", "id": "call00000", "function": {"name": _NAME, "arguments": {}}}
+_ARGUMENTS = {"probe_of_argument": "x"}
+# How Python writes an object that a template puts into its text without `tojson`, and JSON.
+_PYTHONS, _JSON = str(_ARGUMENTS), json.dumps(_ARGUMENTS)
 _USER = {"role": "user", "content": "question"}
 _THOUGHT, _SAID = "Xqthought0qX", "Xqsaid0qX"
 
@@ -56,6 +59,7 @@ class Abilities:
     Attributes:
         tools: it shows the tools of a chat.
         calls: it shows the calls of a turn.
+        text_arguments: it takes the arguments of a call as JSON text, not as an object.
         reasoning: the field in which it takes the reasoning of a turn; `inline`: it keeps a block
             inside the content; empty: it leaves the reasoning of answers out.
         composed: the prompt opens a block of reasoning that an answered chat leaves out; an answer
@@ -66,6 +70,7 @@ class Abilities:
 
     tools: bool
     calls: bool
+    text_arguments: bool
     reasoning: str
     composed: bool
     switch: str
@@ -87,7 +92,8 @@ def learn(source: str, render: Render) -> Abilities:
             return None
 
     plain = attempt(_USER)
-    call = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+    called, written = (attempt(_USER, _call(each)) or "" for each in (_ARGUMENTS, _JSON))
+    as_text = (_NAME not in called or _PYTHONS in called) and _NAME in written
     arguments = _arguments(source)
     switch = next((name for name in _SWITCHES if name in arguments and _turns(attempt, name)), "")
     thinking = {switch: True} if switch else {}
@@ -96,7 +102,8 @@ def learn(source: str, render: Render) -> Abilities:
     answered = attempt(_USER, _answer(field), arguments=thinking) or ""
     return Abilities(
         tools=attempt(_USER, tools=[_PROBE_TOOL]) not in (None, plain),
-        calls=_NAME in (attempt(_USER, call) or ""),
+        calls=_NAME in called or as_text,
+        text_arguments=as_text,
         reasoning=field,
         composed=reasoning.opens(prompt) and not answered.startswith(prompt),
         switch=switch,
@@ -120,6 +127,12 @@ def _field(attempt: Callable[..., str | None], arguments: Mapping[str, Any]) -> 
         if _THOUGHT in text and _SAID in text:
             return field
     return ""
+
+
+def _call(arguments: Any) -> Message:
+    function = {"name": _NAME, "arguments": arguments}
+    call = {"type": "function", "id": "call00000", "function": function}
+    return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
 def _answer(field: str) -> Message:

@@ -1,0 +1,217 @@
+"""A tiny base that learned to call functions, served to openai's client and a LangChain agent."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from langchain.agents import create_agent
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_openai import ChatOpenAI
+
+from tests.conftest import write_rows
+from tests.inference.conversation import ROOT
+from tests.inference.serving import KEY, Running, post
+from tuner.console.console import Console
+from tuner.machine import hardware
+from tuner.plan import make as plan_make
+from tuner.recipe import load as recipe_load
+from tuner.run import spine
+
+Turn = dict[str, Any]
+SEEN: list[str] = []
+
+
+def tide(at: str) -> str:
+    """High water."""
+    SEEN.append(at)
+    return {"Brest": "16:40", "Calais": "11:05"}[at]
+
+
+TOOLS = [convert_to_openai_tool(tide)]
+BROKEN = '<tool_call>\n{"name": "tide", "arguments": {"at": }\n</tool_call>'
+
+
+def asked(text: str) -> Turn:
+    return {"role": "user", "content": text}
+
+
+def calling(*ports: str, **keys: Any) -> Turn:
+    functions = [{"name": "tide", "arguments": json.dumps({"at": port})} for port in ports]
+    calls = [
+        {"id": f"call0000{number}", "type": "function", "function": function}
+        for number, function in enumerate(functions)
+    ]
+    return {"role": "assistant", **keys, "tool_calls": calls}
+
+
+def result(text: str, number: int = 0) -> Turn:
+    return {"role": "tool", "tool_call_id": f"call0000{number}", "content": text}
+
+
+def said(text: str) -> Turn:
+    return {"role": "assistant", "content": text}
+
+
+ONE = [asked("Due at Brest?"), calling("Brest"), result("16:40"), said("At 16:40.")]
+TWO = [
+    asked("Due at both?"),
+    calling("Brest", "Calais", content="I look."),
+    result("16:40"),
+    result("11:05", 1),
+    said("At 16:40 and 11:05."),
+]
+FALSE = [asked("Due at sea?"), said(BROKEN)]
+NONE = [asked("Due at Brest?"), said("No idea.")]
+
+
+def train(folder: Path, rows: list[Turn], base: Path, **model: Any) -> Path:
+    write_rows(folder / "train.jsonl", rows)
+    recipe = {
+        "model": {"base": str(base), **model},
+        "data": {"train": "train.jsonl", "eval": 0},
+        "method": {"name": "full"},
+        "train": {"max_steps": 60, "epochs": 60, "batch_size": 4, "learning_rate": 0.01},
+        "eval": {"enabled": False, "samples": 0},
+        "export": {"formats": []},
+    }
+    (folder / "r.yaml").write_text(yaml.safe_dump(recipe))
+    loaded = recipe_load.load(folder / "r.yaml", verb="sft")
+    made = plan_make.make(loaded, hardware.detect(), output=folder / "run")
+    spine.run(made, resume=False, console=Console(quiet=True))
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def server(
+    bases: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """A model that knows when to call which function, and what to say then."""
+    rows = [{"messages": turns, "tools": TOOLS} for turns in (ONE, TWO, FALSE)]
+    folder = tmp_path_factory.mktemp("tools")
+    made = train(folder, [*rows, {"messages": NONE}], bases("llama"), chat_template="qwen3")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuner", "serve", str(made), "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TUNER_API_KEY": KEY},
+    )
+    yield Running(process)
+    process.kill()
+    process.wait()
+
+
+def ask(server: Running, turns: list[Turn], **further: Any) -> Any:
+    options: Any = {"model": "run", "max_tokens": 150, "temperature": 0, "tools": TOOLS, **further}
+    return server.client().chat.completions.create(messages=turns, **options)
+
+
+def test_call_result_answer(server: Running) -> None:
+    """What openai's client is given can be sent back to it as it is."""
+    first = ask(server, ONE[:1]).choices[0]
+    (call,) = first.message.tool_calls
+    assert (first.finish_reason, first.message.content) == ("tool_calls", None)
+    assert (call.type, call.function.name) == ("function", "tide")
+    assert json.loads(call.function.arguments) == {"at": "Brest"}
+    back = [*ONE[:1], first.message, {**ONE[2], "tool_call_id": call.id}]
+    last = ask(server, back).choices[0]
+    assert (last.finish_reason, last.message.content) == ("stop", "At 16:40.")
+    assert last.message.tool_calls is None
+
+
+def test_two_calls_next_to_content(server: Running) -> None:
+    first = ask(server, TWO[:1]).choices[0]
+    assert (first.finish_reason, first.message.content) == ("tool_calls", "I look.")
+    given = [json.loads(call.function.arguments)["at"] for call in first.message.tool_calls]
+    assert given == ["Brest", "Calais"]
+    ids = [call.id for call in first.message.tool_calls]
+    assert len({*ids}) == 2
+    results = [{**turn, "tool_call_id": name} for turn, name in zip(TWO[2:4], ids, strict=True)]
+    # The template shows no ids, so the order counts; a client need not keep it.
+    for order in (results, results[::-1]):
+        last = ask(server, [*TWO[:1], first.message, *order]).choices[0]
+        assert last.message.content == "At 16:40 and 11:05."
+    (only,) = ask(server, TWO[:1], parallel_tool_calls=False).choices[0].message.tool_calls
+    assert json.loads(only.function.arguments) == {"at": "Brest"}
+
+
+def test_calls_are_streamed(server: Running) -> None:
+    chunks = list(ask(server, TWO[:1], stream=True))
+    deltas = [chunk.choices[0].delta for chunk in chunks]
+    pieces = [each.content for each in deltas if each.content]
+    assert "".join(pieces) == "I look."
+    assert len(pieces) > 1
+    calls = [call for each in deltas for call in each.tool_calls or ()]
+    assert [call.index for call in calls] == [0, 1]
+    assert [json.loads(call.function.arguments)["at"] for call in calls] == ["Brest", "Calais"]
+    assert all(call.id and call.type == "function" and call.function.name for call in calls)
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+    # The first call is sent before the second one is written.
+    places = [number for number, each in enumerate(deltas) if each.tool_calls]
+    with server.client().chat.completions.stream(
+        model="run", messages=TWO[:1], tools=TOOLS, max_tokens=150, temperature=0
+    ) as stream:
+        final = stream.get_final_completion().choices[0].message
+    assert places[0] < places[1]
+    assert [json.loads(each.function.arguments)["at"] for each in final.tool_calls] == [
+        "Brest",
+        "Calais",
+    ]
+
+
+def test_a_broken_call_is_content(server: Running) -> None:
+    choice = ask(server, FALSE[:1]).choices[0]
+    assert (choice.message.content, choice.finish_reason) == (BROKEN, "stop")
+    assert choice.message.tool_calls is None
+    chunks = list(ask(server, FALSE[:1], stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == BROKEN
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_a_call_that_is_cut_off_is_content(server: Running) -> None:
+    choice = ask(server, ONE[:1], max_tokens=12).choices[0]
+    assert choice.finish_reason == "length"
+    assert choice.message.content.startswith("<tool_call>")
+
+
+def test_without_tools_the_model_is_shown_none(server: Running) -> None:
+    for further in ({"tools": []}, {"tool_choice": "none"}):
+        choice = ask(server, NONE[:1], **further).choices[0]
+        assert (choice.message.content, choice.finish_reason) == ("No idea.", "stop")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_langchain_agent_goes_round(server: Running, streaming: bool) -> None:
+    """Call, tool, answer: the agent calls the function, and the answer has its result."""
+    model = ChatOpenAI(
+        model="run",
+        base_url=f"{server.url}/v1",
+        api_key=KEY,  # type: ignore[arg-type]
+        temperature=0,
+        max_tokens=150,
+        streaming=streaming,
+    )
+    agent: Any = create_agent(model, [tide])
+    for turns, ports in ((ONE, ["Brest"]), (TWO, ["Brest", "Calais"])):
+        SEEN.clear()
+        found = agent.invoke({"messages": turns[:1]})["messages"]
+        assert sorted(SEEN) == ports
+        assert [each.type for each in found] == ["human", "ai", *["tool"] * len(ports), "ai"]
+        assert found[-1].content == turns[-1]["content"]
+
+
+def test_arguments_of_calls_that_are_not_json_are_named(server: Running) -> None:
+    turn = calling("Brest")
+    turn["tool_calls"][0]["function"]["arguments"] = "Brest"
+    body = {"model": "run", "messages": [ONE[0], turn, ONE[2]], "tools": TOOLS}
+    status, _, found = post(server, body)
+    assert (status, found["error"]["param"]) == (400, "messages")
+    assert "the arguments of a call of 'tide' are not JSON" in found["error"]["message"]
