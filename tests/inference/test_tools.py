@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from langchain.agents import create_agent
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai import ChatOpenAI
 
-from tests.conftest import write_rows
-from tests.inference.conversation import ROOT
+from tests.chat_templates import FAMILIES
+from tests.inference.conversation import ROOT, opened
 from tests.inference.serving import KEY, Running, post
-from tuner.console.console import Console
-from tuner.machine import hardware
-from tuner.plan import make as plan_make
-from tuner.recipe import load as recipe_load
-from tuner.run import spine
+from tests.inference.taught import taught
+from tests.inference.test_reading import CALLERS, ONE_CALL
+from tuner.inference.serve import models
+from tuner.inference.serve.protocol import ChatAsk
+from tuner.inference.serve.replies import Reply
 
 Turn = dict[str, Any]
 SEEN: list[str] = []
@@ -35,7 +36,9 @@ def tide(at: str) -> str:
     return {"Brest": "16:40", "Calais": "11:05"}[at]
 
 
-TOOLS = [convert_to_openai_tool(tide)]
+PAGE = (ROOT / "docs/conversations.md").read_text("utf-8").partition("\n## Tools\n")[2]
+ROW = json.loads(re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL)[0])
+ONE, TOOLS = ROW["messages"], ROW["tools"]
 BROKEN = '<tool_call>\n{"name": "tide", "arguments": {"at": }\n</tool_call>'
 
 
@@ -60,7 +63,6 @@ def said(text: str) -> Turn:
     return {"role": "assistant", "content": text}
 
 
-ONE = [asked("Due at Brest?"), calling("Brest"), result("16:40"), said("At 16:40.")]
 TWO = [
     asked("Due at both?"),
     calling("Brest", "Calais", content="I look."),
@@ -72,33 +74,14 @@ FALSE = [asked("Due at sea?"), said(BROKEN)]
 NONE = [asked("Due at Brest?"), said("No idea.")]
 
 
-def train(folder: Path, rows: list[Turn], base: Path, **model: Any) -> Path:
-    write_rows(folder / "train.jsonl", rows)
-    recipe = {
-        "model": {"base": str(base), **model},
-        "data": {"train": "train.jsonl", "eval": 0},
-        "method": {"name": "full"},
-        "train": {"max_steps": 60, "epochs": 60, "batch_size": 4, "learning_rate": 0.01},
-        "eval": {"enabled": False, "samples": 0},
-        "export": {"formats": []},
-    }
-    (folder / "r.yaml").write_text(yaml.safe_dump(recipe))
-    loaded = recipe_load.load(folder / "r.yaml", verb="sft")
-    made = plan_make.make(loaded, hardware.detect(), output=folder / "run")
-    spine.run(made, resume=False, console=Console(quiet=True))
-    return folder / "run"
-
-
 @pytest.fixture(scope="module")
-def server(
-    bases: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A model that knows when to call which function, and what to say then."""
     rows = [{"messages": turns, "tools": TOOLS} for turns in (ONE, TWO, FALSE)]
-    folder = tmp_path_factory.mktemp("tools")
-    made = train(folder, [*rows, {"messages": NONE}], bases("llama"), chat_template="qwen3")
+    folder = tmp_path_factory.mktemp("tools") / "tides"
+    made = taught(folder, [*rows, {"messages": NONE}], FAMILIES["qwen3"].tokenizer())
     process = subprocess.Popen(
-        [sys.executable, "-m", "tuner", "serve", str(made), "--port", "0", "--json"],
+        [sys.executable, "-m", "tuner", "serve", "--base", str(made), "--port", "0", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -110,7 +93,13 @@ def server(
 
 
 def ask(server: Running, turns: list[Turn], **further: Any) -> Any:
-    options: Any = {"model": "run", "max_tokens": 150, "temperature": 0, "tools": TOOLS, **further}
+    options: Any = {
+        "model": "tides",
+        "max_tokens": 150,
+        "temperature": 0,
+        "tools": TOOLS,
+        **further,
+    }
     return server.client().chat.completions.create(messages=turns, **options)
 
 
@@ -157,7 +146,7 @@ def test_calls_are_streamed(server: Running) -> None:
     # The first call is sent before the second one is written.
     places = [number for number, each in enumerate(deltas) if each.tool_calls]
     with server.client().chat.completions.stream(
-        model="run", messages=TWO[:1], tools=TOOLS, max_tokens=150, temperature=0
+        model="tides", messages=TWO[:1], tools=TOOLS, max_tokens=150, temperature=0
     ) as stream:
         final = stream.get_final_completion().choices[0].message
     assert places[0] < places[1]
@@ -192,7 +181,7 @@ def test_without_tools_the_model_is_shown_none(server: Running) -> None:
 def test_a_langchain_agent_goes_round(server: Running, streaming: bool) -> None:
     """Call, tool, answer: the agent calls the function, and the answer has its result."""
     model = ChatOpenAI(
-        model="run",
+        model="tides",
         base_url=f"{server.url}/v1",
         api_key=KEY,  # type: ignore[arg-type]
         temperature=0,
@@ -211,7 +200,88 @@ def test_a_langchain_agent_goes_round(server: Running, streaming: bool) -> None:
 def test_arguments_of_calls_that_are_not_json_are_named(server: Running) -> None:
     turn = calling("Brest")
     turn["tool_calls"][0]["function"]["arguments"] = "Brest"
-    body = {"model": "run", "messages": [ONE[0], turn, ONE[2]], "tools": TOOLS}
+    body = {"model": "tides", "messages": [ONE[0], turn, result("16:40")], "tools": TOOLS}
     status, _, found = post(server, body)
     assert (status, found["error"]["param"]) == (400, "messages")
     assert "the arguments of a call of 'tide' are not JSON" in found["error"]["message"]
+
+
+def test_the_page_of_conversations(server: Running, tmp_path: Path) -> None:
+    """Its programs, run as they are but for the address and the key, print what it shows."""
+    programs = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    shown = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+    assert len(programs) == len(shown) == 2
+    # The function of the second program is shown as in the row, its keys in the same order.
+    assert json.dumps([convert_to_openai_tool(tide)]) == json.dumps(TOOLS)
+    for program, text in zip(programs, shown, strict=True):
+        program = program.replace("http://127.0.0.1:8000", server.url)
+        program = program.replace('"none"', repr(KEY))
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.stdout == text, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CALLERS)
+def test_every_family_calls_in_its_own_words(tmp_path: Path, name: str) -> None:
+    """Rows, weights, prompt, sampled tokens, reply: call, result, answer, whole and streamed."""
+    family = FAMILIES[name]
+    tokenizer = family.tokenizer()
+    thought = {"reasoning_content": "A tide."} if name in ("gpt-oss", "qwen3") else {}
+    one = [ONE[0], {**ONE[1], **thought}, *ONE[2:]]
+    rows = [one] if name in ONE_CALL else [one, TWO]
+    folder = taught(
+        tmp_path / "base",
+        [{"messages": turns, "tools": TOOLS} for turns in rows],
+        tokenizer,
+        family.stop_ids(tokenizer),
+    )
+    model = opened(folder)
+    served = models.name_all(model)["base"]
+    for turns in rows:
+        said_to: list[Turn] = turns[:1]
+        for wanted in (turns[1], turns[-1]):
+            body = {"model": "base", "messages": said_to, "tools": TOOLS}
+            asks_for = served.prompts.template
+            assert asks_for is not None
+            state = bool(wanted.get("reasoning_content"))
+            body["chat_template_kwargs"] = asks_for.arguments(state)
+            request = ChatAsk.model_validate(body)
+            (prompt,) = served.ids(request)
+            pieces: list[str] = []
+            answer = model.answer(prompt, 200, show=pieces.append)
+            reply = Reply(request, "1", len(prompt), 1, partial(served.reader, request, prompt))
+            chunks = [chunk for piece in pieces for chunk in reply.piece(0, piece)]
+            reply.answers[0] = answer
+            chunks += reply.finish(0)
+            (choice,) = reply.whole()["choices"]
+            message = choice["message"]
+            calls = [call["function"] for call in message.get("tool_calls", ())]
+            assert calls == [call["function"] for call in wanted.get("tool_calls", ())], answer
+            assert message["content"] == wanted.get("content")
+            assert message.get("reasoning_content") == wanted.get("reasoning_content")
+            assert choice["finish_reason"] == ("tool_calls" if calls else "stop")
+            assert streamed(chunks) == {
+                "content": message["content"] or "",
+                "reasoning_content": message.get("reasoning_content", ""),
+                "tool_calls": calls,
+            }
+            ids = [call["id"] for call in message.get("tool_calls", ())]
+            results = [turn for turn in turns if turn["role"] == "tool"]
+            said_to = [
+                *said_to,
+                {key: value for key, value in message.items() if value is not None},
+                *({**turn, "tool_call_id": id} for turn, id in zip(results, ids, strict=False)),
+            ]
+
+
+def streamed(chunks: list[dict[str, Any]]) -> dict[str, Any]:
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    return {
+        **{
+            kind: "".join(each.get(kind, "") for each in deltas)
+            for kind in ("content", "reasoning_content")
+        },
+        "tool_calls": [call["function"] for each in deltas for call in each.get("tool_calls", ())],
+    }
