@@ -14,6 +14,7 @@ from transformers.utils.chat_parsing.response_templates import load_response_tem
 from tests.chat_templates import FAMILIES
 from tests.data.test_conversations import CALL, ROWS, TOOL, said, user
 from tests.data.test_masks import learned, prepared
+from tests.data.test_tool_calls import ONE_CALL
 from tuner.data import reasoning
 from tuner.data.chat_template import ChatTemplate
 from tuner.data.conversation import Prompts
@@ -192,7 +193,6 @@ PARALLEL = {
     "tools": [TOOL],
 }
 CALLERS = ("llama3", "qwen2.5", "qwen3", "qwen3-2507-thinking", "mistral", "glm-4.5", "gpt-oss")
-ONE_CALL = ("llama3", "gpt-oss")
 
 
 @pytest.mark.parametrize("kind", ["tools", "tools and content", "tools and reasoning", "parallel"])

@@ -33,9 +33,10 @@ def _tool(**function: Any) -> dict[str, Any]:
     return {"tools": [{"type": "function", "function": {"name": "tide", **function}}]}
 
 
-def _calling(name: str) -> dict[str, Any]:
-    call = {"id": name, "type": "function", "function": {"name": "tide", "arguments": "{}"}}
-    return {"role": "assistant", "content": None, "tool_calls": [call]}
+def _calling(*names: str) -> dict[str, Any]:
+    function = {"name": "tide", "arguments": "{}"}
+    calls = [{"id": name, "type": "function", "function": function} for name in names]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
 
 
 def _result(name: str) -> dict[str, Any]:
@@ -94,6 +95,12 @@ WRONG: dict[str, tuple[Any, int, str, str | None]] = {
     ),
     "a call without a result": (
         {"messages": [*ASKED, _calling("a"), *ASKED]},
+        400,
+        "invalid_messages",
+        "messages",
+    ),
+    "two calls with one id": (
+        {"messages": [*ASKED, _calling("a", "a"), _result("a")]},
         400,
         "invalid_messages",
         "messages",

@@ -18,10 +18,11 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai import ChatOpenAI
 
 from tests.chat_templates import FAMILIES
-from tests.inference.conversation import ROOT, opened
+from tests.data.test_tool_calls import ONE_CALL
+from tests.inference.conversation import ROOT, chat, opened
 from tests.inference.serving import KEY, Running, post
 from tests.inference.taught import taught
-from tests.inference.test_reading import CALLERS, ONE_CALL
+from tests.inference.test_reading import CALLERS
 from tuner.inference.serve import models
 from tuner.inference.serve.protocol import ChatAsk
 from tuner.inference.serve.replies import Reply
@@ -207,7 +208,7 @@ def test_arguments_of_calls_that_are_not_json_are_named(server: Running) -> None
 
 
 def test_the_page_of_conversations(server: Running, tmp_path: Path) -> None:
-    """Its programs, run as they are but for the address and the key, print what it shows."""
+    """Its programs, run as they are except for the address and the key, print what it shows."""
     programs = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     shown = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
     assert len(programs) == len(shown) == 2
@@ -274,6 +275,20 @@ def test_every_family_calls_in_its_own_words(tmp_path: Path, name: str) -> None:
                 {key: value for key, value in message.items() if value is not None},
                 *({**turn, "tool_call_id": id} for turn, id in zip(results, ids, strict=False)),
             ]
+
+
+@pytest.mark.slow
+def test_chat_tells_channels_apart(tmp_path: Path) -> None:
+    """What gpt-oss thinks is not what it says; both are kept as a row would hold them."""
+    family = FAMILIES["gpt-oss"]
+    tokenizer = family.tokenizer()
+    turns = [asked("Due?"), {**said("Now."), "reasoning_content": "Hm."}]
+    folder = taught(tmp_path / "base", [{"messages": turns}], tokenizer, family.stop_ids(tokenizer))
+    file = tmp_path / "said.jsonl"
+    done = chat("--base", folder, "--max-new-tokens", 60, "--json", typed=f"Due?\n/save {file}\n")
+    (answer,) = [event for event in done.events if event["event"] == "answer"]
+    assert (answer["reasoning"], answer["text"], answer["stopped"]) == ("Hm.", "Now.", "eos")
+    assert json.loads(file.read_text())["messages"] == turns
 
 
 def streamed(chunks: list[dict[str, Any]]) -> dict[str, Any]:

@@ -114,6 +114,8 @@ class SpanFinder:
         if message.get("tool_calls"):
             if not self.chat.abilities.calls:
                 raise BadRow("the model's chat template cannot render tool calls")
+            if len(message["tool_calls"]) > 1 and not self.chat.abilities.parallel:
+                raise BadRow("the model's chat template shows one tool call per turn")
             return tool_calls.native(message, self.chat.abilities.text_arguments)
         if "call" not in message:
             return message

@@ -19,7 +19,7 @@ from tuner.data.reasoning import Message
 
 INLINE = "inline"
 
-_NAME = "probe_of_tool"
+_NAME, _OTHER = "probe_of_tool", "probe_of_another"
 _PROBE_TOOL = {
     "type": "function",
     "function": {
@@ -59,6 +59,7 @@ class Abilities:
     Attributes:
         tools: it shows the tools of a chat.
         calls: it shows the calls of a turn.
+        parallel: it shows several calls of one turn.
         text_arguments: it takes the arguments of a call as JSON text, not as an object.
         reasoning: the field in which it takes the reasoning of a turn; `inline`: it keeps a block
             inside the content; empty: it leaves the reasoning of answers out.
@@ -70,6 +71,7 @@ class Abilities:
 
     tools: bool
     calls: bool
+    parallel: bool
     text_arguments: bool
     reasoning: str
     composed: bool
@@ -92,8 +94,9 @@ def learn(source: str, render: Render) -> Abilities:
             return None
 
     plain = attempt(_USER)
-    called, written = (attempt(_USER, _call(each)) or "" for each in (_ARGUMENTS, _JSON))
+    called, written = (attempt(_USER, _calling(each)) or "" for each in (_ARGUMENTS, _JSON))
     as_text = (_NAME not in called or _PYTHONS in called) and _NAME in written
+    two = attempt(_USER, _calling(_JSON if as_text else _ARGUMENTS, _NAME, _OTHER)) or ""
     arguments = _arguments(source)
     switch = next((name for name in _SWITCHES if name in arguments and _turns(attempt, name)), "")
     thinking = {switch: True} if switch else {}
@@ -103,6 +106,7 @@ def learn(source: str, render: Render) -> Abilities:
     return Abilities(
         tools=attempt(_USER, tools=[_PROBE_TOOL]) not in (None, plain),
         calls=_NAME in called or as_text,
+        parallel=_NAME in two and _OTHER in two,
         text_arguments=as_text,
         reasoning=field,
         composed=reasoning.opens(prompt) and not answered.startswith(prompt),
@@ -129,10 +133,13 @@ def _field(attempt: Callable[..., str | None], arguments: Mapping[str, Any]) -> 
     return ""
 
 
-def _call(arguments: Any) -> Message:
-    function = {"name": _NAME, "arguments": arguments}
-    call = {"type": "function", "id": "call00000", "function": function}
-    return {"role": "assistant", "content": "", "tool_calls": [call]}
+def _calling(arguments: Any, *names: str) -> Message:
+    functions = [{"name": name, "arguments": arguments} for name in names or (_NAME,)]
+    calls = [
+        {"type": "function", "id": f"call0000{number}", "function": function}
+        for number, function in enumerate(functions)
+    ]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
 
 
 def _answer(field: str) -> Message:

@@ -128,7 +128,7 @@ _ARGUMENTS = {"text": "12", "number": 12}
 _USER = {"role": "user", "content": "question"}
 
 
-def find(tokenizer: Any, chat: ChatTemplate) -> ResponseTemplate | None:
+def find(tokenizer: Any, chat: ChatTemplate, trl: bool = True) -> ResponseTemplate | None:
     """Return the form that reads the calls that a chat template writes; None if none does.
 
     A form that the tokenizer brings comes first, then those above, then those that trl knows by the
@@ -137,11 +137,12 @@ def find(tokenizer: Any, chat: ChatTemplate) -> ResponseTemplate | None:
     Args:
         tokenizer: the model's.
         chat: its chat template.
+        trl: whether to ask trl as well, which takes seconds to import.
     """
     answer = _written(chat) if chat.abilities.calls else None
     if answer is None:
         return None
-    for form in _candidates(tokenizer):
+    for form in _candidates(tokenizer, trl):
         try:
             loaded = load_response_template(form)
         except (ValueError, TypeError):
@@ -156,12 +157,13 @@ def has_channels(form: ResponseTemplate | None) -> bool:
     return form is not None and not form.fields.keys() <= {"tool_calls", "content"}
 
 
-def _candidates(tokenizer: Any) -> Iterator[dict[str, Any]]:
+def _candidates(tokenizer: Any, trl: bool) -> Iterator[dict[str, Any]]:
     own = getattr(tokenizer, "response_template", None)
     if own is not None:
         yield own
     yield from FORMS.values()
-    # Seconds to import, for the few families that only it knows.
+    if not trl:
+        return
     from trl.chat_template_utils import add_response_schema
 
     try:

@@ -96,14 +96,15 @@ class Reader:
         if self._form is None:
             return [*parts, Part("content", text)] if text else parts
         self._text += text
-        while not self._ended and self._step(self._form, parts, end):
+        while not self.ended and self._step(self._form, parts, end):
             pass
         if end and not self._said:
-            self._tell("content", self._outside, parts)
+            self._give("content", self._outside, parts)
         return parts
 
     @property
-    def _ended(self) -> bool:
+    def ended(self) -> bool:
+        """Return whether nothing more is read."""
         return self._single and _CALLS in self._said
 
     def _step(self, form: ResponseTemplate, parts: list[Part], end: bool) -> bool:
@@ -125,7 +126,7 @@ class Reader:
         if field is None and form.implicit is None:
             self._outside += before
         else:
-            self._tell(_kind(field), before, parts)
+            self._give(_kind(field), before, parts)
         if found is None:
             return False
         self._field, self._begun = (found[0], border) if field is None else (None, "")
@@ -133,7 +134,7 @@ class Reader:
             self._spaces[_kind(field)] = "\n"
         return True
 
-    def _tell(self, kind: Kind, text: str, parts: list[Part]) -> None:
+    def _give(self, kind: Kind, text: str, parts: list[Part]) -> None:
         """Give a piece of text, without the spaces around all of its kind."""
         text = self._spaces[kind] + text
         if kind not in self._said:
@@ -161,7 +162,7 @@ class Reader:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             calls = []
         if not calls:
-            self._tell("content", text, parts)
+            self._give("content", text, parts)
             return
         self._said.add(_CALLS)
         parts += [Part(_CALLS, call=call) for call in (calls[:1] if self._single else calls)]

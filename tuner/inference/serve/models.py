@@ -71,7 +71,10 @@ class ServedModel:
         opened = reasoning.opens(str(self.variant.tokenizer.decode(prompt[-_END:])))
         tools = ask.shown_tools
         form = self.form if tools or has_channels(self.form) else None
-        return Reader(opened, form, tools, single=not ask.parallel_tool_calls)
+        template = self.prompts.template
+        # More than the template shows could not be sent back.
+        several = ask.parallel_tool_calls and bool(template and template.abilities.parallel)
+        return Reader(opened, form, tools, single=not several)
 
     def _chat(self, ask: ChatAsk) -> list[int]:
         """Return the token ids of a conversation.

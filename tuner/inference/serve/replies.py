@@ -57,10 +57,10 @@ class Reply:
     def reason(self, prompt: int) -> str:
         """Return why an answer ended: stop, tool_calls or length."""
         answer = self.answers[prompt]
-        if not self._chat or answer.stopped == "length":
-            return _REASONS[answer.stopped]
-        called = whole(self._read().feed(answer.text, end=True)).calls
-        return "tool_calls" if called else "stop"
+        reader, reason = self._read(), _REASONS[answer.stopped]
+        if not self._chat or not whole(reader.feed(answer.text, end=True)).calls:
+            return reason
+        return "tool_calls" if reason == "stop" or reader.ended else reason
 
     def whole(self) -> dict[str, Any]:
         """Return all answers."""

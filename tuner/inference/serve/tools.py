@@ -87,7 +87,7 @@ def in_order(turns: Sequence[Message]) -> list[Message]:
     no ids.
 
     Raises:
-        BadRow: a result belongs to no call, or a call has no result.
+        BadRow: a result belongs to no call, a call has no result, or two have one id.
     """
     ordered: list[Message] = []
     waiting: list[str] = []
@@ -103,4 +103,6 @@ def in_order(turns: Sequence[Message]) -> list[Message]:
             raise BadRow(f"the call '{missing[0]}' has no result after it")
         ordered += [*(results[name] for name in waiting), turn]
         waiting, results = [call["id"] for call in turn.get("tool_calls", ())], {}
+        if len(set(waiting)) < len(waiting):
+            raise BadRow("two calls of one turn have the same id")
     return ordered[:-1]
