@@ -28,6 +28,21 @@ from tests.inference.serving import (
     wait_for,
 )
 
+
+def _tool(**function: Any) -> dict[str, Any]:
+    return {"tools": [{"type": "function", "function": {"name": "tide", **function}}]}
+
+
+def _calling(*names: str) -> dict[str, Any]:
+    function = {"name": "tide", "arguments": "{}"}
+    calls = [{"id": name, "type": "function", "function": function} for name in names]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+def _result(name: str) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": name, "content": "16:40"}
+
+
 WRONG: dict[str, tuple[Any, int, str, str | None]] = {
     "an unknown model": ({"model": "green"}, 404, "model_not_found", "model"),
     "no model": ({"model": None}, 400, "missing_required_parameter", "model"),
@@ -36,7 +51,78 @@ WRONG: dict[str, tuple[Any, int, str, str | None]] = {
     "an unknown parameter": ({"temprature": 1}, 400, "unknown_parameter", "temprature"),
     "several answers": ({"n": 2}, 400, "unsupported_parameter", "n"),
     "a penalty": ({"presence_penalty": 1.5}, 400, "unsupported_parameter", "presence_penalty"),
-    "tools": ({"tools": [{"type": "function"}]}, 400, "unsupported_parameter", "tools"),
+    "half a tool": ({"tools": [{"type": "function"}]}, 400, "missing_required_parameter", "tools"),
+    "another's tool": ({"tools": [{"type": "web_search"}]}, 400, "invalid_value", "tools"),
+    "a tool without a name": (_tool(name="of the tide"), 400, "invalid_value", "tools"),
+    "a tool by schema": (_tool(strict=True), 400, "unsupported_parameter", "strict"),
+    "half a character in a tool": (
+        _tool(parameters={"\ud800": 1}),
+        400,
+        "invalid_value",
+        "tools",
+    ),
+    "a template without tools": (_tool(), 400, "unsupported_parameter", "tools"),
+    "a call that must come": (
+        {"tool_choice": "required"},
+        400,
+        "unsupported_parameter",
+        "tool_choice",
+    ),
+    "a call by name": (
+        {"tool_choice": {"type": "function", "function": {"name": "tide"}}},
+        400,
+        "unsupported_parameter",
+        "tool_choice",
+    ),
+    "a choice of nothing": ({"tool_choice": "some"}, 400, "invalid_value", "tool_choice"),
+    "a call that the template cannot show": (
+        {"messages": [*ASKED, _calling("a"), _result("a")]},
+        400,
+        "invalid_messages",
+        "messages",
+    ),
+    "a result without a call": (
+        {"messages": [*ASKED, _result("a")]},
+        400,
+        "invalid_messages",
+        "messages",
+    ),
+    "a result of another call": (
+        {"messages": [*ASKED, _calling("a"), _result("b")]},
+        400,
+        "invalid_messages",
+        "messages",
+    ),
+    "a call without a result": (
+        {"messages": [*ASKED, _calling("a"), *ASKED]},
+        400,
+        "invalid_messages",
+        "messages",
+    ),
+    "two calls with one id": (
+        {"messages": [*ASKED, _calling("a", "a"), _result("a")]},
+        400,
+        "invalid_messages",
+        "messages",
+    ),
+    "a user's call": (
+        {"messages": [{**_calling("a"), "role": "user"}]},
+        400,
+        "invalid_value",
+        "messages",
+    ),
+    "a turn of nothing": (
+        {"messages": [{"role": "assistant", "content": None}]},
+        400,
+        "missing_required_parameter",
+        "messages",
+    ),
+    "a result of nobody": (
+        {"messages": [{"role": "tool", "content": "x"}]},
+        400,
+        "invalid_value",
+        "messages",
+    ),
     "a JSON answer": (
         {"response_format": {"type": "json_object"}},
         400,
@@ -118,7 +204,9 @@ def test_what_asks_for_nothing_is_taken(server: Running) -> None:
         "presence_penalty": 0,
         "frequency_penalty": 0.0,
         "logprobs": False,
-        "tools": None,
+        "tools": [],
+        "tool_choice": "none",
+        "parallel_tool_calls": False,
         "user": "somebody",
         "response_format": {"type": "text"},
         "top_p": 1,

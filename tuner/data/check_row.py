@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from tuner.data import reasoning
+from tuner.data import reasoning, tool_calls
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue, Message
 
@@ -82,7 +81,7 @@ def _check_content(message: Message) -> None:
     content: Any = message.get("content")
     role = message["role"]
     if message.get("tool_calls"):
-        _check_calls(message)
+        tool_calls.check(message)
     if content is None and message.get(reasoning.KEY) and not message.get("tool_calls"):
         raise BadRow("there is reasoning, but the answer is empty")
     if content is None and message.get("tool_calls"):
@@ -94,26 +93,3 @@ def _check_content(message: Message) -> None:
     if role == "assistant" and not content.strip() and not message.get("tool_calls"):
         only = "there is reasoning, but " if message.get(reasoning.KEY) else ""
         raise BadRow(f"{only}the answer is empty")
-
-
-def _check_calls(message: Message) -> None:
-    """Check the calls of a turn: each has a name, and arguments that are an object."""
-    calls = message["tool_calls"]
-    if message["role"] != "assistant":
-        raise BadRow(f"a {message['role']} turn has tool calls")
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise BadRow("tool_calls is not a list of objects")
-    for call in calls:
-        function = call.get("function", call)
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise BadRow("a tool call has no name")
-        given = function.get("arguments")
-        if isinstance(given, str):
-            try:
-                given = json.loads(given)
-            except ValueError:
-                raise BadRow(
-                    f"the arguments of a call of '{function['name']}' are not JSON"
-                ) from None
-        if not isinstance(given, dict):
-            raise BadRow(f"the arguments of a call of '{function['name']}' are not an object")

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tuner.data import reasoning, turn_keys
+from tuner.data import reasoning, tool_calls, turn_keys
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat_shapes import (
     AnswerSpan,
@@ -115,8 +115,12 @@ class SpanFinder:
 
     def _with_calls(self, message: Message) -> Message:
         """A tool call as the template's own form where it has one, else as plain text."""
-        if message.get("tool_calls") and not self.chat.abilities.calls:
-            raise BadRow("the model's chat template cannot render tool calls")
+        if message.get("tool_calls"):
+            if not self.chat.abilities.calls:
+                raise BadRow("the model's chat template cannot render tool calls")
+            if len(message["tool_calls"]) > 1 and not self.chat.abilities.parallel:
+                raise BadRow("the model's chat template shows one tool call per turn")
+            return tool_calls.native(message, self.chat.abilities.text_arguments)
         if "call" not in message:
             return message
         plain = {key: value for key, value in message.items() if key != "call"}
@@ -127,7 +131,8 @@ class SpanFinder:
             function = {"name": call["name"], "arguments": call.get("arguments", {})}
         except (ValueError, TypeError, KeyError, AttributeError):
             return plain
-        return {**plain, "content": "", "tool_calls": [{"type": "function", "function": function}]}
+        turn = {**plain, "content": "", "tool_calls": [{"type": "function", "function": function}]}
+        return tool_calls.native(turn, self.chat.abilities.text_arguments)
 
     def _one(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
         example = self._answered(dialogue, chat)

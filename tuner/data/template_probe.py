@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tuner.data.reasoning import Message
 
 INLINE = "inline"
 
-_NAME = "probe_of_tool"
+_NAME, _OTHER = "probe_of_tool", "probe_of_another"
 _PROBE_TOOL = {
     "type": "function",
     "function": {
@@ -27,7 +28,9 @@ _PROBE_TOOL = {
         "parameters": {"type": "object", "properties": {}},
     },
 }
-_CALL = {"type": "function", "id": "call00000", "function": {"name": _NAME, "arguments": {}}}
+_ARGUMENTS = {"probe_of_argument": "x"}
+# How Python writes an object that a template puts into its text without `tojson`, and JSON.
+_PYTHONS, _JSON = str(_ARGUMENTS), json.dumps(_ARGUMENTS)
 _USER = {"role": "user", "content": "question"}
 _THOUGHT, _SAID = "Xqthought0qX", "Xqsaid0qX"
 
@@ -56,6 +59,8 @@ class Abilities:
     Attributes:
         tools: it shows the tools of a chat.
         calls: it shows the calls of a turn.
+        parallel: it shows several calls of one turn.
+        text_arguments: it takes the arguments of a call as JSON text, not as an object.
         reasoning: the field in which it takes the reasoning of a turn; `inline`: it keeps a block
             inside the content; empty: it leaves the reasoning of answers out.
         composed: the prompt opens a block of reasoning that an answered chat leaves out; an answer
@@ -66,6 +71,8 @@ class Abilities:
 
     tools: bool
     calls: bool
+    parallel: bool
+    text_arguments: bool
     reasoning: str
     composed: bool
     switch: str
@@ -87,7 +94,9 @@ def learn(source: str, render: Render) -> Abilities:
             return None
 
     plain = attempt(_USER)
-    call = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+    called, written = (attempt(_USER, _calling(each)) or "" for each in (_ARGUMENTS, _JSON))
+    as_text = (_NAME not in called or _PYTHONS in called) and _NAME in written
+    two = attempt(_USER, _calling(_JSON if as_text else _ARGUMENTS, _NAME, _OTHER)) or ""
     arguments = _arguments(source)
     switch = next((name for name in _SWITCHES if name in arguments and _turns(attempt, name)), "")
     thinking = {switch: True} if switch else {}
@@ -99,7 +108,9 @@ def learn(source: str, render: Render) -> Abilities:
     plainly = attempt(_USER, {"role": "assistant", "content": _SAID}, arguments=off) or ""
     return Abilities(
         tools=attempt(_USER, tools=[_PROBE_TOOL]) not in (None, plain),
-        calls=_NAME in (attempt(_USER, call) or ""),
+        calls=_NAME in called or as_text,
+        parallel=_NAME in two and _OTHER in two,
+        text_arguments=as_text,
         reasoning=field,
         composed=any(
             reasoning.opens(asked) and not answer.startswith(asked)
@@ -126,6 +137,15 @@ def _field(attempt: Callable[..., str | None], arguments: Mapping[str, Any]) -> 
         if _THOUGHT in text and _SAID in text:
             return field
     return ""
+
+
+def _calling(arguments: Any, *names: str) -> Message:
+    functions = [{"name": name, "arguments": arguments} for name in names or (_NAME,)]
+    calls = [
+        {"type": "function", "id": f"call0000{number}", "function": function}
+        for number, function in enumerate(functions)
+    ]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
 
 
 def _answer(field: str) -> Message:

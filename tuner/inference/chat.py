@@ -19,6 +19,8 @@ from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Message
 from tuner.errors import DataError, RecipeError, ResourceError
+from tuner.inference import call_forms
+from tuner.inference.reading import Reader, whole
 from tuner.inference.sampling import GREEDY, Sampling
 from tuner.schema.suggest import suggestion
 
@@ -107,8 +109,8 @@ class Chat:
                 self.console.stream,
             )
         self.console.finish_stream()
-        opened = reasoning.opens(str(self.model.active.tokenizer.decode(prompt)))
-        thought, said = reasoning.Splitter(opened).feed(answer.text, end=True)
+        parts = self._reader(prompt).feed(answer.text, end=True)
+        thought, said = whole(parts).reasoning, whole(parts).content
         self.console.event(
             "answer",
             text=said,
@@ -120,6 +122,14 @@ class Chat:
         turn = {"role": "assistant", "content": said}
         self.turns = [*turns, {**turn, "reasoning_content": thought} if thought else turn]
         return answer.text
+
+    def _reader(self, prompt: list[int]) -> Reader:
+        """Return what reads the answer to a prompt; it has been shown no tools."""
+        active = self.model.active
+        template = self.model.prompts_of(active).template
+        form = call_forms.find(active.tokenizer, template, trl=False) if template else None
+        opened = reasoning.opens(str(active.tokenizer.decode(prompt)))
+        return Reader(opened, form if call_forms.has_channels(form) else None)
 
     def _fitting(self, turns: list[Message]) -> tuple[list[Message], list[int]]:
         """Return the newest turns that leave room for an answer, and their prompt."""

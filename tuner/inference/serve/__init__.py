@@ -11,6 +11,7 @@ Rows of one adapter are not decoded as one batch: the sums of a larger matrix pr
 another order, and an answer would depend on concurrent requests.
 
     protocol.py  requests, and what is refused     replies.py    answers in OpenAI's format
+    tools.py     tools and calls in requests       fields.py     what requests are made of
     models.py    model names and their prompts     worker.py     the one thread that generates
     app.py       the endpoints                     events.py     what it sends to an endpoint
     server.py    socket, signals, shutdown         admission.py  as many as may wait; draining

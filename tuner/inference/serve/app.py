@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -111,8 +112,8 @@ class Endpoints:
                 channel=channel,
             )
         )
-        opened = isinstance(ask, ChatAsk) and model.reasons(prompts[0])
-        reply = Reply(ask, facts.id, facts.prompt_tokens, len(prompts), opened)
+        read = partial(model.reader, ask, prompts[0])
+        reply = Reply(ask, facts.id, facts.prompt_tokens, len(prompts), read)
         return await (_stream if ask.stream else _whole)(reply, channel, facts)
 
     def _longest(self, ask: ChatAsk | CompletionAsk) -> int:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.conversation import Prompts
+from tuner.inference import call_forms
+from tuner.inference.call_forms import has_channels
 from tuner.inference.open_model import free_name
+from tuner.inference.reading import Reader
 from tuner.inference.serve.protocol import ChatAsk, CompletionAsk
 from tuner.inference.serve.refusal import Refused
+from tuner.inference.serve.tools import in_order
 
 if TYPE_CHECKING:
+    from transformers.utils.chat_parsing.response_templates import ResponseTemplate
+
     from tuner.inference.engine import Inference, Variant
 
 
@@ -27,10 +33,12 @@ class ServedModel:
     Attributes:
         variant: the base itself, or with an adapter.
         prompts: makes its prompts from turns.
+        form: how it writes tool calls; None: not known.
     """
 
     variant: Variant
     prompts: Prompts
+    form: ResponseTemplate | None
 
     def ids(self, ask: ChatAsk | CompletionAsk) -> list[list[int]]:
         """Return the token ids of each prompt of a request.
@@ -39,23 +47,7 @@ class ServedModel:
             Refused: the turns or the text cannot be encoded, or leave no room for an answer.
         """
         if isinstance(ask, ChatAsk):
-            turns: Any = [message.turn() for message in ask.messages]
-            given = ask.chat_template_kwargs or {}
-            template = self.prompts.template
-            reads = template.abilities.arguments if template else ()
-            if unread := sorted(given.keys() - set(reads)):
-                raise Refused(
-                    400,
-                    f"the chat template does not read {', '.join(unread)}; it reads: "
-                    f"{', '.join(reads) or 'none'}",
-                    "invalid_value",
-                    "chat_template_kwargs",
-                )
-            try:
-                prompts = [self.prompts.ids(turns, arguments=given)]
-            except BadRow as error:
-                raise Refused(400, str(error), "invalid_messages", "messages") from None
-            name = "messages"
+            prompts, name = [self._chat(ask)], "messages"
         else:
             prompts, name = [self._plain(prompt) for prompt in ask.prompts], "prompt"
         room = self.variant.room
@@ -72,9 +64,56 @@ class ServedModel:
                 )
         return prompts
 
-    def reasons(self, prompt: list[int]) -> bool:
-        """Return whether a prompt ends inside a block of reasoning."""
-        return reasoning.opens(str(self.variant.tokenizer.decode(prompt[-_END:])))
+    def reader(self, ask: ChatAsk | CompletionAsk, prompt: list[int]) -> Reader:
+        """Return what reads the answer to a prompt of a request."""
+        if not isinstance(ask, ChatAsk):
+            return Reader()
+        opened = reasoning.opens(str(self.variant.tokenizer.decode(prompt[-_END:])))
+        tools = ask.shown_tools
+        form = self.form if tools or has_channels(self.form) else None
+        template = self.prompts.template
+        # More than the template shows could not be sent back.
+        several = ask.parallel_tool_calls and bool(template and template.abilities.parallel)
+        return Reader(opened, form, tools, single=not several)
+
+    def _chat(self, ask: ChatAsk) -> list[int]:
+        """Return the token ids of a conversation.
+
+        Raises:
+            Refused: it cannot be encoded, or the chat template does not show what it is given.
+        """
+        given, tools = ask.chat_template_kwargs or {}, ask.shown_tools
+        template = self.prompts.template
+        reads = template.abilities.arguments if template else ()
+        if unread := sorted(given.keys() - set(reads)):
+            raise Refused(
+                400,
+                f"the chat template does not read {', '.join(unread)}; it reads: "
+                f"{', '.join(reads) or 'none'}",
+                "invalid_value",
+                "chat_template_kwargs",
+            )
+        called = template is None and any(turn.tool_calls for turn in ask.messages)
+        if tools or called:
+            self._require_tools()
+        try:
+            turns = in_order([message.turn() for message in ask.messages])
+            return self.prompts.ids(turns, tools or None, arguments=given)
+        except BadRow as error:
+            raise Refused(400, str(error), "invalid_messages", "messages") from None
+
+    def _require_tools(self) -> None:
+        template = self.prompts.template
+        if template is None or not (template.abilities.tools and template.abilities.calls):
+            why = "the model's chat template cannot show tools and calls"
+        elif self.form is None:
+            why = (
+                "the model's chat template writes calls in a form that this server cannot read; a "
+                "response_template in tokenizer_config.json would describe it"
+            )
+        else:
+            return
+        raise Refused(400, why, "unsupported_parameter", "tools")
 
     def _plain(self, prompt: str | list[int]) -> list[int]:
         """Encode a text, control tokens included; return ids as they are."""
@@ -105,6 +144,9 @@ def name_all(opened: Inference, base_name: str = "") -> dict[str, ServedModel]:
     """
     name = free_name(base_name or opened.base.name, opened.adapters)
     variants = {**opened.adapters, name: opened.bare}
-    return {
-        name: ServedModel(variant, opened.prompts_of(variant)) for name, variant in variants.items()
-    }
+    models = {}
+    for name, variant in variants.items():
+        prompts = opened.prompts_of(variant)
+        form = call_forms.find(variant.tokenizer, prompts.template) if prompts.template else None
+        models[name] = ServedModel(variant, prompts, form)
+    return models

@@ -6,10 +6,13 @@ effect (`n: 1`, `presence_penalty: 0`, null).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from tuner.inference.serve.fields import Ids, Strict, Text, Words
+from tuner.inference.serve.tools import Tool, ToolCall, choice
 
 MAX_STOPS = 4
 MAX_PROMPTS = 64
@@ -33,9 +36,6 @@ _CHAT = _SHARED | {
     "store": (False,),
     "modalities": (["text"],),
     "response_format": ({"type": "text"},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "audio": (),
@@ -46,8 +46,6 @@ _CHAT = _SHARED | {
 }
 _COMPLETION = _SHARED | {"best_of": (1,), "echo": (False,), "logprobs": (), "suffix": ("",)}
 _MESSAGE: dict[str, tuple[Any, ...]] = {
-    "name": (),
-    "tool_calls": ([],),
     "function_call": (),
     "refusal": (),
     "audio": (),
@@ -55,82 +53,65 @@ _MESSAGE: dict[str, tuple[Any, ...]] = {
 }
 
 
-def _unicode(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise PydanticCustomError("string_unicode", "half of a surrogate pair is missing") from None
-    return text
-
-
-Text = Annotated[str, AfterValidator(_unicode)]
-Words = Annotated[Text, Field(min_length=1, max_length=1000)]
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-
-
-class _Strict(BaseModel):
-    """Refuses unknown parameters; null means not given."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
-    silent: ClassVar[frozenset[str]] = frozenset()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_what_asks_for_nothing(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        kept = {}
-        for name, value in given.items():
-            known = name in cls.neutral or name in cls.silent or name in cls.model_fields
-            if name in cls.silent or (known and value is None):
-                continue
-            if name in cls.neutral:
-                if any(type(value) is type(each) and value == each for each in cls.neutral[name]):
-                    continue
-                raise PydanticCustomError(
-                    "unsupported_parameter",
-                    "this server does not support {parameter} with this value",
-                    {"parameter": name},
-                )
-            kept[name] = value
-        return kept
-
-
-class ContentPart(_Strict):
+class ContentPart(Strict):
     """A part of a message."""
 
     type: Literal["text"]
     text: Text
 
 
-class ChatMessage(_Strict):
+class ChatMessage(Strict):
     """A turn."""
 
     neutral = _MESSAGE
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[ContentPart], Field(min_length=1)]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[ContentPart], Field(min_length=1)] | None = None
     reasoning_content: Text | None = None
+    tool_calls: list[ToolCall] = Field(default=[])
+    tool_call_id: Words | None = None
+    name: Words | None = None
 
-    def turn(self) -> dict[str, str]:
+    @model_validator(mode="after")
+    def _keys_of_its_role(self) -> ChatMessage:
+        if self.tool_calls and self.role != "assistant":
+            raise PydanticCustomError("invalid_value", "only an assistant's turn has 'tool_calls'")
+        if self.content is None and not self.tool_calls:
+            raise PydanticCustomError("missing", "a turn without 'tool_calls' needs 'content'")
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise PydanticCustomError(
+                "invalid_value", "a turn with the role tool, and only it, has a 'tool_call_id'"
+            )
+        if self.name is not None and self.role != "tool":
+            raise PydanticCustomError(
+                "unsupported_parameter",
+                "this server does not support {parameter} with this value",
+                {"parameter": "name"},
+            )
+        return self
+
+    def turn(self) -> dict[str, Any]:
         """Return the turn for a chat template; several parts become lines."""
         text = self.content
-        if not isinstance(text, str):
+        if isinstance(text, list):
             text = "\n".join(part.text for part in text)
-        turn = {"role": "system" if self.role == "developer" else self.role, "content": text}
+        turn: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role}
+        given = {"content": text, "tool_call_id": self.tool_call_id, "name": self.name}
+        turn |= {key: value for key, value in given.items() if value is not None}
         if self.role == "assistant" and self.reasoning_content:
             turn["reasoning_content"] = self.reasoning_content
+        if self.tool_calls:
+            turn["tool_calls"] = [call.model_dump() for call in self.tool_calls]
         return turn
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """What a stream contains besides the answer."""
 
     silent = frozenset(["include_obfuscation"])
     include_usage: bool = False
 
 
-class Ask(_Strict):
+class Ask(Strict):
     """What both kinds of request have in common."""
 
     silent = _ABOUT_THE_CALLER
@@ -172,8 +153,16 @@ class ChatAsk(Ask):
     neutral = _CHAT
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    tools: list[Tool] = Field(default=[])
+    tool_choice: Annotated[Literal["none", "auto"], BeforeValidator(choice)] = "auto"
+    parallel_tool_calls: bool = True
     # Not OpenAI's; the name that other servers of open models use.
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+
+    @property
+    def shown_tools(self) -> list[dict[str, Any]]:
+        """Return the tools that the model is shown, as they were given."""
+        return [] if self.tool_choice == "none" else [tool.given for tool in self.tools]
 
     def longest(self) -> tuple[str, int | None]:
         """Return the same; the newer name wins, as with OpenAI."""

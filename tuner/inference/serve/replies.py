@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
+import string
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tuner.data.reasoning import Splitter
 from tuner.inference.listener import Answer
+from tuner.inference.reading import Part, Reader, whole
 from tuner.inference.serve.protocol import ChatAsk, CompletionAsk
 
 _REASONS = {"eos": "stop", "words": "stop", "length": "length"}
+# Mistral's chat template takes ids of exactly nine letters and digits.
+_ID = string.ascii_letters + string.digits
+_ID_LENGTH = 9
 
 
 class Reply:
@@ -21,7 +26,7 @@ class Reply:
         id: of the reply.
         prompt_tokens: of all prompts.
         prompts: how many there are.
-        opened: whether the prompt ends inside a block of reasoning.
+        read: makes what reads an answer.
 
     Attributes:
         answers: by the number of their prompt, as they become complete.
@@ -33,10 +38,10 @@ class Reply:
         id: str,
         prompt_tokens: int,
         prompts: int,
-        opened: bool = False,
+        read: Callable[[], Reader] = Reader,
     ) -> None:
         self._chat = isinstance(ask, ChatAsk)
-        self._opened, self._splitter = opened, Splitter(opened)
+        self._read, self._streamed, self._calls = read, read(), 0
         self._usage_in_stream = ask.usage_in_stream
         self._prompt_tokens = prompt_tokens
         self._prompts = prompts
@@ -50,8 +55,12 @@ class Reply:
         self.answers: dict[int, Answer] = {}
 
     def reason(self, prompt: int) -> str:
-        """Return why an answer ended: stop or length."""
-        return _REASONS[self.answers[prompt].stopped]
+        """Return why an answer ended: stop, tool_calls or length."""
+        answer = self.answers[prompt]
+        reader, reason = self._read(), _REASONS[answer.stopped]
+        if not self._chat or not whole(reader.feed(answer.text, end=True)).calls:
+            return reason
+        return "tool_calls" if reason == "stop" or reader.ended else reason
 
     def whole(self) -> dict[str, Any]:
         """Return all answers."""
@@ -60,9 +69,7 @@ class Reply:
             text = self.answers[prompt].text
             said: dict[str, Any] = {"text": text}
             if self._chat:
-                thought, text = Splitter(self._opened).feed(text, end=True)
-                message = {"role": "assistant", "content": text, "refusal": None}
-                said = {"message": message | ({"reasoning_content": thought} if thought else {})}
+                said = {"message": _message(self._read().feed(text, end=True))}
             choices.append(_choice(prompt, said, self.reason(prompt)))
         return {**self._head, "choices": choices, "usage": self._usage()}
 
@@ -77,10 +84,13 @@ class Reply:
             if text:
                 yield self._chunk(prompt, text)
             return
-        names = ("reasoning_content", "content")
-        for name, new in zip(names, self._splitter.feed(text, end), strict=True):
-            if new:
-                yield self._chunk(prompt, {name: new})
+        for part in self._streamed.feed(text, end):
+            if part.call:
+                call = {"index": self._calls, **_call(part.call)}
+                self._calls += 1
+                yield self._chunk(prompt, {"tool_calls": [call]})
+            else:
+                yield self._chunk(prompt, {part.kind: part.text})
 
     def finish(self, prompt: int) -> Iterator[dict[str, Any]]:
         """Yield the chunks that end an answer."""
@@ -109,3 +119,20 @@ class Reply:
 
 def _choice(prompt: int, said: dict[str, Any], reason: str | None) -> dict[str, Any]:
     return {"index": prompt, **said, "logprobs": None, "finish_reason": reason}
+
+
+def _message(parts: Iterable[Part]) -> dict[str, Any]:
+    said = whole(parts)
+    # As at OpenAI, null next to calls where there is no text.
+    content = said.content if said.content or not said.calls else None
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if said.reasoning:
+        message["reasoning_content"] = said.reasoning
+    if said.calls:
+        message["tool_calls"] = [_call(call) for call in said.calls]
+    return message
+
+
+def _call(call: dict[str, str]) -> dict[str, Any]:
+    name = "".join(secrets.choice(_ID) for _ in range(_ID_LENGTH))
+    return {"id": name, "type": "function", "function": call}

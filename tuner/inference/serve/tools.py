@@ -1,0 +1,108 @@
+"""Tools and tool calls in requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
+
+from tuner.data.bad_rows import BadRow
+from tuner.data.reasoning import Message
+from tuner.inference.serve.fields import Strict, Text, Words, unicode
+
+MAX_NAME = 64
+Name = Annotated[str, Field(pattern=rf"^[a-zA-Z0-9_.-]{{1,{MAX_NAME}}}$")]
+
+
+class Function(Strict):
+    """A function that the model may call."""
+
+    # The model writes what it likes: nothing here holds it to a schema.
+    neutral = {"strict": (False,)}  # noqa: RUF012
+    name: Name
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Strict):
+    """A tool; OpenAI's own ones are none of this server's."""
+
+    type: Literal["function"]
+    function: Function
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep(cls, given: Any, handler: ModelWrapValidatorHandler[Tool]) -> Tool:
+        made = handler(given)
+        try:
+            unicode(json.dumps(given, ensure_ascii=False))
+        except RecursionError:
+            raise PydanticCustomError("invalid_value", "it is nested too deeply") from None
+        made._given = given
+        return made
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Return it with its keys in their order, as a row of training data would hold it."""
+        return self._given
+
+
+class FunctionCall(Strict):
+    """What was called, with which arguments."""
+
+    name: Words
+    arguments: Text
+
+
+class ToolCall(Strict):
+    """A call that the model has made before."""
+
+    id: Words
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
+def choice(given: Any) -> Any:
+    """Return a `tool_choice` other than one that would force a call.
+
+    Raises:
+        PydanticCustomError: it would.
+    """
+    if given == "required" or isinstance(given, dict):
+        raise PydanticCustomError(
+            "unsupported_parameter",
+            "this server cannot make a model call a function; 'auto' (the default) lets it, 'none' "
+            "does not show it the tools",
+            {"parameter": "tool_choice"},
+        )
+    return given
+
+
+def in_order(turns: Sequence[Message]) -> list[Message]:
+    """Return turns with the results of calls in the order of the calls: most chat templates show
+    no ids.
+
+    Raises:
+        BadRow: a result belongs to no call, a call has no result, or two have one id.
+    """
+    ordered: list[Message] = []
+    waiting: list[str] = []
+    results: dict[str, Message] = {}
+    for turn in [*turns, {"role": ""}]:
+        if turn["role"] == "tool":
+            name = turn["tool_call_id"]
+            if name not in waiting or name in results:
+                raise BadRow(f"the result of '{name}' comes after no call with this id")
+            results[name] = turn
+            continue
+        if missing := [name for name in waiting if name not in results]:
+            raise BadRow(f"the call '{missing[0]}' has no result after it")
+        ordered += [*(results[name] for name in waiting), turn]
+        waiting, results = [call["id"] for call in turn.get("tool_calls", ())], {}
+        if len(set(waiting)) < len(waiting):
+            raise BadRow("two calls of one turn have the same id")
+    return ordered[:-1]
