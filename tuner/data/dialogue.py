@@ -25,6 +25,7 @@ from tuner.data.template import (
     environment,
 )
 from tuner.data.template_match import Fit
+from tuner.errors import RecipeError
 
 _ONE_COLUMN = re.compile(r"\{\{\s*(\w+)\s*\}\}\Z")
 
@@ -70,6 +71,11 @@ class Dialogue:
         return replace(self, messages=messages, answer=answer)
 
     @property
+    def plain(self) -> bool:
+        """Whether it is plain text, all of which is learned."""
+        return bool(self.segments) and all(segment.supervised for segment in self.segments)
+
+    @property
     def mark(self) -> str:
         """The sha256 of the row's text, ignoring case and white space."""
         text = "\n".join(" ".join(part.casefold().split()) for part in self._parts())
@@ -92,9 +98,22 @@ class RowRenderer:
     Args:
         fit: the template and its columns.
         labels: the recipe's; a number, true or false that is one of them counts as its text.
+        system: the text of a system turn for chats that have none.
+
+    Raises:
+        RecipeError: the template makes plain text, which has no system turn.
     """
 
-    def __init__(self, fit: Fit[Template], labels: Collection[str] = ()) -> None:
+    def __init__(
+        self, fit: Fit[Template], labels: Collection[str] = (), system: str | None = None
+    ) -> None:
+        if system is not None and fit.template.raw:
+            raise RecipeError(
+                f"a system turn for rows of the data template '{fit.template.name}'",
+                "it makes plain text, which has no turns",
+                "leave the system text out, or use another template",
+            )
+        self._system = system
         self.template = fit.template
         self._labels = frozenset(labels)
         self._fit = fit
@@ -128,6 +147,7 @@ class RowRenderer:
                 message for turn in template.turns for message in self._turn(turn, values)
             )
             tools = None
+        messages = with_system(messages, self._system)
         messages = tuple(turn_keys.marked(reasoning.separated(each)) for each in messages)
         answers = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
         learned = [i for i in answers if not messages[i].get(turn_keys.MASKED)]
@@ -168,6 +188,13 @@ class RowRenderer:
         if not content.strip() and turn.role != "assistant":
             return []
         return [{"role": turn.role, "content": content}]
+
+
+def with_system(messages: tuple[Message, ...], text: str | None) -> tuple[Message, ...]:
+    """Return the turns with a system turn of this text before them, if they have none."""
+    if text is None or any(message.get("role") == "system" for message in messages):
+        return messages
+    return ({"role": "system", "content": text}, *messages)
 
 
 def _filled(value: Any) -> bool:

@@ -12,7 +12,7 @@ from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.encode import Encoded
 from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker, Pair
-from tuner.data.files import SplitFiles
+from tuner.data.files import Source, SplitFiles
 from tuner.data.labels import labels_of
 from tuner.data.long import refuse_split, settle
 from tuner.data.pipeline import Pipeline
@@ -45,42 +45,50 @@ class SftData(Pipeline[Dialogue]):
     """
 
     unit = "rows"
-    fit: Fit[Template]
 
     def __init__(self, inputs: Inputs, head: str = "language") -> None:
         super().__init__(inputs)
         self.head = head
         self._blank: dict[str, int] = {}
         self._disliked = 0
+        self._thumbs: dict[str, list[str]] = {}
 
-    def _recognise(self) -> None:
-        self.fit = choose(self.data, self.source.columns, self.inputs.folder)
-        self._renderer = RowRenderer(self.fit, self.data.labels)
-        self._thumbs = thumb_columns(self.fit, self.source)
+    def _fit(self, source: Source) -> Fit[Template]:
+        return choose(source.data, source.columns, self.inputs.folder)
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:
         """The dialogues of the liked rows; supervised learning has no use for others."""
-        liked = [row for row in files.rows if not is_down(row, self._thumbs)]
-        if files.rows and not liked:
+        disliked = self._disliked
+        items = [each for source in files.sources if source.rows for each in self._of(source)]
+        if files.rows and self._disliked - disliked == len(files.rows):
+            thumbs = dict.fromkeys(
+                name for each in files.sources for name in self._thumbs.get(each.name, ())
+            )
             raise DataError(
                 f"the {files.name} split is empty",
-                f"all {len(files.rows)} rows are thumbs-down (column {', '.join(self._thumbs)}), "
+                f"all {len(files.rows)} rows are thumbs-down (column {', '.join(thumbs)}), "
                 "and disliked answers are not trained on",
                 "add liked answers; or learn from both kinds: tuner reward, or tuner rlhf with "
                 "rlhf.algorithm: dpo",
             )
-        self._disliked += len(files.rows) - len(liked)
-        made = self.source.each(liked, self._dialogue)
-        self._blank[files.name] = made.count(None)
-        return [dialogue for dialogue in made if dialogue]
+        self._blank[files.name] = items.count(None)
+        return [dialogue for dialogue in items if dialogue]
 
-    def _dialogue(self, row: Row) -> Dialogue | None:
-        """The row's dialogue; None for a raw text that is blank."""
-        dialogue = self._renderer.render(row)
-        if self.fit.template.text is not None and not dialogue.answer.strip():
-            return None
-        check(dialogue)
-        return dialogue
+    def _of(self, source: Source) -> list[Dialogue | None]:
+        """The dialogues of a source's liked rows; None for a raw text that is blank."""
+        thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
+        liked = [row for row in source.rows if not is_down(row, thumbs)]
+        self._disliked += len(source.rows) - len(liked)
+        renderer = RowRenderer(source.fit, self.data.labels, source.system)
+
+        def dialogue(row: Row) -> Dialogue | None:
+            made = renderer.render(row)
+            if made.plain and not made.answer.strip():
+                return None
+            check(made)
+            return made
+
+        return self.source.each(liked, dialogue)
 
     def _left_out(self, files: SplitFiles) -> str:
         bad, blank = len(self.source.bad.found), self._blank.get(files.name, 0)
@@ -102,16 +110,25 @@ class SftData(Pipeline[Dialogue]):
 
         `few`: the rows are only the first ones, so that some labels may be missing.
         """
-        template, bad = self.fit.template, self.source.bad
-        refuse_split(self.data, template, self.head)
+        templates, bad = [fit.template for fit in self.fits], self.source.bad
+        refuse_split(self.data, templates, self.head)
         held_out = [] if isinstance(self.data.eval, str) else items.eval
         rows = [*items.train, *held_out]
-        self.labels = labels_of(self.data, template, rows, self.head, few)
-        self.maker = ExampleMaker(self.inputs, template, self.max_length, self.head, self.labels)
+        self.labels = labels_of(self.data, templates, self._labelled(rows), self.head, few)
+        self.maker = ExampleMaker(self.inputs, templates, self.max_length, self.head, self.labels)
         self._unread = self.maker.unread_keys(rows)
         train = self.maker.encode(items.train, bad)
         held = self.maker.encode(items.eval, bad, prompts=True)
         return settle(self.data, self.maker, (train, held), self.inputs.context_length)
+
+    def _labelled(self, rows: Sequence[Dialogue]) -> list[Dialogue]:
+        """The rows of sources that have labels; all of them, if they are classified."""
+        sources = self.source.train.sources
+        return [
+            row
+            for row in rows
+            if self.head == "classes" or sources[row.source].fit.template.label is not None
+        ]
 
     def _eval(self, pairs: Sequence[Pair]) -> list[EvalRow]:
         kept = self.maker.cut(pairs, self.maker.eval)
@@ -121,12 +138,12 @@ class SftData(Pipeline[Dialogue]):
                 f"at data.max_length {self.max_length} no held-out row keeps any of its answer",
                 "set a larger data.max_length, or data.eval: 0",
             )
-        if self.fit.template.text is not None and self.head == "language":
-            return [self._continuation(example) for _, example in kept]
         return [self._eval_row(pair, example) for pair, example in kept]
 
     def _eval_row(self, pair: Pair, example: Example) -> EvalRow:
         rendered, encoded = pair
+        if rendered.dialogue.plain and self.head == "language":
+            return self._continuation(example)
         answer, text = rendered.dialogue.answer.strip(), _prompt_text(rendered)
         if example.label is not None:
             return EvalRow(example, example.input_ids, text, answer, [], example.label)
@@ -161,15 +178,14 @@ class SftData(Pipeline[Dialogue]):
             "skipped": skipped(self.source.bad),
             "tokens": sum(example.num_tokens for example in train),
             "longest": max(example.num_tokens for example in train),
-            "template": self.fit.template.name,
-            "template_origin": self.fit.origin,
+            **self._format_facts(),
             **chat_facts(self.maker),
             "rows_with_reasoning": sum(self.maker.reasons(items.train)),
             "tokens_sha256": tokens_sha256(train),
             **losses(self.maker),
         }
         report["warnings"] = warnings_of(report, WARNED, "they are also")
-        if self.fit.template.label and not self.data.labels:
+        if any(fit.template.label for fit in self.fits) and not self.data.labels:
             report["labels"] = list(self.labels)
         if self.labels and self.head != "classes":
             without = sum(row.gold is None for row in held)
@@ -182,13 +198,16 @@ class SftData(Pipeline[Dialogue]):
         return report
 
     def _sent(self, items: Sequence[Dialogue]) -> PromptFormat:
-        defaults = self.maker.defaults(self.maker.reasons(items))
+        chats = [each for each in items if each.messages]
+        defaults = self.maker.defaults(self.maker.reasons(chats))
         return PromptFormat(
             defaults, self.maker.plain_template, tuple(trained(self._pairs, self.maker))
         )
 
     def _facts(self) -> dict[str, Any]:
-        used = self.fit.used.union(self._thumbs if self._disliked else ())
+        def used(source: Source) -> frozenset[str]:
+            return source.fit.used.union(self._thumbs[source.name] if self._disliked else ())
+
         blank = sum(self._blank.values())
         facts = self.source.facts(used, blank_rows=blank, thumbs_down_rows=self._disliked)
         return {**facts, "unread_turn_keys": self._unread}

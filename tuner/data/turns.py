@@ -25,14 +25,17 @@ _ANSWERING = ("assistant", "call", "tool")
 
 
 class Sides:
-    """Makes dialogues of prompts and answers."""
+    """Makes dialogues of prompts and answers.
 
-    def __init__(self) -> None:
+    Args:
+        system: the text of a system turn for those that have none.
+    """
+
+    def __init__(self, system: str | None = None) -> None:
         template = _template()
         self._roles = _conversation(template).roles
-        self._renderer = RowRenderer(
-            Fit(template, {name: name for name in template.columns.names}, "tuner")
-        )
+        fit = Fit(template, {name: name for name in template.columns.names}, "tuner")
+        self._renderer = RowRenderer(fit, system=system)
 
     def dialogue(
         self, row: Row, prompt: Any, answer: Any, name: str, extras: dict[str, Any]

@@ -21,6 +21,7 @@ from tuner.methods.options import MethodOptions
 from tuner.recipe.export import ExportSection
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
+from tuner.recipe.schema_source import Sources
 from tuner.schema.fields import (
     FILE,
     AutoCount,
@@ -46,7 +47,11 @@ class DataSection(Section):
     """The rows and how they become examples."""
 
     train: Annotated[
-        Words, FILE, Field(min_length=1, description="file or files with training rows")
+        Sources,
+        FILE,
+        Field(
+            description="files with training rows; {source: FILE, rows: 500} has keys of its own",
+        ),
     ]
     eval: Annotated[
         PathOrAmount,
