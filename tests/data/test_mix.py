@@ -53,7 +53,7 @@ NAMES = {"prompt": "frage", "completion": "antwort"}
 
 
 def test_each_source_has_its_own_format(tmp_path: Path) -> None:
-    """E02, E03: what is recognised in one file says nothing about another."""
+    """D17: what is recognised in one file says nothing about another."""
     result = prepared(tmp_path, "chats.jsonl", "tasks.jsonl", {**FRAGE, "columns": NAMES})
     alone = [
         *texts(prepared(tmp_path, "chats.jsonl")),
@@ -70,7 +70,7 @@ def test_each_source_has_its_own_format(tmp_path: Path) -> None:
 
 
 def test_an_eval_file_has_a_format_of_its_own(tmp_path: Path) -> None:
-    """E06."""
+    """D17: what the training file has says nothing about it."""
     result = prepared(tmp_path, "tasks.jsonl", eval="chats.jsonl")
     assert [row.reference for row in result.eval] == [f"The clerk of room {n}." for n in range(6)]
 

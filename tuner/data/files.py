@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,13 +235,18 @@ def in_source(error: TunerError, source: Source) -> TunerError:
 
 
 def _draw(rows: Iterable[Row], most: int, seed: int) -> tuple[list[Row], int]:
-    """Return `most` rows chosen by the seed, in their order, and how many there are in all."""
+    """Return `most` rows, in their order, and how many there are in all.
+
+    Which ones depends on the seed and on their contents, not on their places: files whose rows
+    belong together line by line are drawn from independently.
+    """
     count = 0
 
     def marked() -> Iterator[tuple[bytes, int, Row]]:
         nonlocal count
         for count, row in enumerate(rows, 1):
-            yield hashlib.sha256(f"{seed}:{count}".encode()).digest(), count, row
+            text = f"{seed}:{json.dumps(row.values, sort_keys=True, default=str)}"
+            yield hashlib.sha256(text.encode()).digest(), count, row
 
     chosen = heapq.nsmallest(most, marked(), key=lambda each: each[:2])
     return [row for _, _, row in sorted(chosen, key=lambda each: each[1])], count

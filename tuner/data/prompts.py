@@ -13,8 +13,9 @@ from tuner.data.example_maker import Tally
 from tuner.data.files import Source, SplitFiles
 from tuner.data.preferences import asked
 from tuner.data.prepared import Inputs
-from tuner.data.prompt_match import PromptFit, choose_prompts
+from tuner.data.prompt_match import PromptFit, choose_prompts, prompt_fit
 from tuner.data.read import Row
+from tuner.data.recognise import recognise
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.turns import blank
 from tuner.data.whole import WholePipeline
@@ -109,7 +110,8 @@ class PromptData(WholePipeline[Question]):
             )
 
     def _fit(self, source: Source) -> PromptFit:
-        return choose_prompts(source.data, source.columns, self.inputs.folder)
+        fit = recognise(source, self.inputs.folder, choose_prompts)
+        return prompt_fit(fit, source.columns)
 
     def _items(self, files: SplitFiles) -> list[Question]:
         items = [each for source in files.sources if source.rows for each in self._of(source)]

@@ -26,6 +26,7 @@ WARNINGS = {
     "thumbs_down_rows": "{:row} with a thumbs-down left out: disliked answers are not trained on",
     "skipped": "{:bad row} left out: {names}",
     "blank_rows": "{:blank text} left out",
+    "unanswered_rows": "{:row} ending in turns that no answer follows: these turns are left out",
     "unread_turn_keys": "keys of turns that nothing reads: {names}",
     "ignored_columns": "columns not used: {names}",
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",

@@ -18,11 +18,12 @@ from tuner.data.long import refuse_split, settle
 from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import EvalRow, Inputs, Preview, PromptFormat
 from tuner.data.read import Row
+from tuner.data.recognise import recognise
 from tuner.data.rendered import Rendered
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
 from tuner.data.split import Split
 from tuner.data.template import Template
-from tuner.data.template_match import Fit, choose
+from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.trained_prompts import trained
 from tuner.errors import DataError
@@ -32,7 +33,13 @@ RAW_PROMPT_TOKENS = 32
 WARNED = (
     *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
-    *("unread_turn_keys", "ignored_columns", "eval_rows_also_in_train", "special_tokens_in_text"),
+    *(
+        "unanswered_rows",
+        "unread_turn_keys",
+        "ignored_columns",
+        "eval_rows_also_in_train",
+        "special_tokens_in_text",
+    ),
 )
 
 
@@ -50,11 +57,11 @@ class SftData(Pipeline[Dialogue]):
         super().__init__(inputs)
         self.head = head
         self._blank: dict[str, int] = {}
-        self._disliked = 0
+        self._disliked = self._unanswered = 0
         self._thumbs: dict[str, list[str]] = {}
 
     def _fit(self, source: Source) -> Fit[Template]:
-        return choose(source.data, source.columns, self.inputs.folder)
+        return recognise(source, self.inputs.folder)
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:
         """The dialogues of the liked rows; supervised learning has no use for others."""
@@ -86,6 +93,7 @@ class SftData(Pipeline[Dialogue]):
             if made.plain and not made.answer.strip():
                 return None
             check(made)
+            self._unanswered += made.unanswered
             return made
 
         return self.source.each(liked, dialogue)
@@ -210,7 +218,11 @@ class SftData(Pipeline[Dialogue]):
 
         blank = sum(self._blank.values())
         facts = self.source.facts(used, blank_rows=blank, thumbs_down_rows=self._disliked)
-        return {**facts, "unread_turn_keys": self._unread}
+        return {
+            **facts,
+            "unanswered_rows": self._unanswered,
+            "unread_turn_keys": self._unread,
+        }
 
     def preview(self) -> tuple[list[Preview], list[str]]:
         """Return the training rows with the supervised spans; see `Pipeline.preview`."""

@@ -16,7 +16,7 @@ from tuner.data.bad_rows import BadRow
 from tuner.data.check_row import check
 from tuner.data.dialogue import Dialogue, Message, RowRenderer
 from tuner.data.read import Row
-from tuner.data.template import Columns, Conversation, Template, load_template
+from tuner.data.template import load_template
 from tuner.data.template_match import Fit
 
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
@@ -32,8 +32,9 @@ class Sides:
     """
 
     def __init__(self, system: str | None = None) -> None:
-        template = _template()
-        self._roles = _conversation(template).roles
+        template = load_template("chat", Path())
+        assert template.conversation is not None
+        self._roles = template.conversation.roles
         fit = Fit(template, {name: name for name in template.columns.names}, "tuner")
         self._renderer = RowRenderer(fit, system=system)
 
@@ -152,18 +153,3 @@ def _check_order(messages: tuple[Message, ...]) -> None:
         if before["role"] == after["role"] and before["role"] != "tool" and not called:
             who = before["role"]
             raise BadRow(f"the turns are out of order: two {who} turns follow each other")
-
-
-def _template() -> Template:
-    """The template `chat` that also knows the roles of `sharegpt` and a column for the system."""
-    chat, sharegpt = (load_template(name, Path()) for name in ("chat", "sharegpt"))
-    roles = {**_conversation(sharegpt).roles, **_conversation(chat).roles}
-    update = {"roles": roles, "system": "system", "tools": "tools"}
-    conversation = _conversation(chat).model_copy(update=update)
-    columns = Columns(required=("messages",), optional=("system", "tools"))
-    return chat.model_copy(update={"conversation": conversation, "columns": columns})
-
-
-def _conversation(template: Template) -> Conversation:
-    assert template.conversation is not None
-    return template.conversation
