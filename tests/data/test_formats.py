@@ -124,6 +124,8 @@ def test_marks_in_a_prompt_are_turns(tmp_path: Path) -> None:
     assert both[1].startswith("<|im_start|>user\nIs it damp?\n\nLook.<|im_end|>")
     named = texts(prepared(tmp_path, rows, template="instruction"))
     assert all(text.startswith("<|im_start|>user\n<user>: Is it") for text in named)
+    shots = [{"prompt": f"Q: a\nA: b\nQ: {word}", "completion": "c"} for word in TWO]
+    assert texts(prepared(tmp_path, shots))[0].startswith("<|im_start|>user\nQ: a\nA: b\nQ: damp")
     mixed = texts(prepared(tmp_path, [*rows, {"instruction": "A tag: <user>", "output": "b"}]))
     assert mixed[:2] == named
 

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuner.data.files import Source
+from tuner.data.files import EVIDENCE, Source
 from tuner.data.read import Row
 from tuner.data.template import AUTO, Template, load_template, variables
 from tuner.data.template_match import Fit, NoTemplateFits, choose
+from tuner.data.transcripts import PARTNERS
 from tuner.data.turn_lists import ends_with_user, shape
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
@@ -36,7 +37,7 @@ def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[
         DataError: no template fits, or several do, or texts can be read in two ways.
         RecipeError: `data.columns` names something that does not exist.
     """
-    data, rows = source.data, source.rows
+    data, rows = source.data, source.rows[:EVIDENCE]
     try:
         fit = by_columns(data, source.columns, folder, partial(_agrees, data, rows))
     except NoTemplateFits as error:
@@ -68,7 +69,7 @@ def _agrees(data: DataSection, rows: Sequence[Row], fit: Fit[Template]) -> bool:
 
 
 def _by_contents(source: Source, folder: Path) -> Fit[Template] | None:
-    columns = [name for name in source.columns if shape(_values(source.rows, name))]
+    columns = [name for name in source.columns if shape(_values(source.rows[:EVIDENCE], name))]
     if len(columns) != 1:
         return None
     template = load_template("chat", folder)
@@ -97,8 +98,9 @@ def _with_hints(error: DataError, source: Source) -> DataError:
     """The error with the columns that hold conversations in most rows, but not in all."""
     hints = []
     for name in source.columns:
-        odd = [row.id for row in source.rows if not shape([row.values.get(name)])]
-        if len(odd) * 2 < len(source.rows):
+        rows = source.rows[:EVIDENCE]
+        odd = [row.id for row in rows if not shape([row.values.get(name)])]
+        if len(odd) * 2 < len(rows):
             where = f", except {', '.join(odd[:3])}" if odd else ""
             hints.append(
                 f"'{name}' holds conversations{where}: "
@@ -112,7 +114,7 @@ def _refuse_two_readings(fit: Fit[Template], source: Source) -> None:
     if fit.template.name != "text":
         return
     column = fit.columns["text"]
-    if mark := shape(_values(source.rows, column)):
+    if mark := shape(_values(source.rows[:EVIDENCE], column)):
         file = source.path.name
         what = "are lists of turns" if mark in LISTS else f"begin with {mark}"
         raise DataError(
@@ -134,8 +136,11 @@ def _spoken(fit: Fit[Template], rows: Sequence[Row], named: bool) -> frozenset[s
         for name in read if turn.role in ("user", "assistant") else ():
             values = _values(rows, fit.columns.get(name, name))
             mark = shape(values)
-            if mark in LISTS or (
-                mark and not named and turn.role == "user" and ends_with_user(values)
-            ):
+            if mark in LISTS or (turn.role == "user" and not named and _said(mark, values)):
                 found.add(name)
     return frozenset(found)
+
+
+def _said(mark: str | None, values: Sequence[Any]) -> bool:
+    """Whether prompts are marked turns; questions with answers may be examples in a prompt."""
+    return mark is not None and mark.rstrip(":").lower() not in PARTNERS and ends_with_user(values)

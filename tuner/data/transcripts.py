@@ -24,7 +24,7 @@ _WORDS = {
     "input": ("input", "输入"),
 }
 # Who answers whom, where words go together.
-_PARTNERS = {
+PARTNERS = {
     "question": ("answer",),
     "q": ("a",),
     "instruction": ("response", "answer"),
@@ -33,14 +33,14 @@ _PARTNERS = {
     "问题": ("回答", "答"),
     "指令": ("输出", "回答"),
 }
-_PARTNERED = frozenset(word for words in _PARTNERS.values() for word in words)
+_PARTNERED = frozenset(word for words in PARTNERS.values() for word in words)
 _ROLES = {word: role for role, words in _WORDS.items() for word in words}
 _NAMES = "|".join(sorted(_ROLES, key=len, reverse=True))
 _CHINESE = "|".join(sorted((word for word in _ROLES if not word.isascii()), key=len, reverse=True))
 # Forms of a mark; `{}` stands for the names, and the name is the first group that is not empty.
 _FORMS = {
-    "tag": r"\s*<({})>[ \t]*[:：]?[ \t]*",
-    "bracket": r"\s*[\[【]({})[\]】][ \t]*[:：]?[ \t]*",
+    "tag": r"<({})>[ \t]*[:：]?[ \t]*",
+    "bracket": r"[\[【]({})[\]】][ \t]*[:：]?[ \t]*",
     "heading": r"(?:^|(?<=\n))[ \t]*#{{2,6}}[ \t]*({})[ \t]*[:：]?[ \t]*",
     "colon": r"(?:^|(?<=\n))[ \t]*(?:\*\*)?({})[ \t]*(?:\*\*)?[:：](?:\*\*)?[ \t]*",
     # Chinese is written without spaces and often without line breaks between the turns.
@@ -77,15 +77,18 @@ def transcript(text: str) -> Transcript | None:
     Its speakers have one word each; what looks like another mark is text.
     Before headings (`### Instruction:`) there may be a preamble, which is a system turn.
     """
-    found = [each for form in _FORMS if (each := _in_form(text, form))]
+    text = text.lstrip()
+    begun = [form for form in _FORMS if form == "heading" or _matcher(form).match(text)]
+    found = [each for form in begun if (each := _in_form(text, form))]
     answered = [each for each in found if "assistant" in each.words]
     return next(iter(answered or found), None)
 
 
 def transcript_of(texts: Sequence[str]) -> Transcript | None:
     """Return the turns of texts that each begin with a mark of one form; else None."""
+    stripped = [text.lstrip() for text in texts]
     for form in _FORMS:
-        found = [_matcher(form).match(text) for text in texts]
+        found = [_matcher(form).match(text) for text in stripped]
         marks = [mark for mark in found if mark]
         if not marks or len(marks) < len(texts):
             continue
@@ -93,7 +96,7 @@ def transcript_of(texts: Sequence[str]) -> Transcript | None:
         if "user" in words and _role(marks[0]) in ("user", "system"):
             turns = [
                 {"role": _role(mark), "content": text[mark.end() :].strip()}
-                for mark, text in zip(marks, texts, strict=True)
+                for mark, text in zip(marks, stripped, strict=True)
             ]
             return Transcript(form, words, turns)
     return None
@@ -131,7 +134,7 @@ def _speakers(marks: Sequence[re.Match[str]]) -> dict[str, str]:
     for mark in marks:
         words.setdefault(_role(mark), mark[1])
     if "user" in words:
-        partners = _PARTNERS.get(words["user"].lower())
+        partners = PARTNERS.get(words["user"].lower())
         for mark in marks:
             word = mark[1].lower()
             suits = word in partners if partners else word not in _PARTNERED

@@ -101,7 +101,7 @@ def _unwrapped(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     if isinstance(value, dict):
         lists = [item for item in value.values() if isinstance(item, list)]
