@@ -225,6 +225,7 @@ def test_calls_in_their_older_forms(tmp_path: Path) -> None:
         "Q: alone",
         "An [AI] model and its <user>.",
         "No marks at all",
+        '[{"role": "user", "role": "user", "content": "a key twice"}]',
     ],
 )
 def test_text_is_no_transcript_by_chance(text: str) -> None:

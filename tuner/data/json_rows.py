@@ -61,6 +61,18 @@ def parse(text: str) -> dict[str, Any] | BadLine:
     return _as_row(value, text)
 
 
+def decode(text: str) -> Any:
+    """Parse JSON in a text, by the rules of rows.
+
+    Raises:
+        ValueError: it is not JSON, or has a key twice.
+    """
+    try:
+        return _DECODER.decode(text.strip())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def is_row(line: bytes, alone: bool) -> bool:
     """Return whether a file's first line is a row, as in JSON Lines, not a container of rows."""
     if not line.lstrip().startswith(b"{"):

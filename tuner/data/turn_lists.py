@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from tuner.data import json_rows
 from tuner.data.bad_rows import BadRow
 from tuner.data.reasoning import Message
 from tuner.data.template import Conversation
@@ -100,8 +101,8 @@ def _unwrapped(value: Any) -> Any:
     """A value without JSON around it, and without a list of which it is the only item."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
+            value = json_rows.decode(value)
+        except ValueError:
             return value
     if isinstance(value, dict):
         lists = [item for item in value.values() if isinstance(item, list)]
@@ -155,7 +156,7 @@ def _with_calls(message: Message) -> Message:
         return {**rest, "tool_calls": [{"type": "function", "function": call}]}
     if isinstance(calls := message.get("tool_calls"), str):
         with suppress(ValueError):
-            return {**message, "tool_calls": json.loads(calls)}
+            return {**message, "tool_calls": json_rows.decode(calls)}
     return message
 
 
