@@ -15,6 +15,7 @@ from tuner.data.dialogue import Dialogue
 from tuner.data.prepared import EvalRow, Inputs, Prepared
 from tuner.data.sft import SftData
 from tuner.data.split import held_out
+from tuner.data.template import all_templates
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 
@@ -36,6 +37,8 @@ def chat(*turns: tuple[str, Any]) -> dict[str, Any]:
 
 
 GOOD = chat(("user", "Hello?"), ("assistant", "Hi."))
+ROLES = all_templates()[0].conversation
+UNKNOWN = f'unknown role "narrator" (known: {", ".join(ROLES.roles if ROLES else ())})'
 BAD = {
     "the answer is empty": chat(("user", "x"), ("assistant", " \n")),
     "the answer is null": chat(("user", "x"), ("assistant", None)),
@@ -46,9 +49,7 @@ BAD = {
     "the system turn is not the first one": chat(
         ("user", "x"), ("system", "b"), ("assistant", "y")
     ),
-    'unknown role "bot" (known: system, developer, user, assistant, tool)': chat(
-        ("user", "x"), ("bot", "y")
-    ),
+    UNKNOWN: chat(("user", "x"), ("narrator", "y")),
     "the content of a turn is not text but int": chat(("user", 3), ("assistant", "y")),
     "there is no assistant turn": chat(("user", "x")),
     "the column 'messages' is not a list of turns": {"messages": "x"},

@@ -40,7 +40,7 @@ def write_rows(path: Path, rows: list[Any]) -> Path:
 
 
 def values(path: Path, limit: int = 0) -> list[dict[str, Any]]:
-    return [row.values for row in read([path], BadRows(limit))]
+    return [row.values for row in read(path, BadRows(limit))]
 
 
 def test_a_broken_line_is_named(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_types_do_not_depend_on_other_rows(tmp_path: Path) -> None:
     second = [{**row, "system": "Be brief."} for row in ROWS]
     write_rows(tmp_path / "a.jsonl", first)
     write_rows(tmp_path / "b.jsonl", second)
-    rows = read([tmp_path / "a.jsonl", tmp_path / "b.jsonl"], BadRows(0))
+    rows = [row for name in ("a", "b") for row in read(tmp_path / f"{name}.jsonl", BadRows(0))]
     assert [row.values for row in rows] == first + second
     result = prepared(tmp_path, "a.jsonl", "b.jsonl")
     assert result.report["rows_train"] == 32
@@ -84,7 +84,7 @@ def test_no_key_is_invented(tmp_path: Path) -> None:
     ]
     other = json.loads(json.dumps(turns).replace('"c": 1', '"d": [2]'))
     path = write_rows(tmp_path / "t.jsonl", [{"messages": turns}, {"messages": other}])
-    rows = read([path], BadRows(0))
+    rows = list(read(path, BadRows(0)))
     assert [row.values["messages"] for row in rows] == [turns, other]
     renderer = RowRenderer(choose(DataSection(train=("t",)), ["messages"], tmp_path))
     assert [list(renderer.render(row).messages) for row in rows] == [turns, other]
@@ -297,5 +297,5 @@ def test_rows_on_one_line_have_names_of_their_own(tmp_path: Path) -> None:
     """What `json.dump(rows, file)` writes: counts and messages are by row, not by line."""
     path = tmp_path / "all.json"
     path.write_text(json.dumps([{"text": f"row {n}"} for n in range(3)]), "utf-8")
-    rows = read([path], BadRows(0))
+    rows = list(read(path, BadRows(0)))
     assert [row.id for row in rows] == ["all.json:1", "all.json:1[2]", "all.json:1[3]"]

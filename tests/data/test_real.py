@@ -30,6 +30,11 @@ FILES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "gpteacher-roleplay/roleplay.jsonl": ("instruction", 1500, {}),
     "sharegpt-dummy-en/dummy_conversation.jsonl": ("sharegpt", 500, {}),
     "gsm8k/train_sample.jsonl": ("prompt_completion", 2500, {}),
+    # One row in a list on each line.
+    "lawyer-llama-zh/legal_advice.jsonl": ("instruction", 1799, {}),
+    # Turns as texts that begin with [客户] and [律师]; a prompt with <user> and <bot>.
+    "lawyer-llama-zh/legal_counsel_multi_turn_with_article_v2.jsonl": ("chat", 336, {}),
+    "huatuo-med-zh/liver_cancer.jsonl": ("instruction", 850, {}),
     "lawyer-llama-zh/legal_counsel_with_article_v2.jsonl": ("prompt_completion", 549, {}),
     "humaneval/HumanEval.jsonl": (
         "prompt_completion",
@@ -96,7 +101,7 @@ def test_real_tool_calls() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lawyer-llama-zh/legal_advice.jsonl", "expected an object, found an array"),
+        ("oasst-en/prompt_lottery_en_250_text.jsonl", "expected an object, found a string"),
         ("belle-zh/zh_seed_tasks.json", "no data template fits the columns"),
         ("truthfulqa/truthfulqa.jsonl", "the column 'answer' is not text"),
         ("dpo-en/dpo_en_demo.jsonl", "there is no assistant turn"),

@@ -7,9 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.cli.command import tuner
 
 ROOT = Path(__file__).parents[2]
 # What it says of tools is tried with a server: inference/test_tools.py.
@@ -49,3 +52,20 @@ def test_the_row_of_the_page_is_in_the_sample() -> None:
     """What the page shows of the data is a row of the recipe's."""
     (row,) = re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL)
     assert row in (ROOT / "recipes/samples/reasoning-train.jsonl").read_text("utf-8").splitlines()
+
+
+def test_the_mix_of_the_page_is_planned_as_it_says(
+    tmp_path: Path, bases: Callable[[str], Path]
+) -> None:
+    """The sources' lines do not depend on the base."""
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    (shown,) = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
+    shutil.copytree(ROOT / "recipes/samples", tmp_path / "samples")
+    (tmp_path / "mix.yaml").write_text(recipe, "utf-8")
+    done = tuner("plan", "mix.yaml", "--set", f"model.base={bases('llama')}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines(keepends=True)
+    start = next(place for place, line in enumerate(lines) if line.startswith("source "))
+    assert "".join(lines[start : start + len(shown.splitlines())]) == shown
+    count = len([line for line in lines if line.startswith("source ")])
+    assert count == shown.count("source ")

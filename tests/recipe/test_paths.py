@@ -99,9 +99,14 @@ def test_every_key_that_names_something_is_found(
         "model.base": "base",
         "model.chat_template": "file",
         "data.train": "file",
+        "data.train.source": "file",
+        "data.train.template": "file",
         "data.eval": "file",
         "data.template": "file",
+        "method.source": "adapter",
         "rlhf.policy": "adapter",
+        "rlhf.reward.model": "adapter",
+        "rlhf.reward.function": "function",
         "ppo.ptx_data": "file",
     }
     monkeypatch.chdir(project)

@@ -281,7 +281,7 @@ def test_ranges_are_said_in_words() -> None:
         "method.dropout": "a number, 0 or more and below 1",
         "method.alpha": "a number, above 0, or auto",
         "method.rank_pattern": "a mapping",
-        "data.train": "a word or a list of words",
+        "data.train": "a word, a mapping or a list of these",
         "model.revision": "text, or null",
         "eval.enabled": "true or false",
         "method.stages": "a list",

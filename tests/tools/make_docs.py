@@ -53,6 +53,8 @@ def recipe_page() -> str:
         required = schema["$defs"][model.__name__].get("required", [])
         for key, entry in properties.items():
             lines.append(_row(schema, name, key, entry, key in required))
+        if name == "data":
+            lines += ["", f"A mapping in `train` has {_keys(schema, 'SourceSection')}."]
     lines += _rewards(schema)
     return "\n".join(lines) + "\n"
 
@@ -147,11 +149,15 @@ def _methods(schema: dict[str, Any]) -> list[str]:
     lines = _head("methods")
     for row, names in rows.items():
         lines.append(f"{row} {', '.join(f'`{name}`' for name in names)} |")
-    stage = schema["$defs"]["StageOptions"]["properties"]
-    keys = "; ".join(
-        f"`{key}` ({_type(schema, e)}): {e['description']}" for key, e in stage.items()
+    return [*lines, "", f"A stage has {_keys(schema, 'StageOptions')}."]
+
+
+def _keys(schema: dict[str, Any], model: str) -> str:
+    """The keys of a mapping, in one sentence."""
+    entries = schema["$defs"][model]["properties"].items()
+    return "; ".join(
+        f"`{key}` ({_type(schema, each)}): {each['description']}" for key, each in entries
     )
-    return [*lines, "", f"A stage has {keys}."]
 
 
 def _rewards(schema: dict[str, Any]) -> list[str]:

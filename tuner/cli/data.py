@@ -57,11 +57,11 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
     tokenizer, new_ids = tokenizers.open_tokenizer(loaded.recipe.model, found, loaded.folder)
     stops = tokenizers.stop_ids(found.folder)
     head = head_for(loaded.recipe.model.task, found.config, loaded.task)
-    section = loaded.recipe.data
-    most = rows if section.max_rows is None else min(rows, section.max_rows)
-    few = section.model_copy(update={"max_rows": most, "eval": 0})
-    of_few = replace(loaded, recipe=loaded.recipe.model_copy(update={"data": few}))
+    section = loaded.recipe.data.model_copy(update={"eval": 0})
+    of_few = replace(loaded, recipe=loaded.recipe.model_copy(update={"data": section}))
     pipeline = plan_data.pipeline(of_few, tokenizer, found.context_length, stops, head)
+    # Of several sources, at least one row each.
+    pipeline.first = -(-rows // len(section.train))
     shown, warnings = pipeline.preview()
     template = pipeline.maker.chat_template
     plan_data.settle_prompts(loaded.recipe, tokenizer, stops, pipeline.sent, template)

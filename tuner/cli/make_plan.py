@@ -142,8 +142,8 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
 
     if not (folder / RUN).is_file() or loaded.task != "sft":
         return loaded
-    data, values = loaded.recipe.data, read_record(folder).get("plan", {}).get("values", {})
-    meant = history.old_auto_values(values, data.template, data.long)
+    data, plan = loaded.recipe.data, read_record(folder).get("plan", {})
+    meant = history.old_auto_values(plan, data.template, data.columns, data.long)
     if not meant:
         return loaded
     origins = {f"data.{key}": history.BEGUN for key in meant}

@@ -91,7 +91,7 @@ def _files(source: Path) -> list[Path]:
     named = [each for each in paths.named(recipe) if each.kind != "base"]
     files = [each.path for each in named]
     found = [file for file in files if not file.is_absolute() and (source.parent / file).is_file()]
-    for file in list(found):
-        if file.suffix in RECIPES and file != Path(str(recipe.data.template)):
-            found += _files(source.parent / file)
+    for each in named:
+        if each.kind == "adapter" and each.path in found and each.path.suffix in RECIPES:
+            found += _files(source.parent / each.path)
     return list(dict.fromkeys(found))

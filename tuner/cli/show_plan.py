@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from tuner import __version__
 from tuner.console import formatting
 from tuner.console.console import Console
@@ -19,6 +22,8 @@ def plan(made: Plan, console: Console) -> None:
     console.event("plan", plan=made.as_dict())
     for name, facts in made.facts.items():
         console.text(formatting.paragraph(name, formatting.facts(name, facts, console.verbose)))
+        if name == "data":
+            _sources(facts["files"], console)
     values = {key: (formatting.value(item.value), item.origin) for key, item in made.values.items()}
     shown = {key: pair for key, pair in values.items() if console.verbose or pair[1] != "default"}
     console.text()
@@ -30,3 +35,16 @@ def plan(made: Plan, console: Console) -> None:
     console.text(f"\nrun folder  {made.output}")
     for warning in made.warnings:
         console.warn(warning)
+
+
+def _sources(files: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Show a line for each source, where they are mixed or drawn from."""
+    if len(files) < 2 and not any("drawn_from" in file for file in files):
+        return
+    for file in files:
+        rows = formatting.counted(file["rows"], "row")
+        if "drawn_from" in file:
+            rows = f"{rows} of {file['drawn_from']:,}, drawn by seed"
+        if "template" in file:
+            rows += f"; template {file['template']}; columns {', '.join(file['columns'])}"
+        console.text(formatting.paragraph("source", [f"{file['name']}: {rows}"]))

@@ -198,7 +198,7 @@ class ChatTemplate:
             plain = ""
         if len(plain) > MAX_PROBE_CHARACTERS:
             raise _unsafe("it renders a single word to more than ten million characters")
-        self.abilities: Abilities = template_probe.learn(self.source, self.render)
+        self.abilities = template_probe.learn(self.source, self.render)
 
 
 def with_defaults(source: str, arguments: Mapping[str, Any]) -> str:

@@ -7,13 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, takewhile
-from pathlib import Path
 from typing import Any
 
 from tuner.data.answer_encoder import PromptAndAnswers
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue, Message
-from tuner.data.files import DataSource
+from tuner.data.files import DataSource, Source
 from tuner.data.preference_formats import PreferenceFormat
 from tuner.data.read import Row
 from tuner.data.template_match import Fit
@@ -68,28 +67,35 @@ class Compared:
     contradicting: int = 0
 
 
-def compare(
-    rows: Sequence[Row], fit: Fit[PreferenceFormat], source: DataSource, system: str | None = None
-) -> Compared:
-    """Make the comparisons of a split; bad rows are recorded by the source.
+def compare(sources: Sequence[Source], files: DataSource) -> Compared:
+    """Make the comparisons of a split; bad rows are recorded by the files.
 
     A ranking of K answers makes K(K-1)/2 pairs. Scores make a pair wherever they differ; its margin
-    is the difference, divided by the largest in the file. Of thumbs, every liked answer makes a
-    pair with every disliked one to exactly the same prompt. `system`: the turn of rows without
-    one.
+    is the difference, divided by the largest in the source. Of thumbs, every liked answer makes a
+    pair with every disliked one to exactly the same prompt.
     """
-    reader, name = _Reader(fit, system), fit.template.name
-    if name == "thumbs":
-        return _grouped(source.each(rows, reader.thumb))
-    read = {"pairs": reader.pair, "rankings": reader.ranking, "scores": reader.scores}[name]
-    found = source.each(rows, lambda row: (row.path, read(row)))
-    if name == "scores":
-        found = _scaled(found)
-    comparisons = [comparison for _, comparison in found]
-    if name == "pairs":
-        return _consistent(comparisons)
-    unpaired = [each.row for each in comparisons if not each.pairs]
-    return Compared([each for each in comparisons if each.pairs], unpaired)
+    thumbs: list[tuple[Dialogue, bool]] = []
+    pairs: list[Comparison] = []
+    others: list[Comparison] = []
+    for source in sources:
+        if not source.rows:
+            continue
+        reader, name = _Reader(source.fit, source.data.system), source.fit.template.name
+        if name == "thumbs":
+            thumbs += files.each(source.rows, reader.thumb)
+        elif name == "pairs":
+            pairs += files.each(source.rows, reader.pair)
+        elif name == "rankings":
+            others += files.each(source.rows, reader.ranking)
+        else:
+            others += _scaled(files.each(source.rows, reader.scores))
+    grouped, consistent = _grouped(thumbs), _consistent(pairs)
+    return Compared(
+        [*grouped.comparisons, *consistent.comparisons, *(each for each in others if each.pairs)],
+        grouped.unpaired + [each.row for each in others if not each.pairs],
+        grouped.identical,
+        consistent.contradicting,
+    )
 
 
 class _Reader:
@@ -240,15 +246,11 @@ def _number(value: Any, what: str) -> float:
     return number
 
 
-def _scaled(found: Sequence[tuple[Path, Comparison]]) -> list[tuple[Path, Comparison]]:
-    """Margins from 0 to 1, each file on its own scale."""
-    largest: dict[Path, float] = {}
-    for path, comparison in found:
-        margins = [margin for _, _, margin in comparison.pairs]
-        largest[path] = max([largest.get(path, 0.0), *margins])
+def _scaled(found: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons of a source with margins from 0 to 1, on its own scale."""
+    largest = max((margin for each in found for _, _, margin in each.pairs), default=0.0)
     return [
-        (path, replace(each, pairs=tuple((b, w, m / largest[path]) for b, w, m in each.pairs)))
-        for path, each in found
+        replace(each, pairs=tuple((b, w, m / largest) for b, w, m in each.pairs)) for each in found
     ]
 
 

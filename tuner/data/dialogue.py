@@ -7,6 +7,8 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -23,8 +25,11 @@ from tuner.data.template import (
     Template,
     Turn,
     environment,
+    load_template,
+    variables,
 )
 from tuner.data.template_match import Fit
+from tuner.data.turn_lists import messages_of
 from tuner.data.turn_rules import TurnRules
 
 _ONE_COLUMN = re.compile(r"\{\{\s*(\w+)\s*\}\}\Z")
@@ -46,7 +51,8 @@ class Dialogue:
     weighs in the loss; see `turn_keys.weight`. The last turn is one that is learned.
 
     `answer` is the last turn's text; for a cloze it is the label, whose word is in the segments.
-    `source` is the number of the file that the row comes from.
+    `source` is the number of the file that the row comes from. `unanswered` says that the row has
+    further turns, which no answer follows.
     """
 
     row: str
@@ -57,6 +63,7 @@ class Dialogue:
     words: Mapping[str, str] = field(default_factory=dict)
     cut_characters: int = 0
     source: int = 0
+    unanswered: bool = False
 
     def with_answer(self, answer: str) -> Dialogue:
         """Return the same row with a different last answer, without reasoning before it."""
@@ -75,6 +82,11 @@ class Dialogue:
         """The last turn of the assistant; empty if there is none."""
         turns = (each for each in reversed(self.messages) if each["role"] == "assistant")
         return next(turns, {})
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is plain text, all of which is learned."""
+        return bool(self.segments) and all(segment.supervised for segment in self.segments)
 
     @property
     def mark(self) -> str:
@@ -139,9 +151,12 @@ class RowRenderer:
                 message for turn in template.turns for message in self._turn(turn, values)
             )
             tools = None
+        given = messages
         messages = self.rules.applied(messages, row.values)
         answer = messages[-1].get("content") or "" if messages else ""
-        return Dialogue(row.id, messages, tools=tools, answer=answer)
+        unanswered = bool(messages) and given[-1]["role"] in ("user", "tool")
+        unanswered = unanswered and _spoken(messages) < _spoken(given)
+        return Dialogue(row.id, messages, tools=tools, answer=answer, unanswered=unanswered)
 
     def _values(self, row: Row) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -149,11 +164,13 @@ class RowRenderer:
         for name in self.template.columns.names:
             fit, file_name = self._fit, self._fit.columns.get(name, name)
             value = fit.required(row, name) if name in required else fit.value(row, name)
-            if name not in self._lists:
+            if name in fit.spoken and value is not None:
+                value = messages_of(value, _any_turns(), file_name)
+            elif name not in self._lists:
                 value = self._written(name, value)
             if value is None:
                 value = ""
-            elif name not in self._lists and not isinstance(value, str):
+            elif name not in self._lists | fit.spoken and not isinstance(value, str):
                 raise BadRow(f"the column '{file_name}' is not text")
             elif name in required and not _filled(value) and self.template.text is None:
                 raise BadRow(f"the column '{file_name}' is empty")
@@ -170,10 +187,39 @@ class RowRenderer:
     def _turn(self, turn: Turn, values: dict[str, Any]) -> list[Message]:
         if turn.role == "history":
             return _history(values[turn.column or ""])
-        content = self._compiled[turn.content or ""](values)
+        source = turn.content or ""
+        for name in self._fit.spoken.intersection(variables(source)):
+            return self._continued(turn, name, values)
+        content = self._compiled[source](values)
         if not content.strip() and turn.role != "assistant":
             return []
         return [{"role": turn.role, "content": content}]
+
+    def _continued(self, turn: Turn, name: str, values: dict[str, Any]) -> list[Message]:
+        """The turns in a column, the last of them as the template writes it."""
+        *before, last = values[name]
+        if last["role"] != turn.role:
+            raise BadRow(
+                f"the turns in '{self._fit.columns[name]}' do not end with the {turn.role}"
+            )
+        if not isinstance(last.get("content"), str):
+            return [*before, last]
+        given = {**values, name: last["content"]}
+        content = self._compiled[turn.content or ""](given)
+        return [*before, {**last, "content": content}]
+
+
+@cache
+def _any_turns() -> Conversation:
+    """How turns are read whose template names no keys and roles."""
+    conversation = load_template("chat", Path()).conversation
+    assert conversation is not None
+    return conversation
+
+
+def _spoken(messages: Collection[Message]) -> int:
+    """The number of turns, without those of the system."""
+    return sum(message["role"] != "system" for message in messages)
 
 
 def _filled(value: Any) -> bool:
@@ -222,53 +268,12 @@ def _cloze(row: str, cloze: Cloze, values: dict[str, Any]) -> Dialogue:
 
 
 def _conversation(conversation: Conversation, values: dict[str, Any]) -> list[Message]:
-    turns = values[conversation.column]
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise BadRow(f"the column '{conversation.column}' is not a list of turns")
-    messages = [_message(conversation, turn) for turn in turns]
+    messages = messages_of(values[conversation.column], conversation, conversation.column)
     system = values.get(conversation.system or "")
     if system and isinstance(system, str):
-        messages.insert(0, {"role": "system", "content": system})
+        same = {"role": "system", "content": system}
+        messages = [same, *(messages[1:] if messages[:1] == [same] else messages)]
     return messages
-
-
-def _message(conversation: Conversation, turn: dict[str, Any]) -> Message:
-    role = turn.get(conversation.role)
-    if not isinstance(role, str) or role not in conversation.roles:
-        known = ", ".join(conversation.roles)
-        raise BadRow(f"unknown role {json.dumps(role, ensure_ascii=False)} (known: {known})")
-    mapped = conversation.roles[role]
-    own = (conversation.role, conversation.content)
-    message = {key: value for key, value in turn.items() if key not in own and value is not None}
-    content = _content(turn.get(conversation.content))
-    if "function_call" in message:
-        message = _called(message)
-    if mapped == "call":
-        return {"role": "assistant", **message, "content": content, "call": True}
-    message = {"role": mapped, **message}
-    if content is not None:
-        message["content"] = content
-    return message
-
-
-def _called(turn: dict[str, Any]) -> dict[str, Any]:
-    """OpenAI's old key for a call as a list of one."""
-    if "tool_calls" in turn:
-        raise BadRow("a turn has both function_call and tool_calls: leave out function_call")
-    rest = {key: value for key, value in turn.items() if key != "function_call"}
-    return {**rest, "tool_calls": [{"type": "function", "function": turn["function_call"]}]}
-
-
-def _content(content: Any) -> Any:
-    """OpenAI's list of parts as one text; parts that point to files are refused, never opened."""
-    if not isinstance(content, list):
-        return content
-    if not all(
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        for part in content
-    ):
-        raise BadRow("a turn has parts that are not text")
-    return "".join(part["text"] for part in content)
 
 
 def _tools(tools: Any) -> list[Any] | None:

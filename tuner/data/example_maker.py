@@ -14,7 +14,7 @@ from tuner.data.dialogue import Dialogue
 from tuner.data.encode import Encoded, Encoder, closing
 from tuner.data.example import Example
 from tuner.data.prepared import Inputs
-from tuner.data.rendered import Rendered, raw
+from tuner.data.rendered import Rendered, raw, separator_of
 from tuner.data.spans import SpanFinder
 from tuner.data.system_turn import refuse_system
 from tuner.data.tally import Tally
@@ -33,12 +33,14 @@ class ExampleMaker:
 
     Args:
         inputs: the recipe's data section and the tokenizer.
-        template: the data template of the dialogues.
+        templates: the data templates of the dialogues.
         max_length: tokens of the longest example.
         head: what the examples are for: language, sequence or classes.
         labels: the classes.
 
     Raises:
+        RecipeError: `data.render` does not fit the templates or the head, or the templates put
+            different texts between the turns of plain prompts.
         ModelError: the tokenizer has no end-of-sequence token, or its chat template is broken.
         SafetyError: its chat template is not safe to run.
     """
@@ -46,7 +48,7 @@ class ExampleMaker:
     def __init__(
         self,
         inputs: Inputs,
-        template: Template,
+        templates: Sequence[Template],
         max_length: int,
         head: str = "language",
         labels: Sequence[str] = (),
@@ -58,33 +60,36 @@ class ExampleMaker:
                 "without one the model never learns to stop",
                 "use a base model whose tokenizer defines an eos_token",
             )
-        if data.render == "chat" and template.raw:
+        raw_ones = [template.name for template in templates if template.raw]
+        if data.render == "chat" and raw_ones:
             raise RecipeError(
-                f"data.render: the data template '{template.name}' makes plain text, not a chat",
+                f"data.render: the data template '{raw_ones[0]}' makes plain text, not a chat",
                 fix="leave out data.render, or use another template",
             )
-        refuse_misplaced(data, template, head)
+        refuse_misplaced(data, templates, head)
         self.max_length = max_length
         self.system = data.system
         self.train = Tally()
         self.eval = Tally()
-        self.plain = template.text is not None and head == "language"
-        # A classifier reads only the labelled text, up to its last character.
-        self._separator = "" if head == "classes" and template.label else template.separator
+        language = head == "language"
+        self.plain = all(template.text is not None for template in templates) and language
         self.head = head
         self._labels = list(labels)
         self._tokenizer = tokenizer
-        self._turns = bool(template.turns or template.conversation)
+        turned = [template for template in templates if not template.raw]
+        self._turns = bool(turned)
         self._drop, self._context = (data.reasoning == mode for mode in ("drop", "context"))
         self._chat: ChatTemplate | None = None
         self._finder: SpanFinder | None = None
-        if head != "language" and data.render == "chat":
+        if not language and data.render == "chat":
             raise RecipeError(
                 "data.render: chat needs a model that continues a chat",
                 "an encoder-decoder or a classifier reads the prompt as plain text",
                 "leave out data.render",
             )
-        if not template.raw and data.render != "raw" and head == "language":
+        chat = self._turns and data.render != "raw" and language
+        self._separator = "" if chat else separator_of(turned, head)
+        if chat:
             self._chat = ChatTemplate(tokenizer, inputs.stop_ids)
             self._finder = SpanFinder(self._chat, self._context)
         borders = data.long == "split"
@@ -155,7 +160,7 @@ class ExampleMaker:
         if self._drop:
             messages = tuple(reasoning.without(each) for each in dialogue.messages)
             dialogue = replace(dialogue, messages=messages)
-        if self._finder is None:
+        if self._finder is None or dialogue.segments:
             if dialogue.tools or any(message.get("tool_calls") for message in dialogue.messages):
                 raise BadRow("plain text cannot show tools (data.render: raw)")
             return [raw(dialogue, self._separator, only_last, self._context)]

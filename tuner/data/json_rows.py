@@ -61,6 +61,18 @@ def parse(text: str) -> dict[str, Any] | BadLine:
     return _as_row(value, text)
 
 
+def decode(text: str) -> Any:
+    """Parse JSON in a text, by the rules of rows.
+
+    Raises:
+        ValueError: it is not JSON, or has a key twice.
+    """
+    try:
+        return _DECODER.decode(text.strip())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def is_row(line: bytes, alone: bool) -> bool:
     """Return whether a file's first line is a row, as in JSON Lines, not a container of rows."""
     if not line.lstrip().startswith(b"{"):
@@ -160,6 +172,8 @@ def _skip(text: str, position: int) -> int:
 
 
 def _as_row(value: Any, source: str) -> dict[str, Any] | BadLine:
+    if isinstance(value, list):
+        value = _in_list(value)
     if not isinstance(value, dict):
         return BadLine(f"expected an object, found {_name(value)}")
     if _SURROGATE_ESCAPE.search(source) and _SURROGATE.search(
@@ -167,6 +181,14 @@ def _as_row(value: Any, source: str) -> dict[str, Any] | BadLine:
     ):
         return BadLine("a lone surrogate (\\ud800 to \\udfff) is not text")
     return value
+
+
+def _in_list(value: list[Any]) -> Any:
+    """The row of an array that holds nothing else, or whose items are the turns of one chat."""
+    if len(value) == 1 and isinstance(value[0], dict | list):
+        return value[0] if isinstance(value[0], dict) else _in_list(value[0])
+    speakers = [isinstance(item, dict) and {"role", "from"} & item.keys() for item in value]
+    return {"messages": value} if speakers and all(speakers) else value
 
 
 def _name(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from tuner.data.dialogue import Dialogue
 from tuner.data.template import Template
@@ -16,7 +16,11 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
 def labels_of(
-    data: DataSection, template: Template, rows: Iterable[Dialogue], head: str, few: bool = False
+    data: DataSection,
+    templates: Sequence[Template],
+    rows: Iterable[Dialogue],
+    head: str,
+    few: bool = False,
 ) -> tuple[str, ...]:
     """Return the labels, in the order of a head's classes.
 
@@ -25,8 +29,8 @@ def labels_of(
 
     Args:
         data: the recipe's data section.
-        template: of the rows.
-        rows: of the training files, held-out ones included.
+        templates: of the rows.
+        rows: of the training files, held-out ones included, as far as their templates have labels.
         head: what the examples are for: language, sequence or classes.
         few: the rows are only the first ones, so that some labels may be missing.
 
@@ -35,24 +39,21 @@ def labels_of(
             has fewer than two, or rows without any.
         DataError: the model would have to write class numbers that no recipe asks for.
     """
-    if head == "classes" and template.text is not None:
-        raise RecipeError(
-            "model.task: classification needs labels, but the rows have none",
-            f"the data template '{template.name}' reads only a text",
-            "name the column of the labels: data.columns: {label: its name in the file}",
-        )
-    words = template.cloze.verbalizer if template.cloze else {}
-    labels = tuple(data.labels) or tuple(template.labels) or tuple(words)
-    if len(set(labels)) != len(labels):
-        raise RecipeError("data.labels: a label appears twice", f"labels: {', '.join(labels)}")
-    if words and (unknown := [label for label in labels if label not in words]):
-        raise RecipeError(
-            f"data.labels: the template '{template.name}' has no word for {', '.join(unknown)}",
-            f"its labels: {', '.join(words)}",
-            "use these labels, or a template of your own with another verbalizer",
-        )
-    if not labels and template.label:
-        labels = _found([row.answer.strip() for row in rows], head)
+    answers = [row.answer.strip() for row in rows]
+    named: dict[str, None] = {}
+    for template in templates:
+        if head == "classes" and template.text is not None:
+            raise RecipeError(
+                "model.task: classification needs labels, but the rows have none",
+                f"the data template '{template.name}' reads only a text",
+                "name the column of the labels: data.columns: {label: its name in the file}",
+            )
+        _refuse_unfit(data, template)
+        found = () if data.labels else _named(template)
+        if not found and template.label and not data.labels:
+            found = _found(answers, head)
+        named |= dict.fromkeys(found)
+    labels = tuple(data.labels) or tuple(named)
     if head == "classes" and len(labels) < (1 if few else 2):
         raise RecipeError(
             "model.task: classification needs to know the classes",
@@ -62,6 +63,24 @@ def labels_of(
             "list all the classes in data.labels",
         )
     return labels
+
+
+def _named(template: Template) -> tuple[str, ...]:
+    return tuple(template.labels) or tuple(template.cloze.verbalizer if template.cloze else ())
+
+
+def _refuse_unfit(data: DataSection, template: Template) -> None:
+    """Refuse labels that are there twice, or that have no word in the template."""
+    labels = tuple(data.labels) or _named(template)
+    if len(set(labels)) != len(labels):
+        raise RecipeError("data.labels: a label appears twice", f"labels: {', '.join(labels)}")
+    words = template.cloze.verbalizer if template.cloze else {}
+    if words and (unknown := [label for label in labels if label not in words]):
+        raise RecipeError(
+            f"data.labels: the template '{template.name}' has no word for {', '.join(unknown)}",
+            f"its labels: {', '.join(words)}",
+            "use these labels, or a template of your own with another verbalizer",
+        )
 
 
 def _found(answers: Collection[str], head: str) -> tuple[str, ...]:

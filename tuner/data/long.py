@@ -33,16 +33,17 @@ class Lost:
     all: bool
 
 
-def refuse_split(data: DataSection, template: Template, head: str) -> None:
+def refuse_split(data: DataSection, templates: Sequence[Template], head: str) -> None:
     """Refuse to split what is not plain text.
 
     Raises:
         RecipeError: `data.long` is split, and the rows have prompts and answers, or are classified.
     """
-    if data.long == "split" and (template.text is None or head != "language"):
+    asked = [template.name for template in templates if template.text is None]
+    if data.long == "split" and (asked or head != "language"):
         raise RecipeError(
             "data.long: split works on plain text only",
-            f"the data template '{template.name}' makes a prompt and an answer, and a piece "
+            f"the data template '{asked[0]}' makes a prompt and an answer, and a piece "
             "without its prompt would teach something else"
             if head == "language"
             else "this model does not continue text, it reads a row and answers",

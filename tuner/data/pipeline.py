@@ -7,11 +7,12 @@ from collections.abc import Collection, Sequence
 from typing import Any, Generic
 
 from tuner.data.example_maker import ExampleMaker
-from tuner.data.files import SplitFiles, read_source
+from tuner.data.files import EVIDENCE, Source, SplitFiles, in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
 from tuner.data.split import Item, Split, split
 from tuner.data.template_match import Fit
-from tuner.errors import DataError
+from tuner.data.turn_rules import refuse_own_system
+from tuner.errors import DataError, RecipeError
 
 
 class Pipeline(ABC, Generic[Item]):
@@ -24,6 +25,7 @@ class Pipeline(ABC, Generic[Item]):
         unit: what an item is called in messages.
         labels: answers to choose from.
         sent: after a preview, how prompts are sent when the model is used.
+        first: prepare only so many rows of each source, for a preview; None: all.
 
     Raises:
         RecipeError: the recipe's lengths do not fit the model or the task.
@@ -32,7 +34,7 @@ class Pipeline(ABC, Generic[Item]):
     unit = "prompts"
     labels: tuple[str, ...] = ()
     sent = PromptFormat()
-    fit: Fit[Any]
+    first: int | None = None
     maker: ExampleMaker
 
     def __init__(self, inputs: Inputs) -> None:
@@ -57,9 +59,27 @@ class Pipeline(ABC, Generic[Item]):
                 "see `tuner data preview`",
             )
         report = self._report(items, train, held)
-        name, template = self.fit.template.name, self.maker.chat_template
+        name, template = report["template"], self.maker.chat_template
         sent = self._sent(items.train)
         return Prepared(train, held, name, self.labels, template, report, sent)
+
+    @property
+    def fits(self) -> list[Fit[Any]]:
+        """The formats of the sources, each once."""
+        found: dict[str, Fit[Any]] = {}
+        for source in self.source.sources:
+            if source.rows:
+                found.setdefault(source.fit.template.name, source.fit)
+        return list(found.values())
+
+    def _format_facts(self) -> dict[str, str]:
+        """The report's facts about the formats."""
+        fits = self.fits
+        one = len(fits) == 1
+        return {
+            "template": ", ".join(fit.template.name for fit in fits),
+            "template_origin": fits[0].origin if one else "each source's own",
+        }
 
     def _sent(self, items: Sequence[Item]) -> PromptFormat:
         """How the prompts of these items are sent when the model is used."""
@@ -74,7 +94,10 @@ class Pipeline(ABC, Generic[Item]):
         """
 
     def _split(self) -> Split[Item]:
-        self.source = read_source(self.data, self.inputs.folder, self.max_length)
+        few = None if self.first is None else max(EVIDENCE, self.first)
+        self.source = read_source(
+            self.data, self.inputs.folder, self.max_length, self.inputs.seed, few
+        )
         files = self.source.train, self.source.eval
         for each in files:
             self._refuse_empty(each, each.rows)
@@ -85,9 +108,22 @@ class Pipeline(ABC, Generic[Item]):
             self._refuse_empty(each, found)
         return split(train, held, self.data, self.inputs.seed, self.unit)
 
-    @abstractmethod
     def _recognise(self) -> None:
-        """Find the format of the rows; sets `fit`."""
+        """Find the format of each source by its first rows, and keep those of a preview."""
+        several = len(self.source.sources) > 1
+        for source in self.source.sources:
+            if not source.rows:
+                continue
+            try:
+                source.fit = self._fit(source)
+                refuse_own_system(source.data, self.data, source.fit.template)
+            except (DataError, RecipeError) as error:
+                raise in_source(error, source) if several else error from None
+            source.rows = source.rows[: self.first]
+
+    @abstractmethod
+    def _fit(self, source: Source) -> Fit[Any]:
+        """Find the format of a source's rows."""
 
     @abstractmethod
     def _items(self, files: SplitFiles) -> list[Item]:

@@ -10,7 +10,7 @@ from typing import Any
 from tuner.data.answer_encoder import Answers
 from tuner.data.comparisons import Compared, Comparison, compare
 from tuner.data.dialogue import Message
-from tuner.data.files import SplitFiles
+from tuner.data.files import Source, SplitFiles
 from tuner.data.preference_formats import PreferenceFormat, choose_format
 from tuner.data.prepared import Inputs, Prepared, PromptFormat
 from tuner.data.tally import Tally
@@ -111,7 +111,6 @@ class PreferenceData(WholePipeline[Comparison]):
 
     what = "answers"
     no_room = "no held-out row fits into data.max_length {}"
-    fit: Fit[PreferenceFormat]
 
     def __init__(self, inputs: Inputs, apart: bool = False) -> None:
         super().__init__(inputs)
@@ -133,11 +132,11 @@ class PreferenceData(WholePipeline[Comparison]):
         reasons = self.maker.reasons(each.better for each in items)
         return PromptFormat(self.maker.defaults(reasons), self.maker.plain_template)
 
-    def _recognise(self) -> None:
-        self.fit = choose_format(self.data, self.source.columns, self.source.rows)
+    def _fit(self, source: Source) -> Fit[PreferenceFormat]:
+        return choose_format(source.data, source.columns, source.rows)
 
     def _items(self, files: SplitFiles) -> list[Comparison]:
-        self._compared[files.name] = compare(files.rows, self.fit, self.source, self.data.system)
+        self._compared[files.name] = compare(files.sources, self.source)
         return self._compared[files.name].comparisons
 
     def _refuse_empty(self, files: SplitFiles, found: Collection[Any]) -> None:
@@ -151,15 +150,19 @@ class PreferenceData(WholePipeline[Comparison]):
             )
         super()._refuse_empty(files, found)
 
-    def _template(self, items: Sequence[Comparison]) -> Template:
+    def _templates(self, items: Sequence[Comparison]) -> list[Template]:
         """The template whose plain rendering (data.render: raw) these rows have."""
-        plain = all(isinstance(self.fit.value(row, "prompt"), str) for row in self.source.rows)
+        plain = all(
+            isinstance(source.fit.value(row, "prompt"), str)
+            for source in self.source.sources
+            for row in source.rows
+        )
         alone = all(
             sum(message["role"] != "system" for message in comparison.prompt) == 1
             for comparison in items
         )
         name = "prompt_completion" if plain and alone else "chat"
-        return load_template(name, self.inputs.folder)
+        return [load_template(name, self.inputs.folder)]
 
     def _example(self, item: Comparison, answers: Answers, tally: Tally) -> Ranking | None:
         """The answers that fit and their pairs; None if no pair is left."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuner.data.bad_rows import BadRow
 from tuner.data.template import AUTO, Template, all_templates, load_template, variables
 from tuner.data.template_match import Fit, choose
+from tuner.data.turn_lists import messages_of
 from tuner.data.turns import blank
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
@@ -23,8 +25,8 @@ class PromptFit(Fit[Template]):
         present: the columns of the data.
     """
 
-    answers: tuple[str, ...]
-    present: frozenset[str]
+    answers: tuple[str, ...] = ()
+    present: frozenset[str] = frozenset()
 
     @property
     def used(self) -> frozenset[str]:
@@ -40,11 +42,13 @@ class PromptFit(Fit[Template]):
         conversation = self.template.conversation
         if conversation:
             column = self.columns[conversation.column]
-            turns = values.get(column)
-            if not isinstance(turns, list) or _answered(turns, self.template):
+            try:
+                turns = messages_of(values.get(column), conversation, column)
+            except BadRow:
                 return values, None
-            turn = {conversation.role: _speaker(self.template), conversation.content: filler}
-            return {**values, column: [*turns, turn]}, ""
+            if turns and turns[-1]["role"] == "assistant":
+                return values, None
+            return {**values, column: [*turns, {"role": "assistant", "content": filler}]}, ""
         missing = [name for name in self.answers if blank(values.get(name))]
         if not missing:
             return values, None
@@ -54,15 +58,26 @@ class PromptFit(Fit[Template]):
         return {**values, **dict.fromkeys(missing, filler)}, str(known[-1]) if known else ""
 
 
-def choose_prompts(data: DataSection, present: Sequence[str], folder: Path) -> PromptFit:
+def choose_prompts(
+    data: DataSection,
+    present: Sequence[str],
+    folder: Path,
+    accept: Callable[[Fit[Template]], bool] | None = None,
+) -> PromptFit:
     """Find the template of these columns, as sft does or, if none fits, with the answer left out.
+
+    Args:
+        data: `template` and `columns` are read.
+        present: the columns.
+        folder: where a template's file is looked up first.
+        accept: as of `choose`.
 
     Raises:
         DataError: no template fits, or several do.
         RecipeError: `data.columns` names something that does not exist.
     """
     try:
-        return _prompt_fit(choose(data, present, folder), present)
+        return prompt_fit(choose(data, present, folder, accept), present)
     except DataError as error:
         problem = error
     named = data.template != AUTO
@@ -72,7 +87,7 @@ def choose_prompts(data: DataSection, present: Sequence[str], folder: Path) -> P
         for names in _answer_names(template, data, present):
             added = [name for name in names if name not in present]
             try:
-                fit = _prompt_fit(choose(data, [*present, *added], folder), present)
+                fit = prompt_fit(choose(data, [*present, *added], folder, accept), present)
             except DataError:
                 continue
             asked = frozenset(
@@ -87,10 +102,11 @@ def choose_prompts(data: DataSection, present: Sequence[str], folder: Path) -> P
     return best[0]
 
 
-def _prompt_fit(fit: Fit[Template], present: Iterable[str]) -> PromptFit:
+def prompt_fit(fit: Fit[Template], present: Iterable[str]) -> PromptFit:
+    """Return the fit of a template with what is known of its answer's columns."""
     names = _answer_columns(fit.template)
     answers = tuple(fit.columns[name] for name in names if name in fit.columns)
-    return PromptFit(fit.template, fit.columns, fit.origin, answers, frozenset(present))
+    return PromptFit(fit.template, fit.columns, fit.origin, fit.spoken, answers, frozenset(present))
 
 
 def _answer_names(
@@ -116,17 +132,3 @@ def _answer_columns(template: Template) -> tuple[str, ...]:
         return ()
     *before, last = [variables(turn.content or "") for turn in template.turns]
     return tuple(name for name in template.columns.names if name in last.difference(*before))
-
-
-def _answered(turns: Sequence[Any], template: Template) -> bool:
-    conversation = template.conversation
-    assert conversation is not None
-    last = turns[-1] if turns and isinstance(turns[-1], dict) else {}
-    role = last.get(conversation.role)
-    return isinstance(role, str) and conversation.roles.get(role) in ("assistant", "call")
-
-
-def _speaker(template: Template) -> str:
-    """The name of the assistant in the data of a conversation."""
-    assert template.conversation is not None
-    return next(name for name, role in template.conversation.roles.items() if role == "assistant")

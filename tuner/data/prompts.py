@@ -9,11 +9,12 @@ from typing import Any
 from tuner.data.answer_encoder import Answers, PromptAndAnswers
 from tuner.data.check_row import check
 from tuner.data.dialogue import Dialogue, Message, RowRenderer, Segment
-from tuner.data.files import SplitFiles
+from tuner.data.files import Source, SplitFiles
 from tuner.data.preferences import asked
 from tuner.data.prepared import Inputs
-from tuner.data.prompt_match import PromptFit, choose_prompts
+from tuner.data.prompt_match import PromptFit, choose_prompts, prompt_fit
 from tuner.data.read import Row
+from tuner.data.recognise import recognise
 from tuner.data.tally import Tally
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.turn_rules import TurnRules
@@ -96,7 +97,6 @@ class PromptData(WholePipeline[Question]):
 
     what = "prompts"
     no_room = "no held-out prompt fits into {} tokens"
-    fit: PromptFit
 
     def __init__(self, inputs: Inputs, response_length: int, references: bool = False) -> None:
         super().__init__(inputs)
@@ -110,39 +110,29 @@ class PromptData(WholePipeline[Question]):
                 "allow fewer new tokens",
             )
 
-    def _recognise(self) -> None:
-        self.fit = choose_prompts(self.data, self.source.columns, self.inputs.folder)
-        rules = TurnRules(system=self.data.system)
-        self._renderer = RowRenderer(self.fit, self.data.labels, rules)
-        self._thumbs = thumb_columns(self.fit, self.source)
+    def _fit(self, source: Source) -> PromptFit:
+        fit = recognise(source, self.inputs.folder, choose_prompts)
+        return prompt_fit(fit, source.columns)
 
     def _items(self, files: SplitFiles) -> list[Question]:
-        made = self.source.each(files.rows, self._question)
-        self._blank += made.count(None)
-        return [each for each in made if each]
+        items = [each for source in files.sources if source.rows for each in self._of(source)]
+        self._blank += items.count(None)
+        return [each for each in items if each]
 
-    def _question(self, row: Row) -> Question | None:
-        """The row's prompt; None for a raw text that is blank."""
-        values, reference = self.fit.completed(row.values, PLACEHOLDER)
-        dialogue = self._renderer.render(replace(row, values=values))
-        if reference is None:
-            reference = dialogue.answer
-        if is_down(row, self._thumbs):
-            reference = ""
-        if self.fit.template.text is not None:
-            text = dialogue.answer
-            if blank(text):
-                return None
-            segments = (Segment(text, False), Segment(PLACEHOLDER, True))
-            dialogue, reference = replace(dialogue, segments=segments, answer=PLACEHOLDER), ""
-        elif dialogue.segments:
-            dialogue = dialogue.with_answer(next(iter(dialogue.words)))
-        elif dialogue.messages:
-            last = {"role": "assistant", "content": PLACEHOLDER}
-            messages = (*dialogue.messages[:-1], last)
-            dialogue = replace(dialogue, messages=messages, answer=PLACEHOLDER)
-        check(dialogue)
-        return Question((dialogue,), reference)
+    def _of(self, source: Source) -> list[Question | None]:
+        """The prompts of a source's rows; None for a raw text that is blank."""
+        fit, thumbs = source.fit, thumb_columns(source.fit, source)
+        renderer = RowRenderer(fit, self.data.labels, TurnRules(system=source.data.system))
+        assert isinstance(fit, PromptFit)
+
+        def question(row: Row) -> Question | None:
+            values, reference = fit.completed(row.values, PLACEHOLDER)
+            dialogue = renderer.render(replace(row, values=values))
+            if reference is None:
+                reference = dialogue.answer
+            return _question(dialogue, "" if is_down(row, thumbs) else reference)
+
+        return self.source.each(source.rows, question)
 
     def _example(self, item: Question, answers: Answers, tally: Tally) -> Prompt | None:
         (dialogue,), ids = item.dialogues, answers.prompt_ids
@@ -174,6 +164,24 @@ class PromptData(WholePipeline[Question]):
             )
         tokens = self._tokens(train)
         return {"rows_with_reference": referenced, **tokens, "blank_rows": self._blank}
+
+
+def _question(dialogue: Dialogue, reference: str) -> Question | None:
+    """The prompt of a row's dialogue; None for a raw text that is blank."""
+    if dialogue.plain:
+        text = dialogue.answer
+        if blank(text):
+            return None
+        segments = (Segment(text, False), Segment(PLACEHOLDER, True))
+        dialogue, reference = replace(dialogue, segments=segments, answer=PLACEHOLDER), ""
+    elif dialogue.segments:
+        dialogue = dialogue.with_answer(next(iter(dialogue.words)))
+    elif dialogue.messages:
+        last = {"role": "assistant", "content": PLACEHOLDER}
+        messages = (*dialogue.messages[:-1], last)
+        dialogue = replace(dialogue, messages=messages, answer=PLACEHOLDER)
+    check(dialogue)
+    return Question((dialogue,), reference)
 
 
 def _plain(dialogue: Dialogue) -> str:

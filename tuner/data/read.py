@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -38,7 +38,8 @@ class Row:
         values: by column.
         cut_characters: how much longer its texts are in the file.
         place: its number among the rows that start on this line.
-        source: the number of its file among those that were read; the first, if it is there twice.
+        source: the number of its source among those of its split; the first, if it is there twice.
+        name: what its file is called; by default the name without the folder.
     """
 
     path: Path
@@ -47,12 +48,13 @@ class Row:
     cut_characters: int = 0
     place: int = 1
     source: int = 0
+    name: str = ""
 
     @property
     def id(self) -> str:
         """The file's name and the line, with the place where it is not the first."""
         again = f"[{self.place}]" if self.place > 1 else ""
-        return f"{self.path.name}:{self.line}{again}"
+        return f"{self.name or self.path.name}:{self.line}{again}"
 
 
 def find(name: str, folder: Path, what: str) -> Path:
@@ -82,33 +84,23 @@ def find(name: str, folder: Path, what: str) -> Path:
     )
 
 
-def read(
-    paths: Sequence[Path],
-    bad: BadRows,
-    *,
-    max_rows: int | None = None,
-    max_characters: int | None = None,
-) -> list[Row]:
-    """Read the rows of all files, in order.
+def read(path: Path, bad: BadRows, max_rows: int | None = None) -> Iterator[Row]:
+    """Yield the rows of a file, in order.
 
     Args:
-        paths: the files; the suffix says the format.
+        path: the file; the suffix says the format.
         bad: receives the rows that cannot be read.
         max_rows: stop after this many rows.
-        max_characters: longer text values are cut to this length, and the row says by how much.
 
     Raises:
         DataError: unknown format or encoding, a broken file, or too many bad rows.
     """
-    rows: list[Row] = []
-    for path in paths:
-        left = None if max_rows is None else max_rows - len(rows)
-        for row in islice(_rows(path, bad), left):
-            row.source = paths.index(path)
-            if max_characters is not None:
-                row.values = _cut(row.values, max_characters, row)
-            rows.append(row)
-    return rows
+    return islice(_rows(path, bad), max_rows)
+
+
+def cut(row: Row, most: int) -> None:
+    """Cut the row's texts to this many characters, and record in it by how much."""
+    row.values = _cut(row.values, most, row)
 
 
 def _rows(path: Path, bad: BadRows) -> Iterator[Row]:

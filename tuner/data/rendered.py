@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tuner.data import reasoning, turn_keys
 from tuner.data.dialogue import Dialogue
 from tuner.data.reasoning import KEY
+from tuner.data.template import Template
+from tuner.errors import RecipeError
 
 Span = tuple[int, int]
 
@@ -92,3 +95,25 @@ def _parts(dialogue: Dialogue, separator: str, context: bool) -> list[tuple[str,
         text = said + str(message.get("content") or "")
         parts.append((text, turn_keys.weight(message), message["role"] == "assistant"))
     return parts
+
+
+def separator_of(templates: Sequence[Template], head: str) -> str:
+    """Return the text between the turns of plain prompts.
+
+    Raises:
+        RecipeError: the templates do not agree on it.
+    """
+    # A classifier reads only the labelled text, up to its last character.
+    found = {
+        "" if head == "classes" and template.label else template.separator: template.name
+        for template in templates
+    }
+    if len(found) > 1:
+        raise RecipeError(
+            f"the data templates {' and '.join(found.values())} put different texts between turns",
+            "plain prompts of both kinds could not be sent in one way when the model is used",
+            "leave out data.render: raw, or name one template for all sources"
+            if head == "language"
+            else "name one template for all sources",
+        )
+    return next(iter(found), "")

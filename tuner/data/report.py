@@ -35,6 +35,7 @@ WARNINGS = {
     "learned: {names}",
     "turns_learned_by_key": "{:turn} learned because a key of theirs says so (weight, train ...), "
     "against data.learn",
+    "unanswered_rows": "{:row} ending in turns that no answer follows: these turns are left out",
     "unread_turn_keys": "keys of turns that nothing reads: {names}",
     "ignored_columns": "columns not used: {names}",
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",

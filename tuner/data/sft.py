@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tuner.data.check_row import ODDITIES, check, oddities
@@ -11,21 +12,22 @@ from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.encode import Encoded
 from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker, Pair
-from tuner.data.files import SplitFiles
+from tuner.data.files import Source, SplitFiles
 from tuner.data.labels import labels_of
 from tuner.data.long import refuse_split, settle
 from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import EvalRow, Inputs, Part, Preview, PromptFormat
 from tuner.data.preview_parts import parts_of
 from tuner.data.read import Row
+from tuner.data.recognise import recognise
 from tuner.data.rendered import Rendered
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
 from tuner.data.split import Split
 from tuner.data.template import Template
-from tuner.data.template_match import Fit, choose
+from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.trained_prompts import trained
-from tuner.data.turn_rules import TurnRules, reasoning_column
+from tuner.data.turn_rules import TurnRules, refuse_unknown_column
 from tuner.errors import DataError
 
 RAW_PROMPT_TOKENS = 32
@@ -34,8 +36,8 @@ WARNED = (
     *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
-    *("text_after_answers", "turns_learned_by_key", "unread_turn_keys", "ignored_columns"),
-    *("eval_rows_also_in_train", "special_tokens_in_text"),
+    *("text_after_answers", "turns_learned_by_key", "unanswered_rows", "unread_turn_keys"),
+    *("ignored_columns", "eval_rows_also_in_train", "special_tokens_in_text"),
 )
 
 
@@ -48,45 +50,59 @@ class SftData(Pipeline[Dialogue]):
     """
 
     unit = "rows"
-    fit: Fit[Template]
 
     def __init__(self, inputs: Inputs, head: str = "language") -> None:
         super().__init__(inputs)
         self.head = head
         self._blank: dict[str, int] = {}
-        self._disliked = 0
+        self._disliked = self._unanswered = 0
+        self._thumbs: dict[str, list[str]] = {}
         self._odd: Counter[str] = Counter()
+        self._rules = TurnRules.of(self.data)
 
     def _recognise(self) -> None:
-        columns = reasoning_column(self.data, self.source.columns)
-        self.fit = choose(self.data, columns, self.inputs.folder)
-        self._renderer = RowRenderer(self.fit, self.data.labels, TurnRules.of(self.data))
-        self._thumbs = thumb_columns(self.fit, self.source)
+        refuse_unknown_column(self.data, [n for each in self.source.sources for n in each.columns])
+        super()._recognise()
+
+    def _fit(self, source: Source) -> Fit[Template]:
+        return recognise(source, self.inputs.folder)
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:
         """The dialogues of the liked rows; supervised learning has no use for others."""
-        liked = [row for row in files.rows if not is_down(row, self._thumbs)]
-        if files.rows and not liked:
+        disliked = self._disliked
+        items = [each for source in files.sources if source.rows for each in self._of(source)]
+        if files.rows and self._disliked - disliked == len(files.rows):
+            thumbs = dict.fromkeys(
+                name for each in files.sources for name in self._thumbs.get(each.name, ())
+            )
             raise DataError(
                 f"the {files.name} split is empty",
-                f"all {len(files.rows)} rows are thumbs-down (column {', '.join(self._thumbs)}), "
+                f"all {len(files.rows)} rows are thumbs-down (column {', '.join(thumbs)}), "
                 "and disliked answers are not trained on",
                 "add liked answers; or learn from both kinds: tuner reward, or tuner rlhf with "
                 "rlhf.algorithm: dpo",
             )
-        self._disliked += len(files.rows) - len(liked)
-        made = self.source.each(liked, self._dialogue)
-        self._blank[files.name] = made.count(None)
-        return [dialogue for dialogue in made if dialogue]
+        self._blank[files.name] = items.count(None)
+        return [dialogue for dialogue in items if dialogue]
 
-    def _dialogue(self, row: Row) -> Dialogue | None:
-        """The row's dialogue; None for a raw text that is blank."""
-        dialogue = self._renderer.render(row)
-        if self.fit.template.text is not None and not dialogue.answer.strip():
-            return None
-        check(dialogue)
-        self._odd.update(oddities(dialogue))
-        return dialogue
+    def _of(self, source: Source) -> list[Dialogue | None]:
+        """The dialogues of a source's liked rows; None for a raw text that is blank."""
+        thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
+        liked = [row for row in source.rows if not is_down(row, thumbs)]
+        self._disliked += len(source.rows) - len(liked)
+        rules = replace(self._rules, system=source.data.system)
+        renderer = RowRenderer(source.fit, self.data.labels, rules)
+
+        def dialogue(row: Row) -> Dialogue | None:
+            made = renderer.render(row)
+            if made.plain and not made.answer.strip():
+                return None
+            check(made)
+            self._unanswered += made.unanswered
+            self._odd.update(oddities(made))
+            return made
+
+        return self.source.each(liked, dialogue)
 
     def _left_out(self, files: SplitFiles) -> str:
         bad, blank = len(self.source.bad.found), self._blank.get(files.name, 0)
@@ -108,17 +124,26 @@ class SftData(Pipeline[Dialogue]):
 
         `few`: the rows are only the first ones, so that some labels may be missing.
         """
-        template, bad = self.fit.template, self.source.bad
-        refuse_split(self.data, template, self.head)
+        templates, bad = [fit.template for fit in self.fits], self.source.bad
+        refuse_split(self.data, templates, self.head)
         held_out = [] if isinstance(self.data.eval, str) else items.eval
         rows = [*items.train, *held_out]
-        self.labels = labels_of(self.data, template, rows, self.head, few)
-        self.maker = ExampleMaker(self.inputs, template, self.max_length, self.head, self.labels)
+        self.labels = labels_of(self.data, templates, self._labelled(rows), self.head, few)
+        self.maker = ExampleMaker(self.inputs, templates, self.max_length, self.head, self.labels)
         self.maker.encoder.keep_offsets = few
         self._unread = self.maker.unread_keys(rows)
         train = self.maker.encode(items.train, bad)
         held = self.maker.encode(items.eval, bad, prompts=True)
         return settle(self.data, self.maker, (train, held), self.inputs.context_length)
+
+    def _labelled(self, rows: Sequence[Dialogue]) -> list[Dialogue]:
+        """The rows of sources that have labels; all of them, if they are classified."""
+        sources = self.source.train.sources
+        return [
+            row
+            for row in rows
+            if self.head == "classes" or sources[row.source].fit.template.label is not None
+        ]
 
     def _eval(self, pairs: Sequence[Pair]) -> list[EvalRow]:
         kept = self.maker.cut(pairs, self.maker.eval)
@@ -128,12 +153,12 @@ class SftData(Pipeline[Dialogue]):
                 f"at data.max_length {self.max_length} no held-out row keeps any of its answer",
                 "set a larger data.max_length, or data.eval: 0",
             )
-        if self.fit.template.text is not None and self.head == "language":
-            return [self._continuation(example) for _, example in kept]
         return [self._eval_row(pair, example) for pair, example in kept]
 
     def _eval_row(self, pair: Pair, example: Example) -> EvalRow:
         rendered, encoded = pair
+        if rendered.dialogue.plain and self.head == "language":
+            return self._continuation(example)
         answer, text = rendered.dialogue.answer.strip(), _prompt_text(rendered)
         if example.label is not None:
             return EvalRow(example, example.input_ids, text, answer, [], example.label)
@@ -168,15 +193,14 @@ class SftData(Pipeline[Dialogue]):
             "skipped": skipped(self.source.bad),
             "tokens": sum(example.num_tokens for example in train),
             "longest": max(example.num_tokens for example in train),
-            "template": self.fit.template.name,
-            "template_origin": self.fit.origin,
+            **self._format_facts(),
             **chat_facts(self.maker),
             "rows_with_reasoning": sum(self.maker.reasons(items.train)),
             "tokens_sha256": tokens_sha256(train),
             **losses(self.maker),
         }
         report["warnings"] = warnings_of(report, WARNED, "they are also")
-        if self.fit.template.label and not self.data.labels:
+        if any(fit.template.label for fit in self.fits) and not self.data.labels:
             report["labels"] = list(self.labels)
         if self.labels and self.head != "classes":
             without = sum(row.gold is None for row in held)
@@ -189,19 +213,29 @@ class SftData(Pipeline[Dialogue]):
         return report
 
     def _sent(self, items: Sequence[Dialogue]) -> PromptFormat:
-        defaults = self.maker.defaults(self.maker.reasons(items))
+        chats = [each for each in items if each.messages]
+        defaults = self.maker.defaults(self.maker.reasons(chats))
         return PromptFormat(
             defaults, self.maker.plain_template, tuple(trained(self._pairs, self.maker))
         )
 
     def _facts(self) -> dict[str, Any]:
-        used = self.fit.used.union(self._thumbs if self._disliked else ())
-        used |= {name for name in (self.data.reasoning_column,) if name}
+        read = {name for name in (self.data.reasoning_column,) if name}
+
+        def used(source: Source) -> frozenset[str]:
+            return source.fit.used.union(read, self._thumbs[source.name] if self._disliked else ())
+
         blank = sum(self._blank.values())
         facts = self.source.facts(used, blank_rows=blank, thumbs_down_rows=self._disliked)
-        by_key = sum(self._renderer.rules.by_key.values())
+        by_key = sum(self._rules.by_key.values())
         odd = {key: self._odd[key] for key in ODDITIES} | self.maker.odd()
-        return {**facts, **odd, "unread_turn_keys": self._unread, "turns_learned_by_key": by_key}
+        return {
+            **facts,
+            **odd,
+            "unanswered_rows": self._unanswered,
+            "unread_turn_keys": self._unread,
+            "turns_learned_by_key": by_key,
+        }
 
     def preview(self) -> tuple[list[Preview], list[str]]:
         """Return the training rows with the supervised spans; see `Pipeline.preview`."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -23,11 +24,15 @@ Kind = TypeVar("Kind", bound=Any)
 
 @dataclass(frozen=True)
 class Fit(Generic[Kind]):
-    """A template or format and, for each of its columns that the data has, the data's name."""
+    """A template or format and, for each of its columns that the data has, the data's name.
+
+    `spoken` are columns of the template that hold turns in place of a text.
+    """
 
     template: Kind
     columns: Mapping[str, str]
     origin: str
+    spoken: frozenset[str] = frozenset()
 
     @property
     def used(self) -> frozenset[str]:
@@ -53,6 +58,10 @@ class Fit(Generic[Kind]):
         return value
 
 
+class NoTemplateFits(DataError):
+    """No data template reads these columns."""
+
+
 def only(fits: Sequence[Fit[Kind]], kind: str) -> Fit[Kind] | None:
     """Return the one that fits; None if none does.
 
@@ -68,10 +77,22 @@ def only(fits: Sequence[Fit[Kind]], kind: str) -> Fit[Kind] | None:
     return fits[0] if fits else None
 
 
-def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit[Template]:
+def choose(
+    data: DataSection,
+    present: Iterable[str],
+    folder: Path,
+    accept: Callable[[Fit[Template]], bool] | None = None,
+) -> Fit[Template]:
     """Find the template for these columns; a named one is only fitted to them.
 
     A template that reads more of the columns wins over one that reads a part of the same ones.
+
+    Args:
+        data: `template` and `columns` are read.
+        present: the columns.
+        folder: where a template's file is looked up first.
+        accept: says of a fitting template whether the rows agree with it; by default, those of a
+            conversation must be in the column of its own name.
 
     Raises:
         DataError: no template fits, or several do.
@@ -85,11 +106,13 @@ def choose(data: DataSection, present: Iterable[str], folder: Path) -> Fit[Templ
     fits = [fit for template in templates for fit in _fits(template, data.columns, found, named)]
     if not named:
         # Such a template shares its plain columns with another; its own aliases for them decide.
+        accept = accept or partial(_by_name, data)
         fits = [fit for fit in fits if fit.template.by_columns or _aliased(fit)]
+        fits = [fit for fit in fits if accept(fit)]
     best = [fit for fit in fits if not any(fit.used < other.used for other in fits)]
     if fit := only(best, "data template"):
         return fit
-    raise DataError(
+    raise NoTemplateFits(
         f"the columns do not fit the data template '{templates[0].name}'"
         if named
         else "no data template fits the columns",
@@ -114,7 +137,17 @@ def _fits(
             used = {name: file for name, file in mapping.items() if file in found}
             origin = "recipe" if named else f"columns {', '.join(used.values())}"
             fits.setdefault(frozenset(used.items()), Fit(template, used, origin))
+            if template.conversation and named:
+                # The column's own name comes before others that it may have.
+                break
     return list(fits.values())
+
+
+def _by_name(data: DataSection, fit: Fit[Template]) -> bool:
+    conversation = fit.template.conversation
+    if conversation is None or conversation.column in data.columns:
+        return True
+    return fit.columns[conversation.column] == conversation.column
 
 
 def _aliased(fit: Fit[Template]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tuner.data.files import DataSource
+from tuner.data.files import Source
 from tuner.data.read import Row
 from tuner.data.template import Template
 from tuner.data.template_match import Fit
@@ -28,7 +28,7 @@ DOWN = frozenset(
 )
 
 
-def thumb_columns(fit: Fit[Template], source: DataSource) -> list[str]:
+def thumb_columns(fit: Fit[Template], source: Source) -> list[str]:
     """Return the columns that say whether each row's answer is liked.
 
     Such a column is named so, the template does not read it, and it holds nothing but thumbs. A

@@ -24,8 +24,10 @@ def trained(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[TrainedPromp
     wanted = {"a turn in the middle", "a last turn", "a later turn", "a turn with tools"}
     for rendered, encoded in pairs:
         dialogue = rendered.dialogue
-        if dialogue.segments or not wanted:
+        if not wanted:
             return
+        if dialogue.segments:
+            continue
         turns = [
             number
             for number, message in enumerate(dialogue.messages)

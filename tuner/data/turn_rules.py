@@ -106,34 +106,48 @@ class TurnRules:
         return "all of the assistant's are masked"
 
 
-def reasoning_column(data: DataSection, columns: Sequence[str]) -> list[str]:
-    """Return the columns without the one of `data.reasoning_column`.
+def refuse_unknown_column(data: DataSection, columns: Sequence[str]) -> None:
+    """Refuse a `data.reasoning_column` that no file has.
 
     Raises:
-        DataError: the data has no such column.
+        DataError: with the columns.
     """
     name = data.reasoning_column
     if name is not None and name not in columns:
+        columns = [*dict.fromkeys(columns)]
         raise DataError(
             f"data.reasoning_column: the data has no column '{name}'",
             f"found: {', '.join(columns)}",
             suggestion(name, columns),
         )
-    return [each for each in columns if each != name]
 
 
-def refuse_misplaced(data: DataSection, template: Template, head: str) -> None:
+def refuse_misplaced(data: DataSection, templates: Sequence[Template], head: str) -> None:
     """Refuse keys about turns where there are none, or for a model that reads no chat.
 
     Raises:
         RecipeError: one of them is set.
     """
-    if template.raw:
-        why = f"the data template '{template.name}' makes plain text, which has no turns"
+    if all(template.raw for template in templates):
+        why = f"the data template '{templates[0].name}' makes plain text, which has no turns"
         refuse_rules(data, why, "learn", "system", "reasoning_column")
     if head != "language":
         why = "an encoder-decoder or a classifier reads a prompt and learns its answer"
         refuse_rules(data, why, "learn", "system")
+
+
+def refuse_own_system(own: DataSection, data: DataSection, template: Any) -> None:
+    """Refuse a source's own system turn where its rows are plain text.
+
+    Raises:
+        RecipeError: it has one.
+    """
+    if own.system not in (None, data.system) and isinstance(template, Template) and template.raw:
+        raise RecipeError(
+            f"a system turn for rows of the data template '{template.name}'",
+            "it makes plain text, which has no turns",
+            "leave the system text out, or use another template",
+        )
 
 
 def refuse_rules(data: DataSection, why: str, *keys: str) -> None:

@@ -16,7 +16,7 @@ from tuner.data.bad_rows import BadRow
 from tuner.data.check_row import check
 from tuner.data.dialogue import Dialogue, Message, RowRenderer
 from tuner.data.read import Row
-from tuner.data.template import Columns, Conversation, Template, load_template
+from tuner.data.template import load_template
 from tuner.data.template_match import Fit
 from tuner.data.turn_rules import TurnRules
 
@@ -26,15 +26,18 @@ _ANSWERING = ("assistant", "call", "tool")
 
 
 class Sides:
-    """Makes dialogues of prompts and answers; `system` is the system turn of those without."""
+    """Makes dialogues of prompts and answers.
+
+    Args:
+        system: the text of a system turn for those that have none.
+    """
 
     def __init__(self, system: str | None = None) -> None:
-        template = _template()
-        self._roles = _conversation(template).roles
-        self._renderer = RowRenderer(
-            Fit(template, {name: name for name in template.columns.names}, "tuner"),
-            rules=TurnRules(system=system),
-        )
+        template = load_template("chat", Path())
+        assert template.conversation is not None
+        self._roles = template.conversation.roles
+        fit = Fit(template, {name: name for name in template.columns.names}, "tuner")
+        self._renderer = RowRenderer(fit, rules=TurnRules(system=system))
 
     def dialogue(
         self, row: Row, prompt: Any, answer: Any, name: str, extras: dict[str, Any]
@@ -151,18 +154,3 @@ def _check_order(messages: tuple[Message, ...]) -> None:
         if before["role"] == after["role"] and before["role"] != "tool" and not called:
             who = before["role"]
             raise BadRow(f"the turns are out of order: two {who} turns follow each other")
-
-
-def _template() -> Template:
-    """The template `chat` that also knows the roles of `sharegpt` and a column for the system."""
-    chat, sharegpt = (load_template(name, Path()) for name in ("chat", "sharegpt"))
-    roles = {**_conversation(sharegpt).roles, **_conversation(chat).roles}
-    update = {"roles": roles, "system": "system", "tools": "tools"}
-    conversation = _conversation(chat).model_copy(update=update)
-    columns = Columns(required=("messages",), optional=("system", "tools"))
-    return chat.model_copy(update={"conversation": conversation, "columns": columns})
-
-
-def _conversation(template: Template) -> Conversation:
-    assert template.conversation is not None
-    return template.conversation

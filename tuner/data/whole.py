@@ -69,13 +69,12 @@ class WholePipeline(Pipeline[Item]):
     def _counts(self, train: Sequence[Any], held: Sequence[Any]) -> dict[str, Any]:
         """The task's own part of the report."""
 
-    def _template(self, items: Sequence[Item]) -> Template:
-        """The data template by which the items are rendered."""
-        template: Template = self.fit.template
-        return template
+    def _templates(self, items: Sequence[Item]) -> list[Template]:
+        """The data templates by which the items are rendered."""
+        return [fit.template for fit in self.fits]
 
     def _examples(self, items: Split[Item]) -> tuple[list[Any], list[Any]]:
-        self.maker = ExampleMaker(self.inputs, self._template(items.train), self.max_length)
+        self.maker = ExampleMaker(self.inputs, self._templates(items.train), self.max_length)
         encoder = AnswerEncoder(self.tokenizer, self.maker, self.sampled)
         train = self._fitting(items.train, encoder, self.maker.train)
         held = self._fitting(items.eval, encoder, self.maker.eval)
@@ -114,7 +113,7 @@ class WholePipeline(Pipeline[Item]):
         self, items: Split[Item], train: Sequence[Any], held: Sequence[Any]
     ) -> dict[str, Any]:
         report = {
-            **self.source.facts(self.fit.used),
+            **self.source.facts(lambda source: source.fit.used),
             "skipped": skipped(self.source.bad),
             "max_length": self.max_length,
             **chat_facts(self.maker),
@@ -135,8 +134,7 @@ class WholePipeline(Pipeline[Item]):
         return {
             "tokens": sum(example.num_tokens for example in train),
             "longest": max(len(example.input_ids) for example in train),
-            "template": self.fit.template.name,
-            "template_origin": self.fit.origin,
+            **self._format_facts(),
             "tokens_sha256": sequences_sha256(n for each in train for n in each.numbers),
         }
 

@@ -93,7 +93,7 @@ def _source(name: str, folder: Path) -> str:
         raise RecipeError(
             f"model.chat_template: {found} is empty",
             "it would make an empty prompt of every chat",
-            f"write a Jinja template into it, or name a bundled one: {', '.join(names)}",
+            f"write a Jinja template into it, or name a bundled one: {', '.join(_names())}",
         )
     return text
 

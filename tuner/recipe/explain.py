@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from tuner.methods import METHODS
 from tuner.recipe import history
 from tuner.recipe.schema import Recipe, keys_of, models_in, sections
+from tuner.recipe.schema_source import TAGS
 from tuner.recipe.source import RecipeSource
 from tuner.rewards.options import OPTIONS, options_of
 from tuner.schema.strict_yaml import Path
@@ -144,7 +145,10 @@ def describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         ranges = _ranges(metadata)
         return f"{noun}, {' and '.join(ranges)}" if ranges else noun
     if origin is tuple:
-        listed = list(models_in(annotation)) or _item(annotation) == "a mapping"
+        item = _item(annotation)
+        if item == "text, or a mapping":
+            return "a word, a mapping or a list of these"
+        listed = list(models_in(annotation)) or item == "a mapping"
         return "a list" if listed else "a word or a list of words"
     return "a mapping"
 
@@ -189,7 +193,7 @@ def _phrased(info: FieldInfo | None, depth: int) -> bool:
 def _without_tag(location: tuple[int | str, ...]) -> Path:
     if len(location) > 1 and location[0] == "method" and location[1] in METHODS:
         return (location[0], *location[2:])
-    return tuple(name for name in location if name not in OPTIONS)
+    return tuple(name for name in location if name not in (*OPTIONS, *TAGS))
 
 
 def _existing(path: Path, tree: Any) -> Path:

@@ -28,6 +28,8 @@ ADDED: dict[str, Any] = {
     "train.adam_beta2": 0.999,
     "train.adam_epsilon": 1e-8,
 }
+# Columns that earlier versions of these templates did not read.
+_NOW_READ = {"chat": "system", "prompt_completion": "history"}
 # The origin of a value that comes from such a run.
 BEGUN = "the run that is resumed"
 # Formerly the fields of a mapping `train.trl`.
@@ -69,23 +71,48 @@ def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
     known = dict(saved)
     fields = known.pop("train.trl", None) or {}
     known |= {f"train.{name}": float(value) for name, value in fields.items()}
+    columns = current.get("data.columns") or {}
+    read = {name: file for name, file in columns.items() if not _unread(name, file)}
+    if known.get("data.columns") == read:
+        known["data.columns"] = columns
     return {key: value for key, value in ADDED.items() if key in current} | known
 
 
-def old_auto_values(values: Mapping[str, Any], template: str, long: str) -> dict[str, str]:
+def _unread(name: str, file: str) -> bool:
+    """Whether a recipe leaves out a column that earlier versions did not read."""
+    return name in _NOW_READ.values() and file == "none"
+
+
+def old_auto_values(
+    plan: Mapping[str, Any], template: str, columns: Mapping[str, str], long: str
+) -> dict[str, Any]:
     """Return what `auto` of the data section meant to an earlier version, by key.
 
-    Rows with a text and a label were film reviews then, and cuts had no limit.
+    Rows with a text and a label were film reviews then, marked texts were no conversations, a few
+    columns were not read, and cuts had no limit.
 
     Args:
-        values: of the plan in the record of the run that is resumed.
+        plan: of the run that is resumed, from its record.
         template: `data.template` of its recipe.
+        columns: `data.columns` of its recipe.
         long: `data.long` of its recipe.
     """
-    if not values or values.get("data.long", {}).get("origin", BEGUN) != BEGUN:
+    values = plan.get("values", {})
+    if not values:
         return {}
-    meant = {}
-    if template == "auto" and values.get("data.template", {}).get("value") == "cloze":
+    data, meant = plan.get("data", {}), dict[str, Any]()
+    used = values.get("data.template", {}).get("value", "")
+    old = not any("template" in file for file in data.get("files", [{"template": ""}]))
+    if template == "auto" and (old or values["data.template"].get("origin") == BEGUN):
+        meant["template"] = used
+    unread = _NOW_READ.get(used, "")
+    if old and unread in data.get("ignored_columns", ()):
+        meant["columns"] = {unread: "none", **columns}
+    elif (begun := values.get("data.columns", {})).get("origin") == BEGUN:
+        meant["columns"] = begun["value"]
+    if values.get("data.long", {}).get("origin", BEGUN) != BEGUN:
+        return meant
+    if template == "auto" and used == "cloze":
         meant["template"] = "cloze"
     if long == "auto":
         meant["long"] = "truncate"

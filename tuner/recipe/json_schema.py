@@ -20,9 +20,13 @@ def json_schema() -> dict[str, Any]:
 
 
 def _or_one_word(key: dict[str, Any]) -> dict[str, Any]:
-    """Allow a list of words to be written as one word."""
-    if key.get("items", {}).get("type") != "string":
+    """Allow a list of words, or of words and mappings, to be written as its only item."""
+    one = key.get("items", {})
+    forms = one.get("oneOf", [one])
+    if {"type": "string"} not in [{"type": form.get("type")} for form in forms]:
         return key
     listed = {name: key[name] for name in ("type", "items", "minItems") if name in key}
     rest = {name: value for name, value in key.items() if name not in listed}
-    return {**rest, "anyOf": [{"type": "string"}, listed]}
+    if len(forms) > 1:
+        listed["items"] = {"anyOf": forms}
+    return {**rest, "anyOf": [*({"type": "string"} if f.get("type") else f for f in forms), listed]}

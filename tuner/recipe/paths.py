@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+from pydantic import BaseModel
+
+from tuner.recipe.schema import models_in
 from tuner.schema.fields import Names, Section
 
 
@@ -49,25 +52,26 @@ def named(section: Section, at: tuple[str | int, ...] = ()) -> Iterator[Named]:
         mark = next((each for each in info.metadata if isinstance(each, Names)), None)
         several = enumerate(value) if isinstance(value, list | tuple) else ()
         for number, item in several:
-            if mark is not None:
-                yield Named((*key, number), mark.kind, str(item))
-            elif isinstance(item, Section):
+            if isinstance(item, Section):
                 yield from named(item, (*key, number))
+            elif mark is not None:
+                yield Named((*key, number), mark.kind, str(item))
         if mark is not None and isinstance(value, str):
             yield Named(key, mark.kind, value)
         elif isinstance(value, Section):
             yield from named(value, key)
 
 
-def keys(section: type[Section], at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+def keys(
+    section: type[BaseModel], at: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield the keys of a schema that can name something on disk, each with its kind."""
     for name, info in section.model_fields.items():
         mark = next((each for each in info.metadata if isinstance(each, Names)), None)
         if mark is not None:
             yield (*at, name), mark.kind
-        for part in (info.annotation, *get_args(info.annotation)):
-            if isinstance(part, type) and issubclass(part, Section):
-                yield from keys(part, (*at, name))
+        for model in models_in(info.annotation):
+            yield from keys(model, (*at, name))
 
 
 def put(values: Any, key: Sequence[str | int], text: str) -> None:

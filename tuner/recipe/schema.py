@@ -22,6 +22,7 @@ from tuner.recipe.export import ExportSection
 from tuner.recipe.schema_learn import Learn
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
+from tuner.recipe.schema_source import Sources
 from tuner.schema.fields import (
     FILE,
     AutoCount,
@@ -47,7 +48,11 @@ class DataSection(Section):
     """The rows and how they become examples."""
 
     train: Annotated[
-        Words, FILE, Field(min_length=1, description="file or files with training rows")
+        Sources,
+        FILE,
+        Field(
+            description="files with training rows; {source: FILE, rows: 500} has keys of its own",
+        ),
     ]
     eval: Annotated[
         PathOrAmount,

@@ -204,15 +204,17 @@ def _put(
         if not isinstance(tree[name], dict):
             return f"'{name}' is a value, not a section with keys"
         tree = tree[name]
-    tree[path[-1]] = _from_here(value) if path in _PATH_KEYS else value
+    tree[path[-1]] = _from_here(value, path)
     source.override(path, flag)
     return None
 
 
-def _from_here(value: Any) -> Any:
+def _from_here(value: Any, path: tuple[str, ...]) -> Any:
     if isinstance(value, list):
-        return [_from_here(item) for item in value]
-    if isinstance(value, str) and strict_yaml.number(value) is None:
+        return [_from_here(item, path) for item in value]
+    if isinstance(value, dict):
+        return {key: _from_here(item, (*path, key)) for key, item in value.items()}
+    if path in _PATH_KEYS and isinstance(value, str) and strict_yaml.number(value) is None:
         here = Path(value).expanduser()
         return str(here.resolve()) if here.suffix and here.is_file() else value
     return value

@@ -1,0 +1,155 @@
+"""Sources of `data.train` that are mappings: problems, flags, locks, and what a run depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cli.command import tuner
+from tests.conftest import write_rows
+from tests.recipe.keys import problem, write
+from tuner.cli.make_plan import as_begun
+from tuner.machine import hardware
+from tuner.plan import make
+from tuner.recipe import dump, history, load, paths
+from tuner.record import disk
+from tuner.run import content
+
+MIX: list[Any] = [
+    "train.jsonl",
+    {"source": "more/chats.jsonl", "template": "own.yaml", "rows": 3, "system": "Be brief."},
+]
+OWN = """
+name: own
+description: turns of a protocol
+columns: {required: [protocol]}
+conversation: {column: protocol, role: who, content: said, roles: {q: user, a: assistant}}
+"""
+
+
+@pytest.fixture
+def mixed(make_recipe: Callable[..., Path], tmp_path: Path) -> Path:
+    """A recipe with two sources of different formats."""
+    (tmp_path / "more").mkdir()
+    turns = [
+        {"protocol": [{"who": "q", "said": f"Go {n}?"}, {"who": "a", "said": f"Yes {n}."}]}
+        for n in range(9)
+    ]
+    write_rows(tmp_path / "more/chats.jsonl", turns)
+    (tmp_path / "own.yaml").write_text(OWN, "utf-8")
+    return make_recipe(data={"train": MIX, "template": "auto", "eval": 3})
+
+
+def test_the_plan_has_a_line_for_each_source(mixed: Path, tmp_path: Path) -> None:
+    done = tuner("plan", "--recipe", "r.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [
+        line.split("source", 1)[1].strip()
+        for line in done.stdout.splitlines()
+        if "source  " in line
+    ]
+    assert lines == [
+        "train.jsonl: 16 rows; template instruction; columns instruction, output",
+        "chats.jsonl: 3 rows of 9, drawn by seed; template own; columns protocol",
+    ]
+    shown = tuner("data", "preview", "--recipe", "r.yaml", "-n", "2", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "train.jsonl:1 (" in shown.stdout
+    assert "Be brief." in shown.stdout.partition("chats.jsonl:")[2]
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ([{"source": "a.jsonl", "sorce": "b"}], "0.sorce: unknown key; did you mean 'source'"),
+        ([{"rows": 3}], "0.source: is missing (the file)"),
+        (["a.jsonl", {"source": "b.jsonl", "rows": 0}], "1.rows: expected a whole number, 1 or"),
+        (["a.jsonl", ["b.jsonl"]], "1: expected text, or a mapping, not a list"),
+        ([], "train: must not be empty"),
+    ],
+)
+def test_problems_name_the_key(tmp_path: Path, train: list[Any], said: str) -> None:
+    assert said in str(problem(write(tmp_path, {"data": {"train": train}})))
+
+
+def test_a_flag_takes_mappings(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its paths start where the command runs."""
+    monkeypatch.chdir(mixed.parent / "more")
+    flag = "data.train=[{source: chats.jsonl, template: chat, rows: 2}, train.jsonl]"
+    first, second = load.load(mixed, [flag], None).recipe.data.train
+    assert not isinstance(first, str)
+    assert (first.source, first.rows) == (str(mixed.parent / "more/chats.jsonl"), 2)
+    assert (first.template, second) == ("chat", "train.jsonl")
+    (alone,) = load.load(mixed, ["data.train={source: chats.jsonl}"], None).recipe.data.train
+    assert not isinstance(alone, str)
+
+
+def test_a_lock_means_the_same_anywhere(mixed: Path, tmp_path: Path) -> None:
+    loaded = load.load(mixed, (), "sft")
+    lock = tmp_path / "elsewhere" / "recipe.lock.yaml"
+    lock.parent.mkdir()
+    lock.write_text(dump.dump(loaded.recipe, loaded.folder), "utf-8")
+    again = load.load(lock, (), "sft")
+    for each in (loaded, again):
+        found = [named.find(each.folder) for named in paths.named(each.recipe)]
+        assert {tmp_path / "more/chats.jsonl", tmp_path / "own.yaml"} <= {*found}
+    made = [make.make(each, hardware.detect(), output=tmp_path / "run") for each in (loaded, again)]
+    assert made[0].identity() == made[1].identity()
+    assert made[0].values["data.template"].value == "instruction, own"
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "more/chats.jsonl", "own.yaml"])
+def test_a_run_depends_on_every_file(mixed: Path, name: str) -> None:
+    before = content.content_sha256(load.load(mixed, (), "sft"))
+    file = mixed.parent / name
+    file.write_text(file.read_text("utf-8") + "\n", "utf-8")
+    assert content.content_sha256(load.load(mixed, (), "sft")) != before
+
+
+def test_a_recipe_of_files_is_hashed_as_before(mixed: Path) -> None:
+    """The new form of an item changes nothing for recipes without one."""
+    loaded = load.load(mixed, ["data.train=[train.jsonl, b.jsonl]"], "sft")
+    assert yaml.safe_load(dump.meaning(loaded).partition("\n")[2])["data"]["train"] == [
+        "train.jsonl",
+        "b.jsonl",
+    ]
+
+
+@pytest.mark.parametrize("column", ["system", "history"])
+def test_a_run_of_an_earlier_version_reads_what_it_read(
+    make_recipe: Callable[..., Path], tmp_path: Path, column: str
+) -> None:
+    """Columns that a template did not read then, and marks that were text."""
+    pair = [{"role": "user", "content": "Go?"}, {"role": "assistant", "content": "Yes."}]
+    whole: dict[str, Any] = {"messages": pair, "system": "Be brief."}
+    if column == "history":
+        asked = "<user>: Go? <bot>: Yes. <user>: Sure?"
+        whole = {"prompt": asked, "completion": "Yes.", "history": [["a", "b"]]}
+    keys = {"template": "auto", "eval": 0}
+    recipe = make_recipe(data_rows=[whole] * 4, data=keys)
+    loaded = load.load(recipe, verb="sft")
+    now = make.make(loaded, hardware.detect(), output=tmp_path / "run")
+    template = now.values["data.template"].value
+    then = {"template": template, "columns": {column: "none"}}
+    old = load.load(make_recipe(data_rows=[whole] * 4, name="old.yaml", data={**keys, **then}))
+    began = make.make(old, hardware.detect(), output=tmp_path / "run")
+    assert began.identity() != now.identity()
+    record = began.as_dict()
+    record["values"]["data.columns"] = {"value": {}, "origin": "default"}
+    record["data"]["ignored_columns"] = [column]
+    for file in record["data"]["files"]:
+        del file["template"]
+    (tmp_path / "run").mkdir()
+    for _ in range(2):
+        head = {"format": 1, "tuner": "0.1.0", "status": "interrupted", "plan": record}
+        disk.write_json(tmp_path / "run" / "run.json", head)
+        again = as_begun(loaded, tmp_path / "run")
+        resumed = make.make(again, hardware.detect(), output=tmp_path / "run")
+        saved = {**began.identity(), "data.columns": {}}
+        assert history.identity(saved, resumed.identity()) == resumed.identity()
+        assert resumed.values["data.template"].origin == history.BEGUN
+        record = resumed.as_dict()
