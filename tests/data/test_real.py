@@ -31,7 +31,7 @@ FILES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "sharegpt-dummy-en/dummy_conversation.jsonl": ("sharegpt", 500, {}),
     "gsm8k/train_sample.jsonl": ("prompt_completion", 2500, {}),
     # One row in a list on each line.
-    "lawyer-llama-zh/legal_advice.jsonl": ("instruction", 1799, {}),
+    "lawyer-llama-zh/legal_advice.jsonl": ("instruction", 2000, {}),
     # Turns as texts that begin with [客户] and [律师]; a prompt with <user> and <bot>.
     "lawyer-llama-zh/legal_counsel_multi_turn_with_article_v2.jsonl": ("chat", 336, {}),
     "huatuo-med-zh/liver_cancer.jsonl": ("instruction", 850, {}),
