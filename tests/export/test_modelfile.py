@@ -97,10 +97,6 @@ def test_a_system_turn_that_the_template_does_not_know_is_not_lost() -> None:
         (None, "no chat template"),
         ("{{ raise_exception('never') }}", "it refuses a chat: never"),
         ("{{ messages[-1].content }}", "leaves out a user turn"),
-        (
-            "{% for m in messages %}{{ '{{' + m.content }}{% endfor %}{{ '{{' }}",
-            "a turn differently",
-        ),
         ("{% for m in messages %}{{ m.content + '}}\n{{' }}{% endfor %}", "signs of Go's"),
     ],
 )

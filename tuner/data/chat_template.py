@@ -171,7 +171,7 @@ class ChatTemplate:
         """Render with a time limit, and learn what the template can do, once for each."""
         key = self.source, repr(self._tokenizer.special_tokens_map)
         if key in _LEARNED:
-            self.abilities = _LEARNED[key]
+            self.abilities: Abilities = _LEARNED[key]
             return
         outcome: list[BaseException | None] = []
 

@@ -124,18 +124,19 @@ def _by_file(file: Path) -> Written:
     from gguf import GGUFReader
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    from tuner.export.gguf.model import field
-
     reader = GGUFReader(file)
-    template, tokens = (
-        field(reader, f"tokenizer.{key}") for key in ("chat_template", "ggml.tokens")
-    )
+
+    def field(name: str) -> Any:
+        found = reader.get_field(f"tokenizer.{name}")
+        return None if found is None else found.contents()
+
+    template, tokens = field("chat_template"), field("ggml.tokens")
     words = {
         f"{name}_token": tokens[number]
         for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown"))
-        if (number := field(reader, f"tokenizer.ggml.{key}_token_id")) is not None
+        if (number := field(f"ggml.{key}_token_id")) is not None
     }
-    bos = words.get("bos_token", "") if field(reader, "tokenizer.ggml.add_bos_token") else ""
+    bos = words.get("bos_token", "") if field("ggml.add_bos_token") else ""
     ids_of = _llama_cpp(file) if importlib.util.find_spec("llama_cpp") else None
 
     def written(record: Record) -> tuple[list[int] | None, str]:
@@ -157,10 +158,7 @@ def _by_file(file: Path) -> Written:
 def _llama_cpp(file: Path) -> Callable[[str], list[int]]:
     import llama_cpp
 
-    from tuner.export.gguf.model import silent
-
-    with silent():
-        vocabulary = llama_cpp.Llama(str(file), vocab_only=True, verbose=False)
+    vocabulary = llama_cpp.Llama(str(file), vocab_only=True, verbose=False)
     return lambda text: list(vocabulary.tokenize(text.encode(), add_bos=True, special=True))
 
 
