@@ -25,7 +25,7 @@ def main() -> None:
     if splitting:
         split_as(TextModel, splitting)
     if bos == "no-bos":
-        GGUFWriter.add_add_bos_token = without_bos(GGUFWriter.add_add_bos_token)
+        without_bos(GGUFWriter)
     read_sizes(GPT2Model)
     runpy.run_path(str(folder / "convert_hf_to_gguf.py"), run_name="__main__")
 
@@ -47,12 +47,13 @@ def split_as(model: Any, splitting: str) -> None:
     model.get_vocab_base_pre = get_vocab_base_pre
 
 
-def without_bos(write: Any) -> Any:
+def without_bos(writer: Any) -> None:
     """Write that nothing comes before a prompt, whatever the tokenizer does with plain texts.
 
     The prompts of a chat template that writes no BOS were trained without one.
     """
-    return lambda self, value: write(self, False)
+    write = writer.add_add_bos_token
+    writer.add_add_bos_token = lambda self, value: write(self, False)
 
 
 def read_sizes(gpt2: Any) -> None:

@@ -88,12 +88,13 @@ def _at(moment: str) -> Iterator[None]:
         def now(cls, tz: tzinfo | None = None) -> Then:
             return cls.fromisoformat(moment)
 
-    now = chat_template_utils.datetime
-    chat_template_utils.datetime = Then  # type: ignore[misc]
+    library: Any = chat_template_utils
+    clock = library.datetime
+    library.datetime = Then
     try:
         yield
     finally:
-        chat_template_utils.datetime = now  # type: ignore[misc]
+        library.datetime = clock
 
 
 def _shown(value: Any) -> str:
@@ -140,7 +141,7 @@ def _by_file(file: Path) -> Written:
     ids_of = _llama_cpp(file) if importlib.util.find_spec("llama_cpp") else None
 
     def written(record: Record) -> tuple[list[int] | None, str]:
-        (text,), _ = render_jinja_template(
+        rendered: Any = render_jinja_template(
             [record["messages"]],
             tools=record["tools"],
             chat_template=template,
@@ -149,7 +150,7 @@ def _by_file(file: Path) -> Written:
             **record["arguments"],
         )
         # llama.cpp puts the first token before it by itself, and then takes the template's away.
-        text = text.removeprefix(bos)
+        text = str(rendered[0][0]).removeprefix(bos)
         return ids_of and ids_of(text), bos + text
 
     return written
