@@ -11,12 +11,13 @@ import datetime
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tuner.errors import RecipeError, ResourceError, TrainingError, TunerError
-from tuner.machine.failure import FailedElsewhere, first_failure
+from tuner.machine.failure import FailedElsewhere, first_failure, refuse_failed
 
 Item = TypeVar("Item")
 Seen = TypeVar("Seen")
@@ -24,6 +25,10 @@ Seen = TypeVar("Seen")
 # Variables that torchrun, accelerate and `tuner` itself set for a process of a group.
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _store: Any = None
+# How often rank 0 has made something for all.
+_made = 0
+# Seconds between two looks whether it is done, at most.
+_PAUSE = 0.05
 
 
 @dataclass(frozen=True)
@@ -142,13 +147,17 @@ def total(values: Sequence[float]) -> list[float]:
     return [float(value) for value in sums]
 
 
-def sum_gradients(parameters: Sequence[Any]) -> None:
-    """Sum the gradients of some parameters over all ranks, in one message."""
+def sum_gradients(parameters: Sequence[Any], present: Sequence[float]) -> None:
+    """Sum the gradients of some parameters over all ranks, in one message.
+
+    Args:
+        parameters: the same on every rank.
+        present: on how many ranks each of them has a gradient.
+    """
     if place().world == 1:
         return
     import torch
 
-    present = total([float(parameter.grad is not None) for parameter in parameters])
     learned = [each for each, count in zip(parameters, present, strict=True) if count]
     for each in learned:
         each.grad = torch.zeros_like(each) if each.grad is None else each.grad
@@ -156,11 +165,6 @@ def sum_gradients(parameters: Sequence[Any]) -> None:
     torch.distributed.all_reduce(flat)
     for each, part in zip(learned, flat.split([each.numel() for each in learned]), strict=True):
         each.grad.copy_(part.view_as(each))
-
-
-def largest(value: int) -> int:
-    """Return the largest value of any rank."""
-    return max(gather(value))
 
 
 def gather(value: Item) -> list[Item]:
@@ -187,8 +191,27 @@ def share(value: Item) -> Item:
 
 
 def by_first(make: Callable[[], Item]) -> Item:
-    """Return on every rank what only rank 0 makes."""
-    made: Any = make() if place().main else None
+    """Return on every rank what only rank 0 makes, however long it takes.
+
+    Raises:
+        FailedElsewhere: rank 0 has failed.
+    """
+    global _made
+    here = place()
+    if here.world == 1:
+        return make()
+    _made += 1
+    made: Any = None
+    if here.main:
+        made = make()
+        _store.set(f"made/{_made}", "")
+    else:
+        # A broadcast would give up after `run.timeout`.
+        pause = _PAUSE / 64
+        while not _store.check([f"made/{_made}"]):
+            refuse_failed(_store)
+            time.sleep(pause)
+            pause = min(2 * pause, _PAUSE)
     shared: Item = share(made)
     return shared
 

@@ -8,7 +8,8 @@ built. In the linear layers other rows' tokens are more rows of a matrix product
 changes no bit of a row's result; their number may select another kernel, with another summation
 order.
 Boundaries come from `cu_seq_lens_q`, the argument that transformers passes through to
-FlashAttention's varlen kernels.
+FlashAttention's varlen kernels, and as numbers from `row_lengths`: to read them from a GPU would
+let the processor wait for it in every layer.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ def _attend(
         query: (1, heads, tokens, head_dim); key and value: (1, key_value_heads, tokens, head_dim).
         attention_mask: None when packed.
 
-    Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries;
-    `row_masks`, for each row None (causal) or a (tokens, tokens) matrix of who sees whom;
-    `row_prefix`, for each layer keys and values (1, key_value_heads, virtual tokens, head_dim) that
-    come before every row and that all its tokens see; and `shared_prefix`, how many tokens of the
-    first row the others also begin with. These attend as if each row had them, so that a row's
-    result does not depend on sharing.
+    Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries, and
+    `row_lengths`, the tokens between them; `row_masks`, for each row None (causal) or a (tokens,
+    tokens) matrix of who sees whom; `row_prefix`, for each layer keys and values (1,
+    key_value_heads, virtual tokens, head_dim) that come before every row and that all its tokens
+    see; and `shared_prefix`, how many tokens of the first row the others also begin with. These attend as if each row had them, so that a row's
+    result does not depend on sharing; `cu_seq_lens_k` then has the boundaries with them.
 
     Returns:
         (1, tokens, heads, head_dim), and None for the weights.
@@ -69,18 +70,20 @@ def _attend(
         if kwargs.get(unsupported) is not None:
             raise NotImplementedError(f"packed attention has no {unsupported}")
     window = kwargs.get("sliding_window")
-    lengths = boundaries.diff().tolist()
+    lengths = kwargs["row_lengths"]
     shared = int(kwargs.get("shared_prefix") or 0)
     masks, prefix = kwargs.get("row_masks"), kwargs.get("row_prefix")
     narrow = window is not None and max(lengths) + shared > window
     if not (masks or prefix or dropout or narrow) and row_attention.fits(query, key, value):
         return row_attention.attend(query, key, value, lengths, shared, scaling), None
-    parts = [row_attention.rows_of(part, lengths, shared) for part in (query, key, value)]
     if not (masks or prefix or dropout) and _has_varlen(query):
-        rows = _varlen(parts, scaling, window)
-    else:
-        first = prefix[module.layer_idx] if prefix else None
-        rows = _one_by_one(parts, masks, first, scaling, window, dropout)
+        # Not part[0], whose backward pass fills and copies a whole tensor.
+        packed = tuple(part.squeeze(0).transpose(0, 1) for part in (query, key, value))
+        ends = boundaries, kwargs["cu_seq_lens_k"] if shared else boundaries
+        return _varlen(packed, lengths, shared, ends, scaling, window)[None], None
+    parts = [row_attention.rows_of(part, lengths, shared) for part in (query, key, value)]
+    first = prefix[module.layer_idx] if prefix else None
+    rows = _one_by_one(parts, masks, first, scaling, window, dropout)
     rows[1:] = [row[:, :, shared:] for row in rows[1:]]
     return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
 
@@ -131,28 +134,67 @@ def _has_varlen(query: torch.Tensor) -> bool:
 
 
 def _varlen(
-    parts: list[list[torch.Tensor]], scaling: float | None, window: int | None
-) -> list[torch.Tensor]:
-    """Compute causal attention of all rows in one kernel call; arguments as `_one_by_one`."""
+    packed: tuple[torch.Tensor, ...],
+    lengths: list[int],
+    shared: int,
+    ends: tuple[torch.Tensor, torch.Tensor],
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """Compute causal attention of all rows in one kernel call.
+
+    The kernel aligns the last query of a row with its last key, so that shared tokens need to be
+    repeated among the keys only.
+
+    Args:
+        packed: query (tokens, heads, size); key and value (tokens, key_value_heads, size).
+        lengths: tokens of each row.
+        shared: how many tokens of the first row the other rows also begin with.
+        ends: boundaries of the rows among queries, and among keys, int32.
+        scaling: of the scores; None: 1 / sqrt(size).
+        window: a token sees itself and the window - 1 tokens before it.
+
+    Returns:
+        (tokens, heads, size).
+    """
     from torch.nn.attention.varlen import varlen_attn
 
-    lengths = [row.shape[2] for row in parts[0]]
-    query, key, value = (torch.cat(rows, dim=2)[0].transpose(0, 1) for rows in parts)
-    ends = torch.tensor([0, *lengths]).cumsum(0).to(query.device, torch.int32)
-    result: Any = varlen_attn(
+    query, key, value = packed
+    if shared:
+        repeat: Any = _Repeated.apply
+        key, value = (repeat(part, lengths, shared) for part in (key, value))
+    result: torch.Tensor = varlen_attn(  # type: ignore[assignment]
         query,
         key,
         value,
-        ends,
-        ends,
+        *ends,
         max(lengths),
-        max(lengths),
+        max([lengths[0], *(shared + length for length in lengths[1:])]),
         scale=scaling,
-        # A window of n tokens is the token and the n - 1 before it.
         window_size=(-1 if window is None else window - 1, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return list(result.transpose(0, 1)[None].split(lengths, dim=2))
+    return result
+
+
+class _Repeated(torch.autograd.Function):
+    """The shared tokens before every row; their gradients are added up in float32, then rounded."""
+
+    @staticmethod
+    def forward(ctx: Any, part: torch.Tensor, lengths: list[int], shared: int) -> torch.Tensor:
+        """Map (tokens, heads, size) to (tokens + (rows - 1) * shared, heads, size)."""
+        ctx.lengths, ctx.shared = lengths, shared
+        first, *others = part.split(lengths)
+        return torch.cat([first, *(each for row in others for each in (first[:shared], row))])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        first, *others = ctx.lengths
+        parts = gradients[0].split([first, *(n for row in others for n in (ctx.shared, row))])
+        own = torch.cat([parts[0], *parts[2::2]])
+        repeated = torch.stack([parts[0][: ctx.shared], *parts[1::2]])
+        own[: ctx.shared] = repeated.sum(0, dtype=torch.float32)
+        return own, None, None
 
 
 def _seen(
