@@ -25,9 +25,8 @@ Seen = TypeVar("Seen")
 # Variables that torchrun, accelerate and `tuner` itself set for a process of a group.
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _store: Any = None
-# How often rank 0 has made something for all.
-_made = 0
-# Seconds between two looks whether it is done, at most.
+# How often ranks have waited for others, and the seconds between two looks, at most.
+_waits = 0
 _PAUSE = 0.05
 
 
@@ -196,24 +195,38 @@ def by_first(make: Callable[[], Item]) -> Item:
     Raises:
         FailedElsewhere: rank 0 has failed.
     """
-    global _made
     here = place()
     if here.world == 1:
         return make()
-    _made += 1
-    made: Any = None
-    if here.main:
-        made = make()
-        _store.set(f"made/{_made}", "")
-    else:
-        # A broadcast would give up after `run.timeout`.
-        pause = _PAUSE / 64
-        while not _store.check([f"made/{_made}"]):
-            refuse_failed(_store)
-            time.sleep(pause)
-            pause = min(2 * pause, _PAUSE)
+    made: Any = make() if here.main else None
+    _await([0])
     shared: Item = share(made)
     return shared
+
+
+def await_all() -> None:
+    """Wait until all ranks are here, however long they take.
+
+    Raises:
+        FailedElsewhere: one of them has failed.
+    """
+    if place().world > 1:
+        _await(range(place().world))
+
+
+def _await(those: Iterable[int]) -> None:
+    """Wait for some ranks, each of which also calls this; a collective would give up after
+    `run.timeout`."""
+    global _waits
+    _waits += 1
+    mine, pause = place().rank, _PAUSE / 64
+    keys = {number: f"here/{_waits}/{number}" for number in those}
+    if mine in keys:
+        _store.set(keys[mine], "")
+    while not _store.check(list(keys.values())):
+        refuse_failed(_store)
+        time.sleep(pause)
+        pause = min(2 * pause, _PAUSE)
 
 
 def same(value: str) -> bool:

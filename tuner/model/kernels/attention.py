@@ -54,8 +54,9 @@ def _attend(
     `row_lengths`, the tokens between them; `row_masks`, for each row None (causal) or a (tokens,
     tokens) matrix of who sees whom; `row_prefix`, for each layer keys and values (1,
     key_value_heads, virtual tokens, head_dim) that come before every row and that all its tokens
-    see; and `shared_prefix`, how many tokens of the first row the others also begin with. These attend as if each row had them, so that a row's
-    result does not depend on sharing; `cu_seq_lens_k` then has the boundaries with them.
+    see; and `shared_prefix`, how many tokens of the first row the others also begin with. These
+    attend as if each row had them, so that a row's result does not depend on sharing;
+    `cu_seq_lens_k` then has the boundaries with them.
 
     Returns:
         (1, tokens, heads, head_dim), and None for the weights.
