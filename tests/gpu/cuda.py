@@ -63,101 +63,130 @@ class Device:
         torch.cuda.set_device(self.before)
 
 
-def patch(fake: Fake) -> None:
-    """Replace what asks CUDA; nothing is put back, the process is the fake's own."""
-    library = fake.library
+class Answers:
+    """The functions of `torch.cuda` that depend on the devices, by their names there."""
 
-    def number(device: Any = None) -> int:
-        from tests.gpu.fake import device_index
+    def __init__(self, fake: Fake) -> None:
+        self.fake = fake
 
-        return int(library.fake_gpu_selected()) if device is None else device_index(device)
+    def current_device(self) -> int:
+        return int(self.fake.library.fake_gpu_selected())
 
-    def set_device(device: Any) -> None:
-        library.fake_gpu_select(number(device))
+    def set_device(self, device: Any) -> None:
+        self.fake.library.fake_gpu_select(self._number(device))
 
-    def exchange(device: int) -> int:
-        before = number()
+    def _exchange_device(self, device: int) -> int:
+        before = self.current_device()
         if device >= 0:
-            library.fake_gpu_select(device)
+            self.fake.library.fake_gpu_select(device)
         return before
 
-    def empty_cache() -> None:
-        fake.reserved[:] = fake.used
+    def device_count(self) -> int:
+        return self.fake.devices
 
-    def reset_peak(device: Any = None) -> None:
-        fake.peaks[number(device)] = fake.used[number(device)]
-        fake.most_reserved[number(device)] = fake.reserved[number(device)]
+    def get_device_capability(self, device: Any = None) -> tuple[int, int]:
+        return self.fake.capability
 
-    def properties(device: Any = None) -> Any:
+    def get_device_properties(self, device: Any = None) -> Any:
         return SimpleNamespace(
             name=NAME,
-            major=fake.capability[0],
-            minor=fake.capability[1],
-            total_memory=fake.memory,
+            major=self.fake.capability[0],
+            minor=self.fake.capability[1],
+            total_memory=self.fake.memory,
             multi_processor_count=132,
-            uuid="fake",
-            index=number(device),
         )
 
-    def states() -> list[torch.Tensor]:
-        return [torch.get_rng_state() for _ in range(fake.devices)]
+    def get_arch_list(self) -> list[str]:
+        return ["sm_{}{}".format(*self.fake.capability)]
 
-    answers = {
-        "is_available": lambda: True,
-        "is_initialized": lambda: True,
-        "init": lambda: None,
-        "_lazy_init": lambda: None,
-        "_is_in_bad_fork": lambda: False,
-        "device_count": lambda: fake.devices,
-        "current_device": number,
-        "set_device": set_device,
-        "_exchange_device": exchange,
-        "_maybe_exchange_device": exchange,
-        "device": Device,
-        "get_device_capability": lambda device=None: fake.capability,
-        "get_device_name": lambda device=None: NAME,
-        "get_device_properties": properties,
-        "is_bf16_supported": lambda *args, **kwargs: fake.capability >= (8, 0) or any(args),
-        "get_arch_list": lambda: [f"sm_{fake.capability[0]}{fake.capability[1]}"],
-        "is_current_stream_capturing": lambda: False,
-        "empty_cache": empty_cache,
-        "ipc_collect": lambda: None,
-        "synchronize": lambda device=None: fake.waited("read"),
-        "memory_allocated": lambda device=None: fake.used[number(device)],
-        "max_memory_allocated": lambda device=None: fake.peaks[number(device)],
-        "memory_reserved": lambda device=None: fake.reserved[number(device)],
-        "max_memory_reserved": lambda device=None: fake.most_reserved[number(device)],
-        "reset_peak_memory_stats": reset_peak,
-        "reset_max_memory_allocated": reset_peak,
-        "mem_get_info": lambda device=None: (
-            fake.memory - fake.reserved[number(device)],
-            fake.memory,
-        ),
-        "memory_stats": lambda device=None: {
-            "allocated_bytes.all.current": fake.used[number(device)],
-            "allocated_bytes.all.peak": fake.peaks[number(device)],
-            "reserved_bytes.all.current": fake.reserved[number(device)],
-            "reserved_bytes.all.peak": fake.most_reserved[number(device)],
-        },
-        "manual_seed": lambda seed: None,
-        "manual_seed_all": lambda seed: None,
-        "seed": lambda: None,
-        "seed_all": lambda: None,
-        "get_rng_state": lambda device="cuda": torch.get_rng_state(),
-        "set_rng_state": lambda state, device="cuda": torch.set_rng_state(state),
-        "get_rng_state_all": states,
-        "set_rng_state_all": lambda given: torch.set_rng_state(given[0]),
-        "current_stream": lambda device=None: Stream(),
-        "default_stream": lambda device=None: Stream(),
-        "stream": lambda stream: Stream(),
-        "Stream": Stream,
-        "Event": Event,
-    }
+    def is_bf16_supported(self, including_emulation: bool = True) -> bool:
+        return including_emulation or self.fake.capability >= (8, 0)
+
+    def empty_cache(self) -> None:
+        self.fake.reserved[:] = self.fake.used
+
+    def synchronize(self, device: Any = None) -> None:
+        self.fake.waited("read")
+
+    def memory_allocated(self, device: Any = None) -> int:
+        return self.fake.used[self._number(device)]
+
+    def max_memory_allocated(self, device: Any = None) -> int:
+        return self.fake.peaks[self._number(device)]
+
+    def memory_reserved(self, device: Any = None) -> int:
+        return self.fake.reserved[self._number(device)]
+
+    def max_memory_reserved(self, device: Any = None) -> int:
+        return self.fake.most_reserved[self._number(device)]
+
+    def reset_peak_memory_stats(self, device: Any = None) -> None:
+        index = self._number(device)
+        self.fake.peaks[index] = self.fake.used[index]
+        self.fake.most_reserved[index] = self.fake.reserved[index]
+
+    def mem_get_info(self, device: Any = None) -> tuple[int, int]:
+        return self.fake.memory - self.memory_reserved(device), self.fake.memory
+
+    def memory_stats(self, device: Any = None) -> dict[str, int]:
+        return {
+            "allocated_bytes.all.current": self.memory_allocated(device),
+            "allocated_bytes.all.peak": self.max_memory_allocated(device),
+            "reserved_bytes.all.current": self.memory_reserved(device),
+            "reserved_bytes.all.peak": self.max_memory_reserved(device),
+            "num_alloc_retries": 0,
+        }
+
+    def get_rng_state_all(self) -> list[torch.Tensor]:
+        return [torch.get_rng_state() for _ in range(self.fake.devices)]
+
+    def _number(self, device: Any) -> int:
+        from tests.gpu.fake import device_index
+
+        return self.current_device() if device is None else device_index(device)
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None: ...
+
+
+# What is the same for all devices. torch's one generator gives the numbers of every device.
+_SAME: dict[str, Any] = {
+    "is_available": lambda: True,
+    "is_initialized": lambda: True,
+    "init": _nothing,
+    "_lazy_init": _nothing,
+    "_is_in_bad_fork": lambda: False,
+    "device": Device,
+    "get_device_name": lambda device=None: NAME,
+    "is_current_stream_capturing": lambda: False,
+    "ipc_collect": _nothing,
+    "manual_seed": _nothing,
+    "manual_seed_all": _nothing,
+    "seed": _nothing,
+    "seed_all": _nothing,
+    "get_rng_state": lambda device="cuda": torch.get_rng_state(),
+    "set_rng_state": lambda state, device="cuda": torch.set_rng_state(state),
+    "set_rng_state_all": lambda states: torch.set_rng_state(states[0]),
+    "current_stream": lambda device=None: Stream(),
+    "default_stream": lambda device=None: Stream(),
+    "stream": lambda stream: Stream(),
+    "Stream": Stream,
+    "Event": Event,
+}
+
+
+def patch(fake: Fake) -> None:
+    """Replace what asks CUDA; nothing is put back, the process is the fake's own."""
+    own = Answers(fake)
+    names = [name for name in vars(Answers) if not name.startswith("__") and name != "_number"]
+    answers = {**_SAME, **{name: getattr(own, name) for name in names}}
+    answers["_maybe_exchange_device"] = own._exchange_device
+    answers["reset_max_memory_allocated"] = own.reset_peak_memory_stats
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)
     for name in ("get_rng_state", "set_rng_state", "get_rng_state_all", "set_rng_state_all"):
         setattr(torch.cuda.random, name, answers[name])
-    torch.accelerator.empty_cache = empty_cache
-    torch.accelerator.synchronize = answers["synchronize"]
+    torch.accelerator.empty_cache = own.empty_cache
+    torch.accelerator.synchronize = own.synchronize
     # A module's tensors change their type when they go to the device.
     torch.__future__.set_swap_module_params_on_conversion(True)

@@ -39,16 +39,17 @@ from tests.gpu import guard
 
 GIB = 1 << 30
 # Results without a kernel: views, and memory that is not written.
-_FREE = frozenset(
-    """detach view t transpose unsqueeze slice split split_with_sizes expand _unsafe_view select
-    permute alias empty empty_like new_empty squeeze empty_strided new_empty_strided is_same_size
-    _reshape_alias as_strided unbind lift_fresh diagonal unfold view_as_real view_as_complex real
-    _local_scalar_dense _fused_sdp_choice""".split()
-)
+_FREE = {
+    *("detach", "alias", "lift_fresh", "view", "_unsafe_view", "_reshape_alias", "as_strided"),
+    *("t", "transpose", "permute", "unsqueeze", "squeeze", "expand", "select", "slice", "diagonal"),
+    *("split", "split_with_sizes", "unbind", "unfold", "view_as_real", "view_as_complex", "real"),
+    *("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"),
+    *("_local_scalar_dense", "_fused_sdp_choice", "is_same_size"),
+}
 # The CPU needs the result, or its size.
-_READ = frozenset("_local_scalar_dense nonzero masked_select is_nonzero equal _unique2".split())
-_COPY = frozenset(["_to_copy", "copy_", "_foreach_copy_"])
-_INDEX = frozenset(["index", "index_put", "index_put_", "_index_put_impl_"])
+_READ = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique2"}
+_COPY = {"_to_copy", "copy_", "_foreach_copy_"}
+_INDEX = {"index", "index_put", "index_put_", "_index_put_impl_"}
 _LIBRARIES = ("transformers", "peft", "accelerate", "trl", "bitsandbytes")
 _ROOT = Path(__file__).parents[2]
 _installed: list[Fake] = []
