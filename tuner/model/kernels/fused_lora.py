@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear
 from torch.nn import functional
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from tuner.model.kernels.replace import as_in_training
 
@@ -30,7 +31,8 @@ def _dispatch(target: torch.nn.Module, adapter_name: str, config: Any, **kwargs:
     weight = getattr(target, "weight", None)
     if type(target) is not torch.nn.Linear or kwargs.get("parameter_name") is not None:
         return None
-    if not isinstance(weight, torch.nn.Parameter) or weight.dtype not in _DTYPES:
+    # A weight in several tensors (torchao's) multiplies by code of its own.
+    if is_traceable_wrapper_subclass(weight) or weight.dtype not in _DTYPES:
         return None
     return FusedLinear(target, adapter_name, config=config, **kwargs)
 
