@@ -42,6 +42,16 @@ def first_failure(error: BaseException, store: Any, rank: int) -> TunerError | N
     return own if isinstance(own, ResourceError) and own is not error else None
 
 
+def refuse_failed(store: Any) -> None:
+    """Raise the failure of another rank, if there is one.
+
+    Raises:
+        FailedElsewhere: the first failure.
+    """
+    if store.check([_FAILURE]):
+        raise FailedElsewhere(json.loads(store.get(_FAILURE)))
+
+
 def _as_error(error: BaseException) -> TunerError:
     """Return an error, also a library's that another process is gone, as a TunerError."""
     if isinstance(error, TunerError):

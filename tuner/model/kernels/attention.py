@@ -7,7 +7,8 @@ attention is bit for bit the same as without other rows, and no mask is ever bui
 layers other rows' tokens are more rows of a matrix product: their content changes no bit of a row's
 result; their number may select another kernel, with another summation order.
 Boundaries come from `cu_seq_lens_q`, the argument that transformers passes through to
-FlashAttention's varlen kernels.
+FlashAttention's varlen kernels, and as numbers from `row_lengths`: to read them from a GPU would
+let the processor wait for it in every layer.
 """
 
 from __future__ import annotations
@@ -47,12 +48,13 @@ def _attend(
         query: (1, heads, tokens, head_dim); key and value: (1, key_value_heads, tokens, head_dim).
         attention_mask: None when packed.
 
-    Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries;
-    `row_masks`, for each row None (causal) or a (tokens, tokens) matrix of who sees whom;
-    `row_prefix`, for each layer keys and values (1, key_value_heads, virtual tokens, head_dim) that
-    come before every row and that all its tokens see; and `shared_prefix`, how many tokens of the
-    first row the others also begin with. These attend as if each row had them, so that a row's
-    result does not depend on sharing.
+    Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries, and
+    `row_lengths`, the tokens between them; `row_masks`, for each row None (causal) or a (tokens,
+    tokens) matrix of who sees whom; `row_prefix`, for each layer keys and values (1,
+    key_value_heads, virtual tokens, head_dim) that come before every row and that all its tokens
+    see; and `shared_prefix`, how many tokens of the first row the others also begin with. These
+    attend as if each row had them, so that a row's result does not depend on sharing;
+    `cu_seq_lens_k` then has the boundaries with them.
 
     Returns:
         (1, tokens, heads, head_dim), and None for the weights.
@@ -69,17 +71,18 @@ def _attend(
     window = kwargs.get("sliding_window")
     if query.is_cuda:
         query, key, value = varlen.in_autocast_type(query, key, value)
-    lengths = boundaries.diff().tolist()
+    lengths = kwargs["row_lengths"]
     shared = int(kwargs.get("shared_prefix") or 0)
     masks, prefix = kwargs.get("row_masks"), kwargs.get("row_prefix")
-    narrow = window is not None and max(lengths) + shared > window
+    first = prefix[module.layer_idx] if prefix else None
+    common = shared if first is None else first[0].shape[2]
+    narrow = window is not None and max(lengths) + common > window
     if not (masks or prefix or dropout or narrow) and row_attention.fits(query, key, value):
         return row_attention.attend(query, key, value, lengths, shared, scaling), None
-    first = prefix[module.layer_idx] if prefix else None
-    if not (masks or dropout) and varlen.fits(query):
-        packed = varlen.PackedRows(boundaries, lengths, shared)
-        result = varlen.attend(query, key, value, packed, first, scaling, window)
-        return result, None
+    if not (masks or dropout or (prefix and narrow)) and varlen.fits(query):
+        ends = boundaries, kwargs["cu_seq_lens_k"] if shared else boundaries
+        packed = varlen.PackedRows(lengths, ends, shared)
+        return varlen.attend((query, key, value), packed, scaling, window, first), None
     parts = [row_attention.rows_of(part, lengths, shared) for part in (query, key, value)]
     rows = _one_by_one(parts, masks, first, scaling, window, dropout)
     rows[1:] = [row[:, :, shared:] for row in rows[1:]]

@@ -1,16 +1,16 @@
 """Attention of packed rows on a GPU: torch's FlashAttention for rows of different lengths.
 
-One kernel call takes all rows. Where all of them begin with the same keys (a shared prefix, virtual
-tokens), a second call takes these once for all queries, and the two results are merged by the
-logarithms of their softmax denominators (Juravsky et al. 2024, Hydragen). The kernel's backward
-pass, given the merged result and its denominators, returns the gradients of the whole.
+One kernel call takes all rows. Virtual tokens, which every row begins with, are not copied to each:
+a second call takes their keys for all queries at once, and the two results are merged by their
+softmax denominators (Juravsky et al. 2024). The kernel's backward pass, given the merged result and
+denominators, returns the gradients of the whole.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,7 +23,6 @@ _CAUSAL, _ALL = (-1, 0), (-1, -1)
 _MOST_SIZE = 256
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-Lengths = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -31,36 +30,29 @@ class PackedRows:
     """The rows of a packed sequence.
 
     Attributes:
-        ends: (rows + 1,), where they begin and end.
-        lengths: the same as numbers of tokens.
-        shared: how many tokens of the first row the other rows also begin with.
+        lengths: tokens of each.
+        ends: (rows + 1,), int32, where they begin and end among queries, and among keys.
+        shared: how many tokens of the first row the others also begin with, as keys only.
     """
 
-    ends: torch.Tensor
     lengths: Sequence[int]
+    ends: Pair
     shared: int = 0
 
-
-@dataclass(frozen=True)
-class _Rows:
-    """Where rows of queries, and those of the keys that they see, begin and end.
-
-    Attributes:
-        ends: (rows + 1,) each.
-        longest: of each.
-    """
-
-    ends: Pair
-    longest: Lengths
+    @property
+    def longest(self) -> tuple[int, int]:
+        """The most queries, and keys, of a row."""
+        first, *others = self.lengths
+        return max(self.lengths), max([first, *(self.shared + length for length in others)])
 
     @classmethod
-    def of_one(cls, queries: int, keys: int, like: torch.Tensor) -> _Rows:
-        """Return a single row, without a copy to the GPU."""
-        made = [
-            torch.arange(0, size + 1, size, device=like.device, dtype=like.dtype)
+    def of_one(cls, queries: int, keys: int, device: torch.device) -> PackedRows:
+        """Return a single row of as many queries, which sees `keys` keys; made on the device."""
+        ends = [
+            torch.arange(0, size + 1, size, device=device, dtype=torch.int32)
             for size in (queries, keys)
         ]
-        return cls((made[0], made[1]), (queries, keys))
+        return cls([queries], (ends[0], ends[1]))
 
 
 def in_autocast_type(*parts: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -106,123 +98,79 @@ def _known() -> frozenset[str]:
 
 
 def attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    packed: PackedRows,
-    before: Pair | None = None,
+    parts: Sequence[torch.Tensor],
+    rows: PackedRows,
     scaling: float | None = None,
     window: int | None = None,
+    before: Pair | None = None,
 ) -> torch.Tensor:
     """Compute causal attention within each row.
 
+    The kernel aligns the last query of a row with its last key, so that shared tokens need to be
+    repeated among the keys only.
+
     Args:
-        query: (1, heads, tokens, size); key and value: (1, key_value_heads, tokens, size).
-        packed: where the rows are.
-        before: keys and values that all rows see, (1, key_value_heads, virtual tokens, size).
+        parts: query (1, heads, tokens, size); key and value (1, key_value_heads, tokens, size).
+        rows: where they are.
         scaling: of the scores; None: 1 / sqrt(size).
         window: how many tokens a token sees, itself included; None: all before it.
+        before: keys and values that all rows see, (1, key_value_heads, virtual tokens, size), in
+            place of shared tokens and of a window.
 
     Returns:
         (1, tokens, heads, size).
     """
-    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
-    lengths, shared = packed.lengths, packed.shared
-    ends, longest = packed.ends.to(torch.int32), max(lengths)
-    rows = _Rows((ends, ends), (longest, longest))
-    common: Pair | None = (k[:shared], v[:shared]) if shared else None
+    # Not part[0], whose backward pass fills and copies a whole tensor.
+    query, key, value = (part.squeeze(0).transpose(0, 1) for part in parts)
+    result: Any
     if before is not None:
-        first_k, first_v = (part[0].transpose(0, 1).to(k.dtype).contiguous() for part in before)
-        common = first_k, first_v
-    # The first row has the shared tokens of its own.
-    alone = 1 if shared else 0
-    if common is None:
-        return _one_call(q, (k, v), rows, scaling, window)[None]
-    count = len(common[0])
-    if window is None or window >= count + longest:
-        apply: Any = _Cascade.apply
-        result: torch.Tensor = apply(q, k, v, *common, _Call(rows, sum(lengths[:alone]), scaling))
-        return result[None]
-    # A window that ends among the common keys is no case for two calls: each row gets a copy.
-    copied_k, copied_v = (
-        torch.cat([*_after(first, part.split(list(lengths)), alone)])
-        for first, part in zip(common, (k, v), strict=True)
-    )
-    place = torch.arange(len(ends), device=ends.device, dtype=torch.int32)
-    key_ends = ends + count * (place - alone).clamp(min=0)
-    rows = _Rows((ends, key_ends), (longest, longest + count))
-    return _one_call(q, (copied_k, copied_v), rows, scaling, window)[None]
-
-
-def _after(first: torch.Tensor, rows: Sequence[torch.Tensor], alone: int) -> Iterator[torch.Tensor]:
-    """Yield rows, `first` before each but the first `alone` ones."""
-    for number, row in enumerate(rows):
-        if number >= alone:
-            yield first
-        yield row
-
-
-def _one_call(
-    query: torch.Tensor, keys: Pair, rows: _Rows, scaling: float | None, window: int | None
-) -> torch.Tensor:
-    """Return (tokens, heads, size): a row's last query sees its last key, whatever their number."""
+        common = [part.squeeze(0).transpose(0, 1).to(key.dtype) for part in before]
+        cascade: Any = _Cascade.apply
+        result = cascade(query, key, value, *common, (rows, scaling))
+        return result[None]  # type: ignore[no-any-return]
     from torch.nn.attention.varlen import varlen_attn
 
-    result: Any = varlen_attn(
+    if rows.shared:
+        repeat: Any = _Repeated.apply
+        key, value = (repeat(part, rows.lengths, rows.shared) for part in (key, value))
+    result = varlen_attn(
         query,
-        *keys,
+        key,
+        value,
         *rows.ends,
         *rows.longest,
         scale=scaling,
         # A window of n tokens is the token and the n - 1 before it.
         window_size=_CAUSAL if window is None else (window - 1, 0),
-        **further(_known(), query.shape[1] != keys[0].shape[1]),
+        **further(_known(), query.shape[1] != key.shape[1]),
     )
-    return result  # type: ignore[no-any-return]
+    return result[None]  # type: ignore[no-any-return]
 
 
-def forward_kernel(
-    query: torch.Tensor, keys: Pair, rows: _Rows, causal: bool, scale: float | None
-) -> tuple[torch.Tensor, ...]:
-    """Return the kernel's result (queries, heads, size), the logarithms of its denominators (heads,
-    queries), and the state of its random numbers, of which it draws none."""
-    from torch.nn.attention import varlen  # noqa: F401  # registers the operator
+class _Repeated(torch.autograd.Function):
+    """The shared tokens before every row; their gradients are added up in float32, then rounded."""
 
-    found: tuple[torch.Tensor, ...] = torch.ops.torch_attn._varlen_attn(
-        query, *keys, *rows.ends, *rows.longest, causal, scale, list(_CAUSAL if causal else _ALL)
-    )
-    return found
+    @staticmethod
+    def forward(ctx: Any, part: torch.Tensor, lengths: list[int], shared: int) -> torch.Tensor:
+        """Map (tokens, heads, size) to (tokens + (rows - 1) * shared, heads, size)."""
+        ctx.lengths, ctx.shared = lengths, shared
+        first, *others = part.split(lengths)
+        return torch.cat([first, *(each for row in others for each in (first[:shared], row))])
 
-
-def backward_kernel(
-    gradient: torch.Tensor,
-    inputs: tuple[torch.Tensor, ...],
-    result: tuple[torch.Tensor, ...],
-    rows: _Rows,
-    causal: bool,
-    scale: float | None,
-) -> tuple[torch.Tensor, ...]:
-    """Return the gradients of the inputs, query, key and value; `result` as of `forward_kernel`."""
-    out, norms, state = result
-    window = list(_CAUSAL if causal else _ALL)
-    found: tuple[torch.Tensor, ...] = torch.ops.torch_attn._varlen_attn_backward(
-        gradient, *inputs, out, norms, *rows.ends, *rows.longest, causal, state, scale, window
-    )
-    return found
-
-
-@dataclass(frozen=True)
-class _Call:
-    """The rows, the first query that sees the common keys, and the scale of the scores."""
-
-    rows: _Rows
-    skip: int
-    scale: float | None
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        first, *others = ctx.lengths
+        parts = gradients[0].split([first, *(n for row in others for n in (ctx.shared, row))])
+        own = torch.cat([parts[0], *parts[2::2]])
+        repeated = torch.stack([parts[0][: ctx.shared], *parts[1::2]])
+        wide = torch.promote_types(torch.float32, own.dtype)
+        own[: ctx.shared] = repeated.sum(0, dtype=wide)
+        return own, None, None
 
 
 class _Cascade(torch.autograd.Function):
-    """Rows of q, k, v (tokens, heads, size), whose queries from `skip` on also see the common keys
-    and values, (count, key_value_heads, size)."""
+    """Rows of q, k, v (tokens, heads, size), all of which also see the common keys and values,
+    (count, key_value_heads, size)."""
 
     @staticmethod
     def forward(
@@ -232,34 +180,37 @@ class _Cascade(torch.autograd.Function):
         v: torch.Tensor,
         common_k: torch.Tensor,
         common_v: torch.Tensor,
-        call: _Call,
+        call: tuple[PackedRows, float | None],
     ) -> torch.Tensor:
-        rows, skip, scale = call.rows, call.skip, call.scale
-        out, norms, state = forward_kernel(q, (k, v), rows, True, scale)
-        whole = _Rows.of_one(len(q) - skip, len(common_k), rows.ends[0])
-        also, also_norms, _ = forward_kernel(q[skip:], (common_k, common_v), whole, False, scale)
-        own_norms = norms[:, skip:]
-        merged = torch.logaddexp(own_norms, also_norms)
-        share, also_share = ((part - merged).exp().T[..., None] for part in (own_norms, also_norms))
-        late = (out[skip:] * share + also * also_share).to(out.dtype)
-        out = torch.cat([out[:skip], late]) if skip else late
-        norms = torch.cat([norms[:, :skip], merged], dim=1) if skip else merged
-        ctx.save_for_backward(q, k, v, common_k, common_v, out, norms, state, *rows.ends)
-        ctx.longest, ctx.skip, ctx.scale = rows.longest, skip, scale
+        """Take the rows and the scale of the scores as one argument."""
+        # Registers the operators.
+        from torch.nn.attention import varlen  # noqa: F401
+
+        kernel = torch.ops.torch_attn._varlen_attn
+        rows, scale = ctx.rows, ctx.scale = call
+        ctx.all = PackedRows.of_one(len(q), len(common_k), q.device)
+        own, norms, state = kernel(q, k, v, *rows.ends, *rows.longest, True, scale, list(_CAUSAL))
+        also, also_norms, _ = kernel(
+            q, common_k, common_v, *ctx.all.ends, *ctx.all.longest, False, scale, list(_ALL)
+        )
+        merged = torch.logaddexp(norms, also_norms)
+        share, also_share = ((part - merged).exp().T[..., None] for part in (norms, also_norms))
+        out = (own * share + also * also_share).to(own.dtype)
+        ctx.save_for_backward(q, k, v, common_k, common_v, out, merged, state)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        q, k, v, common_k, common_v, out, norms, state, *ends = ctx.saved_tensors
-        rows, skip = _Rows((ends[0], ends[1]), ctx.longest), ctx.skip
-        given = gradients[0].contiguous()
-        dq, dk, dv = backward_kernel(given, (q, k, v), (out, norms, state), rows, True, ctx.scale)
-        whole = _Rows.of_one(len(q) - skip, len(common_k), ends[0])
-        late = (out[skip:], norms[:, skip:].contiguous(), state)
-        inputs = (q[skip:], common_k, common_v)
-        also, dcommon_k, dcommon_v = backward_kernel(
-            given[skip:], inputs, late, whole, False, ctx.scale
-        )
-        dq[skip:] += also
-        return dq, dk, dv, dcommon_k, dcommon_v, None
+        q, k, v, common_k, common_v, out, norms, state = ctx.saved_tensors
+        kernel, given = torch.ops.torch_attn._varlen_attn_backward, gradients[0].contiguous()
+
+        def gradients_of(keys: Pair, rows: PackedRows, causal: bool) -> tuple[torch.Tensor, ...]:
+            window = list(_CAUSAL if causal else _ALL)
+            places = (*rows.ends, *rows.longest, causal, state, ctx.scale, window)
+            found: tuple[torch.Tensor, ...] = kernel(given, q, *keys, out, norms, *places)
+            return found
+
+        dq, dk, dv = gradients_of((k, v), ctx.rows, True)
+        also, dcommon_k, dcommon_v = gradients_of((common_k, common_v), ctx.all, False)
+        return dq + also, dk, dv, dcommon_k, dcommon_v, None
