@@ -2,11 +2,10 @@
 
 A micro-batch of rows is packed into one sequence without padding. The linear layers run over all
 its tokens at once; attention runs per row, each with PyTorch's fused causal kernel (trained on a
-CPU as in `row_attention`, on a GPU with one call of its FlashAttention for rows of different
-lengths), so a row's attention is bit for bit the same as without other rows, and no mask is ever
-built. In the linear layers other rows' tokens are more rows of a matrix product: their content
-changes no bit of a row's result; their number may select another kernel, with another summation
-order.
+CPU as in `row_attention`, on a GPU all rows in one call as in `varlen`), so on a CPU a row's
+attention is bit for bit the same as without other rows, and no mask is ever built. In the linear
+layers other rows' tokens are more rows of a matrix product: their content changes no bit of a row's
+result; their number may select another kernel, with another summation order.
 Boundaries come from `cu_seq_lens_q`, the argument that transformers passes through to
 FlashAttention's varlen kernels, and as numbers from `row_lengths`: to read them from a GPU would
 let the processor wait for it in every layer.
@@ -14,7 +13,6 @@ let the processor wait for it in every layer.
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from tuner.model.kernels import row_attention
+from tuner.model.kernels import row_attention, varlen
 
 ROWS = "tuner_rows"
 
@@ -71,19 +69,21 @@ def _attend(
         if kwargs.get(unsupported) is not None:
             raise NotImplementedError(f"packed attention has no {unsupported}")
     window = kwargs.get("sliding_window")
+    if query.is_cuda:
+        query, key, value = varlen.in_autocast_type(query, key, value)
     lengths = kwargs["row_lengths"]
     shared = int(kwargs.get("shared_prefix") or 0)
     masks, prefix = kwargs.get("row_masks"), kwargs.get("row_prefix")
-    narrow = window is not None and max(lengths) + shared > window
+    first = prefix[module.layer_idx] if prefix else None
+    common = shared if first is None else first[0].shape[2]
+    narrow = window is not None and max(lengths) + common > window
     if not (masks or prefix or dropout or narrow) and row_attention.fits(query, key, value):
         return row_attention.attend(query, key, value, lengths, shared, scaling), None
-    if not (masks or prefix or dropout) and _has_varlen(query):
-        # Not part[0], whose backward pass fills and copies a whole tensor.
-        packed = tuple(part.squeeze(0).transpose(0, 1) for part in (query, key, value))
+    if not (masks or dropout or (prefix and narrow)) and varlen.fits(query):
         ends = boundaries, kwargs["cu_seq_lens_k"] if shared else boundaries
-        return _varlen(packed, lengths, shared, ends, scaling, window)[None], None
+        packed = varlen.PackedRows(lengths, ends, shared)
+        return varlen.attend((query, key, value), packed, scaling, window, first), None
     parts = [row_attention.rows_of(part, lengths, shared) for part in (query, key, value)]
-    first = prefix[module.layer_idx] if prefix else None
     rows = _one_by_one(parts, masks, first, scaling, window, dropout)
     rows[1:] = [row[:, :, shared:] for row in rows[1:]]
     return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
@@ -110,6 +110,11 @@ def _one_by_one(
         if prefix is not None:
             key, value = (torch.cat(pair, dim=2) for pair in zip(prefix, (key, value), strict=True))
         seen = _seen(query.shape[2], before, window, mask, query.device)
+        shared_by = query.shape[1] // key.shape[1]
+        if query.is_cuda and shared_by > 1:
+            # With heads that share keys, only SDPA's plain kernel takes a mask or float32 there,
+            # and keeps heads x tokens x tokens scores.
+            key, value = (part.repeat_interleave(shared_by, 1) for part in (key, value))
         rows.append(
             functional.scaled_dot_product_attention(
                 query,
@@ -123,79 +128,6 @@ def _one_by_one(
             )
         )
     return rows
-
-
-def _has_varlen(query: torch.Tensor) -> bool:
-    """Return whether torch's FlashAttention for rows of different lengths supports these."""
-    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
-        return False
-    present = importlib.util.find_spec("torch.nn.attention.varlen") is not None
-    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
-    return present and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
-
-
-def _varlen(
-    packed: tuple[torch.Tensor, ...],
-    lengths: list[int],
-    shared: int,
-    ends: tuple[torch.Tensor, torch.Tensor],
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
-    """Compute causal attention of all rows in one kernel call.
-
-    The kernel aligns the last query of a row with its last key, so that shared tokens need to be
-    repeated among the keys only.
-
-    Args:
-        packed: query (tokens, heads, size); key and value (tokens, key_value_heads, size).
-        lengths: tokens of each row.
-        shared: how many tokens of the first row the other rows also begin with.
-        ends: boundaries of the rows among queries, and among keys, int32.
-        scaling: of the scores; None: 1 / sqrt(size).
-        window: a token sees itself and the window - 1 tokens before it.
-
-    Returns:
-        (tokens, heads, size).
-    """
-    from torch.nn.attention.varlen import varlen_attn
-
-    query, key, value = packed
-    if shared:
-        repeat: Any = _Repeated.apply
-        key, value = (repeat(part, lengths, shared) for part in (key, value))
-    result: torch.Tensor = varlen_attn(  # type: ignore[assignment]
-        query,
-        key,
-        value,
-        *ends,
-        max(lengths),
-        max([lengths[0], *(shared + length for length in lengths[1:])]),
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return result
-
-
-class _Repeated(torch.autograd.Function):
-    """The shared tokens before every row; their gradients are added up in float32, then rounded."""
-
-    @staticmethod
-    def forward(ctx: Any, part: torch.Tensor, lengths: list[int], shared: int) -> torch.Tensor:
-        """Map (tokens, heads, size) to (tokens + (rows - 1) * shared, heads, size)."""
-        ctx.lengths, ctx.shared = lengths, shared
-        first, *others = part.split(lengths)
-        return torch.cat([first, *(each for row in others for each in (first[:shared], row))])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        first, *others = ctx.lengths
-        parts = gradients[0].split([first, *(n for row in others for n in (ctx.shared, row))])
-        own = torch.cat([parts[0], *parts[2::2]])
-        repeated = torch.stack([parts[0][: ctx.shared], *parts[1::2]])
-        own[: ctx.shared] = repeated.sum(0, dtype=torch.float32)
-        return own, None, None
 
 
 def _seen(
