@@ -30,11 +30,14 @@ from tests.launcher import verify_in_a_fork
 from tuner import cli
 from tuner.data.collate import Collator
 from tuner.errors import DataError
+from tuner.record import checkpoint
 from tuner.run import build as run_build
 from tuner.tasks import callbacks, gradients
 
 _WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 PATIENCE = 60.0
+# Seconds that a slow process takes.
+SLOW = 8.0
 
 
 def _not_finite() -> None:
@@ -98,6 +101,16 @@ def _no_weights() -> None:
     run_build.open_weights = refuse  # type: ignore[attr-defined]
 
 
+def _slow_to_seal() -> None:
+    true = checkpoint.save
+
+    def save(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(SLOW)
+        return true(*args, **kwargs)
+
+    checkpoint.save = save
+
+
 FAULTS = {
     "not finite": _not_finite,
     "bad rows": _bad_rows,
@@ -105,6 +118,7 @@ FAULTS = {
     "signalled": _signalled,
     "killed": _killed,
     "no weights": _no_weights,
+    "slow to seal": _slow_to_seal,
 }
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from tests.conftest import WORDS, rows, write_rows
-from tests.group import Groups
+from tests.group import SLOW, Groups
 from tuner.console.console import Console
 from tuner.data.example import Example
 from tuner.data.order import RankStream, Stream
@@ -266,6 +266,17 @@ def test_one_failure_ends_all(
     assert failure["status"] == "failed"
     assert failure["error"]["what"].startswith(text)
     assert failure["error"]["exit_code"] == code
+
+
+@pytest.mark.slow
+def test_the_others_wait_for_what_rank_0_does_for_all(
+    groups: Groups, plain: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """G04: a checkpoint, or the answers of a step, may take longer than `run.timeout`."""
+    fault = {0: "slow to seal"}
+    done = groups(plain[0], tmp_path / "run", f"run.timeout={SLOW - 3:.0f}", traps=fault)
+    assert done["codes"] == [0, 0], groups.said(0) + groups.said(1)
+    assert done["seconds"] > SLOW
 
 
 def test_the_launcher(plain: tuple[Path, Path], tmp_path: Path) -> None:
