@@ -187,6 +187,11 @@ def lstm_cell_backward(
     return gates, total * f, gates.sum(0) if has_bias else gates.new_empty(0)
 
 
+def histc(values: Tensor, bins: int = 100, *range: float, **named: float) -> Tensor:
+    """Counts of values, which may be whole numbers."""
+    return torch.histc(values.float(), bins, *range, **named).to(values.dtype)
+
+
 def _wide(name: str) -> Callable[..., Tensor]:
     return lambda *args, **kwargs: wide_product(name, *args, **kwargs)
 
@@ -194,6 +199,7 @@ def _wide(name: str) -> Callable[..., Tensor]:
 KERNELS: dict[str, Callable[..., Any]] = {
     "torch_attn._varlen_attn": varlen,
     "torch_attn._varlen_attn_backward": varlen_backward,
+    "aten.histc": histc,
     "aten._fused_rms_norm_backward": rms_norm_backward,
     "aten._thnn_fused_lstm_cell": lstm_cell,
     "aten._thnn_fused_lstm_cell_backward_impl": lstm_cell_backward,

@@ -40,12 +40,11 @@ def one(bench: Bench) -> None:
     speeds = _all(bench, shape, plan, ran, start)
     _bars(bench, mine, speeds, {"peer": 1.5})
     methods: dict[str, dict[str, Any]] = {
-        "prefix": {"name": "prefix", "r": None, "num_virtual_tokens": 16},
-        "full": {"name": "full", "r": None},
+        "prefix": {"name": "prefix", "num_virtual_tokens": 16},
+        "full": {"name": "full"},
     }
     for name, method in methods.items():
-        given = {key: value for key, value in method.items() if value is not None}
-        plan = ours.plan_for(bench, shape, ours.FOUR, method=given)
+        plan = ours.plan_for(bench, shape, ours.FOUR, method=method)
         gc.collect()
         ran, _, _ = contenders.ours(plan, ours.model_for(bench, shape, plan))
         ours.figures(bench, name, ran, parameters, full=name == "full")
