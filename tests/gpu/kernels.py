@@ -195,6 +195,11 @@ def lstm_cell_backward(
     return gates, total * f, gates.sum(0) if has_bias else gates.new_empty(0)
 
 
+def histc(values: Tensor, bins: int = 100, *range: float, **named: float) -> Tensor:
+    """Counts of values, which may be whole numbers."""
+    return torch.histc(values.float(), bins, *range, **named).to(values.dtype)
+
+
 def _wide(name: str) -> Callable[..., Tensor]:
     return lambda *args, **kwargs: wide_product(name, *args, **kwargs)
 
@@ -204,6 +209,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "torch_attn._varlen_attn_backward": varlen_backward,
     "fake_gpu.rms_norm": rms_norm,
     "fake_gpu.rms_norm_backward": rms_norm_backward,
+    "aten.histc": histc,
     "aten._thnn_fused_lstm_cell": lstm_cell,
     "aten._thnn_fused_lstm_cell_backward_impl": lstm_cell_backward,
     **{f"aten.{name}.dtype": _wide(name) for name in ("mm", "bmm", "addmm", "baddbmm")},

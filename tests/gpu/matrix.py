@@ -140,8 +140,9 @@ _VARIANTS = [
     ),
     *(
         Case(f"lora by {init}", {"method": {**_LORA, "init": init}})
-        for init in ("pissa", "olora", "loftq")
+        for init in ("pissa", "olora", "eva")
     ),
+    Case("lora by loftq", {"method": {**_LORA, "init": "loftq"}, "model": {"quantize": "nf4"}}),
     Case("lora in float32", {"method": _LORA, "model": {"dtype": "float32"}}),
     Case("lora in float16", {"method": _LORA, "model": {"dtype": "float16"}}),
     Case("lora with dropout", {"method": {**_LORA, "dropout": 0.1}}),

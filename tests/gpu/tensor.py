@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import new_class
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class Mode(TorchDispatchMode):
 
 
 def _index(given: Any) -> Any:
-    return torch.tensor(given) if isinstance(given, list) else given
+    return torch.tensor(given) if isinstance(given, list | range) else given
 
 
 def _indexing(func: Any, args: Any) -> Any:
@@ -105,12 +106,47 @@ def _indexing(func: Any, args: Any) -> Any:
 
 
 def _set_data(func: Any, args: Any) -> Any:
+    """Set a tensor's data; one that goes to another kind of device becomes another object."""
     mine, other = args
-    if not isinstance(other, Gpu):
-        raise RuntimeError(f"data of a tensor on {mine.device} set to one on {other.device}")
-    result = func(*args)
-    mine.hold(other._real, other._block)
-    return result
+    if isinstance(mine, Gpu) and isinstance(other, Gpu):
+        result = func(mine, other)
+        mine.hold(other._real, other._block)
+        return result
+    if isinstance(other, Gpu):
+        made = _of_kind(type(mine), other._real, other.device.index)
+    else:
+        made = other.detach().view_as(other)
+    made.requires_grad_(mine.requires_grad)
+    made._is_param = isinstance(mine, torch.nn.Parameter)
+    own = {key: each for key, each in vars(mine).items() if key not in ("_real", "_block")}
+    vars(made).update(own)
+    torch.utils.swap_tensors(mine, made)
+    return None
+
+
+_kinds: dict[type, type] = {}
+
+
+def _of_kind(kind: type, real: torch.Tensor, index: int) -> Gpu:
+    """Return a tensor on the device that is one of `kind`, too: bitsandbytes' parameters."""
+    if kind in (torch.Tensor, torch.nn.Parameter) or issubclass(kind, Gpu):
+        return Gpu(real, index)
+    if kind not in _kinds:
+        _kinds[kind] = new_class(f"Gpu{kind.__name__}", (Gpu, kind))
+    return Gpu.__new__(_kinds[kind], real, index)
+
+
+_make_subclass = torch.Tensor._make_subclass
+
+
+def make_subclass(kind: type, data: torch.Tensor, requires_grad: bool = False, **given: Any) -> Any:
+    """`torch.Tensor._make_subclass` for data on the device, too."""
+    if not isinstance(data, Gpu):
+        return _make_subclass(kind, data, requires_grad, **given)
+    made = _of_kind(kind, data._real.detach(), data.device.index)
+    if issubclass(kind, torch.nn.Parameter):
+        made._is_param = True
+    return made.requires_grad_(requires_grad)
 
 
 # On CUDA one kernel each way; a build without it takes the norm apart before it dispatches.
@@ -159,7 +195,7 @@ class Functions(TorchFunctionMode):
         first = args[0] if args else None
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(first, Gpu):
             return _indexing(func, args)
-        if func == _DATA and isinstance(first, Gpu):
+        if func == _DATA and (isinstance(first, Gpu) or isinstance(args[1], Gpu)):
             return _set_data(func, args)
         if func is torch.Tensor.new_tensor and isinstance(first, Gpu):
             made = torch.tensor(*args[1:], dtype=kwargs.get("dtype", first.dtype))
