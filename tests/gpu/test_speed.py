@@ -97,7 +97,7 @@ def _loss(gpu: Fake) -> None:
 
 @on_fake()
 def test_a_loss_before_training_is_computed_as_in_training(gpu: Fake, tmp_path: Path) -> None:
-    """To the bit, with an adapter that is not zero any more: M09."""
+    """To the bit, with an adapter that is not zero any more."""
     from tuner.data.collate import placed
     from tuner.model.kernels.cross_entropy import cross_entropies
     from tuner.tasks import precision
