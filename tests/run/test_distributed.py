@@ -122,11 +122,13 @@ def test_rows_stay_in_order_on_other_numbers_of_processes(
     groups: Groups, plain: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """G08, G09: rank 1 alone gets SIGTERM in the second step; all seal it and end with 143. One
-    process goes on where two stood, and comes to what a single one comes to."""
+    process goes on where two stood, and comes to what a single one comes to. Loss and signals
+    travel in one message per step."""
     recipe, one = plain
     folder = tmp_path / "run"
-    stopped = groups(recipe, folder, traps={1: "signalled"})
+    stopped = groups(recipe, folder, traps={0: "counted", 1: "signalled"})
     assert stopped["codes"] == [143, 143], groups.said(0) + groups.said(1)
+    assert "messages of step 1: all_reduce\n" in groups.said(0)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir())[-1] == "step-2"
     assert record(folder)["status"] == "interrupted"
     told = [groups.said(number).count("stopped by SIGTERM") for number in (0, 1)]
