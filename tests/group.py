@@ -124,7 +124,7 @@ def _counted() -> None:
 
     def seal_if_due(leg: Leg) -> bool:
         ends = end(leg)
-        print(f"messages of step {leg.step.number + 1}: {' '.join(sent)}", file=sys.stderr)
+        sys.stderr.write(f"messages of step {leg.step.number + 1}: {' '.join(sent)}\n")
         return ends
 
     Leg.begin_step = begin_step  # type: ignore[method-assign]
