@@ -242,6 +242,22 @@ def test_a_shared_base_and_a_whole_adapter(
         assert record(folder)["scores"][when] == pytest.approx(scores, rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", [{"name": "dora"}, {"name": "lora", "init": "pissa"}, {"name": "rslora"}]
+)
+def test_a_start_that_depends_on_the_base(
+    groups: Groups, bases: Callable[[str], Path], tmp_path: Path, method: dict[str, Any]
+) -> None:
+    """Under fsdp all processes start from what the one made that has read the base, tied here."""
+    recipe = write_recipe(tmp_path, bases("llama-tied"), method=method)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert groups(recipe, one, world=1)["codes"] == [0], groups.said(0)
+    done = groups(recipe, two, "run.strategy=fsdp", traps={1: "no weights"})
+    assert done["codes"] == [0, 0], groups.said(0) + groups.said(1)
+    assert distance(adapter(one), adapter(two)) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("fault", "code", "text"),
     [
