@@ -30,6 +30,8 @@ def prepare(gpu: Fake, real_children: bool = False) -> None:
     from tests.gpu.cuda import NAME
     from tuner.machine import hardware, processes
 
+    # transformers otherwise moves a base's tensors in threads, which do not have the devices.
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
     found = hardware.Gpu(NAME, gpu.memory, gpu.capability)
     machine = hardware.Machine(
         cpu_count=2, memory_bytes=24 << 30, gpus=tuple([found] * gpu.devices)

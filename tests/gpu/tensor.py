@@ -149,6 +149,40 @@ def make_subclass(kind: type, data: torch.Tensor, requires_grad: bool = False, *
     return made.requires_grad_(requires_grad)
 
 
+# On CUDA one kernel each way; a build without it takes the norm apart before it dispatches.
+_OWN = torch.library.Library("fake_gpu", "DEF")
+_OWN.define("rms_norm(Tensor x, int[] shape, Tensor? weight, float? eps) -> (Tensor, Tensor)")
+_OWN.define(
+    "rms_norm_backward(Tensor dy, Tensor x, int[] shape, Tensor rstd, Tensor? weight, "
+    "bool[] wanted) -> (Tensor, Tensor)"
+)
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
+        made, rstd = torch.ops.fake_gpu.rms_norm(x, shape, weight, eps)
+        ctx.save_for_backward(x, rstd, weight)
+        ctx.shape = shape
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x, rstd, weight = ctx.saved_tensors
+        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
+        dx, dw = torch.ops.fake_gpu.rms_norm_backward(
+            gradients[0], x, ctx.shape, rstd, weight, wanted
+        )
+        return dx if wanted[0] else None, None, dw if wanted[1] else None, None
+
+
+def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: Any = None) -> Any:
+    if torch.is_autocast_enabled("cuda"):
+        # One of the functions that autocast computes in float32.
+        x, weight = x.float(), None if weight is None else weight.float()
+    return _RmsNorm.apply(x, list(shape), weight, eps)  # type: ignore[no-untyped-call]
+
+
 # Another object at each look: equal, not identical.
 _DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
@@ -166,6 +200,8 @@ class Functions(TorchFunctionMode):
         if func is torch.Tensor.new_tensor and isinstance(first, Gpu):
             made = torch.tensor(*args[1:], dtype=kwargs.get("dtype", first.dtype))
             return made.to(first.device).requires_grad_(kwargs.get("requires_grad", False))
+        if func is torch.nn.functional.rms_norm and isinstance(first, Gpu):
+            return _rms_norm(*args, **kwargs)
         if func is torch.Tensor.pin_memory:
             return first
         if func in (torch.tensor, torch.as_tensor) and fake.is_cuda(kwargs.get("device")):

@@ -16,6 +16,7 @@ from tuner.schema.suggest import listed
 # Keys that were added later, each with the value that gives the earlier behaviour.
 ADDED: dict[str, Any] = {
     "model.code_sha256": None,
+    "model.tf32": False,
     "model.chat_template": "auto",
     "model.chat_arguments": None,
     "data.reasoning": "auto",
@@ -24,6 +25,7 @@ ADDED: dict[str, Any] = {
     "train.adam_beta1": 0.9,
     "train.adam_beta2": 0.999,
     "train.adam_epsilon": 1e-8,
+    "run.deterministic": False,
 }
 # The origin of a value that comes from such a run.
 BEGUN = "the run that is resumed"

@@ -7,9 +7,10 @@ that fits.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,40 @@ def ran_out(error: BaseException) -> bool:
     # torch has no class of its own for main memory.
     named = "allocate memory" in str(error)
     return isinstance(error, RuntimeError) and (named or should_reduce_batch_size(error))
+
+
+@contextlib.contextmanager
+def explained(plan: Plan, doing: Callable[[], str], again: str) -> Iterator[None]:
+    """Raise a lack of memory outside a training step as what it is.
+
+    Args:
+        plan: for the advice.
+        doing: returns the phase of the run.
+        again: what to do once there is more memory.
+
+    Raises:
+        ResourceError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        where = "the GPU, which other programs may use (see nvidia-smi)"
+        raise ResourceError(
+            f"out of memory while {doing()}",
+            first_line(error),
+            f"free memory on {where if plan.device == 'cuda' else 'this machine'} and {again}; or "
+            f"start again with another --output and {_less(plan)}",
+        ) from error
+
+
+def _less(plan: Plan) -> str:
+    """Return settings that take less memory in any phase, in words."""
+    ways = [f"train.micro_batch_size below {plan.micro_batch_size}"] * (plan.micro_batch_size > 1)
+    if plan.recipe.model.quantize == "none" and plan.device == "cuda" and plan.method.adapter:
+        ways.append("model.quantize: nf4")
+    return ", or ".join([*ways, "a smaller model.base"])
 
 
 def resized(plan: Plan, most: int) -> Plan | None:

@@ -25,7 +25,7 @@ from tuner.run import finish as run_finish
 from tuner.run import resume as training
 from tuner.run.build import set_stage
 from tuner.run.finish import finish, remember, score
-from tuner.tasks import TASKS
+from tuner.tasks import TASKS, precision
 from tuner.tasks import leg as tasks_leg
 from tuner.tasks.leg import Leg, Reporter
 from tuner.tasks.trained import Trained, trainable
@@ -70,7 +70,12 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
                     "skipped": skipped,
                 }
                 folder.update()
-            return _run(plan, folder, stop, console, resumed)
+            again = "run the same command with --resume"
+            with (
+                precision.deterministic(plan),
+                out_of_memory.explained(plan, lambda: console.doing, again),
+            ):
+                return _run(plan, folder, stop, console, resumed)
 
 
 def _open(plan: Plan, resume: bool) -> tuple[RunFolder, Checkpoint | None, list[str]]:
@@ -110,7 +115,9 @@ def _run(
     console: Console,
     resumed: Checkpoint | None,
 ) -> dict[str, Any]:
-    clock = provenance.Clock(folder.record.get("durations", {}) if folder.resumed else {})
+    earlier = folder.record if folder.resumed else {}
+    peaks = earlier.get("gpu_memory_bytes", {}).get("peak", {})
+    clock = provenance.Clock(earlier.get("durations", {}), peaks)
     folder.truncate_metrics(resumed.step if resumed else 0)
 
     log.info(heap.keep_freed())
@@ -122,7 +129,7 @@ def _run(
     stop.check()
     clock.lap("load")
 
-    scores, first_answers = _before(plan, trained, folder, console, fingerprint, clock.laps)
+    scores, first_answers = _before(plan, trained, folder, console, fingerprint, clock)
     stop.check()
     clock.lap("score_before")
 
@@ -166,7 +173,7 @@ def _before(
     folder: RunFolder,
     console: Console,
     fingerprint: str,
-    laps: dict[str, float],
+    clock: provenance.Clock,
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return scores and answers before training, measured unless the record has them."""
     scores: dict[str, Any] = dict(folder.record.get("scores") or {})
@@ -179,7 +186,8 @@ def _before(
             samples=answers,
             scored=scored,
             base_fingerprint=fingerprint,
-            durations=laps,
+            durations=clock.laps,
+            **run_finish.gpu_memory(plan, clock),
         )
     return scores, answers
 
@@ -259,7 +267,8 @@ def _carry_out(leg: Leg) -> Plan:
     trained = leg.trained
     while True:
         try:
-            TASKS[leg.plan.task].trainer(leg).train()
+            with precision.tf32(leg.plan):
+                TASKS[leg.plan.task].trainer(leg).train()
             return leg.plan
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory.ran_out(error):

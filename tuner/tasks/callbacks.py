@@ -11,7 +11,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from tuner.data.order import micro_batches
 from tuner.errors import TrainingError
-from tuner.machine import ranks
 from tuner.tasks import gradients, step_end
 from tuner.tasks.leg import EMPTY
 
@@ -107,7 +106,7 @@ class StepLoss:
 
     def total(self) -> float:
         """Return the loss of the step over all processes, and start the next one."""
-        (total,) = ranks.total([float(sum(self.parts))])
+        (total,) = self.leg.total([float(sum(self.parts))])
         self.parts.clear()
         return total
 

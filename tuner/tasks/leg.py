@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from tuner.machine import ranks
+from tuner.machine.signals import SIGNALS
 from tuner.record import checkpoint
 from tuner.tasks.optimizer import optimizer_and_schedule
 from tuner.tasks.trained import trainable
@@ -48,12 +49,14 @@ class Step:
         task_state: the task's state before it.
         updating: whether its update has begun: it cannot be repeated.
         started: when it began.
+        signal: which signal any process had when they last agreed, 0 if none; None: not yet.
     """
 
     number: int
     task_state: Mapping[str, Any] = field(default_factory=dict)
     updating: bool = False
     started: float = field(default_factory=time.perf_counter)
+    signal: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,9 +108,19 @@ class Leg:
         """
         step = self.step
         step.number, step.task_state, step.updating = number, self.task_state(), False
+        step.signal = None
         # Rows of different ranks do not share their dropout.
         torch.manual_seed(self.plan.step_seed(number) + (ranks.place().rank << 32))
         step.started = time.perf_counter()
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Return the sum of each value over all processes, and agree on a signal to stop, in one
+        message."""
+        sent = [float(self.stop.requested == number) for number in SIGNALS]
+        sums = ranks.total([*values, *sent])
+        came = [number for number, count in zip(SIGNALS, sums[len(values) :], strict=True) if count]
+        self.step.signal = int(max(came, default=0))
+        return sums[: len(values)]
 
     def repeated(self, plan: Plan) -> Leg:
         """Return the steps from the current one on, by another plan."""
