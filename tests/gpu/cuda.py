@@ -190,4 +190,5 @@ def patch(fake: Fake) -> None:
         setattr(torch.cuda.random, name, answers[name])
     torch.accelerator.empty_cache = own.empty_cache
     torch.accelerator.synchronize = own.synchronize
+    torch.autograd._engine_run_backward = tensor.run_backward
     torch.Tensor._make_subclass = staticmethod(tensor.make_subclass)

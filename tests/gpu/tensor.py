@@ -210,3 +210,13 @@ class Functions(TorchFunctionMode):
             made = func(*args, **kwargs).to(device)
             return made.requires_grad_() if grad else made
         return func(*args, **kwargs)
+
+
+_run_backward = torch.autograd._engine_run_backward
+
+
+def run_backward(*args: Any, **kwargs: Any) -> Any:
+    """Run the engine as torch does, with `Functions` in its threads: what is recomputed there takes
+    the same road. `Tensor.backward` is one of the functions, during which the mode is off."""
+    with Functions():
+        return _run_backward(*args, **kwargs)
