@@ -177,6 +177,8 @@ _SAME: dict[str, Any] = {
 
 def patch(fake: Fake) -> None:
     """Replace what asks CUDA; nothing is put back, the process is the fake's own."""
+    from tests.gpu import tensor
+
     own = Answers(fake)
     names = [name for name in vars(Answers) if not name.startswith("__") and name != "_number"]
     answers = {**_SAME, **{name: getattr(own, name) for name in names}}
@@ -188,5 +190,5 @@ def patch(fake: Fake) -> None:
         setattr(torch.cuda.random, name, answers[name])
     torch.accelerator.empty_cache = own.empty_cache
     torch.accelerator.synchronize = own.synchronize
-    # A module's tensors change their type when they go to the device.
-    torch.__future__.set_swap_module_params_on_conversion(True)
+    torch.autograd._engine_run_backward = tensor.run_backward
+    torch.Tensor._make_subclass = staticmethod(tensor.make_subclass)

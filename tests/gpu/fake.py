@@ -273,9 +273,9 @@ class Fake:
             if strangers:
                 # Indices may be on the CPU: they are copied, and the CPU waits for that.
                 self.waited("write")
-            if operator.short != "index" and len(args) > 2 and args[2] in strangers:
-                places.add(args[2].device)
-            strangers = []
+            indices, strangers = strangers, []
+            if operator.short != "index" and any(each is args[2] for each in indices):
+                strangers.append(args[2])
             if any(_mask(each) for each in inputs[1:]):
                 self.waited("read")
         places |= {each.device for each in strangers}

@@ -115,6 +115,17 @@ def varlen_backward(
     return dq.to(query.dtype), dk.to(key.dtype), dv.to(value.dtype)
 
 
+def rms_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None, eps: float | None
+) -> tuple[Tensor, Tensor]:
+    """`F.rms_norm` over the last dimension, rounded once; and the factor of each row."""
+    assert len(shape) == 1
+    exact = x.float()
+    rstd = (exact.square().mean(-1, keepdim=True) + (eps or torch.finfo(x.dtype).eps)).rsqrt()
+    made = exact * rstd if weight is None else exact * rstd * weight.float()
+    return made.to(x.dtype), rstd
+
+
 def rms_norm_backward(
     dy: Tensor,
     x: Tensor,
@@ -122,17 +133,14 @@ def rms_norm_backward(
     rstd: Tensor,
     weight: Tensor | None,
     wanted: Sequence[bool],
-) -> tuple[Tensor | None, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Gradients of `F.rms_norm` over the last dimension."""
     assert len(shape) == 1
     normed = x.float() * rstd.float()
     scaled = dy.float() if weight is None else dy.float() * weight.float()
     dx = rstd.float() * (scaled - normed * (scaled * normed).mean(-1, keepdim=True))
     dw = (dy.float() * normed).flatten(0, -2).sum(0)
-    return (
-        dx.to(x.dtype) if wanted[0] else None,
-        dw.to(weight.dtype) if wanted[1] and weight is not None else None,
-    )
+    return dx.to(x.dtype), dw if weight is None else dw.to(weight.dtype)
 
 
 def wide_product(name: str, *args: Any, **kwargs: Any) -> Tensor:
@@ -187,6 +195,11 @@ def lstm_cell_backward(
     return gates, total * f, gates.sum(0) if has_bias else gates.new_empty(0)
 
 
+def histc(values: Tensor, bins: int = 100, *range: float, **named: float) -> Tensor:
+    """Counts of values, which may be whole numbers."""
+    return torch.histc(values.float(), bins, *range, **named).to(values.dtype)
+
+
 def _wide(name: str) -> Callable[..., Tensor]:
     return lambda *args, **kwargs: wide_product(name, *args, **kwargs)
 
@@ -194,7 +207,9 @@ def _wide(name: str) -> Callable[..., Tensor]:
 KERNELS: dict[str, Callable[..., Any]] = {
     "torch_attn._varlen_attn": varlen,
     "torch_attn._varlen_attn_backward": varlen_backward,
-    "aten._fused_rms_norm_backward": rms_norm_backward,
+    "fake_gpu.rms_norm": rms_norm,
+    "fake_gpu.rms_norm_backward": rms_norm_backward,
+    "aten.histc": histc,
     "aten._thnn_fused_lstm_cell": lstm_cell,
     "aten._thnn_fused_lstm_cell_backward_impl": lstm_cell_backward,
     **{f"aten.{name}.dtype": _wide(name) for name in ("mm", "bmm", "addmm", "baddbmm")},

@@ -64,7 +64,7 @@ def _prompts(count: int) -> list[Row]:
 
 def prompts() -> tuple[list[Row], list[Row]]:
     """Prompts to answer."""
-    made = _prompts(24)
+    made = _prompts(12)
     return made[:-4], made[-4:]
 
 
@@ -76,7 +76,7 @@ def preferences() -> tuple[list[Row], list[Row]]:
             "chosen": " ".join(["great", *WORDS[: n % 4]]),
             "rejected": " ".join(["terrible", *WORDS[: n % 3]]),
         }
-        for n, row in enumerate(_prompts(24))
+        for n, row in enumerate(_prompts(12))
     ]
     return made[:-4], made[-4:]
 
@@ -97,7 +97,7 @@ def _method(name: str) -> Case:
 
 
 _REWARD = [{"rule": "length", "max": 2}, {"rule": "forbidden", "words": WORDS}]
-_STEPS: Row = {"max_steps": 2, "batch_size": 8, "micro_batch_size": 2}
+_STEPS: Row = {"max_steps": 2, "batch_size": 8, "micro_batch_size": 4}
 
 
 def _policy(algorithm: str, **rlhf: Any) -> Case:
@@ -140,8 +140,9 @@ _VARIANTS = [
     ),
     *(
         Case(f"lora by {init}", {"method": {**_LORA, "init": init}})
-        for init in ("pissa", "olora", "loftq")
+        for init in ("pissa", "olora", "eva")
     ),
+    Case("lora by loftq", {"method": {**_LORA, "init": "loftq"}, "model": {"quantize": "nf4"}}),
     Case("lora in float32", {"method": _LORA, "model": {"dtype": "float32"}}),
     Case("lora in float16", {"method": _LORA, "model": {"dtype": "float16"}}),
     Case("lora with dropout", {"method": {**_LORA, "dropout": 0.1}}),
@@ -208,7 +209,9 @@ def run(case: Case, folder: Path, compare: bool = False) -> dict[str, Any]:
         runs.stop_after(steps, recipe, case.verb)
     record = runs.train(recipe, case.verb, resume=case.resumes)
     assert record["status"] == "done"
-    assert record["unmoved_tensors"] == [] or len(record["unmoved_tensors"]) < 8
+    # Everything that is trained moves, except rows of tokens that no text here has.
+    still = [name for name in record["unmoved_tensors"] if "trainable_tokens_delta" not in name]
+    assert not still, still
     assert record["artefacts"], "nothing was exported"
     assert all(each["verified"] for each in record["artefacts"])
     lines = (folder / "run" / "metrics.jsonl").read_text("utf-8").splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import new_class
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ class Mode(TorchDispatchMode):
 
 
 def _index(given: Any) -> Any:
-    return torch.tensor(given) if isinstance(given, list) else given
+    return torch.tensor(given) if isinstance(given, list | range) else given
 
 
 def _indexing(func: Any, args: Any) -> Any:
@@ -105,12 +106,81 @@ def _indexing(func: Any, args: Any) -> Any:
 
 
 def _set_data(func: Any, args: Any) -> Any:
+    """Set a tensor's data; one that goes to another kind of device becomes another object."""
     mine, other = args
-    if not isinstance(other, Gpu):
-        raise RuntimeError(f"data of a tensor on {mine.device} set to one on {other.device}")
-    result = func(*args)
-    mine.hold(other._real, other._block)
-    return result
+    if isinstance(mine, Gpu) and isinstance(other, Gpu):
+        result = func(mine, other)
+        mine.hold(other._real, other._block)
+        return result
+    if isinstance(other, Gpu):
+        made = _of_kind(type(mine), other._real, other.device.index)
+    else:
+        made = other.detach().view_as(other)
+    made.requires_grad_(mine.requires_grad)
+    made._is_param = isinstance(mine, torch.nn.Parameter)
+    own = {key: each for key, each in vars(mine).items() if key not in ("_real", "_block")}
+    vars(made).update(own)
+    torch.utils.swap_tensors(mine, made)
+    return None
+
+
+_kinds: dict[type, type] = {}
+
+
+def _of_kind(kind: type, real: torch.Tensor, index: int) -> Gpu:
+    """Return a tensor on the device that is one of `kind`, too: bitsandbytes' parameters."""
+    if kind in (torch.Tensor, torch.nn.Parameter) or issubclass(kind, Gpu):
+        return Gpu(real, index)
+    if kind not in _kinds:
+        _kinds[kind] = new_class(f"Gpu{kind.__name__}", (Gpu, kind))
+    return Gpu.__new__(_kinds[kind], real, index)
+
+
+_make_subclass = torch.Tensor._make_subclass
+
+
+def make_subclass(kind: type, data: torch.Tensor, requires_grad: bool = False, **given: Any) -> Any:
+    """`torch.Tensor._make_subclass` for data on the device, too."""
+    if not isinstance(data, Gpu):
+        return _make_subclass(kind, data, requires_grad, **given)
+    made = _of_kind(kind, data._real.detach(), data.device.index)
+    if issubclass(kind, torch.nn.Parameter):
+        made._is_param = True
+    return made.requires_grad_(requires_grad)
+
+
+# On CUDA one kernel each way; a build without it takes the norm apart before it dispatches.
+_OWN = torch.library.Library("fake_gpu", "DEF")
+_OWN.define("rms_norm(Tensor x, int[] shape, Tensor? weight, float? eps) -> (Tensor, Tensor)")
+_OWN.define(
+    "rms_norm_backward(Tensor dy, Tensor x, int[] shape, Tensor rstd, Tensor? weight, "
+    "bool[] wanted) -> (Tensor, Tensor)"
+)
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Any, shape: Any, weight: Any, eps: Any) -> Any:
+        made, rstd = torch.ops.fake_gpu.rms_norm(x, shape, weight, eps)
+        ctx.save_for_backward(x, rstd, weight)
+        ctx.shape = shape
+        return made
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        x, rstd, weight = ctx.saved_tensors
+        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[2]]
+        dx, dw = torch.ops.fake_gpu.rms_norm_backward(
+            gradients[0], x, ctx.shape, rstd, weight, wanted
+        )
+        return dx if wanted[0] else None, None, dw if wanted[1] else None, None
+
+
+def _rms_norm(x: Any, shape: Any, weight: Any = None, eps: Any = None) -> Any:
+    if torch.is_autocast_enabled("cuda"):
+        # One of the functions that autocast computes in float32.
+        x, weight = x.float(), None if weight is None else weight.float()
+    return _RmsNorm.apply(x, list(shape), weight, eps)  # type: ignore[no-untyped-call]
 
 
 # Another object at each look: equal, not identical.
@@ -125,11 +195,13 @@ class Functions(TorchFunctionMode):
         first = args[0] if args else None
         if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__) and isinstance(first, Gpu):
             return _indexing(func, args)
-        if func == _DATA and isinstance(first, Gpu):
+        if func == _DATA and (isinstance(first, Gpu) or isinstance(args[1], Gpu)):
             return _set_data(func, args)
         if func is torch.Tensor.new_tensor and isinstance(first, Gpu):
             made = torch.tensor(*args[1:], dtype=kwargs.get("dtype", first.dtype))
             return made.to(first.device).requires_grad_(kwargs.get("requires_grad", False))
+        if func is torch.nn.functional.rms_norm and isinstance(first, Gpu):
+            return _rms_norm(*args, **kwargs)
         if func is torch.Tensor.pin_memory:
             return first
         if func in (torch.tensor, torch.as_tensor) and fake.is_cuda(kwargs.get("device")):
@@ -138,3 +210,13 @@ class Functions(TorchFunctionMode):
             made = func(*args, **kwargs).to(device)
             return made.requires_grad_() if grad else made
         return func(*args, **kwargs)
+
+
+_run_backward = torch.autograd._engine_run_backward
+
+
+def run_backward(*args: Any, **kwargs: Any) -> Any:
+    """Run the engine as torch does, with `Functions` in its threads: what is recomputed there takes
+    the same road. `Tensor.backward` is one of the functions, during which the mode is off."""
+    with Functions():
+        return _run_backward(*args, **kwargs)

@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 from tuner.errors import ResourceError
 from tuner.machine import ranks
@@ -25,16 +26,17 @@ def deterministic(wanted: bool) -> Iterator[None]:
 
     # cuBLAS reads it once, for its first product.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    settings: Any = torch.utils.deterministic
     before = torch.are_deterministic_algorithms_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    filled = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     # Nothing here reads memory that it has not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    settings.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        settings.fill_uninitialized_memory = filled
 
 
 @contextlib.contextmanager

@@ -11,13 +11,12 @@ import datetime
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tuner.errors import RecipeError, ResourceError, TrainingError, TunerError
-from tuner.machine.failure import FailedElsewhere, first_failure, refuse_failed
+from tuner.machine.failure import FailedElsewhere, await_keys, first_failure
 
 Item = TypeVar("Item")
 Seen = TypeVar("Seen")
@@ -25,9 +24,8 @@ Seen = TypeVar("Seen")
 # Variables that torchrun, accelerate and `tuner` itself set for a process of a group.
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _store: Any = None
-# How often ranks have waited for others, and the seconds between two looks, at most.
+# How often ranks have waited for others.
 _waits = 0
-_PAUSE = 0.05
 
 
 @dataclass(frozen=True)
@@ -206,28 +204,19 @@ def by_first(make: Callable[[], Item]) -> Item:
 
 
 def await_all() -> None:
-    """Wait until all ranks are here, however long they take.
-
-    Raises:
-        FailedElsewhere: one of them has failed.
-    """
+    """Wait until all ranks are here, as long as it takes to read a large base."""
     if place().world > 1:
         _await(range(place().world))
 
 
 def _await(those: Iterable[int]) -> None:
-    """Wait for some ranks, each of which also calls this; a collective would give up after
-    `run.timeout`."""
+    """Wait for some ranks, each of which also calls this; a collective would give up sooner."""
     global _waits
     _waits += 1
-    mine, pause = place().rank, _PAUSE / 64
     keys = {number: f"here/{_waits}/{number}" for number in those}
-    if mine in keys:
-        _store.set(keys[mine], "")
-    while not _store.check(list(keys.values())):
-        refuse_failed(_store)
-        time.sleep(pause)
-        pause = min(2 * pause, _PAUSE)
+    if mine := keys.get(place().rank):
+        _store.set(mine, "")
+    await_keys(_store, list(keys.values()))
 
 
 def same(value: str) -> bool:

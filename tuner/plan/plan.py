@@ -161,7 +161,7 @@ class Plan:
         if self.device == "cpu":
             return few
         longest = max((len(ids) for ids in prompts), default=0) + tokens
-        return max(few, min(self.tokens_at_once(0) // longest, _MOST_ANSWERS))
+        return max(few, min(self.tokens_at_once(0) // max(1, longest), _MOST_ANSWERS))
 
     @property
     def gradient_accumulation_steps(self) -> int:

@@ -28,7 +28,7 @@ def register(config: Any) -> None:
 
 def _dispatch(target: torch.nn.Module, adapter_name: str, config: Any, **kwargs: Any) -> Any:
     """Return the fused module, or None for layers left to peft: quantized ones, experts."""
-    weight = getattr(target, "weight", None)
+    weight: Any = getattr(target, "weight", None)
     if type(target) is not torch.nn.Linear or kwargs.get("parameter_name") is not None:
         return None
     # A weight in several tensors (torchao's) multiplies by code of its own.
