@@ -20,7 +20,9 @@ class ModelSection(Section):
     )
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Field(description="dtype of the base weights; auto: bfloat16 on recent GPUs, else float32"),
+        Field(
+            description="dtype of the base weights; auto: half precision on GPUs, float32 on a CPU"
+        ),
     ] = "auto"
     tf32: Annotated[
         Flag,

@@ -287,5 +287,9 @@ def _carry_out(leg: Leg) -> Plan:
             # Remove the autocast that training put around the forward pass: what follows
             # computes as it did before training, and as the exported model will.
             trained.model = extract_model_from_parallel(trained.model, keep_fp32_wrapper=False)
+            if leg.plan.device == "cuda":
+                # accelerate would not put it there again: the next Trainer's scores would stay in
+                # half precision, and a resumed run would not be the one that never stopped.
+                vars(trained.model).pop("_is_accelerate_prepared", None)
         # Only here is the error released, whose frames hold the activations.
         out_of_memory.free_failed_step(trained.model)

@@ -195,7 +195,7 @@ class _Cascade(torch.autograd.Function):
         )
         merged = torch.logaddexp(norms, also_norms)
         share, also_share = ((part - merged).exp().T[..., None] for part in (norms, also_norms))
-        out = (own * share + also * also_share).to(own.dtype)
+        out: torch.Tensor = (own * share + also * also_share).to(own.dtype)
         ctx.save_for_backward(q, k, v, common_k, common_v, out, merged, state)
         return out
 
