@@ -9,11 +9,11 @@ CHECKS = (
     Check("ceilings", 10, ceilings.check),
     Check("kernels", 25, kernels.check),
     Check("gradients", 25, gradients.check),
-    Check("runs", 50, whole_runs.check),
+    Check("runs", 70, whole_runs.check),
     Check("8B", 45, ours.eight),
     Check("8B-peers", 80, peers.eight),
     Check("8B-nf4", 45, ours.eight_nf4),
     Check("1B", 75, peers.one),
     Check("coverage", 60, coverage.check),
-    Check("memory", 25, memory.check),
+    Check("memory", 40, memory.check),
 )
