@@ -153,6 +153,8 @@ def test_policy_updates_compute_as_training_does(gpu: Fake, tmp_path: Path) -> N
     case = matrix.CASES["ppo"]
     assert case.rows is not None
     sections = {**case.sections, "ppo": {"epochs": 1, "minibatches": 1}}
+    sections["train"] = {**case.sections["train"], "max_steps": 1}
+    sections["eval"] = {"enabled": False, "samples": 0}
     recipe = runs.write(tmp_path, data_rows=case.rows(), **sections)
     true, devices = ppo.advantages, set()
 
@@ -203,7 +205,8 @@ def test_what_the_recipe_sets_on_cuda(tmp_path: Path) -> None:
 
         return noted
 
-    recipe = runs.write(tmp_path, run={"deterministic": True}, model={"tf32": True})
+    settings: dict[str, Any] = {"run": {"deterministic": True}, "model": {"tf32": True}}
+    recipe = runs.write(tmp_path, export={"formats": ["adapter"]}, **settings)
     os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
     with (
         mock.patch.object(StepLoss, "__call__", note("step", StepLoss.__call__)),

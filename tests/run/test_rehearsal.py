@@ -234,7 +234,7 @@ def test_damaged_and_old_rates_are_passed_over(make_recipe: Callable[..., Path])
     made, present = make_plan(make_recipe()), hardware.detect()
     path = rates.keep(made, present, RATE)
     assert path is not None
-    assert rates.measured_rates(made, present) == rates.Found(RATE, same=True)
+    assert rates.measured_rates(made, present) == rates.MeasuredRates(RATE, same=True)
     slower = replace(present, cpu_count=present.cpu_count + 1)
     assert rates.measured_rates(made, slower) is None or "OMP_NUM_THREADS" in os.environ
     body = json.loads(path.read_text())

@@ -90,9 +90,9 @@ def packing(recipe: Recipe, method: Method, base: Base, head: str, values: Value
 def shares(recipe: Recipe, method: Method, base: Base) -> bool:
     """Return whether packed rows may share the tokens they begin with: the forward pass has no
     dropout, and no virtual tokens come before the rows."""
-    drawn = [value for key, value in base.config.items() if "drop" in key]
-    none_drawn = not any(isinstance(value, (int, float)) and value for value in drawn)
-    return none_drawn and not method.virtual_tokens and not getattr(recipe.method, "dropout", 0.0)
+    rates = [value for key, value in base.config.items() if "drop" in key]
+    never_drops = not any(isinstance(value, (int, float)) and value for value in rates)
+    return never_drops and not method.virtual_tokens and not getattr(recipe.method, "dropout", 0.0)
 
 
 def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[Stage, ...]:
@@ -134,8 +134,8 @@ def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[S
 def defaults(recipe: Recipe, prepared: Prepared, base: Base, head: str, values: Values) -> None:
     room = prepared.report["max_length"]
     whole = "the model's context length"
-    drawn = recipe.rlhf is not None and recipe.rlhf.draws
-    kept = "tokens to generate" if drawn else "virtual tokens"
+    generates = recipe.rlhf is not None and recipe.rlhf.draws
+    kept = "tokens to generate" if generates else "virtual tokens"
     own = f"{whole} minus {base.context_length - room} {kept}"
     values.set_auto("data.max_length", room, whole if room == base.context_length else own)
     task = "classification" if head == "classes" else "generation"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def _adapted(base: RecipeAndBase, parts: Adapted) -> dict[str, dict[str, Any]]:
     """Return which part of the base is adapted; empty for methods that name no modules."""
-    skeleton, chosen, experts, found = base.layers, parts.targets, parts.experts, base.base
+    skeleton, chosen, experts, model = base.layers, parts.targets, parts.experts, base.base
     if not chosen:
         return {}
     weights = sum(skeleton.sizes.get(f"{name}.weight", 0) for name in chosen)
@@ -27,7 +27,7 @@ def _adapted(base: RecipeAndBase, parts: Adapted) -> dict[str, dict[str, Any]]:
         "adapted": {
             "modules": len(chosen) + len(experts),
             "in_layers": len(layers_of(chosen)),
-            "of_layers": sizes.Sizes.of(found.config).layers,
+            "of_layers": sizes.Sizes.of(model.config).layers,
             "weights_share": weights / (skeleton.total or 1),
         }
     }
@@ -35,12 +35,12 @@ def _adapted(base: RecipeAndBase, parts: Adapted) -> dict[str, dict[str, Any]]:
 
 def warnings(base: RecipeAndBase, prepared: Prepared, trainable: int) -> list[str]:
     """Return what a run does otherwise than its user may expect."""
-    recipe, skeleton, found = base.recipe, base.layers, base.base
+    recipe, skeleton, model = base.recipe, base.layers, base.base
     texts = [str(text) for text in prepared.report.get("warnings", [])]
     if recipe.model.trust_remote_code:
         texts.extend(
-            f"model.trust_remote_code: code of {found.name} runs: {each}"
-            for each in own_code.named(found.folder)
+            f"model.trust_remote_code: code of {model.name} runs: {each}"
+            for each in own_code.named(model.folder)
         )
     if skeleton.tied and recipe.method.name in ("last_layer", "staged"):
         texts.append("head and embeddings are tied: training the last layer trains both")
@@ -50,11 +50,11 @@ def warnings(base: RecipeAndBase, prepared: Prepared, trainable: int) -> list[st
         recipe.method, "experts", not isinstance(recipe.method, TargetedOptions)
     ):
         texts.append("the fused expert weights are not adapted (set method.experts: true)")
-    if recipe.model.revision is not None and found.kind != "hub":
-        texts.append(f"model.revision has no effect: {found.name} is not a Hub model")
+    if recipe.model.revision is not None and model.kind != "hub":
+        texts.append(f"model.revision has no effect: {model.name} is not a Hub model")
     if not prepared.eval and recipe.eval.enabled:
         texts.append("no held-out rows: there will be no scores before and after training")
-    return texts + new_tokens.doubts(recipe, base.new_ids, found, prepared)
+    return texts + new_tokens.doubts(recipe, base.new_ids, model, prepared)
 
 
 def facts(
@@ -67,17 +67,17 @@ def facts(
     space: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Return what a plan shows besides its values; `memory` and `space` are bytes by purpose."""
-    found, skeleton, recipe, report = base.base, base.layers, base.recipe, prepared.report
+    model, skeleton, recipe, report = base.base, base.layers, base.recipe, prepared.report
     trainable, micro = footprint.shape.trainable, footprint.micro_batch_size
     stages, processes = decided.stages, decided.processes
     return {
         "model": {
-            "name": found.name,
-            "kind": found.kind,
-            "folder": str(found.folder),
-            "type": found.config.get("model_type"),
-            "context_length": found.context_length,
-            **({"code_sha256": code} if (code := found.code_sha256) else {}),
+            "name": model.name,
+            "kind": model.kind,
+            "folder": str(model.folder),
+            "type": model.config.get("model_type"),
+            "context_length": model.context_length,
+            **({"code_sha256": code} if (code := model.code_sha256) else {}),
         },
         "parameters": {
             "total": skeleton.total,
@@ -100,6 +100,6 @@ def facts(
         "gpus": footprint.on_gpus(),
         **_adapted(base, parts),
         **qat.facts(recipe.train.qat, decided.setting.group),
-        **new_tokens.facts(recipe, base.new_ids, found),
+        **new_tokens.facts(recipe, base.new_ids, model),
         "disk": space,
     }

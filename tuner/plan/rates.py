@@ -70,7 +70,7 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class Found:
+class MeasuredRates:
     """A rate that fits a plan; `same` where its settings were those of the plan."""
 
     rate: Rate
@@ -96,7 +96,7 @@ def keep(plan: Plan, machine: Machine, rate: Rate) -> Path | None:
     return None
 
 
-def measured_rates(plan: Plan, machine: Machine) -> Found | None:
+def measured_rates(plan: Plan, machine: Machine) -> MeasuredRates | None:
     """Return the rate of the same settings, else the newest of the same base, method and device.
 
     Where answers are sampled the time depends on the settings, so only the former counts.
@@ -104,13 +104,13 @@ def measured_rates(plan: Plan, machine: Machine) -> Found | None:
     kin, settings = _kin(plan, machine), _settings(plan)
     exact = _read(_folder() / f"{_digest([kin, settings])}.json")
     if exact is not None:
-        return Found(exact[1], same=True)
+        return MeasuredRates(exact[1], same=True)
     if plan.draws:
         return None
     for path in _newest_first(_folder()):
         other = _read(path)
         if other is not None and other[0] == kin:
-            return Found(other[1], same=False)
+            return MeasuredRates(other[1], same=False)
     return None
 
 

@@ -148,9 +148,9 @@ def _same_base(policy: SavedModel, base: Base) -> None:
         )
 
 
-def _pad_of(judge: SavedModel, found: Base, tokenizer: Any) -> int:
+def _pad_of(judge: SavedModel, policy: Base, tokenizer: Any) -> int:
     """Return the padding token of a reward model that scores the policy's answers."""
-    base = judge.opened_with(found)
+    base = judge.opened_with(policy)
     own = (judge.folder / "tokenizer_config.json").is_file()
     other = vocabulary.tokenizer_at(base, judge.folder if own else base.folder)
     advice = "train a reward model on this base, or on one with the same tokenizer"

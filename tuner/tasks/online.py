@@ -181,10 +181,10 @@ def _drawing_once(kind: type[Any]) -> type[Any]:
             """Return token ids of the answers; in GRPO's trainer also their scores, or none."""
             own, prompts = _share_of(len(prompt_ids)), _of_all(prompt_ids)
             draw = super()._generate_single_turn
-            drawn = ranks.by_first(lambda: draw(prompts, *others))
-            if isinstance(drawn, tuple):
-                return tuple(part and part[own] for part in drawn)
-            return drawn[own]
+            rollout = ranks.by_first(lambda: draw(prompts, *others))
+            if isinstance(rollout, tuple):
+                return tuple(part and part[own] for part in rollout)
+            return rollout[own]
 
     return DrawingOnce
 

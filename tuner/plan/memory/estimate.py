@@ -87,8 +87,8 @@ def facts(step: Estimate, export: int, drawing: int) -> dict[str, int]:
         export: while artefacts are proven.
         drawing: while answers are sampled; 0 where none are.
     """
-    drawn = {"drawing": drawing} if drawing else {}
-    return {**step.as_dict(), **drawn, "export": export, "peak": max(step.total, export, drawing)}
+    extra = {"drawing": drawing} if drawing else {}
+    return {**step.as_dict(), **extra, "export": export, "peak": max(step.total, export, drawing)}
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def whole(
     return replace(shape, rows=rows, drawing=drawing)
 
 
-def _judges(parties: RlhfModels, found: Base, dtype: str) -> int:
+def _judges(parties: RlhfModels, policy: Base, dtype: str) -> int:
     """Return the bytes of the reward models' bases: each of them is loaded separately.
 
     One whose base does not exist yet, since an earlier stage writes it, counts as the policy's own.
@@ -56,11 +56,11 @@ def _judges(parties: RlhfModels, found: Base, dtype: str) -> int:
     total = 0.0
     for judge in parties.judges.values():
         try:
-            base = judge.opened_with(found)
+            base = judge.opened_with(policy)
         except ModelError:
             if not judge.planned:
                 raise
-            base = found
+            base = policy
         stored = judge.section.quantize if judge.section else "none"
         width = WIDTHS[dtype if stored == "none" else stored]
         total += width * layers.read(base, "language").total
