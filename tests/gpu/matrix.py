@@ -1,6 +1,6 @@
 """Every method and every task as a tiny run: stopped in the middle, resumed, scored, exported.
 
-`FAMILIES` has one case of each family of methods and each task; `CASES` all.
+`FAMILIES` has one case of each kind of method and each task; `CASES` all.
 """
 
 from __future__ import annotations
@@ -174,17 +174,15 @@ _VARIANTS = [
     ),
 ]
 CASES = {case.name: case for case in [*map(_method, METHODS), *_TASKS, *_VARIANTS]}
-# A reading of the table: one method of each file in methods/, and each task.
+# For every run of the suite: what differs most between methods, and each task.
 FAMILIES = (
     "lora",
     "adalora",
-    "vera",
     "full",
     "prefix",
     "ptuning",
     "bottleneck",
     "ia3",
-    "trainable_tokens",
     "reward",
     "dpo",
     "grpo",

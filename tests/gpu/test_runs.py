@@ -10,7 +10,6 @@ from unittest import mock
 import pytest
 
 from tests.gpu import matrix
-from tests.gpu.fake import Fake
 from tests.gpu.forked import on_fake
 
 
@@ -20,27 +19,6 @@ def test_a_run_is_stopped_resumed_scored_and_proven(tmp_path: Path, name: str) -
     """On the device throughout: an operand on another one, or `.numpy()`, is refused. All cases are
     in `python -m tests.gpu --fake --all`."""
     matrix.run(matrix.CASES[name], tmp_path)
-
-
-@on_fake(devices=2)
-def test_one_process_uses_one_of_two_gpus(gpu: Fake, tmp_path: Path) -> None:
-    """A3: the Trainer would put the model on both, and cut a packed row in two."""
-    from tests.gpu import runs
-    from tuner.tasks import sft
-
-    built: list[Any] = []
-    true = sft.on_trainer
-
-    def keep(*given: Any) -> Any:
-        built.append(true(*given))
-        return built[-1]
-
-    recipe = runs.write(tmp_path, run={"devices": 1}, train={"micro_batch_size": 2})
-    with mock.patch.object(sft, "on_trainer", keep):
-        record = runs.train(recipe)
-    assert record["status"] == "done"
-    assert [(each.args.n_gpu, each.args.train_batch_size) for each in built] == [(1, 2)]
-    assert gpu.peaks[1] == 0
 
 
 # What is computed, and by how much the bytes that live at the peak may miss the plan. What holes
