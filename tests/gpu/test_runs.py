@@ -21,24 +21,23 @@ def test_a_run_is_stopped_resumed_scored_and_proven(tmp_path: Path, name: str) -
     matrix.run(matrix.CASES[name], tmp_path)
 
 
-# What is computed, and by how much the bytes that live at the peak may miss the plan. What holes
-# between tensors take is not in them, and is 5 % of a plan.
-PLANNED: dict[str, tuple[dict[str, Any], float]] = {
-    "lora": ({}, 0.10),
-    "recomputed": ({"train": {"gradient_checkpointing": True}}, 0.10),
-    "full": ({"method": {"name": "full"}}, 0.10),
-    "prefix": ({"method": {"name": "prefix", "num_virtual_tokens": 8}}, 0.10),
+PLANNED: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "recomputed": {"train": {"gradient_checkpointing": True}},
+    "full": {"method": {"name": "full"}},
+    "prefix": {"method": {"name": "prefix", "num_virtual_tokens": 8}},
 }
 
 
 @on_fake()
 @pytest.mark.parametrize("name", PLANNED)
 def test_bytes_at_the_peak_are_those_of_the_plan(tmp_path: Path, name: str) -> None:
+    """Within a tenth."""
     from tests.gpu import contenders, program, shapes
     from tests.gpu.checks import ours
 
-    sections, most = PLANNED[name]
-    shape = shapes.Shape("small", 256, 704, 4, 4, 2, 64, 4096)
+    sections = PLANNED[name]
+    shape = shapes.Shape("small", 256, 704, 4, 4, 2, 64, 1024)
     bench = program.Bench(tmp_path, tmp_path / "lines", time.monotonic() + 600)
     sections = {**sections, "train": {"micro_batch_size": 4, **sections.get("train", {})}}
     with mock.patch.multiple(ours, WARM=1, TIMED=1):
@@ -48,4 +47,6 @@ def test_bytes_at_the_peak_are_those_of_the_plan(tmp_path: Path, name: str) -> N
     bench.kept.clear()
     ran, _, _ = contenders.ours(plan, model)
     planned = plan.facts["memory"]
-    assert ran.allocated == pytest.approx(planned["total"] - planned["process"], rel=most)
+    # Neither CUDA's context nor holes between tensors are in what is alive.
+    alive = planned["total"] - planned["process"] - planned["holes"]
+    assert ran.allocated == pytest.approx(alive, rel=0.10)
