@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the `tuner` command and exit with its code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_streams()
-    heap.align_large_blocks()
+    heap.leave_fewer_holes()
     threads.choose()
     waiting.begin()
     # On import they log which kernels they cannot load or would download.

@@ -140,14 +140,22 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     from tuner.recipe import history
     from tuner.record.run_json import RUN, read_record
 
-    if not (folder / RUN).is_file() or loaded.task != "sft":
+    if not (folder / RUN).is_file():
         return loaded
-    data, values = loaded.recipe.data, read_record(folder).get("plan", {}).get("values", {})
-    meant = history.old_auto_values(values, data.template, data.long)
-    if not meant:
+    recipe, values = loaded.recipe, read_record(folder).get("plan", {}).get("values", {})
+    meant: dict[str, dict[str, str]] = {}
+    if loaded.task == "sft":
+        meant["data"] = history.old_auto_values(values, recipe.data.template, recipe.data.long)
+    dtype = history.old_dtype(values)
+    if dtype is not None and recipe.model.dtype == "auto":
+        meant["model"] = {"dtype": dtype}
+    sections = {
+        name: getattr(recipe, name).model_copy(update=keys) for name, keys in meant.items() if keys
+    }
+    if not sections:
         return loaded
-    origins = {f"data.{key}": history.BEGUN for key in meant}
-    recipe = loaded.recipe.model_copy(update={"data": data.model_copy(update=meant)})
+    origins = {f"{name}.{key}": history.BEGUN for name, keys in meant.items() for key in keys}
+    recipe = recipe.model_copy(update=sections)
     return replace(loaded, recipe=recipe, origins=loaded.origins | origins)
 
 

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
+
+from tuner.errors import ResourceError
+from tuner.machine import ranks
 
 
 @contextlib.contextmanager
@@ -49,6 +53,26 @@ def tf32(wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def refuse_shared() -> None:
+    """Refuse processes that share a GPU, over which NCCL would fail or hang.
+
+    Raises:
+        ResourceError: another process has the GPU of this one.
+    """
+    if ranks.place().world == 1:
+        return
+    import torch
+
+    own = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
+    every = ranks.gather((socket.gethostname(), str(own)))
+    if len(set(every)) < len(every):
+        raise ResourceError(
+            "processes of this run share a GPU",
+            f"{len(every)} processes were started, and they see {len(set(every))} GPUs",
+            "start one per GPU, and show each its own (srun --gpus-per-task=1) or all of them",
+        )
 
 
 def peak_memory() -> dict[str, int]:

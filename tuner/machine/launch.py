@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
-from tuner.machine import failure, processes, ranks, threads
+from tuner.machine import failure, hardware, processes, ranks, threads
 from tuner.machine.signals import StopRequest
 
 # Set for processes that this module has started.
@@ -78,7 +78,11 @@ class Group:
             "LOCAL_WORLD_SIZE": self.devices,
             LAUNCHED: 1,
         }
-        given = {**os.environ, **{name: str(value) for name, value in place.items()}}
+        given = {
+            **os.environ,
+            **hardware.for_children(),
+            **{name: str(value) for name, value in place.items()},
+        }
         if self.nodes == 1:
             given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         # They share the processors, whatever they train on.

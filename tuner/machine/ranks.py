@@ -90,7 +90,8 @@ def join(world: int, device: str, timeout: float, identity: Mapping[str, Any]) -
     meet()
     cuda = device == "cuda"
     if cuda:
-        torch.cuda.set_device(here.local_rank)
+        # Slurm may show each of its tasks only the GPU that is its own.
+        torch.cuda.set_device(here.local_rank % torch.cuda.device_count())
     torch.distributed.init_process_group(
         # Agreements are in main memory; gradients go between the GPUs.
         backend="cpu:gloo,cuda:nccl" if cuda else "gloo",

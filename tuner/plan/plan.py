@@ -115,6 +115,11 @@ class Plan:
         return self.task == "rlhf" and self.rlhf.draws
 
     @property
+    def held(self) -> estimate.Workload:
+        """What one process holds of the whole run."""
+        return self.shape.share(self.devices.per_node) if self.devices.sharded else self.shape
+
+    @property
     def live_formats(self) -> tuple[str, ...]:
         """The formats that are written from the live model."""
         return export_formats.live(self.formats, self.recipe.model.quantize)

@@ -91,6 +91,16 @@ def old_auto_values(values: Mapping[str, Any], template: str, long: str) -> dict
     return meant
 
 
+def old_dtype(values: Mapping[str, Any]) -> str | None:
+    """Return what `auto` of `model.dtype` meant to an earlier version on a GPU without bf16.
+
+    Args:
+        values: of the plan in the record of the run that is resumed.
+    """
+    found = {key: values.get(key, {}).get("value") for key in ("run.device", "model.dtype")}
+    return "float32" if tuple(found.values()) == ("cuda", "float32") else None
+
+
 def in_first_version_form(values: dict[str, Any]) -> dict[str, Any]:
     """Return a dumped recipe in the form of the first version, as far as that had the keys."""
     then = {section: dict(keys) for section, keys in values.items()}

@@ -14,7 +14,7 @@ from accelerate.utils import extract_model_from_parallel
 
 from tuner import evaluate
 from tuner.errors import IntegrityError
-from tuner.machine import heap, ranks
+from tuner.machine import gpu, heap, ranks
 from tuner.machine.signals import StopRequest
 from tuner.methods import qat_layers
 from tuner.record import checkpoint, provenance
@@ -28,6 +28,7 @@ from tuner.run.finish import finish, remember, score
 from tuner.tasks import TASKS, precision
 from tuner.tasks import leg as tasks_leg
 from tuner.tasks.leg import Leg, Reporter
+from tuner.tasks.loss_scale import Overflow
 from tuner.tasks.trained import Trained, trainable
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
         TunerError: with the exit code; the same object is in `run.json`.
     """
     ranks.join(plan.devices.world, plan.device, plan.recipe.run.timeout, plan.identity())
+    if plan.device == "cuda":
+        gpu.refuse_shared()
     with StopRequest() as stop:
         folder, resumed, skipped = _open(plan, resume)
         with folder, run_log.log_to(run_log.file_in(folder.path)), ranks.one_failure():
@@ -120,6 +123,7 @@ def _run(
     clock = provenance.Clock(earlier.get("durations", {}), peaks)
     folder.truncate_metrics(resumed.step if resumed else 0)
 
+    plan = out_of_memory.fit_free(plan, folder, console)
     log.info(heap.keep_freed())
     console.phase("loading the base model")
     # Nothing else may hold the base: an export frees it.
@@ -262,7 +266,8 @@ def train(
 def _carry_out(leg: Leg) -> Plan:
     """Run the steps of a leg; return the plan with the micro-batch size that fits into memory.
 
-    A step that ran out of memory is repeated, in smaller parts, as if it had never begun.
+    A step that ran out of memory is repeated, in smaller parts, as if it had never begun; so is one
+    whose gradients overflowed, with another scale.
     """
     trained = leg.trained
     while True:
@@ -270,6 +275,8 @@ def _carry_out(leg: Leg) -> Plan:
             with precision.tf32(leg.plan):
                 TASKS[leg.plan.task].trainer(leg).train()
             return leg.plan
+        except Overflow:
+            leg = leg.repeated(leg.plan)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory.ran_out(error):
                 raise

@@ -12,6 +12,7 @@ import torch
 from tuner.machine import ranks
 from tuner.machine.signals import SIGNALS
 from tuner.record import checkpoint
+from tuner.tasks.loss_scale import LossScale
 from tuner.tasks.optimizer import optimizer_and_schedule
 from tuner.tasks.trained import trainable
 
@@ -78,6 +79,7 @@ class Leg:
         window: sums over the steps since the last line of metrics.
         task_state: returns what the next step depends on besides weights and optimizer, as JSON;
             set by the task.
+        loss_scale: of float16.
     """
 
     plan: Plan
@@ -93,6 +95,7 @@ class Leg:
     step: Step
     window: dict[str, float]
     task_state: Callable[[], dict[str, Any]] = dict
+    loss_scale: LossScale = field(default_factory=LossScale)
 
     @property
     def steps(self) -> int:
@@ -144,11 +147,12 @@ def begin(
     """
     parameters = trainable(trained.model)
     optimizer, schedule = optimizer_and_schedule(parameters, plan, stage)
-    step, window = Step(stage.start), EMPTY
+    step, window, scale = Step(stage.start), EMPTY, None
     if saved is not None:
         checkpoint.restore(saved, dict(parameters), optimizer, schedule)
         plan.method.hooks.restore(trained.model, saved.state["method"])
         step, window = Step(saved.step, saved.state["task"]), saved.state["window"]
+        scale = saved.state.get("loss_scale")
     return Leg(
         plan=plan,
         trained=trained,
@@ -162,4 +166,5 @@ def begin(
         reporter=reporter,
         step=step,
         window=dict(window),
+        loss_scale=LossScale(scale),
     )

@@ -99,5 +99,6 @@ def _save(leg: Leg, step: int) -> None:
             "task": leg.task_state(),
             "identity": plan.identity(),
             "processes": plan.devices.world,
+            **({"loss_scale": leg.loss_scale.state} if leg.loss_scale.state else {}),
         },
     )
