@@ -89,6 +89,12 @@ def with_lora(model: Any, start: dict[str, torch.Tensor], rank: int = 16) -> Any
     return made
 
 
+def recompute(model: Any) -> None:
+    """Have a model compute its layers again in the backward pass."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
+
+
 def plain_batch(rows: Sequence[Any]) -> dict[str, torch.Tensor]:
     """Rows padded on the right, as most loops do."""
     longest = max(len(row.input_ids) for row in rows)

@@ -91,18 +91,31 @@ def _tokens(steps: list[list[Any]]) -> list[int]:
 def _plain(bench: Bench, shape: shapes.Shape, steps: Any, start: Any) -> contenders.Ran:
     """transformers and peft in a loop: SDPA, recomputed."""
     model = shapes.model_of(shape.config(), ours.weights_of(bench, shape), "sdpa")
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.enable_input_require_grads()
+    contenders.recompute(model)
     model = contenders.with_lora(model, start)
     return contenders.loop(model, [contenders.plain_batch(rows) for rows in steps], _tokens(steps))
 
 
 def _peer(bench: Bench, shape: shapes.Shape, steps: Any, start: Any) -> contenders.Ran:
     """transformers, peft, Liger and FlashAttention on packed rows: what Axolotl runs."""
+    try:
+        return _packed(bench, shape, steps, start, recompute=False)
+    except torch.OutOfMemoryError:
+        bench.say(peer_recomputes=True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    return _packed(bench, shape, steps, start, recompute=True)
+
+
+def _packed(
+    bench: Bench, shape: shapes.Shape, steps: Any, start: Any, recompute: bool
+) -> contenders.Ran:
     name = contenders.register_varlen()
     model = shapes.model_of(shape.config(), ours.weights_of(bench, shape), name)
     with contenders.liger(model, bench.fake is None) as said:
         bench.say(peer=said)
+        if recompute:
+            contenders.recompute(model)
         made = contenders.with_lora(model, start)
         batches = [contenders.packed_batch(rows) for rows in steps]
         return contenders.loop(made, batches, _tokens(steps))
