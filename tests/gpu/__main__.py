@@ -68,6 +68,8 @@ def main() -> int:
         bench = program.Bench(
             Path(folder), out / "gpu.jsonl", began + given.seconds, fake, given.all
         )
+        # Results of a run before would look like ours.
+        bench.lines.unlink(missing_ok=True)
         wanted = [name for name in given.only.split(",") if name]
         if unknown := set(wanted) - {check.name for check in CHECKS}:
             print(f"no check {sorted(unknown)}; there are {[c.name for c in CHECKS]}")

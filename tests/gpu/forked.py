@@ -5,8 +5,8 @@
     def test_it(gpu: Fake, tmp_path: Path, name: str) -> None:
         ...                               # in the fork, within `gpu.on()`; tuner finds the devices
 
-A test may have `gpu`, `tmp_path` and parameters of plain values, no other fixture; tests/gpu/runs.py
-writes recipes and trains by them. Run as a module, this is the process.
+A test may have `gpu`, `tmp_path` and parameters of plain values, no other fixture.
+tests/gpu/runs.py writes recipes and trains by them. Run as a module, this is the process.
 """
 
 from __future__ import annotations
