@@ -64,7 +64,13 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TUNER_FAKE_BASES": str(folder / "bases")},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                # The speed of a fake GPU is no rate to plan with.
+                "TUNER_CACHE": str(folder / "cache"),
+                "TUNER_FAKE_BASES": str(folder / "bases"),
+            },
         )
 
     def run(self, module: str, name: str, options: Any, given: dict[str, Any]) -> None:
