@@ -12,7 +12,7 @@ CHECKS = (
     Check("runs", 70, whole_runs.check),
     Check("8B", 45, ours.eight),
     Check("8B-peers", 80, peers.eight),
-    Check("8B-nf4", 45, ours.eight_nf4),
+    Check("8B-nf4", 45, peers.eight_nf4),
     Check("1B", 75, peers.one),
     Check("coverage", 60, coverage.check),
     Check("memory", 40, memory.check),
