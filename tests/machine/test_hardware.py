@@ -16,7 +16,7 @@ import pytest
 
 from tests.cli.command import ROOT
 from tuner.errors import RecipeError, ResourceError
-from tuner.machine import cuda_driver, gpu, hardware, launch, ranks
+from tuner.machine import cuda_driver, gpu, hardware, heap, launch, ranks
 from tuner.machine.hardware import Gpu, Machine
 from tuner.plan import make as plan_make
 from tuner.recipe import load as recipe_load
@@ -197,6 +197,26 @@ def test_processes_that_see_the_same_gpu_are_refused(monkeypatch: pytest.MonkeyP
     with pytest.raises(ResourceError, match="processes of this run share a GPU") as caught:
         gpu.refuse_shared()
     assert "4 processes were started, and they see 3 GPUs" in caught.value.why
+
+
+@pytest.mark.parametrize("name", [None, "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_a_gpu_s_segments_grow_unless_the_user_says_otherwise(
+    name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
+    for each in names:
+        monkeypatch.delenv(each, raising=False)
+    if name is not None:
+        monkeypatch.setenv(name, "max_split_size_mb:64")
+    heap.leave_fewer_holes()
+    found = {each: os.environ[each] for each in names & os.environ.keys()}
+    assert found == (
+        {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+        if name is None
+        else {name: "max_split_size_mb:64"}
+    )
+    for each in found:
+        monkeypatch.delenv(each)
 
 
 def test_bf16_is_for_gpus_that_have_it() -> None:

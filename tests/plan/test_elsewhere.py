@@ -110,7 +110,7 @@ def test_every_card_has_a_plan(make_recipe: Callable[..., Path]) -> None:
     for name, card in cards.CARDS.items():
         made = make(make_recipe(), cards.machine_with(HERE, name, 1))
         assert made.device == "cuda"
-        assert made.dtype == ("bfloat16" if card.bf16 else "float32")
+        assert made.dtype == ("bfloat16" if card.bf16 else "float16")
 
 
 @pytest.mark.usefixtures("in_process")
@@ -159,7 +159,8 @@ def test_a_run_goes_on_in_the_type_that_auto_once_meant(
     folder.mkdir()
     said = {"run.device": device, "model.dtype": "float32"}
     values = {key: {"value": value, "origin": "auto: x"} for key, value in said.items()}
-    (folder / "run.json").write_text(json.dumps({"plan": {"values": values}}), "utf-8")
+    record = {"format": 1, "tuner": "0.1.0", "status": "stopped", "plan": {"values": values}}
+    (folder / "run.json").write_text(json.dumps(record), "utf-8")
     begun = as_begun(recipe_load.load(recipe, verb="sft"), folder)
     assert begun.recipe.model.dtype == dtype
     t4 = cards.machine_with(HERE, "t4", None)

@@ -169,7 +169,7 @@ def _without_driver(answer: cuda_driver.Answer) -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if answer.error or visible in ("", "-1", "NoDevFiles"):
         return 0
-    return len(list(_DEVICES.glob("nvidia[0-9]*"))) or int((_DEVICES / "dxg").exists())
+    return len(list(_DEVICES.glob("nvidia[0-9]*")))
 
 
 def torch_cuda() -> tuple[int, ...]:
