@@ -36,7 +36,8 @@ class Ran:
 
     def speed(self, warm: int) -> float:
         """Return real tokens per second, of the steps after the first `warm`."""
-        pairs = list(zip(self.tokens, self.seconds, strict=True))[warm:]
+        pairs = list(zip(self.tokens, self.seconds, strict=True))
+        pairs = pairs[min(warm, len(pairs) - 1) :]
         return statistics.median(tokens / seconds for tokens, seconds in pairs)
 
 
@@ -64,7 +65,9 @@ def ours(plan: Any, model: Any) -> tuple[Ran, dict[str, torch.Tensor], Any]:
     ran = Ran()
     with peaks(ran):
         trained = build.start(plan, model)
-        start = {name: each.detach().cpu().clone() for name, each in trainable(trained.model)}
+        start = {}
+        if plan.method.adapter:
+            start = {name: each.detach().cpu().clone() for name, each in trainable(trained.model)}
         console = Console(quiet=True)
         with StopRequest() as stop, RunFolder.open(plan.output, resume=False) as folder:
             spine.train(plan, trained, folder, stop, console, lambda number: None, None)
@@ -84,6 +87,12 @@ def with_lora(model: Any, start: dict[str, torch.Tensor], rank: int = 16) -> Any
         for name, tensor in start.items():
             own[name].copy_(tensor)
     return made
+
+
+def recompute(model: Any) -> None:
+    """Have a model compute its layers again in the backward pass."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
 
 
 def plain_batch(rows: Sequence[Any]) -> dict[str, torch.Tensor]:

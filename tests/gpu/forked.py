@@ -5,8 +5,8 @@
     def test_it(gpu: Fake, tmp_path: Path, name: str) -> None:
         ...                               # in the fork, within `gpu.on()`; tuner finds the devices
 
-A test may have `gpu`, `tmp_path` and parameters of plain values, no other fixture. `base(kind)` is
-`bases` of conftest, `run(...)` trains by a recipe in the fork. Run as a module, it is the process.
+A test may have `gpu`, `tmp_path` and parameters of plain values, no other fixture.
+tests/gpu/runs.py writes recipes and trains by them. Run as a module, this is the process.
 """
 
 from __future__ import annotations
@@ -64,7 +64,13 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "TUNER_FAKE_BASES": str(folder / "bases")},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                # The speed of a fake GPU is no rate to plan with.
+                "TUNER_CACHE": str(folder / "cache"),
+                "TUNER_FAKE_BASES": str(folder / "bases"),
+            },
         )
 
     def run(self, module: str, name: str, options: Any, given: dict[str, Any]) -> None:
@@ -122,16 +128,19 @@ def _child(request: Any) -> tuple[str, str]:
     except pytest.skip.Exception as skip:
         return "skipped", str(skip)
     except BaseException as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        values = ""
-        if isinstance(error, AssertionError):
-            walk = error.__traceback__
-            while walk is not None and walk.tb_next is not None:
-                walk = walk.tb_next
-            found = walk.tb_frame.f_locals if walk is not None else {}
-            values = "\n".join(f"  {key} = {item!r:.300}" for key, item in found.items())
-        return "failed", f"{traceback.format_exc()}\n{frame.name}:\n{values}"
+        return "failed", traceback.format_exc() + _values(error)
     return "passed", ""
+
+
+def _values(error: BaseException) -> str:
+    """Return the variables where an assertion failed; pytest rewrites no assertion in a fork."""
+    if not isinstance(error, AssertionError) or error.__traceback__ is None:
+        return ""
+    place = error.__traceback__
+    while place.tb_next is not None:
+        place = place.tb_next
+    found = place.tb_frame.f_locals.items()
+    return "".join(f"\n  {key} = {str(item)[:300]}" for key, item in found)
 
 
 def main() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tests.gpu.fake import Fake
 
 _LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
+_SPAN = "tuner_layers"
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
 
@@ -23,7 +25,8 @@ class Profile:
 
     Attributes:
         launches: of the forward and the backward pass.
-        waits: of the CPU for the GPU between the first layer's beginning and the last one's end.
+        waits: of the CPU for the GPU, between the first layer's beginning and the last one's end,
+            and in the backward pass.
         values: further ones for the table.
     """
 
@@ -42,57 +45,88 @@ def micro_batch(fake: Fake | None, plan: Any, model: Any, rows: Any) -> Profile:
     count = torch.tensor(float((labels[:, 1:] != -100).sum()), device="cuda")
     model.train()
 
-    def compute() -> None:
+    def compute(span: Span) -> None:
+        first, last = _layers(model)
+        hooks = [
+            first.register_forward_pre_hook(lambda *_: span.begin()),
+            last.register_forward_hook(lambda *_: span.end()),
+        ]
         with torch.autocast("cuda", torch.bfloat16):
             outputs = model(**moved, use_cache=False)
+        for hook in hooks:
+            hook.remove()
         outputs.logits = outputs.logits.float()
-        token_loss(outputs, labels, count).backward()
+        loss = token_loss(outputs, labels, count)
+        span.begin()
+        loss.backward()
+        span.end()
         model.zero_grad()
 
+    return _on_fake(fake, compute) if fake else _on_card(compute)
+
+
+class Span(Protocol):
+    """Marks where nothing may wait."""
+
+    def begin(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def _layers(model: Any) -> tuple[Any, Any]:
+    """Return the first and the last layer of a decoder."""
     layers = [each for each in model.modules() if type(each).__name__.endswith("DecoderLayer")]
-    return _on_fake(fake, compute, layers) if fake else _on_card(compute, layers)
+    return layers[0], layers[-1]
 
 
-def _on_fake(fake: Fake, compute: Any, layers: list[Any]) -> Profile:
-    marks: list[int] = []
-    hooks = [
-        layers[0].register_forward_pre_hook(lambda *_: marks.append(fake.launched)),
-        layers[-1].register_forward_hook(lambda *_: marks.append(fake.launched)),
-    ]
+class _Launches:
+    """Spans as numbers of kernels launched before."""
+
+    def __init__(self, fake: Fake) -> None:
+        self.fake = fake
+        self.marks: list[int] = []
+
+    def begin(self) -> None:
+        self.marks.append(self.fake.launched)
+
+    end = begin
+
+
+def _on_fake(fake: Fake, compute: Callable[[Span], None]) -> Profile:
+    span = _Launches(fake)
     with fake.watch() as seen:
-        compute()
-    for hook in hooks:
-        hook.remove()
-    inside = [sync for sync in seen.syncs if marks[0] < sync.launch <= marks[1]]
-    backward = [sync for sync in seen.syncs if sync.launch > marks[1] and "backward" in sync.where]
-    places = sorted({sync.where for sync in [*inside, *backward]})
-    return Profile(seen.count, len(inside) + len(backward), {"waits_at": places[:5]})
-
-
-def _on_card(compute: Any, layers: list[Any]) -> Profile:
-    from torch.profiler import ProfilerActivity, profile, record_function
-
-    open_marks: list[Any] = []
-
-    def enter(*_: Any) -> None:
-        open_marks.append(record_function("tuner_layers"))
-        open_marks[-1].__enter__()
-
-    hooks = [
-        layers[0].register_forward_pre_hook(enter),
-        layers[-1].register_forward_hook(lambda *_: open_marks.pop().__exit__(None, None, None)),
+        compute(span)
+    first, last, start, end = span.marks
+    inside = [
+        sync for sync in seen.syncs if first <= sync.launch <= last or start < sync.launch <= end
     ]
-    compute()
+    places = sorted({sync.where for sync in inside})
+    return Profile(seen.count, len(inside), {"waits_at": places[:5]})
+
+
+class _Recorded:
+    """Spans as events of the profiler."""
+
+    def begin(self) -> None:
+        self.open = torch.profiler.record_function(_SPAN)
+        self.open.__enter__()
+
+    def end(self) -> None:
+        self.open.__exit__(None, None, None)
+
+
+def _on_card(compute: Callable[[Span], None]) -> Profile:
+    from torch.profiler import ProfilerActivity, profile
+
+    compute(_Recorded())
     torch.cuda.synchronize()
-    started = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as taken:
-        compute()
+        started = time.perf_counter()
+        compute(_Recorded())
         torch.cuda.synchronize()
-    wall = time.perf_counter() - started
-    for hook in hooks:
-        hook.remove()
+        wall = time.perf_counter() - started
     events = list(taken.events())
-    spans = [each.time_range for each in events if each.name == "tuner_layers"]
+    spans = [each.time_range for each in events if each.name == _SPAN]
     waits = [
         each
         for each in events

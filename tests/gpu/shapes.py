@@ -47,7 +47,6 @@ class Shape:
             vocab_size=self.vocabulary,
             max_position_embeddings=131_072,
             tie_word_embeddings=self.tied,
-            rope_theta=500_000.0,
             eos_token_id=tokens.eos_token_id,
             pad_token_id=tokens.pad_token_id,
             bos_token_id=tokens.bos_token_id,

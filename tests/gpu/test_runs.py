@@ -10,7 +10,6 @@ from unittest import mock
 import pytest
 
 from tests.gpu import matrix
-from tests.gpu.fake import Fake
 from tests.gpu.forked import on_fake
 
 
@@ -22,45 +21,23 @@ def test_a_run_is_stopped_resumed_scored_and_proven(tmp_path: Path, name: str) -
     matrix.run(matrix.CASES[name], tmp_path)
 
 
-@on_fake(devices=2)
-def test_one_process_uses_one_of_two_gpus(gpu: Fake, tmp_path: Path) -> None:
-    """A3: the Trainer would put the model on both, and cut a packed row in two."""
-    from tests.gpu import runs
-    from tuner.tasks import sft
-
-    built: list[Any] = []
-    true = sft.on_trainer
-
-    def keep(*given: Any) -> Any:
-        built.append(true(*given))
-        return built[-1]
-
-    recipe = runs.write(tmp_path, run={"devices": 1}, train={"micro_batch_size": 2})
-    with mock.patch.object(sft, "on_trainer", keep):
-        record = runs.train(recipe)
-    assert record["status"] == "done"
-    assert [(each.args.n_gpu, each.args.train_batch_size) for each in built] == [(1, 2)]
-    assert gpu.peaks[1] == 0
-
-
-# What is computed, and by how much the bytes that live at the peak may miss the plan. What holes
-# between tensors take is not in them, and is 5 % of a plan.
-PLANNED: dict[str, tuple[dict[str, Any], float]] = {
-    "lora": ({}, 0.10),
-    "recomputed": ({"train": {"gradient_checkpointing": True}}, 0.10),
-    "full": ({"method": {"name": "full"}}, 0.10),
-    "prefix": ({"method": {"name": "prefix", "num_virtual_tokens": 8}}, 0.10),
+PLANNED: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "recomputed": {"train": {"gradient_checkpointing": True}},
+    "full": {"method": {"name": "full"}},
+    "prefix": {"method": {"name": "prefix", "num_virtual_tokens": 8}},
 }
 
 
 @on_fake()
 @pytest.mark.parametrize("name", PLANNED)
 def test_bytes_at_the_peak_are_those_of_the_plan(tmp_path: Path, name: str) -> None:
+    """Within a tenth."""
     from tests.gpu import contenders, program, shapes
     from tests.gpu.checks import ours
 
-    sections, most = PLANNED[name]
-    shape = shapes.Shape("small", 256, 704, 4, 4, 2, 64, 4096)
+    sections = PLANNED[name]
+    shape = shapes.Shape("small", 256, 704, 4, 4, 2, 64, 1024)
     bench = program.Bench(tmp_path, tmp_path / "lines", time.monotonic() + 600)
     sections = {**sections, "train": {"micro_batch_size": 4, **sections.get("train", {})}}
     with mock.patch.multiple(ours, WARM=1, TIMED=1):
@@ -70,4 +47,6 @@ def test_bytes_at_the_peak_are_those_of_the_plan(tmp_path: Path, name: str) -> N
     bench.kept.clear()
     ran, _, _ = contenders.ours(plan, model)
     planned = plan.facts["memory"]
-    assert ran.allocated == pytest.approx(planned["total"] - planned["process"], rel=most)
+    # Neither CUDA's context nor holes between tensors are in what is alive.
+    alive = planned["total"] - planned["process"] - planned["holes"]
+    assert ran.allocated == pytest.approx(alive, rel=0.10)

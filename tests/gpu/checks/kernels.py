@@ -140,9 +140,9 @@ def _isolated(bench: Bench) -> None:
     made = runs.plan(runs.write(folder, method={"name": "lora", "r": 4}))
     model = build.load(made)
     rows = sorted(made.prepared.train, key=lambda row: len(row.input_ids))[:4]
-    ids = list(rows[3].input_ids)
+    ids = list(rows[0].input_ids)
     other = [*ids[:-4], *((token + 1) % 500 for token in ids[-4:])]
-    changed = [*rows[:3], dataclasses.replace(rows[3], input_ids=other)]
+    changed = [dataclasses.replace(rows[0], input_ids=other), *rows[1:]]
     found = []
     for each in (rows, changed):
         batch = made.training_collate(each)
@@ -152,6 +152,7 @@ def _isolated(bench: Bench) -> None:
         with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
             found.append(model(**moved, use_cache=False).logits.float().cpu())
     moved_by = (found[0] - found[1]).abs()
-    # What comes before the changed tokens is not moved either.
-    bench.bar("others_moved_by", float(moved_by[:, :-4].max()), most=0.0)
-    bench.bar("own_moved_by", float(moved_by[:, -4:].max()), least=1e-3)
+    # The first row is whole, also where rows share their beginning; what follows are the others.
+    end = len(ids)
+    bench.bar("others_moved_by", float(moved_by[:, end:].max()), most=0.0)
+    bench.bar("own_moved_by", float(moved_by[:, end - 4 : end].max()), least=1e-3)

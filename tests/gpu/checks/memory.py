@@ -19,7 +19,8 @@ def check(bench: Bench) -> None:
     shape = shapes.fitting(shapes.EIGHT, bench.fake is not None)
     _goes_on(bench, shape)
     # 32,768 tokens; a fake GPU gets fewer.
-    plan = ours.plan_for(bench, shape, (32_768 if bench.fake is None else 4096,))
+    tokens = 32_768 if bench.fake is None else 4096
+    plan = ours.plan_for(bench, shape, (tokens,), train={"max_steps": 3})
     ran, _, _ = contenders.ours(plan, ours.model_for(bench, shape, plan))
     ours.figures(bench, "long", ran, int(plan.facts["parameters"]["total"]))
     ours.memory(bench, "long", plan, ran)

@@ -134,16 +134,3 @@ def eight(bench: Bench) -> None:
     ran, _, _ = contenders.ours(plan, model_for(bench, shape, plan))
     figures(bench, "uneven", ran, parameters)
     memory(bench, "uneven", plan, ran)
-
-
-def eight_nf4(bench: Bench) -> None:
-    """The same rows on a base in 4 bits."""
-    shape = shapes.fitting(shapes.EIGHT, bench.fake is not None)
-    plan = plan_for(bench, shape, FOUR, train={"micro_batch_size": 4}, model={"quantize": "nf4"})
-    model = shapes.in_four_bits(model_for(bench, shape, plan))
-    bench.kept.pop("weights", None)
-    bench.kept.pop("shape", None)
-    torch.cuda.empty_cache()
-    ran, _, _ = contenders.ours(plan, model)
-    figures(bench, "nf4", ran, int(plan.facts["parameters"]["total"]))
-    memory(bench, "nf4", plan, ran)

@@ -29,6 +29,36 @@ def eight(bench: Bench) -> None:
     bench.kept.pop("eight")
 
 
+def eight_nf4(bench: Bench) -> None:
+    """The same rows on a base in 4 bits: tuner, and a plain loop."""
+    shape = shapes.fitting(shapes.EIGHT, bench.fake is not None)
+    given = {"train": {"micro_batch_size": 4}, "model": {"quantize": "nf4"}}
+    plan = ours.plan_for(bench, shape, ours.FOUR, **given)
+    parameters = int(plan.facts["parameters"]["total"])
+    model = shapes.in_four_bits(ours.model_for(bench, shape, plan))
+    weights = ours.weights_of(bench, shape)
+    other = shapes.in_four_bits(shapes.model_of(shape.config(), weights, "sdpa"))
+    # Both have their own weights now.
+    del weights
+    bench.kept.pop("weights")
+    bench.kept.pop("shape")
+    ran, start, _ = contenders.ours(plan, model)
+    # The other model was there, too.
+    there = sum(each.nbytes for each in other.parameters())
+    mine = ours.figures(bench, "nf4", ran, parameters)
+    ran.reserved -= there
+    ours.memory(bench, "nf4", plan, ran)
+    del model
+    gc.collect()
+    steps = shapes.steps_of(plan)
+    contenders.recompute(other)
+    batches = [contenders.plain_batch(rows) for rows in steps]
+    plain = contenders.loop(contenders.with_lora(other, start), batches, _tokens(steps))
+    bench.say(nf4_times_plain=mine / ours.figures(bench, "nf4_plain", plain, parameters))
+    apart = max(abs(a - b) for a, b in zip(plain.losses, ran.losses, strict=True))
+    bench.bar("nf4_losses_apart", apart, most=LOSS)
+
+
 def one(bench: Bench) -> None:
     """1B: LoRA by all; then full and prefix by tuner."""
     shape = shapes.fitting(shapes.ONE, bench.fake is not None)
@@ -45,8 +75,12 @@ def one(bench: Bench) -> None:
     }
     for name, method in methods.items():
         plan = ours.plan_for(bench, shape, ours.FOUR, method=method)
+        model = ours.model_for(bench, shape, plan)
+        # The model alone has them: what is trained whole is copied.
+        bench.kept.pop("weights")
+        bench.kept.pop("shape")
         gc.collect()
-        ran, _, _ = contenders.ours(plan, ours.model_for(bench, shape, plan))
+        ran, _, _ = contenders.ours(plan, model)
         ours.figures(bench, name, ran, parameters, full=name == "full")
         ours.memory(bench, name, plan, ran)
 
@@ -91,18 +125,31 @@ def _tokens(steps: list[list[Any]]) -> list[int]:
 def _plain(bench: Bench, shape: shapes.Shape, steps: Any, start: Any) -> contenders.Ran:
     """transformers and peft in a loop: SDPA, recomputed."""
     model = shapes.model_of(shape.config(), ours.weights_of(bench, shape), "sdpa")
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.enable_input_require_grads()
+    contenders.recompute(model)
     model = contenders.with_lora(model, start)
     return contenders.loop(model, [contenders.plain_batch(rows) for rows in steps], _tokens(steps))
 
 
 def _peer(bench: Bench, shape: shapes.Shape, steps: Any, start: Any) -> contenders.Ran:
     """transformers, peft, Liger and FlashAttention on packed rows: what Axolotl runs."""
+    try:
+        return _packed(bench, shape, steps, start, recompute=False)
+    except torch.OutOfMemoryError:
+        bench.say(peer_recomputes=True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    return _packed(bench, shape, steps, start, recompute=True)
+
+
+def _packed(
+    bench: Bench, shape: shapes.Shape, steps: Any, start: Any, recompute: bool
+) -> contenders.Ran:
     name = contenders.register_varlen()
     model = shapes.model_of(shape.config(), ours.weights_of(bench, shape), name)
     with contenders.liger(model, bench.fake is None) as said:
         bench.say(peer=said)
+        if recompute:
+            contenders.recompute(model)
         made = contenders.with_lora(model, start)
         batches = [contenders.packed_batch(rows) for rows in steps]
         return contenders.loop(made, batches, _tokens(steps))
