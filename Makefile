@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help docs quickstart compare bench install llama ray test test-all lint clean
+.PHONY: help docs quickstart compare bench install llama ray test test-all gpu-fake lint clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -36,6 +36,10 @@ test: $(VENV)/.installed-dev ## all tests that need no GPU and no further downlo
 
 test-all: test llama ray ## make test, then what it leaves out: slow tests, llama.cpp, Ray
 	TUNER_TEST_LLAMA=1 $(PYTEST) --slow -m "slow or llama or ray" $(ARGS)
+
+gpu-fake: $(VENV)/.installed-dev ## what must hold on a GPU, tried on a fake one; then every method and task there
+	$(BIN)/python -m tests.gpu --fake
+	$(BIN)/python -m tests.gpu --fake --only coverage --all
 
 lint: $(VENV)/.installed-dev ## style, formatting, types, and which package may import which
 	$(BIN)/ruff check .

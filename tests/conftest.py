@@ -29,6 +29,8 @@ pytest.register_assert_rewrite(
     "tests.tasks.preferences",
 )
 
+from tests.gpu import guard  # noqa: E402
+from tests.gpu.forked import Process  # noqa: E402
 from tests.run.launched import Tuner  # noqa: E402 (rewritten)
 
 WORDS = [
@@ -103,6 +105,17 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def tuner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tuner]:
     """A process that has imported the libraries, and forks for each command."""
     started = Tuner(tmp_path_factory.mktemp("launcher"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def fake_gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """A process on the fake GPU that forks for each test; `on_fake` uses it."""
+    why = guard.unavailable()
+    if why:
+        pytest.skip(why)
+    started = Process(tmp_path_factory.mktemp("fake_gpu"))
     yield started
     started.close()
 

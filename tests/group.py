@@ -30,11 +30,15 @@ from tests.launcher import verify_in_a_fork
 from tuner import cli
 from tuner.data.collate import Collator
 from tuner.errors import DataError
+from tuner.record import checkpoint
 from tuner.run import build as run_build
-from tuner.tasks import callbacks, gradients
+from tuner.tasks import callbacks, gradients, step_end
+from tuner.tasks.leg import Leg
 
 _WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink")
 PATIENCE = 60.0
+# Seconds that a slow process takes.
+SLOW = 8.0
 
 
 def _not_finite() -> None:
@@ -70,14 +74,14 @@ def _other_start() -> None:
 
 
 def _signalled() -> None:
-    true = gradients.clip
+    true = callbacks.StepLoss.__call__
 
-    def clip(leg: Any, *args: Any) -> float:
-        if leg.step.number == 1:
+    def signalled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.leg.step.number == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return true(leg, *args)
+        return true(self, *args, **kwargs)
 
-    gradients.clip = clip
+    callbacks.StepLoss.__call__ = signalled  # type: ignore[method-assign]
 
 
 def _killed() -> None:
@@ -91,12 +95,61 @@ def _killed() -> None:
     gradients.clip = clip
 
 
+def _no_weights() -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("this process has read the weights")
+
+    run_build.open_weights = refuse  # type: ignore[attr-defined]
+
+
+def _counted() -> None:
+    sent: list[str] = []
+
+    def counted(name: str) -> Any:
+        true = getattr(torch.distributed, name)
+
+        def send(*args: Any, **kwargs: Any) -> Any:
+            sent.append(name)
+            return true(*args, **kwargs)
+
+        return send
+
+    for name in ("all_reduce", "all_gather_object", "broadcast_object_list"):
+        setattr(torch.distributed, name, counted(name))
+    begin, end = Leg.begin_step, step_end.seal_if_due
+
+    def begin_step(leg: Leg, number: int) -> None:
+        begin(leg, number)
+        sent.clear()
+
+    def seal_if_due(leg: Leg) -> bool:
+        ends = end(leg)
+        sys.stderr.write(f"messages of step {leg.step.number + 1}: {' '.join(sent)}\n")
+        return ends
+
+    Leg.begin_step = begin_step  # type: ignore[method-assign]
+    step_end.seal_if_due = seal_if_due
+
+
+def _slow_to_seal() -> None:
+    true = checkpoint.save
+
+    def save(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(SLOW)
+        return true(*args, **kwargs)
+
+    checkpoint.save = save
+
+
 FAULTS = {
     "not finite": _not_finite,
     "bad rows": _bad_rows,
     "other start": _other_start,
     "signalled": _signalled,
     "killed": _killed,
+    "no weights": _no_weights,
+    "slow to seal": _slow_to_seal,
+    "counted": _counted,
 }
 
 

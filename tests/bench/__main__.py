@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: run the contenders in turn, compare, write a table and JSON."""
+"""`python -m tests.bench`: run the contenders in turn on a CPU, compare, write table and JSON."""
 
 from __future__ import annotations
 
@@ -138,10 +138,9 @@ def _peak_memory(pid: int) -> int:
     return 0
 
 
-def limit(facts: dict[str, Any]) -> float:
+def limit() -> float:
     """FLOP a second of a matrix product in a process of its own."""
-    dtype = "bfloat16" if facts["device"] == "cuda" else "float32"
-    command = [sys.executable, "-m", "tests.bench.limit", facts["device"], dtype]
+    command = [sys.executable, "-m", "tests.bench.limit"]
     said = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
     return float(json.loads(said)["flops"])
 
@@ -152,10 +151,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="tuner-bench-") as place:
         folder = Path(place)
         facts = rows.prepare(write_recipe(given, folder), folder / "tokens.jsonl")
+        if facts["device"] != "cpu":
+            raise SystemExit("this compares on a CPU, in float32; on a GPU: python -m tests.gpu")
         (folder / "facts.json").write_text(json.dumps(facts), "utf-8")
         limits, runs = list[float](), list[dict[str, Any]]()
         for repeat in range(given.repeats):
-            limits.append(limit(facts))
+            limits.append(limit())
             # Each contender comes first in turn: what changes with time hits all alike.
             turn = repeat % len(given.only)
             for name in given.only[turn:] + given.only[:turn]:

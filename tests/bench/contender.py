@@ -62,8 +62,8 @@ def _shared(facts: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _model(facts: dict[str, Any], dtype: torch.dtype) -> Any:
-    model = AutoModelForCausalLM.from_pretrained(facts["base"], dtype=dtype)
+def _model(facts: dict[str, Any]) -> Any:
+    model = AutoModelForCausalLM.from_pretrained(facts["base"], dtype=torch.float32)
     model.config.use_cache = False
     return model
 
@@ -81,7 +81,7 @@ def _lora(facts: dict[str, Any]) -> Any:
 def plain(facts: dict[str, Any], folder: Path, rows: Any) -> Trainer:
     """transformers' Trainer and peft, rows padded to the longest of their batch."""
     tokenizer = AutoTokenizer.from_pretrained(facts["base"])
-    model = _model(facts, torch.float32)
+    model = _model(facts)
     if not facts["full"]:
         torch.manual_seed(facts["seed"])
         model = get_peft_model(model, _lora(facts))
@@ -97,10 +97,9 @@ def trl(facts: dict[str, Any], folder: Path, rows: Any, **settings: Any) -> Trai
     """trl's SFTTrainer on rows that are prepared, which it then leaves alone."""
     from trl import SFTConfig, SFTTrainer
 
-    dtype = torch.float32 if settings else torch.bfloat16
     torch.manual_seed(facts["seed"])
     return SFTTrainer(
-        model=_model(facts, dtype if facts["device"] == "cuda" else torch.float32),
+        model=_model(facts),
         args=SFTConfig(**_shared(facts, folder), **settings),
         train_dataset=rows,
         processing_class=AutoTokenizer.from_pretrained(facts["base"]),

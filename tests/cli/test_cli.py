@@ -91,6 +91,25 @@ def test_every_error_has_an_exit_code_of_its_own() -> None:
     assert leaves == {*ERRORS, errors.Interrupted}
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_a_lack_of_memory_is_no_bug(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """N15: in any command."""
+    import torch  # noqa: F401  # as the commands have that run out of it
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(train, "train", fail)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["lora", "--recipe", "x"])
+    assert stop.value.code == 7
+    assert capsys.readouterr().err.startswith("error: out of memory\n")
+
+
 def test_a_bug_is_three_lines_and_70(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.cli.command import tuner
 from tuner import errors
 from tuner.cli import make_plan, recipes
-from tuner.machine import hardware
+from tuner.machine import cuda_driver, hardware
 from tuner.recipe import bundled
 from tuner.recipe.load import load
 from tuner.record import run_folder
@@ -110,10 +110,10 @@ def test_copying_a_recipe_overwrites_nothing(
 def test_doctor_says_what_to_install_where_torch_cannot_use_the_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a container the device may be there and nvidia-smi not."""
+    """In a container the device may be there and the driver not."""
     monkeypatch.setattr(hardware, "_DEVICES", tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-    monkeypatch.setattr(hardware, "_torch_has_cuda", lambda: False)
+    monkeypatch.setattr(cuda_driver, "LIBRARY", str(tmp_path / "nothing"))
+    monkeypatch.setattr(hardware, "torch_cuda", tuple)
     assert "GPU(s)" not in tuner("doctor", cwd=tmp_path).stderr
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
@@ -124,8 +124,10 @@ def test_doctor_says_what_to_install_where_torch_cannot_use_the_gpu(
     assert "2 GPU(s) present, but the installed torch is built without CUDA" in said.stderr
     assert f"install a CUDA build in place of torch {version}" in said.stderr
     assert "https://pytorch.org/get-started/locally" in said.stderr
-    monkeypatch.setattr(hardware, "_torch_has_cuda", lambda: True)
-    assert "GPU(s)" not in tuner("doctor", cwd=tmp_path).stderr
+    monkeypatch.setattr(hardware, "torch_cuda", lambda: (13, 0))
+    said = tuner("doctor", cwd=tmp_path)
+    assert "2 GPU(s) present, but cannot be used: NVIDIA's driver is not installed" in said.stderr
+    assert "install a CUDA build" not in said.stderr
 
 
 def test_doctor_reports_versions_and_what_is_missing(tmp_path: Path) -> None:

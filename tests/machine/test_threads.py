@@ -116,7 +116,7 @@ def test_ranks_share_the_processors_unless_the_user_says_otherwise(
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(threads, "quota", lambda: 4.0)
-    group = launch.Group(2, 1, 0, cpu=True)
+    group = launch.Group(2, 1, 0)
     threads.choose()
     assert os.environ[threads.COUNT] == "4"
     assert group.environment(0, 1)[threads.COUNT] == "2"

@@ -27,7 +27,7 @@ from tests.model.test_packing import PACKED, example, largest, load, loss_and_gr
 from tuner.data.collate import collate_packed, shared_prefix
 from tuner.data.example import Example
 from tuner.machine import hardware
-from tuner.model.kernels import attention, fused_lora, fused_mlp, fused_norm
+from tuner.model.kernels import fused_lora, fused_mlp, fused_norm
 from tuner.plan import decide, make, split
 from tuner.plan import values as plan_values
 from tuner.plan.devices import Devices
@@ -314,26 +314,6 @@ def test_rows_that_share_a_prefix_do_not_see_each_other(bases: Callable[..., Pat
     assert torch.equal(before[:, :start], after[:, :start])
     assert torch.equal(before[:, stop:], after[:, stop:])
     assert not torch.equal(before[:, start:stop], after[:, start:stop])
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_flash_attention_of_all_rows_is_that_of_each() -> None:
-    """M09: on a GPU one kernel call takes all rows; as near to float32 as one call for each row."""
-    generator = torch.Generator().manual_seed(6)
-    exact = [
-        [torch.randn(1, heads, length, 64, generator=generator) for length in (7, 130, 33)]
-        for heads in (6, 2, 2)
-    ]
-    parts = [[row.to("cuda", torch.bfloat16) for row in rows] for rows in exact]
-    assert attention._has_varlen(parts[0][0])
-    for window in (None, 5):
-        wanted = attention._one_by_one(exact, None, None, None, window, 0.0)
-        for got in (
-            attention._varlen(parts, None, window),
-            attention._one_by_one(parts, None, None, None, window, 0.0),
-        ):
-            for row, reference in zip(got, wanted, strict=True):
-                assert float((row.float().cpu() - reference).abs().max()) < 0.03
 
 
 def test_a_prefix_ends_before_the_first_token_that_teaches() -> None:

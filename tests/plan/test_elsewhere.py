@@ -15,10 +15,13 @@ import pytest
 
 from tests.cli.command import tuner
 from tests.plan.test_memory import GIB, eight_billion, make
+from tuner.cli.make_plan import as_begun
 from tuner.errors import RecipeError, ResourceError
 from tuner.machine import hardware
 from tuner.plan import cards
+from tuner.plan import make as plan_make
 from tuner.plan.memory import estimate, fit
+from tuner.recipe import load as recipe_load
 
 __all__ = ["eight_billion"]
 HERE = hardware.Machine(cpu_count=2, memory_bytes=24 * GIB)
@@ -51,7 +54,7 @@ def test_a_run_on_gpus_is_planned_where_there_are_none(eight_billion_recipe: Pat
     assert "H100" in plan["values"]["run.device"]["origin"]
     assert plan["memory"]["process"] == estimate.CONTEXT
     older = planned(eight_billion_recipe, "--for", "t4", "--set", "model.quantize=nf4")
-    assert older["values"]["model.dtype"]["value"] == "float32"
+    assert older["values"]["model.dtype"]["value"] == "float16"
     by_size = planned(eight_billion_recipe, "--for", "24GiB")
     assert by_size["memory"]["total"] <= fit.budget("cuda", 24 * GIB)
 
@@ -107,7 +110,7 @@ def test_every_card_has_a_plan(make_recipe: Callable[..., Path]) -> None:
     for name, card in cards.CARDS.items():
         made = make(make_recipe(), cards.machine_with(HERE, name, 1))
         assert made.device == "cuda"
-        assert made.dtype == ("bfloat16" if card.bf16 else "float32")
+        assert made.dtype == ("bfloat16" if card.bf16 else "float16")
 
 
 @pytest.mark.usefixtures("in_process")
@@ -144,3 +147,22 @@ def test_a_dry_run_refuses_what_resuming_refuses(
     code, said = resume("--set", f"model.base={bases('llama', seed=1)}")
     assert code == 6
     assert "the base model is not the one" in said
+
+
+@pytest.mark.parametrize(("device", "dtype"), [("cuda", "float32"), ("cpu", "auto")])
+def test_a_run_goes_on_in_the_type_that_auto_once_meant(
+    device: str, dtype: str, make_recipe: Callable[..., Path]
+) -> None:
+    """On a GPU without bfloat16 that was float32, whatever the method."""
+    recipe = make_recipe()
+    folder = recipe.parent / "run"
+    folder.mkdir()
+    said = {"run.device": device, "model.dtype": "float32"}
+    values = {key: {"value": value, "origin": "auto: x"} for key, value in said.items()}
+    record = {"format": 1, "tuner": "0.1.0", "status": "stopped", "plan": {"values": values}}
+    (folder / "run.json").write_text(json.dumps(record), "utf-8")
+    begun = as_begun(recipe_load.load(recipe, verb="sft"), folder)
+    assert begun.recipe.model.dtype == dtype
+    t4 = cards.machine_with(HERE, "t4", None)
+    made = plan_make.make(begun, t4, output=folder)
+    assert made.dtype == ("float32" if device == "cuda" else "float16")

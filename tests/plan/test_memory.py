@@ -19,7 +19,7 @@ from tuner.errors import ResourceError
 from tuner.machine import hardware
 from tuner.plan import make as plan_make
 from tuner.plan import plan
-from tuner.plan.memory import estimate, fit
+from tuner.plan.memory import activations, estimate, fit
 from tuner.recipe import load as recipe_load
 from tuner.run import build
 from tuner.tasks.sft import token_loss
@@ -236,3 +236,26 @@ def test_rows_are_cut_as_the_run_cuts_them() -> None:
     assert shared.cut(2)[0].tolist() == [7]
     padded = estimate.RowLengths([5, 1], [1, 1], batch=2, packed=False)
     assert [part.tolist() for part in padded.cut(2)][:3] == [[10], [10], [2]]
+
+
+def test_what_autocast_and_masks_take_on_a_gpu() -> None:
+    """Trained weights are there once more in half precision; the kernel for packed rows keeps no
+    mask, and the others do."""
+    kept = activations.KeptActivations(10, 0, 4, 0, 2, 2, 8, virtual=3, masked=True)
+    rows = estimate.RowLengths([50] * 4, [20] * 4, batch=4)
+    adapter = estimate.Workload(
+        1000, 10, True, "bfloat16", "bfloat16", 50, kept, rows, device="cuda"
+    )
+    full = replace(adapter, adapter=False, trainable=1000)
+    assert full.weights == 1000 * 4 + 1000 * 2
+    assert replace(full, dtype="float32").weights == 1000 * 4
+    assert replace(full, device="cpu").weights == 1000 * 4
+    assert adapter.weights == 1000 * 2 + 10 * 4
+    mask = 2 * (4 * 50**2 + 3 * 4 * 50)
+    plain = estimate.estimate(adapter, 4, False).activations
+    for other, width in (
+        (replace(adapter, dtype="float16"), 2),
+        (replace(adapter, dtype="float32"), 4),
+    ):
+        wider = estimate.estimate(other, 4, False).activations * 2 // width
+        assert wider - plain == mask * 2

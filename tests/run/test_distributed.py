@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from tests.conftest import WORDS, rows, write_rows
-from tests.group import Groups
+from tests.group import SLOW, Groups
 from tuner.console.console import Console
 from tuner.data.example import Example
 from tuner.data.order import RankStream, Stream
@@ -122,11 +122,13 @@ def test_rows_stay_in_order_on_other_numbers_of_processes(
     groups: Groups, plain: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """G08, G09: rank 1 alone gets SIGTERM in the second step; all seal it and end with 143. One
-    process goes on where two stood, and comes to what a single one comes to."""
+    process goes on where two stood, and comes to what a single one comes to. Loss and signals
+    travel in one message per step."""
     recipe, one = plain
     folder = tmp_path / "run"
-    stopped = groups(recipe, folder, traps={1: "signalled"})
+    stopped = groups(recipe, folder, traps={0: "counted", 1: "signalled"})
     assert stopped["codes"] == [143, 143], groups.said(0) + groups.said(1)
+    assert "messages of step 1: all_reduce\n" in groups.said(0)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir())[-1] == "step-2"
     assert record(folder)["status"] == "interrupted"
     told = [groups.said(number).count("stopped by SIGTERM") for number in (0, 1)]
@@ -239,7 +241,7 @@ def test_a_shared_base_and_a_whole_adapter(
     saved: tuple[str, ...],
 ) -> None:
     """G02, G03: under fsdp, on two machines where there is a module to save, every checkpoint and
-    the adapter are as whole as those of one process."""
+    the adapter are as whole as those of one process. One process per machine reads the weights."""
     recipe, one = plain
     world = 2
     if saved:
@@ -251,7 +253,8 @@ def test_a_shared_base_and_a_whole_adapter(
         )
         assert groups(recipe, one, world=1)["codes"] == [0], groups.said(0)
     folder = tmp_path / "run"
-    done = groups(recipe, folder, "run.strategy=fsdp", world=world, machine=2)
+    fed = {number: "no weights" for number in range(world) if number % 2}
+    done = groups(recipe, folder, "run.strategy=fsdp", world=world, machine=2, traps=fed)
     assert done["codes"] == [0] * world, groups.said(0) + groups.said(1)
     assert record(folder)["plan"]["values"]["run.strategy"]["value"] == "fsdp"
     assert distance(adapter(one), adapter(folder)) < 1e-5
@@ -263,6 +266,22 @@ def test_a_shared_base_and_a_whole_adapter(
         assert distance(expected, stored) < 1e-5
     for when, scores in record(one)["scores"].items():
         assert record(folder)["scores"][when] == pytest.approx(scores, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method", [{"name": "dora"}, {"name": "lora", "init": "pissa"}, {"name": "rslora"}]
+)
+def test_a_start_that_depends_on_the_base(
+    groups: Groups, bases: Callable[[str], Path], tmp_path: Path, method: dict[str, Any]
+) -> None:
+    """Under fsdp all processes start from what the one made that has read the base, tied here."""
+    recipe = write_recipe(tmp_path, bases("llama-tied"), method=method)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert groups(recipe, one, world=1)["codes"] == [0], groups.said(0)
+    done = groups(recipe, two, "run.strategy=fsdp", traps={1: "no weights"})
+    assert done["codes"] == [0, 0], groups.said(0) + groups.said(1)
+    assert distance(adapter(one), adapter(two)) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -291,6 +310,17 @@ def test_one_failure_ends_all(
     assert failure["status"] == "failed"
     assert failure["error"]["what"].startswith(text)
     assert failure["error"]["exit_code"] == code
+
+
+@pytest.mark.slow
+def test_the_others_wait_for_what_rank_0_does_for_all(
+    groups: Groups, plain: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """G04: a checkpoint, or the answers of a step, may take longer than `run.timeout`."""
+    fault = {0: "slow to seal"}
+    done = groups(plain[0], tmp_path / "run", f"run.timeout={SLOW - 3:.0f}", traps=fault)
+    assert done["codes"] == [0, 0], groups.said(0) + groups.said(1)
+    assert done["seconds"] > SLOW
 
 
 def test_the_launcher(plain: tuple[Path, Path], tmp_path: Path) -> None:
@@ -425,10 +455,10 @@ def test_places_on_several_nodes(plain: tuple[Path, Path], monkeypatch: pytest.M
     """Node 1 of 2 with 2 processes each starts ranks 2 and 3; nobody else says where they meet."""
     planned = plan_of(plain[0], monkeypatch, 1, "run.devices=2", "run.nodes=2")
     with pytest.raises(RecipeError, match="there is no address where the nodes meet"):
-        launch.Group.of(2, 2, cpu=True)
+        launch.Group.of(2, 2)
     for name, value in (("MASTER_ADDR", "a"), ("MASTER_PORT", "1"), ("NODE_RANK", "1")):
         monkeypatch.setenv(name, value)
-    group = launch.Group.of(planned.devices.per_node, planned.devices.nodes, cpu=True)
+    group = launch.Group.of(planned.devices.per_node, planned.devices.nodes)
     assert group is not None
     environments = [group.environment(number, 9) for number in range(2)]
     assert [one["RANK"] for one in environments] == ["2", "3"]
@@ -475,7 +505,7 @@ def test_the_parent(
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(launch, "_GRACE", 1.0)
     monkeypatch.setattr(launch, "_LAST", 1.0)
-    group = launch.Group(2, 1, 0, cpu=True)
+    group = launch.Group(2, 1, 0)
     if signalled:
         threading.Thread(target=_signal_when, args=(tmp_path,), daemon=True).start()
     began = time.monotonic()

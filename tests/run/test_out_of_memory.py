@@ -230,6 +230,42 @@ def test_a_whole_run_goes_on_and_says_so(
     assert said in (tmp_path / "run" / "run.log").read_text()
 
 
+@pytest.mark.parametrize(
+    ("place", "doing"),
+    [
+        ("tuner.run.build.load", "loading the base model"),
+        ("tuner.evaluate.likelihood._plain", "scoring 4 held-out rows before training"),
+        ("tuner.export.run_end.export_run", "exporting adapter"),
+    ],
+)
+def test_outside_a_step_it_is_told_with_what_to_do(
+    place: str,
+    doing: str,
+    make_recipe: Callable[..., Path],
+    run_recipe: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """N15: exit code 7, with the phase; the command with --resume goes on once memory is free."""
+    monkeypatch.setattr(fresh_process, "fresh_logits", load_again)
+    recipe = make_recipe(export={"formats": ["adapter"]}, train={"max_steps": 1})
+
+    def exhausted(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError(CPU)
+
+    with monkeypatch.context() as full:
+        full.setattr(place, exhausted)
+        with pytest.raises(ResourceError) as caught:
+            run_recipe(recipe)
+    assert caught.value.what.startswith(f"out of memory while {doing}")
+    assert "can't allocate memory" in caught.value.why
+    assert "--resume" in caught.value.fix
+    assert "train.micro_batch_size below 4" in caught.value.fix
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (record["status"], record["error"]["exit_code"]) == ("failed", 7)
+    assert run_recipe(recipe, resume=True)["status"] == "done"
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
 def test_answers_are_drawn_and_judged_anew(
     algorithm: str,

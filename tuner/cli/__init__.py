@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the `tuner` command and exit with its code."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     _prepare_streams()
-    heap.align_large_blocks()
+    heap.leave_fewer_holes()
     threads.choose()
     waiting.begin()
     # On import they log which kernels they cannot load or would download.
@@ -119,7 +119,7 @@ def _run(arguments: list[str]) -> int:
         # our output went away (`| head`).
         return 128 + signal.SIGPIPE if end.code else 0
     except Exception as error:
-        failure = _bug(error)
+        failure = _out_of_memory(error) or _bug(error)
     if not failure.shown_already:
         console(**flags).error(failure)
     return failure.exit_code
@@ -146,6 +146,22 @@ def _usage(error: Exception) -> tuple[str, str, str]:
     usage = context.get_usage().strip() if context else "Usage: tuner COMMAND [ARGS]..."
     command = context.command_path if context else "tuner"
     return message.strip().replace("\n", " "), usage, f"see: {command} --help"
+
+
+def _out_of_memory(error: Exception) -> TunerError | None:
+    """Return a lack of memory outside a run as the error that the user sees; None: another."""
+    from tuner.errors import ResourceError, first_line
+
+    if isinstance(error, MemoryError) or "torch" in sys.modules:
+        from tuner.run.out_of_memory import ran_out
+
+        if ran_out(error):
+            return ResourceError(
+                "out of memory",
+                first_line(error),
+                "free memory (nvidia-smi shows which programs use a GPU), or use a smaller model",
+            )
+    return None
 
 
 def _bug(error: Exception) -> TunerError:

@@ -150,6 +150,6 @@ def _problems(versions: dict[str, str | None], found: hardware.Machine) -> list[
     missing = [name for name, version in versions.items() if version is None]
     problems = [f"{name} is missing; add it with: {packages.install(name)}" for name in missing]
     if found.gpu_note:
-        add = f"install a CUDA build in place of torch {versions['torch']}: {_TORCH}"
-        problems.append(f"{found.gpu_note}; {add}")
+        add = f"; install a CUDA build in place of torch {versions['torch']}: {_TORCH}"
+        problems.append(found.gpu_note + ("" if hardware.torch_cuda() else add))
     return problems

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tuner.errors import RecipeError
 from tuner.machine import hardware, imports, launch, ranks
@@ -140,14 +140,23 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     from tuner.recipe import history
     from tuner.record.run_json import RUN, read_record
 
-    if not (folder / RUN).is_file() or loaded.task != "sft":
+    if not (folder / RUN).is_file():
         return loaded
-    data, plan = loaded.recipe.data, read_record(folder).get("plan", {})
-    meant = history.old_auto_values(plan, data.template, data.columns, data.long)
-    if not meant:
+    recipe, plan = loaded.recipe, read_record(folder).get("plan", {})
+    meant: dict[str, dict[str, Any]] = {}
+    if loaded.task == "sft":
+        data = recipe.data
+        meant["data"] = history.old_auto_values(plan, data.template, data.columns, data.long)
+    dtype = history.old_dtype(plan.get("values", {}))
+    if dtype is not None and recipe.model.dtype == "auto":
+        meant["model"] = {"dtype": dtype}
+    sections = {
+        name: getattr(recipe, name).model_copy(update=keys) for name, keys in meant.items() if keys
+    }
+    if not sections:
         return loaded
-    origins = {f"data.{key}": history.BEGUN for key in meant}
-    recipe = loaded.recipe.model_copy(update={"data": data.model_copy(update=meant)})
+    origins = {f"{name}.{key}": history.BEGUN for name, keys in meant.items() for key in keys}
+    recipe = recipe.model_copy(update=sections)
     return replace(loaded, recipe=recipe, origins=loaded.origins | origins)
 
 

@@ -104,9 +104,7 @@ def train(asked: PlanRequest, console: Console) -> None:
         if asked.mode is Mode.PLAN:
             return
         console.muted = not ranks.place().main
-        if group := launch.Group.of(
-            plan.devices.per_node, plan.devices.nodes, plan.device == "cpu"
-        ):
+        if group := launch.Group.of(plan.devices.per_node, plan.devices.nodes):
             arguments = [plan.verb, "--recipe", asked.recipe, *_options(asked, plan.output)]
             arguments += ["--rehearse"] if asked.mode is Mode.REHEARSE else []
             launch.carry_out(group, [*arguments, *console.options()])

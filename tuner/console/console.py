@@ -55,6 +55,8 @@ class Console:
         self._out = sys.stdout
         self._bar = Bar()
         self._held = ""
+        # The phase of the run, in words.
+        self.doing = "starting"
 
     def options(self) -> list[str]:
         """Return the options with which another process shows things the same way."""
@@ -123,6 +125,7 @@ class Console:
 
     def phase(self, name: str) -> None:
         """Show that the next phase of the run begins."""
+        self.doing = name
         self._bar.restart()
         self.event("phase", name=name)
         self.text(f"\n{name}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,11 +125,12 @@ def collate_packed(rows: Sequence[Example], share: bool = False) -> dict[str, An
 
     Returns:
         input_ids and position_ids (1, tokens), positions restarting with each row;
-        cu_seq_lens_q (rows + 1,), where rows begin and end;
+        cu_seq_lens_q (rows + 1,), where rows begin and end, and row_lengths, the same in numbers;
         logits_to_keep (targets,), the positions whose next token is a target;
         labels (1, 1 + targets), the targets after one ignored column, because transformers counts
         labels from the second on;
-        and `shared_prefix`, the number of shared tokens, where there are any (see `attention`).
+        and, where tokens are shared, `shared_prefix`, their number, and cu_seq_lens_k, where rows
+        with these tokens begin and end (see `attention`).
     """
     import torch
 
@@ -147,13 +148,26 @@ def collate_packed(rows: Sequence[Example], share: bool = False) -> dict[str, An
         "input_ids": torch.from_numpy(ids)[None],
         "position_ids": torch.from_numpy(places)[None],
         "cu_seq_lens_q": torch.from_numpy(ends).to(torch.int32),
+        "row_lengths": lengths,
         "logits_to_keep": torch.from_numpy(targets - 1),
         "labels": torch.from_numpy(np.concatenate([[IGNORED], ids[targets]]))[None],
     }
     if any(row.weights for row in rows):
         weights = np.concatenate([_weights(row)[start:] for row, start in cut])[targets]
         batch["weights"] = torch.from_numpy(np.concatenate([[1.0], weights]))[None]
-    return {**batch, "shared_prefix": shared} if shared else batch
+    if shared:
+        whole = np.cumsum([0, *(len(row.input_ids) for row in rows)])
+        batch["cu_seq_lens_k"] = torch.from_numpy(whole).to(torch.int32)
+        batch["shared_prefix"] = shared
+    return batch
+
+
+def placed(batch: Mapping[str, Any], device: Any) -> dict[str, Any]:
+    """Return a micro-batch with its tensors on a device; its numbers stay numbers."""
+    return {
+        name: value.to(device) if hasattr(value, "device") else value
+        for name, value in batch.items()
+    }
 
 
 def collate_padded(rows: Sequence[Example], pad_id: int = 0) -> dict[str, torch.Tensor]:

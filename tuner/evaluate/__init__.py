@@ -16,6 +16,7 @@ from tuner.evaluate import generation, implicit, likelihood, preference, rollout
 from tuner.machine import ranks
 from tuner.machine.imports import function
 from tuner.plan.metrics import METRICS
+from tuner.tasks import precision
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
@@ -52,7 +53,7 @@ def score(
         assert judge is not None
         earned = rollouts.observe(plan, model, judge, tick)
         return values(plan.metrics, earned) | rollouts.parts(earned)
-    with _evaluating(model):
+    with _evaluating(model), precision.as_trained(plan):
         observed = _spread(OBSERVE[plan.task], plan, model, rows(plan), tick)
         if any(METRICS[name].generates for name in plan.metrics):
             answers = _spread(generation.answer, plan, model, rows(plan), tick)
@@ -99,7 +100,7 @@ def samples(plan: Plan, model: Any) -> list[dict[str, str]]:
     if plan.task == "rlhf" and plan.rlhf.draws:
         return rollouts.samples(plan, model)
     chosen = plan.prepared.eval[: plan.recipe.eval.samples]
-    with _evaluating(model):
+    with _evaluating(model), precision.as_trained(plan):
         if plan.task == "reward":
             judged = preference.observe(plan, model, chosen, lambda done, total: None)
             return [preference.sample(item) for item in judged]

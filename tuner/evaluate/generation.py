@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tuner.data import reasoning
-from tuner.data.collate import collate_prompts
+from tuner.data.collate import collate_prompts, placed
 from tuner.tasks import rollouts
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ def answer(
     if plan.head.name == "classes":
         return _classes(plan, model, rows, tick)
     answers: list[str] = []
-    for first in range(0, len(rows), ROWS_PER_BATCH):
-        answers += _batch(plan, model, rows[first : first + ROWS_PER_BATCH])
+    most = plan.recipe.eval.max_new_tokens
+    size = plan.answers_at_once(ROWS_PER_BATCH, [row.prompt_ids for row in rows], most)
+    for first in range(0, len(rows), size):
+        answers += _batch(plan, model, rows[first : first + size])
         tick(len(answers), len(rows))
     return answers
 
@@ -49,7 +51,7 @@ def _batch(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[str]:
         further["task_ids"] = torch.tensor([row.example.task for row in rows], device=model.device)
     stops = rollouts.stops(plan)
     generated = model.generate(
-        **{name: tensor.to(model.device) for name, tensor in batch.items()},
+        **placed(batch, model.device),
         max_new_tokens=plan.recipe.eval.max_new_tokens,
         do_sample=False,
         temperature=None,
@@ -67,10 +69,12 @@ def _classes(
     plan: Plan, model: Any, rows: Sequence[EvalRow], tick: Callable[[int, int], None]
 ) -> list[str]:
     answers: list[str] = []
-    for first in range(0, len(rows), ROWS_PER_BATCH):
-        batch = plan.collate([row.example for row in rows[first : first + ROWS_PER_BATCH]])
+    examples = [row.example for row in rows]
+    size = plan.answers_at_once(ROWS_PER_BATCH, [row.input_ids for row in examples], 0)
+    for first in range(0, len(rows), size):
+        batch = plan.collate(examples[first : first + size])
         del batch["labels"]
-        logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
+        logits = model(**placed(batch, model.device)).logits
         answers += [plan.prepared.labels[choice] for choice in logits.argmax(dim=-1).tolist()]
         tick(len(answers), len(rows))
     return answers

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
+from tuner.data.collate import placed
 from tuner.data.example import IGNORED
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def observe(
             tree.prefix > 0 and (window is None or before + len(tree.ids) <= window)
             for tree in trees.values()
         )
-        for batch in _batches(numbers, rows, trees):
+        for batch in _batches(numbers, rows, trees, plan.tokens_at_once(TOKENS_PER_BATCH)):
             chosen = [rows[n] for n in batch]
             if not labelled:
                 observed = _plain(plan, model, chosen)
@@ -101,13 +102,14 @@ def observe(
 
 
 def _batches(
-    numbers: Sequence[int], rows: Sequence[EvalRow], trees: Mapping[int, Tree]
+    numbers: Sequence[int], rows: Sequence[EvalRow], trees: Mapping[int, Tree], most: int
 ) -> list[list[int]]:
+    """Return the numbers of the rows in batches of at most so many tokens, or of one row."""
     batches: list[list[int]] = []
-    size = TOKENS_PER_BATCH
+    size = most
     for number in numbers:
         length = len(trees[number].ids if trees else rows[number].example.input_ids)
-        if size + length > TOKENS_PER_BATCH:
+        if size + length > most:
             batches.append([])
             size = 0
         batches[-1].append(number)
@@ -120,7 +122,7 @@ def _plain(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[Observation]
     batch = plan.collate(examples)
     labels = batch.pop("labels")[:, 1:]
     weights = batch.pop("weights", None)
-    logits = model(**{k: v.to(model.device) for k, v in batch.items()}).logits
+    logits = model(**placed(batch, model.device)).logits
     if logits.ndim == 2:
         chosen = logits.argmax(dim=-1).tolist()
         logits = logits[:, None]
@@ -131,15 +133,22 @@ def _plain(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[Observation]
         weights = weights[:, 1:].to(loss)
         loss, right = loss * weights, right * weights
     if plan.packing:
-        counts = [example.num_targets for example in examples]
-        losses = [part.sum() for part in loss[0].split(counts)]
-        rights = [part.sum() for part in right[0].split(counts)]
+        losses, rights = _sums(loss, right, [example.num_targets for example in examples])
     else:
-        losses, rights = list(loss.sum(dim=1)), list(right.sum(dim=1))
+        losses, rights = loss.sum(dim=1).tolist(), right.sum(dim=1).tolist()
     return [
-        Observation(row, float(a), row.example.weight, float(b), choice)
+        Observation(row, a, row.example.weight, b, choice)
         for row, a, b, choice in zip(rows, losses, rights, chosen, strict=True)
     ]
+
+
+def _sums(
+    loss: torch.Tensor, right: torch.Tensor, counts: Sequence[int]
+) -> tuple[list[float], list[int]]:
+    """Return the sums of parts of (1, positions), read from the device once."""
+    parts = ([part.sum() for part in each[0].split(counts)] for each in (loss, right))
+    losses, rights = (torch.stack(sums).tolist() for sums in parts)
+    return losses, rights
 
 
 def _token_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -242,6 +251,7 @@ def _in_trees(
         input_ids=torch.tensor([[token for tree in trees for token in tree.ids]], device=device),
         position_ids=torch.tensor([[p for tree in trees for p in tree.positions()]], device=device),
         cu_seq_lens_q=torch.tensor(starts, dtype=torch.int32, device=device),
+        row_lengths=[len(tree.ids) for tree in trees],
         row_masks=[tree.mask().to(device) for tree in trees],
         logits_to_keep=torch.tensor(kept, device=device),
         use_cache=False,
@@ -249,8 +259,7 @@ def _in_trees(
     ).logits
     loss, right = _token_scores(logits, labels[None].to(device))
     counts = [len(label) for tree in trees for label in tree.targets]
-    losses = [float(part.sum()) for part in loss[0].split(counts)]
-    rights = [int(part.sum()) for part in right[0].split(counts)]
+    losses, rights = _sums(loss, right, counts)
     observed = []
     first = 0
     for row, tree in zip(rows, trees, strict=True):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tuner.data.preferences import Ranking
-from tuner.tasks.judges import scores
+from tuner.tasks.judges import TOKENS_PER_BATCH, scores
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
@@ -44,6 +44,7 @@ def observe(
             plan.tokenizer.pad_token_id,
             # Prompts have about the same number of answers.
             lambda done: tick(done * len(rows) // max(1, len(answers)), len(rows)),
+            plan.tokens_at_once(TOKENS_PER_BATCH),
         )
     )
     return [Judged(row, tuple(islice(values, len(row.answers)))) for row in rows]

@@ -81,6 +81,8 @@ def observe(plan: Plan, model: Any, judge: Judge, tick: Callable[[int, int], Non
         tick: called with (prompts_done, prompts_total).
     """
     prompts = plan.prepared.eval[: plan.recipe.eval.max_rows]
+    ids = [prompt.input_ids for prompt in prompts]
+    size = plan.answers_at_once(ROWS_PER_BATCH, ids, plan.rlhf.max_new_tokens)
     model.eval()
 
     def observe_batches(
@@ -88,24 +90,23 @@ def observe(plan: Plan, model: Any, judge: Judge, tick: Callable[[int, int], Non
     ) -> list[list[Earned]]:
         found = []
         for first in starts:
-            found.append(_earned(plan, model, judge, prompts, first))
+            found.append(_earned(plan, model, judge, prompts[first : first + size], first))
             tick(len(found), len(starts))
         return found
 
-    batches = range(0, len(prompts), ROWS_PER_BATCH)
+    batches = range(0, len(prompts), size)
     of_all = ranks.spread(
         batches,
         observe_batches,
-        lambda done, _: tick(min(done * ROWS_PER_BATCH, len(prompts)), len(prompts)),
+        lambda done, _: tick(min(done * size, len(prompts)), len(prompts)),
     )
     return [item for batch in of_all for item in batch]
 
 
 def _earned(
-    plan: Plan, model: Any, judge: Judge, prompts: Sequence[Any], first: int
+    plan: Plan, model: Any, judge: Judge, chosen: Sequence[Any], first: int
 ) -> list[Earned]:
-    """Sample and score answers to one batch of prompts, which begins at `first`."""
-    chosen = prompts[first : first + ROWS_PER_BATCH]
+    """Sample and score answers to a batch of prompts, of which the first has number `first`."""
     answers = rollouts.draw(plan, model, chosen, plan.step_seed(_DRAW) - first)
     lengths = [len(answer.response_ids) for answer in answers]
     now, _, _ = rollouts.token_scores(plan, model, answers)

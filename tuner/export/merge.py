@@ -3,6 +3,7 @@ artefact, then its adapter is merged into the weights that are asked for."""
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 
 from tuner.export import merged
 from tuner.export.proof import measure, noise, reload
+from tuner.machine import heap
 from tuner.model import embedding_rows
 from tuner.recipe.formats import ExportFormat
 from tuner.record import manifest
@@ -52,6 +54,11 @@ def measure_and_merge(
         if not _ready(work):
             console.phase("merging the adapter into the base")
             work.merged = scratch / "merged"
+            if job["quantize"] != "none":
+                # Its base is loaded again: a GPU may have no room for both.
+                model = None
+                gc.collect()
+                heap.give_back()
             whole = merged_into(work, model, settings.onto)
             merged.save(whole, work.merged, work.name, work.tokenizer, work.stops)
         elif asked:
@@ -91,7 +98,11 @@ def merged_into(work: Work, model: Any, onto: str) -> Any:
             base = reload.base(work.job).dequantize().to(getattr(torch, work.job["dtype"]))
         whole = merged.fold(embedding_rows.load_adapter_onto(base, work.origin.folder)).eval()
         divergences[choice] = measure.divergence(work.tuned, measure.read(whole, work.both))
-        models[choice] = whole
+        # The other choice needs the room.
+        models[choice] = whole.to("cpu")
+        del base, whole
+        gc.collect()
+        heap.give_back()
     chosen = min(divergences, key=lambda name: divergences[name])
     work.notes |= {"merged_onto": chosen, "kl_by_base_weights": divergences}
-    return models[chosen]
+    return models[chosen].to(work.job["device"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ from tuner.errors import Interrupted, ResourceError, TunerError
 
 # Key under which the first rank that fails stores its error.
 _FAILURE = "tuner/failure"
+
+# Seconds between two looks at the store, and until a process that never came is given up.
+_PAUSE, _LONGEST = 0.05, 4 * 3600.0
 
 # Parts of library errors that mean that the process at the other end of a connection is gone.
 _GONE = ("closed by peer", "reset by peer", "Broken pipe", "gloo", "NCCL", "recvValue", "sendBytes")
@@ -40,6 +44,27 @@ def first_failure(error: BaseException, store: Any, rank: int) -> TunerError | N
     if said != text:
         return FailedElsewhere(json.loads(said))
     return own if isinstance(own, ResourceError) and own is not error else None
+
+
+def await_keys(store: Any, keys: list[str]) -> None:
+    """Wait until other ranks have set some keys.
+
+    Raises:
+        FailedElsewhere: one of them has failed.
+        ResourceError: nothing was heard of them for too long.
+    """
+    pause, end = _PAUSE / 64, time.monotonic() + _LONGEST
+    while not store.check(keys):
+        if store.check([_FAILURE]):
+            raise FailedElsewhere(json.loads(store.get(_FAILURE)))
+        if time.monotonic() > end:
+            raise ResourceError(
+                "another process of this run does not answer",
+                f"waited {_LONGEST / 3600:.0f} hours for it",
+                "find out why, then run the same command with --resume",
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, _PAUSE)
 
 
 def _as_error(error: BaseException) -> TunerError:

@@ -17,12 +17,16 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _NEVER_TRIM, _ONE_GIB, _HALF_A_HEAP, _ONE_MIB = 2**31 - 1, 2**30, 2**25, 2**20
 
 
-def align_large_blocks() -> None:
-    """Make torch align blocks of 2 MiB and more to 2 MiB; call before its first tensor.
+def leave_fewer_holes() -> None:
+    """Set torch's allocators up for blocks of ever other sizes; call before its first tensor.
 
-    Freed blocks then fit later ones of similar size, and a training step leaves fewer holes. It is
-    torch's own switch for transparent huge pages, which the blocks use where available.
+    In main memory it aligns blocks of 2 MiB and more to 2 MiB: freed ones then fit later ones of
+    similar size. It is torch's own switch for transparent huge pages, which the blocks use where
+    available. On a GPU, segments grow: every packed micro-batch has another number of tokens.
     """
+    # torch refuses to read both names.
+    if not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     # Torch would warn on a kernel without them.
     if Path("/sys/kernel/mm/transparent_hugepage").is_dir():
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

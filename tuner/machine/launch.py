@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
-from tuner.machine import failure, processes, ranks, threads
+from tuner.machine import failure, hardware, processes, ranks, threads
 from tuner.machine.signals import StopRequest
 
 # Set for processes that this module has started.
@@ -36,22 +36,19 @@ class Group:
         devices: on this machine.
         nodes: machines.
         node: the number of this machine.
-        cpu: whether they share the processors.
     """
 
     devices: int
     nodes: int
     node: int
-    cpu: bool
 
     @classmethod
-    def of(cls, devices: int, nodes: int, cpu: bool) -> Group | None:
+    def of(cls, devices: int, nodes: int) -> Group | None:
         """Return the processes to start; None if a run needs only this process.
 
         Args:
             devices: processes per machine.
             nodes: machines.
-            cpu: whether the processes share the processors.
 
         Raises:
             RecipeError: there are several machines, but no address where they meet.
@@ -70,7 +67,7 @@ class Group:
                 f"this is node {node}, but run.nodes: {nodes} counts from 0",
                 fix="set NODE_RANK and run.nodes to match the nodes that are started",
             )
-        return cls(devices, nodes, node, cpu)
+        return cls(devices, nodes, node)
 
     def environment(self, number: int, port: int) -> dict[str, str]:
         """Return the environment of process `number` on this machine."""
@@ -81,10 +78,15 @@ class Group:
             "LOCAL_WORLD_SIZE": self.devices,
             LAUNCHED: 1,
         }
-        given = {**os.environ, **{name: str(value) for name, value in place.items()}}
+        given = {
+            **os.environ,
+            **hardware.for_children(),
+            **{name: str(value) for name, value in place.items()},
+        }
         if self.nodes == 1:
             given |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        if self.cpu and threads.is_open(threads.COUNT):
+        # They share the processors, whatever they train on.
+        if threads.is_open(threads.COUNT):
             share = max(1, threads.processors() // self.devices)
             threads.set_own(threads.COUNT, share, given)
         return given

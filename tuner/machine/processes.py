@@ -6,7 +6,6 @@
 | `run_of_ours` | `tuner` again: one run of several | ours; without the place of a process in Ray |
 | `fresh` | one of our modules, which loads an artefact | ours, the Hub offline |
 | `python` | a program in Python: pip, llama.cpp's converter | ours |
-| `nvidia_smi` | NVIDIA's list of GPUs | ours |
 
 No other module starts a process, and nothing goes through a shell. `environment` is what all of
 them get. A child in Python has safe paths (`-P` and, for its own children, PYTHONSAFEPATH): the
@@ -17,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -108,25 +106,12 @@ def python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return _finished([sys.executable, "-P", *arguments])
 
 
-def nvidia_smi(*arguments: str) -> str:
-    """Return what NVIDIA's tool answers; empty where it is not installed or does not answer."""
-    program = shutil.which("nvidia-smi")
-    if program is None or not os.path.isabs(program):
-        return ""
-    try:
-        return _finished([program, *arguments], seconds=20).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
 def _ours(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", _START, module, *arguments]
 
 
 def _finished(
-    command: Sequence[str],
-    further: Mapping[str, str] | None = None,
-    seconds: float | None = None,
+    command: Sequence[str], further: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
@@ -134,6 +119,5 @@ def _finished(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=seconds,
         check=False,
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from tuner.errors import RecipeError, ResourceError, TrainingError, TunerError
-from tuner.machine.failure import FailedElsewhere, first_failure
+from tuner.machine.failure import FailedElsewhere, await_keys, first_failure
 
 Item = TypeVar("Item")
 Seen = TypeVar("Seen")
@@ -24,6 +24,8 @@ Seen = TypeVar("Seen")
 # Variables that torchrun, accelerate and `tuner` itself set for a process of a group.
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _store: Any = None
+# How often ranks have waited for others.
+_waits = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def join(world: int, device: str, timeout: float, identity: Mapping[str, Any]) -
     meet()
     cuda = device == "cuda"
     if cuda:
-        torch.cuda.set_device(here.local_rank)
+        # Slurm may show each of its tasks only the GPU that is its own.
+        torch.cuda.set_device(here.local_rank % torch.cuda.device_count())
     torch.distributed.init_process_group(
         # Agreements are in main memory; gradients go between the GPUs.
         backend="cpu:gloo,cuda:nccl" if cuda else "gloo",
@@ -142,13 +145,17 @@ def total(values: Sequence[float]) -> list[float]:
     return [float(value) for value in sums]
 
 
-def sum_gradients(parameters: Sequence[Any]) -> None:
-    """Sum the gradients of some parameters over all ranks, in one message."""
+def sum_gradients(parameters: Sequence[Any], present: Sequence[float]) -> None:
+    """Sum the gradients of some parameters over all ranks, in one message.
+
+    Args:
+        parameters: the same on every rank.
+        present: on how many ranks each of them has a gradient.
+    """
     if place().world == 1:
         return
     import torch
 
-    present = total([float(parameter.grad is not None) for parameter in parameters])
     learned = [each for each, count in zip(parameters, present, strict=True) if count]
     for each in learned:
         each.grad = torch.zeros_like(each) if each.grad is None else each.grad
@@ -156,11 +163,6 @@ def sum_gradients(parameters: Sequence[Any]) -> None:
     torch.distributed.all_reduce(flat)
     for each, part in zip(learned, flat.split([each.numel() for each in learned]), strict=True):
         each.grad.copy_(part.view_as(each))
-
-
-def largest(value: int) -> int:
-    """Return the largest value of any rank."""
-    return max(gather(value))
 
 
 def gather(value: Item) -> list[Item]:
@@ -187,10 +189,34 @@ def share(value: Item) -> Item:
 
 
 def by_first(make: Callable[[], Item]) -> Item:
-    """Return on every rank what only rank 0 makes."""
-    made: Any = make() if place().main else None
+    """Return on every rank what only rank 0 makes, however long it takes.
+
+    Raises:
+        FailedElsewhere: rank 0 has failed.
+    """
+    here = place()
+    if here.world == 1:
+        return make()
+    made: Any = make() if here.main else None
+    _await([0])
     shared: Item = share(made)
     return shared
+
+
+def await_all() -> None:
+    """Wait until all ranks are here, as long as it takes to read a large base."""
+    if place().world > 1:
+        _await(range(place().world))
+
+
+def _await(those: Iterable[int]) -> None:
+    """Wait for some ranks, each of which also calls this; a collective would give up sooner."""
+    global _waits
+    _waits += 1
+    keys = {number: f"here/{_waits}/{number}" for number in those}
+    if mine := keys.get(place().rank):
+        _store.set(mine, "")
+    await_keys(_store, list(keys.values()))
 
 
 def same(value: str) -> bool:

@@ -109,9 +109,10 @@ class AdaloraHooks(Hooks):
     def restore(self, model: Any, saved: dict[str, Any]) -> None:
         """Restore what `state` returned."""
         allocator = model.base_model.rankallocator
-        allocator.ipt = dict(saved["ipt"])
-        allocator.exp_avg_ipt = dict(saved["exp_avg_ipt"])
-        allocator.exp_avg_unc = dict(saved["exp_avg_unc"])
+        for name in ("ipt", "exp_avg_ipt", "exp_avg_unc"):
+            # A checkpoint is read into main memory.
+            there = {key: value.to(model.device) for key, value in saved[name].items()}
+            setattr(allocator, name, there)
         model.active_peft_config.rank_pattern = saved["rank_pattern"]
 
 

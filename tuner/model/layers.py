@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -165,13 +165,21 @@ def _from_shapes(base: Base, shapes: dict[str, tuple[int, ...]]) -> Skeleton:
     return Skeleton(linears, norms, sizes, [], tied)
 
 
-def empty(base: Base, head: str, rows: int = 0) -> Any:
+def empty(
+    base: Base,
+    head: str,
+    rows: int = 0,
+    configured: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> Any:
     """Build the base with transformers from config.json, on torch's meta device.
 
     Args:
         base: the base.
         head: what it is loaded with, by `heads.HEADS`.
         rows: that its embeddings get at least.
+        configured: values in place of those of config.json.
+        arguments: further ones for transformers' `from_config`.
 
     Raises:
         ModelError: transformers knows no such model as in config.json.
@@ -182,11 +190,14 @@ def empty(base: Base, head: str, rows: int = 0) -> Any:
 
     try:
         config = transformers.AutoConfig.from_pretrained(
-            base.folder, local_files_only=True, trust_remote_code=base.trusted
+            base.folder,
+            local_files_only=True,
+            trust_remote_code=base.trusted,
+            **(configured or {}),
         )
         with torch.device("meta"):
             model = getattr(transformers, HEADS[head].auto_class).from_config(
-                config, trust_remote_code=base.trusted
+                config, trust_remote_code=base.trusted, **arguments
             )
     except (
         ValueError,

@@ -22,8 +22,8 @@ class PromptModel(PeftModelForCausalLM):
         """Run as peft does; with `cu_seq_lens_q` each row of a packed sequence gets the prompt.
 
         Further arguments are those of `tuner.model.kernels.attention`: position_ids (1, tokens)
-        restarting with each row, logits_to_keep, row_masks; and task_ids (rows,) for a multitask
-        prompt.
+        restarting with each row, row_lengths, logits_to_keep, row_masks; and task_ids (rows,) for a
+        multitask prompt.
         """
         boundaries = kwargs.get("cu_seq_lens_q")
         deep = self.active_peft_config.peft_type == PeftType.PREFIX_TUNING
@@ -39,7 +39,7 @@ class PromptModel(PeftModelForCausalLM):
             return self.base_model(*args, **kwargs)
         rows = len(boundaries) - 1
         before = self.get_prompt(batch_size=rows, task_ids=task_ids)
-        return self.base_model(**self._with_prompts(before, boundaries, **kwargs))
+        return self.base_model(**self._with_prompts(before, **kwargs))
 
     @property
     def num_virtual_tokens(self) -> int:
@@ -49,26 +49,27 @@ class PromptModel(PeftModelForCausalLM):
     def _with_prompts(
         self,
         before: torch.Tensor,
-        boundaries: torch.Tensor,
         *,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
+        row_lengths: list[int],
         row_masks: Sequence[torch.Tensor] | None = None,
         logits_to_keep: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Return arguments of a packed call whose rows begin with `before` (rows, tokens, size)."""
         count, device = self.num_virtual_tokens, input_ids.device
-        lengths = boundaries.diff().tolist()
+        boundaries = kwargs["cu_seq_lens_q"]
         embed: Any = self.word_embeddings
-        embeddings = embed(input_ids)[0].split(lengths)
+        embeddings = embed(input_ids)[0].split(row_lengths)
         first = torch.arange(count, device=device)
         parts = zip(before.to(embeddings[0].dtype), embeddings, strict=True)
-        places = [torch.cat([first, row]) for row in position_ids[0].split(lengths)]
+        places = [torch.cat([first, row]) for row in position_ids[0].split(row_lengths)]
         kwargs["inputs_embeds"] = torch.cat([each for pair in parts for each in pair])[None]
         kwargs["position_ids"] = torch.cat(places)[None]
         shift = count * torch.arange(len(boundaries), device=device, dtype=boundaries.dtype)
         kwargs["cu_seq_lens_q"] = boundaries + shift
+        kwargs["row_lengths"] = [count + length for length in row_lengths]
         if row_masks is not None:
             kwargs["row_masks"] = [_behind(mask, count) for mask in row_masks]
         if logits_to_keep is not None:

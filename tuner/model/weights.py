@@ -43,9 +43,11 @@ def open_weights(
         ModelError: the weights do not load or do not fit the config.
         ResourceError: not enough memory.
     """
+    if section.quantize != "none" or device != "cpu":
+        # Shard by shard, without the whole model in main memory.
+        arguments["device_map"] = {"": numbered(device)}
     if section.quantize != "none":
         arguments["quantization_config"] = _quantization(section.quantize, DTYPES[dtype])
-        arguments["device_map"] = {"": device}
     with as_model_error(
         f"the base model '{base.name}' cannot be loaded",
         base.folder,
@@ -64,9 +66,17 @@ def open_weights(
         )
         model, report = loaded
         _check_loaded(report, base.folder, head.added)
-        if section.quantize == "none":
-            model.to(device)
     return without_cpu_packing(model).eval()
+
+
+def numbered(device: str) -> torch.device:
+    """Return a device with its number, as a loaded model's weights name theirs.
+
+    accelerate refuses to train quantized weights that were loaded to a `cuda` without a number.
+    """
+    if device != "cuda":
+        return torch.device(device)
+    return torch.device(device, torch.cuda.current_device())
 
 
 def without_cpu_packing(model: Any) -> Any:

@@ -26,7 +26,8 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
         RecipeError: with one problem per line.
     """
     if recipe.run.device == "cuda" and not machine.gpus:
-        problems = ["run.device: cuda, but this machine has no usable GPU"]
+        why = f" ({machine.gpu_note})" if machine.gpu_note else ""
+        problems = [f"run.device: cuda, but this machine has no usable GPU{why}"]
     elif recipe.run.device == "cpu" and machine.elsewhere:
         problems = ["run.device: cpu, but --for names a GPU"]
     else:

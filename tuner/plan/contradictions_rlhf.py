@@ -29,6 +29,11 @@ def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     if not method.rlhf:
         able = ", ".join(row.name for row in METHODS.values() if row.rlhf)
         yield f"method.name: {method.name} is not supported for rlhf (supported: {able})"
+    if rlhf.algorithm == "ppo" and recipe.model.dtype == "float16":
+        yield (
+            "model.dtype: float16 and rlhf.algorithm: ppo, whose updates have no loss scale; use "
+            "bfloat16 or float32"
+        )
     yield from _vllm(rlhf, cpu)
     if not rlhf.draws:
         yield from _without_answers(rlhf)

@@ -47,20 +47,25 @@ class Decided:
     setting: Setting
 
 
-def place(recipe: Recipe, machine: Machine, values: Values) -> tuple[str, str]:
+def place(recipe: Recipe, method: Method, machine: Machine, values: Values) -> tuple[str, str]:
+    """Decide the device, and the type that a run computes in."""
     device = values.set_auto(
         "run.device",
         "cuda" if machine.gpus else "cpu",
-        machine.gpus[0].name if machine.gpus else "no GPU on this machine",
+        machine.gpus[0].name if machine.gpus else machine.gpu_note or "no GPU on this machine",
     )
     if device == "cpu":
         why = "this processor has no bf16 instructions: bf16 would be several times slower"
         if machine.cpu_bf16:
             why = "full precision; this CPU has bf16 instructions: model.dtype: bfloat16 is faster"
         return device, values.set_auto("model.dtype", "float32", why)
-    fast = all(gpu.bf16 for gpu in machine.gpus)
-    why = "the GPU supports bf16" if fast else "the GPU has no native bf16"
-    return device, values.set_auto("model.dtype", "bfloat16" if fast else "float32", why)
+    if all(gpu.bf16 for gpu in machine.gpus):
+        return device, values.set_auto("model.dtype", "bfloat16", "the GPU supports bf16")
+    why, unscaled = "the GPU has no native bf16", recipe.rlhf and recipe.rlhf.algorithm == "ppo"
+    if method.adapter and not unscaled and recipe.train.qat == "none":
+        why += "; the adapter is float32"
+        return device, values.set_auto("model.dtype", "float16", why)
+    return device, values.set_auto("model.dtype", "float32", why)
 
 
 def packing(recipe: Recipe, method: Method, base: Base, head: str, values: Values) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.data.collate import shared_prefix
 from tuner.model import layers
+from tuner.model.sizes import Sizes
 from tuner.plan import decide, split
 from tuner.plan import qat as plan_qat
 from tuner.plan.memory import activations, estimate, fit
@@ -17,6 +18,8 @@ from tuner.recipe import formats as export_formats
 from tuner.record import disk
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tuner.machine.hardware import Machine
     from tuner.plan.data import Data
     from tuner.plan.decide import Decided
@@ -64,7 +67,7 @@ class Footprint:
         recipe, method, processes = base.recipe, base.method, decided.processes
         shape = held = _shape(base, adapted, data, decided)
         if processes.sharded:
-            held = replace(shape, parameters=shape.parameters // processes.per_node)
+            held = shape.share(processes.per_node)
         quantized = fit.in_4_bits(held, recipe, method, base.base, base.layers, adapted.targets)
         micro, again = split.split(base, decided, held, quantized, machine, values)
         return cls(base, decided, shape, held, quantized, micro, again)
@@ -92,7 +95,7 @@ class Footprint:
             self.base.recipe, exports, self.shape, self.base.layers
         )
         cuda = self.decided.device == "cuda"
-        needs.refuse(machine.gpus[0].memory_bytes if cuda else machine.memory_bytes)
+        needs.refuse(machine.gpu_memory() if cuda else machine.memory_bytes)
         space = needs.disk(estimate.disk(self.shape, live))
         if not machine.elsewhere:
             disk.require_space(output, space["total"] - disk.folder_bytes(output))
@@ -113,7 +116,7 @@ def _shape(
     )
     kept = activations.kept(recipe, method, found.config, skeleton.linears, adapted.targets)
     own_rows = bool(base.new_ids) and method.adapter
-    own_rows_bytes = estimate.trained_rows(base.vocabulary, found.config) if own_rows else 0
+    own_rows_bytes = _trained_rows(base.vocabulary, found.config) if own_rows else 0
     shape = estimate.Workload(
         parameters=skeleton.total,
         trainable=layers.trainable(found, base.head.name, skeleton, method, decided.setting),
@@ -138,3 +141,9 @@ def _shape(
     if recipe.rlhf is not None:
         shape = memory_rlhf.whole(shape, recipe, data.prepared, data.parties, found)
     return shape
+
+
+def _trained_rows(words: int, config: Mapping[str, Any]) -> int:
+    """Return the bytes that training single rows of embedding and head takes: peft copies both
+    matrices in every pass, and their gradients are full-size."""
+    return 4 * 4 * words * Sizes.of(config).hidden

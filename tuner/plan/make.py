@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
     from tuner.model.adapters.saved_models import SavedModel
     from tuner.recipe.load import LoadedRecipe
+    from tuner.recipe.schema import Recipe
 
 
 def make(
@@ -99,7 +100,10 @@ def make(
         formats=exports,
         values=values.table,
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
-        warnings=facts.warnings(base, rows.prepared, footprint.shape.trainable),
+        warnings=[
+            *_unused_gpus(recipe, machine),
+            *facts.warnings(base, rows.prepared, footprint.shape.trainable),
+        ],
         parties=rows.parties,
         ptx=rows.ptx,
         devices=decided.processes,
@@ -108,12 +112,19 @@ def make(
     return replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
 
 
+def _unused_gpus(recipe: Recipe, machine: Machine) -> list[str]:
+    """Return a warning if a run that would have taken a GPU takes the CPU."""
+    if recipe.run.device != "auto" or not machine.gpu_note:
+        return []
+    return [f"{machine.gpu_note}; this run trains on the CPU"]
+
+
 def _decide(
     base: RecipeAndBase, adapted: Adapted, prepared: Prepared, machine: Machine, values: Values
 ) -> Decided:
     """Decide device, type and steps of the run, and what it trains."""
     recipe, method = base.recipe, base.method
-    device, dtype = decide.place(recipe, machine, values)
+    device, dtype = decide.place(recipe, method, machine, values)
     processes = devices.decide(recipe, method, base.loaded.task, machine, device, values)
     packing = decide.packing(recipe, method, base.base, base.head.name, values)
     stages = decide.stages(recipe, method, len(prepared.train), values)

@@ -54,6 +54,8 @@ MAY_CHANGE = (
     "data.long",
 )
 _SEED_STRIDE = 1_000_003
+# From here on a GPU gets no faster.
+_MOST_TOKENS, _MOST_ANSWERS = 16_384, 128
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,11 @@ class Plan:
         return self.task == "rlhf" and self.rlhf.draws
 
     @property
+    def held(self) -> estimate.Workload:
+        """What one process holds of the whole run."""
+        return self.shape.share(self.devices.per_node) if self.devices.sharded else self.shape
+
+    @property
     def live_formats(self) -> tuple[str, ...]:
         """The formats that are written from the live model."""
         return export_formats.live(self.formats, self.recipe.model.quantize)
@@ -130,6 +137,31 @@ class Plan:
     def step_seed(self, number: int) -> int:
         """Return the seed of everything random in step `number`, from 0."""
         return self.recipe.run.seed * _SEED_STRIDE + number
+
+    def tokens_at_once(self, few: int) -> int:
+        """Return how many tokens go through a forward pass without gradients.
+
+        Args:
+            few: enough for a CPU. A GPU takes as many as in a micro-batch of training, whose memory
+                was estimated, activations included.
+        """
+        if self.device == "cpu":
+            return few
+        planned = self.shape.rows.cut(self.micro_batch_size)[0].max(initial=0)
+        return max(few, min(int(planned), _MOST_TOKENS))
+
+    def answers_at_once(self, few: int, prompts: Sequence[Sequence[int]], tokens: int) -> int:
+        """Return how many answers are sampled at once.
+
+        Args:
+            few: enough for a CPU.
+            prompts: what is answered, in token ids.
+            tokens: most of an answer.
+        """
+        if self.device == "cpu":
+            return few
+        longest = max((len(ids) for ids in prompts), default=0) + tokens
+        return max(few, min(self.tokens_at_once(0) // max(1, longest), _MOST_ANSWERS))
 
     @property
     def gradient_accumulation_steps(self) -> int:

@@ -76,7 +76,7 @@ def split(
             "lower train.micro_batch_size instead, which does not change the update",
         )
     shared = machine.memory_bytes // processes.per_node
-    available = machine.gpus[0].memory_bytes if device == "cuda" else shared
+    available = machine.gpu_memory(processes.per_node) if device == "cuda" else shared
     limit = fit.budget(device, available)
     batch = processes.share(recipe.train.batch_size)
     asked, micro = recipe.train.gradient_checkpointing, recipe.train.micro_batch_size

@@ -16,6 +16,7 @@ from tuner.schema.suggest import listed
 # Keys that were added later, each with the value that gives the earlier behaviour.
 ADDED: dict[str, Any] = {
     "model.code_sha256": None,
+    "model.tf32": False,
     "model.chat_template": "auto",
     "model.chat_arguments": None,
     "data.reasoning": "auto",
@@ -27,6 +28,7 @@ ADDED: dict[str, Any] = {
     "train.adam_beta1": 0.9,
     "train.adam_beta2": 0.999,
     "train.adam_epsilon": 1e-8,
+    "run.deterministic": False,
 }
 # Columns that earlier versions of these templates did not read.
 _NOW_READ = {"chat": "system", "prompt_completion": "history"}
@@ -117,6 +119,16 @@ def old_auto_values(
     if long == "auto":
         meant["long"] = "truncate"
     return meant
+
+
+def old_dtype(values: Mapping[str, Any]) -> str | None:
+    """Return what `auto` of `model.dtype` meant to an earlier version on a GPU without bf16.
+
+    Args:
+        values: of the plan in the record of the run that is resumed.
+    """
+    found = {key: values.get(key, {}).get("value") for key in ("run.device", "model.dtype")}
+    return "float32" if tuple(found.values()) == ("cuda", "float32") else None
 
 
 def in_first_version_form(values: dict[str, Any]) -> dict[str, Any]:

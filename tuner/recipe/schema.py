@@ -203,6 +203,10 @@ class RunSection(Section):
     timeout: Annotated[
         Count, Field(description="seconds to wait for the other processes before giving up")
     ] = 600
+    deterministic: Annotated[
+        Flag,
+        Field(description="on a GPU: only kernels that repeat to the bit; slower"),
+    ] = False
     price_per_hour: Annotated[
         Positive | None,
         Field(description="price of one machine per hour; adds a cost to time estimates"),

@@ -20,8 +20,14 @@ class ModelSection(Section):
     )
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        Field(description="dtype of the base weights; auto: bfloat16 on recent GPUs, else float32"),
+        Field(
+            description="dtype of the base weights; auto: half precision on GPUs, float32 on a CPU"
+        ),
     ] = "auto"
+    tf32: Annotated[
+        Flag,
+        Field(description="on a GPU: float32 matrix products in TF32, faster and less exact"),
+    ] = False
     quantize: Annotated[
         Literal["none", "nf4", "int8"],
         Field(description="quantize the base when loading it (bitsandbytes)"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.console.redact import redact
-from tuner.machine import threads
+from tuner.machine import gpu, threads
 from tuner.record import git_files
 
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "tokenizers", "safetensors")
@@ -23,14 +23,18 @@ _OVERRULING = ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_GRADIENT_ACCUMULATION_S
 
 
 class Clock:
-    """Seconds of each phase, added up over resumed runs.
+    """Seconds of each phase, added up over resumed runs, and the most GPU memory it took.
 
     Args:
         laps: what earlier starts of the same run took.
+        gpu: the peaks of earlier starts, in bytes.
     """
 
-    def __init__(self, laps: Mapping[str, float]) -> None:
+    def __init__(
+        self, laps: Mapping[str, float], gpu: Mapping[str, Mapping[str, int]] | None = None
+    ) -> None:
         self.laps = dict(laps)
+        self.gpu = {name: dict(peaks) for name, peaks in (gpu or {}).items()}
         self.last = time.perf_counter()
 
     def lap(self, name: str) -> None:
@@ -40,6 +44,9 @@ class Clock:
         parts = [seconds for key, seconds in self.laps.items() if key != "total"]
         self.laps["total"] = round(sum(parts), 3)
         self.last = now
+        for kind, most in gpu.peak_memory().items():
+            peaks = self.gpu.setdefault(name, {})
+            peaks[kind] = max(peaks.get(kind, 0), most)
 
 
 def describe() -> dict[str, Any]:

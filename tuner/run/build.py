@@ -15,12 +15,12 @@ from tuner.machine import ranks
 from tuner.methods import full, lora, qat_layers
 from tuner.methods.lora import LoraOptions
 from tuner.model import base as bases
-from tuner.model import embedding_rows, prompt_model
+from tuner.model import embedding_rows, layers, prompt_model
 from tuner.model.adapters import files
 from tuner.model.adapters.files import WHOLE
 from tuner.model.kernels import attention, fused_boft, fused_lora, fused_mlp, fused_norm
 from tuner.model.transformers_errors import as_model_error, quiet_libraries
-from tuner.model.weights import open_weights
+from tuner.model.weights import DTYPES, open_weights
 from tuner.run import start_lora, start_prompt
 from tuner.tasks import TASKS, sharding
 from tuner.tasks.trained import Trained, trainable
@@ -136,18 +136,25 @@ def load(plan: Plan) -> Any:
     attention.register()
     section = plan.recipe.model
     found = bases.with_weights(plan.base, section.revision, log.info)
-    arguments: dict[str, Any] = {"attn_implementation": attention.ROWS if plan.packing else "sdpa"}
+    how: dict[str, Any] = {"attn_implementation": attention.ROWS if plan.packing else "sdpa"}
+    configured: dict[str, Any] = {}
     if plan.head.name == "classes":
         labels = dict(enumerate(plan.prepared.labels))
-        arguments["id2label"] = labels
-        arguments["label2id"] = {label: number for number, label in labels.items()}
+        configured["id2label"] = labels
+        configured["label2id"] = {label: number for number, label in labels.items()}
     if plan.head.name == "reward":
-        arguments["num_labels"] = 1
+        configured["num_labels"] = 1
     # A new head starts the same in every process.
     torch.manual_seed(plan.recipe.run.seed)
-    # What is sharded across GPUs need not fit into one.
-    device = "cpu" if plan.devices.sharded else plan.device
-    model = open_weights(found, section, plan.head, plan.dtype, device, **arguments)
+    if plan.devices.sharded and not sharding.reads(plan):
+        model = layers.empty(
+            found, plan.head.name, 0, configured, dtype=DTYPES[plan.dtype], **how
+        ).eval()
+    else:
+        # What is sharded across GPUs need not fit into one.
+        device = "cpu" if plan.devices.sharded else plan.device
+        how |= configured
+        model = open_weights(found, section, plan.head, plan.dtype, device, **how)
     embedding_rows.grow(model, plan.vocabulary_rows)
     if plan.head.added:
         model.config.pad_token_id = plan.tokenizer.pad_token_id
@@ -165,6 +172,8 @@ def start(plan: Plan, base: Any) -> Trained:
     model.config.use_cache = False
     if plan.gradient_checkpointing:
         model.enable_input_require_grads()
+    if plan.devices.sharded:
+        sharding.shard(plan, model)
     digests: dict[str, str] = {}
     for stage in plan.stages:
         set_stage(plan, model, stage)
@@ -177,8 +186,6 @@ def start(plan: Plan, base: Any) -> Trained:
         from peft import get_peft_model_state_dict
 
         state = {k: v.detach().clone() for k, v in get_peft_model_state_dict(model).items()}
-    if plan.devices.sharded:
-        sharding.shard(plan, model)
     return Trained(model, digests, state, judge=judge)
 
 

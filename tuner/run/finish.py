@@ -63,11 +63,20 @@ def finish(
         durations=clock.laps,
         cost=costs.cost(plan, clock.laps["total"]),
         peak_memory_bytes=provenance.peak_memory_bytes(),
+        **gpu_memory(plan, clock),
     )
     report.write_report(folder)
     if trained.unmoved:
         console.warn(f"{len(trained.unmoved)} trainable tensors never changed; run.json lists them")
     console.done(folder.record)
+
+
+def gpu_memory(plan: Plan, clock: provenance.Clock) -> dict[str, Any]:
+    """Return what the run took of its GPU, by phase, next to the estimate; nothing on a CPU."""
+    if not clock.gpu:
+        return {}
+    planned = int(plan.facts["memory"]["total"])
+    return {"gpu_memory_bytes": {"planned": planned, "peak": clock.gpu}}
 
 
 def write_artefacts(

@@ -7,13 +7,17 @@ that fits.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import ResourceError, first_line
+from tuner.machine import ranks
+from tuner.plan.memory.estimate import CONTEXT, estimate
+from tuner.plan.memory.fit import GIB
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
@@ -37,6 +41,40 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (named or should_reduce_batch_size(error))
 
 
+@contextlib.contextmanager
+def explained(plan: Plan, doing: Callable[[], str], again: str) -> Iterator[None]:
+    """Raise a lack of memory outside a training step as what it is.
+
+    Args:
+        plan: for the advice.
+        doing: returns the phase of the run.
+        again: what to do once there is more memory.
+
+    Raises:
+        ResourceError: memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        where = "the GPU, which other programs may use (see nvidia-smi)"
+        raise ResourceError(
+            f"out of memory while {doing()}",
+            first_line(error),
+            f"free memory on {where if plan.device == 'cuda' else 'this machine'} and {again}; or "
+            f"start again with another --output and {_less(plan)}",
+        ) from error
+
+
+def _less(plan: Plan) -> str:
+    """Return settings that take less memory in any phase, in words."""
+    ways = [f"train.micro_batch_size below {plan.micro_batch_size}"] * (plan.micro_batch_size > 1)
+    if plan.recipe.model.quantize == "none" and plan.device == "cuda" and plan.method.adapter:
+        ways.append("model.quantize: nf4")
+    return ", or ".join([*ways, "a smaller model.base"])
+
+
 def resized(plan: Plan, most: int) -> Plan | None:
     """Return the plan with at most this many rows per forward pass; None if there is no such.
 
@@ -55,6 +93,59 @@ def as_found(plan: Plan, record: Mapping[str, Any]) -> Plan:
     if not found or found[-1]["to"] >= plan.micro_batch_size:
         return plan
     return resized(plan, int(found[-1]["to"])) or plan
+
+
+def fit_free(plan: Plan, folder: RunFolder, reporter: Reporter) -> Plan:
+    """Return the plan with a micro-batch that fits what is free on the GPU: the plan was made for
+    the whole of it, and other programs may use it, too.
+
+    Args:
+        plan: of the run; a size that its recipe sets is tried as it is.
+        folder: its record gets the new size.
+        reporter: shows it.
+
+    Raises:
+        ResourceError: one row per forward pass is too much.
+    """
+    if plan.device != "cuda":
+        return plan
+    import torch
+
+    free, whole = min(ranks.gather(torch.cuda.mem_get_info()))
+    # This process has its context by now.
+    fits = _fitting(plan, free + CONTEXT)
+    if fits is plan:
+        return plan
+    found = f"{free / GIB:.1f} of {whole / GIB:.1f} GiB are free on the GPU"
+    if plan.recipe.train.micro_batch_size != "auto":
+        reporter.warn(f"{found}, less than train.micro_batch_size: {plan.micro_batch_size} needs")
+        return plan
+    if fits is None:
+        need = estimate(plan.held, 1, plan.gradient_checkpointing).total
+        raise ResourceError(
+            "too little memory is free on the GPU",
+            f"{found}, and one row per forward pass needs about {need / GIB:.1f} GiB",
+            "end the programs that use the rest (nvidia-smi lists them), or choose another GPU "
+            "with CUDA_VISIBLE_DEVICES",
+        )
+    size, now = plan.micro_batch_size, fits.micro_batch_size
+    entry = {"step": 0, "from": size, "to": now, "error": found}
+    folder.update(**{RECORD: [*(folder.record.get(RECORD) or []), entry]})
+    text = f"{found}: {now} rows per forward pass instead of {size}, the update stays the same"
+    log.warning(text)
+    reporter.warn(text)
+    return fits
+
+
+def _fitting(plan: Plan, free: int) -> Plan | None:
+    """Return the plan with as many rows per forward pass as fit; itself if its own do."""
+    fits: Plan | None = plan
+    while fits is not None:
+        need = estimate(plan.held, fits.micro_batch_size, plan.gradient_checkpointing).total
+        if need <= free:
+            return fits
+        fits = resized(plan, fits.micro_batch_size - 1)
+    return None
 
 
 def shrink(

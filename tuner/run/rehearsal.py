@@ -28,8 +28,9 @@ from tuner.plan.rates import Rate
 from tuner.record import checkpoint, identity, log, provenance, seal
 from tuner.record.run_folder import RunFolder
 from tuner.record.run_json import read_metrics
-from tuner.run import build, finish, spine
+from tuner.run import build, finish, out_of_memory, spine
 from tuner.run.rehearsal_plan import short_of
+from tuner.tasks import precision
 from tuner.tasks import trained as tasks_trained
 
 if TYPE_CHECKING:
@@ -87,7 +88,12 @@ def rehearse(plan: Plan, console: Console) -> Rehearsal | None:
             # Warnings of libraries go to the log, as in a run.
             log.log_to(log.file_in(folder)),
         ):
-            found = _rehearse(plan, folder, stop, console)
+            again = "run the same command"
+            with (
+                precision.deterministic(plan),
+                out_of_memory.explained(plan, lambda: console.doing, again),
+            ):
+                found = _rehearse(plan, folder, stop, console)
     except Interrupted as error:
         number = error.exit_code - 128
         again = "run the same command again; the rehearsal left nothing behind"
@@ -130,7 +136,7 @@ def _rehearse(plan: Plan, folder: Path, stop: StopRequest, console: Console) -> 
     console.phase(f"rehearsal: training {short.steps} steps, the first on the longest rows")
     ends = _train(short, trained, stop, console, None)
     clock.lap("train")
-    peak, difference = _peak(plan), None
+    peak, difference = _peak(clock), None
     if short.stages[-1].steps > 1:
         console.phase(f"rehearsal: step {short.steps} again, from the checkpoint before it")
         del trained
@@ -250,10 +256,9 @@ def _compare(plan: Plan, one: Plan, other: Plan) -> float:
     return largest
 
 
-def _peak(plan: Plan) -> int:
-    if plan.device == "cuda":
-        return int(torch.cuda.max_memory_reserved())
-    return provenance.peak_memory_bytes()
+def _peak(clock: provenance.Clock) -> int:
+    reserved = [peaks["reserved"] for peaks in clock.gpu.values()]
+    return max(reserved, default=0) or provenance.peak_memory_bytes()
 
 
 def _saving(short: Plan, training: float, lines: list[dict[str, Any]], ends: list[float]) -> float:

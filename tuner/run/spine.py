@@ -14,7 +14,7 @@ from accelerate.utils import extract_model_from_parallel
 
 from tuner import evaluate
 from tuner.errors import IntegrityError
-from tuner.machine import heap, ranks
+from tuner.machine import gpu, heap, ranks
 from tuner.machine.signals import StopRequest
 from tuner.methods import qat_layers
 from tuner.record import checkpoint, provenance
@@ -25,9 +25,10 @@ from tuner.run import finish as run_finish
 from tuner.run import resume as training
 from tuner.run.build import set_stage
 from tuner.run.finish import finish, remember, score
-from tuner.tasks import TASKS
+from tuner.tasks import TASKS, precision
 from tuner.tasks import leg as tasks_leg
 from tuner.tasks.leg import Leg, Reporter
+from tuner.tasks.loss_scale import Overflow
 from tuner.tasks.trained import Trained, trainable
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
         TunerError: with the exit code; the same object is in `run.json`.
     """
     ranks.join(plan.devices.world, plan.device, plan.recipe.run.timeout, plan.identity())
+    if plan.device == "cuda":
+        gpu.refuse_shared()
     with StopRequest() as stop:
         folder, resumed, skipped = _open(plan, resume)
         with folder, run_log.log_to(run_log.file_in(folder.path)), ranks.one_failure():
@@ -70,7 +73,12 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
                     "skipped": skipped,
                 }
                 folder.update()
-            return _run(plan, folder, stop, console, resumed)
+            again = "run the same command with --resume"
+            with (
+                precision.deterministic(plan),
+                out_of_memory.explained(plan, lambda: console.doing, again),
+            ):
+                return _run(plan, folder, stop, console, resumed)
 
 
 def _open(plan: Plan, resume: bool) -> tuple[RunFolder, Checkpoint | None, list[str]]:
@@ -110,9 +118,12 @@ def _run(
     console: Console,
     resumed: Checkpoint | None,
 ) -> dict[str, Any]:
-    clock = provenance.Clock(folder.record.get("durations", {}) if folder.resumed else {})
+    earlier = folder.record if folder.resumed else {}
+    peaks = earlier.get("gpu_memory_bytes", {}).get("peak", {})
+    clock = provenance.Clock(earlier.get("durations", {}), peaks)
     folder.truncate_metrics(resumed.step if resumed else 0)
 
+    plan = out_of_memory.fit_free(plan, folder, console)
     log.info(heap.keep_freed())
     console.phase("loading the base model")
     # Nothing else may hold the base: an export frees it.
@@ -122,7 +133,7 @@ def _run(
     stop.check()
     clock.lap("load")
 
-    scores, first_answers = _before(plan, trained, folder, console, fingerprint, clock.laps)
+    scores, first_answers = _before(plan, trained, folder, console, fingerprint, clock)
     stop.check()
     clock.lap("score_before")
 
@@ -166,7 +177,7 @@ def _before(
     folder: RunFolder,
     console: Console,
     fingerprint: str,
-    laps: dict[str, float],
+    clock: provenance.Clock,
 ) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return scores and answers before training, measured unless the record has them."""
     scores: dict[str, Any] = dict(folder.record.get("scores") or {})
@@ -179,7 +190,8 @@ def _before(
             samples=answers,
             scored=scored,
             base_fingerprint=fingerprint,
-            durations=laps,
+            durations=clock.laps,
+            **run_finish.gpu_memory(plan, clock),
         )
     return scores, answers
 
@@ -254,13 +266,17 @@ def train(
 def _carry_out(leg: Leg) -> Plan:
     """Run the steps of a leg; return the plan with the micro-batch size that fits into memory.
 
-    A step that ran out of memory is repeated, in smaller parts, as if it had never begun.
+    A step that ran out of memory is repeated, in smaller parts, as if it had never begun; so is one
+    whose gradients overflowed, with another scale.
     """
     trained = leg.trained
     while True:
         try:
-            TASKS[leg.plan.task].trainer(leg).train()
+            with precision.tf32(leg.plan):
+                TASKS[leg.plan.task].trainer(leg).train()
             return leg.plan
+        except Overflow:
+            leg = leg.repeated(leg.plan)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory.ran_out(error):
                 raise
@@ -271,5 +287,9 @@ def _carry_out(leg: Leg) -> Plan:
             # Remove the autocast that training put around the forward pass: what follows
             # computes as it did before training, and as the exported model will.
             trained.model = extract_model_from_parallel(trained.model, keep_fp32_wrapper=False)
+            if leg.plan.device == "cuda":
+                # accelerate would not put it there again: the next Trainer's scores would stay in
+                # half precision, and a resumed run would not be the one that never stopped.
+                vars(trained.model).pop("_is_accelerate_prepared", None)
         # Only here is the error released, whose frames hold the activations.
         out_of_memory.free_failed_step(trained.model)

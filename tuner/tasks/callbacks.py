@@ -11,7 +11,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from tuner.data.order import micro_batches
 from tuner.errors import TrainingError
-from tuner.machine import ranks
 from tuner.tasks import gradients, step_end
 from tuner.tasks.leg import EMPTY
 
@@ -52,7 +51,14 @@ class StepCallback(TrainerCallback):
             "grad_norm": gradients.clip(self.leg, self.rows, loss),
             "learning_rate": float(self.leg.schedule.get_last_lr()[0]),
             "epoch": self.stream.epochs(self.leg.step.number - self.leg.first),
+            **self.leg.loss_scale.metrics,
         }
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Continue with the scale of float16's loss that the steps before have found."""
+        self.leg.loss_scale.begin(getattr(kwargs["optimizer"], "scaler", None))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -72,6 +78,7 @@ class StepCallback(TrainerCallback):
         """Call the method's hook after an update, while the gradients are still there."""
         leg = self.leg
         leg.plan.method.hooks.after_update(leg.trained.model, leg.step.number + 1)
+        leg.loss_scale.keep()
 
 
 class StepLoss:
@@ -126,7 +133,7 @@ class StepLoss:
 
     def total(self) -> float:
         """Return the loss of the step over all processes, and start the next one."""
-        (total,) = ranks.total([float(sum(self.parts))])
+        (total,) = self.leg.total([float(sum(self.parts))])
         self.parts.clear()
         return total
 

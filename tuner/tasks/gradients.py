@@ -26,6 +26,7 @@ def clip(leg: Leg, rows: Iterable[Any], loss: float = 0.0) -> float:
         loss: its loss.
 
     Raises:
+        Overflow: a scaled gradient does not fit into float16.
         TrainingError: the gradients, or the loss, are not finite.
     """
     most, squares = leg.plan.recipe.train.max_grad_norm, 0.0
@@ -39,6 +40,8 @@ def clip(leg: Leg, rows: Iterable[Any], loss: float = 0.0) -> float:
             squares += float(torch.nn.utils.clip_grad_norm_(weights, most)) ** 2
     norm = math.sqrt(squares) if math.isfinite(squares) else squares
     refuse_not_finite(leg, rows, "loss", loss)
+    if not math.isfinite(norm):
+        leg.loss_scale.overflow(leg.step.number + 1, norm)
     refuse_not_finite(leg, rows, "gradient norm", norm)
     leg.step.updating = True
     return norm

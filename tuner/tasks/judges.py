@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner.data.collate import collate_read
+from tuner.data.collate import collate_read, placed
 from tuner.errors import ModelError
 from tuner.model import embedding_rows, transformers_errors, weights
 from tuner.model.adapters import files
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TOKENS_PER_BATCH = 2048
+
 
 @dataclass(frozen=True)
 class RewardModel:
@@ -35,10 +37,12 @@ class RewardModel:
     Attributes:
         network: a sequence classifier with one label, peft's or transformers' own.
         pad_id: fills padded rows; never ends one.
+        tokens: what goes through it at once.
     """
 
     network: Any
     pad_id: int
+    tokens: int
 
     def score(self, answers: Sequence[Response]) -> list[float]:
         """Return the scores of prompt and answer together, read at the answer's last token.
@@ -46,7 +50,7 @@ class RewardModel:
         Nothing after the stop token is ever seen: an answer is cut there when it is sampled.
         """
         rows = [[*answer.prompt_ids, *answer.response_ids] for answer in answers]
-        return scores(self.network, rows, self.pad_id)
+        return scores(self.network, rows, self.pad_id, tokens=self.tokens)
 
 
 @dataclass(frozen=True)
@@ -116,10 +120,7 @@ def open_model(plan: Plan, source: SavedModel) -> RewardModel:
     pad = plan.parties.pads[source.name]
     network.config.pad_token_id = pad
     network.requires_grad_(False)
-    return RewardModel(network.eval(), pad)
-
-
-TOKENS_PER_BATCH = 2048
+    return RewardModel(network.eval(), pad, plan.tokens_at_once(TOKENS_PER_BATCH))
 
 
 @torch.no_grad()
@@ -128,6 +129,7 @@ def scores(
     answers: Sequence[Sequence[int]],
     pad_id: int,
     tick: Callable[[int], None] = lambda done: None,
+    tokens: int = TOKENS_PER_BATCH,
 ) -> list[float]:
     """Return the score of each sequence of token ids, read at its last token.
 
@@ -139,15 +141,16 @@ def scores(
         answers: token ids.
         pad_id: the model's own, which must end no sequence.
         tick: called with the number of finished ones.
+        tokens: at most so many go through the model at once, or one sequence.
     """
     order = sorted(range(len(answers)), key=lambda number: len(answers[number]))
     found: dict[int, float] = {}
     rest = iter(order)
     while first := list(islice(rest, 1)):
-        size = max(1, TOKENS_PER_BATCH // (len(answers[first[0]]) * 2))
+        size = max(1, tokens // (len(answers[first[0]]) * 2))
         chosen = first + list(islice(rest, size - 1))
         batch = collate_read([answers[number] for number in chosen], pad_id)
-        logits = model(**{key: value.to(model.device) for key, value in batch.items()}).logits
+        logits = model(**placed(batch, model.device)).logits
         found.update(zip(chosen, logits[:, 0].double().tolist(), strict=True))
         tick(len(found))
     return [found[number] for number in range(len(answers))]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from tuner.machine import ranks
+from tuner.machine.signals import SIGNALS
 from tuner.record import checkpoint
+from tuner.tasks.loss_scale import LossScale
 from tuner.tasks.optimizer import optimizer_and_schedule
 from tuner.tasks.trained import trainable
 
@@ -48,12 +50,14 @@ class Step:
         task_state: the task's state before it.
         updating: whether its update has begun: it cannot be repeated.
         started: when it began.
+        signal: which signal any process had when they last agreed, 0 if none; None: not yet.
     """
 
     number: int
     task_state: Mapping[str, Any] = field(default_factory=dict)
     updating: bool = False
     started: float = field(default_factory=time.perf_counter)
+    signal: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Leg:
         window: sums over the steps since the last line of metrics.
         task_state: returns what the next step depends on besides weights and optimizer, as JSON;
             set by the task.
+        loss_scale: of float16.
     """
 
     plan: Plan
@@ -90,6 +95,7 @@ class Leg:
     step: Step
     window: dict[str, float]
     task_state: Callable[[], dict[str, Any]] = dict
+    loss_scale: LossScale = field(default_factory=LossScale)
 
     @property
     def steps(self) -> int:
@@ -105,9 +111,19 @@ class Leg:
         """
         step = self.step
         step.number, step.task_state, step.updating = number, self.task_state(), False
+        step.signal = None
         # Rows of different ranks do not share their dropout.
         torch.manual_seed(self.plan.step_seed(number) + (ranks.place().rank << 32))
         step.started = time.perf_counter()
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Return the sum of each value over all processes, and agree on a signal to stop, in one
+        message."""
+        sent = [float(self.stop.requested == number) for number in SIGNALS]
+        sums = ranks.total([*values, *sent])
+        came = [number for number, count in zip(SIGNALS, sums[len(values) :], strict=True) if count]
+        self.step.signal = int(max(came, default=0))
+        return sums[: len(values)]
 
     def repeated(self, plan: Plan) -> Leg:
         """Return the steps from the current one on, by another plan."""
@@ -131,11 +147,12 @@ def begin(
     """
     parameters = trainable(trained.model)
     optimizer, schedule = optimizer_and_schedule(parameters, plan, stage)
-    step, window = Step(stage.start), EMPTY
+    step, window, scale = Step(stage.start), EMPTY, None
     if saved is not None:
         checkpoint.restore(saved, dict(parameters), optimizer, schedule)
         plan.method.hooks.restore(trained.model, saved.state["method"])
         step, window = Step(saved.step, saved.state["task"]), saved.state["window"]
+        scale = saved.state.get("loss_scale")
     return Leg(
         plan=plan,
         trained=trained,
@@ -149,4 +166,5 @@ def begin(
         reporter=reporter,
         step=step,
         window=dict(window),
+        loss_scale=LossScale(scale),
     )

@@ -105,7 +105,13 @@ class Ppo:
         )
         if options.whiten_rewards:
             rewards = whiten(rewards, shift=False)
-        advantage, returns = advantages(rewards, values, lengths, options.gamma, options.gae_lambda)
+        # Token by token: on a GPU each would be several kernels.
+        advantage, returns = (
+            each.to(old)
+            for each in advantages(
+                rewards.cpu(), values.cpu(), lengths, options.gamma, options.gae_lambda
+            )
+        )
         if options.whiten_advantages:
             advantage = whiten(advantage)
         return Rollout(

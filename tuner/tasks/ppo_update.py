@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from tuner.data.collate import placed
 from tuner.data.order import Stream
 from tuner.machine import ranks
 from tuner.rewards.response import Response, Scores
-from tuner.tasks import gradients, rollouts
+from tuner.tasks import gradients, precision, rollouts
 from tuner.tasks.ppo_math import kl_k3, policy_losses, value_losses
 from tuner.tasks.sft import token_loss
 
@@ -123,8 +124,11 @@ class Updates:
         if options.ptx_coefficient:
             turns = options.epochs * options.minibatches
             sums["ptx_loss"] = self._ptx(len(rows), number * turns + update)
-        ranks.sum_gradients([weight for _, weight in self.leg.parameters])
-        sums = dict(zip(sums, ranks.total(list(sums.values())), strict=True))
+        weights = [weight for _, weight in self.leg.parameters]
+        present = [float(weight.grad is not None) for weight in weights]
+        found = self.leg.total([*sums.values(), *present])
+        sums = dict(zip(sums, found, strict=False))
+        ranks.sum_gradients(weights, found[len(sums) :])
         whole = sums["policy_loss"] + sums["value_loss"]
         norm = gradients.clip(self.leg, [rollout.answers[row] for row in rows], whole)
         self.optimizer.step()
@@ -145,11 +149,12 @@ class Updates:
         targets = sum(row.weight for row in chosen)
         total = 0.0
         for part in self._own(chosen):
-            batch = self.plan.collate(part)
-            batch = {key: value.to(self.model.device) for key, value in batch.items()}
+            batch = placed(self.plan.collate(part), self.model.device)
             labels = batch.pop("labels")
             weights = batch.pop("weights", None)
-            loss = token_loss(self.model(**batch), labels, targets, weights)
+            with precision.as_trained(self.plan):
+                outputs = self.model(**batch)
+            loss = token_loss(outputs, labels, targets, weights)
             (coefficient * loss).backward()
             total += float(loss.detach())
         return total

@@ -33,7 +33,7 @@ def prepare(plan: Plan, model: Any) -> Callable[[Sequence[Response]], Scores]:
     if plan.rlhf.algorithm == "ppo":
         options = plan.ppo
         if options.value_trunk == "reward":
-            model.value_head = RewardValue(judge.models[0])
+            model.value_head = RewardValue(judge.models[0], plan)
         else:
             network = model.get_base_model()
             size = network.get_output_embeddings().weight.shape[-1]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig
 
-from tuner.data.collate import collate_prompts
+from tuner.data.collate import collate_prompts, placed
 from tuner.data.example import IGNORED, Example
 from tuner.model.kernels.cross_entropy import cross_entropies, entropies
 from tuner.rewards.response import Response
+from tuner.tasks import precision
 
 if TYPE_CHECKING:
     from tuner.data.prompts import Prompt
@@ -58,9 +59,9 @@ def draw(
     batch = collate_prompts([prompt.input_ids for prompt in prompts], pad)
     longest = batch["input_ids"].shape[1]
     torch.manual_seed(generator_seed)
-    with torch.no_grad(), _bare_generation(model):
+    with torch.no_grad(), precision.as_trained(plan), _bare_generation(model):
         generated = model.generate(
-            **{name: tensor.to(model.device) for name, tensor in batch.items()},
+            **placed(batch, model.device),
             generation_config=config,
         )
     return [
@@ -151,7 +152,8 @@ def token_scores(
         lambda _, inputs: seen.append(inputs[0])
     )
     try:
-        outputs = model(**{key: value.to(model.device) for key, value in batch.items()})
+        with precision.as_trained(plan):
+            outputs = model(**placed(batch, model.device))
     finally:
         hook.remove()
     real = labels.reshape(-1) != IGNORED

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tuner.plan.plan import Plan
     from tuner.plan.values import Stage
     from tuner.tasks.leg import Leg
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 def token_loss(
@@ -121,7 +123,7 @@ def on_trainer(
     world = plan.devices.world
     built = WeighingTrainer(
         model=sharding.AdapterForTrainer(model) if plan.devices.sharded else model,
-        args=TrainingArguments(**settings(plan, leg.steps)),
+        args=arguments(TrainingArguments, settings(plan, leg.steps)),
         train_dataset=stream if world == 1 else RankStream(stream, plan.micro_batch_size, world),
         data_collator=collate,
         compute_loss_func=step_loss,
@@ -132,6 +134,17 @@ def on_trainer(
     if built.accelerator.num_processes != world:
         raise ranks.wrong_world(world, built.accelerator.num_processes)
     return built
+
+
+def arguments(kind: type[Arguments], fields: dict[str, Any]) -> Arguments:
+    """Return a Trainer's arguments, for a single device in this process.
+
+    With several GPUs in sight the Trainer would put the model into `DataParallel`, which gives each
+    a part of the micro-batch: packed rows have only one sequence to give.
+    """
+    made = kind(**fields)
+    made._n_gpu = min(made.n_gpu, 1)
+    return made
 
 
 def settings(plan: Plan, steps: int) -> dict[str, Any]:

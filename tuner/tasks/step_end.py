@@ -59,37 +59,46 @@ def seal_if_due(leg: Leg) -> bool:
         TrainingError: the processes no longer train the same tensors.
     """
     step = leg.step.number + 1
-    agreed = ranks.largest(leg.stop.requested or 0)
-    if agreed and leg.stop.requested is None:
-        leg.stop.requested = agreed
     last = step == leg.stage.stop
-    if last or step % leg.plan.recipe.train.save_steps == 0 or agreed:
+    if _stops(leg) or last or step % leg.plan.recipe.train.save_steps == 0:
         _seal(leg, step)
         # A signal that came meanwhile need not wait for another step.
-        agreed = ranks.largest(leg.stop.requested or 0)
-    return bool(agreed)
+        leg.step.signal = None
+    return _stops(leg)
+
+
+def _stops(leg: Leg) -> bool:
+    """Return whether any process was asked to stop; all then know why."""
+    if leg.step.signal is None or ranks.place().world == 1:
+        leg.total([])
+    if leg.step.signal and leg.stop.requested is None:
+        leg.stop.requested = leg.step.signal
+    return bool(leg.step.signal)
 
 
 def _seal(leg: Leg, step: int) -> None:
     """Write checkpoint `step`; the metrics up to it are on the disk before."""
-    plan = leg.plan
     ranks.check_replicas(leg.parameters, f"after step {step}")
-    if ranks.place().main:
-        leg.folder.sync_metrics()
-        checkpoint.save(
-            leg.folder.checkpoints,
-            step,
-            dict(leg.parameters),
-            leg.optimizer,
-            leg.schedule,
-            {
-                "stage": plan.stages.index(leg.stage),
-                "window": leg.window,
-                "method": plan.method.hooks.state(leg.trained.model),
-                "task": leg.task_state(),
-                "identity": plan.identity(),
-                "processes": plan.devices.world,
-            },
-        )
     # A process that ends before the checkpoint is sealed would count as failed.
-    ranks.share(step)
+    ranks.by_first(lambda: _save(leg, step))
+
+
+def _save(leg: Leg, step: int) -> None:
+    plan = leg.plan
+    leg.folder.sync_metrics()
+    checkpoint.save(
+        leg.folder.checkpoints,
+        step,
+        dict(leg.parameters),
+        leg.optimizer,
+        leg.schedule,
+        {
+            "stage": plan.stages.index(leg.stage),
+            "window": leg.window,
+            "method": plan.method.hooks.state(leg.trained.model),
+            "task": leg.task_state(),
+            "identity": plan.identity(),
+            "processes": plan.devices.world,
+            **({"loss_scale": leg.loss_scale.state} if leg.loss_scale.state else {}),
+        },
+    )

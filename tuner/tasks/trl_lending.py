@@ -14,20 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
-from transformers import GenerationConfig, PrinterCallback, TrainingArguments
+from transformers import GenerationConfig, PrinterCallback
 
 from tuner.tasks import rollouts, sft
+from tuner.tasks.sft import Arguments
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
     from tuner.plan.plan import Plan
-
-Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 # The name that trl uses.
 TRL_REFERENCE = "ref"
@@ -95,7 +94,8 @@ def arguments(kind: type[Arguments], plan: Plan, steps: int, **own: Any) -> Argu
     to the callbacks at every step.
     """
     logs = {"logging_strategy": "steps", "logging_steps": 1}
-    return kind(**{**sft.settings(plan, steps), **logs, "disable_dropout": True, **own})
+    fields = {**sft.settings(plan, steps), **logs, "disable_dropout": True, **own}
+    return sft.arguments(kind, fields)
 
 
 @contextmanager

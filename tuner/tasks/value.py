@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 
-from tuner.data.collate import collate_read
+from tuner.data.collate import collate_read, placed
 from tuner.errors import ModelError
+from tuner.tasks import precision
 
 if TYPE_CHECKING:
+    from tuner.plan.plan import Plan
     from tuner.rewards.response import Response
     from tuner.tasks.judges import RewardModel
 
@@ -48,14 +50,15 @@ class RewardValue(torch.nn.Module):
 
     Args:
         source: the reward model; its own adapter stays as it is.
+        plan: how its layers compute.
 
     Raises:
         ModelError: it has no adapter of which a copy could be trained.
     """
 
-    def __init__(self, source: RewardModel) -> None:
+    def __init__(self, source: RewardModel, plan: Plan) -> None:
         super().__init__()
-        self._source = source
+        self._source, self._plan = source, plan
         network: Any = source.network
         if not isinstance(network, PeftModel) or network.active_peft_config.is_prompt_learning:
             raise ModelError(
@@ -91,8 +94,9 @@ class RewardValue(torch.nn.Module):
             batch = collate_read(rows, self._source.pad_id)
             classifier = network.get_base_model()
             trunk = getattr(classifier, classifier.base_model_prefix)
-            states = trunk(**{key: value.to(network.device) for key, value in batch.items()})
-            scores = classifier.score(states.last_hidden_state)[..., 0].float()
+            with precision.as_trained(self._plan):
+                states = trunk(**placed(batch, network.device))
+                scores = classifier.score(states.last_hidden_state)[..., 0].float()
         finally:
             self._give_back()
         parts = [

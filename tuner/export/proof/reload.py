@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from tuner.methods.options import WEIGHTS
+from tuner.model.weights import numbered, without_cpu_packing
 from tuner.recipe.formats import FORMATS
 
 
@@ -24,8 +25,6 @@ def load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
     Raises:
         SystemExit: tensors are missing, or match no module.
     """
-    from tuner.model.weights import without_cpu_packing
-
     if kind == "adapter":
         from tuner.methods import bottleneck_layers as bottleneck_peft  # noqa: F401  # makes peft know the method
         from tuner.model import embedding_rows
@@ -54,7 +53,7 @@ def base(job: Mapping[str, Any]) -> Any:
         return _class(job).from_pretrained(job["base"], **arguments).to(job["device"])
     from transformers import BitsAndBytesConfig
 
-    arguments["device_map"] = {"": job["device"]}
+    arguments["device_map"] = {"": numbered(job["device"])}
     arguments["quantization_config"] = (
         BitsAndBytesConfig(load_in_8bit=True)
         if job["quantize"] == "int8"
@@ -82,7 +81,7 @@ def whole(job: Mapping[str, Any], kind: str, folder: Path, **further: Any) -> An
         arguments |= {"gguf_file": file.name, "dtype": torch.float32, "config": _config(file)}
         del arguments["use_safetensors"]
     if row.packages == ("bitsandbytes",):
-        arguments["device_map"] = {"": job["device"]}
+        arguments["device_map"] = {"": numbered(job["device"])}
     loaded: Any = _class(job).from_pretrained(folder, output_loading_info=True, **arguments)
     model, report = loaded
     _refuse_keys(report["missing_keys"], report["unexpected_keys"])

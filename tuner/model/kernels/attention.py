@@ -2,18 +2,17 @@
 
 A micro-batch of rows is packed into one sequence without padding. The linear layers run over all
 its tokens at once; attention runs per row, each with PyTorch's fused causal kernel (trained on a
-CPU as in `row_attention`, on a GPU with one call of its FlashAttention for rows of different
-lengths), so a row's attention is bit for bit the same as without other rows, and no mask is ever
-built. In the linear layers other rows' tokens are more rows of a matrix product: their content
-changes no bit of a row's result; their number may select another kernel, with another summation
-order.
+CPU as in `row_attention`, on a GPU all rows in one call as in `varlen`), so on a CPU a row's
+attention is bit for bit the same as without other rows, and no mask is ever built. In the linear
+layers other rows' tokens are more rows of a matrix product: their content changes no bit of a row's
+result; their number may select another kernel, with another summation order.
 Boundaries come from `cu_seq_lens_q`, the argument that transformers passes through to
-FlashAttention's varlen kernels.
+FlashAttention's varlen kernels, and as numbers from `row_lengths`: to read them from a GPU would
+let the processor wait for it in every layer.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from tuner.model.kernels import row_attention
+from tuner.model.kernels import row_attention, varlen
 
 ROWS = "tuner_rows"
 
@@ -49,12 +48,13 @@ def _attend(
         query: (1, heads, tokens, head_dim); key and value: (1, key_value_heads, tokens, head_dim).
         attention_mask: None when packed.
 
-    Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries;
-    `row_masks`, for each row None (causal) or a (tokens, tokens) matrix of who sees whom;
-    `row_prefix`, for each layer keys and values (1, key_value_heads, virtual tokens, head_dim) that
-    come before every row and that all its tokens see; and `shared_prefix`, how many tokens of the
-    first row the others also begin with. These attend as if each row had them, so that a row's
-    result does not depend on sharing.
+    Further arguments come from the model call: `cu_seq_lens_q` (rows + 1,), the boundaries, and
+    `row_lengths`, the tokens between them; `row_masks`, for each row None (causal) or a (tokens,
+    tokens) matrix of who sees whom; `row_prefix`, for each layer keys and values (1,
+    key_value_heads, virtual tokens, head_dim) that come before every row and that all its tokens
+    see; and `shared_prefix`, how many tokens of the first row the others also begin with. These
+    attend as if each row had them, so that a row's result does not depend on sharing;
+    `cu_seq_lens_k` then has the boundaries with them.
 
     Returns:
         (1, tokens, heads, head_dim), and None for the weights.
@@ -69,18 +69,22 @@ def _attend(
         if kwargs.get(unsupported) is not None:
             raise NotImplementedError(f"packed attention has no {unsupported}")
     window = kwargs.get("sliding_window")
-    lengths = boundaries.diff().tolist()
+    if query.is_cuda:
+        query, key, value = varlen.in_autocast_type(query, key, value)
+    lengths = kwargs["row_lengths"]
     shared = int(kwargs.get("shared_prefix") or 0)
     masks, prefix = kwargs.get("row_masks"), kwargs.get("row_prefix")
-    narrow = window is not None and max(lengths) + shared > window
+    first = prefix[module.layer_idx] if prefix else None
+    common = shared if first is None else first[0].shape[2]
+    narrow = window is not None and max(lengths) + common > window
     if not (masks or prefix or dropout or narrow) and row_attention.fits(query, key, value):
         return row_attention.attend(query, key, value, lengths, shared, scaling), None
+    if not (masks or dropout or (prefix and narrow)) and varlen.fits(query):
+        ends = boundaries, kwargs["cu_seq_lens_k"] if shared else boundaries
+        packed = varlen.PackedRows(lengths, ends, shared)
+        return varlen.attend((query, key, value), packed, scaling, window, first), None
     parts = [row_attention.rows_of(part, lengths, shared) for part in (query, key, value)]
-    if not (masks or prefix or dropout) and _has_varlen(query):
-        rows = _varlen(parts, scaling, window)
-    else:
-        first = prefix[module.layer_idx] if prefix else None
-        rows = _one_by_one(parts, masks, first, scaling, window, dropout)
+    rows = _one_by_one(parts, masks, first, scaling, window, dropout)
     rows[1:] = [row[:, :, shared:] for row in rows[1:]]
     return torch.cat(rows, dim=2).transpose(1, 2).contiguous(), None
 
@@ -106,6 +110,11 @@ def _one_by_one(
         if prefix is not None:
             key, value = (torch.cat(pair, dim=2) for pair in zip(prefix, (key, value), strict=True))
         seen = _seen(query.shape[2], before, window, mask, query.device)
+        shared_by = query.shape[1] // key.shape[1]
+        if query.is_cuda and shared_by > 1:
+            # With heads that share keys, only SDPA's plain kernel takes a mask or float32 there,
+            # and keeps heads x tokens x tokens scores.
+            key, value = (part.repeat_interleave(shared_by, 1) for part in (key, value))
         rows.append(
             functional.scaled_dot_product_attention(
                 query,
@@ -119,40 +128,6 @@ def _one_by_one(
             )
         )
     return rows
-
-
-def _has_varlen(query: torch.Tensor) -> bool:
-    """Return whether torch's FlashAttention for rows of different lengths supports these."""
-    if not query.is_cuda or query.dtype not in (torch.bfloat16, torch.float16):
-        return False
-    present = importlib.util.find_spec("torch.nn.attention.varlen") is not None
-    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 256
-    return present and fits and torch.cuda.get_device_capability(query.device) >= (8, 0)
-
-
-def _varlen(
-    parts: list[list[torch.Tensor]], scaling: float | None, window: int | None
-) -> list[torch.Tensor]:
-    """Compute causal attention of all rows in one kernel call; arguments as `_one_by_one`."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    lengths = [row.shape[2] for row in parts[0]]
-    query, key, value = (torch.cat(rows, dim=2)[0].transpose(0, 1) for rows in parts)
-    ends = torch.tensor([0, *lengths]).cumsum(0).to(query.device, torch.int32)
-    result: Any = varlen_attn(
-        query,
-        key,
-        value,
-        ends,
-        ends,
-        max(lengths),
-        max(lengths),
-        scale=scaling,
-        # A window of n tokens is the token and the n - 1 before it.
-        window_size=(-1 if window is None else window - 1, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
-    return list(result.transpose(0, 1)[None].split(lengths, dim=2))
 
 
 def _seen(

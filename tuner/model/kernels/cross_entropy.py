@@ -14,8 +14,9 @@ import torch
 
 from tuner.data.example import IGNORED
 
-# Rows worked on together: their probabilities stay within a processor's cache.
-_CHUNK = 64
+# Rows worked on together: their probabilities stay within a processor's cache. On a GPU every
+# operation is a kernel launch: as many rows as make this many bytes in float32.
+_CHUNK, _GPU_CHUNK = 64, 1 << 28
 
 
 def cross_entropies(
@@ -39,7 +40,7 @@ class _CrossEntropies(torch.autograd.Function):
     def forward(
         ctx: Any, logits: torch.Tensor, targets: torch.Tensor, temperature: float
     ) -> torch.Tensor:
-        parts = [_normaliser(_scaled(part, temperature)) for part in logits.split(_CHUNK)]
+        parts = [_normaliser(_scaled(part, temperature)) for part in logits.split(_rows(logits))]
         normalisers = torch.cat(parts) if parts else logits.new_empty(0, dtype=torch.float32)
         scores = _scaled(logits.gather(1, targets.clamp_min(0)[:, None])[:, 0], temperature)
         ctx.save_for_backward(logits, targets, normalisers)
@@ -52,7 +53,8 @@ class _CrossEntropies(torch.autograd.Function):
         logits, targets, normalisers = ctx.saved_tensors
         weights = (targets != IGNORED) * gradients[0]
         for part, chosen, normaliser, weight in zip(
-            *(whole.split(_CHUNK) for whole in (logits, targets, normalisers, weights)), strict=True
+            *(whole.split(_rows(logits)) for whole in (logits, targets, normalisers, weights)),
+            strict=True,
         ):
             given = part.float()
             if ctx.temperature != 1.0:
@@ -78,9 +80,14 @@ def entropies(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
         logits: (positions, vocabulary) of any type.
         temperature: divides them.
     """
-    known = (_scaled(part, temperature).log_softmax(dim=1) for part in logits.split(_CHUNK))
+    known = (_scaled(part, temperature).log_softmax(dim=1) for part in logits.split(_rows(logits)))
     found = [-(part.exp() * part).sum(dim=1) for part in known]
     return torch.cat(found) if found else logits.new_empty(0, dtype=torch.float32)
+
+
+def _rows(logits: torch.Tensor) -> int:
+    """Return how many rows of (positions, vocabulary) are worked on together."""
+    return max(_CHUNK, _GPU_CHUNK // (4 * logits.shape[1])) if logits.is_cuda else _CHUNK
 
 
 def _normaliser(logits: torch.Tensor) -> torch.Tensor:

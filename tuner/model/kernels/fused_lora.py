@@ -14,8 +14,11 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear
 from torch.nn import functional
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-_DTYPES = (torch.float32, torch.bfloat16)
+from tuner.model.kernels.replace import as_in_training
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def register(config: Any) -> None:
@@ -25,10 +28,11 @@ def register(config: Any) -> None:
 
 def _dispatch(target: torch.nn.Module, adapter_name: str, config: Any, **kwargs: Any) -> Any:
     """Return the fused module, or None for layers left to peft: quantized ones, experts."""
-    weight = getattr(target, "weight", None)
+    weight: Any = getattr(target, "weight", None)
     if type(target) is not torch.nn.Linear or kwargs.get("parameter_name") is not None:
         return None
-    if type(weight) is not torch.nn.Parameter or weight.dtype not in _DTYPES:
+    # A weight in several tensors (torchao's) multiplies by code of its own.
+    if is_traceable_wrapper_subclass(weight) or weight.dtype not in _DTYPES:
         return None
     return FusedLinear(target, adapter_name, config=config, **kwargs)
 
@@ -54,7 +58,7 @@ class FusedLinear(Linear):
     def operands(self, x: torch.Tensor) -> tuple[Any, ...] | None:
         """Return x, weight, bias, A and B in the compute type; None: not supported here."""
         active = self.active_adapters
-        if not torch.is_grad_enabled() or self.disable_adapters or self.merged or len(active) != 1:
+        if not as_in_training(x) or self.disable_adapters or self.merged or len(active) != 1:
             return None
         name, base = active[0], self.base_layer
         if name not in self.lora_A or name in self.lora_variant or self.lora_bias[name]:
@@ -96,10 +100,17 @@ def low_rank_gradients(
     wanted_b: bool,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor]:
     """Return the gradients of A (None without rows), of B if wanted, and of rows A^T."""
-    dlow = (dy @ b).mul_(scale)
+    dlow = _scaled_product(dy, b, scale)
     da = None if rows is None else dlow.T @ rows
-    db = (dy.T @ low).mul_(scale) if wanted_b else None
+    db = _scaled_product(dy.T, low, scale) if wanted_b else None
     return da, db, dlow
+
+
+def _scaled_product(x: torch.Tensor, y: torch.Tensor, scale: float) -> torch.Tensor:
+    """Return scale * x @ y, on a GPU in one kernel."""
+    if x.is_cuda:
+        return torch.addmm(x.new_empty(()), x, y, beta=0, alpha=scale)
+    return (x @ y).mul_(scale)
 
 
 class _FusedLora(torch.autograd.Function):

@@ -17,8 +17,9 @@ from tuner.model.kernels.replace import replace
 
 # transformers' modules that compute down_proj(silu(gate_proj(x)) * up_proj(x)) and nothing else.
 _KNOWN = frozenset({"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP"})
-# Rows worked on together: their matrices stay within a processor's cache.
-_CHUNK = 128
+# Rows worked on together: their matrices stay within a processor's cache. On a GPU every operation
+# is a kernel launch, and only the temporary matrices of very long rows are bounded.
+_CHUNK, _GPU_CHUNK = 128, 8192
 
 
 def put(model: torch.nn.Module) -> int:
@@ -98,11 +99,15 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
+def _rows(gate: torch.Tensor) -> int:
+    return _GPU_CHUNK if gate.is_cuda else _CHUNK
+
+
 def _product(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """Return silu(gate) * up as (rows, inner)."""
     product = torch.empty_like(_flat(gate))
     for into, left, right in zip(
-        product.split(_CHUNK), _flat(gate).split(_CHUNK), _flat(up).split(_CHUNK), strict=True
+        *(part.split(_rows(gate)) for part in (product, _flat(gate), _flat(up))), strict=True
     ):
         torch.mul(functional.silu(left), right, out=into)
     return product
@@ -114,13 +119,9 @@ def _gradients(
     """Return the gradients of gate, of up (written over the product's) and of A."""
     dgate = torch.empty_like(_flat(gate))
     da = torch.zeros(dlow.shape[-1], gate.shape[-1], device=gate.device)
+    whole = (dgate, _flat(gate), _flat(up), dproduct, dlow)
     for into, left, right, given, low in zip(
-        dgate.split(_CHUNK),
-        _flat(gate).split(_CHUNK),
-        _flat(up).split(_CHUNK),
-        dproduct.split(_CHUNK),
-        dlow.split(_CHUNK),
-        strict=True,
+        *(part.split(_rows(gate)) for part in whole), strict=True
     ):
         opened = functional.silu(left)
         da += low.T @ (opened * right)

@@ -2,7 +2,8 @@
 
 Autograd differentiates transformers' six operations one by one and keeps float32 copies of their
 matrices whatever the type. Here the input is kept in its type, and the gradient is computed from
-the formula (Zhang and Sennrich 2019) in one pass.
+the formula (Zhang and Sennrich 2019) in one pass. A GPU takes torch's own kernel, which rounds
+after the weight instead of before it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn import functional
 
-from tuner.model.kernels.replace import replace
+from tuner.model.kernels.replace import as_in_training, replace
 
 # transformers' modules that compute weight * x / sqrt(mean(x^2) + eps) in float32, nothing else.
 _KNOWN = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"})
@@ -38,6 +40,10 @@ class FusedNorm(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map x (..., hidden) to the same shape."""
+        if x.is_cuda and as_in_training(x) and self.weight.dtype == x.dtype:
+            # Autocast would compute it in float32, result included.
+            with torch.autocast("cuda", enabled=False):
+                return functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
         wanted = torch.is_grad_enabled() and x.requires_grad and not self.weight.requires_grad
         if not wanted or x.dtype not in _DTYPES or self.weight.dtype != x.dtype:
             result: torch.Tensor = self._plain(self, x)

@@ -8,13 +8,11 @@ settings of a run by this estimate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from tuner.model import sizes as model_sizes
 from tuner.plan.memory.activations import KeptActivations
 from tuner.record.checkpoint_folder import KEPT
 
@@ -175,6 +173,15 @@ class Workload:
         return LIBRARIES if self.device == "cpu" else CONTEXT
 
     @property
+    def row_kernel(self) -> bool:
+        """Whether attention is the GPU's kernel for packed rows, which keeps no mask."""
+        return self.device == "cuda" and self.rows.packed and self.dtype == "bfloat16"
+
+    def share(self, processes: int) -> Workload:
+        """Return what one of several processes holds that share the base."""
+        return replace(self, parameters=self.parameters // processes)
+
+    @property
     def saved_width(self) -> float:
         """Bytes of a saved weight: a model that is trained itself is saved as float32."""
         return WIDTHS[self.dtype] if self.adapter else 4.0
@@ -187,6 +194,9 @@ class Workload:
         base = (self.parameters - self.full_precision) * (stored if self.adapter else 4.0)
         base += self.mapped or self.full_precision * width
         base += self.requantized * width
+        if self.device == "cuda" and not self.adapter and self.dtype != "float32":
+            # Autocast keeps its copies of what is trained from forward to backward.
+            base += self.trainable * width
         return int(base + 4 * self.trainable * self.adapter + self.others)
 
 
@@ -207,7 +217,7 @@ def estimate(shape: Workload, micro_batch_size: int, checkpointing: bool) -> Est
         layered = layered + tokens * kept.attended * width
     else:
         layered = layered + (seen + before) * kept.place * width
-    if kept.masked:
+    if kept.masked and not shape.row_kernel:
         layered = layered + kept.layers * (squares + kept.virtual * seen) * width
     whole = layered
     if checkpointing:
@@ -254,12 +264,6 @@ def disk(shape: Workload, formats: Sequence[str]) -> dict[str, int]:
     artefacts = int(sum(sizes[name] for name in formats)) + (32 << 20)
     parts = {"checkpoints": checkpoints, "artefacts": artefacts, "proof": proof}
     return {**parts, "total": sum(parts.values())}
-
-
-def trained_rows(words: int, config: Mapping[str, Any]) -> int:
-    """Return the bytes that training single rows of embedding and head takes: peft copies both
-    matrices in every pass, and their gradients are full-size."""
-    return 4 * 4 * words * model_sizes.Sizes.of(config).hidden
 
 
 def drawing_peak(shape: Workload) -> int:

@@ -129,7 +129,9 @@ class ExportInputs:
         copies = 0.0
         if self.quantize != "none" and any(map(export_formats.needs_merge, self.formats)):
             # Each choice is merged and measured, next to the model that was trained.
-            copies = stored + self._weights * (2 if self.onto == "auto" else 1)
+            # On a GPU's machine the one that was measured waits in main memory.
+            both = self.onto == "auto" and self.shape.device == "cpu"
+            copies = stored + self._weights * (2 if both else 1)
         elif not self.merged:
             copies = min(_SHARD, self._weights)
         own = max(stored, 0.0 if self.shape.adapter else self._weights)

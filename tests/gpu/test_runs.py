@@ -1,0 +1,52 @@
+"""Whole runs on the fake GPU: one method of each family, each task; memory against the plan."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from tests.gpu import matrix
+from tests.gpu.forked import on_fake
+
+
+@on_fake()
+@pytest.mark.parametrize("name", matrix.FAMILIES)
+def test_a_run_is_stopped_resumed_scored_and_proven(tmp_path: Path, name: str) -> None:
+    """On the device throughout: an operand on another one, or `.numpy()`, is refused. All cases are
+    in `python -m tests.gpu --fake --all`."""
+    matrix.run(matrix.CASES[name], tmp_path)
+
+
+PLANNED: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "recomputed": {"train": {"gradient_checkpointing": True}},
+    "full": {"method": {"name": "full"}},
+    "prefix": {"method": {"name": "prefix", "num_virtual_tokens": 8}},
+}
+
+
+@on_fake()
+@pytest.mark.parametrize("name", PLANNED)
+def test_bytes_at_the_peak_are_those_of_the_plan(tmp_path: Path, name: str) -> None:
+    """Within a tenth."""
+    from tests.gpu import contenders, program, shapes
+    from tests.gpu.checks import ours
+
+    sections = PLANNED[name]
+    shape = shapes.Shape("small", 256, 704, 4, 4, 2, 64, 1024)
+    bench = program.Bench(tmp_path, tmp_path / "lines", time.monotonic() + 600)
+    sections = {**sections, "train": {"micro_batch_size": 4, **sections.get("train", {})}}
+    with mock.patch.multiple(ours, WARM=1, TIMED=1):
+        plan = ours.plan_for(bench, shape, (256,) * 4, **sections)
+    model = ours.model_for(bench, shape, plan)
+    # The model alone has them now; what is trained whole is copied.
+    bench.kept.clear()
+    ran, _, _ = contenders.ours(plan, model)
+    planned = plan.facts["memory"]
+    # Neither CUDA's context nor holes between tensors are in what is alive.
+    alive = planned["total"] - planned["process"] - planned["holes"]
+    assert ran.allocated == pytest.approx(alive, rel=0.10)
