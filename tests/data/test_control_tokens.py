@@ -267,6 +267,7 @@ def test_a_template_that_refuses_a_row_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepared(tmp_path, [good, bad], tokenizer)
     assert caught.value.problems == [
-        "the model's chat template rejects it: no system role: rows.jsonl:2"
+        "the model's chat template rejects it: no system role (line 1: {% if messages[0].role == "
+        "'system' %}{{ raise_exception('no system role') }}{% e...): rows.jsonl:2"
     ]
     assert prepared(tmp_path, [good, bad], tokenizer, max_bad_rows=1).report["rows_train"] == 1

@@ -56,7 +56,7 @@ def test_calls_in_parallel_and_arguments_as_text(tmp_path: Path, name: str) -> N
             with pytest.raises(DataError, match="shows one tool call per turn"):
                 prepared(tmp_path, [row], tokenizer, **keys)
         for row in rows:
-            del row["messages"][1]["tool_calls"][0], row["messages"][3]
+            del row["messages"][1]["tool_calls"][0], row["messages"][2]
     made = [prepared(tmp_path, [row], tokenizer, **keys).train for row in rows]
     objects, texts = ([each.input_ids for each in train] for train in made)
     assert objects == texts

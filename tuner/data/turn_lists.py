@@ -151,7 +151,9 @@ def _message(conversation: Conversation, turn: dict[str, Any]) -> Message:
 
 def _with_calls(message: Message) -> Message:
     """OpenAI's former single call, and calls as JSON text, as the list of calls that they are."""
-    if isinstance(call := message.get("function_call"), dict) and "tool_calls" not in message:
+    if isinstance(call := message.get("function_call"), dict):
+        if "tool_calls" in message:
+            raise BadRow("a turn has both function_call and tool_calls: leave out function_call")
         rest = {key: value for key, value in message.items() if key != "function_call"}
         return {**rest, "tool_calls": [{"type": "function", "function": call}]}
     if isinstance(calls := message.get("tool_calls"), str):
