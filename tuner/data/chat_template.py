@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
-import traceback
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import jinja2
 from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tuner.data import reasoning, template_probe, turn_keys
 from tuner.data.bad_rows import BadRow
 from tuner.data.reasoning import Message
 from tuner.data.template_probe import INLINE, Abilities
-from tuner.errors import DataError, ModelError, RecipeError, SafetyError
+from tuner.data.template_safety import broken, line_of, refuse_dangers, syntax, unsafe
+from tuner.errors import DataError, RecipeError
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
@@ -29,12 +27,9 @@ PLAIN_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
 )
 PROBE_SECONDS = 8.0
-MAX_NUMBER = 1_000_000
-LINE_SHOWN = 80
 MAX_PROBE_CHARACTERS = 10_000_000
 # By source and special tokens: a plan, its gate and its artefacts ask about the same few templates.
 _LEARNED: dict[tuple[str, str], Abilities] = {}
-_DUNDER = re.compile(r"__\w+__")
 
 
 def adds_bos(tokenizer: Any) -> bool:
@@ -75,7 +70,7 @@ class ChatTemplate:
         self.specials = tuple(
             token.content for token in tokenizer.added_tokens_decoder.values() if token.special
         )
-        _refuse_dangers(self.source)
+        refuse_dangers(self.source)
         self._probe()
 
     def render(
@@ -110,11 +105,11 @@ class ChatTemplate:
                 )
             )
         except (SecurityError, OverflowError, MemoryError) as error:
-            raise _unsafe(str(error)) from None
+            raise unsafe(str(error)) from None
         except jinja2.TemplateSyntaxError as error:
-            raise _broken(_syntax(error, self.source)) from None
+            raise broken(syntax(error, self.source)) from None
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            where = _line_of(error, self.source)
+            where = line_of(error, self.source)
             raise BadRow(f"the model's chat template rejects it: {error}{where}") from None
 
     def native(self, message: Message) -> Message:
@@ -186,7 +181,7 @@ class ChatTemplate:
         worker.start()
         worker.join(PROBE_SECONDS)
         if not outcome:
-            raise _unsafe(f"it did not finish within {PROBE_SECONDS:.0f} seconds")
+            raise unsafe(f"it did not finish within {PROBE_SECONDS:.0f} seconds")
         if outcome[0] is not None:
             raise outcome[0]
         _LEARNED[key] = self.abilities
@@ -197,7 +192,7 @@ class ChatTemplate:
         except BadRow:
             plain = ""
         if len(plain) > MAX_PROBE_CHARACTERS:
-            raise _unsafe("it renders a single word to more than ten million characters")
+            raise unsafe("it renders a single word to more than ten million characters")
         self.abilities = template_probe.learn(self.source, self.render)
 
 
@@ -257,51 +252,4 @@ def _source(tokenizer: Any) -> str:
     try:
         return str(tokenizer.get_chat_template())
     except ValueError as error:
-        raise _broken(str(error)) from None
-
-
-def _refuse_dangers(source: str) -> None:
-    """Refuse what no honest chat template has; the sandbox stays the real guard."""
-    environment = ImmutableSandboxedEnvironment()
-    try:
-        tokens = list(environment.lex(source))
-    except jinja2.TemplateSyntaxError as error:
-        raise _broken(_syntax(error, source)) from None
-    for _, kind, text in tokens:
-        if kind in ("name", "string") and _DUNDER.search(text):
-            raise _unsafe(f"it uses {text}")
-        if kind == "operator" and text == "**":
-            raise _unsafe("it computes powers")
-        if kind == "integer" and int(text.replace("_", ""), 0) > MAX_NUMBER:
-            raise _unsafe(f"it uses the number {text}")
-
-
-def _syntax(error: jinja2.TemplateSyntaxError, source: str) -> str:
-    return f"{error.message}{_quoted(source, error.lineno)}"
-
-
-def _line_of(error: BaseException, source: str) -> str:
-    """The line of a template in which it failed, as the end of a sentence."""
-    frames = traceback.walk_tb(error.__traceback__)
-    lines = [line for frame, line in frames if frame.f_code.co_filename == "<template>"]
-    return _quoted(source, lines[-1]) if lines else ""
-
-
-def _quoted(source: str, line: int) -> str:
-    text = source.splitlines()[line - 1 : line]
-    shown = text[0].strip() if text else ""
-    return f" (line {line}: {shown[:LINE_SHOWN]}{'...' if len(shown) > LINE_SHOWN else ''})"
-
-
-def _unsafe(why: str) -> SafetyError:
-    return SafetyError(
-        "the model's chat template is not safe to run",
-        why,
-        "use a base model from a source you trust, or remove its chat template",
-    )
-
-
-def _broken(why: str) -> ModelError:
-    return ModelError(
-        "the model's chat template is not valid", why, "correct the tokenizer's chat_template"
-    )
+        raise broken(str(error)) from None

@@ -126,13 +126,8 @@ class SpanFinder:
         plain = {key: value for key, value in message.items() if key != "call"}
         if not self.chat.abilities.calls:
             return plain
-        try:
-            call = json.loads(message["content"])
-            function = {"name": call["name"], "arguments": call.get("arguments", {})}
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return plain
-        turn = {**plain, "content": "", "tool_calls": [{"type": "function", "function": function}]}
-        return tool_calls.native(turn, self.chat.abilities.text_arguments)
+        turn = tool_calls.parsed(plain)
+        return tool_calls.native(turn, self.chat.abilities.text_arguments) if turn else plain
 
     def _one(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
         example = self._answered(dialogue, chat)

@@ -44,6 +44,16 @@ def check(message: Message) -> None:
         called(call)
 
 
+def parsed(message: Message) -> Message | None:
+    """Return a turn whose text is a call as JSON with that call; None if it is none."""
+    try:
+        call = json.loads(message["content"])
+        function = {"name": call["name"], "arguments": call.get("arguments", {})}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return {**message, "content": "", "tool_calls": [{"type": "function", "function": function}]}
+
+
 def native(message: Message, text: bool) -> Message:
     """Return a turn with the arguments of its calls as objects, or as JSON `text`.
 
