@@ -286,7 +286,7 @@ def test_the_system_turn_of_the_recipe_is_sent_by_default(
     other = saved.apply_chat_template(own, add_generation_prompt=True, tokenize=False)
     assert other == sent.replace("Be\nbrief.", "Be long.")
     if render == "auto":
-        assert 'SYSTEM """Be\nbrief."""' in modelfile.text("x.gguf", saved, [], 64)
+        assert "Be\nbrief." in modelfile.text("x.gguf", saved, [], 64)
     kinds = {each.what for each in made.prepared.sent.trained}
     assert kinds == {"a last turn"} | ({"a turn in the middle"} if learn == "all" else set())
 

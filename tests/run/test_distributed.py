@@ -123,7 +123,8 @@ def test_rows_stay_in_order_on_other_numbers_of_processes(
     travel in one message per step."""
     recipe, one = plain
     folder = tmp_path / "run"
-    stopped = groups(recipe, folder, traps={0: "counted", 1: "signalled"})
+    own = "train.save_steps=2"
+    stopped = groups(recipe, folder, own, traps={0: "counted", 1: "signalled"})
     assert stopped["codes"] == [143, 143], groups.said(0) + groups.said(1)
     assert "messages of step 1: all_reduce\n" in groups.said(0)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir())[-1] == "step-2"

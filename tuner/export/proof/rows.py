@@ -72,8 +72,20 @@ def write_rows(plan: Plan) -> None:
     """Write rows of a plan to its run folder: held-out ones, training rows for formats that
     calibrate, and a few prompts."""
     parts = {"held_out": of_plan(plan), "calibration": _of_rows(plan, list(plan.prepared.train))}
-    content = {name: {"rows": part.rows, "targets": part.targets} for name, part in parts.items()}
-    write_json(plan.output / FILE, content | {"prompts": prompts.of_plan(plan)})
+    content: dict[str, Any] = {
+        name: {"rows": part.rows, "targets": part.targets} for name, part in parts.items()
+    }
+    content["prompts"] = prompts.of_plan(plan)
+    with contextlib.suppress(IntegrityError):
+        # A resumed run keeps the moment at which its prompts were written first.
+        if _undated(_read(plan.output)) == _undated(json.loads(json.dumps(content))):
+            return
+    write_json(plan.output / FILE, content)
+
+
+def _undated(content: dict[str, Any]) -> dict[str, Any]:
+    written = content.get("prompts", ())
+    return content | {"prompts": [record | {"written": None} for record in written]}
 
 
 def load(folder: Path, part: str = "held_out") -> ProbeRows | None:
