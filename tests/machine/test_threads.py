@@ -33,6 +33,7 @@ atexit.register(note)
 """
 
 
+@pytest.mark.slow
 def test_every_process_of_a_run_waits_as_chosen(
     make_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -183,6 +183,7 @@ def test_every_format_has_the_new_rows(kind: str, trained: Callable[..., Path]) 
     assert found[0] == 0
 
 
+@pytest.mark.slow
 def test_the_whole_way_in_processes_of_their_own(
     trained: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -105,7 +105,10 @@ def measured(recipe: Path) -> tuple[int, dict[str, int]]:
     return record["peak_memory_bytes"], record["plan"]["memory"]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [each if each == "lora" else pytest.param(each, marks=pytest.mark.slow) for each in METHODS],
+)
 @pytest.mark.parametrize("base", ["llama", pytest.param("smollm2-135m", marks=pytest.mark.slow)])
 def test_the_peak_is_foreseen_within_a_tenth(
     base: str, name: str, make_recipe: Callable[..., Path]
