@@ -230,7 +230,7 @@ def test_every_family_calls_in_its_own_words(tmp_path: Path, name: str) -> None:
     """Rows, weights, prompt, sampled tokens, reply: call, result, answer, whole and streamed."""
     family = FAMILIES[name]
     tokenizer = family.tokenizer()
-    thought = {"reasoning_content": "A tide."} if name in ("gpt-oss", "qwen3") else {}
+    thought = {"reasoning_content": "A tide."} if name == "qwen3" else {}
     one = [ONE[0], {**ONE[1], **thought}, *ONE[2:]]
     rows = [one] if name in ONE_CALL else [one, TWO]
     folder = taught(
