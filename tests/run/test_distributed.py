@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -273,11 +274,12 @@ def test_a_shared_base_and_a_whole_adapter(
 def test_a_start_that_depends_on_the_base(
     groups: Groups, bases: Callable[[str], Path], tmp_path: Path, method: dict[str, Any]
 ) -> None:
-    """Under fsdp all processes start from what the one made that has read the base, tied here."""
+    """Under fsdp all processes start alike, whichever of them have read the base, tied here."""
     recipe = write_recipe(tmp_path, bases("llama-tied"), method=method)
     one, two = tmp_path / "one", tmp_path / "two"
     assert groups(recipe, one, world=1)["codes"] == [0], groups.said(0)
-    done = groups(recipe, two, "run.strategy=fsdp", traps={1: "no weights"})
+    computed = "init" in method
+    done = groups(recipe, two, "run.strategy=fsdp", traps={} if computed else {1: "no weights"})
     assert done["codes"] == [0, 0], groups.said(0) + groups.said(1)
     assert distance(adapter(one), adapter(two)) < 1e-4
 
@@ -316,9 +318,10 @@ def test_the_others_wait_for_what_rank_0_does_for_all(
 ) -> None:
     """G04: a checkpoint, or the answers of a step, may take longer than `run.timeout`."""
     fault = {0: "slow to seal"}
+    began = time.monotonic()
     done = groups(plain[0], tmp_path / "run", f"run.timeout={SLOW - 3:.0f}", traps=fault)
     assert done["codes"] == [0, 0], groups.said(0) + groups.said(1)
-    assert done["seconds"] > SLOW
+    assert time.monotonic() - began > SLOW
 
 
 def test_the_launcher(plain: tuple[Path, Path], tmp_path: Path) -> None:

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def reads(plan: Plan) -> bool:
     """Return whether this process reads the base; the others only know the shapes of its tensors.
 
-    EVA computes with the whole base before it is sharded.
+    Starts that are computed from the base (PiSSA, OLoRA, EVA, LoftQ) need it whole everywhere.
     """
-    eva = getattr(plan.recipe.method, "init", "") == "eva"
-    return eva or ranks.place().local_rank == 0
+    computed = getattr(plan.recipe.method, "init", "default") != "default"
+    return computed or ranks.place().local_rank == 0
 
 
 def shard(plan: Plan, live: Any) -> None:
