@@ -12,7 +12,7 @@ import pytest
 
 from tests.chat_templates import FAMILIES
 from tests.data.test_conversations import TOOL, said, user
-from tests.export.exporting import command, exported
+from tests.export.exporting import command, exported, needs_llama
 from tests.export.test_tampered import refused
 from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError
@@ -144,6 +144,7 @@ def test_verify_compares_the_prompts_of_the_run_again(
     exported(run, "merged")
 
 
+@needs_llama
 def test_a_gguf_adapter_without_the_first_token_is_refused(
     make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], tmp_path: Path
 ) -> None:
