@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.chat_templates import FAMILIES
-from tests.data.test_conversations import CALL, TOOL, said, user
+from tests.data.test_conversations import ROWS, said, user
 from tests.data.test_masks import learned, prepared
 from tests.tokenizers import make_tokenizer
 from tuner.data.conversation import Prompts
@@ -18,15 +18,6 @@ from tuner.recipe.schema import DataSection
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 ROW = {"messages": [SYSTEM, user("Due?"), said("Now."), user("Why?"), said("So."), user("Ah!")]}
-TOOLS = {
-    "messages": [
-        user("Due when?"),
-        said("", tool_calls=[CALL]),
-        {"role": "tool", "content": "16:40"},
-        said("At 16:40."),
-    ],
-    "tools": [TOOL],
-}
 END = "<|im_end|>"
 LEARNED: dict[str, tuple[Any, list[str]]] = {
     "answers": ("answers", ["Now.", "So."]),
@@ -74,7 +65,7 @@ def test_reasoning_counts_where_another_turn_is_last(tmp_path: Path) -> None:
 def test_results_of_tools_are_learned_if_named(tmp_path: Path) -> None:
     tokenizer = FAMILIES["qwen3"].tokenizer()
     learn = {"roles": ["assistant", "tool"]}
-    result = prepared(tmp_path, [TOOLS], tokenizer, learn=learn)
+    result = prepared(tmp_path, [ROWS["tools"]], tokenizer, learn=learn)
     assert [learned(row, tokenizer)[-1] for row in result.train][-1] == "At 16:40." + END
     text = "".join(each for row in result.train for each in learned(row, tokenizer))
     assert text.count("16:40") == 2

@@ -138,19 +138,10 @@ def rows_of(lengths: Sequence[int]) -> list[dict[str, str]]:
 
 def steps_of(plan: Plan) -> list[list[Any]]:
     """Return the rows of each step of a plan, in the order of the run."""
-    from tuner.data.order import Stream
     from tuner.tasks import sft
 
     stage = plan.stages[0]
-    order, batch = sft.places(plan, stage), plan.recipe.train.batch_size
-    stream = Stream(
-        plan.prepared.train,
-        plan.recipe.run.seed,
-        order.start,
-        order.stop,
-        batch,
-        grouped=not plan.packing,
-    )
+    stream = sft.stream_of(plan, stage, stage.start)
     return [stream.step(number) for number in range(stage.steps)]
 
 

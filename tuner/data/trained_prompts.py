@@ -71,7 +71,7 @@ def _kind(dialogue: Dialogue, turn: int) -> str:
 
 
 def _answers_only(rendered: Rendered, encoded: Encoded, maker: ExampleMaker) -> list[bool]:
-    """Which tokens are learned as answers: turns of others are told apart by rendering again."""
+    """Which tokens are learned as answers: rendering again finds those of other turns."""
     if not rendered.further:
         return encoded.supervised
     (alone,) = maker.encoder.encode([replace(rendered, further=(), append_eos=False)])

@@ -60,7 +60,7 @@ class Reader:
 
     Args:
         opened: whether its prompt has already opened a block of reasoning.
-        form: how the model writes calls; None: only reasoning is told from content.
+        form: how the model writes calls; None: it writes none that can be read.
         tools: shown to the model; without any, a call is content. Their schemas give a type to
             arguments that are written without one.
         single: whether the answer ends with its first call.

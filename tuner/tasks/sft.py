@@ -74,6 +74,20 @@ def places(plan: Plan, stage: Stage) -> range:
     return range(start, start + rows)
 
 
+def stream_of(plan: Plan, stage: Stage, first: int) -> Stream:
+    """Return the rows of a stage from step `first` on, which counts from the start of the run."""
+    batch = plan.recipe.train.batch_size
+    order = places(plan, stage)[(first - stage.start) * batch :]
+    return Stream(
+        plan.prepared.train,
+        plan.recipe.run.seed,
+        order.start,
+        order.stop,
+        batch,
+        grouped=not plan.packing,
+    )
+
+
 def trainer(leg: Leg) -> Trainer:
     """Return the Trainer of a leg."""
     weighted = any(row.weights for row in leg.plan.prepared.train)
@@ -109,16 +123,7 @@ def on_trainer(
         count: of the rows of a step, what their loss is divided by; else its number of labels.
     """
     plan, model = leg.plan, leg.trained.model
-    batch = plan.recipe.train.batch_size
-    order = places(plan, leg.stage)[(leg.first - leg.stage.start) * batch :]
-    stream = Stream(
-        plan.prepared.train,
-        plan.recipe.run.seed,
-        order.start,
-        order.stop,
-        batch,
-        grouped=not plan.packing,
-    )
+    stream = stream_of(plan, leg.stage, leg.first)
     step_loss = StepLoss(leg, stream, loss, count)
     world = plan.devices.world
     built = WeighingTrainer(

@@ -29,16 +29,17 @@ REPORT = "please report it with the base model's name and versions"
 def of_plan(plan: Plan) -> list[Record]:
     """Return a few prompts of a plan's rows, as JSON; those that are asked for with arguments of
     the chat template also as they are without."""
-    trained = plan.prepared.sent.trained
-    prompts = Prompts(plan.tokenizer, [*plan.stop_ids]) if trained else None
+    if not plan.prepared.sent.trained:
+        return []
+    prompts = Prompts(plan.tokenizer, [*plan.stop_ids])
     records = []
-    for each in trained if prompts else ():
+    for each in plan.prepared.sent.trained:
         asked = [each.arguments, {}] if each.arguments else [{}]
         for arguments in asked:
             record: Record = {
                 "row": each.row,
                 "what": each.what if arguments == each.arguments else f"{each.what}, by default",
-                "messages": prompts.native(each.turns) if prompts else [],
+                "messages": prompts.native(each.turns),
                 "tools": each.tools,
                 "arguments": arguments,
                 "written": datetime.now().isoformat(),

@@ -80,7 +80,7 @@ def further(known: Collection[str], grouped: bool) -> dict[str, Any]:
 
     Args:
         known: the parameters of the installed version; before 2.12 its kernel takes heads that
-            share keys without being told.
+            share keys without the argument.
         grouped: whether heads share keys.
     """
     # Keys are not split, so that the other rows do not decide how a row's sums are rounded.
