@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, Generic
 
+from tuner.console.formatting import counted
+from tuner.data.bad_rows import EVERY
 from tuner.data.example_maker import ExampleMaker
-from tuner.data.files import EVIDENCE, Source, SplitFiles, in_source, read_source
+from tuner.data.files import Source, SplitFiles, in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
 from tuner.data.split import Item, Split, split
 from tuner.data.template_match import Fit
@@ -24,8 +26,6 @@ class Pipeline(ABC, Generic[Item]):
     Attributes:
         unit: what an item is called in messages.
         labels: answers to choose from.
-        sent: after a preview, how prompts are sent when the model is used.
-        first: prepare only so many rows of each source, for a preview; None: all.
 
     Raises:
         RecipeError: the recipe's lengths do not fit the model or the task.
@@ -33,8 +33,6 @@ class Pipeline(ABC, Generic[Item]):
 
     unit = "prompts"
     labels: tuple[str, ...] = ()
-    sent = PromptFormat()
-    first: int | None = None
     maker: ExampleMaker
 
     def __init__(self, inputs: Inputs) -> None:
@@ -53,12 +51,9 @@ class Pipeline(ABC, Generic[Item]):
         items = self._split()
         train, held = self._examples(items)
         if not train:
-            raise DataError(
-                "the train split is empty",
-                "none of its rows could be rendered and kept",
-                "see `tuner data preview`",
-            )
+            raise self._empty(self.source.train, self._left_out(self.source.train))
         report = self._report(items, train, held)
+        report = {"rows_in": report["rows_in"], "bad_rows": len(report["skipped"]), **report}
         name, template = report["template"], self.maker.chat_template
         sent = self._sent(items.train)
         return Prepared(train, held, name, self.labels, template, report, sent)
@@ -85,31 +80,36 @@ class Pipeline(ABC, Generic[Item]):
         """How the prompts of these items are sent when the model is used."""
         return PromptFormat()
 
-    @abstractmethod
-    def preview(self) -> tuple[list[Preview], list[str]]:
-        """Return the training rows as they are learned, and what a reader should not overlook.
+    def preview(self, count: int) -> tuple[Prepared, list[Preview]]:
+        """Prepare all rows, and return the first training rows of each source as they are learned.
+
+        Args:
+            count: rows to show, of all sources together; at least one of each.
 
         Raises:
-            TunerError: as `prepare` does, except for rows that truncation leaves without an answer.
+            TunerError: as `prepare`.
         """
+        prepared = self.prepare()
+        return prepared, self._previews(prepared, -(-count // len(self.data.train)))
+
+    @abstractmethod
+    def _previews(self, prepared: Prepared, count: int) -> list[Preview]:
+        """The first training rows, so many of each source, as they are learned."""
 
     def _split(self) -> Split[Item]:
-        few = None if self.first is None else max(EVIDENCE, self.first)
-        self.source = read_source(
-            self.data, self.inputs.folder, self.max_length, self.inputs.seed, few
-        )
+        self.source = read_source(self.data, self.inputs.folder, self.max_length, self.inputs.seed)
         files = self.source.train, self.source.eval
         for each in files:
             self._refuse_empty(each, each.rows)
         self._recognise()
         train, held = (self._items(each) for each in files)
-        self.source.bad.stop_if_too_many()
+        self.source.bad.stop_if_too_many(len(self.source.rows))
         for each, found in zip(files, (train, held), strict=True):
             self._refuse_empty(each, found)
         return split(train, held, self.data, self.inputs.seed, self.unit)
 
     def _recognise(self) -> None:
-        """Find the format of each source by its first rows, and keep those of a preview."""
+        """Find the format of each source by its first rows."""
         several = len(self.source.sources) > 1
         for source in self.source.sources:
             if not source.rows:
@@ -119,7 +119,6 @@ class Pipeline(ABC, Generic[Item]):
                 refuse_own_system(source.data, self.data, source.fit.template)
             except (DataError, RecipeError) as error:
                 raise in_source(error, source) if several else error from None
-            source.rows = source.rows[: self.first]
 
     @abstractmethod
     def _fit(self, source: Source) -> Fit[Any]:
@@ -146,8 +145,11 @@ class Pipeline(ABC, Generic[Item]):
 
     def _left_out(self, files: SplitFiles) -> str:
         bad = len(self.source.bad.found)
-        return f"{bad} bad rows were left out, none is left" if bad else "no rows"
+        return f"{counted(bad, 'bad row')} left out, none is left" if bad else "no rows"
 
     def _empty(self, files: SplitFiles, why: str) -> DataError:
-        fix = f"point data.{files.name} to a file with rows"
-        return DataError(f"the {files.name} split is empty", why, fix)
+        bad, fix = self.source.bad, f"point data.{files.name} to a file with rows"
+        problems = [why, *bad.problems()] if bad.found else None
+        return DataError(
+            f"the {files.name} split is empty", why, EVERY if problems else fix, problems
+        )

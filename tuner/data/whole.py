@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -10,7 +11,8 @@ from tuner.data.answer_encoder import AnswerEncoder, Answers, PromptAndAnswers
 from tuner.data.bad_rows import BadRow
 from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker
 from tuner.data.pipeline import Pipeline
-from tuner.data.prepared import Inputs, Part, Preview
+from tuner.data.prepared import Inputs, Part, Prepared, Preview
+from tuner.data.preview_parts import spelled_out
 from tuner.data.report import chat_facts, sequences_sha256, skipped, token_facts, warnings_of
 from tuner.data.split import Split
 from tuner.data.tally import Tally
@@ -80,7 +82,11 @@ class WholePipeline(Pipeline[Item]):
         held = self._fitting(items.eval, encoder, self.maker.eval)
         self._stop_if_too_many(len(items.train))
         if items.eval and not held:
-            raise self._empty(self.source.eval, self.no_room.format(self.max_length))
+            raise DataError(
+                "the eval split is empty",
+                self.no_room.format(self.max_length),
+                f"{self._room(self.maker.eval.longest)}; or data.eval: 0",
+            )
         return train, held
 
     def _fitting(self, items: Sequence[Item], encoder: AnswerEncoder, tally: Tally) -> list[Any]:
@@ -138,17 +144,22 @@ class WholePipeline(Pipeline[Item]):
             "tokens_sha256": sequences_sha256(n for each in train for n in each.numbers),
         }
 
-    def preview(self) -> tuple[list[Preview], list[str]]:
-        """Return the prompts, with their answers where the rows have them, better ones first."""
-        shown = []
-        for row in self.prepare().train:
-            asked = str(self.tokenizer.decode(row.prompt_ids))
-            prompt = Part("", "prompt", asked, learned=False, weight=0.0)
+    def _previews(self, prepared: Prepared, count: int) -> list[Preview]:
+        """The prompts, with their answers where the rows have them, better ones first."""
+        shown, seen = [], Counter[int]()
+        for row in prepared.train:
+            seen[row.task] += 1
+            if seen[row.task] > count:
+                continue
+            prompt = self._parts(Part("", "prompt", "", learned=False, weight=0.0), row.prompt_ids)
             if not row.answers:
-                shown.append(Preview(row.row, [prompt], row.num_tokens, False, row.prompt_ids))
+                shown.append(Preview(row.row, prompt, row.num_tokens, False, row.prompt_ids))
             for number, ids in enumerate(row.answers, 1):
-                said = str(self.tokenizer.decode(ids[len(row.prompt_ids) :]))
-                answer = Part("assistant", "answer", said, learned=True, weight=1.0)
-                name = f"{row.row}, answer {number}"
-                shown.append(Preview(name, [prompt, answer], len(ids), False, ids))
-        return shown, []
+                answer = Part("assistant", "answer", "", learned=True, weight=1.0)
+                parts = prompt + self._parts(answer, ids[len(row.prompt_ids) :])
+                shown.append(Preview(f"{row.row}, answer {number}", parts, len(ids), False, ids))
+        return shown
+
+    def _parts(self, part: Part, ids: Sequence[int]) -> list[Part]:
+        words = self.maker.encoder.control_words
+        return spelled_out(part, ids, words, lambda each: str(self.tokenizer.decode(each)))
