@@ -41,6 +41,9 @@ WARNINGS = {
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",
     "special_tokens_in_text": "special tokens in the rows' text, kept literal "
     "(data.special_tokens_in_text): {}",
+    "tied_rows": "{:row} left out: of two answers, neither is named the better one",
+    "thumbs_alone": "{:thumb} to prompts without an opposite one: learned against a score of 0 "
+    "(reward.unpaired)",
     "unpaired_rows": "{:row} left out: no better and worse answer to the same prompt make a pair",
     "identical_answers": "{:answer} given twice under the same prompt, or both liked and disliked",
     "contradicting_pairs": "{:pair} left out: another row has the same answers in the opposite "
