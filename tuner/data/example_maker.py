@@ -60,6 +60,7 @@ class ExampleMaker:
                 "without one the model never learns to stop",
                 "use a base model whose tokenizer defines an eos_token",
             )
+        self._date = inputs.date
         raw_ones = [template.name for template in templates if template.raw]
         if data.render == "chat" and raw_ones:
             raise RecipeError(
@@ -90,11 +91,11 @@ class ExampleMaker:
         chat = self._turns and data.render != "raw" and language
         self._separator = "" if chat else separator_of(turned, head)
         if chat:
-            self._chat = ChatTemplate(tokenizer, inputs.stop_ids)
+            self._chat = ChatTemplate(tokenizer, inputs.stop_ids, inputs.date)
             self._finder = SpanFinder(self._chat, self._context)
-        borders = data.long == "split"
+        borders = inputs.splits(head)
         self.encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
-        self._suffix = closing(tokenizer)
+        self.suffix = closing(tokenizer)
         if data.system is not None:
             refuse_system(self._chat, data.system, self.encoder.control_words)
 
@@ -113,6 +114,11 @@ class ExampleMaker:
             if self._chat.own
             else "the tokenizer's"
         )
+
+    @property
+    def chat_date(self) -> str | None:
+        """The date that the chat template writes; None if it writes none."""
+        return self._date if self._chat and self._chat.dated else None
 
     @property
     def plain_template(self) -> str | None:
@@ -228,7 +234,7 @@ class ExampleMaker:
                 task=task,
                 weights=encoded.weights[:most],
             )
-        ids = encoded.prompt_ids[: most - len(self._suffix)] + self._suffix
+        ids = encoded.prompt_ids[: most - len(self.suffix)] + self.suffix
         nothing = [False] * len(ids)
         if self.head == "classes":
             label = self._labels.index(rendered.dialogue.answer.strip())
@@ -264,7 +270,7 @@ class ExampleMaker:
         """Return the tokens that an example would have without truncation."""
         if self.head == "language":
             return len(encoded.ids)
-        return len(encoded.prompt_ids) + len(self._suffix) + len(made.target)
+        return len(encoded.prompt_ids) + len(self.suffix) + len(made.target)
 
     def stop_if_too_many_dropped(self, rows: int, kept: set[str], longest: int) -> None:
         """Raise when truncation leaves too many rows without an answer.

@@ -7,10 +7,12 @@ from collections.abc import Collection, Sequence
 from typing import Any, Generic
 
 from tuner.console.formatting import counted
+from tuner.data import read
 from tuner.data.bad_rows import EVERY
 from tuner.data.example_maker import ExampleMaker
 from tuner.data.files import Source, SplitFiles, in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
+from tuner.data.read import Row
 from tuner.data.split import Item, Split, split
 from tuner.data.template_match import Fit
 from tuner.data.turn_rules import refuse_own_system
@@ -102,11 +104,27 @@ class Pipeline(ABC, Generic[Item]):
         for each in files:
             self._refuse_empty(each, each.rows)
         self._recognise()
+        self.source.reader.draw(self.source.train.sources, self._row_label)
+        for source in self.source.sources:
+            for row in () if self._splits(source) else source.rows:
+                read.cut(row, self.source.reader.most)
         train, held = (self._items(each) for each in files)
         self.source.bad.stop_if_too_many(len(self.source.rows))
         for each, found in zip(files, (train, held), strict=True):
             self._refuse_empty(each, found)
-        return split(train, held, self.data, self.inputs.seed, self.unit)
+        return split(train, held, self.data, self.inputs.seed, self.unit, self._label)
+
+    def _splits(self, source: Source) -> bool:
+        """Whether rows of a source become pieces where they are too long."""
+        return False
+
+    def _row_label(self, source: Source, row: Row) -> str | None:
+        """What a row is stratified by where rows are drawn; None: nothing."""
+        return None
+
+    def _label(self, item: Item) -> str | None:
+        """What an item is stratified by where rows are held out; None: nothing."""
+        return None
 
     def _recognise(self) -> None:
         """Find the format of each source by its first rows."""

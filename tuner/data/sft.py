@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tuner.console.formatting import counted
+from tuner.data import cut, strata
 from tuner.data.bad_rows import BadRows
 from tuner.data.check_row import ODDITIES, check, oddities
 from tuner.data.dialogue import Dialogue, RowRenderer
@@ -16,7 +17,7 @@ from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker, Pair
 from tuner.data.files import Source, SplitFiles
 from tuner.data.labels import labels_of
-from tuner.data.long import refuse_split, settle
+from tuner.data.long import Fitting, length_facts, refuse_split
 from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import EvalRow, Inputs, Part, Prepared, Preview, PromptFormat
 from tuner.data.preview_parts import parts_of
@@ -36,11 +37,13 @@ from tuner.recipe import schema_source
 RAW_PROMPT_TOKENS = 32
 # What a reader of the report should not overlook, costliest first.
 WARNED = (
-    *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
+    *("left_out_too_long", "eval_left_out_too_long", "truncated_rows", "rows_cut_while_reading"),
+    *("dropped_no_answer_left", "rows_without_oldest_turns", "documents_cut"),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
     *("text_after_answers", "turns_learned_by_key", "unanswered_rows", "unread_turn_keys"),
-    *("ignored_columns", "eval_rows_also_in_train", "special_tokens_in_text"),
+    *("ignored_columns", "eval_rows_also_in_train", "labels_not_held_out"),
+    "special_tokens_in_text",
 )
 
 
@@ -98,6 +101,7 @@ class SftData(Pipeline[Dialogue]):
         self._disliked += len(source.rows) - len(liked)
         rules = replace(self._rules, system=source.data.system)
         renderer = RowRenderer(source.fit, self.data.labels, rules)
+        documents = source.fit.template.documents
 
         def dialogue(row: Row) -> Dialogue | None:
             made = renderer.render(row)
@@ -106,7 +110,8 @@ class SftData(Pipeline[Dialogue]):
             check(made)
             self._unanswered += made.unanswered
             self._odd.update(oddities(made))
-            return made
+            values = [source.fit.value(row, name) for name in documents]
+            return replace(made, documents=tuple(cut.documents(values)))
 
         return self.source.each(liked, dialogue)
 
@@ -136,7 +141,18 @@ class SftData(Pipeline[Dialogue]):
         self._unread = self.maker.unread_keys(rows)
         train = self.maker.encode(items.train, bad)
         held = self.maker.encode(items.eval, bad, prompts=True)
-        return settle(self.data, self.maker, (train, held), self.inputs.context_length)
+        return Fitting(self.inputs, self.maker, self.labels).settle(train, held)
+
+    def _splits(self, source: Source) -> bool:
+        plain = not source.rows or source.fit.template.text is not None
+        return plain and self.inputs.splits(self.head)
+
+    def _row_label(self, source: Source, row: Row) -> str | None:
+        return strata.of_row(source, row, self.data, self.head)
+
+    def _label(self, item: Dialogue) -> str | None:
+        template = self.source.train.sources[item.source].fit.template
+        return strata.of_dialogue(item, template, self.data, self.head)
 
     def _labelled(self, rows: Sequence[Dialogue]) -> list[Dialogue]:
         """The rows of sources that have labels; all of them, if they are classified."""
@@ -187,6 +203,7 @@ class SftData(Pipeline[Dialogue]):
     def _report(
         self, items: Split[Dialogue], train: Sequence[Example], held: Sequence[EvalRow]
     ) -> dict[str, Any]:
+        also = {"row": "they are also", "prompt": "their prompts are"}
         report = self._facts() | items.facts
         report |= {
             "rows_train": len({example.row for example in train}),
@@ -200,8 +217,9 @@ class SftData(Pipeline[Dialogue]):
             "rows_with_reasoning": sum(self.maker.reasons(items.train)),
             "tokens_sha256": tokens_sha256(train),
             **losses(self.maker),
+            **length_facts(self.inputs, self.maker, [fit.template for fit in self.fits], train),
         }
-        report["warnings"] = warnings_of(report, WARNED, "they are also")
+        report["warnings"] = warnings_of(report, WARNED, also[self.data.split])
         if any(fit.template.label for fit in self.fits) and not self.data.labels:
             report["labels"] = list(self.labels)
         if self.labels and self.head != "classes":
@@ -263,7 +281,8 @@ class SftData(Pipeline[Dialogue]):
             parts.append(Part("assistant", "text", self._decoded(written), True, 1.0))
         ids = made.input_ids + written
         whole = self.maker.whole_length(encoded, made)
-        return Preview(made.row, parts, whole, made.num_tokens < whole, ids)
+        cut = made.num_tokens < whole or made.row in self.maker.train.shortened
+        return Preview(made.row, parts, whole, cut, ids)
 
     def _decoded(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids))

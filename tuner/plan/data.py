@@ -12,6 +12,7 @@ from tuner.data.prepared import Inputs
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
 from tuner.data.system_turn import with_system
+from tuner.machine import launch
 from tuner.plan import rlhf as plan_rlhf
 from tuner.plan.prompts import refuse_other_prompts
 from tuner.recipe.schema_rlhf import RewardSection
@@ -91,8 +92,9 @@ def preview(base: RecipeAndBase, room: int, count: int) -> tuple[Prepared, list[
 def _settled(base: RecipeAndBase, rows: Pipeline[Any], prepared: Prepared) -> list[Example]:
     """The supervised rows that PPO mixes in; settles the prompts of the rows."""
     ptx = _ptx(base.recipe, rows.inputs)
+    date = prepared.report.get("chat_date")
     settle_prompts(
-        base.recipe, base.tokenizer, base.stop_ids, prepared.sent, prepared.chat_template
+        base.recipe, base.tokenizer, base.stop_ids, prepared.sent, prepared.chat_template, date
     )
     return ptx
 
@@ -103,6 +105,7 @@ def settle_prompts(
     stop_ids: Collection[int],
     sent: PromptFormat,
     template: str | None,
+    date: str | None = None,
 ) -> None:
     """Give the tokenizer the chat template that writes the prompts of the rows.
 
@@ -115,6 +118,7 @@ def settle_prompts(
         stop_ids: tokens that end an answer.
         sent: how prompts are sent.
         template: the chat template that the rows were rendered with; None for plain text.
+        date: that they show, if the template writes one.
 
     Raises:
         DataError: another prompt is sent than is trained.
@@ -125,7 +129,7 @@ def settle_prompts(
     elif template:
         wanted = {} if recipe.model.chat_arguments is not None else sent.arguments
         tokenizer.chat_template = with_defaults(with_system(template, system), wanted)
-    refuse_other_prompts(tokenizer, stop_ids, sent)
+    refuse_other_prompts(tokenizer, stop_ids, sent, date)
 
 
 def pipeline(
@@ -142,7 +146,8 @@ def pipeline(
     """
     recipe = loaded.recipe
     rlhf, section = recipe.rlhf, recipe.data
-    inputs = Inputs(section, tokenizer, loaded.folder, recipe.run.seed, room, stop_ids)
+    date = launch.today() if recipe.model.chat_date == "auto" else recipe.model.chat_date
+    inputs = Inputs(section, tokenizer, loaded.folder, recipe.run.seed, room, stop_ids, date)
     if loaded.task == "reward":
         alone = (recipe.reward or RewardSection()).unpaired == "learn"
         return PreferenceData(inputs, alone=alone)
@@ -154,6 +159,8 @@ def pipeline(
         # These apply to the supervised rows then; prompts are never cut, and have no answers.
         supervised: dict[str, Any] = {"learn": "answers", "reasoning_column": None}
         supervised |= {} if section.long == "error" else {"long": "auto"}
+        supervised |= {} if isinstance(section.max_length, int) else {"max_length": "auto"}
+        supervised["cut"] = "auto"
         inputs = replace(inputs, data=section.model_copy(update=supervised))
     references = any(isinstance(part, ExactAnswerRule) for part in rlhf.reward)
     return PromptData(inputs, rlhf.max_new_tokens, references)

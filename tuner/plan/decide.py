@@ -13,6 +13,7 @@ from tuner.methods.full import StagedOptions
 from tuner.methods.method import Method
 from tuner.model.base import Base
 from tuner.plan.values import PlanValue, Stage, Values
+from tuner.recipe.history import BEGUN
 from tuner.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -142,12 +143,17 @@ def defaults(recipe: Recipe, prepared: Prepared, base: Base, head: str, values: 
     generates = recipe.rlhf is not None and recipe.rlhf.draws
     kept = "tokens to generate" if generates else "virtual tokens"
     own = f"{whole} minus {base.context_length - room} {kept}"
-    values.set_auto("data.max_length", room, whole if room == base.context_length else own)
+    why = prepared.report["fitting"]["max_length"] or (
+        whole if room == base.context_length else own
+    )
+    given = recipe.data.max_length
+    if isinstance(given, str) and given != "auto":
+        values.table["data.max_length"] = PlanValue(room, f"{given}: {why}")
+    values.set_auto("data.max_length", room, why)
     task = "classification" if head == "classes" else "generation"
     values.set_auto("model.task", task, f"what {base.config.get('model_type')} models are for")
     values.set_auto("data.template", prepared.template, "detected from the columns")
-    if "dropped_too_long" not in prepared.report:
-        values.set_auto("data.long", "truncate", "no row loses more than half")
+    _cut(prepared, values)
     if found_labels := prepared.report.get("labels"):
         values.table["data.labels"] = PlanValue(found_labels, "auto: the labels found in the rows")
     _conversation(prepared, values)
@@ -160,11 +166,23 @@ def defaults(recipe: Recipe, prepared: Prepared, base: Base, head: str, values: 
     )
 
 
+def _cut(prepared: Prepared, values: Values) -> None:
+    """Say what rows lose that are too long."""
+    fitting = prepared.report["fitting"]
+    if "long" in fitting:
+        values.set_auto("data.long", fitting["long"], fitting["long_why"])
+    values.set_auto("data.cut", fitting["cut"], fitting["cut_why"])
+
+
 def _conversation(prepared: Prepared, values: Values) -> None:
-    """Say what becomes of reasoning, and by which arguments answers are asked for."""
+    """Say what becomes of reasoning, which date prompts show, and how answers are asked for."""
     said, rows = prepared.report.get("rows_with_reasoning", 0), prepared.report["rows_train"]
     if said:
         values.set_auto("data.reasoning", "learn", f"{said} of {counted(rows, 'row')} have some")
+    if date := prepared.report.get("chat_date"):
+        values.set_auto("model.chat_date", date, "today; the chat template writes the date")
+    elif values.table["model.chat_date"].origin == BEGUN:
+        values.table["model.chat_date"] = PlanValue("auto", BEGUN)
     if prepared.sent.arguments:
         those = f"{said} of {counted(rows, 'row')} have reasoning"
         values.set_auto("model.chat_arguments", prepared.sent.arguments, f"{those}; asked for so")

@@ -52,6 +52,7 @@ MAY_CHANGE = (
     "data.train",
     "data.eval",
     "data.long",
+    *("data.cut", "data.draw", "data.split", "model.chat_date"),
     "data.disliked",
     "reward.unpaired",
 )
