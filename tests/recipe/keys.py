@@ -40,6 +40,7 @@ OTHER: dict[str, str] = {
     "data.cut": "oldest_turns",
     "data.draw": "first",
     "data.split": "row",
+    "data.label_names": "{0: negative}",
     "data.max_rows": "7",
     "data.packing": "false",
     "data.reasoning": "drop",

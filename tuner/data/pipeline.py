@@ -58,7 +58,8 @@ class Pipeline(ABC, Generic[Item]):
         report = {"rows_in": report["rows_in"], "bad_rows": len(report["skipped"]), **report}
         name, template = report["template"], self.maker.chat_template
         sent = self._sent(items.train)
-        return Prepared(train, held, name, self.labels, template, report, sent)
+        kept = self._classifier(items.train)
+        return Prepared(train, held, name, self.labels, template, report, sent, kept)
 
     @property
     def fits(self) -> list[Fit[Any]]:
@@ -81,6 +82,10 @@ class Pipeline(ABC, Generic[Item]):
     def _sent(self, items: Sequence[Item]) -> PromptFormat:
         """How the prompts of these items are sent when the model is used."""
         return PromptFormat()
+
+    def _classifier(self, items: Sequence[Item]) -> dict[str, Any] | None:
+        """How inputs are classified; None if the answers are not all labels."""
+        return None
 
     def preview(self, count: int) -> tuple[Prepared, list[Preview]]:
         """Prepare all rows, and return the first training rows of each source as they are learned.

@@ -11,22 +11,25 @@ from tuner.console.formatting import counted
 from tuner.data import cut, strata
 from tuner.data.bad_rows import BadRows
 from tuner.data.check_row import ODDITIES, check, oddities
+from tuner.data.classifier import labels_only, record
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.encode import Encoded
 from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker, Pair
 from tuner.data.files import Source, SplitFiles
-from tuner.data.labels import labels_of
+from tuner.data.label_names import label_names, naming_columns
+from tuner.data.labels import facts as label_facts
+from tuner.data.labels import labels_of, listed, refuse_unseen
 from tuner.data.long import Fitting, length_facts, refuse_split
 from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import EvalRow, Inputs, Part, Prepared, Preview, PromptFormat
 from tuner.data.preview_parts import parts_of
 from tuner.data.read import Row
 from tuner.data.recognise import recognise
-from tuner.data.rendered import Rendered
+from tuner.data.rendered import Rendered, prompt_text
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
 from tuner.data.split import Split
-from tuner.data.template import Template
+from tuner.data.template import AUTO, Template
 from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, refuse_disliked, thumb_columns
 from tuner.data.trained_prompts import trained
@@ -42,7 +45,7 @@ WARNED = (
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
     *("text_after_answers", "turns_learned_by_key", "unanswered_rows", "unread_turn_keys"),
-    *("ignored_columns", "eval_rows_also_in_train", "labels_not_held_out"),
+    *("ignored_columns", "eval_rows_also_in_train", "labels_not_held_out", "labels_without_rows"),
     "special_tokens_in_text",
 )
 
@@ -69,6 +72,8 @@ class SftData(Pipeline[Dialogue]):
     def _recognise(self) -> None:
         refuse_unknown_column(self.data, [n for each in self.source.sources for n in each.columns])
         super()._recognise()
+        sources = [source for source in self.source.sources if source.rows]
+        self.names = label_names(self.data, sources, self.head)
 
     def _fit(self, source: Source) -> Fit[Template]:
         return recognise(source, self.inputs.folder)
@@ -100,7 +105,7 @@ class SftData(Pipeline[Dialogue]):
         liked = [row for row in source.rows if not is_down(row, thumbs)]
         self._disliked += len(source.rows) - len(liked)
         rules = replace(self._rules, system=source.data.system)
-        renderer = RowRenderer(source.fit, self.data.labels, rules)
+        renderer = RowRenderer(source.fit, self.names, rules)
         documents = source.fit.template.documents
 
         def dialogue(row: Row) -> Dialogue | None:
@@ -136,7 +141,7 @@ class SftData(Pipeline[Dialogue]):
         refuse_split(self.data, templates, self.head)
         held_out = [] if schema_source.files(self.data.eval) else items.eval
         rows = [*items.train, *held_out]
-        self.labels = labels_of(self.data, templates, self._labelled(rows), self.head)
+        self._find_labels(items, rows)
         self.maker = ExampleMaker(self.inputs, templates, self.max_length, self.head, self.labels)
         self._unread = self.maker.unread_keys(rows)
         train = self.maker.encode(items.train, bad)
@@ -154,14 +159,27 @@ class SftData(Pipeline[Dialogue]):
         template = self.source.train.sources[item.source].fit.template
         return strata.of_dialogue(item, template, self.data, self.head)
 
-    def _labelled(self, rows: Sequence[Dialogue]) -> list[Dialogue]:
+    def _find_labels(self, items: Split[Dialogue], rows: Sequence[Dialogue]) -> None:
+        train = self.source.train
+        self.labels = labels_of(
+            self.data,
+            [fit.template for fit in self.fits],
+            self._labelled(rows, train),
+            self.head,
+            self.names.names,
+            lambda: naming_columns([each for each in self.source.sources if each.rows]),
+        )
+        if not listed(self.data, self.names.names):
+            held = self.source.eval if schema_source.files(self.data.eval) else train
+            known = {row.answer.strip() for row in self._labelled(items.train, train)}
+            refuse_unseen(known, self._labelled(items.eval, held), self.labels)
+
+    def _labelled(self, rows: Sequence[Dialogue], files: SplitFiles) -> list[Dialogue]:
         """The rows of sources that have labels; all of them, if they are classified."""
-        sources = self.source.train.sources
-        return [
-            row
-            for row in rows
-            if self.head == "classes" or sources[row.source].fit.template.label is not None
-        ]
+        if self.names.all:
+            return list(rows)
+        sources = files.sources
+        return [row for row in rows if sources[row.source].fit.template.label is not None]
 
     def _eval(self, pairs: Sequence[Pair]) -> list[EvalRow]:
         kept = self.maker.cut(pairs, self.maker.eval)
@@ -177,7 +195,7 @@ class SftData(Pipeline[Dialogue]):
         rendered, encoded = pair
         if rendered.dialogue.plain and self.head == "language":
             return self._continuation(example)
-        answer, text = rendered.dialogue.answer.strip(), _prompt_text(rendered)
+        answer, text = rendered.dialogue.answer.strip(), prompt_text(rendered)
         if example.label is not None:
             return EvalRow(example, example.input_ids, text, answer, [], example.label)
         options = self.maker.options(rendered, self.labels) if answer in self.labels else None
@@ -218,9 +236,11 @@ class SftData(Pipeline[Dialogue]):
             "tokens_sha256": tokens_sha256(train),
             **losses(self.maker),
             **length_facts(self.inputs, self.maker, [fit.template for fit in self.fits], train),
+            **label_facts(self.labels, items.train, items.eval),
         }
         report["warnings"] = warnings_of(report, WARNED, also[self.data.split])
-        if any(fit.template.label for fit in self.fits) and not self.data.labels:
+        asked = self.names.names or self.data.labels == (AUTO,)
+        if asked or (any(fit.template.label for fit in self.fits) and not self.data.labels):
             report["labels"] = list(self.labels)
         if self.labels and self.head != "classes":
             without = sum(row.gold is None for row in held)
@@ -239,8 +259,14 @@ class SftData(Pipeline[Dialogue]):
             defaults, self.maker.plain_template, tuple(trained(self._pairs, self.maker))
         )
 
+    def _classifier(self, items: Sequence[Dialogue]) -> dict[str, Any] | None:
+        templates = [fit.template for fit in self.fits]
+        if self.head != "classes" and not labels_only(templates, items, {*self.labels}):
+            return None
+        return record(self.data, self.fits[0], self.labels, self.maker)
+
     def _facts(self) -> dict[str, Any]:
-        read = {name for name in (self.data.reasoning_column,) if name}
+        read = {name for name in (self.data.reasoning_column, self.names.column) if name}
 
         def used(source: Source) -> frozenset[str]:
             return source.fit.used.union(read, self._thumbs[source.name] if self._disliked else ())
@@ -286,11 +312,3 @@ class SftData(Pipeline[Dialogue]):
 
     def _decoded(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids))
-
-
-def _prompt_text(rendered: Rendered) -> str:
-    dialogue = rendered.dialogue
-    if dialogue.segments:
-        return rendered.text[: rendered.prompt_end].rstrip()
-    asked = [m["content"] for m in dialogue.messages[:-1] if m["role"] != "assistant"]
-    return str(asked[-1]) if asked else rendered.text[: rendered.prompt_end]

@@ -31,6 +31,7 @@ ADDED: dict[str, Any] = {
     "data.long": "auto",
     "data.disliked": "error",
     "reward.unpaired": "learn",
+    "data.label_names": None,
     "export.onto": "auto",
     "train.adam_beta1": 0.9,
     "train.adam_beta2": 0.999,
