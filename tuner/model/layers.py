@@ -26,7 +26,7 @@ from tuner.model.heads import HEADS, is_new, new_modules
 
 # Their stored tensor names are the names of the modules, and every stored matrix outside embedding
 # and head is a linear layer. GPT-2 stores its matrices (inputs, outputs), the others transposed.
-_PLAIN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
+PLAIN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 _NOT_LINEAR = ("embed_tokens.", "lm_head.", "wte.", "wpe.")
 # The matrices with a row for every token.
@@ -85,7 +85,7 @@ def read(base: Base, head: str, rows: int = 0) -> Skeleton:
     Raises:
         ModelError: transformers knows no such model as in config.json.
     """
-    plain = head == "language" and base.config.get("model_type") in _PLAIN_FAMILIES
+    plain = head == "language" and base.config.get("model_type") in PLAIN_FAMILIES
     shapes = base.shapes() if plain else {}
     if not shapes:
         return _from_model(empty(base, head, rows), base)

@@ -10,7 +10,9 @@ import torch
 # Layers of a state-space mixer (Mamba, Jamba, Zamba, Bamba ...) whose weights its kernels read
 # directly: an adapter around such a layer would never be computed with.
 _READ_DIRECTLY = ("x_proj", "dt_proj", "out_proj")
-_MIXER = "its mixer's kernels read the weight, past any adapter"
+# So are these of Gemma-3n's alternating updates, while it is trained.
+_COEFFICIENTS = ("prediction_coefs", "correction_coefs")
+_PAST = "its weight is read past any adapter"
 
 
 def find(model: Any, linears: Iterable[str], norms: Iterable[str]) -> dict[str, str]:
@@ -29,8 +31,8 @@ def find(model: Any, linears: Iterable[str], norms: Iterable[str]) -> dict[str, 
         parent, _, last = name.rpartition(".")
         if name in found:
             continue
-        if last in _READ_DIRECTLY and _is_mixer(modules[parent]):
-            found[name] = _MIXER
+        if last in _COEFFICIENTS or (last in _READ_DIRECTLY and _is_mixer(modules[parent])):
+            found[name] = _PAST
         elif not _maps_plainly(modules[name]):
             found[name] = "its result is not that of a linear layer"
         elif name in shared:
