@@ -13,20 +13,30 @@ from typing import Any
 
 from tuner.errors import RecipeError
 
-# Nothing in config.json marks encoders.
+# Nothing in config.json marks encoders. All of these read a text both ways.
 _ENCODERS = frozenset(
     {
         "albert",
         "bert",
+        "big_bird",
         "camembert",
+        "data2vec-text",
         "deberta",
         "deberta-v2",
         "distilbert",
         "electra",
         "ernie",
+        "megatron-bert",
         "modernbert",
+        "rembert",
         "roberta",
+        "roberta-prelayernorm",
+        "roformer",
+        "xlm",
         "xlm-roberta",
+        "xlm-roberta-xl",
+        "xlnet",
+        "xmod",
     }
 )
 
@@ -151,7 +161,7 @@ def head_for(task: str, config: Mapping[str, Any], verb: str = "sft") -> Head:
     if kind == "encoder":
         raise RecipeError(
             "model.task: generation, but the base is an encoder",
-            f"model type {config.get('model_type')} cannot generate text",
+            f"model type {config.get('model_type')} reads a text both ways: it cannot continue one",
             "set model.task: classification, or use a decoder or an encoder-decoder",
         )
     return HEADS["sequence" if kind == "encoder-decoder" else "language"]

@@ -128,6 +128,7 @@ def _decide(
     recipe, method = base.recipe, base.method
     device, dtype = decide.place(recipe, method, machine, values)
     processes = devices.decide(recipe, method, base.loaded.task, machine, device, values)
+    decide.attention(recipe, base.layers, base.base, values)
     packing = decide.packing(recipe, method, base.base, base.head.name, values)
     stages = decide.stages(recipe, method, len(prepared.train), values)
     setting = Setting(

@@ -183,8 +183,12 @@ def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
         return []
     wanted = options.target_modules
     layers = options.layers if isinstance(options, LoraOptions) else ()
-    names = list(skeleton.norms if isinstance(options, LayernormOptions) else skeleton.linears)
-    chosen = choose(options, list(skeleton.linears), skeleton.norms, layers)
+    linears, norms = (
+        [name for name in names if name not in skeleton.unfit]
+        for names in (skeleton.linears, skeleton.norms)
+    )
+    names = norms if isinstance(options, LayernormOptions) else linears
+    chosen = choose(options, linears, norms, layers)
     keywords = ("all-linear", "all-norms", "auto")
     absent = [
         entry
@@ -201,6 +205,7 @@ def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
                 f"correct it, or use {_everything(options)}",
             ) from error
     if not chosen or (absent and len(wanted) > 1):
+        _refuse_unfit(options, absent or wanted, skeleton, base)
         endings = sorted({name.rsplit(".", 1)[-1] for name in names})
         raise ModelError(
             "method.target_modules names modules that the model does not have",
@@ -219,6 +224,25 @@ def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
             "widen it, or set method.allow_partial_targets: true",
         )
     return chosen
+
+
+def _refuse_unfit(
+    options: TargetedOptions, wanted: Sequence[str], skeleton: Skeleton, base: Base
+) -> None:
+    """Refuse layers that exist, but that no adapter works on, by name.
+
+    Raises:
+        ModelError: says why.
+    """
+    asked = options.model_copy(update={"target_modules": tuple(wanted)})
+    unfit = list(skeleton.unfit)
+    named = choose(asked, unfit, unfit, ())
+    if named:
+        raise ModelError(
+            f"method.target_modules: {options.name} does not work on {named[0]}",
+            f"{base.name}: {skeleton.unfit[named[0]]}",
+            f"leave out {', '.join(wanted)}, or use {_everything(options)}",
+        )
 
 
 def _everything(options: TargetedOptions) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ADDED: dict[str, Any] = {
     "model.code_sha256": None,
     "model.tf32": False,
+    "model.attention": "auto",
     "model.chat_template": "auto",
     "model.chat_arguments": None,
     "model.chat_date": "auto",
@@ -45,6 +46,8 @@ ROWS: dict[str, tuple[Any, Any]] = {
     "data.cut": ("auto", "answer"),
     "data.max_length": ("auto", "context"),
 }
+# What `auto` of such a key was in every run, where plans now name what it comes to.
+_WAS_AUTO = {"model.attention": "sdpa"}
 # Columns that earlier versions of these templates did not read.
 _NOW_READ = {"chat": "system", "prompt_completion": "history"}
 # The formats of preference data that earlier versions had.
@@ -141,7 +144,7 @@ def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
     read = {name: file for name, file in columns.items() if file != "none"}
     if known.get("data.columns") == read:
         known["data.columns"] = columns
-    return {key: value for key, value in ADDED.items() if key in current} | known
+    return {key: value for key, value in (ADDED | _WAS_AUTO).items() if key in current} | known
 
 
 def old_auto_values(
