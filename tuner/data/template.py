@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import jinja2
 import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from tuner.data import read
 from tuner.errors import DataError, RecipeError
@@ -24,20 +24,62 @@ from tuner.schema.fields import Flag, FreeMapping, Section, Text, Words
 AUTO = "auto"
 SLOT_TEXT, SLOT_LABEL = "[X]", "[Z]"
 
+# What a column can hold; `tuner/data/evidence.py` says how each is seen.
+Kind = Literal[
+    "text",  # texts
+    "long",  # texts, half of them over 200 characters (or 100 with Chinese ones)
+    "number",
+    "boolean",  # true and false, also as text; yes and no, 是 and 否
+    "letter",  # A to Z alone, perhaps in brackets or with a stop
+    "index",  # whole numbers from 0 to 25, also as text
+    "label",  # short texts or whole numbers that repeat
+    "list",  # texts or numbers
+    "mapping",
+    "objects",  # a list of mappings
+    "table",  # a list of lists
+    "pairs",  # a list of pairs of texts, such as questions with their answers
+    "turns",  # a conversation
+    "json",  # text that is JSON: a list or a mapping
+]
+Kinds = Annotated[
+    tuple[Kind, ...],
+    BeforeValidator(lambda value: (str(value),) if isinstance(value, str) else value),
+]
+Language = Literal["en", "zh"]
+
 
 class Columns(Section):
-    """The columns a template reads."""
+    """The columns a template reads, and by what they are recognised."""
 
     required: Annotated[Words, Field(min_length=1, description="columns every row must have")]
     optional: Annotated[Words, Field(description="columns used if a row has them")] = ()
     aliases: Annotated[
-        tuple[dict[str, Text], ...], Field(description="other names for the columns")
+        tuple[dict[str, Text], ...], Field(description="other names, for several columns at once")
     ] = ()
+    other_names: Annotated[
+        dict[str, Words],
+        Field(description="other names of a column, best first; any case; -, _ and space alike"),
+    ] = Field(default_factory=dict)
+    contents: Annotated[
+        dict[str, Kinds],
+        Field(description="what a column holds, one of these kinds; by default text"),
+    ] = Field(default_factory=dict)
+    words: Annotated[
+        dict[str, Text],
+        Field(description="what the plan calls a column; several may share a word: options"),
+    ] = Field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them."""
         return self.required + self.optional
+
+    @model_validator(mode="after")
+    def _known(self) -> Columns:
+        for key in ("other_names", "contents", "words"):
+            if unknown := set(getattr(self, key)) - {*self.names}:
+                raise ValueError(f"{key} names unknown columns: {sorted(unknown)}")
+        return self
 
 
 class Turn(Section):
@@ -88,6 +130,13 @@ class Template(Section):
     name: Annotated[Text, Field(description="its name, the same as its file's")]
     description: Annotated[Text, Field(description="what rows it is for, one line")]
     columns: Annotated[Columns, Field(description="the columns it reads")]
+    task: Annotated[
+        Text | None, Field(description="what the plan calls it: multiple choice; default: its name")
+    ] = None
+    language: Annotated[
+        Language | None,
+        Field(description="language of the rows it is chosen for; by default any"),
+    ] = None
     turns: Annotated[tuple[Turn, ...], Field(description="the turns of the chat")] = ()
     conversation: Annotated[Conversation | None, Field(description="a list of turns")] = None
     text: Annotated[Text | None, Field(description="Jinja; raw text, all supervised")] = None
