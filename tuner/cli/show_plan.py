@@ -22,7 +22,8 @@ def plan(made: Plan, console: Console) -> None:
     console.event("plan", plan=made.as_dict())
     if said := made.facts["data"].get("understood"):
         console.text(formatting.paragraph("understood", [said]))
-    for name, facts in made.facts.items():
+    for name, every in made.facts.items():
+        facts = {key: item for key, item in every.items() if key != "understood"}
         console.text(formatting.paragraph(name, formatting.facts(name, facts, console.verbose)))
         if name == "data":
             _sources(facts["files"], console)

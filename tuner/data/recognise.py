@@ -60,6 +60,32 @@ def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[
     return replace(fit, spoken=_spoken(fit, rows, data.template != AUTO))
 
 
+def as_begun(source: Source, folder: Path, name: str, columns: dict[str, str] | None) -> bool:
+    """Read a source as the run that is resumed began to read it.
+
+    Args:
+        source: its format is set.
+        folder: where a template's file is looked up first.
+        name: the template.
+        columns: of the template, each with the file's name; None: those that bear its own names.
+
+    Returns:
+        Whether the source has these columns.
+    """
+    rows = source.rows[:EVIDENCE]
+    source.evidence = Evidence([row.values for row in rows])
+    template = load_template(name, folder)
+    if columns is None:
+        named = source.data.model_copy(update={"template": name})
+        try:
+            columns = dict(choose(named, source.columns, folder).columns)
+        except DataError:
+            return False
+    fit = Fit(template, columns, f"columns {', '.join(columns.values())}")
+    source.fit = replace(fit, spoken=_spoken(fit, rows, False))
+    return True
+
+
 def _values(rows: Iterable[Row], column: str) -> list[Any]:
     return [row.values.get(column) for row in rows]
 
@@ -152,23 +178,25 @@ def ways_to_read(source: Source) -> list[Alternative]:
     return alternatives(Evidence(kept), renames)
 
 
-def account(source: Source, read: Collection[str], several: bool) -> None:
+def account(source: Source, read: Collection[str], several: bool, begun: bool = False) -> None:
     """Refuse a source of which columns of the task would not be used.
 
     Args:
         source: whose template is found; gets the columns of the task that nothing reads.
         read: columns that something else than the template reads.
         several: whether the recipe has other training sources.
+        begun: whether a run is resumed.
 
     Raises:
-        DataError: one looks like part of the task; not if the recipe names the template.
+        DataError: one looks like part of the task; not if the recipe names the template, nor if the
+            run has begun to train without it.
     """
     data, seen = source.data, source.evidence
     used = {file if file in seen.columns else file.partition(".")[0] for file in source.fit.used}
     # A template's column that the recipe renames leaves out the file's column of that name.
     known = used.union(read, data.columns)
     task = source.unread = accounting.unread(seen, known)[0]
-    if not task or data.template != AUTO:
+    if not task or data.template != AUTO or begun:
         return
     it, looks = ("it", "looks") if len(task) == 1 else ("them", "look")
     holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])

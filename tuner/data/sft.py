@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,16 +19,16 @@ from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import EvalRow, Inputs, Part, Preview, PromptFormat
 from tuner.data.preview_parts import parts_of
 from tuner.data.read import Row
-from tuner.data.recognise import account, recognise
+from tuner.data.recognise import account, as_begun, recognise
 from tuner.data.rendered import Rendered
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
 from tuner.data.split import Split
-from tuner.data.template import Template
+from tuner.data.template import AUTO, Template
 from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.trained_prompts import trained
 from tuner.data.turn_rules import TurnRules, refuse_unknown_column
-from tuner.data.understood import understood
+from tuner.data.understood import of_sources
 from tuner.errors import DataError
 
 RAW_PROMPT_TOKENS = 32
@@ -66,10 +66,23 @@ class SftData(Pipeline[Dialogue]):
         super()._recognise()
 
     def _fit(self, source: Source) -> Fit[Template]:
-        fit = source.fit = recognise(source, self.inputs.folder)
-        thumbs = self._thumbs[source.name] = thumb_columns(fit, source)
-        account(source, {*thumbs, self.data.reasoning_column or ""}, len(self.data.train) > 1)
-        return fit
+        begun = self._begun(source)
+        if not begun:
+            source.fit = recognise(source, self.inputs.folder)
+        thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
+        read = {*thumbs, self.data.reasoning_column or ""}
+        account(source, read, len(self.data.train) > 1, begun)
+        return source.fit
+
+    def _begun(self, source: Source) -> bool:
+        """Whether the source is read as a run that is resumed began to read it."""
+        known, sources = self.inputs.formats, self.source.sources
+        if source.data.template != AUTO or len(known) != len(sources):
+            return False
+        name, columns = next(
+            each for each, one in zip(known, sources, strict=True) if one is source
+        )
+        return bool(name) and as_begun(source, self.inputs.folder, name, columns)
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:
         """The dialogues of the liked rows; supervised learning has no use for others."""
@@ -234,7 +247,7 @@ class SftData(Pipeline[Dialogue]):
         by_key = sum(self._rules.by_key.values())
         odd = {key: self._odd[key] for key in ODDITIES} | self.maker.odd()
         return {
-            "understood": self._understood(used),
+            "understood": of_sources(self.source.sources, used),
             **facts,
             "unread_columns": list(
                 dict.fromkeys(name for each in self.source.sources for name in each.unread)
@@ -244,21 +257,6 @@ class SftData(Pipeline[Dialogue]):
             "unread_turn_keys": self._unread,
             "turns_learned_by_key": by_key,
         }
-
-    def _understood(self, used: Callable[[Source], frozenset[str]]) -> str:
-        """What was understood of the sources, each in a sentence."""
-        sources = [source for source in self.source.sources if source.rows]
-        said = [
-            understood(
-                source.fit,
-                source.evidence,
-                [name for name in source.evidence.columns if name not in used(source)],
-            )
-            for source in sources
-        ]
-        if len(said) == 1:
-            return said[0]
-        return "; ".join(f"{each.name}: {text}" for each, text in zip(sources, said, strict=True))
 
     def preview(self) -> tuple[list[Preview], list[str]]:
         """Return the training rows with the supervised spans; see `Pipeline.preview`."""

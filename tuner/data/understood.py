@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tuner.data.column_names import plain
 from tuner.data.evidence import Evidence
+from tuner.data.files import Source
 from tuner.data.template import Template, variables
 from tuner.data.template_match import Fit
 
@@ -49,6 +50,23 @@ def understood(fit: Fit[Template], evidence: Evidence, ignored: Sequence[str] = 
     if language := LANGUAGES.get(evidence.language or ""):
         sentence += f"; {language}"
     return sentence + (f"; not used: {', '.join(ignored)}" if ignored else "")
+
+
+def of_sources(sources: Sequence[Source], used: Callable[[Source], frozenset[str]]) -> str:
+    """Return what was understood of each of several sources.
+
+    Args:
+        sources: those without rows are passed over.
+        used: the columns of a source that something reads.
+    """
+    said = [
+        (each, understood(each.fit, each.evidence, sorted({*each.evidence.columns} - used(each))))
+        for each in sources
+        if each.rows
+    ]
+    if len(said) == 1:
+        return said[0][1]
+    return "; ".join(f"{each.name}: {text}" for each, text in said)
 
 
 def answer_columns(template: Template) -> set[str]:
