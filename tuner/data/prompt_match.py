@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
-from tuner.data.template import AUTO, Template, all_templates, load_template, variables
+from tuner.data.template import AUTO, Template, all_templates, load_template
 from tuner.data.template_match import Fit, choose
 from tuner.data.turn_lists import messages_of
 from tuner.data.turns import blank
@@ -104,7 +104,7 @@ def choose_prompts(
 
 def prompt_fit(fit: Fit[Template], present: Iterable[str]) -> PromptFit:
     """Return the fit of a template with what is known of its answer's columns."""
-    names = _answer_columns(fit.template)
+    names = fit.template.answer_columns
     answers = tuple(fit.columns[name] for name in names if name in fit.columns)
     return PromptFit(fit.template, fit.columns, fit.origin, fit.spoken, answers, frozenset(present))
 
@@ -113,7 +113,7 @@ def _answer_names(
     template: Template, data: DataSection, present: Sequence[str]
 ) -> list[tuple[str, ...]]:
     """What the answer's columns may be called, where all that the prompt needs is there."""
-    answers = _answer_columns(template)
+    answers = template.answer_columns
     asked = [name for name in template.columns.required if name not in answers]
     aliases: list[dict[str, str]] = [{}, *template.columns.aliases]
     found = []
@@ -122,13 +122,3 @@ def _answer_names(
         if answers and all(names[name] in present for name in asked):
             found.append(tuple(names[name] for name in answers))
     return found
-
-
-def _answer_columns(template: Template) -> tuple[str, ...]:
-    """The template's columns that only the last answer reads."""
-    if template.cloze:
-        return (template.cloze.label,)
-    if not template.turns or template.turns[-1].role != "assistant":
-        return ()
-    *before, last = [variables(turn.content or "") for turn in template.turns]
-    return tuple(name for name in template.columns.names if name in last.difference(*before))

@@ -133,8 +133,8 @@ def _fits(
         mapping = {
             name: renames.get(name, alias.get(name, name)) for name in template.columns.names
         }
-        if all(mapping[name] in found for name in template.columns.required):
-            used = {name: file for name, file in mapping.items() if file in found}
+        used = {name: file for name, file in mapping.items() if file in found}
+        if template.complete(used):
             origin = "recipe" if named else f"columns {', '.join(used.values())}"
             fits.setdefault(frozenset(used.items()), Fit(template, used, origin))
             if template.conversation and named:
