@@ -12,13 +12,15 @@ from tuner.data import accounting
 from tuner.data.column_names import called, plain, suits
 from tuner.data.evidence import Evidence
 from tuner.data.template import Template, all_templates, variables
-from tuner.data.template_match import NONE
+from tuner.data.template_match import NONE, Fit
 from tuner.schema import strict_yaml
 
 MOST = 3
 _PLAIN = re.compile(r"[^\W\d][\w./*+-]*(?: [\w./*+-]+)*")
 # Templates that columns of any name may be given to.
 _GENERAL = ("classification", "prompt_completion", "instruction", "qa_with_context", "qa_zh")
+# What they are called inside lists of mappings.
+_SHORT = {"question": "q", "prompt": "q", "answer": "a", "completion": "a"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,20 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
     return list(best.values())
 
 
+def swapped(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
+    """Return a fit with a column in place of the one whose name its own begins with: label_text
+    for label; None if there is none."""
+    for name, file in fit.columns.items():
+        longer = plain(column).startswith(plain(file)) and plain(column) != plain(file)
+        if longer and suits(fit.template, name, column, evidence):
+            columns = {**fit.columns, name: column}
+            renames = {key: value for key, value in columns.items() if key != value}
+            if name != file:
+                renames[file] = NONE
+            return Alternative(fit.template, renames, len(columns))
+    return None
+
+
 def _order(way: Alternative) -> tuple[int, int, int]:
     guessed = sum(
         file != NONE and plain(_root(file)) not in map(plain, called(way.template, {}, name))
@@ -105,7 +121,7 @@ def _way(
     task = [name for name in evidence.columns if accounting.of_task(evidence, name)]
     if template.name in _GENERAL:
         _guess(template, whole, task, used)
-    if any(name not in used for name in template.columns.required):
+    if not template.complete(used):
         return None
     taken = {_root(file) for file in used.values()}
     own = {name: used[name] for name in template.columns.names if name in used}
@@ -119,9 +135,11 @@ def _guess(template: Template, whole: Evidence, task: Sequence[str], used: dict[
     open_ones = [name for name in _of_turns(template) if name not in used]
     missing = [name for name in open_ones if name in template.columns.required]
     free = [name for name in task if name not in map(_root, used.values())]
-    if len(missing) > 1 and len(free) != len(missing):
+    odd = [name for name in free if not accounting.known(name)]
+    if missing and (len(odd) < len(missing) or (len(missing) > 1 and len(free) > len(missing))):
         # Nobody could say which is which.
         return
+    free = [*odd, *(name for name in free if name not in odd)] if missing else free
     for column in free:
         for path in (column, *(each for each in whole.columns if _root(each) == column)):
             name = next((n for n in open_ones if suits(template, n, path, whole)), None)
@@ -133,7 +151,8 @@ def _guess(template: Template, whole: Evidence, task: Sequence[str], used: dict[
 
 def _named(template: Template, name: str, whole: Evidence, taken: Collection[str]) -> str | None:
     """The column, or the path into one, that is called like a template's column and suits it."""
-    for other in called(template, {}, name):
+    short = _SHORT.get(name)
+    for other in [*called(template, {}, name), *([short] if short else [])]:
         for column in whole.columns:
             if column in taken or _root(column) in taken or not whole.values(column):
                 continue

@@ -65,11 +65,19 @@ def by_other_names(
     for name in open_names:
         for other in called(template, alias, name):
             column = free.get(plain(other))
-            if column is not None and suits(template, name, column, evidence):
+            if column is None or not suits(template, name, column, evidence):
+                continue
+            if evidence.values(column) or not _must_say(template, name, evidence):
                 found[name] = column
                 del free[plain(column)]
                 break
     return found
+
+
+def _must_say(template: Template, name: str, evidence: Evidence) -> bool:
+    """Whether a column that is blank in every row is not the one that the template needs."""
+    needed = name in template.columns.required and name not in template.columns.blank
+    return needed and any(evidence.values(each) for each in evidence.columns)
 
 
 def distance(template: Template, columns: Mapping[str, str]) -> int:

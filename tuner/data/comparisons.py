@@ -17,6 +17,7 @@ from tuner.data.preference_formats import PreferenceFormat
 from tuner.data.read import Row
 from tuner.data.template_match import Fit
 from tuner.data.turns import Sides, blank, transcript
+from tuner.recipe.schema import DataSection
 
 Pairs = tuple[tuple[int, int, float], ...]
 ANSWER_KEYS = ("text", "content", "answer")
@@ -80,7 +81,7 @@ def compare(sources: Sequence[Source], files: DataSource) -> Compared:
     for source in sources:
         if not source.rows:
             continue
-        reader, name = _Reader(source.fit, source.data.system), source.fit.template.name
+        reader, name = _Reader(source.fit, source.data), source.fit.template.name
         if name == "thumbs":
             thumbs += files.each(source.rows, reader.thumb)
         elif name == "pairs":
@@ -101,8 +102,8 @@ def compare(sources: Sequence[Source], files: DataSource) -> Compared:
 class _Reader:
     """Reads rows of one format."""
 
-    def __init__(self, fit: Fit[PreferenceFormat], system: str | None) -> None:
-        self._fit, self._sides = fit, Sides(system)
+    def __init__(self, fit: Fit[PreferenceFormat], data: DataSection) -> None:
+        self._fit, self._sides = fit, Sides(data.system, data.instruction)
 
     def pair(self, row: Row) -> Comparison:
         """Read a row with a chosen and a rejected answer."""

@@ -206,7 +206,7 @@ class _Reader:
         for number, (item, path) in enumerate(zip(own, paths, strict=True)):
             update = {
                 name: value
-                for name in ("template", "columns", "system")
+                for name in ("template", "columns", "system", "instruction")
                 if (value := getattr(item, name)) is not None
             }
             given = self._data.model_copy(update=update)

@@ -13,7 +13,6 @@ from tuner.data.template import AUTO, Template, all_templates, load_template
 from tuner.data.template_match import Fit, choose
 from tuner.data.turn_lists import messages_of
 from tuner.data.turns import blank
-from tuner.data.understood import answer_columns
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 
@@ -109,7 +108,7 @@ def choose_prompts(
 
 def prompt_fit(fit: Fit[Template], present: Iterable[str]) -> PromptFit:
     """Return the fit of a template with what is known of its answer's columns."""
-    names = _answers(fit.template)
+    names = fit.template.answer_columns
     answers = tuple(fit.columns[name] for name in names if name in fit.columns)
     return PromptFit(fit.template, fit.columns, fit.origin, fit.spoken, answers, frozenset(present))
 
@@ -118,7 +117,7 @@ def _answer_names(
     template: Template, data: DataSection, present: Sequence[str]
 ) -> list[tuple[str, ...]]:
     """What the answer's columns may be called, where all that the prompt needs is there."""
-    answers = _answers(template)
+    answers = template.answer_columns
     asked = [name for name in template.columns.required if name not in answers]
     aliases: list[dict[str, str]] = [{}, *template.columns.aliases]
     found = []
@@ -127,8 +126,3 @@ def _answer_names(
         if answers and all(names[name] in present for name in asked):
             found.append(tuple(names[name] for name in answers))
     return found
-
-
-def _answers(template: Template) -> tuple[str, ...]:
-    found = answer_columns(template)
-    return tuple(name for name in template.columns.names if name in found)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data import accounting
-from tuner.data.alternatives import Alternative, alternatives, recipe_line, shown
+from tuner.data.alternatives import Alternative, alternatives, recipe_line, shown, swapped
 from tuner.data.evidence import Evidence
 from tuner.data.files import EVIDENCE, Source
 from tuner.data.preference_formats import choose_format
+from tuner.data.prepared import Inputs
 from tuner.data.read import Row
 from tuner.data.template import AUTO, Template, load_template, variables
 from tuner.data.template_match import NONE, Fit, NoTemplateFits, choose, left_out
@@ -60,27 +61,32 @@ def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[
     return replace(fit, spoken=_spoken(fit, rows, data.template != AUTO))
 
 
-def as_begun(source: Source, folder: Path, name: str, columns: dict[str, str] | None) -> bool:
-    """Read a source as the run that is resumed began to read it.
+def as_begun(source: Source, sources: Sequence[Source], inputs: Inputs) -> bool:
+    """Give a source the format that it had when the run that is resumed began.
 
     Args:
-        source: its format is set.
-        folder: where a template's file is looked up first.
-        name: the template.
-        columns: of the template, each with the file's name; None: those that bear its own names.
+        source: whose format is set.
+        sources: all of them.
+        inputs: `formats` and `folder` are read.
 
     Returns:
-        Whether the source has these columns.
+        Whether a run is resumed and the source has the columns that the format reads.
     """
+    known = inputs.formats
+    if source.data.template != AUTO or len(known) != len(sources):
+        return False
+    name, columns = next(each for each, one in zip(known, sources, strict=True) if one is source)
+    if not name:
+        return False
     rows = source.rows[:EVIDENCE]
     source.evidence = Evidence([row.values for row in rows])
-    template = load_template(name, folder)
     if columns is None:
         named = source.data.model_copy(update={"template": name})
         try:
-            columns = dict(choose(named, source.columns, folder).columns)
+            columns = dict(choose(named, source.columns, inputs.folder).columns)
         except DataError:
             return False
+    template = load_template(name, inputs.folder)
     fit = Fit(template, columns, f"columns {', '.join(columns.values())}")
     source.fit = replace(fit, spoken=_spoken(fit, rows, False))
     return True
@@ -226,7 +232,8 @@ def _uses(source: Source, task: list[str], used: Collection[str], several: bool)
         return [*lines, *leave]
     known = source.evidence.columns
     ways = [each for each in ways_to_read(source) if each.read > sum(n in known for n in used)]
-    return [*shown(ways, source.given, key), *leave]
+    names = [swapped(source.fit, source.evidence, each) for each in task] if len(task) == 1 else []
+    return [*shown([*filter(None, names), *ways], source.given, key), *leave]
 
 
 def _refuse_two_readings(fit: Fit[Template], source: Source) -> None:

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from tuner.data import choices
+from tuner.data.bad_rows import BadRow, EmptyPrompt
 from tuner.data.check_row import ODDITIES, check, oddities
+from tuner.data.choices import Choices
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.encode import Encoded
 from tuner.data.example import Example
@@ -22,8 +25,9 @@ from tuner.data.read import Row
 from tuner.data.recognise import account, as_begun, recognise
 from tuner.data.rendered import Rendered
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
+from tuner.data.row_values import learned, unprompted
 from tuner.data.split import Split
-from tuner.data.template import AUTO, Template
+from tuner.data.template import Template
 from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.trained_prompts import trained
@@ -37,8 +41,8 @@ WARNED = (
     *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
-    *("text_after_answers", "turns_learned_by_key", "unanswered_rows", "unread_turn_keys"),
-    *("unread_columns", "eval_rows_also_in_train", "special_tokens_in_text"),
+    *("unsure_option_numbers", "text_after_answers", "turns_learned_by_key", "unanswered_rows"),
+    *("unread_turn_keys", "unread_columns", "eval_rows_also_in_train", "special_tokens_in_text"),
 )
 
 
@@ -59,30 +63,23 @@ class SftData(Pipeline[Dialogue]):
         self._disliked = self._unanswered = 0
         self._thumbs: dict[str, list[str]] = {}
         self._odd: Counter[str] = Counter()
+        self._choices: dict[str, Choices | None] = {}
         self._rules = TurnRules.of(self.data)
 
     def _recognise(self) -> None:
         refuse_unknown_column(self.data, [n for each in self.source.sources for n in each.columns])
         super()._recognise()
+        choices.settle(each for each in self._choices.values() if each)
 
     def _fit(self, source: Source) -> Fit[Template]:
-        begun = self._begun(source)
+        begun = as_begun(source, self.source.sources, self.inputs)
         if not begun:
             source.fit = recognise(source, self.inputs.folder)
         thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
         read = {*thumbs, self.data.reasoning_column or ""}
         account(source, read, len(self.data.train) > 1, begun)
+        self._choices[source.name] = learned(source.fit, source.rows)
         return source.fit
-
-    def _begun(self, source: Source) -> bool:
-        """Whether the source is read as a run that is resumed began to read it."""
-        known, sources = self.inputs.formats, self.source.sources
-        if source.data.template != AUTO or len(known) != len(sources):
-            return False
-        name, columns = next(
-            each for each, one in zip(known, sources, strict=True) if one is source
-        )
-        return bool(name) and as_begun(source, self.inputs.folder, name, columns)
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:
         """The dialogues of the liked rows; supervised learning has no use for others."""
@@ -107,11 +104,15 @@ class SftData(Pipeline[Dialogue]):
         thumbs = self._thumbs[source.name]
         liked = [row for row in source.rows if not is_down(row, thumbs)]
         self._disliked += len(source.rows) - len(liked)
-        rules = replace(self._rules, system=source.data.system)
-        renderer = RowRenderer(source.fit, self.data.labels, rules)
+        own = source.data
+        rules = replace(self._rules, system=own.system, instruction=own.instruction)
+        renderer = RowRenderer(source.fit, self.data.labels, rules, self._choices[source.name])
 
         def dialogue(row: Row) -> Dialogue | None:
-            made = renderer.render(row)
+            try:
+                made = renderer.render(row)
+            except EmptyPrompt as problem:
+                raise BadRow(f"{problem}{unprompted(source.fit)}") from None
             if made.plain and not made.answer.strip():
                 return None
             check(made)
@@ -179,14 +180,15 @@ class SftData(Pipeline[Dialogue]):
         answer, text = rendered.dialogue.answer.strip(), _prompt_text(rendered)
         if example.label is not None:
             return EvalRow(example, example.input_ids, text, answer, [], example.label)
-        options = self.maker.options(rendered, self.labels) if answer in self.labels else None
+        labels = rendered.dialogue.choices or self.labels
+        options = self.maker.options(rendered, labels) if answer in labels else None
         return EvalRow(
             example,
             example.input_ids if example.target else encoded.prompt_ids,
             text,
             rendered.reference,
             options or [],
-            self.labels.index(answer) if options else None,
+            labels.index(answer) if options else None,
         )
 
     def _continuation(self, example: Example) -> EvalRow:
@@ -219,7 +221,8 @@ class SftData(Pipeline[Dialogue]):
         report["warnings"] = warnings_of(report, WARNED, "they are also")
         if any(fit.template.label for fit in self.fits) and not self.data.labels:
             report["labels"] = list(self.labels)
-        if self.labels and self.head != "classes":
+        offered = any(row.options for row in held)
+        if (self.labels or offered) and self.head != "classes":
             without = sum(row.gold is None for row in held)
             report["eval_rows_without_label"] = without
             if without:
@@ -253,6 +256,9 @@ class SftData(Pipeline[Dialogue]):
                 dict.fromkeys(name for each in self.source.sources for name in each.unread)
             ),
             **odd,
+            "unsure_option_numbers": [
+                n for n, each in self._choices.items() if each and each.unsure
+            ],
             "unanswered_rows": self._unanswered,
             "unread_turn_keys": self._unread,
             "turns_learned_by_key": by_key,

@@ -6,16 +6,17 @@ name and nothing else; it runs in a sandbox, and a value is never template sourc
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jinja2
-import jinja2.meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from tuner.data import read
+from tuner.data.jinja import variables as variables
+from tuner.data.language import Language
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import bundled
 from tuner.schema import strict_yaml
@@ -45,7 +46,6 @@ Kinds = Annotated[
     tuple[Kind, ...],
     BeforeValidator(lambda value: (str(value),) if isinstance(value, str) else value),
 ]
-Language = Literal["en", "zh"]
 
 
 class Columns(Section):
@@ -53,6 +53,9 @@ class Columns(Section):
 
     required: Annotated[Words, Field(min_length=1, description="columns every row must have")]
     optional: Annotated[Words, Field(description="columns used if a row has them")] = ()
+    blank: Annotated[
+        Words, Field(description="required columns that may be empty in a row, if not all are")
+    ] = ()
     aliases: Annotated[
         tuple[dict[str, Text], ...], Field(description="other names, for several columns at once")
     ] = ()
@@ -76,7 +79,7 @@ class Columns(Section):
 
     @model_validator(mode="after")
     def _known(self) -> Columns:
-        for key in ("other_names", "contents", "words"):
+        for key in ("other_names", "contents", "words", "blank"):
             if unknown := set(getattr(self, key)) - {*self.names}:
                 raise ValueError(f"{key} names unknown columns: {sorted(unknown)}")
         return self
@@ -91,6 +94,14 @@ class Turn(Section):
     ]
     content: Annotated[Text | None, Field(description="Jinja over the columns")] = None
     column: Annotated[Text | None, Field(description="history: the column with the pairs")] = None
+    calls: Annotated[
+        Text | None, Field(description="assistant: the column with the calls of tools, as JSON")
+    ] = None
+
+    def columns(self) -> set[str]:
+        """Return the columns that it reads."""
+        named = {name for name in (self.column, self.calls) if name}
+        return named | variables(self.content or "")
 
 
 class Conversation(Section):
@@ -114,6 +125,18 @@ class Cloze(Section):
     text: Annotated[Text, Field(description="column of [X]")] = "text"
     label: Annotated[Text, Field(description="column of the label")] = "label"
     verbalizer: Annotated[dict[str, Text], Field(min_length=2, description="label: word")]
+
+
+class Choice(Section):
+    """Options to choose from: the template reads them as {letter: text}, the answer as a letter."""
+
+    options: Annotated[Text, Field(description="column of the options: a list, a mapping, a text")]
+    each: Annotated[Words, Field(description="columns with one option each, in their place")] = ()
+    answer: Annotated[Text, Field(description="column of the right one: letter, number or text")]
+
+    def complete(self, columns: Collection[str]) -> bool:
+        """Return whether these columns of the template hold options."""
+        return self.options in columns or sum(name in columns for name in self.each) > 1
 
 
 class Sample(Section):
@@ -141,6 +164,12 @@ class Template(Section):
     conversation: Annotated[Conversation | None, Field(description="a list of turns")] = None
     text: Annotated[Text | None, Field(description="Jinja; raw text, all supervised")] = None
     cloze: Annotated[Cloze | None, Field(description="a sentence with a slot")] = None
+    choice: Annotated[Choice | None, Field(description="turns: options to choose from")] = None
+    tools: Annotated[Text | None, Field(description="turns: column with the tools")] = None
+    booleans: Annotated[
+        tuple[Text, Text] | None,
+        Field(description="words for true and false; the label is read as one of them"),
+    ] = None
     labels: Annotated[Words, Field(description="answers to choose from")] = ()
     label: Annotated[
         Text | None,
@@ -155,6 +184,21 @@ class Template(Section):
         """Whether it makes plain text, never a chat."""
         return self.text is not None or self.cloze is not None
 
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """The columns that only the last answer reads."""
+        if self.cloze:
+            return (self.cloze.label,)
+        if not self.turns or self.turns[-1].role != "assistant":
+            return ()
+        *before, last = [turn.columns() for turn in self.turns]
+        return tuple(name for name in self.columns.names if name in last.difference(*before))
+
+    def complete(self, columns: Collection[str]) -> bool:
+        """Return whether rows with these columns of the template have all that it needs."""
+        choice = self.choice
+        return {*self.columns.required} <= {*columns} and (not choice or choice.complete(columns))
+
     @model_validator(mode="after")
     def _consistent(self) -> Template:
         kinds = [bool(self.turns), self.conversation is not None, self.text is not None]
@@ -166,6 +210,8 @@ class Template(Section):
                 raise ValueError(f"aliases name unknown columns: {sorted(unknown)}")
         if unknown := self._columns_used() - known:
             raise ValueError(f"reads columns that `columns` does not list: {sorted(unknown)}")
+        if not self.turns and (self.choice or self.tools):
+            raise ValueError("choice and tools go with turns only")
         if self.turns and not any(turn.role == "assistant" for turn in self.turns):
             raise ValueError("no turn has the role assistant, so nothing would be learned")
         if self.cloze and any(
@@ -175,37 +221,16 @@ class Template(Section):
         return self
 
     def _columns_used(self) -> set[str]:
-        used = {turn.column for turn in self.turns if turn.column}
-        for source in [self.text, *(turn.content for turn in self.turns)]:
-            used |= variables(source or "")
+        used = variables(self.text or "").union(*(turn.columns() for turn in self.turns))
         if self.conversation:
             conversation = self.conversation
             columns = (conversation.column, conversation.system, conversation.tools)
             used |= {name for name in columns if name}
         if self.cloze:
             used |= {self.cloze.text, self.cloze.label}
-        if self.label:
-            used.add(self.label)
-        return used
-
-
-def environment() -> jinja2.Environment:
-    """Return the sandbox in which every data template runs."""
-    return ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
-    )
-
-
-def variables(source: str) -> set[str]:
-    """Return the columns that a text of a template reads.
-
-    Raises:
-        ValueError: it is not valid Jinja.
-    """
-    try:
-        return jinja2.meta.find_undeclared_variables(environment().parse(source))
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"not valid Jinja: {error.message} in {source!r}") from None
+        if self.choice:
+            used |= {self.choice.options, *self.choice.each, self.choice.answer}
+        return used | {name for name in (self.label, self.tools) if name}
 
 
 def load_template(name_or_path: str, folder: Path) -> Template:
@@ -225,17 +250,22 @@ def load_template(name_or_path: str, folder: Path) -> Template:
             f"templates: {', '.join(files)}",
             f"did you mean {near[0]}?" if near else "use one of them, or the path of a .yaml file",
         )
-    return _load(files[name_or_path])
+    return _bundled(files[name_or_path])
 
 
 def all_templates() -> list[Template]:
     """Return every bundled template, in order of the names."""
-    return [_load(path) for path in bundled.files("data_templates").values()]
+    return [_bundled(path) for path in bundled.files("data_templates").values()]
 
 
-def _load(path: Path) -> Template:
+@cache
+def _bundled(path: Path) -> Template:
+    return _load(path, quick=True)
+
+
+def _load(path: Path, quick: bool = False) -> Template:
     try:
-        document, lines = strict_yaml.parse(path.read_text("utf-8"))
+        document, lines = strict_yaml.parse(path.read_text("utf-8"), quick)
         return Template.model_validate(document)
     except strict_yaml.YamlProblem as error:
         problems = [f"line {error.line}, column {error.column}: {error.message}"]

@@ -145,15 +145,16 @@ def _fits(
 ) -> list[Fit[Template]]:
     """How a template fits. One that the recipe names gets its required columns alone by what
     else they may be called, and only if the names that are exactly its own do not fit."""
-    required, fits = template.columns.required, dict[frozenset[tuple[str, str]], Fit[Template]]()
-    names = required if named else template.columns.names
+    fits = dict[frozenset[tuple[str, str]], Fit[Template]]()
+    some = named and not template.choice
+    names = template.columns.required if some else template.columns.names
     for exact in (True, False) if named else (False,):
         for alias in ({}, *template.columns.aliases):
             used = _exactly(template, alias, renames, seen, named)
             if not exact:
                 missing = [name for name in names if name not in used and name not in renames]
                 used |= by_other_names(template, alias, used, missing, seen)
-            if not all(name in used for name in required):
+            if not template.complete(used):
                 continue
             used = {name: used[name] for name in template.columns.names if name in used}
             origin = "recipe" if named else f"columns {', '.join(used.values())}"

@@ -30,14 +30,15 @@ class Sides:
 
     Args:
         system: the text of a system turn for those that have none.
+        instruction: a text before the first turn of the user.
     """
 
-    def __init__(self, system: str | None = None) -> None:
+    def __init__(self, system: str | None = None, instruction: str | None = None) -> None:
         template = load_template("chat", Path())
         assert template.conversation is not None
         self._roles = template.conversation.roles
         fit = Fit(template, {name: name for name in template.columns.names}, "tuner")
-        self._renderer = RowRenderer(fit, rules=TurnRules(system=system))
+        self._renderer = RowRenderer(fit, rules=TurnRules(system=system, instruction=instruction))
 
     def dialogue(
         self, row: Row, prompt: Any, answer: Any, name: str, extras: dict[str, Any]

@@ -23,6 +23,7 @@ ADDED: dict[str, Any] = {
     "data.reasoning_column": None,
     "data.learn": "answers",
     "data.system": None,
+    "data.instruction": None,
     "data.long": "auto",
     "export.onto": "auto",
     "train.adam_beta1": 0.9,
