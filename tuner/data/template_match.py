@@ -65,6 +65,12 @@ class NoTemplateFits(DataError):
     """No data template reads these columns."""
 
 
+class SeveralFit(DataError):
+    """Several templates read these columns; `fits` says how."""
+
+    fits: Sequence[Fit[Any]] = ()
+
+
 def only(fits: Sequence[Fit[Kind]], kind: str) -> Fit[Kind] | None:
     """Return the one that fits; None if none does.
 
@@ -72,11 +78,13 @@ def only(fits: Sequence[Fit[Kind]], kind: str) -> Fit[Kind] | None:
         DataError: several do.
     """
     if len(fits) > 1:
-        raise DataError(
+        error = SeveralFit(
             f"the columns fit more than one {kind}",
             fix="name the one you mean: data.template (and data.columns)",
             problems=[f"{fit.template.name}: {', '.join(sorted(fit.used))}" for fit in fits],
         )
+        error.fits = fits
+        raise error
     return fits[0] if fits else None
 
 
