@@ -240,7 +240,7 @@ class _Reader:
 def in_source(error: TunerError, source: Source) -> TunerError:
     """Return an error about one of several sources."""
     fix = error.fix
-    if isinstance(error, DataError):
+    if isinstance(error, DataError) and "\n" not in fix:
         fix += f"; for this source alone: {{source: {source.path.name}, template: NAME, columns: "
         fix += "{template's name: file's name}}"
     return type(error)(f"{source.name}: {error.what}", error.why, fix, error.problems)
