@@ -149,6 +149,7 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     data = recipe.data
     meant: dict[str, dict[str, Any]] = {"data": history.rows_as_begun(values, recipe), "model": {}}
     if loaded.task == "sft":
+        loaded = replace(loaded, formats=history.formats(plan))
         meant["data"] |= history.old_auto_values(plan, data.template, data.columns, data.long)
         if (disliked := history.old_disliked(plan)) and data.disliked == "error":
             meant["data"]["disliked"] = disliked

@@ -22,6 +22,10 @@ class BadRow(ValueError):
     """A row that cannot become an example; the text names the class of the problem."""
 
 
+class EmptyPrompt(BadRow):
+    """A row that asks nothing."""
+
+
 @dataclass
 class BadRows:
     """The rows left out so far, each with the reason, of at most `limit`."""

@@ -51,7 +51,7 @@ def compare(sources: Sequence[Source], files: DataSource, alone: bool = False) -
             continue
         fit = source.fit
         assert isinstance(fit, PreferenceFit)
-        reader, name = PreferenceReader(fit, source.data.system), fit.template.name
+        reader, name = PreferenceReader(fit, source.data), fit.template.name
         if name == "thumbs":
             thumbs += files.each(source.rows, reader.thumb)
         elif name == "pairs":

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from tuner.data import read
 from tuner.data.bad_rows import BadRow, BadRows
+from tuner.data.evidence import Evidence
 from tuner.data.read import Row
 from tuner.data.sample import Sample, first_version
 from tuner.data.template_match import NONE, Fit
@@ -40,10 +41,14 @@ class Source:
         number: of the source among those of its split.
         wanted: how many of its rows to use at most; None: all.
         drawn_from: how many rows the file has, where only some of them are used.
+        given: what the recipe calls it.
+        key: the recipe's key that names it.
         rows: its rows.
         to_draw: they are only the first ones, until some are drawn label by label.
         labels: how many rows of each label were drawn.
         fit: its format, once it is recognised; without rows it has none.
+        evidence: what its first rows hold, once it is recognised.
+        unread: of its columns that nothing reads, those that look like part of the task.
     """
 
     path: Path
@@ -52,10 +57,14 @@ class Source:
     number: int
     wanted: int | None = None
     drawn_from: int | None = None
+    given: str = ""
+    key: str = "data.train"
     rows: list[Row] = field(default_factory=list)
     to_draw: bool = False
     labels: dict[str, int] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
     fit: Fit[Any] = field(init=False)
+    evidence: Evidence = field(init=False)
 
     @property
     def columns(self) -> list[str]:
@@ -79,7 +88,12 @@ class Source:
         if not self.rows:
             return {}
         used = [name for name in self.columns if name in self.fit.used]
-        return {"template": self.fit.template.name, "columns": used}
+        return {
+            "template": self.fit.template.name,
+            "columns": used,
+            "mapping": dict(self.fit.columns),
+            **({"spoken": sorted(self.fit.spoken)} if self.fit.spoken else {}),
+        }
 
 
 @dataclass
@@ -195,16 +209,18 @@ class Reader:
         ]
         paths = [read.find(each.source, self._folder, key) for each in own]
         found: list[Source] = []
-        drawn = self._first is None and self._data.draw == "seed"
+        drawn = self._data.draw == "seed"
         for number, (item, path) in enumerate(zip(own, paths, strict=True)):
             update = {
                 name: value
-                for name in ("template", "columns", "system")
+                for name in ("template", "columns", "system", "instruction")
                 if (value := getattr(item, name)) is not None
             }
             given = self._data.model_copy(update=update)
             # One that is there twice is one task of a prompt for several.
-            source = Source(path, _name(paths, number), given, own.index(item), item.rows)
+            twin = own.index(item)
+            source = Source(path, _name(paths, number), given, twin, item.rows)
+            source.given, source.key = item.source, key
             source.to_draw = drawn and (most is not None or item.rows is not None)
             left = None if most is None else most - sum(len(each.rows) for each in found)
             self._fill(source, left)
@@ -265,7 +281,7 @@ class Reader:
 def in_source(error: TunerError, source: Source) -> TunerError:
     """Return an error about one of several sources."""
     fix = error.fix
-    if isinstance(error, DataError):
+    if isinstance(error, DataError) and "\n" not in fix:
         fix += f"; for this source alone: {{source: {source.path.name}, template: NAME, columns: "
         fix += "{template's name: file's name}}"
     return type(error)(f"{source.name}: {error.what}", error.why, fix, error.problems)
@@ -290,7 +306,8 @@ def _settle(sources: Sequence[Source], data: DataSection) -> None:
             here = {
                 name: file
                 for name, file in data.columns.items()
-                if (name if file == NONE else file) in source.columns
-                or (name if file == NONE else file) not in known
+                if (file == NONE and (name in source.columns or name not in known))
+                or file in source.columns
+                or (file != NONE and file not in known)
             }
             source.data = source.data.model_copy(update={"columns": here})

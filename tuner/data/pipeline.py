@@ -15,7 +15,7 @@ from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
 from tuner.data.read import Row
 from tuner.data.split import Item, Split, split
 from tuner.data.template_match import Fit
-from tuner.data.turn_rules import refuse_own_system
+from tuner.data.turn_rules import refuse_own_texts
 from tuner.errors import DataError, RecipeError
 
 
@@ -139,7 +139,7 @@ class Pipeline(ABC, Generic[Item]):
                 continue
             try:
                 source.fit = self._fit(source)
-                refuse_own_system(source.data, self.data, source.fit.template)
+                refuse_own_texts(source.data, self.data, source.fit.template)
             except (DataError, RecipeError) as error:
                 raise in_source(error, source) if several else error from None
 

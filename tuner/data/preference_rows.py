@@ -17,6 +17,7 @@ from tuner.data.read import Row
 from tuner.data.thumbs import liked
 from tuner.data.turns import Sides, blank
 from tuner.data.winners import better
+from tuner.recipe.schema import DataSection
 
 ANSWER_KEYS = ("text", "content", "answer", "response", "completion", "output")
 SCORE_KEYS = ("score", "overall_score", "rating", "reward")
@@ -60,11 +61,11 @@ class PreferenceReader:
 
     Args:
         fit: the format and its columns.
-        system: the text of a system turn for rows that have none.
+        data: the file's data section; its system turn and instruction are read.
     """
 
-    def __init__(self, fit: PreferenceFit, system: str | None) -> None:
-        self._fit, self._sides = fit, Sides(system, fit.spoken)
+    def __init__(self, fit: PreferenceFit, data: DataSection) -> None:
+        self._fit, self._sides = fit, Sides(data.system, data.instruction, fit.spoken)
 
     def pair(self, row: Row) -> Comparison:
         """Read a row with a chosen and a rejected answer.

@@ -24,6 +24,7 @@ class Inputs:
         context_length: tokens that the model can take.
         stop_ids: further token ids that end an answer, next to the tokenizer's eos.
         date: what a chat template writes that writes today's; None: today's.
+        formats: of a run that is resumed: of each file, its data template and the columns of it.
     """
 
     data: DataSection
@@ -33,6 +34,7 @@ class Inputs:
     context_length: int
     stop_ids: Collection[int] = ()
     date: str | None = None
+    formats: tuple[tuple[str, dict[str, str] | None], ...] = ()
 
     def max_length(self) -> int:
         """Return the tokens that an example may have: the recipe's number, else all that the model

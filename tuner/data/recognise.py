@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tuner.data import accounting
+from tuner.data.alternatives import (
+    MOST,
+    Alternative,
+    Unsure,
+    alternatives,
+    as_named,
+    recipe_line,
+    shown,
+    swapped,
+)
+from tuner.data.evidence import Evidence
 from tuner.data.files import EVIDENCE, Source
+from tuner.data.preference_formats import choose_format
+from tuner.data.prepared import Inputs
 from tuner.data.read import Row
 from tuner.data.template import AUTO, Template, load_template, variables
-from tuner.data.template_match import Fit, NoTemplateFits, choose
+from tuner.data.template_match import NONE, Fit, NoTemplateFits, SeveralFit, choose, left_out
 from tuner.data.transcripts import paired
 from tuner.data.turn_lists import LISTS, ends_with_user, shape
-from tuner.errors import DataError
+from tuner.data.understood import understood
+from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
+from tuner.schema.suggest import listed
 
 Accept = Callable[[Fit[Template]], bool]
-Choose = Callable[[DataSection, Sequence[str], Path, Accept], Fit[Template]]
+Choose = Callable[[DataSection, Sequence[str], Path, Accept, Evidence], Fit[Template]]
 
 
 def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[Template]:
@@ -37,19 +53,51 @@ def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[
         RecipeError: `data.columns` names something that does not exist.
     """
     data, rows = source.data, source.rows[:EVIDENCE]
+    source.evidence = Evidence([row.values for row in rows])
     columns = [name for name in source.columns if name != data.reasoning_column]
     try:
-        fit = by_columns(data, columns, folder, partial(_agrees, data, rows))
+        fit = by_columns(data, columns, folder, partial(_agrees, data, rows), source.evidence)
     except NoTemplateFits as error:
         found = None if data.template != AUTO or data.columns else _by_contents(source, folder)
         if found is None:
-            raise _with_hints(error, source) from None
+            raise _with_ways(error, source) from None
         return found
-    except DataError as error:
-        raise _by_rows(error, source) from None
+    except SeveralFit as error:
+        raise _with_fits(error, source) from None
     if data.template == AUTO:
         _refuse_two_readings(fit, source)
     return replace(fit, spoken=_spoken(fit, rows, data.template != AUTO))
+
+
+def as_begun(source: Source, sources: Sequence[Source], inputs: Inputs) -> bool:
+    """Give a source the format that it had when the run that is resumed began.
+
+    Args:
+        source: whose format is set.
+        sources: all of them.
+        inputs: `formats` and `folder` are read.
+
+    Returns:
+        Whether a run is resumed and the source has the columns that the format reads.
+    """
+    known = inputs.formats
+    if source.data.template != AUTO or len(known) != len(sources):
+        return False
+    name, columns = next(each for each, one in zip(known, sources, strict=True) if one is source)
+    if not name:
+        return False
+    rows = source.rows[:EVIDENCE]
+    source.evidence = Evidence([row.values for row in rows])
+    if columns is None:
+        named = source.data.model_copy(update={"template": name})
+        try:
+            columns = dict(choose(named, source.columns, inputs.folder).columns)
+        except DataError:
+            return False
+    template = load_template(name, inputs.folder)
+    fit = Fit(template, columns, f"columns {', '.join(columns.values())}")
+    source.fit = replace(fit, spoken=_spoken(fit, rows, False))
+    return True
 
 
 def _values(rows: Iterable[Row], column: str) -> list[Any]:
@@ -77,12 +125,17 @@ def _by_contents(source: Source, folder: Path) -> Fit[Template] | None:
     return Fit(template, {"messages": columns[0], **extras}, f"the turns in column {columns[0]}")
 
 
-def _by_rows(error: DataError, source: Source) -> DataError:
-    """The error with the rows that have the columns of each kind, if no row has those of two."""
+def _by_rows(error: DataError, source: Source, groups: Iterable[Collection[str]] = ()) -> DataError:
+    """The error with the rows that have the columns of each kind, if no row has those of two.
+
+    `groups` are the columns of each kind; by default those that the error names.
+    """
     kinds: dict[tuple[str, ...], list[str]] = {}
     for row in source.rows:
         kinds.setdefault(tuple(row.values), []).append(row.id)
-    named = [set(problem.partition(": ")[2].split(", ")) for problem in error.problems]
+    named = [{*names} for names in groups] or [
+        set(problem.partition(": ")[2].split(", ")) for problem in error.problems
+    ]
     if not named or any(sum(names <= {*kind} for names in named) > 1 for kind in kinds):
         return error
     listed = [f"{rows[0]} and others have: {', '.join(kind)}" for kind, rows in kinds.items()]
@@ -94,11 +147,27 @@ def _by_rows(error: DataError, source: Source) -> DataError:
     )
 
 
-def _with_hints(error: DataError, source: Source) -> DataError:
-    """The error with the columns that hold conversations in most rows, but not in all."""
-    hints = []
+def _with_fits(error: SeveralFit, source: Source) -> DataError:
+    """The error with a recipe for each of the templates that fit."""
+    mixed = _by_rows(error, source)
+    if mixed is not error or source.key == "data.eval":
+        return mixed
+    ways = [as_named(fit, source.evidence, source.data.columns) for fit in error.fits]
+    fix = "\n".join(["say which one you mean:", *shown(ways, source.given)])
+    return _unsure(DataError(error.what, error.why, fix, error.problems), ways)
+
+
+def _unsure(error: DataError, ways: Sequence[Alternative]) -> Unsure:
+    unsure = Unsure(error.what, error.why, error.fix, error.problems)
+    unsure.ways = ways[:MOST]
+    return unsure
+
+
+def _with_ways(error: DataError, source: Source) -> DataError:
+    """The error with recipes that would read the rows, and the columns that hold conversations in
+    most rows, but not in all."""
+    hints, rows = [], source.rows[:EVIDENCE]
     for name in source.columns:
-        rows = source.rows[:EVIDENCE]
         odd = [row.id for row in rows if not shape([row.values.get(name)])]
         if len(odd) * 2 < len(rows):
             where = f", except {', '.join(odd[:3])}" if odd else ""
@@ -106,7 +175,91 @@ def _with_hints(error: DataError, source: Source) -> DataError:
                 f"'{name}' holds conversations{where}: "
                 f"template: chat, columns: {{messages: {name}}} reads it"
             )
-    return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
+    if source.data.template != AUTO or source.key == "data.eval":
+        return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
+    ways = [] if hints else ways_to_read(source)
+    lines = [*_as_comparisons(source), *shown(ways, source.given)]
+    fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
+    holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
+    problems = [*error.problems[:1], *holds[:10]] if lines else error.problems
+    return _unsure(DataError(error.what, error.why, fix, [*problems, *hints]), ways)
+
+
+def _as_comparisons(source: Source) -> list[str]:
+    """Lines for an error, where the rows compare answers with each other."""
+    try:
+        fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
+    except TunerError:
+        return []
+    if fit.template.name == "thumbs":
+        return []
+    return [
+        f"  comparisons of answers ({fit.template.name}), for tuner reward, or for tuner rlhf with "
+        "rlhf.algorithm: dpo:",
+        f"    {recipe_line({'train': source.given}, source.data.columns)}",
+    ]
+
+
+def ways_to_read(source: Source) -> list[Alternative]:
+    """Return recipes that would read a source that has been looked at, the best first."""
+    gone = left_out(source.data.columns)
+    rows = source.evidence.rows
+    kept = [{name: value for name, value in row.items() if name not in gone} for row in rows]
+    renames = {name: file for name, file in source.data.columns.items() if file != NONE}
+    return alternatives(Evidence(kept), renames)
+
+
+def account(source: Source, read: Collection[str], several: bool, begun: bool = False) -> None:
+    """Refuse a source of which columns of the task would not be used.
+
+    Args:
+        source: whose template is found; gets the columns of the task that nothing reads.
+        read: columns that something else than the template reads.
+        several: whether the recipe has other training sources.
+        begun: whether a run is resumed.
+
+    Raises:
+        DataError: one looks like part of the task; not if the recipe names the template, nor if the
+            run has begun to train without it.
+    """
+    data, seen = source.data, source.evidence
+    used = {file if file in seen.columns else file.partition(".")[0] for file in source.fit.used}
+    # A template's column that the recipe renames leaves out the file's column of that name.
+    known = used.union(read, data.columns)
+    task = source.unread = accounting.unread(seen, known)[0]
+    if not task or data.template != AUTO or begun:
+        return
+    it, looks = ("it", "looks") if len(task) == 1 else ("them", "look")
+    ways = _uses(source, task, used)
+    key = source.key.removeprefix("data.")
+    key = "source" if several and key == "train" else key
+    fix = [
+        f"say what becomes of {it}:",
+        *(_as_comparisons(source) or shown(ways, source.given, key)),
+        f"  leave {it} out:",
+        f"    {recipe_line({key: source.given}, {**data.columns, **dict.fromkeys(task, NONE)})}",
+    ]
+    holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])
+    error = DataError(
+        f"{'column' if it == 'it' else 'columns'} {listed([repr(each) for each in task])} {looks} "
+        "like part of the task, and would not be used",
+        f"understood: {understood(source.fit, seen)}; not read: {holds}; earlier versions warned "
+        "and went on",
+        "\n".join(fix),
+    )
+    mixed = _by_rows(error, source, [used, *({name} for name in task)])
+    raise mixed if mixed is not error else _unsure(error, ways)
+
+
+def _uses(source: Source, task: list[str], used: Collection[str]) -> list[Alternative]:
+    """Ways to read columns of the task that nothing reads; none for an eval file, whose format is
+    that of the training rows."""
+    if source.key == "data.eval":
+        return []
+    known, seen = source.evidence.columns, source.evidence
+    ways = [each for each in ways_to_read(source) if each.read > sum(n in known for n in used)]
+    names = [swapped(source.fit, seen, each) for each in task] if len(task) == 1 else []
+    return [each for each in [*names, *ways] if each][:MOST]
 
 
 def _refuse_two_readings(fit: Fit[Template], source: Source) -> None:

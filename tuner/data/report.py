@@ -39,6 +39,8 @@ WARNINGS = {
     "tool_calls: a call in its text is learned as text",
     "rows_with_moved_turns": "{:row} whose turns the chat template moves or repeats: see "
     "`tuner data preview`",
+    "unsure_option_numbers": "answers are numbers of options, and no row shows whether the first "
+    "option is 0 or 1: taken as 0 ({names}); if it is 1, write letters or texts instead",
     "text_after_answers": "text that the chat template writes after answers, and that is not "
     "learned: {names}",
     "turns_learned_by_key": "{:turn} learned because a key of theirs says so (weight, train ...), "
@@ -47,6 +49,7 @@ WARNINGS = {
     "unread_turn_keys": "keys of turns that nothing reads: {names}",
     "labels_without_rows": "labels that no training row has: {names}",
     "ignored_columns": "columns not used: {names}",
+    "unread_columns": "columns not used, though they look like part of the task: {names}",
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",
     "labels_not_held_out": "labels that no held-out row has: {names}",
     "special_tokens_in_text": "special tokens in the rows' text, kept literal "

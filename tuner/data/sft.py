@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from tuner.console.formatting import counted
-from tuner.data import cut, strata
-from tuner.data.bad_rows import BadRows
+from tuner.data import choices, cut, strata
+from tuner.data.bad_rows import BadRow, BadRows, EmptyPrompt
 from tuner.data.check_row import ODDITIES, check, oddities
+from tuner.data.choices import Choices
 from tuner.data.classifier import labels_only, record
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.encode import Encoded
@@ -25,15 +26,17 @@ from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import EvalRow, Inputs, Part, Prepared, Preview, PromptFormat
 from tuner.data.preview_parts import parts_of
 from tuner.data.read import Row
-from tuner.data.recognise import recognise
+from tuner.data.recognise import account, as_begun, recognise
 from tuner.data.rendered import Rendered, prompt_text
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
+from tuner.data.row_values import learned, unprompted
 from tuner.data.split import Split
 from tuner.data.template import AUTO, Template
 from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, refuse_disliked, thumb_columns
 from tuner.data.trained_prompts import trained
 from tuner.data.turn_rules import TurnRules, refuse_unknown_column
+from tuner.data.understood import of_sources
 from tuner.errors import DataError
 from tuner.recipe import schema_source
 
@@ -44,9 +47,9 @@ WARNED = (
     *("dropped_no_answer_left", "rows_without_oldest_turns", "documents_cut"),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
-    *("text_after_answers", "turns_learned_by_key", "unanswered_rows", "unread_turn_keys"),
-    *("ignored_columns", "eval_rows_also_in_train", "labels_not_held_out", "labels_without_rows"),
-    "special_tokens_in_text",
+    *("unsure_option_numbers", "text_after_answers", "turns_learned_by_key", "unanswered_rows"),
+    *("unread_turn_keys", "unread_columns", "eval_rows_also_in_train", "labels_not_held_out"),
+    *("labels_without_rows", "special_tokens_in_text"),
 )
 
 
@@ -67,6 +70,7 @@ class SftData(Pipeline[Dialogue]):
         self._disliked = self._unanswered = 0
         self._thumbs: dict[str, list[str]] = {}
         self._odd: Counter[str] = Counter()
+        self._choices: dict[str, Choices | None] = {}
         self._rules = TurnRules.of(self.data)
 
     def _recognise(self) -> None:
@@ -74,9 +78,17 @@ class SftData(Pipeline[Dialogue]):
         super()._recognise()
         sources = [source for source in self.source.sources if source.rows]
         self.names = label_names(self.data, sources, self.head)
+        choices.settle(each for each in self._choices.values() if each)
 
     def _fit(self, source: Source) -> Fit[Template]:
-        return recognise(source, self.inputs.folder)
+        begun = as_begun(source, self.source.sources, self.inputs)
+        if not begun:
+            source.fit = recognise(source, self.inputs.folder)
+        thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
+        read = {*thumbs, self.data.reasoning_column or ""}
+        account(source, read, len(self.data.train) > 1, begun)
+        self._choices[source.name] = learned(source.fit, source.rows)
+        return source.fit
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:
         """The dialogues of the liked rows; supervised learning has no use for others."""
@@ -98,18 +110,21 @@ class SftData(Pipeline[Dialogue]):
 
     def _of(self, source: Source) -> list[Dialogue | None]:
         """The dialogues of a source's liked rows; None for a raw text that is blank."""
-        thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
+        thumbs = self._thumbs[source.name]
         if self.data.disliked == "error":
             refuse_disliked(source, thumbs)
         thumbs = [] if self.data.disliked == "learn" else thumbs
         liked = [row for row in source.rows if not is_down(row, thumbs)]
         self._disliked += len(source.rows) - len(liked)
-        rules = replace(self._rules, system=source.data.system)
-        renderer = RowRenderer(source.fit, self.names, rules)
-        documents = source.fit.template.documents
+        own, documents = source.data, source.fit.template.documents
+        rules = replace(self._rules, system=own.system, instruction=own.instruction)
+        renderer = RowRenderer(source.fit, self.names, rules, self._choices[source.name])
 
         def dialogue(row: Row) -> Dialogue | None:
-            made = renderer.render(row)
+            try:
+                made = renderer.render(row)
+            except EmptyPrompt as problem:
+                raise BadRow(f"{problem}{unprompted(source.fit)}") from None
             if made.plain and not made.answer.strip():
                 return None
             check(made)
@@ -198,14 +213,15 @@ class SftData(Pipeline[Dialogue]):
         answer, text = rendered.dialogue.answer.strip(), prompt_text(rendered)
         if example.label is not None:
             return EvalRow(example, example.input_ids, text, answer, [], example.label)
-        options = self.maker.options(rendered, self.labels) if answer in self.labels else None
+        labels = rendered.dialogue.choices or self.labels
+        options = self.maker.options(rendered, labels) if answer in labels else None
         return EvalRow(
             example,
             example.input_ids if example.target else encoded.prompt_ids,
             text,
             rendered.reference,
             options or [],
-            self.labels.index(answer) if options else None,
+            labels.index(answer) if options else None,
         )
 
     def _continuation(self, example: Example) -> EvalRow:
@@ -242,7 +258,8 @@ class SftData(Pipeline[Dialogue]):
         asked = self.names.names or self.data.labels == (AUTO,)
         if asked or (any(fit.template.label for fit in self.fits) and not self.data.labels):
             report["labels"] = list(self.labels)
-        if self.labels and self.head != "classes":
+        offered = any(row.options for row in held)
+        if (self.labels or offered) and self.head != "classes":
             without = sum(row.gold is None for row in held)
             report["eval_rows_without_label"] = without
             if without:
@@ -276,8 +293,15 @@ class SftData(Pipeline[Dialogue]):
         by_key = sum(self._rules.by_key.values())
         odd = {key: self._odd[key] for key in ODDITIES} | self.maker.odd()
         return {
+            "understood": of_sources(self.source.sources, used),
             **facts,
+            "unread_columns": list(
+                dict.fromkeys(name for each in self.source.sources for name in each.unread)
+            ),
             **odd,
+            "unsure_option_numbers": [
+                n for n, each in self._choices.items() if each and each.unsure
+            ],
             "unanswered_rows": self._unanswered,
             "unread_turn_keys": self._unread,
             "turns_learned_by_key": by_key,

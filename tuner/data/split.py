@@ -183,8 +183,7 @@ def split(
                 "the eval split is empty",
                 f"all {leaked} {unit} of {name} are also in the training rows"
                 if data.split == "row"
-                else f"the prompts of all {leaked} {unit} of {name} are also in the training "
-                "rows",
+                else f"the prompts of all {leaked} {unit} of {name} are also in the training rows",
                 f"hold out {unit} that are not trained on, or set data.eval to a fraction"
                 + ("" if data.split == "row" else "; data.split: row leaves out equal rows only"),
             )

@@ -6,16 +6,17 @@ name and nothing else; it runs in a sandbox, and a value is never template sourc
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jinja2
-import jinja2.meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from tuner.data import read
+from tuner.data.jinja import variables as variables
+from tuner.data.language import Language
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import bundled
 from tuner.schema import strict_yaml
@@ -26,20 +27,64 @@ AUTO = "auto"
 DOCUMENTS = ("document", "passage", "context", "text", "input")
 SLOT_TEXT, SLOT_LABEL = "[X]", "[Z]"
 
+# What a column can hold; `tuner/data/evidence.py` says how each is seen.
+Kind = Literal[
+    "text",  # texts
+    "long",  # texts, half of them over 200 characters (or 100 with Chinese ones)
+    "number",
+    "boolean",  # true and false, also as text; yes and no, 是 and 否
+    "letter",  # A to Z alone, perhaps in brackets or with a stop
+    "index",  # whole numbers from 0 to 25, also as text
+    "label",  # short texts or whole numbers that repeat
+    "list",  # texts or numbers
+    "mapping",
+    "objects",  # a list of mappings
+    "table",  # a list of lists
+    "pairs",  # a list of pairs of texts, such as questions with their answers
+    "turns",  # a conversation
+    "json",  # text that is JSON: a list or a mapping
+]
+Kinds = Annotated[
+    tuple[Kind, ...],
+    BeforeValidator(lambda value: (str(value),) if isinstance(value, str) else value),
+]
+
 
 class Columns(Section):
-    """The columns a template reads."""
+    """The columns a template reads, and by what they are recognised."""
 
     required: Annotated[Words, Field(min_length=1, description="columns every row must have")]
     optional: Annotated[Words, Field(description="columns used if a row has them")] = ()
-    aliases: Annotated[
-        tuple[dict[str, Text], ...], Field(description="other names for the columns")
+    blank: Annotated[
+        Words, Field(description="required columns that may be empty in a row, if not all are")
     ] = ()
+    aliases: Annotated[
+        tuple[dict[str, Text], ...], Field(description="other names, for several columns at once")
+    ] = ()
+    other_names: Annotated[
+        dict[str, Words],
+        Field(description="other names of a column, best first; any case; -, _ and space alike"),
+    ] = Field(default_factory=dict)
+    contents: Annotated[
+        dict[str, Kinds],
+        Field(description="what a column holds, one of these kinds; by default text"),
+    ] = Field(default_factory=dict)
+    words: Annotated[
+        dict[str, Text],
+        Field(description="what the plan calls a column; several may share a word: options"),
+    ] = Field(default_factory=dict)
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them."""
         return self.required + self.optional
+
+    @model_validator(mode="after")
+    def _known(self) -> Columns:
+        for key in ("other_names", "contents", "words", "blank"):
+            if unknown := set(getattr(self, key)) - {*self.names}:
+                raise ValueError(f"{key} names unknown columns: {sorted(unknown)}")
+        return self
 
 
 class Turn(Section):
@@ -51,6 +96,14 @@ class Turn(Section):
     ]
     content: Annotated[Text | None, Field(description="Jinja over the columns")] = None
     column: Annotated[Text | None, Field(description="history: the column with the pairs")] = None
+    calls: Annotated[
+        Text | None, Field(description="assistant: the column with the calls of tools, as JSON")
+    ] = None
+
+    def columns(self) -> set[str]:
+        """Return the columns that it reads."""
+        named = {name for name in (self.column, self.calls) if name}
+        return named | variables(self.content or "")
 
 
 class Conversation(Section):
@@ -76,6 +129,18 @@ class Cloze(Section):
     verbalizer: Annotated[dict[str, Text], Field(min_length=2, description="label: word")]
 
 
+class Choice(Section):
+    """Options to choose from: the template reads them as {letter: text}, the answer as a letter."""
+
+    options: Annotated[Text, Field(description="column of the options: a list, a mapping, a text")]
+    each: Annotated[Words, Field(description="columns with one option each, in their place")] = ()
+    answer: Annotated[Text, Field(description="column of the right one: letter, number or text")]
+
+    def complete(self, columns: Collection[str]) -> bool:
+        """Return whether these columns of the template hold options."""
+        return self.options in columns or sum(name in columns for name in self.each) > 1
+
+
 class Sample(Section):
     """A row and what it must become: the test of the template."""
 
@@ -90,10 +155,23 @@ class Template(Section):
     name: Annotated[Text, Field(description="its name, the same as its file's")]
     description: Annotated[Text, Field(description="what rows it is for, one line")]
     columns: Annotated[Columns, Field(description="the columns it reads")]
+    task: Annotated[
+        Text | None, Field(description="what the plan calls it: multiple choice; default: its name")
+    ] = None
+    language: Annotated[
+        Language | None,
+        Field(description="language of the rows it is chosen for; by default any"),
+    ] = None
     turns: Annotated[tuple[Turn, ...], Field(description="the turns of the chat")] = ()
     conversation: Annotated[Conversation | None, Field(description="a list of turns")] = None
     text: Annotated[Text | None, Field(description="Jinja; raw text, all supervised")] = None
     cloze: Annotated[Cloze | None, Field(description="a sentence with a slot")] = None
+    choice: Annotated[Choice | None, Field(description="turns: options to choose from")] = None
+    tools: Annotated[Text | None, Field(description="turns: column with the tools")] = None
+    booleans: Annotated[
+        tuple[Text, Text] | None,
+        Field(description="words for true and false; the label is read as one of them"),
+    ] = None
     labels: Annotated[Words, Field(description="answers to choose from")] = ()
     label: Annotated[
         Text | None,
@@ -121,6 +199,21 @@ class Template(Section):
         """Whether it makes plain text, never a chat."""
         return self.text is not None or self.cloze is not None
 
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """The columns that only the last answer reads."""
+        if self.cloze:
+            return (self.cloze.label,)
+        if not self.turns or self.turns[-1].role != "assistant":
+            return ()
+        *before, last = [turn.columns() for turn in self.turns]
+        return tuple(name for name in self.columns.names if name in last.difference(*before))
+
+    def complete(self, columns: Collection[str]) -> bool:
+        """Return whether rows with these columns of the template have all that it needs."""
+        choice = self.choice
+        return {*self.columns.required} <= {*columns} and (not choice or choice.complete(columns))
+
     @model_validator(mode="after")
     def _consistent(self) -> Template:
         kinds = [bool(self.turns), self.conversation is not None, self.text is not None]
@@ -132,6 +225,8 @@ class Template(Section):
                 raise ValueError(f"aliases name unknown columns: {sorted(unknown)}")
         if unknown := self._columns_used() - known:
             raise ValueError(f"reads columns that `columns` does not list: {sorted(unknown)}")
+        if not self.turns and (self.choice or self.tools):
+            raise ValueError("choice and tools go with turns only")
         if self.turns and not any(turn.role == "assistant" for turn in self.turns):
             raise ValueError("no turn has the role assistant, so nothing would be learned")
         if self.cloze and any(
@@ -141,37 +236,16 @@ class Template(Section):
         return self
 
     def _columns_used(self) -> set[str]:
-        used = {turn.column for turn in self.turns if turn.column}
-        for source in [self.text, *(turn.content for turn in self.turns)]:
-            used |= variables(source or "")
+        used = variables(self.text or "").union(*(turn.columns() for turn in self.turns))
         if self.conversation:
             conversation = self.conversation
             columns = (conversation.column, conversation.system, conversation.tools)
             used |= {name for name in columns if name}
         if self.cloze:
             used |= {self.cloze.text, self.cloze.label}
-        if self.label:
-            used.add(self.label)
-        return used.union(self.document)
-
-
-def environment() -> jinja2.Environment:
-    """Return the sandbox in which every data template runs."""
-    return ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
-    )
-
-
-def variables(source: str) -> set[str]:
-    """Return the columns that a text of a template reads.
-
-    Raises:
-        ValueError: it is not valid Jinja.
-    """
-    try:
-        return jinja2.meta.find_undeclared_variables(environment().parse(source))
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"not valid Jinja: {error.message} in {source!r}") from None
+        if self.choice:
+            used |= {self.choice.options, *self.choice.each, self.choice.answer}
+        return used | {name for name in (self.label, self.tools, *self.document) if name}
 
 
 def load_template(name_or_path: str, folder: Path) -> Template:
@@ -191,17 +265,22 @@ def load_template(name_or_path: str, folder: Path) -> Template:
             f"templates: {', '.join(files)}",
             f"did you mean {near[0]}?" if near else "use one of them, or the path of a .yaml file",
         )
-    return _load(files[name_or_path])
+    return _bundled(files[name_or_path])
 
 
 def all_templates() -> list[Template]:
     """Return every bundled template, in order of the names."""
-    return [_load(path) for path in bundled.files("data_templates").values()]
+    return [_bundled(path) for path in bundled.files("data_templates").values()]
 
 
-def _load(path: Path) -> Template:
+@cache
+def _bundled(path: Path) -> Template:
+    return _load(path, quick=True)
+
+
+def _load(path: Path, quick: bool = False) -> Template:
     try:
-        document, lines = strict_yaml.parse(path.read_text("utf-8"))
+        document, lines = strict_yaml.parse(path.read_text("utf-8"), quick)
         return Template.model_validate(document)
     except strict_yaml.YamlProblem as error:
         problems = [f"line {error.line}, column {error.column}: {error.message}"]

@@ -30,15 +30,21 @@ class Sides:
 
     Args:
         system: the text of a system turn for those that have none.
+        instruction: a text before the first turn of the user.
         spoken: the columns whose texts hold turns.
     """
 
-    def __init__(self, system: str | None = None, spoken: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        system: str | None = None,
+        instruction: str | None = None,
+        spoken: Collection[str] = (),
+    ) -> None:
         template = load_template("chat", Path())
         assert template.conversation is not None
         self._conversation, self._spoken = template.conversation, spoken
         fit = Fit(template, {name: name for name in template.columns.names}, "tuner")
-        self._renderer = RowRenderer(fit, rules=TurnRules(system=system))
+        self._renderer = RowRenderer(fit, rules=TurnRules(system=system, instruction=instruction))
 
     def dialogue(
         self, row: Row, prompt: list[Message], answer: Any, name: str, extras: dict[str, Any]

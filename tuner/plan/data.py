@@ -152,7 +152,7 @@ def pipeline(
         alone = (recipe.reward or RewardSection()).unpaired == "learn"
         return PreferenceData(inputs, alone=alone)
     if rlhf is None:
-        return SftData(inputs, head.name)
+        return SftData(replace(inputs, formats=loaded.formats), head.name)
     if not rlhf.draws:
         return PreferenceData(inputs, apart=True)
     if recipe.ppo is not None and recipe.ppo.ptx_data is not None:

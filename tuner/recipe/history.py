@@ -29,6 +29,7 @@ ADDED: dict[str, Any] = {
     "data.reasoning_column": None,
     "data.learn": "answers",
     "data.system": None,
+    "data.instruction": None,
     "data.long": "auto",
     "data.disliked": "error",
     "reward.unpaired": "learn",
@@ -225,6 +226,13 @@ def old_preferences(plan: Mapping[str, Any], columns: Mapping[str, str]) -> dict
     # Of several files, each name comes with its file.
     left_out = {name.partition(" (")[0]: "none" for name in ignored}
     return {"template": used, "columns": {**left_out, **columns}}
+
+
+def formats(plan: Mapping[str, Any]) -> tuple[tuple[str, dict[str, str] | None], ...]:
+    """Return how the run of a plan reads its files: of each, the data template and its columns; an
+    empty name where it had no rows, no columns where an earlier version did not record them."""
+    files = plan.get("data", {}).get("files", [])
+    return tuple((file.get("template", ""), file.get("mapping")) for file in files)
 
 
 def old_dtype(values: Mapping[str, Any]) -> str | None:

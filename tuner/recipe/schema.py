@@ -100,6 +100,9 @@ class DataSection(Section):
         Text | None,
         Field(description="system turn of rows that have none, and of chats without one"),
     ] = None
+    instruction: Annotated[
+        Text | None, Field(description="text before every row; those who use the model send it too")
+    ] = None
     disliked: Annotated[
         Literal["error", "drop", "learn"],
         Field(

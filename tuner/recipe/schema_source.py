@@ -35,6 +35,9 @@ class SourceSection(Section):
     system: Annotated[
         Text | None, Field(description="a system turn for those of its rows that have none")
     ] = None
+    instruction: Annotated[
+        Text | None, Field(description="a text before its rows; default: data.instruction")
+    ] = None
     rows: Annotated[
         Count | None, Field(description="at most so many of its rows, drawn by run.seed")
     ] = None
