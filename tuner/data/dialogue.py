@@ -15,7 +15,7 @@ from tuner.data.jinja import compiled, variables
 from tuner.data.label_names import LabelNames
 from tuner.data.read import Row
 from tuner.data.reasoning import Message as Message
-from tuner.data.row_values import RowValues, ValueReader
+from tuner.data.row_values import RowValues, ValueReader, any_turns
 from tuner.data.template import SLOT_LABEL, SLOT_TEXT, Cloze, Conversation, Template, Turn
 from tuner.data.template_match import Fit
 from tuner.data.tool_calls import called

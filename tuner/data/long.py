@@ -89,13 +89,15 @@ class Fitting:
             lengths = sorted(_needed(pair, maker) for pair in train)
             longest = lengths[max(0, math.ceil(share * len(lengths)) - 1)] if lengths else 1
             maker.max_length = min(maker.max_length, longest)
-        found = []
-        for pairs, tally in ((train, maker.train), (held, maker.eval)):
-            way = "auto" if data.cut == "drop" else data.cut
-            cutter = Cutter(maker, tally, way, tally is maker.eval, self._labels)
-            found.append([each for pair in pairs for each in self._fitted(pair, cutter, tally)])
+        found = [self.fitted(train, maker.train), self.fitted(held, maker.eval)]
         self._refuse([train, held])
         return found
+
+    def fitted(self, pairs: Sequence[Pair], tally: Tally) -> list[Pair]:
+        """Return the rows of a split as they fit into the maker's length."""
+        way = "auto" if self._data.cut == "drop" else self._data.cut
+        cutter = Cutter(self._maker, tally, way, tally is self._maker.eval, self._labels)
+        return [each for pair in pairs for each in self._fitted(pair, cutter, tally)]
 
     def _fitted(self, pair: Pair, cutter: Cutter, tally: Tally) -> Iterator[Pair]:
         """A row as it is, in pieces, shorter, or not at all."""

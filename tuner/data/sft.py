@@ -316,8 +316,8 @@ class SftData(Pipeline[Dialogue]):
                 first.append(dialogue)
         self.maker.encoder.keep_offsets = True
         pairs = self.maker.encode(first, BadRows(len(first)))
-        shown, _ = settle(self.data, self.maker, (pairs, []), self.inputs.context_length)
-        return [self._preview(*pair) for pair in shown]
+        fitting = Fitting(self.inputs, self.maker, self.labels)
+        return [self._preview(*pair) for pair in fitting.fitted(pairs, self.maker.train)]
 
     def _preview(self, rendered: Rendered, encoded: Encoded) -> Preview:
         made = self.maker.example(rendered, encoded)
