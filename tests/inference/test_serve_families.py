@@ -50,6 +50,14 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def made_base(folder: Path, network: Path, tokenizer: Any) -> Path:
+    folder.mkdir()
+    for file in network.iterdir():
+        (folder / file.name).symlink_to(file)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[tuple[TestClient, Listening]]:
     """The application of `tuner serve` in this process."""
@@ -95,11 +103,7 @@ def test_the_prompt_of_a_request_is_the_trained_prompt(
     family = FAMILIES[name]
     tokenizer = family.tokenizer()
     stops = family.stop_ids(tokenizer)
-    base = tmp_path / "base"
-    base.mkdir()
-    for file in network.iterdir():
-        (base / file.name).symlink_to(file)
-    tokenizer.save_pretrained(base)
+    base = made_base(tmp_path / "base", network, tokenizer)
     chat = ChatTemplate(tokenizer, stops)
     shown = {kind: row for kind, row in ROWS.items() if (name, kind) not in REFUSED}
     held = [json.dumps(row) for row in shown.values()]
@@ -119,3 +123,17 @@ def test_the_prompt_of_a_request_is_the_trained_prompt(
             assert reply.status_code == 200, reply.text
             number = [*shown].index(kind) + 1
             assert worker.asked[-1].prompts == [trained[f"held.jsonl:{number}"]], kind
+
+
+def test_the_parts_of_a_message_are_one_text_as_in_a_row(tmp_path: Path, network: Path) -> None:
+    """OpenAI's list of parts, with nothing between them."""
+    tokenizer = FAMILIES["qwen2.5"].tokenizer()
+    texts = [{"type": "text", "text": text} for text in ("Du", "e?")]
+    row = json.loads(json.dumps(ROWS["plain"]))
+    row["messages"][0]["content"] = texts
+    (example,) = prepared(tmp_path, [row], tokenizer).train
+    with serving(made_base(tmp_path / "base", network, tokenizer)) as (client, worker):
+        for each in (row, ROWS["plain"]):
+            assert client.post("/v1/chat/completions", json=request(each, {})).status_code == 200
+    one, other = (job.prompts[0] for job in worker.asked)
+    assert one == other == example.input_ids[: len(one)]
