@@ -282,8 +282,8 @@ def test_unfit_preferences_are_listed_by_class(tmp_path: Path, reason: str) -> N
 
 def test_columns_that_fit_nothing_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        prepared(tmp_path, [{"prompt": PROMPT, "better": GOOD, "worse": BAD}])
-    assert "found: prompt, better, worse" in caught.value.problems
+        prepared(tmp_path, [{"prompt": PROMPT, "long": GOOD, "short": BAD}])
+    assert "found: prompt, long, short" in caught.value.problems
     assert "pairs expects: chosen, rejected" in caught.value.problems
     both = {**PAIRS["texts"], "answers": [GOOD, BAD]}
     with pytest.raises(DataError, match="more than one format"):

@@ -51,7 +51,7 @@ FILES: dict[str, tuple[str, int, dict[str, Any]]] = {
         },
     ),
     # 118 of its 230 answers are disliked.
-    "kto-en/kto_en_demo.jsonl": ("chat", 112, {}),
+    "kto-en/kto_en_demo.jsonl": ("chat", 112, {"disliked": "drop"}),
     "lexglue-mini-en/overruling.jsonl": ("classification", 1600, {}),
     "e2e-nlg/valid.txt": ("text", 4672, {}),
     "wiki-demo/wikitext2_test_part1.json": ("text", 1451, {}),

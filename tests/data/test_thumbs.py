@@ -20,7 +20,7 @@ from tuner.recipe.schema import DataSection
 def section(folder: Path, rows: Sequence[Any], **keys: Any) -> DataSection:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl").write_text(text, "utf-8")
-    return DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
+    return DataSection(**({"train": ["rows.jsonl"], "eval": 0, "disliked": "drop"} | keys))
 
 
 def prepared(folder: Path, rows: Sequence[Any], **keys: Any) -> Prepared:
@@ -35,6 +35,25 @@ def pair(answer: str, **thumb: Any) -> dict[str, Any]:
 def turns(answer: str, **thumb: Any) -> dict[str, Any]:
     asked = {"role": "user", "content": "Is it so?"}
     return {"messages": [asked, {"role": "assistant", "content": answer}], **thumb}
+
+
+@pytest.mark.parametrize("row", [pair, turns])
+def test_answers_labelled_bad_are_refused_until_the_recipe_says_what_becomes_of_them(
+    tmp_path: Path, row: Any
+) -> None:
+    """Each way that the error names works as it is printed."""
+    rows = [row(f"answer {n}", label=n != 2) for n in range(4)]
+    with pytest.raises(DataError, match="1 of 4 rows have an answer that is labelled bad") as error:
+        prepared(tmp_path, rows, disliked="error")
+    assert "column label, e.g. rows.jsonl:3" in error.value.why
+    ways = [line.split("#")[0].strip() for line in error.value.fix.splitlines()[1:]]
+    assert ways == ["data.disliked: drop", "data.disliked: learn"]
+    kept = [
+        prepared(tmp_path, rows, disliked=way.partition(": ")[2]).report["rows_train"]
+        for way in ways
+    ]
+    assert kept == [3, 4]
+    assert prepared(tmp_path, rows[:2], disliked="error").report["rows_train"] == 2
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import AutoTokenizer
 
 from tests.cli.command import tuner
 from tests.conftest import write_rows
@@ -74,6 +75,52 @@ def test_the_plan_has_a_line_for_each_source(mixed: Path, tmp_path: Path) -> Non
 )
 def test_problems_name_the_key(tmp_path: Path, train: list[Any], said: str) -> None:
     assert said in str(problem(write(tmp_path, {"data": {"train": train}})))
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ({"sorce": "b.jsonl"}, "eval.sorce: unknown key; did you mean 'source'"),
+        ({"rows": 3}, "eval.source: is missing (the file)"),
+        (["a.jsonl"], "eval: expected"),
+        (1.5, "expected a file, a fraction below 1 or a whole number of rows, not 1.5"),
+    ],
+)
+def test_problems_of_held_out_rows_name_the_key(tmp_path: Path, held: Any, said: str) -> None:
+    found = str(problem(write(tmp_path, {"data": {"train": "a.jsonl", "eval": held}})))
+    assert said in found, found
+
+
+def test_held_out_rows_may_come_from_a_file_of_another_format(mixed: Path, tmp_path: Path) -> None:
+    """As a source of training rows: its template, columns, system turn, some of its rows."""
+    rows = [{"q": f"Which {n}?", "a": f"This {n}."} for n in range(9)]
+    write_rows(tmp_path / "more/held.jsonl", rows)
+    columns = {"instruction": "q", "output": "a"}
+    held = {"source": "more/held.jsonl", "template": "instruction", "columns": columns, "rows": 4}
+    recipe = yaml.safe_load(mixed.read_text())
+    recipe["data"]["eval"] = {**held, "system": "Be exact."}
+    mixed.write_text(yaml.safe_dump(recipe), "utf-8")
+    loaded = load.load(mixed, (), "sft")
+    lock = tmp_path / "elsewhere" / "recipe.lock.yaml"
+    lock.parent.mkdir()
+    lock.write_text(dump.dump(loaded.recipe, loaded.folder), "utf-8")
+    made = [
+        make.make(each, hardware.detect(), output=tmp_path / "run")
+        for each in (loaded, load.load(lock, (), "sft"))
+    ]
+    assert made[0].identity() == made[1].identity()
+    report = made[0].prepared.report
+    assert (report["rows_eval"], report["files"][-1]["drawn_from"]) == (4, 9)
+    assert report["files"][-1]["template"] == "instruction"
+    assert {row.reference for row in made[0].prepared.eval} <= {row["a"] for row in rows}
+    decode = AutoTokenizer.from_pretrained(loaded.recipe.model.base).decode
+    assert all("Be exact." in decode(row.prompt_ids) for row in made[0].prepared.eval)
+    before = content.content_sha256(loaded)
+    write_rows(tmp_path / "more/held.jsonl", rows[:8])
+    assert content.content_sha256(load.load(mixed, (), "sft")) != before
+    flag = load.load(mixed, ["data.eval={source: train.jsonl, rows: 2}"], None).recipe.data.eval
+    assert not isinstance(flag, str | int | float)
+    assert (flag.source.endswith("train.jsonl"), flag.rows) == (True, 2)
 
 
 def test_a_flag_takes_mappings(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:

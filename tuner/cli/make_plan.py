@@ -138,15 +138,23 @@ def _check_resumption(plan: Plan, console: Console) -> None:
 def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     """Return the recipe with what `auto` meant when an earlier version began the run."""
     from tuner.recipe import history
+    from tuner.recipe.schema_rlhf import RewardSection
     from tuner.record.run_json import RUN, read_record
 
     if not (folder / RUN).is_file():
         return loaded
     recipe, plan = loaded.recipe, read_record(folder).get("plan", {})
     meant: dict[str, dict[str, Any]] = {}
+    data = recipe.data
     if loaded.task == "sft":
-        data = recipe.data
         meant["data"] = history.old_auto_values(plan, data.template, data.columns, data.long)
+        if (disliked := history.old_disliked(plan)) and data.disliked == "error":
+            meant["data"]["disliked"] = disliked
+    else:
+        meant["data"] = history.old_preferences(plan, data.columns)
+    if loaded.task == "reward" and (unpaired := history.old_unpaired(plan)):
+        recipe = recipe.model_copy(update={"reward": recipe.reward or RewardSection()})
+        meant["reward"] = {"unpaired": unpaired}
     dtype = history.old_dtype(plan.get("values", {}))
     if dtype is not None and recipe.model.dtype == "auto":
         meant["model"] = {"dtype": dtype}

@@ -29,7 +29,7 @@ from tuner.data.template import (
     variables,
 )
 from tuner.data.template_match import Fit
-from tuner.data.turn_lists import messages_of
+from tuner.data.turn_lists import earlier, messages_of
 from tuner.data.turn_rules import TurnRules
 
 _ONE_COLUMN = re.compile(r"\{\{\s*(\w+)\s*\}\}\Z")
@@ -186,7 +186,7 @@ class RowRenderer:
 
     def _turn(self, turn: Turn, values: dict[str, Any]) -> list[Message]:
         if turn.role == "history":
-            return _history(values[turn.column or ""])
+            return earlier(values[turn.column or ""], _any_turns())
         source = turn.content or ""
         for name in self._fit.spoken.intersection(variables(source)):
             return self._continued(turn, name, values)
@@ -240,20 +240,6 @@ def _compile(source: str) -> Callable[[dict[str, Any]], str]:
             raise BadRow(f"the data template cannot render the row: {error}") from None
 
     return render
-
-
-def _history(pairs: Any) -> list[Message]:
-    messages: list[Message] = []
-    for pair in pairs or []:
-        if (
-            not isinstance(pair, list)
-            or len(pair) != 2
-            or not all(isinstance(text, str) for text in pair)
-        ):
-            raise BadRow("history is not a list of pairs of texts")
-        messages.append({"role": "user", "content": pair[0]})
-        messages.append({"role": "assistant", "content": pair[1]})
-    return messages
 
 
 def _cloze(row: str, cloze: Cloze, values: dict[str, Any]) -> Dialogue:

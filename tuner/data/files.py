@@ -15,6 +15,7 @@ from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.read import Row
 from tuner.data.template_match import NONE, Fit
 from tuner.errors import DataError, TunerError
+from tuner.recipe import schema_source
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import Source as SourceItem
 from tuner.recipe.schema_source import SourceSection
@@ -161,9 +162,10 @@ def read_source(
     """
     reader = _Reader(data, folder, max_length, seed, first)
     train = SplitFiles("train", reader.sources(data.train, "data.train", data.max_rows))
-    held = [data.eval] if isinstance(data.eval, str) else []
     found = DataSource(
-        train, SplitFiles("eval", reader.sources(held, "data.eval", None)), reader.bad
+        train,
+        SplitFiles("eval", reader.sources(schema_source.files(data.eval), "data.eval", None)),
+        reader.bad,
     )
     _settle(found.sources, data)
     return found
@@ -269,6 +271,7 @@ def _settle(sources: Sequence[Source], data: DataSection) -> None:
             here = {
                 name: file
                 for name, file in data.columns.items()
-                if file == NONE or file in source.columns or file not in known
+                if (name if file == NONE else file) in source.columns
+                or (name if file == NONE else file) not in known
             }
             source.data = source.data.model_copy(update={"columns": here})

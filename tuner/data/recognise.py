@@ -12,14 +12,13 @@ from tuner.data.files import EVIDENCE, Source
 from tuner.data.read import Row
 from tuner.data.template import AUTO, Template, load_template, variables
 from tuner.data.template_match import Fit, NoTemplateFits, choose
-from tuner.data.transcripts import PARTNERS
-from tuner.data.turn_lists import ends_with_user, shape
+from tuner.data.transcripts import paired
+from tuner.data.turn_lists import LISTS, ends_with_user, shape
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 
 Accept = Callable[[Fit[Template]], bool]
 Choose = Callable[[DataSection, Sequence[str], Path, Accept], Fit[Template]]
-LISTS = ("role", "from")
 
 
 def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[Template]:
@@ -144,4 +143,4 @@ def _spoken(fit: Fit[Template], rows: Sequence[Row], named: bool) -> frozenset[s
 
 def _said(mark: str | None, values: Sequence[Any]) -> bool:
     """Whether prompts are marked turns; questions with answers may be examples in a prompt."""
-    return mark is not None and mark.rstrip(":").lower() not in PARTNERS and ends_with_user(values)
+    return mark is not None and not paired(mark) and ends_with_user(values)

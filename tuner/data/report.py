@@ -41,6 +41,9 @@ WARNINGS = {
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",
     "special_tokens_in_text": "special tokens in the rows' text, kept literal "
     "(data.special_tokens_in_text): {}",
+    "tied_rows": "{:row} left out: of two answers, neither is named the better one",
+    "thumbs_alone": "{:thumb} to prompts without an opposite one: learned against a score of 0 "
+    "(reward.unpaired)",
     "unpaired_rows": "{} rows make no pair and are not used: there is no better and worse answer "
     "to the same prompt",
     "identical_answers": "{} answers appear twice under the same prompt, or are both liked and "

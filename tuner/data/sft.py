@@ -25,10 +25,11 @@ from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnin
 from tuner.data.split import Split
 from tuner.data.template import Template
 from tuner.data.template_match import Fit
-from tuner.data.thumbs import is_down, thumb_columns
+from tuner.data.thumbs import is_down, refuse_disliked, thumb_columns
 from tuner.data.trained_prompts import trained
 from tuner.data.turn_rules import TurnRules, refuse_unknown_column
 from tuner.errors import DataError
+from tuner.recipe import schema_source
 
 RAW_PROMPT_TOKENS = 32
 # What a reader of the report should not overlook, costliest first.
@@ -88,6 +89,9 @@ class SftData(Pipeline[Dialogue]):
     def _of(self, source: Source) -> list[Dialogue | None]:
         """The dialogues of a source's liked rows; None for a raw text that is blank."""
         thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
+        if self.data.disliked == "error":
+            refuse_disliked(source, thumbs)
+        thumbs = [] if self.data.disliked == "learn" else thumbs
         liked = [row for row in source.rows if not is_down(row, thumbs)]
         self._disliked += len(source.rows) - len(liked)
         rules = replace(self._rules, system=source.data.system)
@@ -126,7 +130,7 @@ class SftData(Pipeline[Dialogue]):
         """
         templates, bad = [fit.template for fit in self.fits], self.source.bad
         refuse_split(self.data, templates, self.head)
-        held_out = [] if isinstance(self.data.eval, str) else items.eval
+        held_out = [] if schema_source.files(self.data.eval) else items.eval
         rows = [*items.train, *held_out]
         self.labels = labels_of(self.data, templates, self._labelled(rows), self.head, few)
         self.maker = ExampleMaker(self.inputs, templates, self.max_length, self.head, self.labels)

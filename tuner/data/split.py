@@ -87,14 +87,15 @@ def split(
     """
     marks = [item.mark for item in train]
     leaked = 0
-    if isinstance(data.eval, str):
+    if not isinstance(data.eval, int | float):
+        name = data.eval if isinstance(data.eval, str) else data.eval.source
         known = set(marks)
         kept = [item for item in held if item.mark not in known]
         leaked = len(held) - len(kept)
         if not kept:
             raise DataError(
                 "the eval split is empty",
-                f"all {leaked} {unit} of {data.eval} are also in the training rows",
+                f"all {leaked} {unit} of {name} are also in the training rows",
                 f"hold out {unit} that are not trained on, or set data.eval to a fraction",
             )
         held = kept

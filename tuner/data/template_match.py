@@ -176,7 +176,7 @@ def check_renames(
         DataError: it renames one to a column that the data does not have.
     """
     for name, file_name in renames.items():
-        if name not in known:
+        if name not in known and not (file_name == NONE and name in found):
             near = get_close_matches(name, known)
             raise RecipeError(
                 f"data.columns: {missing} is called '{name}'",

@@ -10,6 +10,7 @@ from tuner.data.read import Row
 from tuner.data.template import Template
 from tuner.data.template_match import Fit
 from tuner.data.turns import blank
+from tuner.errors import DataError
 
 # Columns next to an answer that say whether it is liked; "label" only with these values, since a
 # label may be positive without rating the answer.
@@ -26,6 +27,17 @@ DOWN = frozenset(
         *("bad", "negative", "\U0001f44e"),
     )
 )
+
+
+def is_thumb(value: Any) -> bool:
+    """Return whether a value says that something is liked, or that it is not."""
+    return _thumb(value) in UP | DOWN
+
+
+def liked(value: Any) -> bool | None:
+    """Return whether a value says that something is liked; None if it says neither."""
+    word = _thumb(value)
+    return True if word in UP else False if word in DOWN else None
 
 
 def thumb_columns(fit: Fit[Template], source: Source) -> list[str]:
@@ -58,3 +70,27 @@ def _thumb(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return "" if blank(value) else str(value).strip().lower()
+
+
+def refuse_disliked(source: Source, names: Sequence[str]) -> None:
+    """Refuse a file of which some answers are labelled bad.
+
+    Args:
+        source: the file.
+        names: its `thumb_columns`.
+
+    Raises:
+        DataError: with what a recipe can say of such rows.
+    """
+    down = [row for row in source.rows if is_down(row, names)]
+    if not down:
+        return
+    listed = ", ".join(names)
+    raise DataError(
+        f"{len(down)} of {len(source.rows)} rows have an answer that is labelled bad",
+        f"column {listed}, e.g. {down[0].id}; supervised learning would teach these answers "
+        "(earlier versions left the rows out with a warning)",
+        "learn from both kinds: tuner reward, or tuner rlhf with rlhf.algorithm: dpo; or say what "
+        "becomes of these rows:\n  data.disliked: drop    # leave them out\n"
+        "  data.disliked: learn   # learn them like the others",
+    )

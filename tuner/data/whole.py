@@ -20,8 +20,14 @@ from tuner.errors import DataError, RecipeError
 
 WARNED = (
     *("skipped", "ignored_columns", "dropped_too_long", "eval_dropped_too_long"),
-    *("eval_rows_also_in_train", "special_tokens_in_text", "unpaired_rows", "identical_answers"),
-    *("contradicting_pairs", "pairs_too_long", "blank_rows"),
+    *(
+        "eval_rows_also_in_train",
+        "special_tokens_in_text",
+        "tied_rows",
+        "thumbs_alone",
+        "unpaired_rows",
+    ),
+    *("identical_answers", "contradicting_pairs", "pairs_too_long", "blank_rows"),
 )
 
 

@@ -13,6 +13,7 @@ from tuner.methods.method import Method
 from tuner.methods.prompts import MultitaskOptions
 from tuner.plan import contradictions_export, contradictions_rlhf, new_tokens, qat
 from tuner.plan.metrics import METRICS
+from tuner.recipe import schema_source
 from tuner.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _batches(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
 
 def _tasks(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     several = len(recipe.data.train) > 1 and isinstance(recipe.method, MultitaskOptions)
-    if several and isinstance(recipe.data.eval, str):
+    if several and schema_source.files(recipe.data.eval):
         yield (
             "data.eval: a file, and method.name: multitask_prompt with several data sets; a "
             "held-out row must come from one of them: set a fraction or a number"

@@ -14,6 +14,7 @@ from tuner.data.sft import SftData
 from tuner.data.system_turn import with_system
 from tuner.plan import rlhf as plan_rlhf
 from tuner.plan.prompts import refuse_other_prompts
+from tuner.recipe.schema_rlhf import RewardSection
 from tuner.rewards.rules import ExactAnswerRule
 
 if TYPE_CHECKING:
@@ -120,7 +121,8 @@ def pipeline(
     rlhf, section = recipe.rlhf, recipe.data
     inputs = Inputs(section, tokenizer, loaded.folder, recipe.run.seed, room, stop_ids)
     if loaded.task == "reward":
-        return PreferenceData(inputs)
+        alone = (recipe.reward or RewardSection()).unpaired == "learn"
+        return PreferenceData(inputs, alone=alone)
     if rlhf is None:
         return SftData(inputs, head.name)
     if not rlhf.draws:

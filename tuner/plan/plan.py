@@ -52,6 +52,8 @@ MAY_CHANGE = (
     "data.train",
     "data.eval",
     "data.long",
+    "data.disliked",
+    "reward.unpaired",
 )
 _SEED_STRIDE = 1_000_003
 # From here on a GPU gets no faster.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -183,11 +183,19 @@ def _phrased(info: FieldInfo | None, depth: int) -> bool:
         return False
     if depth > 2:
         return True
-    parts = get_args(info.annotation)
-    return not (
-        get_origin(info.annotation) in (Union, types.UnionType)
-        and sum(part in _SCALARS for part in parts) > 1
-    )
+    parts = list(_parts(info.annotation))
+    return len(parts) < 2 or sum(part in _SCALARS for part in parts) < 2
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Yield the types of a union, those of its members' too."""
+    if get_origin(annotation) is Annotated:
+        yield from _parts(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from _parts(part)
+    else:
+        yield annotation
 
 
 def _without_tag(location: tuple[int | str, ...]) -> Path:

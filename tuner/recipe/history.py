@@ -24,6 +24,8 @@ ADDED: dict[str, Any] = {
     "data.learn": "answers",
     "data.system": None,
     "data.long": "auto",
+    "data.disliked": "error",
+    "reward.unpaired": "learn",
     "export.onto": "auto",
     "train.adam_beta1": 0.9,
     "train.adam_beta2": 0.999,
@@ -32,6 +34,8 @@ ADDED: dict[str, Any] = {
 }
 # Columns that earlier versions of these templates did not read.
 _NOW_READ = {"chat": "system", "prompt_completion": "history"}
+# The formats of preference data that earlier versions had.
+_PREFERENCES = ("pairs", "rankings", "scores", "thumbs")
 # The origin of a value that comes from such a run.
 BEGUN = "the run that is resumed"
 # Formerly the fields of a mapping `train.trl`.
@@ -74,15 +78,11 @@ def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
     fields = known.pop("train.trl", None) or {}
     known |= {f"train.{name}": float(value) for name, value in fields.items()}
     columns = current.get("data.columns") or {}
-    read = {name: file for name, file in columns.items() if not _unread(name, file)}
+    # One that is left out now and was read then shows in the sha256 of the tokens.
+    read = {name: file for name, file in columns.items() if file != "none"}
     if known.get("data.columns") == read:
         known["data.columns"] = columns
     return {key: value for key, value in ADDED.items() if key in current} | known
-
-
-def _unread(name: str, file: str) -> bool:
-    """Whether a recipe leaves out a column that earlier versions did not read."""
-    return name in _NOW_READ.values() and file == "none"
 
 
 def old_auto_values(
@@ -119,6 +119,50 @@ def old_auto_values(
     if long == "auto":
         meant["long"] = "truncate"
     return meant
+
+
+def old_disliked(plan: Mapping[str, Any]) -> str | None:
+    """Return what an earlier version did with answers that are labelled bad: it left them out.
+
+    Args:
+        plan: of the run that is resumed, from its record.
+    """
+    key = plan.get("values", {}).get("data.disliked", {"origin": BEGUN})
+    return "drop" if key.get("origin") == BEGUN else None
+
+
+def old_unpaired(plan: Mapping[str, Any]) -> str | None:
+    """Return what an earlier version did with thumbs that make no pair, if a run had some.
+
+    Args:
+        plan: of the run that is resumed, from its record.
+    """
+    key = plan.get("values", {}).get("reward.unpaired", {"origin": BEGUN})
+    left_out = plan.get("data", {}).get("unpaired_rows")
+    return "drop" if left_out and key.get("origin") == BEGUN else None
+
+
+def old_preferences(plan: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a data section of preferences meant to an earlier version, by key.
+
+    It read fewer columns, and said of the others that they were not used.
+
+    Args:
+        plan: of the run that is resumed, from its record.
+        columns: `data.columns` of its recipe.
+    """
+    values = plan.get("values", {})
+    used = values.get("data.template", {}).get("value")
+    if used not in _PREFERENCES:
+        return {}
+    if (begun := values.get("data.columns", {})).get("origin") == BEGUN:
+        return {"template": used, "columns": begun["value"]}
+    if "data.disliked" in values:
+        return {}
+    ignored = plan.get("data", {}).get("ignored_columns", ())
+    # Of several files, each name comes with its file.
+    left_out = {name.partition(" (")[0]: "none" for name in ignored}
+    return {"template": used, "columns": {**left_out, **columns}}
 
 
 def old_dtype(values: Mapping[str, Any]) -> str | None:

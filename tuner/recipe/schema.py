@@ -22,7 +22,7 @@ from tuner.recipe.export import ExportSection
 from tuner.recipe.schema_learn import Learn
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
-from tuner.recipe.schema_source import Sources
+from tuner.recipe.schema_source import HeldOut, Sources
 from tuner.schema.fields import (
     FILE,
     AutoCount,
@@ -34,7 +34,6 @@ from tuner.schema.fields import (
     FreeMapping,
     Integer,
     NotNegative,
-    PathOrAmount,
     Positive,
     Section,
     Share,
@@ -55,9 +54,12 @@ class DataSection(Section):
         ),
     ]
     eval: Annotated[
-        PathOrAmount,
+        HeldOut,
         FILE,
-        Field(description="held-out rows: a file, a fraction below 1, or a number of rows"),
+        Field(
+            description="held-out rows: a file (or a mapping as in train), a fraction below 1, or "
+            "a number of rows"
+        ),
     ] = 0.1
     template: Annotated[
         Text,
@@ -93,6 +95,13 @@ class DataSection(Section):
         Text | None,
         Field(description="system turn of rows that have none, and of chats without one"),
     ] = None
+    disliked: Annotated[
+        Literal["error", "drop", "learn"],
+        Field(
+            description="supervised rows whose answer is labelled bad (thumbs-down, label: false): "
+            "stop, leave them out, or learn them too"
+        ),
+    ] = "error"
     max_length: Annotated[
         AutoCount, Field(description="maximum tokens per example; auto: the context length")
     ] = "auto"

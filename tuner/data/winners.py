@@ -1,0 +1,98 @@
+"""Which of two answers a column says is better: `1`, `b`, `model_a`, `tie`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tuner.data.bad_rows import BadRow
+from tuner.data.preference_names import ANSWER, fold
+from tuner.errors import DataError
+
+_TIES = (
+    *("", "tie", "tied", "draw", "equal", "same", "both", "neither", "none", "tie (bothbad)"),
+    *("both bad", "both good", "平", "平局", "平手", "相同", "一样", "都好", "都差", "无"),
+)
+_FIRST = ("a", "first", "left", "甲", "一", "第一个")
+_SECOND = ("b", "second", "right", "乙", "二", "第二个")
+_BEFORE = ("", "model", "option", "assistant", "system", *ANSWER)
+
+
+def meanings(
+    values: Sequence[Any],
+    pair: tuple[str, str],
+    columns: tuple[str, str],
+    winner: str,
+    scored: bool,
+) -> dict[str, int | None]:
+    """Return which answer each value names: 0 the first, 1 the second, None neither.
+
+    Args:
+        values: of the column that names the better answer.
+        pair: what the answers are told apart by in the format.
+        columns: the columns of the answers.
+        winner: the column of the values.
+        scored: whether the answers also have scores.
+
+    Raises:
+        DataError: numbers count from 0 or from 1, and nothing says which.
+    """
+    words: dict[str, int | None] = {fold(word): None for word in _TIES}
+    for number, (own, others) in enumerate(zip(pair, (_FIRST, _SECOND), strict=True)):
+        named = (*others, own) if own not in ("0", "1", "2") else others
+        words |= {fold(before + word): number for word in named for before in _BEFORE}
+        words[fold(columns[number])] = number
+    if pair != ("a", "b"):
+        words |= {fold(before + own): n for n, own in enumerate(pair) for before in _BEFORE[1:]}
+    words |= _numbers({_word(value) for value in values}, pair, columns, winner, scored)
+    return words
+
+
+def _numbers(
+    said: set[str], pair: tuple[str, str], columns: tuple[str, str], winner: str, scored: bool
+) -> dict[str, int | None]:
+    """What the numbers among the values mean."""
+    numbers = said & {"0", "1", "2", "true", "false"}
+    if pair == ("0", "1") and not numbers & {"2", "true", "false"}:
+        return {"0": 0, "1": 1}
+    sure = "2" in numbers or pair == ("1", "2")
+    if numbers <= {"1", "2"} and sure:
+        return {"1": 0, "2": 1}
+    if numbers == {"0", "1", "2"} and pair != ("0", "1"):
+        return {"0": None, "1": 0, "2": 1}
+    if not numbers:
+        return {}
+    one, other = columns
+    lines = [
+        f"data.columns: {{answer_0: {one}, answer_1: {other}, winner: {winner}}}   # 1: {other}",
+        f"data.columns: {{answer_0: {other}, answer_1: {one}, winner: {winner}}}   # 1: {one}",
+    ]
+    if scored:
+        lines.append("data.columns: {winner: none}   # the answer with the higher score")
+    listed = ", ".join(sorted(numbers))
+    if numbers & {"true", "false"}:
+        lines = ["data.columns: {winner: NAME}   # a column with 1 and 2, or a and b"]
+    raise DataError(
+        f"the column '{winner}' names the better of two answers in a way that can be read in two "
+        "ways",
+        f"its values are {listed}: they may count from 0 or from 1, or mean no and yes",
+        "say which answer a number means:\n  " + "\n  ".join(lines),
+    )
+
+
+def better(value: Any, words: Mapping[str, int | None]) -> int | None:
+    """Return the number of the better answer; None if there is none.
+
+    Raises:
+        BadRow: the value names none of them.
+    """
+    word = _word(value)
+    if word not in words:
+        raise BadRow(f"the winner '{value}' is none of the two answers, and no tie")
+    return words[word]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return "" if value is None else fold(str(value))
