@@ -64,7 +64,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self.own = tokenizer.chat_template is None
         plain = ("{{ bos_token }}" if adds_bos(tokenizer) else "") + PLAIN_TEMPLATE
-        self.source = plain if self.own else _source(tokenizer)
+        self.source = plain if self.own else source_of(tokenizer)
         words = tokenizer.convert_ids_to_tokens([tokenizer.eos_token_id, *stop_ids])
         self.stops = tuple(dict.fromkeys(word for word in words if word))
         self.specials = tuple(
@@ -98,7 +98,7 @@ class ChatTemplate:
                 self._tokenizer.apply_chat_template(
                     messages,
                     tools=tools,
-                    chat_template=self.source if self.own else None,
+                    chat_template=self.source,
                     add_generation_prompt=generate,
                     tokenize=False,
                     **(arguments or {}),
@@ -248,8 +248,20 @@ def _literal(value: Any) -> str:
     return "none" if value is None else json.dumps(value)
 
 
-def _source(tokenizer: Any) -> str:
+def source_of(tokenizer: Any) -> str:
+    """Return the chat template of a tokenizer that has one; of several named ones, the default and,
+    for chats with tools, `tool_use`, as one text.
+
+    Raises:
+        ModelError: there is no default.
+    """
+    named = tokenizer.chat_template
     try:
-        return str(tokenizer.get_chat_template())
+        default = str(tokenizer.get_chat_template())
     except ValueError as error:
         raise broken(str(error)) from None
+    if not isinstance(named, dict) or "tool_use" not in named:
+        return default
+    # The empty expressions keep the white space around the tags.
+    tools, plain = (text.removesuffix("\n") + "{{ '' }}" for text in (named["tool_use"], default))
+    return f"{{% if tools %}}{{{{ '' }}}}{tools}{{% else %}}{{{{ '' }}}}{plain}{{% endif %}}"
