@@ -18,6 +18,8 @@ from tests.inference.conversation import Make, alone, chat, opened, spoiled, unt
 from tests.tokenizers import make_tokenizer
 from tuner.console.console import Console
 from tuner.data.conversation import Prompts
+from tuner.errors import IntegrityError
+from tuner.export import origin
 from tuner.inference import open_model
 from tuner.machine import hardware
 
@@ -261,10 +263,29 @@ def test_an_adapter_in_a_run_is_the_one_that_is_named(tmp_path: Path) -> None:
     for name in ("adapter", "adapter-2"):
         (folder / name).mkdir(parents=True)
         (folder / name / "adapter_config.json").write_text("{}")
-    values = {"model.base": {"value": "a/b"}}
-    record = {"format": 1, "tuner": "0", "status": "done", "plan": {"values": values, "model": {}}}
+    record = {"format": 1, "tuner": "0", "status": "done", "plan": {}}
     (folder / "run.json").write_text(json.dumps(record))
+    (folder / "recipe.lock.yaml").write_text("data: {train: a.jsonl}\nmodel: {base: a/b}\n")
     for named, expected in ((folder, "adapter"), (folder / "adapter-2", "adapter-2")):
         found = open_model.model_to_open(str(named), None, (), hardware.detect(), "chat")
         assert found.adapters == [("run", folder / expected)]
         assert found.section.base == "a/b"
+
+
+def test_chat_and_export_take_the_base_of_a_run_from_its_recipe(
+    finished: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """One way for both, wherever the run has been moved to; without the recipe, neither goes on."""
+    folder = tmp_path / "moved"
+    shutil.copytree(finished("lora"), folder)
+    asked = open_model.model_to_open(str(folder), None, (), hardware.detect(), "chat")
+    exported = origin.find(str(folder))
+    assert exported.section is not None
+    assert (asked.section.base, asked.folder) == (exported.section.base, exported.start)
+    (folder / "recipe.lock.yaml").write_text("data: {}\n")
+    for find in (
+        lambda: open_model.model_to_open(str(folder), None, (), hardware.detect(), "chat"),
+        lambda: origin.find(str(folder)),
+    ):
+        with pytest.raises(IntegrityError, match="cannot be read"):
+            find()

@@ -59,8 +59,8 @@ def model_to_open(
 
     Raises:
         RecipeError: nothing is named, it does not exist, or the names contradict each other.
-        ModelError: the run has no model yet, or does not record its base.
-        IntegrityError: the run's record is damaged.
+        ModelError: the run has no model yet.
+        IntegrityError: the run's record or its recipe is damaged.
     """
     further = [adapter(path) for path in adapters]
     if name is None and base is None:
@@ -160,33 +160,27 @@ def _of_run(
             f"its status is {record['status']}",
             "finish it with --resume, or choose another run: tuner runs list",
         )
-    values, facts = _plan_of(record, path)
-    device, dtype = _place(present)
-    if values.get("run.device") == device:
-        dtype = values.get("model.dtype", dtype)
-    if not found.whole and own.is_dir():
-        keys = ("revision", "quantize", "trust_remote_code")
-        section: dict[str, Any] = {
-            key: values[f"model.{key}"] for key in keys if f"model.{key}" in values
-        }
-        folder = Path(str(record["plan"].get("recipe", ""))).parent
-        section["base"] = base or _base_of(facts, values)
-        section["code_sha256"] = facts.get("code_sha256")
-        model = ModelSection(**section, dtype=dtype)
-        name = path.resolve().name
-        return ModelToOpen(model, Path() if base else folder, device, [(name, own), *further], own)
-    if found.whole and base is None:
-        whole = _of_base(str(own.resolve()), present, further)
-        trusted = values.get("model.trust_remote_code", False)
-        typed = whole.section.model_copy(update={"dtype": dtype, "trust_remote_code": trusted})
-        return replace(whole, section=typed, name=path.resolve().name)
-    if found.whole:
+    if found.whole and base is not None:
         raise _whole(path, "merged/ and no adapter/")
-    raise ModelError(
-        f"the run {path} has no model yet",
-        "it has neither adapter/ nor merged/",
-        "run it again with export.formats: adapter, or choose another run: tuner runs list",
-    )
+    if not own.is_dir():
+        raise ModelError(
+            f"the run {path} has no model yet",
+            "it has neither adapter/ nor merged/",
+            "run it again with export.formats: adapter, or choose another run: tuner runs list",
+        )
+    recipe, name = saved_models.recipe_of(path, str(path), "chat"), path.resolve().name
+    device, dtype = _place(present)
+    values = record.get("plan", {}).get("values", {})
+    if values.get("run.device", {}).get("value") == device:
+        dtype = values.get("model.dtype", {}).get("value", dtype)
+    if found.whole:
+        whole = _of_base(str(own.resolve()), present, further)
+        kept = {"dtype": dtype, "trust_remote_code": recipe.model.trust_remote_code}
+        return replace(whole, section=whole.section.model_copy(update=kept), name=name)
+    keys = {"revision", "quantize", "trust_remote_code", "code_sha256"}
+    kept = recipe.model.model_dump(include=keys) | {"base": base or recipe.model.base}
+    model = ModelSection(**kept, dtype=dtype)
+    return ModelToOpen(model, Path() if base else path, device, [(name, own), *further], own)
 
 
 def _whole(path: Path, what: str) -> RecipeError:
@@ -195,27 +189,6 @@ def _whole(path: Path, what: str) -> RecipeError:
         f"{path} holds {what}",
         "leave out --base",
     )
-
-
-def _plan_of(run: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the values of a run's plan by key, and the facts about its base."""
-    try:
-        plan = run["plan"]
-        return {key: item["value"] for key, item in plan["values"].items()}, plan["model"]
-    except (KeyError, TypeError, AttributeError):
-        raise ModelError(
-            f"the run {path} does not record its base",
-            f"{run_json.RUN} holds no plan",
-            f"give both: tuner chat --base BASE --adapter {path / 'adapter'}",
-        ) from None
-
-
-def _base_of(facts: dict[str, Any], values: dict[str, Any]) -> str:
-    """Return where the base was; a path in the recipe starts at the recipe, which may be gone."""
-    folder = str(facts.get("folder", ""))
-    if facts.get("kind") in ("folder", "gguf") and Path(folder).is_dir():
-        return folder
-    return str(values["model.base"])
 
 
 def free_name(name: str, taken: dict[str, Any]) -> str:

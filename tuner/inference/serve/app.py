@@ -94,6 +94,9 @@ class Endpoints:
         self.admission.enter(facts.id)
         loop = asyncio.get_running_loop()
         prompts = await loop.run_in_executor(self.encoding, model.ids, ask)
+        begun = await loop.run_in_executor(self.encoding, model.begun, ask)
+        read = partial(model.reader, ask, prompts[0], begun.text)
+        prompts = [[*prompt, *begun.ids] for prompt in prompts]
         facts.prompt_tokens = sum(len(prompt) for prompt in prompts)
         # Its place is free when the worker is done with it or the client is gone.
         channel = Channel(request.receive, lambda: self.admission.leave(facts.id))
@@ -107,12 +110,11 @@ class Endpoints:
                 sampling=Sampling(temperature, 1.0 if ask.top_p is None else ask.top_p),
                 seed=ask.seed,
                 words=ask.words,
-                strip=isinstance(ask, ChatAsk),
+                strip=isinstance(ask, ChatAsk) and not begun.ids,
                 seconds=self.limits.seconds,
                 channel=channel,
             )
         )
-        read = partial(model.reader, ask, prompts[0])
         reply = Reply(ask, facts.id, facts.prompt_tokens, len(prompts), read)
         return await (_stream if ask.stream else _whole)(reply, channel, facts)
 

@@ -9,6 +9,7 @@ from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.conversation import Prompts
 from tuner.inference import call_forms
+from tuner.inference.begun_calls import Begun, begin
 from tuner.inference.call_forms import has_channels
 from tuner.inference.open_model import free_name
 from tuner.inference.reading import Reader
@@ -50,22 +51,43 @@ class ServedModel:
             prompts, name = [self._chat(ask)], "messages"
         else:
             prompts, name = [self._plain(prompt) for prompt in ask.prompts], "prompt"
-        room = self.variant.room
+        room, further = self.variant.room, len(self.begun(ask).ids)
         for prompt in prompts:
             if not prompt:
                 raise Refused(400, "the prompt is empty", "empty_prompt", name)
-            if len(prompt) >= room:
+            if len(prompt) + further >= room:
                 raise Refused(
                     400,
-                    f"the prompt has {len(prompt)} tokens; this model takes {room} tokens, "
-                    "answer included",
+                    f"the prompt has {len(prompt) + further} tokens; this model takes {room} "
+                    "tokens, answer included",
                     "context_length_exceeded",
                     name,
                 )
         return prompts
 
-    def reader(self, ask: ChatAsk | CompletionAsk, prompt: list[int]) -> Reader:
-        """Return what reads the answer to a prompt of a request."""
+    def begun(self, ask: ChatAsk | CompletionAsk) -> Begun:
+        """Return what the answer to a request has to begin with: a call, if it must have one.
+
+        Raises:
+            Refused: how the chat template begins a call cannot be seen.
+        """
+        template = self.prompts.template
+        if not isinstance(ask, ChatAsk) or not ask.wanted or template is None:
+            return Begun()
+        given = ask.chat_template_kwargs or {}
+        found = begin(self.variant.tokenizer, template, ask.shown_tools, ask.wanted, given)
+        if found is None:
+            raise Refused(
+                400,
+                "the model cannot be made to call a function: its chat template does not show a "
+                "call right behind the prompt; 'auto' lets the model call",
+                "unsupported_parameter",
+                "tool_choice",
+            )
+        return found
+
+    def reader(self, ask: ChatAsk | CompletionAsk, prompt: list[int], begun: str = "") -> Reader:
+        """Return what reads the answer to a prompt of a request, which begins with `begun`."""
         if not isinstance(ask, ChatAsk):
             return Reader()
         opened = reasoning.opens(str(self.variant.tokenizer.decode(prompt[-_END:])))
@@ -74,7 +96,7 @@ class ServedModel:
         template = self.prompts.template
         # More than the template shows could not be sent back.
         several = ask.parallel_tool_calls and bool(template and template.abilities.parallel)
-        return Reader(opened, form, tools, single=not several)
+        return Reader(opened, form, tools, single=not several, begun=begun)
 
     def _chat(self, ask: ChatAsk) -> list[int]:
         """Return the token ids of a conversation.

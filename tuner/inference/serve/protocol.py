@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from tuner.data.turn_lists import joined
 from tuner.inference.serve.fields import Ids, Strict, Text, Words
-from tuner.inference.serve.tools import Tool, ToolCall, choice
+from tuner.inference.serve.tools import NamedChoice, Tool, ToolCall, choice
 
 MAX_STOPS = 4
 MAX_PROMPTS = 64
@@ -90,10 +91,10 @@ class ChatMessage(Strict):
         return self
 
     def turn(self) -> dict[str, Any]:
-        """Return the turn for a chat template; several parts become lines."""
+        """Return the turn for a chat template, its parts as one text, as in a row."""
         text = self.content
         if isinstance(text, list):
-            text = "\n".join(part.text for part in text)
+            text = joined([part.model_dump() for part in text])
         turn: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role}
         given = {"content": text, "tool_call_id": self.tool_call_id, "name": self.name}
         turn |= {key: value for key, value in given.items() if value is not None}
@@ -154,10 +155,33 @@ class ChatAsk(Ask):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     tools: list[Tool] = Field(default=[])
-    tool_choice: Annotated[Literal["none", "auto"], BeforeValidator(choice)] = "auto"
+    tool_choice: Annotated[
+        Literal["none", "auto", "required"] | NamedChoice, BeforeValidator(choice)
+    ] = "auto"
     parallel_tool_calls: bool = True
     # Not OpenAI's; the name that other servers of open models use.
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+
+    @model_validator(mode="after")
+    def _a_call_needs_its_tool(self) -> ChatAsk:
+        if missing := [name for name in self.wanted if name not in self._names]:
+            raise PydanticCustomError(
+                "invalid_value", f"'tool_choice' names {missing[0]}, which is not among 'tools'"
+            )
+        if self.tool_choice == "required" and not self.tools:
+            raise PydanticCustomError("invalid_value", "'tool_choice' is required without 'tools'")
+        return self
+
+    @property
+    def _names(self) -> list[str]:
+        return [tool.function.name for tool in self.tools]
+
+    @property
+    def wanted(self) -> list[str]:
+        """Return the functions of which one has to be called; none if the model may choose."""
+        if isinstance(self.tool_choice, NamedChoice):
+            return [self.tool_choice.function.name]
+        return self._names if self.tool_choice == "required" else []
 
     @property
     def shown_tools(self) -> list[dict[str, Any]]:
