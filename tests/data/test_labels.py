@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import write_rows
 from tests.tokenizers import make_tokenizer
 from tuner.data.prepared import Inputs, Prepared
 from tuner.data.sft import SftData
@@ -153,13 +154,12 @@ def test_the_plan_shows_the_labels_it_found(make_recipe: Callable[..., Path]) ->
     assert "label_accuracy" in made.metrics
 
 
-def test_the_preview_needs_no_second_class(tmp_path: Path) -> None:
-    """Of the first rows all may have the same label."""
-    (tmp_path / "rows.jsonl").write_text(json.dumps(NEWS[0]) + "\n", "utf-8")
+def test_the_preview_shows_the_class(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", NEWS)
     tokenizer = make_tokenizer("encoder")
     tokenizer.eos_token = tokenizer.sep_token
     data = DataSection(train=("rows.jsonl",), eval=0)
-    (shown,), _ = SftData(Inputs(data, tokenizer, tmp_path, 1, 64), "classes").preview()
+    _, (shown,) = SftData(Inputs(data, tokenizer, tmp_path, 1, 64), "classes").preview(1)
     assert "".join(part.text for part in shown.parts[:-1]) == f"[CLS]{BANK}[SEP]"
     assert [part.text for part in shown.parts if part.learned] == ["positive"]
     with pytest.raises(RecipeError, match="one label only: positive"):

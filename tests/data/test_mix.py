@@ -182,13 +182,11 @@ def test_a_preview_shows_rows_of_every_source(tmp_path: Path) -> None:
     """By the formats that the whole file has, not by the rows that are shown."""
     write_rows(tmp_path / "late.jsonl", [{"question": "a", "answer": "b"}, {"context": "c"}])
     data = SftData(inputs(tmp_path, "chats.jsonl", "late.jsonl"))
-    data.first = 1
     with pytest.raises(DataError, match=r"late\.jsonl"):
-        data.preview()
+        data.preview(1)
     item = {**FRAGE, "columns": NAMES, "rows": 8}
     data = SftData(inputs(tmp_path, "chats.jsonl", item, max_rows=9))
-    data.first = 2
-    shown, _ = data.preview()
+    _, shown = data.preview(4)
     assert [row.row.partition(":")[0] for row in shown] == ["chats.jsonl"] * 2 + [
         "fragen.jsonl"
     ] * 2

@@ -98,11 +98,14 @@ def test_other_columns_are_no_thumbs(tmp_path: Path, thumbs: list[dict[str, Any]
 
 
 def test_the_preview_says_what_is_left_out(tmp_path: Path) -> None:
-    data = section(tmp_path, [pair("yes", label=True), pair("no", label=False)])
+    """Also if the first rows are all disliked: as many rows are read as by the plan."""
+    data = section(tmp_path, [pair("no", label=False), pair("yes", label=True)])
     data = data.model_copy(update={"eval": 0})
-    shown, said = SftData(Inputs(data, make_tokenizer("chatml"), tmp_path, 1, 512)).preview()
-    assert [row.row for row in shown] == ["rows.jsonl:1"]
-    assert said == ["1 row with a thumbs-down left out: disliked answers are not trained on"]
+    made, shown = SftData(Inputs(data, make_tokenizer("chatml"), tmp_path, 1, 512)).preview(1)
+    assert [row.row for row in shown] == ["rows.jsonl:2"]
+    assert made.report["warnings"] == [
+        "1 row with a thumbs-down left out: disliked answers are not trained on"
+    ]
 
 
 def test_a_disliked_answer_is_no_reference_of_a_prompt(tmp_path: Path) -> None:

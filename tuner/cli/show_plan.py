@@ -11,6 +11,11 @@ from tuner.console.console import Console
 from tuner.plan.plan import Plan
 from tuner.recipe.load import LoadedRecipe
 
+# Shown with `--verbose`; what matters of them is in the summary.
+_TECHNICAL = ("parameters", "steps", "memory", "gpus", "adapted", "disk")
+_PROCESSES = ("run.devices", "run.nodes", "run.strategy")
+_AUTO = "auto: "
+
 
 def header(loaded: LoadedRecipe, console: Console) -> None:
     """Show the command and the recipe."""
@@ -18,23 +23,51 @@ def header(loaded: LoadedRecipe, console: Console) -> None:
 
 
 def plan(made: Plan, console: Console) -> None:
-    """Show a plan: facts, every value with its origin, warnings."""
+    """Show a plan: warnings, what will happen, facts, and every value with its origin.
+
+    Without `--verbose` only what was given or decided, without the technical details.
+    """
     console.event("plan", plan=made.as_dict())
-    for name, facts in made.facts.items():
-        console.text(formatting.paragraph(name, formatting.facts(name, facts, console.verbose)))
-        if name == "data":
-            _sources(facts["files"], console)
-    values = {key: (formatting.value(item.value), item.origin) for key, item in made.values.items()}
-    shown = {key: pair for key, pair in values.items() if console.verbose or pair[1] != "default"}
-    console.text()
-    console.table(("key", "value", "from"), [(key, *pair) for key, pair in shown.items()])
-    rest = [f"{key}={pair[0]}" for key, pair in values.items() if key not in shown]
-    if rest:
-        set_ones = [item for item in rest if not item.endswith("=-")]
-        console.text(formatting.paragraph("by default", set_ones))
-    console.text(f"\nrun folder  {made.output}")
     for warning in made.warnings:
         console.warn(warning)
+    # In words, what was recognised in the data.
+    if understood := made.facts["data"].get("understood"):
+        console.text(formatting.paragraph("understood", [understood]))
+    console.text(formatting.paragraph("summary", [made.summary]))
+    console.text()
+    for name, facts in made.facts.items():
+        if name in _TECHNICAL and not console.verbose:
+            continue
+        shown = formatting.facts(name, facts, console.verbose)
+        console.text(formatting.paragraph(name, shown))
+        if name == "data":
+            _sources(facts["files"], console)
+    _values(made, console)
+    console.text(f"\nrun folder  {made.output}")
+
+
+def _values(made: Plan, console: Console) -> None:
+    """Show every value with its origin; without `--verbose` those that were given in paragraphs,
+    those that were decided in a table with the reasons, and no defaults."""
+    values = {key: (formatting.value(item.value), item.origin) for key, item in made.values.items()}
+    if console.verbose:
+        console.text()
+        console.table(("key", "value", "from"), [(key, *pair) for key, pair in values.items()])
+        return
+    given: dict[str, list[str]] = {}
+    decided = []
+    for key, (text, origin) in values.items():
+        if origin.startswith(_AUTO):
+            if made.devices.world > 1 or key not in _PROCESSES:
+                decided.append((key, text, origin.removeprefix(_AUTO)))
+        elif origin != "default":
+            origin = "recipe" if origin.startswith("recipe line") else origin
+            given.setdefault(origin, []).append(f"{key}={text};")
+    for origin, items in given.items():
+        console.text(formatting.paragraph(origin, items))
+    console.text()
+    console.table(("decided", "value", "because"), decided)
+    console.text("\n--verbose shows memory, disk and devices in parts, and every default")
 
 
 def _sources(files: Sequence[Mapping[str, Any]], console: Console) -> None:

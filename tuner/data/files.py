@@ -144,9 +144,7 @@ class DataSource:
         }
 
 
-def read_source(
-    data: DataSection, folder: Path, max_length: int, seed: int, first: int | None = None
-) -> DataSource:
+def read_source(data: DataSection, folder: Path, max_length: int, seed: int) -> DataSource:
     """Read the files of a data section.
 
     Args:
@@ -154,12 +152,11 @@ def read_source(
         folder: where relative paths are looked up first.
         max_length: tokens; texts that are far longer are not read to their end, unless split.
         seed: chooses the rows of a source that names how many.
-        first: read no more rows of each source than this, except to draw some.
 
     Raises:
         DataError: a file is missing or broken.
     """
-    reader = _Reader(data, folder, max_length, seed, first)
+    reader = _Reader(data, folder, max_length, seed)
     train = SplitFiles("train", reader.sources(data.train, "data.train", data.max_rows))
     held = [data.eval] if isinstance(data.eval, str) else []
     found = DataSource(
@@ -172,11 +169,9 @@ def read_source(
 class _Reader:
     """Reads the sources of a data section."""
 
-    def __init__(
-        self, data: DataSection, folder: Path, max_length: int, seed: int, first: int | None
-    ) -> None:
+    def __init__(self, data: DataSection, folder: Path, max_length: int, seed: int) -> None:
         self.bad = BadRows(data.max_bad_rows)
-        self._data, self._folder, self._seed, self._first = data, folder, seed, first
+        self._data, self._folder, self._seed = data, folder, seed
         self._most = (
             None if data.long == "split" else (max_length + SPARE_TOKENS) * CHARACTERS_PER_TOKEN
         )
@@ -208,9 +203,7 @@ class _Reader:
     def _fill(self, source: Source, drawn: int | None, most: int | None) -> None:
         """Read the rows of a source: some that are drawn, or the first `most`."""
         if drawn is None:
-            limits = [limit for limit in (most, self._first) if limit is not None]
-            found = read.read(source.path, self.bad, min(limits, default=None))
-            source.rows = list(self._cut(found))
+            source.rows = list(self._cut(read.read(source.path, self.bad, most)))
         else:
             every = self._cut(read.read(source.path, self.bad))
             chosen, source.drawn_from = _draw(every, drawn, self._seed)

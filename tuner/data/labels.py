@@ -16,11 +16,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
 def labels_of(
-    data: DataSection,
-    templates: Sequence[Template],
-    rows: Iterable[Dialogue],
-    head: str,
-    few: bool = False,
+    data: DataSection, templates: Sequence[Template], rows: Iterable[Dialogue], head: str
 ) -> tuple[str, ...]:
     """Return the labels, in the order of a head's classes.
 
@@ -32,7 +28,6 @@ def labels_of(
         templates: of the rows.
         rows: of the training files, held-out ones included, as far as their templates have labels.
         head: what the examples are for: language, sequence or classes.
-        few: the rows are only the first ones, so that some labels may be missing.
 
     Raises:
         RecipeError: a label appears twice or has no word in the template, or a classification head
@@ -54,7 +49,7 @@ def labels_of(
             found = _found(answers, head)
         named |= dict.fromkeys(found)
     labels = tuple(data.labels) or tuple(named)
-    if head == "classes" and len(labels) < (1 if few else 2):
+    if head == "classes" and len(labels) < 2:
         raise RecipeError(
             "model.task: classification needs to know the classes",
             f"data.labels is empty, and the rows have one label only: {labels[0]}"

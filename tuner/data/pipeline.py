@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Generic
 
 from tuner.data.example_maker import ExampleMaker
-from tuner.data.files import EVIDENCE, Source, SplitFiles, in_source, read_source
+from tuner.data.files import Source, SplitFiles, in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
 from tuner.data.split import Item, Split, split
 from tuner.data.template_match import Fit
@@ -24,8 +24,6 @@ class Pipeline(ABC, Generic[Item]):
     Attributes:
         unit: what an item is called in messages.
         labels: answers to choose from.
-        sent: after a preview, how prompts are sent when the model is used.
-        first: prepare only so many rows of each source, for a preview; None: all.
 
     Raises:
         RecipeError: the recipe's lengths do not fit the model or the task.
@@ -33,8 +31,6 @@ class Pipeline(ABC, Generic[Item]):
 
     unit = "prompts"
     labels: tuple[str, ...] = ()
-    sent = PromptFormat()
-    first: int | None = None
     maker: ExampleMaker
 
     def __init__(self, inputs: Inputs) -> None:
@@ -59,6 +55,7 @@ class Pipeline(ABC, Generic[Item]):
                 "see `tuner data preview`",
             )
         report = self._report(items, train, held)
+        report = {"rows_in": report["rows_in"], "bad_rows": len(report["skipped"]), **report}
         name, template = report["template"], self.maker.chat_template
         sent = self._sent(items.train)
         return Prepared(train, held, name, self.labels, template, report, sent)
@@ -85,19 +82,24 @@ class Pipeline(ABC, Generic[Item]):
         """How the prompts of these items are sent when the model is used."""
         return PromptFormat()
 
-    @abstractmethod
-    def preview(self) -> tuple[list[Preview], list[str]]:
-        """Return the training rows as they are learned, and what a reader should not overlook.
+    def preview(self, count: int) -> tuple[Prepared, list[Preview]]:
+        """Prepare all rows, and return the first training rows of each source as they are learned.
+
+        Args:
+            count: rows to show, of all sources together; at least one of each.
 
         Raises:
-            TunerError: as `prepare` does, except for rows that truncation leaves without an answer.
+            TunerError: as `prepare`.
         """
+        prepared = self.prepare()
+        return prepared, self._previews(prepared, -(-count // len(self.data.train)))
+
+    @abstractmethod
+    def _previews(self, prepared: Prepared, count: int) -> list[Preview]:
+        """The first training rows, so many of each source, as they are learned."""
 
     def _split(self) -> Split[Item]:
-        few = None if self.first is None else max(EVIDENCE, self.first)
-        self.source = read_source(
-            self.data, self.inputs.folder, self.max_length, self.inputs.seed, few
-        )
+        self.source = read_source(self.data, self.inputs.folder, self.max_length, self.inputs.seed)
         files = self.source.train, self.source.eval
         for each in files:
             self._refuse_empty(each, each.rows)
@@ -109,7 +111,7 @@ class Pipeline(ABC, Generic[Item]):
         return split(train, held, self.data, self.inputs.seed, self.unit)
 
     def _recognise(self) -> None:
-        """Find the format of each source by its first rows, and keep those of a preview."""
+        """Find the format of each source by its first rows."""
         several = len(self.source.sources) > 1
         for source in self.source.sources:
             if not source.rows:
@@ -119,7 +121,6 @@ class Pipeline(ABC, Generic[Item]):
                 refuse_own_system(source.data, self.data, source.fit.template)
             except (DataError, RecipeError) as error:
                 raise in_source(error, source) if several else error from None
-            source.rows = source.rows[: self.first]
 
     @abstractmethod
     def _fit(self, source: Source) -> Fit[Any]:

@@ -141,6 +141,7 @@ class Part:
         text: as decoded from its tokens.
         learned: whether they are targets.
         weight: of these in the loss; 0 if they are not learned.
+        pieces: the tokens that a special token in the text of the row becomes.
     """
 
     role: str
@@ -148,6 +149,7 @@ class Part:
     text: str
     learned: bool
     weight: float
+    pieces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -44,19 +44,25 @@ def parts_of(
         learned = made.supervised[place]
         weight = (made.weights[place] if made.weights else 1.0) if learned else 0.0
         tokens.append(((role, kind, learned, weight), token))
-    return [
-        Part(role, kind, decode([token for _, token in group]), learned, weight)
-        for (role, kind, learned, weight), group in groupby(tokens, key=lambda each: each[0])
-    ]
+    parts = []
+    for (role, kind, learned, weight), group in groupby(tokens, key=lambda each: each[0]):
+        ids = [token for _, token in group]
+        pieces = tuple(decode([each]) for each in ids) if kind == "special" else ()
+        parts.append(Part(role, kind, decode(ids), learned, weight, pieces))
+    return parts
 
 
 def _labels(rendered: Rendered, words: Sequence[str]) -> Iterator[Label]:
     """Yield where each part of a text begins, in order."""
     messages, position = rendered.dialogue.messages, 0
+    control = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or r"(?!)")
     if not messages:
         yield 0, "", "text"
+        for match in control.finditer(rendered.text):
+            written = any(start <= match.start() < end for start, end in rendered.structure)
+            yield match.start(), "", "text" if written else "special"
+            yield match.end(), "", "text"
         return
-    control = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or r"(?!)")
     between = _Between(rendered, control)
     before: Message = {"role": ""}
     for start, end, number, key in _contents(rendered):

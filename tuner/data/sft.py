@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from tuner.data.bad_rows import BadRows
 from tuner.data.check_row import ODDITIES, check, oddities
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.encode import Encoded
@@ -16,7 +17,7 @@ from tuner.data.files import Source, SplitFiles
 from tuner.data.labels import labels_of
 from tuner.data.long import refuse_split, settle
 from tuner.data.pipeline import Pipeline
-from tuner.data.prepared import EvalRow, Inputs, Part, Preview, PromptFormat
+from tuner.data.prepared import EvalRow, Inputs, Part, Prepared, Preview, PromptFormat
 from tuner.data.preview_parts import parts_of
 from tuner.data.read import Row
 from tuner.data.recognise import recognise
@@ -112,25 +113,21 @@ class SftData(Pipeline[Dialogue]):
 
     def _examples(self, items: Split[Dialogue]) -> tuple[list[Example], list[EvalRow]]:
         pairs, held = self._encoded(items)
-        self._pairs = pairs
+        self._pairs, self._trained = pairs, items.train
         train = [example for _, example in self.maker.cut(pairs, self.maker.train)]
         longest = max((len(encoded.ids) for _, encoded in pairs), default=0)
         kept = {example.row for example in train}
         self.maker.stop_if_too_many_dropped(len(items.train), kept, longest)
         return train, self._eval(held) if items.eval else []
 
-    def _encoded(self, items: Split[Dialogue], few: bool = False) -> list[list[Pair]]:
-        """The rows of both splits, encoded and as long as `data.long` allows.
-
-        `few`: the rows are only the first ones, so that some labels may be missing.
-        """
+    def _encoded(self, items: Split[Dialogue]) -> list[list[Pair]]:
+        """The rows of both splits, encoded and as long as `data.long` allows."""
         templates, bad = [fit.template for fit in self.fits], self.source.bad
         refuse_split(self.data, templates, self.head)
         held_out = [] if isinstance(self.data.eval, str) else items.eval
         rows = [*items.train, *held_out]
-        self.labels = labels_of(self.data, templates, self._labelled(rows), self.head, few)
+        self.labels = labels_of(self.data, templates, self._labelled(rows), self.head)
         self.maker = ExampleMaker(self.inputs, templates, self.max_length, self.head, self.labels)
-        self.maker.encoder.keep_offsets = few
         self._unread = self.maker.unread_keys(rows)
         train = self.maker.encode(items.train, bad)
         held = self.maker.encode(items.eval, bad, prompts=True)
@@ -237,15 +234,17 @@ class SftData(Pipeline[Dialogue]):
             "turns_learned_by_key": by_key,
         }
 
-    def preview(self) -> tuple[list[Preview], list[str]]:
-        """Return the training rows with the supervised spans; see `Pipeline.preview`."""
-        items = self._split()
-        self._pairs, _ = pairs, _ = self._encoded(items, few=True)
-        self.maker.cut(pairs, self.maker.train)
-        self.sent = self._sent(items.train)
-        return [self._preview(*pair) for pair in pairs], warnings_of(
-            self._facts() | losses(self.maker), WARNED
-        )
+    def _previews(self, prepared: Prepared, count: int) -> list[Preview]:
+        kept, seen = {example.row for example in prepared.train}, Counter[int]()
+        first = []
+        for dialogue in self._trained:
+            if dialogue.row in kept and seen[dialogue.source] < count:
+                seen[dialogue.source] += 1
+                first.append(dialogue)
+        self.maker.encoder.keep_offsets = True
+        pairs = self.maker.encode(first, BadRows(len(first)))
+        shown, _ = settle(self.data, self.maker, (pairs, []), self.inputs.context_length)
+        return [self._preview(*pair) for pair in shown]
 
     def _preview(self, rendered: Rendered, encoded: Encoded) -> Preview:
         made = self.maker.example(rendered, encoded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from tuner.data.answer_encoder import AnswerEncoder, Answers, PromptAndAnswers
 from tuner.data.bad_rows import BadRow
 from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker
 from tuner.data.pipeline import Pipeline
-from tuner.data.prepared import Inputs, Part, Preview
+from tuner.data.prepared import Inputs, Part, Prepared, Preview
 from tuner.data.report import chat_facts, sequences_sha256, skipped, token_facts, warnings_of
 from tuner.data.split import Split
 from tuner.data.tally import Tally
@@ -138,10 +139,13 @@ class WholePipeline(Pipeline[Item]):
             "tokens_sha256": sequences_sha256(n for each in train for n in each.numbers),
         }
 
-    def preview(self) -> tuple[list[Preview], list[str]]:
-        """Return the prompts, with their answers where the rows have them, better ones first."""
-        shown = []
-        for row in self.prepare().train:
+    def _previews(self, prepared: Prepared, count: int) -> list[Preview]:
+        """The prompts, with their answers where the rows have them, better ones first."""
+        shown, seen = [], Counter[int]()
+        for row in prepared.train:
+            seen[row.task] += 1
+            if seen[row.task] > count:
+                continue
             asked = str(self.tokenizer.decode(row.prompt_ids))
             prompt = Part("", "prompt", asked, learned=False, weight=0.0)
             if not row.answers:
@@ -151,4 +155,4 @@ class WholePipeline(Pipeline[Item]):
                 answer = Part("assistant", "answer", said, learned=True, weight=1.0)
                 name = f"{row.row}, answer {number}"
                 shown.append(Preview(name, [prompt, answer], len(ids), False, ids))
-        return shown, []
+        return shown

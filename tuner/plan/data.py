@@ -19,7 +19,7 @@ from tuner.rewards.rules import ExactAnswerRule
 if TYPE_CHECKING:
     from tuner.data.example import Example
     from tuner.data.pipeline import Pipeline
-    from tuner.data.prepared import Prepared, PromptFormat
+    from tuner.data.prepared import Prepared, Preview, PromptFormat
     from tuner.model.adapters.saved_models import SavedModel
     from tuner.model.heads import Head
     from tuner.plan.ground import Adapted, RecipeAndBase
@@ -62,15 +62,38 @@ def read(
     """
     rows = pipeline(base.loaded, base.tokenizer, adapted.room, base.stop_ids, base.head)
     prepared = rows.prepare()
-    ptx = _ptx(base.recipe, rows.inputs)
+    ptx = _settled(base, rows, prepared)
     if base.recipe.model.chat_template != "auto" and prepared.chat_template:
         origin = f"model.chat_template: {base.recipe.model.chat_template}"
         prepared = replace(prepared, report={**prepared.report, "chat_template_origin": origin})
+    parties = plan_rlhf.parties(base.loaded, policy, base.base, base.tokenizer, chained)
+    return Data(prepared, ptx, parties)
+
+
+def preview(base: RecipeAndBase, room: int, count: int) -> tuple[Prepared, list[Preview]]:
+    """Read the rows as `read` does, and return the first ones as they are learned.
+
+    Args:
+        base: the recipe and its base; gets the chat template that comes with the data.
+        room: tokens that are left for a row.
+        count: rows to show.
+
+    Raises:
+        DataError, RecipeError, ModelError: the data cannot be trained with.
+    """
+    rows = pipeline(base.loaded, base.tokenizer, room, base.stop_ids, base.head)
+    prepared, shown = rows.preview(count)
+    _settled(base, rows, prepared)
+    return prepared, shown
+
+
+def _settled(base: RecipeAndBase, rows: Pipeline[Any], prepared: Prepared) -> list[Example]:
+    """The supervised rows that PPO mixes in; settles the prompts of the rows."""
+    ptx = _ptx(base.recipe, rows.inputs)
     settle_prompts(
         base.recipe, base.tokenizer, base.stop_ids, prepared.sent, prepared.chat_template
     )
-    parties = plan_rlhf.parties(base.loaded, policy, base.base, base.tokenizer, chained)
-    return Data(prepared, ptx, parties)
+    return ptx
 
 
 def settle_prompts(

@@ -122,5 +122,9 @@ def adapt(ground: RecipeAndBase, machine: Machine) -> Adapted:
     targets.refuse_layers(recipe.method, ground.layers, base)
     chosen = targets.targets(recipe, ground.layers, base)
     extra = targets.adapted_parts(recipe.method, ground.layers, chosen, base)
-    room = base.context_length - targets.virtual_tokens(recipe, base)
-    return Adapted(chosen, extra.experts, extra.saved, group, room)
+    return Adapted(chosen, extra.experts, extra.saved, group, room(ground))
+
+
+def room(ground: RecipeAndBase) -> int:
+    """Return the tokens that are left for a row."""
+    return ground.base.context_length - targets.virtual_tokens(ground.recipe, ground.base)

@@ -20,6 +20,7 @@ from tuner.plan import (
     facts,
     ground,
     metrics,
+    summary,
     targets,
 )
 from tuner.plan import formats as plan_formats
@@ -109,7 +110,8 @@ def make(
         devices=decided.processes,
         shape=footprint.shape,
     )
-    return replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
+    plan = replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
+    return replace(plan, summary=summary.sentence(plan))
 
 
 def _unused_gpus(recipe: Recipe, machine: Machine) -> list[str]:
