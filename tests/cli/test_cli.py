@@ -227,6 +227,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(recipe: Path) -> None:
         "--recipe",
         recipe.name,
         "--dry-run",
+        "--verbose",
         "--set",
         "train.epochs=3.0",
         "--set",

@@ -27,6 +27,7 @@ from tuner.cli import (
     export,
     help,
     inspect,
+    other_words,
     recipes,
     runs,
     serve,
@@ -142,6 +143,8 @@ def _prepare_streams() -> None:
 def _usage(error: Exception) -> tuple[str, str, str]:
     """Return what was wrong with the command line, how the command is used, where its help is."""
     message = str(getattr(error, "format_message", error.__str__)())
+    if said := other_words.answer(message):
+        return said
     context = getattr(error, "ctx", None)
     usage = context.get_usage().strip() if context else "Usage: tuner COMMAND [ARGS]..."
     command = context.command_path if context else "tuner"

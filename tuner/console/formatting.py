@@ -47,8 +47,13 @@ def paragraph(name: str, items: Iterable[str]) -> str:
 
 
 def facts(group: str, values: Mapping[str, Any], every: bool) -> list[str]:
-    """Return the facts that fit on a line; without `every` none that few people need: most counts of
-    zero, digests, and where a base lies."""
+    """Return the facts that fit on a line.
+
+    Args:
+        group: the name of the facts.
+        values: by name.
+        every: also those that few people need: counts of zero, digests, where a base lies.
+    """
     colon = ":" if group == "gpus" else ""
     return [
         f"{key}{colon} {size(item) if group in ('memory', 'disk') else _fact(key, item)};"

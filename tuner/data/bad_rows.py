@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from tuner.console.formatting import counted
 from tuner.errors import DataError
 
+# Where no row is good, the fault is hardly in the rows.
+EVERY = (
+    "the columns hold something else than the template reads from them: name the template, and the "
+    "columns that it shall read, with data.template and data.columns (tuner templates list); or "
+    "correct the file"
+)
 LISTED = 10
 LISTED_CLASSES = 20
 
@@ -36,12 +43,15 @@ class BadRows:
         if len(self.found) > self.limit:
             raise DataError(
                 "a row cannot be read",
-                fix="fix the row, or set data.max_bad_rows to skip such rows",
+                fix="correct the row, or skip up to 100 such rows with data.max_bad_rows: 100",
                 problems=[f"{name}: {why}" for name, why in self.found[-10:]],
             )
 
-    def stop_if_too_many(self) -> None:
+    def stop_if_too_many(self, of: int | None = None) -> None:
         """Raise when more rows are bad than the recipe allows.
+
+        Args:
+            of: how many rows there are, where that is known.
 
         Raises:
             DataError: lists up to ten rows of each class of problem.
@@ -49,6 +59,20 @@ class BadRows:
         count = len(self.found)
         if count <= self.limit:
             return
+        every = count == of
+        raise DataError(
+            f"none of the {of} rows can be used for training"
+            if every and count > 1
+            else f"{counted(count, 'row')} cannot be used for training",
+            fix=EVERY
+            if every
+            else f"correct the {'row' if count == 1 else 'rows'}, or skip "
+            f"{'it' if count == 1 else 'them'}: data.max_bad_rows: {count}",
+            problems=self.problems(),
+        )
+
+    def problems(self) -> list[str]:
+        """Return a line for each class of problem, with up to ten rows."""
         classes: dict[str, list[str]] = defaultdict(list)
         for row, reason in self.found:
             classes[reason].append(row)
@@ -58,8 +82,4 @@ class BadRows:
             problems.append(f"{reason}: {', '.join(rows[:LISTED])}{more}")
         if len(classes) > LISTED_CLASSES:
             problems.append(f"and {len(classes) - LISTED_CLASSES} more problems")
-        raise DataError(
-            f"{count} {'row' if count == 1 else 'rows'} cannot be used for training",
-            fix="fix the rows, or set data.max_bad_rows to skip such rows",
-            problems=problems,
-        )
+        return problems

@@ -260,7 +260,10 @@ def _cloze(row: str, cloze: Cloze, values: dict[str, Any]) -> Dialogue:
     text, label = values[cloze.text], values[cloze.label]
     word = cloze.verbalizer.get(label)
     if word is None:
-        raise BadRow(f"the data template's verbalizer has no word for the label '{label}'")
+        raise BadRow(
+            f"the data template has no word for the label '{label}' (set data.template: "
+            "classification, which learns the labels themselves; or add it to the verbalizer)"
+        )
     parts = re.split(f"({re.escape(SLOT_TEXT)}|{re.escape(SLOT_LABEL)})", cloze.pattern)
     slots = {SLOT_TEXT: Segment(text, False), SLOT_LABEL: Segment(word, True)}
     segments = tuple(slots.get(part, Segment(part, False)) for part in parts if part)

@@ -68,13 +68,19 @@ def _refuse_unfit(data: DataSection, template: Template) -> None:
     """Refuse labels that are there twice, or that have no word in the template."""
     labels = tuple(data.labels) or _named(template)
     if len(set(labels)) != len(labels):
-        raise RecipeError("data.labels: a label appears twice", f"labels: {', '.join(labels)}")
+        once = ", ".join(dict.fromkeys(labels))
+        raise RecipeError(
+            "data.labels: a label appears twice",
+            f"labels: {', '.join(labels)}",
+            f"name each once: data.labels: [{once}]",
+        )
     words = template.cloze.verbalizer if template.cloze else {}
     if words and (unknown := [label for label in labels if label not in words]):
         raise RecipeError(
             f"data.labels: the template '{template.name}' has no word for {', '.join(unknown)}",
             f"its labels: {', '.join(words)}",
-            "use these labels, or a template of your own with another verbalizer",
+            f"set data.template: classification, which learns the labels themselves; or use a "
+            f"template of your own with words for them (tuner templates show {template.name})",
         )
 
 

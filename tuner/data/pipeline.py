@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, Generic
 
+from tuner.console.formatting import counted
+from tuner.data.bad_rows import EVERY
 from tuner.data.example_maker import ExampleMaker
 from tuner.data.files import Source, SplitFiles, in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
@@ -49,11 +51,7 @@ class Pipeline(ABC, Generic[Item]):
         items = self._split()
         train, held = self._examples(items)
         if not train:
-            raise DataError(
-                "the train split is empty",
-                "none of its rows could be rendered and kept",
-                "see `tuner data preview`",
-            )
+            raise self._empty(self.source.train, self._left_out(self.source.train))
         report = self._report(items, train, held)
         report = {"rows_in": report["rows_in"], "bad_rows": len(report["skipped"]), **report}
         name, template = report["template"], self.maker.chat_template
@@ -105,7 +103,7 @@ class Pipeline(ABC, Generic[Item]):
             self._refuse_empty(each, each.rows)
         self._recognise()
         train, held = (self._items(each) for each in files)
-        self.source.bad.stop_if_too_many()
+        self.source.bad.stop_if_too_many(len(self.source.rows))
         for each, found in zip(files, (train, held), strict=True):
             self._refuse_empty(each, found)
         return split(train, held, self.data, self.inputs.seed, self.unit)
@@ -147,8 +145,11 @@ class Pipeline(ABC, Generic[Item]):
 
     def _left_out(self, files: SplitFiles) -> str:
         bad = len(self.source.bad.found)
-        return f"{bad} bad rows were left out, none is left" if bad else "no rows"
+        return f"{counted(bad, 'bad row')} left out, none is left" if bad else "no rows"
 
     def _empty(self, files: SplitFiles, why: str) -> DataError:
-        fix = f"point data.{files.name} to a file with rows"
-        return DataError(f"the {files.name} split is empty", why, fix)
+        bad, fix = self.source.bad, f"point data.{files.name} to a file with rows"
+        problems = [why, *bad.problems()] if bad.found else None
+        return DataError(
+            f"the {files.name} split is empty", why, EVERY if problems else fix, problems
+        )

@@ -107,7 +107,7 @@ class PromptData(WholePipeline[Question]):
             raise RecipeError(
                 f"responses of {response_length} tokens leave no room for a prompt",
                 f"the model's context is {inputs.context_length} tokens",
-                "allow fewer new tokens",
+                f"set rlhf.max_new_tokens: {inputs.context_length // 2} or less",
             )
 
     def _fit(self, source: Source) -> PromptFit:
@@ -160,10 +160,18 @@ class PromptData(WholePipeline[Question]):
             raise DataError(
                 "the rule exact_answer needs reference answers",
                 "no row of data.train has an answer next to its prompt",
-                "add a column answer or completion, or remove the rule",
+                f"{self._where_answers_go()}; or remove the rule from rlhf.reward",
             )
         tokens = self._tokens(train)
         return {"rows_with_reference": referenced, **tokens, "blank_rows": self._blank}
+
+    def _where_answers_go(self) -> str:
+        """Which column of these rows would be read as the answer."""
+        fit = self.fits[0]
+        if not isinstance(fit, PromptFit) or not fit.answers:
+            return "end the turns of each row with the assistant's answer"
+        name = fit.answers[0]
+        return f"add a column {name} with the answers, or map one: data.columns: {{{name}: NAME}}"
 
 
 def _question(dialogue: Dialogue, reference: str) -> Question | None:

@@ -41,13 +41,11 @@ WARNINGS = {
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",
     "special_tokens_in_text": "special tokens in the rows' text, kept literal "
     "(data.special_tokens_in_text): {}",
-    "unpaired_rows": "{} rows make no pair and are not used: there is no better and worse answer "
-    "to the same prompt",
-    "identical_answers": "{} answers appear twice under the same prompt, or are both liked and "
-    "disliked",
-    "contradicting_pairs": "{} pairs left out: another row has the same answers in the opposite "
+    "unpaired_rows": "{:row} left out: no better and worse answer to the same prompt make a pair",
+    "identical_answers": "{:answer} given twice under the same prompt, or both liked and disliked",
+    "contradicting_pairs": "{:pair} left out: another row has the same answers in the opposite "
     "order",
-    "pairs_too_long": "{} pairs left out: one of their answers is longer than {max_length} tokens",
+    "pairs_too_long": "{:pair} left out: one of the answers is longer than {max_length} tokens",
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from tuner.console.formatting import counted
 from tuner.data.bad_rows import BadRows
 from tuner.data.check_row import ODDITIES, check, oddities
 from tuner.data.dialogue import Dialogue, RowRenderer
@@ -78,7 +79,7 @@ class SftData(Pipeline[Dialogue]):
             )
             raise DataError(
                 f"the {files.name} split is empty",
-                f"all {len(files.rows)} rows are thumbs-down (column {', '.join(thumbs)}), "
+                f"{counted(len(files.rows), 'row')}, all thumbs-down (column {', '.join(thumbs)}), "
                 "and disliked answers are not trained on",
                 "add liked answers; or learn from both kinds: tuner reward, or tuner rlhf with "
                 "rlhf.algorithm: dpo",
@@ -109,7 +110,7 @@ class SftData(Pipeline[Dialogue]):
         bad, blank = len(self.source.bad.found), self._blank.get(files.name, 0)
         if not bad and not blank:
             return "no rows"
-        return f"{bad} bad and {blank} blank rows were left out, none is left"
+        return f"{bad:,} bad and {counted(blank, 'blank row')} left out, none is left"
 
     def _examples(self, items: Split[Dialogue]) -> tuple[list[Example], list[EvalRow]]:
         pairs, held = self._encoded(items)

@@ -81,7 +81,11 @@ class WholePipeline(Pipeline[Item]):
         held = self._fitting(items.eval, encoder, self.maker.eval)
         self._stop_if_too_many(len(items.train))
         if items.eval and not held:
-            raise self._empty(self.source.eval, self.no_room.format(self.max_length))
+            raise DataError(
+                "the eval split is empty",
+                self.no_room.format(self.max_length),
+                f"{self._room(self.maker.eval.longest)}; or data.eval: 0",
+            )
         return train, held
 
     def _fitting(self, items: Sequence[Item], encoder: AnswerEncoder, tally: Tally) -> list[Any]:

@@ -94,17 +94,18 @@ def decide(
             "set run.devices: 1",
         )
     micro = recipe.train.micro_batch_size
-    if recipe.rlhf is not None and batch % (found.world * (1 if micro == "auto" else micro)):
+    parts = found.world * (1 if micro == "auto" else micro)
+    if recipe.rlhf is not None and batch % parts:
         raise RecipeError(
             f"train.batch_size: {batch} does not split evenly over {found.world} processes",
             f"rlhf.algorithm: {recipe.rlhf.algorithm} needs whole micro-batches from each",
-            "set run.devices, train.micro_batch_size and train.batch_size so that it does",
+            f"set train.batch_size: {-(-batch // parts) * parts}",
         )
     if found.world > batch:
         raise RecipeError(
             f"train.batch_size: {batch} leaves some of {found.world} processes without a row",
             "it counts the rows of a step over all processes",
-            "raise it, or lower run.devices and run.nodes",
+            f"set train.batch_size: {found.world} or more, or lower run.devices and run.nodes",
         )
     strategy = values.set_auto("run.strategy", "ddp", "only trained tensors are synchronized")
     if strategy != "ddp":

@@ -13,6 +13,15 @@ from tuner.model.heads import HEADS, family
 from tuner.recipe.schema import Recipe
 
 
+def _able(kind: str, model_type: str) -> str:
+    """The methods for bases of a family and a type."""
+    return ", ".join(
+        row.name
+        for row in METHODS.values()
+        if kind in row.families and model_type in (row.model_types or (model_type,))
+    )
+
+
 def refuse_base(recipe: Recipe, method: Method, base: Base, head: str) -> None:
     """Refuse a method that does not work on this base, before its weights are read.
 
@@ -24,21 +33,20 @@ def refuse_base(recipe: Recipe, method: Method, base: Base, head: str) -> None:
         raise RecipeError(
             f"method.name: {method.name} does not support {kind} models",
             f"{base.name} is one; the method supports {', '.join(sorted(method.families))}",
-            "choose another method or another base",
+            f"choose another base, or one of these methods: {_able(kind, model_type)}",
         )
     if method.model_types and model_type not in method.model_types:
         raise RecipeError(
             f"method.name: {method.name} does not support models of type {model_type}",
             f"{base.name}; the method supports {', '.join(sorted(method.model_types))}",
-            "choose another method or another base",
+            f"choose another base, or one of these methods: {_able(kind, model_type)}",
         )
     if HEADS[head].added and not method.classes:
         able = ", ".join(row.name for row in METHODS.values() if row.classes)
         raise RecipeError(
             f"method.name: {method.name} is not supported with a new head",
-            f"{'model.task: classification' if head == 'classes' else 'tuner reward'}; supported: "
-            f"{able}",
-            "choose one of them",
+            "model.task: classification" if head == "classes" else "tuner reward",
+            f"choose one of these: {able}",
         )
     if model_type == "gpt2" and not method.conv1d:
         raise RecipeError(

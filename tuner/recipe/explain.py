@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from tuner.methods import METHODS
-from tuner.recipe import history
+from tuner.recipe import history, other_tools
 from tuner.recipe.schema import Recipe, keys_of, models_in, sections
 from tuner.recipe.schema_source import TAGS
 from tuner.recipe.source import RecipeSource
@@ -75,7 +75,7 @@ def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
     if len(path) == 1:
         if homes:
             return f"unknown section; the key belongs under {' or '.join(homes)}"
-        return f"unknown section; {suggestion(word, sections())}"
+        return f"unknown section; {other_tools.answer(word) or suggestion(word, sections())}"
     if len(path) > 2:
         model = _model_of(field_at(path[:-1], tree), _value_at(path[:-1], tree))
         owners = [tag for tag, options in OPTIONS.items() if plain in options.model_fields]
@@ -87,6 +87,8 @@ def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
     own = keys_of(section, method)
     if plain in own:
         return f"unknown key; did you mean '{plain}'"
+    if said := other_tools.answer(word):
+        return f"unknown key; {said}"
     if section == "method":
         owners = [row.name for row in METHODS.values() if plain in row.options.model_fields]
         if owners:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tuner.errors import IntegrityError
 
 
 def check_identity(
-    saved: Mapping[str, Any], current: Mapping[str, Any], allowed: Iterable[str] = ()
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    allowed: Iterable[str] = (),
+    behind: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[str]:
     """Compare the settings a checkpoint was trained with to those of this run.
 
@@ -18,6 +22,8 @@ def check_identity(
         saved: the flat `state["identity"]` of the checkpoint.
         current: the same fields of this run.
         allowed: fields that may change without changing the trajectory.
+        behind: of a field whose values say nothing to a reader, such as a digest, what made it
+            differ; one line each.
 
     Returns:
         One line for each allowed difference.
@@ -33,8 +39,8 @@ def check_identity(
         before = json.dumps(saved[field], sort_keys=True) if field in saved else "(absent)"
         now = json.dumps(current[field], sort_keys=True) if field in current else "(absent)"
         if before != now:
-            line = f"{field}: {before} in the checkpoint, {now} now"
-            (noted if field in may_change else refused).append(line)
+            lines = behind.get(field) or [f"{field}: {before} in the checkpoint, {now} now"]
+            (noted if field in may_change else refused).extend(lines)
             if field not in may_change:
                 fields.append(field)
     if refused:

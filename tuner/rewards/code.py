@@ -52,7 +52,9 @@ def check(function: str, folder: Path, allow_code: bool) -> Path:
         ) from None
     except OSError as error:
         raise RecipeError(
-            f"{file} cannot be read", error.strerror or str(error), "check its permissions"
+            f"{file} cannot be read",
+            error.strerror or str(error),
+            f"make it readable: chmod u+r {file}",
         ) from None
     names = list(_names(tree))
     # Names from `import *` are known only when the file runs.
@@ -179,10 +181,12 @@ def _names(tree: ast.Module) -> Iterable[str]:
 def _no_file(function: str, file: Path) -> RecipeError:
     present = [path.name for path in file.parent.glob("*.py")] if file.parent.is_dir() else []
     near = nearest(file.name, present)
+    path, _, name = function.rpartition(":")
+    meant = f"{path.removesuffix(file.name)}{near}:{name}"
     return RecipeError(
         f"there is no file for the reward function {function}",
         f"{file} does not exist; a relative path starts at the recipe's folder",
-        f"did you mean '{near}'?" if near else "name the file and the function: file.py:name",
+        f"did you mean '{meant}'?" if near else "name the file and the function: file.py:name",
     )
 
 
@@ -193,5 +197,7 @@ def _no_name(function: str, name: str, file: Path, names: Iterable[str]) -> Reci
     return RecipeError(
         f"there is no '{name}' for the reward function {function}",
         f"{file} defines {listed}",
-        f"did you mean '{near}'?" if near else "name a function of that file: file.py:name",
+        f"did you mean '{function.rpartition(':')[0]}:{near}'?"
+        if near
+        else "name a function of that file: file.py:name",
     )

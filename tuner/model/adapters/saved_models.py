@@ -18,6 +18,7 @@ from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.source import LOCK
 from tuner.record import manifest, run_json
 from tuner.record.disk import sha256_file
+from tuner.schema.suggest import nearest
 
 if TYPE_CHECKING:
     from tuner.recipe.load import LoadedRecipe
@@ -200,8 +201,16 @@ def find(name: str, folder: Path, key: str) -> SavedModel:
     raise RecipeError(
         f"{key}: there is no run, adapter or model {name}",
         f"looked in {' and '.join(map(str, places))}",
-        f"use a run folder, or the folder of an adapter or a model{recipe}",
+        f"{_near(name)}use a run folder (tuner runs list), or the folder of an adapter or a model"
+        f"{recipe}",
     )
+
+
+def _near(name: str) -> str:
+    """Return how the fix begins if a run has nearly this name."""
+    runs = [str(file.parent) for file in Path("runs").glob(f"*/{run_json.RUN}")]
+    near = nearest(name, runs) or nearest(f"runs/{name}", runs)
+    return f"did you mean {near}? else " if near else ""
 
 
 def adapter_file(source: str, folder: Path) -> Path:
