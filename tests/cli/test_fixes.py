@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.command import tuner
 from tests.cli.fixes import (
     RECIPE,
     Fault,
@@ -88,7 +89,7 @@ RECIPES = {
     ),
     "a flag without its section": Fault(
         2, "epochs=1: write it as train.epochs=value or ppo.epochs=value",
-        lambda work, said: work.swap("epochs=1", f"{said.split('write it as ')[1].split('=')[0]}=1"),
+        lambda work, said: work.swap("epochs", said.split("write it as ")[1].split("=")[0]),
         arguments=(*PLAN, "--set", "epochs=1"),
     ),
     "another tool's flag": Fault(
@@ -166,7 +167,8 @@ RECIPES = {
         {"train.optim": "adamw_8bit"},
     ),
     "report_to": Fault(
-        2, "report_to: .*metrics.jsonl", without("report_to", "leave it out"), {"report_to": "wandb"}
+        2, "report_to: .*metrics.jsonl", without("report_to", "leave it out"),
+        {"report_to": "wandb"},
     ),
     "an unknown metric": Fault(
         2, "eval.metrics: there is no metric 'acuracy'",
@@ -182,7 +184,9 @@ RECIPES = {
     ),
 }  # fmt: skip
 DATA = {
-    "a file": Fault(3, "no file 'trian.jsonl'", meant("trian.jsonl"), {"data.train": "trian.jsonl"}),
+    "a file": Fault(
+        3, "no file 'trian.jsonl'", meant("trian.jsonl"), {"data.train": "trian.jsonl"}
+    ),
     "a template": Fault(
         2, "no template 'instrucion'", meant("instrucion"), {"data.template": "instrucion"}
     ),
@@ -273,7 +277,7 @@ DATA = {
     "long preferences that are held out": Fault(
         3, "no held-out row fits", sets(0, "max_length"),
         {"data.max_length": 32, "data.eval": "long.jsonl", "rlhf.algorithm": "dpo"}, PLAN, PAIRS,
-        {"long.jsonl": '{"prompt": "Why?", "chosen": "%s", "rejected": "No."}' % ("So it is. " * 9)},
+        {"long.jsonl": '{"prompt": "Why?", "chosen": "%s", "rejected": "No."}' % ("It is. " * 9)},
     ),
 }  # fmt: skip
 MODELS = {
@@ -460,3 +464,26 @@ def test_names_of_other_tools_are_no_commands_of_this_one() -> None:
         said = other_words.answer(f"No such command '{word}'. Did you mean 'prefix'?")
         assert said
         assert said[2].split()[2] in known
+
+
+def test_what_cannot_be_verified_is_not_to_be_exported(tmp_path: Path, tiny: Path) -> None:
+    """A base has nothing to be verified by; a name near a run's is taken for it."""
+    said = tuner("verify", str(tiny), cwd=tmp_path)
+    assert (said.returncode, "export" in said.stderr) == (4, False)
+    assert f"{tiny} is no artefact of tuner" in said.stderr
+    assert "fix: name a run folder (tuner runs list)" in said.stderr
+    prepared(Fault(0, "", leaves_out), tmp_path, tiny)
+    for name in ("runs/onne", "onne"):
+        said = tuner("verify", name, cwd=tmp_path)
+        assert (said.returncode, "did you mean runs/one?" in said.stderr) == (2, True)
+
+
+def test_copying_a_recipe_again_says_that_it_is_there(tmp_path: Path) -> None:
+    first, again = (tuner("recipes", "copy", "legal", "mine", cwd=tmp_path) for _ in range(2))
+    assert first.stdout.splitlines()[-1] == "next: tuner plan mine/legal.yaml"
+    assert again.stdout.splitlines()[-1].startswith("nothing to copy: all of these files are there")
+
+
+def test_help_says_what_exit_codes_mean(tmp_path: Path) -> None:
+    said = " ".join(tuner("--help", cwd=tmp_path).stdout.split())
+    assert "Exit codes: 0 done, 2 recipe, 3 data, 4 model, 5 training, 6 integrity, " in said

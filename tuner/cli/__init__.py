@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tuner import __version__
+from tuner import __version__, errors
 from tuner.cli import (
     chat,
     compare,
@@ -47,7 +47,11 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 # Typer turns Ctrl-C into this code, silently.
 INTERRUPTED = 128 + signal.SIGINT
 
-app = group("Fine-tune language models parameter-efficiently, from a recipe.", add_completion=True)
+app = group(
+    "Fine-tune language models parameter-efficiently, from a recipe.",
+    add_completion=True,
+    epilog=errors.exit_codes(),
+)
 
 
 def _version(asked: bool) -> None:

@@ -128,7 +128,7 @@ def _batches(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
             "support it"
         )
     if isinstance(recipe.method, StagedOptions) and recipe.train.learning_rate != "auto":
-        yield "train.learning_rate and method.name: staged; each stage has its own rate: leave it out"
+        yield "train.learning_rate and method.name: staged; leave it out: each stage has its own"
 
 
 def _tasks(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:

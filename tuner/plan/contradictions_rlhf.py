@@ -75,9 +75,8 @@ def _without_answers(rlhf: RlhfSection) -> Iterator[str]:
     for key in _OF_ANSWERS:
         if getattr(rlhf, key) != type(rlhf).model_fields[key].default:
             what = f"rlhf.{key} and rlhf.algorithm: {rlhf.algorithm}"
-            yield (
-                f"{what}, which learns from preferences and samples no answers; leave out rlhf.{key}"
-            )
+            why = "which learns from preferences and samples no answers"
+            yield f"{what}, {why}; leave out rlhf.{key}"
 
 
 def _ppo(ppo: PpoSection, rlhf: RlhfSection, batch: int) -> Iterator[str]:

@@ -124,8 +124,7 @@ def parse(content: bytes, file: Path) -> tuple[dict[str, Any], dict[KeyPath, int
         raise RecipeError(
             f"{file} is empty",
             "a recipe names at least data.train",
-            "write into it, for example: data: {train: rows.jsonl}; `tuner recipes list` shows whole "
-            "recipes",
+            "write into it, for example: data: {train: rows.jsonl}; or see `tuner recipes list`",
         )
     if not isinstance(tree, dict):
         raise RecipeError(

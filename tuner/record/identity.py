@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from tuner.errors import IntegrityError
+
+# In the names of fields that are no keys of a recipe.
+_DIGEST = "sha256"
 
 
 def check_identity(
@@ -55,10 +59,15 @@ def check_identity(
 
 def _as_before(saved: Mapping[str, Any], fields: Sequence[str]) -> str:
     """Return how to restore the checkpoint's settings: a default may have changed."""
-    keys = [field for field in fields if field.startswith(("method.", "train."))]
-    if keys != list(fields) or not all(isinstance(saved.get(k), str | int | float) for k in keys):
+    keys = [field for field in fields if _DIGEST not in field]
+    if not all(isinstance(saved.get(key), str | int | float) for key in keys):
         return "undo these changes"
-    return "resume with " + " ".join(f"--set {key}={_written(saved[key])}" for key in keys)
+    flags = " ".join(f"--set {shlex.quote(f'{key}={_written(saved[key])}')}" for key in keys)
+    # Other keys of the data section make other rows, too.
+    files = len(keys) < len(fields) and not any(key.startswith("data.") for key in keys)
+    resumed = f"resume with {flags}" if keys else ""
+    restored = "put back the files as they were" if files or not keys else ""
+    return " and ".join(filter(None, (restored, resumed)))
 
 
 def _written(value: str | int | float) -> str:
