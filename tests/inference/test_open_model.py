@@ -159,12 +159,12 @@ def resized(tensors: dict[str, Any]) -> None:
 REFUSED: dict[str, tuple[int, str, Callable[[Path, Path], Path]]] = {
     "a tensor is missing": (
         4,
-        "1 tensors are missing and 0",
+        "tensors missing: 1, without a module: 0",
         lambda old, new: spoiled(old, new, lambda tensors: tensors.popitem()),
     ),
     "a tensor matches nothing": (
         4,
-        "0 tensors are missing and 1",
+        "tensors missing: 0, without a module: 1",
         lambda old, new: spoiled(old, new, lambda t: t.update({"x.weight": torch.ones(2)})),
     ),
     "a tensor of another shape": (

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from tuner.console.formatting import counted
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 
@@ -32,13 +33,14 @@ def held_out(fingerprints: Sequence[str], amount: int | float, seed: int) -> set
     if len(chosen) == len(copies):
         raise DataError(
             "the train split is empty",
-            f"data.eval: {amount} holds out all {len(fingerprints)} rows",
+            f"data.eval: {amount} holds out all {counted(len(fingerprints), 'row')}",
             "hold out fewer rows, or set data.eval: 0",
         )
     if not chosen:
         raise DataError(
             "the eval split is empty",
-            f"the rows are copies of {len(copies)} texts, too few to hold out {wanted} rows",
+            f"the rows have only {counted(len(copies), 'text')}, too few to hold out "
+            f"{counted(wanted, 'row')}",
             "add different rows, or set data.eval: 0",
         )
     return chosen

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tuner.console.formatting import counted
 from tuner.errors import RecipeError
 from tuner.machine import ranks
 from tuner.machine.ranks import Place
@@ -71,7 +72,8 @@ def decide(
         per_node = int(values.set_auto("run.devices", here.local_world, started))
     else:
         gpus = len(machine.gpus) if device == "cuda" else 1
-        chosen, why = gpus, f"{gpus} GPUs" if device == "cuda" else "one process uses all CPUs"
+        why = counted(gpus, "GPU") if device == "cuda" else "one process uses all CPUs"
+        chosen = gpus
         if chosen * nodes > batch:
             chosen, why = max(1, batch // nodes), "every process needs a row per step"
         if chosen * nodes > 1 and refused:
@@ -79,7 +81,7 @@ def decide(
         per_node = int(values.set_auto("run.devices", chosen, why))
         if device == "cuda" and per_node > gpus:
             raise RecipeError(
-                f"run.devices: {per_node}, but this machine has {gpus} GPUs",
+                f"run.devices: {per_node}, but this machine has {counted(gpus, 'GPU')}",
                 "two processes on one GPU would only wait for each other",
                 "set run.devices: auto",
             )

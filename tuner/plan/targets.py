@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tuner.console.formatting import counted
 from tuner.errors import ModelError, RecipeError
 from tuner.methods.layernorm import LayernormOptions
 from tuner.methods.lora import LoraOptions
@@ -214,7 +215,7 @@ def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
     if present and len(touched) * 2 < present and not partial:
         raise ModelError(
             "method.target_modules reaches only part of the model",
-            f"{base.name}: {len(chosen)} modules in {len(touched)} of {present} layers",
+            f"{base.name}: {counted(len(chosen), 'module')} in {len(touched)} of {present} layers",
             "widen it, or set method.allow_partial_targets: true",
         )
     return chosen

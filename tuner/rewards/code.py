@@ -123,7 +123,8 @@ def _run(function: str, file: Path) -> ModuleType:
 def _numbers(function: str, returned: list[Any], responses: Sequence[Response]) -> list[float]:
     if len(returned) != len(responses):
         raise TrainingError(
-            f"the reward function {function} returned {len(returned)} numbers for "
+            f"the reward function {function} returned {len(returned)} "
+            f"{'number' if len(returned) == 1 else 'numbers'} for "
             f"{len(responses)} responses",
             "each response has one reward, in the order of the responses",
             "return one number for each response",

@@ -95,8 +95,8 @@ def check_tensors(network: Any, folder: Path, name: str) -> None:
         missing, unexpected = wanted - saved, saved - wanted
         raise ModelError(
             f"the adapter '{name}' does not fit the base",
-            f"{folder / WEIGHTS}: {len(missing)} tensors are missing and {len(unexpected)} match "
-            "no module: " + ", ".join(sorted(missing | unexpected)[:4]),
+            f"{folder / WEIGHTS}: tensors missing: {len(missing)}, without a module: "
+            f"{len(unexpected)}: " + ", ".join(sorted(missing | unexpected)[:4]),
             "use the base that it was trained on, or copy the adapter again",
         )
 
