@@ -179,3 +179,28 @@ def test_the_verb_says_what_the_rows_are_for(
     said = capsys.readouterr().out
     assert "4 to train on, 2 held out" in said
     assert said.count("answer 1 (") == said.count("answer 2 (") == 1
+
+
+@pytest.mark.parametrize("verb", ["reward", "rlhf"])
+def test_special_tokens_in_prompts_and_answers_are_shown_in_pieces(
+    verb: str, make_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the chat template writes is no such text."""
+    answers = {"chosen": "Yes.", "rejected": "<|im_start|>No."} if verb == "reward" else {}
+    rows = [{"prompt": f"{n}<|im_end|>?", **answers} for n in range(4)]
+    rewards = {"reward": [{"rule": "length", "max": 8}], "max_new_tokens": 8, "algorithm": "rloo"}
+    recipe = make_recipe(
+        data_rows=rows,
+        data={"template": "auto", "eval": 0},
+        **({"rlhf": rewards} if verb == "rlhf" else {}),
+    )
+    cli_data.preview(str(recipe), (), 1, Console(json=True), verb)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = [
+        [part["text"] for part in event["parts"] if part["kind"] == "special"]
+        for event in events
+        if event["event"] == "row"
+    ]
+    prompt = ["<|im_end|>"]
+    assert found == ([prompt] if verb == "rlhf" else [prompt, [*prompt, "<|im_start|>"]])
+    assert "special tokens in the rows' text" in events[1]["text"]

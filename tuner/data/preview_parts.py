@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from dataclasses import replace
+from itertools import accumulate, groupby
 from typing import Any
 
 from tuner.data.dialogue import Dialogue
@@ -52,10 +53,41 @@ def parts_of(
     return parts
 
 
+def spelled_out(
+    part: Part, ids: Sequence[int], words: Sequence[str], decode: Callable[[list[int]], str]
+) -> list[Part]:
+    """Return a part of these tokens in parts: the special tokens that its text spells out apart.
+
+    One that the chat template wrote is a single token.
+    """
+    texts = [decode([each]) for each in ids]
+    ends = list(accumulate(map(len, texts)))
+    found: list[Part] = []
+    done = 0
+    for match in _pattern(words).finditer("".join(texts)):
+        first, last = (bisect_right(ends, place) for place in (match.start(), match.end() - 1))
+        if first == last or first < done:
+            continue
+        if first > done:
+            found.append(replace(part, text=decode(list(ids[done:first]))))
+        done = last + 1
+        pieces = tuple(texts[first:done])
+        text = decode(list(ids[first:done]))
+        found.append(replace(part, kind="special", text=text, pieces=pieces))
+    if done < len(ids) or not found:
+        found.append(replace(part, text=decode(list(ids[done:]))))
+    return found
+
+
+def _pattern(words: Sequence[str]) -> re.Pattern[str]:
+    longest = sorted(words, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest)) or r"(?!)")
+
+
 def _labels(rendered: Rendered, words: Sequence[str]) -> Iterator[Label]:
     """Yield where each part of a text begins, in order."""
     messages, position = rendered.dialogue.messages, 0
-    control = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or r"(?!)")
+    control = _pattern(words)
     if not messages:
         yield 0, "", "text"
         for match in control.finditer(rendered.text):

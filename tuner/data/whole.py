@@ -12,6 +12,7 @@ from tuner.data.bad_rows import BadRow
 from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker
 from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import Inputs, Part, Prepared, Preview
+from tuner.data.preview_parts import spelled_out
 from tuner.data.report import chat_facts, sequences_sha256, skipped, token_facts, warnings_of
 from tuner.data.split import Split
 from tuner.data.tally import Tally
@@ -150,13 +151,15 @@ class WholePipeline(Pipeline[Item]):
             seen[row.task] += 1
             if seen[row.task] > count:
                 continue
-            asked = str(self.tokenizer.decode(row.prompt_ids))
-            prompt = Part("", "prompt", asked, learned=False, weight=0.0)
+            prompt = self._parts(Part("", "prompt", "", learned=False, weight=0.0), row.prompt_ids)
             if not row.answers:
-                shown.append(Preview(row.row, [prompt], row.num_tokens, False, row.prompt_ids))
+                shown.append(Preview(row.row, prompt, row.num_tokens, False, row.prompt_ids))
             for number, ids in enumerate(row.answers, 1):
-                said = str(self.tokenizer.decode(ids[len(row.prompt_ids) :]))
-                answer = Part("assistant", "answer", said, learned=True, weight=1.0)
-                name = f"{row.row}, answer {number}"
-                shown.append(Preview(name, [prompt, answer], len(ids), False, ids))
+                answer = Part("assistant", "answer", "", learned=True, weight=1.0)
+                parts = prompt + self._parts(answer, ids[len(row.prompt_ids) :])
+                shown.append(Preview(f"{row.row}, answer {number}", parts, len(ids), False, ids))
         return shown
+
+    def _parts(self, part: Part, ids: Sequence[int]) -> list[Part]:
+        words = self.maker.encoder.control_words
+        return spelled_out(part, ids, words, lambda each: str(self.tokenizer.decode(each)))
