@@ -54,7 +54,7 @@ def refuse_layers(options: MethodOptions, skeleton: Skeleton, base: Base) -> Non
             "method.layers names layers that the model does not have",
             f"{base.name} has no layer {', '.join(absent)}; the last one is number "
             f"{max(present, default='none')}",
-            "correct method.layers; the first layer is number 0",
+            f"name layers from 0 to {max(present, default=0)} in method.layers, or leave it out",
         )
 
 
