@@ -61,6 +61,7 @@ def test_warnings_and_what_was_understood_come_first(
     count = len(made.warnings)
     assert first[:count] == ["warning:"] * count
     assert first[count : count + 2] == ["understood", "summary"]
+    assert sum("instructions with answers" in line for line in shown) == 1
     assert any("rows_in 14;  bad_rows 1;" in line for line in shown)
 
 

@@ -15,6 +15,8 @@ from tuner.recipe.load import LoadedRecipe
 _TECHNICAL = ("parameters", "steps", "memory", "gpus", "adapted", "disk")
 _PROCESSES = ("run.devices", "run.nodes", "run.strategy")
 _AUTO = "auto: "
+# The fact of the data that says in words what was recognised.
+_UNDERSTOOD = "understood"
 
 
 def header(loaded: LoadedRecipe, console: Console) -> None:
@@ -31,14 +33,15 @@ def plan(made: Plan, console: Console) -> None:
     for warning in made.warnings:
         console.warn(warning)
     # In words, what was recognised in the data.
-    if understood := made.facts["data"].get("understood"):
-        console.text(formatting.paragraph("understood", [understood]))
+    if understood := made.facts["data"].get(_UNDERSTOOD):
+        console.text(formatting.paragraph(_UNDERSTOOD, [understood]))
     console.text(formatting.paragraph("summary", [made.summary]))
     console.text()
     for name, facts in made.facts.items():
         if name in _TECHNICAL and not console.verbose:
             continue
-        shown = formatting.facts(name, facts, console.verbose)
+        others = {key: item for key, item in facts.items() if key != _UNDERSTOOD}
+        shown = formatting.facts(name, others, console.verbose)
         console.text(formatting.paragraph(name, shown))
         if name == "data":
             _sources(facts["files"], console)

@@ -59,10 +59,10 @@ class BadRows:
         count = len(self.found)
         if count <= self.limit:
             return
-        every = count == of
+        every = 1 < count == of
         raise DataError(
             f"none of the {of} rows can be used for training"
-            if every and count > 1
+            if every
             else f"{counted(count, 'row')} cannot be used for training",
             fix=EVERY
             if every
