@@ -145,10 +145,10 @@ def meant(wrong: str) -> Follow:
 
 
 def moves(old: str, value: Any = None) -> Follow:
-    """Give a key the place that the error names: `here it is train.epochs`, `belongs under`."""
+    """Give a key the place that the error names: `another tool's name for`, `belongs under`."""
 
     def follow(work: Work, said: str) -> None:
-        named = re.search(r"here it is ([a-z_.]+)(?:: (\S+))?", said)
+        named = re.search(r"another tool's name for ([a-z_.]+)(?:: (\S+))?", said)
         under = re.search(r"belongs under (\w+)", said)
         was = work.get(old)
         work.put(old, None)

@@ -41,7 +41,7 @@ PLAN = ("plan", RECIPE)
 
 
 def other_key(key: str, value: Any, here: str, wanted: Any = None) -> Fault:
-    return Fault(2, f"{key}: .*here it is {here}", moves(key, wanted), {key: value})
+    return Fault(2, f"{key}: .*another tool's name for {here}", moves(key, wanted), {key: value})
 
 
 RECIPES = {
@@ -189,6 +189,11 @@ DATA = {
     ),
     "a template": Fault(
         2, "no template 'instrucion'", meant("instrucion"), {"data.template": "instrucion"}
+    ),
+    "a chat template as a data template": Fault(
+        2, "no template 'chatml'",
+        lambda work, said: (sets(0, "model.chat_template")(work, said), leaves_out(work, said)),
+        {"data.template": "chatml"},
     ),
     "a name of a template": Fault(
         2, "columns: no template column is called 'instrucion'", meant("instrucion"),

@@ -25,6 +25,8 @@ from tuner.schema.fields import Flag, FreeMapping, Section, Text, Words
 AUTO = "auto"
 # Columns that hold a document where a template does not say which, the first one cut first.
 DOCUMENTS = ("document", "passage", "context", "text", "input")
+# Other tools call both kinds of template so.
+_CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
 SLOT_TEXT, SLOT_LABEL = "[X]", "[Z]"
 
 # What a column can hold; `tuner/data/evidence.py` says how each is seen.
@@ -260,10 +262,16 @@ def load_template(name_or_path: str, folder: Path) -> Template:
     files = bundled.files("data_templates")
     if name_or_path not in files:
         near = get_close_matches(name_or_path, files)
+        fix = f"did you mean {near[0]}?" if near else "use one of them, or the path of a .yaml file"
+        if (_CHAT_TEMPLATES / f"{name_or_path}.jinja").is_file():
+            fix = (
+                "leave out data.template; to have chats rendered so, set "
+                f"model.chat_template: {name_or_path}"
+            )
         raise RecipeError(
             f"data.template: there is no template '{name_or_path}'",
             f"templates: {', '.join(files)}",
-            f"did you mean {near[0]}?" if near else "use one of them, or the path of a .yaml file",
+            fix,
         )
     return _bundled(files[name_or_path])
 

@@ -66,6 +66,7 @@ _NAMES: dict[str, str] = {
     "eval.max_rows": "max_eval_samples eval_samples",
     "run.output": "output_dir save_dir logging_dir",
     "run.seed": "random_seed data_seed",
+    "run.timeout": "ddp_timeout",
     "run.strategy": "deepspeed fsdp fsdp_config ddp_strategy",
     "run.devices": "num_gpus n_gpu nproc_per_node num_processes gpus",
     "run.nodes": "nnodes num_nodes num_machines",
@@ -92,10 +93,11 @@ _NOTES = {
 _NONE = {
     "the optimizer is AdamW": "optim optimizer optim_type optim_args",
     "figures are in metrics.jsonl and run.json of the run folder": "report_to use_wandb "
-    "wandb_project wandb_run_name use_tensorboard use_swanlab run_name mlflow_tracking_uri",
+    "wandb_project wandb_run_name use_tensorboard plot_loss use_swanlab run_name "
+    "mlflow_tracking_uri",
     "held-out rows are scored before and after training": "eval_steps eval_strategy "
     "evaluation_strategy do_eval per_device_eval_batch_size load_best_model_at_end "
-    "early_stopping_patience predict_with_generate eval_on_start",
+    "evals_per_epoch early_stopping_patience predict_with_generate eval_on_start",
     "the command says what is done": "do_train stage task_type training_type trainer_type",
     "--resume goes on from the newest checkpoint": "resume_from_checkpoint auto_resume",
     "a run folder is never overwritten": "overwrite_output_dir overwrite_cache",
@@ -104,6 +106,7 @@ _NONE = {
     "dataloader_num_workers dataset_processes dataloader_pin_memory remove_unused_columns",
     "rows of similar length are grouped where they are not packed": "group_by_length "
     "length_column_name",
+    "the base keeps its own special tokens": "special_tokens",
     "biases are not trained": "bias lora_bias",
 }
 _ABSENT = {name: why for why, names in _NONE.items() for name in names.split()}
@@ -120,9 +123,9 @@ def answer(word: str) -> str | None:
     plain = word.replace("-", "_")
     if here := place(plain):
         note = f" ({_NOTES[plain]})" if plain in _NOTES else ""
-        return f"another tool's name; here it is {here}{note}"
+        return f"another tool's name for {here}{note}"
     if plain in _ABSENT:
-        return f"another tool's name; there is no such key here: {_ABSENT[plain]}; leave it out"
+        return f"a key of other tools; leave it out: {_ABSENT[plain]}"
     return None
 
 
