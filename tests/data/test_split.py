@@ -38,7 +38,7 @@ def sides(result: Prepared) -> tuple[set[int], set[int]]:
     return lines(result.train), lines([row.example for row in result.eval])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_prompt_with_many_answers_is_on_one_side(tmp_path: Path, seed: int) -> None:
     """D11: white space and case make no other prompt."""
     asked = ["Write a line about {}.", "Write  a line about {}.\n", "write a line\tabout {} ."]
@@ -56,8 +56,10 @@ def test_a_prompt_with_many_answers_is_on_one_side(tmp_path: Path, seed: int) ->
 
 def test_one_prompt_cannot_be_held_out_and_trained(tmp_path: Path) -> None:
     rows = [{"prompt": "Write.", "completion": f"A{n}"} for n in range(9)]
-    with pytest.raises(DataError, match="eval split is empty"):
+    with pytest.raises(DataError, match="eval split is empty") as caught:
         prepared(tmp_path, rows, eval=3)
+    assert "the 9 rows have 1 prompt, too few to hold out 3 rows" in caught.value.why
+    assert "data.split: row" in caught.value.fix
     assert len(prepared(tmp_path, rows, eval=3, split="row").eval) == 3
 
 
@@ -104,7 +106,7 @@ LABELS = ["calm"] * 80 + ["angry"] * 15 + ["sad"] * 3 + ["odd"]
 
 
 @pytest.mark.parametrize("head", ["language", "classes"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_labels_are_on_both_sides(tmp_path: Path, head: str, seed: int) -> None:
     """D11: but for one that has a single row."""
     rows = [{"text": f"Text {n}", "label": label} for n, label in enumerate(LABELS)]

@@ -48,6 +48,7 @@ def plan(made: Plan, console: Console) -> None:
         if name == "data":
             _sources(facts["files"], console)
             _labels(facts, console)
+            _held_out(facts, console)
     _values(made, console)
     console.text(f"\nrun folder  {made.output}")
 
@@ -74,6 +75,14 @@ def _values(made: Plan, console: Console) -> None:
     console.text()
     console.table(("decided", "value", "because"), decided)
     console.text("\n--verbose shows memory, disk and devices in parts, and every default")
+
+
+def _held_out(facts: Mapping[str, Any], console: Console) -> None:
+    """Show how many rows of each label are held out."""
+    if held := facts.get("labels_eval"):
+        train = facts["labels_train"]
+        said = [f"{name}: {count:,} of {count + train[name]:,}" for name, count in held.items()]
+        console.text(formatting.paragraph("held out", ["; ".join(said)]))
 
 
 def _sources(files: Sequence[Mapping[str, Any]], console: Console) -> None:

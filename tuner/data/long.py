@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.data.cut import Cutter
+from tuner.data.cut import RowCutter
 from tuner.data.encode import Encoded
 from tuner.data.example import Example
 from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker, Pair, unread
@@ -96,10 +96,10 @@ class Fitting:
     def fitted(self, pairs: Sequence[Pair], tally: Tally) -> list[Pair]:
         """Return the rows of a split as they fit into the maker's length."""
         way = "auto" if self._data.cut == "drop" else self._data.cut
-        cutter = Cutter(self._maker, tally, way, tally is self._maker.eval, self._labels)
+        cutter = RowCutter(self._maker, tally, way, tally is self._maker.eval, self._labels)
         return [each for pair in pairs for each in self._fitted(pair, cutter, tally)]
 
-    def _fitted(self, pair: Pair, cutter: Cutter, tally: Tally) -> Iterator[Pair]:
+    def _fitted(self, pair: Pair, cutter: RowCutter, tally: Tally) -> Iterator[Pair]:
         """A row as it is, in pieces, shorter, or not at all."""
         rendered, encoded = pair
         data, maker = self._data, self._maker
@@ -168,7 +168,7 @@ class Fitting:
 
     def _documents(self) -> bool:
         """Whether all the rows fit once the longest text before their answers is cut."""
-        cutter = Cutter(self._maker, Tally(), "document", False, ())
+        cutter = RowCutter(self._maker, Tally(), "document", False, ())
         return all(cutter.fitted(each.pair) for each in self._lost[:MOST_TRIED])
 
 
