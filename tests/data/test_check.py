@@ -14,7 +14,7 @@ from tests.tokenizers import THINK_TEMPLATE, make_tokenizer
 from tuner.data.dialogue import Dialogue
 from tuner.data.prepared import EvalRow, Inputs, Prepared
 from tuner.data.sft import SftData
-from tuner.data.split import held_out
+from tuner.data.split import Group, held_out
 from tuner.data.template import all_templates
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
@@ -164,7 +164,7 @@ def test_a_split_that_takes_everything_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train split is empty"):
         prepared(tmp_path, rows, eval=4)
     with pytest.raises(DataError, match="eval split is empty"):
-        held_out(["a"] * 9 + ["b"] * 9, 3, 1)
+        held_out({"a": Group(b"a", 9), "b": Group(b"b", 9)}, 3)
 
 
 def test_fingerprints_differ_with_the_words_only() -> None:

@@ -64,7 +64,8 @@ def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) 
     pipeline.first = -(-rows // len(section.train))
     shown, warnings = pipeline.preview()
     template = pipeline.maker.chat_template
-    plan_data.settle_prompts(loaded.recipe, tokenizer, stops, pipeline.sent, template)
+    date = pipeline.maker.chat_date
+    plan_data.settle_prompts(loaded.recipe, tokenizer, stops, pipeline.sent, template, date)
     for text in warnings:
         console.warn(text)
     count = len(pipeline.source.rows)

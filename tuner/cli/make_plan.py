@@ -142,14 +142,19 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
 
     if not (folder / RUN).is_file():
         return loaded
-    recipe, plan = loaded.recipe, read_record(folder).get("plan", {})
-    meant: dict[str, dict[str, Any]] = {}
+    recipe, record = loaded.recipe, read_record(folder)
+    plan = record.get("plan", {})
+    values = plan.get("values", {})
+    meant: dict[str, dict[str, Any]] = {"data": history.rows_as_begun(values, recipe), "model": {}}
     if loaded.task == "sft":
         data = recipe.data
-        meant["data"] = history.old_auto_values(plan, data.template, data.columns, data.long)
-    dtype = history.old_dtype(plan.get("values", {}))
+        meant["data"] |= history.old_auto_values(plan, data.template, data.columns, data.long)
+    dtype = history.old_dtype(values)
     if dtype is not None and recipe.model.dtype == "auto":
-        meant["model"] = {"dtype": dtype}
+        meant["model"]["dtype"] = dtype
+    date = history.chat_date(record)
+    if recipe.model.chat_date == "auto" != date:
+        meant["model"]["chat_date"] = date
     sections = {
         name: getattr(recipe, name).model_copy(update=keys) for name, keys in meant.items() if keys
     }

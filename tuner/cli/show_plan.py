@@ -44,7 +44,9 @@ def _sources(files: Sequence[Mapping[str, Any]], console: Console) -> None:
     for file in files:
         rows = formatting.counted(file["rows"], "row")
         if "drawn_from" in file:
-            rows = f"{rows} of {file['drawn_from']:,}, drawn by seed"
+            drawn = [f"{count:,} {label}" for label, count in file["drawn_labels"].items()]
+            by = f"by label ({', '.join(drawn)})" if drawn else "by seed"
+            rows = f"{rows} of {file['drawn_from']:,}, drawn {by}"
         if "template" in file:
             rows += f"; template {file['template']}; columns {', '.join(file['columns'])}"
         console.text(formatting.paragraph("source", [f"{file['name']}: {rows}"]))

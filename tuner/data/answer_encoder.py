@@ -31,6 +31,11 @@ class PromptAndAnswers:
         """Fingerprint of the prompt."""
         return self.dialogues[0].mark
 
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Fingerprint of the prompt, ignoring all white space: only its last turn is answered."""
+        return self.dialogues[0].prompts[:1]
+
 
 @dataclass(frozen=True)
 class Answers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -13,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from tuner.data import reasoning, turn_keys
+from tuner.data import marks, reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.read import Row
 from tuner.data.reasoning import Message as Message
@@ -90,19 +89,19 @@ class Dialogue:
 
     @property
     def mark(self) -> str:
-        """The sha256 of the row's text, ignoring case and white space."""
-        text = "\n".join(" ".join(part.casefold().split()) for part in self._parts())
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-    def _parts(self) -> list[str]:
+        """Fingerprint of the row."""
         if self.segments:
-            return ["".join(segment.text for segment in self.segments)]
-        parts: list[str] = []
-        for message in self.messages:
-            content = message.get("content") or ""
-            rest = {k: v for k, v in turn_keys.shown(message).items() if k != "content"}
-            parts += [json.dumps(rest, ensure_ascii=False), content]
-        return parts
+            return marks.of_row(["".join(segment.text for segment in self.segments)])
+        return marks.of_row([part for message in self.messages for part in marks.said(message)])
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Fingerprints of the prompts of its answers, that of the last one first; plain text is its
+        own prompt."""
+        if self.segments:
+            parts = [each.text for each in self.segments if self.plain or not each.supervised]
+            return (marks.of_text("".join(parts)),)
+        return marks.of_prompts(self.messages)
 
 
 class RowRenderer:

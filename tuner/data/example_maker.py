@@ -60,6 +60,7 @@ class ExampleMaker:
                 "without one the model never learns to stop",
                 "use a base model whose tokenizer defines an eos_token",
             )
+        self._date = inputs.date
         raw_ones = [template.name for template in templates if template.raw]
         if data.render == "chat" and raw_ones:
             raise RecipeError(
@@ -90,7 +91,7 @@ class ExampleMaker:
         chat = self._turns and data.render != "raw" and language
         self._separator = "" if chat else separator_of(turned, head)
         if chat:
-            self._chat = ChatTemplate(tokenizer, inputs.stop_ids)
+            self._chat = ChatTemplate(tokenizer, inputs.stop_ids, inputs.date)
             self._finder = SpanFinder(self._chat, self._context)
         borders = data.long == "split"
         self.encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
@@ -113,6 +114,11 @@ class ExampleMaker:
             if self._chat.own
             else "the tokenizer's"
         )
+
+    @property
+    def chat_date(self) -> str | None:
+        """The date that the chat template writes; None if it writes none."""
+        return self._date if self._chat and self._chat.dated else None
 
     @property
     def plain_template(self) -> str | None:

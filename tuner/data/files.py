@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
-import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, TypeVar
 from tuner.data import read
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.read import Row
+from tuner.data.sample import Sample, first_version
 from tuner.data.template_match import NONE, Fit
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
@@ -26,6 +25,7 @@ CHARACTERS_PER_TOKEN = 64
 SPARE_TOKENS = 1024
 # Rows by whose contents a format is recognised.
 EVIDENCE = 1000
+LabelOf = Callable[["Source", Row], str | None]
 
 
 @dataclass
@@ -36,16 +36,24 @@ class Source:
         path: the file.
         name: what it is called in messages; no other source has the name.
         data: the recipe's data section, with what is the source's own in its place.
-        rows: its rows.
+        number: of the source among those of its split.
+        wanted: how many of its rows to use at most; None: all.
         drawn_from: how many rows the file has, where only some of them are used.
+        rows: its rows.
+        to_draw: they are only the first ones, until some are drawn label by label.
+        labels: how many rows of each label were drawn.
         fit: its format, once it is recognised; without rows it has none.
     """
 
     path: Path
     name: str
     data: DataSection
-    rows: list[Row]
+    number: int
+    wanted: int | None = None
     drawn_from: int | None = None
+    rows: list[Row] = field(default_factory=list)
+    to_draw: bool = False
+    labels: dict[str, int] = field(default_factory=dict)
     fit: Fit[Any] = field(init=False)
 
     @property
@@ -55,7 +63,9 @@ class Source:
 
     def facts(self) -> dict[str, Any]:
         """Return the report's facts about the file."""
-        drawn = {} if self.drawn_from is None else {"drawn_from": self.drawn_from}
+        drawn: dict[str, Any] = {}
+        if self.drawn_from is not None:
+            drawn = {"drawn_from": self.drawn_from, "drawn_labels": self.labels}
         return {
             "name": self.name,
             "sha256": sha256_file(self.path),
@@ -96,6 +106,7 @@ class DataSource:
     train: SplitFiles
     eval: SplitFiles
     bad: BadRows
+    reader: Reader
 
     @property
     def sources(self) -> list[Source]:
@@ -159,18 +170,21 @@ def read_source(
     Raises:
         DataError: a file is missing or broken.
     """
-    reader = _Reader(data, folder, max_length, seed, first)
+    reader = Reader(data, folder, max_length, seed, first)
     train = SplitFiles("train", reader.sources(data.train, "data.train", data.max_rows))
     held = [data.eval] if isinstance(data.eval, str) else []
-    found = DataSource(
-        train, SplitFiles("eval", reader.sources(held, "data.eval", None)), reader.bad
-    )
+    files = SplitFiles("eval", reader.sources(held, "data.eval", None))
+    found = DataSource(train, files, reader.bad, reader)
     _settle(found.sources, data)
     return found
 
 
-class _Reader:
-    """Reads the sources of a data section."""
+class Reader:
+    """Reads the sources of a data section.
+
+    Of rows that are drawn label by label, the first ones are read before: by them a format is
+    recognised, and so the column of the label.
+    """
 
     def __init__(
         self, data: DataSection, folder: Path, max_length: int, seed: int, first: int | None
@@ -189,6 +203,7 @@ class _Reader:
         ]
         paths = [read.find(each.source, self._folder, key) for each in own]
         found: list[Source] = []
+        drawn = self._first is None and self._data.draw == "seed"
         for number, (item, path) in enumerate(zip(own, paths, strict=True)):
             update = {
                 name: value
@@ -196,25 +211,56 @@ class _Reader:
                 if (value := getattr(item, name)) is not None
             }
             given = self._data.model_copy(update=update)
-            source = Source(path, _name(paths, number), given, [])
+            # One that is there twice is one task of a prompt for several.
+            source = Source(path, _name(paths, number), given, own.index(item), item.rows)
+            source.to_draw = drawn and (most is not None or item.rows is not None)
             left = None if most is None else most - sum(len(each.rows) for each in found)
-            self._fill(source, item.rows, left)
-            for row in source.rows:
-                # One that is there twice is one task of a prompt for several.
-                row.source, row.name = own.index(item), source.name
+            self._fill(source, left)
             found.append(source)
         return found
 
-    def _fill(self, source: Source, drawn: int | None, most: int | None) -> None:
-        """Read the rows of a source: some that are drawn, or the first `most`."""
-        if drawn is None:
-            limits = [limit for limit in (most, self._first) if limit is not None]
-            found = read.read(source.path, self.bad, min(limits, default=None))
-            source.rows = list(self._cut(found))
+    def draw(self, sources: Sequence[Source], label_of: LabelOf) -> None:
+        """Draw the rows that the recipe asks for, label by label, once the formats are known."""
+        most = self._data.max_rows
+        common = None if most is None else Sample(most, self._seed)
+        drawn = [source for source in sources if source.to_draw]
+        for source in drawn:
+            source.drawn_from = 0
+            own = common if source.wanted is None else Sample(source.wanted, self._seed)
+            assert own is not None
+            for row in self._rows(source):
+                source.drawn_from += 1
+                own.add(row, label_of(source, row))
+            source.rows = [] if own is common else own.rows()
+            for row in source.rows if common else ():
+                common.add(row, label_of(source, row))
+        together = common.rows() if common else []
+        for source in drawn:
+            if common:
+                source.rows = [row for row in together if row.name == source.name]
+            if len(source.rows) == source.drawn_from:
+                source.drawn_from = None
+            labels = Counter(label_of(source, row) for row in source.rows)
+            source.labels = {key: labels[key] for key in sorted(filter(None, labels))}
+
+    def _fill(self, source: Source, most: int | None) -> None:
+        """Read the rows of a source: the first ones to know it by, some that are drawn, or all."""
+        if source.to_draw:
+            known = BadRows(self._data.max_bad_rows)
+            source.rows = list(self._rows(source, EVIDENCE, known))
+        elif source.wanted is None or self._data.draw == "seed":
+            limits = [limit for limit in (most, self._first, source.wanted) if limit is not None]
+            source.rows = list(self._rows(source, min(limits, default=None)))
         else:
-            every = self._cut(read.read(source.path, self.bad))
-            chosen, source.drawn_from = _draw(every, drawn, self._seed)
+            chosen, source.drawn_from = first_version(self._rows(source), source.wanted, self._seed)
             source.rows = chosen[:most]
+
+    def _rows(
+        self, source: Source, most: int | None = None, bad: BadRows | None = None
+    ) -> Iterator[Row]:
+        for row in self._cut(read.read(source.path, bad or self.bad, most)):
+            row.source, row.name = source.number, source.name
+            yield row
 
     def _cut(self, rows: Iterable[Row]) -> Iterator[Row]:
         for row in rows:
@@ -230,24 +276,6 @@ def in_source(error: TunerError, source: Source) -> TunerError:
         fix += f"; for this source alone: {{source: {source.path.name}, template: NAME, columns: "
         fix += "{template's name: file's name}}"
     return type(error)(f"{source.name}: {error.what}", error.why, fix, error.problems)
-
-
-def _draw(rows: Iterable[Row], most: int, seed: int) -> tuple[list[Row], int]:
-    """Return `most` rows, in their order, and how many there are in all.
-
-    Which ones depends on the seed and on their contents, not on their places: files whose rows
-    belong together line by line are drawn from independently.
-    """
-    count = 0
-
-    def marked() -> Iterator[tuple[bytes, int, Row]]:
-        nonlocal count
-        for count, row in enumerate(rows, 1):
-            text = f"{seed}:{json.dumps(row.values, sort_keys=True, default=str)}"
-            yield hashlib.sha256(text.encode()).digest(), count, row
-
-    chosen = heapq.nsmallest(most, marked(), key=lambda each: each[:2])
-    return [row for _, _, row in sorted(chosen, key=lambda each: each[1])], count
 
 
 def _name(paths: Sequence[Path], number: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Generic
 from tuner.data.example_maker import ExampleMaker
 from tuner.data.files import EVIDENCE, Source, SplitFiles, in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
+from tuner.data.read import Row
 from tuner.data.split import Item, Split, split
 from tuner.data.template_match import Fit
 from tuner.data.turn_rules import refuse_own_system
@@ -102,11 +103,20 @@ class Pipeline(ABC, Generic[Item]):
         for each in files:
             self._refuse_empty(each, each.rows)
         self._recognise()
+        self.source.reader.draw(self.source.train.sources, self._row_label)
         train, held = (self._items(each) for each in files)
         self.source.bad.stop_if_too_many()
         for each, found in zip(files, (train, held), strict=True):
             self._refuse_empty(each, found)
-        return split(train, held, self.data, self.inputs.seed, self.unit)
+        return split(train, held, self.data, self.inputs.seed, self.unit, self._label)
+
+    def _row_label(self, source: Source, row: Row) -> str | None:
+        """What a row is stratified by where rows are drawn; None: nothing."""
+        return None
+
+    def _label(self, item: Item) -> str | None:
+        """What an item is stratified by where rows are held out; None: nothing."""
+        return None
 
     def _recognise(self) -> None:
         """Find the format of each source by its first rows, and keep those of a preview."""

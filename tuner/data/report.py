@@ -39,6 +39,7 @@ WARNINGS = {
     "unread_turn_keys": "keys of turns that nothing reads: {names}",
     "ignored_columns": "columns not used: {names}",
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",
+    "labels_not_held_out": "labels that no held-out row has: {names}",
     "special_tokens_in_text": "special tokens in the rows' text, kept literal "
     "(data.special_tokens_in_text): {}",
     "unpaired_rows": "{} rows make no pair and are not used: there is no better and worse answer "
@@ -114,6 +115,7 @@ def chat_facts(maker: ExampleMaker) -> dict[str, Any]:
     return {
         "chat_template_origin": maker.chat_template_origin,
         "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest(),
+        **({"chat_date": maker.chat_date} if maker.chat_date else {}),
     }
 
 

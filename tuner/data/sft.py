@@ -23,7 +23,7 @@ from tuner.data.recognise import recognise
 from tuner.data.rendered import Rendered
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
 from tuner.data.split import Split
-from tuner.data.template import Template
+from tuner.data.template import Template, variables
 from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.trained_prompts import trained
@@ -37,7 +37,8 @@ WARNED = (
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
     *("text_after_answers", "turns_learned_by_key", "unanswered_rows", "unread_turn_keys"),
-    *("ignored_columns", "eval_rows_also_in_train", "special_tokens_in_text"),
+    *("ignored_columns", "eval_rows_also_in_train", "labels_not_held_out"),
+    "special_tokens_in_text",
 )
 
 
@@ -135,6 +136,24 @@ class SftData(Pipeline[Dialogue]):
         train = self.maker.encode(items.train, bad)
         held = self.maker.encode(items.eval, bad, prompts=True)
         return settle(self.data, self.maker, (train, held), self.inputs.context_length)
+
+    def _row_label(self, source: Source, row: Row) -> str | None:
+        template = source.fit.template
+        column = template.label or (template.cloze.label if template.cloze else None)
+        known = self.data.labels or template.labels
+        if column is None and (known or self.head == "classes") and template.turns:
+            read = variables(template.turns[-1].content or "")
+            column = next(iter(read)) if len(read) == 1 else None
+        value = None if column is None else source.fit.value(row, column)
+        text = "" if value is None else str(value).strip()
+        return text if text and (text in known or not known) else None
+
+    def _label(self, item: Dialogue) -> str | None:
+        template = self.source.train.sources[item.source].fit.template
+        answer = item.answer.strip()
+        known = self.data.labels or template.labels or item.words
+        labelled = template.label is not None or self.head == "classes"
+        return answer if labelled or answer in known else None
 
     def _labelled(self, rows: Sequence[Dialogue]) -> list[Dialogue]:
         """The rows of sources that have labels; all of them, if they are classified."""

@@ -12,6 +12,7 @@ from tuner.data.prepared import Inputs
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
 from tuner.data.system_turn import with_system
+from tuner.machine import launch
 from tuner.plan import rlhf as plan_rlhf
 from tuner.plan.prompts import refuse_other_prompts
 from tuner.rewards.rules import ExactAnswerRule
@@ -66,8 +67,9 @@ def read(
     if base.recipe.model.chat_template != "auto" and prepared.chat_template:
         origin = f"model.chat_template: {base.recipe.model.chat_template}"
         prepared = replace(prepared, report={**prepared.report, "chat_template_origin": origin})
+    date = prepared.report.get("chat_date")
     settle_prompts(
-        base.recipe, base.tokenizer, base.stop_ids, prepared.sent, prepared.chat_template
+        base.recipe, base.tokenizer, base.stop_ids, prepared.sent, prepared.chat_template, date
     )
     parties = plan_rlhf.parties(base.loaded, policy, base.base, base.tokenizer, chained)
     return Data(prepared, ptx, parties)
@@ -79,6 +81,7 @@ def settle_prompts(
     stop_ids: Collection[int],
     sent: PromptFormat,
     template: str | None,
+    date: str | None = None,
 ) -> None:
     """Give the tokenizer the chat template that writes the prompts of the rows.
 
@@ -91,6 +94,7 @@ def settle_prompts(
         stop_ids: tokens that end an answer.
         sent: how prompts are sent.
         template: the chat template that the rows were rendered with; None for plain text.
+        date: that they show, if the template writes one.
 
     Raises:
         DataError: another prompt is sent than is trained.
@@ -101,7 +105,7 @@ def settle_prompts(
     elif template:
         wanted = {} if recipe.model.chat_arguments is not None else sent.arguments
         tokenizer.chat_template = with_defaults(with_system(template, system), wanted)
-    refuse_other_prompts(tokenizer, stop_ids, sent)
+    refuse_other_prompts(tokenizer, stop_ids, sent, date)
 
 
 def pipeline(
@@ -118,7 +122,8 @@ def pipeline(
     """
     recipe = loaded.recipe
     rlhf, section = recipe.rlhf, recipe.data
-    inputs = Inputs(section, tokenizer, loaded.folder, recipe.run.seed, room, stop_ids)
+    date = launch.today() if recipe.model.chat_date == "auto" else recipe.model.chat_date
+    inputs = Inputs(section, tokenizer, loaded.folder, recipe.run.seed, room, stop_ids, date)
     if loaded.task == "reward":
         return PreferenceData(inputs)
     if rlhf is None:

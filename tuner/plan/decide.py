@@ -161,10 +161,12 @@ def defaults(recipe: Recipe, prepared: Prepared, base: Base, head: str, values: 
 
 
 def _conversation(prepared: Prepared, values: Values) -> None:
-    """Say what becomes of reasoning, and by which arguments answers are asked for."""
+    """Say what becomes of reasoning, which date prompts show, and how answers are asked for."""
     said, rows = prepared.report.get("rows_with_reasoning", 0), prepared.report["rows_train"]
     if said:
         values.set_auto("data.reasoning", "learn", f"{said} of {counted(rows, 'row')} have some")
+    if date := prepared.report.get("chat_date"):
+        values.set_auto("model.chat_date", date, "today; the chat template writes the date")
     if prepared.sent.arguments:
         those = f"{said} of {counted(rows, 'row')} have reasoning"
         values.set_auto("model.chat_arguments", prepared.sent.arguments, f"{those}; asked for so")

@@ -52,6 +52,7 @@ MAY_CHANGE = (
     "data.train",
     "data.eval",
     "data.long",
+    *("data.cut", "data.draw", "data.split", "model.chat_date"),
 )
 _SEED_STRIDE = 1_000_003
 # From here on a GPU gets no faster.

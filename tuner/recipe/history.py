@@ -8,10 +8,14 @@ a finished stage is recognised.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from tuner.schema.strict_yaml import Path
 from tuner.schema.suggest import listed
+
+if TYPE_CHECKING:
+    from tuner.recipe.schema import Recipe
 
 # Keys that were added later, each with the value that gives the earlier behaviour.
 ADDED: dict[str, Any] = {
@@ -19,6 +23,7 @@ ADDED: dict[str, Any] = {
     "model.tf32": False,
     "model.chat_template": "auto",
     "model.chat_arguments": None,
+    "model.chat_date": "auto",
     "data.reasoning": "auto",
     "data.reasoning_column": None,
     "data.learn": "answers",
@@ -29,6 +34,13 @@ ADDED: dict[str, Any] = {
     "train.adam_beta2": 0.999,
     "train.adam_epsilon": 1e-8,
     "run.deterministic": False,
+}
+# Keys of how rows are chosen and cut, each with its default and what there was before it.
+ROWS: dict[str, tuple[Any, Any]] = {
+    "data.split": ("prompt", "row"),
+    "data.draw": ("seed", "first"),
+    "data.cut": ("auto", "answer"),
+    "data.max_length": ("auto", "context"),
 }
 # Columns that earlier versions of these templates did not read.
 _NOW_READ = {"chat": "system", "prompt_completion": "history"}
@@ -50,6 +62,7 @@ def answer(path: Path, value: Any) -> str | None:
 
 def renew_lock(tree: dict[str, Any], lines: dict[Path, int]) -> None:
     """Give the keys of a run's lock, and their lines, their present names."""
+    _renew_rows(tree, lines)
     train, run = tree.get("train"), tree.get("run")
     if isinstance(train, dict) and isinstance(fields := train.get("trl"), dict):
         if not fields.keys() <= set(_OF_TRL):
@@ -61,6 +74,51 @@ def renew_lock(tree: dict[str, Any], lines: dict[Path, int]) -> None:
     if isinstance(run, dict) and run.get("strategy") == "deepspeed":
         # It was refused for several processes, and had no effect for one.
         run["strategy"] = "auto"
+
+
+def _renew_rows(tree: dict[str, Any], lines: dict[Path, int]) -> None:
+    """Let the rows of a lock that has no key for it be chosen and cut as they were then."""
+    data = tree.get("data")
+    if not isinstance(data, dict) or "split" in data:
+        return
+    for key, value in _rows_then(*(tree.get(name) for name in ("reward", "rlhf", "ppo"))).items():
+        if data.get(key, "auto") == "auto":
+            data[key] = value
+            lines.setdefault(("data", key), lines.get(("data",), 1))
+
+
+def _rows_then(reward: Any, rlhf: Any, ppo: Any) -> dict[str, Any]:
+    """What earlier versions did with rows; preferences and prompts they never cut."""
+    mixed = ppo and dict(ppo).get("ptx_data") is not None
+    then = {key.removeprefix("data."): value for key, (_, value) in ROWS.items()}
+    return {**then, "cut": "drop"} if (reward or rlhf) and not mixed else then
+
+
+def rows_as_begun(values: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Return how the rows of a run that an earlier version began are chosen and cut, by key.
+
+    Args:
+        values: of the plan in its record.
+        recipe: as it is now; keys that it sets are kept.
+    """
+    if values.get("data.split", {}).get("origin", BEGUN) != BEGUN or not values:
+        return {}
+    then = _rows_then(recipe.reward, recipe.rlhf, recipe.ppo)
+    return {
+        key: value
+        for key, value in then.items()
+        if getattr(recipe.data, key) == ROWS[f"data.{key}"][0]
+    }
+
+
+def chat_date(record: Mapping[str, Any]) -> str:
+    """Return the date that the prompts of a run show, if its chat template writes one."""
+    known = record.get("plan", {}).get("values", {}).get("model.chat_date")
+    if known is not None:
+        return str(known["value"])
+    # There was no such key: templates wrote the day on which the run was prepared.
+    started = datetime.fromisoformat(record["started"]) if record.get("started") else None
+    return started.astimezone().date().isoformat() if started else "auto"
 
 
 def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,9 +189,22 @@ def old_dtype(values: Mapping[str, Any]) -> str | None:
     return "float32" if tuple(found.values()) == ("cuda", "float32") else None
 
 
-def in_first_version_form(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a dumped recipe in the form of the first version, as far as that had the keys."""
+def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) -> dict[str, Any]:
+    """Return a dumped recipe in the form of the first version, as far as that had the keys.
+
+    Args:
+        values: by section and key.
+        origins: of the values; one that a resumed run has from its record does not count.
+    """
     then = {section: dict(keys) for section, keys in values.items()}
+    if origins.get("model.chat_date") == BEGUN:
+        then["model"]["chat_date"] = "auto"
+    for key, (default, _) in ROWS.items():
+        name = key.removeprefix("data.")
+        if origins.get(key) == BEGUN:
+            then["data"][name] = default
+        if name != "max_length" and then["data"][name] == default:
+            del then["data"][name]
     fields = {name: then["train"][name] for name in _OF_TRL}
     for key, value in ADDED.items():
         section, _, name = key.partition(".")

@@ -22,6 +22,7 @@ from tuner.recipe.export import ExportSection
 from tuner.recipe.schema_learn import Learn
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
+from tuner.recipe.schema_rows import Cut, Draw, MaxLength, Split
 from tuner.recipe.schema_source import Sources
 from tuner.schema.fields import (
     FILE,
@@ -93,18 +94,18 @@ class DataSection(Section):
         Text | None,
         Field(description="system turn of rows that have none, and of chats without one"),
     ] = None
-    max_length: Annotated[
-        AutoCount, Field(description="maximum tokens per example; auto: the context length")
-    ] = "auto"
+    max_length: MaxLength = "auto"
     long: Annotated[
         Literal["auto", "truncate", "split", "error"],
         Field(
-            description="rows over max_length: cut, split (plain text), stop; auto: cut up to half"
+            description="rows over max_length: cut, split (plain text), stop; auto: split plain "
+            "text, cut the rest as data.cut says"
         ),
     ] = "auto"
-    max_rows: Annotated[
-        Count | None, Field(description="use only this many rows, from the start")
-    ] = None
+    cut: Cut = "auto"
+    max_rows: Annotated[Count | None, Field(description="use only this many training rows")] = None
+    draw: Draw = "seed"
+    split: Split = "prompt"
     packing: Annotated[
         AutoFlag,
         Field(description="pack the rows of a micro-batch into one sequence, without padding"),

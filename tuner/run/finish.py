@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 def write_inputs(plan: Plan, folder: RunFolder) -> None:
     """Write `recipe.lock.yaml` and `data_report.json`."""
-    section = plan.recipe.model.model_copy(update={"code_sha256": plan.base.code_sha256})
+    date = plan.values["model.chat_date"].value
+    pinned = {"code_sha256": plan.base.code_sha256, "chat_date": date}
+    section = plan.recipe.model.model_copy(update=pinned)
     recipe = plan.recipe.model_copy(update={"model": section})
     text = dump.dump(recipe, plan.loaded.folder)
     write_file(folder.path / LOCK, text.encode())
