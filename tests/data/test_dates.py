@@ -89,6 +89,7 @@ def tokens(plan: Plan) -> str:
 def test_a_run_keeps_the_date_on_which_it_began(dated: Path, clock: Clock, tmp_path: Path) -> None:
     """G01: after midnight, `--resume` and the lock give the same tokens; a new run does not."""
     folder = tmp_path / "run"
+    folder.mkdir()
     began = planned(dated, folder)
     assert began.values["model.chat_date"].value == "2026-11-28"
     shown = began.tokenizer.decode(began.prepared.train[0].input_ids)
@@ -123,11 +124,12 @@ def test_a_run_keeps_the_date_on_which_it_began(dated: Path, clock: Clock, tmp_p
 def test_a_run_of_an_earlier_version_shows_the_day_of_its_start(
     dated: Path, clock: Clock, tmp_path: Path
 ) -> None:
+    (tmp_path / "run").mkdir()
     began = planned(dated, tmp_path / "run")
     record = began.as_dict()
     del record["values"]["model.chat_date"]
     started = library.datetime(2026, 11, 28, 12).astimezone().isoformat()
-    head = {"format": 1, "tuner": "0.1.0", "started": started, "plan": record}
+    head = {"format": 1, "tuner": "0.1.0", "status": "failed", "started": started, "plan": record}
     disk.write_json(tmp_path / "run/run.json", head)
     clock.set("2026-12-24")
     assert tokens(planned(dated, tmp_path / "run", resume=True)) == tokens(began)

@@ -79,10 +79,10 @@ def test_files_are_found_beside_the_recipe_first(
     assert prepared(tmp_path / "recipe", "a.jsonl").report["rows_train"] == 5
 
 
-def test_max_rows_takes_the_first(tmp_path: Path) -> None:
+def test_max_rows_takes_the_first_where_the_recipe_says_so(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", ROWS)
     write_rows(tmp_path / "b.jsonl", ROWS)
-    result = prepared(tmp_path, "a.jsonl", "b.jsonl", max_rows=18)
+    result = prepared(tmp_path, "a.jsonl", "b.jsonl", max_rows=18, draw="first")
     assert [example.row for example in result.train][15:] == [
         "a.jsonl:16",
         "b.jsonl:1",

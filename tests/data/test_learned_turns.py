@@ -97,9 +97,8 @@ def test_weights_of_tokens(tmp_path: Path, render: str) -> None:
     assert weights == [0.5] * cut + [0.25] * (len(weights) - cut)
     assert texts[-1] == END
     assert row.weight == sum(weights)
-    cropped = prepared(
-        tmp_path, [{"messages": turns}], tokenizer, max_length=len(row.input_ids) - 1, render=render
-    ).train[0]
+    keys: dict[str, Any] = {"max_length": len(row.input_ids) - 1, "cut": "answer"}
+    (cropped,) = prepared(tmp_path, [{"messages": turns}], tokenizer, render=render, **keys).train
     assert cropped.weights == row.weights[: len(cropped.input_ids)]
 
 

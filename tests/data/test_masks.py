@@ -145,7 +145,8 @@ def test_every_example_has_one_bos(tmp_path: Path) -> None:
                 ids = prepared(tmp_path, [row], tokenizer, render=render).train[0].input_ids
                 assert ids[0] == bos
                 assert ids.count(bos) == 1
-    result = prepared(tmp_path, [FORMATS["pair"]] * 2 + [FORMATS["chat"]], tokenizer, max_rows=1)
+    rows = [FORMATS["pair"]] * 2 + [FORMATS["chat"]]
+    result = prepared(tmp_path, rows, tokenizer, max_rows=1, draw="first")
     assert result.chat_template is not None
     assert result.chat_template.startswith("{{ bos_token }}")
     plain = make_tokenizer("plain")

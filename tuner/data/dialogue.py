@@ -51,7 +51,8 @@ class Dialogue:
 
     `answer` is the last turn's text; for a cloze it is the label, whose word is in the segments.
     `source` is the number of the file that the row comes from. `unanswered` says that the row has
-    further turns, which no answer follows.
+    further turns, which no answer follows. `documents` are the texts that may lose their end;
+    `cut_texts` says that one did.
     """
 
     row: str
@@ -63,6 +64,8 @@ class Dialogue:
     cut_characters: int = 0
     source: int = 0
     unanswered: bool = False
+    documents: tuple[str, ...] = ()
+    cut_texts: bool = False
 
     def with_answer(self, answer: str) -> Dialogue:
         """Return the same row with a different last answer, without reasoning before it."""

@@ -81,6 +81,10 @@ class Encoder:
         """The control tokens, which are kept literal in the text of rows."""
         return self._control.words
 
+    def offsets(self, text: str) -> list[Span]:
+        """Return where the tokens of a plain text are in it."""
+        return list(self._backend.encode(text, add_special_tokens=False).offsets)
+
     def encode(self, examples: Sequence[Rendered], prompts: bool = False) -> list[Encoded | BadRow]:
         """Encode examples; a row that cannot be encoded safely yields its problem."""
         results: list[Encoded | BadRow] = []

@@ -93,9 +93,9 @@ class ExampleMaker:
         if chat:
             self._chat = ChatTemplate(tokenizer, inputs.stop_ids, inputs.date)
             self._finder = SpanFinder(self._chat, self._context)
-        borders = data.long == "split"
+        borders = inputs.splits(head)
         self.encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
-        self._suffix = closing(tokenizer)
+        self.suffix = closing(tokenizer)
         if data.system is not None:
             refuse_system(self._chat, data.system, self.encoder.control_words)
 
@@ -234,7 +234,7 @@ class ExampleMaker:
                 task=task,
                 weights=encoded.weights[:most],
             )
-        ids = encoded.prompt_ids[: most - len(self._suffix)] + self._suffix
+        ids = encoded.prompt_ids[: most - len(self.suffix)] + self.suffix
         nothing = [False] * len(ids)
         if self.head == "classes":
             label = self._labels.index(rendered.dialogue.answer.strip())
@@ -270,7 +270,7 @@ class ExampleMaker:
         """Return the tokens that an example would have without truncation."""
         if self.head == "language":
             return len(encoded.ids)
-        return len(encoded.prompt_ids) + len(self._suffix) + len(made.target)
+        return len(encoded.prompt_ids) + len(self.suffix) + len(made.target)
 
     def stop_if_too_many_dropped(self, rows: int, kept: set[str], longest: int) -> None:
         """Raise when truncation leaves too many rows without an answer.

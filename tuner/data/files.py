@@ -180,20 +180,17 @@ def read_source(
 
 
 class Reader:
-    """Reads the sources of a data section.
-
-    Of rows that are drawn label by label, the first ones are read before: by them a format is
-    recognised, and so the column of the label.
-    """
+    """Reads the sources of a data section; of rows that are drawn, first those by which the column
+    of the label is known. `most` characters of a text are enough to cut it."""
 
     def __init__(
         self, data: DataSection, folder: Path, max_length: int, seed: int, first: int | None
     ) -> None:
         self.bad = BadRows(data.max_bad_rows)
         self._data, self._folder, self._seed, self._first = data, folder, seed, first
-        self._most = (
-            None if data.long == "split" else (max_length + SPARE_TOKENS) * CHARACTERS_PER_TOKEN
-        )
+        self.most = (max_length + SPARE_TOKENS) * CHARACTERS_PER_TOKEN
+        # What plain text is, and is read to its end, is known only when its format is.
+        self._whole = data.long == "split" or (data.long == "auto" and data.cut != "answer")
 
     def sources(self, items: Sequence[SourceItem], key: str, most: int | None) -> list[Source]:
         """Read the sources of a split, at most so many rows of all together."""
@@ -232,13 +229,14 @@ class Reader:
                 source.drawn_from += 1
                 own.add(row, label_of(source, row))
             source.rows = [] if own is common else own.rows()
-            for row in source.rows if common else ():
-                common.add(row, label_of(source, row))
+            if common is not None:
+                for row in source.rows:
+                    common.add(row, label_of(source, row))
         together = common.rows() if common else []
         for source in drawn:
             if common:
                 source.rows = [row for row in together if row.name == source.name]
-            if len(source.rows) == source.drawn_from:
+            if source.wanted is None and len(source.rows) == source.drawn_from:
                 source.drawn_from = None
             labels = Counter(label_of(source, row) for row in source.rows)
             source.labels = {key: labels[key] for key in sorted(filter(None, labels))}
@@ -264,8 +262,8 @@ class Reader:
 
     def _cut(self, rows: Iterable[Row]) -> Iterator[Row]:
         for row in rows:
-            if self._most is not None:
-                read.cut(row, self._most)
+            if not self._whole:
+                read.cut(row, self.most)
             yield row
 
 

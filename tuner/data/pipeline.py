@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, Generic
 
+from tuner.data import read
 from tuner.data.example_maker import ExampleMaker
 from tuner.data.files import EVIDENCE, Source, SplitFiles, in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
@@ -104,11 +105,18 @@ class Pipeline(ABC, Generic[Item]):
             self._refuse_empty(each, each.rows)
         self._recognise()
         self.source.reader.draw(self.source.train.sources, self._row_label)
+        for source in self.source.sources:
+            for row in () if self._splits(source) else source.rows:
+                read.cut(row, self.source.reader.most)
         train, held = (self._items(each) for each in files)
         self.source.bad.stop_if_too_many()
         for each, found in zip(files, (train, held), strict=True):
             self._refuse_empty(each, found)
         return split(train, held, self.data, self.inputs.seed, self.unit, self._label)
+
+    def _splits(self, source: Source) -> bool:
+        """Whether rows of a source become pieces where they are too long."""
+        return False
 
     def _row_label(self, source: Source, row: Row) -> str | None:
         """What a row is stratified by where rows are drawn; None: nothing."""

@@ -35,12 +35,13 @@ class Inputs:
     date: str | None = None
 
     def max_length(self) -> int:
-        """Return the tokens of the longest example: the recipe's, else all that the model can take.
+        """Return the tokens that an example may have: the recipe's number, else all that the model
+        can take.
 
         Raises:
             RecipeError: the recipe says more than the model can take.
         """
-        if self.data.max_length == "auto":
+        if isinstance(self.data.max_length, str):
             return self.context_length
         if self.data.max_length > self.context_length:
             raise RecipeError(
@@ -49,6 +50,11 @@ class Inputs:
                 f"set data.max_length: {self.context_length} or less",
             )
         return self.data.max_length
+
+    def splits(self, head: str = "language") -> bool:
+        """Return whether plain text that is too long becomes pieces."""
+        by_itself = self.data.long == "auto" and self.data.cut != "answer"
+        return head == "language" and (self.data.long == "split" or by_itself)
 
 
 @dataclass(frozen=True)

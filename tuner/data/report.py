@@ -20,6 +20,14 @@ WARNINGS = {
     "rows_cut_while_reading": "long texts cut while reading: {names}",
     "dropped_no_answer_left": "{:row} dropped: truncation left none of their answer",
     "eval_dropped_no_answer_left": "{:eval row} dropped: truncation left none of their answer",
+    "left_out_too_long": "{:row} left out: longer than {max_length} tokens, and only their answers "
+    "could be cut (data.cut)",
+    "eval_left_out_too_long": "{:eval row} left out: longer than {max_length} tokens, and only "
+    "their answers could be cut (data.cut)",
+    "documents_cut": "{:row} without the end of their document, to fit into {max_length} tokens: "
+    "the answers are whole (data.cut)",
+    "rows_without_oldest_turns": "{:chat} without their oldest turns, to fit into {max_length} "
+    "tokens: {supervised_tokens_cut_share:.1%} of supervised tokens are lost (data.cut)",
     "dropped_too_long": "{:row} left out: longer than {max_length} tokens, and rows are never cut",
     "eval_dropped_too_long": "{:eval row} left out: longer than {max_length} tokens",
     "split_rows": "{:long text} split into {split_pieces} pieces of at most {max_length} tokens",
@@ -91,8 +99,14 @@ def losses(maker: ExampleMaker) -> dict[str, Any]:
         "eval_split_rows": len(held.pieces),
         "eval_split_pieces": sum(held.pieces.values()),
         "dropped_no_answer_left": len({*train.dropped}),
+        "left_out_too_long": len(train.left_out),
+        "documents_cut": len(train.documents),
+        "rows_without_oldest_turns": len(train.turns),
         "truncated_rows": len(train.truncated),
         "eval_dropped_no_answer_left": len({*held.dropped}),
+        "eval_left_out_too_long": len(held.left_out),
+        "eval_documents_cut": len(held.documents),
+        "eval_rows_without_oldest_turns": len(held.turns),
         "eval_truncated_rows": len(held.truncated),
         **token_facts(maker),
     }

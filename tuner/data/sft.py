@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from tuner.data import cut, strata
 from tuner.data.check_row import ODDITIES, check, oddities
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.encode import Encoded
@@ -14,7 +15,7 @@ from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker, Pair
 from tuner.data.files import Source, SplitFiles
 from tuner.data.labels import labels_of
-from tuner.data.long import refuse_split, settle
+from tuner.data.long import Fitting, length_facts, refuse_split
 from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import EvalRow, Inputs, Part, Preview, PromptFormat
 from tuner.data.preview_parts import parts_of
@@ -23,7 +24,7 @@ from tuner.data.recognise import recognise
 from tuner.data.rendered import Rendered
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
 from tuner.data.split import Split
-from tuner.data.template import Template, variables
+from tuner.data.template import Template
 from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.trained_prompts import trained
@@ -33,7 +34,8 @@ from tuner.errors import DataError
 RAW_PROMPT_TOKENS = 32
 # What a reader of the report should not overlook, costliest first.
 WARNED = (
-    *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
+    *("left_out_too_long", "eval_left_out_too_long", "truncated_rows", "rows_cut_while_reading"),
+    *("dropped_no_answer_left", "rows_without_oldest_turns", "documents_cut"),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
     *("text_after_answers", "turns_learned_by_key", "unanswered_rows", "unread_turn_keys"),
@@ -93,6 +95,7 @@ class SftData(Pipeline[Dialogue]):
         self._disliked += len(source.rows) - len(liked)
         rules = replace(self._rules, system=source.data.system)
         renderer = RowRenderer(source.fit, self.data.labels, rules)
+        documents = source.fit.template.documents
 
         def dialogue(row: Row) -> Dialogue | None:
             made = renderer.render(row)
@@ -101,7 +104,8 @@ class SftData(Pipeline[Dialogue]):
             check(made)
             self._unanswered += made.unanswered
             self._odd.update(oddities(made))
-            return made
+            values = [source.fit.value(row, name) for name in documents]
+            return replace(made, documents=tuple(cut.documents(values)))
 
         return self.source.each(liked, dialogue)
 
@@ -135,25 +139,18 @@ class SftData(Pipeline[Dialogue]):
         self._unread = self.maker.unread_keys(rows)
         train = self.maker.encode(items.train, bad)
         held = self.maker.encode(items.eval, bad, prompts=True)
-        return settle(self.data, self.maker, (train, held), self.inputs.context_length)
+        return Fitting(self.inputs, self.maker, self.labels).settle(train, held)
+
+    def _splits(self, source: Source) -> bool:
+        plain = not source.rows or source.fit.template.text is not None
+        return plain and self.inputs.splits(self.head)
 
     def _row_label(self, source: Source, row: Row) -> str | None:
-        template = source.fit.template
-        column = template.label or (template.cloze.label if template.cloze else None)
-        known = self.data.labels or template.labels
-        if column is None and (known or self.head == "classes") and template.turns:
-            read = variables(template.turns[-1].content or "")
-            column = next(iter(read)) if len(read) == 1 else None
-        value = None if column is None else source.fit.value(row, column)
-        text = "" if value is None else str(value).strip()
-        return text if text and (text in known or not known) else None
+        return strata.of_row(source, row, self.data, self.head)
 
     def _label(self, item: Dialogue) -> str | None:
         template = self.source.train.sources[item.source].fit.template
-        answer = item.answer.strip()
-        known = self.data.labels or template.labels or item.words
-        labelled = template.label is not None or self.head == "classes"
-        return answer if labelled or answer in known else None
+        return strata.of_dialogue(item, template, self.data, self.head)
 
     def _labelled(self, rows: Sequence[Dialogue]) -> list[Dialogue]:
         """The rows of sources that have labels; all of them, if they are classified."""
@@ -204,6 +201,7 @@ class SftData(Pipeline[Dialogue]):
     def _report(
         self, items: Split[Dialogue], train: Sequence[Example], held: Sequence[EvalRow]
     ) -> dict[str, Any]:
+        also = {"row": "they are", "prompt": "their prompts are"}
         report = self._facts() | items.facts
         report |= {
             "rows_train": len({example.row for example in train}),
@@ -217,8 +215,9 @@ class SftData(Pipeline[Dialogue]):
             "rows_with_reasoning": sum(self.maker.reasons(items.train)),
             "tokens_sha256": tokens_sha256(train),
             **losses(self.maker),
+            **length_facts(self.inputs, self.maker, [fit.template for fit in self.fits], train),
         }
-        report["warnings"] = warnings_of(report, WARNED, "they are also")
+        report["warnings"] = warnings_of(report, WARNED, also[self.data.split])
         if any(fit.template.label for fit in self.fits) and not self.data.labels:
             report["labels"] = list(self.labels)
         if self.labels and self.head != "classes":
@@ -278,7 +277,8 @@ class SftData(Pipeline[Dialogue]):
             parts.append(Part("assistant", "text", self._decoded(written), True, 1.0))
         ids = made.input_ids + written
         whole = self.maker.whole_length(encoded, made)
-        return Preview(made.row, parts, whole, made.num_tokens < whole, ids)
+        cut = made.num_tokens < whole or made.row in self.maker.train.shortened
+        return Preview(made.row, parts, whole, cut, ids)
 
     def _decoded(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids))

@@ -37,9 +37,9 @@ def shares(counts: Mapping[Key, int], wanted: int) -> dict[Key, int]:
 
     The largest remainders are rounded up; each kind gets one at least, if that is possible.
     """
-    total = max(1, sum(counts.values()))
+    total = sum(counts.values())
     wanted = min(wanted, total)
-    exact = {key: wanted * count / total for key, count in counts.items()}
+    exact = {key: wanted * count / max(1, total) for key, count in counts.items()}
     least = int(wanted >= sum(map(bool, counts.values())))
     found = {key: max(int(part), min(least, counts[key])) for key, part in exact.items()}
     short = sorted(exact, key=lambda key: (found[key] - exact[key], str(key)))

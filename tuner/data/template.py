@@ -22,6 +22,8 @@ from tuner.schema import strict_yaml
 from tuner.schema.fields import Flag, FreeMapping, Section, Text, Words
 
 AUTO = "auto"
+# Columns that hold a document where a template does not say which, the first one cut first.
+DOCUMENTS = ("document", "passage", "context", "text", "input")
 SLOT_TEXT, SLOT_LABEL = "[X]", "[Z]"
 
 
@@ -97,9 +99,22 @@ class Template(Section):
         Text | None,
         Field(description="column of the label that is the answer; true, false and 3 become text"),
     ] = None
+    document: Annotated[
+        Words,
+        Field(
+            description="columns that lose their end where a row is too long; default: those "
+            f"named {', '.join(DOCUMENTS)}"
+        ),
+    ] = ()
     separator: Annotated[str, Field(description="text between turns when rendered raw")] = "\n\n"
     by_columns: Annotated[Flag, Field(description="may be chosen by the columns alone")] = True
     samples: Annotated[tuple[Sample, ...], Field(description="rows and their rendering")] = ()
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """The columns that lose their end where a row is too long."""
+        found = self.document or [name for name in DOCUMENTS if name in self.columns.names]
+        return () if self.text is not None else tuple(found)
 
     @property
     def raw(self) -> bool:
@@ -137,7 +152,7 @@ class Template(Section):
             used |= {self.cloze.text, self.cloze.label}
         if self.label:
             used.add(self.label)
-        return used
+        return used.union(self.document)
 
 
 def environment() -> jinja2.Environment:

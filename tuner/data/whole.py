@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from tuner.data.answer_encoder import AnswerEncoder, Answers, PromptAndAnswers
 from tuner.data.bad_rows import BadRow
 from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker
+from tuner.data.long import chosen_length
 from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import Inputs, Part, Preview
 from tuner.data.report import chat_facts, sequences_sha256, skipped, token_facts, warnings_of
@@ -17,6 +18,7 @@ from tuner.data.tally import Tally
 from tuner.data.template import Template
 from tuner.data.turn_rules import refuse_rules
 from tuner.errors import DataError, RecipeError
+from tuner.recipe.schema_rows import share_of
 
 WARNED = (
     *("skipped", "ignored_columns", "dropped_too_long", "eval_dropped_too_long"),
@@ -37,7 +39,8 @@ class WholePipeline(Pipeline[Item]):
         sampled: the model answers these prompts by itself, or scores such answers.
 
     Raises:
-        RecipeError: `data.long` is truncate or split.
+        RecipeError: `data.long` is truncate or split, or `data.cut` or a share in `max_length` asks
+            to cut.
     """
 
     what: str
@@ -52,6 +55,13 @@ class WholePipeline(Pipeline[Item]):
                 "half a prompt asks something else, and half an answer is another answer",
                 "leave data.long out (rows that do not fit are dropped, if few), or set it to "
                 "error",
+            )
+        if self.data.cut not in ("auto", "drop") or share_of(self.data.max_length):
+            key = "max_length" if self.data.cut in ("auto", "drop") else "cut"
+            raise RecipeError(
+                f"data.{key}: {getattr(self.data, key)}, but preferences and prompts are never cut",
+                "half a prompt asks something else, and half an answer is another answer",
+                f"leave data.{key} out: rows that do not fit are dropped, if few",
             )
 
         why = "preferences and prompts learn the last answer, or one that the policy writes"
@@ -112,10 +122,18 @@ class WholePipeline(Pipeline[Item]):
     def _report(
         self, items: Split[Item], train: Sequence[Any], held: Sequence[Any]
     ) -> dict[str, Any]:
+        longest = max(len(each.input_ids) for each in train)
+        whole = not self.maker.train.dropped
+        length, why = chosen_length(self.data, longest, self.max_length, whole)
         report = {
             **self.source.facts(lambda source: source.fit.used),
             "skipped": skipped(self.source.bad),
-            "max_length": self.max_length,
+            "max_length": length,
+            "fitting": {
+                "max_length": why,
+                "cut": "drop",
+                "cut_why": "preferences and prompts stay whole",
+            },
             **chat_facts(self.maker),
             "truncated_rows": 0,
             "dropped_too_long": len(self.maker.train.dropped),

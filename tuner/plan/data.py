@@ -134,6 +134,8 @@ def pipeline(
         # These apply to the supervised rows then; prompts are never cut, and have no answers.
         supervised: dict[str, Any] = {"learn": "answers", "reasoning_column": None}
         supervised |= {} if section.long == "error" else {"long": "auto"}
+        supervised |= {} if isinstance(section.max_length, int) else {"max_length": "auto"}
+        supervised["cut"] = "auto"
         inputs = replace(inputs, data=section.model_copy(update=supervised))
     references = any(isinstance(part, ExactAnswerRule) for part in rlhf.reward)
     return PromptData(inputs, rlhf.max_new_tokens, references)

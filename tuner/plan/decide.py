@@ -142,12 +142,17 @@ def defaults(recipe: Recipe, prepared: Prepared, base: Base, head: str, values: 
     generates = recipe.rlhf is not None and recipe.rlhf.draws
     kept = "tokens to generate" if generates else "virtual tokens"
     own = f"{whole} minus {base.context_length - room} {kept}"
-    values.set_auto("data.max_length", room, whole if room == base.context_length else own)
+    why = prepared.report["fitting"]["max_length"] or (
+        whole if room == base.context_length else own
+    )
+    given = recipe.data.max_length
+    if isinstance(given, str) and given != "auto":
+        values.table["data.max_length"] = PlanValue(room, f"{given}: {why}")
+    values.set_auto("data.max_length", room, why)
     task = "classification" if head == "classes" else "generation"
     values.set_auto("model.task", task, f"what {base.config.get('model_type')} models are for")
     values.set_auto("data.template", prepared.template, "detected from the columns")
-    if "dropped_too_long" not in prepared.report:
-        values.set_auto("data.long", "truncate", "no row loses more than half")
+    _cut(prepared, values)
     if found_labels := prepared.report.get("labels"):
         values.table["data.labels"] = PlanValue(found_labels, "auto: the labels found in the rows")
     _conversation(prepared, values)
@@ -158,6 +163,14 @@ def defaults(recipe: Recipe, prepared: Prepared, base: Base, head: str, values: 
         if prepared.chat_template
         else "no chat turns, or the base has no chat template",
     )
+
+
+def _cut(prepared: Prepared, values: Values) -> None:
+    """Say what rows lose that are too long."""
+    fitting = prepared.report["fitting"]
+    if "long" in fitting:
+        values.set_auto("data.long", fitting["long"], fitting["long_why"])
+    values.set_auto("data.cut", fitting["cut"], fitting["cut_why"])
 
 
 def _conversation(prepared: Prepared, values: Values) -> None:

@@ -208,7 +208,8 @@ def _nothing_fits(plan: Plan, step: int, reason: str) -> ResourceError:
     recipe, ways = plan.recipe, list[str]()
     if plan.method.gradient_checkpointing and not plan.gradient_checkpointing:
         ways.append("train.gradient_checkpointing: true")
-    ways.append(f"data.max_length below {plan.max_length}")
+    longest = plan.prepared.report.get("longest", plan.max_length)
+    ways.append(f"data.max_length below {longest}")
     if getattr(recipe.method, "r", 1) > 1:
         ways.append(f"method.r below {getattr(recipe.method, 'r', 1)}")
     if recipe.model.quantize == "none" and plan.device == "cuda" and plan.method.adapter:

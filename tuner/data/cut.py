@@ -1,0 +1,175 @@
+"""Rows over `data.max_length`: what `data.cut` takes from them, so that the answer stays whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from tuner.data.bad_rows import BadRow
+from tuner.data.dialogue import Dialogue, Message
+from tuner.data.example_maker import ExampleMaker, Pair
+from tuner.data.tally import Tally
+
+# A text that would keep fewer tokens than these is no document any more.
+LEAST = 16
+_TRIES = 12
+# A cut goes back to the end of a word, unless that word is longer.
+_LONGEST_WORD = 24
+
+
+class Cutter:
+    """Cuts rows until they fit.
+
+    Args:
+        maker: renders and encodes what is left; has the length.
+        tally: counts what is cut.
+        way: of `data.cut`, except drop.
+        held: the rows are held out, so that their prompts are needed and every label must fit.
+        labels: answers to choose from.
+    """
+
+    def __init__(
+        self, maker: ExampleMaker, tally: Tally, way: str, held: bool, labels: Sequence[str]
+    ) -> None:
+        self._maker, self._tally, self._way = maker, tally, way
+        self._prompts = held or maker.head != "language"
+        self._labels = [*labels] if held and maker.head == "language" else []
+
+    def over(self, pair: Pair) -> int:
+        """Return how many tokens too many a row has; of an encoder-decoder, its prompt."""
+        rendered, encoded = pair
+        maker = self._maker
+        over = len(encoded.ids) - maker.max_length
+        if maker.head != "language":
+            over = len(encoded.prompt_ids) + len(maker.suffix) - maker.max_length
+        if not self._labels or rendered.dialogue.answer.strip() not in self._labels:
+            return over
+        sizes = [self._count(label) for label in self._labels]
+        return over + max(0, max(sizes) - self._count(rendered.dialogue.answer.strip()))
+
+    def whole(self, pair: Pair) -> bool:
+        """Return whether no answer is cut once the prompt fits."""
+        limit, head = self._maker.max_length, self._maker.head
+        return head != "sequence" or sum(pair[1].supervised) <= limit
+
+    def fitted(self, pair: Pair) -> Pair | None:
+        """Return what fits of a row with its answer whole; None if nothing else can be cut."""
+        given, dialogue = pair, pair[0].dialogue
+        if self._way in ("auto", "oldest_turns"):
+            pair = self._without_turns(pair)
+        texts = dialogue.documents if self._way == "auto" else ()
+        if self._way == "document":
+            there = [text for text in dialogue.documents if _shorter(dialogue, text, "")]
+            texts = tuple(there) or _longest(dialogue)
+        for text in texts:
+            if self.over(pair) > 0:
+                pair = self._without_end(pair, text) or pair
+        if self.over(pair) > 0 or not self.whole(pair):
+            return None
+        row = dialogue.row
+        if len(pair[0].dialogue.messages) < len(dialogue.messages):
+            self._tally.turns.add(row)
+        if pair[0].dialogue.cut_texts:
+            self._tally.documents.add(row)
+        self._tally.supervised_cut += sum(given[1].supervised) - sum(pair[1].supervised)
+        return pair
+
+    def _again(self, pair: Pair, dialogue: Dialogue) -> Pair | None:
+        """The same answers behind what is left of their row."""
+        rendered, _ = pair
+        alone = len(rendered.supervised) + len(rendered.further) <= 1
+        try:
+            text = self._maker.render(dialogue, alone)[-1]
+        except BadRow:
+            return None
+        (encoded,) = self._maker.encoder.encode([text], self._prompts)
+        return None if isinstance(encoded, BadRow) else (text, encoded)
+
+    def _without_turns(self, pair: Pair) -> Pair:
+        """A chat without its oldest turns: as few as necessary, up to the last question."""
+        dialogue = pair[0].dialogue
+        head = [each for each in dialogue.messages[:1] if each["role"] == "system"]
+        starts = _questions(dialogue.messages)
+        low, high = 0, len(starts) - 1
+        while low <= high:
+            middle = (low + high) // 2
+            rest = (*head, *dialogue.messages[starts[middle] :])
+            shorter = self._again(pair, replace(dialogue, messages=rest))
+            if shorter is None:
+                break
+            if self.over(shorter) <= 0 or middle == len(starts) - 1:
+                found = shorter
+            low, high = (low, middle - 1) if self.over(shorter) <= 0 else (middle + 1, high)
+        else:
+            return found if starts else pair
+        return pair
+
+    def _without_end(self, pair: Pair, text: str) -> Pair | None:
+        """A row whose document is shorter; None if it would be too short, or is not there."""
+        dialogue = pair[0].dialogue
+        if not _shorter(dialogue, text, ""):
+            return None
+        offsets = self._maker.encoder.offsets(text)
+        keep = len(offsets)
+        for _ in range(_TRIES):
+            over = self.over(pair)
+            if over <= 0:
+                return pair
+            keep -= over
+            if keep < LEAST:
+                return None
+            found = _shorter(dialogue, text, _to_word(text, offsets[keep - 1][1]))
+            shorter = found and self._again(pair, found)
+            if not shorter:
+                return None
+            pair = shorter
+        return None
+
+    def _count(self, text: str) -> int:
+        return len(self._maker.encoder.offsets(text))
+
+
+def _questions(messages: Sequence[Message]) -> list[int]:
+    """Where a chat may begin: at each turn of the user but the first and the very last one."""
+    users = [n for n, message in enumerate(messages[:-1]) if message["role"] == "user"]
+    return users[1:]
+
+
+def _longest(dialogue: Dialogue) -> tuple[str, ...]:
+    """The longest text before the answer."""
+    texts = [each.text for each in dialogue.segments if not each.supervised]
+    others = [each for each in dialogue.messages[:-1] if each["role"] != "assistant"]
+    texts += [str(each.get("content") or "") for each in others]
+    return (max(texts, key=len),) if texts else ()
+
+
+def _shorter(dialogue: Dialogue, text: str, by: str) -> Dialogue | None:
+    """The row with another text in the place of a document; None if it is not there as it is."""
+    dialogue = replace(dialogue, cut_characters=0, cut_texts=True)
+    for number, message in enumerate(dialogue.messages[:-1]):
+        content = message.get("content")
+        if isinstance(content, str) and text in content:
+            turn = {**message, "content": content.replace(text, by, 1)}
+            turns = (*dialogue.messages[:number], turn, *dialogue.messages[number + 1 :])
+            return replace(dialogue, messages=turns)
+    for number, segment in enumerate(dialogue.segments):
+        if not segment.supervised and text in segment.text:
+            part = replace(segment, text=segment.text.replace(text, by, 1))
+            parts = (*dialogue.segments[:number], part, *dialogue.segments[number + 1 :])
+            return replace(dialogue, segments=parts)
+    return None
+
+
+def _to_word(text: str, end: int) -> str:
+    """The beginning of a text up to a place, or to the end of the word before."""
+    start = text[:end]
+    words, _, last = start.rpartition(" ")
+    inside = end < len(text) and not text[end].isspace() and not start[-1:].isspace()
+    return (words if inside and words and len(last) < _LONGEST_WORD else start).rstrip()
+
+
+def documents(texts: Sequence[object]) -> Iterator[str]:
+    """Yield the texts among the values of a row's document columns."""
+    for text in texts:
+        if isinstance(text, str) and text.strip():
+            yield text.strip()
