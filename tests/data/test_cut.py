@@ -55,7 +55,7 @@ def passage(size: int, answer: str = "It is the sixth pier.") -> dict[str, str]:
 
 
 def test_a_document_loses_its_end_and_the_answer_stays(tmp_path: Path) -> None:
-    """Held-out prompts alike; both are as long as they may be, and end with a word."""
+    """D15: held-out prompts alike; both are as long as they may be, and end with a word."""
     rows = [passage(size, f"Answer {size}.") for size in (5, 20, 900, 901, 902, 903)]
     result = prepared(tmp_path, rows, max_length=300, eval=2, split="row")
     examples = [*result.train, *(row.example for row in result.eval)]
@@ -90,7 +90,7 @@ def test_a_cut_document_is_cut_the_same_way_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("thinks", [False, True])
 def test_a_chat_loses_its_oldest_turns(tmp_path: Path, thinks: bool) -> None:
-    """As few as necessary; the system turn stays, and what is no longer learned is counted."""
+    """D15: as few as necessary; the system turn stays, and what is no longer learned is counted."""
     turns = [{"role": "system", "content": "Be brief."}]
     for n in range(10):
         turns += [{"role": "user", "content": f"Ask {n}: {words(20, n)}"}]
@@ -128,7 +128,7 @@ def test_history_goes_before_the_input(tmp_path: Path) -> None:
 
 
 def test_rows_of_which_only_the_answer_could_be_cut(tmp_path: Path) -> None:
-    """Left out if they are few, refused if not; each way out that is printed works."""
+    """D15: left out if they are few, refused if not; each way out that is printed works."""
     long = {"prompt": words(80), "completion": "So it is."}
     few = [{"prompt": f"Ask {n}", "completion": "Yes."} for n in range(19)]
     result = prepared(tmp_path, [*few, long], max_length=100)
@@ -220,7 +220,7 @@ def test_every_label_fits_behind_a_cut_prompt(tmp_path: Path) -> None:
 
 
 def test_plain_text_becomes_pieces_by_itself(tmp_path: Path) -> None:
-    """The cases long-text and I06: nothing is lost, however long a line is."""
+    """Nothing is lost, however long a line is."""
     whole = "word " * 40_000 + "last"
     result = prepared(tmp_path, [{"text": whole}, {"text": "short"}], context=512)
     ids = [token for piece in result.train[:-1] for token in piece.input_ids]

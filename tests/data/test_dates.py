@@ -87,7 +87,7 @@ def tokens(plan: Plan) -> str:
 
 
 def test_a_run_keeps_the_date_on_which_it_began(dated: Path, clock: Clock, tmp_path: Path) -> None:
-    """G01: after midnight, `--resume` and the lock give the same tokens; a new run does not."""
+    """C19: after midnight, `--resume` and the lock give the same tokens; a new run does not."""
     folder = tmp_path / "run"
     folder.mkdir()
     began = planned(dated, folder)
@@ -138,7 +138,7 @@ def test_a_run_of_an_earlier_version_shows_the_day_of_its_start(
 def test_a_run_over_midnight_trains_scores_and_proves_one_prompt(
     dated: Path, clock: Clock, tmp_path: Path, in_process: None
 ) -> None:
-    """The gates hold on any day: artefacts write the day on which they are asked."""
+    """C19: the gates hold on any day: artefacts write the day on which they are asked."""
     began = planned(dated, tmp_path / "run", False, "export.formats=[adapter,merged]")
     clock.set("2026-11-29")
     record = spine.run(began, resume=False, console=Console(quiet=True))

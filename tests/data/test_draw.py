@@ -40,7 +40,7 @@ def lines(result: Prepared) -> list[int]:
 
 
 def test_a_file_sorted_by_label_is_drawn_from_all_over(tmp_path: Path) -> None:
-    """The case label-sorted: both classes, half each, and the report says so."""
+    """D19: both classes, half each, and the report says so."""
     result = prepared(tmp_path, SORTED, max_rows=60)
     found = lines(result)
     assert found == sorted(found)
@@ -57,6 +57,7 @@ def test_a_file_sorted_by_label_is_drawn_from_all_over(tmp_path: Path) -> None:
 
 
 def test_a_rare_label_is_drawn(tmp_path: Path) -> None:
+    """D19"""
     rows = [*SORTED, {"text": "Guest 160.", "label": "sad"}]
     drawn = prepared(tmp_path, rows, max_rows=10).report["files"][0]["drawn_labels"]
     assert drawn["sad"] == 1

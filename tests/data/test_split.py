@@ -40,7 +40,7 @@ def sides(result: Prepared) -> tuple[set[int], set[int]]:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_prompt_with_many_answers_is_on_one_side(tmp_path: Path, seed: int) -> None:
-    """The case same-prompt-many-answers; white space and case make no other prompt."""
+    """D11: white space and case make no other prompt."""
     asked = ["Write a line about {}.", "Write  a line about {}.\n", "write a line\tabout {} ."]
     things = ["iron", "铁 块", "ice", "salt", "cork", "oil"]
     rows = [
@@ -106,6 +106,7 @@ LABELS = ["calm"] * 80 + ["angry"] * 15 + ["sad"] * 3 + ["odd"]
 @pytest.mark.parametrize("head", ["language", "classes"])
 @pytest.mark.parametrize("seed", range(3))
 def test_labels_are_on_both_sides(tmp_path: Path, head: str, seed: int) -> None:
+    """D11: but for one that has a single row."""
     rows = [{"text": f"Text {n}", "label": label} for n, label in enumerate(LABELS)]
     result = prepared(tmp_path, rows, seed, eval=0.1, head=head)
     assert Counter(LABELS[n] for n in sides(result)[1]) == {"calm": 8, "angry": 1, "sad": 1}

@@ -33,7 +33,8 @@ class Cutter:
     ) -> None:
         self._maker, self._tally, self._way = maker, tally, way
         self._prompts = held or maker.head != "language"
-        self._labels = [*labels] if held and maker.head == "language" else []
+        scored = labels if held and maker.head == "language" else ()
+        self._sizes = {label: len(maker.encoder.offsets(label)) for label in scored}
 
     def over(self, pair: Pair) -> int:
         """Return how many tokens too many a row has; of an encoder-decoder, its prompt."""
@@ -42,10 +43,8 @@ class Cutter:
         over = len(encoded.ids) - maker.max_length
         if maker.head != "language":
             over = len(encoded.prompt_ids) + len(maker.suffix) - maker.max_length
-        if not self._labels or rendered.dialogue.answer.strip() not in self._labels:
-            return over
-        sizes = [self._count(label) for label in self._labels]
-        return over + max(0, max(sizes) - self._count(rendered.dialogue.answer.strip()))
+        own = self._sizes.get(rendered.dialogue.answer.strip())
+        return over if own is None else over + max(self._sizes.values()) - own
 
     def whole(self, pair: Pair) -> bool:
         """Return whether no answer is cut once the prompt fits."""
@@ -124,9 +123,6 @@ class Cutter:
                 return None
             pair = shorter
         return None
-
-    def _count(self, text: str) -> int:
-        return len(self._maker.encoder.offsets(text))
 
 
 def _questions(messages: Sequence[Message]) -> list[int]:

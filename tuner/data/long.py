@@ -116,7 +116,7 @@ class Fitting:
         shorter = None if data.cut == "drop" else cutter.fitted(pair)
         if shorter:
             yield shorter
-        elif lost is None or data.long == "truncate":
+        elif lost is None or (data.long == "truncate" and data.cut != "drop"):
             yield pair
         else:
             self._lost.append(lost)

@@ -13,6 +13,7 @@ from tuner.methods.full import StagedOptions
 from tuner.methods.method import Method
 from tuner.model.base import Base
 from tuner.plan.values import PlanValue, Stage, Values
+from tuner.recipe.history import BEGUN
 from tuner.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -180,6 +181,8 @@ def _conversation(prepared: Prepared, values: Values) -> None:
         values.set_auto("data.reasoning", "learn", f"{said} of {counted(rows, 'row')} have some")
     if date := prepared.report.get("chat_date"):
         values.set_auto("model.chat_date", date, "today; the chat template writes the date")
+    elif values.table["model.chat_date"].origin == BEGUN:
+        values.table["model.chat_date"] = PlanValue("auto", BEGUN)
     if prepared.sent.arguments:
         those = f"{said} of {counted(rows, 'row')} have reasoning"
         values.set_auto("model.chat_arguments", prepared.sent.arguments, f"{those}; asked for so")
