@@ -145,7 +145,7 @@ def test_rows_of_the_eval_file_that_stand_in_train_are_taken_out(tmp_path: Path)
     assert result.report["eval_rows_also_in_train"] == 1
     assert result.report["duplicates_in_train"] == 5
     assert any(
-        "left out of the eval split because they are also in train" in text
+        "left out of the eval split because their prompts are in train" in text
         for text in result.report["warnings"]
     )
 

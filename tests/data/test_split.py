@@ -44,7 +44,7 @@ def test_a_prompt_with_many_answers_is_on_one_side(tmp_path: Path, seed: int) ->
     asked = ["Write a line about {}.", "Write  a line about {}.\n", "write a line\tabout {} ."]
     things = ["iron", "铁 块", "ice", "salt", "cork", "oil"]
     rows = [
-        {"prompt": asked[n % 3].format(thing), "completion": f"{thing} {n}"}
+        {"prompt": asked[n // 6 % 3].format(thing), "completion": f"{thing} {n}"}
         for n, thing in enumerate(things * 5)
     ]
     train, held = sides(prepared(tmp_path, rows, seed, eval=10))

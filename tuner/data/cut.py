@@ -56,7 +56,7 @@ class Cutter:
         given, dialogue = pair, pair[0].dialogue
         if self._way in ("auto", "oldest_turns"):
             pair = self._without_turns(pair)
-        texts = dialogue.documents if self._way == "auto" else ()
+        texts: tuple[str, ...] = dialogue.documents if self._way == "auto" else ()
         if self._way == "document":
             there = [text for text in dialogue.documents if _shorter(dialogue, text, "")]
             texts = tuple(there) or _longest(dialogue)

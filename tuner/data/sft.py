@@ -201,7 +201,7 @@ class SftData(Pipeline[Dialogue]):
     def _report(
         self, items: Split[Dialogue], train: Sequence[Example], held: Sequence[EvalRow]
     ) -> dict[str, Any]:
-        also = {"row": "they are", "prompt": "their prompts are"}
+        also = {"row": "they are also", "prompt": "their prompts are"}
         report = self._facts() | items.facts
         report |= {
             "rows_train": len({example.row for example in train}),
