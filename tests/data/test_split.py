@@ -38,7 +38,7 @@ def sides(result: Prepared) -> tuple[set[int], set[int]]:
     return lines(result.train), lines([row.example for row in result.eval])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_prompt_with_many_answers_is_on_one_side(tmp_path: Path, seed: int) -> None:
     """D11: white space and case make no other prompt."""
     asked = ["Write a line about {}.", "Write  a line about {}.\n", "write a line\tabout {} ."]
@@ -104,7 +104,7 @@ LABELS = ["calm"] * 80 + ["angry"] * 15 + ["sad"] * 3 + ["odd"]
 
 
 @pytest.mark.parametrize("head", ["language", "classes"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_labels_are_on_both_sides(tmp_path: Path, head: str, seed: int) -> None:
     """D11: but for one that has a single row."""
     rows = [{"text": f"Text {n}", "label": label} for n, label in enumerate(LABELS)]

@@ -24,6 +24,7 @@ def plan(made: Plan, console: Console) -> None:
         console.text(formatting.paragraph(name, formatting.facts(name, facts, console.verbose)))
         if name == "data":
             _sources(facts["files"], console)
+            _held_out(facts, console)
     values = {key: (formatting.value(item.value), item.origin) for key, item in made.values.items()}
     shown = {key: pair for key, pair in values.items() if console.verbose or pair[1] != "default"}
     console.text()
@@ -35,6 +36,14 @@ def plan(made: Plan, console: Console) -> None:
     console.text(f"\nrun folder  {made.output}")
     for warning in made.warnings:
         console.warn(warning)
+
+
+def _held_out(facts: Mapping[str, Any], console: Console) -> None:
+    """Show how many rows of each label are held out."""
+    if held := facts.get("labels_eval"):
+        train = facts["labels_train"]
+        said = [f"{name}: {count:,} of {count + train[name]:,}" for name, count in held.items()]
+        console.text(formatting.paragraph("held out", ["; ".join(said)]))
 
 
 def _sources(files: Sequence[Mapping[str, Any]], console: Console) -> None:
