@@ -14,6 +14,7 @@ from tuner.data.dialogue import Dialogue
 from tuner.data.example import Example
 from tuner.data.preferences import PreferenceData
 from tuner.data.prepared import Inputs, Prepared
+from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
@@ -269,6 +270,47 @@ def test_preferences_are_not_cut(tmp_path: Path) -> None:
     for key, value in (("cut", "document"), ("max_length", "90%")):
         with pytest.raises(RecipeError, match=f"data.{key}: {value}, but .* never cut"):
             PreferenceData(pipeline(tmp_path, rows, **{key: value}).inputs)
+
+
+def test_prompts_of_a_policy_lose_the_same(tmp_path: Path) -> None:
+    """Their document's end or oldest turns; a response has its room, and what has neither is left
+    out as ever."""
+    turns = [
+        {"role": ("user", "assistant")[n % 2], "content": f"Turn {n}: {words(12, n)}"}
+        for n in range(9)
+    ]
+    rows = [
+        *({"context": words(size), "question": "Which pier?", "answer": ""} for size in (9, 400)),
+        *({"prompt": f"Ask {n}"} for n in range(10)),
+    ]
+    decode = make_tokenizer("chatml").decode
+
+    def prompts(*given: Any, **keys: Any) -> Prepared:
+        made = pipeline(tmp_path, given, max_length=200, **keys)
+        return PromptData(made.inputs, 50).prepare()
+
+    result = prompts({**rows[0], "answer": "x"}, {**rows[1], "answer": "x"})
+    short, cut = (decode(each.input_ids) for each in result.train)
+    assert words(9) in short
+    assert "Question: Which pier?" in cut
+    assert 180 < len(result.train[1].input_ids) <= 200
+    assert result.report["documents_cut"] == 1
+    assert result.report["warnings"][0].startswith("1 row without the end of their document")
+    chat = prompts({"messages": turns}, {"messages": turns[:1]})
+    assert "Turn 8:" in decode(chat.train[0].input_ids)
+    assert "Turn 0:" not in decode(chat.train[0].input_ids)
+    assert chat.report["rows_without_oldest_turns"] == 1
+    assert len(chat.train[0].messages) < 9
+    left = prompts(*rows[2:], {"prompt": words(200)})
+    assert (left.report["dropped_too_long"], len(left.train)) == (1, 10)
+    whole = prompts(*rows[2:], {"prompt": words(200)}, cut="document")
+    assert (whole.report["dropped_too_long"], len(whole.train)) == (0, 11)
+    dropped = prompts(
+        *({"messages": turns[:1]} for _ in range(10)), {"messages": turns}, cut="drop"
+    )
+    assert dropped.report["dropped_too_long"] == 1
+    with pytest.raises(RecipeError, match="answers are never cut"):
+        prompts({"prompt": "x"}, cut="answer")
 
 
 def test_a_document_that_is_not_there_as_it_is_stays(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Generic, TypeVar
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue, Message
@@ -16,14 +18,101 @@ _TRIES = 12
 # A cut goes back to the end of a word, unless that word is longer.
 _LONGEST_WORD = 24
 
+Kept = TypeVar("Kept")
 
-class Cutter:
-    """Cuts rows until they fit.
+
+class Cutter(ABC, Generic[Kept]):
+    """Cuts rows, or prompts, until they fit.
 
     Args:
         maker: renders and encodes what is left; has the length.
         tally: counts what is cut.
         way: of `data.cut`, except drop.
+    """
+
+    def __init__(self, maker: ExampleMaker, tally: Tally, way: str) -> None:
+        self.maker, self._tally, self._way = maker, tally, way
+
+    @abstractmethod
+    def over(self, kept: Kept) -> int:
+        """Return how many tokens too many there are."""
+
+    @abstractmethod
+    def dialogue(self, kept: Kept) -> Dialogue:
+        """Return the row."""
+
+    @abstractmethod
+    def again(self, kept: Kept, dialogue: Dialogue) -> Kept | None:
+        """Return the same behind what is left of the row; None if it cannot be encoded."""
+
+    def fitted(self, kept: Kept) -> Kept | None:
+        """Return what fits with its answer whole; None if nothing else can be cut."""
+        dialogue = self.dialogue(kept)
+        if self._way in ("auto", "oldest_turns"):
+            kept = self._without_turns(kept)
+        texts: tuple[str, ...] = dialogue.documents if self._way == "auto" else ()
+        if self._way == "document":
+            there = [text for text in dialogue.documents if _shorter(dialogue, text, "")]
+            texts = tuple(there) or _longest(dialogue)
+        for text in texts:
+            if self.over(kept) > 0:
+                kept = self._without_end(kept, text) or kept
+        if self.over(kept) > 0:
+            return None
+        left = self.dialogue(kept)
+        if len(left.messages) < len(dialogue.messages):
+            self._tally.turns.add(dialogue.row)
+        if left.cut_texts:
+            self._tally.documents.add(dialogue.row)
+        return kept
+
+    def _without_turns(self, kept: Kept) -> Kept:
+        """A chat without its oldest turns: as few as necessary, up to the last question."""
+        dialogue, found = self.dialogue(kept), kept
+        head = [each for each in dialogue.messages[:1] if each["role"] == "system"]
+        starts = _questions(dialogue.messages)
+        low, high = 0, len(starts) - 1
+        while low <= high:
+            middle = (low + high) // 2
+            rest = (*head, *dialogue.messages[starts[middle] :])
+            shorter = self.again(kept, replace(dialogue, messages=rest))
+            if shorter is None:
+                return kept
+            fits = self.over(shorter) <= 0
+            if fits or middle == len(starts) - 1:
+                found = shorter
+            low, high = (low, middle - 1) if fits else (middle + 1, high)
+        return found
+
+    def _without_end(self, kept: Kept, text: str) -> Kept | None:
+        """A row whose document is shorter; None if it would be too short, or is not there."""
+        dialogue = self.dialogue(kept)
+        if not _shorter(dialogue, text, ""):
+            return None
+        offsets = self.maker.encoder.offsets(text)
+        keep = len(offsets)
+        for _ in range(_TRIES):
+            over = self.over(kept)
+            if over <= 0:
+                return kept
+            keep -= over
+            if keep < LEAST:
+                return None
+            found = _shorter(dialogue, text, _to_word(text, offsets[keep - 1][1]))
+            shorter = found and self.again(kept, found)
+            if not shorter:
+                return None
+            kept = shorter
+        return None
+
+
+class RowCutter(Cutter[Pair]):
+    """Cuts rows.
+
+    Args:
+        maker: see `Cutter`.
+        tally: see `Cutter`.
+        way: see `Cutter`.
         held: the rows are held out, so that their prompts are needed and every label must fit.
         labels: answers to choose from.
     """
@@ -31,98 +120,45 @@ class Cutter:
     def __init__(
         self, maker: ExampleMaker, tally: Tally, way: str, held: bool, labels: Sequence[str]
     ) -> None:
-        self._maker, self._tally, self._way = maker, tally, way
+        super().__init__(maker, tally, way)
         self._prompts = held or maker.head != "language"
         scored = labels if held and maker.head == "language" else ()
         self._sizes = {label: len(maker.encoder.offsets(label)) for label in scored}
 
-    def over(self, pair: Pair) -> int:
+    def over(self, kept: Pair) -> int:
         """Return how many tokens too many a row has; of an encoder-decoder, its prompt."""
-        rendered, encoded = pair
-        maker = self._maker
+        rendered, encoded = kept
+        maker = self.maker
         over = len(encoded.ids) - maker.max_length
         if maker.head != "language":
             over = len(encoded.prompt_ids) + len(maker.suffix) - maker.max_length
         own = self._sizes.get(rendered.dialogue.answer.strip())
         return over if own is None else over + max(self._sizes.values()) - own
 
-    def whole(self, pair: Pair) -> bool:
-        """Return whether no answer is cut once the prompt fits."""
-        limit, head = self._maker.max_length, self._maker.head
-        return head != "sequence" or sum(pair[1].supervised) <= limit
+    def dialogue(self, kept: Pair) -> Dialogue:
+        """Return the row."""
+        return kept[0].dialogue
 
-    def fitted(self, pair: Pair) -> Pair | None:
-        """Return what fits of a row with its answer whole; None if nothing else can be cut."""
-        given, dialogue = pair, pair[0].dialogue
-        if self._way in ("auto", "oldest_turns"):
-            pair = self._without_turns(pair)
-        texts: tuple[str, ...] = dialogue.documents if self._way == "auto" else ()
-        if self._way == "document":
-            there = [text for text in dialogue.documents if _shorter(dialogue, text, "")]
-            texts = tuple(there) or _longest(dialogue)
-        for text in texts:
-            if self.over(pair) > 0:
-                pair = self._without_end(pair, text) or pair
-        if self.over(pair) > 0 or not self.whole(pair):
+    def fitted(self, kept: Pair) -> Pair | None:
+        """Return what fits; None also if an encoder-decoder cannot write the answer whole."""
+        targets = sum(kept[1].supervised)
+        if self.maker.head == "sequence" and targets > self.maker.max_length:
             return None
-        row = dialogue.row
-        if len(pair[0].dialogue.messages) < len(dialogue.messages):
-            self._tally.turns.add(row)
-        if pair[0].dialogue.cut_texts:
-            self._tally.documents.add(row)
-        self._tally.supervised_cut += sum(given[1].supervised) - sum(pair[1].supervised)
-        return pair
+        shorter = super().fitted(kept)
+        if shorter:
+            self._tally.supervised_cut += targets - sum(shorter[1].supervised)
+        return shorter
 
-    def _again(self, pair: Pair, dialogue: Dialogue) -> Pair | None:
-        """The same answers behind what is left of their row."""
-        rendered, _ = pair
+    def again(self, kept: Pair, dialogue: Dialogue) -> Pair | None:
+        """Return the same answers behind what is left of their row."""
+        rendered, _ = kept
         alone = len(rendered.supervised) + len(rendered.further) <= 1
         try:
-            text = self._maker.render(dialogue, alone)[-1]
+            text = self.maker.render(dialogue, alone)[-1]
         except BadRow:
             return None
-        (encoded,) = self._maker.encoder.encode([text], self._prompts)
+        (encoded,) = self.maker.encoder.encode([text], self._prompts)
         return None if isinstance(encoded, BadRow) else (text, encoded)
-
-    def _without_turns(self, pair: Pair) -> Pair:
-        """A chat without its oldest turns: as few as necessary, up to the last question."""
-        dialogue = pair[0].dialogue
-        head = [each for each in dialogue.messages[:1] if each["role"] == "system"]
-        starts = _questions(dialogue.messages)
-        low, high = 0, len(starts) - 1
-        while low <= high:
-            middle = (low + high) // 2
-            rest = (*head, *dialogue.messages[starts[middle] :])
-            shorter = self._again(pair, replace(dialogue, messages=rest))
-            if shorter is None:
-                break
-            if self.over(shorter) <= 0 or middle == len(starts) - 1:
-                found = shorter
-            low, high = (low, middle - 1) if self.over(shorter) <= 0 else (middle + 1, high)
-        else:
-            return found if starts else pair
-        return pair
-
-    def _without_end(self, pair: Pair, text: str) -> Pair | None:
-        """A row whose document is shorter; None if it would be too short, or is not there."""
-        dialogue = pair[0].dialogue
-        if not _shorter(dialogue, text, ""):
-            return None
-        offsets = self._maker.encoder.offsets(text)
-        keep = len(offsets)
-        for _ in range(_TRIES):
-            over = self.over(pair)
-            if over <= 0:
-                return pair
-            keep -= over
-            if keep < LEAST:
-                return None
-            found = _shorter(dialogue, text, _to_word(text, offsets[keep - 1][1]))
-            shorter = found and self._again(pair, found)
-            if not shorter:
-                return None
-            pair = shorter
-        return None
 
 
 def _questions(messages: Sequence[Message]) -> list[int]:

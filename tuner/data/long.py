@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.data.cut import Cutter
+from tuner.data.cut import RowCutter
 from tuner.data.encode import Encoded
 from tuner.data.example import Example
 from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker, Pair, unread
@@ -92,12 +92,12 @@ class Fitting:
         found = []
         for pairs, tally in ((train, maker.train), (held, maker.eval)):
             way = "auto" if data.cut == "drop" else data.cut
-            cutter = Cutter(maker, tally, way, tally is maker.eval, self._labels)
+            cutter = RowCutter(maker, tally, way, tally is maker.eval, self._labels)
             found.append([each for pair in pairs for each in self._fitted(pair, cutter, tally)])
         self._refuse([train, held])
         return found
 
-    def _fitted(self, pair: Pair, cutter: Cutter, tally: Tally) -> Iterator[Pair]:
+    def _fitted(self, pair: Pair, cutter: RowCutter, tally: Tally) -> Iterator[Pair]:
         """A row as it is, in pieces, shorter, or not at all."""
         rendered, encoded = pair
         data, maker = self._data, self._maker
@@ -166,7 +166,7 @@ class Fitting:
 
     def _documents(self) -> bool:
         """Whether all the rows fit once the longest text before their answers is cut."""
-        cutter = Cutter(self._maker, Tally(), "document", False, ())
+        cutter = RowCutter(self._maker, Tally(), "document", False, ())
         return all(cutter.fitted(each.pair) for each in self._lost[:MOST_TRIED])
 
 

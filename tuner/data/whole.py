@@ -22,6 +22,7 @@ from tuner.recipe.schema_rows import share_of
 
 WARNED = (
     *("skipped", "ignored_columns", "dropped_too_long", "eval_dropped_too_long"),
+    *("documents_cut", "rows_without_oldest_turns"),
     *("eval_rows_also_in_train", "special_tokens_in_text", "unpaired_rows", "identical_answers"),
     *("contradicting_pairs", "pairs_too_long", "blank_rows"),
 )
@@ -37,6 +38,7 @@ class WholePipeline(Pipeline[Item]):
         what: what may be too long, for messages.
         no_room: why no held-out item is left.
         sampled: the model answers these prompts by itself, or scores such answers.
+        stay: what is never cut, for messages; None: prompts are.
 
     Raises:
         RecipeError: `data.long` is truncate or split, or `data.cut` or a share in `max_length` asks
@@ -46,6 +48,7 @@ class WholePipeline(Pipeline[Item]):
     what: str
     no_room: str
     sampled = True
+    stay: str | None = "preferences"
 
     def __init__(self, inputs: Inputs) -> None:
         super().__init__(inputs)
@@ -56,10 +59,12 @@ class WholePipeline(Pipeline[Item]):
                 "leave data.long out (rows that do not fit are dropped, if few), or set it to "
                 "error",
             )
-        if self.data.cut not in ("auto", "drop") or share_of(self.data.max_length):
-            key = "max_length" if self.data.cut in ("auto", "drop") else "cut"
+        refused = ("answer",) if self.stay is None else ("answer", "document", "oldest_turns")
+        if self.data.cut in refused or share_of(self.data.max_length):
+            key = "cut" if self.data.cut in refused else "max_length"
+            said = getattr(self.data, key)
             raise RecipeError(
-                f"data.{key}: {getattr(self.data, key)}, but preferences and prompts are never cut",
+                f"data.{key}: {said}, but {self.stay or 'answers'} are never cut",
                 "half a prompt asks something else, and half an answer is another answer",
                 f"leave data.{key} out: rows that do not fit are dropped, if few",
             )
@@ -100,12 +105,19 @@ class WholePipeline(Pipeline[Item]):
                 self.source.bad.add(item.row, str(answers))
                 continue
             tally.foreign += answers.foreign
+            item, answers = self._cut(item, answers, encoder, tally)
             if example := self._example(item, answers, tally):
                 kept.append(example)
             else:
                 tally.dropped.append(item.row)
         self.source.bad.stop_if_too_many()
         return kept
+
+    def _cut(
+        self, item: Item, answers: Answers, encoder: AnswerEncoder, tally: Tally
+    ) -> tuple[Item, Answers]:
+        """What `data.cut` leaves of an item that is too long; the item itself if nothing can be."""
+        return item, answers
 
     def _stop_if_too_many(self, rows: int) -> None:
         """Refuse to leave out more than a tenth of the training rows, with `error` any."""
@@ -123,7 +135,7 @@ class WholePipeline(Pipeline[Item]):
         self, items: Split[Item], train: Sequence[Any], held: Sequence[Any]
     ) -> dict[str, Any]:
         longest = max(len(each.input_ids) for each in train)
-        whole = not self.maker.train.dropped
+        whole = not self.maker.train.shortened
         length, why = chosen_length(self.data, longest, self.max_length, whole)
         report = {
             **self.source.facts(lambda source: source.fit.used),
@@ -131,11 +143,15 @@ class WholePipeline(Pipeline[Item]):
             "max_length": length,
             "fitting": {
                 "max_length": why,
-                "cut": "drop",
-                "cut_why": "preferences and prompts stay whole",
+                "cut": "drop" if self.stay else "document",
+                "cut_why": f"{self.stay} stay whole" if self.stay else "else they are left out",
             },
             **chat_facts(self.maker),
             "truncated_rows": 0,
+            "documents_cut": len(self.maker.train.documents),
+            "rows_without_oldest_turns": len(self.maker.train.turns),
+            "eval_documents_cut": len(self.maker.eval.documents),
+            "eval_rows_without_oldest_turns": len(self.maker.eval.turns),
             "dropped_too_long": len(self.maker.train.dropped),
             "eval_dropped_too_long": len(self.maker.eval.dropped),
             **token_facts(self.maker),

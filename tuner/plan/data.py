@@ -135,7 +135,7 @@ def pipeline(
         supervised: dict[str, Any] = {"learn": "answers", "reasoning_column": None}
         supervised |= {} if section.long == "error" else {"long": "auto"}
         supervised |= {} if isinstance(section.max_length, int) else {"max_length": "auto"}
-        supervised["cut"] = "auto"
+        supervised |= {"cut": "drop"} if section.cut == "answer" else {}
         inputs = replace(inputs, data=section.model_copy(update=supervised))
     references = any(isinstance(part, ExactAnswerRule) for part in rlhf.reward)
     return PromptData(inputs, rlhf.max_new_tokens, references)
