@@ -12,6 +12,7 @@ import pytest
 
 from tests.tokenizers import make_tokenizer
 from tuner.data import files, read
+from tuner.data.preferences import PreferenceData
 from tuner.data.prepared import Inputs, Prepared
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
@@ -108,6 +109,16 @@ def test_prompts_are_drawn_as_well(tmp_path: Path) -> None:
     found = PromptData(made.inputs, 20).prepare()
     assert len(found.train) == 10
     assert max(int(each.row.partition(":")[2]) for each in found.train) > 10
+
+
+def test_liked_and_disliked_answers_to_a_prompt_are_drawn_together(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Ask {n % 30}", "completion": f"Said {n}", "label": n < 30} for n in range(60)
+    ]
+    made = pipeline(tmp_path, rows, max_rows=20)
+    found = PreferenceData(made.inputs).prepare()
+    assert len(found.train) == 10
+    assert found.report["unpaired_rows"] == 0
 
 
 def test_a_preview_reads_the_beginning_only(

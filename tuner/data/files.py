@@ -25,7 +25,7 @@ CHARACTERS_PER_TOKEN = 64
 SPARE_TOKENS = 1024
 # Rows by whose contents a format is recognised.
 EVIDENCE = 1000
-LabelOf = Callable[["Source", Row], str | None]
+OfRow = Callable[["Source", Row], Any]
 
 
 @dataclass
@@ -216,7 +216,7 @@ class Reader:
             found.append(source)
         return found
 
-    def draw(self, sources: Sequence[Source], label_of: LabelOf) -> None:
+    def draw(self, sources: Sequence[Source], label_of: OfRow, key_of: OfRow) -> None:
         """Draw the rows that the recipe asks for, label by label, once the formats are known."""
         most = self._data.max_rows
         common = None if most is None else Sample(most, self._seed)
@@ -227,11 +227,11 @@ class Reader:
             assert own is not None
             for row in self._rows(source):
                 source.drawn_from += 1
-                own.add(row, label_of(source, row))
+                own.add(row, label_of(source, row), key_of(source, row))
             source.rows = [] if own is common else own.rows()
             if common is not None:
                 for row in source.rows:
-                    common.add(row, label_of(source, row))
+                    common.add(row, label_of(source, row), key_of(source, row))
         together = common.rows() if common else []
         for source in drawn:
             if common:

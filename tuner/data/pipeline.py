@@ -104,7 +104,7 @@ class Pipeline(ABC, Generic[Item]):
         for each in files:
             self._refuse_empty(each, each.rows)
         self._recognise()
-        self.source.reader.draw(self.source.train.sources, self._row_label)
+        self.source.reader.draw(self.source.train.sources, self._row_label, self._row_key)
         for source in self.source.sources:
             for row in () if self._splits(source) else source.rows:
                 read.cut(row, self.source.reader.most)
@@ -121,6 +121,10 @@ class Pipeline(ABC, Generic[Item]):
     def _row_label(self, source: Source, row: Row) -> str | None:
         """What a row is stratified by where rows are drawn; None: nothing."""
         return None
+
+    def _row_key(self, source: Source, row: Row) -> Any:
+        """What decides whether a row is drawn: rows that belong together have the same."""
+        return row.values
 
     def _label(self, item: Item) -> str | None:
         """What an item is stratified by where rows are held out; None: nothing."""

@@ -13,6 +13,7 @@ from tuner.data.dialogue import Message
 from tuner.data.files import Source, SplitFiles
 from tuner.data.preference_formats import PreferenceFormat, choose_format
 from tuner.data.prepared import Inputs, Prepared, PromptFormat
+from tuner.data.read import Row
 from tuner.data.tally import Tally
 from tuner.data.template import Template, load_template
 from tuner.data.template_match import Fit
@@ -134,6 +135,11 @@ class PreferenceData(WholePipeline[Comparison]):
 
     def _fit(self, source: Source) -> Fit[PreferenceFormat]:
         return choose_format(source.data, source.columns, source.rows)
+
+    def _row_key(self, source: Source, row: Row) -> Any:
+        # Liked and disliked answers to a prompt are rows of their own, and pairs together.
+        thumbs = source.fit.template.name == "thumbs"
+        return source.fit.value(row, "prompt") if thumbs else row.values
 
     def _items(self, files: SplitFiles) -> list[Comparison]:
         self._compared[files.name] = compare(files.sources, self.source)

@@ -7,6 +7,7 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from tuner.data.read import Row
 from tuner.data.split import MOST_LABELS, shares
@@ -33,14 +34,14 @@ class Sample:
         self._unlabelled: set[int] = set()
         self._read = 0
 
-    def add(self, row: Row, label: str | None) -> None:
-        """Add a row that may be drawn."""
+    def add(self, row: Row, label: str | None, key: Any) -> None:
+        """Add a row that may be drawn; rows with one key are drawn together, as far as they fit."""
         self._read += 1
         kind = row.source, None if row.source in self._unlabelled else label
         if kind not in self._kept and sum(one == row.source for one, _ in self._kept) > MOST_LABELS:
             self._unlabel(row.source)
             kind = row.source, None
-        text = f"{self._seed}:{json.dumps(row.values, sort_keys=True, default=str)}"
+        text = f"{self._seed}:{json.dumps(key, sort_keys=True, default=str)}"
         turn = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
         self._counts[kind] += 1
         self._keep(kind, (-turn, -self._read, row))
