@@ -56,8 +56,10 @@ def test_a_prompt_with_many_answers_is_on_one_side(tmp_path: Path, seed: int) ->
 
 def test_one_prompt_cannot_be_held_out_and_trained(tmp_path: Path) -> None:
     rows = [{"prompt": "Write.", "completion": f"A{n}"} for n in range(9)]
-    with pytest.raises(DataError, match="eval split is empty"):
+    with pytest.raises(DataError, match="eval split is empty") as caught:
         prepared(tmp_path, rows, eval=3)
+    assert "the 9 rows have 1 prompt, too few to hold out 3 rows" in caught.value.why
+    assert "data.split: row" in caught.value.fix
     assert len(prepared(tmp_path, rows, eval=3, split="row").eval) == 3
 
 

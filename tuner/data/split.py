@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from tuner.console.formatting import counted
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 
@@ -52,7 +53,7 @@ def shares(counts: Mapping[Key, int], wanted: int) -> dict[Key, int]:
     return found
 
 
-def held_out(groups: Mapping[str, Group], amount: int | float) -> set[str]:
+def held_out(groups: Mapping[str, Group], amount: int | float, by_prompt: bool = False) -> set[str]:
     """Choose the groups to hold out.
 
     The choice depends on the rows' texts and the seed in `order`, not on their places. Of every
@@ -61,6 +62,7 @@ def held_out(groups: Mapping[str, Group], amount: int | float) -> set[str]:
     Args:
         groups: by their key.
         amount: a share of the rows below 1, or a number of rows.
+        by_prompt: a group is a prompt.
 
     Raises:
         DataError: nothing would be left to train on, or nothing could be held out.
@@ -93,9 +95,11 @@ def held_out(groups: Mapping[str, Group], amount: int | float) -> set[str]:
     if not chosen:
         raise DataError(
             "the eval split is empty",
-            f"the {rows} rows have {len(groups)} different prompts or texts, too few to hold out "
-            f"{wanted} rows without splitting one",
-            "add different rows, or set data.eval: 0",
+            f"the {rows} rows have {counted(len(groups), 'prompt' if by_prompt else 'text')}, too "
+            f"few to hold out {counted(wanted, 'row')} without one that is also trained on",
+            "add other rows, or set "
+            + ("data.split: row (by whole row), or " if by_prompt else "")
+            + "data.eval: 0",
         )
     return chosen
 
@@ -190,7 +194,7 @@ def split(
         groups = _groups(pairs, seed)
         if data.split == "prompt":
             facts = _label(groups, pairs, label_of)
-        chosen = held_out(groups, data.eval)
+        chosen = held_out(groups, data.eval, data.split == "prompt")
         held = [item for item, key in pairs if key in chosen]
         train = [item for item, key in pairs if key not in chosen]
         if facts:
