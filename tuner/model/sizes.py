@@ -32,6 +32,7 @@ class Sizes:
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Sizes:
         """Read the sizes by the names that configs use."""
+        family, config = str(config.get("model_type")), of_text(config)
         hidden = int(config.get("hidden_size") or config.get("n_embd") or 0)
         inner = config.get("intermediate_size") or config.get("n_inner") or 4 * hidden
         heads = int(config.get("num_attention_heads") or config.get("n_head") or 1)
@@ -46,5 +47,11 @@ class Sizes:
             keys=groups * size,
             layers=int(config.get("num_hidden_layers") or config.get("n_layer") or 0),
             gated="silu" in act or "swish" in act,
-            family=str(config.get("model_type")),
+            family=family,
         )
+
+
+def of_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a config that is about text; of most bases it is the whole."""
+    part = config.get("text_config")
+    return {**config, **part} if isinstance(part, Mapping) else config

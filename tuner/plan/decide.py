@@ -17,8 +17,8 @@ from tuner.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
-    from tuner.model.layers import Skeleton
     from tuner.methods.options import Setting
+    from tuner.model.layers import Skeleton
     from tuner.plan.devices import Devices
 
 # Families whose packed rows are proven isolated by tests/model/test_packing.py: what a row says

@@ -102,6 +102,7 @@ def make(
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
         warnings=[
             *_unused_gpus(recipe, machine),
+            *devices.warnings(decided.processes, recipe.train.batch_size),
             *facts.warnings(base, rows.prepared, footprint.shape.trainable),
         ],
         parties=rows.parties,
