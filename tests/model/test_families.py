@@ -92,6 +92,18 @@ def test_eager_attention_where_it_is_asked_for(make_recipe: Callable[..., Path])
         planned(make_recipe(model={"attention": "eager"}, data={"packing": True}))
 
 
+def test_the_scores_of_eager_attention_are_counted(make_recipe: Callable[..., Path]) -> None:
+    """Heads x layers x rows x the square of the longest row: 4 bytes and those of a product."""
+    rows = [{"instruction": "Say it.", "output": "rent " * 90} for _ in range(4)]
+    found = {}
+    for attention in ("eager", "sdpa"):
+        options = {"model": {"attention": attention}, "data": {"packing": False}}
+        plan = planned(make_recipe(data_rows=rows, **options), "train.micro_batch_size=4")
+        found[attention] = plan.facts["memory"]["activations"]
+    longest = max(each.num_tokens for each in plan.prepared.train)
+    assert found["eager"] - found["sdpa"] == pytest.approx(2 * 4 * 4 * longest**2 * 8, rel=1e-6)
+
+
 def test_a_run_before_the_key_resumes() -> None:
     """Its attention was sdpa, whatever the plan writes for `auto` now."""
     now = {"model.attention": "sdpa", "train.batch_size": 4}

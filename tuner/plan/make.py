@@ -127,7 +127,7 @@ def _decide(
     recipe, method = base.recipe, base.method
     device, dtype = decide.place(recipe, method, machine, values)
     processes = devices.decide(recipe, method, base.loaded.task, machine, device, values)
-    decide.attention(recipe, base.layers, base.base, values)
+    attention = decide.attention(recipe, base.layers, base.base, values)
     packing = decide.packing(recipe, method, base.base, base.head.name, values)
     stages = decide.stages(recipe, method, len(prepared.train), values)
     setting = Setting(
@@ -145,4 +145,4 @@ def _decide(
         decoder=family(base.base.config) == "decoder",
         group=adapted.group,
     )
-    return Decided(device, dtype, processes, packing, stages, setting)
+    return Decided(device, dtype, processes, attention, packing, stages, setting)
