@@ -62,7 +62,9 @@ def _batch(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[str]:
         **further,
     )
     first = 1 if plan.head.name == "sequence" else batch["input_ids"].shape[1]
-    return [_text(tokenizer, tail.tolist(), stops) for tail in generated[:, first:]]
+    # An encoder-decoder may begin its answers with a token of its own, such as a language.
+    hidden = plan.head.name == "sequence"
+    return [_text(tokenizer, tail.tolist(), stops, hidden) for tail in generated[:, first:]]
 
 
 def _classes(
@@ -80,9 +82,10 @@ def _classes(
     return answers
 
 
-def _text(tokenizer: Any, ids: list[int], stops: Sequence[int]) -> str:
+def _text(tokenizer: Any, ids: list[int], stops: Sequence[int], hidden: bool) -> str:
+    """Return an answer up to its stop token, without special tokens if they are `hidden`."""
     end = next((n for n, token in enumerate(ids) if token in stops), len(ids))
-    return str(tokenizer.decode(ids[:end], skip_special_tokens=False)).strip()
+    return str(tokenizer.decode(ids[:end], skip_special_tokens=hidden)).strip()
 
 
 def exact_match(observed: Sequence[Observation]) -> float | None:

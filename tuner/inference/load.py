@@ -26,7 +26,7 @@ from tuner.model.adapters.files import (
 )
 from tuner.model.adapters.saved_models import SavedModel
 from tuner.model.base import Base
-from tuner.model.heads import HEADS, Head, family
+from tuner.model.heads import HEADS, Head, family, writer
 from tuner.model.prompt_model import PromptClassifier, PromptModel
 from tuner.model.transformers_errors import as_model_error
 
@@ -94,7 +94,7 @@ def _head(base: Base) -> Head:
             f"{base.folder}: "
             + ("it is a classifier" if classes else "an encoder cannot generate"),
         )
-    return HEADS["sequence" if kind == "encoder-decoder" else "language"]
+    return writer(base.config)
 
 
 def attach(

@@ -22,7 +22,7 @@ from tuner.methods.options import Setting
 from tuner.methods.targets import ends
 from tuner.model import tokenizer
 from tuner.model.base import Base
-from tuner.model.heads import HEADS, is_new, new_modules
+from tuner.model.heads import HEADS, is_new, named, new_modules
 
 # Their stored tensor names are the names of the modules, and every stored matrix outside embedding
 # and head is a linear layer. GPT-2 stores its matrices (inputs, outputs), the others transposed.
@@ -200,7 +200,7 @@ def empty(
             **(configured or {}),
         )
         with torch.device("meta"):
-            model = getattr(transformers, HEADS[head].auto_class).from_config(
+            model = getattr(transformers, named(head, base.config).auto_class).from_config(
                 config, trust_remote_code=base.trusted, **arguments
             )
     except (

@@ -33,7 +33,7 @@ def find(model: Any, linears: Iterable[str], norms: Iterable[str]) -> dict[str, 
             continue
         if last in _COEFFICIENTS or (last in _READ_DIRECTLY and _is_mixer(modules[parent])):
             found[name] = _PAST
-        elif not _maps_plainly(modules[name]):
+        elif not maps_plainly(modules[name]):
             found[name] = "its result is not that of a linear layer"
         elif name in shared:
             found[name] = f"its weight is that of {shared[name]}, too"
@@ -69,7 +69,7 @@ def _is_mixer(module: Any) -> bool:
     return "A_log" in own and "D" in own
 
 
-def _maps_plainly(module: Any) -> bool:
+def maps_plainly(module: Any) -> bool:
     """Return whether a layer's result is (rows, outputs); routers, for one, return more."""
     if type(module).forward is torch.nn.Linear.forward or not isinstance(module, torch.nn.Linear):
         return True

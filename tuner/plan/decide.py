@@ -36,6 +36,7 @@ class Decided:
         device: cpu or cuda.
         dtype: the type it computes in.
         processes: their number and placement.
+        attention: sdpa or eager.
         packing: whether the rows of a micro-batch are one sequence.
         stages: the steps.
         setting: what the method's configuration is made from.
@@ -44,6 +45,7 @@ class Decided:
     device: str
     dtype: str
     processes: Devices
+    attention: str
     packing: bool
     stages: tuple[Stage, ...]
     setting: Setting

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tuner.console.formatting import counted
@@ -12,6 +12,7 @@ from tuner.machine import ranks
 from tuner.machine.ranks import Place
 from tuner.methods.lora import LoraOptions
 from tuner.methods.method import Method
+from tuner.plan.values import PlanValue
 
 if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
@@ -27,11 +28,13 @@ class Devices:
         per_node: on each machine, one per GPU; on a CPU they share its processors.
         nodes: machines.
         strategy: ddp, each process holds the whole model; fsdp, a shard of the frozen base.
+        unfed: processes or GPUs that take no part, because a step has no row for them.
     """
 
     per_node: int = 1
     nodes: int = 1
     strategy: str = "ddp"
+    unfed: int = 0
 
     @property
     def world(self) -> int:
@@ -74,8 +77,6 @@ def decide(
         gpus = len(machine.gpus) if device == "cuda" else 1
         why = counted(gpus, "GPU") if device == "cuda" else "one process uses all CPUs"
         chosen = gpus
-        if chosen * nodes > batch:
-            chosen, why = max(1, batch // nodes), "every process needs a row per step"
         if chosen * nodes > 1 and refused:
             chosen, why = 1, refused
         per_node = int(values.set_auto("run.devices", chosen, why))
@@ -85,7 +86,7 @@ def decide(
                 "two processes on one GPU would only wait for each other",
                 "set run.devices: auto",
             )
-    found = Devices(per_node, nodes)
+    found = _fed(per_node, nodes, batch, values)
     if found.world == 1:
         values.set_auto("run.strategy", "ddp", "one process holds the whole model")
         return found
@@ -103,16 +104,34 @@ def decide(
             f"rlhf.algorithm: {recipe.rlhf.algorithm} needs whole micro-batches from each",
             f"set train.batch_size: {-(-batch // parts) * parts}",
         )
-    if found.world > batch:
-        raise RecipeError(
-            f"train.batch_size: {batch} leaves some of {found.world} processes without a row",
-            "it counts the rows of a step over all processes",
-            f"set train.batch_size: {found.world} or more, or lower run.devices and run.nodes",
-        )
     strategy = values.set_auto("run.strategy", "ddp", "only trained tensors are synchronized")
     if strategy != "ddp":
         _refuse_strategy(strategy, recipe, method, task)
-    return Devices(per_node, nodes, strategy)
+    return replace(found, strategy=strategy)
+
+
+def _fed(per_node: int, nodes: int, batch: int, values: Values) -> Devices:
+    """Return the processes that get a row in every step: all, or as many as a batch has rows."""
+    if per_node * nodes <= batch:
+        return Devices(per_node, nodes)
+    fewer, machines = max(1, batch // nodes), min(nodes, batch)
+    for key, number in (("run.devices", fewer), ("run.nodes", machines)):
+        given = values.table[key]
+        if given.value != number:
+            why = f"{given.origin}; {given.value} there, fewer: every process needs a row per step"
+            values.table[key] = PlanValue(number, why)
+    return Devices(fewer, machines, unfed=per_node * nodes - fewer * machines)
+
+
+def warnings(found: Devices, batch: int) -> list[str]:
+    """Return a warning if a step has too few rows for all processes of a run."""
+    if not found.unfed:
+        return []
+    return [
+        f"train.batch_size: {batch} is the rows of a step over all processes, so only "
+        f"{found.world} of {found.world + found.unfed} get one: the others stay idle; raise it to "
+        "use them"
+    ]
 
 
 def _started(recipe: Recipe, here: Place) -> str:
@@ -120,11 +139,13 @@ def _started(recipe: Recipe, here: Place) -> str:
     if here.world == 1:
         return ""
     nodes = here.world // here.local_world
-    for key, asked, there in (
-        ("devices", recipe.run.devices, here.local_world),
-        ("nodes", recipe.run.nodes, nodes),
+    batch = recipe.train.batch_size
+    for key, asked, there, fed in (
+        ("devices", recipe.run.devices, here.local_world, max(1, batch // nodes)),
+        ("nodes", recipe.run.nodes, nodes, batch),
     ):
-        if asked not in ("auto", there):
+        # `tuner` itself starts fewer than a recipe names where a batch has too few rows.
+        if asked not in ("auto", there) and not (there == fed < asked):
             raise RecipeError(
                 f"run.{key}: {asked}, but the launcher started {there}",
                 f"{here.world} processes, {here.local_world} on this machine",

@@ -8,6 +8,7 @@ from tuner.methods.lora import LoraOptions
 from tuner.methods.method import Method
 from tuner.methods.options import MethodOptions
 from tuner.methods.targets import ends
+from tuner.model import sizes
 from tuner.model import tokenizer as vocabulary
 from tuner.model.base import Base
 from tuner.model.heads import HEADS, family
@@ -86,8 +87,7 @@ def _refuse_virtual(method: Method, base: Base, options: MethodOptions) -> None:
     """
     what = f"method.name: {method.name} cannot be used on this base"
     model = f"{base.name} is of type {base.config.get('model_type')}"
-    text = base.config.get("text_config") or base.config
-    if text.get("hidden_size_per_layer_input"):
+    if sizes.of_text(base.config).get("hidden_size_per_layer_input"):
         raise ModelError(
             what,
             f"{model}: its layers look up the token ids of a row, and virtual tokens have none",

@@ -19,6 +19,7 @@ from tuner.methods.lora import LoraOptions
 from tuner.methods.options import MethodOptions, TargetedOptions
 from tuner.methods.targets import choose, ends, layer_of, layers_of
 from tuner.model import sizes
+from tuner.model import tokenizer as vocabulary
 from tuner.model.base import Base
 from tuner.model.layers import Skeleton
 from tuner.recipe.schema import Recipe
@@ -205,6 +206,7 @@ def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
                 f"correct it, or use {_everything(options)}",
             ) from error
     if not chosen or (absent and len(wanted) > 1):
+        _refuse_words(options, absent or wanted, base)
         _refuse_unfit(options, absent or wanted, skeleton, base)
         endings = sorted({name.rsplit(".", 1)[-1] for name in names})
         raise ModelError(
@@ -224,6 +226,43 @@ def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
             "widen it, or set method.allow_partial_targets: true",
         )
     return chosen
+
+
+def refuse_rank(options: MethodOptions, skeleton: Skeleton, chosen: Sequence[str]) -> None:
+    """Refuse a rank above the width of every layer that it is for.
+
+    Raises:
+        RecipeError: with the largest rank that adds anything.
+    """
+    if not isinstance(options, LoraOptions) or not chosen:
+        return
+    widest = max(min(skeleton.linears[name]) for name in chosen)
+    if options.r > widest:
+        raise RecipeError(
+            f"method.r: {options.r} is above the width of every layer that is adapted",
+            f"an update of {widest} inputs or outputs has at most rank {widest}",
+            f"set method.r: {widest} or less; 8 to 64 is usual",
+        )
+
+
+def _refuse_words(options: TargetedOptions, wanted: Sequence[str], base: Base) -> None:
+    """Refuse embeddings and head as targets, which are no layers inside the model.
+
+    Raises:
+        ModelError: says how they can be trained instead.
+    """
+    matrix = next((name for name in wanted if ends(name, vocabulary.MATRICES)), None)
+    if matrix is None:
+        return
+    why = f"{base.name}: it is the matrix with a row for every token"
+    fix = f"leave {matrix} out of method.target_modules"
+    if base.tied:
+        why += ", embeddings and head in one; an update of one would not reach the other"
+        fix += "; method.name: trainable_tokens trains the rows of some tokens, and "
+        fix += "model.new_tokens adds some"
+    elif isinstance(options, LoraOptions):
+        fix += f"; method.modules_to_save: [{matrix}] trains it in full"
+    raise ModelError(f"method.target_modules: {options.name} does not adapt {matrix}", why, fix)
 
 
 def _refuse_unfit(
