@@ -146,8 +146,11 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     recipe, record = loaded.recipe, read_record(folder)
     plan = record.get("plan", {})
     values = plan.get("values", {})
-    data = recipe.data
-    meant: dict[str, dict[str, Any]] = {"data": history.rows_as_begun(values, recipe), "model": {}}
+    data, files = recipe.data, plan.get("data", {}).get("files", [])
+    meant: dict[str, dict[str, Any]] = {
+        "data": history.as_read(files, data) | history.rows_as_begun(values, recipe),
+        "model": {},
+    }
     if loaded.task == "sft":
         loaded = replace(loaded, formats=history.formats(plan))
         meant["data"] |= history.old_auto_values(plan, data.template, data.columns, data.long)

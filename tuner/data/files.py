@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tuner.data import read
+from tuner.data import find, read
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.evidence import Evidence
 from tuner.data.read import Row
 from tuner.data.sample import Sample, first_version
+from tuner.data.source_file import SourceFile
 from tuner.data.template_match import NONE, Fit
 from tuner.errors import DataError, TunerError
-from tuner.recipe import schema_source
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import Source as SourceItem
 from tuner.recipe.schema_source import SourceSection
@@ -35,7 +35,7 @@ class Source:
     """A file of a split, and its rows.
 
     Args:
-        path: the file.
+        file: the file, opened.
         name: what it is called in messages; no other source has the name.
         data: the recipe's data section, with what is the source's own in its place.
         number: of the source among those of its split.
@@ -51,7 +51,7 @@ class Source:
         unread: of its columns that nothing reads, those that look like part of the task.
     """
 
-    path: Path
+    file: SourceFile
     name: str
     data: DataSection
     number: int
@@ -65,6 +65,11 @@ class Source:
     unread: list[str] = field(default_factory=list)
     fit: Fit[Any] = field(init=False)
     evidence: Evidence = field(init=False)
+
+    @property
+    def path(self) -> Path:
+        """The file's path."""
+        return self.file.path
 
     @property
     def columns(self) -> list[str]:
@@ -81,6 +86,7 @@ class Source:
             "sha256": sha256_file(self.path),
             "rows": len(self.rows),
             **drawn,
+            **self.file.facts(),
             **self._format(),
         }
 
@@ -163,6 +169,8 @@ class DataSource:
         rows = self.rows
         return {
             "files": [source.facts() for source in self.sources],
+            "read_as": [f"{s.name}: {', '.join(s.file.said)}" for s in self.sources if s.file.said],
+            "rows_of_items": [f"{s.name}: {t}" for s in self.sources if (t := s.file.items())],
             "rows_in": len(rows),
             **left_out,
             "ignored_columns": list(everywhere),
@@ -184,7 +192,8 @@ def read_source(data: DataSection, folder: Path, max_length: int, seed: int) -> 
     """
     reader = Reader(data, folder, max_length, seed)
     train = SplitFiles("train", reader.sources(data.train, "data.train", data.max_rows))
-    files = SplitFiles("eval", reader.sources(schema_source.files(data.eval), "data.eval", None))
+    held = [] if data.eval_file is None else [data.eval_file]
+    files = SplitFiles("eval", reader.sources(held, "data.eval", None))
     found = DataSource(train, files, reader.bad, reader)
     _settle(found.sources, data)
     return found
@@ -207,7 +216,7 @@ class Reader:
             each if isinstance(each, SourceSection) else SourceSection(source=each)
             for each in items
         ]
-        paths = [read.find(each.source, self._folder, key) for each in own]
+        paths = [find.find(each.source, self._folder, key) for each in own]
         found: list[Source] = []
         drawn = self._data.draw == "seed"
         for number, (item, path) in enumerate(zip(own, paths, strict=True)):
@@ -219,7 +228,8 @@ class Reader:
             given = self._data.model_copy(update=update)
             # One that is there twice is one task of a prompt for several.
             twin = own.index(item)
-            source = Source(path, _name(paths, number), given, twin, item.rows)
+            file = SourceFile.open(path, item, key, given, self._folder)
+            source = Source(file, _name(paths, number), given, twin, item.rows)
             source.given, source.key = item.source, key
             source.to_draw = drawn and (most is not None or item.rows is not None)
             left = None if most is None else most - sum(len(each.rows) for each in found)
@@ -267,7 +277,7 @@ class Reader:
     def _rows(
         self, source: Source, most: int | None = None, bad: BadRows | None = None
     ) -> Iterator[Row]:
-        for row in self._cut(read.read(source.path, bad or self.bad, most)):
+        for row in self._cut(source.file.rows(bad or self.bad, most)):
             row.source, row.name = source.number, source.name
             yield row
 

@@ -10,6 +10,7 @@ from tuner.console.formatting import counted
 from tuner.data import read
 from tuner.data.bad_rows import EVERY
 from tuner.data.example_maker import ExampleMaker
+from tuner.data.file_errors import explained, refuse_pairs
 from tuner.data.files import Source, SplitFiles, in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
 from tuner.data.read import Row
@@ -27,6 +28,7 @@ class Pipeline(ABC, Generic[Item]):
 
     Attributes:
         unit: what an item is called in messages.
+        likely: the format's columns that columns without names are likely to be, in order.
         labels: answers to choose from.
 
     Raises:
@@ -34,6 +36,7 @@ class Pipeline(ABC, Generic[Item]):
     """
 
     unit = "prompts"
+    likely: tuple[str, ...] = ("prompt", "completion")
     labels: tuple[str, ...] = ()
     maker: ExampleMaker
 
@@ -144,7 +147,9 @@ class Pipeline(ABC, Generic[Item]):
             try:
                 source.fit = self._fit(source)
                 refuse_own_texts(source.data, self.data, source.fit.template)
-            except (DataError, RecipeError) as error:
+                refuse_pairs(source, self.likely)
+            except (DataError, RecipeError) as found:
+                error = explained(found, source, self.likely)
                 raise in_source(error, source) if several else error from None
 
     @abstractmethod

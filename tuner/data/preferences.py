@@ -112,6 +112,7 @@ class PreferenceData(WholePipeline[Comparison]):
         alone: learn thumbs whose prompt has no opposite one, too.
     """
 
+    likely = ("prompt", "chosen", "rejected")
     what = "answers"
     no_room = "no held-out row fits into data.max_length {}"
 

@@ -38,13 +38,13 @@ from tuner.data.trained_prompts import trained
 from tuner.data.turn_rules import TurnRules, refuse_unknown_column
 from tuner.data.understood import of_sources
 from tuner.errors import DataError
-from tuner.recipe import schema_source
 
 RAW_PROMPT_TOKENS = 32
 # What a reader of the report should not overlook, costliest first.
 WARNED = (
-    *("left_out_too_long", "eval_left_out_too_long", "truncated_rows", "rows_cut_while_reading"),
-    *("dropped_no_answer_left", "rows_without_oldest_turns", "documents_cut"),
+    *("read_as", "rows_of_items", "left_out_too_long", "eval_left_out_too_long", "truncated_rows"),
+    *("rows_cut_while_reading", "dropped_no_answer_left", "rows_without_oldest_turns"),
+    *("documents_cut",),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
     *("unsure_option_numbers", "text_after_answers", "turns_learned_by_key", "unanswered_rows"),
@@ -154,7 +154,7 @@ class SftData(Pipeline[Dialogue]):
         """The rows of both splits, encoded and as long as `data.long` allows."""
         templates, bad = [fit.template for fit in self.fits], self.source.bad
         refuse_split(self.data, templates, self.head)
-        held_out = [] if schema_source.files(self.data.eval) else items.eval
+        held_out = items.eval if self.data.eval_file is None else []
         rows = [*items.train, *held_out]
         self._find_labels(items, rows)
         self.maker = ExampleMaker(self.inputs, templates, self.max_length, self.head, self.labels)
@@ -185,7 +185,7 @@ class SftData(Pipeline[Dialogue]):
             lambda: naming_columns([each for each in self.source.sources if each.rows]),
         )
         if not listed(self.data, self.names.names):
-            held = self.source.eval if schema_source.files(self.data.eval) else train
+            held = train if self.data.eval_file is None else self.source.eval
             known = {row.answer.strip() for row in self._labelled(items.train, train)}
             refuse_unseen(known, self._labelled(items.eval, held), self.labels)
 

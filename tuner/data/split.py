@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from tuner.console.formatting import counted
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
+from tuner.recipe.schema_source import SourceSection, named
 
 # With more different answers than these, they are texts, not labels.
 MOST_LABELS = 64
@@ -95,8 +96,9 @@ def held_out(groups: Mapping[str, Group], amount: int | float, by_prompt: bool =
     if not chosen:
         raise DataError(
             "the eval split is empty",
-            f"the {counted(rows, 'row')} have {counted(len(groups), 'prompt' if by_prompt else 'text')}, too "
-            f"few to hold out {counted(wanted, 'row')} without one that is also trained on",
+            f"the {counted(rows, 'row')} have "
+            f"{counted(len(groups), 'prompt' if by_prompt else 'text')}, too few to hold out "
+            f"{counted(wanted, 'row')} without one that is also trained on",
             "add other rows, or set "
             + ("data.split: row (by whole row), or " if by_prompt else "")
             + "data.eval: 0",
@@ -176,8 +178,8 @@ def split(
     )
     leaked = 0
     facts: dict[str, Any] = {}
-    if not isinstance(data.eval, int | float):
-        name = data.eval if isinstance(data.eval, str) else data.eval.source
+    if isinstance(data.eval, str | SourceSection):
+        name = named(data.eval)
         known = set(keys[: len(train)])
         held = [item for item, key in others if key not in known]
         leaked = len(others) - len(held)

@@ -13,7 +13,6 @@ from tuner.methods.method import Method
 from tuner.methods.prompts import MultitaskOptions
 from tuner.plan import contradictions_export, contradictions_rlhf, new_tokens, qat
 from tuner.plan.metrics import METRICS, unknown_metric
-from tuner.recipe import schema_source
 from tuner.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def _batches(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
 
 def _tasks(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     several = len(recipe.data.train) > 1 and isinstance(recipe.method, MultitaskOptions)
-    if several and schema_source.files(recipe.data.eval):
+    if several and recipe.data.eval_file is not None:
         yield (
             "data.eval: a file, and method.name: multitask_prompt with several data sets; a "
             "held-out row must come from one of them: set a fraction or a number"

@@ -23,7 +23,7 @@ from tuner.recipe.schema_learn import Learn
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
 from tuner.recipe.schema_rows import Cut, Draw, MaxLength, Split
-from tuner.recipe.schema_source import HeldOut, Sources
+from tuner.recipe.schema_source import HeldOut, Source, Sources, SourceSection
 from tuner.schema.fields import (
     FILE,
     AutoCount,
@@ -133,6 +133,11 @@ class DataSection(Section):
     max_bad_rows: Annotated[
         CountFromZero, Field(description="malformed rows to skip and count before stopping")
     ] = 0
+
+    @property
+    def eval_file(self) -> Source | None:
+        """The source of held-out rows; None if they are training rows."""
+        return self.eval if isinstance(self.eval, str | SourceSection) else None
 
 
 class TrainSection(Section):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Discriminator,
     Field,
@@ -13,10 +14,31 @@ from pydantic import (
     model_serializer,
 )
 
-from tuner.schema.fields import FILE, Count, PathOrAmount, Section, Text
+from tuner.schema.fields import FILE, Count, Flag, PathOrAmount, Section, Text
 
 # Added to an error's location by pydantic; the space sets them apart from recipe keys.
 TAGS = ("source file", "source mapping", "held-out rows")
+
+
+def _encoding(name: str) -> str:
+    try:
+        "".encode(name)
+    except LookupError:
+        raise ValueError(
+            f"no text encoding is called '{name}' (utf-8, utf-16, gb18030, big5, shift_jis, "
+            "cp1252 and latin-1 are some)"
+        ) from None
+    return name
+
+
+def _separator(text: str) -> str:
+    if text != "tab" and set(text) & set('"\r\n'):
+        raise ValueError("expected characters that are neither quotes nor ends of lines")
+    return "\t" if text == "tab" else text
+
+
+Encoding = Annotated[Text, AfterValidator(_encoding)]
+Separator = Annotated[Text, AfterValidator(_separator)]
 
 
 class SourceSection(Section):
@@ -41,10 +63,33 @@ class SourceSection(Section):
     rows: Annotated[
         Count | None, Field(description="at most so many of its rows, drawn by run.seed")
     ] = None
+    encoding: Annotated[
+        Encoding | None, Field(description="of its text, such as gb18030; default: UTF-8")
+    ] = None
+    separator: Annotated[
+        Separator | None,
+        Field(description="between the cells of a table; makes one of a text file; default: seen"),
+    ] = None
+    header: Annotated[
+        Flag | None,
+        Field(
+            description="whether a table's first row names its columns, which are 1, 2, ... "
+            "otherwise; default: seen"
+        ),
+    ] = None
+    quotes: Annotated[
+        Literal["csv", "literal"] | None,
+        Field(description="in a table: enclose cells, or are text; default: seen"),
+    ] = None
 
     @model_serializer(mode="wrap")
     def _given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {key: value for key, value in dump(self).items() if value is not None}
+
+
+def named(source: Source) -> str:
+    """Return the file of a source, as the recipe names it."""
+    return source if isinstance(source, str) else source.source
 
 
 def _tag(item: Any) -> str:
@@ -72,8 +117,3 @@ else:
         Discriminator(_held_tag),
     ]
 Sources = Annotated[tuple[Source, ...], Field(min_length=1), BeforeValidator(_listed)]
-
-
-def files(held_out: HeldOut) -> tuple[Source, ...]:
-    """Return the files of `data.eval`; none if its rows are drawn from the training rows."""
-    return () if isinstance(held_out, int | float) else (held_out,)
