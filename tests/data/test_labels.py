@@ -94,8 +94,9 @@ def test_a_column_of_another_name_is_mapped(tmp_path: Path) -> None:
     rows = [{"text": row["text"], "sentiment": row["label"]} for row in NEWS]
     result = prepared(tmp_path, rows, columns={"label": "sentiment"})
     assert (result.template, result.report["ignored_columns"]) == ("classification", [])
+    assert prepared(tmp_path, rows).template == "classification"
     with pytest.raises(RecipeError, match="needs labels, but the rows have none") as caught:
-        prepared(tmp_path, rows, "encoder", "classes")
+        prepared(tmp_path, [{"text": row["text"]} for row in rows], "encoder", "classes")
     assert "data.columns: {label: " in caught.value.fix
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from tuner.data import read
 from tuner.data.bad_rows import BadRow, BadRows
+from tuner.data.evidence import Evidence
 from tuner.data.read import Row
 from tuner.data.template_match import NONE, Fit
 from tuner.errors import DataError, TunerError
@@ -38,7 +39,11 @@ class Source:
         data: the recipe's data section, with what is the source's own in its place.
         rows: its rows.
         drawn_from: how many rows the file has, where only some of them are used.
+        given: what the recipe calls it.
+        key: the recipe's key that names it.
         fit: its format, once it is recognised; without rows it has none.
+        evidence: what its first rows hold, once it is recognised.
+        unread: of its columns that nothing reads, those that look like part of the task.
     """
 
     path: Path
@@ -46,7 +51,11 @@ class Source:
     data: DataSection
     rows: list[Row]
     drawn_from: int | None = None
+    given: str = ""
+    key: str = "data.train"
+    unread: list[str] = field(default_factory=list)
     fit: Fit[Any] = field(init=False)
+    evidence: Evidence = field(init=False)
 
     @property
     def columns(self) -> list[str]:
@@ -68,7 +77,11 @@ class Source:
         if not self.rows:
             return {}
         used = [name for name in self.columns if name in self.fit.used]
-        return {"template": self.fit.template.name, "columns": used}
+        return {
+            "template": self.fit.template.name,
+            "columns": used,
+            "mapping": dict(self.fit.columns),
+        }
 
 
 @dataclass
@@ -196,7 +209,7 @@ class _Reader:
                 if (value := getattr(item, name)) is not None
             }
             given = self._data.model_copy(update=update)
-            source = Source(path, _name(paths, number), given, [])
+            source = Source(path, _name(paths, number), given, [], given=item.source, key=key)
             left = None if most is None else most - sum(len(each.rows) for each in found)
             self._fill(source, item.rows, left)
             for row in source.rows:
@@ -269,6 +282,8 @@ def _settle(sources: Sequence[Source], data: DataSection) -> None:
             here = {
                 name: file
                 for name, file in data.columns.items()
-                if file == NONE or file in source.columns or file not in known
+                if (file == NONE and (name in source.columns or name not in known))
+                or file in source.columns
+                or (file != NONE and file not in known)
             }
             source.data = source.data.model_copy(update={"columns": here})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
+from tuner.data.evidence import Evidence
 from tuner.data.template import AUTO, Template, all_templates, load_template
 from tuner.data.template_match import Fit, choose
 from tuner.data.turn_lists import messages_of
@@ -54,6 +55,8 @@ class PromptFit(Fit[Template]):
             return values, None
         if cloze := self.template.cloze:
             filler = next(iter(cloze.verbalizer))
+        if self.choices:
+            filler = self.choices.first(values)
         known = [values[name] for name in self.answers if name not in missing]
         return {**values, **dict.fromkeys(missing, filler)}, str(known[-1]) if known else ""
 
@@ -63,6 +66,7 @@ def choose_prompts(
     present: Sequence[str],
     folder: Path,
     accept: Callable[[Fit[Template]], bool] | None = None,
+    evidence: Evidence | None = None,
 ) -> PromptFit:
     """Find the template of these columns, as sft does or, if none fits, with the answer left out.
 
@@ -70,14 +74,14 @@ def choose_prompts(
         data: `template` and `columns` are read.
         present: the columns.
         folder: where a template's file is looked up first.
-        accept: as of `choose`.
+        accept, evidence: as of `choose`.
 
     Raises:
         DataError: no template fits, or several do.
         RecipeError: `data.columns` names something that does not exist.
     """
     try:
-        return prompt_fit(choose(data, present, folder, accept), present)
+        return prompt_fit(choose(data, present, folder, accept, evidence), present)
     except DataError as error:
         problem = error
     named = data.template != AUTO
@@ -87,7 +91,9 @@ def choose_prompts(
         for names in _answer_names(template, data, present):
             added = [name for name in names if name not in present]
             try:
-                fit = prompt_fit(choose(data, [*present, *added], folder, accept), present)
+                fit = prompt_fit(
+                    choose(data, [*present, *added], folder, accept, evidence), present
+                )
             except DataError:
                 continue
             asked = frozenset(
@@ -106,7 +112,8 @@ def prompt_fit(fit: Fit[Template], present: Iterable[str]) -> PromptFit:
     """Return the fit of a template with what is known of its answer's columns."""
     names = fit.template.answer_columns
     answers = tuple(fit.columns[name] for name in names if name in fit.columns)
-    return PromptFit(fit.template, fit.columns, fit.origin, fit.spoken, answers, frozenset(present))
+    own = {each.name: getattr(fit, each.name) for each in fields(Fit)}
+    return PromptFit(**own, answers=answers, present=frozenset(present))
 
 
 def _answer_names(

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tuner.data import accounting
+from tuner.data.alternatives import Alternative, alternatives, recipe_line, shown
+from tuner.data.evidence import Evidence
 from tuner.data.files import EVIDENCE, Source
+from tuner.data.preference_formats import choose_format
 from tuner.data.read import Row
 from tuner.data.template import AUTO, Template, load_template, variables
-from tuner.data.template_match import Fit, NoTemplateFits, choose
+from tuner.data.template_match import NONE, Fit, NoTemplateFits, choose, left_out
 from tuner.data.transcripts import PARTNERS
 from tuner.data.turn_lists import ends_with_user, shape
-from tuner.errors import DataError
+from tuner.data.understood import understood
+from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
+from tuner.schema.suggest import listed
 
 Accept = Callable[[Fit[Template]], bool]
-Choose = Callable[[DataSection, Sequence[str], Path, Accept], Fit[Template]]
+Choose = Callable[[DataSection, Sequence[str], Path, Accept, Evidence], Fit[Template]]
 LISTS = ("role", "from")
 
 
@@ -38,13 +44,14 @@ def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[
         RecipeError: `data.columns` names something that does not exist.
     """
     data, rows = source.data, source.rows[:EVIDENCE]
+    source.evidence = Evidence([row.values for row in rows])
     columns = [name for name in source.columns if name != data.reasoning_column]
     try:
-        fit = by_columns(data, columns, folder, partial(_agrees, data, rows))
+        fit = by_columns(data, columns, folder, partial(_agrees, data, rows), source.evidence)
     except NoTemplateFits as error:
         found = None if data.template != AUTO or data.columns else _by_contents(source, folder)
         if found is None:
-            raise _with_hints(error, source) from None
+            raise _with_ways(error, source) from None
         return found
     except DataError as error:
         raise _by_rows(error, source) from None
@@ -78,12 +85,17 @@ def _by_contents(source: Source, folder: Path) -> Fit[Template] | None:
     return Fit(template, {"messages": columns[0], **extras}, f"the turns in column {columns[0]}")
 
 
-def _by_rows(error: DataError, source: Source) -> DataError:
-    """The error with the rows that have the columns of each kind, if no row has those of two."""
+def _by_rows(error: DataError, source: Source, groups: Iterable[Collection[str]] = ()) -> DataError:
+    """The error with the rows that have the columns of each kind, if no row has those of two.
+
+    `groups` are the columns of each kind; by default those that the error names.
+    """
     kinds: dict[tuple[str, ...], list[str]] = {}
     for row in source.rows:
         kinds.setdefault(tuple(row.values), []).append(row.id)
-    named = [set(problem.partition(": ")[2].split(", ")) for problem in error.problems]
+    named = [{*names} for names in groups] or [
+        set(problem.partition(": ")[2].split(", ")) for problem in error.problems
+    ]
     if not named or any(sum(names <= {*kind} for names in named) > 1 for kind in kinds):
         return error
     listed = [f"{rows[0]} and others have: {', '.join(kind)}" for kind, rows in kinds.items()]
@@ -95,11 +107,11 @@ def _by_rows(error: DataError, source: Source) -> DataError:
     )
 
 
-def _with_hints(error: DataError, source: Source) -> DataError:
-    """The error with the columns that hold conversations in most rows, but not in all."""
-    hints = []
+def _with_ways(error: DataError, source: Source) -> DataError:
+    """The error with recipes that would read the rows, and the columns that hold conversations in
+    most rows, but not in all."""
+    hints, rows = [], source.rows[:EVIDENCE]
     for name in source.columns:
-        rows = source.rows[:EVIDENCE]
         odd = [row.id for row in rows if not shape([row.values.get(name)])]
         if len(odd) * 2 < len(rows):
             where = f", except {', '.join(odd[:3])}" if odd else ""
@@ -107,7 +119,86 @@ def _with_hints(error: DataError, source: Source) -> DataError:
                 f"'{name}' holds conversations{where}: "
                 f"template: chat, columns: {{messages: {name}}} reads it"
             )
-    return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
+    if source.data.template != AUTO or source.key == "data.eval":
+        return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
+    lines = [*_as_comparisons(source), *shown([] if hints else ways_to_read(source), source.given)]
+    fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
+    holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
+    problems = [*error.problems[:1], *holds[:10]] if lines else error.problems
+    return DataError(error.what, error.why, fix, [*problems, *hints])
+
+
+def _as_comparisons(source: Source) -> list[str]:
+    """Lines for an error, where the rows compare answers with each other."""
+    try:
+        fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
+    except TunerError:
+        return []
+    if fit.template.name == "thumbs":
+        return []
+    return [
+        f"  comparisons of answers ({fit.template.name}), for tuner reward, or for tuner rlhf with "
+        "rlhf.algorithm: dpo:",
+        f"    {recipe_line({'train': source.given}, source.data.columns)}",
+    ]
+
+
+def ways_to_read(source: Source) -> list[Alternative]:
+    """Return recipes that would read a source that has been looked at, the best first."""
+    gone = left_out(source.data.columns)
+    rows = source.evidence.rows
+    kept = [{name: value for name, value in row.items() if name not in gone} for row in rows]
+    renames = {name: file for name, file in source.data.columns.items() if file != NONE}
+    return alternatives(Evidence(kept), renames)
+
+
+def account(source: Source, read: Collection[str], several: bool) -> None:
+    """Refuse a source of which columns of the task would not be used.
+
+    Args:
+        source: whose template is found; gets the columns of the task that nothing reads.
+        read: columns that something else than the template reads.
+        several: whether the recipe has other training sources.
+
+    Raises:
+        DataError: one looks like part of the task; not if the recipe names the template.
+    """
+    data, seen = source.data, source.evidence
+    used = {file if file in seen.columns else file.partition(".")[0] for file in source.fit.used}
+    # A template's column that the recipe renames leaves out the file's column of that name.
+    known = used.union(read, data.columns)
+    task = source.unread = accounting.unread(seen, known)[0]
+    if not task or data.template != AUTO:
+        return
+    it, looks = ("it", "looks") if len(task) == 1 else ("them", "look")
+    holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])
+    fix = [f"say what becomes of {it}:", *_uses(source, task, used, several)]
+    error = DataError(
+        f"{'column' if it == 'it' else 'columns'} {listed([repr(each) for each in task])} {looks} "
+        "like part of the task, and would not be used",
+        f"understood: {understood(source.fit, seen)}; not read: {holds}; earlier versions warned "
+        "and went on",
+        "\n".join(fix),
+    )
+    raise _by_rows(error, source, [used, *({name} for name in task)])
+
+
+def _uses(source: Source, task: list[str], used: Collection[str], several: bool) -> list[str]:
+    """Lines for an error: recipes that read columns of the task, or leave them out."""
+    key = source.key.removeprefix("data.")
+    key = "source" if several and key == "train" else key
+    gone = {**source.data.columns, **dict.fromkeys(task, NONE)}
+    leave = [
+        f"  leave {'it' if len(task) == 1 else 'them'} out:",
+        f"    {recipe_line({key: source.given}, gone)}",
+    ]
+    if key == "eval":
+        return leave
+    if lines := _as_comparisons(source):
+        return [*lines, *leave]
+    known = source.evidence.columns
+    ways = [each for each in ways_to_read(source) if each.read > sum(n in known for n in used)]
+    return [*shown(ways, source.given, key), *leave]
 
 
 def _refuse_two_readings(fit: Fit[Template], source: Source) -> None:

@@ -40,6 +40,7 @@ WARNINGS = {
     "unanswered_rows": "{:row} ending in turns that no answer follows: these turns are left out",
     "unread_turn_keys": "keys of turns that nothing reads: {names}",
     "ignored_columns": "columns not used: {names}",
+    "unread_columns": "columns not used, though they look like part of the task: {names}",
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",
     "special_tokens_in_text": "special tokens in the rows' text, kept literal "
     "(data.special_tokens_in_text): {}",

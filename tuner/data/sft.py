@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tuner.data import choices
-from tuner.data.bad_rows import BadRow, EmptyPrompt
 from tuner.data.check_row import ODDITIES, check, oddities
-from tuner.data.choices import Choices
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.encode import Encoded
 from tuner.data.example import Example
@@ -22,16 +19,16 @@ from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import EvalRow, Inputs, Part, Preview, PromptFormat
 from tuner.data.preview_parts import parts_of
 from tuner.data.read import Row
-from tuner.data.recognise import recognise
+from tuner.data.recognise import account, recognise
 from tuner.data.rendered import Rendered
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
-from tuner.data.row_values import learned, unprompted
 from tuner.data.split import Split
 from tuner.data.template import Template
 from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.trained_prompts import trained
 from tuner.data.turn_rules import TurnRules, refuse_unknown_column
+from tuner.data.understood import understood
 from tuner.errors import DataError
 
 RAW_PROMPT_TOKENS = 32
@@ -40,8 +37,13 @@ WARNED = (
     *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
-    *("unsure_option_numbers", "text_after_answers", "turns_learned_by_key", "unanswered_rows"),
-    *("unread_turn_keys", "ignored_columns", "eval_rows_also_in_train", "special_tokens_in_text"),
+    *("text_after_answers", "turns_learned_by_key", "unanswered_rows", "unread_turn_keys"),
+    *(
+        "unsure_option_numbers",
+        "unread_columns",
+        "eval_rows_also_in_train",
+        "special_tokens_in_text",
+    ),
 )
 
 
@@ -62,17 +64,16 @@ class SftData(Pipeline[Dialogue]):
         self._disliked = self._unanswered = 0
         self._thumbs: dict[str, list[str]] = {}
         self._odd: Counter[str] = Counter()
-        self._choices: dict[str, Choices | None] = {}
         self._rules = TurnRules.of(self.data)
 
     def _recognise(self) -> None:
         refuse_unknown_column(self.data, [n for each in self.source.sources for n in each.columns])
         super()._recognise()
-        choices.settle(each for each in self._choices.values() if each)
 
     def _fit(self, source: Source) -> Fit[Template]:
-        fit = recognise(source, self.inputs.folder)
-        self._choices[source.name] = learned(fit, source.rows)
+        fit = source.fit = recognise(source, self.inputs.folder)
+        thumbs = self._thumbs[source.name] = thumb_columns(fit, source)
+        account(source, {*thumbs, self.data.reasoning_column or ""}, len(self.data.train) > 1)
         return fit
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:
@@ -95,18 +96,14 @@ class SftData(Pipeline[Dialogue]):
 
     def _of(self, source: Source) -> list[Dialogue | None]:
         """The dialogues of a source's liked rows; None for a raw text that is blank."""
-        thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
+        thumbs = self._thumbs[source.name]
         liked = [row for row in source.rows if not is_down(row, thumbs)]
         self._disliked += len(source.rows) - len(liked)
-        own = source.data
-        rules = replace(self._rules, system=own.system, instruction=own.instruction)
-        renderer = RowRenderer(source.fit, self.data.labels, rules, self._choices[source.name])
+        rules = self._rules.of_source(source.data)
+        renderer = RowRenderer(source.fit, self.data.labels, rules)
 
         def dialogue(row: Row) -> Dialogue | None:
-            try:
-                made = renderer.render(row)
-            except EmptyPrompt as problem:
-                raise BadRow(f"{problem}{unprompted(source.fit)}") from None
+            made = renderer.supervised(row)
             if made.plain and not made.answer.strip():
                 return None
             check(made)
@@ -215,8 +212,7 @@ class SftData(Pipeline[Dialogue]):
         report["warnings"] = warnings_of(report, WARNED, "they are also")
         if any(fit.template.label for fit in self.fits) and not self.data.labels:
             report["labels"] = list(self.labels)
-        offered = any(row.options for row in held)
-        if (self.labels or offered) and self.head != "classes":
+        if (self.labels or any(row.options for row in held)) and self.head != "classes":
             without = sum(row.gold is None for row in held)
             report["eval_rows_without_label"] = without
             if without:
@@ -244,15 +240,32 @@ class SftData(Pipeline[Dialogue]):
         by_key = sum(self._rules.by_key.values())
         odd = {key: self._odd[key] for key in ODDITIES} | self.maker.odd()
         return {
+            "understood": self._understood(used),
             **facts,
+            "unread_columns": list(
+                dict.fromkeys(name for each in self.source.sources for name in each.unread)
+            ),
             **odd,
-            "unsure_option_numbers": [
-                n for n, each in self._choices.items() if each and each.unsure
-            ],
+            "unsure_option_numbers": choices.unsure(self.fits),
             "unanswered_rows": self._unanswered,
             "unread_turn_keys": self._unread,
             "turns_learned_by_key": by_key,
         }
+
+    def _understood(self, used: Callable[[Source], frozenset[str]]) -> str:
+        """What was understood of the sources, each in a sentence."""
+        sources = [source for source in self.source.sources if source.rows]
+        said = [
+            understood(
+                source.fit,
+                source.evidence,
+                [name for name in source.evidence.columns if name not in used(source)],
+            )
+            for source in sources
+        ]
+        if len(said) == 1:
+            return said[0]
+        return "; ".join(f"{each.name}: {text}" for each, text in zip(sources, said, strict=True))
 
     def preview(self) -> tuple[list[Preview], list[str]]:
         """Return the training rows with the supervised spans; see `Pipeline.preview`."""

@@ -1,0 +1,192 @@
+"""Recipes that would read a source in another way, each tried on its first rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tuner.data import accounting
+from tuner.data.column_names import called, plain, suits
+from tuner.data.evidence import Evidence
+from tuner.data.template import Template, all_templates, variables
+from tuner.data.template_match import NONE
+from tuner.schema import strict_yaml
+
+MOST = 3
+_PLAIN = re.compile(r"[^\W\d][\w./*+-]*(?: [\w./*+-]+)*")
+# Templates that columns of any name may be given to.
+_GENERAL = ("classification", "prompt_completion", "instruction", "qa_with_context", "qa_zh")
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A way to read a source.
+
+    Attributes:
+        template: the data template.
+        columns: the recipe's `columns`: the template's name and the file's, and what is left out.
+        read: how many of the task's columns it reads.
+    """
+
+    template: Template
+    columns: Mapping[str, str]
+    read: int
+
+    def line(self, file: str, key: str = "train") -> str:
+        """Return it as a line of a recipe."""
+        return recipe_line({key: file, "template": self.template.name}, self.columns)
+
+
+def recipe_line(keys: Mapping[str, str], columns: Mapping[str, str]) -> str:
+    """Return a line of a recipe: its data section; or, with the key `source`, one of several."""
+    parts = [f"{key}: {flow(value)}" for key, value in keys.items()]
+    if columns:
+        pairs = ", ".join(f"{flow(name)}: {flow(value)}" for name, value in columns.items())
+        parts.append(f"columns: {{{pairs}}}")
+    line = f"{{{', '.join(parts)}}}"
+    return f"- {line}" if "source" in keys else f"data: {line}"
+
+
+def flow(text: str) -> str:
+    """Return a text as it stands in a line of YAML."""
+    if _PLAIN.fullmatch(text) and isinstance(strict_yaml.resolve(strict_yaml.Plain(text)), str):
+        return text
+    return json.dumps(text, ensure_ascii=False)
+
+
+def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternative]:
+    """Return ways to read a source, those that read most of its columns first.
+
+    A column is taken by its names or, where none is left, by what it holds. The paths into lists
+    and mappings count as columns.
+
+    Args:
+        evidence: what the columns hold, with those that are left out taken away.
+        keep: the recipe's own `columns`.
+    """
+    language = evidence.language
+    whole = Evidence([{**row, **_leaves(row)} for row in evidence.rows[:50]])
+    found = [
+        each
+        for template in all_templates()
+        if template.by_columns and template.language in (None, language or "en")
+        if (each := _way(template, whole, evidence, keep)) is not None
+    ]
+    best: dict[tuple[str, ...], Alternative] = {}
+    for way in sorted(found, key=_order):
+        # Of several that read the same columns as the same task, one.
+        best.setdefault((way.template.task or way.template.name,), way)
+    return list(best.values())
+
+
+def _order(way: Alternative) -> tuple[int, int, int]:
+    guessed = sum(
+        file != NONE and plain(_root(file)) not in map(plain, called(way.template, {}, name))
+        for name, file in way.columns.items()
+    )
+    name = way.template.name
+    general = _GENERAL.index(name) if name in _GENERAL else len(_GENERAL)
+    return (-way.read, guessed, general)
+
+
+def _way(
+    template: Template, whole: Evidence, evidence: Evidence, keep: Mapping[str, str]
+) -> Alternative | None:
+    used = {name: file for name, file in keep.items() if name in template.columns.names}
+    for name in template.columns.names:
+        if name in used or (template.conversation and name == template.conversation.column):
+            continue
+        column = _named(template, name, whole, used.values())
+        if column is not None:
+            used[name] = column
+    task = [name for name in evidence.columns if accounting.of_task(evidence, name)]
+    if template.name in _GENERAL:
+        _guess(template, whole, task, used)
+    if any(name not in used for name in template.columns.required):
+        return None
+    taken = {_root(file) for file in used.values()}
+    own = {name: used[name] for name in template.columns.names if name in used}
+    columns = {name: file for name, file in own.items() if name != file}
+    columns |= {name: NONE for name in task if name not in taken and name not in columns}
+    return Alternative(template, columns, len(taken.intersection(evidence.columns)))
+
+
+def _guess(template: Template, whole: Evidence, task: Sequence[str], used: dict[str, str]) -> None:
+    """Give the task's columns to those of the template that are still open, in their order."""
+    open_ones = [name for name in _of_turns(template) if name not in used]
+    missing = [name for name in open_ones if name in template.columns.required]
+    free = [name for name in task if name not in map(_root, used.values())]
+    if len(missing) > 1 and len(free) != len(missing):
+        # Nobody could say which is which.
+        return
+    for column in free:
+        for path in (column, *(each for each in whole.columns if _root(each) == column)):
+            name = next((n for n in open_ones if suits(template, n, path, whole)), None)
+            if name is not None and whole.values(path):
+                open_ones.remove(name)
+                used[name] = path
+                break
+
+
+def _named(template: Template, name: str, whole: Evidence, taken: Collection[str]) -> str | None:
+    """The column, or the path into one, that is called like a template's column and suits it."""
+    for other in called(template, {}, name):
+        for column in whole.columns:
+            if column in taken or _root(column) in taken or not whole.values(column):
+                continue
+            ends = {plain(_root(column)), plain(column.rpartition(".")[2])}
+            if plain(other) in ends and suits(template, name, column, whole):
+                return column
+    return None
+
+
+def _of_turns(template: Template) -> list[str]:
+    """The template's columns that a question or an answer reads, required ones first."""
+    turns = [turn.content or "" for turn in template.turns if turn.role in ("user", "assistant")]
+    read: set[str] = set().union(*(variables(each) for each in [*turns, template.text or ""]))
+    return [name for name in template.columns.names if name in read]
+
+
+def _root(path: str) -> str:
+    return path.partition(".")[0]
+
+
+def _leaves(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The values inside a row's lists and mappings, by their paths: answer.0, questions.*.q."""
+    found: dict[str, Any] = {}
+    for name, value in row.items():
+        for path, leaf in _inside(name, value):
+            found.setdefault(path, leaf)
+    return found
+
+
+def _inside(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if isinstance(key, str) and "." not in key:
+                yield from _inner(f"{path}.{key}", each)
+    elif isinstance(value, list) and value:
+        if all(isinstance(each, dict) for each in value):
+            for key in value[0]:
+                yield from _inner(f"{path}.*.{key}", value[0][key])
+        elif all(isinstance(each, str) for each in value):
+            yield f"{path}.0", value[0]
+
+
+def _inner(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict | list):
+        yield from _inside(path, value)
+    else:
+        yield path, value
+
+
+def shown(ways: Sequence[Alternative], file: str, key: str = "train") -> list[str]:
+    """Return lines for an error: what each way takes the rows for, and its line of recipe."""
+    lines: list[str] = []
+    for way in ways[:MOST]:
+        task = way.template.task or way.template.name.replace("_", " ")
+        lines += [f"  {task}:", f"    {way.line(file, key)}"]
+    return lines
