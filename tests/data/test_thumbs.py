@@ -90,9 +90,9 @@ def test_nothing_but_disliked_answers_is_refused_with_the_way_out(tmp_path: Path
     ],
 )
 def test_other_columns_are_no_thumbs(tmp_path: Path, thumbs: list[dict[str, Any]]) -> None:
-    """Stars, classes and columns of other names: all rows are learned, and the plan names them."""
+    """Stars, classes and columns of other names: all rows are learned without them."""
     rows = [pair(f"answer {n}", **thumb) for n, thumb in enumerate(thumbs)]
-    report = prepared(tmp_path, rows).report
+    report = prepared(tmp_path, rows, columns=dict.fromkeys(thumbs[0], "none")).report
     assert (report["rows_train"], report["thumbs_down_rows"]) == (2, 0)
     assert report["ignored_columns"] == list(thumbs[0])
 

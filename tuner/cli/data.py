@@ -19,11 +19,13 @@ from tuner.cli.options import (
     group,
     one_recipe,
 )
+from tuner.cli.recognise import data_recognise
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
 
 app = group("Show the data as the model sees it.")
+app.command("recognise")(data_recognise)
 
 
 @app.command("preview")

@@ -145,6 +145,7 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     recipe, plan = loaded.recipe, read_record(folder).get("plan", {})
     meant: dict[str, dict[str, Any]] = {}
     if loaded.task == "sft":
+        loaded = replace(loaded, formats=history.formats(plan))
         data = recipe.data
         meant["data"] = history.old_auto_values(plan, data.template, data.columns, data.long)
     dtype = history.old_dtype(plan.get("values", {}))

@@ -20,8 +20,6 @@ def header(loaded: LoadedRecipe, console: Console) -> None:
 def plan(made: Plan, console: Console) -> None:
     """Show a plan: facts, every value with its origin, warnings."""
     console.event("plan", plan=made.as_dict())
-    if said := made.facts["data"].get("understood"):
-        console.text(formatting.paragraph("understood", [said]))
     for name, facts in made.facts.items():
         console.text(formatting.paragraph(name, formatting.facts(name, facts, console.verbose)))
         if name == "data":

@@ -7,6 +7,7 @@ from typing import Any
 
 from tuner.data.column_names import plain
 from tuner.data.evidence import Evidence, kinds_of
+from tuner.data.thumb_words import are_thumbs
 
 # Columns about a row, not of it: what it is called, where it is from, how it was made.
 _BOOKKEEPING = frozenset(
@@ -55,6 +56,11 @@ _DATE = re.compile(r"\s*\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}(日)?([T ]\d{1,2}:\d
 _CODE = re.compile(r"(?=\S*\d)[\w:./#+=-]{6,}|[0-9a-fA-F-]{8,}", re.ASCII)
 
 
+def known(name: str) -> bool:
+    """Return whether a column is called like a part of some task."""
+    return plain(name) in _PARTS
+
+
 def unread(evidence: Evidence, read: frozenset[str]) -> tuple[list[str], list[str]]:
     """Return the columns that nothing reads: those that look like part of the task, and the rest.
 
@@ -74,6 +80,9 @@ def of_task(evidence: Evidence, name: str) -> bool:
     books and is short, or holds nothing but addresses, dates, codes and numbers.
     """
     values = evidence.values(name)
+    if values and are_thumbs(name, values):
+        # A template that reads it wins over one that leaves it to rate the answers.
+        return False
     if plain(name) in _PARTS:
         return bool(values) or not any(evidence.values(each) for each in evidence.columns)
     if not values:

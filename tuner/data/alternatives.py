@@ -12,13 +12,22 @@ from tuner.data import accounting
 from tuner.data.column_names import called, plain, suits
 from tuner.data.evidence import Evidence
 from tuner.data.template import Template, all_templates, variables
-from tuner.data.template_match import NONE
+from tuner.data.template_match import NONE, Fit
+from tuner.errors import DataError
 from tuner.schema import strict_yaml
 
 MOST = 3
 _PLAIN = re.compile(r"[^\W\d][\w./*+-]*(?: [\w./*+-]+)*")
 # Templates that columns of any name may be given to.
 _GENERAL = ("classification", "prompt_completion", "instruction", "qa_with_context", "qa_zh")
+# What they are called inside lists of mappings.
+_SHORT = {"question": "q", "prompt": "q", "answer": "a", "completion": "a"}
+
+
+class Unsure(DataError):
+    """How a source is to be read cannot be told; `ways` are those in question."""
+
+    ways: Sequence[Alternative] = ()
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,11 @@ class Alternative:
     template: Template
     columns: Mapping[str, str]
     read: int
+
+    @property
+    def task(self) -> str:
+        """What the rows are taken for."""
+        return self.template.task or self.template.name.replace("_", " ")
 
     def line(self, file: str, key: str = "train") -> str:
         """Return it as a line of a recipe."""
@@ -79,7 +93,53 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
     for way in sorted(found, key=_order):
         # Of several that read the same columns as the same task, one.
         best.setdefault((way.template.task or way.template.name,), way)
-    return list(best.values())
+    return list(best.values()) or _last_resort(whole, evidence)
+
+
+def _last_resort(whole: Evidence, evidence: Evidence) -> list[Alternative]:
+    """The longest texts that there are, as plain text."""
+    texts = {name: whole.texts(name) for name in whole.columns if whole.holds(name, ("text",))}
+    lengths = {name: sum(map(len, each)) for name, each in texts.items() if each}
+    if not lengths:
+        return []
+    longest = max(lengths, key=lambda name: lengths[name])
+    task = [name for name in evidence.columns if accounting.of_task(evidence, name)]
+    left = {name: NONE for name in task if name != _root(longest)}
+    template = next(each for each in all_templates() if each.name == "text")
+    return [Alternative(template, {"text": longest, **left}, 1)]
+
+
+def as_named(
+    fit: Fit[Template], evidence: Evidence, keep: Mapping[str, str] | None = None
+) -> Alternative:
+    """Return a fit as a recipe that names its template, and leaves out what it does not read.
+
+    Args:
+        fit: the template and its columns.
+        evidence: what the columns hold.
+        keep: the recipe's `columns`.
+    """
+    columns = {name: file for name, file in fit.columns.items() if name != file}
+    left = [name for name in accounting.unread(evidence, fit.used)[0] if name not in columns]
+    optional = [name for name in fit.template.columns.optional if name in evidence.columns]
+    left += [name for name in optional if name not in fit.used and name not in left]
+    gone = {name: file for name, file in (keep or {}).items() if file == NONE}
+    return Alternative(fit.template, gone | columns | dict.fromkeys(left, NONE), len(fit.used))
+
+
+def swapped(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
+    """Return a fit with a column in place of the one whose name its own begins with: label_text
+    for label; None if there is none."""
+    for name, file in fit.columns.items():
+        longer = plain(column).startswith(plain(file)) and plain(column) != plain(file)
+        if longer and suits(fit.template, name, column, evidence):
+            columns = {**fit.columns, name: column}
+            renames = {key: value for key, value in columns.items() if key != value}
+            # A column of the template that is renamed needs no `none` for the file's of its name.
+            if name != file:
+                renames[file] = NONE
+            return Alternative(fit.template, renames, len(columns))
+    return None
 
 
 def _order(way: Alternative) -> tuple[int, int, int]:
@@ -88,6 +148,7 @@ def _order(way: Alternative) -> tuple[int, int, int]:
         for name, file in way.columns.items()
     )
     name = way.template.name
+    guessed -= way.template.language == "zh"
     general = _GENERAL.index(name) if name in _GENERAL else len(_GENERAL)
     return (-way.read, guessed, general)
 
@@ -103,9 +164,11 @@ def _way(
         if column is not None:
             used[name] = column
     task = [name for name in evidence.columns if accounting.of_task(evidence, name)]
+    if template.choice and not used:
+        used = _by_position(template, evidence)
     if template.name in _GENERAL:
         _guess(template, whole, task, used)
-    if any(name not in used for name in template.columns.required):
+    if not template.complete(used):
         return None
     taken = {_root(file) for file in used.values()}
     own = {name: used[name] for name in template.columns.names if name in used}
@@ -114,17 +177,34 @@ def _way(
     return Alternative(template, columns, len(taken.intersection(evidence.columns)))
 
 
+def _by_position(template: Template, evidence: Evidence) -> dict[str, str]:
+    """The columns 1, 2 ... of a table without a header, if they look like a question, options and
+    the right one's letter."""
+    columns, choice = evidence.columns, template.choice
+    if choice is None or columns != [str(n) for n in range(1, len(columns) + 1)]:
+        return {}
+    asked, *options, right = columns if len(columns) > 3 else ["", "", ""]
+    if len(options) > len(choice.each) or not right or not evidence.holds(right, ("letter",)):
+        return {}
+    question = next(name for name in template.columns.required if name != choice.answer)
+    return {question: asked, choice.answer: right, **dict(zip(choice.each, options, strict=False))}
+
+
 def _guess(template: Template, whole: Evidence, task: Sequence[str], used: dict[str, str]) -> None:
     """Give the task's columns to those of the template that are still open, in their order."""
     open_ones = [name for name in _of_turns(template) if name not in used]
     missing = [name for name in open_ones if name in template.columns.required]
     free = [name for name in task if name not in map(_root, used.values())]
-    if len(missing) > 1 and len(free) != len(missing):
+    odd = [name for name in free if not accounting.known(name)]
+    if missing and (len(odd) < len(missing) or (len(missing) > 1 and len(free) > len(missing))):
         # Nobody could say which is which.
         return
+    free = [*odd, *(name for name in free if name not in odd)] if missing else free
     for column in free:
         for path in (column, *(each for each in whole.columns if _root(each) == column)):
-            name = next((n for n in open_ones if suits(template, n, path, whole)), None)
+            # What is inside a list is only taken where something must be.
+            names = open_ones if path == column else [n for n in open_ones if n in missing]
+            name = next((n for n in names if suits(template, n, path, whole)), None)
             if name is not None and whole.values(path):
                 open_ones.remove(name)
                 used[name] = path
@@ -133,7 +213,8 @@ def _guess(template: Template, whole: Evidence, task: Sequence[str], used: dict[
 
 def _named(template: Template, name: str, whole: Evidence, taken: Collection[str]) -> str | None:
     """The column, or the path into one, that is called like a template's column and suits it."""
-    for other in called(template, {}, name):
+    short = _SHORT.get(name)
+    for other in [*called(template, {}, name), *([short] if short else [])]:
         for column in whole.columns:
             if column in taken or _root(column) in taken or not whole.values(column):
                 continue
@@ -187,6 +268,5 @@ def shown(ways: Sequence[Alternative], file: str, key: str = "train") -> list[st
     """Return lines for an error: what each way takes the rows for, and its line of recipe."""
     lines: list[str] = []
     for way in ways[:MOST]:
-        task = way.template.task or way.template.name.replace("_", " ")
-        lines += [f"  {task}:", f"    {way.line(file, key)}"]
+        lines += [f"  {way.task}:", f"    {way.line(file, key)}"]
     return lines

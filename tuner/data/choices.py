@@ -129,6 +129,18 @@ class Choices:
         return said.get(self.way) or str(numbers[self.way])
 
 
+def learned(choice: Any, columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> Choices:
+    """Return what reads options and answers of these rows.
+
+    Args:
+        choice: the template's `choice`.
+        columns: the file's names of the template's columns.
+        rows: their values.
+    """
+    each = tuple(columns[name] for name in choice.each if name in columns)
+    return Choices(columns.get(choice.options), each, columns[choice.answer]).learn(rows)
+
+
 def settle(fits: Iterable[Any]) -> None:
     """Let files that do not show from where their answers count follow those that do.
 

@@ -26,7 +26,9 @@ def suits(template: Template, name: str, column: str, evidence: Evidence) -> boo
     """
     kinds = template.columns.contents.get(name, ())
     if kinds and not ("label" in kinds and plain(name) == plain(column)):
-        return evidence.holds(column, kinds, MOST)
+        # What tells this template from others must be seen.
+        plainly = bool({"text", "label"}.intersection(kinds))
+        return evidence.holds(column, kinds, MOST) and (plainly or bool(evidence.values(column)))
     return name not in _written(template) or evidence.holds(column, DEFAULT, _HALF)
 
 
@@ -65,11 +67,19 @@ def by_other_names(
     for name in open_names:
         for other in called(template, alias, name):
             column = free.get(plain(other))
-            if column is not None and suits(template, name, column, evidence):
+            if column is None or not suits(template, name, column, evidence):
+                continue
+            if evidence.values(column) or not _must_say(template, name, evidence):
                 found[name] = column
                 del free[plain(column)]
                 break
     return found
+
+
+def _must_say(template: Template, name: str, evidence: Evidence) -> bool:
+    """Whether a column that is blank in every row is not the one that the template needs."""
+    needed = name in template.columns.required and name not in template.columns.blank
+    return needed and any(evidence.values(each) for each in evidence.columns)
 
 
 def distance(template: Template, columns: Mapping[str, str]) -> int:

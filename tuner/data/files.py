@@ -81,6 +81,7 @@ class Source:
             "template": self.fit.template.name,
             "columns": used,
             "mapping": dict(self.fit.columns),
+            **({"spoken": sorted(self.fit.spoken)} if self.fit.spoken else {}),
         }
 
 

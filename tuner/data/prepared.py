@@ -23,6 +23,7 @@ class Inputs:
         seed: chooses the held-out rows.
         context_length: tokens that the model can take.
         stop_ids: further token ids that end an answer, next to the tokenizer's eos.
+        formats: of a run that is resumed: of each file, its data template and the columns of it.
     """
 
     data: DataSection
@@ -31,6 +32,7 @@ class Inputs:
     seed: int
     context_length: int
     stop_ids: Collection[int] = ()
+    formats: tuple[tuple[str, dict[str, str] | None], ...] = ()
 
     def max_length(self) -> int:
         """Return the tokens of the longest example: the recipe's, else all that the model can take.

@@ -9,13 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data import accounting
-from tuner.data.alternatives import Alternative, alternatives, recipe_line, shown
+from tuner.data.alternatives import (
+    MOST,
+    Alternative,
+    Unsure,
+    alternatives,
+    as_named,
+    recipe_line,
+    shown,
+    swapped,
+)
 from tuner.data.evidence import Evidence
 from tuner.data.files import EVIDENCE, Source
 from tuner.data.preference_formats import choose_format
+from tuner.data.prepared import Inputs
 from tuner.data.read import Row
 from tuner.data.template import AUTO, Template, load_template, variables
-from tuner.data.template_match import NONE, Fit, NoTemplateFits, choose, left_out
+from tuner.data.template_match import NONE, Fit, NoTemplateFits, SeveralFit, choose, left_out
 from tuner.data.transcripts import PARTNERS
 from tuner.data.turn_lists import ends_with_user, shape
 from tuner.data.understood import understood
@@ -53,11 +63,42 @@ def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[
         if found is None:
             raise _with_ways(error, source) from None
         return found
-    except DataError as error:
-        raise _by_rows(error, source) from None
+    except SeveralFit as error:
+        raise _with_fits(error, source) from None
     if data.template == AUTO:
         _refuse_two_readings(fit, source)
     return replace(fit, spoken=_spoken(fit, rows, data.template != AUTO))
+
+
+def as_begun(source: Source, sources: Sequence[Source], inputs: Inputs) -> bool:
+    """Give a source the format that it had when the run that is resumed began.
+
+    Args:
+        source: whose format is set.
+        sources: all of them.
+        inputs: `formats` and `folder` are read.
+
+    Returns:
+        Whether a run is resumed and the source has the columns that the format reads.
+    """
+    known = inputs.formats
+    if source.data.template != AUTO or len(known) != len(sources):
+        return False
+    name, columns = next(each for each, one in zip(known, sources, strict=True) if one is source)
+    if not name:
+        return False
+    rows = source.rows[:EVIDENCE]
+    source.evidence = Evidence([row.values for row in rows])
+    if columns is None:
+        named = source.data.model_copy(update={"template": name})
+        try:
+            columns = dict(choose(named, source.columns, inputs.folder).columns)
+        except DataError:
+            return False
+    template = load_template(name, inputs.folder)
+    fit = Fit(template, columns, f"columns {', '.join(columns.values())}")
+    source.fit = replace(fit.choosing(source.evidence), spoken=_spoken(fit, rows, False))
+    return True
 
 
 def _values(rows: Iterable[Row], column: str) -> list[Any]:
@@ -107,6 +148,22 @@ def _by_rows(error: DataError, source: Source, groups: Iterable[Collection[str]]
     )
 
 
+def _with_fits(error: SeveralFit, source: Source) -> DataError:
+    """The error with a recipe for each of the templates that fit."""
+    mixed = _by_rows(error, source)
+    if mixed is not error or source.key == "data.eval":
+        return mixed
+    ways = [as_named(fit, source.evidence, source.data.columns) for fit in error.fits]
+    fix = "\n".join(["say which one you mean:", *shown(ways, source.given)])
+    return _unsure(DataError(error.what, error.why, fix, error.problems), ways)
+
+
+def _unsure(error: DataError, ways: Sequence[Alternative]) -> Unsure:
+    unsure = Unsure(error.what, error.why, error.fix, error.problems)
+    unsure.ways = ways[:MOST]
+    return unsure
+
+
 def _with_ways(error: DataError, source: Source) -> DataError:
     """The error with recipes that would read the rows, and the columns that hold conversations in
     most rows, but not in all."""
@@ -121,11 +178,12 @@ def _with_ways(error: DataError, source: Source) -> DataError:
             )
     if source.data.template != AUTO or source.key == "data.eval":
         return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
-    lines = [*_as_comparisons(source), *shown([] if hints else ways_to_read(source), source.given)]
+    ways = [] if hints else ways_to_read(source)
+    lines = [*_as_comparisons(source), *shown(ways, source.given)]
     fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
     holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
     problems = [*error.problems[:1], *holds[:10]] if lines else error.problems
-    return DataError(error.what, error.why, fix, [*problems, *hints])
+    return _unsure(DataError(error.what, error.why, fix, [*problems, *hints]), ways)
 
 
 def _as_comparisons(source: Source) -> list[str]:
@@ -152,27 +210,37 @@ def ways_to_read(source: Source) -> list[Alternative]:
     return alternatives(Evidence(kept), renames)
 
 
-def account(source: Source, read: Collection[str], several: bool) -> None:
+def account(source: Source, read: Collection[str], several: bool, begun: bool = False) -> None:
     """Refuse a source of which columns of the task would not be used.
 
     Args:
         source: whose template is found; gets the columns of the task that nothing reads.
         read: columns that something else than the template reads.
         several: whether the recipe has other training sources.
+        begun: whether a run is resumed.
 
     Raises:
-        DataError: one looks like part of the task; not if the recipe names the template.
+        DataError: one looks like part of the task; not if the recipe names the template, nor if the
+            run has begun to train without it.
     """
     data, seen = source.data, source.evidence
     used = {file if file in seen.columns else file.partition(".")[0] for file in source.fit.used}
     # A template's column that the recipe renames leaves out the file's column of that name.
     known = used.union(read, data.columns)
     task = source.unread = accounting.unread(seen, known)[0]
-    if not task or data.template != AUTO:
+    if not task or data.template != AUTO or begun:
         return
     it, looks = ("it", "looks") if len(task) == 1 else ("them", "look")
+    ways = _uses(source, task, used)
+    key = source.key.removeprefix("data.")
+    key = "source" if several and key == "train" else key
+    fix = [
+        f"say what becomes of {it}:",
+        *(_as_comparisons(source) or shown(ways, source.given, key)),
+        f"  leave {it} out:",
+        f"    {recipe_line({key: source.given}, {**data.columns, **dict.fromkeys(task, NONE)})}",
+    ]
     holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])
-    fix = [f"say what becomes of {it}:", *_uses(source, task, used, several)]
     error = DataError(
         f"{'column' if it == 'it' else 'columns'} {listed([repr(each) for each in task])} {looks} "
         "like part of the task, and would not be used",
@@ -180,25 +248,19 @@ def account(source: Source, read: Collection[str], several: bool) -> None:
         "and went on",
         "\n".join(fix),
     )
-    raise _by_rows(error, source, [used, *({name} for name in task)])
+    mixed = _by_rows(error, source, [used, *({name} for name in task)])
+    raise mixed if mixed is not error else _unsure(error, ways)
 
 
-def _uses(source: Source, task: list[str], used: Collection[str], several: bool) -> list[str]:
-    """Lines for an error: recipes that read columns of the task, or leave them out."""
-    key = source.key.removeprefix("data.")
-    key = "source" if several and key == "train" else key
-    gone = {**source.data.columns, **dict.fromkeys(task, NONE)}
-    leave = [
-        f"  leave {'it' if len(task) == 1 else 'them'} out:",
-        f"    {recipe_line({key: source.given}, gone)}",
-    ]
-    if key == "eval":
-        return leave
-    if lines := _as_comparisons(source):
-        return [*lines, *leave]
-    known = source.evidence.columns
+def _uses(source: Source, task: list[str], used: Collection[str]) -> list[Alternative]:
+    """Ways to read columns of the task that nothing reads; none for an eval file, whose format is
+    that of the training rows."""
+    if source.key == "data.eval":
+        return []
+    known, seen = source.evidence.columns, source.evidence
     ways = [each for each in ways_to_read(source) if each.read > sum(n in known for n in used)]
-    return [*shown(ways, source.given, key), *leave]
+    names = [swapped(source.fit, seen, each) for each in task] if len(task) == 1 else []
+    return [each for each in [*names, *ways] if each][:MOST]
 
 
 def _refuse_two_readings(fit: Fit[Template], source: Source) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from tuner.data import choices
@@ -19,7 +19,7 @@ from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import EvalRow, Inputs, Part, Preview, PromptFormat
 from tuner.data.preview_parts import parts_of
 from tuner.data.read import Row
-from tuner.data.recognise import account, recognise
+from tuner.data.recognise import account, as_begun, recognise
 from tuner.data.rendered import Rendered
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
 from tuner.data.split import Split
@@ -28,7 +28,7 @@ from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.trained_prompts import trained
 from tuner.data.turn_rules import TurnRules, refuse_unknown_column
-from tuner.data.understood import understood
+from tuner.data.understood import of_sources
 from tuner.errors import DataError
 
 RAW_PROMPT_TOKENS = 32
@@ -37,13 +37,8 @@ WARNED = (
     *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
-    *("text_after_answers", "turns_learned_by_key", "unanswered_rows", "unread_turn_keys"),
-    *(
-        "unsure_option_numbers",
-        "unread_columns",
-        "eval_rows_also_in_train",
-        "special_tokens_in_text",
-    ),
+    *("unsure_option_numbers", "text_after_answers", "turns_learned_by_key", "unanswered_rows"),
+    *("unread_turn_keys", "unread_columns", "eval_rows_also_in_train", "special_tokens_in_text"),
 )
 
 
@@ -71,10 +66,13 @@ class SftData(Pipeline[Dialogue]):
         super()._recognise()
 
     def _fit(self, source: Source) -> Fit[Template]:
-        fit = source.fit = recognise(source, self.inputs.folder)
-        thumbs = self._thumbs[source.name] = thumb_columns(fit, source)
-        account(source, {*thumbs, self.data.reasoning_column or ""}, len(self.data.train) > 1)
-        return fit
+        begun = as_begun(source, self.source.sources, self.inputs)
+        if not begun:
+            source.fit = recognise(source, self.inputs.folder)
+        thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
+        read = {*thumbs, self.data.reasoning_column or ""}
+        account(source, read, len(self.data.train) > 1, begun)
+        return source.fit
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:
         """The dialogues of the liked rows; supervised learning has no use for others."""
@@ -240,7 +238,7 @@ class SftData(Pipeline[Dialogue]):
         by_key = sum(self._rules.by_key.values())
         odd = {key: self._odd[key] for key in ODDITIES} | self.maker.odd()
         return {
-            "understood": self._understood(used),
+            "understood": of_sources(self.source.sources, used),
             **facts,
             "unread_columns": list(
                 dict.fromkeys(name for each in self.source.sources for name in each.unread)
@@ -251,21 +249,6 @@ class SftData(Pipeline[Dialogue]):
             "unread_turn_keys": self._unread,
             "turns_learned_by_key": by_key,
         }
-
-    def _understood(self, used: Callable[[Source], frozenset[str]]) -> str:
-        """What was understood of the sources, each in a sentence."""
-        sources = [source for source in self.source.sources if source.rows]
-        said = [
-            understood(
-                source.fit,
-                source.evidence,
-                [name for name in source.evidence.columns if name not in used(source)],
-            )
-            for source in sources
-        ]
-        if len(said) == 1:
-            return said[0]
-        return "; ".join(f"{each.name}: {text}" for each, text in zip(sources, said, strict=True))
 
     def preview(self) -> tuple[list[Preview], list[str]]:
         """Return the training rows with the supervised spans; see `Pipeline.preview`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from tuner.data import accounting
 from tuner.data.bad_rows import BadRow
-from tuner.data.choices import Choices
+from tuner.data.choices import Choices, learned
 from tuner.data.column_names import by_other_names, distance, narrow, suits
 from tuner.data.evidence import Evidence
 from tuner.data.read import Row
@@ -50,6 +50,11 @@ class Fit(Generic[Kind]):
         file_name = self.columns.get(name)
         return None if file_name is None else row.values.get(file_name)
 
+    def choosing(self, seen: Evidence) -> Fit[Kind]:
+        """Return the same, with what these rows show of options, if the template has some."""
+        choice = getattr(self.template, "choice", None)
+        return replace(self, choices=learned(choice, self.columns, seen.rows)) if choice else self
+
     def required(self, row: Row, name: str) -> Any:
         """Return the row's value of a column that it must have.
 
@@ -68,6 +73,12 @@ class NoTemplateFits(DataError):
     """No data template reads these columns."""
 
 
+class SeveralFit(DataError):
+    """Several templates read these columns; `fits` says how."""
+
+    fits: Sequence[Fit[Any]] = ()
+
+
 def only(fits: Sequence[Fit[Kind]], kind: str) -> Fit[Kind] | None:
     """Return the one that fits; None if none does.
 
@@ -75,11 +86,13 @@ def only(fits: Sequence[Fit[Kind]], kind: str) -> Fit[Kind] | None:
         DataError: several do.
     """
     if len(fits) > 1:
-        raise DataError(
+        error = SeveralFit(
             f"the columns fit more than one {kind}",
             fix="name the one you mean: data.template (and data.columns)",
             problems=[f"{fit.template.name}: {', '.join(sorted(fit.used))}" for fit in fits],
         )
+        error.fits = fits
+        raise error
     return fits[0] if fits else None
 
 
@@ -160,22 +173,14 @@ def _fits(
                 continue
             used = {name: used[name] for name in template.columns.names if name in used}
             origin = "recipe" if named else f"columns {', '.join(used.values())}"
-            choices = _choices(template, used, seen)
-            fits.setdefault(frozenset(used.items()), Fit(template, used, origin, choices=choices))
+            fit = Fit(template, used, origin).choosing(seen)
+            fits.setdefault(frozenset(used.items()), fit)
             if named and (template.conversation or not exact):
                 # The column's own name comes before others that it may have.
                 break
         if fits:
             break
     return list(fits.values())
-
-
-def _choices(template: Template, columns: Mapping[str, str], seen: Evidence) -> Choices | None:
-    choice = template.choice
-    if choice is None:
-        return None
-    each = tuple(columns[name] for name in choice.each if name in columns)
-    return Choices(columns.get(choice.options), each, columns[choice.answer]).learn(seen.rows)
 
 
 def _exactly(

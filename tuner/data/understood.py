@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tuner.data.column_names import plain
 from tuner.data.evidence import Evidence
+from tuner.data.files import Source
 from tuner.data.template import Template
 from tuner.data.template_match import Fit
 
@@ -38,9 +39,10 @@ def understood(fit: Fit[Template], evidence: Evidence, ignored: Sequence[str] = 
     for name in template.columns.names:
         if name in fit.columns:
             names.setdefault(template.columns.words.get(name, _spaced(name)), []).append(name)
-    answers = (template.label,) if template.label else template.answer_columns
+    answers = {template.label} if template.label else {*template.answer_columns}
     parts = []
-    for word, group in names.items():
+    last = sorted(names.items(), key=lambda pair: not answers.isdisjoint(pair[1]))
+    for word, group in last:
         columns = [fit.columns[name] for name in group]
         kind = _kind(template, group[0], columns[0], evidence, group[0] in answers)
         parts.append(_part(word, columns, kind))
@@ -51,11 +53,30 @@ def understood(fit: Fit[Template], evidence: Evidence, ignored: Sequence[str] = 
     return sentence + (f"; not used: {', '.join(ignored)}" if ignored else "")
 
 
+def of_sources(sources: Sequence[Source], used: Callable[[Source], frozenset[str]]) -> str:
+    """Return what was understood of each of several sources.
+
+    Args:
+        sources: those without rows are passed over.
+        used: the columns of a source that something reads.
+    """
+    said = [
+        (each, understood(each.fit, each.evidence, sorted({*each.evidence.columns} - used(each))))
+        for each in sources
+        if each.rows
+    ]
+    if len(said) == 1:
+        return said[0][1]
+    return "; ".join(f"{each.name}: {text}" for each, text in said)
+
+
 def _spaced(name: str) -> str:
     return name.replace("_", " ")
 
 
 def _part(word: str, columns: Sequence[str], kind: str) -> str:
+    if kind[:1].isdigit():
+        return f"{kind} {word} in column {columns[0]}"
     if len(columns) > 1:
         return f"{len(columns)} {word} in columns {_range(columns)}"
     where = "" if plain(word) == plain(columns[0]) else f" (column {columns[0]})"
@@ -67,13 +88,17 @@ def _kind(template: Template, name: str, column: str, evidence: Evidence, answer
     values = evidence.values(column)
     if not values or evidence.holds(column, ("turns",)):
         return ""
-    asked = template.columns.contents.get(name, ())
-    kinds = [kind for kind in _ONE if kind != "index" or kind in asked]
+    choice = template.choice
+    chosen = choice is not None and name == choice.answer
+    kinds = [kind for kind in _ONE if kind != "index" or chosen]
     kind = next((kind for kind in kinds if evidence.holds(column, (kind,))), "")
     sizes = [len(each) for each in values if isinstance(each, list | dict)]
     if sizes and kind in ("list", "mapping"):
         few, many = min(sizes), max(sizes)
-        return f"{_ONE[kind]} of {few if few == many else f'{few} to {many}'}"
+        size = str(few) if few == many else f"{few} to {many}"
+        return size if choice and name == choice.options else f"{_ONE[kind]} of {size}"
+    if chosen and not kind:
+        return "the text of an option"
     if answer and kind in ("", "number") and len(values) >= 10 and evidence.repeats(column):
         return f"one of {len({str(each).strip() for each in values})} labels"
     return _ONE.get(kind, "")

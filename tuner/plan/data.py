@@ -122,7 +122,7 @@ def pipeline(
     if loaded.task == "reward":
         return PreferenceData(inputs)
     if rlhf is None:
-        return SftData(inputs, head.name)
+        return SftData(replace(inputs, formats=loaded.formats), head.name)
     if not rlhf.draws:
         return PreferenceData(inputs, apart=True)
     if recipe.ppo is not None and recipe.ppo.ptx_data is not None:

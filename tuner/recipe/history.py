@@ -122,6 +122,13 @@ def old_auto_values(
     return meant
 
 
+def formats(plan: Mapping[str, Any]) -> tuple[tuple[str, dict[str, str] | None], ...]:
+    """Return how the run of a plan reads its files: of each, the data template and its columns; an
+    empty name where it had no rows, no columns where an earlier version did not record them."""
+    files = plan.get("data", {}).get("files", [])
+    return tuple((file.get("template", ""), file.get("mapping")) for file in files)
+
+
 def old_dtype(values: Mapping[str, Any]) -> str | None:
     """Return what `auto` of `model.dtype` meant to an earlier version on a GPU without bf16.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner import evaluate
 from tuner.console import formatting
+from tuner.data.named import named
 from tuner.export import run_end
 from tuner.machine import hardware, heap
 from tuner.methods import qat_layers
@@ -29,6 +30,8 @@ def write_inputs(plan: Plan, folder: RunFolder) -> None:
     """Write `recipe.lock.yaml` and `data_report.json`."""
     section = plan.recipe.model.model_copy(update={"code_sha256": plan.base.code_sha256})
     recipe = plan.recipe.model_copy(update={"model": section})
+    if plan.task == "sft":
+        recipe = recipe.model_copy(update={"data": named(recipe.data, plan.prepared.report)})
     text = dump.dump(recipe, plan.loaded.folder)
     write_file(folder.path / LOCK, text.encode())
     write_json(folder.path / "data_report.json", plan.prepared.report)

@@ -1,0 +1,75 @@
+"""A file looked at without a recipe: what it is taken for, and how else it can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner.data.alternatives import MOST, Alternative, Unsure, as_named
+from tuner.data.files import EVIDENCE, Source, read_source
+from tuner.data.recognise import account, recognise, ways_to_read
+from tuner.data.thumbs import thumb_columns
+from tuner.data.understood import understood
+from tuner.errors import DataError
+from tuner.recipe.schema import DataSection
+
+# Enough to see what a text is.
+_LENGTH = 4096
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen in a file.
+
+    Attributes:
+        understood: what it is taken for, in a sentence; empty if that cannot be told.
+        error: why a recipe that only names the file is refused.
+        ways: recipes that read it; first what it is taken for, if there is no error.
+        ignored: columns that are not read, and that are no part of the task.
+    """
+
+    understood: str
+    error: DataError | None
+    ways: Sequence[Alternative]
+    ignored: Sequence[str]
+
+
+def look(file: Path, folder: Path) -> Look:
+    """Look at the first rows of a file, as supervised training reads it.
+
+    Args:
+        file: the file.
+        folder: where it is looked up first, if its path is relative.
+
+    Raises:
+        DataError: the file cannot be read, or has no rows.
+    """
+    data = DataSection(train=(str(file),), eval=0, max_rows=EVIDENCE)
+    found = read_source(data, folder, _LENGTH, 0)
+    found.bad.stop_if_too_many()
+    if not found.rows:
+        raise DataError(f"{file} has no rows", fix="name a file with rows")
+    return look_at(found.train.sources[0], folder)
+
+
+def look_at(source: Source, folder: Path) -> Look:
+    """Look at a source that has been read; see `look`."""
+    try:
+        source.fit = recognise(source, folder)
+    except Unsure as error:
+        return Look("", error, error.ways, [])
+    except DataError as error:
+        return Look("", error, [], [])
+    thumbs, seen = thumb_columns(source.fit, source), source.evidence
+    own = as_named(source.fit, seen)
+    try:
+        account(source, thumbs, several=False)
+    except Unsure as error:
+        return Look(understood(source.fit, seen), error, [*error.ways, own], [])
+    except DataError as error:
+        return Look(understood(source.fit, seen), error, [], [])
+    ignored = [name for name in seen.columns if name not in source.fit.used.union(thumbs)]
+    others = [way for way in ways_to_read(source) if way.task != own.task]
+    said = understood(source.fit, seen, ignored)
+    return Look(said, None, [own, *others[: MOST - 1]], ignored)
