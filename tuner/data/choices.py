@@ -121,15 +121,43 @@ class Choices:
         how = {"from 0": ", counted from 0", "from 1": ", counted from 1"}.get(self.way, "")
         raise BadRow(f"the answer in '{self.answer}' is none of the options of its row{how}")
 
+    def first(self, values: Mapping[str, Any]) -> str:
+        """Return an answer that means the first option of a row."""
+        option = self.options_of(values)[0]
+        numbers = {"from 0": option.place, "from 1": option.place + 1}
+        said = {"name": option.name, "letter": option.letter, "text": option.text}
+        return said.get(self.way) or str(numbers[self.way])
 
-def settle(found: Iterable[Choices]) -> None:
-    """Let files that do not show from where their answers count follow those that do."""
-    each = list(found)
+
+def learned(choice: Any, columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> Choices:
+    """Return what reads options and answers of these rows.
+
+    Args:
+        choice: the template's `choice`.
+        columns: the file's names of the template's columns.
+        rows: their values.
+    """
+    each = tuple(columns[name] for name in choice.each if name in columns)
+    return Choices(columns.get(choice.options), each, columns[choice.answer]).learn(rows)
+
+
+def settle(fits: Iterable[Any]) -> None:
+    """Let files that do not show from where their answers count follow those that do.
+
+    Args:
+        fits: of the files; what reads their options is in `choices`.
+    """
+    each = [fit.choices for fit in fits if fit.choices]
     known = {one.way for one in each if one.way in ("from 0", "from 1") and not one.unsure}
     for one in each:
         if one.unsure and len(known) == 1:
             (one.way,) = known
             one.unsure = False
+
+
+def unsure(fits: Iterable[Any]) -> list[str]:
+    """Return the columns of answers that may count from 0 or from 1."""
+    return [fit.choices.answer for fit in fits if fit.choices and fit.choices.unsure]
 
 
 def _answer(value: Any) -> str:

@@ -26,7 +26,9 @@ def suits(template: Template, name: str, column: str, evidence: Evidence) -> boo
     """
     kinds = template.columns.contents.get(name, ())
     if kinds and not ("label" in kinds and plain(name) == plain(column)):
-        return evidence.holds(column, kinds, MOST)
+        # What tells this template from others must be seen.
+        plainly = bool({"text", "label"}.intersection(kinds))
+        return evidence.holds(column, kinds, MOST) and (plainly or bool(evidence.values(column)))
     return name not in _written(template) or evidence.holds(column, DEFAULT, _HALF)
 
 

@@ -10,12 +10,11 @@ from typing import Any
 
 from tuner.data import json_rows, marks, reasoning
 from tuner.data.bad_rows import BadRow, EmptyPrompt
-from tuner.data.choices import Choices
 from tuner.data.jinja import compiled, variables
 from tuner.data.label_names import LabelNames
 from tuner.data.read import Row
 from tuner.data.reasoning import Message as Message
-from tuner.data.row_values import RowValues, ValueReader, any_turns
+from tuner.data.row_values import RowValues, ValueReader, any_turns, unprompted
 from tuner.data.template import SLOT_LABEL, SLOT_TEXT, Cloze, Conversation, Template, Turn
 from tuner.data.template_match import Fit
 from tuner.data.tool_calls import called
@@ -106,7 +105,6 @@ class RowRenderer:
         fit: the template and its columns.
         labels: how the value of a label's column is written.
         rules: what the recipe says about turns.
-        choices: reads options and answers, if the template has some; see `ValueReader`.
     """
 
     def __init__(
@@ -114,12 +112,11 @@ class RowRenderer:
         fit: Fit[Template],
         labels: LabelNames | None = None,
         rules: TurnRules | None = None,
-        choices: Choices | None = None,
     ) -> None:
         self.rules = rules or TurnRules()
         self.template = fit.template
         self._fit = fit
-        self._reader = ValueReader(fit, labels, choices)
+        self._reader = ValueReader(fit, labels)
 
     def render(self, row: Row) -> Dialogue:
         """Render one row.
@@ -135,6 +132,13 @@ class RowRenderer:
             source=row.source,
             choices=values.letters,
         )
+
+    def supervised(self, row: Row) -> Dialogue:
+        """Render one row to learn from; of one without a prompt, the error says what would do."""
+        try:
+            return self.render(row)
+        except EmptyPrompt as problem:
+            raise BadRow(f"{problem}{unprompted(self._fit)}") from None
 
     def _render(self, row: Row, found: RowValues) -> Dialogue:
         template, values = self.template, found.named

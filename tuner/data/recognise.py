@@ -96,7 +96,7 @@ def as_begun(source: Source, sources: Sequence[Source], inputs: Inputs) -> bool:
             return False
     template = load_template(name, inputs.folder)
     fit = Fit(template, columns, f"columns {', '.join(columns.values())}")
-    source.fit = replace(fit, spoken=_spoken(fit, rows, False))
+    source.fit = replace(fit.choosing(source.evidence), spoken=_spoken(fit, rows, False))
     return True
 
 

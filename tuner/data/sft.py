@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from tuner.console.formatting import counted
 from tuner.data import choices, cut, strata
-from tuner.data.bad_rows import BadRow, BadRows, EmptyPrompt
+from tuner.data.bad_rows import BadRows
 from tuner.data.check_row import ODDITIES, check, oddities
-from tuner.data.choices import Choices
 from tuner.data.classifier import labels_only, record
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.encode import Encoded
@@ -29,7 +27,6 @@ from tuner.data.read import Row
 from tuner.data.recognise import account, as_begun, recognise
 from tuner.data.rendered import Rendered, prompt_text
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
-from tuner.data.row_values import learned, unprompted
 from tuner.data.split import Split
 from tuner.data.template import AUTO, Template
 from tuner.data.template_match import Fit
@@ -70,7 +67,6 @@ class SftData(Pipeline[Dialogue]):
         self._disliked = self._unanswered = 0
         self._thumbs: dict[str, list[str]] = {}
         self._odd: Counter[str] = Counter()
-        self._choices: dict[str, Choices | None] = {}
         self._rules = TurnRules.of(self.data)
 
     def _recognise(self) -> None:
@@ -78,7 +74,6 @@ class SftData(Pipeline[Dialogue]):
         super()._recognise()
         sources = [source for source in self.source.sources if source.rows]
         self.names = label_names(self.data, sources, self.head)
-        choices.settle(each for each in self._choices.values() if each)
 
     def _fit(self, source: Source) -> Fit[Template]:
         begun = as_begun(source, self.source.sources, self.inputs)
@@ -87,7 +82,6 @@ class SftData(Pipeline[Dialogue]):
         thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
         read = {*thumbs, self.data.reasoning_column or ""}
         account(source, read, len(self.data.train) > 1, begun)
-        self._choices[source.name] = learned(source.fit, source.rows)
         return source.fit
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:
@@ -116,15 +110,12 @@ class SftData(Pipeline[Dialogue]):
         thumbs = [] if self.data.disliked == "learn" else thumbs
         liked = [row for row in source.rows if not is_down(row, thumbs)]
         self._disliked += len(source.rows) - len(liked)
-        own, documents = source.data, source.fit.template.documents
-        rules = replace(self._rules, system=own.system, instruction=own.instruction)
-        renderer = RowRenderer(source.fit, self.names, rules, self._choices[source.name])
+        documents = source.fit.template.documents
+        rules = self._rules.of_source(source.data)
+        renderer = RowRenderer(source.fit, self.names, rules)
 
         def dialogue(row: Row) -> Dialogue | None:
-            try:
-                made = renderer.render(row)
-            except EmptyPrompt as problem:
-                raise BadRow(f"{problem}{unprompted(source.fit)}") from None
+            made = renderer.supervised(row)
             if made.plain and not made.answer.strip():
                 return None
             check(made)
@@ -258,8 +249,7 @@ class SftData(Pipeline[Dialogue]):
         asked = self.names.names or self.data.labels == (AUTO,)
         if asked or (any(fit.template.label for fit in self.fits) and not self.data.labels):
             report["labels"] = list(self.labels)
-        offered = any(row.options for row in held)
-        if (self.labels or offered) and self.head != "classes":
+        if (self.labels or any(row.options for row in held)) and self.head != "classes":
             without = sum(row.gold is None for row in held)
             report["eval_rows_without_label"] = without
             if without:
@@ -299,9 +289,7 @@ class SftData(Pipeline[Dialogue]):
                 dict.fromkeys(name for each in self.source.sources for name in each.unread)
             ),
             **odd,
-            "unsure_option_numbers": [
-                n for n, each in self._choices.items() if each and each.unsure
-            ],
+            "unsure_option_numbers": choices.unsure(self.fits),
             "unanswered_rows": self._unanswered,
             "unread_turn_keys": self._unread,
             "turns_learned_by_key": by_key,
