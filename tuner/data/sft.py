@@ -77,7 +77,7 @@ class SftData(Pipeline[Dialogue]):
             source.fit = recognise(source, self.inputs.folder)
         thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
         read = {*thumbs, self.data.reasoning_column or ""}
-        account(source, read, len(self.data.train) > 1, begun)
+        account(source, read, begun)
         self._choices[source.name] = learned(source.fit, source.rows)
         return source.fit
 
