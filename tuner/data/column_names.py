@@ -25,10 +25,13 @@ def suits(template: Template, name: str, column: str, evidence: Evidence) -> boo
     A label under its own name is one even if it does not repeat.
     """
     kinds = template.columns.contents.get(name, ())
-    if kinds and not ("label" in kinds and plain(name) == plain(column)):
-        # What tells this template from others must be seen.
-        plainly = bool({"text", "label"}.intersection(kinds))
-        return evidence.holds(column, kinds, MOST) and (plainly or bool(evidence.values(column)))
+    if "label" in kinds and plain(name) == plain(column):
+        kinds = ()
+    if kinds and name in template.columns.required and not evidence.values(column):
+        # Nothing shows that it holds what no other template expects.
+        return "text" in kinds
+    if kinds:
+        return evidence.holds(column, kinds, MOST)
     return name not in _written(template) or evidence.holds(column, DEFAULT, _HALF)
 
 

@@ -42,7 +42,7 @@ class Source:
         wanted: how many of its rows to use at most; None: all.
         drawn_from: how many rows the file has, where only some of them are used.
         given: what the recipe calls it.
-        key: the recipe's key that names it.
+        key: by which a recipe names it: train, eval or, as one of several, source.
         rows: its rows.
         to_draw: they are only the first ones, until some are drawn label by label.
         labels: how many rows of each label were drawn.
@@ -58,7 +58,7 @@ class Source:
     wanted: int | None = None
     drawn_from: int | None = None
     given: str = ""
-    key: str = "data.train"
+    key: str = "train"
     rows: list[Row] = field(default_factory=list)
     to_draw: bool = False
     labels: dict[str, int] = field(default_factory=dict)
@@ -230,7 +230,8 @@ class Reader:
             twin = own.index(item)
             file = SourceFile.open(path, item, key, given, self._folder)
             source = Source(file, _name(paths, number), given, twin, item.rows)
-            source.given, source.key = item.source, key
+            source.given = item.source
+            source.key = "source" if len(own) > 1 else key.removeprefix("data.")
             source.to_draw = drawn and (most is not None or item.rows is not None)
             left = None if most is None else most - sum(len(each.rows) for each in found)
             self._fill(source, left)
