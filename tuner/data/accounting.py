@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
-from tuner.data.column_names import plain
 from tuner.data.evidence import Evidence, kinds_of
 from tuner.data.thumb_words import are_thumbs
+from tuner.schema.suggest import plain
 
 # Columns about a row, not of it: what it is called, where it is from, how it was made.
 _BOOKKEEPING = frozenset(
@@ -62,7 +63,7 @@ def known(name: str) -> bool:
     return plain(name) in _PARTS
 
 
-def unread(evidence: Evidence, read: frozenset[str]) -> tuple[list[str], list[str]]:
+def unread(evidence: Evidence, read: Collection[str]) -> tuple[list[str], list[str]]:
     """Return the columns that nothing reads: those that look like part of the task, and the rest.
 
     Args:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.data import accounting
-from tuner.data.column_names import called, plain, suits
+from tuner.data.column_names import called, suits
 from tuner.data.evidence import Evidence
 from tuner.data.template import Template, all_templates, variables
 from tuner.data.template_match import NONE, Fit
 from tuner.errors import DataError
 from tuner.schema import strict_yaml
+from tuner.schema.suggest import plain
 
 MOST = 3
 _PLAIN = re.compile(r"[^\W\d][\w./*+-]*(?: [\w./*+-]+)*")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from tuner.data.evidence import FEW, MOST, Evidence
 from tuner.data.template import Template, variables
+from tuner.schema.suggest import plain
 
 # What a column of turns holds where its template does not say so. A few odd values are bad rows.
 DEFAULT = ("text", "number", "boolean", "turns")
 _HALF = 0.5
-_SEPARATORS = re.compile(r"[\s_\-]+")
-
-
-def plain(name: str) -> str:
-    """Return a name in small letters, without spaces, - and _ in it."""
-    return _SEPARATORS.sub("", name.casefold())
 
 
 def suits(template: Template, name: str, column: str, evidence: Evidence) -> bool:

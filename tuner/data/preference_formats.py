@@ -12,7 +12,7 @@ from tuner.data.preference_names import ALIASES, NUMBERED, named, together
 from tuner.data.read import Row
 from tuner.data.template import AUTO
 from tuner.data.template_match import NONE, Fit, check_renames, only
-from tuner.data.thumbs import is_thumb
+from tuner.data.thumb_words import is_thumb
 from tuner.data.transcripts import paired
 from tuner.data.turn_lists import LISTS, shape, unmarked
 from tuner.data.unused_parts import refuse_unused

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from tuner.schema.suggest import plain
+
 # By column of a format; the first one present counts. Of the names that earlier versions read, the
 # order is theirs.
 ALIASES: dict[str, tuple[str, ...]] = {
@@ -72,15 +74,10 @@ _OTHER_PARTS = (
 )
 
 
-def fold(name: str) -> str:
-    """Return a column's name without its case, spaces and marks between words."""
-    return re.sub(r"[\s_\-.]+", "", name.casefold())
-
-
 def named(present: Sequence[str], names: Sequence[str]) -> Iterator[str]:
     """Yield the columns that have one of these names, in the names' order."""
     for name in names:
-        yield from (column for column in present if fold(column) == fold(name))
+        yield from (column for column in present if plain(column) == plain(name))
 
 
 def together(present: Sequence[str], pair: tuple[str, str]) -> dict[str, str]:
@@ -121,20 +118,20 @@ def _scores(present: Sequence[str], sides: dict[str, str], stem: str = "") -> di
 def _further(present: Sequence[str], stem: str, pair: tuple[str, str]) -> bool:
     """Whether there are more than two such answers."""
     others = {"0", "1", "2", "3", "a", "b", "c"} - {*pair}
-    return any(fold(column) in {fold(stem) + end for end in others} for column in present)
+    return any(plain(column) in {plain(stem) + end for end in others} for column in present)
 
 
 def of_the_task(column: str) -> bool:
     """Return whether a column is called like a part of the task."""
-    names = {fold(name) for each in ALIASES.values() for name in each}
-    names |= {fold(name) for each in CHOSEN_REJECTED for name in each}
-    names |= {fold(name) for name in _OTHER_PARTS}
+    names = {plain(name) for each in ALIASES.values() for name in each}
+    names |= {plain(name) for each in CHOSEN_REJECTED for name in each}
+    names |= {plain(name) for name in _OTHER_PARTS}
     ends = "|".join(end for each in NUMBERED.values() for pair in each for end in pair)
-    stems = "|".join(map(fold, (*ANSWER, *SCORE)))
-    numbered = re.fullmatch(rf"({stems})({ends}|\d|[a-e])", fold(column))
-    return fold(column) in names or numbered is not None
+    stems = "|".join(map(plain, (*ANSWER, *SCORE)))
+    numbered = re.fullmatch(rf"({stems})({ends}|\d|[a-e])", plain(column))
+    return plain(column) in names or numbered is not None
 
 
 def asks(column: str) -> bool:
     """Return whether a column is called like a part of a prompt."""
-    return fold(column) in {fold(name) for name in (*ALIASES["prompt"], *_OTHER_PARTS)}
+    return plain(column) in {plain(name) for name in (*ALIASES["prompt"], *_OTHER_PARTS)}

@@ -14,7 +14,7 @@ from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue, Message
 from tuner.data.preference_formats import PreferenceFit
 from tuner.data.read import Row
-from tuner.data.thumbs import liked
+from tuner.data.thumb_words import liked
 from tuner.data.turns import Sides, blank
 from tuner.data.winners import better
 from tuner.recipe.schema import DataSection

@@ -86,7 +86,7 @@ def settle(
     Args:
         path: the file; the suffix says the format.
         asked: what the recipe says.
-        known: returns names that the columns of a header may have, in lower case.
+        known: returns `plain` names that the columns of a header may have.
 
     Returns:
         The reading, whole, and what was seen in the file that is not the rule.

@@ -14,13 +14,15 @@ from tuner.data import read
 from tuner.data.addressing import Paths
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.lines import UTF8
-from tuner.data.preference_formats import ALIASES, PREFERENCE_FORMATS
+from tuner.data.preference_formats import PREFERENCE_FORMATS
+from tuner.data.preference_names import ALIASES, CHOSEN_REJECTED
 from tuner.data.read import Row
 from tuner.data.table import Reading
 from tuner.data.template import all_templates, load_template
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import SourceSection
+from tuner.schema.suggest import plain
 
 _KEYS = ("encoding", "separator", "header", "quotes")
 
@@ -123,14 +125,17 @@ def _asked(data: DataSection) -> list[str]:
 
 
 def _column_names(data: DataSection, folder: Path) -> frozenset[str]:
-    """Names that the columns of a header may have, in lower case."""
+    """Names that the columns of a header may have, plain."""
     names = [name for each in PREFERENCE_FORMATS for name in each.columns]
     names += [name for others in ALIASES.values() for name in others]
+    names += [name for pair in CHOSEN_REJECTED for name in pair]
     templates = all_templates()
     if data.template.endswith((".yaml", ".yml")):
         templates.append(load_template(data.template, folder))
     for template in templates:
-        names += template.columns.names
-        names += [name for alias in template.columns.aliases for name in alias.values()]
+        columns = template.columns
+        names += columns.names
+        names += [name for alias in columns.aliases for name in alias.values()]
+        names += [name for others in columns.other_names.values() for name in others]
     names += [part for name in _asked(data) for part in (name, name.partition(".")[0])]
-    return frozenset(map(str.lower, names))
+    return frozenset(map(plain, names))

@@ -16,6 +16,7 @@ from tuner.data.json_rows import BadLine
 from tuner.data.lines import lines
 from tuner.data.table import CSV, LITERAL, Reading, records
 from tuner.errors import DataError
+from tuner.schema.suggest import plain
 
 SEPARATORS = (",", ";", "\t", "|")
 # Rows that are looked at.
@@ -46,7 +47,7 @@ def settle(
         path: the file.
         asked: what the recipe says.
         default: the separator that its kind of file has.
-        known: returns names that columns of a header may have, in lower case.
+        known: returns `plain` names that columns of a header may have.
 
     Returns:
         The reading, whole, and what was seen in the file that is not the rule.
@@ -147,7 +148,7 @@ def is_header(rows: Sequence[Sequence[str]], known: Collection[str]) -> bool | N
 
     Args:
         rows: the first rows.
-        known: names that columns may have, in lower case.
+        known: `plain` names that columns may have.
     """
     first = [cell.strip() for cell in rows[0]]
     names = _known(first, known)
@@ -164,7 +165,7 @@ def is_header(rows: Sequence[Sequence[str]], known: Collection[str]) -> bool | N
 
 def _known(cells: Sequence[str], known: Collection[str]) -> int:
     """How many of the cells are names that columns have."""
-    names = [cell.strip().lower() for cell in cells]
+    names = [plain(cell) for cell in cells]
     return sum(name in known or name in _BOOKKEEPING for name in names)
 
 

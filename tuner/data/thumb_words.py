@@ -36,3 +36,14 @@ def thumb(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return "" if value is None else str(value).strip().lower()
+
+
+def is_thumb(value: Any) -> bool:
+    """Return whether a value says that something is liked, or that it is not."""
+    return thumb(value) in UP | DOWN
+
+
+def liked(value: Any) -> bool | None:
+    """Return whether a value says that something is liked; None if it says neither."""
+    word = thumb(value)
+    return True if word in UP else False if word in DOWN else None

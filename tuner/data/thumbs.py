@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from tuner.data.files import Source
 from tuner.data.read import Row
 from tuner.data.template import Template
 from tuner.data.template_match import Fit
-from tuner.data.thumb_words import DOWN, UP, are_thumbs, thumb
+from tuner.data.thumb_words import DOWN, are_thumbs, thumb
 from tuner.errors import DataError
-
-
-def is_thumb(value: Any) -> bool:
-    """Return whether a value says that something is liked, or that it is not."""
-    return thumb(value) in UP | DOWN
-
-
-def liked(value: Any) -> bool | None:
-    """Return whether a value says that something is liked; None if it says neither."""
-    word = thumb(value)
-    return True if word in UP else False if word in DOWN else None
 
 
 def thumb_columns(fit: Fit[Template], source: Source) -> list[str]:

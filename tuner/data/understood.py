@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tuner.data.column_names import plain
 from tuner.data.evidence import FEW, Evidence
 from tuner.data.files import Source
 from tuner.data.template import Template
 from tuner.data.template_match import Fit
+from tuner.schema.suggest import plain
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}
 _ONE = {

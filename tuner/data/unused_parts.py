@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tuner.data.preference_names import ALIASES, asks, fold, of_the_task
+from tuner.data.preference_names import ALIASES, asks, of_the_task
 from tuner.data.read import Row
 from tuner.data.template_match import NONE, Fit
 from tuner.errors import DataError
+from tuner.schema.suggest import plain
 
 
 def refuse_unused(
@@ -36,12 +37,12 @@ def refuse_unused(
     ]
     # What the recipe leaves out under the format's name.
     gone = {
-        fold(alias)
+        plain(alias)
         for name in renames
         if renames[name] == NONE
         for alias in ALIASES.get(name, (name,))
     }
-    unused = [name for name in unused if fold(name) not in gone]
+    unused = [name for name in unused if plain(name) not in gone]
     if not unused:
         return
     lines = [f"data.columns: {{{', '.join(f'{name}: none' for name in unused)}}}"]

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
-from tuner.data.preference_names import ANSWER, fold
+from tuner.data.preference_names import ANSWER
 from tuner.errors import DataError
+from tuner.schema.suggest import plain
 
 _TIES = (
     *("", "tie", "tied", "draw", "equal", "same", "both", "neither", "none", "tie (bothbad)"),
@@ -37,13 +38,13 @@ def meanings(
     Raises:
         DataError: numbers count from 0 or from 1, and nothing says which.
     """
-    words: dict[str, int | None] = {fold(word): None for word in _TIES}
+    words: dict[str, int | None] = {plain(word): None for word in _TIES}
     for number, (own, others) in enumerate(zip(pair, (_FIRST, _SECOND), strict=True)):
         named = (*others, own) if own not in ("0", "1", "2") else others
-        words |= {fold(before + word): number for word in named for before in _BEFORE}
-        words[fold(columns[number])] = number
+        words |= {plain(before + word): number for word in named for before in _BEFORE}
+        words[plain(columns[number])] = number
     if pair != ("a", "b"):
-        words |= {fold(before + own): n for n, own in enumerate(pair) for before in _BEFORE[1:]}
+        words |= {plain(before + own): n for n, own in enumerate(pair) for before in _BEFORE[1:]}
     words |= _numbers({_word(value) for value in values}, pair, columns, winner, scored)
     return words
 
@@ -95,4 +96,4 @@ def better(value: Any, words: Mapping[str, int | None]) -> int | None:
 def _word(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return "" if value is None else fold(str(value))
+    return "" if value is None else plain(str(value))
