@@ -82,7 +82,9 @@ def byt5() -> Any:
 
 
 @pytest.mark.parametrize(
-    "make", [Sentences, Languages, byt5, lambda: make_tokenizer("seq2seq")], ids=str
+    "make",
+    [Sentences, Languages, byt5, lambda: make_tokenizer("seq2seq")],
+    ids=["sentences", "languages", "bytes", "tiny"],
 )
 def test_a_target_is_the_answer_alone(make: Any, tmp_path: Path) -> None:
     """As the tokenizer's own target mode has it: nothing of the prompt, a word's start, its
