@@ -26,13 +26,13 @@ class Look:
         understood: what it is taken for, in a sentence; empty if that cannot be told.
         error: why a recipe that only names the file is refused.
         ways: recipes that read it; first what it is taken for, if there is no error.
-        ignored: columns that are not read, and that are no part of the task.
+        columns: of the file.
     """
 
     understood: str
     error: DataError | None
     ways: Sequence[Alternative]
-    ignored: Sequence[str]
+    columns: Sequence[str]
 
 
 def look(file: Path, folder: Path) -> Look:
@@ -58,18 +58,18 @@ def look_at(source: Source, folder: Path) -> Look:
     try:
         source.fit = recognise(source, folder)
     except Unsure as error:
-        return Look("", error, error.ways, [])
+        return Look("", error, error.ways, source.columns)
     except DataError as error:
-        return Look("", error, [], [])
+        return Look("", error, [], source.columns)
     thumbs, seen = thumb_columns(source.fit, source), source.evidence
     own = as_named(source.fit, seen)
     try:
         account(source, thumbs)
     except Unsure as error:
-        return Look(understood(source.fit, seen), error, [*error.ways, own], [])
+        return Look(understood(source.fit, seen), error, [*error.ways, own], seen.columns)
     except DataError as error:
-        return Look(understood(source.fit, seen), error, [], [])
+        return Look(understood(source.fit, seen), error, [], seen.columns)
     ignored = [name for name in seen.columns if name not in source.fit.used.union(thumbs)]
     others = [way for way in ways_to_read(source) if way.task != own.task]
     said = understood(source.fit, seen, ignored)
-    return Look(said, None, [own, *others[: MOST - 1]], ignored)
+    return Look(said, None, [own, *others[: MOST - 1]], seen.columns)

@@ -286,9 +286,7 @@ class SftData(Pipeline[Dialogue]):
         return {
             "understood": of_sources(self.source.sources, used),
             **facts,
-            "unread_columns": list(
-                dict.fromkeys(name for each in self.source.sources for name in each.unread)
-            ),
+            "unread_columns": list(dict.fromkeys(n for s in self.source.sources for n in s.unread)),
             **odd,
             "unsure_option_numbers": choices.unsure(self.fits),
             "unanswered_rows": self._unanswered,
