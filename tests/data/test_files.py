@@ -97,9 +97,11 @@ def test_columns_that_are_not_used_are_listed(tmp_path: Path) -> None:
     os.mkfifo(secret)  # opening it would block for ever
     rows = [{**row, "image": str(secret), "source": "http://127.0.0.1:9/x"} for row in ROWS]
     write_rows(tmp_path / "a.jsonl", rows)
-    report = prepared(tmp_path, "a.jsonl").report
+    with pytest.raises(DataError, match="column 'image' looks like part of the task"):
+        prepared(tmp_path, "a.jsonl")
+    report = prepared(tmp_path, "a.jsonl", columns={"image": "none"}).report
     assert report["ignored_columns"] == ["image", "source"]
-    assert any("image, source" in warning for warning in report["warnings"])
+    assert report["understood"].endswith("; not used: image, source")
 
 
 def test_parts_that_are_not_text_are_refused(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_what_learn_takes(value: Any, problem: str) -> None:
 @pytest.mark.parametrize("key", ["learn", "system", "reasoning_column"])
 def test_plain_text_has_no_turns(tmp_path: Path, key: str) -> None:
     given: dict[str, Any] = {"learn": "all", "system": "Be brief.", "reasoning_column": "note"}
-    rows = [{"text": "One.", "note": "x"}]
+    rows = [{"text": "One.", "note": "9"}]
     with pytest.raises((RecipeError, DataError)) as caught:
         prepared(tmp_path, rows, make_tokenizer("plain"), **{key: given[key]})
     assert f"data.{key}" in str(caught.value)

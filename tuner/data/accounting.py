@@ -48,6 +48,7 @@ _PARTS = frozenset(
         *("history", "options", "choices", "output", "response", "answer", "answers", "target"),
         *("completion", "summary", "label", "labels", "rationale", "reasoning", "explanation"),
         *("hint", "hints", "laws", "tools", "messages", "conversations", "chosen", "rejected"),
+        *("image", "images", "audio", "audios", "video", "videos"),
         *("labels", "answer key", "answer idx", "answer index", "correct", "correct idx", "gold"),
     )
 )

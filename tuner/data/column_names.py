@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from tuner.data.evidence import MOST, Evidence
+from tuner.data.evidence import FEW, MOST, Evidence
 from tuner.data.template import Template, variables
 
 # What a column of turns holds where its template does not say so. A few odd values are bad rows.
@@ -25,10 +25,13 @@ def suits(template: Template, name: str, column: str, evidence: Evidence) -> boo
     A label under its own name is one even if it does not repeat.
     """
     kinds = template.columns.contents.get(name, ())
-    if kinds and not ("label" in kinds and plain(name) == plain(column)):
-        # What tells this template from others must be seen.
-        plainly = bool({"text", "label"}.intersection(kinds))
-        return evidence.holds(column, kinds, MOST) and (plainly or bool(evidence.values(column)))
+    if "label" in kinds and plain(name) == plain(column):
+        kinds = ()
+    if kinds and name in template.columns.required and not evidence.values(column):
+        # Nothing shows that it holds what no other template expects.
+        return "text" in kinds
+    if kinds:
+        return evidence.holds(column, kinds, MOST)
     return name not in _written(template) or evidence.holds(column, DEFAULT, _HALF)
 
 
@@ -95,9 +98,11 @@ def distance(template: Template, columns: Mapping[str, str]) -> int:
 
 
 def narrow(template: Template, columns: Mapping[str, str], evidence: Evidence) -> int:
-    """Return how many of the columns the template expects to hold more than any text."""
-    kinds = template.columns.contents
-    return sum(
-        name in kinds and not {"text", "number"} <= {*kinds[name]} and bool(evidence.values(column))
-        for name, column in columns.items()
-    )
+    """Return how many of the columns hold what the template expects, if that is not any text. Few
+    short answers are no labels."""
+    total = 0
+    for name, column in columns.items():
+        kinds, count = template.columns.contents.get(name, ()), len(evidence.values(column))
+        few = "label" in kinds and count < FEW and plain(name) != plain(column)
+        total += bool(kinds and count and not few and not {"text", "number"} <= {*kinds})
+    return total

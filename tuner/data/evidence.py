@@ -15,7 +15,9 @@ from tuner.schema.suggest import listed
 MOST = 0.9
 LONG = {"zh": 100}
 LONG_ELSEWHERE = 200
-FEW_LABELS = 64
+MOST_LABELS = 64
+# Fewer rows do not show whether anything repeats.
+FEW = 10
 LABEL_LENGTH = 60
 
 _LETTER = re.compile(r"[(（\[]?[A-Za-z][)）\].、．:]?")
@@ -131,9 +133,9 @@ class Evidence:
         if any(len(text) > LABEL_LENGTH or "\n" in text for text in texts):
             return False
         different = len(set(texts))
-        if len(texts) < 10:
+        if len(texts) < FEW:
             return all(len(text.split()) <= 3 and len(text) <= 24 for text in texts)
-        return different <= min(FEW_LABELS, len(texts) // 2)
+        return different <= min(MOST_LABELS, len(texts) // 2)
 
     def _turns(self, column: str) -> bool:
         return shape(self.values(column)) is not None
@@ -144,7 +146,7 @@ class Evidence:
         if not values:
             return "nothing"
         whole = [kind for kind in _ORDER if counts.get(kind, 0) >= MOST * len(values)]
-        if whole[:1] == ["text"] and self.repeats(column) and len(values) >= 10:
+        if whole[:1] == ["text"] and self.repeats(column) and len(values) >= FEW:
             return f"{len(set(map(str, values)))} {NAMES['label']}"
         if whole:
             return ("long " if whole[0] == "text" and self.long(column) else "") + NAMES[whole[0]]

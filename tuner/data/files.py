@@ -40,7 +40,7 @@ class Source:
         rows: its rows.
         drawn_from: how many rows the file has, where only some of them are used.
         given: what the recipe calls it.
-        key: the recipe's key that names it.
+        key: by which a recipe names it: train, eval or, as one of several, source.
         fit: its format, once it is recognised; without rows it has none.
         evidence: what its first rows hold, once it is recognised.
         unread: of its columns that nothing reads, those that look like part of the task.
@@ -52,7 +52,7 @@ class Source:
     rows: list[Row]
     drawn_from: int | None = None
     given: str = ""
-    key: str = "data.train"
+    key: str = "train"
     unread: list[str] = field(default_factory=list)
     fit: Fit[Any] = field(init=False)
     evidence: Evidence = field(init=False)
@@ -210,7 +210,8 @@ class _Reader:
                 if (value := getattr(item, name)) is not None
             }
             given = self._data.model_copy(update=update)
-            source = Source(path, _name(paths, number), given, [], given=item.source, key=key)
+            source = Source(path, _name(paths, number), given, [], given=item.source)
+            source.key = "source" if len(own) > 1 else key.removeprefix("data.")
             left = None if most is None else most - sum(len(each.rows) for each in found)
             self._fill(source, item.rows, left)
             for row in source.rows:
@@ -240,7 +241,7 @@ class _Reader:
 def in_source(error: TunerError, source: Source) -> TunerError:
     """Return an error about one of several sources."""
     fix = error.fix
-    if isinstance(error, DataError):
+    if isinstance(error, DataError) and "\n" not in fix:
         fix += f"; for this source alone: {{source: {source.path.name}, template: NAME, columns: "
         fix += "{template's name: file's name}}"
     return type(error)(f"{source.name}: {error.what}", error.why, fix, error.problems)

@@ -64,7 +64,7 @@ def look_at(source: Source, folder: Path) -> Look:
     thumbs, seen = thumb_columns(source.fit, source), source.evidence
     own = as_named(source.fit, seen)
     try:
-        account(source, thumbs, several=False)
+        account(source, thumbs)
     except Unsure as error:
         return Look(understood(source.fit, seen), error, [*error.ways, own], [])
     except DataError as error:

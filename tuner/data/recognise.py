@@ -151,10 +151,10 @@ def _by_rows(error: DataError, source: Source, groups: Iterable[Collection[str]]
 def _with_fits(error: SeveralFit, source: Source) -> DataError:
     """The error with a recipe for each of the templates that fit."""
     mixed = _by_rows(error, source)
-    if mixed is not error or source.key == "data.eval":
+    if mixed is not error or source.key == "eval":
         return mixed
     ways = [as_named(fit, source.evidence, source.data.columns) for fit in error.fits]
-    fix = "\n".join(["say which one you mean:", *shown(ways, source.given)])
+    fix = "\n".join(["say which one you mean:", *shown(ways, source.given, source.key)])
     return _unsure(DataError(error.what, error.why, fix, error.problems), ways)
 
 
@@ -176,10 +176,10 @@ def _with_ways(error: DataError, source: Source) -> DataError:
                 f"'{name}' holds conversations{where}: "
                 f"template: chat, columns: {{messages: {name}}} reads it"
             )
-    if source.data.template != AUTO or source.key == "data.eval":
+    if source.data.template != AUTO or source.key == "eval":
         return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
     ways = [] if hints else ways_to_read(source)
-    lines = [*_as_comparisons(source), *shown(ways, source.given)]
+    lines = [*_as_comparisons(source), *shown(ways, source.given, source.key)]
     fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
     holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
     problems = [*error.problems[:1], *holds[:10]] if lines else error.problems
@@ -197,7 +197,7 @@ def _as_comparisons(source: Source) -> list[str]:
     return [
         f"  comparisons of answers ({fit.template.name}), for tuner reward, or for tuner rlhf with "
         "rlhf.algorithm: dpo:",
-        f"    {recipe_line({'train': source.given}, source.data.columns)}",
+        f"    {recipe_line({source.key: source.given}, source.data.columns)}",
     ]
 
 
@@ -210,13 +210,12 @@ def ways_to_read(source: Source) -> list[Alternative]:
     return alternatives(Evidence(kept), renames)
 
 
-def account(source: Source, read: Collection[str], several: bool, begun: bool = False) -> None:
+def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     """Refuse a source of which columns of the task would not be used.
 
     Args:
         source: whose template is found; gets the columns of the task that nothing reads.
         read: columns that something else than the template reads.
-        several: whether the recipe has other training sources.
         begun: whether a run is resumed.
 
     Raises:
@@ -232,13 +231,12 @@ def account(source: Source, read: Collection[str], several: bool, begun: bool = 
         return
     it, looks = ("it", "looks") if len(task) == 1 else ("them", "look")
     ways = _uses(source, task, used)
-    key = source.key.removeprefix("data.")
-    key = "source" if several and key == "train" else key
+    gone = {**data.columns, **dict.fromkeys(task, NONE)}
     fix = [
         f"say what becomes of {it}:",
-        *(_as_comparisons(source) or shown(ways, source.given, key)),
+        *(_as_comparisons(source) or shown(ways, source.given, source.key)),
         f"  leave {it} out:",
-        f"    {recipe_line({key: source.given}, {**data.columns, **dict.fromkeys(task, NONE)})}",
+        f"    {recipe_line({source.key: source.given}, gone)}",
     ]
     holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])
     error = DataError(
@@ -255,7 +253,7 @@ def account(source: Source, read: Collection[str], several: bool, begun: bool = 
 def _uses(source: Source, task: list[str], used: Collection[str]) -> list[Alternative]:
     """Ways to read columns of the task that nothing reads; none for an eval file, whose format is
     that of the training rows."""
-    if source.key == "data.eval":
+    if source.key == "eval":
         return []
     known, seen = source.evidence.columns, source.evidence
     ways = [each for each in ways_to_read(source) if each.read > sum(n in known for n in used)]

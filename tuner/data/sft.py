@@ -71,7 +71,7 @@ class SftData(Pipeline[Dialogue]):
             source.fit = recognise(source, self.inputs.folder)
         thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
         read = {*thumbs, self.data.reasoning_column or ""}
-        account(source, read, len(self.data.train) > 1, begun)
+        account(source, read, begun)
         return source.fit
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tuner.data.column_names import plain
-from tuner.data.evidence import Evidence
+from tuner.data.evidence import FEW, Evidence
 from tuner.data.files import Source
 from tuner.data.template import Template
 from tuner.data.template_match import Fit
@@ -18,11 +18,13 @@ _ONE = {
     "list": "a list",
     "mapping": "a mapping",
     "objects": "a list of mappings",
-    "table": "a table",
     "pairs": "a list of pairs",
+    "table": "a table",
     "json": "JSON",
     "number": "a number",
 }
+# Said of answers only: the letter that a text consists of is no news.
+_SHORT = frozenset(("boolean", "letter", "index", "number"))
 
 
 def understood(fit: Fit[Template], evidence: Evidence, ignored: Sequence[str] = ()) -> str:
@@ -91,6 +93,7 @@ def _kind(template: Template, name: str, column: str, evidence: Evidence, answer
     choice = template.choice
     chosen = choice is not None and name == choice.answer
     kinds = [kind for kind in _ONE if kind != "index" or chosen]
+    kinds = kinds if answer else [kind for kind in kinds if kind not in _SHORT]
     kind = next((kind for kind in kinds if evidence.holds(column, (kind,))), "")
     sizes = [len(each) for each in values if isinstance(each, list | dict)]
     if sizes and kind in ("list", "mapping"):
@@ -99,7 +102,7 @@ def _kind(template: Template, name: str, column: str, evidence: Evidence, answer
         return size if choice and name == choice.options else f"{_ONE[kind]} of {size}"
     if chosen and not kind:
         return "the text of an option"
-    if answer and kind in ("", "number") and len(values) >= 10 and evidence.repeats(column):
+    if answer and kind in ("", "number") and len(values) >= FEW and evidence.repeats(column):
         return f"one of {len({str(each).strip() for each in values})} labels"
     return _ONE.get(kind, "")
 
