@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ def test_every_template_ships_and_is_listed() -> None:
     assert sorted(infos) == SHIPPED
     assert infos["cot"].columns.names == ("question", "rationale", "answer")
     assert all(len(load_template(name, HERE).samples) == 2 for name in SHIPPED)
+    listed = (HERE.parents[1] / "docs" / "templates.md").read_text("utf-8").split("| what is")[1]
+    assert sorted(set(re.findall(r"`(\w+)`", listed)).intersection(SHIPPED) ^ {*SHIPPED}) == []
 
 
 @pytest.mark.parametrize(("name", "index"), SAMPLES)
