@@ -202,8 +202,10 @@ def _parsed(text: str) -> Any:
     for match in _NEXT.finditer(text):
         if _ascii(match[1]) == ascii_uppercase[len(starts) : len(starts) + 1]:
             starts.append(match.start())
+    if not starts:
+        return text
     ends = [*starts[1:], len(text)]
-    return [text[a:b].strip(" \t\r\n;；,，") for a, b in zip(starts, ends, strict=True)] or text
+    return [text[a:b].strip(" \t\r\n;；,，") for a, b in zip(starts, ends, strict=True)]
 
 
 def _first(value: Mapping[str, Any], keys: Sequence[str], kind: type = object) -> Any:
