@@ -13,10 +13,12 @@ import torch
 from safetensors import safe_open
 
 from tests.families import FAMILIES, make_family
+from tuner.console.console import Console
 from tuner.errors import ModelError, RecipeError, TunerError
 from tuner.evaluate import generation
+from tuner.inference import open_model
 from tuner.machine import hardware
-from tuner.model import unfit_layers
+from tuner.model import heads, unfit_layers
 from tuner.model.heads import head_for
 from tuner.model.kernels import fused_lora
 from tuner.plan import make as plan_make
@@ -159,6 +161,24 @@ def test_a_base_that_reads_images_stays_whole(
         == json.loads((files[0] / "config.json").read_text())["architectures"]
     )
     assert all(key.startswith("base_model.model.model.language_model.") for key in adapter)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_an_adapter_of_the_text_half_still_answers(
+    recipe_for: Any,
+    run_recipe: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Earlier versions loaded only that half of Qwen3.5, and named its modules accordingly."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(heads, "writer", lambda config: heads.HEADS["language"])
+        run_recipe(recipe_for("qwen35 with images", export={"formats": ["adapter"]}))
+    assert not [key for key in names_in(tmp_path / "run" / "adapter") if "language_model" in key]
+    source = open_model.model_to_open(str(tmp_path / "run"), None, (), hardware.detect(), "chat")
+    opened = open_model.load(source, Console(quiet=True))
+    assert list(opened.adapters) == ["run"]
 
 
 def names_in(folder: Path) -> set[str]:
