@@ -20,10 +20,10 @@ _LINEAR: dict[str, Any] = {
 }
 _HEAD = {**ROPE, "head_dim": 16}
 _WINDOW = {**_HEAD, "sliding_window": 8}
-_MIXED = ["full_attention", "sliding_attention"]
+_MIXED = ["sliding_attention", "full_attention"]
 _EYES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32}
-_GEMMA3N = {**_WINDOW, "laurel_rank": 8, "activation_sparsity_pattern": [0.0, 0.0]}
-_GEMMA3N |= {"num_kv_shared_layers": 1, "layer_types": _MIXED[::-1]}
+_GEMMA3N = {**_WINDOW, "laurel_rank": 8, "activation_sparsity_pattern": [0.0] * 4}
+_GEMMA3N |= {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": _MIXED * 2}
 _GEMMA3N |= {"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 512}
 _MLA = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
 _MLA |= {"v_head_dim": 16, "num_key_value_heads": 4, "first_k_dense_replace": 2}

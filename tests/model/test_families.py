@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import torch
 from safetensors import safe_open
 
 from tests.families import FAMILIES, make_family
+from tuner.console.console import Console
 from tuner.errors import ModelError, RecipeError, TunerError
+from tuner.evaluate import generation
+from tuner.inference import open_model
 from tuner.machine import hardware
-from tuner.model import unfit_layers
+from tuner.model import heads, unfit_layers
 from tuner.model.heads import head_for
 from tuner.model.kernels import fused_lora
 from tuner.plan import make as plan_make
@@ -86,7 +90,6 @@ def test_eager_attention_where_it_is_asked_for(make_recipe: Callable[..., Path])
         )
         with torch.no_grad():
             logits.append(model(input_ids=torch.arange(5, 25)[None]).logits)
-    assert not torch.equal(*logits)
     assert torch.allclose(*logits, atol=1e-5)
     with pytest.raises(RecipeError, match="packed rows"):
         planned(make_recipe(model={"attention": "eager"}, data={"packing": True}))
@@ -119,7 +122,7 @@ def trained(record: dict[str, Any]) -> None:
     assert proofs == {"adapter": "equal", "merged": "equal"}
 
 
-FAST = ("gemma2", "gemma3n", "llama4")
+FAST = ("gemma2", "gemma3n")
 SLOW = [name for name in FAMILIES if name not in (*FAST, "xlnet") and "images" not in name]
 
 
@@ -158,6 +161,24 @@ def test_a_base_that_reads_images_stays_whole(
         == json.loads((files[0] / "config.json").read_text())["architectures"]
     )
     assert all(key.startswith("base_model.model.model.language_model.") for key in adapter)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_an_adapter_of_the_text_half_still_answers(
+    recipe_for: Any,
+    run_recipe: Callable[..., dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Earlier versions loaded only that half of Qwen3.5, and named its modules accordingly."""
+    with monkeypatch.context() as earlier:
+        earlier.setattr(heads, "writer", lambda config: heads.HEADS["language"])
+        run_recipe(recipe_for("qwen35 with images", export={"formats": ["adapter"]}))
+    assert not [key for key in names_in(tmp_path / "run" / "adapter") if "language_model" in key]
+    source = open_model.model_to_open(str(tmp_path / "run"), None, (), hardware.detect(), "chat")
+    opened = open_model.load(source, Console(quiet=True))
+    assert list(opened.adapters) == ["run"]
 
 
 def names_in(folder: Path) -> set[str]:
@@ -270,13 +291,24 @@ def test_a_prefix_is_refused_where_it_has_no_place(name: str, why: str, recipe_f
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("name", ["phi3", pytest.param("mpt", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["gemma2", pytest.param("mpt", marks=pytest.mark.slow)])
 def test_virtual_tokens_that_just_fit(
     name: str, recipe_for: Any, run_recipe: Callable[..., dict[str, Any]]
 ) -> None:
     """A prefix one token shorter than the window; embeddings where peft finds no heads."""
-    method = {"name": "prefix" if name == "phi3" else "prompt", "num_virtual_tokens": 7}
+    method = {"name": "prefix" if name == "gemma2" else "prompt", "num_virtual_tokens": 7}
     assert run_recipe(recipe_for(name, method=method))["unmoved_tensors"] == []
+
+
+@pytest.mark.parametrize("name", ["rwkv", "mamba"])
+def test_answers_do_not_depend_on_padding(name: str, recipe_for: Any) -> None:
+    """Recurrent families: prompts of different lengths together, and each alone."""
+    plan = planned(recipe_for(name))
+    rows = list(plan.prepared.eval)
+    rows += [replace(rows[0], prompt_ids=rows[0].prompt_ids[:3])]
+    model = build.load(plan)
+    alone = [generation.answer(plan, model, [row])[0] for row in rows]
+    assert generation.answer(plan, model, rows) == alone
 
 
 def test_a_base_that_reads_both_ways_is_refused(family: Callable[[str], Path]) -> None:

@@ -412,7 +412,7 @@ def test_a_batch_smaller_than_the_devices_uses_fewer(
     found = plan_of(plain[0], monkeypatch, world, *overrides)
     assert found.devices.world == found.recipe.train.batch_size == 8
     assert found.values["run.devices"].value == 8
-    assert "16 there" in found.values["run.devices"].origin
+    assert "8 of 16, because" in found.values["run.devices"].origin
     (said,) = [text for text in found.warnings if text.startswith("train.batch_size: 8")]
     assert "only 8 of 16 get one" in said
     # The processes that were started by such a plan accept it.
@@ -427,7 +427,7 @@ def test_processes_without_a_row_stay_idle(
     """torchrun's four processes, and rows for two of them: the others end at once, with 0."""
     recipe, _ = plain
     short = ["train.batch_size=2", "train.micro_batch_size=1", "train.max_steps=2"]
-    short += ["export.formats=[]", "eval.samples=0", "train.qat=none"]
+    short += ["export.formats=[]", "eval.samples=0"]
     done = groups(recipe, tmp_path / "run", *short, world=4)
     assert done["codes"] == [0, 0, 0, 0], groups.said(0) + groups.said(3)
     record = json.loads((tmp_path / "run" / "run.json").read_text())

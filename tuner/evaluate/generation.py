@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tuner.plan.plan import Plan
 
 ROWS_PER_BATCH = 8
+# Recurrent families without an attention mask: they would read the padding before a prompt.
+_ONE_BY_ONE = frozenset({"rwkv", "xlstm"})
 
 
 @torch.no_grad()
@@ -37,6 +39,8 @@ def answer(
     answers: list[str] = []
     most = plan.recipe.eval.max_new_tokens
     size = plan.answers_at_once(ROWS_PER_BATCH, [row.prompt_ids for row in rows], most)
+    if plan.base.config.get("model_type") in _ONE_BY_ONE:
+        size = 1
     for first in range(0, len(rows), size):
         answers += _batch(plan, model, rows[first : first + size])
         tick(len(answers), len(rows))

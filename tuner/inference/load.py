@@ -34,13 +34,26 @@ if TYPE_CHECKING:
     from tuner.recipe.schema_model import ModelSection
 
 
+@dataclass(frozen=True)
+class BaseNeeds:
+    """What adapters need of their base.
+
+    Attributes:
+        labels: the classes, if an adapter has a classification head.
+        text_half: of a base that also reads images, only the part that reads text.
+    """
+
+    labels: Sequence[str] = ()
+    text_half: bool = False
+
+
 def open_base(
     section: ModelSection,
     folder: Path,
     device: str,
     *,
     tokenizer_folder: Path | None = None,
-    labels: Sequence[str] = (),
+    needs: BaseNeeds | None = None,
     note: Callable[[str], None] = lambda text: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Inference:
@@ -51,7 +64,7 @@ def open_base(
         folder: where a relative path of the base starts.
         device: cpu or cuda.
         tokenizer_folder: where the tokenizer is, if not with the base.
-        labels: the classes of the adapter that it is opened for, if that has a classification head.
+        needs: what the adapters that it is opened for need of it.
         note: called with a text before work that takes long.
         warn: called with what may be wrong.
 
@@ -63,8 +76,12 @@ def open_base(
     transformers_errors.quiet_libraries()
     found = bases.with_weights(bases.resolve(section, folder, note), section.revision, note)
     kept, doubt = kept_with(found.folder)
+    needs = needs or BaseNeeds()
+    labels = needs.labels
     classes = bool(labels) or (kept is not None and kept["head"] == "classes")
     head = HEADS["classes"] if classes else _head(found)
+    if needs.text_half and head.name == "language":
+        head = HEADS["language"]
     tokenizer = model_tokenizer.tokenizer_at(found, tokenizer_folder or found.folder)
     if tokenizer_folder is not None and len(tokenizer) > found.vocabulary_rows > 0:
         # A run that added tokens: the base itself has no rows for them. Their adapter brings them.

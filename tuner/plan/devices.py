@@ -68,12 +68,12 @@ def decide(
     vllm = recipe.rlhf.vllm if recipe.rlhf is not None else "none"
     refused = "" if vllm == "none" else f"rlhf.vllm: {vllm} may sample other answers there"
     started = _started(recipe, here)
-    nodes = int(
-        values.set_auto("run.nodes", here.world // here.local_world, started or "one machine")
-    )
+    nodes, per_node = here.world // here.local_world, here.local_world
+    asked = int(values.set_auto("run.nodes", nodes, started or "one machine"))
     if started:
-        per_node = int(values.set_auto("run.devices", here.local_world, started))
+        values.set_auto("run.devices", per_node, started)
     else:
+        nodes = asked
         gpus = len(machine.gpus) if device == "cuda" else 1
         why = counted(gpus, "GPU") if device == "cuda" else "one process uses all CPUs"
         chosen = gpus
@@ -112,14 +112,14 @@ def decide(
 
 def _fed(per_node: int, nodes: int, batch: int, values: Values) -> Devices:
     """Return the processes that get a row in every step: all, or as many as a batch has rows."""
-    if per_node * nodes <= batch:
-        return Devices(per_node, nodes)
-    fewer, machines = max(1, batch // nodes), min(nodes, batch)
+    fewer, machines = per_node, nodes
+    if per_node * nodes > batch:
+        fewer, machines = max(1, batch // nodes), min(nodes, batch)
     for key, number in (("run.devices", fewer), ("run.nodes", machines)):
         given = values.table[key]
         if given.value != number:
-            why = f"{given.origin}; {given.value} there, fewer: every process needs a row per step"
-            values.table[key] = PlanValue(number, why)
+            why = f"{number} of {given.value}, because every process needs a row per step"
+            values.table[key] = PlanValue(number, f"{given.origin}; {why}")
     return Devices(fewer, machines, unfed=per_node * nodes - fewer * machines)
 
 
