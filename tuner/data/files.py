@@ -16,6 +16,7 @@ from tuner.data.evidence import Evidence
 from tuner.data.read import Row
 from tuner.data.source_file import SourceFile
 from tuner.data.template_match import NONE, Fit
+from tuner.data.ways import given_keys
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import Source as SourceItem
@@ -40,7 +41,7 @@ class Source:
         data: the recipe's data section, with what is the source's own in its place.
         rows: its rows.
         drawn_from: how many rows the file has, where only some of them are used.
-        given, key: what the recipe calls it, as train, eval or, one of several, source.
+        given: keys of a recipe that names it: train, eval or, as one of several, source first.
         fit: its format, once it is recognised; without rows it has none.
         evidence: what its first rows hold, once it is recognised.
         unread: of its columns that nothing reads, those that look like part of the task.
@@ -51,8 +52,7 @@ class Source:
     data: DataSection
     rows: list[Row]
     drawn_from: int | None = None
-    given: str = ""
-    key: str = "train"
+    given: dict[str, str] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
     fit: Fit[Any] = field(init=False)
     evidence: Evidence = field(init=False)
@@ -219,8 +219,8 @@ class _Reader:
             }
             given = self._data.model_copy(update=update)
             file = SourceFile.open(path, item, key, given, self._folder)
-            source = Source(file, _name(paths, number), given, [], given=item.source)
-            source.key = "source" if len(own) > 1 else key.removeprefix("data.")
+            source = Source(file, _name(paths, number), given, [])
+            source.given = given_keys(item, key, len(own))
             left = None if most is None else most - sum(len(each.rows) for each in found)
             self._fill(source, item.rows, left)
             for row in source.rows:
