@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner.data.alternatives import MOST, Alternative, Unsure, as_named
+from tuner.data.alternatives import as_named
+from tuner.data.file_errors import explained, refuse_pairs
 from tuner.data.files import EVIDENCE, Source, read_source
 from tuner.data.recognise import account, recognise, ways_to_read
+from tuner.data.sft import SftData
 from tuner.data.thumbs import thumb_columns
 from tuner.data.understood import understood
+from tuner.data.ways import MOST, Alternative, Unsure
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 
@@ -26,13 +29,13 @@ class Look:
         understood: what it is taken for, in a sentence; empty if that cannot be told.
         error: why a recipe that only names the file is refused.
         ways: recipes that read it; first what it is taken for, if there is no error.
-        ignored: columns that are not read, and that are no part of the task.
+        columns: of the file.
     """
 
     understood: str
     error: DataError | None
     ways: Sequence[Alternative]
-    ignored: Sequence[str]
+    columns: Sequence[str]
 
 
 def look(file: Path, folder: Path) -> Look:
@@ -57,19 +60,21 @@ def look_at(source: Source, folder: Path) -> Look:
     """Look at a source that has been read; see `look`."""
     try:
         source.fit = recognise(source, folder)
+        refuse_pairs(source, SftData.likely)
     except Unsure as error:
-        return Look("", error, error.ways, [])
+        return Look("", error, error.ways, source.columns)
     except DataError as error:
-        return Look("", error, [], [])
+        said = explained(error, source, SftData.likely)
+        return Look("", said if isinstance(said, DataError) else error, [], source.columns)
     thumbs, seen = thumb_columns(source.fit, source), source.evidence
     own = as_named(source.fit, seen)
     try:
         account(source, thumbs)
     except Unsure as error:
-        return Look(understood(source.fit, seen), error, [*error.ways, own], [])
+        return Look(understood(source.fit, seen), error, [*error.ways, own], seen.columns)
     except DataError as error:
-        return Look(understood(source.fit, seen), error, [], [])
+        return Look(understood(source.fit, seen), error, [], seen.columns)
     ignored = [name for name in seen.columns if name not in source.fit.used.union(thumbs)]
     others = [way for way in ways_to_read(source) if way.task != own.task]
     said = understood(source.fit, seen, ignored)
-    return Look(said, None, [own, *others[: MOST - 1]], ignored)
+    return Look(said, None, [own, *others[: MOST - 1]], seen.columns)

@@ -8,6 +8,7 @@ from typing import Any, Generic
 
 from tuner.data.choices import settle
 from tuner.data.example_maker import ExampleMaker
+from tuner.data.file_errors import explained, refuse_pairs
 from tuner.data.files import EVIDENCE, Source, SplitFiles, in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
 from tuner.data.split import Item, Split, split
@@ -24,6 +25,7 @@ class Pipeline(ABC, Generic[Item]):
 
     Attributes:
         unit: what an item is called in messages.
+        likely: the format's columns that columns without names are likely to be, in order.
         labels: answers to choose from.
         sent: after a preview, how prompts are sent when the model is used.
         first: prepare only so many rows of each source, for a preview; None: all.
@@ -33,6 +35,7 @@ class Pipeline(ABC, Generic[Item]):
     """
 
     unit = "prompts"
+    likely: tuple[str, ...] = ("prompt", "completion")
     labels: tuple[str, ...] = ()
     sent = PromptFormat()
     first: int | None = None
@@ -118,7 +121,9 @@ class Pipeline(ABC, Generic[Item]):
             try:
                 source.fit = self._fit(source)
                 refuse_own_texts(source.data, self.data, source.fit.template)
-            except (DataError, RecipeError) as error:
+                refuse_pairs(source, self.likely)
+            except (DataError, RecipeError) as found:
+                error = explained(found, source, self.likely)
                 raise in_source(error, source) if several else error from None
             source.rows = source.rows[: self.first]
         settle(source.fit for source in self.source.sources if source.rows)

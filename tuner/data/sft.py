@@ -34,6 +34,7 @@ from tuner.errors import DataError
 RAW_PROMPT_TOKENS = 32
 # What a reader of the report should not overlook, costliest first.
 WARNED = (
+    *("read_as", "rows_of_items"),
     *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
@@ -133,7 +134,7 @@ class SftData(Pipeline[Dialogue]):
         """
         templates, bad = [fit.template for fit in self.fits], self.source.bad
         refuse_split(self.data, templates, self.head)
-        held_out = [] if isinstance(self.data.eval, str) else items.eval
+        held_out = items.eval if self.data.eval_file is None else []
         rows = [*items.train, *held_out]
         self.labels = labels_of(self.data, templates, self._labelled(rows), self.head, few)
         self.maker = ExampleMaker(self.inputs, templates, self.max_length, self.head, self.labels)
@@ -240,9 +241,7 @@ class SftData(Pipeline[Dialogue]):
         return {
             "understood": of_sources(self.source.sources, used),
             **facts,
-            "unread_columns": list(
-                dict.fromkeys(name for each in self.source.sources for name in each.unread)
-            ),
+            "unread_columns": list(dict.fromkeys(n for s in self.source.sources for n in s.unread)),
             **odd,
             "unsure_option_numbers": choices.unsure(self.fits),
             "unanswered_rows": self._unanswered,

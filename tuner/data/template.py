@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from tuner.data import read
+from tuner.data import find
 from tuner.data.jinja import variables as variables
 from tuner.data.language import Language
 from tuner.errors import DataError, RecipeError
@@ -248,7 +248,7 @@ def load_template(name_or_path: str, folder: Path) -> Template:
         DataError: the file does not exist or is not a template.
     """
     if name_or_path.endswith((".yaml", ".yml")):
-        return _load(read.find(name_or_path, folder, "data.template"))
+        return _load(find.find(name_or_path, folder, "data.template"))
     files = bundled.files("data_templates")
     if name_or_path not in files:
         near = get_close_matches(name_or_path, files)

@@ -12,7 +12,7 @@ from tuner.export import run_end
 from tuner.machine import hardware, heap
 from tuner.methods import qat_layers
 from tuner.plan import costs, rates
-from tuner.recipe import dump
+from tuner.recipe import dump, history
 from tuner.recipe.source import LOCK
 from tuner.record import proof_limits, provenance, report
 from tuner.record.disk import write_file, write_json
@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 
 def write_inputs(plan: Plan, folder: RunFolder) -> None:
-    """Write `recipe.lock.yaml` and `data_report.json`."""
+    """Write `recipe.lock.yaml`, with how tables are read, and `data_report.json`."""
     section = plan.recipe.model.model_copy(update={"code_sha256": plan.base.code_sha256})
-    recipe = plan.recipe.model_copy(update={"model": section})
+    data = plan.recipe.data
+    data = data.model_copy(update=history.as_read(plan.prepared.report["files"], data))
     if plan.task == "sft":
-        recipe = recipe.model_copy(update={"data": named(recipe.data, plan.prepared.report)})
+        data = named(data, plan.prepared.report)
+    recipe = plan.recipe.model_copy(update={"model": section, "data": data})
     text = dump.dump(recipe, plan.loaded.folder)
     write_file(folder.path / LOCK, text.encode())
     write_json(folder.path / "data_report.json", plan.prepared.report)
