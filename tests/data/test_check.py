@@ -85,8 +85,14 @@ def test_all_classes_at_once(tmp_path: Path) -> None:
         ({"prompt": "x", "completion": ""}, "the column 'completion' is empty"),
         ({"prompt": "x", "completion": None}, "the column 'completion' is null"),
         ({"prompt": "x", "completion": " \t"}, "the column 'completion' is empty"),
-        ({"prompt": "", "completion": "x"}, "the column 'prompt' is empty"),
-        ({"prompt": "x", "completion": 4}, "the column 'completion' is not text"),
+        (
+            {"prompt": "", "completion": "x"},
+            "the column 'prompt' is empty; to learn 'completion' alone: "
+            "template: text, columns: {text: completion}",
+        ),
+        ({"prompt": "x", "completion": ["y"]}, "the column 'completion' is not text but a list"),
+        ({"prompt": {"a": 1}, "completion": "y"}, "the column 'prompt' is not text but an object"),
+        ({"prompt": True, "completion": "y"}, "the column 'prompt' is not text but true"),
         ({"prompt": "x"}, "the column 'completion' is missing"),
     ],
 )

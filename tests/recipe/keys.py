@@ -41,6 +41,7 @@ OTHER: dict[str, str] = {
     "data.reasoning_column": "rationale",
     "data.learn": "{roles: [assistant, tool]}",
     "data.system": "Be brief.",
+    "data.instruction": "Sort the letter.",
     "data.special_tokens_in_text": "error",
     "data.max_bad_rows": "3",
     "method.name": "rslora",

@@ -32,6 +32,7 @@ LIVE: list[tuple[str, Any]] = [
     ("data.max_rows", 8),
     ("data.learn", "all"),
     ("data.system", "Be brief."),
+    ("data.instruction", "Sort the letter."),
     ("method.name", "rslora"),
     ("method.name", "dora"),
     ("method.r", 4),

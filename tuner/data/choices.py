@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from string import ascii_uppercase
 from typing import Any
@@ -121,15 +121,41 @@ class Choices:
         how = {"from 0": ", counted from 0", "from 1": ", counted from 1"}.get(self.way, "")
         raise BadRow(f"the answer in '{self.answer}' is none of the options of its row{how}")
 
+    def first(self, values: Mapping[str, Any]) -> str:
+        """Return an answer that means the first option of a row."""
+        option = self.options_of(values)[0]
+        numbers = {"from 0": option.place, "from 1": option.place + 1}
+        said = {"name": option.name, "letter": option.letter, "text": option.text}
+        return said.get(self.way) or str(numbers[self.way])
 
-def settle(found: Iterable[Choices]) -> None:
-    """Let files that do not show from where their answers count follow those that do."""
-    each = list(found)
+
+def choosing(fit: Any, rows: Iterable[Mapping[str, Any]]) -> Any:
+    """Return a fit with what reads the options of these rows, if its template has some."""
+    choice = fit.template.choice
+    if choice is None:
+        return fit
+    each = tuple(fit.columns[name] for name in choice.each if name in fit.columns)
+    found = Choices(fit.columns.get(choice.options), each, fit.columns[choice.answer])
+    return replace(fit, choices=found.learn(rows))
+
+
+def settle(fits: Iterable[Any]) -> None:
+    """Let files that do not show from where their answers count follow those that do.
+
+    Args:
+        fits: of the files; what reads their options is in `choices`.
+    """
+    each = [fit.choices for fit in fits if fit.choices]
     known = {one.way for one in each if one.way in ("from 0", "from 1") and not one.unsure}
     for one in each:
         if one.unsure and len(known) == 1:
             (one.way,) = known
             one.unsure = False
+
+
+def unsure(fits: Iterable[Any]) -> list[str]:
+    """Return the columns of answers that may count from 0 or from 1."""
+    return [fit.choices.answer for fit in fits if fit.choices and fit.choices.unsure]
 
 
 def _answer(value: Any) -> str:
@@ -174,8 +200,10 @@ def _parsed(text: str) -> Any:
     for match in _NEXT.finditer(text):
         if _ascii(match[1]) == ascii_uppercase[len(starts) : len(starts) + 1]:
             starts.append(match.start())
+    if not starts:
+        return text
     ends = [*starts[1:], len(text)]
-    return [text[a:b].strip(" \t\r\n;；,，") for a, b in zip(starts, ends, strict=True)] or text
+    return [text[a:b].strip(" \t\r\n;；,，") for a, b in zip(starts, ends, strict=True)]
 
 
 def _first(value: Mapping[str, Any], keys: Sequence[str], kind: type = object) -> Any:

@@ -11,11 +11,10 @@ from typing import Any
 
 from tuner.data import json_rows, reasoning, turn_keys
 from tuner.data.bad_rows import BadRow, EmptyPrompt
-from tuner.data.choices import Choices
 from tuner.data.jinja import compiled, variables
 from tuner.data.read import Row
 from tuner.data.reasoning import Message as Message
-from tuner.data.row_values import RowValues, ValueReader
+from tuner.data.row_values import RowValues, ValueReader, unprompted
 from tuner.data.template import SLOT_LABEL, SLOT_TEXT, Cloze, Conversation, Template, Turn
 from tuner.data.template_match import Fit
 from tuner.data.tool_calls import called
@@ -103,20 +102,15 @@ class RowRenderer:
         fit: the template and its columns.
         labels: the recipe's; a number, true or false that is one of them counts as its text.
         rules: what the recipe says about turns.
-        choices: reads options and answers, if the template has some; see `ValueReader`.
     """
 
     def __init__(
-        self,
-        fit: Fit[Template],
-        labels: Collection[str] = (),
-        rules: TurnRules | None = None,
-        choices: Choices | None = None,
+        self, fit: Fit[Template], labels: Collection[str] = (), rules: TurnRules | None = None
     ) -> None:
         self.rules = rules or TurnRules()
         self.template = fit.template
         self._fit = fit
-        self._reader = ValueReader(fit, labels, choices)
+        self._reader = ValueReader(fit, labels)
 
     def render(self, row: Row) -> Dialogue:
         """Render one row.
@@ -132,6 +126,13 @@ class RowRenderer:
             source=row.source,
             choices=values.letters,
         )
+
+    def supervised(self, row: Row) -> Dialogue:
+        """Render one row to learn from; of one without a prompt, the error says what would do."""
+        try:
+            return self.render(row)
+        except EmptyPrompt as problem:
+            raise BadRow(f"{problem}{unprompted(self._fit)}") from None
 
     def _render(self, row: Row, found: RowValues) -> Dialogue:
         template, values = self.template, found.named

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, Generic
 
+from tuner.data.choices import settle
 from tuner.data.example_maker import ExampleMaker
 from tuner.data.file_errors import explained, refuse_pairs
 from tuner.data.files import EVIDENCE, Source, SplitFiles, in_source, read_source
@@ -125,6 +126,7 @@ class Pipeline(ABC, Generic[Item]):
                 error = explained(found, source, self.likely)
                 raise in_source(error, source) if several else error from None
             source.rows = source.rows[: self.first]
+        settle(source.fit for source in self.source.sources if source.rows)
 
     @abstractmethod
     def _fit(self, source: Source) -> Fit[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class PromptFit(Fit[Template]):
             return values, None
         if cloze := self.template.cloze:
             filler = next(iter(cloze.verbalizer))
+        if self.choices:
+            filler = self.choices.first(values)
         known = [values[name] for name in self.answers if name not in missing]
         return {**values, **dict.fromkeys(missing, filler)}, str(known[-1]) if known else ""
 
@@ -110,7 +112,8 @@ def prompt_fit(fit: Fit[Template], present: Iterable[str]) -> PromptFit:
     """Return the fit of a template with what is known of its answer's columns."""
     names = fit.template.answer_columns
     answers = tuple(fit.columns[name] for name in names if name in fit.columns)
-    return PromptFit(fit.template, fit.columns, fit.origin, fit.spoken, answers, frozenset(present))
+    own = {each.name: getattr(fit, each.name) for each in fields(Fit)}
+    return PromptFit(**own, answers=answers, present=frozenset(present))
 
 
 def _answer_names(

@@ -8,7 +8,6 @@ from typing import Any
 
 from tuner.data.answer_encoder import Answers, PromptAndAnswers
 from tuner.data.check_row import check
-from tuner.data.choices import Choices
 from tuner.data.dialogue import Dialogue, Message, RowRenderer, Segment
 from tuner.data.files import Source, SplitFiles
 from tuner.data.preferences import asked
@@ -16,7 +15,6 @@ from tuner.data.prepared import Inputs
 from tuner.data.prompt_match import PromptFit, choose_prompts, prompt_fit
 from tuner.data.read import Row
 from tuner.data.recognise import recognise
-from tuner.data.row_values import learned
 from tuner.data.tally import Tally
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.turn_rules import TurnRules
@@ -104,7 +102,6 @@ class PromptData(WholePipeline[Question]):
         super().__init__(inputs)
         self._response_length, self._references = response_length, references
         self._blank = 0
-        self._choices: dict[str, Choices | None] = {}
         self.max_length = min(self.max_length, inputs.context_length - response_length)
         if self.max_length < 1:
             raise RecipeError(
@@ -115,7 +112,6 @@ class PromptData(WholePipeline[Question]):
 
     def _fit(self, source: Source) -> PromptFit:
         fit = recognise(source, self.inputs.folder, choose_prompts)
-        self._choices[source.name] = learned(fit, source.rows)
         return prompt_fit(fit, source.columns)
 
     def _items(self, files: SplitFiles) -> list[Question]:
@@ -126,8 +122,8 @@ class PromptData(WholePipeline[Question]):
     def _of(self, source: Source) -> list[Question | None]:
         """The prompts of a source's rows; None for a raw text that is blank."""
         fit, thumbs = source.fit, thumb_columns(source.fit, source)
-        rules = TurnRules(system=source.data.system, instruction=source.data.instruction)
-        renderer = RowRenderer(fit, self.data.labels, rules, self._choices[source.name])
+        rules = TurnRules().of_source(source.data)
+        renderer = RowRenderer(fit, self.data.labels, rules)
         assert isinstance(fit, PromptFit)
 
         def question(row: Row) -> Question | None:

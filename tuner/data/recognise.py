@@ -10,6 +10,7 @@ from typing import Any
 
 from tuner.data import accounting
 from tuner.data.alternatives import alternatives, as_named, swapped
+from tuner.data.choices import choosing
 from tuner.data.evidence import Evidence
 from tuner.data.files import EVIDENCE, Source
 from tuner.data.preference_formats import choose_format
@@ -90,7 +91,7 @@ def as_begun(source: Source, sources: Sequence[Source], inputs: Inputs) -> bool:
             return False
     template = load_template(name, inputs.folder)
     fit = Fit(template, columns, f"columns {', '.join(columns.values())}")
-    source.fit = replace(fit, spoken=_spoken(fit, rows, False))
+    source.fit = replace(choosing(fit, source.evidence.rows), spoken=_spoken(fit, rows, False))
     return True
 
 

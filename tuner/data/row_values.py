@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tuner.data.bad_rows import BadRow, EmptyPrompt
-from tuner.data.choices import Choices
 from tuner.data.language import language_of
 from tuner.data.read import Row
 from tuner.data.template import Conversation, Template, load_template
@@ -24,18 +23,6 @@ _TRUTHS = (
     frozenset(("true", "yes", "y", "t", "1", "是", "是的", "对", "正确", "真")),
     frozenset(("false", "no", "n", "f", "0", "否", "不是", "不", "不对", "错", "错误", "假")),
 )
-
-
-def learned(fit: Fit[Template], rows: Sequence[Row]) -> Choices | None:
-    """Return what reads the options of rows, and what their answers mean; None if the template has
-    no options."""
-    choice = fit.template.choice
-    if choice is None:
-        return None
-    each = [fit.columns[name] for name in choice.each if name in fit.columns]
-    options = fit.columns.get(choice.options)
-    found = Choices(options, tuple(each), fit.columns[choice.answer])
-    return found.learn(row.values for row in rows)
 
 
 def unprompted(fit: Fit[Template]) -> str:
@@ -67,16 +54,11 @@ class ValueReader:
     Args:
         fit: the template and its columns.
         labels: the recipe's; a number, true or false that is one of them counts as its text.
-        choices: reads options and answers, if the template has some; by default, answers are
-            letters.
     """
 
-    def __init__(
-        self, fit: Fit[Template], labels: Collection[str] = (), choices: Choices | None = None
-    ) -> None:
+    def __init__(self, fit: Fit[Template], labels: Collection[str] = ()) -> None:
         template = fit.template
         self._fit, self._template, self._labels = fit, template, frozenset(labels)
-        self._choices = choices or learned(fit, ())
         # Columns that are read by what knows their form.
         self._formed = {name for turn in template.turns for name in (turn.column, turn.calls)}
         self._formed |= {template.tools}
@@ -163,7 +145,7 @@ class ValueReader:
 
     def _choose(self, row: Row, values: dict[str, Any]) -> tuple[str, ...]:
         """Add the options by letter, and the answer's letter, to the values of a row."""
-        choice, choices = self._template.choice, self._choices
+        choice, choices = self._template.choice, self._fit.choices
         assert choice is not None
         assert choices is not None
         options = choices.options_of(row.values)

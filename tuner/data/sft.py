@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from tuner.data import choices
-from tuner.data.bad_rows import BadRow, EmptyPrompt
 from tuner.data.check_row import ODDITIES, check, oddities
-from tuner.data.choices import Choices
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.encode import Encoded
 from tuner.data.example import Example
@@ -25,7 +22,6 @@ from tuner.data.read import Row
 from tuner.data.recognise import account, as_begun, recognise
 from tuner.data.rendered import Rendered
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
-from tuner.data.row_values import learned, unprompted
 from tuner.data.split import Split
 from tuner.data.template import Template
 from tuner.data.template_match import Fit
@@ -64,13 +60,11 @@ class SftData(Pipeline[Dialogue]):
         self._disliked = self._unanswered = 0
         self._thumbs: dict[str, list[str]] = {}
         self._odd: Counter[str] = Counter()
-        self._choices: dict[str, Choices | None] = {}
         self._rules = TurnRules.of(self.data)
 
     def _recognise(self) -> None:
         refuse_unknown_column(self.data, [n for each in self.source.sources for n in each.columns])
         super()._recognise()
-        choices.settle(each for each in self._choices.values() if each)
 
     def _fit(self, source: Source) -> Fit[Template]:
         begun = as_begun(source, self.source.sources, self.inputs)
@@ -79,7 +73,6 @@ class SftData(Pipeline[Dialogue]):
         thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
         read = {*thumbs, self.data.reasoning_column or ""}
         account(source, read, begun)
-        self._choices[source.name] = learned(source.fit, source.rows)
         return source.fit
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:
@@ -105,15 +98,11 @@ class SftData(Pipeline[Dialogue]):
         thumbs = self._thumbs[source.name]
         liked = [row for row in source.rows if not is_down(row, thumbs)]
         self._disliked += len(source.rows) - len(liked)
-        own = source.data
-        rules = replace(self._rules, system=own.system, instruction=own.instruction)
-        renderer = RowRenderer(source.fit, self.data.labels, rules, self._choices[source.name])
+        rules = self._rules.of_source(source.data)
+        renderer = RowRenderer(source.fit, self.data.labels, rules)
 
         def dialogue(row: Row) -> Dialogue | None:
-            try:
-                made = renderer.render(row)
-            except EmptyPrompt as problem:
-                raise BadRow(f"{problem}{unprompted(source.fit)}") from None
+            made = renderer.supervised(row)
             if made.plain and not made.answer.strip():
                 return None
             check(made)
@@ -222,8 +211,7 @@ class SftData(Pipeline[Dialogue]):
         report["warnings"] = warnings_of(report, WARNED, "they are also")
         if any(fit.template.label for fit in self.fits) and not self.data.labels:
             report["labels"] = list(self.labels)
-        offered = any(row.options for row in held)
-        if (self.labels or offered) and self.head != "classes":
+        if (self.labels or any(row.options for row in held)) and self.head != "classes":
             without = sum(row.gold is None for row in held)
             report["eval_rows_without_label"] = without
             if without:
@@ -255,9 +243,7 @@ class SftData(Pipeline[Dialogue]):
             **facts,
             "unread_columns": list(dict.fromkeys(n for s in self.source.sources for n in s.unread)),
             **odd,
-            "unsure_option_numbers": [
-                n for n, each in self._choices.items() if each and each.unsure
-            ],
+            "unsure_option_numbers": choices.unsure(self.fits),
             "unanswered_rows": self._unanswered,
             "unread_turn_keys": self._unread,
             "turns_learned_by_key": by_key,

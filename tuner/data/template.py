@@ -194,6 +194,13 @@ class Template(Section):
         *before, last = [turn.columns() for turn in self.turns]
         return tuple(name for name in self.columns.names if name in last.difference(*before))
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The required columns, and those that may hold the options."""
+        choice = self.choice
+        options = (choice.options, *choice.each) if choice else ()
+        return self.columns.required + options
+
     def complete(self, columns: Collection[str]) -> bool:
         """Return whether rows with these columns of the template have all that it needs."""
         choice = self.choice

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from tuner.data import accounting
 from tuner.data.bad_rows import BadRow, refuse_unreadable
+from tuner.data.choices import Choices, choosing
 from tuner.data.column_names import by_other_names, distance, narrow, suits
 from tuner.data.evidence import Evidence
 from tuner.data.read import Row
@@ -29,13 +30,15 @@ Kind = TypeVar("Kind", bound=Any)
 class Fit(Generic[Kind]):
     """A template or format and, for each of its columns that the data has, the data's name.
 
-    `spoken` are columns of the template that hold turns in place of a text.
+    `spoken` are columns of the template that hold turns in place of a text; `choices` reads the
+    options of a template that has some.
     """
 
     template: Kind
     columns: Mapping[str, str]
     origin: str
     spoken: frozenset[str] = frozenset()
+    choices: Choices | None = None
 
     @property
     def used(self) -> frozenset[str]:
@@ -161,9 +164,8 @@ def _fits(
 ) -> list[Fit[Template]]:
     """How a template fits. One that the recipe names gets its required columns alone by what
     else they may be called, and only if the names that are exactly its own do not fit."""
-    fits = dict[frozenset[tuple[str, str]], Fit[Template]]()
-    some = named and not template.choice
-    names = template.columns.required if some else template.columns.names
+    fits: dict[frozenset[tuple[str, str]], Fit[Template]] = {}
+    names = template.needed if named else template.columns.names
     for exact in (True, False) if named else (False,):
         for alias in ({}, *template.columns.aliases):
             used = _exactly(template, alias, renames, seen, named)
@@ -174,7 +176,8 @@ def _fits(
                 continue
             used = {name: used[name] for name in template.columns.names if name in used}
             origin = "recipe" if named else f"columns {', '.join(used.values())}"
-            fits.setdefault(frozenset(used.items()), Fit(template, used, origin))
+            fit = choosing(Fit(template, used, origin), seen.rows)
+            fits.setdefault(frozenset(used.items()), fit)
             if named and (template.conversation or not exact):
                 # The column's own name comes before others that it may have.
                 break

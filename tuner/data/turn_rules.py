@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tuner.data import reasoning, turn_keys
@@ -40,6 +40,10 @@ class TurnRules:
     def of(cls, data: DataSection) -> TurnRules:
         """Return those of a recipe's data section."""
         return cls(data.learn, data.system, data.reasoning_column, data.instruction)
+
+    def of_source(self, own: DataSection) -> TurnRules:
+        """Return them with what is a source's own."""
+        return replace(self, system=own.system, instruction=own.instruction)
 
     def applied(self, turns: Sequence[Message], columns: Mapping[str, Any]) -> tuple[Message, ...]:
         """Return the turns of a row, up to the last one that is learned, each with its reasoning
