@@ -12,8 +12,8 @@ from tuner.errors import RecipeError
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.data.alternatives import Alternative
     from tuner.data.look import Look
+    from tuner.data.ways import Alternative
 
 
 def data_recognise(
@@ -69,7 +69,7 @@ def _show(file: Path, found: Look, console: Console) -> None:
             "task": way.task,
             "template": way.template.name,
             "columns": dict(way.columns),
-            "recipe": way.line(name),
+            "recipe": way.line({"train": name}),
         }
         for way in found.ways
     ]
@@ -84,7 +84,7 @@ def _show(file: Path, found: Look, console: Console) -> None:
 
 
 def _recipe(file: Path, write: Path, way: Alternative, found: Look) -> str:
-    from tuner.data.alternatives import flow
+    from tuner.data.ways import flow
     from tuner.recipe.aliases import ALIASES
 
     there, here = file.resolve(), write.resolve().parent

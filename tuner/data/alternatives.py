@@ -2,74 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tuner.data import accounting
 from tuner.data.column_names import called, suits
+from tuner.data.evidence import MOST as MOST_ROWS
 from tuner.data.evidence import Evidence
 from tuner.data.template import Template, all_templates, variables
 from tuner.data.template_match import NONE, Fit
-from tuner.errors import DataError
-from tuner.schema import strict_yaml
+from tuner.data.ways import Alternative
 from tuner.schema.suggest import plain
 
-MOST = 3
-_PLAIN = re.compile(r"[^\W\d][\w./*+-]*(?: [\w./*+-]+)*")
 # Templates that columns of any name may be given to.
 _GENERAL = ("classification", "prompt_completion", "instruction", "qa_with_context", "qa_zh")
 # What they are called inside lists of mappings.
 _SHORT = {"question": "q", "prompt": "q", "answer": "a", "completion": "a"}
-
-
-class Unsure(DataError):
-    """How a source is to be read cannot be told; `ways` are those in question."""
-
-    ways: Sequence[Alternative] = ()
-
-
-@dataclass(frozen=True)
-class Alternative:
-    """A way to read a source.
-
-    Attributes:
-        template: the data template.
-        columns: the recipe's `columns`: the template's name and the file's, and what is left out.
-        read: how many of the task's columns it reads.
-    """
-
-    template: Template
-    columns: Mapping[str, str]
-    read: int
-
-    @property
-    def task(self) -> str:
-        """What the rows are taken for."""
-        return self.template.task or self.template.name.replace("_", " ")
-
-    def line(self, file: str, key: str = "train") -> str:
-        """Return it as a line of a recipe."""
-        return recipe_line({key: file, "template": self.template.name}, self.columns)
-
-
-def recipe_line(keys: Mapping[str, str], columns: Mapping[str, str]) -> str:
-    """Return a line of a recipe: its data section; or, with the key `source`, one of several."""
-    parts = [f"{key}: {flow(value)}" for key, value in keys.items()]
-    if columns:
-        pairs = ", ".join(f"{flow(name)}: {flow(value)}" for name, value in columns.items())
-        parts.append(f"columns: {{{pairs}}}")
-    line = f"{{{', '.join(parts)}}}"
-    return f"- {line}" if "source" in keys else f"data: {line}"
-
-
-def flow(text: str) -> str:
-    """Return a text as it stands in a line of YAML."""
-    if _PLAIN.fullmatch(text) and isinstance(strict_yaml.resolve(strict_yaml.Plain(text)), str):
-        return text
-    return json.dumps(text, ensure_ascii=False)
 
 
 def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternative]:
@@ -105,7 +53,7 @@ def _last_resort(whole: Evidence, evidence: Evidence) -> list[Alternative]:
         return []
     longest = max(lengths, key=lambda name: lengths[name])
     task = [name for name in evidence.columns if accounting.of_task(evidence, name)]
-    left = {name: NONE for name in task if name != _root(longest)}
+    left = {name: NONE for name in task if name != _root(longest, evidence.columns)}
     template = next(each for each in all_templates() if each.name == "text")
     return [Alternative(template, {"text": longest, **left}, 1)]
 
@@ -145,7 +93,8 @@ def swapped(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative 
 
 def _order(way: Alternative) -> tuple[int, int, int]:
     guessed = sum(
-        file != NONE and plain(_root(file)) not in map(plain, called(way.template, {}, name))
+        file != NONE
+        and plain(file.partition(".")[0]) not in map(plain, called(way.template, {}, name))
         for name, file in way.columns.items()
     )
     name = way.template.name
@@ -161,17 +110,17 @@ def _way(
     for name in template.columns.names:
         if name in used or (template.conversation and name == template.conversation.column):
             continue
-        column = _named(template, name, whole, used.values())
+        column = _named(template, name, whole, (evidence.columns, used.values()))
         if column is not None:
             used[name] = column
     task = [name for name in evidence.columns if accounting.of_task(evidence, name)]
     if template.choice and not used:
         used = _by_position(template, evidence)
     if template.name in _GENERAL:
-        _guess(template, whole, task, used)
+        _guess(template, whole, (evidence.columns, task), used)
     if not template.complete(used):
         return None
-    taken = {_root(file) for file in used.values()}
+    taken = {_root(file, evidence.columns) for file in used.values()}
     own = {name: used[name] for name in template.columns.names if name in used}
     columns = {name: file for name, file in own.items() if name != file}
     columns |= {name: NONE for name in task if name not in taken and name not in columns}
@@ -191,38 +140,59 @@ def _by_position(template: Template, evidence: Evidence) -> dict[str, str]:
     return {question: asked, choice.answer: right, **dict(zip(choice.each, options, strict=False))}
 
 
-def _guess(template: Template, whole: Evidence, task: Sequence[str], used: dict[str, str]) -> None:
+def _guess(
+    template: Template,
+    whole: Evidence,
+    columns: tuple[Sequence[str], Sequence[str]],
+    used: dict[str, str],
+) -> None:
     """Give the task's columns to those of the template that are still open, in their order."""
+    every, task = columns
     open_ones = [name for name in _of_turns(template) if name not in used]
     missing = [name for name in open_ones if name in template.columns.required]
-    free = [name for name in task if name not in map(_root, used.values())]
+    free = [n for n in task if n not in {_root(file, every) for file in used.values()}]
     odd = [name for name in free if not accounting.known(name)]
-    if missing and (len(odd) < len(missing) or (len(missing) > 1 and len(free) > len(missing))):
+    sure = len(missing) == len(free) == 1 and whole.holds(free[0], ("text",))
+    many = len(missing) > 1 and len(free) > len(missing)
+    if missing and not sure and (len(odd) < len(missing) or many):
         # Nobody could say which is which.
         return
     free = [*odd, *(name for name in free if name not in odd)] if missing else free
     for column in free:
-        for path in (column, *(each for each in whole.columns if _root(each) == column)):
+        for path in (column, *(each for each in whole.columns if _root(each, every) == column)):
             # What is inside a list is only taken where something must be.
             names = open_ones if path == column else [n for n in open_ones if n in missing]
             name = next((n for n in names if suits(template, n, path, whole)), None)
-            if name is not None and whole.values(path):
+            if name is not None and _filled(template, name, path, whole):
                 open_ones.remove(name)
                 used[name] = path
                 break
 
 
-def _named(template: Template, name: str, whole: Evidence, taken: Collection[str]) -> str | None:
+def _named(
+    template: Template, name: str, whole: Evidence, columns: tuple[Sequence[str], Collection[str]]
+) -> str | None:
     """The column, or the path into one, that is called like a template's column and suits it."""
+    every, taken = columns
     short = _SHORT.get(name)
     for other in [*called(template, {}, name), *([short] if short else [])]:
         for column in whole.columns:
-            if column in taken or _root(column) in taken or not whole.values(column):
+            root = _root(column, every)
+            if {column, root} & {*taken} or not _filled(template, name, column, whole):
                 continue
-            ends = {plain(_root(column)), plain(column.rpartition(".")[2])}
+            ends = {plain(root), plain(column.rpartition(".")[2])}
             if plain(other) in ends and suits(template, name, column, whole):
                 return column
     return None
+
+
+def _filled(template: Template, name: str, column: str, whole: Evidence) -> bool:
+    """Whether a column has values; one that the template needs, in nearly every row."""
+    count = len(whole.values(column))
+    if accounting.identify(whole.values(column)):
+        return False
+    needed = name in template.columns.required and name not in template.columns.blank
+    return count >= MOST_ROWS * len(whole.rows) if needed else count > 0
 
 
 def _of_turns(template: Template) -> list[str]:
@@ -232,8 +202,9 @@ def _of_turns(template: Template) -> list[str]:
     return [name for name in template.columns.names if name in read]
 
 
-def _root(path: str) -> str:
-    return path.partition(".")[0]
+def _root(path: str, columns: Collection[str]) -> str:
+    """The column that a path begins in; columns may have dots in their names."""
+    return path if path in columns else path.partition(".")[0]
 
 
 def _leaves(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,11 +234,3 @@ def _inner(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _inside(path, value)
     else:
         yield path, value
-
-
-def shown(ways: Sequence[Alternative], file: str, key: str = "train") -> list[str]:
-    """Return lines for an error: what each way takes the rows for, and its line of recipe."""
-    lines: list[str] = []
-    for way in ways[:MOST]:
-        lines += [f"  {way.task}:", f"    {way.line(file, key)}"]
-    return lines

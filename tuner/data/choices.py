@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from string import ascii_uppercase
 from typing import Any
@@ -129,16 +129,14 @@ class Choices:
         return said.get(self.way) or str(numbers[self.way])
 
 
-def learned(choice: Any, columns: Mapping[str, str], rows: Iterable[Mapping[str, Any]]) -> Choices:
-    """Return what reads options and answers of these rows.
-
-    Args:
-        choice: the template's `choice`.
-        columns: the file's names of the template's columns.
-        rows: their values.
-    """
-    each = tuple(columns[name] for name in choice.each if name in columns)
-    return Choices(columns.get(choice.options), each, columns[choice.answer]).learn(rows)
+def choosing(fit: Any, rows: Iterable[Mapping[str, Any]]) -> Any:
+    """Return a fit with what reads the options of these rows, if its template has some."""
+    choice = fit.template.choice
+    if choice is None:
+        return fit
+    each = tuple(fit.columns[name] for name in choice.each if name in fit.columns)
+    found = Choices(fit.columns.get(choice.options), each, fit.columns[choice.answer])
+    return replace(fit, choices=found.learn(rows))
 
 
 def settle(fits: Iterable[Any]) -> None:

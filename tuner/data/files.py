@@ -15,6 +15,7 @@ from tuner.data.read import Row
 from tuner.data.sample import Sample, first_version
 from tuner.data.source_file import SourceFile
 from tuner.data.template_match import NONE, Fit
+from tuner.data.ways import given_keys
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import Source as SourceItem
@@ -41,8 +42,7 @@ class Source:
         number: of the source among those of its split.
         wanted: how many of its rows to use at most; None: all.
         drawn_from: how many rows the file has, where only some of them are used.
-        given: what the recipe calls it.
-        key: by which a recipe names it: train, eval or, as one of several, source.
+        given: keys of a recipe that names it: train, eval or, as one of several, source first.
         rows: its rows.
         to_draw: they are only the first ones, until some are drawn label by label.
         labels: how many rows of each label were drawn.
@@ -57,8 +57,7 @@ class Source:
     number: int
     wanted: int | None = None
     drawn_from: int | None = None
-    given: str = ""
-    key: str = "train"
+    given: dict[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     to_draw: bool = False
     labels: dict[str, int] = field(default_factory=dict)
@@ -230,8 +229,7 @@ class Reader:
             twin = own.index(item)
             file = SourceFile.open(path, item, key, given, self._folder)
             source = Source(file, _name(paths, number), given, twin, item.rows)
-            source.given = item.source
-            source.key = "source" if len(own) > 1 else key.removeprefix("data.")
+            source.given = given_keys(item, key, len(own))
             source.to_draw = drawn and (most is not None or item.rows is not None)
             left = None if most is None else most - sum(len(each.rows) for each in found)
             self._fill(source, left)

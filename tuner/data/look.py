@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner.data.alternatives import MOST, Alternative, Unsure, as_named
+from tuner.data.alternatives import as_named
+from tuner.data.file_errors import explained, refuse_pairs
 from tuner.data.files import EVIDENCE, Source, read_source
 from tuner.data.recognise import account, recognise, ways_to_read
+from tuner.data.sft import SftData
 from tuner.data.thumbs import thumb_columns
 from tuner.data.understood import understood
+from tuner.data.ways import MOST, Alternative, Unsure
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 
@@ -57,10 +60,12 @@ def look_at(source: Source, folder: Path) -> Look:
     """Look at a source that has been read; see `look`."""
     try:
         source.fit = recognise(source, folder)
+        refuse_pairs(source, SftData.likely)
     except Unsure as error:
         return Look("", error, error.ways, source.columns)
     except DataError as error:
-        return Look("", error, [], source.columns)
+        more = explained(error, source, SftData.likely)
+        return Look("", more if isinstance(more, DataError) else error, [], source.columns)
     thumbs, seen = thumb_columns(source.fit, source), source.evidence
     own = as_named(source.fit, seen)
     try:

@@ -9,16 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data import accounting
-from tuner.data.alternatives import (
-    MOST,
-    Alternative,
-    Unsure,
-    alternatives,
-    as_named,
-    recipe_line,
-    shown,
-    swapped,
-)
+from tuner.data.alternatives import alternatives, as_named, swapped
+from tuner.data.choices import choosing
 from tuner.data.evidence import Evidence
 from tuner.data.files import EVIDENCE, Source
 from tuner.data.preference_formats import choose_format
@@ -29,6 +21,7 @@ from tuner.data.template_match import NONE, Fit, NoTemplateFits, SeveralFit, cho
 from tuner.data.transcripts import paired
 from tuner.data.turn_lists import LISTS, ends_with_user, shape
 from tuner.data.understood import understood
+from tuner.data.ways import MOST, Alternative, Unsure, recipe_line, shown, without_header
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
 from tuner.schema.suggest import listed
@@ -58,7 +51,8 @@ def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[
     try:
         fit = by_columns(data, columns, folder, partial(_agrees, data, rows), source.evidence)
     except NoTemplateFits as error:
-        found = None if data.template != AUTO or data.columns else _by_contents(source, folder)
+        mapped = any(file != NONE for file in data.columns.values())
+        found = None if data.template != AUTO or mapped else _by_contents(source, folder)
         if found is None:
             raise _with_ways(error, source) from None
         return found
@@ -96,7 +90,7 @@ def as_begun(source: Source, sources: Sequence[Source], inputs: Inputs) -> bool:
             return False
     template = load_template(name, inputs.folder)
     fit = Fit(template, columns, f"columns {', '.join(columns.values())}")
-    source.fit = replace(fit.choosing(source.evidence), spoken=_spoken(fit, rows, False))
+    source.fit = replace(choosing(fit, source.evidence.rows), spoken=_spoken(fit, rows, False))
     return True
 
 
@@ -117,7 +111,8 @@ def _agrees(data: DataSection, rows: Sequence[Row], fit: Fit[Template]) -> bool:
 
 
 def _by_contents(source: Source, folder: Path) -> Fit[Template] | None:
-    columns = [name for name in source.columns if shape(_values(source.rows[:EVIDENCE], name))]
+    present = [name for name in source.columns if name not in source.data.columns]
+    columns = [name for name in present if shape(_values(source.rows[:EVIDENCE], name))]
     if len(columns) != 1:
         return None
     template = load_template("chat", folder)
@@ -150,10 +145,10 @@ def _by_rows(error: DataError, source: Source, groups: Iterable[Collection[str]]
 def _with_fits(error: SeveralFit, source: Source) -> DataError:
     """The error with a recipe for each of the templates that fit."""
     mixed = _by_rows(error, source)
-    if mixed is not error or source.key == "eval":
+    if mixed is not error or "eval" in source.given:
         return mixed
     ways = [as_named(fit, source.evidence, source.data.columns) for fit in error.fits]
-    fix = "\n".join(["say which one you mean:", *shown(ways, source.given, source.key)])
+    fix = "\n".join(["say which one you mean:", *shown(ways, source.given)])
     return _unsure(DataError(error.what, error.why, fix, error.problems), ways)
 
 
@@ -175,10 +170,12 @@ def _with_ways(error: DataError, source: Source) -> DataError:
                 f"'{name}' holds conversations{where}: "
                 f"template: chat, columns: {{messages: {name}}} reads it"
             )
-    if source.data.template != AUTO or source.key == "eval":
+    if source.data.template != AUTO or "eval" in source.given:
         return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
+    if lines := without_header(source.path, source.columns, source.given):
+        return DataError(error.what, error.why, "\n".join(lines), error.problems)
     ways = [] if hints else ways_to_read(source)
-    lines = [*_as_comparisons(source), *shown(ways, source.given, source.key)]
+    lines = [*_as_comparisons(source), *shown(ways, source.given)]
     fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
     holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
     problems = [*error.problems[:1], *holds[:10]] if lines else error.problems
@@ -196,7 +193,7 @@ def _as_comparisons(source: Source) -> list[str]:
     return [
         f"  comparisons of answers ({fit.template.name}), for tuner reward, or for tuner rlhf with "
         "rlhf.algorithm: dpo:",
-        f"    {recipe_line({source.key: source.given}, source.data.columns)}",
+        f"    {recipe_line(source.given, source.data.columns)}",
     ]
 
 
@@ -225,7 +222,7 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     used = {file if file in seen.columns else file.partition(".")[0] for file in source.fit.used}
     # A template's column that the recipe renames leaves out the file's column of that name.
     known = used.union(read, data.columns)
-    task = source.unread = accounting.unread(seen, known)[0]
+    task = source.unread = accounting.unread(seen, frozenset(known))[0]
     if not task or data.template != AUTO or begun:
         return
     it, looks = ("it", "looks") if len(task) == 1 else ("them", "look")
@@ -233,9 +230,9 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     gone = {**data.columns, **dict.fromkeys(task, NONE)}
     fix = [
         f"say what becomes of {it}:",
-        *(_as_comparisons(source) or shown(ways, source.given, source.key)),
+        *(_as_comparisons(source) or shown(ways, source.given)),
         f"  leave {it} out:",
-        f"    {recipe_line({source.key: source.given}, gone)}",
+        f"    {recipe_line(source.given, gone)}",
     ]
     holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])
     error = DataError(
@@ -252,7 +249,7 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
 def _uses(source: Source, task: list[str], used: Collection[str]) -> list[Alternative]:
     """Ways to read columns of the task that nothing reads; none for an eval file, whose format is
     that of the training rows."""
-    if source.key == "eval":
+    if "eval" in source.given:
         return []
     known, seen = source.evidence.columns, source.evidence
     ways = [each for each in ways_to_read(source) if each.read > sum(n in known for n in used)]

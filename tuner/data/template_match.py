@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from tuner.data import accounting
 from tuner.data.bad_rows import BadRow, refuse_unreadable
-from tuner.data.choices import Choices, learned
+from tuner.data.choices import Choices, choosing
 from tuner.data.column_names import by_other_names, distance, narrow, suits
 from tuner.data.evidence import Evidence
 from tuner.data.read import Row
@@ -57,11 +57,6 @@ class Fit(Generic[Kind]):
         value = row.values.get(file_name)
         refuse_unreadable(value, file_name)
         return value
-
-    def choosing(self, seen: Evidence) -> Fit[Kind]:
-        """Return the same, with what these rows show of options, if the template has some."""
-        choice = getattr(self.template, "choice", None)
-        return replace(self, choices=learned(choice, self.columns, seen.rows)) if choice else self
 
     def required(self, row: Row, name: str) -> Any:
         """Return the row's value of a column that it must have.
@@ -181,7 +176,7 @@ def _fits(
                 continue
             used = {name: used[name] for name in template.columns.names if name in used}
             origin = "recipe" if named else f"columns {', '.join(used.values())}"
-            fit = Fit(template, used, origin).choosing(seen)
+            fit = choosing(Fit(template, used, origin), seen.rows)
             fits.setdefault(frozenset(used.items()), fit)
             if named and (template.conversation or not exact):
                 # The column's own name comes before others that it may have.
