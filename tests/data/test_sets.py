@@ -11,10 +11,10 @@ from tests.tools import sets_table
 
 
 @pytest.mark.slow
-def test_the_table_of_public_sets_is_in_sync(real_data: Path) -> None:
+def test_the_table_of_public_sets_is_in_sync(test_data: Path) -> None:
     """Each file plans as it is, or each recipe of its error reads it."""
     page = sets_table.PAGE.read_text("utf-8")
-    assert sets_table.with_table(page, sets_table.table(real_data)) == page
+    assert sets_table.with_table(page, sets_table.table(test_data)) == page
 
 
 def test_a_recipe_that_does_not_read_the_rows_is_found(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from tests.cli.command import tuner
 from tests.conftest import write_rows
 from tests.recipe.keys import problem, write
 from tuner.cli.make_plan import as_begun
+from tuner.data.named import named
+from tuner.errors import DataError
 from tuner.machine import hardware
 from tuner.plan import make
 from tuner.recipe import dump, history, load, paths
@@ -153,3 +155,49 @@ def test_a_run_of_an_earlier_version_reads_what_it_read(
         assert history.identity(saved, resumed.identity()) == resumed.identity()
         assert resumed.values["data.template"].origin == history.BEGUN
         record = resumed.as_dict()
+
+
+def test_a_run_that_has_begun_reads_on_as_it_began(
+    make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Neither another choice of template nor a column in question changes or stops it."""
+    rows = [
+        {"prompt": f"第{n}条是什么？", "response": f"第{n}条说明。", "hints": f"见第{n}页"}
+        for n in range(4)
+    ]
+    keys = {"template": "auto", "eval": 0}
+    recipe = make_recipe(data_rows=rows, data=keys)
+    loaded = load.load(recipe, verb="sft")
+    with pytest.raises(DataError, match="column 'hints' looks like part of the task"):
+        make.make(loaded, hardware.detect(), output=tmp_path / "run")
+    then = {**keys, "columns": {"hints": "none"}, "template": "prompt_completion"}
+    old = load.load(make_recipe(data_rows=rows, name="old.yaml", data=then), verb="sft")
+    began = make.make(old, hardware.detect(), output=tmp_path / "run")
+    record = began.as_dict()
+    record["values"]["data.columns"] = {"value": {}, "origin": "default"}
+    (tmp_path / "run").mkdir()
+    for mapping in (True, False):
+        if not mapping:
+            # Earlier versions did not record it.
+            del record["data"]["files"][0]["mapping"]
+        head = {"format": 1, "tuner": "0.1.0", "status": "interrupted", "plan": record}
+        disk.write_json(tmp_path / "run" / "run.json", head)
+        again = as_begun(loaded, tmp_path / "run")
+        resumed = make.make(again, hardware.detect(), output=tmp_path / "run")
+        assert resumed.identity() == {**began.identity(), "data.columns": {}}
+
+
+def test_the_lock_names_the_template_that_was_found(
+    make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """H10: a run of the lock reads the same tokens, whatever is recognised by then."""
+    rows = [{"Question": f"Where is saw {n}?", "Answer": f"In shed {n}."} for n in range(4)]
+    loaded = load.load(make_recipe(data_rows=rows, data={"template": "auto", "eval": 0}))
+    plan = make.make(loaded, hardware.detect(), output=tmp_path / "run")
+    section = named(plan.recipe.data, plan.prepared.report)
+    assert section.template == "prompt_completion"
+    assert section.columns == {"prompt": "Question", "completion": "Answer"}
+    keys = {"template": section.template, "columns": section.columns, "eval": 0}
+    lock = load.load(make_recipe(data_rows=rows, name="lock.yaml", data=keys))
+    again = make.make(lock, hardware.detect(), output=tmp_path / "again")
+    assert again.identity() == {**plan.identity(), "data.columns": section.columns}

@@ -69,7 +69,7 @@ def outcome(file: Path) -> Outcome:
     )
     said = said if said.startswith("asks: ") else f"asks: {said}"
     if "tuner reward" in seen.error.fix:
-        return Outcome(columns, said, "tuner reward, dpo")
+        return Outcome(columns, said, "for comparisons: tuner reward, tuner rlhf")
     ways = [followed(file, line) for line in lines_of(seen.error.fix)]
     way = next((each for each in ways if "header: false" in each), next(iter(ways), ""))
     return Outcome(columns, said, way.replace(file.name, "FILE"))
@@ -130,10 +130,14 @@ def table(folder: Path) -> str:
             result = outcome(file)
             found[result] = found.get(result, 0) + 1
         for each, count in sorted(found.items(), key=lambda pair: (-pair[1], pair[0].said)):
-            cells = (name, str(count), each.columns, each.said, f"`{each.recipe}`")
-            lines.append(
-                f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |".replace("``", "")
+            cells = (
+                name,
+                str(count),
+                each.columns,
+                each.said,
+                f"`{each.recipe}`" if "{" in each.recipe else each.recipe,
             )
+            lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     return "\n".join(lines) + "\n"
 
 

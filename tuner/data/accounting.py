@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from tuner.data.column_names import plain
@@ -39,7 +40,7 @@ _ENDINGS = re.compile(
 )
 _COUNTS = re.compile(r"\A(num|n|nb|number of|count|total|is|has|kept|len)[\s_\-]")
 # What such a column holds is short. A source or a subject that is a text of its own is not one.
-_LONGEST = 120
+_LONGEST = 200
 _PARTS = frozenset(
     plain(name)
     for name in (
@@ -60,6 +61,11 @@ _CODE = re.compile(r"(?=\S*\d)[\w:./#+=-]{6,}|[0-9a-fA-F-]{8,}", re.ASCII)
 def known(name: str) -> bool:
     """Return whether a column is called like a part of some task."""
     return plain(name) in _PARTS
+
+
+def identify(values: Sequence[Any]) -> bool:
+    """Return whether values are identifiers, which say nothing."""
+    return all(isinstance(each, str) and _CODE.fullmatch(each) for each in values)
 
 
 def unread(evidence: Evidence, read: frozenset[str]) -> tuple[list[str], list[str]]:

@@ -151,7 +151,9 @@ def _guess(
     missing = [name for name in open_ones if name in template.columns.required]
     free = [n for n in task if n not in {_root(file, every) for file in used.values()}]
     odd = [name for name in free if not accounting.known(name)]
-    if missing and (len(odd) < len(missing) or (len(missing) > 1 and len(free) > len(missing))):
+    sure = len(missing) == len(free) == 1 and whole.holds(free[0], ("text",))
+    many = len(missing) > 1 and len(free) > len(missing)
+    if missing and not sure and (len(odd) < len(missing) or many):
         # Nobody could say which is which.
         return
     free = [*odd, *(name for name in free if name not in odd)] if missing else free
@@ -186,6 +188,8 @@ def _named(
 def _filled(template: Template, name: str, column: str, whole: Evidence) -> bool:
     """Whether a column has values; one that the template needs, in nearly every row."""
     count = len(whole.values(column))
+    if accounting.identify(whole.values(column)):
+        return False
     needed = name in template.columns.required and name not in template.columns.blank
     return count >= MOST_ROWS * len(whole.rows) if needed else count > 0
 

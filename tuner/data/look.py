@@ -64,8 +64,8 @@ def look_at(source: Source, folder: Path) -> Look:
     except Unsure as error:
         return Look("", error, error.ways, source.columns)
     except DataError as error:
-        said = explained(error, source, SftData.likely)
-        return Look("", said if isinstance(said, DataError) else error, [], source.columns)
+        more = explained(error, source, SftData.likely)
+        return Look("", more if isinstance(more, DataError) else error, [], source.columns)
     thumbs, seen = thumb_columns(source.fit, source), source.evidence
     own = as_named(source.fit, seen)
     try:

@@ -21,7 +21,7 @@ from tuner.data.template_match import NONE, Fit, NoTemplateFits, SeveralFit, cho
 from tuner.data.transcripts import PARTNERS
 from tuner.data.turn_lists import ends_with_user, shape
 from tuner.data.understood import understood
-from tuner.data.ways import MOST, Alternative, Unsure, recipe_line, shown
+from tuner.data.ways import MOST, Alternative, Unsure, recipe_line, shown, without_header
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
 from tuner.schema.suggest import listed
@@ -173,6 +173,8 @@ def _with_ways(error: DataError, source: Source) -> DataError:
             )
     if source.data.template != AUTO or "eval" in source.given:
         return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
+    if lines := without_header(source.path, source.columns, source.given):
+        return DataError(error.what, error.why, "\n".join(lines), error.problems)
     ways = [] if hints else ways_to_read(source)
     lines = [*_as_comparisons(source), *shown(ways, source.given)]
     fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
@@ -221,7 +223,7 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     used = {file if file in seen.columns else file.partition(".")[0] for file in source.fit.used}
     # A template's column that the recipe renames leaves out the file's column of that name.
     known = used.union(read, data.columns)
-    task = source.unread = accounting.unread(seen, known)[0]
+    task = source.unread = accounting.unread(seen, frozenset(known))[0]
     if not task or data.template != AUTO or begun:
         return
     it, looks = ("it", "looks") if len(task) == 1 else ("them", "look")

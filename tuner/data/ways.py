@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tuner.data.template import Template
 from tuner.errors import DataError
@@ -13,6 +14,8 @@ from tuner.recipe.schema_source import SourceSection
 from tuner.schema import strict_yaml
 
 MOST = 3
+# No column is called like a sentence.
+_NO_NAME, _ENDS = 40, (".", "?", ":", "。", "？")
 _PLAIN = re.compile(r"[^\W\d][\w./*+-]*(?: [\w./*+-]+)*")
 # Keys that only one of the sources can have.
 OF_SOURCES = frozenset(("encoding", "separator", "header", "quotes"))
@@ -88,6 +91,16 @@ def given_keys(item: SourceSection, key: str, count: int) -> dict[str, str]:
     keys = {name: getattr(item, name) for name in sorted(OF_SOURCES)}
     said = {n: str(each).lower() if each in (True, False) else each for n, each in keys.items()}
     return {named: item.source, **{n: each for n, each in said.items() if each is not None}}
+
+
+def without_header(path: Path, columns: Sequence[str], given: Mapping[str, str]) -> list[str]:
+    """Return lines for an error about a table whose first row reads like a row, not like names;
+    none for other files, and where the recipe says whether there is a header."""
+    table = path.suffix.lower() in (".csv", ".tsv") and "header" not in given
+    if not table or not any(len(n) >= _NO_NAME or n.endswith(_ENDS) for n in columns):
+        return []
+    line = recipe_line({**given, "header": "false"}, {})
+    return ["if the first row is no header:", f"    {line}"]
 
 
 def shown(ways: Sequence[Alternative], given: Mapping[str, str]) -> list[str]:
