@@ -143,10 +143,11 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     if not (folder / RUN).is_file():
         return loaded
     recipe, plan = loaded.recipe, read_record(folder).get("plan", {})
-    meant: dict[str, dict[str, Any]] = {}
+    data = recipe.data
+    files = plan.get("data", {}).get("files", [])
+    meant: dict[str, dict[str, Any]] = {"data": history.as_read(files, data)}
     if loaded.task == "sft":
-        data = recipe.data
-        meant["data"] = history.old_auto_values(plan, data.template, data.columns, data.long)
+        meant["data"] |= history.old_auto_values(plan, data.template, data.columns, data.long)
     dtype = history.old_dtype(plan.get("values", {}))
     if dtype is not None and recipe.model.dtype == "auto":
         meant["model"] = {"dtype": dtype}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
 from tuner.errors import DataError
 
@@ -13,6 +14,26 @@ LISTED_CLASSES = 20
 
 class BadRow(ValueError):
     """A row that cannot become an example; the text names the class of the problem."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Takes the place of a value that cannot be read; a row is bad only if something uses it."""
+
+    reason: str
+
+
+def refuse_unreadable(value: Any, column: str) -> None:
+    """Refuse a value that could not be read, or that holds one.
+
+    Raises:
+        BadRow: with the reason.
+    """
+    if isinstance(value, Unreadable):
+        raise BadRow(f"the column '{column}' cannot be used: {value.reason}")
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            refuse_unreadable(item, column)
 
 
 @dataclass

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tuner.data import read
+from tuner.data import find, read
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.read import Row
+from tuner.data.source_file import SourceFile
 from tuner.data.template_match import NONE, Fit
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
@@ -33,7 +34,7 @@ class Source:
     """A file of a split, and its rows.
 
     Args:
-        path: the file.
+        file: the file, opened.
         name: what it is called in messages; no other source has the name.
         data: the recipe's data section, with what is the source's own in its place.
         rows: its rows.
@@ -41,12 +42,17 @@ class Source:
         fit: its format, once it is recognised; without rows it has none.
     """
 
-    path: Path
+    file: SourceFile
     name: str
     data: DataSection
     rows: list[Row]
     drawn_from: int | None = None
     fit: Fit[Any] = field(init=False)
+
+    @property
+    def path(self) -> Path:
+        """The file's path."""
+        return self.file.path
 
     @property
     def columns(self) -> list[str]:
@@ -61,6 +67,7 @@ class Source:
             "sha256": sha256_file(self.path),
             "rows": len(self.rows),
             **drawn,
+            **self.file.facts(),
             **self._format(),
         }
 
@@ -137,6 +144,8 @@ class DataSource:
         rows = self.rows
         return {
             "files": [source.facts() for source in self.sources],
+            "read_as": [f"{s.name}: {', '.join(s.file.said)}" for s in self.sources if s.file.said],
+            "rows_of_items": [f"{s.name}: {t}" for s in self.sources if (t := s.file.items())],
             "rows_in": len(rows),
             **left_out,
             "ignored_columns": list(everywhere),
@@ -161,7 +170,7 @@ def read_source(
     """
     reader = _Reader(data, folder, max_length, seed, first)
     train = SplitFiles("train", reader.sources(data.train, "data.train", data.max_rows))
-    held = [data.eval] if isinstance(data.eval, str) else []
+    held = [] if data.eval_file is None else [data.eval_file]
     found = DataSource(
         train, SplitFiles("eval", reader.sources(held, "data.eval", None)), reader.bad
     )
@@ -187,7 +196,7 @@ class _Reader:
             each if isinstance(each, SourceSection) else SourceSection(source=each)
             for each in items
         ]
-        paths = [read.find(each.source, self._folder, key) for each in own]
+        paths = [find.find(each.source, self._folder, key) for each in own]
         found: list[Source] = []
         for number, (item, path) in enumerate(zip(own, paths, strict=True)):
             update = {
@@ -196,7 +205,8 @@ class _Reader:
                 if (value := getattr(item, name)) is not None
             }
             given = self._data.model_copy(update=update)
-            source = Source(path, _name(paths, number), given, [])
+            file = SourceFile.open(path, item, key, given, self._folder)
+            source = Source(file, _name(paths, number), given, [])
             left = None if most is None else most - sum(len(each.rows) for each in found)
             self._fill(source, item.rows, left)
             for row in source.rows:
@@ -209,10 +219,10 @@ class _Reader:
         """Read the rows of a source: some that are drawn, or the first `most`."""
         if drawn is None:
             limits = [limit for limit in (most, self._first) if limit is not None]
-            found = read.read(source.path, self.bad, min(limits, default=None))
+            found = source.file.rows(self.bad, min(limits, default=None))
             source.rows = list(self._cut(found))
         else:
-            every = self._cut(read.read(source.path, self.bad))
+            every = self._cut(source.file.rows(self.bad))
             chosen, source.drawn_from = _draw(every, drawn, self._seed)
             source.rows = chosen[:most]
 

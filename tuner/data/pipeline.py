@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Generic
 
 from tuner.data.example_maker import ExampleMaker
+from tuner.data.file_errors import explained, refuse_pairs
 from tuner.data.files import EVIDENCE, Source, SplitFiles, in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
 from tuner.data.split import Item, Split, split
@@ -23,6 +24,7 @@ class Pipeline(ABC, Generic[Item]):
 
     Attributes:
         unit: what an item is called in messages.
+        likely: the format's columns that columns without names are likely to be, in order.
         labels: answers to choose from.
         sent: after a preview, how prompts are sent when the model is used.
         first: prepare only so many rows of each source, for a preview; None: all.
@@ -32,6 +34,7 @@ class Pipeline(ABC, Generic[Item]):
     """
 
     unit = "prompts"
+    likely: tuple[str, ...] = ("prompt", "completion")
     labels: tuple[str, ...] = ()
     sent = PromptFormat()
     first: int | None = None
@@ -117,7 +120,9 @@ class Pipeline(ABC, Generic[Item]):
             try:
                 source.fit = self._fit(source)
                 refuse_own_system(source.data, self.data, source.fit.template)
-            except (DataError, RecipeError) as error:
+                refuse_pairs(source, self.likely)
+            except (DataError, RecipeError) as found:
+                error = explained(found, source, self.likely)
                 raise in_source(error, source) if several else error from None
             source.rows = source.rows[: self.first]
 

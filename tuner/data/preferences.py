@@ -109,6 +109,7 @@ class PreferenceData(WholePipeline[Comparison]):
         apart: make a training row of each pair.
     """
 
+    likely = ("prompt", "chosen", "rejected")
     what = "answers"
     no_room = "no held-out row fits into data.max_length {}"
 

@@ -15,6 +15,8 @@ from tuner.data.example_maker import ExampleMaker
 LISTED = 10
 # By key of the report. A format names the noun that a number is shown with.
 WARNINGS = {
+    "read_as": "read as seen in the file (keys of its source in data.train say otherwise): {names}",
+    "rows_of_items": "{names}",
     "truncated_rows": "{:row} truncated to {max_length} tokens: {supervised_tokens_cut_share:.1%} "
     "of supervised tokens are cut off (data.long, data.max_length)",
     "rows_cut_while_reading": "long texts cut while reading: {names}",

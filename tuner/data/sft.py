@@ -33,6 +33,7 @@ from tuner.errors import DataError
 RAW_PROMPT_TOKENS = 32
 # What a reader of the report should not overlook, costliest first.
 WARNED = (
+    *("read_as", "rows_of_items"),
     *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
@@ -126,7 +127,7 @@ class SftData(Pipeline[Dialogue]):
         """
         templates, bad = [fit.template for fit in self.fits], self.source.bad
         refuse_split(self.data, templates, self.head)
-        held_out = [] if isinstance(self.data.eval, str) else items.eval
+        held_out = items.eval if self.data.eval_file is None else []
         rows = [*items.train, *held_out]
         self.labels = labels_of(self.data, templates, self._labelled(rows), self.head, few)
         self.maker = ExampleMaker(self.inputs, templates, self.max_length, self.head, self.labels)

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
+from tuner.recipe.schema_source import SourceSection, named
 
 
 def held_out(fingerprints: Sequence[str], amount: int | float, seed: int) -> set[str]:
@@ -87,14 +88,14 @@ def split(
     """
     marks = [item.mark for item in train]
     leaked = 0
-    if isinstance(data.eval, str):
+    if isinstance(data.eval, str | SourceSection):
         known = set(marks)
         kept = [item for item in held if item.mark not in known]
         leaked = len(held) - len(kept)
         if not kept:
             raise DataError(
                 "the eval split is empty",
-                f"all {leaked} {unit} of {data.eval} are also in the training rows",
+                f"all {leaked} {unit} of {named(data.eval)} are also in the training rows",
                 f"hold out {unit} that are not trained on, or set data.eval to a fraction",
             )
         held = kept

@@ -15,7 +15,7 @@ import jinja2.meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, ValidationError, model_validator
 
-from tuner.data import read
+from tuner.data import find
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import bundled
 from tuner.schema import strict_yaml
@@ -167,7 +167,7 @@ def load_template(name_or_path: str, folder: Path) -> Template:
         DataError: the file does not exist or is not a template.
     """
     if name_or_path.endswith((".yaml", ".yml")):
-        return _load(read.find(name_or_path, folder, "data.template"))
+        return _load(find.find(name_or_path, folder, "data.template"))
     files = bundled.files("data_templates")
     if name_or_path not in files:
         near = get_close_matches(name_or_path, files)

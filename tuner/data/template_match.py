@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tuner.data.bad_rows import BadRow
+from tuner.data.bad_rows import BadRow, refuse_unreadable
 from tuner.data.read import Row
 from tuner.data.template import AUTO, Template, all_templates, load_template
 from tuner.errors import DataError, RecipeError
@@ -40,15 +40,23 @@ class Fit(Generic[Kind]):
         return frozenset(self.columns.values())
 
     def value(self, row: Row, name: str) -> Any:
-        """Return the row's value of one of the columns; None if it has none."""
+        """Return the row's value of one of the columns; None if it has none.
+
+        Raises:
+            BadRow: it could not be read.
+        """
         file_name = self.columns.get(name)
-        return None if file_name is None else row.values.get(file_name)
+        if file_name is None:
+            return None
+        value = row.values.get(file_name)
+        refuse_unreadable(value, file_name)
+        return value
 
     def required(self, row: Row, name: str) -> Any:
         """Return the row's value of a column that it must have.
 
         Raises:
-            BadRow: it is missing or null.
+            BadRow: it is missing or null, or could not be read.
         """
         value = self.value(row, name)
         if value is None:

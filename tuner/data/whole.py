@@ -19,6 +19,7 @@ from tuner.data.turn_rules import refuse_rules
 from tuner.errors import DataError, RecipeError
 
 WARNED = (
+    *("read_as", "rows_of_items"),
     *("skipped", "ignored_columns", "dropped_too_long", "eval_dropped_too_long"),
     *("eval_rows_also_in_train", "special_tokens_in_text", "unpaired_rows", "identical_answers"),
     *("contradicting_pairs", "pairs_too_long", "blank_rows"),

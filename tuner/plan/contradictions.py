@@ -121,7 +121,7 @@ def _batches(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
 
 def _tasks(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     several = len(recipe.data.train) > 1 and isinstance(recipe.method, MultitaskOptions)
-    if several and isinstance(recipe.data.eval, str):
+    if several and recipe.data.eval_file is not None:
         yield (
             "data.eval: a file, and method.name: multitask_prompt with several data sets; a "
             "held-out row must come from one of them: set a fraction or a number"

@@ -183,7 +183,11 @@ def _phrased(info: FieldInfo | None, depth: int) -> bool:
         return False
     if depth > 2:
         return True
-    parts = get_args(info.annotation)
+    parts = [
+        inner
+        for part in get_args(info.annotation)
+        for inner in (get_args(get_args(part)[0]) if get_origin(part) is Annotated else (part,))
+    ]
     return not (
         get_origin(info.annotation) in (Union, types.UnionType)
         and sum(part in _SCALARS for part in parts) > 1

@@ -7,11 +7,16 @@ a finished stage is recognised.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
 
+from tuner.recipe.schema_source import Source, SourceSection, named
 from tuner.schema.strict_yaml import Path
 from tuner.schema.suggest import listed
+
+if TYPE_CHECKING:
+    from tuner.recipe.schema import DataSection
 
 # Keys that were added later, each with the value that gives the earlier behaviour.
 ADDED: dict[str, Any] = {
@@ -32,6 +37,11 @@ ADDED: dict[str, Any] = {
 }
 # Columns that earlier versions of these templates did not read.
 _NOW_READ = {"chat": "system", "prompt_completion": "history"}
+# How tables were read when nothing of that was looked for.
+_THEN = {
+    suffix: {"separator": separator, "header": True, "quotes": "csv"}
+    for suffix, separator in ((".csv", ","), (".tsv", "\t"))
+}
 # The origin of a value that comes from such a run.
 BEGUN = "the run that is resumed"
 # Formerly the fields of a mapping `train.trl`.
@@ -78,6 +88,35 @@ def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
     if known.get("data.columns") == read:
         known["data.columns"] = columns
     return {key: value for key, value in ADDED.items() if key in current} | known
+
+
+def as_read(files: Sequence[Mapping[str, Any]], data: DataSection) -> dict[str, Any]:
+    """Return the keys of a data section that say what was seen of its files when a run began.
+
+    Earlier versions read every table as one with the separator of its kind of file, a header, and
+    quotes around cells, and never asked whether lines of text are pairs.
+
+    Args:
+        files: the run's facts about the files.
+        data: the section.
+    """
+    held = () if data.eval_file is None else (data.eval_file,)
+    if len(files) != len(data.train) + len(held):
+        return {}
+    both = zip((*data.train, *held), files, strict=True)
+    read = tuple(_read_so(source, file, data.template) for source, file in both)
+    then = {"train": read[: len(data.train)], **({"eval": read[-1]} if held else {})}
+    return {key: value for key, value in then.items() if value != getattr(data, key)}
+
+
+def _read_so(source: Source, file: Mapping[str, Any], template: str) -> Source:
+    kind = PurePath(named(source)).suffix.lower()
+    then = dict(file.get("read") or _THEN.get(kind, {}))
+    if kind == ".txt" and template == "auto" and file.get("template") == "text":
+        then["template"] = "text"
+    item = SourceSection(source=source) if isinstance(source, str) else source
+    update = {key: value for key, value in then.items() if getattr(item, key) is None}
+    return item.model_copy(update=update) if update else source
 
 
 def _unread(name: str, file: str) -> bool:

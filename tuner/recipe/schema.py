@@ -22,7 +22,7 @@ from tuner.recipe.export import ExportSection
 from tuner.recipe.schema_learn import Learn
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
-from tuner.recipe.schema_source import Sources
+from tuner.recipe.schema_source import HeldOut, Source, Sources, SourceSection
 from tuner.schema.fields import (
     FILE,
     AutoCount,
@@ -34,7 +34,6 @@ from tuner.schema.fields import (
     FreeMapping,
     Integer,
     NotNegative,
-    PathOrAmount,
     Positive,
     Section,
     Share,
@@ -55,9 +54,12 @@ class DataSection(Section):
         ),
     ]
     eval: Annotated[
-        PathOrAmount,
+        HeldOut,
         FILE,
-        Field(description="held-out rows: a file, a fraction below 1, or a number of rows"),
+        Field(
+            description="held-out rows: a file (or a mapping as in train), a fraction below 1, or "
+            "a number of rows"
+        ),
     ] = 0.1
     template: Annotated[
         Text,
@@ -116,6 +118,11 @@ class DataSection(Section):
     max_bad_rows: Annotated[
         CountFromZero, Field(description="malformed rows to skip and count before stopping")
     ] = 0
+
+    @property
+    def eval_file(self) -> Source | None:
+        """The source of held-out rows; None if they are training rows."""
+        return self.eval if isinstance(self.eval, str | SourceSection) else None
 
 
 class TrainSection(Section):

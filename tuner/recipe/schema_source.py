@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Discriminator,
     Field,
@@ -13,14 +14,35 @@ from pydantic import (
     model_serializer,
 )
 
-from tuner.schema.fields import FILE, Count, Section, Text
+from tuner.schema.fields import FILE, Count, Flag, PathOrAmount, Section, Text
 
 # Added to an error's location by pydantic; the space sets them apart from recipe keys.
 TAGS = ("source file", "source mapping")
 
 
+def _encoding(name: str) -> str:
+    try:
+        "".encode(name)
+    except LookupError:
+        raise ValueError(
+            f"no text encoding is called '{name}' (utf-8, utf-16, gb18030, big5, shift_jis, "
+            "cp1252 and latin-1 are some)"
+        ) from None
+    return name
+
+
+def _separator(text: str) -> str:
+    if text != "tab" and set(text) & set('"\r\n'):
+        raise ValueError("expected characters that are neither quotes nor ends of lines")
+    return "\t" if text == "tab" else text
+
+
+Encoding = Annotated[Text, AfterValidator(_encoding)]
+Separator = Annotated[Text, AfterValidator(_separator)]
+
+
 class SourceSection(Section):
-    """A source of training rows. What it leaves out is as in the rest of the data section."""
+    """A source of rows. What it leaves out is as in the rest of the data section."""
 
     source: Annotated[Text, FILE, Field(description="the file")]
     template: Annotated[
@@ -38,10 +60,33 @@ class SourceSection(Section):
     rows: Annotated[
         Count | None, Field(description="at most so many of its rows, drawn by run.seed")
     ] = None
+    encoding: Annotated[
+        Encoding | None, Field(description="of its text, such as gb18030; default: UTF-8")
+    ] = None
+    separator: Annotated[
+        Separator | None,
+        Field(description="between the cells of a table; makes one of a text file; default: seen"),
+    ] = None
+    header: Annotated[
+        Flag | None,
+        Field(
+            description="whether a table's first row names its columns, which are 1, 2, ... "
+            "otherwise; default: seen"
+        ),
+    ] = None
+    quotes: Annotated[
+        Literal["csv", "literal"] | None,
+        Field(description="in a table: enclose cells, or are text; default: seen"),
+    ] = None
 
     @model_serializer(mode="wrap")
     def _given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {key: value for key, value in dump(self).items() if value is not None}
+
+
+def named(source: Source) -> str:
+    """Return the file of a source, as the recipe names it."""
+    return source if isinstance(source, str) else source.source
 
 
 def _tag(item: Any) -> str:
@@ -52,9 +97,18 @@ def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str | dict | SourceSection) else value
 
 
+def _held_tag(value: Any) -> str:
+    return TAGS[isinstance(value, dict | SourceSection)]
+
+
 if TYPE_CHECKING:
     Source: TypeAlias = str | SourceSection
+    HeldOut: TypeAlias = str | int | float | SourceSection
 else:
+    HeldOut = Annotated[
+        Annotated[PathOrAmount, Tag(TAGS[0])] | Annotated[SourceSection, Tag(TAGS[1])],
+        Discriminator(_held_tag),
+    ]
     Source = Annotated[
         Annotated[Text, Tag(TAGS[0])] | Annotated[SourceSection, Tag(TAGS[1])],
         Discriminator(_tag),
