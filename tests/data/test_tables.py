@@ -99,7 +99,7 @@ HEADED = {
 
 @pytest.mark.parametrize("rows", HEADED.values(), ids=HEADED)
 def test_a_header_is_seen(tmp_path: Path, rows: list[list[str]]) -> None:
-    known = frozenset({"prompt", "completion", "what did you see there?"})
+    known = frozenset({"question", "answer", "completion", "what did you see there?"})
     path = write_table(tmp_path / "h.csv", rows)
     assert settled(path, known)[1] is True
 
@@ -150,7 +150,7 @@ OVER_LINES = 'prompt\tcompletion\n1\t"Stop\n2\tgo"\n'
 
 @pytest.mark.parametrize("text", [QUOTED, OVER_LINES])
 def test_quotes_of_a_tsv_may_be_text(tmp_path: Path, text: str) -> None:
-    """D14: where the rule of CSV gives an error, or fewer rows than there are lines."""
+    """Where the rule of CSV gives an error, or fewer rows than there are lines."""
     (tmp_path / "q.tsv").write_text(text)
     rows = [
         dict(zip(("prompt", "completion"), line.split("\t"), strict=True))
@@ -228,7 +228,7 @@ def test_the_eval_file_has_keys_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keys", [{"separator": ";"}, {"header": False, "quotes": "csv"}])
 def test_keys_of_tables_are_for_tables(tmp_path: Path, keys: dict[str, Any]) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
-    with pytest.raises(RecipeError, match=f"{' and '.join(keys)} of a.jsonl, which is no table"):
+    with pytest.raises(RecipeError, match=f"{' and '.join(keys)} of a.jsonl, which has"):
         prepared(tmp_path, {"source": "a.jsonl", **keys})  # type: ignore[arg-type]
 
 

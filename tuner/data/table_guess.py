@@ -78,9 +78,7 @@ def settle(
         if not header:
             said.append(f"no header, so columns are named 1 to {len(first[0])}")
         elif first and not _known(first[0], known()):
-            said.append(
-                f"the first row is the header ({', '.join(first[0])}); header: false if not"
-            )
+            said.append(f"the first row as the header: {' | '.join(first[0])}")
     return reading, said
 
 
