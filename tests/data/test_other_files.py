@@ -210,7 +210,7 @@ def test_odd_columns_of_parquet_fail_only_where_they_are_used(tmp_path: Path) ->
         "prompt": arrow.array(["Go?", "Up?"]),
         "completion": arrow.array(["Yes.", "No."]),
         "day": numbers.cast(arrow.date32()),
-        "then": later.cast(arrow.timestamp("s")),
+        "then": later.cast(arrow.timestamp("ms")),
         "there": arrow.array([1, 1]).cast(arrow.timestamp("s", tz="Nowhere/Else")),
     }
     names, arrays = [*columns, "twice", "twice"], [*columns.values(), numbers, numbers]
@@ -220,9 +220,9 @@ def test_odd_columns_of_parquet_fail_only_where_they_are_used(tmp_path: Path) ->
     assert report["rows_train"] == 2
     assert report["ignored_columns"] == ["day", "then", "there", "twice"]
     for name, said in (
-        ("day", "date32[day] value"),
-        ("then", "timestamp[s] value"),
-        ("there", "timestamp[s, tz=Nowhere/Else] value"),
+        ("day", "date32[day] value: out of range"),
+        ("then", "timestamp[ms] value: out of range"),
+        ("there", "timestamp[ms, tz=Nowhere/Else] value: unknown time zone"),
         ("twice", "the file has several columns of this name"),
     ):
         with pytest.raises(DataError, match="cannot be used") as caught:
