@@ -64,6 +64,8 @@ def test_the_usual_separator_stays_where_no_other_is_better(tmp_path: Path, text
 
 HEADLESS = {
     "answers again": [[f"Which lid {n}?", "tin", "tar", "AB"[n % 2]] for n in range(6)],
+    "letters": [["Which lid is on", "tin", "A"], ["Where", "tar", "B"], ["Who", "tea", "D"]],
+    "a long text": [["The lid of the tin " * 6, "tin", "on"], ["The tar", "tar", "off"]],
     "numbers": [[f"name {n}", str(n + 3)] for n in range(4)],
     "sentences": [[f"Is lid {n} on?", f"It is on, {n}."] for n in range(4)],
 }
