@@ -17,6 +17,7 @@ from tuner.data.table import Reading
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import SourceSection
+from tuner.schema.suggest import plain
 
 SEEN = "read as seen in the file (keys of its source in data.train say otherwise): "
 
