@@ -122,7 +122,7 @@ def trained(record: dict[str, Any]) -> None:
     assert proofs == {"adapter": "equal", "merged": "equal"}
 
 
-FAST = ("gemma2", "gemma3n")
+FAST = ("gemma2",)
 SLOW = [name for name in FAMILIES if name not in (*FAST, "xlnet") and "images" not in name]
 
 
