@@ -18,6 +18,7 @@ from tuner.data.rendered import Rendered, raw, separator_of
 from tuner.data.spans import SpanFinder
 from tuner.data.system_turn import refuse_system
 from tuner.data.tally import Tally
+from tuner.data.target_encoder import TargetEncoder
 from tuner.data.template import Template
 from tuner.data.turn_rules import refuse_misplaced
 from tuner.errors import DataError, ModelError, RecipeError
@@ -95,6 +96,7 @@ class ExampleMaker:
         borders = data.long == "split"
         self.encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
         self._suffix = closing(tokenizer)
+        self._targets = TargetEncoder(tokenizer, self.encoder) if head == "sequence" else None
         if data.system is not None:
             refuse_system(self._chat, data.system, self.encoder.control_words)
 
@@ -196,6 +198,9 @@ class ExampleMaker:
     ) -> Iterator[tuple[Rendered, Encoded | BadRow]]:
         """Texts and their tokens; those of several answers one by one where a prompt among them has
         other tokens when it is sent."""
+        if self._targets:
+            yield from zip(rendered, self._targets.encode(rendered), strict=True)
+            return
         for example, result in zip(rendered, self.encoder.encode(rendered, prompts), strict=True):
             if self._finder is None or isinstance(result, BadRow) or not result.apart:
                 yield example, result
@@ -210,8 +215,7 @@ class ExampleMaker:
         except BadRow:
             return None
         examples = []
-        encoded = self.encoder.encode(texts, self.head != "language")
-        for text, result in zip(texts, encoded, strict=True):
+        for text, result in self._as_sent(texts, self.head != "language"):
             if isinstance(result, BadRow) or len(result.ids) > self.max_length:
                 return None
             examples.append(self.example(text, result))
