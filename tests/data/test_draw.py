@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import make_tokenizer
-from tuner.data import files, read
+from tuner.data import read, source
 from tuner.data.preferences import PreferenceData
 from tuner.data.prepared import Inputs, Prepared
 from tuner.data.prompts import PromptData
@@ -124,7 +124,7 @@ def test_liked_and_disliked_answers_to_a_prompt_are_drawn_together(tmp_path: Pat
 def test_a_preview_reads_the_beginning_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [{"prompt": f"Ask {n}", "completion": "Yes."} for n in range(5 * files.EVIDENCE)]
+    rows = [{"prompt": f"Ask {n}", "completion": "Yes."} for n in range(5 * source.EVIDENCE)]
     made = pipeline(tmp_path, rows, max_rows=2000)
     made.first = 3
     seen: Counter[str] = Counter()
@@ -138,4 +138,4 @@ def test_a_preview_reads_the_beginning_only(
     monkeypatch.setattr(read, "read", counted)
     shown, _ = made.preview()
     assert len(shown) == 3
-    assert seen["rows"] == files.EVIDENCE
+    assert seen["rows"] == source.EVIDENCE

@@ -13,7 +13,7 @@ from tuner.cli.make_plan import as_begun
 from tuner.machine import hardware
 from tuner.plan import make
 from tuner.plan.plan import Plan
-from tuner.recipe import dump, history, load
+from tuner.recipe import dump, history_rows, load
 from tuner.recipe.load import LoadedRecipe
 from tuner.recipe.source import LOCK
 from tuner.record import disk
@@ -40,7 +40,7 @@ def planned(loaded: LoadedRecipe, folder: Path) -> Plan:
 
 def without(record: dict[str, Any]) -> dict[str, Any]:
     """A plan as an earlier version recorded it."""
-    kept = {key: value for key, value in record["values"].items() if key not in history.ROWS}
+    kept = {key: value for key, value in record["values"].items() if key not in history_rows.ROWS}
     kept["data.max_length"] = record["values"]["data.max_length"]
     return {**record, "values": kept}
 

@@ -18,7 +18,7 @@ from tuner.data.named import named
 from tuner.errors import DataError
 from tuner.machine import hardware
 from tuner.plan import make
-from tuner.recipe import dump, history, load, paths
+from tuner.recipe import dump, history, history_rows, load, paths
 from tuner.recipe.schema import DataSection
 from tuner.record import disk
 from tuner.run import content
@@ -243,7 +243,7 @@ def test_the_lock_says_how_tables_and_lines_were_read() -> None:
     )
     seen = {"encoding": "utf-8", "separator": ";", "header": True, "quotes": "csv"}
     files = [{"read": seen}, {"read": seen}, {"template": "text"}, {"template": "chat"}, {}]
-    found = history.as_read(files, data)
+    found = history_rows.as_read(files, data)
     train = [item if isinstance(item, str) else item.model_dump() for item in found["train"]]
     assert train == [
         {"source": "a.csv", **seen},
@@ -254,7 +254,7 @@ def test_the_lock_says_how_tables_and_lines_were_read() -> None:
     # A run of an earlier version has no such facts.
     then = {"source": "e.csv", "separator": ",", "header": True, "quotes": "csv"}
     assert found["eval"].model_dump() == then
-    assert history.as_read(files[:2], data) == {}
+    assert history_rows.as_read(files[:2], data) == {}
 
 
 def test_a_run_that_has_begun_reads_on_as_it_began(

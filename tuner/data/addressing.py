@@ -70,6 +70,10 @@ class Paths:
         self.star = next(iter(stars), "")
         self._root = _tree(self._paths)
 
+    def restart(self) -> None:
+        """Count again, from the first row of the file."""
+        self.rows = self.items = self.empty = 0
+
     def spread(self, row: Row) -> Iterator[Row]:
         """Yield the row with a column for each path or, where one has a star, one for each item.
 

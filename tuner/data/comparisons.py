@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tuner.data.dialogue import Dialogue
-from tuner.data.files import DataSource, Source
+from tuner.data.files import DataSource
 from tuner.data.preference_formats import PreferenceFit
 from tuner.data.preference_rows import ZERO, Comparison, PreferenceReader, stripped, told
+from tuner.data.source import Source
 
 
 @dataclass

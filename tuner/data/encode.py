@@ -286,3 +286,9 @@ def _prefix(backend: Tokenizer) -> list[int]:
             break
         count += 1
     return list(encoding.ids[:count])
+
+
+def unread(example: Rendered, encoded: Encoded) -> int:
+    """Estimate the tokens of text that was cut while reading; supervised, if it is an answer's."""
+    characters = example.dialogue.cut_characters
+    return round(characters * len(encoded.ids) / max(1, len(example.text)))

@@ -11,7 +11,7 @@ from tuner.data import reasoning, turn_keys
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.chat_template import ChatTemplate, plain_template
 from tuner.data.dialogue import Dialogue
-from tuner.data.encode import Encoded, Encoder, closing
+from tuner.data.encode import Encoded, Encoder, closing, unread
 from tuner.data.example import Example
 from tuner.data.prepared import Inputs
 from tuner.data.rendered import Rendered, raw, separator_of
@@ -301,9 +301,3 @@ class ExampleMaker:
                 f"at data.max_length {self.max_length}, e.g. {self.train.dropped[0]}",
                 f"set data.max_length: {longest} (the longest row), or shorten the prompts",
             )
-
-
-def unread(example: Rendered, encoded: Encoded) -> int:
-    """Estimate the tokens of text that was cut while reading; supervised, if it is an answer's."""
-    characters = example.dialogue.cut_characters
-    return round(characters * len(encoded.ids) / max(1, len(example.text)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tuner.data import table_guess
-from tuner.data.files import EVIDENCE, Source
+from tuner.data.source import EVIDENCE, Source
 from tuner.data.table import positions
 from tuner.data.template import AUTO
 from tuner.errors import DataError, TunerError

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
-from tuner.data.files import Source
+from tuner.data.source import Source
 from tuner.data.template import Template, variables
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
@@ -58,6 +58,8 @@ class LabelNames:
         if name != column_of(template):
             text = written(value)
             return text if isinstance(value, int | float) and text in self.labels else value
+        if not isinstance(value, str | int | float):
+            return value
         if not (template.label or self.all or self.names):
             return written(value) if written(value) in self.labels else value
         text = written(value)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.data.cut import RowCutter
-from tuner.data.encode import Encoded
+from tuner.data.encode import Encoded, unread
 from tuner.data.example import Example
-from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker, Pair, unread
+from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker, Pair
 from tuner.data.prepared import Inputs
 from tuner.data.tally import Tally
 from tuner.data.template import Template

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tuner.data.alternatives import as_named
 from tuner.data.file_errors import explained, refuse_pairs
-from tuner.data.files import EVIDENCE, Source, read_source
+from tuner.data.files import read_source
 from tuner.data.recognise import account, recognise, ways_to_read
 from tuner.data.sft import SftData
+from tuner.data.source import EVIDENCE, Source
 from tuner.data.thumbs import thumb_columns
 from tuner.data.understood import understood
 from tuner.data.ways import MOST, Alternative, Unsure

@@ -12,9 +12,10 @@ from tuner.data.bad_rows import EVERY
 from tuner.data.choices import settle
 from tuner.data.example_maker import ExampleMaker
 from tuner.data.file_errors import explained, refuse_pairs
-from tuner.data.files import Source, SplitFiles, in_source, read_source
+from tuner.data.files import in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
 from tuner.data.read import Row
+from tuner.data.source import Source, SplitFiles
 from tuner.data.split import Item, Split, split
 from tuner.data.template_match import Fit
 from tuner.data.turn_rules import refuse_own_texts

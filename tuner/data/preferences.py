@@ -10,11 +10,11 @@ from typing import Any
 from tuner.data.answer_encoder import Answers
 from tuner.data.comparisons import Compared, compare
 from tuner.data.dialogue import Message
-from tuner.data.files import Source, SplitFiles
 from tuner.data.preference_formats import PreferenceFit, choose_format
 from tuner.data.preference_rows import ZERO, Comparison
 from tuner.data.prepared import Inputs, Prepared, PromptFormat
 from tuner.data.read import Row
+from tuner.data.source import Source, SplitFiles
 from tuner.data.tally import Tally
 from tuner.data.template import Template, load_template
 from tuner.data.whole import WholePipeline

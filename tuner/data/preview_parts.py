@@ -12,12 +12,36 @@ from typing import Any
 from tuner.data.dialogue import Dialogue
 from tuner.data.encode import Encoded
 from tuner.data.example import Example
-from tuner.data.prepared import Part
+from tuner.data.example_maker import ExampleMaker, Pair
+from tuner.data.prepared import Part, Preview
 from tuner.data.reasoning import KEY, Message
 from tuner.data.rendered import Rendered, Span
 
 # Who speaks and the kind of text, from a character on.
 Label = tuple[int, str, str]
+
+
+def preview_of(maker: ExampleMaker, pair: Pair, labels: Sequence[str], tokenizer: Any) -> Preview:
+    """Return a row as it is learned.
+
+    Args:
+        maker: makes the example.
+        pair: the row's text and its tokens, with their offsets.
+        labels: the classes, for a classification head.
+        tokenizer: of the base.
+    """
+    rendered, encoded = pair
+    made = maker.example(rendered, encoded)
+    # What an encoder-decoder writes, or the class, comes after what is read.
+    written = list(made.target)
+    if made.label is not None:
+        written = tokenizer(labels[made.label], add_special_tokens=False)["input_ids"]
+    parts = parts_of(rendered, encoded, made, maker.encoder.control_words, tokenizer.decode)
+    if written:
+        parts.append(Part("assistant", "text", tokenizer.decode(written), True, 1.0))
+    whole = maker.whole_length(encoded, made)
+    cut = made.num_tokens < whole or made.row in maker.train.shortened
+    return Preview(made.row, parts, whole, cut, made.input_ids + written)
 
 
 def parts_of(

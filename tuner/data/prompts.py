@@ -12,13 +12,13 @@ from tuner.data.check_row import check
 from tuner.data.cut import Cutter, documents
 from tuner.data.dialogue import Dialogue, Message, RowRenderer, Segment
 from tuner.data.example_maker import ExampleMaker
-from tuner.data.files import Source, SplitFiles
 from tuner.data.label_names import LabelNames
 from tuner.data.preferences import asked
 from tuner.data.prepared import Inputs
 from tuner.data.prompt_match import PromptFit, choose_prompts, prompt_fit
 from tuner.data.read import Row
 from tuner.data.recognise import recognise
+from tuner.data.source import Source, SplitFiles
 from tuner.data.tally import Tally
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.turn_rules import TurnRules

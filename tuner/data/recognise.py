@@ -12,10 +12,10 @@ from tuner.data import accounting
 from tuner.data.alternatives import alternatives, as_named, swapped
 from tuner.data.choices import choosing
 from tuner.data.evidence import Evidence
-from tuner.data.files import EVIDENCE, Source
 from tuner.data.preference_formats import choose_format
 from tuner.data.prepared import Inputs
 from tuner.data.read import Row
+from tuner.data.source import EVIDENCE, Source
 from tuner.data.template import AUTO, Template, load_template, variables
 from tuner.data.template_match import NONE, Fit, NoTemplateFits, SeveralFit, choose, left_out
 from tuner.data.transcripts import paired

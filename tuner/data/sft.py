@@ -13,21 +13,20 @@ from tuner.data.bad_rows import BadRows
 from tuner.data.check_row import ODDITIES, check, oddities
 from tuner.data.classifier import labels_only, record
 from tuner.data.dialogue import Dialogue, RowRenderer
-from tuner.data.encode import Encoded
+from tuner.data.eval_rows import eval_row
 from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker, Pair
-from tuner.data.files import Source, SplitFiles
 from tuner.data.label_names import label_names, naming_columns
 from tuner.data.labels import facts as label_facts
 from tuner.data.labels import labels_of, listed, refuse_unseen
 from tuner.data.long import Fitting, length_facts, refuse_split
 from tuner.data.pipeline import Pipeline
-from tuner.data.prepared import EvalRow, Inputs, Part, Prepared, Preview, PromptFormat
-from tuner.data.preview_parts import parts_of
+from tuner.data.prepared import EvalRow, Inputs, Prepared, Preview, PromptFormat
+from tuner.data.preview_parts import preview_of
 from tuner.data.read import Row
 from tuner.data.recognise import account, as_begun, recognise
-from tuner.data.rendered import Rendered, prompt_text
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
+from tuner.data.source import Source, SplitFiles
 from tuner.data.split import Split
 from tuner.data.template import AUTO, Template
 from tuner.data.template_match import Fit
@@ -37,7 +36,6 @@ from tuner.data.turn_rules import TurnRules, refuse_unknown_column
 from tuner.data.understood import of_sources
 from tuner.errors import DataError
 
-RAW_PROMPT_TOKENS = 32
 # What a reader of the report should not overlook, costliest first.
 WARNED = (
     *("read_as", "rows_of_items", "left_out_too_long", "eval_left_out_too_long", "truncated_rows"),
@@ -196,35 +194,7 @@ class SftData(Pipeline[Dialogue]):
                 f"at data.max_length {self.max_length} no held-out row keeps any of its answer",
                 "set a larger data.max_length, or data.eval: 0",
             )
-        return [self._eval_row(pair, example) for pair, example in kept]
-
-    def _eval_row(self, pair: Pair, example: Example) -> EvalRow:
-        rendered, encoded = pair
-        if rendered.dialogue.plain and self.head == "language":
-            return self._continuation(example)
-        answer, text = rendered.dialogue.answer.strip(), prompt_text(rendered)
-        if example.label is not None:
-            return EvalRow(example, example.input_ids, text, answer, [], example.label)
-        labels = rendered.dialogue.choices or self.labels
-        options = self.maker.options(rendered, labels) if answer in labels else None
-        return EvalRow(
-            example,
-            example.input_ids if example.target else encoded.prompt_ids,
-            text,
-            rendered.reference,
-            options or [],
-            labels.index(answer) if options else None,
-        )
-
-    def _continuation(self, example: Example) -> EvalRow:
-        """Raw text has no prompt: its beginning is one, what follows is the reference."""
-        ids = example.input_ids
-        border = max(1, min(RAW_PROMPT_TOKENS, len(ids) // 2))
-        prompt, reference = (
-            self.tokenizer.decode(part, skip_special_tokens=True)
-            for part in (ids[:border], ids[border:])
-        )
-        return EvalRow(example, ids[:border], prompt, reference, [], None)
+        return [eval_row(self.maker, *each, self.labels, self.tokenizer) for each in kept]
 
     def _report(
         self, items: Split[Dialogue], train: Sequence[Example], held: Sequence[EvalRow]
@@ -303,23 +273,5 @@ class SftData(Pipeline[Dialogue]):
                 first.append(dialogue)
         self.maker.encoder.keep_offsets = True
         pairs = self.maker.encode(first, BadRows(len(first)))
-        fitting = Fitting(self.inputs, self.maker, self.labels)
-        return [self._preview(*pair) for pair in fitting.fitted(pairs, self.maker.train)]
-
-    def _preview(self, rendered: Rendered, encoded: Encoded) -> Preview:
-        made = self.maker.example(rendered, encoded)
-        # What an encoder-decoder writes, or the class, comes after what is read.
-        written = list(made.target)
-        if made.label is not None:
-            written = self.tokenizer(self.labels[made.label], add_special_tokens=False)["input_ids"]
-        words = self.maker.encoder.control_words
-        parts = parts_of(rendered, encoded, made, words, self._decoded)
-        if written:
-            parts.append(Part("assistant", "text", self._decoded(written), True, 1.0))
-        ids = made.input_ids + written
-        whole = self.maker.whole_length(encoded, made)
-        cut = made.num_tokens < whole or made.row in self.maker.train.shortened
-        return Preview(made.row, parts, whole, cut, ids)
-
-    def _decoded(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids))
+        fitted = Fitting(self.inputs, self.maker, self.labels).fitted(pairs, self.maker.train)
+        return [preview_of(self.maker, pair, self.labels, self.tokenizer) for pair in fitted]

@@ -77,6 +77,7 @@ class SourceFile:
             DataError: as `read.read` does, and if no row has what a path leads to.
         """
         none = True
+        self.paths.restart()
         for row in islice(self._rows(bad), most):
             none = False
             yield row

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tuner.data.dialogue import Dialogue
-from tuner.data.files import Source
 from tuner.data.read import Row
+from tuner.data.source import Source
 from tuner.data.template import AUTO, Template, variables
 from tuner.recipe.schema import DataSection
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuner.data.files import Source
 from tuner.data.read import Row
+from tuner.data.source import Source
 from tuner.data.template import Template
 from tuner.data.template_match import Fit
 from tuner.data.thumb_words import DOWN, are_thumbs, thumb

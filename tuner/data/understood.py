@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tuner.data.evidence import FEW, Evidence
-from tuner.data.files import Source
+from tuner.data.source import Source
 from tuner.data.template import Template
 from tuner.data.template_match import Fit
 from tuner.schema.suggest import plain

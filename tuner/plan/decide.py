@@ -13,7 +13,7 @@ from tuner.methods.full import StagedOptions
 from tuner.methods.method import Method
 from tuner.model.base import Base
 from tuner.plan.values import PlanValue, Stage, Values
-from tuner.recipe.history import BEGUN
+from tuner.recipe.history_rows import BEGUN
 from tuner.recipe.schema import Recipe
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from tuner.methods.options import TargetedOptions
 from tuner.methods.targets import layers_of
 from tuner.model import own_code, sizes
 from tuner.plan import new_tokens, qat
-from tuner.recipe.history import BEGUN
+from tuner.recipe.history_rows import BEGUN
 
 if TYPE_CHECKING:
     from tuner.plan.decide import Decided

@@ -22,7 +22,7 @@ from tuner.recipe.export import ExportSection
 from tuner.recipe.schema_learn import Learn
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
-from tuner.recipe.schema_rows import Cut, Draw, MaxLength, Split
+from tuner.recipe.schema_rows import Cut, Disliked, Draw, Long, MaxLength, Split
 from tuner.recipe.schema_source import HeldOut, Source, Sources, SourceSection
 from tuner.schema.fields import (
     FILE,
@@ -106,21 +106,9 @@ class DataSection(Section):
     instruction: Annotated[
         Text | None, Field(description="text before every row; those who use the model send it too")
     ] = None
-    disliked: Annotated[
-        Literal["error", "drop", "learn"],
-        Field(
-            description="supervised rows whose answer is labelled bad (thumbs-down, label: false): "
-            "stop, leave them out, or learn them too"
-        ),
-    ] = "error"
+    disliked: Disliked = "error"
     max_length: MaxLength = "auto"
-    long: Annotated[
-        Literal["auto", "truncate", "split", "error"],
-        Field(
-            description="rows over max_length: cut, split (plain text), stop; auto: split plain "
-            "text, cut the rest as data.cut says"
-        ),
-    ] = "auto"
+    long: Long = "auto"
     cut: Cut = "auto"
     max_rows: Annotated[Count | None, Field(description="use only this many training rows")] = None
     draw: Draw = "seed"

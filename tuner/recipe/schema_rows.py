@@ -23,6 +23,20 @@ Draw = Annotated[
     Literal["seed", "first"],
     Field(description="rows that max_rows keeps: drawn by run.seed, label by label; or the first"),
 ]
+Disliked = Annotated[
+    Literal["error", "drop", "learn"],
+    Field(
+        description="supervised rows whose answer is labelled bad (thumbs-down, label: false): "
+        "stop, leave them out, or learn them too"
+    ),
+]
+Long = Annotated[
+    Literal["auto", "truncate", "split", "error"],
+    Field(
+        description="rows over max_length: cut, split (plain text), stop; auto: split plain "
+        "text, cut the rest as data.cut says"
+    ),
+]
 Cut = Annotated[
     Literal["auto", "document", "oldest_turns", "answer", "drop"],
     Field(

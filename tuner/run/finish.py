@@ -12,7 +12,7 @@ from tuner.export import run_end
 from tuner.machine import hardware, heap
 from tuner.methods import qat_layers
 from tuner.plan import costs, rates
-from tuner.recipe import dump, history
+from tuner.recipe import dump, history_rows
 from tuner.recipe.source import LOCK
 from tuner.record import proof_limits, provenance, report
 from tuner.record.disk import write_file, write_json
@@ -32,7 +32,7 @@ def write_inputs(plan: Plan, folder: RunFolder) -> None:
     pinned = {"code_sha256": plan.base.code_sha256, "chat_date": date}
     section = plan.recipe.model.model_copy(update=pinned)
     report = plan.prepared.report
-    seen = history.as_read(report["files"], plan.recipe.data)
+    seen = history_rows.as_read(report["files"], plan.recipe.data)
     data = plan.recipe.data.model_copy(update=seen)
     if plan.task == "sft":
         data = named(data, report)
