@@ -125,6 +125,19 @@ def test_a_gpu_that_cannot_be_used_is_named(
     assert found.gpu_note in str(caught.value)
 
 
+@pytest.mark.parametrize(("kind", "maker"), [("hip", "AMD"), ("xpu", "Intel")])
+def test_a_torch_for_other_gpus_is_named(
+    kind: str, maker: str, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their users would train on the processor without a word."""
+    monkeypatch.setattr(hardware, "_built", lambda asked: "6.4" if asked == kind else "")
+    found = driver(error=100, build=())
+    assert (found.gpus, found.gpu_note) == (
+        (),
+        f"the installed torch is built for {maker}'s GPUs, which are not supported",
+    )
+
+
 def test_hidden_gpus_are_not_missed(
     driver: Driver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ BF16_CAPABILITY = (8, 0)
 _DEVICES = Path("/dev")
 # Set for processes of a run by their parent.
 _FOUND = "TUNER_GPUS"
+# What torch calls a build for GPUs that are not NVIDIA's.
+_OTHER_MAKERS = {"hip": "AMD", "xpu": "Intel"}
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -142,8 +144,9 @@ def _gpus() -> tuple[tuple[Gpu, ...], str]:
             (),
             f"{count or 'some'} GPU(s) present, but the installed torch is built without CUDA",
         )
-    if not build and _built("hip") and not count:
-        return (), "the installed torch is built for AMD's GPUs, which are not supported"
+    maker = next((name for kind, name in _OTHER_MAKERS.items() if _built(kind)), "")
+    if not build and maker and not count:
+        return (), f"the installed torch is built for {maker}'s GPUs, which are not supported"
     if answer.error:
         return (), f"a GPU is there, but cannot be used: {answer.error}"
     if count and not answer.devices:
@@ -179,7 +182,7 @@ def torch_cuda() -> tuple[int, ...]:
 
 
 def _built(kind: str) -> str:
-    """Return the version of cuda or hip that torch was built with; empty if without."""
+    """Return the version of cuda, hip or xpu that torch was built with; empty if without."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return ""
