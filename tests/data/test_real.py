@@ -105,7 +105,6 @@ def test_real_tool_calls() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("oasst-en/prompt_lottery_en_250_text.jsonl", "expected an object, found a string"),
         ("belle-zh/zh_seed_tasks.json", "no data template fits the columns"),
         ("truthfulqa/truthfulqa.jsonl", "columns: {prompt: question, completion: answer.0}"),
         ("dpo-en/dpo_en_demo.jsonl", "for tuner reward"),
