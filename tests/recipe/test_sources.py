@@ -18,6 +18,7 @@ from tuner.errors import DataError
 from tuner.machine import hardware
 from tuner.plan import make
 from tuner.recipe import dump, history, load, paths
+from tuner.recipe.schema import DataSection
 from tuner.record import disk
 from tuner.run import content
 
@@ -155,6 +156,58 @@ def test_a_run_of_an_earlier_version_reads_what_it_read(
         assert history.identity(saved, resumed.identity()) == resumed.identity()
         assert resumed.values["data.template"].origin == history.BEGUN
         record = resumed.as_dict()
+
+
+# By the rule of CSV these lines are one row, which is how an earlier version read them.
+OVER_LINES = 'prompt\tcompletion\n1\t"Stop\n2\tgo"\n'
+
+
+def test_a_run_reads_tables_as_it_began(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Of an earlier version: without what is seen in them now; of this one: as was seen then."""
+    (tmp_path / "q.tsv").write_text(OVER_LINES)
+    loaded = load.load(
+        make_recipe(data={"train": "q.tsv", "template": "auto", "eval": 0}), verb=None
+    )
+    now = make.make(loaded, hardware.detect(), output=tmp_path / "run")
+    record = now.as_dict()
+    (tmp_path / "run").mkdir()
+
+    def rows() -> int:
+        head = {"format": 1, "tuner": "0.1.0", "status": "interrupted", "plan": record}
+        disk.write_json(tmp_path / "run" / "run.json", head)
+        again = as_begun(loaded, tmp_path / "run")
+        made = make.make(again, hardware.detect(), output=tmp_path / "run")
+        assert made.as_dict()["data"]["files"][0]["read"]["quotes"] == quotes
+        return len(made.prepared.train)
+
+    quotes = "literal"
+    (tmp_path / "q.tsv").write_text("prompt\tcompletion\n1\tStop\n2\tgo\n")
+    assert rows() == 2
+    (tmp_path / "q.tsv").write_text(OVER_LINES)
+    assert rows() == 2
+    quotes = "csv"
+    del record["data"]["files"][0]["read"]
+    assert rows() == 1
+
+
+def test_the_lock_says_how_tables_and_lines_were_read() -> None:
+    data = DataSection(
+        train=("a.csv", {"source": "b.tsv", "header": False}, "c.txt", "d.jsonl"), eval="e.csv"
+    )
+    seen = {"encoding": "utf-8", "separator": ";", "header": True, "quotes": "csv"}
+    files = [{"read": seen}, {"read": seen}, {"template": "text"}, {"template": "chat"}, {}]
+    found = history.as_read(files, data)
+    train = [item if isinstance(item, str) else item.model_dump() for item in found["train"]]
+    assert train == [
+        {"source": "a.csv", **seen},
+        {"source": "b.tsv", **seen, "header": False},
+        {"source": "c.txt", "template": "text"},
+        "d.jsonl",
+    ]
+    # A run of an earlier version has no such facts.
+    then = {"source": "e.csv", "separator": ",", "header": True, "quotes": "csv"}
+    assert found["eval"].model_dump() == then
+    assert history.as_read(files[:2], data) == {}
 
 
 def test_a_run_that_has_begun_reads_on_as_it_began(

@@ -65,7 +65,8 @@ def _nowhere(name: str, places: Sequence[Path], what: str) -> DataError:
     ]
     tried = " nor ".join(dict.fromkeys(str(place) for place in places))
     fix = f"did you mean {', '.join(dict.fromkeys(near))}?" if near else "check the path"
-    if not near and what != "data.template" and _HUB.fullmatch(name) and not Path(name).suffix:
+    known = Path(name).suffix.lower() in READERS
+    if not near and what != "data.template" and _HUB.fullmatch(name) and not known:
         local = name.rpartition("/")[2]
         fix = (
             f"if '{name}' is a data set of the Hugging Face Hub, download it and name a file of "

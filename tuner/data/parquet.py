@@ -65,6 +65,10 @@ def _readable(column: Any) -> list[Any]:
             values.append(scalar.as_py())
         except Exception as problem:
             reason = str(problem).partition("\n")[0].rstrip(".")
+            if isinstance(problem, OverflowError):
+                reason = "out of range"
+            elif "zoneinfo" in reason:
+                reason = "unknown time zone"
             values.append(Unreadable(f"{column.type} value: {reason}"))
     return values
 

@@ -105,10 +105,12 @@ def settle(
     if default is not None and suffix in (*TABLES, ".txt"):
         return table_guess.settle(path, asked, default, known)
     keys = {name: getattr(asked, name) for name in ("separator", "header", "quotes")}
+    if suffix == ".parquet" and asked.encoding != UTF8:
+        keys["encoding"] = asked.encoding
     if named := [name for name, value in keys.items() if value is not None]:
         raise RecipeError(
-            f"data.{asked.key}: {listed(named)} of {path.name}, which is no table",
-            "tables are .csv and .tsv, and .txt with a separator",
+            f"data.{asked.key}: {listed(named)} of {path.name}, which has no such thing",
+            "tables (.csv, .tsv, .txt with a separator) have all of these, other texts an encoding",
             "leave it out" if len(named) == 1 else "leave them out",
         )
     return asked, []

@@ -112,7 +112,7 @@ class SourceFile:
         paths = self.paths
         if not paths.rows:
             return ""
-        none = f", of which {paths.empty} have none" if paths.empty else ""
+        none = f", {paths.empty} of them without any" if paths.empty else ""
         made = f"{counted(paths.items, 'row')} of the items of {paths.star}"
         return f"{made} in {counted(paths.rows, 'row')} of the file{none}"
 

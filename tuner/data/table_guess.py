@@ -6,7 +6,6 @@ What cannot be seen is asked for. What a recipe says is not looked for.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -24,6 +23,8 @@ _EVIDENCE = 1000
 _EVEN = 0.9
 # A longer text does not name a column.
 _LONGEST_NAME, _MOST_WORDS, _LONGEST_WIDE = 40, 5, 12
+_LONG = 100
+_OPTIONS = frozenset("ABCDEFGHIJ")
 _NUMBER = re.compile(r"[-+]?[\d.,:/%-]*\d[\d.,:/%-]*")
 _WIDE = re.compile("[\u3000-\u9fff\uac00-\ud7af]")
 _ENDS = tuple(".?!;:\u3002\uff1f\uff01")
@@ -78,9 +79,7 @@ def settle(
         if not header:
             said.append(f"no header, so columns are named 1 to {len(first[0])}")
         elif first and not _known(first[0], known()):
-            said.append(
-                f"the first row is the header ({', '.join(first[0])}); header: false if not"
-            )
+            said.append(f"the first row as the header: {' | '.join(first[0])}")
     return reading, said
 
 
@@ -174,11 +173,15 @@ def _numbered(cells: Sequence[str]) -> bool:
 
 
 def _is_data(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
-    """Whether some cell of a first row is a number, or stands in its column again."""
-    if any(_NUMBER.fullmatch(cell) for cell in first):
+    """Whether some cell of a first row is a number, a long text or, as others below it, a letter,
+    or is in its column again."""
+    if any(_NUMBER.fullmatch(cell) or len(cell) > _LONG for cell in first):
         return True
-    seen = [Counter(cell.strip() for cell in column) for column in zip(*others, strict=True)]
-    return any(cell and cell in column for cell, column in zip(first, seen, strict=False))
+    seen = [{cell.strip() for cell in column} for column in zip(*others, strict=True)]
+    return any(
+        cell and (cell in column or {cell, *column} <= _OPTIONS)
+        for cell, column in zip(first, seen, strict=False)
+    )
 
 
 def _like_a_name(cell: str) -> bool:

@@ -25,7 +25,7 @@ def explain(error: ValidationError, tree: dict[str, Any], source: RecipeSource) 
     """Return one line for every problem that pydantic found, in the order of the file."""
     found: dict[Path, str] = {}
     for item in error.errors(include_url=False):
-        path = _without_tag(item["loc"])
+        path = _as_written(_without_tag(item["loc"]), tree)
         if item["type"] not in ("extra_forbidden", "missing"):
             path = _existing(path, tree)
         if item["type"] == "union_tag_invalid":
@@ -198,6 +198,18 @@ def _without_tag(location: tuple[int | str, ...]) -> Path:
     if len(location) > 1 and location[0] == "method" and location[1] in METHODS:
         return (location[0], *location[2:])
     return tuple(name for name in location if name not in (*OPTIONS, *TAGS))
+
+
+def _as_written(path: Path, tree: Any) -> Path:
+    """Return the path without the place in a list where the tree has one mapping instead of it."""
+    kept: list[int | str] = []
+    for name in path:
+        if isinstance(name, int) and isinstance(tree, dict):
+            continue
+        kept.append(name)
+        there = isinstance(tree, dict) or (isinstance(tree, list) and name in range(len(tree)))
+        tree = (tree.get(name) if isinstance(tree, dict) else tree[name]) if there else None
+    return tuple(kept)
 
 
 def _existing(path: Path, tree: Any) -> Path:

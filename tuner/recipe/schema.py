@@ -68,7 +68,10 @@ class DataSection(Section):
     ] = "auto"
     columns: Annotated[
         dict[str, Text],
-        Field(description="rename columns: {name in the template: name in the file}"),
+        Field(
+            description="rename columns: {name in the template: name in the file, or a path into "
+            "its rows: answer.0, meta.id, questions.*.q}"
+        ),
     ] = Field(default_factory=dict)
     labels: Annotated[
         Words, Field(description="the possible answers; adds label_accuracy to the metrics")

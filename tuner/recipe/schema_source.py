@@ -14,7 +14,7 @@ from pydantic import (
     model_serializer,
 )
 
-from tuner.schema.fields import FILE, Count, Flag, PathOrAmount, Section, Text
+from tuner.schema.fields import FILE, Count, Flag, PathOrAmount, Section, Text, own_words
 
 # Added to an error's location by pydantic; the space sets them apart from recipe keys.
 TAGS = ("source file", "source mapping")
@@ -24,7 +24,7 @@ def _encoding(name: str) -> str:
     try:
         "".encode(name)
     except LookupError:
-        raise ValueError(
+        raise own_words(
             f"no text encoding is called '{name}' (utf-8, utf-16, gb18030, big5, shift_jis, "
             "cp1252 and latin-1 are some)"
         ) from None
@@ -33,7 +33,7 @@ def _encoding(name: str) -> str:
 
 def _separator(text: str) -> str:
     if text != "tab" and set(text) & set('"\r\n'):
-        raise ValueError("expected characters that are neither quotes nor ends of lines")
+        raise own_words("expected characters that are neither quotes nor ends of lines")
     return "\t" if text == "tab" else text
 
 
