@@ -37,14 +37,15 @@ def environment(words: Words = YES_NO["en"]) -> jinja2.Environment:
     return found
 
 
-def variables(source: str) -> set[str]:
+@cache
+def variables(source: str) -> frozenset[str]:
     """Return the columns that a text of a template reads.
 
     Raises:
         ValueError: it is not valid Jinja.
     """
     try:
-        return jinja2.meta.find_undeclared_variables(environment().parse(source))
+        return frozenset(jinja2.meta.find_undeclared_variables(environment().parse(source)))
     except jinja2.TemplateSyntaxError as error:
         raise ValueError(f"not valid Jinja: {error.message} in {source!r}") from None
 

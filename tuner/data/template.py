@@ -228,7 +228,7 @@ class Template(Section):
         return self
 
     def _columns_used(self) -> set[str]:
-        used = variables(self.text or "").union(*(turn.columns() for turn in self.turns))
+        used = {*variables(self.text or "")}.union(*(turn.columns() for turn in self.turns))
         if self.conversation:
             conversation = self.conversation
             columns = (conversation.column, conversation.system, conversation.tools)
