@@ -18,7 +18,6 @@ from tuner.data.dialogue import RowRenderer
 from tuner.data.files import read_source
 from tuner.data.look import Look, look_at
 from tuner.data.read import READERS
-from tuner.data.row_values import learned
 from tuner.data.understood import LANGUAGES
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
@@ -84,7 +83,7 @@ def looked(file: Path, keys: Mapping[str, Any]) -> Look:
     except DataError as error:
         return Look("", error, [], [])
     if found.error is None:
-        renderer = RowRenderer(source.fit, choices=learned(source.fit, source.rows))
+        renderer = RowRenderer(source.fit)
         bad = 0
         for row in source.rows:
             try:
