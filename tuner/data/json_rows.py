@@ -94,7 +94,7 @@ def array(text: str, lines: bool = False) -> Iterator[tuple[int, dict[str, Any] 
 
     A container object keeps its rows under one of `CONTAINERS`, e.g. `{"data": [...]}`, or its
     columns as lists. Several objects after one another are rows; with `lines`, as in JSON Lines,
-    one that stands alone is a row.
+    a single object is a row.
     """
     position = skip(text, 0)
     try:

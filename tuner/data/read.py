@@ -92,7 +92,7 @@ def settle(
         The reading, whole, and what was seen in the file that is not the rule.
 
     Raises:
-        DataError: unknown format or encoding, or a table whose header cannot be told from a row.
+        DataError: unknown format or encoding, or a first row that may or may not be a header.
         RecipeError: keys of tables for a file that is none.
     """
     refuse_pointer(path)
