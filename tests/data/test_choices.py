@@ -167,8 +167,7 @@ def test_a_preview_reads_answers_as_the_plan_does(tmp_path: Path) -> None:
     """Of its few rows none shows that options count from 1."""
     rows = [row(n, {"choices": TREES}, {"answer": 1 + n // 3}) for n in range(12)]
     data = SftData(inputs(tmp_path, rows))
-    data.first = 2
-    shown, _ = data.preview()
+    _, shown = data.preview(2)
     assert ["".join(p.text for p in each.parts if p.learned)[0] for each in shown] == ["A", "A"]
 
 

@@ -84,9 +84,9 @@ def test_a_cut_document_is_cut_the_same_way_again(tmp_path: Path) -> None:
     rows = [passage(900)]
     one, other = (prepared(tmp_path, rows, max_length=300).report for _ in range(2))
     assert one == other
-    shown, warnings = pipeline(tmp_path, rows, max_length=300).preview()
+    made, shown = pipeline(tmp_path, rows, max_length=300).preview(1)
     assert shown[0].truncated
-    assert "without the end of their document" in warnings[0]
+    assert "without the end of their document" in made.report["warnings"][0]
 
 
 @pytest.mark.parametrize("thinks", [False, True])

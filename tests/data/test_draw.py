@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import make_tokenizer
-from tuner.data import read, source
 from tuner.data.preferences import PreferenceData
 from tuner.data.prepared import Inputs, Prepared
 from tuner.data.prompts import PromptData
@@ -119,23 +117,3 @@ def test_liked_and_disliked_answers_to_a_prompt_are_drawn_together(tmp_path: Pat
     found = PreferenceData(made.inputs).prepare()
     assert len(found.train) == 10
     assert found.report["unpaired_rows"] == 0
-
-
-def test_a_preview_reads_the_beginning_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [{"prompt": f"Ask {n}", "completion": "Yes."} for n in range(5 * source.EVIDENCE)]
-    made = pipeline(tmp_path, rows, max_rows=2000)
-    made.first = 3
-    seen: Counter[str] = Counter()
-    reader = read.read
-
-    def counted(*arguments: Any) -> Any:
-        for row in reader(*arguments):
-            seen["rows"] += 1
-            yield row
-
-    monkeypatch.setattr(read, "read", counted)
-    shown, _ = made.preview()
-    assert len(shown) == 3
-    assert seen["rows"] == source.EVIDENCE

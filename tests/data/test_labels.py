@@ -191,8 +191,11 @@ def test_label_names_are_learned_in_place_of_numbers(tmp_path: Path) -> None:
 def test_number_labels_are_offered_the_column_of_their_names(tmp_path: Path) -> None:
     """Its fix works as printed; a column that says something else of each row is not offered."""
     rows = [{**row, "clerk": f"Ann {n}"} for n, row in enumerate(TICKETS)]
-    with pytest.raises(DataError, match="the labels are numbers") as caught:
+    with pytest.raises(DataError, match="'label_desc' and 'clerk' look like part of the task"):
         prepared(tmp_path, rows)
+    unused = {"columns": {"label_desc": "none", "clerk": "none"}}
+    with pytest.raises(DataError, match="the labels are numbers") as caught:
+        prepared(tmp_path, rows, **unused)
     assert caught.value.fix.startswith("data.label_names: label_desc,")
     assert "clerk" not in caught.value.fix
     assert "data.label_names: {100: its name, 101: its name, ...}" in caught.value.fix

@@ -83,19 +83,19 @@ def test_disliked_answers_are_left_out_and_counted(
 
 def test_held_out_rows_are_liked_ones_too(tmp_path: Path) -> None:
     rows = [pair(f"answer {n}", label=n % 2 == 0) for n in range(20)]
-    result = prepared(tmp_path, rows, eval=4)
+    result = prepared(tmp_path, rows, eval=4, split="row")
     held = [int(row.example.row.partition(":")[2]) for row in result.eval]
     assert len(held) == 4
     assert all(line % 2 for line in held)
     (tmp_path / "held.jsonl").write_text(json.dumps(pair("other", label=False)) + "\n", "utf-8")
     with pytest.raises(DataError, match="the eval split is empty"):
-        prepared(tmp_path, rows, eval="held.jsonl")
+        prepared(tmp_path, rows, eval="held.jsonl", split="row")
 
 
 def test_nothing_but_disliked_answers_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the train split is empty") as caught:
         prepared(tmp_path, [pair("no", label=False)] * 3)
-    assert "all 3 rows are thumbs-down (column label)" in caught.value.why
+    assert "3 rows, all thumbs-down (column label)" in caught.value.why
     assert "tuner reward" in caught.value.fix
 
 

@@ -17,7 +17,7 @@ from tuner.data import json_layout, json_rows, parquet, table, table_guess
 from tuner.data.bad_rows import BadRows
 from tuner.data.json_rows import BadLine
 from tuner.data.lines import UTF8, decode, lines, refuse_pointer, refuse_wide, seen, text_of
-from tuner.data.table import Reading
+from tuner.data.table import Reading, positions
 from tuner.errors import DataError, RecipeError
 from tuner.schema.suggest import listed
 
@@ -139,11 +139,12 @@ def cut(row: Row, most: int) -> None:
 
 
 def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
-    last, place = 0, 1
+    last, place, arrays = 0, 1, None
     for line, item in READERS[path.suffix.lower()](path, reading):
         last, place = line, place + 1 if line == last else 1
+        where = f"{path}, line {line}"
         if isinstance(item, BadLine):
-            where = f"{path}, line {line}" + (f", column {item.column}" if item.column else "")
+            where += f", column {item.column}" if item.column else ""
             reason = item.reason
             if item.undecodable and reading.encoding == UTF8:
                 name, text = seen(path)
@@ -151,8 +152,14 @@ def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
             if item.fatal:
                 raise DataError(f"{path} cannot be read", f"{where}: {reason}", item.fix)
             bad.add_unreadable(where, reason)
-        else:
+            continue
+        array = list(item) == positions(len(item))
+        arrays = array if arrays is None else arrays
+        if array == arrays:
             yield Row(path, line, item, place=place)
+        else:
+            words = ("an object", "an array") if array else ("an array", "an object")
+            bad.add_unreadable(where, "expected {}, as before, found {}".format(*words))
 
 
 def _unknown(path: Path) -> DataError:

@@ -80,6 +80,8 @@ class SftData(Pipeline[Dialogue]):
             source.fit = recognise(source, self.inputs.folder)
         thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
         read = {*thumbs, self.data.reasoning_column or ""}
+        if self.data.label_names:
+            read |= {str(self.data.label_names), *naming_columns([source])}
         account(source, read, begun)
         return source.fit
 
