@@ -42,7 +42,7 @@ def test_formats_give_the_same_rows(tmp_path: Path) -> None:
             "expected one array of rows (data, instances, examples, rows), found 0",
         ),
         ("e.json", '"text"', "neither an array nor an object"),
-        ("f.json", '[\n{"text": "a"},\n["b"]]', "the column 'text' is missing: f.json:3"),
+        ("f.json", '[\n{"text": "a"},\n["b"]]', "f.json:3 and others have: 1"),
         ("g.jsonl", '{"text": NaN}', "NaN is not JSON"),
         ("h.jsonl", "[" * 100_000, "nested too deeply"),
         ("i.csv", "text,text\na,b\n", "a column name appears twice"),
