@@ -39,10 +39,10 @@ def test_layouts_of_json_give_the_same_rows(tmp_path: Path, suffix: str, text: s
 
 
 def test_lines_of_pretty_rows_are_named(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text(PRETTY.replace('"Lid 1?"', "[7]"))
+    (tmp_path / "a.jsonl").write_text(PRETTY.replace('"Lid 1?"', '["Lid"]'))
     with pytest.raises(DataError, match="cannot be used") as caught:
         prepared(tmp_path, "a.jsonl")
-    assert "the column 'prompt' is not text: a.jsonl:6" in str(caught.value)
+    assert "the column 'prompt' is not text but a list: a.jsonl:6" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from tuner.data import json_rows
+from tuner.data.bad_rows import Unreadable
 from tuner.data.turn_lists import shape
 from tuner.schema.suggest import listed
 
@@ -57,7 +58,12 @@ NAMES = {
 
 def blank(value: Any) -> bool:
     """Return whether a value says nothing."""
-    return value is None or value in ("", [], {}) or (isinstance(value, str) and not value.strip())
+    return (
+        value is None
+        or isinstance(value, Unreadable)
+        or value in ("", [], {})
+        or (isinstance(value, str) and not value.strip())
+    )
 
 
 class Evidence:

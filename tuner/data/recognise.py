@@ -16,6 +16,7 @@ from tuner.data.preference_formats import choose_format
 from tuner.data.prepared import Inputs
 from tuner.data.read import Row
 from tuner.data.source import EVIDENCE, Source
+from tuner.data.table import positions
 from tuner.data.template import AUTO, Template, load_template, variables
 from tuner.data.template_match import NONE, Fit, NoTemplateFits, SeveralFit, choose, left_out
 from tuner.data.transcripts import paired
@@ -175,6 +176,9 @@ def _with_ways(error: DataError, source: Source) -> DataError:
     if lines := without_header(source.path, source.columns, source.given):
         return DataError(error.what, error.why, "\n".join(lines), error.problems)
     ways = [] if hints else ways_to_read(source)
+    if source.columns == positions(len(source.columns)):
+        # Columns without names are only guessed where all of them fit.
+        ways = [way for way in ways if way.template.choice]
     lines = [*_as_comparisons(source), *shown(ways, source.given)]
     fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
     holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]

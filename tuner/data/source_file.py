@@ -126,7 +126,7 @@ def _asked(data: DataSection) -> list[str]:
 
 
 def _column_names(data: DataSection, folder: Path) -> frozenset[str]:
-    """Names that the columns of a header may have, plain. Letters may be answers as well."""
+    """Names that the columns of a header may have, plain."""
     names = [name for each in PREFERENCE_FORMATS for name in each.columns]
     names += [name for others in ALIASES.values() for name in others]
     names += [name for pair in CHOSEN_REJECTED for name in pair]
@@ -139,4 +139,4 @@ def _column_names(data: DataSection, folder: Path) -> frozenset[str]:
         names += [name for alias in columns.aliases for name in alias.values()]
         names += [name for others in columns.other_names.values() for name in others]
     names += [part for name in _asked(data) for part in (name, name.partition(".")[0])]
-    return frozenset(name for name in map(plain, names) if len(name) > 1)
+    return frozenset(map(plain, names))

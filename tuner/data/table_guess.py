@@ -163,8 +163,11 @@ def is_header(rows: Sequence[Sequence[str]], known: Collection[str]) -> bool | N
 
 
 def _known(cells: Sequence[str], known: Collection[str]) -> int:
-    """How many of the cells are names that columns have."""
+    """How many of the cells are names that columns have. One letter alone is an answer; several
+    are columns with options."""
     names = [plain(cell) for cell in cells]
+    if sum(len(name) == 1 for name in names) == 1:
+        names = [name for name in names if len(name) > 1]
     return sum(name in known or name in _BOOKKEEPING for name in names)
 
 
