@@ -10,7 +10,10 @@ import pytest
 
 from tests.conftest import write_rows
 from tests.data.test_read import prepared, values
+from tuner.data.bad_rows import BadRows
 from tuner.data.find import find
+from tuner.data.read import read, settle
+from tuner.data.table import Reading
 from tuner.errors import DataError
 
 ROWS = [{"prompt": f"Lid {n}?", "completion": f"Tin {n}.", "n": n} for n in range(3)]
@@ -58,7 +61,7 @@ def test_a_broken_first_line_is_one_bad_row(tmp_path: Path, first: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "read"),
+    ("row", "wanted"),
     [
         ({"prompt": ["a", "b"], "completion": ["c"]}, None),
         ({"messages": ["a", "b"]}, None),
@@ -71,9 +74,9 @@ def test_a_broken_first_line_is_one_bad_row(tmp_path: Path, first: str) -> None:
         ("one text", {"text": "one text"}),
     ],
 )
-def test_a_row_that_stands_alone_is_one(tmp_path: Path, row: Any, read: Any) -> None:
+def test_a_row_that_stands_alone_is_one(tmp_path: Path, row: Any, wanted: Any) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    assert values(tmp_path / "a.jsonl") == [read or row]
+    assert values(tmp_path / "a.jsonl") == [wanted or row]
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
@@ -128,14 +131,15 @@ def test_an_encoding_is_named_with_the_key_that_reads_it(
         "jsonl": (json.dumps(row, ensure_ascii=False) + "\n") * 2,
     }[suffix]
     name = f"a.{suffix}"
-    (tmp_path / name).write_bytes(whole.encode(encoding))
+    path = tmp_path / name
+    path.write_bytes(whole.encode(encoding))
     with pytest.raises(DataError) as caught:
-        prepared(tmp_path, name)
+        values(path)
     assert f"{{source: {name}, encoding: {named}}}" in str(caught.value)
-    source: Any = {"source": name, "encoding": named}
-    ids = [each.input_ids for each in prepared(tmp_path, source).train]
-    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + whole.encode())
-    assert [each.input_ids for each in prepared(tmp_path, name).train] == ids
+    reading, _ = settle(path, Reading(name, encoding=named))
+    rows = [each.values for each in read(path, BadRows(0), reading=reading)]
+    path.write_bytes(b"\xef\xbb\xbf" + whole.encode())
+    assert values(path) == rows
 
 
 def test_a_wrong_encoding_is_an_error(tmp_path: Path) -> None:
