@@ -130,7 +130,7 @@ def test_an_adapter_without_a_manifest_is_taken_with_a_warning(
 def test_two_adapters_of_one_name(bases: Callable[..., Path], adapter: Make) -> None:
     folder = adapter("lora")
     typed = f"/adapter {folder.name}-2\n/adapters\n"
-    two = ["--base", bases("llama"), "--adapter", folder, "--adapter", folder, "--json"]
+    two = ["--base", bases("llama"), "--adapter", folder, "--adapter", folder, "--lines", "--json"]
     (listed,) = [event for event in chat(*two, typed=typed).events if event["event"] == "adapters"]
     assert listed["names"] == [folder.name, f"{folder.name}-2"]
     assert listed["active"] == f"{folder.name}-2"

@@ -287,7 +287,8 @@ def test_chat_tells_channels_apart(tmp_path: Path) -> None:
     turns = [asked("Due?"), {**said("Now."), "reasoning_content": "Hm."}]
     folder = taught(tmp_path / "base", [{"messages": turns}], tokenizer, family.stop_ids(tokenizer))
     file = tmp_path / "said.jsonl"
-    done = chat("--base", folder, "--max-new-tokens", 60, "--json", typed=f"Due?\n/save {file}\n")
+    typed = f"Due?\n/save {file}\n"
+    done = chat("--base", folder, "--max-new-tokens", 60, "--lines", "--json", typed=typed)
     (answer,) = [event for event in done.events if event["event"] == "answer"]
     assert (answer["reasoning"], answer["text"], answer["stopped"]) == ("Hm.", "Now.", "eos")
     assert json.loads(file.read_text())["messages"] == turns

@@ -50,14 +50,21 @@ def chat(
         typer.Option("--top-p", metavar="P", min=0.0, max=1.0, help="Nucleus sampling threshold."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed for sampling.")] = 42,
+    lines: Annotated[
+        bool,
+        typer.Option("--lines", help="Read each line of a pipe as a question or command."),
+    ] = False,
     force_base: ForceBase = False,
     json: Json = False,
 ) -> None:
-    """Chat with a run, or with a base and adapters; also reads questions from a pipe."""
+    """Chat with a run, or with a base and adapters.
+
+    A pipe is one question, or JSON lines of messages; with --lines each line is one.
+    """
     from tuner.inference import open_model
     from tuner.inference.chat import Chat
     from tuner.inference.sampling import Sampling
-    from tuner.machine import hardware
+    from tuner.machine import hardware, imports
 
     where = console(json)
     if not math.isfinite(temperature):
@@ -69,7 +76,10 @@ def chat(
     source = open_model.model_to_open(run, base, adapter or (), hardware.detect(), "chat")
     # Libraries print to stderr: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
-        import torch
+        with imports.importing():
+            import torch
+
+            from tuner.inference import load as _  # noqa: F401  # all that opening needs
 
         model = open_model.load(source, where, force_base=force_base)
         torch.manual_seed(seed)
@@ -79,7 +89,11 @@ def chat(
         speaker = model.active.name or model.base.name
         where.text(f"chatting with {speaker}; /help lists the commands, /exit quits")
     sampling = Sampling(temperature, top_p, top_k)
-    Chat(model, where, max_new_tokens, sampling, system, given).run()
+    talk = Chat(model, where, max_new_tokens, sampling, system, given)
+    if where.piped and not lines:
+        talk.answer_all(where.read())
+    else:
+        talk.run()
 
 
 def _arguments(texts: Sequence[str], template: ChatTemplate | None) -> dict[str, Any]:

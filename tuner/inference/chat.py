@@ -11,7 +11,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Message
 from tuner.errors import DataError, RecipeError, ResourceError
-from tuner.inference import call_forms
+from tuner.inference import asked, call_forms
 from tuner.inference.reading import Reader, whole
 from tuner.inference.sampling import GREEDY, Sampling
 from tuner.schema.suggest import suggestion
@@ -62,6 +62,22 @@ class Chat:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     turns: list[Message] = field(default_factory=list)
 
+    def answer_all(self, text: str) -> None:
+        """Answer the conversations of a text (see `asked`), each on its own.
+
+        Raises:
+            DataError: the text is no question, or one cannot be answered.
+        """
+        found = asked.conversations(text)
+        known = {command.split()[0] for command in COMMANDS}
+        for line in text.splitlines():
+            if known.intersection(line.split()[:1]):
+                self.console.warn(f"'{line}' is asked as text: commands need --lines")
+        for turns in found:
+            own = turns[0]["role"] == "system"
+            system = turns[0]["content"] if own else self.system
+            replace(self, system=system, turns=[])._answer(turns[own:])
+
     def run(self) -> None:
         """Read turns and commands until the end of the input, or `/exit`.
 
@@ -97,7 +113,9 @@ class Chat:
         Raises:
             DataError: it cannot be answered; nothing is remembered.
         """
-        turns = [*self.turns, {"role": "user", "content": text}]
+        return self._answer([*self.turns, {"role": "user", "content": text}])
+
+    def _answer(self, turns: list[Message]) -> str:
         turns, prompt = self._fitting(turns)
         room = self.model.active.room - len(prompt)
         # What libraries print is not ours: stdout is the console's.
@@ -113,6 +131,7 @@ class Chat:
         thought, said = whole(parts).reasoning, whole(parts).content
         self.console.event(
             "answer",
+            question=turns[-1]["content"],
             text=said,
             **({"reasoning": thought} if thought else {}),
             adapter=self.model.active.name,
