@@ -35,6 +35,7 @@ OTHER: dict[str, str] = {
     "data.render": "raw",
     "data.max_length": "128",
     "data.long": "split",
+    "data.label_names": "{0: negative}",
     "data.max_rows": "7",
     "data.packing": "false",
     "data.reasoning": "drop",

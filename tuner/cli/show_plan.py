@@ -11,6 +11,9 @@ from tuner.console.console import Console
 from tuner.plan.plan import Plan
 from tuner.recipe.load import LoadedRecipe
 
+# Labels that are shown with their rows; of more, the most frequent ones and the rarest.
+_LABELS = 12
+
 
 def header(loaded: LoadedRecipe, console: Console) -> None:
     """Show the command and the recipe."""
@@ -24,6 +27,7 @@ def plan(made: Plan, console: Console) -> None:
         console.text(formatting.paragraph(name, formatting.facts(name, facts, console.verbose)))
         if name == "data":
             _sources(facts["files"], console)
+            _labels(facts, console)
     values = {key: (formatting.value(item.value), item.origin) for key, item in made.values.items()}
     shown = {key: pair for key, pair in values.items() if console.verbose or pair[1] != "default"}
     console.text()
@@ -48,3 +52,23 @@ def _sources(files: Sequence[Mapping[str, Any]], console: Console) -> None:
         if "template" in file:
             rows += f"; template {file['template']}; columns {', '.join(file['columns'])}"
         console.text(formatting.paragraph("source", [f"{file['name']}: {rows}"]))
+
+
+def _labels(facts: Mapping[str, Any], console: Console) -> None:
+    """Show how often each label occurs, and what is right without reading a text."""
+    counts: Mapping[str, int] = facts.get("label_counts", {})
+    if not counts:
+        return
+    order = sorted(counts, key=lambda label: -counts[label])
+    shown = order if len(order) <= _LABELS else [*order[: _LABELS - 2], order[-1]]
+    listed = [f"{label} {counts[label]:,}" for label in shown]
+    if len(order) > len(shown):
+        listed.insert(-1, f"and {len(order) - len(shown)} more")
+    where = "held-out" if any(facts["eval_label_counts"].values()) else "training"
+    rarest = facts["rarest_label"]
+    said = (
+        f"{', '.join(listed)}; always answering '{facts['majority_label']}' is right in "
+        f"{100 * facts['majority_baseline']:.1f} % of the {where} rows; rarest: '{rarest}' "
+        f"({formatting.counted(counts[rarest], 'row')})"
+    )
+    console.text(formatting.paragraph("labels", [said]))

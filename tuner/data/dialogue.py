@@ -15,6 +15,7 @@ import jinja2
 
 from tuner.data import reasoning, turn_keys
 from tuner.data.bad_rows import BadRow
+from tuner.data.label_names import LabelNames
 from tuner.data.read import Row
 from tuner.data.reasoning import Message as Message
 from tuner.data.template import (
@@ -110,16 +111,19 @@ class RowRenderer:
 
     Args:
         fit: the template and its columns.
-        labels: the recipe's; a number, true or false that is one of them counts as its text.
+        labels: how the value of a label's column is written.
         rules: what the recipe says about turns.
     """
 
     def __init__(
-        self, fit: Fit[Template], labels: Collection[str] = (), rules: TurnRules | None = None
+        self,
+        fit: Fit[Template],
+        labels: LabelNames | None = None,
+        rules: TurnRules | None = None,
     ) -> None:
         self.rules = rules or TurnRules()
         self.template = fit.template
-        self._labels = frozenset(labels)
+        self._labels = labels or LabelNames()
         self._fit = fit
         self._lists = {turn.column for turn in fit.template.turns if turn.column}
         if conversation := fit.template.conversation:
@@ -167,7 +171,7 @@ class RowRenderer:
             if name in fit.spoken and value is not None:
                 value = messages_of(value, _any_turns(), file_name)
             elif name not in self._lists:
-                value = self._written(name, value)
+                value = self._labels.answer(self.template, name, value)
             if value is None:
                 value = ""
             elif name not in self._lists | fit.spoken and not isinstance(value, str):
@@ -176,13 +180,6 @@ class RowRenderer:
                 raise BadRow(f"the column '{file_name}' is empty")
             values[name] = value
         return values
-
-    def _written(self, name: str, value: Any) -> Any:
-        """A label that is a number, true or false as text; other values as they are."""
-        if not isinstance(value, int):
-            return value
-        text = json.dumps(value)
-        return text if name == self.template.label or text in self._labels else value
 
     def _turn(self, turn: Turn, values: dict[str, Any]) -> list[Message]:
         if turn.role == "history":

@@ -10,6 +10,7 @@ from tuner.data.answer_encoder import Answers, PromptAndAnswers
 from tuner.data.check_row import check
 from tuner.data.dialogue import Dialogue, Message, RowRenderer, Segment
 from tuner.data.files import Source, SplitFiles
+from tuner.data.label_names import LabelNames
 from tuner.data.preferences import asked
 from tuner.data.prepared import Inputs
 from tuner.data.prompt_match import PromptFit, choose_prompts, prompt_fit
@@ -122,7 +123,8 @@ class PromptData(WholePipeline[Question]):
     def _of(self, source: Source) -> list[Question | None]:
         """The prompts of a source's rows; None for a raw text that is blank."""
         fit, thumbs = source.fit, thumb_columns(source.fit, source)
-        renderer = RowRenderer(fit, self.data.labels, TurnRules(system=source.data.system))
+        labels = LabelNames(labels=frozenset(self.data.labels))
+        renderer = RowRenderer(fit, labels, TurnRules(system=source.data.system))
         assert isinstance(fit, PromptFit)
 
         def question(row: Row) -> Question | None:

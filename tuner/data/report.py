@@ -37,6 +37,7 @@ WARNINGS = {
     "against data.learn",
     "unanswered_rows": "{:row} ending in turns that no answer follows: these turns are left out",
     "unread_turn_keys": "keys of turns that nothing reads: {names}",
+    "labels_without_rows": "labels that no training row has: {names}",
     "ignored_columns": "columns not used: {names}",
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",
     "special_tokens_in_text": "special tokens in the rows' text, kept literal "

@@ -13,7 +13,9 @@ from tuner.data.encode import Encoded
 from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker, Pair
 from tuner.data.files import Source, SplitFiles
-from tuner.data.labels import labels_of
+from tuner.data.label_names import label_names, naming_columns
+from tuner.data.labels import facts as label_facts
+from tuner.data.labels import labels_of, listed, refuse_unseen
 from tuner.data.long import refuse_split, settle
 from tuner.data.pipeline import Pipeline
 from tuner.data.prepared import EvalRow, Inputs, Part, Preview, PromptFormat
@@ -23,7 +25,7 @@ from tuner.data.recognise import recognise
 from tuner.data.rendered import Rendered
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
 from tuner.data.split import Split
-from tuner.data.template import Template
+from tuner.data.template import AUTO, Template
 from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.trained_prompts import trained
@@ -37,7 +39,12 @@ WARNED = (
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
     *("text_after_answers", "turns_learned_by_key", "unanswered_rows", "unread_turn_keys"),
-    *("ignored_columns", "eval_rows_also_in_train", "special_tokens_in_text"),
+    *(
+        "labels_without_rows",
+        "ignored_columns",
+        "eval_rows_also_in_train",
+        "special_tokens_in_text",
+    ),
 )
 
 
@@ -63,6 +70,8 @@ class SftData(Pipeline[Dialogue]):
     def _recognise(self) -> None:
         refuse_unknown_column(self.data, [n for each in self.source.sources for n in each.columns])
         super()._recognise()
+        sources = [source for source in self.source.sources if source.rows]
+        self.names = label_names(self.data, sources, self.head)
 
     def _fit(self, source: Source) -> Fit[Template]:
         return recognise(source, self.inputs.folder)
@@ -91,7 +100,7 @@ class SftData(Pipeline[Dialogue]):
         liked = [row for row in source.rows if not is_down(row, thumbs)]
         self._disliked += len(source.rows) - len(liked)
         rules = replace(self._rules, system=source.data.system)
-        renderer = RowRenderer(source.fit, self.data.labels, rules)
+        renderer = RowRenderer(source.fit, self.names, rules)
 
         def dialogue(row: Row) -> Dialogue | None:
             made = renderer.render(row)
@@ -128,7 +137,7 @@ class SftData(Pipeline[Dialogue]):
         refuse_split(self.data, templates, self.head)
         held_out = [] if isinstance(self.data.eval, str) else items.eval
         rows = [*items.train, *held_out]
-        self.labels = labels_of(self.data, templates, self._labelled(rows), self.head, few)
+        self._find_labels(items, rows, few)
         self.maker = ExampleMaker(self.inputs, templates, self.max_length, self.head, self.labels)
         self.maker.encoder.keep_offsets = few
         self._unread = self.maker.unread_keys(rows)
@@ -136,14 +145,28 @@ class SftData(Pipeline[Dialogue]):
         held = self.maker.encode(items.eval, bad, prompts=True)
         return settle(self.data, self.maker, (train, held), self.inputs.context_length)
 
-    def _labelled(self, rows: Sequence[Dialogue]) -> list[Dialogue]:
+    def _find_labels(self, items: Split[Dialogue], rows: Sequence[Dialogue], few: bool) -> None:
+        train = self.source.train
+        self.labels = labels_of(
+            self.data,
+            [fit.template for fit in self.fits],
+            self._labelled(rows, train),
+            self.head,
+            few,
+            self.names.names,
+            lambda: naming_columns([each for each in self.source.sources if each.rows]),
+        )
+        if not few and not listed(self.data, self.names.names):
+            held = self.source.eval if isinstance(self.data.eval, str) else train
+            known = {row.answer.strip() for row in self._labelled(items.train, train)}
+            refuse_unseen(known, self._labelled(items.eval, held), self.labels)
+
+    def _labelled(self, rows: Sequence[Dialogue], files: SplitFiles) -> list[Dialogue]:
         """The rows of sources that have labels; all of them, if they are classified."""
-        sources = self.source.train.sources
-        return [
-            row
-            for row in rows
-            if self.head == "classes" or sources[row.source].fit.template.label is not None
-        ]
+        if self.names.all:
+            return list(rows)
+        sources = files.sources
+        return [row for row in rows if sources[row.source].fit.template.label is not None]
 
     def _eval(self, pairs: Sequence[Pair]) -> list[EvalRow]:
         kept = self.maker.cut(pairs, self.maker.eval)
@@ -198,9 +221,11 @@ class SftData(Pipeline[Dialogue]):
             "rows_with_reasoning": sum(self.maker.reasons(items.train)),
             "tokens_sha256": tokens_sha256(train),
             **losses(self.maker),
+            **label_facts(self.labels, items.train, items.eval),
         }
         report["warnings"] = warnings_of(report, WARNED, "they are also")
-        if any(fit.template.label for fit in self.fits) and not self.data.labels:
+        asked = self.names.names or self.data.labels == (AUTO,)
+        if asked or (any(fit.template.label for fit in self.fits) and not self.data.labels):
             report["labels"] = list(self.labels)
         if self.labels and self.head != "classes":
             without = sum(row.gold is None for row in held)
@@ -220,7 +245,7 @@ class SftData(Pipeline[Dialogue]):
         )
 
     def _facts(self) -> dict[str, Any]:
-        read = {name for name in (self.data.reasoning_column,) if name}
+        read = {name for name in (self.data.reasoning_column, self.names.column) if name}
 
         def used(source: Source) -> frozenset[str]:
             return source.fit.used.union(read, self._thumbs[source.name] if self._disliked else ())

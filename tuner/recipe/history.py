@@ -24,6 +24,7 @@ ADDED: dict[str, Any] = {
     "data.learn": "answers",
     "data.system": None,
     "data.long": "auto",
+    "data.label_names": None,
     "export.onto": "auto",
     "train.adam_beta1": 0.9,
     "train.adam_beta2": 0.999,

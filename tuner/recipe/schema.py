@@ -69,8 +69,12 @@ class DataSection(Section):
         Field(description="rename columns: {name in the template: name in the file}"),
     ] = Field(default_factory=dict)
     labels: Annotated[
-        Words, Field(description="the possible answers; adds label_accuracy to the metrics")
+        Words, Field(description="the possible answers, which are scored; auto: as the rows say")
     ] = ()
+    label_names: Annotated[
+        dict[str, Text] | Text | None,
+        Field(description="{0: negative, 1: positive}, or the column that has the labels' names"),
+    ] = None
     render: Annotated[
         Literal["auto", "chat", "raw"],
         Field(description="use the chat template, or plain prompt and answer"),
