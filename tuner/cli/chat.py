@@ -54,12 +54,17 @@ def chat(
         bool,
         typer.Option("--lines", help="Read each line of a pipe as a question or command."),
     ] = False,
+    generate: Annotated[
+        bool,
+        typer.Option("--generate", help="Write answers, even if the run answers with labels."),
+    ] = False,
     force_base: ForceBase = False,
     json: Json = False,
 ) -> None:
     """Chat with a run, or with a base and adapters.
 
-    A pipe is one question, or JSON lines of messages; with --lines each line is one.
+    A pipe is one question, or JSON lines of messages; with --lines each line is one. A run whose
+    rows all have labels answers with labels and their probabilities.
     """
     from tuner.inference import open_model
     from tuner.inference.chat import Chat
@@ -89,7 +94,13 @@ def chat(
         speaker = model.active.name or model.base.name
         where.text(f"chatting with {speaker}; /help lists the commands, /exit quits")
     sampling = Sampling(temperature, top_p, top_k)
-    talk = Chat(model, where, max_new_tokens, sampling, system, given)
+    if generate and model.head.name == "classes":
+        raise RecipeError(
+            "--generate: this model cannot write",
+            "it has a classification head",
+            "leave out --generate: it answers with a label",
+        )
+    talk = Chat(model, where, max_new_tokens, sampling, system, given, generate=generate)
     if where.piped and not lines:
         talk.answer_all(where.read())
     else:

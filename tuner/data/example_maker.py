@@ -206,14 +206,24 @@ class ExampleMaker:
     def options(self, pair: Rendered, labels: Sequence[str]) -> list[Example] | None:
         """Return the prompt with each label as its answer; None if one is cut off or refused."""
         try:
-            texts = [self.render(pair.dialogue.with_answer(label), True)[-1] for label in labels]
+            return self.answered(pair.dialogue, labels)
         except BadRow:
             return None
+
+    def answered(self, dialogue: Dialogue, labels: Sequence[str]) -> list[Example]:
+        """Return a dialogue with each label as its last answer.
+
+        Raises:
+            BadRow: one is refused, or longer than `max_length`.
+        """
+        texts = [self.render(dialogue.with_answer(label), True)[-1] for label in labels]
         examples = []
         encoded = self.encoder.encode(texts, self.head != "language")
         for text, result in zip(texts, encoded, strict=True):
-            if isinstance(result, BadRow) or len(result.ids) > self.max_length:
-                return None
+            if isinstance(result, BadRow):
+                raise result
+            if (length := len(result.ids)) > self.max_length:
+                raise BadRow(f"with its label it has {length} tokens, over {self.max_length}")
             examples.append(self.example(text, result))
         return examples
 

@@ -61,7 +61,8 @@ class Pipeline(ABC, Generic[Item]):
         report = self._report(items, train, held)
         name, template = report["template"], self.maker.chat_template
         sent = self._sent(items.train)
-        return Prepared(train, held, name, self.labels, template, report, sent)
+        kept = self._classifier(items.train)
+        return Prepared(train, held, name, self.labels, template, report, sent, kept)
 
     @property
     def fits(self) -> list[Fit[Any]]:
@@ -84,6 +85,10 @@ class Pipeline(ABC, Generic[Item]):
     def _sent(self, items: Sequence[Item]) -> PromptFormat:
         """How the prompts of these items are sent when the model is used."""
         return PromptFormat()
+
+    def _classifier(self, items: Sequence[Item]) -> dict[str, Any] | None:
+        """How inputs are classified; None if the answers are not all labels."""
+        return None
 
     @abstractmethod
     def preview(self) -> tuple[list[Preview], list[str]]:

@@ -119,6 +119,7 @@ class Prepared:
         chat_template: the Jinja text in use; None for plain text.
         report: the content of `data_report.json`.
         sent: how prompts are sent when the model is used.
+        classifier: how inputs are classified, if every answer is a label (see `classifier`).
     """
 
     train: list[Any]
@@ -128,6 +129,7 @@ class Prepared:
     chat_template: str | None
     report: dict[str, Any]
     sent: PromptFormat = field(default_factory=PromptFormat)
+    classifier: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -117,3 +117,12 @@ def separator_of(templates: Sequence[Template], head: str) -> str:
             else "name one template for all sources",
         )
     return next(iter(found), "")
+
+
+def prompt_text(rendered: Rendered) -> str:
+    """Return the prompt as shown to readers: the last question, or all of a plain text."""
+    dialogue = rendered.dialogue
+    if dialogue.segments:
+        return rendered.text[: rendered.prompt_end].rstrip()
+    asked = [m["content"] for m in dialogue.messages[:-1] if m["role"] != "assistant"]
+    return str(asked[-1]) if asked else rendered.text[: rendered.prompt_end]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tuner.data.check_row import ODDITIES, check, oddities
+from tuner.data.classifier import labels_only, record
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.encode import Encoded
 from tuner.data.example import Example
@@ -22,7 +23,7 @@ from tuner.data.prepared import EvalRow, Inputs, Part, Preview, PromptFormat
 from tuner.data.preview_parts import parts_of
 from tuner.data.read import Row
 from tuner.data.recognise import recognise
-from tuner.data.rendered import Rendered
+from tuner.data.rendered import Rendered, prompt_text
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
 from tuner.data.split import Split
 from tuner.data.template import AUTO, Template
@@ -182,7 +183,7 @@ class SftData(Pipeline[Dialogue]):
         rendered, encoded = pair
         if rendered.dialogue.plain and self.head == "language":
             return self._continuation(example)
-        answer, text = rendered.dialogue.answer.strip(), _prompt_text(rendered)
+        answer, text = rendered.dialogue.answer.strip(), prompt_text(rendered)
         if example.label is not None:
             return EvalRow(example, example.input_ids, text, answer, [], example.label)
         options = self.maker.options(rendered, self.labels) if answer in self.labels else None
@@ -244,6 +245,12 @@ class SftData(Pipeline[Dialogue]):
             defaults, self.maker.plain_template, tuple(trained(self._pairs, self.maker))
         )
 
+    def _classifier(self, items: Sequence[Dialogue]) -> dict[str, Any] | None:
+        templates = [fit.template for fit in self.fits]
+        if self.head != "classes" and not labels_only(templates, items, {*self.labels}):
+            return None
+        return record(self.data, self.fits[0], self.labels, self.maker)
+
     def _facts(self) -> dict[str, Any]:
         read = {name for name in (self.data.reasoning_column, self.names.column) if name}
 
@@ -288,11 +295,3 @@ class SftData(Pipeline[Dialogue]):
 
     def _decoded(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids))
-
-
-def _prompt_text(rendered: Rendered) -> str:
-    dialogue = rendered.dialogue
-    if dialogue.segments:
-        return rendered.text[: rendered.prompt_end].rstrip()
-    asked = [m["content"] for m in dialogue.messages[:-1] if m["role"] != "assistant"]
-    return str(asked[-1]) if asked else rendered.text[: rendered.prompt_end]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
+from tuner.data.classifier import Given
 from tuner.data.reasoning import Message
 from tuner.data.template import Conversation, load_template
 from tuner.data.turn_lists import messages_of
@@ -44,6 +45,26 @@ def conversations(text: str) -> list[list[Message]]:
     else:
         return [[{"role": "user", "content": text}]]
     return [_conversation(number, turns) for number, turns in given]
+
+
+def inputs(text: str) -> list[Given]:
+    """Return the inputs of a text for a classifier: one, or one per JSON line.
+
+    A line is an object with the columns of a row, or with `messages` that are one question.
+
+    Raises:
+        DataError: the text is blank, or a line is not like the first one.
+    """
+    found = objects(text)
+    if found and not any("messages" in item for _, item in found):
+        return [item for _, item in found]
+    asked: list[Given] = []
+    for number, turns in enumerate(conversations(text), 1):
+        questions = [turn["content"] for turn in turns if turn["role"] != "system"]
+        if len(questions) > 1:
+            raise _unfit(number, "a classifier reads one question, not a conversation")
+        asked += questions
+    return asked
 
 
 def objects(text: str) -> list[tuple[int, dict[str, Any]]]:

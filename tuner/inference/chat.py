@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
+from tuner.data.classifier import Classifier
 from tuner.data.dialogue import Message
 from tuner.errors import DataError, RecipeError, ResourceError
 from tuner.inference import asked, call_forms
+from tuner.inference.labels import show_labels
 from tuner.inference.reading import Reader, whole
 from tuner.inference.sampling import GREEDY, Sampling
 from tuner.schema.suggest import suggestion
@@ -52,6 +54,7 @@ class Chat:
         system: the system prompt; empty: none.
         arguments: of the chat template, in place of its defaults.
         turns: questions and answers so far.
+        generate: write answers even if the model was trained to answer with labels.
     """
 
     model: Inference
@@ -61,19 +64,23 @@ class Chat:
     system: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     turns: list[Message] = field(default_factory=list)
+    generate: bool = False
 
     def answer_all(self, text: str) -> None:
-        """Answer the conversations of a text (see `asked`), each on its own.
+        """Answer the conversations, or classify the inputs, of a text (see `asked`), each on its
+        own.
 
         Raises:
             DataError: the text is no question, or one cannot be answered.
         """
-        found = asked.conversations(text)
         known = {command.split()[0] for command in COMMANDS}
         for line in text.splitlines():
             if known.intersection(line.split()[:1]):
                 self.console.warn(f"'{line}' is asked as text: commands need --lines")
-        for turns in found:
+        if classifier := self._classifier:
+            show_labels(self.model, classifier, asked.inputs(text), self.console)
+            return
+        for turns in asked.conversations(text):
             own = turns[0]["role"] == "system"
             system = turns[0]["content"] if own else self.system
             replace(self, system=system, turns=[])._answer(turns[own:])
@@ -96,7 +103,10 @@ class Chat:
 
     def _turn(self, text: str) -> None:
         try:
-            self.say(text)
+            if classifier := self._classifier:
+                show_labels(self.model, classifier, asked.inputs(text), self.console)
+            else:
+                self.say(text)
         except DataError as error:
             if not self.console.interactive:
                 raise
@@ -141,6 +151,10 @@ class Chat:
         turn = {"role": "assistant", "content": said}
         self.turns = [*turns, {**turn, "reasoning_content": thought} if thought else turn]
         return answer.text
+
+    @property
+    def _classifier(self) -> Classifier | None:
+        return None if self.generate else self.model.classifiers.get(self.model.active.name)
 
     def _reader(self, prompt: list[int]) -> Reader:
         """Return what reads the answer to a prompt; it has been shown no tools."""

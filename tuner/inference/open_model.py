@@ -115,13 +115,17 @@ def load(source: ModelToOpen, console: Console, *, force_base: bool = False) -> 
     Raises:
         TunerError: see `open_base` and `attach`.
     """
+    from tuner.inference.labels import kept_with
     from tuner.inference.load import attach, open_base
 
+    kept, _ = kept_with(source.adapters[0][1]) if source.adapters else (None, "")
     model = open_base(
         source.section,
         source.folder,
         source.device,
         tokenizer_folder=source.tokenizer,
+        labels=kept["labels"] if kept and kept["head"] == "classes" else (),
+        warn=console.warn,
         note=console.note if console.interactive else lambda text: None,
     )
     for name, folder in source.adapters:
