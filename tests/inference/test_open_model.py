@@ -174,7 +174,7 @@ REFUSED: dict[str, tuple[int, str, Callable[[Path, Path], Path]]] = {
     ),
     "a classifier": (
         4,
-        "chat is for models that generate text",
+        "does not generate text",
         lambda old, new: configured(old, new, task_type="SEQ_CLS"),
     ),
     "an encoder-decoder's": (
@@ -243,6 +243,12 @@ def test_a_base_that_tells_classes(bases: Callable[..., Path], tmp_path: Path) -
     network = transformers.AutoModelForSequenceClassification.from_pretrained(bases("llama"))
     network.save_pretrained(tmp_path)
     make_tokenizer("chatml").save_pretrained(tmp_path)
+    done = chat("--base", tmp_path, "--json")
+    warning, answer = done.events
+    assert "not recorded how its prompts" in warning["text"]
+    assert answer["probabilities"].keys() == {"LABEL_0", "LABEL_1"}
+    network.config.id2label = {0: "reward"}
+    network.config.save_pretrained(tmp_path)
     done = chat("--base", tmp_path)
     assert done.returncode == 4
     assert "it is a classifier" in done.stderr

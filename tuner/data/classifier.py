@@ -69,11 +69,13 @@ def labels_only(
     templates: Collection[Template], rows: Collection[Dialogue], labels: set[str]
 ) -> bool:
     """Return whether every row is one question whose answer is a label."""
-    single = all(
-        template.cloze or sum(turn.role == "assistant" for turn in template.turns) == 1
-        for template in templates
-    ) and not any(turn.role == "history" for template in templates for turn in template.turns)
-    return bool(labels) and single and all(row.answer.strip() in labels for row in rows)
+    if not labels or any(template.conversation or template.text for template in templates):
+        return False
+    return all(
+        row.answer.strip() in labels
+        and sum(turn["role"] == "assistant" for turn in row.messages) <= 1
+        for row in rows
+    )
 
 
 @dataclass(frozen=True)

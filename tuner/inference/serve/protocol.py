@@ -1,4 +1,5 @@
-"""Requests of OpenAI's chat completions and completions: what is understood, and what is refused.
+"""Requests of OpenAI's chat completions and completions, and of classifications: what is
+understood, and what is refused.
 
 A parameter that would change the answer and is not supported is refused, unless its value has no
 effect (`n: 1`, `presence_penalty: 0`, null).
@@ -16,6 +17,7 @@ from tuner.inference.serve.tools import Tool, ToolCall, choice
 
 MAX_STOPS = 4
 MAX_PROMPTS = 64
+MAX_INPUTS = 256
 # They change no answer: who the caller is, and what OpenAI stores.
 _ABOUT_THE_CALLER = frozenset(
     (
@@ -169,6 +171,23 @@ class ChatAsk(Ask):
         if self.max_completion_tokens is not None:
             return "max_completion_tokens", self.max_completion_tokens
         return super().longest()
+
+
+class ClassifyAsk(Strict):
+    """`POST /v1/classify`, which OpenAI does not have: texts, or objects with a row's columns."""
+
+    silent = _ABOUT_THE_CALLER
+    model: Annotated[Text, Field(min_length=1, max_length=1000)] | None = None
+    input: (
+        Text
+        | dict[Text, Any]
+        | Annotated[list[Text | dict[Text, Any]], Field(min_length=1, max_length=MAX_INPUTS)]
+    )
+
+    @property
+    def inputs(self) -> list[str | dict[str, Any]]:
+        """Return the inputs, each of which gets a label."""
+        return self.input if isinstance(self.input, list) else [self.input]
 
 
 class CompletionAsk(Ask):
