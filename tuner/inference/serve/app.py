@@ -66,7 +66,7 @@ class Endpoints:
         facts.model = name
         self.admission.enter(facts.id)
         loop = asyncio.get_running_loop()
-        inputs = await loop.run_in_executor(self.encoding, model.asked, ask.inputs)
+        inputs = await loop.run_in_executor(self.encoding, model.asked, ask.input)
         facts.prompt_tokens = sum(each.tokens for each in inputs)
         channel = Channel(request.receive, lambda: self.admission.leave(facts.id))
         facts.drop = channel.close
@@ -79,6 +79,7 @@ class Endpoints:
             elif isinstance(event, End):
                 if event.error is not None:
                     raise event.error
+                facts.finish = "stop"
                 return JSONResponse(labelled(name, facts.id, inputs, found))
         return _gone(facts)
 

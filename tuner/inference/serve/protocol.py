@@ -7,12 +7,13 @@ effect (`n: 1`, `presence_penalty: 0`, null).
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tuner.inference.serve.fields import Ids, Strict, Text, Words
+from tuner.inference.serve.fields import Ids, Strict, Text, Words, unicode
 from tuner.inference.serve.tools import Tool, ToolCall, choice
 
 MAX_STOPS = 4
@@ -173,21 +174,29 @@ class ChatAsk(Ask):
         return super().longest()
 
 
+def _inputs(given: Any) -> list[Any]:
+    """Return the inputs of a classification, one or several, as a list.
+
+    Raises:
+        PydanticCustomError: it is something else.
+    """
+    items = given if isinstance(given, list) else [given]
+    if not 0 < len(items) <= MAX_INPUTS or not all(isinstance(each, str | dict) for each in items):
+        raise PydanticCustomError(
+            "invalid_value",
+            "it is a text, an object, or a list of 1 to {most}",
+            {"most": MAX_INPUTS},
+        )
+    unicode(json.dumps(items, ensure_ascii=False))
+    return items
+
+
 class ClassifyAsk(Strict):
     """`POST /v1/classify`, which OpenAI does not have: texts, or objects with a row's columns."""
 
     silent = _ABOUT_THE_CALLER
     model: Annotated[Text, Field(min_length=1, max_length=1000)] | None = None
-    input: (
-        Text
-        | dict[Text, Any]
-        | Annotated[list[Text | dict[Text, Any]], Field(min_length=1, max_length=MAX_INPUTS)]
-    )
-
-    @property
-    def inputs(self) -> list[str | dict[str, Any]]:
-        """Return the inputs, each of which gets a label."""
-        return self.input if isinstance(self.input, list) else [self.input]
+    input: Annotated[list[str | dict[str, Any]], BeforeValidator(_inputs)]
 
 
 class CompletionAsk(Ask):
