@@ -7,6 +7,7 @@ name and nothing else; it runs in a sandbox, and a value is never template sourc
 from __future__ import annotations
 
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -184,12 +185,18 @@ def load_template(name_or_path: str, folder: Path) -> Template:
             f"templates: {', '.join(files)}",
             fix,
         )
-    return _load(files[name_or_path])
+    return _bundled(files[name_or_path])
 
 
 def all_templates() -> list[Template]:
     """Return every bundled template, in order of the names."""
-    return [_load(path) for path in bundled.files("data_templates").values()]
+    return [_bundled(path) for path in bundled.files("data_templates").values()]
+
+
+@cache
+def _bundled(path: Path) -> Template:
+    """Read a bundled template once: parsing all of them takes longer than the rest of a plan."""
+    return _load(path)
 
 
 def _load(path: Path) -> Template:
