@@ -25,7 +25,6 @@ from tuner.errors import DataError, ModelError, RecipeError
 
 MAX_LOST_SHARE = 0.1
 
-
 Pair = tuple[Rendered, Encoded]
 
 
@@ -197,7 +196,7 @@ class ExampleMaker:
                 bad[example.dialogue.row] = None
                 problems.add(example.dialogue.row, str(result))
         problems.stop_if_too_many()
-        return [pair for pair in pairs if pair[0].dialogue.row not in bad]
+        return [each for each in pairs if each[0].dialogue.row not in bad]
 
     def _as_sent(
         self, rendered: Sequence[Rendered], prompts: bool
@@ -268,10 +267,8 @@ class ExampleMaker:
                 if here:
                     tally.supervised_cut += unread(example, encoded)
             tally.foreign += encoded.foreign
-            if (
-                made.num_tokens < self.whole_length(encoded, made)
-                or example.dialogue.cut_characters
-            ):
+            shorter = made.num_tokens < self.whole_length(encoded, made)
+            if shorter or example.dialogue.cut_characters:
                 tally.truncated.add(row)
             if here:
                 tally.supervised_kept += here

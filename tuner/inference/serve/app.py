@@ -60,10 +60,9 @@ class Endpoints:
     async def classify(self, ask: ClassifyAsk, request: Request) -> Response:
         """Answer `POST /v1/classify`: a label and the probabilities of all, for each input."""
         facts = _facts(request)
-        facts.endpoint = request.url.path
         name = self._classifies() if ask.model is None else ask.model
         model = self._model(name)
-        facts.model = name
+        facts.endpoint, facts.model = request.url.path, name
         self.admission.enter(facts.id)
         loop = asyncio.get_running_loop()
         inputs = await loop.run_in_executor(self.encoding, model.asked, ask.input)
@@ -126,9 +125,8 @@ class Endpoints:
         facts.model, facts.stream = ask.model, ask.stream
         tokens = self._longest(ask)
         self.admission.enter(facts.id)
-        loop = asyncio.get_running_loop()
-        prompts = await loop.run_in_executor(self.encoding, model.ids, ask)
-        begun = await loop.run_in_executor(self.encoding, model.begun, ask)
+        encode = partial(asyncio.get_running_loop().run_in_executor, self.encoding)
+        prompts, begun = await encode(model.ids, ask), await encode(model.begun, ask)
         read = partial(model.reader, ask, prompts[0], begun.text)
         prompts = [[*prompt, *begun.ids] for prompt in prompts]
         facts.prompt_tokens = sum(len(prompt) for prompt in prompts)
