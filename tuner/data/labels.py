@@ -66,7 +66,7 @@ def labels_of(
         _refuse_plain(template, head, asked)
         _refuse_unfit(own, template)
         found = () if own else _named(template)
-        if not found and (template.label or asked or head == "classes") and not own:
+        if not found and (template.label or asked) and not own:
             order = tuple(name for name in (names or {}).values() if name in answers)
             found = order or _found(answers, head, asked, naming)
         named |= dict.fromkeys(found)
