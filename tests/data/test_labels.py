@@ -241,8 +241,7 @@ def test_a_head_takes_numbers_in_any_column_of_answers(
     """Whole numbers, true and false, listed or not, as JSON has them."""
     rows = [{"text": f"a {n}", "label": [value, 0][n % 2]} for n in range(4)]
     keys = {"template": "prompt_completion", "columns": {"prompt": "text", "completion": "label"}}
-    if listed:
-        keys["labels"] = ["0", text]
+    keys["labels"] = ["0", text] if listed else "auto"
     result = prepared(tmp_path, rows, "encoder", "classes", **keys)
     assert result.labels == ("0", text)
     assert [example.label for example in result.train] == [1, 0, 1, 0]

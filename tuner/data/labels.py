@@ -79,7 +79,7 @@ def labels_of(
             f"data.labels is empty, and the rows have one label only: {labels[0]}"
             if labels
             else "data.labels is empty, and neither template nor rows name any",
-            "list all the classes in data.labels",
+            "list all the classes in data.labels, or set data.labels: auto to take the answers",
         )
     return labels
 
