@@ -20,6 +20,7 @@ OTHER: dict[str, str] = {
     "model.revision": "main",
     "model.dtype": "float32",
     "model.tf32": "true",
+    "model.attention": "eager",
     "model.quantize": "nf4",
     "model.new_tokens": "[<law>, <case>]",
     "model.chat_template": "chatml",

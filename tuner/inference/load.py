@@ -24,7 +24,7 @@ from tuner.model.adapters.files import (
 )
 from tuner.model.adapters.saved_models import SavedModel
 from tuner.model.base import Base
-from tuner.model.heads import HEADS, Head, family
+from tuner.model.heads import HEADS, Head, family, writer
 from tuner.model.prompt_model import PromptModel
 from tuner.model.transformers_errors import as_model_error
 
@@ -38,6 +38,7 @@ def open_base(
     device: str,
     *,
     tokenizer_folder: Path | None = None,
+    text_half: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Inference:
     """Load a base model and its tokenizer for answering.
@@ -47,6 +48,7 @@ def open_base(
         folder: where a relative path of the base starts.
         device: cpu or cuda.
         tokenizer_folder: where the tokenizer is, if not with the base.
+        text_half: of a base that also reads images, only the part that reads text.
         note: called with a text before work that takes long.
 
     Raises:
@@ -57,6 +59,8 @@ def open_base(
     transformers_errors.quiet_libraries()
     found = bases.with_weights(bases.resolve(section, folder, note), section.revision, note)
     head = _head(found)
+    if text_half and head.name == "language":
+        head = HEADS["language"]
     tokenizer = model_tokenizer.tokenizer_at(found, tokenizer_folder or found.folder)
     if tokenizer_folder is not None and len(tokenizer) > found.vocabulary_rows > 0:
         # A run that added tokens: the base itself has no rows for them. Their adapter brings them.
@@ -78,7 +82,7 @@ def _head(base: Base) -> Head:
             f"{base.folder}: "
             + ("it is a classifier" if classes else "an encoder cannot generate"),
         )
-    return HEADS["sequence" if kind == "encoder-decoder" else "language"]
+    return writer(base.config)
 
 
 def attach(

@@ -16,8 +16,9 @@ from tuner.errors import ModelError, RecipeError
 from tuner.machine.hardware import Machine
 from tuner.model.adapters import saved_models
 from tuner.model.adapters.saved_models import SavedModel
+from tuner.model.heads import HEADS
 from tuner.recipe.schema_model import ModelSection
-from tuner.record import run_json, runs
+from tuner.record import manifest, run_json, runs
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
@@ -122,6 +123,7 @@ def load(source: ModelToOpen, console: Console, *, force_base: bool = False) -> 
         source.folder,
         source.device,
         tokenizer_folder=source.tokenizer,
+        text_half=any(_of_text_half(adapter_folder) for _, adapter_folder in source.adapters),
         note=console.note if console.interactive else lambda text: None,
     )
     for name, folder in source.adapters:
@@ -129,6 +131,17 @@ def load(source: ModelToOpen, console: Console, *, force_base: bool = False) -> 
         attach(model, folder, free, force_base=force_base, warn=console.warn)
     model.use(next(iter(model.adapters), None))
     return model
+
+
+def _of_text_half(folder: Path) -> bool:
+    """Return whether an adapter names its modules as the text half of a base does by itself.
+
+    Earlier versions loaded only that half of a base that also reads images.
+    """
+    if not manifest.is_sealed(folder):
+        return False
+    facts = manifest.read_manifest(folder)["extra"].get("facts", {})
+    return bool(facts.get("auto_class") == HEADS["language"].auto_class)
 
 
 def _place(present: Machine) -> tuple[str, Any]:

@@ -129,6 +129,35 @@ def first_host(names: str) -> str:
     return match[1] + (match[2] or "")
 
 
+def take_part(per_node: int, nodes: int) -> bool:
+    """Make a smaller group of the first processes on each machine; all take part where they are as
+    many as the run needs.
+
+    Args:
+        per_node: processes that take part, on each machine.
+        nodes: machines.
+
+    Returns:
+        Whether this process is one of them; the others have nothing to do.
+    """
+    here = ranks.place()
+    if here.world <= per_node * nodes:
+        return True
+    node = here.rank // here.local_world
+    if node >= nodes or here.local_rank >= per_node:
+        return False
+    if per_node * nodes == 1:
+        for name in ranks.VARIABLES:
+            os.environ.pop(name, None)
+        return True
+    os.environ |= {
+        "RANK": str(node * per_node + here.local_rank),
+        "WORLD_SIZE": str(per_node * nodes),
+        "LOCAL_WORLD_SIZE": str(per_node),
+    }
+    return True
+
+
 def carry_out(group: Group, arguments: Sequence[str]) -> None:
     """Run `tuner ARGUMENTS` once per device, and wait for all of them.
 

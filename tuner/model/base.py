@@ -20,7 +20,7 @@ from typing import Any
 from tuner.errors import ModelError, SafetyError, first_line
 from tuner.machine import packages
 from tuner.machine.cache import cache_folder
-from tuner.model import hub, known_files, own_code
+from tuner.model import hub, known_files, own_code, sizes
 from tuner.recipe.aliases import ALIASES
 from tuner.recipe.schema_model import ModelSection
 from tuner.record import manifest
@@ -52,15 +52,15 @@ class Base:
     @property
     def context_length(self) -> int:
         """Longest sequence the base was made for, in tokens."""
-        for key in _CONTEXT_KEYS:
-            if isinstance(self.config.get(key), int):
-                return int(self.config[key])
-        return 2048
+        text = sizes.of_text(self.config)
+        return next(
+            (int(text[key]) for key in _CONTEXT_KEYS if isinstance(text.get(key), int)), 2048
+        )
 
     @property
     def vocabulary_rows(self) -> int:
         """Rows of the embedding matrix."""
-        return int(self.config.get("vocab_size", 0))
+        return int(sizes.of_text(self.config).get("vocab_size", 0))
 
     @property
     def tied(self) -> bool:

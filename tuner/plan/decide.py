@@ -18,6 +18,7 @@ from tuner.recipe.schema import Recipe
 if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
     from tuner.methods.options import Setting
+    from tuner.model.layers import Skeleton
     from tuner.plan.devices import Devices
 
 # Families whose packed rows are proven isolated by tests/model/test_packing.py: what a row says
@@ -34,6 +35,7 @@ class Decided:
         device: cpu or cuda.
         dtype: the type it computes in.
         processes: their number and placement.
+        attention: sdpa or eager.
         packing: whether the rows of a micro-batch are one sequence.
         stages: the steps.
         setting: what the method's configuration is made from.
@@ -42,6 +44,7 @@ class Decided:
     device: str
     dtype: str
     processes: Devices
+    attention: str
     packing: bool
     stages: tuple[Stage, ...]
     setting: Setting
@@ -68,6 +71,25 @@ def place(recipe: Recipe, method: Method, machine: Machine, values: Values) -> t
     return device, values.set_auto("model.dtype", "float32", why)
 
 
+def attention(recipe: Recipe, skeleton: Skeleton, base: Base, values: Values) -> str:
+    """Decide how attention is computed when rows are not packed: sdpa or eager.
+
+    Raises:
+        RecipeError: the recipe asks for sdpa, and the base has only eager.
+    """
+    model_type = str(base.config.get("model_type"))
+    why = f"{model_type} has fused attention"
+    if skeleton.attention != "sdpa":
+        why = f"transformers has no fused attention for {model_type}"
+        if recipe.model.attention == "sdpa":
+            raise RecipeError(
+                "model.attention: sdpa, but the base has only eager",
+                f"{base.name}: {why}",
+                "set model.attention: auto",
+            )
+    return str(values.set_auto("model.attention", skeleton.attention, why))
+
+
 def packing(recipe: Recipe, method: Method, base: Base, head: str, values: Values) -> bool:
     model_type = str(base.config.get("model_type"))
     why = ""
@@ -76,6 +98,8 @@ def packing(recipe: Recipe, method: Method, base: Base, head: str, values: Value
     elif model_type not in PACKED_FAMILIES:
         known = ", ".join(sorted(PACKED_FAMILIES))
         why = f"packed rows are not proven isolated in {model_type} (only in {known})"
+    elif recipe.model.attention == "eager":
+        why = "packed rows are kept apart by fused attention, and model.attention is eager"
     elif not method.packing:
         why = f"packed rows would attend to each other with {method.name}"
     if recipe.data.packing is True and why:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from tuner.errors import RecipeError
+from tuner.errors import ModelError, RecipeError
 from tuner.methods import METHODS
 from tuner.methods.lora import LoraOptions
 from tuner.methods.method import Method
+from tuner.methods.options import MethodOptions
 from tuner.methods.targets import ends
+from tuner.model import sizes
 from tuner.model import tokenizer as vocabulary
 from tuner.model.base import Base
 from tuner.model.heads import HEADS, family
@@ -53,6 +55,8 @@ def refuse_base(recipe: Recipe, method: Method, base: Base, head: str) -> None:
             "only a decoder's KV cache has the keys and values of a text",
             "leave out method.init",
         )
+    if method.virtual_tokens and kind == "decoder":
+        _refuse_virtual(method, base, options)
     if not isinstance(options, LoraOptions):
         return
     tied = base.tied
@@ -64,4 +68,34 @@ def refuse_base(recipe: Recipe, method: Method, base: Base, head: str) -> None:
             f"{base.name} has tie_word_embeddings: a trained copy of one would not change the "
             "other, and a merged model cannot hold both",
             "leave it out, or use method.name: trainable_tokens for the embeddings of some tokens",
+        )
+
+
+def _refuse_virtual(method: Method, base: Base, options: MethodOptions) -> None:
+    """Refuse virtual tokens on a decoder that has no place for them.
+
+    Raises:
+        ModelError: says why.
+    """
+    what = f"method.name: {method.name} cannot be used on this base"
+    model = f"{base.name} is of type {base.config.get('model_type')}"
+    if sizes.of_text(base.config).get("hidden_size_per_layer_input"):
+        raise ModelError(
+            what,
+            f"{model}: its layers look up the token ids of a row, and virtual tokens have none",
+            "use method.name: lora",
+        )
+    if not method.deep_prompts:
+        return
+    from tuner.model import key_values
+
+    if why := key_values.why_no_prefix(base):
+        fix = "use method.name: prompt, which learns embeddings before the first layer, or lora"
+        raise ModelError(what, f"{model}: {why}", fix)
+    tokens, window = int(getattr(options, "num_virtual_tokens", 0)), key_values.window(base)
+    if window is not None and tokens >= window:
+        raise ModelError(
+            f"method.num_virtual_tokens: {tokens} do not fit this base",
+            f"{model}: some of its layers see no further than {window} tokens",
+            f"set method.num_virtual_tokens: {window - 1} or less",
         )

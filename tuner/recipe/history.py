@@ -17,6 +17,7 @@ from tuner.schema.suggest import listed
 ADDED: dict[str, Any] = {
     "model.code_sha256": None,
     "model.tf32": False,
+    "model.attention": "auto",
     "model.chat_template": "auto",
     "model.chat_arguments": None,
     "data.reasoning": "auto",
@@ -30,6 +31,8 @@ ADDED: dict[str, Any] = {
     "train.adam_epsilon": 1e-8,
     "run.deterministic": False,
 }
+# What `auto` of such a key was in every run, where plans now name what it comes to.
+_WAS_AUTO = {"model.attention": "sdpa"}
 # Columns that earlier versions of these templates did not read.
 _NOW_READ = {"chat": "system", "prompt_completion": "history"}
 # The origin of a value that comes from such a run.
@@ -77,7 +80,7 @@ def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
     read = {name: file for name, file in columns.items() if not _unread(name, file)}
     if known.get("data.columns") == read:
         known["data.columns"] = columns
-    return {key: value for key, value in ADDED.items() if key in current} | known
+    return {key: value for key, value in (ADDED | _WAS_AUTO).items() if key in current} | known
 
 
 def _unread(name: str, file: str) -> bool:

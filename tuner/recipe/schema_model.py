@@ -28,6 +28,13 @@ class ModelSection(Section):
         Flag,
         Field(description="on a GPU: float32 matrix products in TF32, faster and less exact"),
     ] = False
+    attention: Annotated[
+        Literal["auto", "sdpa", "eager"],
+        Field(
+            description="sdpa: PyTorch's fused kernels; eager: plain matrix products; auto: sdpa "
+            "where the base has it"
+        ),
+    ] = "auto"
     quantize: Annotated[
         Literal["none", "nf4", "int8"],
         Field(description="quantize the base when loading it (bitsandbytes)"),

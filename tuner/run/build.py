@@ -136,7 +136,8 @@ def load(plan: Plan) -> Any:
     attention.register()
     section = plan.recipe.model
     found = bases.with_weights(plan.base, section.revision, log.info)
-    how: dict[str, Any] = {"attn_implementation": attention.ROWS if plan.packing else "sdpa"}
+    kind = attention.ROWS if plan.packing else plan.values["model.attention"].value
+    how: dict[str, Any] = {"attn_implementation": kind}
     configured: dict[str, Any] = {}
     if plan.head.name == "classes":
         labels = dict(enumerate(plan.prepared.labels))
