@@ -14,11 +14,14 @@ from tuner.recipe.load import LoadedRecipe
 # Shown with `--verbose`; what matters of them is in the summary.
 _TECHNICAL = ("parameters", "steps", "memory", "gpus", "adapted", "disk")
 _PROCESSES = ("run.devices", "run.nodes", "run.strategy")
+# What is decided in the same way for most recipes, and seen in the facts or a warning otherwise.
+_USUAL = {"model.attention": "sdpa", "data.long": None, "data.cut": None}
 _AUTO = "auto: "
 # Labels that are shown with their rows; of more, the most frequent ones and the rarest.
 _LABELS = 12
 # The fact of the data that says in words what was recognised.
 _UNDERSTOOD = "understood"
+_SHOWN_APART = (_UNDERSTOOD, "majority_label", "majority_baseline", "rarest_label")
 
 
 def header(loaded: LoadedRecipe, console: Console) -> None:
@@ -42,7 +45,7 @@ def plan(made: Plan, console: Console) -> None:
     for name, facts in made.facts.items():
         if name in _TECHNICAL and not console.verbose:
             continue
-        others = {key: item for key, item in facts.items() if key != _UNDERSTOOD}
+        others = {key: item for key, item in facts.items() if key not in _SHOWN_APART}
         shown = formatting.facts(name, others, console.verbose)
         console.text(formatting.paragraph(name, shown))
         if name == "data":
@@ -65,7 +68,8 @@ def _values(made: Plan, console: Console) -> None:
     decided = []
     for key, (text, origin) in values.items():
         if origin.startswith(_AUTO):
-            if made.devices.world > 1 or key not in _PROCESSES:
+            usual = key in _USUAL and _USUAL[key] in (None, text)
+            if not usual and (made.devices.world > 1 or key not in _PROCESSES):
                 decided.append((key, text, origin.removeprefix(_AUTO)))
         elif origin != "default":
             origin = "recipe" if origin.startswith("recipe line") else origin
@@ -79,15 +83,17 @@ def _values(made: Plan, console: Console) -> None:
 
 def _held_out(facts: Mapping[str, Any], console: Console) -> None:
     """Show how many rows of each label are held out."""
-    if held := facts.get("labels_eval"):
+    held = facts.get("labels_eval", {})
+    if 0 < len(held) <= _LABELS:
         train = facts["labels_train"]
         said = [f"{name}: {count:,} of {count + train[name]:,}" for name, count in held.items()]
         console.text(formatting.paragraph("held out", ["; ".join(said)]))
 
 
 def _sources(files: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Show a line for each source, where they are mixed or drawn from."""
-    if len(files) < 2 and not any("drawn_from" in file for file in files):
+    """Show a line for each source, where they are read in different ways or drawn from."""
+    ways = {(file.get("template"), tuple(file.get("columns", ()))) for file in files}
+    if len(ways) < 2 and not any("drawn_from" in file for file in files):
         return
     for file in files:
         rows = formatting.counted(file["rows"], "row")
@@ -111,10 +117,13 @@ def _labels(facts: Mapping[str, Any], console: Console) -> None:
     if len(order) > len(shown):
         listed.insert(-1, f"and {len(order) - len(shown)} more")
     where = "held-out" if any(facts["eval_label_counts"].values()) else "training"
-    rarest = facts["rarest_label"]
+    rarest, rows = facts["rarest_label"], formatting.counted
     said = (
-        f"{', '.join(listed)}; always answering '{facts['majority_label']}' is right in "
-        f"{100 * facts['majority_baseline']:.1f} % of the {where} rows; rarest: '{rarest}' "
-        f"({formatting.counted(counts[rarest], 'row')})"
+        f"always answering '{facts['majority_label']}' is right in "
+        f"{100 * facts['majority_baseline']:.1f} % of the {where} rows"
     )
+    if len({*counts.values()}) == 1:
+        said = f"{len(counts)} with {rows(counts[rarest], 'row')} each; {said}"
+    else:
+        said = f"{', '.join(listed)}; {said}; rarest: '{rarest}' ({rows(counts[rarest], 'row')})"
     console.text(formatting.paragraph("labels", [said]))

@@ -145,11 +145,11 @@ class Reader:
             found.append(source)
         return found
 
-    def draw(self, sources: Sequence[Source], label_of: OfRow, key_of: OfRow) -> None:
+    def draw(self, split: SplitFiles, label_of: OfRow, key_of: OfRow) -> None:
         """Draw the rows that the recipe asks for, label by label, once the formats are known."""
-        most = self._data.max_rows
+        most = self._data.max_rows if split.name == "train" else None
         common = None if most is None else Sample(most, self._seed)
-        drawn = [source for source in sources if source.to_draw]
+        drawn = [source for source in split.sources if source.to_draw]
         for source in drawn:
             source.drawn_from = 0
             own = common if source.wanted is None else Sample(source.wanted, self._seed)

@@ -114,7 +114,8 @@ class Pipeline(ABC, Generic[Item]):
         for each in files:
             self._refuse_empty(each, each.rows)
         self._recognise()
-        self.source.reader.draw(self.source.train.sources, self._row_label, self._row_key)
+        for each in files:
+            self.source.reader.draw(each, self._row_label, self._row_key)
         for source in self.source.sources:
             for row in () if self._splits(source) else source.rows:
                 read.cut(row, self.source.reader.most)

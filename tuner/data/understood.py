@@ -67,7 +67,7 @@ def of_sources(sources: Sequence[Source], used: Callable[[Source], frozenset[str
         for each in sources
         if each.rows
     ]
-    if len(said) == 1:
+    if len({text for _, text in said}) == 1:
         return said[0][1]
     return "; ".join(f"{each.name}: {text}" for each, text in said)
 

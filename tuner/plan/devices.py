@@ -145,11 +145,7 @@ def _started(recipe: Recipe, here: Place) -> str:
         ("nodes", recipe.run.nodes, nodes, batch),
     ):
         # `tuner` itself starts fewer than a recipe names where a batch has too few rows.
-<<<<<<< ours
-        if asked != "auto" and asked != there and not there == fed < asked:
-=======
         if isinstance(asked, int) and asked != there and not there == fed < asked:
->>>>>>> theirs
             raise RecipeError(
                 f"run.{key}: {asked}, but the launcher started {there}",
                 f"{here.world} processes, {here.local_world} on this machine",
