@@ -229,8 +229,8 @@ DATA = {
          "data.max_bad_rows": 99}, PLAN, [{**row, "completion": ""} for row in ASKED],
     ),
     "only disliked answers": Fault(
-        3, "16 rows, all thumbs-down",
-        edits("train.jsonl", lambda text: text.replace(b"false", b"true"), "add liked answers"),
+        3, "16 of 16 rows have an answer that is labelled bad",
+        given("data.disliked", "data.disliked: learn", "learn"),
         rows=[{"prompt": f"Say {n}.", "completion": f"{n}.", "label": False} for n in range(16)],
     ),
     "all held out": Fault(3, "data.eval: 16 holds out all 16", sets(), {"data.eval": 16}),
@@ -250,11 +250,11 @@ DATA = {
         {"data.max_length": 99999},
     ),
     "a long row": Fault(
-        3, "would lose more than half.* at data.max_length 64", sets(),
+        3, "would lose a part of the answer at data.max_length 64", sets(),
         {"data.max_length": 64, "data.eval": 0}, PLAN, [LONG, OTHER],
     ),
     "a long row that is cut": Fault(
-        3, "would lose more than half", sets(0, "data.long"),
+        3, "would lose a part of the answer", sets(0, "data.long"),
         {"data.max_length": 64, "data.eval": 0}, PLAN, [LONG, OTHER],
     ),
     "pieces of a chat": Fault(2, "long: split works on plain text", sets(), {"data.long": "split"}),

@@ -31,7 +31,9 @@ def test_a_plan_of_a_common_recipe_is_one_screen(name: str, base: Path, tmp_path
     shown = done.stdout.splitlines()
     assert len(shown) + len(done.stderr.splitlines()) <= 42
     assert max(map(len, shown)) <= 100
-    assert shown[1].startswith("summary     trains ")
+    understood = [text for text in shown[1:3] if text.startswith("understood  ")]
+    assert len(understood) == (name != "reward")
+    assert shown[1 + len(understood)].startswith("summary     trains ")
     folded = ("memory      process", "parameters  total", "disk        checkpoints", "adam_beta1")
     assert not any(each in done.stdout for each in folded)
     if name == "reward":

@@ -63,8 +63,9 @@ def chat(
 ) -> None:
     """Chat with a run, or with a base and adapters.
 
-    A pipe is one question, or JSON lines of messages; with --lines each line is one. A run whose
-    rows all have labels answers with labels and their probabilities.
+    A pipe is one question, or JSON lines of messages; with --lines each line is one.
+
+    A run whose rows all have labels answers with labels and their probabilities.
     """
     from tuner.inference import open_model
     from tuner.inference.chat import Chat
