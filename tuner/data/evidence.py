@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from tuner.data import json_rows
 from tuner.data.bad_rows import Unreadable
+from tuner.data.language import language_of
 from tuner.data.turn_lists import shape
 from tuner.schema.suggest import listed
 
@@ -25,19 +26,6 @@ _LETTER = re.compile(r"[(（\[]?[A-Za-z][)）\].、．:]?")
 _INDEX = re.compile(r"1?[0-9]|2[0-5]")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]+)?")
 TRUTHS = frozenset(("true", "false", "yes", "no", "是", "否", "对", "错", "不是"))
-_HAN, _KANA = re.compile(r"[\u4e00-\u9fff]"), re.compile(r"[\u3040-\u30ff]")
-_LETTERS = re.compile(r"[^\W\d_]")
-_WORDS = re.compile(r"[a-z]+")
-# Words of which English texts have far more than those of other languages.
-ENGLISH = 0.08
-_ENGLISH = frozenset(
-    (
-        *("the", "of", "and", "to", "is", "are", "was", "what", "which", "that", "with", "for"),
-        *("how", "who", "you", "it", "this", "why", "when", "where", "do", "does", "my", "your"),
-        *("from", "by", "can", "not", "have", "has", "will", "did", "be", "at", "a"),
-        *("an", "in", "on", "as", "or"),
-    )
-)
 # How a kind is called in messages.
 NAMES = {
     "text": "texts",
@@ -160,14 +148,12 @@ class Evidence:
 
     @cached_property
     def language(self) -> str | None:
-        """zh or en, if most of the text is; else None."""
-        texts = [" ".join(strings(row))[:2000] for row in self.rows[:200]]
-        chinese = [_chinese(text) for text in texts if _LETTERS.search(text)]
-        if chinese and sum(chinese) >= MOST * len(chinese):
+        """zh if nine rows of ten are Chinese; en if all together are English; else None."""
+        rows = self.rows[:200]
+        known = [found for row in rows if (found := language_of([row]))]
+        if known.count("zh") >= MOST * max(1, len(known)):
             return "zh"
-        words = [word for text in texts for word in _WORDS.findall(text.lower())]
-        known = sum(word in _ENGLISH for word in words)
-        return "en" if known > ENGLISH * len(words) and not any(chinese) else None
+        return None if "zh" in known else language_of(rows)
 
 
 _ORDER = (
@@ -217,21 +203,3 @@ def _of_parts(value: Any) -> set[str]:
         pairs = all(len(item) == 2 and all(isinstance(x, str) for x in item) for item in value)
         return {"table", "pairs"} if pairs else {"table"}
     return {"list"} if not any(isinstance(item, list | dict) for item in value) else set()
-
-
-def _chinese(text: str) -> bool:
-    """Whether a text has many Chinese characters, and no Japanese ones among them."""
-    han, kana = len(_HAN.findall(text)), len(_KANA.findall(text))
-    return han >= 0.2 * len(_LETTERS.findall(text)) and kana < 0.1 * han
-
-
-def strings(value: Any) -> Iterator[str]:
-    """Yield the texts in a value, without the names of its keys."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from strings(item)
