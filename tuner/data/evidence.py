@@ -141,7 +141,8 @@ class Evidence:
             return "nothing"
         whole = [kind for kind in _ORDER if counts.get(kind, 0) >= MOST * len(values)]
         if whole[:1] == ["text"] and self.repeats(column) and len(values) >= FEW:
-            return f"{len(set(map(str, values)))} {NAMES['label']}"
+            different = len(set(map(str, values)))
+            return "the same in every row" if different == 1 else f"{different} {NAMES['label']}"
         if whole:
             return ("long " if whole[0] == "text" and self.long(column) else "") + NAMES[whole[0]]
         return listed([NAMES[kind] for kind in _ORDER if counts.get(kind)][:3]) or "values"

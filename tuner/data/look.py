@@ -62,11 +62,10 @@ def look_at(source: Source, folder: Path) -> Look:
     try:
         source.fit = recognise(source, folder)
         refuse_pairs(source, SftData.likely)
-    except Unsure as error:
-        return Look("", error, error.ways, source.columns)
     except DataError as error:
         more = explained(error, source, SftData.likely)
-        return Look("", more if isinstance(more, DataError) else error, [], source.columns)
+        ways = error.ways if isinstance(error, Unsure) else []
+        return Look("", more if isinstance(more, DataError) else error, ways, source.columns)
     thumbs, seen = thumb_columns(source.fit, source), source.evidence
     own = as_named(source.fit, seen)
     try:
