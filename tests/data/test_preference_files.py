@@ -171,7 +171,7 @@ def test_two_answers_of_which_none_is_named_are_refused(
 ) -> None:
     with pytest.raises(DataError, match="no format of preference data fits") as caught:
         prepared(tmp_path, [row])
-    assert "are two answers, but not which is better" in caught.value.problems[1]
+    assert "are two answers, and none is called better" in caught.value.problems[1]
     wanted, scores = lines(caught.value)
     assert prepared(tmp_path, [{**row, "mine": "B"}], columns={**wanted, "winner": "mine"}).train
     graded = {**row, "x": 1, "y": 2}

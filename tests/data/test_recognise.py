@@ -256,3 +256,33 @@ def test_neither_language_is_claimed_of_another(tmp_path: Path) -> None:
         "{}は倉庫にあります。",
     ):
         assert seen(tmp_path, {"text": text}).understood == "plain text: text"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "columns"),
+    [
+        ("risk", [1, 2, 3], "{label: risk}"),
+        ("is_toxic", ["true", "false"], "{label: is_toxic}"),
+        ("Type", ["Payment", "Notice", "Law"], "{label: Type}"),
+        ("stars", ["1", "2", "5"], "{label: stars}"),
+    ],
+)
+def test_classes_next_to_a_lone_text_are_offered_first(
+    tmp_path: Path, name: str, values: list[Any], columns: str
+) -> None:
+    """Numbers and names of books among them; left out, the rows would be plain text."""
+    rows = [{"text": f"The tenant pays {n}.", name: values[n % len(values)]} for n in range(12)]
+    seen = look(write_rows(tmp_path / "f.jsonl", rows), tmp_path)
+    if name in ("risk", "stars"):
+        assert seen.error is not None
+        assert "looks like part of the task" in seen.error.what
+    way = seen.ways[0] if seen.error else seen.ways[1]
+    assert (way.template.name, way.columns) == ("classification", {"label": name})
+
+
+def test_no_way_goes_through_two_lists(tmp_path: Path) -> None:
+    """A recipe with such paths would be refused."""
+    asked = [{"question": "Who?", "answers": [{"text": "I."}]}]
+    rows = [{"title": f"T {n}", "paragraphs": [{"context": "So.", "qas": asked}]} for n in range(9)]
+    seen = look(write_rows(tmp_path / "f.jsonl", rows), tmp_path)
+    assert all(path.count("*") < 2 for way in seen.ways for path in way.columns.values())

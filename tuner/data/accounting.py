@@ -10,6 +10,8 @@ from tuner.data.evidence import Evidence, kinds_of
 from tuner.data.thumb_words import are_thumbs
 from tuner.schema.suggest import plain
 
+# More numbers than these measure something.
+MOST_CLASSES = 20
 # Columns about a row, not of it: what it is called, where it is from, how it was made.
 _BOOKKEEPING = frozenset(
     plain(name)
@@ -68,15 +70,18 @@ def identify(values: Sequence[Any]) -> bool:
     return all(isinstance(each, str) and _CODE.fullmatch(each) for each in values)
 
 
-def unread(evidence: Evidence, read: Collection[str]) -> tuple[list[str], list[str]]:
+def unread(
+    evidence: Evidence, read: Collection[str], text: bool = False
+) -> tuple[list[str], list[str]]:
     """Return the columns that nothing reads: those that look like part of the task, and the rest.
 
     Args:
         evidence: the columns and what they hold.
         read: the columns that something reads, or that the recipe leaves out.
+        text: the rows are taken for plain text, so that numbers next to it may be its classes.
     """
     left = [name for name in evidence.columns if name not in read]
-    task = [name for name in left if of_task(evidence, name)]
+    task = [n for n in left if of_task(evidence, n) or (text and may_label(evidence, n))]
     return task, [name for name in left if name not in task]
 
 
@@ -97,6 +102,21 @@ def of_task(evidence: Evidence, name: str) -> bool:
     if _keeps_books(name):
         return not all(_short(value) for value in values)
     return not all(_code(value) for value in values)
+
+
+def may_label(evidence: Evidence, name: str) -> bool:
+    """Return whether a column may hold classes that are written as numbers, true or false."""
+    values = evidence.values(name)
+    different = {str(value).strip() for value in values}
+    few = 1 < len(different) <= MOST_CLASSES and len(values) >= 2 * len(different)
+    classes = all(
+        isinstance(value, bool)
+        or not {"boolean", "index"}.isdisjoint(
+            kinds_of(value.strip() if isinstance(value, str) else value)
+        )
+        for value in values
+    )
+    return few and classes and not _keeps_books(name)
 
 
 def _keeps_books(name: str) -> bool:

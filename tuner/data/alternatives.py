@@ -36,13 +36,13 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
         each
         for template in all_templates()
         if template.by_columns and template.language in (None, language or "en")
-        if (each := _way(template, whole, evidence, keep)) is not None
+        if (each := _way(template, whole, evidence, keep)) is not None and _readable(each)
     ]
     best: dict[tuple[str, ...], Alternative] = {}
     for way in sorted(found, key=_order):
         # Of several that read the same columns as the same task, one.
         best.setdefault((way.template.task or way.template.name,), way)
-    return list(best.values()) or _last_resort(whole, evidence)
+    return list(best.values()) or list(filter(_readable, _last_resort(whole, evidence)))
 
 
 def _last_resort(whole: Evidence, evidence: Evidence) -> list[Alternative]:
@@ -52,7 +52,7 @@ def _last_resort(whole: Evidence, evidence: Evidence) -> list[Alternative]:
     if not lengths:
         return []
     longest = max(lengths, key=lambda name: lengths[name])
-    task = [name for name in evidence.columns if accounting.of_task(evidence, name)]
+    task = _task(evidence)
     left = {name: NONE for name in task if name != _root(longest, evidence.columns)}
     template = next(each for each in all_templates() if each.name == "text")
     return [Alternative(template, {"text": longest, **left}, 1)]
@@ -91,6 +91,23 @@ def swapped(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative 
     return None
 
 
+def _task(evidence: Evidence) -> list[str]:
+    """The columns that look like part of the task, or may hold classes; next to a lone text, what
+    repeats are its classes, whatever it is called."""
+    looks = (accounting.of_task, accounting.may_label)
+    task = [name for name in evidence.columns if any(look(evidence, name) for look in looks)]
+    if len(task) > 1:
+        return task
+    classes = [n for n in evidence.columns if evidence.values(n) and evidence.repeats(n)]
+    return [name for name in evidence.columns if name in task or name in classes]
+
+
+def _readable(way: Alternative) -> bool:
+    """Whether paths into lists go through one list only."""
+    stars = [file.split(".*", 1) for file in way.columns.values() if ".*" in file]
+    return len({first for first, _ in stars}) < 2 and not any("*" in rest for _, rest in stars)
+
+
 def _order(way: Alternative) -> tuple[int, int, int]:
     guessed = sum(
         file != NONE
@@ -113,7 +130,7 @@ def _way(
         column = _named(template, name, whole, (evidence.columns, used.values()))
         if column is not None:
             used[name] = column
-    task = [name for name in evidence.columns if accounting.of_task(evidence, name)]
+    task = _task(evidence)
     if template.choice and not used:
         used = _by_position(template, evidence)
     if template.name in _GENERAL:

@@ -11,9 +11,9 @@ from tuner.errors import DataError
 
 # Where no row is good, the fault is hardly in the rows.
 EVERY = (
-    "the columns hold something else than the template reads from them: name the template, and the "
-    "columns that it shall read, with data.template and data.columns (tuner templates list); or "
-    "correct the file"
+    "correct what is said of the rows; if their columns hold something else than the template "
+    "reads from them, name the template and the columns that it shall read: data.template, "
+    "data.columns (tuner templates list)"
 )
 LISTED = 10
 LISTED_CLASSES = 20
@@ -58,8 +58,8 @@ class BadRows:
         """Record a bad row; `stop_if_too_many` raises if there are too many."""
         self.found.append((row, reason))
 
-    def add_unreadable(self, row: str, reason: str) -> None:
-        """Record a row that cannot be read.
+    def add_unreadable(self, row: str, reason: str, fix: str = "") -> None:
+        """Record a row that cannot be read; `fix` says how it could be.
 
         Raises:
             DataError: more rows are bad than the recipe allows.
@@ -68,7 +68,8 @@ class BadRows:
         if len(self.found) > self.limit:
             raise DataError(
                 "a row cannot be read",
-                fix="correct the row, or skip up to 100 such rows with data.max_bad_rows: 100",
+                fix=fix
+                or "correct the row, or skip up to 100 such rows with data.max_bad_rows: 100",
                 problems=[f"{name}: {why}" for name, why in self.found[-10:]],
             )
 

@@ -57,7 +57,7 @@ PREFERENCE_FORMATS = (
         ("chosen", "rejected"),
         ("prompt", "margin", "score_chosen", "score_rejected", *_COMMON),
     ),
-    PreferenceFormat("rankings", ("prompt", "answers"), _COMMON),
+    PreferenceFormat("rankings", ("prompt", "answers"), ("ranks", *_COMMON)),
     PreferenceFormat("scores", ("prompt", "answers"), ("scores", *_COMMON)),
     PreferenceFormat("thumbs", ("prompt", "label"), ("completion", *_COMMON)),
     *(
@@ -89,6 +89,7 @@ _LONGEST_WINNER = 40
 _SUITS: dict[str, Callable[[Any], bool]] = {
     "answers": lambda value: isinstance(value, list),
     "scores": lambda value: isinstance(value, list),
+    "ranks": lambda value: isinstance(value, list),
     "label": is_thumb,
     "winner": lambda value: (
         not isinstance(value, list | dict) and len(str(value)) <= _LONGEST_WINNER
@@ -136,9 +137,10 @@ def _nothing_fits(
         ]
         if answers:
             scores = f"{{score_{pair[0]}: NAME, score_{pair[1]}: NAME}}"
-            fix = "name the column that says which of them is better, or those with their scores:"
+            fix = "name the column that says which of them is better, or those with their scores, "
+            fix += "of which the higher one is better:"
             fix += f"\n  data.columns: {{winner: NAME}}\n  data.columns: {scores}"
-            expected = {"": f"{' and '.join(answers)} are two answers, but not which is better"}
+            expected = {"": f"{' and '.join(answers)} are two answers, and none is called better"}
             break
     return DataError(
         f"the columns do not fit the format '{formats[0].name}'"

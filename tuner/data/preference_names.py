@@ -23,6 +23,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         *("answers", "responses", "completions", "ranking", "candidates", "outputs"),
         *("generations", "output", "回答", "答案", "回复", "输出", "候选回答"),
     ),
+    "ranks": ("ranks", "rank", "名次", "排名"),
     "scores": ("scores", "ratings", "rewards", "评分", "得分", "分数"),
     "label": (
         *("label", "kto tag", "rating", "thumb", "thumbs", "vote", "feedback", "liked"),
@@ -55,7 +56,8 @@ CHOSEN_REJECTED = (
     ("好回答", "差回答"),
     ("正例", "负例"),
 )
-SCORE = ("score", "rating", "reward", "quality", "评分", "得分", "分数")
+# A model's own column may say with 1 and 0 whether it wins.
+SCORE = ("score", "rating", "reward", "quality", "winner model", "winner", "评分", "得分", "分数")
 # What two answers of a row are told apart by, in the format's columns and in the file's.
 NUMBERED = {
     ("1", "2"): (("1", "2"), ("一", "二"), ("first", "second")),
@@ -66,6 +68,8 @@ ANSWER = (
     *("response", "answer", "output", "completion", "reply", "generation", "summary", "candidate"),
     *("text", "human ref", "conversation", "回答", "答案", "回复", "输出", "响应"),
 )
+# How columns begin that say something of which answer is better.
+_SAYS_BETTER = re.compile("rank|winner|prefer|better|best")
 # Parts of a task that no format of preference data has a column for.
 _OTHER_PARTS = (
     *("passage", "document", "article", "contract", "background", "reference", "options"),
@@ -129,7 +133,11 @@ def of_the_task(column: str) -> bool:
     ends = "|".join(end for each in NUMBERED.values() for pair in each for end in pair)
     stems = "|".join(map(plain, (*ANSWER, *SCORE)))
     numbered = re.fullmatch(rf"({stems})({ends}|\d|[a-e])", plain(column))
-    return plain(column) in names or numbered is not None
+    return (
+        plain(column) in names
+        or numbered is not None
+        or _SAYS_BETTER.match(plain(column)) is not None
+    )
 
 
 def asks(column: str) -> bool:

@@ -106,7 +106,7 @@ class PreferenceReader:
         answers = self._answers(row)
         if any(_score(answer) is not None for answer in answers):
             raise BadRow("some answers in the file have scores and some do not")
-        answers = _ranked(answers)
+        answers = _ranked(answers, self._fit.value(row, "ranks"))
         dialogues = self._dialogues(row, answers)
         if len({told(dialogue) for dialogue in dialogues}) < len(dialogues):
             raise BadRow("two answers of a ranking are the same")
@@ -211,11 +211,14 @@ def _score(answer: Any) -> Any:
     return next((answer[key] for key in SCORE_KEYS if answer.get(key) is not None), None)
 
 
-def _ranked(answers: list[Any]) -> list[Any]:
+def _ranked(answers: list[Any], ranks: Any) -> list[Any]:
     """The answers, best first."""
-    if not any(isinstance(answer, dict) and "rank" in answer for answer in answers):
-        return answers
-    ranks = [answer.get("rank") if isinstance(answer, dict) else None for answer in answers]
+    if ranks is None:
+        if not any(isinstance(answer, dict) and "rank" in answer for answer in answers):
+            return answers
+        ranks = [answer.get("rank") if isinstance(answer, dict) else None for answer in answers]
+    if not isinstance(ranks, list) or len(ranks) != len(answers):
+        raise BadRow("the number of ranks is not the number of answers")
     numbers = [_number(rank, "a rank") for rank in ranks]
     if len(set(numbers)) < len(numbers):
         raise BadRow("two answers have the same rank")

@@ -148,10 +148,11 @@ def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
             reason = item.reason
             if item.undecodable and reading.encoding == UTF8:
                 name, text = seen(path)
-                reason += f"; read as {name} it says '{text}': {reading.line(encoding=name)}"
+                reason += f"; read as {name} it says '{text}'"
+                item = replace(item, fix=f"if that is right: {reading.line(encoding=name)}")
             if item.fatal:
                 raise DataError(f"{path} cannot be read", f"{where}: {reason}", item.fix)
-            bad.add_unreadable(where, reason)
+            bad.add_unreadable(where, reason, item.fix if item.undecodable else "")
             continue
         array = list(item) == positions(len(item))
         arrays = array if arrays is None else arrays

@@ -167,23 +167,23 @@ def _with_ways(error: DataError, source: Source) -> DataError:
         odd = [row.id for row in rows if not shape([row.values.get(name)])]
         if len(odd) * 2 < len(rows):
             where = f", except {', '.join(odd[:3])}" if odd else ""
-            hints.append(
-                f"'{name}' holds conversations{where}: "
-                f"template: chat, columns: {{messages: {name}}} reads it"
-            )
+            way = f"template: chat, columns: {{messages: {name}}} reads it"
+            hints.append(f"'{name}' holds conversations{where}: {way}")
     if source.data.template != AUTO or "eval" in source.given:
         return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
     if lines := without_header(source.path, source.columns, source.given):
         return DataError(error.what, error.why, "\n".join(lines), error.problems)
-    ways = [] if hints else ways_to_read(source)
+    compared = _as_comparisons(source)
+    ways = [] if hints or compared else ways_to_read(source)
     if source.columns == positions(len(source.columns)):
         # Columns without names are only guessed where all of them fit.
         ways = [way for way in ways if way.template.choice]
-    lines = [*_as_comparisons(source), *shown(ways, source.given)]
+    lines = [*compared, *shown(ways, source.given)]
     fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
     holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
     problems = [*error.problems[:1], *holds[:10]] if lines else error.problems
-    return _unsure(DataError(error.what, error.why, fix, [*problems, *hints]), ways)
+    problems += [] if compared else hints
+    return _unsure(DataError(error.what, error.why, fix, problems), ways)
 
 
 def _as_comparisons(source: Source) -> list[str]:
@@ -226,7 +226,8 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     used = {file if file in seen.columns else file.partition(".")[0] for file in source.fit.used}
     # A template's column that the recipe renames leaves out the file's column of that name.
     known = used.union(read, data.columns)
-    task = source.unread = accounting.unread(seen, frozenset(known))[0]
+    text = source.fit.template.text is not None
+    task = source.unread = accounting.unread(seen, known, text)[0]
     if not task or data.template != AUTO or begun:
         return
     it, looks = ("it", "looks") if len(task) == 1 else ("them", "look")

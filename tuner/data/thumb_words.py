@@ -12,12 +12,25 @@ NAMES = frozenset(
     ("label", "kto_tag", "rating", "thumb", "thumbs", "vote", "feedback", "liked", "is_liked")
 )
 UP = frozenset(
-    ("true", "1", "up", "thumbs_up", "thumbs up", "like", "liked", "good", "positive", "\U0001f44d")
+    (
+        "true",
+        "1",
+        "up",
+        "thumbs_up",
+        "thumbs up",
+        "like",
+        "liked",
+        "good",
+        "positive",
+        "\U0001f44d",
+        "赞",
+        "好",
+    )
 )
 DOWN = frozenset(
     (
         *("false", "0", "-1", "down", "thumbs_down", "thumbs down", "dislike", "disliked"),
-        *("bad", "negative", "\U0001f44e"),
+        *("bad", "negative", "\U0001f44e", "踩", "差"),
     )
 )
 

@@ -33,6 +33,7 @@ def refuse_unused(
         if name not in fit.used
         and renames.get(name) != NONE
         and of_the_task(name)
+        and not (plain(name) == "winnertie" and any("score_" in each for each in fit.columns))
         and not all(_elsewhere(row, name, fit.used) for row in rows)
     ]
     # What the recipe leaves out under the format's name.
@@ -46,6 +47,10 @@ def refuse_unused(
     if not unused:
         return
     lines = [f"data.columns: {{{', '.join(f'{name}: none' for name in unused)}}}"]
+    ranks = [name for name in unused if _ranks([row.values.get(name) for row in rows])]
+    if fit.template.name == "rankings" and len(ranks) == len(unused) == 1:
+        # Left out, the answers would count as best first.
+        lines = [f"data.columns: {{ranks: {ranks[0]}}}   # of each answer; 1 is the best"]
     texts = [name for name in unused if asks(name)]
     if len(unused) == len(texts) == 1 and "input" not in fit.columns:
         lines.insert(0, f"data.columns: {{input: {texts[0]}}}   # after the prompt")
@@ -57,11 +62,19 @@ def refuse_unused(
     )
 
 
+def _ranks(values: Sequence[Any]) -> bool:
+    """Whether values are lists of numbers."""
+    lists = [value for value in values if isinstance(value, list)]
+    return bool(lists) and all(isinstance(item, int | float) for each in lists for item in each)
+
+
 def _elsewhere(row: Row, name: str, used: frozenset[str]) -> bool:
     """Whether what is in a column is also in one that is read, or nothing is."""
     value = row.values.get(name)
     if value in (None, "", [], {}):
         return True
+    if not isinstance(value, str | list | dict):
+        return False
     read = [row.values.get(each) for each in used]
     if isinstance(value, str):
         value = value.strip()

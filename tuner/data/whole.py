@@ -192,9 +192,19 @@ class WholePipeline(Pipeline[Item]):
             for number, ids in enumerate(row.answers, 1):
                 answer = Part("assistant", "answer", "", learned=True, weight=1.0)
                 parts = prompt + self._parts(answer, ids[len(row.prompt_ids) :])
-                shown.append(Preview(f"{row.row}, answer {number}", parts, len(ids), False, ids))
+                name = f"{row.row}, answer {number}{_rank(row, number - 1)}"
+                shown.append(Preview(name, parts, len(ids), False, ids))
         return shown
 
     def _parts(self, part: Part, ids: Sequence[int]) -> list[Part]:
         words = self.maker.encoder.control_words
         return spelled_out(part, ids, words, lambda each: str(self.tokenizer.decode(each)))
+
+
+def _rank(row: Any, number: int) -> str:
+    """How an answer compares with the others to its prompt, for a title."""
+    pairs = getattr(row, "pairs", ())
+    better, worse = (sum(pair[side] == number for pair in pairs) for side in (0, 1))
+    if better and worse:
+        return f": better than {better}, worse than {worse}"
+    return ": better" if better else ": worse" if worse else ""

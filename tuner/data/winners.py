@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ _TIES = (
 )
 _FIRST = ("a", "first", "left", "甲", "一", "第一个")
 _SECOND = ("b", "second", "right", "乙", "二", "第二个")
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
 _BEFORE = ("", "model", "option", "assistant", "system", *ANSWER)
 
 
@@ -45,7 +47,9 @@ def meanings(
         words[plain(columns[number])] = number
     if pair != ("a", "b"):
         words |= {plain(before + own): n for n, own in enumerate(pair) for before in _BEFORE[1:]}
-    words |= _numbers({_word(value) for value in values}, pair, columns, winner, scored)
+    said = {_word(value) for value in values}
+    _refuse_scale(said, winner)
+    words |= _numbers(said, pair, columns, winner, scored)
     return words
 
 
@@ -81,6 +85,20 @@ def _numbers(
     )
 
 
+def _refuse_scale(said: set[str], winner: str) -> None:
+    """Refuse numbers by which an answer is better to some degree."""
+    numbers = {word for word in said if _NUMBER.fullmatch(word)}
+    if numbers <= {"0", "1", "2"}:
+        return
+    listed = ", ".join(sorted(numbers, key=float))
+    raise DataError(
+        f"the column '{winner}' holds a scale, and not which of two answers is better",
+        f"its values are {listed}; which end belongs to which answer cannot be seen",
+        "write the better answer of each row into a column, as 1, 2 or tie, and name it: "
+        "data.columns: {winner: NAME}",
+    )
+
+
 def better(value: Any, words: Mapping[str, int | None]) -> int | None:
     """Return the number of the better answer; None if there is none.
 
@@ -94,6 +112,8 @@ def better(value: Any, words: Mapping[str, int | None]) -> int | None:
 
 
 def _word(value: Any) -> str:
+    """A value in small letters, without marks between words; a number keeps its sign."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return "" if value is None else plain(str(value))
+    text = "" if value is None else str(value).strip()
+    return text if _NUMBER.fullmatch(text) else plain(text)

@@ -42,7 +42,8 @@ def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     if not rlhf.reward:
         yield (
             f"rlhf.reward is empty, but {rlhf.algorithm} learns from rewards; name one, such as "
-            "rlhf.reward: [{model: runs/reward}] or [{rule: length, max: 64}]"
+            "rlhf.reward: [{model: runs/reward}] or [{rule: length, max: 64}]; rows with better "
+            "and worse answers are learned with rlhf.algorithm: dpo"
         )
     if rlhf.copies == 1 and rlhf.algorithm != "ppo":
         yield (
