@@ -31,7 +31,8 @@ def refuse_unused(
         name
         for name in present
         if name not in fit.used
-        and renames.get(name) != NONE
+        # A column of the format that the recipe renames leaves out the file's of that name.
+        and name not in renames
         and of_the_task(name)
         and not (plain(name) == "winnertie" and any("score_" in each for each in fit.columns))
         and not all(_elsewhere(row, name, fit.used) for row in rows)
