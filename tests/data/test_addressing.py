@@ -147,10 +147,11 @@ def test_stars_of_two_lists_do_not_go_together(tmp_path: Path, second: str) -> N
 def test_arrays_are_rows_by_position(tmp_path: Path) -> None:
     """Without a mapping, the recipe that reads them; it does."""
     write_rows(tmp_path / "a.jsonl", [[f"Is tin {n} soft?", f"Tin {n} is."] for n in range(3)])
-    with pytest.raises(DataError, match="no data template fits the columns") as caught:
+    with pytest.raises(DataError, match="columns have no names") as caught:
         prepared(tmp_path, "a.jsonl")
-    columns = 'columns: {prompt: "1", completion: "2"}'
-    assert f"train: a.jsonl, template: prompt_completion, {columns}" in caught.value.fix
+    assert "column 2: 'Tin 0 is.'" in str(caught.value)
+    line = "data: {train: {source: a.jsonl, columns: {prompt: 1, completion: 2}}}"
+    assert line in caught.value.fix
     source: Any = {"source": "a.jsonl", "columns": {"prompt": "1", "completion": "2"}}
     assert shown(prepared(tmp_path, source))[2] == ("Is tin 2 soft?", "Tin 2 is.")
 

@@ -32,6 +32,8 @@ EARLIER = [
     {"role": "assistant", "content": "Hi."},
 ]
 
+HH = "hh-rlhf-harmless/harmless_base_test.jsonl"
+
 
 def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any = None, **keys: Any) -> Prepared:
     """Prepare rows, and `held` for an eval file, without an eval split unless asked for."""
@@ -437,7 +439,7 @@ def test_margins_change_the_fingerprint_of_the_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "template", "rankings", "keys"),
     [
-        ("hh-rlhf-harmless/harmless_base_test.jsonl", "pairs", 1192, {"max_bad_rows": 8}),
+        pytest.param(HH, "pairs", 1192, {"max_bad_rows": 8}, marks=pytest.mark.slow),
         ("dpo-en/dpo_en_demo.jsonl", "pairs", 230, {}),
         ("kto-en/kto_en_demo.jsonl", "thumbs", 1, {}),
     ],

@@ -324,6 +324,7 @@ def test_the_others_wait_for_what_rank_0_does_for_all(
     assert time.monotonic() - began > SLOW
 
 
+@pytest.mark.slow
 def test_the_launcher(plain: tuple[Path, Path], tmp_path: Path) -> None:
     """G05: one command starts two processes, and comes to what one comes to; its JSON is one."""
     recipe, one = plain
