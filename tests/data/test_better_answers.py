@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,12 @@ def test_a_preview_says_which_answer_is_better(tmp_path: Path) -> None:
         "answer 2: better",
         "answer 3: better than 1, worse than 1",
     ]
+
+
+def test_preferences_stay_light() -> None:
+    code = (
+        "import sys, tuner.data.preferences, tuner.data.prompts; "
+        "print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
