@@ -120,6 +120,13 @@ _KINDS = {
 }
 
 
+def exit_codes() -> str:
+    """Return what each exit code of the command means, in a sentence."""
+    codes = {0: "done", **_KINDS, TunerError.exit_code: f"a {TunerError.kind} in tuner"}
+    said = ", ".join(f"{code} {kind}" for code, kind in codes.items())
+    return f"Exit codes: {said}, 128 + n stopped by signal n (130: Ctrl-C)."
+
+
 def kind_of(exit_code: int) -> str:
     """Return the kind of error that a process with this exit code ended with."""
     if exit_code > 128:

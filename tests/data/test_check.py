@@ -14,7 +14,7 @@ from tests.tokenizers import THINK_TEMPLATE, make_tokenizer
 from tuner.data.dialogue import Dialogue
 from tuner.data.prepared import EvalRow, Inputs, Prepared
 from tuner.data.sft import SftData
-from tuner.data.split import held_out
+from tuner.data.split import Group, held_out
 from tuner.data.template import all_templates
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
@@ -85,8 +85,14 @@ def test_all_classes_at_once(tmp_path: Path) -> None:
         ({"prompt": "x", "completion": ""}, "the column 'completion' is empty"),
         ({"prompt": "x", "completion": None}, "the column 'completion' is null"),
         ({"prompt": "x", "completion": " \t"}, "the column 'completion' is empty"),
-        ({"prompt": "", "completion": "x"}, "the column 'prompt' is empty"),
-        ({"prompt": "x", "completion": 4}, "the column 'completion' is not text"),
+        (
+            {"prompt": "", "completion": "x"},
+            "the column 'prompt' is empty; to learn 'completion' alone: "
+            "template: text, columns: {text: completion}",
+        ),
+        ({"prompt": "x", "completion": ["y"]}, "the column 'completion' is not text but a list"),
+        ({"prompt": {"a": 1}, "completion": "y"}, "the column 'prompt' is not text but an object"),
+        ({"prompt": True, "completion": "y"}, "the column 'prompt' is not text but true"),
         ({"prompt": "x"}, "the column 'completion' is missing"),
     ],
 )
@@ -145,7 +151,7 @@ def test_rows_of_the_eval_file_that_stand_in_train_are_taken_out(tmp_path: Path)
     assert result.report["eval_rows_also_in_train"] == 1
     assert result.report["duplicates_in_train"] == 5
     assert any(
-        "left out of the eval split because they are also in train" in text
+        "left out of the eval split because their prompts are in train" in text
         for text in result.report["warnings"]
     )
 
@@ -164,7 +170,7 @@ def test_a_split_that_takes_everything_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="train split is empty"):
         prepared(tmp_path, rows, eval=4)
     with pytest.raises(DataError, match="eval split is empty"):
-        held_out(["a"] * 9 + ["b"] * 9, 3, 1)
+        held_out({"a": Group(b"a", 9), "b": Group(b"b", 9)}, 3)
 
 
 def test_fingerprints_differ_with_the_words_only() -> None:

@@ -81,6 +81,15 @@ ROWS: dict[str, Row] = {
         "messages": [user("Due when?"), said("", "A tide.", tool_calls=[CALL])],
         "tools": [TOOL],
     },
+    "tools, reasoning and an answer": {
+        "messages": [
+            user("Due when?"),
+            said("", "A tide.", tool_calls=[CALL]),
+            {"role": "tool", "content": "16:40"},
+            said("At 16:40."),
+        ],
+        "tools": [TOOL],
+    },
 }
 # What a family cannot show, by what its error says.
 REFUSED = {
@@ -93,6 +102,7 @@ REFUSED = {
     ("smollm3", "tools"): "cannot render tool calls",
     ("smollm3", "tools and content"): "cannot render tool calls",
     ("smollm3", "tools and reasoning"): "cannot render tool calls",
+    ("smollm3", "tools, reasoning and an answer"): "cannot render tool calls",
 }
 
 
@@ -141,7 +151,8 @@ def test_one_prompt_everywhere(tmp_path: Path, name: str, kind: str) -> None:
     # What is learned of the last turn is what the template writes there, and a stop token.
     (*_, last) = learned(example, tokenizer)
     assert last.endswith((family.specials[0], *family.stops))
-    if not chat.abilities.composed and (chat.abilities.reasoning or not state(row)):
+    drops = (name, kind) == ("gpt-oss", "tools, reasoning and an answer")
+    if not drops and not chat.abilities.composed and (chat.abilities.reasoning or not state(row)):
         whole = exported.apply_chat_template(
             [chat.native(separated(turn)) for turn in row["messages"]],
             tools=row.get("tools"),
@@ -201,6 +212,13 @@ LEARNED: dict[tuple[str, str], list[list[str]]] = {
             "<|channel|>analysis<|message|>A tide.<|end|><|start|>assistant to=functions.tide"
             '<|channel|>commentary json<|message|>{"at": "Brest"}<|call|>'
         ]
+    ],
+    ("gpt-oss", "tools, reasoning and an answer"): [
+        [
+            "<|channel|>analysis<|message|>A tide.<|end|><|start|>assistant to=functions.tide"
+            '<|channel|>commentary json<|message|>{"at": "Brest"}<|call|>'
+        ],
+        ["<|channel|>final<|message|>At 16:40.<|return|>"],
     ],
     ("smollm3", "plain"): [["Now.<|im_end|>"]],
     ("smollm3", "reasoning"): [["<think>\nThe first.\n</think>\n\nNow.<|im_end|>"]],

@@ -42,7 +42,11 @@ def test_formats_give_the_same_rows(tmp_path: Path) -> None:
             "expected one array of rows (data, instances, examples, rows), found 0",
         ),
         ("e.json", '"text"', "neither an array nor an object"),
-        ("f.json", '[\n{"text": "a"},\n["b"]]', "line 3: expected an object, found an array"),
+        (
+            "f.json",
+            '[\n{"text": "a"},\n["b"]]',
+            "line 3: expected an object, as before, found an array",
+        ),
         ("g.jsonl", '{"text": NaN}', "NaN is not JSON"),
         ("h.jsonl", "[" * 100_000, "nested too deeply"),
         ("i.csv", "text,text\na,b\n", "a column name appears twice"),
@@ -79,10 +83,10 @@ def test_files_are_found_beside_the_recipe_first(
     assert prepared(tmp_path / "recipe", "a.jsonl").report["rows_train"] == 5
 
 
-def test_max_rows_takes_the_first(tmp_path: Path) -> None:
+def test_max_rows_takes_the_first_where_the_recipe_says_so(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", ROWS)
     write_rows(tmp_path / "b.jsonl", ROWS)
-    result = prepared(tmp_path, "a.jsonl", "b.jsonl", max_rows=18)
+    result = prepared(tmp_path, "a.jsonl", "b.jsonl", max_rows=18, draw="first")
     assert [example.row for example in result.train][15:] == [
         "a.jsonl:16",
         "b.jsonl:1",
@@ -97,9 +101,11 @@ def test_columns_that_are_not_used_are_listed(tmp_path: Path) -> None:
     os.mkfifo(secret)  # opening it would block for ever
     rows = [{**row, "image": str(secret), "source": "http://127.0.0.1:9/x"} for row in ROWS]
     write_rows(tmp_path / "a.jsonl", rows)
-    report = prepared(tmp_path, "a.jsonl").report
+    with pytest.raises(DataError, match="column 'image' looks like part of the task"):
+        prepared(tmp_path, "a.jsonl")
+    report = prepared(tmp_path, "a.jsonl", columns={"image": "none"}).report
     assert report["ignored_columns"] == ["image", "source"]
-    assert any("image, source" in warning for warning in report["warnings"])
+    assert report["understood"].endswith("; not used: image, source")
 
 
 def test_parts_that_are_not_text_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import write_rows
 from tests.tokenizers import make_tokenizer
 from tuner.data.prepared import Inputs, Prepared
 from tuner.data.sft import SftData
@@ -94,8 +95,9 @@ def test_a_column_of_another_name_is_mapped(tmp_path: Path) -> None:
     rows = [{"text": row["text"], "sentiment": row["label"]} for row in NEWS]
     result = prepared(tmp_path, rows, columns={"label": "sentiment"})
     assert (result.template, result.report["ignored_columns"]) == ("classification", [])
+    assert prepared(tmp_path, rows).template == "classification"
     with pytest.raises(RecipeError, match="needs labels, but the rows have none") as caught:
-        prepared(tmp_path, rows, "encoder", "classes")
+        prepared(tmp_path, [{"text": row["text"]} for row in rows], "encoder", "classes")
     assert "data.columns: {label: " in caught.value.fix
 
 
@@ -153,14 +155,152 @@ def test_the_plan_shows_the_labels_it_found(make_recipe: Callable[..., Path]) ->
     assert "label_accuracy" in made.metrics
 
 
-def test_the_preview_needs_no_second_class(tmp_path: Path) -> None:
-    """Of the first rows all may have the same label."""
-    (tmp_path / "rows.jsonl").write_text(json.dumps(NEWS[0]) + "\n", "utf-8")
+def test_the_preview_shows_the_class(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", NEWS)
     tokenizer = make_tokenizer("encoder")
     tokenizer.eos_token = tokenizer.sep_token
     data = DataSection(train=("rows.jsonl",), eval=0)
-    (shown,), _ = SftData(Inputs(data, tokenizer, tmp_path, 1, 64), "classes").preview()
+    _, (shown,) = SftData(Inputs(data, tokenizer, tmp_path, 1, 64), "classes").preview(1)
     assert "".join(part.text for part in shown.parts[:-1]) == f"[CLS]{BANK}[SEP]"
     assert [part.text for part in shown.parts if part.learned] == ["positive"]
     with pytest.raises(RecipeError, match="one label only: positive"):
         prepared(tmp_path, NEWS[:1], "encoder", "classes")
+
+
+TICKETS = [
+    {"text": f"Ticket {n}", "label": 100 + n % 3, "label_desc": ["post", "bill", "rest"][n % 3]}
+    for n in range(12)
+]
+
+
+def test_label_names_are_learned_in_place_of_numbers(tmp_path: Path) -> None:
+    """By a mapping, or by the column that has them; a head keeps the order of the numbers."""
+    named = {"100": "post", "101": "bill", "102": "rest"}
+    for names in (named, "label_desc"):
+        result = prepared(tmp_path, TICKETS, label_names=names)
+        assert result.labels == ("post", "bill", "rest")
+        assert [learned(each) for each in result.train[:2]] == ["post<|im_end|>", "bill<|im_end|>"]
+        classes = prepared(tmp_path, TICKETS, "encoder", "classes", label_names=names)
+        assert classes.labels == ("post", "bill", "rest")
+        assert [example.label for example in classes.train[:4]] == [0, 1, 2, 0]
+    assert result.report["ignored_columns"] == []
+    other = {"label_names": named, "labels": ["102", "100", "101"]}
+    assert prepared(tmp_path, TICKETS, **other).labels == ("rest", "post", "bill")
+
+
+def test_number_labels_are_offered_the_column_of_their_names(tmp_path: Path) -> None:
+    """Its fix works as printed; a column that says something else of each row is not offered."""
+    rows = [{**row, "clerk": f"Ann {n}"} for n, row in enumerate(TICKETS)]
+    with pytest.raises(DataError, match="'label_desc' and 'clerk' look like part of the task"):
+        prepared(tmp_path, rows)
+    unused = {"columns": {"label_desc": "none", "clerk": "none"}}
+    with pytest.raises(DataError, match="the labels are numbers") as caught:
+        prepared(tmp_path, rows, **unused)
+    assert caught.value.fix.startswith("data.label_names: label_desc,")
+    assert "clerk" not in caught.value.fix
+    assert "data.label_names: {100: its name, 101: its name, ...}" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "words"),
+    [
+        ({"100": "post", "101": "bill"}, DataError, "1 row|4 rows"),
+        ({"100": "post", "101": "post", "102": "rest"}, RecipeError, "two labels have the name"),
+        ("label_text", DataError, "has no column 'label_text'"),
+        ("text", DataError, "two names for the label 100"),
+    ],
+)
+def test_label_names_that_do_not_fit(
+    tmp_path: Path, names: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        prepared(tmp_path, TICKETS, label_names=names)
+
+
+def test_labels_auto_reads_the_answers_of_any_template(tmp_path: Path) -> None:
+    """Also numbers that a file has as numbers; texts that hardly repeat are refused."""
+    keys = {"template": "prompt_completion", "columns": {"prompt": "text", "completion": "label"}}
+    rows = [{"text": f"a {n}", "label": n % 2 == 0} for n in range(8)]
+    result = prepared(tmp_path, rows, labels="auto", **keys)
+    assert result.labels == ("false", "true")
+    assert result.report["labels"] == ["false", "true"]
+    assert prepared(tmp_path, [{**row, "label": "x"} for row in rows], **keys).labels == ()
+    many = [{"text": f"a {n}", "label": f"class {n // 2}"} for n in range(160)]
+    assert len(prepared(tmp_path, many, labels="auto").labels) == 80
+    assert prepared(tmp_path, many).labels == ()
+    free = [{"text": f"a {n}", "label": f"note {n}"} for n in range(8)]
+    with pytest.raises(DataError, match="8 different answers in 8 rows"):
+        prepared(tmp_path, free, labels="auto")
+    with pytest.raises(RecipeError, match="labels: auto needs labels"):
+        prepared(tmp_path, [{"text": "x"}], labels="auto")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1, "1"), (True, "true"), (2.0, "2"), (0.5, "0.5"), ("1", "1")]
+)
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_head_takes_numbers_in_any_column_of_answers(
+    tmp_path: Path, value: Any, text: str, listed: bool
+) -> None:
+    """Whole numbers, true and false, listed or not, as JSON has them."""
+    rows = [{"text": f"a {n}", "label": [value, 0][n % 2]} for n in range(4)]
+    keys = {"template": "prompt_completion", "columns": {"prompt": "text", "completion": "label"}}
+    keys["labels"] = ["0", text] if listed else "auto"
+    result = prepared(tmp_path, rows, "encoder", "classes", **keys)
+    assert result.labels == ("0", text)
+    assert [example.label for example in result.train] == [1, 0, 1, 0]
+
+
+def test_numbers_of_a_table_and_of_yaml_are_labels(make_recipe: Callable[..., Path]) -> None:
+    """`labels: [0, 1]` as YAML has it, and integers as Parquet has them."""
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"text": f"Scene {n}.", "label": n % 2} for n in range(12)]
+    recipe = make_recipe("bert", data={"template": "auto", "eval": 4, "labels": [0, 1]})
+    parquet.write_table(pyarrow.Table.from_pylist(rows), recipe.parent / "rows.parquet")
+    loaded = recipe_load.load(
+        recipe, ["data.train=rows.parquet", "model.task=classification"], verb="sft"
+    )
+    made = make.make(loaded, hardware.detect(), output=Path("none"))
+    assert made.prepared.labels == ("0", "1")
+    assert sum(made.facts["data"]["label_counts"].values()) == 8
+
+
+def test_a_label_that_only_held_out_rows_have(tmp_path: Path) -> None:
+    (tmp_path / "held.jsonl").write_text('{"text": "The tide.", "label": "neutral"}\n', "utf-8")
+    for kind, head in (("chatml", "language"), ("encoder", "classes")):
+        rows = [{"text": f"{n}", "label": ["fall", "rise"][n % 2]} for n in range(8)]
+        with pytest.raises(DataError, match="is in no training row: 'neutral'") as caught:
+            prepared(tmp_path, rows, kind, head, eval="held.jsonl")
+        assert "held.jsonl:1" in caught.value.what
+        more = [*rows, {"text": "x", "label": "neutral"}]
+        assert len(prepared(tmp_path, more, kind, head, eval="held.jsonl").eval) == 1
+    listed = prepared(tmp_path, rows, eval="held.jsonl", labels=["fall", "rise", "neutral"])
+    assert "labels that no training row has: neutral" in listed.report["warnings"]
+
+
+def test_the_report_counts_labels(tmp_path: Path) -> None:
+    rows = [{"text": f"{n}", "label": "rise" if n % 4 else "fall"} for n in range(40)]
+    report = prepared(tmp_path, rows, eval=10).report
+    train, held = report["label_counts"], report["eval_label_counts"]
+    assert (train["fall"] + held["fall"], train["rise"] + held["rise"]) == (10, 30)
+    assert sum(held.values()) == 10
+    assert (report["majority_label"], report["rarest_label"]) == ("rise", "fall")
+    assert report["majority_baseline"] == held["rise"] / 10
+    assert prepared(tmp_path, rows).report["majority_baseline"] == 0.75
+
+
+def test_the_plan_shows_the_counts(
+    make_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tuner.cli import show_plan
+    from tuner.console.console import Console
+
+    rows = [{"text": f"Scene {n}.", "label": "fine" if n % 4 else "dull"} for n in range(16)]
+    recipe = make_recipe(data_rows=rows, data={"template": "auto", "eval": 0})
+    made = make.make(recipe_load.load(recipe, verb="sft"), hardware.detect(), output=Path("none"))
+    show_plan.plan(made, Console())
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "labels fine 12, dull 4; always answering 'fine' is right in 75.0 % of" in shown
+    assert "of the training rows; rarest: 'dull' (4 rows)" in shown

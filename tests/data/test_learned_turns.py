@@ -97,9 +97,8 @@ def test_weights_of_tokens(tmp_path: Path, render: str) -> None:
     assert weights == [0.5] * cut + [0.25] * (len(weights) - cut)
     assert texts[-1] == END
     assert row.weight == sum(weights)
-    cropped = prepared(
-        tmp_path, [{"messages": turns}], tokenizer, max_length=len(row.input_ids) - 1, render=render
-    ).train[0]
+    keys: dict[str, Any] = {"max_length": len(row.input_ids) - 1, "cut": "answer"}
+    (cropped,) = prepared(tmp_path, [{"messages": turns}], tokenizer, render=render, **keys).train
     assert cropped.weights == row.weights[: len(cropped.input_ids)]
 
 
@@ -140,7 +139,7 @@ def test_what_learn_takes(value: Any, problem: str) -> None:
 @pytest.mark.parametrize("key", ["learn", "system", "reasoning_column"])
 def test_plain_text_has_no_turns(tmp_path: Path, key: str) -> None:
     given: dict[str, Any] = {"learn": "all", "system": "Be brief.", "reasoning_column": "note"}
-    rows = [{"text": "One.", "note": "x"}]
+    rows = [{"text": "One.", "note": "9"}]
     with pytest.raises((RecipeError, DataError)) as caught:
         prepared(tmp_path, rows, make_tokenizer("plain"), **{key: given[key]})
     assert f"data.{key}" in str(caught.value)

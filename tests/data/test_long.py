@@ -67,7 +67,7 @@ def test_a_row_that_would_lose_most_of_it_is_refused(
     rows = [*(dict.fromkeys(row, f"short {n}") for n in range(29)), row]
     most, whole = int(share * length(tmp_path, row)), length(tmp_path, row)
     with pytest.raises(DataError, match="1 of 30 rows would lose more than half") as caught:
-        prepared(tmp_path, rows, max_length=most)
+        prepared(tmp_path, rows, max_length=most, cut="answer")
     assert caught.value.exit_code == 3
     assert f"rows.jsonl:30 ({whole:,} tokens)" in caught.value.why
     assert f"data.max_length: {whole}" in caught.value.fix
@@ -81,7 +81,7 @@ def test_a_row_that_would_lose_most_of_it_is_refused(
 @pytest.mark.parametrize("row", [{"text": TEXT}, answered(10, 200)])
 def test_a_row_that_keeps_half_is_cut_with_a_warning(tmp_path: Path, row: dict[str, str]) -> None:
     most = int(0.6 * length(tmp_path, row))
-    report = prepared(tmp_path, [row], max_length=most).report
+    report = prepared(tmp_path, [row], max_length=most, cut="answer").report
     assert (report["truncated_rows"], report["longest"]) == (1, most)
     assert report["warnings"][0].startswith(f"1 row truncated to {most} tokens: ")
     with pytest.raises(DataError, match=f"1 of 1 rows is longer than {most} tokens"):
@@ -92,13 +92,13 @@ def test_a_row_that_keeps_half_is_cut_with_a_warning(tmp_path: Path, row: dict[s
 def test_a_held_out_row_counts_as_well(tmp_path: Path) -> None:
     (tmp_path / "held.jsonl").write_text(json.dumps({"text": TEXT}) + "\n", "utf-8")
     with pytest.raises(DataError, match="1 of 2 rows would lose more than half") as caught:
-        prepared(tmp_path, [{"text": "short"}], max_length=64, eval="held.jsonl")
+        prepared(tmp_path, [{"text": "short"}], max_length=64, eval="held.jsonl", cut="answer")
     assert "held.jsonl:1" in caught.value.why
 
 
 def test_a_text_that_is_not_even_read_to_its_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="more than half") as caught:
-        prepared(tmp_path, [{"text": "word " * 40_000}], context=512)
+        prepared(tmp_path, [{"text": "word " * 40_000}], context=512, cut="answer")
     assert "the model's context is 512 tokens" in caught.value.why
     assert "data.max_length" not in caught.value.fix
 
@@ -191,7 +191,7 @@ def test_prompts_and_preferences_are_never_cut(tmp_path: Path, long: str) -> Non
 
 def test_plan_and_preview_refuse_alike(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
     """Before anything of the base but its configuration is looked at; pieces are shown as such."""
-    data = {"template": "text", "eval": 0, "max_length": 64}
+    data = {"template": "text", "eval": 0, "max_length": 64, "cut": "answer"}
     recipe = make_recipe(data_rows=[{"text": TEXT}], data=data)
     loaded = recipe_load.load(recipe, verb="lora")
     with pytest.raises(DataError) as planned:
@@ -220,17 +220,18 @@ def test_a_run_of_an_earlier_version_is_resumed_as_it_began(
     rows = [{"text": f"Scene {n}.", "label": ["positive", "negative"][n % 2]} for n in range(23)]
     rows.append({"text": "A very long scene. " * 40, "label": "positive"})
     keys = {"eval": 4, "max_length": 200}
-    old = {"template": "cloze", "long": "truncate"}
+    old = {"template": "cloze", "long": "truncate", "cut": "answer", "split": "row"}
     named = recipe_load.load(make_recipe(data_rows=rows, data={**keys, **old}), verb="sft")
     began = make.make(named, hardware.detect(), output=tmp_path / "run")
     recipe = make_recipe(data_rows=rows, data={**keys, "template": "auto"})
     loaded = recipe_load.load(recipe, verb="sft")
     assert as_begun(loaded, tmp_path / "run") is loaded
-    with pytest.raises(DataError):
-        make.make(loaded, hardware.detect(), output=tmp_path / "run")
+    now = make.make(loaded, hardware.detect(), output=tmp_path / "run")
+    assert now.identity() != began.identity()
 
     record = began.as_dict()
-    del record["values"]["data.long"]
+    for key in ("data.long", "data.cut", "data.split", "data.draw"):
+        del record["values"][key]
     (tmp_path / "run").mkdir()
     for _ in range(2):
         head = {"format": 1, "tuner": "0.1.0", "status": "interrupted", "plan": record}

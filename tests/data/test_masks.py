@@ -145,7 +145,8 @@ def test_every_example_has_one_bos(tmp_path: Path) -> None:
                 ids = prepared(tmp_path, [row], tokenizer, render=render).train[0].input_ids
                 assert ids[0] == bos
                 assert ids.count(bos) == 1
-    result = prepared(tmp_path, [FORMATS["pair"]] * 2 + [FORMATS["chat"]], tokenizer, max_rows=1)
+    rows = [FORMATS["pair"]] * 2 + [FORMATS["chat"]]
+    result = prepared(tmp_path, rows, tokenizer, max_rows=1, draw="first")
     assert result.chat_template is not None
     assert result.chat_template.startswith("{{ bos_token }}")
     plain = make_tokenizer("plain")
@@ -323,12 +324,14 @@ def test_preview_shows_the_supervised_spans(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps(FORMATS["pair"]) + "\n" * 2)
     tokenizer = make_tokenizer("chatml")
     data = DataSection(train=("rows.jsonl",), eval=0, long="truncate")
-    for length, truncated in ((2048, False), (8, True)):
-        found, _ = SftData(Inputs(data, tokenizer, tmp_path, 1, length)).preview()
+    whole = 2048
+    for truncated in (False, True):
+        _, found = SftData(Inputs(data, tokenizer, tmp_path, 1, whole)).preview(1)
         assert len(found) == 1
         assert (found[0].row, found[0].truncated) == ("rows.jsonl:1", truncated)
         shown = "".join(part.text for part in found[0].parts if part.learned)
-        assert shown == ("" if truncated else "On the first day.<|im_end|>")
+        assert shown == "On the first day." + ("" if truncated else "<|im_end|>")
+        whole = found[0].tokens - 2
 
 
 @pytest.mark.parametrize("head", ["classes", "sequence"])
@@ -338,7 +341,7 @@ def test_the_preview_shows_what_the_head_reads_and_learns(head: str, tmp_path: P
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     data = DataSection(train=("rows.jsonl",), eval=0, labels=("positive", "negative"))
     inputs = Inputs(data, make_tokenizer("chatml"), tmp_path, 1, 99)
-    (found,), _ = SftData(inputs, head).preview()
+    _, (found,) = SftData(inputs, head).preview(1)
     text = "".join(part.text for part in found.parts)
     learned = "".join(part.text for part in found.parts if part.learned)
     assert learned.removesuffix("<|im_end|>") == "positive"

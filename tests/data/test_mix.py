@@ -78,7 +78,7 @@ def test_an_eval_file_has_a_format_of_its_own(tmp_path: Path) -> None:
 def test_the_error_names_the_source(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"fragen\.jsonl: no data template fits") as caught:
         prepared(tmp_path, "chats.jsonl", "fragen.jsonl")
-    assert "{source: fragen.jsonl, template: NAME" in caught.value.fix
+    assert "- {source: fragen.jsonl, template: prompt_completion" in caught.value.fix
     assert "found: frage, antwort" in caught.value.problems
 
 
@@ -180,15 +180,13 @@ def test_prompts_and_preferences_mix_too(tmp_path: Path) -> None:
 
 def test_a_preview_shows_rows_of_every_source(tmp_path: Path) -> None:
     """By the formats that the whole file has, not by the rows that are shown."""
-    write_rows(tmp_path / "late.jsonl", [{"question": "a", "answer": "b"}, {"context": "c"}])
+    write_rows(tmp_path / "late.jsonl", [{"question": "a", "answer": "b"}, {"rationale": "c"}])
     data = SftData(inputs(tmp_path, "chats.jsonl", "late.jsonl"))
-    data.first = 1
     with pytest.raises(DataError, match=r"late\.jsonl"):
-        data.preview()
+        data.preview(1)
     item = {**FRAGE, "columns": NAMES, "rows": 8}
     data = SftData(inputs(tmp_path, "chats.jsonl", item, max_rows=9))
-    data.first = 2
-    shown, _ = data.preview()
+    _, shown = data.preview(4)
     assert [row.row.partition(":")[0] for row in shown] == ["chats.jsonl"] * 2 + [
         "fragen.jsonl"
     ] * 2

@@ -137,3 +137,54 @@ def test_an_empty_template_file_is_refused(tmp_path: Path) -> None:
         conversation.settle(
             make_tokenizer("chatml"), ModelSection(chat_template="none.jinja"), tmp_path
         )
+
+
+def test_text_after_calls_is_named(tmp_path: Path) -> None:
+    """Not only that after the last turn."""
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = (
+        "{{ tools | tojson if tools }}{% for m in messages %}"
+        "{{ '<|im_start|>' + m.role + '\n' + (m.content or '') }}"
+        "{% for call in m.tool_calls or [] %}{{ call | tojson }}{% endfor %}{{ '<|im_end|>' }}"
+        "{% if m.tool_calls %}WAIT{% endif %}{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    row = {"messages": [user("When?"), CALLED, RESULT, said("At 16:40.")], "tools": [TOOL]}
+    assert prepared(tmp_path, [row], tokenizer).report["text_after_answers"] == {"WAIT": 1}
+
+
+def test_turns_that_are_moved_are_counted_for_templates_that_open_the_reasoning(
+    tmp_path: Path,
+) -> None:
+    tokenizer = FAMILIES["deepseek-r1"].tokenizer()
+    rows = [{"messages": [SYSTEM, user("Due?"), said("Now.")]}, ROW]
+    assert prepared(tmp_path, rows, tokenizer).report["rows_with_moved_turns"] == 0
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "{%- if add_generation_prompt",
+        "{%- if messages[0].role == 'system' -%}{{- messages[0].content -}}{%- endif -%}"
+        "{%- if add_generation_prompt",
+    )
+    assert prepared(tmp_path, rows, tokenizer).report["rows_with_moved_turns"] == 1
+
+
+def test_two_answers_in_a_row_that_a_template_shows_in_two_ways_are_a_bad_row(
+    tmp_path: Path,
+) -> None:
+    """Qwen3 writes an empty block into the first only while it is the last one."""
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    rows = [ROW, {"messages": [user("Due?"), said("Now."), said("And soon.")]}]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, rows, tokenizer)
+    assert "two assistant turns follow each other" in str(caught.value.problems)
+    assert "rows.jsonl:2" in str(caught.value.problems)
+    assert len(prepared(tmp_path, rows, tokenizer, max_bad_rows=1).train) == 2
+
+
+def test_a_template_that_cannot_be_trained_on_is_refused_with_a_row(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = CHATML_TEMPLATE.replace(
+        "assistant\n' }}{% endif", "bot\n' }}{% endif"
+    )
+    with pytest.raises(ModelError) as caught:
+        prepared(tmp_path, [ROW], tokenizer)
+    assert caught.value.why.startswith("rows.jsonl:1: ")

@@ -222,7 +222,7 @@ def test_prompts_are_those_that_sft_evaluates(tmp_path: Path) -> None:
     ("name", "template", "count", "references"),
     [
         ("gsm8k/train_sample.jsonl", "prompt_completion", 2500, 2500),
-        ("gsm8k/example_model_solutions_sample.jsonl", "prompt_completion", 185, 0),
+        ("gsm8k/example_model_solutions_sample.jsonl", "prompt_completion", 185, 185),
         ("dpo-en/dpo_en_demo.jsonl", "sharegpt", 230, 0),
         # 118 of its answers are disliked, and no reference.
         ("kto-en/kto_en_demo.jsonl", "chat", 230, 112),

@@ -230,7 +230,7 @@ def test_nothing_stale_after_a_change_of_one_byte(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"Answer 3", b"Answer 4", 1))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     second = prepared(tmp_path, "a.jsonl").report
-    shorter = prepared(tmp_path, "a.jsonl", max_length=40).report
+    shorter = prepared(tmp_path, "a.jsonl", max_length=40, long="truncate").report
     shas = {report["tokens_sha256"] for report in (first, second, shorter)}
     assert len(shas) == 3
     assert first["files"][0]["sha256"] != second["files"][0]["sha256"]

@@ -20,26 +20,30 @@ pytestmark = pytest.mark.skipif(
     not FOLDER, reason="TUNER_TEST_DATA is not set: no folder of real data"
 )
 FILES: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "belle-zh/dev1K.jsonl": ("instruction", 798, {}),
+    "belle-zh/dev1K.jsonl": ("instruction_zh", 798, {}),
     "belle-zh/eval_set.jsonl": (
         "qa_zh",
         307,
         {"template": "qa_zh", "columns": {"answer": "std_answer"}, "max_bad_rows": 500},
     ),
-    "huatuo-med-zh/llama_data_sample.jsonl": ("instruction", 3000, {}),
+    "huatuo-med-zh/llama_data_sample.jsonl": ("instruction_zh", 3000, {}),
     "gpteacher-roleplay/roleplay.jsonl": ("instruction", 1500, {}),
     "sharegpt-dummy-en/dummy_conversation.jsonl": ("sharegpt", 500, {}),
     "gsm8k/train_sample.jsonl": ("prompt_completion", 2500, {}),
     # One row in a list on each line.
-    "lawyer-llama-zh/legal_advice.jsonl": ("instruction", 2000, {}),
+    "lawyer-llama-zh/legal_advice.jsonl": ("instruction_zh", 2000, {}),
     # Turns as texts that begin with [客户] and [律师]; a prompt with <user> and <bot>.
-    "lawyer-llama-zh/legal_counsel_multi_turn_with_article_v2.jsonl": ("chat", 336, {}),
-    "huatuo-med-zh/liver_cancer.jsonl": ("instruction", 850, {}),
-    "lawyer-llama-zh/legal_counsel_with_article_v2.jsonl": ("prompt_completion", 549, {}),
+    "lawyer-llama-zh/legal_counsel_multi_turn_with_article_v2.jsonl": (
+        "chat",
+        336,
+        {"columns": {"query": "none", "laws": "none"}},
+    ),
+    "huatuo-med-zh/liver_cancer.jsonl": ("instruction_zh", 850, {}),
+    "lawyer-llama-zh/legal_counsel_with_article_v2.jsonl": ("qa_zh", 549, {}),
     "humaneval/HumanEval.jsonl": (
         "prompt_completion",
         114,
-        {"columns": {"completion": "canonical_solution"}, "render": "raw"},
+        {"columns": {"entry_point": "none", "test": "none"}, "render": "raw"},
     ),
     "cuad-clauses-en/CUAD_Audit_Rights.tsv": (
         "prompt_completion",
@@ -51,9 +55,9 @@ FILES: dict[str, tuple[str, int, dict[str, Any]]] = {
         },
     ),
     # 118 of its 230 answers are disliked.
-    "kto-en/kto_en_demo.jsonl": ("chat", 112, {}),
+    "kto-en/kto_en_demo.jsonl": ("chat", 112, {"disliked": "drop"}),
     "lexglue-mini-en/overruling.jsonl": ("classification", 1600, {}),
-    "e2e-nlg/valid.txt": ("text", 4672, {}),
+    "e2e-nlg/valid.txt": ("text", 4672, {"template": "text"}),
     "wiki-demo/wikitext2_test_part1.json": ("text", 1451, {}),
     "c4-demo/c4_demo.jsonl": ("text", 230, {}),
 }
@@ -101,10 +105,10 @@ def test_real_tool_calls() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("oasst-en/prompt_lottery_en_250_text.jsonl", "expected an object, found a string"),
         ("belle-zh/zh_seed_tasks.json", "no data template fits the columns"),
-        ("truthfulqa/truthfulqa.jsonl", "the column 'answer' is not text"),
-        ("dpo-en/dpo_en_demo.jsonl", "there is no assistant turn"),
+        ("truthfulqa/truthfulqa.jsonl", "columns: {prompt: question, completion: answer.0}"),
+        ("dpo-en/dpo_en_demo.jsonl", "for tuner reward"),
+        ("lawyer-llama-zh/legal_counsel_multi_turn_with_article_v2.jsonl", "'query' and 'laws'"),
     ],
 )
 def test_real_files_that_need_preparation_say_so(name: str, message: str) -> None:

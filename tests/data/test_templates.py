@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue, RowRenderer
+from tuner.data.evidence import Evidence
 from tuner.data.read import Row
 from tuner.data.template import Sample, all_templates, load_template
 from tuner.data.template_match import choose
@@ -19,16 +21,39 @@ from tuner.recipe.schema import DataSection
 SHIPPED = [
     "chat",
     "classification",
+    "classification_with_instruction",
     "cloze",
     "cot",
+    "cot_zh",
+    "data_to_text",
+    "data_to_text_zh",
+    "entailment",
+    "entailment_zh",
+    "extraction",
+    "extraction_zh",
     "instruction",
     "instruction_zh",
+    "multiple_choice",
+    "multiple_choice_zh",
+    "pair_classification",
+    "pair_classification_zh",
     "prompt_completion",
     "qa_with_context",
     "qa_zh",
     "sharegpt",
     "structured",
+    "summarisation",
+    "summarisation_zh",
+    "table_qa",
+    "table_qa_zh",
     "text",
+    "tool_calls",
+    "translation",
+    "translation_en_zh",
+    "translation_zh",
+    "translation_zh_en",
+    "yes_no",
+    "yes_no_zh",
 ]
 HERE = Path(__file__).parent
 SAMPLES = [(name, i) for name in SHIPPED for i in range(2)]
@@ -37,7 +62,8 @@ SAMPLES = [(name, i) for name in SHIPPED for i in range(2)]
 def dialogue(name: str, row: dict[str, Any], **keys: Any) -> Dialogue:
     """The row rendered through a template that the recipe names."""
     data = DataSection(train=("x.jsonl",), template=name, **keys)
-    return RowRenderer(choose(data, row, HERE)).render(Row(Path("x.jsonl"), 1, row))
+    fit = choose(data, row, HERE, evidence=Evidence([row]))
+    return RowRenderer(fit).render(Row(Path("x.jsonl"), 1, row))
 
 
 def sample(name: str, index: int) -> Sample:
@@ -50,6 +76,8 @@ def test_every_template_ships_and_is_listed() -> None:
     assert sorted(infos) == SHIPPED
     assert infos["cot"].columns.names == ("question", "rationale", "answer")
     assert all(len(load_template(name, HERE).samples) == 2 for name in SHIPPED)
+    listed = (HERE.parents[1] / "docs" / "templates.md").read_text("utf-8").split("| what is")[1]
+    assert sorted(set(re.findall(r"`(\w+)`", listed)).intersection(SHIPPED) ^ {*SHIPPED}) == []
 
 
 @pytest.mark.parametrize(("name", "index"), SAMPLES)
@@ -57,20 +85,35 @@ def test_sample_renders_as_its_template_says(name: str, index: int) -> None:
     expected = sample(name, index)
     found = dialogue(name, expected.row)
     if expected.turns is not None:
-        turns = [{"role": m["role"], "content": m["content"]} for m in found.messages]
-        assert turns == expected.turns
+        assert [_turn(message) for message in found.messages] == expected.turns
     else:
         segments = [{"text": s.text, "supervised": s.supervised} for s in found.segments]
         assert segments == expected.segments
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in SHIPPED if not name.endswith("_zh") and name != "cloze"]
-)
-def test_samples_are_recognised_from_their_columns(name: str) -> None:
+def _turn(message: dict[str, Any]) -> dict[str, Any]:
+    if calls := message.get("tool_calls"):
+        return {"role": message["role"], "calls": [call["function"] for call in calls]}
+    return {"role": message["role"], "content": message["content"]}
+
+
+# One is used where it is named; of the other two, only the recipe can say which way they go.
+BY_NAME = ("cloze", "translation_en_zh", "translation_zh_en")
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name not in BY_NAME])
+def test_samples_are_recognised_by_columns_and_contents(name: str) -> None:
     for index in range(2):
-        data = DataSection(train=("x.jsonl",))
-        assert choose(data, sample(name, index).row, HERE).template.name == name
+        row = sample(name, index).row
+        found = choose(DataSection(train=("x",)), row, HERE, evidence=Evidence([row]))
+        assert found.template.name == name
+
+
+def test_the_direction_of_a_translation_is_asked_for() -> None:
+    row = sample("translation_en_zh", 0).row
+    with pytest.raises(DataError) as caught:
+        choose(DataSection(train=("x",)), row, HERE, evidence=Evidence([row]))
+    assert all(name in str(caught.value) for name in BY_NAME[1:])
 
 
 def test_the_film_review_is_used_only_where_it_is_named() -> None:

@@ -20,7 +20,7 @@ from tuner.recipe.schema import DataSection
 def section(folder: Path, rows: Sequence[Any], **keys: Any) -> DataSection:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl").write_text(text, "utf-8")
-    return DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
+    return DataSection(**({"train": ["rows.jsonl"], "eval": 0, "disliked": "drop"} | keys))
 
 
 def prepared(folder: Path, rows: Sequence[Any], **keys: Any) -> Prepared:
@@ -35,6 +35,25 @@ def pair(answer: str, **thumb: Any) -> dict[str, Any]:
 def turns(answer: str, **thumb: Any) -> dict[str, Any]:
     asked = {"role": "user", "content": "Is it so?"}
     return {"messages": [asked, {"role": "assistant", "content": answer}], **thumb}
+
+
+@pytest.mark.parametrize("row", [pair, turns])
+def test_answers_labelled_bad_are_refused_until_the_recipe_says_what_becomes_of_them(
+    tmp_path: Path, row: Any
+) -> None:
+    """Each way that the error names works as it is printed."""
+    rows = [row(f"answer {n}", label=n != 2) for n in range(4)]
+    with pytest.raises(DataError, match="1 of 4 rows have an answer that is labelled bad") as error:
+        prepared(tmp_path, rows, disliked="error")
+    assert "column label, e.g. rows.jsonl:3" in error.value.why
+    ways = [line.split("#")[0].strip() for line in error.value.fix.splitlines()[1:]]
+    assert ways == ["data.disliked: drop", "data.disliked: learn"]
+    kept = [
+        prepared(tmp_path, rows, disliked=way.partition(": ")[2]).report["rows_train"]
+        for way in ways
+    ]
+    assert kept == [3, 4]
+    assert prepared(tmp_path, rows[:2], disliked="error").report["rows_train"] == 2
 
 
 @pytest.mark.parametrize(
@@ -64,19 +83,19 @@ def test_disliked_answers_are_left_out_and_counted(
 
 def test_held_out_rows_are_liked_ones_too(tmp_path: Path) -> None:
     rows = [pair(f"answer {n}", label=n % 2 == 0) for n in range(20)]
-    result = prepared(tmp_path, rows, eval=4)
+    result = prepared(tmp_path, rows, eval=4, split="row")
     held = [int(row.example.row.partition(":")[2]) for row in result.eval]
     assert len(held) == 4
     assert all(line % 2 for line in held)
     (tmp_path / "held.jsonl").write_text(json.dumps(pair("other", label=False)) + "\n", "utf-8")
     with pytest.raises(DataError, match="the eval split is empty"):
-        prepared(tmp_path, rows, eval="held.jsonl")
+        prepared(tmp_path, rows, eval="held.jsonl", split="row")
 
 
 def test_nothing_but_disliked_answers_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="the train split is empty") as caught:
         prepared(tmp_path, [pair("no", label=False)] * 3)
-    assert "all 3 rows are thumbs-down (column label)" in caught.value.why
+    assert "3 rows, all thumbs-down (column label)" in caught.value.why
     assert "tuner reward" in caught.value.fix
 
 
@@ -90,19 +109,22 @@ def test_nothing_but_disliked_answers_is_refused_with_the_way_out(tmp_path: Path
     ],
 )
 def test_other_columns_are_no_thumbs(tmp_path: Path, thumbs: list[dict[str, Any]]) -> None:
-    """Stars, classes and columns of other names: all rows are learned, and the plan names them."""
+    """Stars, classes and columns of other names: all rows are learned without them."""
     rows = [pair(f"answer {n}", **thumb) for n, thumb in enumerate(thumbs)]
-    report = prepared(tmp_path, rows).report
+    report = prepared(tmp_path, rows, columns=dict.fromkeys(thumbs[0], "none")).report
     assert (report["rows_train"], report["thumbs_down_rows"]) == (2, 0)
     assert report["ignored_columns"] == list(thumbs[0])
 
 
 def test_the_preview_says_what_is_left_out(tmp_path: Path) -> None:
-    data = section(tmp_path, [pair("yes", label=True), pair("no", label=False)])
+    """Also if the first rows are all disliked: as many rows are read as by the plan."""
+    data = section(tmp_path, [pair("no", label=False), pair("yes", label=True)])
     data = data.model_copy(update={"eval": 0})
-    shown, said = SftData(Inputs(data, make_tokenizer("chatml"), tmp_path, 1, 512)).preview()
-    assert [row.row for row in shown] == ["rows.jsonl:1"]
-    assert said == ["1 row with a thumbs-down left out: disliked answers are not trained on"]
+    made, shown = SftData(Inputs(data, make_tokenizer("chatml"), tmp_path, 1, 512)).preview(1)
+    assert [row.row for row in shown] == ["rows.jsonl:2"]
+    assert made.report["warnings"] == [
+        "1 row with a thumbs-down left out: disliked answers are not trained on"
+    ]
 
 
 def test_a_disliked_answer_is_no_reference_of_a_prompt(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,3 +84,123 @@ def test_a_template_may_take_arguments_as_text(tmp_path: Path) -> None:
         example[form] = [each.input_ids for each in train]
     first, *others = example.values()
     assert [first, first] == others
+
+
+BREST, CALAIS = ({"name": "tide", "arguments": {"at": at}} for at in ("Brest", "Calais"))
+ONE, OTHER = (f"{TAG}{json.dumps(call)}\n</tool_call>" for call in (BREST, CALAIS))
+THINKING = "<think>\nA tide.\n</think>\n\n"
+# What a turn that calls a function may hold, and what is learned of it.
+WRITTEN: dict[str, tuple[Any, str]] = {
+    "a call": (BREST, ONE),
+    "a list of calls": ([BREST, CALAIS], f"{ONE}\n{OTHER}"),
+    "a list of one": ([BREST], ONE),
+    "arguments as text": ({**BREST, "arguments": '{"at": "Brest"}'}, ONE),
+    "parameters": ({"name": "tide", "parameters": {"at": "Brest"}}, ONE),
+    "OpenAI's form": ([{"type": "function", "function": BREST}], ONE),
+    "no arguments": ({"name": "tide"}, f'{TAG}{{"name": "tide", "arguments": {{}}}}\n</tool_call>'),
+    "reasoning": (f"<think>A tide.</think>{json.dumps(BREST)}", THINKING + ONE),
+}
+
+
+def calling(value: Any) -> Row:
+    text = value if isinstance(value, str) else json.dumps(value)
+    turns = [
+        {"from": "human", "value": "Due when?"},
+        {"from": "function_call", "value": text},
+        {"from": "observation", "value": "16:40"},
+        {"from": "gpt", "value": "At 16:40."},
+    ]
+    return {"conversations": turns, "tools": json.dumps([TOOL])}
+
+
+@pytest.mark.parametrize("kind", WRITTEN)
+@pytest.mark.parametrize("name", ["qwen2.5", "qwen3"])
+def test_a_turn_that_calls_a_function_is_learned_as_the_family_calls(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    value, written = WRITTEN[kind]
+    if (name, kind) == ("qwen2.5", "reasoning"):
+        # Content to this family, which puts a line break between it and a call.
+        written = f"{THINKING}\n{ONE}"
+    tokenizer = FAMILIES[name].tokenizer()
+    train = prepared(tmp_path, [calling(value)], tokenizer).train
+    parts = [part for each in train for part in learned(each, tokenizer)]
+    assert parts == [written + "<|im_end|>", "At 16:40.<|im_end|>"]
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("I look it up.", "is not JSON with its name and arguments"),
+        ("I look. " + json.dumps(BREST), "is not JSON with its name and arguments"),
+        ([], "an empty list of calls"),
+        ([BREST, "moon"], "a tool call has no name"),
+        ({"name": "tide", "args": {"at": "Brest"}}, "has the key 'args', which nothing reads"),
+        ({**BREST, "parameters": {}}, "both arguments and parameters"),
+    ],
+)
+def test_a_turn_that_calls_no_function_is_refused(tmp_path: Path, value: Any, problem: str) -> None:
+    """It is not learned as plain text, and nothing of it is lost."""
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [calling(value)], FAMILIES["qwen2.5"].tokenizer())
+    assert problem in str(caught.value.problems)
+
+
+def test_calls_as_json_text_are_calls(tmp_path: Path) -> None:
+    """A table keeps the list as text; text that is no list is refused in words."""
+    tokenizer = FAMILIES["qwen2.5"].tokenizer()
+    calls = [{"type": "function", "function": BREST}]
+    rows = [
+        {"messages": [user("Due when?"), said("", tool_calls=each)], "tools": [TOOL]}
+        for each in (calls, json.dumps(calls))
+    ]
+    one, other = prepared(tmp_path, rows, tokenizer).train
+    assert one.input_ids == other.input_ids
+    rows[0]["messages"][1]["tool_calls"] = "tide at Brest"
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, rows, tokenizer)
+    assert "tool_calls is not a list of objects: rows.jsonl:1" in caught.value.problems
+
+
+def test_of_several_named_templates_that_for_tools_is_used_with_tools(tmp_path: Path) -> None:
+    """As transformers chooses it, in training and in the tokenizer that is exported."""
+    tokenizer = FAMILIES["qwen2.5"].tokenizer()
+    for_tools = tokenizer.chat_template
+    plain = FAMILIES["chatml"].file.read_text("utf-8") + "\n"
+    tokenizer.chat_template = {"default": plain, "tool_use": for_tools + "\n"}
+    call = {"type": "function", "function": BREST}
+    turns = [user("Due when?"), said("", tool_calls=[call])]
+    rows = [{"messages": turns, "tools": [TOOL]}, {"messages": [user("Due?"), said("Now.")]}]
+    result = prepared(tmp_path, rows, tokenizer)
+    assert [learned(each, tokenizer) for each in result.train] == [
+        [ONE + "<|im_end|>"],
+        ["Now.<|im_end|>"],
+    ]
+    assert result.chat_template is not None
+    for row, example in zip(rows, result.train, strict=True):
+        text = tokenizer.apply_chat_template(
+            row["messages"], tools=row.get("tools"), tokenize=False
+        )
+        assert text.startswith(tokenizer.decode(example.input_ids))
+        exported = FAMILIES["chatml"].tokenizer()
+        exported.chat_template = result.chat_template
+        assert text == exported.apply_chat_template(
+            row["messages"], tools=row.get("tools"), tokenize=False
+        )
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [{"messages": turns}], tokenizer)
+    assert "shows calls only next to tools; there are none" in str(caught.value.problems)
+
+
+def test_the_token_that_opens_the_next_turn_ends_a_call(tmp_path: Path) -> None:
+    """GLM's: `<|observation|>` is learned after a call, `<|user|>` after an answer."""
+    family = FAMILIES["glm-4.5"]
+    tokenizer = family.tokenizer()
+    call = {"type": "function", "function": BREST}
+    turns = [user("Due?"), said("", tool_calls=[call]), {"role": "tool", "content": "16:40"}]
+    turns += [said("At 16:40."), user("Why?"), said("So.")]
+    row = {"messages": turns, "tools": [TOOL]}
+    train = prepared(tmp_path, [row], tokenizer, stop_ids=family.stop_ids(tokenizer)).train
+    parts = [part for each in train for part in learned(each, tokenizer)]
+    ends = ("</tool_call><|observation|>", "At 16:40.<|user|>", "So.<|endoftext|>")
+    assert [part.endswith(end) for part, end in zip(parts, ends, strict=True)] == [True] * 3

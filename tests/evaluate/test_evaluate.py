@@ -290,3 +290,19 @@ def test_a_model_that_was_taught_stops(
     rows = make(asked).prepared.eval
     assert [row.reference for row in rows] == [row["output"] for row in four]
     assert generation.answer(made, network.eval(), rows) == [row["output"] for row in four]
+
+
+def test_other_held_out_rows_are_known_by_their_digest(make_recipe: Callable[..., Path]) -> None:
+    """Scores before training are those of the rows that are scored after it."""
+    recipe = make_recipe()
+
+    def digest(*changes: str) -> str:
+        loaded = recipe_load.load(recipe, changes)
+        return evaluate.rows_sha256(plan_make.make(loaded, hardware.detect(), output=Path("none")))
+
+    first = digest()
+    assert digest("eval.samples=2") == first
+    assert digest("eval.max_rows=3") != first
+    rows = recipe.with_name("eval.jsonl").read_text()
+    recipe.with_name("other.jsonl").write_text(rows.replace("number 101", "number 102."))
+    assert digest("data.eval=other.jsonl") != first

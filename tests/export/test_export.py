@@ -193,6 +193,7 @@ save_file(tensors, job["result"])
 """
 
 
+@pytest.mark.slow
 def test_a_real_run_loads_without_tuner(
     seen: Seen,
     bases: Callable[..., Path],

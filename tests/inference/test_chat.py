@@ -152,12 +152,13 @@ def test_a_pipe_gets_the_answers_and_nothing_else(
     ended, ids = tokenizer.eos_token_id in ids, until_eos(tokenizer, ids)
     assert event == {
         "event": "answer",
+        "question": "Say number 3.",
         "text": tokenizer.decode(ids).strip(),
         "adapter": "lora",
         "stopped": "eos" if ended else "length",
         "tokens": len(ids),
     }
-    done = process(folder, typed=f"{typed}/base\n{typed}", cwd=folder)
+    done = process(folder, "--lines", typed=f"{typed}/base\n{typed}", cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert event["text"] != chat("--base", bases("llama"), "--json").events[0]["text"]
     # The base's answer comes second, with the history before it.
@@ -170,7 +171,7 @@ def test_a_pipe_gets_the_answers_and_nothing_else(
 def test_a_saved_conversation_can_be_trained_on(bases: Callable[..., Path], tmp_path: Path) -> None:
     file = tmp_path / "talks.jsonl"
     typed = f"Say 1.\n/save {file}\n/reset\n/system Be shört.\nSay 2.\nSay 3.\n/save {file}\n"
-    done = chat("--base", bases("llama"), "--json", typed=typed)
+    done = chat("--base", bases("llama"), "--lines", "--json", typed=typed)
     assert done.returncode == 0, done.stderr
     said = [event["text"] for event in done.events if event["event"] == "answer"]
     saved = [event for event in done.events if event["event"] == "saved"]
@@ -210,14 +211,15 @@ def test_a_conversation_that_is_not_saved_is_no_success(
     typed: str, code: int, words: str, bases: Callable[..., Path], tmp_path: Path
 ) -> None:
     with contextlib.chdir(tmp_path):
-        done = chat("--base", bases("llama"), typed=typed)
+        done = chat("--base", bases("llama"), "--lines", typed=typed)
     assert done.returncode == code
     assert words in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_a_turn_that_cannot_be_asked_stops_a_pipe(bases: Callable[..., Path]) -> None:
-    done = chat("--base", bases("llama"), "--json", typed="rent\n" + "rent " * 600 + "\nrent\n")
+    typed = "rent\n" + "rent " * 600 + "\nrent\n"
+    done = chat("--base", bases("llama"), "--lines", "--json", typed=typed)
     assert done.returncode == 3
     assert [event["event"] for event in done.events] == ["answer", "error"]
 

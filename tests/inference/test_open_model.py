@@ -18,6 +18,8 @@ from tests.inference.conversation import Make, alone, chat, opened, spoiled, unt
 from tests.tokenizers import make_tokenizer
 from tuner.console.console import Console
 from tuner.data.conversation import Prompts
+from tuner.errors import IntegrityError
+from tuner.export import origin
 from tuner.inference import open_model
 from tuner.machine import hardware
 
@@ -130,7 +132,7 @@ def test_an_adapter_without_a_manifest_is_taken_with_a_warning(
 def test_two_adapters_of_one_name(bases: Callable[..., Path], adapter: Make) -> None:
     folder = adapter("lora")
     typed = f"/adapter {folder.name}-2\n/adapters\n"
-    two = ["--base", bases("llama"), "--adapter", folder, "--adapter", folder, "--json"]
+    two = ["--base", bases("llama"), "--adapter", folder, "--adapter", folder, "--lines", "--json"]
     (listed,) = [event for event in chat(*two, typed=typed).events if event["event"] == "adapters"]
     assert listed["names"] == [folder.name, f"{folder.name}-2"]
     assert listed["active"] == f"{folder.name}-2"
@@ -159,12 +161,12 @@ def resized(tensors: dict[str, Any]) -> None:
 REFUSED: dict[str, tuple[int, str, Callable[[Path, Path], Path]]] = {
     "a tensor is missing": (
         4,
-        "1 tensors are missing and 0",
+        "tensors missing: 1, without a module: 0",
         lambda old, new: spoiled(old, new, lambda tensors: tensors.popitem()),
     ),
     "a tensor matches nothing": (
         4,
-        "0 tensors are missing and 1",
+        "tensors missing: 0, without a module: 1",
         lambda old, new: spoiled(old, new, lambda t: t.update({"x.weight": torch.ones(2)})),
     ),
     "a tensor of another shape": (
@@ -174,7 +176,7 @@ REFUSED: dict[str, tuple[int, str, Callable[[Path, Path], Path]]] = {
     ),
     "a classifier": (
         4,
-        "chat is for models that generate text",
+        "does not generate text",
         lambda old, new: configured(old, new, task_type="SEQ_CLS"),
     ),
     "an encoder-decoder's": (
@@ -243,6 +245,12 @@ def test_a_base_that_tells_classes(bases: Callable[..., Path], tmp_path: Path) -
     network = transformers.AutoModelForSequenceClassification.from_pretrained(bases("llama"))
     network.save_pretrained(tmp_path)
     make_tokenizer("chatml").save_pretrained(tmp_path)
+    done = chat("--base", tmp_path, "--json")
+    warning, answer = done.events
+    assert "not recorded how its prompts" in warning["text"]
+    assert answer["probabilities"].keys() == {"LABEL_0", "LABEL_1"}
+    network.config.id2label = {0: "reward"}
+    network.config.save_pretrained(tmp_path)
     done = chat("--base", tmp_path)
     assert done.returncode == 4
     assert "it is a classifier" in done.stderr
@@ -261,10 +269,29 @@ def test_an_adapter_in_a_run_is_the_one_that_is_named(tmp_path: Path) -> None:
     for name in ("adapter", "adapter-2"):
         (folder / name).mkdir(parents=True)
         (folder / name / "adapter_config.json").write_text("{}")
-    values = {"model.base": {"value": "a/b"}}
-    record = {"format": 1, "tuner": "0", "status": "done", "plan": {"values": values, "model": {}}}
+    record = {"format": 1, "tuner": "0", "status": "done", "plan": {}}
     (folder / "run.json").write_text(json.dumps(record))
+    (folder / "recipe.lock.yaml").write_text("data: {train: a.jsonl}\nmodel: {base: a/b}\n")
     for named, expected in ((folder, "adapter"), (folder / "adapter-2", "adapter-2")):
         found = open_model.model_to_open(str(named), None, (), hardware.detect(), "chat")
         assert found.adapters == [("run", folder / expected)]
         assert found.section.base == "a/b"
+
+
+def test_chat_and_export_take_the_base_of_a_run_from_its_recipe(
+    finished: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """One way for both, wherever the run has been moved to; without the recipe, neither goes on."""
+    folder = tmp_path / "moved"
+    shutil.copytree(finished("lora"), folder)
+    asked = open_model.model_to_open(str(folder), None, (), hardware.detect(), "chat")
+    exported = origin.find(str(folder))
+    assert exported.section is not None
+    assert (asked.section.base, asked.folder) == (exported.section.base, exported.start)
+    (folder / "recipe.lock.yaml").write_text("data: {}\n")
+    for find in (
+        lambda: open_model.model_to_open(str(folder), None, (), hardware.detect(), "chat"),
+        lambda: origin.find(str(folder)),
+    ):
+        with pytest.raises(IntegrityError, match="cannot be read"):
+            find()

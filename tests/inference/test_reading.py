@@ -229,6 +229,7 @@ STOPS += ("<|observation|>", "<|tool_response>")
 UNKNOWN = {"diffusion_gemma", "lfm2_v2_training", "muse_glimmer"}
 
 
+@pytest.mark.slow
 def test_the_calls_of_real_templates_are_read() -> None:
     """The authors' own, as trl brings them: a form is found by what the template writes."""
     found = {}

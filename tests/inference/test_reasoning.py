@@ -80,7 +80,7 @@ def test_an_argument_without_effect_is_refused(run: Path, given: str, fix: str) 
 
 def test_what_chat_saves_is_trained_as_it_was_said(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "said.jsonl"
-    chat(run, "--max-new-tokens", "60", typed=f"{ASKED[0]['content']}\n/save {file}\n")
+    chat(run, "--lines", "--max-new-tokens", "60", typed=f"{ASKED[0]['content']}\n/save {file}\n")
     assert yaml.safe_load(file.read_text())["messages"] == [
         *ASKED,
         {"role": "assistant", "content": ANSWER, "reasoning_content": THOUGHT},

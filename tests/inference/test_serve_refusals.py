@@ -65,11 +65,23 @@ WRONG: dict[str, tuple[Any, int, str, str | None]] = {
     "a call that must come": (
         {"tool_choice": "required"},
         400,
-        "unsupported_parameter",
-        "tool_choice",
+        "invalid_value",
+        None,
     ),
     "a call by name": (
         {"tool_choice": {"type": "function", "function": {"name": "tide"}}},
+        400,
+        "invalid_value",
+        None,
+    ),
+    "a call of another": (
+        {**_tool(), "tool_choice": {"type": "function", "function": {"name": "moon"}}},
+        400,
+        "invalid_value",
+        None,
+    ),
+    "a choice among tools": (
+        {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}},
         400,
         "unsupported_parameter",
         "tool_choice",
@@ -214,7 +226,8 @@ def test_what_asks_for_nothing_is_taken(server: Running) -> None:
     }
     plain = post(server, {**GOOD})[2]["choices"]
     assert post(server, {**GOOD, **neutral})[2]["choices"] == plain
-    parts = [{"role": "user", "content": [{"type": "text", "text": "Say number 3."}]}]
+    texts = [{"type": "text", "text": text} for text in ("Say num", "ber 3.")]
+    parts = [{"role": "user", "content": texts}]
     assert post(server, {**GOOD, "messages": parts})[2]["choices"] == plain
     developer = [{"role": "developer", "content": "x"}, *ASKED]
     system = [{"role": "system", "content": "x"}, *ASKED]

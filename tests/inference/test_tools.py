@@ -18,12 +18,18 @@ from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_openai import ChatOpenAI
 
 from tests.chat_templates import FAMILIES
+from tests.data.test_masks import prepared
 from tests.data.test_tool_calls import ONE_CALL
 from tests.inference.conversation import ROOT, chat, opened
 from tests.inference.serving import KEY, Running, post
 from tests.inference.taught import taught
 from tests.inference.test_reading import CALLERS
+from tuner.data.chat_template import ChatTemplate
+from tuner.data.conversation import Prompts
 from tuner.data.tool_calls import called
+from tuner.inference import call_forms
+from tuner.inference.begun_calls import begin
+from tuner.inference.reading import Reader, whole
 from tuner.inference.serve import models
 from tuner.inference.serve.protocol import ChatAsk
 from tuner.inference.serve.replies import Reply
@@ -179,6 +185,27 @@ def test_without_tools_the_model_is_shown_none(server: Running) -> None:
         assert (choice.message.content, choice.finish_reason) == ("No idea.", "stop")
 
 
+def test_a_call_can_be_made_to_come(server: Running) -> None:
+    """Asked without a word of tides, whole and streamed; the model chooses the arguments, and with
+    `required` the function."""
+    named = {"type": "function", "function": {"name": "tide"}}
+    for choice in ("required", named):
+        free = ask(server, NONE[:1], tool_choice="auto").choices[0]
+        made = ask(server, FALSE[:1], tool_choice=choice, max_tokens=60).choices[0]
+        (call,) = ask(server, ONE[:1], tool_choice=choice).choices[0].message.tool_calls
+        assert (call.function.name, json.loads(call.function.arguments)) == (
+            "tide",
+            {"at": "Brest"},
+        )
+        assert not (free.message.content or "").startswith("<tool_call>")
+        assert made.message.tool_calls or made.message.content.startswith("<tool_call>")
+        chunks = list(ask(server, ONE[:1], tool_choice=choice, stream=True))
+        calls = [each for chunk in chunks for each in chunk.choices[0].delta.tool_calls or ()]
+        assert [each.function.name for each in calls] == ["tide"]
+        assert json.loads(calls[0].function.arguments) == {"at": "Brest"}
+        assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_langchain_agent_goes_round(server: Running, streaming: bool) -> None:
     """Call, tool, answer: the agent calls the function, and the answer has its result."""
@@ -222,6 +249,36 @@ def test_the_page_of_conversations(server: Running, tmp_path: Path) -> None:
             [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
         )
         assert done.stdout == text, done.stderr
+
+
+OTHER = {"type": "function", "function": {**TOOLS[0]["function"], "name": "moon"}}
+
+
+@pytest.mark.parametrize("name", CALLERS)
+def test_a_call_that_must_come_begins_as_calls_are_learned(tmp_path: Path, name: str) -> None:
+    """Token by token, up to the name or up to the arguments; what follows completes the call."""
+    family = FAMILIES[name]
+    tokenizer = family.tokenizer()
+    stops = family.stop_ids(tokenizer)
+    chat, tools = ChatTemplate(tokenizer, stops), [*TOOLS, OTHER]
+    row = {"messages": ONE[:2], "tools": tools}
+    (example,) = prepared(tmp_path, [row], tokenizer, stop_ids=stops).train
+    arguments = chat.arguments(False)
+    start = len(Prompts(tokenizer, stops).ids(ONE[:1], tools, arguments))
+    answer = example.input_ids[start:]
+    lengths = []
+    for names in (["tide", "moon"], ["tide"]):
+        begun = begin(tokenizer, chat, tools, names, arguments)
+        assert begun is not None
+        lengths.append(len(begun.ids))
+        assert tuple(answer[: len(begun.ids)]) == begun.ids
+        assert ("tide" in begun.text) == (names == ["tide"])
+        assert "Brest" not in begun.text
+        rest = tokenizer.decode(answer[len(begun.ids) :])
+        reader = Reader(form=call_forms.find(tokenizer, chat), tools=tools, begun=begun.text)
+        (call,) = whole(reader.feed(rest.removesuffix(family.specials[0]), end=True)).calls
+        assert called(call) == ("tide", {"at": "Brest"})
+    assert 0 < lengths[0] < lengths[1]
 
 
 @pytest.mark.slow
@@ -287,7 +344,8 @@ def test_chat_tells_channels_apart(tmp_path: Path) -> None:
     turns = [asked("Due?"), {**said("Now."), "reasoning_content": "Hm."}]
     folder = taught(tmp_path / "base", [{"messages": turns}], tokenizer, family.stop_ids(tokenizer))
     file = tmp_path / "said.jsonl"
-    done = chat("--base", folder, "--max-new-tokens", 60, "--json", typed=f"Due?\n/save {file}\n")
+    typed = f"Due?\n/save {file}\n"
+    done = chat("--base", folder, "--max-new-tokens", 60, "--lines", "--json", typed=typed)
     (answer,) = [event for event in done.events if event["event"] == "answer"]
     assert (answer["reasoning"], answer["text"], answer["stopped"]) == ("Hm.", "Now.", "eos")
     assert json.loads(file.read_text())["messages"] == turns

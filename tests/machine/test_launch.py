@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tuner.errors import TunerError
-from tuner.machine import launch
+from tuner.machine import launch, ranks
 
 RANK = """#!{python}
 import os, signal, sys, time
@@ -71,3 +71,19 @@ def _signal_when(folder: Path) -> None:
     while len(list(folder.glob("started-*"))) < 2:
         time.sleep(0.05)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_who_takes_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first processes of each machine, renumbered; a single one is alone."""
+
+    def place_of(rank: int, per_node: int, nodes: int) -> tuple[bool, ranks.Place]:
+        given = {"RANK": rank, "WORLD_SIZE": 8, "LOCAL_RANK": rank % 4, "LOCAL_WORLD_SIZE": 4}
+        for name, value in given.items():
+            monkeypatch.setenv(name, str(value))
+        return launch.take_part(per_node, nodes), ranks.place()
+
+    assert place_of(5, 4, 2) == (True, ranks.Place(5, 8, 1, 4))
+    assert place_of(5, 2, 2) == (True, ranks.Place(3, 4, 1, 2))
+    assert not place_of(6, 2, 2)[0]
+    assert not place_of(4, 2, 1)[0]
+    assert place_of(0, 1, 1) == (True, ranks.Place())

@@ -141,7 +141,19 @@ def load_again(
     return found
 
 
-@pytest.mark.parametrize(("name", "key"), CLAIMED)
+# Encoder-decoders train as decoders do: one method of each family with the quick tests is enough.
+QUICK_T5 = ("lora", "prefix")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        pytest.param(
+            *cell, marks=[pytest.mark.slow] * (cell[1] == "t5" and cell[0] not in QUICK_T5)
+        )
+        for cell in CLAIMED
+    ],
+)
 def test_a_claimed_cell_trains_saves_and_loads(
     name: str,
     key: str,
@@ -351,6 +363,7 @@ save_file(result, sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_every_adapter_survives_a_fresh_process(cell: Callable[..., Path], tmp_path: Path) -> None:
     """N09, E10: written by one process and loaded by another, the logits are the same."""
     from safetensors.torch import load_file

@@ -349,8 +349,10 @@ def test_virtual_tokens_leave_half_of_the_context(name: str, make_recipe: Make) 
         make(make_recipe("llama", method={"name": name, "num_virtual_tokens": 257}))
     assert caught.value.exit_code == 2
     assert "method.num_virtual_tokens: 256 or less" in caught.value.fix
-    made = make(make_recipe("llama", method={"name": name, "num_virtual_tokens": 256}))
+    method = {"name": name, "num_virtual_tokens": 256}
+    made = make(make_recipe("llama", method=method, data={"max_length": "context"}))
     assert made.max_length == 512 - 256
+    assert made.values["data.max_length"].origin.startswith("context: ")
 
 
 @pytest.mark.parametrize(

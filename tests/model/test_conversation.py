@@ -321,9 +321,20 @@ def test_a_prompt_that_is_not_sent_stops_the_plan(
         "a later turn",
         "a turn in the middle",
     }
-    other = "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}"
-    monkeypatch.setattr("tuner.plan.data.with_defaults", lambda source, arguments: other)
+    other, own = "{% for m in messages %}{{ m.content + ' ' }}{% endfor %}", made.tokenizer
+    given = with_defaults
+    monkeypatch.setattr(
+        "tuner.plan.data.with_defaults",
+        lambda source, arguments: (
+            other if source == own.chat_template else given(source, arguments)
+        ),
+    )
     with pytest.raises(DataError, match="not the prompt that is sent") as caught:
         planned(recipe)
     assert "trained '<|im_start|>user\\n0?<|im_end|>" in str(caught.value.why)
     assert "sent    '0? '" in str(caught.value.why)
+    # With the template that the error names, the plan goes on: only the base's own is spoiled here.
+    key, name = re.findall(r"model\.(\w+): (\w+)", caught.value.fix)[0]
+    data = {"template": "auto", "eval": 0}
+    fixed = planned(make_recipe(data_rows=rows, data=data, model={key: name}))
+    assert {each.what for each in fixed.prepared.sent.trained} >= {"a last turn"}

@@ -59,6 +59,17 @@ def test_a_run_on_gpus_is_planned_where_there_are_none(eight_billion_recipe: Pat
     assert by_size["memory"]["total"] <= fit.budget("cuda", 24 * GIB)
 
 
+def test_a_batch_smaller_than_the_gpus(make_recipe: Callable[..., Path]) -> None:
+    """Eight GPUs and four rows a step: four of them, whether the recipe names them or not."""
+    for run in ({}, {"devices": 8}):
+        plan = make(make_recipe(run=run), cards.machine_with(HERE, "h100", 8))
+        assert (plan.devices.per_node, plan.devices.unfed) == (4, 4)
+        assert plan.values["run.devices"].value == 4
+        assert [text for text in plan.warnings if "only 4 of 8 get one" in text]
+    with pytest.raises(RecipeError, match="this machine has 8 GPUs"):
+        make(make_recipe(run={"devices": 16}), cards.machine_with(HERE, "h100", 8))
+
+
 def test_the_disk_here_does_not_limit_a_plan_for_elsewhere(
     eight_billion: Path, make_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     assert licences
 
 
+@pytest.mark.slow
 def test_an_installed_tuner_has_its_recipes_and_templates(installed: Path, tmp_path: Path) -> None:
     where = subprocess.run(
         [sys.executable, "-c", "import tuner; print(tuner.__file__)"],

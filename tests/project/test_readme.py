@@ -44,7 +44,14 @@ DOWNLOADED = {
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def _slow(command: str) -> bool:
+    return command.startswith("tuner compare") or "--rehearse" in command
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(each, marks=[pytest.mark.slow] * _slow(each)) for each in COMMANDS],
+)
 def test_a_command_of_the_readme_runs(
     command: str, tmp_path: Path, bases: Callable[[str], Path]
 ) -> None:

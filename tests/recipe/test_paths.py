@@ -102,6 +102,8 @@ def test_every_key_that_names_something_is_found(
         "data.train.source": "file",
         "data.train.template": "file",
         "data.eval": "file",
+        "data.eval.source": "file",
+        "data.eval.template": "file",
         "data.template": "file",
         "method.source": "adapter",
         "rlhf.policy": "adapter",

@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 import yaml
+from transformers import AutoTokenizer
 
 from tests.cli.command import tuner
 from tests.conftest import write_rows
 from tests.recipe.keys import problem, write
 from tuner.cli.make_plan import as_begun
+from tuner.data.named import named
+from tuner.errors import DataError
 from tuner.machine import hardware
 from tuner.plan import make
-from tuner.recipe import dump, history, load, paths
+from tuner.recipe import dump, history, history_rows, load, paths
+from tuner.recipe.schema import DataSection
 from tuner.record import disk
 from tuner.run import content
 
@@ -74,6 +78,52 @@ def test_the_plan_has_a_line_for_each_source(mixed: Path, tmp_path: Path) -> Non
 )
 def test_problems_name_the_key(tmp_path: Path, train: list[Any], said: str) -> None:
     assert said in str(problem(write(tmp_path, {"data": {"train": train}})))
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ({"sorce": "b.jsonl"}, "eval.sorce: unknown key; did you mean 'source'"),
+        ({"rows": 3}, "eval.source: is missing (the file)"),
+        (["a.jsonl"], "eval: expected"),
+        (1.5, "expected a file, a fraction below 1 or a whole number of rows, not 1.5"),
+    ],
+)
+def test_problems_of_held_out_rows_name_the_key(tmp_path: Path, held: Any, said: str) -> None:
+    found = str(problem(write(tmp_path, {"data": {"train": "a.jsonl", "eval": held}})))
+    assert said in found, found
+
+
+def test_held_out_rows_may_come_from_a_file_of_another_format(mixed: Path, tmp_path: Path) -> None:
+    """As a source of training rows: its template, columns, system turn, some of its rows."""
+    rows = [{"q": f"Which {n}?", "a": f"This {n}."} for n in range(9)]
+    write_rows(tmp_path / "more/held.jsonl", rows)
+    columns = {"instruction": "q", "output": "a"}
+    held = {"source": "more/held.jsonl", "template": "instruction", "columns": columns, "rows": 4}
+    recipe = yaml.safe_load(mixed.read_text())
+    recipe["data"]["eval"] = {**held, "system": "Be exact."}
+    mixed.write_text(yaml.safe_dump(recipe), "utf-8")
+    loaded = load.load(mixed, (), "sft")
+    lock = tmp_path / "elsewhere" / "recipe.lock.yaml"
+    lock.parent.mkdir()
+    lock.write_text(dump.dump(loaded.recipe, loaded.folder), "utf-8")
+    made = [
+        make.make(each, hardware.detect(), output=tmp_path / "run")
+        for each in (loaded, load.load(lock, (), "sft"))
+    ]
+    assert made[0].identity() == made[1].identity()
+    report = made[0].prepared.report
+    assert (report["rows_eval"], report["files"][-1]["drawn_from"]) == (4, 9)
+    assert report["files"][-1]["template"] == "instruction"
+    assert {row.reference for row in made[0].prepared.eval} <= {row["a"] for row in rows}
+    decode = AutoTokenizer.from_pretrained(loaded.recipe.model.base).decode
+    assert all("Be exact." in decode(row.prompt_ids) for row in made[0].prepared.eval)
+    before = content.content_sha256(loaded)
+    write_rows(tmp_path / "more/held.jsonl", rows[:8])
+    assert content.content_sha256(load.load(mixed, (), "sft")) != before
+    flag = load.load(mixed, ["data.eval={source: train.jsonl, rows: 2}"], None).recipe.data.eval
+    assert not isinstance(flag, str | int | float)
+    assert (flag.source.endswith("train.jsonl"), flag.rows) == (True, 2)
 
 
 def test_a_flag_takes_mappings(mixed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,3 +203,101 @@ def test_a_run_of_an_earlier_version_reads_what_it_read(
         assert history.identity(saved, resumed.identity()) == resumed.identity()
         assert resumed.values["data.template"].origin == history.BEGUN
         record = resumed.as_dict()
+
+
+# By the rule of CSV these lines are one row, which is how an earlier version read them.
+OVER_LINES = 'prompt\tcompletion\n1\t"Stop\n2\tgo"\n'
+
+
+def test_a_run_reads_tables_as_it_began(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Of an earlier version: without what is seen in them now; of this one: as was seen then."""
+    (tmp_path / "q.tsv").write_text(OVER_LINES)
+    loaded = load.load(
+        make_recipe(data={"train": "q.tsv", "template": "auto", "eval": 0}), verb=None
+    )
+    now = make.make(loaded, hardware.detect(), output=tmp_path / "run")
+    record = now.as_dict()
+    (tmp_path / "run").mkdir()
+
+    def rows() -> int:
+        head = {"format": 1, "tuner": "0.1.0", "status": "interrupted", "plan": record}
+        disk.write_json(tmp_path / "run" / "run.json", head)
+        again = as_begun(loaded, tmp_path / "run")
+        made = make.make(again, hardware.detect(), output=tmp_path / "run")
+        assert made.as_dict()["data"]["files"][0]["read"]["quotes"] == quotes
+        return len(made.prepared.train)
+
+    quotes = "literal"
+    (tmp_path / "q.tsv").write_text("prompt\tcompletion\n1\tStop\n2\tgo\n")
+    assert rows() == 2
+    (tmp_path / "q.tsv").write_text(OVER_LINES)
+    assert rows() == 2
+    quotes = "csv"
+    del record["data"]["files"][0]["read"]
+    assert rows() == 1
+
+
+def test_the_lock_says_how_tables_and_lines_were_read() -> None:
+    data = DataSection(
+        train=("a.csv", {"source": "b.tsv", "header": False}, "c.txt", "d.jsonl"), eval="e.csv"
+    )
+    seen = {"encoding": "utf-8", "separator": ";", "header": True, "quotes": "csv"}
+    files = [{"read": seen}, {"read": seen}, {"template": "text"}, {"template": "chat"}, {}]
+    found = history_rows.as_read(files, data)
+    train = [item if isinstance(item, str) else item.model_dump() for item in found["train"]]
+    assert train == [
+        {"source": "a.csv", **seen},
+        {"source": "b.tsv", **seen, "header": False},
+        {"source": "c.txt", "template": "text"},
+        "d.jsonl",
+    ]
+    # A run of an earlier version has no such facts.
+    then = {"source": "e.csv", "separator": ",", "header": True, "quotes": "csv"}
+    assert found["eval"].model_dump() == then
+    assert history_rows.as_read(files[:2], data) == {}
+
+
+def test_a_run_that_has_begun_reads_on_as_it_began(
+    make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Neither another choice of template nor a column in question changes or stops it."""
+    rows = [
+        {"prompt": f"第{n}条是什么？", "response": f"第{n}条说明。", "hints": f"见第{n}页"}
+        for n in range(4)
+    ]
+    keys = {"template": "auto", "eval": 0}
+    recipe = make_recipe(data_rows=rows, data=keys)
+    loaded = load.load(recipe, verb="sft")
+    with pytest.raises(DataError, match="column 'hints' looks like part of the task"):
+        make.make(loaded, hardware.detect(), output=tmp_path / "run")
+    then = {**keys, "columns": {"hints": "none"}, "template": "prompt_completion"}
+    old = load.load(make_recipe(data_rows=rows, name="old.yaml", data=then), verb="sft")
+    began = make.make(old, hardware.detect(), output=tmp_path / "run")
+    record = began.as_dict()
+    record["values"]["data.columns"] = {"value": {}, "origin": "default"}
+    (tmp_path / "run").mkdir()
+    for mapping in (True, False):
+        if not mapping:
+            # Earlier versions did not record it.
+            del record["data"]["files"][0]["mapping"]
+        head = {"format": 1, "tuner": "0.1.0", "status": "interrupted", "plan": record}
+        disk.write_json(tmp_path / "run" / "run.json", head)
+        again = as_begun(loaded, tmp_path / "run")
+        resumed = make.make(again, hardware.detect(), output=tmp_path / "run")
+        assert resumed.identity() == {**began.identity(), "data.columns": {}}
+
+
+def test_the_lock_names_the_template_that_was_found(
+    make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """H10: a run of the lock reads the same tokens, whatever is recognised by then."""
+    rows = [{"Question": f"Where is saw {n}?", "Answer": f"In shed {n}."} for n in range(4)]
+    loaded = load.load(make_recipe(data_rows=rows, data={"template": "auto", "eval": 0}))
+    plan = make.make(loaded, hardware.detect(), output=tmp_path / "run")
+    section = named(plan.recipe.data, plan.prepared.report)
+    assert section.template == "prompt_completion"
+    assert section.columns == {"prompt": "Question", "completion": "Answer"}
+    keys = {"template": section.template, "columns": section.columns, "eval": 0}
+    lock = load.load(make_recipe(data_rows=rows, name="lock.yaml", data=keys))
+    again = make.make(lock, hardware.detect(), output=tmp_path / "again")
+    assert again.identity() == {**plan.identity(), "data.columns": section.columns}

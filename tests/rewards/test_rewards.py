@@ -63,8 +63,8 @@ def test_code_is_not_run_unless_allowed(tmp_path: Path) -> None:
     ("function", "body", "said", "fix"),
     [
         ("mine.py:f", None, "does not exist", "name the file and the function"),
-        ("mime.py:f", "def f(r): ...", "does not exist", "did you mean 'mine.py'?"),
-        ("mine.py:scoer", "def score(r): ...", "defines score", "did you mean 'score'?"),
+        ("mime.py:f", "def f(r): ...", "does not exist", "did you mean 'mine.py:f'?"),
+        ("mine.py:scoer", "def score(r): ...", "defines score", "did you mean 'mine.py:score'?"),
         ("mine.py:f", "if f := 0: ...\ndef f(\n", "mine.py:2: ", "correct the file"),
         ("mine.py:f", "import no_such\ndef f(r): ...", "mine.py:1: ModuleNotFoundError", "correct"),
         ("mine.py:f", "f = 3", "f is int", "name a function"),
@@ -89,7 +89,7 @@ def test_what_is_wrong_with_a_function_is_named(
 @pytest.mark.parametrize(
     ("returned", "said"),
     [
-        ("[1.0]", "returned 1 numbers for 2 responses"),
+        ("[1.0]", "returned 1 number for 2 responses"),
         ("[1.0] * 3", "returned 3 numbers for 2 responses"),
         ("[1.0, None]", "returned None for row b"),
         ("[1.0, '1.0']", "returned '1.0' for row b"),
@@ -135,7 +135,7 @@ def test_the_sum_is_weighted_and_the_parts_are_not() -> None:
         ((0.0, float("nan")), "the reward 'bad' is nan for row b"),
         ((float("-inf"), 0.0), "the reward 'bad' is -inf for row a"),
         ((0.0, 1e308), "the reward 'bad' is 10 * 1e+308 for row b"),
-        ((0.0,), "the reward 'bad' gave 1 scores for 2 responses"),
+        ((0.0,), "the reward 'bad' gave 1 score for 2 responses"),
     ],
 )
 def test_a_score_that_is_not_finite_stops_and_names_the_part(

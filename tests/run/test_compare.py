@@ -72,6 +72,7 @@ def done(
     return folder / "out", compare(recipe, "--json")
 
 
+@pytest.mark.slow
 def test_each_method_is_an_ordinary_run_at_equal_budget(done: tuple[Path, Done]) -> None:
     out, _ = done
     records = [json.loads((out / name / "run.json").read_text()) for name in ("lora", "prefix")]
@@ -90,6 +91,7 @@ def test_each_method_is_an_ordinary_run_at_equal_budget(done: tuple[Path, Done])
     assert result(out)["equal"]["rows"] == 16
 
 
+@pytest.mark.slow
 def test_a_row_says_what_the_runs_own_record_says(done: tuple[Path, Done]) -> None:
     out, _ = done
     found = {row["name"]: row for row in result(out)["rows"]}
@@ -107,6 +109,7 @@ def test_a_row_says_what_the_runs_own_record_says(done: tuple[Path, Done]) -> No
         assert (row["weights_bytes"] >= 4 * row["trainable_parameters"]) == (name == "lora")
 
 
+@pytest.mark.slow
 def test_the_best_stands_first_and_the_failed_last(done: tuple[Path, Done]) -> None:
     out, _ = done
     found = result(out)
@@ -120,6 +123,7 @@ def test_the_best_stands_first_and_the_failed_last(done: tuple[Path, Done]) -> N
     assert head[-1] == "error"
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_stops_no_other_and_gives_the_exit_code(done: tuple[Path, Done]) -> None:
     out, shown = done
     assert shown.returncode == 5
@@ -141,6 +145,7 @@ def test_a_run_that_fails_stops_no_other_and_gives_the_exit_code(done: tuple[Pat
     assert steps == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_resume_keeps_what_is_done_and_runs_the_rest(done: tuple[Path, Done]) -> None:
     out, _ = done
     recipe = out.parent / "c.yaml"
@@ -169,6 +174,7 @@ def test_resume_keeps_what_is_done_and_runs_the_rest(done: tuple[Path, Done]) ->
     assert (out / "lora" / "run.json").read_bytes() == kept
 
 
+@pytest.mark.slow
 def test_the_page_is_one_file_with_a_point_for_each_scored_run(done: tuple[Path, Done]) -> None:
     out, _ = done
     page = (out / "compare.html").read_text("utf-8")
@@ -180,6 +186,7 @@ def test_the_page_is_one_file_with_a_point_for_each_scored_run(done: tuple[Path,
     assert len([item for item in svg if item.get("class") == "point"]) == 2
 
 
+@pytest.mark.slow
 def test_the_markdown_is_a_table(done: tuple[Path, Done]) -> None:
     out, _ = done
     lines = [

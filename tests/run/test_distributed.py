@@ -324,6 +324,7 @@ def test_the_others_wait_for_what_rank_0_does_for_all(
     assert time.monotonic() - began > SLOW
 
 
+@pytest.mark.slow
 def test_the_launcher(plain: tuple[Path, Path], tmp_path: Path) -> None:
     """G05: one command starts two processes, and comes to what one comes to; its JSON is one."""
     recipe, one = plain
@@ -389,8 +390,6 @@ def plan_of(recipe: Path, monkeypatch: pytest.MonkeyPatch, world: int, *override
         (2, ["run.strategy=fsdp", "model.quantize=nf4"], "run.strategy: fsdp"),
         (2, ["run.devices=4"], "run.devices: 4, but the launcher started 2"),
         (2, ["run.nodes=2"], "run.nodes: 2, but the launcher started 1"),
-        (16, [], "train.batch_size: 8 leaves some of 16 processes without a row"),
-        (1, ["run.devices=16"], "train.batch_size: 8 leaves some of 16 processes without a row"),
     ],
 )
 def test_what_is_not_proven_is_refused(
@@ -404,6 +403,39 @@ def test_what_is_not_proven_is_refused(
     with pytest.raises(RecipeError, match=said) as caught:
         plan_of(plain[0], monkeypatch, world, *overrides)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("world", "overrides"), [(16, []), (1, ["run.devices=16"])])
+def test_a_batch_smaller_than_the_devices_uses_fewer(
+    plain: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, world: int, overrides: list[str]
+) -> None:
+    """As many as a step has rows for, whether a launcher or the recipe named more; a warning."""
+    found = plan_of(plain[0], monkeypatch, world, *overrides)
+    assert found.devices.world == found.recipe.train.batch_size == 8
+    assert found.values["run.devices"].value == 8
+    assert "8 of 16, because" in found.values["run.devices"].origin
+    (said,) = [text for text in found.warnings if text.startswith("train.batch_size: 8")]
+    assert "only 8 of 16 get one" in said
+    # The processes that were started by such a plan accept it.
+    again = plan_of(plain[0], monkeypatch, 8, *overrides)
+    assert again.devices.world == 8
+    assert again.devices.unfed == 0
+
+
+def test_processes_without_a_row_stay_idle(
+    groups: Groups, plain: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """torchrun's three processes, and rows for two of them: the third ends at once, with 0."""
+    recipe, _ = plain
+    short = ["train.batch_size=2", "train.micro_batch_size=1", "train.max_steps=2"]
+    short += ["export.formats=[]", "eval.samples=0"]
+    done = groups(recipe, tmp_path / "run", *short, world=3)
+    assert done["codes"] == [0, 0, 0], groups.said(0) + groups.said(2)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "done"
+    assert record["plan"]["steps"]["processes"] == 2
+    assert any("only 2 of 3 get one" in text for text in record["plan"]["warnings"])
+    assert '"event"' not in groups.said(2)
 
 
 def test_micro_batches_of_a_share(

@@ -249,7 +249,8 @@ def test_another_recipe_cannot_continue_a_run(
     try:
         (work / "train.jsonl").write_text(rows_before.replace("Say number 3.", "Say number 33."))
         assert tuner(recipe, folder, resume=True) == 6
-        assert "data.tokens_sha256" in tuner.said()
+        assert "train.jsonl has changed: 18 rows of sha256" in tuner.said()
+        assert "fix: put back the files as they were, or start a new run" in tuner.said()
     finally:
         (work / "train.jsonl").write_text(rows_before)
     allowed = ("--set", "train.save_steps=4", "--set", "eval.samples=2", "--set", "eval.max_rows=3")

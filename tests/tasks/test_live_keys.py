@@ -29,9 +29,11 @@ LIVE: list[tuple[str, Any]] = [
     ("train.adam_epsilon", 0.01),
     ("run.seed", 7),
     ("data.max_length", 32),
+    ("data.cut", "drop"),
     ("data.max_rows", 8),
     ("data.learn", "all"),
     ("data.system", "Be brief."),
+    ("data.instruction", "Sort the letter."),
     ("method.name", "rslora"),
     ("method.name", "dora"),
     ("method.r", 4),
@@ -53,7 +55,12 @@ def test_every_key_of_the_update_changes_it(
     section, name = key.split(".")
     if not PLAIN:
         PLAIN.append(fit(make_recipe()).tensors())
-    other = fit(make_recipe(**{section: {name: value}}))
+    sections: dict[str, Any] = {section: {name: value}}
+    if key == "data.max_length":
+        sections["data"]["long"] = "truncate"
+    if key == "data.cut":
+        sections["data"]["max_length"] = 32
+    other = fit(make_recipe(**sections))
     assert not same(PLAIN[0], other.tensors())
 
 

@@ -14,6 +14,7 @@ import torch
 from tests.tasks.fitting import Fit, make_plan, same, tensors
 from tuner.data import order as data_order
 from tuner.errors import TrainingError
+from tuner.methods import METHODS
 from tuner.record import checkpoint
 from tuner.run import build
 from tuner.tasks import sft
@@ -150,8 +151,10 @@ def test_learning_nothing_is_an_error(
     recipe = make_recipe(
         method={"name": "full"}, train={"learning_rate": 1e-30}, eval={"enabled": False}
     )
-    with pytest.raises(TrainingError, match="nothing was learned"):
+    with pytest.raises(TrainingError, match="nothing was learned") as caught:
         run_recipe(recipe)
+    usual = METHODS["full"].learning_rate
+    assert caught.value.fix.startswith(f"set train.learning_rate: {usual:g} (it is 1e-30)")
     assert not (tmp_path / "run" / "merged").exists()
 
 

@@ -284,4 +284,4 @@ def test_a_pair_of_which_one_side_is_too_long_is_left_out_and_counted(
     made = make(preferences(rows, data={"max_length": 60}))
     assert len(made.prepared.train) == 11
     assert made.prepared.report["pairs_too_long"] == 1
-    assert any("1 pairs left out" in text for text in made.warnings)
+    assert any("1 pair left out" in text for text in made.warnings)

@@ -168,3 +168,58 @@ def test_metrics_at_their_edges() -> None:
     assert preference.length_bias(certain) is None
     for metric in ("loss", "accuracy", "margin", "calibration_error", "length_bias"):
         assert getattr(preference, metric)([]) is None
+
+
+def test_thumbs_without_an_opposite_one_are_learned_against_zero(
+    preferences: Callable[..., Path],
+) -> None:
+    """Liked answers score above 0, disliked ones below, whoever else answered the prompt."""
+    rows = [
+        {
+            "prompt": row["prompt"],
+            "completion": row["chosen" if number % 2 else "rejected"],
+            "label": bool(number % 2),
+        }
+        for number, row in enumerate(pairs(12))
+    ]
+    made = make(preferences(rows))
+    report = made.prepared.report
+    assert (report["thumbs_alone"], report["unpaired_rows"]) == (12, 0)
+    options, train = RewardSection(centering=0), made.prepared.train
+    for row in train:
+        ((better, worse, _),) = row.pairs
+        liked = better == 0
+        value = torch.tensor([0.7])
+        wanted = functional.softplus(-value if liked else value)
+        assert torch.allclose(pair_losses(value, row, options), wanted)
+        assert Judged(row, (0.7,)).differences == [0.7 if liked else -0.7]
+        assert (better, worse) in ((0, -1), (-1, 0))
+    network = build.load(made)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    batches = RankingBatches(train, options, made.tokenizer.pad_token_id)
+    batch = batches.collate(train)
+    labels = batch.pop("labels")
+    for _ in range(30):
+        optimizer.zero_grad()
+        found = network(**batch)
+        batches.loss(found, labels).backward()
+        optimizer.step()
+    scores = found.logits[:, 0].tolist()
+    judged = [Judged(row, (score,)) for row, score in zip(train, scores, strict=True)]
+    assert preference.accuracy(judged) == 1.0
+
+
+def test_thumbs_without_an_opposite_one_may_be_left_out(preferences: Callable[..., Path]) -> None:
+    rows = [
+        {"prompt": f"Say number {n // 2}.", "completion": f"number {n}", "label": n % 2 == 0}
+        for n in range(7)
+    ]
+    for unpaired, alone, left_out, count in (("learn", 1, 0, 4), ("drop", 0, 1, 3)):
+        made = make(preferences(rows, reward={"unpaired": unpaired}))
+        report = made.prepared.report
+        assert (report["thumbs_alone"], report["unpaired_rows"]) == (alone, left_out)
+        assert len(made.prepared.train) == count
+    # Two answers to one prompt that have the same thumb are one prompt.
+    same = [{"prompt": "Say it.", "completion": text, "label": True} for text in ("number", "one")]
+    train = make(preferences([*same, *rows])).prepared.train
+    assert sorted(len(each.answers) for each in train) == [1, 2, 2, 2, 2]

@@ -118,7 +118,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"kind": "bert", "tokenizer": "plain"}, "needs a decoder"),
     ({"kind": "t5", "tokenizer": "plain"}, "needs a decoder"),
     ({"model": {"task": "classification"}}, "model.task"),
-    ({"eval": {"metrics": ["perplexity"]}}, "perplexity is not a metric of `tuner reward`"),
+    ({"eval": {"metrics": ["perplexity"]}}, "there is no metric 'perplexity' for `tuner reward`"),
 ]
 
 

@@ -74,7 +74,7 @@ def resumable(work: Path, folder: Path, trunk: str) -> Path:
     )
 
 
-@pytest.mark.parametrize("trunk", ["policy", "reward"])
+@pytest.mark.parametrize("trunk", [pytest.param("policy", marks=pytest.mark.slow), "reward"])
 def test_a_stopped_run_resumes_to_the_last_byte(
     trunk: str, tuner: Tuner, work: Path, tmp_path: Path
 ) -> None:

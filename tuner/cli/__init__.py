@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from tuner import __version__
+from tuner import __version__, errors
 from tuner.cli import (
     chat,
     compare,
@@ -27,6 +27,7 @@ from tuner.cli import (
     export,
     help,
     inspect,
+    other_words,
     recipes,
     runs,
     serve,
@@ -46,7 +47,11 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 # Typer turns Ctrl-C into this code, silently.
 INTERRUPTED = 128 + signal.SIGINT
 
-app = group("Fine-tune language models parameter-efficiently, from a recipe.", add_completion=True)
+app = group(
+    "Fine-tune language models parameter-efficiently, from a recipe.",
+    add_completion=True,
+    epilog=errors.exit_codes(),
+)
 
 
 def _version(asked: bool) -> None:
@@ -142,6 +147,8 @@ def _prepare_streams() -> None:
 def _usage(error: Exception) -> tuple[str, str, str]:
     """Return what was wrong with the command line, how the command is used, where its help is."""
     message = str(getattr(error, "format_message", error.__str__)())
+    if said := other_words.answer(message):
+        return said
     context = getattr(error, "ctx", None)
     usage = context.get_usage().strip() if context else "Usage: tuner COMMAND [ARGS]..."
     command = context.command_path if context else "tuner"

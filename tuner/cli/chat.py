@@ -50,14 +50,27 @@ def chat(
         typer.Option("--top-p", metavar="P", min=0.0, max=1.0, help="Nucleus sampling threshold."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed for sampling.")] = 42,
+    lines: Annotated[
+        bool,
+        typer.Option("--lines", help="Read each line of a pipe as a question or command."),
+    ] = False,
+    generate: Annotated[
+        bool,
+        typer.Option("--generate", help="Write answers, even if the run answers with labels."),
+    ] = False,
     force_base: ForceBase = False,
     json: Json = False,
 ) -> None:
-    """Chat with a run, or with a base and adapters; also reads questions from a pipe."""
+    """Chat with a run, or with a base and adapters.
+
+    A pipe is one question, or JSON lines of messages; with --lines each line is one.
+
+    A run whose rows all have labels answers with labels and their probabilities.
+    """
     from tuner.inference import open_model
     from tuner.inference.chat import Chat
     from tuner.inference.sampling import Sampling
-    from tuner.machine import hardware
+    from tuner.machine import hardware, imports
 
     where = console(json)
     if not math.isfinite(temperature):
@@ -69,7 +82,10 @@ def chat(
     source = open_model.model_to_open(run, base, adapter or (), hardware.detect(), "chat")
     # Libraries print to stderr: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
-        import torch
+        with imports.importing():
+            import torch
+
+            from tuner.inference import load as _  # noqa: F401  # all that opening needs
 
         model = open_model.load(source, where, force_base=force_base)
         torch.manual_seed(seed)
@@ -79,7 +95,17 @@ def chat(
         speaker = model.active.name or model.base.name
         where.text(f"chatting with {speaker}; /help lists the commands, /exit quits")
     sampling = Sampling(temperature, top_p, top_k)
-    Chat(model, where, max_new_tokens, sampling, system, given).run()
+    if generate and model.head.name == "classes":
+        raise RecipeError(
+            "--generate: this model cannot write",
+            "it has a classification head",
+            "leave out --generate: it answers with a label",
+        )
+    talk = Chat(model, where, max_new_tokens, sampling, system, given, generate=generate)
+    if where.piped and not lines:
+        talk.answer_all(where.read())
+    else:
+        talk.run()
 
 
 def _arguments(texts: Sequence[str], template: ChatTemplate | None) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,65 +18,83 @@ from tuner.cli.options import (
     console,
     group,
     one_recipe,
+    refuse_unknown_verb,
 )
+from tuner.cli.recognise import data_recognise
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
 
 app = group("Show the data as the model sees it.")
+app.command("recognise")(data_recognise)
 
 
 @app.command("preview")
 def data_preview(
     recipe: RecipeArgument = None,
     option: RecipeOption = None,
+    verb: Annotated[
+        str | None, typer.Option("--verb", help="Training command whose rows to show.")
+    ] = None,
     rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="Number of rows to show.")] = 3,
     overrides: Overrides = None,
     json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show rows as the model sees them: speakers, reasoning, tools, and what is learned."""
+    """Check all rows, and show the first as the model sees them, with what is learned."""
+    refuse_unknown_verb(verb)
     named = one_recipe("data preview", recipe, option)
-    preview(named, overrides or (), rows, console(json, False, verbose))
+    preview(named, overrides or (), rows, console(json, False, verbose), verb)
 
 
-def preview(recipe: str, overrides: Sequence[str], rows: int, console: Console) -> None:
-    """Render the first training rows through the base's tokenizer and chat template."""
-    from tuner.console.formatting import counted
-    from tuner.console.rows import LEGEND
-    from tuner.model import base
-    from tuner.model import tokenizer as tokenizers
-    from tuner.model.heads import head_for
-    from tuner.plan import contradictions
+def preview(
+    recipe: str, overrides: Sequence[str], rows: int, console: Console, verb: str | None = None
+) -> None:
+    """Prepare the data as a plan does, and show the first training rows in parts."""
+    from tuner.cli.make_plan import run_folder
+    from tuner.plan import contradictions, ground
     from tuner.plan import data as plan_data
+    from tuner.plan import rlhf as plan_rlhf
     from tuner.recipe import load as recipe_load
+    from tuner.run import chain
 
-    loaded = recipe_load.load(Path(recipe), overrides, None)
+    loaded = recipe_load.load(Path(recipe), overrides, verb)
     contradictions.refuse_conversation(loaded.recipe)
-    found = base.resolve(loaded.recipe.model, loaded.folder, console.note)
-    tokenizer, new_ids = tokenizers.open_tokenizer(loaded.recipe.model, found, loaded.folder)
-    stops = tokenizers.stop_ids(found.folder)
-    head = head_for(loaded.recipe.model.task, found.config, loaded.task)
-    section = loaded.recipe.data.model_copy(update={"eval": 0})
-    of_few = replace(loaded, recipe=loaded.recipe.model_copy(update={"data": section}))
-    pipeline = plan_data.pipeline(of_few, tokenizer, found.context_length, stops, head)
-    # Of several sources, at least one row each.
-    pipeline.first = -(-rows // len(section.train))
-    shown, warnings = pipeline.preview()
-    template = pipeline.maker.chat_template
-    plan_data.settle_prompts(loaded.recipe, tokenizer, stops, pipeline.sent, template)
-    for text in warnings:
+    links = chain.links(loaded, run_folder(loaded, resume=False))
+    loaded, _ = plan_rlhf.adopt(loaded, {link.name: link.source() for link in links})
+    base = ground.open_recipe_and_base(loaded, console.note, None)
+    prepared, shown = plan_data.preview(base, ground.room(base), rows)
+    report = prepared.report
+    console.event(
+        "preview",
+        rows_checked=report["rows_in"],
+        data={key: value for key, value in report.items() if key != "warnings"},
+    )
+    for text in report["warnings"]:
         console.warn(text)
-    count = len(pipeline.source.rows)
-    console.event("preview", rows_checked=count)
-    console.text(f"{counted(count, 'row')} read and checked; tuner plan checks all of them")
-    if loaded.task != "sft":
-        console.text("without answers, the policy samples its own")
-    console.text(f"{LEGEND}\n")
+    _checked(report, loaded.task, console)
     for row in shown:
         cut = ", truncated" if row.truncated else ""
         new = ""
-        if new_ids:
-            pieces = tokenizer.convert_ids_to_tokens([n for n in row.ids if n in new_ids])
+        if base.new_ids:
+            pieces = base.tokenizer.convert_ids_to_tokens([n for n in row.ids if n in base.new_ids])
             new = f", new: {' '.join(pieces) or 'none'}"
         console.row(f"{row.row} ({row.tokens} tokens{new}{cut})", [asdict(p) for p in row.parts])
+
+
+def _checked(report: Mapping[str, Any], task: str, console: Console) -> None:
+    """Show what was understood, and what became of the rows."""
+    from tuner.console import formatting
+    from tuner.console.rows import LEGEND
+
+    if understood := report.get("understood"):
+        console.text(formatting.paragraph("understood", [understood]))
+    read = formatting.counted(report["rows_in"], "row")
+    bad = formatting.counted(report["bad_rows"], "bad row")
+    console.text(
+        f"{read} read and checked, as in a plan: {report['rows_train']:,} to train on, "
+        f"{report['rows_eval']:,} held out, {bad}; template {report['template']}"
+    )
+    if task == "rlhf":
+        console.text("without answers, the policy samples its own")
+    console.text(f"{LEGEND}\n")

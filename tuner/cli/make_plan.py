@@ -137,25 +137,42 @@ def _check_resumption(plan: Plan, console: Console) -> None:
 
 def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     """Return the recipe with what `auto` meant when an earlier version began the run."""
-    from tuner.recipe import history
+    from tuner.recipe import history, history_rows
+    from tuner.recipe.schema_rlhf import RewardSection
     from tuner.record.run_json import RUN, read_record
 
     if not (folder / RUN).is_file():
         return loaded
-    recipe, plan = loaded.recipe, read_record(folder).get("plan", {})
-    meant: dict[str, dict[str, Any]] = {}
+    recipe, record = loaded.recipe, read_record(folder)
+    plan = record.get("plan", {})
+    values = plan.get("values", {})
+    data, files = recipe.data, plan.get("data", {}).get("files", [])
+    meant: dict[str, dict[str, Any]] = {
+        "data": history_rows.as_read(files, data) | history_rows.rows_as_begun(values, recipe),
+        "model": {},
+    }
     if loaded.task == "sft":
-        data = recipe.data
-        meant["data"] = history.old_auto_values(plan, data.template, data.columns, data.long)
-    dtype = history.old_dtype(plan.get("values", {}))
+        loaded = replace(loaded, formats=history_rows.formats(plan))
+        meant["data"] |= history.old_auto_values(plan, data.template, data.columns, data.long)
+        if (disliked := history_rows.old_disliked(plan)) and data.disliked == "error":
+            meant["data"]["disliked"] = disliked
+    else:
+        meant["data"] |= history_rows.old_preferences(plan, data.columns)
+    if loaded.task == "reward" and (unpaired := history_rows.old_unpaired(plan)):
+        recipe = recipe.model_copy(update={"reward": recipe.reward or RewardSection()})
+        meant["reward"] = {"unpaired": unpaired}
+    dtype = history.old_dtype(values)
     if dtype is not None and recipe.model.dtype == "auto":
-        meant["model"] = {"dtype": dtype}
+        meant["model"]["dtype"] = dtype
+    date = history.chat_date(record)
+    if recipe.model.chat_date == "auto" != date:
+        meant["model"]["chat_date"] = date
     sections = {
         name: getattr(recipe, name).model_copy(update=keys) for name, keys in meant.items() if keys
     }
     if not sections:
         return loaded
-    origins = {f"{name}.{key}": history.BEGUN for name, keys in meant.items() for key in keys}
+    origins = {f"{name}.{key}": history_rows.BEGUN for name, keys in meant.items() for key in keys}
     recipe = recipe.model_copy(update=sections)
     return replace(loaded, recipe=recipe, origins=loaded.origins | origins)
 

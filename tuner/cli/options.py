@@ -118,10 +118,11 @@ def refuse_unknown_verb(verb: str | None) -> None:
         raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
 
 
-def group(help: str, add_completion: bool = False) -> typer.Typer:
+def group(help: str, add_completion: bool = False, epilog: str | None = None) -> typer.Typer:
     """Return a command that has subcommands."""
     return typer.Typer(
         help=help,
+        epilog=epilog,
         add_completion=add_completion,
         no_args_is_help=True,
         pretty_exceptions_enable=False,

@@ -63,8 +63,11 @@ def copy(
     where.event("copied", files=[str(target) for target in copies.values()], unchanged=kept)
     for target in copies.values():
         where.text(str(target))
-    for name in kept:
-        where.text(f"{name} (unchanged)")
+    for same in kept:
+        where.text(f"{same} (unchanged)")
+    recipe = destination if single else folder / source.name
+    done = "" if copies else "nothing to copy: all of these files are there already; "
+    where.text(f"{done}next: tuner plan {recipe}")
 
 
 @app.command("schema")

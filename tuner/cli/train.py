@@ -103,6 +103,8 @@ def train(asked: PlanRequest, console: Console) -> None:
         plan = make_plan(asked, console)
         if asked.mode is Mode.PLAN:
             return
+        if not launch.take_part(plan.devices.per_node, plan.devices.nodes):
+            return
         console.muted = not ranks.place().main
         if group := launch.Group.of(plan.devices.per_node, plan.devices.nodes):
             arguments = [plan.verb, "--recipe", asked.recipe, *_options(asked, plan.output)]

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tuner.console import formatting, rows
+from tuner.console import entry, formatting, rows
 from tuner.console.progress import Bar
 from tuner.console.redact import redact
 
@@ -74,24 +74,20 @@ class Console:
         Raises:
             DataError: the line is not UTF-8.
         """
-        from tuner.errors import DataError
+        return entry.line(prompt, self.interactive)
 
-        try:
-            if self.interactive:
-                import readline  # noqa: F401  # gives `input` a history and editing
+    @property
+    def piped(self) -> bool:
+        """Whether the input is a file or a pipe."""
+        return not sys.stdin.isatty()
 
-                line = input(prompt)
-            elif not (line := sys.stdin.readline()):
-                return None
-            # Where the locale names no encoding, Python lets broken bytes through as surrogates.
-            line.encode()
-        except EOFError:
-            return None
-        except UnicodeError as error:
-            raise DataError(
-                "the input cannot be read", f"it is not UTF-8: {error}", "send it as UTF-8"
-            ) from None
-        return line.rstrip("\r\n")
+    def read(self) -> str:
+        """Return all that is left of the input.
+
+        Raises:
+            DataError: it is not UTF-8.
+        """
+        return entry.rest()
 
     def stream(self, piece: str) -> None:
         """Show a piece of a text; `finish_stream` ends the text. Nothing with `json`."""

@@ -43,18 +43,29 @@ def paragraph(name: str, items: Iterable[str]) -> str:
         for line in lines
         for piece in textwrap.wrap(line, WIDTH - _INDENT, break_on_hyphens=False) or [""]
     ]
-    return f"{name:<{_INDENT}}" + f"\n{' ' * _INDENT}".join(pieces)
+    return f"{name:<{_INDENT - 1}} " + f"\n{' ' * _INDENT}".join(pieces)
 
 
 def facts(group: str, values: Mapping[str, Any], every: bool) -> list[str]:
-    """Return the facts that fit on a line; without `every` no counts of zero and no digests."""
+    """Return the facts that fit on a line.
+
+    Args:
+        group: the name of the facts.
+        values: by name.
+        every: also those that few people need: counts of zero, digests, where a base lies.
+    """
     colon = ":" if group == "gpus" else ""
     return [
         f"{key}{colon} {size(item) if group in ('memory', 'disk') else _fact(key, item)};"
         for key, item in values.items()
-        if not isinstance(item, list | tuple | Mapping)
-        and (every or (item not in (0, "", None) and not _is_digest(item)))
+        if not isinstance(item, list | tuple | Mapping) and (every or _matters(key, item))
     ]
+
+
+def _matters(key: str, item: Any) -> bool:
+    if key == "bad_rows":
+        return True
+    return item not in (0, "", None) and not _is_digest(item) and key not in ("folder", "kind")
 
 
 def _is_digest(item: Any) -> bool:

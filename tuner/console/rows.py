@@ -10,7 +10,7 @@ from tuner.console import formatting
 
 LEGEND = (
     "⟦ ⟧ is trained on, ⟦0.5: ⟧ at that weight; ‹reasoning: ›, ‹tools: ›, ‹call: ›; ‹special: › is "
-    "a special token that the row's text spells out"
+    "a special token that the row's text spells out, and the tokens that it becomes"
 )
 _COLOURS = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
 _NAMED = ("reasoning", "tools", "call", "special")
@@ -24,7 +24,7 @@ def pieces(parts: Iterable[Mapping[str, Any]]) -> list[Piece]:
     """Return a row as styled text, readable without the styles: a block per speaker.
 
     Args:
-        parts: with `role`, `kind`, `text`, `learned` and `weight`.
+        parts: with `role`, `kind`, `text`, `learned`, `weight` and `pieces`.
     """
     shown: list[Piece] = []
     for role, of_role in groupby(parts, key=lambda part: str(part["role"])):
@@ -54,7 +54,9 @@ def _named(part: Mapping[str, Any], style: str) -> list[Piece]:
     if kind not in _NAMED:
         return [(text, style)]
     style = {"reasoning": f"italic {style}", "special": "bold red"}.get(kind, style)
-    return [(f"‹{kind}: ", "dim"), (text, style), ("›", "dim")]
+    tokens = [formatting.clean(piece) for piece in part.get("pieces") or ()]
+    split = f" = {formatting.counted(len(tokens), 'token')}: {' '.join(tokens)}" if tokens else ""
+    return [(f"‹{kind}: ", "dim"), (text, style), (f"{split}›", "dim")]
 
 
 def _indented(block: Iterable[Piece], first: str, further: str) -> list[Piece]:

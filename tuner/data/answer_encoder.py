@@ -12,7 +12,7 @@ from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue
 from tuner.data.encode import Encoded
 from tuner.data.example_maker import ExampleMaker
-from tuner.data.rendered import Rendered, Span
+from tuner.data.rendered import Rendered, answer_of, prompt_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class PromptAndAnswers:
     def mark(self) -> str:
         """Fingerprint of the prompt."""
         return self.dialogues[0].mark
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Fingerprint of the prompt, ignoring all white space: only its last turn is answered."""
+        return self.dialogues[0].prompts[:1]
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ class AnswerEncoder:
         Raises:
             BadRow: the tokenizer encodes an answer differently without its prompt.
         """
-        parts = [_prompt_of(group[0]), *map(_answer_of, group)]
+        parts = [prompt_of(group[0]), *map(answer_of, group)]
         first, *rest = [_fit(result) for result in self._encoder.encode(parts)]
         apart = [first.ids + _to_stop(each) for each in rest]
         for one, other in zip(apart, wholes, strict=True):
@@ -156,34 +161,3 @@ def _to_stop(encoded: Encoded) -> list[int]:
 
 def _begin(wholes: Sequence[list[int]], prompt: list[int]) -> bool:
     return all(len(ids) > len(prompt) and ids[: len(prompt)] == prompt for ids in wholes)
-
-
-def _prompt_of(rendered: Rendered) -> Rendered:
-    return _part(rendered, 0, rendered.prompt_end, append_eos=False)
-
-
-def _answer_of(rendered: Rendered) -> Rendered:
-    end = len(rendered.text)
-    return replace(_part(rendered, rendered.prompt_end, end, rendered.append_eos), raw=False)
-
-
-def _part(rendered: Rendered, start: int, end: int, append_eos: bool) -> Rendered:
-    """A part of a text that was found safe as a whole."""
-    return replace(
-        rendered,
-        text=rendered.text[start:end],
-        supervised=_clipped(rendered.supervised, start, end),
-        structure=_clipped(rendered.structure, start, end),
-        unlocated=(),
-        pattern=None,
-        append_eos=append_eos,
-        prompt_end=0,
-    )
-
-
-def _clipped(spans: Sequence[Span], start: int, end: int) -> tuple[Span, ...]:
-    return tuple(
-        (max(first, start) - start, min(last, end) - start)
-        for first, last in spans
-        if first < end and last > start
-    )

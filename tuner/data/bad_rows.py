@@ -4,15 +4,47 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import Any
 
+from tuner.console.formatting import counted
 from tuner.errors import DataError
 
+# Where no row is good, the fault is hardly in the rows.
+EVERY = (
+    "correct what is said of the rows; if their columns hold something else than the template "
+    "reads from them, name the template and the columns that it shall read: data.template, "
+    "data.columns (tuner templates list)"
+)
 LISTED = 10
 LISTED_CLASSES = 20
 
 
 class BadRow(ValueError):
     """A row that cannot become an example; the text names the class of the problem."""
+
+
+class EmptyPrompt(BadRow):
+    """A row that asks nothing."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Takes the place of a value that cannot be read; a row is bad only if something uses it."""
+
+    reason: str
+
+
+def refuse_unreadable(value: Any, column: str) -> None:
+    """Refuse a value that could not be read, or that holds one.
+
+    Raises:
+        BadRow: with the reason.
+    """
+    if isinstance(value, Unreadable):
+        raise BadRow(f"the column '{column}' cannot be used: {value.reason}")
+    if isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            refuse_unreadable(item, column)
 
 
 @dataclass
@@ -26,8 +58,8 @@ class BadRows:
         """Record a bad row; `stop_if_too_many` raises if there are too many."""
         self.found.append((row, reason))
 
-    def add_unreadable(self, row: str, reason: str) -> None:
-        """Record a row that cannot be read.
+    def add_unreadable(self, row: str, reason: str, fix: str = "") -> None:
+        """Record a row that cannot be read; `fix` says how it could be.
 
         Raises:
             DataError: more rows are bad than the recipe allows.
@@ -36,12 +68,16 @@ class BadRows:
         if len(self.found) > self.limit:
             raise DataError(
                 "a row cannot be read",
-                fix="fix the row, or set data.max_bad_rows to skip such rows",
+                fix=fix
+                or "correct the row, or skip up to 100 such rows with data.max_bad_rows: 100",
                 problems=[f"{name}: {why}" for name, why in self.found[-10:]],
             )
 
-    def stop_if_too_many(self) -> None:
+    def stop_if_too_many(self, of: int | None = None) -> None:
         """Raise when more rows are bad than the recipe allows.
+
+        Args:
+            of: how many rows there are, where that is known.
 
         Raises:
             DataError: lists up to ten rows of each class of problem.
@@ -49,6 +85,20 @@ class BadRows:
         count = len(self.found)
         if count <= self.limit:
             return
+        every = 1 < count == of
+        raise DataError(
+            f"none of the {of} rows can be used for training"
+            if every
+            else f"{counted(count, 'row')} cannot be used for training",
+            fix=EVERY
+            if every
+            else f"correct the {'row' if count == 1 else 'rows'}, or skip "
+            f"{'it' if count == 1 else 'them'}: data.max_bad_rows: {count}",
+            problems=self.problems(),
+        )
+
+    def problems(self) -> list[str]:
+        """Return a line for each class of problem, with up to ten rows."""
         classes: dict[str, list[str]] = defaultdict(list)
         for row, reason in self.found:
             classes[reason].append(row)
@@ -58,8 +108,4 @@ class BadRows:
             problems.append(f"{reason}: {', '.join(rows[:LISTED])}{more}")
         if len(classes) > LISTED_CLASSES:
             problems.append(f"and {len(classes) - LISTED_CLASSES} more problems")
-        raise DataError(
-            f"{count} {'row' if count == 1 else 'rows'} cannot be used for training",
-            fix="fix the rows, or set data.max_bad_rows to skip such rows",
-            problems=problems,
-        )
+        return problems

@@ -30,7 +30,7 @@ class AnswerSpan:
     """Span of one answer with its stop token, if the template wrote one.
 
     `prompt` is where the prompt ends; the answer starts later where its reasoning is no target.
-    `after` is what the template writes after the last one, other than special tokens.
+    `after` is what the template writes after it, other than special tokens.
     """
 
     prompt: int
@@ -140,9 +140,10 @@ def filled(shape: ChatShape, contents: list[str], dialogue: Dialogue, text: str)
 def rendered(dialogue: Dialogue, text: str, answers: Sequence[AnswerSpan]) -> Rendered:
     """Return a text with the spans of its answers."""
     spans = tuple((answer.start, answer.end) for answer in answers)
+    after = next((each.after for each in reversed(answers) if each.after), "")
     if not answers or dialogue.messages[-1]["role"] != "assistant":
         # Another turn is the last one that is learned, and the template has written its end.
-        return Rendered(dialogue, text, spans, reference=dialogue.answer)
+        return Rendered(dialogue, text, spans, after=after, reference=dialogue.answer)
     last = answers[-1]
     if not last.stopped:
         text = text[: last.end]
@@ -151,7 +152,7 @@ def rendered(dialogue: Dialogue, text: str, answers: Sequence[AnswerSpan]) -> Re
         text,
         spans,
         append_eos=not last.stopped,
-        after=last.after,
+        after=after,
         prompt_end=last.prompt,
         reference=dialogue.answer,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from jinja2.exceptions import SecurityError
 
-from tuner.data import reasoning, template_probe, turn_keys
+from tuner.data import reasoning, template_clock, template_probe, turn_keys
 from tuner.data.bad_rows import BadRow
 from tuner.data.reasoning import Message
 from tuner.data.template_probe import INLINE, Abilities
@@ -55,16 +55,28 @@ def sends_bos(tokenizer: Any) -> bool:
 class ChatTemplate:
     """The chat template of a tokenizer that has an eos, or a plain one of ours if it has none.
 
+    Args:
+        tokenizer: has it.
+        stop_ids: further tokens that end an answer.
+        date: that it writes for today's, as 2026-11-28; None: the day on which it is rendered.
+
+    Attributes:
+        dated: whether it writes today's date.
+
     Raises:
         ModelError: the template is not valid.
         SafetyError: the template uses what it must not, or does not terminate.
     """
 
-    def __init__(self, tokenizer: Any, stop_ids: Collection[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: Any, stop_ids: Collection[int] = (), date: str | None = None
+    ) -> None:
         self._tokenizer = tokenizer
+        self._date = date
         self.own = tokenizer.chat_template is None
         plain = ("{{ bos_token }}" if adds_bos(tokenizer) else "") + PLAIN_TEMPLATE
-        self.source = plain if self.own else _source(tokenizer)
+        self.source = plain if self.own else source_of(tokenizer)
+        self.dated = "strftime_now" in self.source
         words = tokenizer.convert_ids_to_tokens([tokenizer.eos_token_id, *stop_ids])
         self.stops = tuple(dict.fromkeys(word for word in words if word))
         self.specials = tuple(
@@ -94,16 +106,17 @@ class ChatTemplate:
             SafetyError: the template broke its sandbox's rules.
         """
         try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    messages,
-                    tools=tools,
-                    chat_template=self.source if self.own else None,
-                    add_generation_prompt=generate,
-                    tokenize=False,
-                    **(arguments or {}),
+            with template_clock.on(self._date):
+                return str(
+                    self._tokenizer.apply_chat_template(
+                        messages,
+                        tools=tools,
+                        chat_template=self.source,
+                        add_generation_prompt=generate,
+                        tokenize=False,
+                        **(arguments or {}),
+                    )
                 )
-            )
         except (SecurityError, OverflowError, MemoryError) as error:
             raise unsafe(str(error)) from None
         except jinja2.TemplateSyntaxError as error:
@@ -248,8 +261,20 @@ def _literal(value: Any) -> str:
     return "none" if value is None else json.dumps(value)
 
 
-def _source(tokenizer: Any) -> str:
+def source_of(tokenizer: Any) -> str:
+    """Return the chat template of a tokenizer that has one; of several named ones, the default and,
+    for chats with tools, `tool_use`, as one text.
+
+    Raises:
+        ModelError: there is no default.
+    """
+    named = tokenizer.chat_template
     try:
-        return str(tokenizer.get_chat_template())
+        default = str(tokenizer.get_chat_template())
     except ValueError as error:
         raise broken(str(error)) from None
+    if not isinstance(named, dict) or "tool_use" not in named:
+        return default
+    # The empty expressions keep the white space around the tags.
+    tools, plain = (text.removesuffix("\n") + "{{ '' }}" for text in (named["tool_use"], default))
+    return f"{{% if tools %}}{{{{ '' }}}}{tools}{{% else %}}{{{{ '' }}}}{plain}{{% endif %}}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tuner.data import template_clock
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat_template import ChatTemplate
 from tuner.data.dialogue import Dialogue, Message
@@ -23,6 +24,7 @@ class Prompts:
         tokenizer: a fast transformers tokenizer.
         stops: token ids that end an answer.
         plain: without a chat template, for a model that does not continue a chat.
+        date: what the template writes for today's; None: the day on which it is asked.
 
     Attributes:
         template: the chat template; None if `plain`.
@@ -32,8 +34,10 @@ class Prompts:
         SafetyError: the chat template is not safe to run.
     """
 
-    def __init__(self, tokenizer: Any, stops: list[int], *, plain: bool = False) -> None:
-        self.template = None if plain else ChatTemplate(tokenizer, stops)
+    def __init__(
+        self, tokenizer: Any, stops: list[int], *, plain: bool = False, date: str | None = None
+    ) -> None:
+        self.template = None if plain else ChatTemplate(tokenizer, stops, date)
         self._finder = SpanFinder(self.template) if self.template else None
         source = self.template.source if self.template else None
         self._encoder = Encoder(tokenizer, "literal", source)
@@ -82,6 +86,7 @@ def by_transformers(
     messages: list[Message],
     tools: list[Any] | None,
     arguments: Mapping[str, Any],
+    date: str | None = None,
 ) -> list[int]:
     """Return the token ids of a prompt as programs without this one make it: those that load a
     tokenizer and apply its chat template.
@@ -91,8 +96,10 @@ def by_transformers(
         messages: the turns, in its form (`Prompts.native`).
         tools: shown to the model.
         arguments: of the chat template.
+        date: what the template writes for today's; None: today's.
     """
-    text = tokenizer.apply_chat_template(
-        messages, tools=tools, add_generation_prompt=True, tokenize=False, **arguments
-    )
+    with template_clock.on(date):
+        text = tokenizer.apply_chat_template(
+            messages, tools=tools, add_generation_prompt=True, tokenize=False, **arguments
+        )
     return list(tokenizer.encode(text, add_special_tokens=False, verbose=False))

@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from tuner.data import reasoning, turn_keys
-from tuner.data.bad_rows import BadRow
+from tuner.data import json_rows, marks, reasoning
+from tuner.data.bad_rows import BadRow, EmptyPrompt
+from tuner.data.jinja import compiled, variables
+from tuner.data.label_names import LabelNames
 from tuner.data.read import Row
 from tuner.data.reasoning import Message as Message
-from tuner.data.template import (
-    SLOT_LABEL,
-    SLOT_TEXT,
-    Cloze,
-    Conversation,
-    Template,
-    Turn,
-    environment,
-    load_template,
-    variables,
-)
+from tuner.data.row_values import RowValues, ValueReader, any_turns, unprompted
+from tuner.data.template import SLOT_LABEL, SLOT_TEXT, Cloze, Conversation, Template, Turn
 from tuner.data.template_match import Fit
-from tuner.data.turn_lists import messages_of
-from tuner.data.turn_rules import TurnRules
-
-_ONE_COLUMN = re.compile(r"\{\{\s*(\w+)\s*\}\}\Z")
+from tuner.data.tool_calls import called
+from tuner.data.turn_lists import earlier, messages_of
+from tuner.data.turn_rules import TurnRules, instructed
+from tuner.data.values import written
+from tuner.schema.suggest import listed
 
 
 @dataclass(frozen=True)
@@ -52,7 +41,8 @@ class Dialogue:
 
     `answer` is the last turn's text; for a cloze it is the label, whose word is in the segments.
     `source` is the number of the file that the row comes from. `unanswered` says that the row has
-    further turns, which no answer follows.
+    further turns, which no answer follows. `documents` are the texts that may lose their end;
+    `cut_texts` says that one did. `choices` are the answers that the row itself offers.
     """
 
     row: str
@@ -64,6 +54,9 @@ class Dialogue:
     cut_characters: int = 0
     source: int = 0
     unanswered: bool = False
+    documents: tuple[str, ...] = ()
+    cut_texts: bool = False
+    choices: tuple[str, ...] = ()
 
     def with_answer(self, answer: str) -> Dialogue:
         """Return the same row with a different last answer, without reasoning before it."""
@@ -90,19 +83,19 @@ class Dialogue:
 
     @property
     def mark(self) -> str:
-        """The sha256 of the row's text, ignoring case and white space."""
-        text = "\n".join(" ".join(part.casefold().split()) for part in self._parts())
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-    def _parts(self) -> list[str]:
+        """Fingerprint of the row."""
         if self.segments:
-            return ["".join(segment.text for segment in self.segments)]
-        parts: list[str] = []
-        for message in self.messages:
-            content = message.get("content") or ""
-            rest = {k: v for k, v in turn_keys.shown(message).items() if k != "content"}
-            parts += [json.dumps(rest, ensure_ascii=False), content]
-        return parts
+            return marks.of_row(["".join(segment.text for segment in self.segments)])
+        return marks.of_row([part for message in self.messages for part in marks.said(message)])
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Fingerprints of the prompts of its answers, that of the last one first; plain text is its
+        own prompt."""
+        if self.segments:
+            parts = [each.text for each in self.segments if self.plain or not each.supervised]
+            return (marks.of_text("".join(parts)),)
+        return marks.of_prompts(self.messages)
 
 
 class RowRenderer:
@@ -110,22 +103,20 @@ class RowRenderer:
 
     Args:
         fit: the template and its columns.
-        labels: the recipe's; a number, true or false that is one of them counts as its text.
+        labels: how the value of a label's column is written.
         rules: what the recipe says about turns.
     """
 
     def __init__(
-        self, fit: Fit[Template], labels: Collection[str] = (), rules: TurnRules | None = None
+        self,
+        fit: Fit[Template],
+        labels: LabelNames | None = None,
+        rules: TurnRules | None = None,
     ) -> None:
         self.rules = rules or TurnRules()
         self.template = fit.template
-        self._labels = frozenset(labels)
         self._fit = fit
-        self._lists = {turn.column for turn in fit.template.turns if turn.column}
-        if conversation := fit.template.conversation:
-            self._lists |= {conversation.column, conversation.tools or conversation.column}
-        sources = [fit.template.text, *(turn.content for turn in fit.template.turns)]
-        self._compiled = {source: _compile(source) for source in sources if source}
+        self._reader = ValueReader(fit, labels)
 
     def render(self, row: Row) -> Dialogue:
         """Render one row.
@@ -133,24 +124,38 @@ class RowRenderer:
         Raises:
             BadRow: a column is missing or is not text, or the turns are malformed.
         """
-        dialogue = self._render(row, self._values(row))
-        return replace(dialogue, cut_characters=row.cut_characters, source=row.source)
+        values = self._reader.of(row)
+        dialogue = self._render(row, values)
+        return replace(
+            dialogue,
+            cut_characters=row.cut_characters,
+            source=row.source,
+            choices=values.letters,
+        )
 
-    def _render(self, row: Row, values: dict[str, Any]) -> Dialogue:
-        template = self.template
+    def supervised(self, row: Row) -> Dialogue:
+        """Render one row to learn from; of one without a prompt, the error says what would do."""
+        try:
+            return self.render(row)
+        except EmptyPrompt as problem:
+            raise BadRow(f"{problem}{unprompted(self._fit)}") from None
+
+    def _render(self, row: Row, found: RowValues) -> Dialogue:
+        template, values = self.template, found.named
         if template.text is not None:
-            text = self._compiled[template.text](values)
+            text = compiled(template.text, found.words)(values)
             return Dialogue(row.id, segments=(Segment(text, True),), answer=text)
         if template.cloze:
-            return _cloze(row.id, template.cloze, values)
+            return _cloze(row.id, template.cloze, values, self.rules.instruction)
         if template.conversation:
             messages = tuple(_conversation(template.conversation, values))
             tools = _tools(values.get(template.conversation.tools or ""))
         else:
             messages = tuple(
-                message for turn in template.turns for message in self._turn(turn, values)
+                message for turn in template.turns for message in self._turn(turn, found)
             )
-            tools = None
+            self._refuse_empty(messages)
+            tools = _tools(values.get(template.tools or ""))
         given = messages
         messages = self.rules.applied(messages, row.values)
         answer = messages[-1].get("content") or "" if messages else ""
@@ -158,63 +163,40 @@ class RowRenderer:
         unanswered = unanswered and _spoken(messages) < _spoken(given)
         return Dialogue(row.id, messages, tools=tools, answer=answer, unanswered=unanswered)
 
-    def _values(self, row: Row) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        required = set(self.template.columns.required)
-        for name in self.template.columns.names:
-            fit, file_name = self._fit, self._fit.columns.get(name, name)
-            value = fit.required(row, name) if name in required else fit.value(row, name)
-            if name in fit.spoken and value is not None:
-                value = messages_of(value, _any_turns(), file_name)
-            elif name not in self._lists:
-                value = self._written(name, value)
-            if value is None:
-                value = ""
-            elif name not in self._lists | fit.spoken and not isinstance(value, str):
-                raise BadRow(f"the column '{file_name}' is not text")
-            elif name in required and not _filled(value) and self.template.text is None:
-                raise BadRow(f"the column '{file_name}' is empty")
-            values[name] = value
-        return values
+    def _refuse_empty(self, messages: Sequence[Message]) -> None:
+        """Refuse a row of which no turn is left to answer."""
+        asking = [turn for turn in self.template.turns if turn.role == "user"]
+        if asking and all(message["role"] in ("system", "assistant") for message in messages):
+            columns = self._fit.columns
+            read = {name: None for turn in asking for name in sorted(turn.columns() & {*columns})}
+            raise EmptyPrompt(f"the prompt is empty ({listed([columns[name] for name in read])})")
 
-    def _written(self, name: str, value: Any) -> Any:
-        """A label that is a number, true or false as text; other values as they are."""
-        if not isinstance(value, int):
-            return value
-        text = json.dumps(value)
-        return text if name == self.template.label or text in self._labels else value
-
-    def _turn(self, turn: Turn, values: dict[str, Any]) -> list[Message]:
+    def _turn(self, turn: Turn, found: RowValues) -> list[Message]:
+        values = found.named
         if turn.role == "history":
-            return _history(values[turn.column or ""])
+            return earlier(values[turn.column or ""], any_turns())
+        if turn.calls:
+            return [_calling(values[turn.calls], self._fit.columns[turn.calls])]
         source = turn.content or ""
         for name in self._fit.spoken.intersection(variables(source)):
-            return self._continued(turn, name, values)
-        content = self._compiled[source](values)
+            return self._continued(turn, name, found)
+        content = compiled(source, found.words)(values)
         if not content.strip() and turn.role != "assistant":
             return []
         return [{"role": turn.role, "content": content}]
 
-    def _continued(self, turn: Turn, name: str, values: dict[str, Any]) -> list[Message]:
+    def _continued(self, turn: Turn, name: str, found: RowValues) -> list[Message]:
         """The turns in a column, the last of them as the template writes it."""
-        *before, last = values[name]
+        *before, last = found.named[name]
         if last["role"] != turn.role:
             raise BadRow(
                 f"the turns in '{self._fit.columns[name]}' do not end with the {turn.role}"
             )
         if not isinstance(last.get("content"), str):
             return [*before, last]
-        given = {**values, name: last["content"]}
-        content = self._compiled[turn.content or ""](given)
+        given = {**found.named, name: last["content"]}
+        content = compiled(turn.content or "", found.words)(given)
         return [*before, {**last, "content": content}]
-
-
-@cache
-def _any_turns() -> Conversation:
-    """How turns are read whose template names no keys and roles."""
-    conversation = load_template("chat", Path()).conversation
-    assert conversation is not None
-    return conversation
 
 
 def _spoken(messages: Collection[Message]) -> int:
@@ -222,48 +204,19 @@ def _spoken(messages: Collection[Message]) -> int:
     return sum(message["role"] != "system" for message in messages)
 
 
-def _filled(value: Any) -> bool:
-    return bool(value.strip() if isinstance(value, str) else value)
-
-
-def _compile(source: str) -> Callable[[dict[str, Any]], str]:
-    column = _ONE_COLUMN.match(source)
-    if column:
-        name = column.group(1)
-        return lambda values: str(values[name])
-    template = environment().from_string(source)
-
-    def render(values: dict[str, Any]) -> str:
-        try:
-            return template.render(values)
-        except jinja2.TemplateError as error:
-            raise BadRow(f"the data template cannot render the row: {error}") from None
-
-    return render
-
-
-def _history(pairs: Any) -> list[Message]:
-    messages: list[Message] = []
-    for pair in pairs or []:
-        if (
-            not isinstance(pair, list)
-            or len(pair) != 2
-            or not all(isinstance(text, str) for text in pair)
-        ):
-            raise BadRow("history is not a list of pairs of texts")
-        messages.append({"role": "user", "content": pair[0]})
-        messages.append({"role": "assistant", "content": pair[1]})
-    return messages
-
-
-def _cloze(row: str, cloze: Cloze, values: dict[str, Any]) -> Dialogue:
-    text, label = values[cloze.text], values[cloze.label]
+def _cloze(row: str, cloze: Cloze, values: Mapping[str, Any], instruction: str | None) -> Dialogue:
+    text, label = written(values[cloze.text]), values[cloze.label]
     word = cloze.verbalizer.get(label)
     if word is None:
-        raise BadRow(f"the data template's verbalizer has no word for the label '{label}'")
+        raise BadRow(
+            f"the data template has no word for the label '{label}' (set data.template: "
+            "classification, which learns the labels themselves; or add it to the verbalizer)"
+        )
     parts = re.split(f"({re.escape(SLOT_TEXT)}|{re.escape(SLOT_LABEL)})", cloze.pattern)
     slots = {SLOT_TEXT: Segment(text, False), SLOT_LABEL: Segment(word, True)}
     segments = tuple(slots.get(part, Segment(part, False)) for part in parts if part)
+    if instruction:
+        segments = (Segment(instructed(instruction, ""), False), *segments)
     return Dialogue(row, segments=segments, answer=label, words=cloze.verbalizer)
 
 
@@ -274,6 +227,22 @@ def _conversation(conversation: Conversation, values: dict[str, Any]) -> list[Me
         same = {"role": "system", "content": system}
         messages = [same, *(messages[1:] if messages[:1] == [same] else messages)]
     return messages
+
+
+def _calling(value: Any, column: str) -> Message:
+    """The turn that makes the calls in a value: a list of them, or JSON text."""
+    calls = value
+    if isinstance(value, str):
+        try:
+            calls = json_rows.decode(value)
+        except ValueError:
+            raise BadRow(f"the calls in '{column}' are not JSON") from None
+    calls = [calls] if isinstance(calls, dict) else calls
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise BadRow(f"the calls in '{column}' are not a list of objects")
+    made = [dict(zip(("name", "arguments"), called(call), strict=True)) for call in calls]
+    functions = [{"type": "function", "function": function} for function in made]
+    return {"role": "assistant", "content": "", "tool_calls": functions}
 
 
 def _tools(tools: Any) -> list[Any] | None:

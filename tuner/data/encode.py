@@ -72,7 +72,10 @@ class Encoder:
         self._eos = int(tokenizer.eos_token_id)
         self._prefix = _prefix(self._backend)
         self._control = ControlTokens(tokenizer, chat_template)
-        self._added = frozenset(tokenizer.added_tokens_decoder)
+        added = tokenizer.added_tokens_decoder
+        self._added = frozenset(added)
+        # Tokens that take the white space next to them along: in Phi-3's, that of an answer.
+        self._greedy = {n: str(t.content) for n, t in added.items() if t.lstrip or t.rstrip}
         # Tokens of a prompt's end, by the tokenizer and its text: nearly always the same ones.
         self._ends: dict[tuple[int, str], Encoding] = {}
 
@@ -80,6 +83,14 @@ class Encoder:
     def control_words(self) -> list[str]:
         """The control tokens, which are kept literal in the text of rows."""
         return self._control.words
+
+    def offsets(self, text: str) -> list[Span]:
+        """Return where the tokens of a plain text are in it."""
+        return list(self._backend.encode(text, add_special_tokens=False).offsets)
+
+    def plain_ids(self, text: str) -> list[int]:
+        """Return the tokens of a text, without those that the tokenizer puts around one."""
+        return list(self._backend.encode(text, add_special_tokens=False).ids)
 
     def encode(self, examples: Sequence[Rendered], prompts: bool = False) -> list[Encoded | BadRow]:
         """Encode examples; a row that cannot be encoded safely yields its problem."""
@@ -126,6 +137,10 @@ class Encoder:
     ) -> Encoded:
         ids, offsets = list(encoding.ids), list(encoding.offsets)
         source = text or example.text
+        if self._greedy:
+            offsets = [
+                self._own(token, span, source) for token, span in zip(ids, offsets, strict=True)
+            ]
         backend = self._control.private if foreign else self._backend
         apart = False
         if example.dialogue.messages and example.prompt_end:
@@ -166,6 +181,12 @@ class Encoder:
             weights=tuple(weights),
             offsets=tuple(kept),
         )
+
+    def _own(self, token: int, span: Span, text: str) -> Span:
+        """Return the span of a token in `text` without the white space that it takes along."""
+        word = self._greedy.get(token, "")
+        start = text.find(word, *span) if word else -1
+        return (start, start + len(word)) if start >= 0 else span
 
     def _as_sent(
         self, ids: list[int], offsets: list[Span], text: str, border: int, backend: Tokenizer
@@ -265,3 +286,9 @@ def _prefix(backend: Tokenizer) -> list[int]:
             break
         count += 1
     return list(encoding.ids[:count])
+
+
+def unread(example: Rendered, encoded: Encoded) -> int:
+    """Estimate the tokens of text that was cut while reading; supervised, if it is an answer's."""
+    characters = example.dialogue.cut_characters
+    return round(characters * len(encoded.ids) / max(1, len(example.text)))

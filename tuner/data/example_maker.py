@@ -11,19 +11,19 @@ from tuner.data import reasoning, turn_keys
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.chat_template import ChatTemplate, plain_template
 from tuner.data.dialogue import Dialogue
-from tuner.data.encode import Encoded, Encoder, closing
+from tuner.data.encode import Encoded, Encoder, closing, unread
 from tuner.data.example import Example
 from tuner.data.prepared import Inputs
 from tuner.data.rendered import Rendered, raw, separator_of
 from tuner.data.spans import SpanFinder
 from tuner.data.system_turn import refuse_system
 from tuner.data.tally import Tally
+from tuner.data.target_encoder import TargetEncoder
 from tuner.data.template import Template
 from tuner.data.turn_rules import refuse_misplaced
 from tuner.errors import DataError, ModelError, RecipeError
 
 MAX_LOST_SHARE = 0.1
-
 
 Pair = tuple[Rendered, Encoded]
 
@@ -60,6 +60,7 @@ class ExampleMaker:
                 "without one the model never learns to stop",
                 "use a base model whose tokenizer defines an eos_token",
             )
+        self._date = inputs.date
         raw_ones = [template.name for template in templates if template.raw]
         if data.render == "chat" and raw_ones:
             raise RecipeError(
@@ -90,11 +91,12 @@ class ExampleMaker:
         chat = self._turns and data.render != "raw" and language
         self._separator = "" if chat else separator_of(turned, head)
         if chat:
-            self._chat = ChatTemplate(tokenizer, inputs.stop_ids)
+            self._chat = ChatTemplate(tokenizer, inputs.stop_ids, inputs.date)
             self._finder = SpanFinder(self._chat, self._context)
-        borders = data.long == "split"
+        borders = inputs.splits(head)
         self.encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
-        self._suffix = closing(tokenizer)
+        self.suffix = closing(tokenizer)
+        self._targets = TargetEncoder(tokenizer, self.encoder) if head == "sequence" else None
         if data.system is not None:
             refuse_system(self._chat, data.system, self.encoder.control_words)
 
@@ -113,6 +115,11 @@ class ExampleMaker:
             if self._chat.own
             else "the tokenizer's"
         )
+
+    @property
+    def chat_date(self) -> str | None:
+        """The date that the chat template writes; None if it writes none."""
+        return self._date if self._chat and self._chat.dated else None
 
     @property
     def plain_template(self) -> str | None:
@@ -189,13 +196,16 @@ class ExampleMaker:
                 bad[example.dialogue.row] = None
                 problems.add(example.dialogue.row, str(result))
         problems.stop_if_too_many()
-        return [pair for pair in pairs if pair[0].dialogue.row not in bad]
+        return [each for each in pairs if each[0].dialogue.row not in bad]
 
     def _as_sent(
         self, rendered: Sequence[Rendered], prompts: bool
     ) -> Iterator[tuple[Rendered, Encoded | BadRow]]:
         """Texts and their tokens; those of several answers one by one where a prompt among them has
         other tokens when it is sent."""
+        if self._targets:
+            yield from zip(rendered, self._targets.encode(rendered), strict=True)
+            return
         for example, result in zip(rendered, self.encoder.encode(rendered, prompts), strict=True):
             if self._finder is None or isinstance(result, BadRow) or not result.apart:
                 yield example, result
@@ -206,14 +216,23 @@ class ExampleMaker:
     def options(self, pair: Rendered, labels: Sequence[str]) -> list[Example] | None:
         """Return the prompt with each label as its answer; None if one is cut off or refused."""
         try:
-            texts = [self.render(pair.dialogue.with_answer(label), True)[-1] for label in labels]
+            return self.answered(pair.dialogue, labels)
         except BadRow:
             return None
+
+    def answered(self, dialogue: Dialogue, labels: Sequence[str]) -> list[Example]:
+        """Return a dialogue with each label as its last answer.
+
+        Raises:
+            BadRow: one is refused, or longer than `max_length`.
+        """
+        texts = [self.render(dialogue.with_answer(label), True)[-1] for label in labels]
         examples = []
-        encoded = self.encoder.encode(texts, self.head != "language")
-        for text, result in zip(texts, encoded, strict=True):
-            if isinstance(result, BadRow) or len(result.ids) > self.max_length:
-                return None
+        for text, result in self._as_sent(texts, self.head != "language"):
+            if isinstance(result, BadRow):
+                raise result
+            if (length := len(result.ids)) > self.max_length:
+                raise BadRow(f"with its label it has {length} tokens, over {self.max_length}")
             examples.append(self.example(text, result))
         return examples
 
@@ -228,7 +247,7 @@ class ExampleMaker:
                 task=task,
                 weights=encoded.weights[:most],
             )
-        ids = encoded.prompt_ids[: most - len(self._suffix)] + self._suffix
+        ids = encoded.prompt_ids[: most - len(self.suffix)] + self.suffix
         nothing = [False] * len(ids)
         if self.head == "classes":
             label = self._labels.index(rendered.dialogue.answer.strip())
@@ -248,10 +267,8 @@ class ExampleMaker:
                 if here:
                     tally.supervised_cut += unread(example, encoded)
             tally.foreign += encoded.foreign
-            if (
-                made.num_tokens < self.whole_length(encoded, made)
-                or example.dialogue.cut_characters
-            ):
+            shorter = made.num_tokens < self.whole_length(encoded, made)
+            if shorter or example.dialogue.cut_characters:
                 tally.truncated.add(row)
             if here:
                 tally.supervised_kept += here
@@ -264,7 +281,7 @@ class ExampleMaker:
         """Return the tokens that an example would have without truncation."""
         if self.head == "language":
             return len(encoded.ids)
-        return len(encoded.prompt_ids) + len(self._suffix) + len(made.target)
+        return len(encoded.prompt_ids) + len(self.suffix) + len(made.target)
 
     def stop_if_too_many_dropped(self, rows: int, kept: set[str], longest: int) -> None:
         """Raise when truncation leaves too many rows without an answer.
@@ -281,9 +298,3 @@ class ExampleMaker:
                 f"at data.max_length {self.max_length}, e.g. {self.train.dropped[0]}",
                 f"set data.max_length: {longest} (the longest row), or shorten the prompts",
             )
-
-
-def unread(example: Rendered, encoded: Encoded) -> int:
-    """Estimate the tokens of text that was cut while reading; supervised, if it is an answer's."""
-    characters = example.dialogue.cut_characters
-    return round(characters * len(encoded.ids) / max(1, len(example.text)))

@@ -2,91 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import heapq
-import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tuner.data import read
+from tuner.data import find, read
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.read import Row
-from tuner.data.template_match import NONE, Fit
+from tuner.data.sample import Sample, first_version
+from tuner.data.source import EVIDENCE, Source, SplitFiles
+from tuner.data.source_file import SourceFile
+from tuner.data.template_match import NONE
+from tuner.data.ways import given_keys
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import Source as SourceItem
 from tuner.recipe.schema_source import SourceSection
-from tuner.record.disk import sha256_file
 
 Made = TypeVar("Made")
 # No token has more characters, except runs of spaces; a longer text is truncated anyway.
 CHARACTERS_PER_TOKEN = 64
 SPARE_TOKENS = 1024
-# Rows by whose contents a format is recognised.
-EVIDENCE = 1000
-
-
-@dataclass
-class Source:
-    """A file of a split, and its rows.
-
-    Args:
-        path: the file.
-        name: what it is called in messages; no other source has the name.
-        data: the recipe's data section, with what is the source's own in its place.
-        rows: its rows.
-        drawn_from: how many rows the file has, where only some of them are used.
-        fit: its format, once it is recognised; without rows it has none.
-    """
-
-    path: Path
-    name: str
-    data: DataSection
-    rows: list[Row]
-    drawn_from: int | None = None
-    fit: Fit[Any] = field(init=False)
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns of its rows, in order of appearance."""
-        return list(dict.fromkeys(name for row in self.rows for name in row.values))
-
-    def facts(self) -> dict[str, Any]:
-        """Return the report's facts about the file."""
-        drawn = {} if self.drawn_from is None else {"drawn_from": self.drawn_from}
-        return {
-            "name": self.name,
-            "sha256": sha256_file(self.path),
-            "rows": len(self.rows),
-            **drawn,
-            **self._format(),
-        }
-
-    def _format(self) -> dict[str, Any]:
-        if not self.rows:
-            return {}
-        used = [name for name in self.columns if name in self.fit.used]
-        return {"template": self.fit.template.name, "columns": used}
-
-
-@dataclass
-class SplitFiles:
-    """The files of one split (train or eval)."""
-
-    name: str
-    sources: list[Source]
-
-    @property
-    def paths(self) -> list[Path]:
-        """The files."""
-        return [source.path for source in self.sources]
-
-    @property
-    def rows(self) -> list[Row]:
-        """The rows of all files."""
-        return [row for source in self.sources for row in source.rows]
+OfRow = Callable[[Source, Row], Any]
 
 
 @dataclass
@@ -96,6 +35,7 @@ class DataSource:
     train: SplitFiles
     eval: SplitFiles
     bad: BadRows
+    reader: Reader
 
     @property
     def sources(self) -> list[Source]:
@@ -137,6 +77,8 @@ class DataSource:
         rows = self.rows
         return {
             "files": [source.facts() for source in self.sources],
+            "read_as": [f"{s.name}: {', '.join(s.file.said)}" for s in self.sources if s.file.said],
+            "rows_of_items": [f"{s.name}: {t}" for s in self.sources if (t := s.file.items())],
             "rows_in": len(rows),
             **left_out,
             "ignored_columns": list(everywhere),
@@ -144,9 +86,7 @@ class DataSource:
         }
 
 
-def read_source(
-    data: DataSection, folder: Path, max_length: int, seed: int, first: int | None = None
-) -> DataSource:
+def read_source(data: DataSection, folder: Path, max_length: int, seed: int) -> DataSource:
     """Read the files of a data section.
 
     Args:
@@ -154,32 +94,29 @@ def read_source(
         folder: where relative paths are looked up first.
         max_length: tokens; texts that are far longer are not read to their end, unless split.
         seed: chooses the rows of a source that names how many.
-        first: read no more rows of each source than this, except to draw some.
 
     Raises:
         DataError: a file is missing or broken.
     """
-    reader = _Reader(data, folder, max_length, seed, first)
+    reader = Reader(data, folder, max_length, seed)
     train = SplitFiles("train", reader.sources(data.train, "data.train", data.max_rows))
-    held = [data.eval] if isinstance(data.eval, str) else []
-    found = DataSource(
-        train, SplitFiles("eval", reader.sources(held, "data.eval", None)), reader.bad
-    )
+    held = [] if data.eval_file is None else [data.eval_file]
+    files = SplitFiles("eval", reader.sources(held, "data.eval", None))
+    found = DataSource(train, files, reader.bad, reader)
     _settle(found.sources, data)
     return found
 
 
-class _Reader:
-    """Reads the sources of a data section."""
+class Reader:
+    """Reads the sources of a data section; of rows that are drawn, first those by which the column
+    of the label is known. `most` characters of a text are enough to cut it."""
 
-    def __init__(
-        self, data: DataSection, folder: Path, max_length: int, seed: int, first: int | None
-    ) -> None:
+    def __init__(self, data: DataSection, folder: Path, max_length: int, seed: int) -> None:
         self.bad = BadRows(data.max_bad_rows)
-        self._data, self._folder, self._seed, self._first = data, folder, seed, first
-        self._most = (
-            None if data.long == "split" else (max_length + SPARE_TOKENS) * CHARACTERS_PER_TOKEN
-        )
+        self._data, self._folder, self._seed = data, folder, seed
+        self.most = (max_length + SPARE_TOKENS) * CHARACTERS_PER_TOKEN
+        # What plain text is, and is read to its end, is known only when its format is.
+        self._whole = data.long == "split" or (data.long == "auto" and data.cut != "answer")
 
     def sources(self, items: Sequence[SourceItem], key: str, most: int | None) -> list[Source]:
         """Read the sources of a split, at most so many rows of all together."""
@@ -187,67 +124,85 @@ class _Reader:
             each if isinstance(each, SourceSection) else SourceSection(source=each)
             for each in items
         ]
-        paths = [read.find(each.source, self._folder, key) for each in own]
+        paths = [find.find(each.source, self._folder, key) for each in own]
         found: list[Source] = []
+        drawn = self._data.draw == "seed"
         for number, (item, path) in enumerate(zip(own, paths, strict=True)):
             update = {
                 name: value
-                for name in ("template", "columns", "system")
+                for name in ("template", "columns", "system", "instruction")
                 if (value := getattr(item, name)) is not None
             }
             given = self._data.model_copy(update=update)
-            source = Source(path, _name(paths, number), given, [])
+            # One that is there twice is one task of a prompt for several.
+            twin = own.index(item)
+            file = SourceFile.open(path, item, key, given, self._folder)
+            source = Source(file, _name(paths, number), given, twin, item.rows)
+            source.given = given_keys(item, key, len(own))
+            source.to_draw = drawn and (most is not None or item.rows is not None)
             left = None if most is None else most - sum(len(each.rows) for each in found)
-            self._fill(source, item.rows, left)
-            for row in source.rows:
-                # One that is there twice is one task of a prompt for several.
-                row.source, row.name = own.index(item), source.name
+            self._fill(source, left)
             found.append(source)
         return found
 
-    def _fill(self, source: Source, drawn: int | None, most: int | None) -> None:
-        """Read the rows of a source: some that are drawn, or the first `most`."""
-        if drawn is None:
-            limits = [limit for limit in (most, self._first) if limit is not None]
-            found = read.read(source.path, self.bad, min(limits, default=None))
-            source.rows = list(self._cut(found))
+    def draw(self, split: SplitFiles, label_of: OfRow, key_of: OfRow) -> None:
+        """Draw the rows that the recipe asks for, label by label, once the formats are known."""
+        most = self._data.max_rows if split.name == "train" else None
+        common = None if most is None else Sample(most, self._seed)
+        drawn = [source for source in split.sources if source.to_draw]
+        for source in drawn:
+            source.drawn_from = 0
+            own = common if source.wanted is None else Sample(source.wanted, self._seed)
+            assert own is not None
+            for row in self._rows(source):
+                source.drawn_from += 1
+                own.add(row, label_of(source, row), key_of(source, row))
+            source.rows = [] if own is common else own.rows()
+            if common is not None:
+                for row in source.rows:
+                    common.add(row, label_of(source, row), key_of(source, row))
+        together = common.rows() if common else []
+        for source in drawn:
+            if common:
+                source.rows = [row for row in together if row.name == source.name]
+            if source.wanted is None and len(source.rows) == source.drawn_from:
+                source.drawn_from = None
+            labels = Counter(label_of(source, row) for row in source.rows)
+            source.labels = {key: labels[key] for key in sorted(filter(None, labels))}
+
+    def _fill(self, source: Source, most: int | None) -> None:
+        """Read the rows of a source: the first ones to know it by, some that are drawn, or all."""
+        if source.to_draw:
+            known = BadRows(self._data.max_bad_rows)
+            source.rows = list(self._rows(source, EVIDENCE, known))
+        elif source.wanted is None or self._data.draw == "seed":
+            limits = [limit for limit in (most, source.wanted) if limit is not None]
+            source.rows = list(self._rows(source, min(limits, default=None)))
         else:
-            every = self._cut(read.read(source.path, self.bad))
-            chosen, source.drawn_from = _draw(every, drawn, self._seed)
+            chosen, source.drawn_from = first_version(self._rows(source), source.wanted, self._seed)
             source.rows = chosen[:most]
+
+    def _rows(
+        self, source: Source, most: int | None = None, bad: BadRows | None = None
+    ) -> Iterator[Row]:
+        for row in self._cut(source.file.rows(bad or self.bad, most)):
+            row.source, row.name = source.number, source.name
+            yield row
 
     def _cut(self, rows: Iterable[Row]) -> Iterator[Row]:
         for row in rows:
-            if self._most is not None:
-                read.cut(row, self._most)
+            if not self._whole:
+                read.cut(row, self.most)
             yield row
 
 
 def in_source(error: TunerError, source: Source) -> TunerError:
     """Return an error about one of several sources."""
     fix = error.fix
-    if isinstance(error, DataError):
+    if isinstance(error, DataError) and "\n" not in fix:
         fix += f"; for this source alone: {{source: {source.path.name}, template: NAME, columns: "
         fix += "{template's name: file's name}}"
     return type(error)(f"{source.name}: {error.what}", error.why, fix, error.problems)
-
-
-def _draw(rows: Iterable[Row], most: int, seed: int) -> tuple[list[Row], int]:
-    """Return `most` rows, in their order, and how many there are in all.
-
-    Which ones depends on the seed and on their contents, not on their places: files whose rows
-    belong together line by line are drawn from independently.
-    """
-    count = 0
-
-    def marked() -> Iterator[tuple[bytes, int, Row]]:
-        nonlocal count
-        for count, row in enumerate(rows, 1):
-            text = f"{seed}:{json.dumps(row.values, sort_keys=True, default=str)}"
-            yield hashlib.sha256(text.encode()).digest(), count, row
-
-    chosen = heapq.nsmallest(most, marked(), key=lambda each: each[:2])
-    return [row for _, _, row in sorted(chosen, key=lambda each: each[1])], count
 
 
 def _name(paths: Sequence[Path], number: int) -> str:
@@ -269,6 +224,8 @@ def _settle(sources: Sequence[Source], data: DataSection) -> None:
             here = {
                 name: file
                 for name, file in data.columns.items()
-                if file == NONE or file in source.columns or file not in known
+                if (file == NONE and (name in source.columns or name not in known))
+                or file in source.columns
+                or (file != NONE and file not in known)
             }
             source.data = source.data.model_copy(update={"columns": here})

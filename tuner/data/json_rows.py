@@ -1,4 +1,8 @@
-"""JSON as rows: duplicate keys and lone surrogates are refused, errors name line and column."""
+"""JSON as rows: duplicate keys and lone surrogates are refused, errors name line and column.
+
+A row is an object. An array is one by position, its columns named 1, 2, ...; a text is one of plain
+text. Objects may be spread over several lines, and one object may hold the columns as lists.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +12,25 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-CONTAINERS = ("data", "instances", "examples", "rows")
-_SPACE = re.compile(r"[ \t\n\r]*")
+from tuner.data.bad_rows import Unreadable
+from tuner.data.json_layout import CONTAINERS, by_column, expect, in_list, skip
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
 class BadLine:
-    """Why a line is not a row. `column` counts from 1; `fatal` ends the file."""
+    """Why a line is not a row. `column` counts from 1; `fatal` ends the file.
+
+    `undecodable`: it is not in the file's encoding.
+    """
 
     reason: str
     column: int = 0
     fatal: bool = False
     fix: str = "correct the file"
+    undecodable: bool = False
 
 
 class _Refused(ValueError):
@@ -43,7 +52,14 @@ def _constant(name: str) -> Any:
     raise _Refused(f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant)
+def _unreadable(name: str) -> Unreadable:
+    return Unreadable(f"{name} is not JSON")
+
+
+# Of rows: NaN is an error only in a column that is used.
+_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_unreadable)
+_STRICT = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant)
+_ANY = json.JSONDecoder()
 
 
 def parse(text: str) -> dict[str, Any] | BadLine:
@@ -68,37 +84,26 @@ def decode(text: str) -> Any:
         ValueError: it is not JSON, or has a key twice.
     """
     try:
-        return _DECODER.decode(text.strip())
+        return _STRICT.decode(text.strip())
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-def is_row(line: bytes, alone: bool) -> bool:
-    """Return whether a file's first line is a row, as in JSON Lines, not a container of rows."""
-    if not line.lstrip().startswith(b"{"):
-        return False
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(value, dict) and not (
-        alone and any(isinstance(value.get(key), list) for key in CONTAINERS)
-    )
+def array(text: str, lines: bool = False) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
+    """Parse a file that is one array of rows, or an object that holds one, item by item.
 
-
-def array(text: str) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
-    """Parse a file that is one array of objects, or an object that holds one, item by item.
-
-    A container object keeps its rows under one of `CONTAINERS`, e.g. `{"data": [...]}`.
+    A container object keeps its rows under one of `CONTAINERS`, e.g. `{"data": [...]}`, or its
+    columns as lists. Several objects after one another are rows; with `lines`, as in JSON Lines,
+    a single object is a row.
     """
-    position = _skip(text, 0)
+    position = skip(text, 0)
     try:
         if text[position] == "[":
             position = yield from _items(text, position)
         elif text[position] == "{":
-            position = yield from _container(text, position)
-        if position := _skip(text, position):
-            _expect(text, position, "", "the end of the file")
+            position = yield from (_sequence if lines else _container)(text, position)
+        if position := skip(text, position):
+            expect(text, position, "", "the end of the file")
         else:
             yield 1, BadLine("neither an array nor an object", fatal=True)
     except json.JSONDecodeError as error:
@@ -115,38 +120,39 @@ _Items = Generator[tuple[int, dict[str, Any] | BadLine], None, int]
 def _items(text: str, start: int) -> _Items:
     """Yield the items of the array at `start`; return the position after it."""
     line, counted = text.count("\n", 0, start) + 1, start
-    position = _skip(text, start + 1)
+    position = skip(text, start + 1)
     if text[position : position + 1] == "]":
         return position + 1
     while True:
         line, counted = line + text.count("\n", counted, position), position
-        try:
-            value, end = _DECODER.raw_decode(text, position)
-            yield line, _as_row(value, text[position:end])
-        except _Refused as error:
-            yield line, BadLine(str(error))
-            end = json.JSONDecoder().raw_decode(text, position)[1]
-        position = _skip(text, end)
+        item, end = _item(text, position)
+        yield line, item
+        position = skip(text, end)
         if text[position : position + 1] == "]":
             return position + 1
-        position = _expect(text, position, ",", "',' or ']'")
+        position = expect(text, position, ",", "',' or ']'")
 
 
 def _container(text: str, start: int) -> _Items:
-    """Yield the rows of the object at `start`; return the position after it."""
+    """Yield the rows of the object at `start`, or of it and those after it; return the position
+    after them."""
     found = 0
-    position = _expect(text, start, "{", "'{'")
+    position = expect(text, start, "{", "'{'")
     while text[position : position + 1] != "}":
         key, position = _DECODER.raw_decode(text, position)
-        position = _expect(text, _skip(text, position), ":", "':'")
+        position = expect(text, skip(text, position), ":", "':'")
         if key in CONTAINERS and text[position : position + 1] == "[":
             found += 1
             position = yield from _items(text, position)
         else:
             position = _DECODER.raw_decode(text, position)[1]
-        position = _skip(text, position)
+        position = skip(text, position)
         if text[position : position + 1] != "}":
-            position = _expect(text, position, ",", "',' or '}'")
+            position = expect(text, position, ",", "',' or '}'")
+    if found == 0 and skip(text, position + 1) < len(text):
+        return (yield from _sequence(text, start))
+    if not found and by_column(_DECODER.raw_decode(text, start)[0]):
+        return (yield from _sequence(text, start))
     if found != 1:
         yield (
             1,
@@ -159,38 +165,49 @@ def _container(text: str, start: int) -> _Items:
     return position + 1
 
 
-def _expect(text: str, position: int, wanted: str, name: str) -> int:
-    """The position after `wanted` and white space; at the end of the text for an empty one."""
-    if text[position : position + 1] != wanted:
-        raise json.JSONDecodeError(f"Expecting {name}", text, position)
-    return _skip(text, position + 1)
+def _sequence(text: str, position: int) -> _Items:
+    """Yield rows that follow one another from `position` on; return the end of the text."""
+    value, end = _item(text, position)
+    alone = skip(text, end) == len(text)
+    rows = by_column(value) if isinstance(value, dict) and alone else []
+    for row in rows:
+        yield 1, row
+    if rows:
+        return len(text)
+    line, counted = 1, 0
+    while position < len(text):
+        line, counted = line + text.count("\n", counted, position), position
+        item, end = _item(text, position)
+        yield line, item
+        position = skip(text, end)
+    return position
 
 
-def _skip(text: str, position: int) -> int:
-    found = _SPACE.match(text, position)
-    return found.end() if found else position
+def _item(text: str, position: int) -> tuple[dict[str, Any] | BadLine, int]:
+    """The row at a position, and the position after it."""
+    try:
+        value, end = _DECODER.raw_decode(text, position)
+        return _as_row(value, text[position:end]), end
+    except _Refused as error:
+        return BadLine(str(error)), _ANY.raw_decode(text, position)[1]
 
 
 def _as_row(value: Any, source: str) -> dict[str, Any] | BadLine:
     if isinstance(value, list):
-        value = _in_list(value)
+        value = in_list(value)
+    if isinstance(value, list) and value:
+        value = {str(place): item for place, item in enumerate(value, 1)}
+    elif isinstance(value, str):
+        value = {"text": value}
     if not isinstance(value, dict):
         return BadLine(f"expected an object, found {_name(value)}")
     if _SURROGATE_ESCAPE.search(source) and _SURROGATE.search(
-        json.dumps(value, ensure_ascii=False)
+        json.dumps(value, ensure_ascii=False, default=str)
     ):
         return BadLine("a lone surrogate (\\ud800 to \\udfff) is not text")
     return value
 
 
-def _in_list(value: list[Any]) -> Any:
-    """The row of an array that holds nothing else, or whose items are the turns of one chat."""
-    if len(value) == 1 and isinstance(value[0], dict | list):
-        return value[0] if isinstance(value[0], dict) else _in_list(value[0])
-    speakers = [isinstance(item, dict) and {"role", "from"} & item.keys() for item in value]
-    return {"messages": value} if speakers and all(speakers) else value
-
-
 def _name(value: Any) -> str:
-    names = {list: "an array", str: "a string", bool: "true or false", type(None): "null"}
+    names = {list: "an empty array", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")

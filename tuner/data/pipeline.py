@@ -6,12 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any, Generic
 
+from tuner.console.formatting import counted
+from tuner.data import read
+from tuner.data.bad_rows import EVERY
+from tuner.data.choices import settle
 from tuner.data.example_maker import ExampleMaker
-from tuner.data.files import EVIDENCE, Source, SplitFiles, in_source, read_source
+from tuner.data.file_errors import explained, refuse_pairs
+from tuner.data.files import in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
+from tuner.data.read import Row
+from tuner.data.source import Source, SplitFiles
 from tuner.data.split import Item, Split, split
 from tuner.data.template_match import Fit
-from tuner.data.turn_rules import refuse_own_system
+from tuner.data.turn_rules import refuse_own_texts
 from tuner.errors import DataError, RecipeError
 
 
@@ -23,18 +30,16 @@ class Pipeline(ABC, Generic[Item]):
 
     Attributes:
         unit: what an item is called in messages.
+        likely: the format's columns that columns without names are likely to be, in order.
         labels: answers to choose from.
-        sent: after a preview, how prompts are sent when the model is used.
-        first: prepare only so many rows of each source, for a preview; None: all.
 
     Raises:
         RecipeError: the recipe's lengths do not fit the model or the task.
     """
 
     unit = "prompts"
+    likely: tuple[str, ...] = ("prompt", "completion")
     labels: tuple[str, ...] = ()
-    sent = PromptFormat()
-    first: int | None = None
     maker: ExampleMaker
 
     def __init__(self, inputs: Inputs) -> None:
@@ -53,15 +58,13 @@ class Pipeline(ABC, Generic[Item]):
         items = self._split()
         train, held = self._examples(items)
         if not train:
-            raise DataError(
-                "the train split is empty",
-                "none of its rows could be rendered and kept",
-                "see `tuner data preview`",
-            )
+            raise self._empty(self.source.train, self._left_out(self.source.train))
         report = self._report(items, train, held)
+        report = {"rows_in": report["rows_in"], "bad_rows": len(report["skipped"]), **report}
         name, template = report["template"], self.maker.chat_template
         sent = self._sent(items.train)
-        return Prepared(train, held, name, self.labels, template, report, sent)
+        kept = self._classifier(items.train)
+        return Prepared(train, held, name, self.labels, template, report, sent, kept)
 
     @property
     def fits(self) -> list[Fit[Any]]:
@@ -85,41 +88,73 @@ class Pipeline(ABC, Generic[Item]):
         """How the prompts of these items are sent when the model is used."""
         return PromptFormat()
 
-    @abstractmethod
-    def preview(self) -> tuple[list[Preview], list[str]]:
-        """Return the training rows as they are learned, and what a reader should not overlook.
+    def _classifier(self, items: Sequence[Item]) -> dict[str, Any] | None:
+        """How inputs are classified; None if the answers are not all labels."""
+        return None
+
+    def preview(self, count: int) -> tuple[Prepared, list[Preview]]:
+        """Prepare all rows, and return the first training rows of each source as they are learned.
+
+        Args:
+            count: rows to show, of all sources together; at least one of each.
 
         Raises:
-            TunerError: as `prepare` does, except for rows that truncation leaves without an answer.
+            TunerError: as `prepare`.
         """
+        prepared = self.prepare()
+        return prepared, self._previews(prepared, -(-count // len(self.data.train)))
+
+    @abstractmethod
+    def _previews(self, prepared: Prepared, count: int) -> list[Preview]:
+        """The first training rows, so many of each source, as they are learned."""
 
     def _split(self) -> Split[Item]:
-        few = None if self.first is None else max(EVIDENCE, self.first)
-        self.source = read_source(
-            self.data, self.inputs.folder, self.max_length, self.inputs.seed, few
-        )
+        self.source = read_source(self.data, self.inputs.folder, self.max_length, self.inputs.seed)
         files = self.source.train, self.source.eval
         for each in files:
             self._refuse_empty(each, each.rows)
         self._recognise()
+        for each in files:
+            self.source.reader.draw(each, self._row_label, self._row_key)
+        for source in self.source.sources:
+            for row in () if self._splits(source) else source.rows:
+                read.cut(row, self.source.reader.most)
         train, held = (self._items(each) for each in files)
-        self.source.bad.stop_if_too_many()
+        self.source.bad.stop_if_too_many(len(self.source.rows))
         for each, found in zip(files, (train, held), strict=True):
             self._refuse_empty(each, found)
-        return split(train, held, self.data, self.inputs.seed, self.unit)
+        return split(train, held, self.data, self.inputs.seed, self.unit, self._label)
+
+    def _splits(self, source: Source) -> bool:
+        """Whether rows of a source become pieces where they are too long."""
+        return False
+
+    def _row_label(self, source: Source, row: Row) -> str | None:
+        """What a row is stratified by where rows are drawn; None: nothing."""
+        return None
+
+    def _row_key(self, source: Source, row: Row) -> Any:
+        """What decides whether a row is drawn: rows that belong together have the same."""
+        return row.values
+
+    def _label(self, item: Item) -> str | None:
+        """What an item is stratified by where rows are held out; None: nothing."""
+        return None
 
     def _recognise(self) -> None:
-        """Find the format of each source by its first rows, and keep those of a preview."""
+        """Find the format of each source by its first rows."""
         several = len(self.source.sources) > 1
         for source in self.source.sources:
             if not source.rows:
                 continue
             try:
                 source.fit = self._fit(source)
-                refuse_own_system(source.data, self.data, source.fit.template)
-            except (DataError, RecipeError) as error:
+                refuse_own_texts(source.data, self.data, source.fit.template)
+                refuse_pairs(source, self.likely)
+            except (DataError, RecipeError) as found:
+                error = explained(found, source, self.likely)
                 raise in_source(error, source) if several else error from None
-            source.rows = source.rows[: self.first]
+        settle(source.fit for source in self.source.sources if source.rows)
 
     @abstractmethod
     def _fit(self, source: Source) -> Fit[Any]:
@@ -146,8 +181,11 @@ class Pipeline(ABC, Generic[Item]):
 
     def _left_out(self, files: SplitFiles) -> str:
         bad = len(self.source.bad.found)
-        return f"{bad} bad rows were left out, none is left" if bad else "no rows"
+        return f"{counted(bad, 'bad row')} left out, none is left" if bad else "no rows"
 
     def _empty(self, files: SplitFiles, why: str) -> DataError:
-        fix = f"point data.{files.name} to a file with rows"
-        return DataError(f"the {files.name} split is empty", why, fix)
+        bad, fix = self.source.bad, f"point data.{files.name} to a file with rows"
+        problems = [why, *bad.problems()] if bad.found else None
+        return DataError(
+            f"the {files.name} split is empty", why, EVERY if problems else fix, problems
+        )

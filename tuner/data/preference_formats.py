@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from typing import Any
 
+from tuner.data import winners
+from tuner.data.preference_names import ALIASES, NUMBERED, named, together
 from tuner.data.read import Row
 from tuner.data.template import AUTO
 from tuner.data.template_match import NONE, Fit, check_renames, only
+from tuner.data.thumb_words import is_thumb
+from tuner.data.transcripts import paired
+from tuner.data.turn_lists import LISTS, shape, unmarked
+from tuner.data.unused_parts import refuse_unused
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 
 
 @dataclass(frozen=True)
 class PreferenceFormat:
-    """A format of preference data and the columns it reads."""
+    """A format of preference data and the columns it reads.
+
+    Args:
+        pair: what its two answers are told apart by, if it has two columns of answers.
+    """
 
     name: str
     required: tuple[str, ...]
     optional: tuple[str, ...]
+    pair: tuple[str, str] = ("1", "2")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -27,89 +39,211 @@ class PreferenceFormat:
         return self.required + self.optional
 
 
-_COMMON = ("system", "tools")
+@dataclass(frozen=True)
+class PreferenceFit(Fit[PreferenceFormat]):
+    """A format fitted to a file.
+
+    Args:
+        winners: which answer a value of the column `winner` names, by number; None: neither.
+    """
+
+    winners: Mapping[str, int | None] = field(default_factory=dict)
+
+
+_COMMON = ("input", "history", "system", "tools")
 PREFERENCE_FORMATS = (
-    PreferenceFormat("pairs", ("chosen", "rejected"), ("prompt", "margin", *_COMMON)),
-    PreferenceFormat("rankings", ("prompt", "answers"), _COMMON),
+    PreferenceFormat(
+        "pairs",
+        ("chosen", "rejected"),
+        ("prompt", "margin", "score_chosen", "score_rejected", *_COMMON),
+    ),
+    PreferenceFormat("rankings", ("prompt", "answers"), ("ranks", *_COMMON)),
     PreferenceFormat("scores", ("prompt", "answers"), ("scores", *_COMMON)),
     PreferenceFormat("thumbs", ("prompt", "label"), ("completion", *_COMMON)),
+    *(
+        PreferenceFormat(
+            "winners",
+            (f"answer_{one}", f"answer_{other}", "winner"),
+            ("prompt", f"score_{one}", f"score_{other}", *_COMMON),
+            (one, other),
+        )
+        for one, other in NUMBERED
+    ),
+    *(
+        PreferenceFormat(
+            "scored_pairs",
+            (f"answer_{one}", f"answer_{other}", f"score_{one}", f"score_{other}"),
+            ("prompt", *_COMMON),
+            (one, other),
+        )
+        for one, other in NUMBERED
+    ),
 )
-# The first one present counts.
-ALIASES = {
-    "prompt": ("messages", "conversations"),
-    "answers": ("responses", "completions", "ranking"),
+# Of these columns, the names that count whatever is in them; others, if the values suit.
+_SURE = {
+    "answers": ("answers", "responses", "completions", "ranking"),
+    "scores": ("scores",),
+    "label": ("label",),
+}
+_LONGEST_WINNER = 40
+_SUITS: dict[str, Callable[[Any], bool]] = {
+    "answers": lambda value: isinstance(value, list),
+    "scores": lambda value: isinstance(value, list),
+    "ranks": lambda value: isinstance(value, list),
+    "label": is_thumb,
+    "winner": lambda value: (
+        not isinstance(value, list | dict) and len(str(value)) <= _LONGEST_WINNER
+    ),
 }
 
 
-def choose_format(
-    data: DataSection, present: Sequence[str], rows: Sequence[Row]
-) -> Fit[PreferenceFormat]:
+def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]) -> PreferenceFit:
     """Find the format of these columns; a named one is only fitted to them.
 
     Args:
         data: `template` and `columns` are read.
         present: the columns of the data.
-        rows: distinguish scores from rankings, whose columns may be the same.
+        rows: their values tell apart what columns of the same name may be.
 
     Raises:
-        DataError: no format fits, or several do.
+        DataError: no format fits, or several do; a part of the task would not be used; or which
+            answer is the better one cannot be known.
         RecipeError: `data.template` or `data.columns` names something that does not exist.
     """
-    named = data.template != AUTO
-    formats = [_named(data.template)] if named else list(PREFERENCE_FORMATS)
+    by_name = data.template != AUTO
+    formats = _named(data.template) if by_name else list(PREFERENCE_FORMATS)
     known = {name for each in formats for name in each.columns}
     check_renames(data.columns, known, present, "no column of the format", "format")
-    fits = [fit for each in formats if (fit := _fit(each, data.columns, present, named))]
-    if not named:
+    fits = [fit for each in formats if (fit := _fit(each, data.columns, present, rows, by_name))]
+    if not by_name:
         fits = _one_of_scores_and_rankings(fits, rows)
-    if fit := only(fits, "format of preference data"):
-        return fit
-    raise DataError(
+    best = [fit for fit in fits if not any(fit.used < other.used for other in fits)]
+    if not only(best, "format of preference data"):
+        raise _nothing_fits(formats, present, by_name)
+    (fit,) = best
+    refuse_unused(fit, data.columns, present, rows)
+    fit = replace(fit, spoken=_spoken(fit, rows, by_name))
+    return _with_winners(fit, rows)
+
+
+def _nothing_fits(
+    formats: Sequence[PreferenceFormat], present: Sequence[str], by_name: bool
+) -> DataError:
+    expected = {each.name: f"{each.name} expects: {', '.join(each.required)}" for each in formats}
+    fix = "rename columns in the file, or map them: data.columns: {format's name: file's name}"
+    for pair in NUMBERED:
+        answers = [
+            file for name, file in together(present, pair).items() if name.startswith("answer")
+        ]
+        if answers:
+            scores = f"{{score_{pair[0]}: NAME, score_{pair[1]}: NAME}}"
+            fix = "name the column that says which of them is better, or those with their scores, "
+            fix += "of which the higher one is better:"
+            fix += f"\n  data.columns: {{winner: NAME}}\n  data.columns: {scores}"
+            expected = {"": f"{' and '.join(answers)} are two answers, and none is called better"}
+            break
+    return DataError(
         f"the columns do not fit the format '{formats[0].name}'"
-        if named
+        if by_name
         else "no format of preference data fits the columns",
-        fix="rename columns in the file, or map them: data.columns: {format's name: file's name}",
-        problems=[
-            f"found: {', '.join(present) or 'no columns'}",
-            *(f"{each.name} expects: {', '.join(each.required)}" for each in formats),
-        ],
+        fix=fix,
+        problems=[f"found: {', '.join(present) or 'no columns'}", *expected.values()],
     )
 
 
-def _named(name: str) -> PreferenceFormat:
-    names = [each.name for each in PREFERENCE_FORMATS]
-    if name not in names:
+def _named(name: str) -> list[PreferenceFormat]:
+    found = [each for each in PREFERENCE_FORMATS if each.name == name]
+    if not found:
+        names = list(dict.fromkeys(each.name for each in PREFERENCE_FORMATS))
         near = get_close_matches(name, names)
         raise RecipeError(
             f"data.template: '{name}' is not a format of preference data",
             f"formats: {', '.join(names)}",
             f"did you mean {near[0]}?" if near else "use one of them, or auto",
         )
-    return PREFERENCE_FORMATS[names.index(name)]
+    return found
 
 
 def _fit(
-    wanted: PreferenceFormat, renames: Mapping[str, str], present: Sequence[str], named: bool
-) -> Fit[PreferenceFormat] | None:
+    wanted: PreferenceFormat,
+    renames: Mapping[str, str],
+    present: Sequence[str],
+    rows: Sequence[Row],
+    by_name: bool,
+) -> PreferenceFit | None:
+    free = [name for name in present if renames.get(name) != NONE and name not in renames.values()]
+    joint = together(free, wanted.pair)
     columns: dict[str, str] = {}
     for name in wanted.columns:
-        names = (renames[name],) if name in renames else (name, *ALIASES.get(name, ()))
-        found = [each for each in names if each in present and each != NONE]
+        if name in renames:
+            found = renames[name] if renames[name] in present else None
+        elif name in joint or name not in ALIASES:
+            found = joint.get(name)
+        else:
+            other = [each for each in free if each not in columns.values()]
+            other = [each for each in other if each not in joint.values()]
+            suits = (each for each in named(other, ALIASES[name]) if _suits(name, each, rows))
+            found = next(suits, None)
         if found:
-            columns[name] = found[0]
+            columns[name] = found
     if not all(name in columns for name in wanted.required):
         return None
-    origin = "recipe" if named else f"columns {', '.join(columns.values())}"
-    return Fit(wanted, columns, origin)
+    origin = "recipe" if by_name else f"columns {', '.join(columns.values())}"
+    return PreferenceFit(wanted, columns, origin)
+
+
+def _suits(name: str, column: str, rows: Sequence[Row]) -> bool:
+    if column in _SURE.get(name, ()) or name not in _SUITS:
+        return True
+    values = [value for row in rows if (value := row.values.get(column)) not in (None, "")]
+    return bool(values) and all(map(_SUITS[name], values))
 
 
 def _one_of_scores_and_rankings(
-    fits: list[Fit[PreferenceFormat]], rows: Sequence[Row]
-) -> list[Fit[PreferenceFormat]]:
+    fits: list[PreferenceFit], rows: Sequence[Row]
+) -> list[PreferenceFit]:
     scored = False
     for fit in fits:
         if fit.template.name == "scores":
             values = [fit.value(row, "answers") for row in rows]
             items = [item for value in values if isinstance(value, list) for item in value]
-            scored = "scores" in fit.columns or any(isinstance(item, dict) for item in items)
+            apart = [item for item in items if isinstance(item, dict) and "rank" not in item]
+            scored = "scores" in fit.columns or bool(apart)
     return [fit for fit in fits if fit.template.name != ("rankings" if scored else "scores")]
+
+
+def _spoken(fit: PreferenceFit, rows: Sequence[Row], by_name: bool) -> frozenset[str]:
+    """The format's columns whose texts hold turns, as JSON or, unless the format is named, marked.
+
+    A prompt of questions and answers is plain text: they may be examples in it. Of answers without
+    a prompt, a few without marks among others are bad rows.
+    """
+    found = set()
+    for name, column in fit.columns.items():
+        if name not in ("prompt", "chosen", "rejected", "completion") and "answer_" not in name:
+            continue
+        texts = {row.id: row.values.get(column) for row in rows}
+        if not all(isinstance(text, str) for text in texts.values() if text is not None):
+            continue
+        odd = unmarked(texts) if "prompt" not in fit.columns else []
+        mark = shape(text for row, text in texts.items() if row not in odd)
+        if mark in LISTS or (mark and not by_name and (name != "prompt" or not paired(mark))):
+            found.add(name)
+    return frozenset(found)
+
+
+def _with_winners(fit: PreferenceFit, rows: Sequence[Row]) -> PreferenceFit:
+    """The fit with what the values of its winner mean."""
+    if fit.template.name != "winners":
+        return fit
+    first, second = (fit.columns[f"answer_{side}"] for side in fit.template.pair)
+    scored = f"score_{fit.template.pair[0]}" in fit.columns
+    words = winners.meanings(
+        [fit.value(row, "winner") for row in rows],
+        fit.template.pair,
+        (first, second),
+        fit.columns["winner"],
+        scored,
+    )
+    origin = f"{fit.origin}; {fit.columns['winner']} names the better answer"
+    return replace(fit, winners=words, origin=origin)

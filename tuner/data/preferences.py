@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tuner.data.answer_encoder import Answers
-from tuner.data.comparisons import Compared, Comparison, compare
+from tuner.data.comparisons import Compared, compare
 from tuner.data.dialogue import Message
-from tuner.data.files import Source, SplitFiles
-from tuner.data.preference_formats import PreferenceFormat, choose_format
+from tuner.data.preference_formats import PreferenceFit, choose_format
+from tuner.data.preference_rows import ZERO, Comparison
 from tuner.data.prepared import Inputs, Prepared, PromptFormat
+from tuner.data.read import Row
+from tuner.data.source import Source, SplitFiles
 from tuner.data.tally import Tally
 from tuner.data.template import Template, load_template
-from tuner.data.template_match import Fit
 from tuner.data.whole import WholePipeline
 from tuner.errors import DataError
 
@@ -27,7 +28,8 @@ class Ranking:
     Args:
         row: file name and line, for messages.
         answers: token ids of prompt and answer, whole, each ending with the answer's stop token.
-        pairs: (better, worse, margin), indices into `answers`; every answer is in a pair.
+        pairs: (better, worse, margin), indices into `answers`, or `ZERO` for a score of 0; every
+            answer is in a pair.
         prompt_ids: what every one of `answers` begins with.
         messages: the turns of the prompt.
         prompt_text: the last user turn, for readers.
@@ -107,14 +109,16 @@ class PreferenceData(WholePipeline[Comparison]):
     Args:
         inputs: the rows, and what they are prepared with.
         apart: make a training row of each pair.
+        alone: learn thumbs whose prompt has no opposite one, too.
     """
 
+    likely = ("prompt", "chosen", "rejected")
     what = "answers"
     no_room = "no held-out row fits into data.max_length {}"
 
-    def __init__(self, inputs: Inputs, apart: bool = False) -> None:
+    def __init__(self, inputs: Inputs, apart: bool = False, alone: bool = False) -> None:
         super().__init__(inputs)
-        self._apart = apart
+        self._apart, self._alone = apart, alone
         self.sampled = not apart
         self._compared: dict[str, Compared] = {}
 
@@ -132,19 +136,23 @@ class PreferenceData(WholePipeline[Comparison]):
         reasons = self.maker.reasons(each.better for each in items)
         return PromptFormat(self.maker.defaults(reasons), self.maker.plain_template)
 
-    def _fit(self, source: Source) -> Fit[PreferenceFormat]:
+    def _fit(self, source: Source) -> PreferenceFit:
         return choose_format(source.data, source.columns, source.rows)
 
+    def _row_key(self, source: Source, row: Row) -> Any:
+        # Liked and disliked answers to a prompt are rows of their own, and pairs together.
+        thumbs = source.fit.template.name == "thumbs"
+        return source.fit.value(row, "prompt") if thumbs else row.values
+
     def _items(self, files: SplitFiles) -> list[Comparison]:
-        self._compared[files.name] = compare(files.sources, self.source)
+        self._compared[files.name] = compare(files.sources, self.source, self._alone)
         return self._compared[files.name].comparisons
 
     def _refuse_empty(self, files: SplitFiles, found: Collection[Any]) -> None:
         compared = self._compared.get(files.name)
-        if compared and compared.unpaired and not found:
+        if compared and (rows := len(compared.unpaired) + compared.ties) and not found:
             raise DataError(
-                f"the {files.name} split has no preferences: none of its "
-                f"{len(compared.unpaired)} rows can be paired",
+                f"the {files.name} split has no preferences: none of its {rows} rows can be paired",
                 "a pair needs a better and a worse answer to exactly the same prompt",
                 "add answers of both kinds to the same prompts",
             )
@@ -187,6 +195,8 @@ class PreferenceData(WholePipeline[Comparison]):
             "pairs_train": sum(len(ranking.pairs) for ranking in train),
             "pairs_eval": sum(len(ranking.pairs) for ranking in held),
             "unpaired_rows": sum(len(each.unpaired) for each in compared),
+            "thumbs_alone": sum(each.alone for each in compared),
+            "tied_rows": sum(each.ties for each in compared),
             "identical_answers": sum(each.identical for each in compared),
             "contradicting_pairs": sum(each.contradicting for each in compared),
             **self._tokens(train),
@@ -203,11 +213,11 @@ def _ranking(comparison: Comparison, answers: Answers, max_length: int) -> Ranki
         )
         if len(ids) <= max_length and not dialogue.cut_characters
     }
-    pairs = [pair for pair in comparison.pairs if {pair[0], pair[1]} <= fitting]
+    pairs = [pair for pair in comparison.pairs if {pair[0], pair[1]} <= {*fitting, ZERO}]
     if not pairs:
         return None
-    used = sorted({number for better, worse, _ in pairs for number in (better, worse)})
-    places = {number: place for place, number in enumerate(used)}
+    used = sorted({number for better, worse, _ in pairs for number in (better, worse)} - {ZERO})
+    places = {ZERO: ZERO} | {number: place for place, number in enumerate(used)}
     return Ranking(
         comparison.row,
         tuple(answers.wholes[number] for number in used),

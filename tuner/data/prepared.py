@@ -23,6 +23,8 @@ class Inputs:
         seed: chooses the held-out rows.
         context_length: tokens that the model can take.
         stop_ids: further token ids that end an answer, next to the tokenizer's eos.
+        date: what a chat template writes that writes today's; None: today's.
+        formats: of a run that is resumed: of each file, its data template and the columns of it.
     """
 
     data: DataSection
@@ -31,14 +33,17 @@ class Inputs:
     seed: int
     context_length: int
     stop_ids: Collection[int] = ()
+    date: str | None = None
+    formats: tuple[tuple[str, dict[str, str] | None], ...] = ()
 
     def max_length(self) -> int:
-        """Return the tokens of the longest example: the recipe's, else all that the model can take.
+        """Return the tokens that an example may have: the recipe's number, else all that the model
+        can take.
 
         Raises:
             RecipeError: the recipe says more than the model can take.
         """
-        if self.data.max_length == "auto":
+        if isinstance(self.data.max_length, str):
             return self.context_length
         if self.data.max_length > self.context_length:
             raise RecipeError(
@@ -47,6 +52,11 @@ class Inputs:
                 f"set data.max_length: {self.context_length} or less",
             )
         return self.data.max_length
+
+    def splits(self, head: str = "language") -> bool:
+        """Return whether plain text that is too long becomes pieces."""
+        by_itself = self.data.long == "auto" and self.data.cut != "answer"
+        return head == "language" and (self.data.long == "split" or by_itself)
 
 
 @dataclass(frozen=True)
@@ -119,6 +129,7 @@ class Prepared:
         chat_template: the Jinja text in use; None for plain text.
         report: the content of `data_report.json`.
         sent: how prompts are sent when the model is used.
+        classifier: how inputs are classified, if every answer is a label (see `classifier`).
     """
 
     train: list[Any]
@@ -128,6 +139,7 @@ class Prepared:
     chat_template: str | None
     report: dict[str, Any]
     sent: PromptFormat = field(default_factory=PromptFormat)
+    classifier: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,7 @@ class Part:
         text: as decoded from its tokens.
         learned: whether they are targets.
         weight: of these in the loss; 0 if they are not learned.
+        pieces: the tokens that a special token in the text of the row becomes.
     """
 
     role: str
@@ -148,6 +161,7 @@ class Part:
     text: str
     learned: bool
     weight: float
+    pieces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

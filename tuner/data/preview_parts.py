@@ -5,18 +5,43 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from dataclasses import replace
+from itertools import accumulate, groupby
 from typing import Any
 
 from tuner.data.dialogue import Dialogue
 from tuner.data.encode import Encoded
 from tuner.data.example import Example
-from tuner.data.prepared import Part
+from tuner.data.example_maker import ExampleMaker, Pair
+from tuner.data.prepared import Part, Preview
 from tuner.data.reasoning import KEY, Message
 from tuner.data.rendered import Rendered, Span
 
 # Who speaks and the kind of text, from a character on.
 Label = tuple[int, str, str]
+
+
+def preview_of(maker: ExampleMaker, pair: Pair, labels: Sequence[str], tokenizer: Any) -> Preview:
+    """Return a row as it is learned.
+
+    Args:
+        maker: makes the example.
+        pair: the row's text and its tokens, with their offsets.
+        labels: the classes, for a classification head.
+        tokenizer: of the base.
+    """
+    rendered, encoded = pair
+    made = maker.example(rendered, encoded)
+    # What an encoder-decoder writes, or the class, comes after what is read.
+    written = list(made.target)
+    if made.label is not None:
+        written = tokenizer(labels[made.label], add_special_tokens=False)["input_ids"]
+    parts = parts_of(rendered, encoded, made, maker.encoder.control_words, tokenizer.decode)
+    if written:
+        parts.append(Part("assistant", "text", tokenizer.decode(written), True, 1.0))
+    whole = maker.whole_length(encoded, made)
+    cut = made.num_tokens < whole or made.row in maker.train.shortened
+    return Preview(made.row, parts, whole, cut, made.input_ids + written)
 
 
 def parts_of(
@@ -44,19 +69,56 @@ def parts_of(
         learned = made.supervised[place]
         weight = (made.weights[place] if made.weights else 1.0) if learned else 0.0
         tokens.append(((role, kind, learned, weight), token))
-    return [
-        Part(role, kind, decode([token for _, token in group]), learned, weight)
-        for (role, kind, learned, weight), group in groupby(tokens, key=lambda each: each[0])
-    ]
+    parts = []
+    for (role, kind, learned, weight), group in groupby(tokens, key=lambda each: each[0]):
+        ids = [token for _, token in group]
+        pieces = tuple(decode([each]) for each in ids) if kind == "special" else ()
+        parts.append(Part(role, kind, decode(ids), learned, weight, pieces))
+    return parts
+
+
+def spelled_out(
+    part: Part, ids: Sequence[int], words: Sequence[str], decode: Callable[[list[int]], str]
+) -> list[Part]:
+    """Return a part of these tokens in parts: the special tokens that its text spells out apart.
+
+    One that the chat template wrote is a single token.
+    """
+    texts = [decode([each]) for each in ids]
+    ends = list(accumulate(map(len, texts)))
+    found: list[Part] = []
+    done = 0
+    for match in _pattern(words).finditer("".join(texts)):
+        first, last = (bisect_right(ends, place) for place in (match.start(), match.end() - 1))
+        if first == last or first < done:
+            continue
+        if first > done:
+            found.append(replace(part, text=decode(list(ids[done:first]))))
+        done = last + 1
+        pieces = tuple(texts[first:done])
+        text = decode(list(ids[first:done]))
+        found.append(replace(part, kind="special", text=text, pieces=pieces))
+    if done < len(ids) or not found:
+        found.append(replace(part, text=decode(list(ids[done:]))))
+    return found
+
+
+def _pattern(words: Sequence[str]) -> re.Pattern[str]:
+    longest = sorted(words, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest)) or r"(?!)")
 
 
 def _labels(rendered: Rendered, words: Sequence[str]) -> Iterator[Label]:
     """Yield where each part of a text begins, in order."""
     messages, position = rendered.dialogue.messages, 0
+    control = _pattern(words)
     if not messages:
         yield 0, "", "text"
+        for match in control.finditer(rendered.text):
+            written = any(start <= match.start() < end for start, end in rendered.structure)
+            yield match.start(), "", "text" if written else "special"
+            yield match.end(), "", "text"
         return
-    control = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or r"(?!)")
     between = _Between(rendered, control)
     before: Message = {"role": ""}
     for start, end, number, key in _contents(rendered):

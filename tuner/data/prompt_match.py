@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
-from tuner.data.template import AUTO, Template, all_templates, load_template, variables
+from tuner.data.evidence import Evidence
+from tuner.data.template import AUTO, Template, all_templates, load_template
 from tuner.data.template_match import Fit, choose
 from tuner.data.turn_lists import messages_of
 from tuner.data.turns import blank
@@ -54,6 +55,8 @@ class PromptFit(Fit[Template]):
             return values, None
         if cloze := self.template.cloze:
             filler = next(iter(cloze.verbalizer))
+        if self.choices:
+            filler = self.choices.first(values)
         known = [values[name] for name in self.answers if name not in missing]
         return {**values, **dict.fromkeys(missing, filler)}, str(known[-1]) if known else ""
 
@@ -63,6 +66,7 @@ def choose_prompts(
     present: Sequence[str],
     folder: Path,
     accept: Callable[[Fit[Template]], bool] | None = None,
+    evidence: Evidence | None = None,
 ) -> PromptFit:
     """Find the template of these columns, as sft does or, if none fits, with the answer left out.
 
@@ -70,14 +74,14 @@ def choose_prompts(
         data: `template` and `columns` are read.
         present: the columns.
         folder: where a template's file is looked up first.
-        accept: as of `choose`.
+        accept, evidence: as of `choose`.
 
     Raises:
         DataError: no template fits, or several do.
         RecipeError: `data.columns` names something that does not exist.
     """
     try:
-        return prompt_fit(choose(data, present, folder, accept), present)
+        return prompt_fit(choose(data, present, folder, accept, evidence), present)
     except DataError as error:
         problem = error
     named = data.template != AUTO
@@ -87,7 +91,9 @@ def choose_prompts(
         for names in _answer_names(template, data, present):
             added = [name for name in names if name not in present]
             try:
-                fit = prompt_fit(choose(data, [*present, *added], folder, accept), present)
+                fit = prompt_fit(
+                    choose(data, [*present, *added], folder, accept, evidence), present
+                )
             except DataError:
                 continue
             asked = frozenset(
@@ -104,16 +110,17 @@ def choose_prompts(
 
 def prompt_fit(fit: Fit[Template], present: Iterable[str]) -> PromptFit:
     """Return the fit of a template with what is known of its answer's columns."""
-    names = _answer_columns(fit.template)
+    names = fit.template.answer_columns
     answers = tuple(fit.columns[name] for name in names if name in fit.columns)
-    return PromptFit(fit.template, fit.columns, fit.origin, fit.spoken, answers, frozenset(present))
+    own = {each.name: getattr(fit, each.name) for each in fields(Fit)}
+    return PromptFit(**own, answers=answers, present=frozenset(present))
 
 
 def _answer_names(
     template: Template, data: DataSection, present: Sequence[str]
 ) -> list[tuple[str, ...]]:
     """What the answer's columns may be called, where all that the prompt needs is there."""
-    answers = _answer_columns(template)
+    answers = template.answer_columns
     asked = [name for name in template.columns.required if name not in answers]
     aliases: list[dict[str, str]] = [{}, *template.columns.aliases]
     found = []
@@ -122,13 +129,3 @@ def _answer_names(
         if answers and all(names[name] in present for name in asked):
             found.append(tuple(names[name] for name in answers))
     return found
-
-
-def _answer_columns(template: Template) -> tuple[str, ...]:
-    """The template's columns that only the last answer reads."""
-    if template.cloze:
-        return (template.cloze.label,)
-    if not template.turns or template.turns[-1].role != "assistant":
-        return ()
-    *before, last = [variables(turn.content or "") for turn in template.turns]
-    return tuple(name for name in template.columns.names if name in last.difference(*before))

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuner.data.answer_encoder import Answers, PromptAndAnswers
+from tuner.data.answer_encoder import AnswerEncoder, Answers, PromptAndAnswers
+from tuner.data.bad_rows import BadRow
 from tuner.data.check_row import check
+from tuner.data.cut import Cutter, documents
 from tuner.data.dialogue import Dialogue, Message, RowRenderer, Segment
-from tuner.data.files import Source, SplitFiles
+from tuner.data.example_maker import ExampleMaker
+from tuner.data.label_names import LabelNames
 from tuner.data.preferences import asked
 from tuner.data.prepared import Inputs
 from tuner.data.prompt_match import PromptFit, choose_prompts, prompt_fit
 from tuner.data.read import Row
 from tuner.data.recognise import recognise
+from tuner.data.source import Source, SplitFiles
 from tuner.data.tally import Tally
 from tuner.data.thumbs import is_down, thumb_columns
 from tuner.data.turn_rules import TurnRules
@@ -83,7 +87,8 @@ class PromptData(WholePipeline[Question]):
     """Prepares `Prompt`s.
 
     Rows are those of sft; their answer may be missing, and is the reference where it is not. A
-    prompt is never cut: one that leaves no room for a response is left out. Prompts that occur in
+    prompt that leaves no room for a response loses its oldest turns, then the end of its document;
+    one without these is left out. Prompts that occur in
     the training rows several times are kept and counted.
 
     Args:
@@ -96,6 +101,7 @@ class PromptData(WholePipeline[Question]):
     """
 
     what = "prompts"
+    stay = None
     no_room = "no held-out prompt fits into {} tokens"
 
     def __init__(self, inputs: Inputs, response_length: int, references: bool = False) -> None:
@@ -107,7 +113,7 @@ class PromptData(WholePipeline[Question]):
             raise RecipeError(
                 f"responses of {response_length} tokens leave no room for a prompt",
                 f"the model's context is {inputs.context_length} tokens",
-                "allow fewer new tokens",
+                f"set rlhf.max_new_tokens: {inputs.context_length // 2} or less",
             )
 
     def _fit(self, source: Source) -> PromptFit:
@@ -122,17 +128,29 @@ class PromptData(WholePipeline[Question]):
     def _of(self, source: Source) -> list[Question | None]:
         """The prompts of a source's rows; None for a raw text that is blank."""
         fit, thumbs = source.fit, thumb_columns(source.fit, source)
-        renderer = RowRenderer(fit, self.data.labels, TurnRules(system=source.data.system))
+        labels = LabelNames(labels=frozenset(self.data.labels))
+        renderer = RowRenderer(fit, labels, TurnRules().of_source(source.data))
         assert isinstance(fit, PromptFit)
 
         def question(row: Row) -> Question | None:
             values, reference = fit.completed(row.values, PLACEHOLDER)
+            found = [fit.value(row, name) for name in fit.template.documents]
             dialogue = renderer.render(replace(row, values=values))
+            dialogue = replace(dialogue, documents=tuple(documents(found)))
             if reference is None:
                 reference = dialogue.answer
             return _question(dialogue, "" if is_down(row, thumbs) else reference)
 
         return self.source.each(source.rows, question)
+
+    def _cut(
+        self, item: Question, answers: Answers, encoder: AnswerEncoder, tally: Tally
+    ) -> tuple[Question, Answers]:
+        kept = item, answers
+        if len(answers.prompt_ids) <= self.max_length or self.data.cut == "drop":
+            return kept
+        cutter = PromptCutter(self.maker, tally, self.data.cut, self.max_length, encoder)
+        return kept if self.data.long == "error" else cutter.fitted(kept) or kept
 
     def _example(self, item: Question, answers: Answers, tally: Tally) -> Prompt | None:
         (dialogue,), ids = item.dialogues, answers.prompt_ids
@@ -160,10 +178,52 @@ class PromptData(WholePipeline[Question]):
             raise DataError(
                 "the rule exact_answer needs reference answers",
                 "no row of data.train has an answer next to its prompt",
-                "add a column answer or completion, or remove the rule",
+                f"{self._where_answers_go()}; or remove the rule from rlhf.reward",
             )
         tokens = self._tokens(train)
         return {"rows_with_reference": referenced, **tokens, "blank_rows": self._blank}
+
+    def _where_answers_go(self) -> str:
+        """Which column of these rows would be read as the answer."""
+        fit = self.fits[0]
+        if not isinstance(fit, PromptFit) or not fit.answers:
+            return "end the turns of each row with the assistant's answer"
+        name = fit.answers[0]
+        return f"add a column {name} with the answers, or map one: data.columns: {{{name}: NAME}}"
+
+
+class PromptCutter(Cutter[tuple[Question, Answers]]):
+    """Cuts prompts; see `Cutter`.
+
+    Args:
+        maker: see `Cutter`.
+        tally: see `Cutter`.
+        way: see `Cutter`.
+        most: tokens of a prompt.
+        encoder: encodes what is left.
+    """
+
+    def __init__(
+        self, maker: ExampleMaker, tally: Tally, way: str, most: int, encoder: AnswerEncoder
+    ) -> None:
+        super().__init__(maker, tally, way)
+        self._most, self._encoder = most, encoder
+
+    def over(self, kept: tuple[Question, Answers]) -> int:
+        """Return how many tokens too many a prompt has."""
+        return len(kept[1].prompt_ids) - self._most
+
+    def dialogue(self, kept: tuple[Question, Answers]) -> Dialogue:
+        """Return the prompt with the placeholder of its answer."""
+        return kept[0].dialogues[0]
+
+    def again(
+        self, kept: tuple[Question, Answers], dialogue: Dialogue
+    ) -> tuple[Question, Answers] | None:
+        """Return what is left of the prompt."""
+        item = replace(kept[0], dialogues=(dialogue,))
+        (answers,) = self._encoder.encode([item])
+        return None if isinstance(answers, BadRow) else (item, answers)
 
 
 def _question(dialogue: Dialogue, reference: str) -> Question | None:

@@ -1,31 +1,49 @@
 """Files to rows: JSON Lines, JSON, CSV, TSV, text and Parquet, read by ourselves.
 
 Rows are parsed one at a time with the standard library, never through Arrow, so that a row holds
-exactly the keys that are in the file and its types do not depend on other rows. Lines end at
-`\\n`, `\\r\\n` and `\\r` only, and text is UTF-8 whatever the locale.
+exactly the keys that are in the file and its types do not depend on other rows. Text is UTF-8
+whatever the locale, unless the recipe names another encoding.
 """
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from difflib import get_close_matches
-from functools import partial
-from importlib import import_module
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tuner.data import json_rows
+from tuner.data import json_layout, json_rows, parquet, table, table_guess
 from tuner.data.bad_rows import BadRows
 from tuner.data.json_rows import BadLine
-from tuner.errors import DataError
-from tuner.machine import packages
+from tuner.data.lines import UTF8, decode, lines, refuse_pointer, refuse_wide, seen, text_of
+from tuner.data.table import Reading, positions
+from tuner.errors import DataError, RecipeError
+from tuner.schema.suggest import listed
 
-MAX_CSV_FIELD = (1 << 31) - 1
-_LINE_END = re.compile(rb"\r\n|\r|\n")
+# The separator that each kind of table has unless its first rows show another.
+TABLES = {".csv": ",", ".tsv": "\t"}
+# How other kinds of file become one that is read.
+OTHERS = {
+    (".gz", ".tgz"): "decompress it: gunzip --keep {}",
+    (".bz2",): "decompress it: bunzip2 --keep {}",
+    (".xz",): "decompress it: unxz --keep {}",
+    (".zst",): "decompress it: unzstd {}",
+    (".zip", ".tar", ".7z"): "unpack {}",
+    (".xlsx", ".xls", ".ods", ".numbers"): "save the sheet of {} as CSV (UTF-8)",
+    (".arrow",): 'write it as Parquet: python -c "from datasets import Dataset; '
+    "Dataset.from_file('{}').to_parquet('rows.parquet')\"",
+    (".feather",): 'write it as Parquet: python -c "from pyarrow import feather, parquet; '
+    "parquet.write_table(feather.read_table('{}'), 'rows.parquet')\"",
+    (".md", ".rst", ".html", ".docx", ".doc", ".pdf", ".rtf"): "save the text of {} as .txt, each "
+    "line of which is a row",
+    (".pkl", ".pickle", ".pt", ".npy", ".npz"): "write the rows of {} as JSON Lines (pickled files "
+    "can run code, and are never opened)",
+    (".yaml", ".yml", ".xml", ".sqlite", ".db", ".orc", ".avro"): "write the rows of {} as JSON "
+    "Lines",
+}
+# Bytes of a file in which rows over several lines are looked for.
+_SAMPLE = 1 << 23
 
 
 @dataclass
@@ -40,6 +58,7 @@ class Row:
         place: its number among the rows that start on this line.
         source: the number of its source among those of its split; the first, if it is there twice.
         name: what its file is called; by default the name without the folder.
+        item: the path of the item of the file's row that it is made of, if not of the whole row.
     """
 
     path: Path
@@ -49,53 +68,69 @@ class Row:
     place: int = 1
     source: int = 0
     name: str = ""
+    item: str = ""
 
     @property
     def id(self) -> str:
-        """The file's name and the line, with the place where it is not the first."""
+        """The file's name and the line, with the place where it is not the first, and the item."""
         again = f"[{self.place}]" if self.place > 1 else ""
-        return f"{self.name or self.path.name}:{self.line}{again}"
+        item = f" {self.item}" if self.item else ""
+        return f"{self.name or self.path.name}:{self.line}{again}{item}"
 
 
-def find(name: str, folder: Path, what: str) -> Path:
-    """Find the file that a recipe names: looked up in the recipe's folder, else in the current one.
+def settle(
+    path: Path, asked: Reading, known: Callable[[], Collection[str]] = frozenset
+) -> tuple[Reading, list[str]]:
+    """Find out how a file is read.
+
+    Args:
+        path: the file; the suffix says the format.
+        asked: what the recipe says.
+        known: returns `plain` names that the columns of a header may have.
+
+    Returns:
+        The reading, whole, and what was seen in the file that is not the rule.
 
     Raises:
-        DataError: it is in neither; names both places and files with a similar name.
+        DataError: unknown format or encoding, or a first row that may or may not be a header.
+        RecipeError: keys of tables for a file that is none.
     """
-    path = Path(name).expanduser()
-    places = [path] if path.is_absolute() else [folder / path, Path.cwd() / path]
-    for place in places:
-        if place.is_file():
-            return place
-    near = [
-        str(place.parent / close)
-        for place in dict.fromkeys(places)
-        if place.parent.is_dir()
-        for close in get_close_matches(place.name, [p.name for p in place.parent.iterdir()])
-    ]
-    if any(place.is_dir() for place in places):
-        raise DataError(f"{what}: '{name}' is a folder", fix="name the files in it")
-    tried = " nor ".join(dict.fromkeys(str(place) for place in places))
-    raise DataError(
-        f"{what}: there is no file '{name}'",
-        f"found neither {tried}" if " nor " in tried else f"not found: {tried}",
-        f"did you mean {', '.join(dict.fromkeys(near))}?" if near else "check the path",
-    )
+    refuse_pointer(path)
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        raise _unknown(path)
+    if asked.encoding == UTF8 and suffix != ".parquet":
+        refuse_wide(path, lambda name: asked.line(encoding=name))
+    default = TABLES.get(suffix, asked.separator)
+    if default is not None and suffix in (*TABLES, ".txt"):
+        return table_guess.settle(path, asked, default, known)
+    keys = {name: getattr(asked, name) for name in ("separator", "header", "quotes")}
+    if suffix == ".parquet" and asked.encoding != UTF8:
+        keys["encoding"] = asked.encoding
+    if named := [name for name, value in keys.items() if value is not None]:
+        raise RecipeError(
+            f"data.{asked.key}: {listed(named)} of {path.name}, which has no such thing",
+            "tables (.csv, .tsv, .txt with a separator) have all of these, other texts an encoding",
+            "leave it out" if len(named) == 1 else "leave them out",
+        )
+    return asked, []
 
 
-def read(path: Path, bad: BadRows, max_rows: int | None = None) -> Iterator[Row]:
+def read(
+    path: Path, bad: BadRows, max_rows: int | None = None, reading: Reading | None = None
+) -> Iterator[Row]:
     """Yield the rows of a file, in order.
 
     Args:
         path: the file; the suffix says the format.
         bad: receives the rows that cannot be read.
         max_rows: stop after this many rows.
+        reading: as `settle` returns it; by default, what that sees.
 
     Raises:
         DataError: unknown format or encoding, a broken file, or too many bad rows.
     """
-    return islice(_rows(path, bad), max_rows)
+    return islice(_rows(path, bad, reading or settle(path, Reading(path.name))[0]), max_rows)
 
 
 def cut(row: Row, most: int) -> None:
@@ -103,158 +138,112 @@ def cut(row: Row, most: int) -> None:
     row.values = _cut(row.values, most, row)
 
 
-def _rows(path: Path, bad: BadRows) -> Iterator[Row]:
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
-        raise DataError(
-            f"the format of {path} is not known",
-            f"its name ends in '{suffix}'",
-            f"use one of {', '.join(READERS)}",
-        )
-    _refuse_encodings(path)
-    last, place = 0, 1
-    for line, item in READERS[suffix](path):
+def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
+    last, place, arrays = 0, 1, None
+    for line, item in READERS[path.suffix.lower()](path, reading):
         last, place = line, place + 1 if line == last else 1
+        where = f"{path}, line {line}"
         if isinstance(item, BadLine):
-            where = f"{path}, line {line}" + (f", column {item.column}" if item.column else "")
+            where += f", column {item.column}" if item.column else ""
+            reason = item.reason
+            if item.undecodable and reading.encoding == UTF8:
+                name, text = seen(path)
+                reason += f"; read as {name} it says '{text}'"
+                item = replace(item, fix=f"if that is right: {reading.line(encoding=name)}")
             if item.fatal:
-                raise DataError(f"{path} cannot be read", f"{where}: {item.reason}", item.fix)
-            bad.add_unreadable(where, item.reason)
-        else:
+                raise DataError(f"{path} cannot be read", f"{where}: {reason}", item.fix)
+            bad.add_unreadable(where, reason, item.fix if item.undecodable else "")
+            continue
+        array = list(item) == positions(len(item))
+        arrays = array if arrays is None else arrays
+        if array == arrays:
             yield Row(path, line, item, place=place)
+        else:
+            words = ("an object", "an array") if array else ("an array", "an object")
+            bad.add_unreadable(where, "expected {}, as before, found {}".format(*words))
 
 
-def _refuse_encodings(path: Path) -> None:
-    with path.open("rb") as file:
-        start = file.read(4)
-    name = ""
-    if start.startswith((b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")):
-        name = "UTF-32"
-    elif start.startswith((b"\xff\xfe", b"\xfe\xff")) or (
-        len(start) >= 2 and (start[0] == 0) != (start[1] == 0)
-    ):
-        name = "UTF-16"
-    if name:
-        raise DataError(
-            f"{path} is encoded in {name}", "only UTF-8 is read", "save the file as UTF-8"
-        )
-
-
-def lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield number and bytes of every line, without its end and without a byte order mark."""
-    number = 0
-    with path.open("rb") as file:
-        for chunk in file:
-            if number == 0:
-                chunk = chunk.removeprefix(b"\xef\xbb\xbf")
-            chunk = chunk.removesuffix(b"\n").removesuffix(b"\r")
-            for line in _LINE_END.split(chunk) if b"\r" in chunk else (chunk,):
-                number += 1
-                yield number, line
+def _unknown(path: Path) -> DataError:
+    suffix = path.suffix.lower()
+    known = f"use one of {', '.join(READERS)}"
+    how = next((how.format(path) for ends, how in OTHERS.items() if suffix in ends), "")
+    return DataError(
+        f"the format of {path} is not known",
+        f"its name ends in '{suffix}'" if suffix else "its name has no ending",
+        f"{how}; then name that file" if how else known,
+    )
 
 
 Item = tuple[int, dict[str, Any] | BadLine]
 
 
-def _decode(line: bytes) -> str | BadLine:
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return BadLine(
-            f"not UTF-8 (byte 0x{line[error.start]:02x})",
-            error.start + 1,
-            fix="save the file as UTF-8",
-        )
-
-
-def _jsonl(path: Path) -> Iterator[Item]:
-    for number, raw in lines(path):
+def _jsonl(path: Path, reading: Reading) -> Iterator[Item]:
+    if _is_whole(path, reading.encoding):
+        yield from _whole(path, reading, lines=True)
+        return
+    for number, raw in lines(path, reading.encoding):
         if raw and not raw.isspace():
-            text = _decode(raw)
+            text = decode(raw)
             yield number, json_rows.parse(text) if isinstance(text, str) else text
 
 
-def _json(path: Path) -> Iterator[Item]:
-    first = list(islice((line for _, line in lines(path) if line.strip()), 2))
-    if first and json_rows.is_row(first[0], alone=len(first) == 1):
-        yield from _jsonl(path)
-        return
-    text = _decode(_LINE_END.sub(b"\n", path.read_bytes().removeprefix(b"\xef\xbb\xbf")))
+def _is_whole(path: Path, encoding: str) -> bool:
+    """Whether a file of JSON Lines is none: an array of rows, or rows over several lines each."""
+    first = _first(path, encoding)
+    if not first or not first[0].lstrip().startswith((b"{", b"[")):
+        return False
+    if json_layout.is_json(first[0]):
+        return len(first) == 1 and json_layout.holds_rows(first[0])
+    sample, size = [], 0
+    for _, raw in lines(path, encoding):
+        sample.append(raw)
+        size += len(raw)
+        if size > _SAMPLE:
+            break
+    return json_layout.is_spread(b"\n".join(sample).decode(errors="replace"))
+
+
+def _json(path: Path, reading: Reading) -> Iterator[Item]:
+    first = _first(path, reading.encoding)
+    rows = first and json_layout.is_row(first[0], alone=len(first) == 1)
+    yield from (_jsonl if rows else _whole)(path, reading)
+
+
+def _first(path: Path, encoding: str) -> list[bytes]:
+    """The first two lines that are not blank."""
+    return list(islice((line for _, line in lines(path, encoding) if line.strip()), 2))
+
+
+def _whole(path: Path, reading: Reading, lines: bool = False) -> Iterator[Item]:
+    text = text_of(path, reading.encoding)
     if isinstance(text, BadLine):
-        yield 1, BadLine("not UTF-8", fatal=True, fix="save the file as UTF-8")
+        yield 1, replace(text, fatal=True, column=0)
     elif text.strip():
-        yield from json_rows.array(text)
+        yield from json_rows.array(text, lines)
 
 
-def _text(path: Path) -> Iterator[Item]:
-    for number, raw in lines(path):
-        text = _decode(raw)
+def _text(path: Path, reading: Reading) -> Iterator[Item]:
+    if reading.separator is not None:
+        yield from table.rows(path, reading)
+        return
+    for number, raw in lines(path, reading.encoding):
+        text = decode(raw)
         if isinstance(text, BadLine):
             yield number, text
         elif text.strip():
             yield number, {"text": text}
 
 
-def _table(path: Path, delimiter: str) -> Iterator[Item]:
-    def decoded() -> Iterator[str]:
-        for _, raw in lines(path):
-            text = _decode(raw)
-            if isinstance(text, BadLine):
-                raise csv.Error(text.reason)
-            yield text + "\n"
-
-    csv.field_size_limit(MAX_CSV_FIELD)
-    reader = csv.reader(decoded(), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    start = 1
-    try:
-        for cells in reader:
-            if not header:
-                header = [cell.strip() for cell in cells]
-                if len(set(header)) != len(header):
-                    yield start, BadLine("a column name appears twice", fatal=True)
-            elif len(cells) == len(header):
-                yield start, dict(zip(header, cells, strict=True))
-            elif cells:
-                yield start, BadLine(f"{len(cells)} cells where the header has {len(header)}")
-            start = reader.line_num + 1
-    except csv.Error as error:
-        yield start, BadLine(str(error), fatal=True, fix="check the quotes and the encoding")
+def _parquet(path: Path, reading: Reading) -> Iterator[Item]:
+    return parquet.rows(path)
 
 
-def _parquet(path: Path) -> Iterator[Item]:
-    try:
-        pyarrow = import_module("pyarrow")
-        parquet = import_module("pyarrow.parquet")
-    except ImportError:
-        raise DataError(
-            f"{path} needs pyarrow", "Parquet files are read with it", packages.install("pyarrow")
-        ) from None
-    number = 0
-    try:
-        for batch in parquet.ParquetFile(path).iter_batches(batch_size=256):
-            for values in batch.to_pylist():
-                number += 1
-                yield number, _without_nulls(values)
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{path} is not a readable Parquet file", str(error).partition("\n")[0]
-        ) from None
-
-
-def _without_nulls(value: Any) -> Any:
-    """Parquet gives every struct every field; those that a row does not have are null."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-READERS: dict[str, Callable[[Path], Iterator[Item]]] = {
+READERS: dict[str, Callable[[Path, Reading], Iterator[Item]]] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".json": _json,
-    ".csv": partial(_table, delimiter=","),
-    ".tsv": partial(_table, delimiter="\t"),
+    ".csv": table.rows,
+    ".tsv": table.rows,
     ".txt": _text,
     ".parquet": _parquet,
 }

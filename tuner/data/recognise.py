@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuner.data.files import EVIDENCE, Source
+from tuner.data import accounting
+from tuner.data.alternatives import alternatives, as_named, swapped
+from tuner.data.choices import choosing
+from tuner.data.evidence import Evidence
+from tuner.data.preference_formats import choose_format
+from tuner.data.prepared import Inputs
 from tuner.data.read import Row
+from tuner.data.source import EVIDENCE, Source
+from tuner.data.table import positions
 from tuner.data.template import AUTO, Template, load_template, variables
-from tuner.data.template_match import Fit, NoTemplateFits, choose
-from tuner.data.transcripts import PARTNERS
-from tuner.data.turn_lists import ends_with_user, shape
-from tuner.errors import DataError
+from tuner.data.template_match import NONE, Fit, NoTemplateFits, SeveralFit, choose, left_out
+from tuner.data.transcripts import paired
+from tuner.data.turn_lists import LISTS, ends_with_user, shape
+from tuner.data.understood import understood
+from tuner.data.ways import MOST, Alternative, Unsure, recipe_line, shown, without_header
+from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
+from tuner.schema.suggest import listed
 
 Accept = Callable[[Fit[Template]], bool]
-Choose = Callable[[DataSection, Sequence[str], Path, Accept], Fit[Template]]
-LISTS = ("role", "from")
+Choose = Callable[[DataSection, Sequence[str], Path, Accept, Evidence], Fit[Template]]
 
 
 def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[Template]:
@@ -38,19 +47,52 @@ def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[
         RecipeError: `data.columns` names something that does not exist.
     """
     data, rows = source.data, source.rows[:EVIDENCE]
+    source.evidence = Evidence([row.values for row in rows])
     columns = [name for name in source.columns if name != data.reasoning_column]
     try:
-        fit = by_columns(data, columns, folder, partial(_agrees, data, rows))
+        fit = by_columns(data, columns, folder, partial(_agrees, data, rows), source.evidence)
     except NoTemplateFits as error:
-        found = None if data.template != AUTO or data.columns else _by_contents(source, folder)
+        mapped = any(file != NONE for file in data.columns.values())
+        found = None if data.template != AUTO or mapped else _by_contents(source, folder)
         if found is None:
-            raise _with_hints(error, source) from None
+            raise _with_ways(error, source) from None
         return found
-    except DataError as error:
-        raise _by_rows(error, source) from None
+    except SeveralFit as error:
+        raise _with_fits(error, source) from None
     if data.template == AUTO:
         _refuse_two_readings(fit, source)
     return replace(fit, spoken=_spoken(fit, rows, data.template != AUTO))
+
+
+def as_begun(source: Source, sources: Sequence[Source], inputs: Inputs) -> bool:
+    """Give a source the format that it had when the run that is resumed began.
+
+    Args:
+        source: whose format is set.
+        sources: all of them.
+        inputs: `formats` and `folder` are read.
+
+    Returns:
+        Whether a run is resumed and the source has the columns that the format reads.
+    """
+    known = inputs.formats
+    if source.data.template != AUTO or len(known) != len(sources):
+        return False
+    name, columns = next(each for each, one in zip(known, sources, strict=True) if one is source)
+    if not name:
+        return False
+    rows = source.rows[:EVIDENCE]
+    source.evidence = Evidence([row.values for row in rows])
+    if columns is None:
+        named = source.data.model_copy(update={"template": name})
+        try:
+            columns = dict(choose(named, source.columns, inputs.folder).columns)
+        except DataError:
+            return False
+    template = load_template(name, inputs.folder)
+    fit = Fit(template, columns, f"columns {', '.join(columns.values())}")
+    source.fit = replace(choosing(fit, source.evidence.rows), spoken=_spoken(fit, rows, False))
+    return True
 
 
 def _values(rows: Iterable[Row], column: str) -> list[Any]:
@@ -70,7 +112,8 @@ def _agrees(data: DataSection, rows: Sequence[Row], fit: Fit[Template]) -> bool:
 
 
 def _by_contents(source: Source, folder: Path) -> Fit[Template] | None:
-    columns = [name for name in source.columns if shape(_values(source.rows[:EVIDENCE], name))]
+    present = [name for name in source.columns if name not in source.data.columns]
+    columns = [name for name in present if shape(_values(source.rows[:EVIDENCE], name))]
     if len(columns) != 1:
         return None
     template = load_template("chat", folder)
@@ -78,12 +121,17 @@ def _by_contents(source: Source, folder: Path) -> Fit[Template] | None:
     return Fit(template, {"messages": columns[0], **extras}, f"the turns in column {columns[0]}")
 
 
-def _by_rows(error: DataError, source: Source) -> DataError:
-    """The error with the rows that have the columns of each kind, if no row has those of two."""
+def _by_rows(error: DataError, source: Source, groups: Iterable[Collection[str]] = ()) -> DataError:
+    """The error with the rows that have the columns of each kind, if no row has those of two.
+
+    `groups` are the columns of each kind; by default those that the error names.
+    """
     kinds: dict[tuple[str, ...], list[str]] = {}
     for row in source.rows:
         kinds.setdefault(tuple(row.values), []).append(row.id)
-    named = [set(problem.partition(": ")[2].split(", ")) for problem in error.problems]
+    named = [{*names} for names in groups] or [
+        set(problem.partition(": ")[2].split(", ")) for problem in error.problems
+    ]
     if not named or any(sum(names <= {*kind} for names in named) > 1 for kind in kinds):
         return error
     listed = [f"{rows[0]} and others have: {', '.join(kind)}" for kind, rows in kinds.items()]
@@ -95,19 +143,123 @@ def _by_rows(error: DataError, source: Source) -> DataError:
     )
 
 
-def _with_hints(error: DataError, source: Source) -> DataError:
-    """The error with the columns that hold conversations in most rows, but not in all."""
-    hints = []
+def _with_fits(error: SeveralFit, source: Source) -> DataError:
+    """The error with a recipe for each of the templates that fit."""
+    mixed = _by_rows(error, source)
+    if mixed is not error or "eval" in source.given:
+        return mixed
+    ways = [as_named(fit, source.evidence, source.data.columns) for fit in error.fits]
+    fix = "\n".join(["say which one you mean:", *shown(ways, source.given)])
+    return _unsure(DataError(error.what, error.why, fix, error.problems), ways)
+
+
+def _unsure(error: DataError, ways: Sequence[Alternative]) -> Unsure:
+    unsure = Unsure(error.what, error.why, error.fix, error.problems)
+    unsure.ways = ways[:MOST]
+    return unsure
+
+
+def _with_ways(error: DataError, source: Source) -> DataError:
+    """The error with recipes that would read the rows, and the columns that hold conversations in
+    most rows, but not in all."""
+    hints, rows = [], source.rows[:EVIDENCE]
     for name in source.columns:
-        rows = source.rows[:EVIDENCE]
         odd = [row.id for row in rows if not shape([row.values.get(name)])]
         if len(odd) * 2 < len(rows):
             where = f", except {', '.join(odd[:3])}" if odd else ""
-            hints.append(
-                f"'{name}' holds conversations{where}: "
-                f"template: chat, columns: {{messages: {name}}} reads it"
-            )
-    return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
+            way = f"template: chat, columns: {{messages: {name}}} reads it"
+            hints.append(f"'{name}' holds conversations{where}: {way}")
+    if source.data.template != AUTO or "eval" in source.given:
+        return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
+    if lines := without_header(source.path, source.columns, source.given):
+        return DataError(error.what, error.why, "\n".join(lines), error.problems)
+    compared = _as_comparisons(source)
+    ways = [] if hints or compared else ways_to_read(source)
+    if source.columns == positions(len(source.columns)):
+        # Columns without names are only guessed where all of them fit.
+        ways = [way for way in ways if way.template.choice]
+    lines = [*compared, *shown(ways, source.given)]
+    fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
+    holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
+    problems = [*error.problems[:1], *holds[:10]] if lines else error.problems
+    problems += [] if compared else hints
+    return _unsure(DataError(error.what, error.why, fix, problems), ways)
+
+
+def _as_comparisons(source: Source) -> list[str]:
+    """Lines for an error, where the rows compare answers with each other."""
+    try:
+        fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
+    except TunerError:
+        return []
+    if fit.template.name == "thumbs":
+        return []
+    return [
+        f"  comparisons of answers ({fit.template.name}), for tuner reward, or for tuner rlhf with "
+        "rlhf.algorithm: dpo:",
+        f"    {recipe_line(source.given, source.data.columns)}",
+    ]
+
+
+def ways_to_read(source: Source) -> list[Alternative]:
+    """Return recipes that would read a source that has been looked at, the best first."""
+    gone = left_out(source.data.columns)
+    rows = source.evidence.rows
+    kept = [{name: value for name, value in row.items() if name not in gone} for row in rows]
+    renames = {name: file for name, file in source.data.columns.items() if file != NONE}
+    return alternatives(Evidence(kept), renames)
+
+
+def account(source: Source, read: Collection[str], begun: bool = False) -> None:
+    """Refuse a source of which columns of the task would not be used.
+
+    Args:
+        source: whose template is found; gets the columns of the task that nothing reads.
+        read: columns that something else than the template reads.
+        begun: whether a run is resumed.
+
+    Raises:
+        DataError: one looks like part of the task; not if the recipe names the template, nor if the
+            run has begun to train without it.
+    """
+    data, seen = source.data, source.evidence
+    used = {file if file in seen.columns else file.partition(".")[0] for file in source.fit.used}
+    # A template's column that the recipe renames leaves out the file's column of that name.
+    known = used.union(read, data.columns)
+    text = source.fit.template.text is not None
+    task = source.unread = accounting.unread(seen, known, text)[0]
+    if not task or data.template != AUTO or begun:
+        return
+    it, looks = ("it", "looks") if len(task) == 1 else ("them", "look")
+    ways = _uses(source, task, used)
+    gone = {**data.columns, **dict.fromkeys(task, NONE)}
+    fix = [
+        f"say what becomes of {it}:",
+        *(_as_comparisons(source) or shown(ways, source.given)),
+        f"  leave {it} out:",
+        f"    {recipe_line(source.given, gone)}",
+    ]
+    holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])
+    error = DataError(
+        f"{'column' if it == 'it' else 'columns'} {listed([repr(each) for each in task])} {looks} "
+        "like part of the task, and would not be used",
+        f"understood: {understood(source.fit, seen)}; not read: {holds}; earlier versions warned "
+        "and went on",
+        "\n".join(fix),
+    )
+    mixed = _by_rows(error, source, [used, *({name} for name in task)])
+    raise mixed if mixed is not error else _unsure(error, ways)
+
+
+def _uses(source: Source, task: list[str], used: Collection[str]) -> list[Alternative]:
+    """Ways to read columns of the task that nothing reads; none for an eval file, whose format is
+    that of the training rows."""
+    if "eval" in source.given:
+        return []
+    known, seen = source.evidence.columns, source.evidence
+    ways = [each for each in ways_to_read(source) if each.read > sum(n in known for n in used)]
+    names = [swapped(source.fit, seen, each) for each in task] if len(task) == 1 else []
+    return [each for each in [*names, *ways] if each][:MOST]
 
 
 def _refuse_two_readings(fit: Fit[Template], source: Source) -> None:
@@ -144,4 +296,4 @@ def _spoken(fit: Fit[Template], rows: Sequence[Row], named: bool) -> frozenset[s
 
 def _said(mark: str | None, values: Sequence[Any]) -> bool:
     """Whether prompts are marked turns; questions with answers may be examples in a prompt."""
-    return mark is not None and mark.rstrip(":").lower() not in PARTNERS and ends_with_user(values)
+    return mark is not None and not paired(mark) and ends_with_user(values)

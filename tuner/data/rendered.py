@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tuner.data import reasoning, turn_keys
 from tuner.data.dialogue import Dialogue
@@ -117,3 +117,45 @@ def separator_of(templates: Sequence[Template], head: str) -> str:
             else "name one template for all sources",
         )
     return next(iter(found), "")
+
+
+def prompt_text(rendered: Rendered) -> str:
+    """Return the prompt as shown to readers: the last question, or all of a plain text."""
+    dialogue = rendered.dialogue
+    if dialogue.segments:
+        return rendered.text[: rendered.prompt_end].rstrip()
+    asked = [m["content"] for m in dialogue.messages[:-1] if m["role"] != "assistant"]
+    return str(asked[-1]) if asked else rendered.text[: rendered.prompt_end]
+
+
+def prompt_of(rendered: Rendered) -> Rendered:
+    """Return the text before the last answer alone."""
+    return part(rendered, 0, rendered.prompt_end, append_eos=False)
+
+
+def answer_of(rendered: Rendered) -> Rendered:
+    """Return the last answer alone, with what the template writes after it."""
+    end = len(rendered.text)
+    return replace(part(rendered, rendered.prompt_end, end, rendered.append_eos), raw=False)
+
+
+def part(rendered: Rendered, start: int, end: int, append_eos: bool) -> Rendered:
+    """Return a part of a text that was found safe as a whole."""
+    return replace(
+        rendered,
+        text=rendered.text[start:end],
+        supervised=_clipped(rendered.supervised, start, end),
+        structure=_clipped(rendered.structure, start, end),
+        unlocated=(),
+        pattern=None,
+        append_eos=append_eos,
+        prompt_end=0,
+    )
+
+
+def _clipped(spans: Sequence[Span], start: int, end: int) -> tuple[Span, ...]:
+    return tuple(
+        (max(first, start) - start, min(last, end) - start)
+        for first, last in spans
+        if first < end and last > start
+    )

@@ -15,11 +15,21 @@ from tuner.data.example_maker import ExampleMaker
 LISTED = 10
 # By key of the report. A format names the noun that a number is shown with.
 WARNINGS = {
+    "read_as": "read as seen in the file (keys of its source in data.train say otherwise): {names}",
+    "rows_of_items": "{names}",
     "truncated_rows": "{:row} truncated to {max_length} tokens: {supervised_tokens_cut_share:.1%} "
     "of supervised tokens are cut off (data.long, data.max_length)",
     "rows_cut_while_reading": "long texts cut while reading: {names}",
     "dropped_no_answer_left": "{:row} dropped: truncation left none of their answer",
     "eval_dropped_no_answer_left": "{:eval row} dropped: truncation left none of their answer",
+    "left_out_too_long": "{:row} left out: longer than {max_length} tokens, and only their answers "
+    "could be cut (data.cut)",
+    "eval_left_out_too_long": "{:eval row} left out: longer than {max_length} tokens, and only "
+    "their answers could be cut (data.cut)",
+    "documents_cut": "{:row} without the end of their document, to fit into {max_length} tokens: "
+    "the answers are whole (data.cut)",
+    "rows_without_oldest_turns": "{:chat} without their oldest turns, to fit into {max_length} "
+    "tokens: {supervised_tokens_cut_share:.1%} of supervised tokens are lost (data.cut)",
     "dropped_too_long": "{:row} left out: longer than {max_length} tokens, and rows are never cut",
     "eval_dropped_too_long": "{:eval row} left out: longer than {max_length} tokens",
     "split_rows": "{:long text} split into {split_pieces} pieces of at most {max_length} tokens",
@@ -31,23 +41,29 @@ WARNINGS = {
     "tool_calls: a call in its text is learned as text",
     "rows_with_moved_turns": "{:row} whose turns the chat template moves or repeats: see "
     "`tuner data preview`",
+    "unsure_option_numbers": "answers are numbers of options, and no row shows whether the first "
+    "option is 0 or 1: taken as 0 ({names}); if it is 1, write letters or texts instead",
     "text_after_answers": "text that the chat template writes after answers, and that is not "
     "learned: {names}",
     "turns_learned_by_key": "{:turn} learned because a key of theirs says so (weight, train ...), "
     "against data.learn",
     "unanswered_rows": "{:row} ending in turns that no answer follows: these turns are left out",
     "unread_turn_keys": "keys of turns that nothing reads: {names}",
+    "labels_without_rows": "labels that no training row has: {names}",
     "ignored_columns": "columns not used: {names}",
+    "unread_columns": "columns not used, though they look like part of the task: {names}",
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",
+    "labels_not_held_out": "labels that no held-out row has: {names}",
     "special_tokens_in_text": "special tokens in the rows' text, kept literal "
     "(data.special_tokens_in_text): {}",
-    "unpaired_rows": "{} rows make no pair and are not used: there is no better and worse answer "
-    "to the same prompt",
-    "identical_answers": "{} answers appear twice under the same prompt, or are both liked and "
-    "disliked",
-    "contradicting_pairs": "{} pairs left out: another row has the same answers in the opposite "
+    "tied_rows": "{:row} left out: of two answers, neither is named the better one",
+    "thumbs_alone": "{:thumb} to prompts without an opposite one: learned against a score of 0 "
+    "(reward.unpaired)",
+    "unpaired_rows": "{:row} left out: no better and worse answer to the same prompt make a pair",
+    "identical_answers": "{:answer} given twice under the same prompt, or both liked and disliked",
+    "contradicting_pairs": "{:pair} left out: another row has the same answers in the opposite "
     "order",
-    "pairs_too_long": "{} pairs left out: one of their answers is longer than {max_length} tokens",
+    "pairs_too_long": "{:pair} left out: one of the answers is longer than {max_length} tokens",
 }
 
 
@@ -90,8 +106,14 @@ def losses(maker: ExampleMaker) -> dict[str, Any]:
         "eval_split_rows": len(held.pieces),
         "eval_split_pieces": sum(held.pieces.values()),
         "dropped_no_answer_left": len({*train.dropped}),
+        "left_out_too_long": len(train.left_out),
+        "documents_cut": len(train.documents),
+        "rows_without_oldest_turns": len(train.turns),
         "truncated_rows": len(train.truncated),
         "eval_dropped_no_answer_left": len({*held.dropped}),
+        "eval_left_out_too_long": len(held.left_out),
+        "eval_documents_cut": len(held.documents),
+        "eval_rows_without_oldest_turns": len(held.turns),
         "eval_truncated_rows": len(held.truncated),
         **token_facts(maker),
     }
@@ -114,6 +136,7 @@ def chat_facts(maker: ExampleMaker) -> dict[str, Any]:
     return {
         "chat_template_origin": maker.chat_template_origin,
         "chat_template_sha256": template and hashlib.sha256(template.encode()).hexdigest(),
+        **({"chat_date": maker.chat_date} if maker.chat_date else {}),
     }
 
 

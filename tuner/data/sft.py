@@ -7,37 +7,45 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from tuner.console.formatting import counted
+from tuner.data import choices, cut, strata
+from tuner.data.bad_rows import BadRows
 from tuner.data.check_row import ODDITIES, check, oddities
+from tuner.data.classifier import labels_only, record
 from tuner.data.dialogue import Dialogue, RowRenderer
-from tuner.data.encode import Encoded
+from tuner.data.eval_rows import eval_row
 from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker, Pair
-from tuner.data.files import Source, SplitFiles
-from tuner.data.labels import labels_of
-from tuner.data.long import refuse_split, settle
+from tuner.data.label_names import label_names, naming_columns
+from tuner.data.labels import facts as label_facts
+from tuner.data.labels import labels_of, listed, refuse_unseen
+from tuner.data.long import Fitting, length_facts, refuse_split
 from tuner.data.pipeline import Pipeline
-from tuner.data.prepared import EvalRow, Inputs, Part, Preview, PromptFormat
-from tuner.data.preview_parts import parts_of
+from tuner.data.prepared import EvalRow, Inputs, Prepared, Preview, PromptFormat
+from tuner.data.preview_parts import preview_of
 from tuner.data.read import Row
-from tuner.data.recognise import recognise
-from tuner.data.rendered import Rendered
+from tuner.data.recognise import account, as_begun, recognise
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
+from tuner.data.source import Source, SplitFiles
 from tuner.data.split import Split
-from tuner.data.template import Template
+from tuner.data.template import AUTO, Template
 from tuner.data.template_match import Fit
-from tuner.data.thumbs import is_down, thumb_columns
+from tuner.data.thumbs import is_down, refuse_disliked, thumb_columns
 from tuner.data.trained_prompts import trained
 from tuner.data.turn_rules import TurnRules, refuse_unknown_column
+from tuner.data.understood import of_sources
 from tuner.errors import DataError
 
-RAW_PROMPT_TOKENS = 32
 # What a reader of the report should not overlook, costliest first.
 WARNED = (
-    *("truncated_rows", "rows_cut_while_reading", "dropped_no_answer_left"),
+    *("read_as", "rows_of_items", "left_out_too_long", "eval_left_out_too_long", "truncated_rows"),
+    *("rows_cut_while_reading", "dropped_no_answer_left", "rows_without_oldest_turns"),
+    *("documents_cut",),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
-    *("text_after_answers", "turns_learned_by_key", "unanswered_rows", "unread_turn_keys"),
-    *("ignored_columns", "eval_rows_also_in_train", "special_tokens_in_text"),
+    *("unsure_option_numbers", "text_after_answers", "turns_learned_by_key", "unanswered_rows"),
+    *("unread_turn_keys", "unread_columns", "eval_rows_also_in_train", "labels_not_held_out"),
+    *("labels_without_rows", "special_tokens_in_text"),
 )
 
 
@@ -63,9 +71,19 @@ class SftData(Pipeline[Dialogue]):
     def _recognise(self) -> None:
         refuse_unknown_column(self.data, [n for each in self.source.sources for n in each.columns])
         super()._recognise()
+        sources = [source for source in self.source.sources if source.rows]
+        self.names = label_names(self.data, sources, self.head)
 
     def _fit(self, source: Source) -> Fit[Template]:
-        return recognise(source, self.inputs.folder)
+        begun = as_begun(source, self.source.sources, self.inputs)
+        if not begun:
+            source.fit = recognise(source, self.inputs.folder)
+        thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
+        read = {*thumbs, self.data.reasoning_column or ""}
+        if self.data.label_names:
+            read |= {str(self.data.label_names), *naming_columns([source])}
+        account(source, read, begun)
+        return source.fit
 
     def _items(self, files: SplitFiles) -> list[Dialogue]:
         """The dialogues of the liked rows; supervised learning has no use for others."""
@@ -77,7 +95,7 @@ class SftData(Pipeline[Dialogue]):
             )
             raise DataError(
                 f"the {files.name} split is empty",
-                f"all {len(files.rows)} rows are thumbs-down (column {', '.join(thumbs)}), "
+                f"{counted(len(files.rows), 'row')}, all thumbs-down (column {', '.join(thumbs)}), "
                 "and disliked answers are not trained on",
                 "add liked answers; or learn from both kinds: tuner reward, or tuner rlhf with "
                 "rlhf.algorithm: dpo",
@@ -87,20 +105,25 @@ class SftData(Pipeline[Dialogue]):
 
     def _of(self, source: Source) -> list[Dialogue | None]:
         """The dialogues of a source's liked rows; None for a raw text that is blank."""
-        thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
+        thumbs = self._thumbs[source.name]
+        if self.data.disliked == "error":
+            refuse_disliked(source, thumbs)
+        thumbs = [] if self.data.disliked == "learn" else thumbs
         liked = [row for row in source.rows if not is_down(row, thumbs)]
         self._disliked += len(source.rows) - len(liked)
-        rules = replace(self._rules, system=source.data.system)
-        renderer = RowRenderer(source.fit, self.data.labels, rules)
+        documents = source.fit.template.documents
+        rules = self._rules.of_source(source.data)
+        renderer = RowRenderer(source.fit, self.names, rules)
 
         def dialogue(row: Row) -> Dialogue | None:
-            made = renderer.render(row)
+            made = renderer.supervised(row)
             if made.plain and not made.answer.strip():
                 return None
             check(made)
             self._unanswered += made.unanswered
             self._odd.update(oddities(made))
-            return made
+            values = [source.fit.value(row, name) for name in documents]
+            return replace(made, documents=tuple(cut.documents(values)))
 
         return self.source.each(liked, dialogue)
 
@@ -108,42 +131,62 @@ class SftData(Pipeline[Dialogue]):
         bad, blank = len(self.source.bad.found), self._blank.get(files.name, 0)
         if not bad and not blank:
             return "no rows"
-        return f"{bad} bad and {blank} blank rows were left out, none is left"
+        return f"{bad:,} bad and {counted(blank, 'blank row')} left out, none is left"
 
     def _examples(self, items: Split[Dialogue]) -> tuple[list[Example], list[EvalRow]]:
         pairs, held = self._encoded(items)
-        self._pairs = pairs
+        self._pairs, self._trained = pairs, items.train
         train = [example for _, example in self.maker.cut(pairs, self.maker.train)]
         longest = max((len(encoded.ids) for _, encoded in pairs), default=0)
         kept = {example.row for example in train}
         self.maker.stop_if_too_many_dropped(len(items.train), kept, longest)
         return train, self._eval(held) if items.eval else []
 
-    def _encoded(self, items: Split[Dialogue], few: bool = False) -> list[list[Pair]]:
-        """The rows of both splits, encoded and as long as `data.long` allows.
-
-        `few`: the rows are only the first ones, so that some labels may be missing.
-        """
+    def _encoded(self, items: Split[Dialogue]) -> list[list[Pair]]:
+        """The rows of both splits, encoded and as long as `data.long` allows."""
         templates, bad = [fit.template for fit in self.fits], self.source.bad
         refuse_split(self.data, templates, self.head)
-        held_out = [] if isinstance(self.data.eval, str) else items.eval
+        held_out = items.eval if self.data.eval_file is None else []
         rows = [*items.train, *held_out]
-        self.labels = labels_of(self.data, templates, self._labelled(rows), self.head, few)
+        self._find_labels(items, rows)
         self.maker = ExampleMaker(self.inputs, templates, self.max_length, self.head, self.labels)
-        self.maker.encoder.keep_offsets = few
         self._unread = self.maker.unread_keys(rows)
         train = self.maker.encode(items.train, bad)
         held = self.maker.encode(items.eval, bad, prompts=True)
-        return settle(self.data, self.maker, (train, held), self.inputs.context_length)
+        return Fitting(self.inputs, self.maker, self.labels).settle(train, held)
 
-    def _labelled(self, rows: Sequence[Dialogue]) -> list[Dialogue]:
+    def _splits(self, source: Source) -> bool:
+        plain = not source.rows or source.fit.template.text is not None
+        return plain and self.inputs.splits(self.head)
+
+    def _row_label(self, source: Source, row: Row) -> str | None:
+        return strata.of_row(source, row, self.data, self.head)
+
+    def _label(self, item: Dialogue) -> str | None:
+        template = self.source.train.sources[item.source].fit.template
+        return strata.of_dialogue(item, template, self.data, self.head)
+
+    def _find_labels(self, items: Split[Dialogue], rows: Sequence[Dialogue]) -> None:
+        train = self.source.train
+        self.labels = labels_of(
+            self.data,
+            [fit.template for fit in self.fits],
+            self._labelled(rows, train),
+            self.head,
+            self.names.names,
+            lambda: naming_columns([each for each in self.source.sources if each.rows]),
+        )
+        if not listed(self.data, self.names.names):
+            held = train if self.data.eval_file is None else self.source.eval
+            known = {row.answer.strip() for row in self._labelled(items.train, train)}
+            refuse_unseen(known, self._labelled(items.eval, held), self.labels)
+
+    def _labelled(self, rows: Sequence[Dialogue], files: SplitFiles) -> list[Dialogue]:
         """The rows of sources that have labels; all of them, if they are classified."""
-        sources = self.source.train.sources
-        return [
-            row
-            for row in rows
-            if self.head == "classes" or sources[row.source].fit.template.label is not None
-        ]
+        if self.names.all:
+            return list(rows)
+        sources = files.sources
+        return [row for row in rows if sources[row.source].fit.template.label is not None]
 
     def _eval(self, pairs: Sequence[Pair]) -> list[EvalRow]:
         kept = self.maker.cut(pairs, self.maker.eval)
@@ -153,38 +196,12 @@ class SftData(Pipeline[Dialogue]):
                 f"at data.max_length {self.max_length} no held-out row keeps any of its answer",
                 "set a larger data.max_length, or data.eval: 0",
             )
-        return [self._eval_row(pair, example) for pair, example in kept]
-
-    def _eval_row(self, pair: Pair, example: Example) -> EvalRow:
-        rendered, encoded = pair
-        if rendered.dialogue.plain and self.head == "language":
-            return self._continuation(example)
-        answer, text = rendered.dialogue.answer.strip(), _prompt_text(rendered)
-        if example.label is not None:
-            return EvalRow(example, example.input_ids, text, answer, [], example.label)
-        options = self.maker.options(rendered, self.labels) if answer in self.labels else None
-        return EvalRow(
-            example,
-            example.input_ids if example.target else encoded.prompt_ids,
-            text,
-            rendered.reference,
-            options or [],
-            self.labels.index(answer) if options else None,
-        )
-
-    def _continuation(self, example: Example) -> EvalRow:
-        """Raw text has no prompt: its beginning is one, what follows is the reference."""
-        ids = example.input_ids
-        border = max(1, min(RAW_PROMPT_TOKENS, len(ids) // 2))
-        prompt, reference = (
-            self.tokenizer.decode(part, skip_special_tokens=True)
-            for part in (ids[:border], ids[border:])
-        )
-        return EvalRow(example, ids[:border], prompt, reference, [], None)
+        return [eval_row(self.maker, *each, self.labels, self.tokenizer) for each in kept]
 
     def _report(
         self, items: Split[Dialogue], train: Sequence[Example], held: Sequence[EvalRow]
     ) -> dict[str, Any]:
+        also = {"row": "they are also", "prompt": "their prompts are"}
         report = self._facts() | items.facts
         report |= {
             "rows_train": len({example.row for example in train}),
@@ -198,11 +215,14 @@ class SftData(Pipeline[Dialogue]):
             "rows_with_reasoning": sum(self.maker.reasons(items.train)),
             "tokens_sha256": tokens_sha256(train),
             **losses(self.maker),
+            **length_facts(self.inputs, self.maker, [fit.template for fit in self.fits], train),
+            **label_facts(self.labels, items.train, items.eval),
         }
-        report["warnings"] = warnings_of(report, WARNED, "they are also")
-        if any(fit.template.label for fit in self.fits) and not self.data.labels:
+        report["warnings"] = warnings_of(report, WARNED, also[self.data.split])
+        asked = self.names.names or self.data.labels == (AUTO,)
+        if asked or (any(fit.template.label for fit in self.fits) and not self.data.labels):
             report["labels"] = list(self.labels)
-        if self.labels and self.head != "classes":
+        if (self.labels or any(row.options for row in held)) and self.head != "classes":
             without = sum(row.gold is None for row in held)
             report["eval_rows_without_label"] = without
             if without:
@@ -219,8 +239,14 @@ class SftData(Pipeline[Dialogue]):
             defaults, self.maker.plain_template, tuple(trained(self._pairs, self.maker))
         )
 
+    def _classifier(self, items: Sequence[Dialogue]) -> dict[str, Any] | None:
+        templates = [fit.template for fit in self.fits]
+        if self.head != "classes" and not labels_only(templates, items, {*self.labels}):
+            return None
+        return record(self.data, self.fits[0], self.labels, self.maker)
+
     def _facts(self) -> dict[str, Any]:
-        read = {name for name in (self.data.reasoning_column,) if name}
+        read = {name for name in (self.data.reasoning_column, self.names.column) if name}
 
         def used(source: Source) -> frozenset[str]:
             return source.fit.used.union(read, self._thumbs[source.name] if self._disliked else ())
@@ -230,44 +256,24 @@ class SftData(Pipeline[Dialogue]):
         by_key = sum(self._rules.by_key.values())
         odd = {key: self._odd[key] for key in ODDITIES} | self.maker.odd()
         return {
+            "understood": of_sources(self.source.sources, used),
             **facts,
+            "unread_columns": list(dict.fromkeys(n for s in self.source.sources for n in s.unread)),
             **odd,
+            "unsure_option_numbers": choices.unsure(self.fits),
             "unanswered_rows": self._unanswered,
             "unread_turn_keys": self._unread,
             "turns_learned_by_key": by_key,
         }
 
-    def preview(self) -> tuple[list[Preview], list[str]]:
-        """Return the training rows with the supervised spans; see `Pipeline.preview`."""
-        items = self._split()
-        self._pairs, _ = pairs, _ = self._encoded(items, few=True)
-        self.maker.cut(pairs, self.maker.train)
-        self.sent = self._sent(items.train)
-        return [self._preview(*pair) for pair in pairs], warnings_of(
-            self._facts() | losses(self.maker), WARNED
-        )
-
-    def _preview(self, rendered: Rendered, encoded: Encoded) -> Preview:
-        made = self.maker.example(rendered, encoded)
-        # What an encoder-decoder writes, or the class, comes after what is read.
-        written = list(made.target)
-        if made.label is not None:
-            written = self.tokenizer(self.labels[made.label], add_special_tokens=False)["input_ids"]
-        words = self.maker.encoder.control_words
-        parts = parts_of(rendered, encoded, made, words, self._decoded)
-        if written:
-            parts.append(Part("assistant", "text", self._decoded(written), True, 1.0))
-        ids = made.input_ids + written
-        whole = self.maker.whole_length(encoded, made)
-        return Preview(made.row, parts, whole, made.num_tokens < whole, ids)
-
-    def _decoded(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids))
-
-
-def _prompt_text(rendered: Rendered) -> str:
-    dialogue = rendered.dialogue
-    if dialogue.segments:
-        return rendered.text[: rendered.prompt_end].rstrip()
-    asked = [m["content"] for m in dialogue.messages[:-1] if m["role"] != "assistant"]
-    return str(asked[-1]) if asked else rendered.text[: rendered.prompt_end]
+    def _previews(self, prepared: Prepared, count: int) -> list[Preview]:
+        kept, seen = {example.row for example in prepared.train}, Counter[int]()
+        first = []
+        for dialogue in self._trained:
+            if dialogue.row in kept and seen[dialogue.source] < count:
+                seen[dialogue.source] += 1
+                first.append(dialogue)
+        self.maker.encoder.keep_offsets = True
+        pairs = self.maker.encode(first, BadRows(len(first)))
+        fitted = Fitting(self.inputs, self.maker, self.labels).fitted(pairs, self.maker.train)
+        return [preview_of(self.maker, pair, self.labels, self.tokenizer) for pair in fitted]

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from tuner.data import reasoning, tool_calls, turn_keys
 from tuner.data.bad_rows import BadRow
+from tuner.data.behind_prompt import composed, no_prefix, spliced
 from tuner.data.chat_shapes import (
     AnswerSpan,
     ChatShape,
@@ -85,6 +86,7 @@ class SpanFinder:
         """
         if dialogue.tools:
             self.chat.require_tools(dialogue.row)
+        self._require_calls(dialogue.messages, dialogue.tools)
         messages = [self._with_calls(message) for message in dialogue.messages]
         learned = [i for i, message in enumerate(messages) if turn_keys.weight(message)]
         learned = learned[-1:] if only_last else learned
@@ -113,6 +115,12 @@ class SpanFinder:
             start = stop
         return examples
 
+    def _require_calls(self, messages: Sequence[Message], tools: list[Any] | None) -> None:
+        """Refuse calls that the template would leave out, as there are no tools."""
+        alone = not tools and self.chat.abilities.calls and not self.chat.abilities.calls_alone
+        if alone and any(each.get("tool_calls") or "call" in each for each in messages):
+            raise BadRow("the model's chat template shows calls only next to tools; there are none")
+
     def _with_calls(self, message: Message) -> Message:
         """A tool call as the template's own form where it has one, else as plain text."""
         if message.get("tool_calls"):
@@ -126,11 +134,13 @@ class SpanFinder:
         plain = {key: value for key, value in message.items() if key != "call"}
         if not self.chat.abilities.calls:
             return plain
-        turn = tool_calls.parsed(plain)
-        return tool_calls.native(turn, self.chat.abilities.text_arguments) if turn else plain
+        return self._with_calls(tool_calls.parsed(plain))
 
     def _one(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
-        example = self._answered(dialogue, chat)
+        try:
+            example = self._answered(dialogue, chat)
+        except ModelError as error:
+            raise ModelError(error.what, f"{dialogue.row}: {error.why}", error.fix) from None
         if example and example.after:
             self.after[example.after].add(dialogue.row)
         return example and with_other_turns(example, chat, self.chat.stops, self._text)
@@ -139,8 +149,10 @@ class SpanFinder:
         able = self.chat.abilities
         said = any(chat.messages[i].get(KEY) for i in chat.answers)
         if chat.answers and (able.composed or (said and not able.reasoning)):
-            return self._composed(dialogue, chat)
+            return self._composed(dialogue, chat, composed)
         shape = self._shape(chat)
+        if shape.answers is None and chat.answers == [len(chat.messages) - 1]:
+            return self._composed(dialogue, chat, spliced)
         if shape.contents is None:
             self.moved.add(dialogue.row)
         text = self._text(chat.messages, chat)
@@ -169,6 +181,7 @@ class SpanFinder:
         Raises:
             BadRow: the template refuses the turns, or leaves one out.
         """
+        self._require_calls(messages, tools)
         turns = self._separated(messages)
         chat = RenderJob(turns, tools, dict(arguments or {}), [])
         bare = replace(chat, messages=neutral(turns))
@@ -216,18 +229,16 @@ class SpanFinder:
             last = i == len(chat.messages) - 1
             answered = text if last else self._text(chat.messages[: i + 1], chat)
             if not answered.startswith(prompt):
-                raise ModelError(
-                    "the model's chat template cannot be trained on",
-                    "an answered chat does not begin with its generation prompt, so the answers "
-                    "cannot be separated from the prompt",
-                    "leave out turns that it treats in a special way (often a system turn), or "
-                    "choose another template, such as model.chat_template: chatml",
-                )
+                if any(turn.get(KEY) for turn in chat.messages[:i]):
+                    return None
+                if chat.messages[i - 1]["role"] == "assistant":
+                    raise BadRow(
+                        "two assistant turns follow each other, and the model's chat template "
+                        "shows the first in another way once the second is there (join the two)"
+                    )
+                raise no_prefix()
             answer = self._answer(answered, len(prompt), chat.messages[i])
-            if last:
-                answer = replace(
-                    answer, after=after_answer(answered[answer.end :], self.chat.specials)
-                )
+            answer = replace(answer, after=after_answer(answered[answer.end :], self.chat.specials))
             if answered[: answer.end] != text[: answer.end]:
                 return None
             found.append(answer if last else self._with_stop(answer, text))
@@ -267,32 +278,18 @@ class SpanFinder:
         """The special tokens that a text begins with."""
         return [word for word in self.chat.specials if text.startswith(word)]
 
-    def _composed(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
+    def _composed(
+        self, dialogue: Dialogue, chat: RenderJob, behind: Callable[..., tuple[str, int]]
+    ) -> Rendered | None:
         """The last answer behind the prompt, where an answered chat does not show it so."""
         if len(chat.answers) > 1:
             return None
-        pattern, _ = self._behind_prompt(replace(chat, messages=neutral(chat.messages)))
-        text, prompt = self._behind_prompt(chat)
+        bare = replace(chat, messages=neutral(chat.messages))
+        pattern, _ = behind(bare, self._text)
+        if locate(pattern, bare.messages) is None:
+            self.moved.add(dialogue.row)
+        text, prompt = behind(chat, self._text)
         answer = self._answer(text, prompt, chat.messages[-1])
         answer = replace(answer, after=after_answer(text[answer.end :], self.chat.specials))
         example = rendered(dialogue, text, [answer])
         return anywhere(example, text, chat, pattern)
-
-    def _behind_prompt(self, chat: RenderJob) -> tuple[str, int]:
-        """Return prompt and answer as one text, and where the prompt ends."""
-        message = chat.messages[-1]
-        prompt = self._text(chat.messages[:-1], chat, generate=True)
-        mark = "XqanswerqX"
-        content = str(message.get("content") or "")
-        if not content.strip():
-            raise BadRow("the model's chat template cannot show a turn without text")
-        bare = {**reasoning.without(message), "content": mark}
-        _, found, after = self._text([*chat.messages[:-1], bare], chat).partition(mark)
-        if not found:
-            raise BadRow("the model's chat template leaves out the answer")
-        said, opened = message.get(KEY, ""), reasoning.opens(prompt)
-        thought = reasoning.block(said) if said or opened else ""
-        if opened:
-            thought = thought.removeprefix(reasoning.OPEN)
-            thought = thought.removeprefix("\n") if prompt.endswith("\n") else thought
-        return f"{prompt}{thought}{content}{after}", len(prompt)

@@ -6,38 +6,29 @@ name and nothing else; it runs in a sandbox, and a value is never template sourc
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jinja2
-import jinja2.meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import Field, ValidationError, model_validator
 
-from tuner.data import read
+from tuner.data import find
+from tuner.data.jinja import variables as variables
+from tuner.data.language import Language
+from tuner.data.template_columns import Columns
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import bundled
 from tuner.schema import strict_yaml
 from tuner.schema.fields import Flag, FreeMapping, Section, Text, Words
 
 AUTO = "auto"
+# Columns that hold a document where a template does not say which, the first one cut first.
+DOCUMENTS = ("document", "passage", "context", "text", "input")
+# Other tools call both kinds of template so.
+_CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
 SLOT_TEXT, SLOT_LABEL = "[X]", "[Z]"
-
-
-class Columns(Section):
-    """The columns a template reads."""
-
-    required: Annotated[Words, Field(min_length=1, description="columns every row must have")]
-    optional: Annotated[Words, Field(description="columns used if a row has them")] = ()
-    aliases: Annotated[
-        tuple[dict[str, Text], ...], Field(description="other names for the columns")
-    ] = ()
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All of them."""
-        return self.required + self.optional
 
 
 class Turn(Section):
@@ -49,6 +40,14 @@ class Turn(Section):
     ]
     content: Annotated[Text | None, Field(description="Jinja over the columns")] = None
     column: Annotated[Text | None, Field(description="history: the column with the pairs")] = None
+    calls: Annotated[
+        Text | None, Field(description="assistant: the column with the calls of tools, as JSON")
+    ] = None
+
+    def columns(self) -> set[str]:
+        """Return the columns that it reads."""
+        named = {name for name in (self.column, self.calls) if name}
+        return named | variables(self.content or "")
 
 
 class Conversation(Section):
@@ -74,6 +73,18 @@ class Cloze(Section):
     verbalizer: Annotated[dict[str, Text], Field(min_length=2, description="label: word")]
 
 
+class Choice(Section):
+    """Options to choose from: the template reads them as {letter: text}, the answer as a letter."""
+
+    options: Annotated[Text, Field(description="column of the options: a list, a mapping, a text")]
+    each: Annotated[Words, Field(description="columns with one option each, in their place")] = ()
+    answer: Annotated[Text, Field(description="column of the right one: letter, number or text")]
+
+    def complete(self, columns: Collection[str]) -> bool:
+        """Return whether these columns of the template hold options."""
+        return self.options in columns or sum(name in columns for name in self.each) > 1
+
+
 class Sample(Section):
     """A row and what it must become: the test of the template."""
 
@@ -88,23 +99,71 @@ class Template(Section):
     name: Annotated[Text, Field(description="its name, the same as its file's")]
     description: Annotated[Text, Field(description="what rows it is for, one line")]
     columns: Annotated[Columns, Field(description="the columns it reads")]
+    task: Annotated[
+        Text | None, Field(description="what the plan calls it: multiple choice; default: its name")
+    ] = None
+    language: Annotated[
+        Language | None,
+        Field(description="language of the rows it is chosen for; by default any"),
+    ] = None
     turns: Annotated[tuple[Turn, ...], Field(description="the turns of the chat")] = ()
     conversation: Annotated[Conversation | None, Field(description="a list of turns")] = None
     text: Annotated[Text | None, Field(description="Jinja; raw text, all supervised")] = None
     cloze: Annotated[Cloze | None, Field(description="a sentence with a slot")] = None
+    choice: Annotated[Choice | None, Field(description="turns: options to choose from")] = None
+    tools: Annotated[Text | None, Field(description="turns: column with the tools")] = None
+    booleans: Annotated[
+        tuple[Text, Text] | None,
+        Field(description="words for true and false; the label is read as one of them"),
+    ] = None
     labels: Annotated[Words, Field(description="answers to choose from")] = ()
     label: Annotated[
         Text | None,
         Field(description="column of the label that is the answer; true, false and 3 become text"),
     ] = None
+    document: Annotated[
+        Words,
+        Field(
+            description="columns that lose their end where a row is too long; default: those "
+            f"named {', '.join(DOCUMENTS)}"
+        ),
+    ] = ()
     separator: Annotated[str, Field(description="text between turns when rendered raw")] = "\n\n"
     by_columns: Annotated[Flag, Field(description="may be chosen by the columns alone")] = True
     samples: Annotated[tuple[Sample, ...], Field(description="rows and their rendering")] = ()
 
     @property
+    def documents(self) -> tuple[str, ...]:
+        """The columns that lose their end where a row is too long."""
+        found = self.document or [name for name in DOCUMENTS if name in self.columns.names]
+        return () if self.text is not None else tuple(found)
+
+    @property
     def raw(self) -> bool:
         """Whether it makes plain text, never a chat."""
         return self.text is not None or self.cloze is not None
+
+    @property
+    def answer_columns(self) -> tuple[str, ...]:
+        """The columns that only the last answer reads."""
+        if self.cloze:
+            return (self.cloze.label,)
+        if not self.turns or self.turns[-1].role != "assistant":
+            return ()
+        *before, last = [turn.columns() for turn in self.turns]
+        return tuple(name for name in self.columns.names if name in last.difference(*before))
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The required columns, and those that may hold the options."""
+        choice = self.choice
+        options = (choice.options, *choice.each) if choice else ()
+        return self.columns.required + options
+
+    def complete(self, columns: Collection[str]) -> bool:
+        """Return whether rows with these columns of the template have all that it needs."""
+        choice = self.choice
+        return {*self.columns.required} <= {*columns} and (not choice or choice.complete(columns))
 
     @model_validator(mode="after")
     def _consistent(self) -> Template:
@@ -117,6 +176,8 @@ class Template(Section):
                 raise ValueError(f"aliases name unknown columns: {sorted(unknown)}")
         if unknown := self._columns_used() - known:
             raise ValueError(f"reads columns that `columns` does not list: {sorted(unknown)}")
+        if not self.turns and (self.choice or self.tools):
+            raise ValueError("choice and tools go with turns only")
         if self.turns and not any(turn.role == "assistant" for turn in self.turns):
             raise ValueError("no turn has the role assistant, so nothing would be learned")
         if self.cloze and any(
@@ -126,37 +187,16 @@ class Template(Section):
         return self
 
     def _columns_used(self) -> set[str]:
-        used = {turn.column for turn in self.turns if turn.column}
-        for source in [self.text, *(turn.content for turn in self.turns)]:
-            used |= variables(source or "")
+        used = {*variables(self.text or "")}.union(*(turn.columns() for turn in self.turns))
         if self.conversation:
             conversation = self.conversation
             columns = (conversation.column, conversation.system, conversation.tools)
             used |= {name for name in columns if name}
         if self.cloze:
             used |= {self.cloze.text, self.cloze.label}
-        if self.label:
-            used.add(self.label)
-        return used
-
-
-def environment() -> jinja2.Environment:
-    """Return the sandbox in which every data template runs."""
-    return ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True
-    )
-
-
-def variables(source: str) -> set[str]:
-    """Return the columns that a text of a template reads.
-
-    Raises:
-        ValueError: it is not valid Jinja.
-    """
-    try:
-        return jinja2.meta.find_undeclared_variables(environment().parse(source))
-    except jinja2.TemplateSyntaxError as error:
-        raise ValueError(f"not valid Jinja: {error.message} in {source!r}") from None
+        if self.choice:
+            used |= {self.choice.options, *self.choice.each, self.choice.answer}
+        return used | {name for name in (self.label, self.tools, *self.document) if name}
 
 
 def load_template(name_or_path: str, folder: Path) -> Template:
@@ -167,26 +207,37 @@ def load_template(name_or_path: str, folder: Path) -> Template:
         DataError: the file does not exist or is not a template.
     """
     if name_or_path.endswith((".yaml", ".yml")):
-        return _load(read.find(name_or_path, folder, "data.template"))
+        return _load(find.find(name_or_path, folder, "data.template"))
     files = bundled.files("data_templates")
     if name_or_path not in files:
         near = get_close_matches(name_or_path, files)
+        fix = f"did you mean {near[0]}?" if near else "use one of them, or the path of a .yaml file"
+        if (_CHAT_TEMPLATES / f"{name_or_path}.jinja").is_file():
+            fix = (
+                "leave out data.template; to have chats rendered so, set "
+                f"model.chat_template: {name_or_path}"
+            )
         raise RecipeError(
             f"data.template: there is no template '{name_or_path}'",
             f"templates: {', '.join(files)}",
-            f"did you mean {near[0]}?" if near else "use one of them, or the path of a .yaml file",
+            fix,
         )
-    return _load(files[name_or_path])
+    return _bundled(files[name_or_path])
 
 
 def all_templates() -> list[Template]:
     """Return every bundled template, in order of the names."""
-    return [_load(path) for path in bundled.files("data_templates").values()]
+    return [_bundled(path) for path in bundled.files("data_templates").values()]
 
 
-def _load(path: Path) -> Template:
+@cache
+def _bundled(path: Path) -> Template:
+    return _load(path, quick=True)
+
+
+def _load(path: Path, quick: bool = False) -> Template:
     try:
-        document, lines = strict_yaml.parse(path.read_text("utf-8"))
+        document, lines = strict_yaml.parse(path.read_text("utf-8"), quick)
         return Template.model_validate(document)
     except strict_yaml.YamlProblem as error:
         problems = [f"line {error.line}, column {error.column}: {error.message}"]

@@ -9,7 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from tuner.data.bad_rows import BadRow
+from tuner.data import accounting
+from tuner.data.bad_rows import BadRow, refuse_unreadable
+from tuner.data.choices import Choices, choosing
+from tuner.data.column_names import by_other_names, distance, narrow, suits
+from tuner.data.evidence import Evidence
 from tuner.data.read import Row
 from tuner.data.template import AUTO, Template, all_templates, load_template
 from tuner.errors import DataError, RecipeError
@@ -26,13 +30,15 @@ Kind = TypeVar("Kind", bound=Any)
 class Fit(Generic[Kind]):
     """A template or format and, for each of its columns that the data has, the data's name.
 
-    `spoken` are columns of the template that hold turns in place of a text.
+    `spoken` are columns of the template that hold turns in place of a text; `choices` reads the
+    options of a template that has some.
     """
 
     template: Kind
     columns: Mapping[str, str]
     origin: str
     spoken: frozenset[str] = frozenset()
+    choices: Choices | None = None
 
     @property
     def used(self) -> frozenset[str]:
@@ -40,15 +46,23 @@ class Fit(Generic[Kind]):
         return frozenset(self.columns.values())
 
     def value(self, row: Row, name: str) -> Any:
-        """Return the row's value of one of the columns; None if it has none."""
+        """Return the row's value of one of the columns; None if it has none.
+
+        Raises:
+            BadRow: it could not be read.
+        """
         file_name = self.columns.get(name)
-        return None if file_name is None else row.values.get(file_name)
+        if file_name is None:
+            return None
+        value = row.values.get(file_name)
+        refuse_unreadable(value, file_name)
+        return value
 
     def required(self, row: Row, name: str) -> Any:
         """Return the row's value of a column that it must have.
 
         Raises:
-            BadRow: it is missing or null.
+            BadRow: it is missing or null, or could not be read.
         """
         value = self.value(row, name)
         if value is None:
@@ -62,6 +76,12 @@ class NoTemplateFits(DataError):
     """No data template reads these columns."""
 
 
+class SeveralFit(DataError):
+    """Several templates read these columns; `fits` says how."""
+
+    fits: Sequence[Fit[Any]] = ()
+
+
 def only(fits: Sequence[Fit[Kind]], kind: str) -> Fit[Kind] | None:
     """Return the one that fits; None if none does.
 
@@ -69,11 +89,13 @@ def only(fits: Sequence[Fit[Kind]], kind: str) -> Fit[Kind] | None:
         DataError: several do.
     """
     if len(fits) > 1:
-        raise DataError(
+        error = SeveralFit(
             f"the columns fit more than one {kind}",
             fix="name the one you mean: data.template (and data.columns)",
             problems=[f"{fit.template.name}: {', '.join(sorted(fit.used))}" for fit in fits],
         )
+        error.fits = fits
+        raise error
     return fits[0] if fits else None
 
 
@@ -82,10 +104,13 @@ def choose(
     present: Iterable[str],
     folder: Path,
     accept: Callable[[Fit[Template]], bool] | None = None,
+    evidence: Evidence | None = None,
 ) -> Fit[Template]:
     """Find the template for these columns; a named one is only fitted to them.
 
-    A template that reads more of the columns wins over one that reads a part of the same ones.
+    A template that leaves fewer columns of the task unread wins; of those that read the same ones,
+    the one that expects most of what they hold, then the one for the language of the rows, then
+    the one whose own names they have.
 
     Args:
         data: `template` and `columns` are read.
@@ -93,24 +118,28 @@ def choose(
         folder: where a template's file is looked up first.
         accept: says of a fitting template whether the rows agree with it; by default, those of a
             conversation must be in the column of its own name.
+        evidence: what the columns hold; by default, only their names say something.
 
     Raises:
         DataError: no template fits, or several do.
         RecipeError: `data.columns` names something that does not exist.
     """
-    found = list(present)
+    found = [name for name in present if name not in left_out(data.columns)]
     named = data.template != AUTO
     templates = [load_template(data.template, folder)] if named else list(all_templates())
     known = {name for each in templates for name in each.columns.names}
-    check_renames(data.columns, known, found)
-    fits = [fit for template in templates for fit in _fits(template, data.columns, found, named)]
+    check_renames(data.columns, known, list(present))
+    seen = Evidence(
+        [{name: row.get(name) for name in found} for row in evidence.rows]
+        if evidence
+        else [dict.fromkeys(found)]
+    )
+    fits = [fit for each in templates for fit in _fits(each, data.columns, seen, named)]
     if not named:
-        # Such a template shares its plain columns with another; its own aliases for them decide.
-        accept = accept or partial(_by_name, data)
-        fits = [fit for fit in fits if fit.template.by_columns or _aliased(fit)]
-        fits = [fit for fit in fits if accept(fit)]
-    best = [fit for fit in fits if not any(fit.used < other.used for other in fits)]
-    if fit := only(best, "data template"):
+        fits = [fit for fit in fits if _may_be_chosen(fit, seen)]
+        fits = [fit for fit in fits if (accept or partial(_by_name, data))(fit)]
+        fits = _best(fits, data, seen)
+    if fit := only(fits, "data template"):
         return fit
     raise NoTemplateFits(
         f"the columns do not fit the data template '{templates[0].name}'"
@@ -125,22 +154,83 @@ def choose(
     )
 
 
+def left_out(renames: Mapping[str, str]) -> frozenset[str]:
+    """Return the columns of the file that the recipe leaves out: `columns: {hints: none}`."""
+    return frozenset(name for name, file in renames.items() if file == NONE) - {*renames.values()}
+
+
 def _fits(
-    template: Template, renames: Mapping[str, str], found: list[str], named: bool
+    template: Template, renames: Mapping[str, str], seen: Evidence, named: bool
 ) -> list[Fit[Template]]:
+    """How a template fits. One that the recipe names gets its required columns alone by what
+    else they may be called, and only if the names that are exactly its own do not fit."""
     fits: dict[frozenset[tuple[str, str]], Fit[Template]] = {}
-    for alias in ({}, *template.columns.aliases):
-        mapping = {
-            name: renames.get(name, alias.get(name, name)) for name in template.columns.names
-        }
-        if all(mapping[name] in found for name in template.columns.required):
-            used = {name: file for name, file in mapping.items() if file in found}
+    names = template.needed if named else template.columns.names
+    for exact in (True, False) if named else (False,):
+        for alias in ({}, *template.columns.aliases):
+            used = _exactly(template, alias, renames, seen, named)
+            if not exact:
+                missing = [name for name in names if name not in used and name not in renames]
+                used |= by_other_names(template, alias, used, missing, seen)
+            if not template.complete(used):
+                continue
+            used = {name: used[name] for name in template.columns.names if name in used}
             origin = "recipe" if named else f"columns {', '.join(used.values())}"
-            fits.setdefault(frozenset(used.items()), Fit(template, used, origin))
-            if template.conversation and named:
+            fit = choosing(Fit(template, used, origin), seen.rows)
+            fits.setdefault(frozenset(used.items()), fit)
+            if named and (template.conversation or not exact):
                 # The column's own name comes before others that it may have.
                 break
+        if fits:
+            break
     return list(fits.values())
+
+
+def _exactly(
+    template: Template,
+    alias: Mapping[str, str],
+    renames: Mapping[str, str],
+    seen: Evidence,
+    named: bool,
+) -> dict[str, str]:
+    """The template's columns that the file has under these names; unless the template is named or
+    the recipe names the column, those that also hold what they must."""
+    mapping = {name: renames.get(name, alias.get(name, name)) for name in template.columns.names}
+    return {
+        name: file
+        for name, file in mapping.items()
+        if file in seen.columns and (named or name in renames or suits(template, name, file, seen))
+    }
+
+
+def _may_be_chosen(fit: Fit[Template], seen: Evidence) -> bool:
+    """Whether a template may be chosen without being named. One that shares its plain columns with
+    another is known by its own aliases; one for a language, by the rows' or by these."""
+    language = fit.template.language
+    if not fit.template.by_columns or (language == "zh" and seen.language != "zh"):
+        return _aliased(fit)
+    return not (language == "en" and seen.language == "zh")
+
+
+def _best(fits: list[Fit[Template]], data: DataSection, seen: Evidence) -> list[Fit[Template]]:
+    """The fits that read what the recipe's `columns` names and leave fewest columns of the task
+    unread; of each set of columns, one."""
+    wanted = {name for name, file in data.columns.items() if file not in (NONE, name)}
+    fits = [fit for fit in fits if wanted <= {*fit.columns}]
+    fits = [fit for fit in fits if not any(fit.used < other.used for other in fits)]
+    left = [len(accounting.unread(seen, fit.used)[0]) for fit in fits]
+    best: dict[frozenset[str], list[tuple[tuple[int, bool, int], Fit[Template]]]] = {}
+    for fit, count in zip(fits, left, strict=True):
+        if count == min(left):
+            key = (
+                -narrow(fit.template, fit.columns, seen),
+                fit.template.language is None or fit.template.language != seen.language,
+                distance(fit.template, fit.columns),
+            )
+            best.setdefault(fit.used, []).append((key, fit))
+    return [
+        fit for each in best.values() for key, fit in each if key == min(key for key, _ in each)
+    ]
 
 
 def _by_name(data: DataSection, fit: Fit[Template]) -> bool:
@@ -176,7 +266,7 @@ def check_renames(
         DataError: it renames one to a column that the data does not have.
     """
     for name, file_name in renames.items():
-        if name not in known:
+        if name not in known and not (file_name == NONE and name in found):
             near = get_close_matches(name, known)
             raise RecipeError(
                 f"data.columns: {missing} is called '{name}'",

@@ -23,7 +23,7 @@ _NAME, _OTHER = "probe_of_tool", "probe_of_another"
 _PROBE_TOOL = {
     "type": "function",
     "function": {
-        "name": _NAME,
+        "name": "probe_that_is_shown",
         "description": "probe",
         "parameters": {"type": "object", "properties": {}},
     },
@@ -59,6 +59,7 @@ class Abilities:
     Attributes:
         tools: it shows the tools of a chat.
         calls: it shows the calls of a turn.
+        calls_alone: it does so in a chat without tools, too.
         parallel: it shows several calls of one turn.
         text_arguments: it takes the arguments of a call as JSON text, not as an object.
         reasoning: the field in which it takes the reasoning of a turn; `inline`: it keeps a block
@@ -71,6 +72,7 @@ class Abilities:
 
     tools: bool
     calls: bool
+    calls_alone: bool
     parallel: bool
     text_arguments: bool
     reasoning: str
@@ -94,9 +96,15 @@ def learn(source: str, render: Render) -> Abilities:
             return None
 
     plain = attempt(_USER)
-    called, written = (attempt(_USER, _calling(each)) or "" for each in (_ARGUMENTS, _JSON))
+    alone = any(_NAME in (attempt(_USER, _calling(each)) or "") for each in (_ARGUMENTS, _JSON))
+    # Templates of several parts have one for chats with tools.
+    with_tools: dict[str, Any] = {} if alone else {"tools": [_PROBE_TOOL]}
+    called, written = (
+        attempt(_USER, _calling(each), **with_tools) or "" for each in (_ARGUMENTS, _JSON)
+    )
     as_text = (_NAME not in called or _PYTHONS in called) and _NAME in written
-    two = attempt(_USER, _calling(_JSON if as_text else _ARGUMENTS, _NAME, _OTHER)) or ""
+    given = _JSON if as_text else _ARGUMENTS
+    two = attempt(_USER, _calling(given, _NAME, _OTHER), **with_tools) or ""
     arguments = _arguments(source)
     switch = next((name for name in _SWITCHES if name in arguments and _turns(attempt, name)), "")
     thinking = {switch: True} if switch else {}
@@ -109,6 +117,7 @@ def learn(source: str, render: Render) -> Abilities:
     return Abilities(
         tools=attempt(_USER, tools=[_PROBE_TOOL]) not in (None, plain),
         calls=_NAME in called or as_text,
+        calls_alone=alone,
         parallel=_NAME in two and _OTHER in two,
         text_arguments=as_text,
         reasoning=field,

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from tuner.data.files import Source
 from tuner.data.read import Row
+from tuner.data.source import Source
 from tuner.data.template import Template
 from tuner.data.template_match import Fit
-from tuner.data.turns import blank
-
-# Columns next to an answer that say whether it is liked; "label" only with these values, since a
-# label may be positive without rating the answer.
-PLAIN = frozenset(("true", "false", "1", "0"))
-NAMES = frozenset(
-    ("label", "kto_tag", "rating", "thumb", "thumbs", "vote", "feedback", "liked", "is_liked")
-)
-UP = frozenset(
-    ("true", "1", "up", "thumbs_up", "thumbs up", "like", "liked", "good", "positive", "\U0001f44d")
-)
-DOWN = frozenset(
-    (
-        *("false", "0", "-1", "down", "thumbs_down", "thumbs down", "dislike", "disliked"),
-        *("bad", "negative", "\U0001f44e"),
-    )
-)
+from tuner.data.thumb_words import DOWN, are_thumbs, thumb
+from tuner.errors import DataError
 
 
 def thumb_columns(fit: Fit[Template], source: Source) -> list[str]:
@@ -39,22 +23,34 @@ def thumb_columns(fit: Fit[Template], source: Source) -> list[str]:
     return [
         name
         for name in source.columns
-        if name not in fit.used
-        and name.lower() in NAMES
-        and {_thumb(row.values.get(name)) for row in source.rows} <= _words(name)
+        if name not in fit.used and are_thumbs(name, [row.values.get(name) for row in source.rows])
     ]
 
 
 def is_down(row: Row, names: Sequence[str]) -> bool:
     """Return whether one of these columns says that the row's answer is not liked."""
-    return any(_thumb(row.values.get(name)) in DOWN for name in names)
+    return any(thumb(row.values.get(name)) in DOWN for name in names)
 
 
-def _words(name: str) -> frozenset[str]:
-    return (PLAIN if name.lower() == "label" else UP | DOWN) | {""}
+def refuse_disliked(source: Source, names: Sequence[str]) -> None:
+    """Refuse a file of which some answers are labelled bad.
 
+    Args:
+        source: the file.
+        names: its `thumb_columns`.
 
-def _thumb(value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return "" if blank(value) else str(value).strip().lower()
+    Raises:
+        DataError: with what a recipe can say of such rows.
+    """
+    down = [row for row in source.rows if is_down(row, names)]
+    if not down:
+        return
+    listed = ", ".join(names)
+    raise DataError(
+        f"{len(down)} of {len(source.rows)} rows have an answer that is labelled bad",
+        f"column {listed}, e.g. {down[0].id}; supervised learning would teach these answers "
+        "(earlier versions left the rows out with a warning)",
+        "learn from both kinds: tuner reward, or tuner rlhf with rlhf.algorithm: dpo; or say what "
+        "becomes of these rows:\n  data.disliked: drop    # leave them out\n"
+        "  data.disliked: learn   # learn them like the others",
+    )

@@ -18,7 +18,9 @@ def called(call: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     function = call.get("function", call)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadRow("a tool call has no name")
-    name, given = function["name"], function.get("arguments")
+    name, given = function["name"], function.get("arguments", function.get("parameters"))
+    if "arguments" in function and "parameters" in function:
+        raise BadRow(f"a call of '{name}' has both arguments and parameters")
     if isinstance(given, str):
         try:
             given = json.loads(given)
@@ -44,14 +46,39 @@ def check(message: Message) -> None:
         called(call)
 
 
-def parsed(message: Message) -> Message | None:
-    """Return a turn whose text is a call as JSON with that call; None if it is none."""
+def parsed(message: Message) -> Message:
+    """Return a turn whose text is a call as JSON, or a list of calls, with these calls.
+
+    Raises:
+        BadRow: it is none.
+    """
     try:
-        call = json.loads(message["content"])
-        function = {"name": call["name"], "arguments": call.get("arguments", {})}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return None
-    return {**message, "content": "", "tool_calls": [{"type": "function", "function": function}]}
+        found = json.loads(message["content"])
+    except (ValueError, TypeError):
+        raise BadRow(
+            "a turn that calls a function is not JSON with its name and arguments"
+        ) from None
+    calls = [_function(call) for call in (found if isinstance(found, list) else [found])]
+    if not calls:
+        raise BadRow("a turn that calls a function has an empty list of calls")
+    functions = [{"type": "function", "function": call} for call in calls]
+    return {**message, "content": "", "tool_calls": functions}
+
+
+def _function(call: Any) -> dict[str, Any]:
+    """A call as rows have it, with its arguments under the one key."""
+    given = call.get("function", call) if isinstance(call, dict) else None
+    if not isinstance(given, dict) or not isinstance(given.get("name"), str):
+        raise BadRow("a tool call has no name")
+    # Llama 3 writes them as parameters.
+    keys = [key for key in ("arguments", "parameters") if key in given]
+    if further := given.keys() - {"name", "id", "type", *keys}:
+        raise BadRow(
+            f"a call of '{given['name']}' has the key '{min(further)}', which nothing reads"
+        )
+    if len(keys) > 1:
+        raise BadRow(f"a call of '{given['name']}' has both arguments and parameters")
+    return {"name": given["name"], "arguments": given[keys[0]] if keys else {}}
 
 
 def native(message: Message, text: bool) -> Message:
@@ -68,5 +95,10 @@ def _native(call: dict[str, Any], text: bool) -> dict[str, Any]:
     _, given = called(call)
     written = json.dumps(given, ensure_ascii=False) if text else given
     if "function" in call:
-        return {**call, "function": {**call["function"], "arguments": written}}
-    return {**call, "arguments": written}
+        return {**call, "function": _renamed(call["function"], written)}
+    return _renamed(call, written)
+
+
+def _renamed(call: dict[str, Any], written: Any) -> dict[str, Any]:
+    rest = {key: value for key, value in call.items() if key != "parameters"}
+    return {**rest, "arguments": written}

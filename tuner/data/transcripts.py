@@ -46,6 +46,9 @@ _FORMS = {
     # Chinese is written without spaces and often without line breaks between the turns.
     "chinese": r"(?:^|\s)({})[:：][ \t]*",
 }
+# In hh-rlhf's texts, turns are apart from each other; a mark on the next line is text.
+_APART = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
+_APART_MARK = re.compile(r"(?:^|(?<=\n\n))(Human|Assistant):")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,17 @@ class Transcript:
         )
 
 
+def paired(mark: str) -> bool:
+    """Return whether a user's mark is that of a question, which an answer follows."""
+    return mark.rstrip(":").lower() in PARTNERS
+
+
+def apart(text: str) -> Transcript | None:
+    """Return the turns of a text as hh-rlhf has them: `Human:` and, after an empty line,
+    `Assistant:`; None if it has none."""
+    return _in_form(text.lstrip(), "colon", _APART_MARK) if _APART.match(text) else None
+
+
 def transcript(text: str) -> Transcript | None:
     """Return the turns of a text that begins with a mark of its user or system; else None.
 
@@ -79,7 +93,7 @@ def transcript(text: str) -> Transcript | None:
     """
     text = text.lstrip()
     begun = [form for form in _FORMS if form == "heading" or _matcher(form).match(text)]
-    found = [each for form in begun if (each := _in_form(text, form))]
+    found = [each for form in begun if (each := _in_form(text, form, _matcher(form)))]
     answered = [each for each in found if "assistant" in each.words]
     return next(iter(answered or found), None)
 
@@ -102,8 +116,8 @@ def transcript_of(texts: Sequence[str]) -> Transcript | None:
     return None
 
 
-def _in_form(text: str, form: str) -> Transcript | None:
-    marks = list(_matcher(form).finditer(text))
+def _in_form(text: str, form: str, matcher: re.Pattern[str]) -> Transcript | None:
+    marks = list(matcher.finditer(text))
     words = _speakers(marks)
     if not marks or "user" not in words:
         return None

@@ -18,6 +18,8 @@ from tuner.data.reasoning import Message
 from tuner.data.template import Conversation
 from tuner.data.transcripts import Transcript, transcript, transcript_of
 
+# Shapes that are lists of turns; any other is a mark.
+LISTS = ("role", "from")
 _SPEAKER = ("role", "from", "speaker", "sender")
 _SAID = ("content", "value", "text", "message", "utterance")
 _ASKED = ("human", "user", "prompt", "question")
@@ -41,6 +43,33 @@ def messages_of(value: Any, conversation: Conversation, column: str) -> list[Mes
     return [_message(conversation, turn) for turn in turns]
 
 
+def earlier(history: Any, conversation: Conversation) -> list[Message]:
+    """Return the turns before a prompt, from pairs of what was asked and answered or from turns.
+
+    Raises:
+        BadRow: they are neither.
+    """
+    pairs = history
+    if isinstance(history, str) and history.strip():
+        try:
+            pairs = json_rows.decode(history)
+        except ValueError:
+            raise BadRow("history is neither a list nor JSON") from None
+    if isinstance(pairs, list) and pairs and all(isinstance(item, dict) for item in pairs):
+        return messages_of(pairs, conversation, "history")
+    messages: list[Message] = []
+    for pair in pairs or []:
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(text, str) for text in pair)
+        ):
+            raise BadRow("history is not a list of pairs of texts")
+        messages.append({"role": "user", "content": pair[0]})
+        messages.append({"role": "assistant", "content": pair[1]})
+    return messages
+
+
 def shape(values: Iterable[Any]) -> str | None:
     """Return what all of these values are: `from` for turns with from and value, `role` for other
     turns, or the user's mark of marked texts; None if they are not all conversations of one kind.
@@ -59,6 +88,12 @@ def shape(values: Iterable[Any]) -> str | None:
     if kinds == {"from", "role"}:
         return "role"
     return kinds.pop() if len(kinds) == 1 and answered else None
+
+
+def unmarked(texts: Mapping[str, Any]) -> list[str]:
+    """Return the names of texts that are no conversations, if most of the others are."""
+    odd = [name for name, text in texts.items() if not shape([text])]
+    return odd if 0 < len(odd) * 2 < len(texts) else []
 
 
 def ends_with_user(values: Iterable[Any]) -> bool:
@@ -140,7 +175,7 @@ def _message(conversation: Conversation, turn: dict[str, Any]) -> Message:
         known = ", ".join(conversation.roles)
         raise BadRow(f"unknown role {json.dumps(role, ensure_ascii=False)} (known: {known})")
     message = {key: value for key, value in turn.items() if key not in own and value is not None}
-    content = _content(turn.get(own[1]))
+    content = joined(turn.get(own[1]))
     if mapped == "call":
         return {"role": "assistant", **message, "content": content, "call": True}
     message = {"role": mapped, **_with_calls(message)}
@@ -162,8 +197,12 @@ def _with_calls(message: Message) -> Message:
     return message
 
 
-def _content(content: Any) -> Any:
-    """OpenAI's list of parts as one text; parts that point to files are refused, never opened."""
+def joined(content: Any) -> Any:
+    """Return OpenAI's list of parts as one text, with nothing between them; other content as it is.
+
+    Raises:
+        BadRow: a part is no text. What it points to is never opened.
+    """
     if not isinstance(content, list):
         return content
     if not all(

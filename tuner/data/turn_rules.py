@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tuner.data import reasoning, turn_keys
@@ -25,6 +25,7 @@ class TurnRules:
     Attributes:
         learn: `data.learn`.
         system: text of the system turn of rows that have none.
+        instruction: text before the first turn of the user.
         reasoning_column: column of the file whose text is the reasoning of the last answer.
         by_key: counts, by role, turns that are learned only because a key of theirs says so.
     """
@@ -32,12 +33,17 @@ class TurnRules:
     learn: str | LearnedRoles = "answers"
     system: str | None = None
     reasoning_column: str | None = None
+    instruction: str | None = None
     by_key: Counter[str] = field(default_factory=Counter, compare=False)
 
     @classmethod
     def of(cls, data: DataSection) -> TurnRules:
         """Return those of a recipe's data section."""
-        return cls(data.learn, data.system, data.reasoning_column)
+        return cls(data.learn, data.system, data.reasoning_column, data.instruction)
+
+    def of_source(self, own: DataSection) -> TurnRules:
+        """Return them with what is a source's own."""
+        return replace(self, system=own.system, instruction=own.instruction)
 
     def applied(self, turns: Sequence[Message], columns: Mapping[str, Any]) -> tuple[Message, ...]:
         """Return the turns of a row, up to the last one that is learned, each with its reasoning
@@ -50,7 +56,7 @@ class TurnRules:
         Raises:
             BadRow: a turn is malformed, or none is learned.
         """
-        turns = self._reasoned(turns, columns)
+        turns = self._instructed(self._reasoned(turns, columns))
         given = [turn_keys.taken(reasoning.separated(turn)) for turn in turns]
         asked = [weight for _, weight in given]
         chosen = self._chosen([turn["role"] for turn, _ in given], asked)
@@ -87,6 +93,17 @@ class TurnRules:
             )
         return [*turns[:last], {**own, reasoning.KEY: said.strip()}, *turns[last + 1 :]]
 
+    def _instructed(self, turns: list[Message]) -> list[Message]:
+        """The turns with the instruction before the first one of the user."""
+        place = next((n for n, turn in enumerate(turns) if turn["role"] == "user"), None)
+        if not self.instruction or place is None:
+            return turns
+        first = turns[place]
+        if not isinstance(said := first.get("content"), str):
+            return turns
+        first = {**first, "content": instructed(self.instruction, said)}
+        return [*turns[:place], first, *turns[place + 1 :]]
+
     def _roles(self) -> Sequence[str]:
         if isinstance(self.learn, LearnedRoles):
             return self.learn.roles
@@ -104,6 +121,11 @@ class TurnRules:
         if isinstance(self.learn, LearnedRoles):
             return f"data.learn names only {listed(self.learn.roles)}"
         return "all of the assistant's are masked"
+
+
+def instructed(instruction: str, text: str) -> str:
+    """Return a text with an instruction before it."""
+    return f"{instruction.rstrip()}\n\n{text}"
 
 
 def refuse_unknown_column(data: DataSection, columns: Sequence[str]) -> None:
@@ -131,23 +153,33 @@ def refuse_misplaced(data: DataSection, templates: Sequence[Template], head: str
     if all(template.raw for template in templates):
         why = f"the data template '{templates[0].name}' makes plain text, which has no turns"
         refuse_rules(data, why, "learn", "system", "reasoning_column")
+    if all(template.text is not None for template in templates):
+        why = f"the data template '{templates[0].name}' makes plain text, all of which is learned"
+        refuse_rules(data, why, "instruction")
     if head != "language":
         why = "an encoder-decoder or a classifier reads a prompt and learns its answer"
         refuse_rules(data, why, "learn", "system")
 
 
-def refuse_own_system(own: DataSection, data: DataSection, template: Any) -> None:
-    """Refuse a source's own system turn where its rows are plain text.
+def refuse_own_texts(own: DataSection, data: DataSection, template: Any) -> None:
+    """Refuse a source's own system turn or instruction where its rows are plain text.
 
     Raises:
         RecipeError: it has one.
     """
-    if own.system not in (None, data.system) and isinstance(template, Template) and template.raw:
-        raise RecipeError(
-            f"a system turn for rows of the data template '{template.name}'",
-            "it makes plain text, which has no turns",
-            "leave the system text out, or use another template",
-        )
+    if not isinstance(template, Template):
+        return
+    if own.system not in (None, data.system) and template.raw:
+        what, why = "a system turn", "which has no turns"
+    elif own.instruction not in (None, data.instruction) and template.text is not None:
+        what, why = "an instruction", "all of which is learned"
+    else:
+        return
+    raise RecipeError(
+        f"{what} for rows of the data template '{template.name}'",
+        f"it makes plain text, {why}",
+        "leave that text out, or use another template",
+    )
 
 
 def refuse_rules(data: DataSection, why: str, *keys: str) -> None:

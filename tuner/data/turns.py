@@ -1,12 +1,12 @@
 """A prompt and an answer in the shapes that preference data has, as one dialogue.
 
-Texts, messages with `role` and `content` or with `from` and `value`, lists of them, and transcripts
-("Human: ... Assistant: ...", as in hh-rlhf) all become what the chat templates of sft read.
+Texts, turns, lists of them, and texts with marks ("Human: ... Assistant: ...", as in hh-rlhf) all
+become what the chat templates of sft read.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +18,11 @@ from tuner.data.dialogue import Dialogue, Message, RowRenderer
 from tuner.data.read import Row
 from tuner.data.template import load_template
 from tuner.data.template_match import Fit
+from tuner.data.transcripts import apart
+from tuner.data.turn_lists import earlier, messages_of, shape
 from tuner.data.turn_rules import TurnRules
 
-_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
-_TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
-_ANSWERING = ("assistant", "call", "tool")
+_ANSWERING = ("assistant", "tool")
 
 
 class Sides:
@@ -30,23 +30,30 @@ class Sides:
 
     Args:
         system: the text of a system turn for those that have none.
+        instruction: a text before the first turn of the user.
+        spoken: the columns whose texts hold turns.
     """
 
-    def __init__(self, system: str | None = None) -> None:
+    def __init__(
+        self,
+        system: str | None = None,
+        instruction: str | None = None,
+        spoken: Collection[str] = (),
+    ) -> None:
         template = load_template("chat", Path())
         assert template.conversation is not None
-        self._roles = template.conversation.roles
+        self._conversation, self._spoken = template.conversation, spoken
         fit = Fit(template, {name: name for name in template.columns.names}, "tuner")
-        self._renderer = RowRenderer(fit, rules=TurnRules(system=system))
+        self._renderer = RowRenderer(fit, rules=TurnRules(system=system, instruction=instruction))
 
     def dialogue(
-        self, row: Row, prompt: Any, answer: Any, name: str, extras: dict[str, Any]
+        self, row: Row, prompt: list[Message], answer: Any, name: str, extras: dict[str, Any]
     ) -> Dialogue:
         """Return the prompt with its answer; the answer's side may hold the whole conversation.
 
         Args:
             row: the row of the values.
-            prompt: text or turns; empty where the answer's side holds them.
+            prompt: its turns; none where the answer's side holds them.
             answer: text or turns.
             name: what the answer's column is called, for messages.
             extras: values of `system` and `tools`.
@@ -54,10 +61,10 @@ class Sides:
         Raises:
             BadRow: there is no prompt or no answer, or the turns are out of order.
         """
-        turns = self._joined(self.prompt(prompt), answer, name)
+        turns = self._joined(prompt, answer, name)
         values = {"messages": turns, **extras}
         dialogue = self._renderer.render(replace(row, values=values))
-        if self._role(turns[-1]) not in ("assistant", "call"):
+        if not self.ends_with_answer(turns):
             raise BadRow(f"{name} does not end with an answer")
         last = dialogue.messages[-1]
         if not last.get("tool_calls") and blank(last.get("content")):
@@ -66,65 +73,81 @@ class Sides:
         _check_order(dialogue.messages)
         return dialogue
 
-    def prompt(self, value: Any) -> list[Message]:
+    def prompt(self, value: Any, more: Any = None, history: Any = None) -> list[Message]:
         """Return the turns of a prompt, without the header of an answer that is still to come.
+
+        Args:
+            value: text or turns.
+            more: text that the prompt is about.
+            history: the turns before it, or pairs of what was asked and answered.
 
         Raises:
             BadRow: it is neither text nor turns.
         """
-        turns = turns_of(value, "user", "prompt")
-        if turns and self._role(turns[-1]) == "assistant" and turns[-1]["content"] == "":
-            return turns[:-1]
-        return turns
+        turns = self.turns(value, "user", "prompt")
+        last = turns[-1] if turns else {"role": "", "content": None}
+        if last["role"] == "assistant" and last.get("content") == "" and len(last) == 2:
+            turns = turns[:-1]
+        if not blank(more):
+            turns = self._about(turns, more)
+        return [*earlier(None if blank(history) else history, self._conversation), *turns]
 
-    def ends_with_answer(self, turns: list[Message]) -> bool:
+    def has_turns(self, value: Any, name: str) -> bool:
+        """Return whether a value holds turns, and is no plain text."""
+        return not isinstance(value, str) or name in self._spoken or apart(value) is not None
+
+    @staticmethod
+    def ends_with_answer(turns: list[Message]) -> bool:
         """Return whether the last turn is the assistant's."""
-        return bool(turns) and self._role(turns[-1]) in ("assistant", "call")
+        return bool(turns) and turns[-1]["role"] == "assistant"
+
+    def turns(self, value: Any, speaker: str, name: str) -> list[Message]:
+        """Return the turns in a value; none if it is empty.
+
+        Args:
+            value: a text, a turn or a list of turns.
+            speaker: the role of a plain text.
+            name: the format's column of the value.
+
+        Raises:
+            BadRow: the value is none of these, or a turn is malformed.
+        """
+        if isinstance(value, str):
+            if blank(value):
+                return []
+            if found := apart(value):
+                return found.turns
+            if name not in self._spoken:
+                return [{"role": speaker, "content": value}]
+            if not shape([value]):
+                raise BadRow(f"{name} has no marks of speakers, which other rows have")
+            return messages_of(value, self._conversation, name)
+        turns = [value] if isinstance(value, dict) else value or []
+        if not isinstance(turns, list) or not all(isinstance(turn, dict | list) for turn in turns):
+            raise BadRow(f"{name} is neither text nor turns")
+        return messages_of(turns, self._conversation, name)
+
+    def _about(self, turns: list[Message], more: Any) -> list[Message]:
+        if not isinstance(more, str):
+            raise BadRow("input is not text")
+        if not turns:
+            return [{"role": "user", "content": more}]
+        *before, last = turns
+        if last["role"] != "user" or not isinstance(last.get("content"), str):
+            raise BadRow("the prompt does not end with the user, so that input has no place")
+        return [*before, {**last, "content": f"{last['content']}\n\n{more}"}]
 
     def _joined(self, prompt: list[Message], answer: Any, name: str) -> list[Message]:
-        side = turns_of(answer, "assistant", name)
+        side = self.turns(answer, "assistant", name)
         if not side:
             raise BadRow(f"{name} is empty")
-        if self._role(side[0]) in _ANSWERING:
+        if side[0]["role"] in _ANSWERING:
             if not prompt:
                 raise BadRow("there is no prompt")
             return [*prompt, *side]
-        if prompt and self._said(prompt) not in (self._said(side[:-1]), self._said(side[1:-1])):
+        if prompt and _said(prompt) not in (_said(side[:-1]), _said(side[1:-1])):
             raise BadRow(f"{name} does not begin with the prompt")
         return side
-
-    def _role(self, turn: Message) -> str:
-        role = turn["role"]
-        return self._roles.get(role, "") if isinstance(role, str) else ""
-
-    def _said(self, turns: list[Message]) -> list[tuple[str, str]]:
-        return [(self._role(turn), str(turn["content"]).strip()) for turn in turns]
-
-
-def turns_of(value: Any, speaker: str, column: str) -> list[Message]:
-    """Return the turns in a value, with the keys `role` and `content`; none if it is empty.
-
-    Args:
-        value: a text, a transcript, a turn or a list of turns.
-        speaker: the role of a plain text.
-        column: the column of the value, for messages.
-
-    Raises:
-        BadRow: the value is none of these.
-    """
-    if isinstance(value, str) and _TRANSCRIPT.match(value):
-        return _transcript(value)
-    if isinstance(value, str):
-        return [] if blank(value) else [{"role": speaker, "content": value}]
-    turns = [value] if isinstance(value, dict) else value or []
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise BadRow(f"{column} is neither text nor turns")
-    return [_turn(turn) for turn in turns]
-
-
-def transcript(text: str) -> bool:
-    """Return whether a text is a conversation with `Human:` and `Assistant:`."""
-    return _TRANSCRIPT.match(text) is not None
 
 
 def blank(value: Any) -> bool:
@@ -132,20 +155,8 @@ def blank(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _transcript(text: str) -> list[Message]:
-    parts = _SPEAKER.split("\n\n" + text.lstrip())
-    return [
-        {"role": "user" if speaker == "Human" else "assistant", "content": said.strip()}
-        for speaker, said in zip(parts[1::2], parts[2::2], strict=True)
-    ]
-
-
-def _turn(turn: Message) -> Message:
-    own = ("role", "from", "content", "value")
-    rest = {key: value for key, value in turn.items() if key not in own}
-    role = turn["role"] if "role" in turn else turn.get("from")
-    content = turn["content"] if "content" in turn else turn.get("value")
-    return {"role": role, "content": content, **rest}
+def _said(turns: list[Message]) -> list[tuple[str, str]]:
+    return [(turn["role"], str(turn.get("content")).strip()) for turn in turns]
 
 
 def _check_order(messages: tuple[Message, ...]) -> None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tuner.data.prepared import EvalRow
+from tuner.data.report import sequences_sha256
 from tuner.evaluate import generation, implicit, likelihood, preference, rollouts
 from tuner.machine import ranks
 from tuner.machine.imports import function
@@ -19,6 +21,7 @@ from tuner.plan.metrics import METRICS
 from tuner.tasks import precision
 
 if TYPE_CHECKING:
+    from tuner.data.example import Example
     from tuner.plan.plan import Plan
 
 # By task, for those that sample no answers.
@@ -29,9 +32,27 @@ OBSERVE: dict[str, Callable[..., Sequence[Any]]] = {
 }
 
 
+# Their digest, in the record of a run.
+ROWS = "held_out_sha256"
+
+
 def rows(plan: Plan) -> list[Any]:
     """Return the held-out rows that are scored."""
     return plan.prepared.eval[: plan.recipe.eval.max_rows]
+
+
+def rows_sha256(plan: Plan) -> str:
+    """Return the sha256 over the held-out rows that are scored."""
+    numbers = [
+        numbers
+        for row in rows(plan)
+        for numbers in (_of_example(row.example) if isinstance(row, EvalRow) else row.numbers)
+    ]
+    return sequences_sha256(numbers)
+
+
+def _of_example(example: Example) -> list[Sequence[int]]:
+    return [example.input_ids, example.target, [-1 if example.label is None else example.label]]
 
 
 @torch.no_grad()

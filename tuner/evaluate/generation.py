@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tuner.plan.plan import Plan
 
 ROWS_PER_BATCH = 8
+# Recurrent families without an attention mask: they would read the padding before a prompt.
+_ONE_BY_ONE = frozenset({"rwkv", "xlstm"})
 
 
 @torch.no_grad()
@@ -37,6 +39,8 @@ def answer(
     answers: list[str] = []
     most = plan.recipe.eval.max_new_tokens
     size = plan.answers_at_once(ROWS_PER_BATCH, [row.prompt_ids for row in rows], most)
+    if plan.base.config.get("model_type") in _ONE_BY_ONE:
+        size = 1
     for first in range(0, len(rows), size):
         answers += _batch(plan, model, rows[first : first + size])
         tick(len(answers), len(rows))
@@ -62,7 +66,9 @@ def _batch(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[str]:
         **further,
     )
     first = 1 if plan.head.name == "sequence" else batch["input_ids"].shape[1]
-    return [_text(tokenizer, tail.tolist(), stops) for tail in generated[:, first:]]
+    # An encoder-decoder may begin its answers with a token of its own, such as a language.
+    hidden = plan.head.name == "sequence"
+    return [_text(tokenizer, tail.tolist(), stops, hidden) for tail in generated[:, first:]]
 
 
 def _classes(
@@ -80,9 +86,10 @@ def _classes(
     return answers
 
 
-def _text(tokenizer: Any, ids: list[int], stops: Sequence[int]) -> str:
+def _text(tokenizer: Any, ids: list[int], stops: Sequence[int], hidden: bool) -> str:
+    """Return an answer up to its stop token, without special tokens if they are `hidden`."""
     end = next((n for n, token in enumerate(ids) if token in stops), len(ids))
-    return str(tokenizer.decode(ids[:end], skip_special_tokens=False)).strip()
+    return str(tokenizer.decode(ids[:end], skip_special_tokens=hidden)).strip()
 
 
 def exact_match(observed: Sequence[Observation]) -> float | None:

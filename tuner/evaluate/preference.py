@@ -28,8 +28,10 @@ class Judged:
 
     @property
     def differences(self) -> list[float]:
-        """Return the score of the better answer less that of the worse one, per pair."""
-        return [self.scores[better] - self.scores[worse] for better, worse, _ in self.ranking.pairs]
+        """Return the score of the better answer less that of the worse one, per pair; a thumb
+        without an opposite one is compared with 0, the last of the scores (`ZERO`)."""
+        scores = (*self.scores, 0.0)
+        return [scores[better] - scores[worse] for better, worse, _ in self.ranking.pairs]
 
 
 def observe(

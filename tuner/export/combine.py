@@ -37,7 +37,7 @@ def check(asked: Combination) -> None:
         raise RecipeError(f"--combination: {kind} is unknown", "", f"one of {', '.join(KINDS)}")
     if len(weights) != len(origins):
         raise RecipeError(
-            f"--weights: {len(weights)} for {len(origins)} adapters",
+            f"--weights: {len(weights)} of {len(origins)} that are needed",
             "each adapter needs one weight",
             "give one weight per adapter, separated by commas",
         )

@@ -14,7 +14,7 @@ from tuner.model import known_files, own_code
 from tuner.model.adapters import saved_models
 from tuner.model.adapters.norms import PROMPTS
 from tuner.model.adapters.saved_models import SavedModel
-from tuner.model.heads import HEADS, family
+from tuner.model.heads import named, writer
 from tuner.model.tokenizer import TRAINED
 from tuner.recipe import load as recipe_load
 from tuner.recipe.formats import FORMATS
@@ -77,11 +77,11 @@ def facts(origin: SavedModel, base: Base | None) -> dict[str, Any]:
         return known
     config = base.config if base else json.loads((origin.folder / "config.json").read_text())
     task = origin.config.get("task_type")
-    kind = "sequence" if family(config) == "encoder-decoder" else "language"
+    kind = writer(config).name
     heads = {"SEQ_CLS": "classes", "SEQ_2_SEQ_LM": "sequence"}
     if origin.whole and "Classification" in str(config.get("architectures")):
         task = "SEQ_CLS"
-    head = HEADS[heads.get(str(task), kind)]
+    head = named(heads.get(str(task), kind), config)
     return {
         "auto_class": head.auto_class,
         "head": head.name,

@@ -60,11 +60,7 @@ def check(
         console.warn(f"{folder} also contains files that are not part of it: {', '.join(stray)}")
     witness = sealed.get("witness")
     if not witness:
-        raise ModelError(
-            f"{folder} cannot be verified",
-            "its manifest has no logits" if sealed else "it has no MANIFEST.json",
-            "export it again with this version",
-        )
+        raise _unverifiable(folder, bool(sealed), sealed.get("kind", "merged"))
     # Nothing in the artefact itself can allow its code to run.
     kind, facts = sealed["kind"], origins.facts(origin, None)
     if kind == "gguf-adapter":
@@ -97,6 +93,21 @@ def check(
     if losing := proof_limits.warning(found):
         console.warn(losing)
     return found | {"stray": stray, "then": {name: known[name] for name in _THEN if name in known}}
+
+
+def _unverifiable(folder: Path, sealed: bool, kind: str) -> ModelError:
+    """The error for a model without figures to compare with."""
+    if sealed:
+        return ModelError(
+            f"{folder} cannot be verified",
+            "an earlier version wrote it: its manifest has no logits",
+            f"write it again, into another folder: tuner export RUN --format {kind} --output DIR",
+        )
+    return ModelError(
+        f"{folder} is no artefact of tuner, so there is nothing to verify it by",
+        "it has no MANIFEST.json",
+        "name a run folder (tuner runs list), or the folder of one of its artefacts",
+    )
 
 
 def _base(origin: SavedModel, named: str | None, console: Console) -> Base:

@@ -11,15 +11,17 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
+from tuner.data.classifier import Classifier
 from tuner.data.dialogue import Message
 from tuner.errors import DataError, RecipeError, ResourceError
-from tuner.inference import call_forms
+from tuner.inference import asked, call_forms
+from tuner.inference.labels import show_labels
 from tuner.inference.reading import Reader, whole
 from tuner.inference.sampling import GREEDY, Sampling
 from tuner.schema.suggest import suggestion
@@ -52,6 +54,7 @@ class Chat:
         system: the system prompt; empty: none.
         arguments: of the chat template, in place of its defaults.
         turns: questions and answers so far.
+        generate: write answers even if the model was trained to answer with labels.
     """
 
     model: Inference
@@ -61,6 +64,26 @@ class Chat:
     system: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     turns: list[Message] = field(default_factory=list)
+    generate: bool = False
+
+    def answer_all(self, text: str) -> None:
+        """Answer the conversations, or classify the inputs, of a text (see `asked`), each on its
+        own.
+
+        Raises:
+            DataError: the text is no question, or one cannot be answered.
+        """
+        known = {command.split()[0] for command in COMMANDS}
+        for line in text.splitlines():
+            if known.intersection(line.split()[:1]):
+                self.console.warn(f"'{line}' is asked as text: commands need --lines")
+        if classifier := self._classifier:
+            show_labels(self.model, classifier, asked.inputs(text), self.console)
+            return
+        for turns in asked.conversations(text):
+            own = turns[0]["role"] == "system"
+            system = turns[0]["content"] if own else self.system
+            replace(self, system=system, turns=[])._answer(turns[own:])
 
     def run(self) -> None:
         """Read turns and commands until the end of the input, or `/exit`.
@@ -80,7 +103,10 @@ class Chat:
 
     def _turn(self, text: str) -> None:
         try:
-            self.say(text)
+            if classifier := self._classifier:
+                show_labels(self.model, classifier, asked.inputs(text), self.console)
+            else:
+                self.say(text)
         except DataError as error:
             if not self.console.interactive:
                 raise
@@ -97,7 +123,9 @@ class Chat:
         Raises:
             DataError: it cannot be answered; nothing is remembered.
         """
-        turns = [*self.turns, {"role": "user", "content": text}]
+        return self._answer([*self.turns, {"role": "user", "content": text}])
+
+    def _answer(self, turns: list[Message]) -> str:
         turns, prompt = self._fitting(turns)
         room = self.model.active.room - len(prompt)
         # What libraries print is not ours: stdout is the console's.
@@ -113,6 +141,7 @@ class Chat:
         thought, said = whole(parts).reasoning, whole(parts).content
         self.console.event(
             "answer",
+            question=turns[-1]["content"],
             text=said,
             **({"reasoning": thought} if thought else {}),
             adapter=self.model.active.name,
@@ -122,6 +151,10 @@ class Chat:
         turn = {"role": "assistant", "content": said}
         self.turns = [*turns, {**turn, "reasoning_content": thought} if thought else turn]
         return answer.text
+
+    @property
+    def _classifier(self) -> Classifier | None:
+        return None if self.generate else self.model.classifiers.get(self.model.active.name)
 
     def _reader(self, prompt: list[int]) -> Reader:
         """Return what reads the answer to a prompt; it has been shown no tools."""

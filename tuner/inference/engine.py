@@ -9,7 +9,7 @@ without one the base is, module by module, the object that was loaded.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from peft import PeftType
 from transformers import StoppingCriteriaList
 
+from tuner.data.classifier import Classifier
 from tuner.data.conversation import Prompts
 from tuner.errors import ResourceError, first_line
 from tuner.inference.listener import Answer, Ended, Ending, Listener
@@ -65,6 +66,7 @@ class Inference:
         stops: token ids that end an answer, sorted.
         bare: the base without an adapter.
         adapters: by name; `attach` adds them.
+        classifiers: of those whose answers are labels, by name; None: of the base itself.
         active: what answers.
     """
 
@@ -82,6 +84,7 @@ class Inference:
             tokenizer,
         )
         self.adapters: dict[str, Variant] = {}
+        self.classifiers: dict[str | None, Classifier] = {}
         self._prompts: dict[int, Prompts] = {}
 
     def prompts_of(self, variant: Variant) -> Prompts:
@@ -93,7 +96,7 @@ class Inference:
         """
         tokenizer = variant.tokenizer
         if id(tokenizer) not in self._prompts:
-            plain = self.head.name == "sequence"
+            plain = self.head.name != "language"
             self._prompts[id(tokenizer)] = Prompts(tokenizer, self.stops, plain=plain)
         return self._prompts[id(tokenizer)]
 
@@ -101,6 +104,11 @@ class Inference:
     def fingerprint(self) -> str:
         """Return the sha256 of the base's weights."""
         return self.base.fingerprint()
+
+    def classify_with(self, variant: Variant, kept: Mapping[str, Any]) -> None:
+        """Let a variant answer with labels, by what was kept with it (see `classifier.record`)."""
+        found = Classifier(kept, variant.tokenizer, variant.room, self.stops)
+        self.classifiers[variant.name] = found
 
     def use(self, name: str | None) -> None:
         """Answer with an adapter from now on; None: with the base itself.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft import PeftType
 
+from tuner.errors import ModelError
 from tuner.inference.engine import Inference
+from tuner.inference.labels import kept_with
 from tuner.methods import bottleneck_layers as bottleneck_peft  # noqa: F401  # makes peft know the method
 from tuner.model import base as bases
 from tuner.model import embedding_rows, transformers_errors, weights
@@ -24,12 +26,25 @@ from tuner.model.adapters.files import (
 )
 from tuner.model.adapters.saved_models import SavedModel
 from tuner.model.base import Base
-from tuner.model.heads import HEADS, Head, family
-from tuner.model.prompt_model import PromptModel
+from tuner.model.heads import HEADS, Head, family, writer
+from tuner.model.prompt_model import PromptClassifier, PromptModel
 from tuner.model.transformers_errors import as_model_error
 
 if TYPE_CHECKING:
     from tuner.recipe.schema_model import ModelSection
+
+
+@dataclass(frozen=True)
+class BaseNeeds:
+    """What adapters need of their base.
+
+    Attributes:
+        labels: the classes, if an adapter has a classification head.
+        text_half: of a base that also reads images, only the part that reads text.
+    """
+
+    labels: Sequence[str] = ()
+    text_half: bool = False
 
 
 def open_base(
@@ -38,7 +53,9 @@ def open_base(
     device: str,
     *,
     tokenizer_folder: Path | None = None,
+    needs: BaseNeeds | None = None,
     note: Callable[[str], None] = lambda text: None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Inference:
     """Load a base model and its tokenizer for answering.
 
@@ -47,7 +64,9 @@ def open_base(
         folder: where a relative path of the base starts.
         device: cpu or cuda.
         tokenizer_folder: where the tokenizer is, if not with the base.
+        needs: what the adapters that it is opened for need of it.
         note: called with a text before work that takes long.
+        warn: called with what may be wrong.
 
     Raises:
         ModelError: the base is not available, does not load, or does not generate.
@@ -56,7 +75,13 @@ def open_base(
     """
     transformers_errors.quiet_libraries()
     found = bases.with_weights(bases.resolve(section, folder, note), section.revision, note)
-    head = _head(found)
+    kept, doubt = kept_with(found.folder)
+    needs = needs or BaseNeeds()
+    labels = needs.labels
+    classes = bool(labels) or (kept is not None and kept["head"] == "classes")
+    head = HEADS["classes"] if classes else _head(found)
+    if needs.text_half and head.name == "language":
+        head = HEADS["language"]
     tokenizer = model_tokenizer.tokenizer_at(found, tokenizer_folder or found.folder)
     if tokenizer_folder is not None and len(tokenizer) > found.vocabulary_rows > 0:
         # A run that added tokens: the base itself has no rows for them. Their adapter brings them.
@@ -64,8 +89,16 @@ def open_base(
         tokenizer = model_tokenizer.load_tokenizer(found)
         tokenizer.chat_template = template
     model_tokenizer.check(tokenizer, found.vocabulary_rows, found)
-    network = weights.open_weights(found, section, head, section.dtype, device)
-    return Inference(found, head, network, tokenizer)
+    named = {"id2label": dict(enumerate(labels))} if labels else {}
+    network = weights.open_weights(found, section, head, section.dtype, device, **named)
+    if classes:
+        network.config.pad_token_id = tokenizer.pad_token_id
+    opened = Inference(found, head, network, tokenizer)
+    if kept and not labels:
+        if doubt:
+            warn(f"'{found.name}': {doubt}")
+        opened.classify_with(opened.bare, kept)
+    return opened
 
 
 def _head(base: Base) -> Head:
@@ -78,7 +111,7 @@ def _head(base: Base) -> Head:
             f"{base.folder}: "
             + ("it is a classifier" if classes else "an encoder cannot generate"),
         )
-    return HEADS["sequence" if kind == "encoder-decoder" else "language"]
+    return writer(base.config)
 
 
 def attach(
@@ -112,6 +145,8 @@ def attach(
     if config.peft_type == PeftType.MULTITASK_PROMPT_TUNING and tasks != 1:
         warn(f"the adapter '{name}' was trained on {tasks} data sets; it answers for the first")
     config.inference_mode = True
+    kept, doubt = kept_with(folder)
+    _refuse_other_classes(opened, kept, name)
 
     def wrap(bare: Any) -> Any:
         # Tensors without a module, which they warn about, are refused below.
@@ -121,8 +156,8 @@ def attach(
         ):
             warnings.simplefilter("ignore")
             device = str(bare.device)
-            if config.is_prompt_learning and opened.head.name == "language":
-                network: Any = PromptModel(bare, config)
+            if own := _with_tokens(config, opened):
+                network: Any = own(bare, config)
                 network.load_adapter(str(folder), "default", torch_device=device)
             else:
                 network = embedding_rows.load_adapter_onto(
@@ -132,6 +167,34 @@ def attach(
         return network
 
     opened.add(name, folder, wrap, _tokenizer(opened, config, folder))
+    if kept:
+        if doubt:
+            warn(f"the adapter '{name}': {doubt}")
+        opened.classify_with(opened.adapters[name], kept)
+
+
+def _with_tokens(config: Any, opened: Inference) -> type[Any] | None:
+    """The class of ours for an adapter with virtual tokens; None: peft's own."""
+    if not config.is_prompt_learning:
+        return None
+    if opened.head.name == "language":
+        return PromptModel
+    deep = config.peft_type == PeftType.PREFIX_TUNING
+    decoder = family(opened.base.config) == "decoder"
+    return PromptClassifier if opened.head.added and decoder and not deep else None
+
+
+def _refuse_other_classes(opened: Inference, kept: dict[str, Any] | None, name: str) -> None:
+    """Refuse a classifier with another number of classes than the base was opened for."""
+    if opened.head.name != "classes" or kept is None:
+        return
+    found, room = len(kept["labels"]), opened.bare.network.config.num_labels
+    if found != room:
+        raise ModelError(
+            f"the adapter '{name}' has {found} classes, and the first one {room}",
+            "one base has a head for one number of classes",
+            "open it on its own",
+        )
 
 
 def _tokenizer(opened: Inference, config: Any, folder: Path) -> Any:

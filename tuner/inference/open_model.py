@@ -16,8 +16,9 @@ from tuner.errors import ModelError, RecipeError
 from tuner.machine.hardware import Machine
 from tuner.model.adapters import saved_models
 from tuner.model.adapters.saved_models import SavedModel
+from tuner.model.heads import HEADS
 from tuner.recipe.schema_model import ModelSection
-from tuner.record import run_json, runs
+from tuner.record import manifest, run_json, runs
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
@@ -59,8 +60,8 @@ def model_to_open(
 
     Raises:
         RecipeError: nothing is named, it does not exist, or the names contradict each other.
-        ModelError: the run has no model yet, or does not record its base.
-        IntegrityError: the run's record is damaged.
+        ModelError: the run has no model yet.
+        IntegrityError: the run's record or its recipe is damaged.
     """
     further = [adapter(path) for path in adapters]
     if name is None and base is None:
@@ -115,13 +116,20 @@ def load(source: ModelToOpen, console: Console, *, force_base: bool = False) -> 
     Raises:
         TunerError: see `open_base` and `attach`.
     """
-    from tuner.inference.load import attach, open_base
+    from tuner.inference.labels import kept_with
+    from tuner.inference.load import BaseNeeds, attach, open_base
 
+    kept, _ = kept_with(source.adapters[0][1]) if source.adapters else (None, "")
     model = open_base(
         source.section,
         source.folder,
         source.device,
         tokenizer_folder=source.tokenizer,
+        needs=BaseNeeds(
+            kept["labels"] if kept and kept["head"] == "classes" else (),
+            any(_of_text_half(adapter_folder) for _, adapter_folder in source.adapters),
+        ),
+        warn=console.warn,
         note=console.note if console.interactive else lambda text: None,
     )
     for name, folder in source.adapters:
@@ -129,6 +137,17 @@ def load(source: ModelToOpen, console: Console, *, force_base: bool = False) -> 
         attach(model, folder, free, force_base=force_base, warn=console.warn)
     model.use(next(iter(model.adapters), None))
     return model
+
+
+def _of_text_half(folder: Path) -> bool:
+    """Return whether an adapter names its modules as the text half of a base does by itself.
+
+    Earlier versions loaded only that half of a base that also reads images.
+    """
+    if not manifest.is_sealed(folder):
+        return False
+    facts = manifest.read_manifest(folder)["extra"].get("facts", {})
+    return bool(facts.get("auto_class") == HEADS["language"].auto_class)
 
 
 def _place(present: Machine) -> tuple[str, Any]:
@@ -160,33 +179,27 @@ def _of_run(
             f"its status is {record['status']}",
             "finish it with --resume, or choose another run: tuner runs list",
         )
-    values, facts = _plan_of(record, path)
-    device, dtype = _place(present)
-    if values.get("run.device") == device:
-        dtype = values.get("model.dtype", dtype)
-    if not found.whole and own.is_dir():
-        keys = ("revision", "quantize", "trust_remote_code")
-        section: dict[str, Any] = {
-            key: values[f"model.{key}"] for key in keys if f"model.{key}" in values
-        }
-        folder = Path(str(record["plan"].get("recipe", ""))).parent
-        section["base"] = base or _base_of(facts, values)
-        section["code_sha256"] = facts.get("code_sha256")
-        model = ModelSection(**section, dtype=dtype)
-        name = path.resolve().name
-        return ModelToOpen(model, Path() if base else folder, device, [(name, own), *further], own)
-    if found.whole and base is None:
-        whole = _of_base(str(own.resolve()), present, further)
-        trusted = values.get("model.trust_remote_code", False)
-        typed = whole.section.model_copy(update={"dtype": dtype, "trust_remote_code": trusted})
-        return replace(whole, section=typed, name=path.resolve().name)
-    if found.whole:
+    if found.whole and base is not None:
         raise _whole(path, "merged/ and no adapter/")
-    raise ModelError(
-        f"the run {path} has no model yet",
-        "it has neither adapter/ nor merged/",
-        "run it again with export.formats: adapter, or choose another run: tuner runs list",
-    )
+    if not own.is_dir():
+        raise ModelError(
+            f"the run {path} has no model yet",
+            "it has neither adapter/ nor merged/",
+            "run it again with export.formats: adapter, or choose another run: tuner runs list",
+        )
+    recipe, name = saved_models.recipe_of(path, str(path), "chat"), path.resolve().name
+    device, dtype = _place(present)
+    values = record.get("plan", {}).get("values", {})
+    if values.get("run.device", {}).get("value") == device:
+        dtype = values.get("model.dtype", {}).get("value", dtype)
+    if found.whole:
+        whole = _of_base(str(own.resolve()), present, further)
+        kept = {"dtype": dtype, "trust_remote_code": recipe.model.trust_remote_code}
+        return replace(whole, section=whole.section.model_copy(update=kept), name=name)
+    keys = {"revision", "quantize", "trust_remote_code", "code_sha256"}
+    kept = recipe.model.model_dump(include=keys) | {"base": base or recipe.model.base}
+    model = ModelSection(**kept, dtype=dtype)
+    return ModelToOpen(model, Path() if base else path, device, [(name, own), *further], own)
 
 
 def _whole(path: Path, what: str) -> RecipeError:
@@ -195,27 +208,6 @@ def _whole(path: Path, what: str) -> RecipeError:
         f"{path} holds {what}",
         "leave out --base",
     )
-
-
-def _plan_of(run: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the values of a run's plan by key, and the facts about its base."""
-    try:
-        plan = run["plan"]
-        return {key: item["value"] for key, item in plan["values"].items()}, plan["model"]
-    except (KeyError, TypeError, AttributeError):
-        raise ModelError(
-            f"the run {path} does not record its base",
-            f"{run_json.RUN} holds no plan",
-            f"give both: tuner chat --base BASE --adapter {path / 'adapter'}",
-        ) from None
-
-
-def _base_of(facts: dict[str, Any], values: dict[str, Any]) -> str:
-    """Return where the base was; a path in the recipe starts at the recipe, which may be gone."""
-    folder = str(facts.get("folder", ""))
-    if facts.get("kind") in ("folder", "gguf") and Path(folder).is_dir():
-        return folder
-    return str(values["model.base"])
 
 
 def free_name(name: str, taken: dict[str, Any]) -> str:

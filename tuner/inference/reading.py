@@ -64,6 +64,7 @@ class Reader:
         tools: shown to the model; without any, a call is content. Their schemas give a type to
             arguments that are written without one.
         single: whether the answer ends with its first call.
+        begun: how the answer begins, before the first piece.
     """
 
     def __init__(
@@ -72,7 +73,9 @@ class Reader:
         form: ResponseTemplate | None = None,
         tools: Sequence[Any] = (),
         single: bool = False,
+        begun: str = "",
     ) -> None:
+        self._before = begun
         self._splitter = Splitter(opened)
         self._form = form
         self._tools = list(tools)
@@ -91,6 +94,7 @@ class Reader:
             piece: the next part of its text.
             end: whether it is the last one; nothing is held back then.
         """
+        piece, self._before = self._before + piece, ""
         thought, text = self._splitter.feed(piece, end)
         parts = [Part("reasoning_content", thought)] if thought else []
         if self._form is None:

@@ -80,4 +80,8 @@ def _as_error(error: BaseException) -> TunerError:
             text[:200],
             "find out why (most often out of memory), then run the same command with --resume",
         )
-    return TunerError(f"{type(error).__name__}: {text}")
+    return TunerError(
+        f"{type(error).__name__}: {text}",
+        "an error that tuner does not know",
+        "report it, with run.log and the output of the same command run with --verbose",
+    )

@@ -16,12 +16,13 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
 from tuner.machine import failure, hardware, processes, ranks, threads
 from tuner.machine.signals import StopRequest
 
-# Set for processes that this module has started.
+# Set for processes that this module has started: to the day, which they must not see change.
 LAUNCHED = "TUNER_LAUNCHED"
 # Seconds for the others to end by themselves after one has failed, and then after SIGTERM.
 _GRACE, _LAST = 10.0, 10.0
@@ -76,7 +77,7 @@ class Group:
             "WORLD_SIZE": self.nodes * self.devices,
             "LOCAL_RANK": number,
             "LOCAL_WORLD_SIZE": self.devices,
-            LAUNCHED: 1,
+            LAUNCHED: today(),
         }
         given = {
             **os.environ,
@@ -90,6 +91,11 @@ class Group:
             share = max(1, threads.processors() // self.devices)
             threads.set_own(threads.COUNT, share, given)
         return given
+
+
+def today() -> str:
+    """Return the date, the same in all processes of a group."""
+    return os.environ.get(LAUNCHED) or date.today().isoformat()
 
 
 def recognise(nodes: int | str = "auto") -> None:
@@ -127,6 +133,35 @@ def first_host(names: str) -> str:
     match = _FIRST_HOST.match(names)
     assert match is not None
     return match[1] + (match[2] or "")
+
+
+def take_part(per_node: int, nodes: int) -> bool:
+    """Make a smaller group of the first processes on each machine; all take part where they are as
+    many as the run needs.
+
+    Args:
+        per_node: processes that take part, on each machine.
+        nodes: machines.
+
+    Returns:
+        Whether this process is one of them; the others have nothing to do.
+    """
+    here = ranks.place()
+    if here.world <= per_node * nodes:
+        return True
+    node = here.rank // here.local_world
+    if node >= nodes or here.local_rank >= per_node:
+        return False
+    if per_node * nodes == 1:
+        for name in ranks.VARIABLES:
+            os.environ.pop(name, None)
+        return True
+    os.environ |= {
+        "RANK": str(node * per_node + here.local_rank),
+        "WORLD_SIZE": str(per_node * nodes),
+        "LOCAL_WORLD_SIZE": str(per_node),
+    }
+    return True
 
 
 def carry_out(group: Group, arguments: Sequence[str]) -> None:

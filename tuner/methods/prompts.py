@@ -149,6 +149,14 @@ def _hidden(setting: Setting, asked: int | Literal["auto"]) -> int | None:
     return int(size) if size else None
 
 
+def _unused_heads(setting: Setting) -> int | None:
+    """Return a number of heads for bases that have none (Mamba): peft asks for it, and does not use
+    it for embeddings. None leaves it to peft."""
+    names = ("num_attention_heads", "n_head", "num_heads", "encoder_attention_heads")
+    config = setting.config.get("text_config") or setting.config
+    return None if any(name in config for name in names) else 1
+
+
 def prefix(setting: Setting) -> Any:
     """Return peft's configuration of prefix-tuning and P-tuning v2."""
     import peft
@@ -169,7 +177,9 @@ def prompt(setting: Setting) -> Any:
     import peft
 
     return peft.PromptTuningConfig(
-        task_type=setting.task_type, num_virtual_tokens=setting.options.num_virtual_tokens
+        task_type=setting.task_type,
+        num_virtual_tokens=setting.options.num_virtual_tokens,
+        num_attention_heads=_unused_heads(setting),
     )
 
 
@@ -185,6 +195,7 @@ def ptuning(setting: Setting) -> Any:
         encoder_hidden_size=_hidden(setting, options.hidden_size),  # type: ignore[arg-type]
         encoder_num_layers=options.num_layers,
         encoder_dropout=options.dropout,
+        num_attention_heads=_unused_heads(setting),
     )
 
 
@@ -198,6 +209,7 @@ def multitask(setting: Setting) -> Any:
         num_virtual_tokens=options.num_virtual_tokens,
         num_tasks=setting.tasks,
         num_ranks=options.ranks,
+        num_attention_heads=_unused_heads(setting),
     )
 
 

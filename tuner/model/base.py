@@ -12,7 +12,7 @@ import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from typing import Any
 from tuner.errors import ModelError, SafetyError, first_line
 from tuner.machine import packages
 from tuner.machine.cache import cache_folder
-from tuner.model import hub, known_files, own_code
+from tuner.model import hub, known_files, own_code, sizes
 from tuner.recipe.aliases import ALIASES
 from tuner.recipe.schema_model import ModelSection
 from tuner.record import manifest
 from tuner.record.disk import sha256_file
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?\Z")
+_HUB_URL = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/([\w.-]+/[\w.-]+)"
+)
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
 _SIZE_KEYS = ("vocab_size", "hidden_size", "n_embd", "num_hidden_layers", "n_layer")
 
@@ -52,15 +55,15 @@ class Base:
     @property
     def context_length(self) -> int:
         """Longest sequence the base was made for, in tokens."""
-        for key in _CONTEXT_KEYS:
-            if isinstance(self.config.get(key), int):
-                return int(self.config[key])
-        return 2048
+        text = sizes.of_text(self.config)
+        return next(
+            (int(text[key]) for key in _CONTEXT_KEYS if isinstance(text.get(key), int)), 2048
+        )
 
     @property
     def vocabulary_rows(self) -> int:
         """Rows of the embedding matrix."""
-        return int(self.config.get("vocab_size", 0))
+        return int(sizes.of_text(self.config).get("vocab_size", 0))
 
     @property
     def tied(self) -> bool:
@@ -198,9 +201,24 @@ def _local_path(name: str, folder: Path) -> Path | None:
         raise ModelError(
             f"the base model '{name}' was not found",
             "; ".join(found),
-            "correct model.base: an alias, a Hub id, a model folder or a .gguf file",
+            f"{_meant(name, places)}set model.base to an alias ({', '.join(ALIASES)}), a Hub id "
+            "(ORGANISATION/NAME), a model folder or a .gguf file",
         )
     return None
+
+
+def _meant(name: str, places: Iterable[Path]) -> str:
+    """Return how the fix begins where something near the name is a model."""
+    if url := _HUB_URL.match(name):
+        return f"write the Hub id alone: model.base: {url[1]}; or "
+    for place in places:
+        # Of a run folder, its merged model.
+        inner = [f"{name}/{each.name}" for each in place.glob("*") if _is_model(each)]
+        beside = {each.name: each for each in place.parent.glob("*") if _is_model(each)}
+        near = difflib.get_close_matches(place.name, beside, 1, 0.6)
+        for found in (*inner, *(str(Path(name).parent / each) for each in near)):
+            return f"did you mean {found}? else "
+    return ""
 
 
 def _is_model(folder: Path) -> bool:

@@ -55,7 +55,7 @@ def settle(tokenizer: Any, section: ModelSection, folder: Path) -> None:
     if section.chat_arguments:
         chat_template.check_arguments(tokenizer, section.chat_arguments)
         tokenizer.chat_template = chat_template.with_defaults(
-            tokenizer.chat_template, section.chat_arguments
+            chat_template.source_of(tokenizer), section.chat_arguments
         )
 
 

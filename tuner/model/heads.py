@@ -8,25 +8,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tuner.errors import RecipeError
 
-# Nothing in config.json marks encoders.
+# Nothing in config.json marks encoders. All of these read a text both ways.
 _ENCODERS = frozenset(
     {
         "albert",
         "bert",
+        "big_bird",
         "camembert",
+        "data2vec-text",
         "deberta",
         "deberta-v2",
         "distilbert",
         "electra",
         "ernie",
+        "megatron-bert",
         "modernbert",
+        "rembert",
         "roberta",
+        "roberta-prelayernorm",
+        "roformer",
+        "xlm",
         "xlm-roberta",
+        "xlm-roberta-xl",
+        "xlnet",
+        "xmod",
     }
 )
 
@@ -88,8 +98,26 @@ HEADS = {
     )
 }
 
+# The class of a checkpoint that reads images or sound besides text: its own, so that no weight is
+# lost and every name is the one that serving it expects.
+_WITH_IMAGES = replace(HEADS["language"], auto_class="AutoModelForImageTextToText")
+
 # peft itself trains and saves modules of the first two names with every classifier.
 _NEW = re.compile(r"(?:^|\.)(score|classifier|classification_head|pooler|pre_classifier)(?=\.|$)")
+
+
+def writer(config: Mapping[str, Any]) -> Head:
+    """Return the head of a base that generates text."""
+    if config.get("is_encoder_decoder"):
+        return HEADS["sequence"]
+    classes = config.get("architectures") or ()
+    whole = any(str(name).endswith("ForConditionalGeneration") for name in classes)
+    return _WITH_IMAGES if whole and "text_config" in config else HEADS["language"]
+
+
+def named(head: str, config: Mapping[str, Any]) -> Head:
+    """Return a head by its name, for a base."""
+    return writer(config) if head == "language" else HEADS[head]
 
 
 def is_new(name: str) -> bool:
@@ -151,7 +179,7 @@ def head_for(task: str, config: Mapping[str, Any], verb: str = "sft") -> Head:
     if kind == "encoder":
         raise RecipeError(
             "model.task: generation, but the base is an encoder",
-            f"model type {config.get('model_type')} cannot generate text",
+            f"model type {config.get('model_type')} reads a text both ways: it cannot continue one",
             "set model.task: classification, or use a decoder or an encoder-decoder",
         )
-    return HEADS["sequence" if kind == "encoder-decoder" else "language"]
+    return writer(config)

@@ -63,7 +63,8 @@ def folder(
         raise ModelError(
             f"the Hub has no model '{name}'" + (f" at revision {revision}" if revision else ""),
             first_line(error),
-            f"{hint}correct model.base, or log in if it is private: hf auth login",
+            f"{hint}set model.base to an id that https://huggingface.co/models?search="
+            f"{name.rpartition('/')[2]} finds; or log in if it is private: hf auth login",
         ) from error
     except Exception as error:
         raise ModelError(

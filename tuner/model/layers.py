@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -22,11 +22,11 @@ from tuner.methods.options import Setting
 from tuner.methods.targets import ends
 from tuner.model import tokenizer
 from tuner.model.base import Base
-from tuner.model.heads import HEADS, is_new, new_modules
+from tuner.model.heads import HEADS, is_new, named, new_modules
 
 # Their stored tensor names are the names of the modules, and every stored matrix outside embedding
 # and head is a linear layer. GPT-2 stores its matrices (inputs, outputs), the others transposed.
-_PLAIN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
+PLAIN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 _NOT_LINEAR = ("embed_tokens.", "lm_head.", "wte.", "wpe.")
 # The matrices with a row for every token.
@@ -44,6 +44,8 @@ class Skeleton:
         experts: parameters with the fused weights of a mixture of experts.
         tied: whether the head is the embedding matrix.
         new_modules: parts of the head that the base has no weights for.
+        unfit: layers that no adapter works on, as name -> why.
+        attention: transformers' own choice for it: sdpa, or eager where it has no other.
     """
 
     linears: dict[str, tuple[int, int]]
@@ -52,6 +54,8 @@ class Skeleton:
     experts: list[str]
     tied: bool
     new_modules: tuple[str, ...] = ()
+    unfit: dict[str, str] = field(default_factory=dict)
+    attention: str = "sdpa"
 
     @cached_property
     def total(self) -> int:
@@ -81,7 +85,7 @@ def read(base: Base, head: str, rows: int = 0) -> Skeleton:
     Raises:
         ModelError: transformers knows no such model as in config.json.
     """
-    plain = head == "language" and base.config.get("model_type") in _PLAIN_FAMILIES
+    plain = head == "language" and base.config.get("model_type") in PLAIN_FAMILIES
     shapes = base.shapes() if plain else {}
     if not shapes:
         return _from_model(empty(base, head, rows), base)
@@ -196,7 +200,7 @@ def empty(
             **(configured or {}),
         )
         with torch.device("meta"):
-            model = getattr(transformers, HEADS[head].auto_class).from_config(
+            model = getattr(transformers, named(head, base.config).auto_class).from_config(
                 config, trust_remote_code=base.trusted, **arguments
             )
     except (
@@ -224,6 +228,8 @@ def _from_model(model: Any, base: Base) -> Skeleton:
     import torch
     from transformers.pytorch_utils import Conv1D
 
+    from tuner.model import unfit_layers
+
     output = model.get_output_embeddings()
     linears: dict[str, tuple[int, int]] = {}
     norms: list[str] = []
@@ -241,4 +247,6 @@ def _from_model(model: Any, base: Base) -> Skeleton:
     experts = [name for name in sizes if ends(name, lora.EXPERTS)]
     stored = base.shapes()
     new = new_modules(name for name in sizes if name not in stored)
-    return Skeleton(linears, norms, sizes, experts, base.tied, new)
+    unfit = unfit_layers.find(model, linears, norms)
+    attention = model.config._attn_implementation
+    return Skeleton(linears, norms, sizes, experts, base.tied, new, unfit, attention)

@@ -206,6 +206,7 @@ def load_tokenizer(base: Base) -> Any:
             f"{folder}: {first_line(error)}",
             "use a base with tokenizer.json next to config.json",
         ) from error
+    tokenizer = with_offsets(tokenizer, folder)
     if tokenizer.eos_token_id is None and family(base.config) == "encoder":
         # An encoder generates nothing that would have to end.
         tokenizer.eos_token = tokenizer.sep_token
@@ -218,6 +219,27 @@ def load_tokenizer(base: Base) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def with_offsets(tokenizer: Any, folder: Path) -> Any:
+    """Return a fast tokenizer: only those say which characters a token is.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if tokenizer.is_fast:
+        return tokenizer
+    kind = type(tokenizer).__name__
+    if kind == "ByT5Tokenizer":
+        from tuner.model import byte_tokenizer
+
+        return byte_tokenizer.fast(tokenizer)
+    raise ModelError(
+        "the base model has no fast tokenizer",
+        f"{folder}: {kind} does not say which characters a token is, so answers cannot be told "
+        "from prompts",
+        "put a tokenizer.json next to config.json, or use another base",
+    )
 
 
 def stop_ids(folder: Path) -> tuple[int, ...]:

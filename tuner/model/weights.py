@@ -127,7 +127,7 @@ def _check_loaded(report: dict[str, Any], folder: Path, added: bool) -> None:
     if missing or mismatched:
         raise ModelError(
             "the weights do not match the model's config",
-            f"{folder}: {len(missing)} tensors missing, {len(mismatched)} of another shape: "
+            f"{folder}: tensors missing: {len(missing)}, of another shape: {len(mismatched)}: "
             + ", ".join([*missing, *mismatched][:4]),
             "use the weights and the config.json of the same model",
         )

@@ -12,7 +12,7 @@ from tuner.methods.lora import DoraOptions, LoraOptions
 from tuner.methods.method import Method
 from tuner.methods.prompts import MultitaskOptions
 from tuner.plan import contradictions_export, contradictions_rlhf, new_tokens, qat
-from tuner.plan.metrics import METRICS
+from tuner.plan.metrics import METRICS, unknown_metric
 from tuner.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -25,11 +25,16 @@ def refuse_contradictions(recipe: Recipe, method: Method, machine: Machine) -> N
     Raises:
         RecipeError: with one problem per line.
     """
+    for name in recipe.eval.metrics:
+        if name not in (*METRICS, "auto"):
+            raise unknown_metric(name, METRICS)
     if recipe.run.device == "cuda" and not machine.gpus:
         why = f" ({machine.gpu_note})" if machine.gpu_note else ""
-        problems = [f"run.device: cuda, but this machine has no usable GPU{why}"]
+        problems = [
+            f"run.device: cuda, but this machine has no usable GPU{why}; set run.device: auto"
+        ]
     elif recipe.run.device == "cpu" and machine.elsewhere:
-        problems = ["run.device: cpu, but --for names a GPU"]
+        problems = ["run.device: cpu, but --for names a GPU; set run.device: auto"]
     else:
         problems = []
     cpu = not (recipe.run.device != "cpu" and machine.gpus)
@@ -54,7 +59,7 @@ def _contradictory(problems: list[str]) -> RecipeError:
     return RecipeError(
         "the recipe contradicts itself",
         problems=problems,
-        fix="change one of the settings in each line",
+        fix="change one of the settings in each line, as it says",
     )
 
 
@@ -85,7 +90,10 @@ def _conversation(recipe: Recipe) -> Iterator[str]:
         ("chat_arguments", bool(recipe.model.chat_arguments)),
     ):
         if given:
-            yield f"data.render: raw uses no chat template, but model.{key} is set"
+            yield (
+                f"data.render: raw uses no chat template, but model.{key} is set; leave out "
+                f"model.{key}, or data.render"
+            )
 
 
 def _initialisation(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
@@ -104,7 +112,11 @@ def _initialisation(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
 def _batches(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     micro, batch = recipe.train.micro_batch_size, recipe.train.batch_size
     if micro != "auto" and batch % micro:
-        yield f"train.micro_batch_size: {micro} does not divide train.batch_size: {batch}"
+        fits = max(size for size in range(1, min(micro, batch) + 1) if batch % size == 0)
+        yield (
+            f"train.micro_batch_size: {micro} does not divide train.batch_size: {batch}; set "
+            f"train.micro_batch_size: {fits}"
+        )
     if recipe.data.packing is True and not method.packing:
         yield (
             f"data.packing: true and method.name: {method.name}, whose packed rows would attend "
@@ -116,18 +128,18 @@ def _batches(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
             "support it"
         )
     if isinstance(recipe.method, StagedOptions) and recipe.train.learning_rate != "auto":
-        yield "train.learning_rate and method.name: staged; each stage has its own rate"
+        yield "train.learning_rate and method.name: staged; leave it out: each stage has its own"
 
 
 def _tasks(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     several = len(recipe.data.train) > 1 and isinstance(recipe.method, MultitaskOptions)
-    if several and isinstance(recipe.data.eval, str):
+    if several and recipe.data.eval_file is not None:
         yield (
             "data.eval: a file, and method.name: multitask_prompt with several data sets; a "
             "held-out row must come from one of them: set a fraction or a number"
         )
     if getattr(recipe.method, "init", "") == "labels" and not recipe.data.labels:
-        yield "method.init: labels, but data.labels is empty"
+        yield "method.init: labels, but data.labels is empty: list the answers there"
     if isinstance(recipe.method, LoraOptions) and recipe.method.experts:
         clash = [
             name
@@ -144,12 +156,6 @@ def _tasks(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
             )
 
 
-def _names(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
-    for name in recipe.eval.metrics:
-        if name not in (*METRICS, "auto"):
-            yield f"eval.metrics: {name} is unknown; known: {', '.join(METRICS)}, auto"
-
-
 _CHECKS: tuple[Callable[[Recipe, Method, bool], Iterator[str]], ...] = (
     _quantization,
     _initialisation,
@@ -158,6 +164,5 @@ _CHECKS: tuple[Callable[[Recipe, Method, bool], Iterator[str]], ...] = (
     contradictions_export.contradictions,
     _batches,
     _tasks,
-    _names,
     contradictions_rlhf.contradictions,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -39,11 +40,21 @@ def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
         yield from _without_answers(rlhf)
         return
     if not rlhf.reward:
-        yield f"rlhf.reward is empty, but {rlhf.algorithm} learns from rewards"
+        yield (
+            f"rlhf.reward is empty, but {rlhf.algorithm} learns from rewards; name one, such as "
+            "rlhf.reward: [{model: runs/reward}] or [{rule: length, max: 64}]; rows with better "
+            "and worse answers are learned with rlhf.algorithm: dpo"
+        )
     if rlhf.copies == 1 and rlhf.algorithm != "ppo":
-        yield f"rlhf.responses_per_prompt: 1, but {rlhf.algorithm} compares the answers to a prompt"
+        yield (
+            f"rlhf.responses_per_prompt: 1, but {rlhf.algorithm} compares the answers to a prompt; "
+            "set rlhf.responses_per_prompt: 2 or more"
+        )
     if batch % rlhf.copies:
-        yield f"rlhf.responses_per_prompt: {rlhf.copies} does not divide train.batch_size: {batch}"
+        yield (
+            f"rlhf.responses_per_prompt: {rlhf.copies} does not divide train.batch_size: {batch}; "
+            f"set train.batch_size: {-(-batch // rlhf.copies) * rlhf.copies}"
+        )
     if recipe.ppo is not None:
         yield from _ppo(recipe.ppo, rlhf, batch)
 
@@ -65,12 +76,16 @@ def _without_answers(rlhf: RlhfSection) -> Iterator[str]:
     for key in _OF_ANSWERS:
         if getattr(rlhf, key) != type(rlhf).model_fields[key].default:
             what = f"rlhf.{key} and rlhf.algorithm: {rlhf.algorithm}"
-            yield f"{what}, which learns from preferences and samples no answers"
+            why = "which learns from preferences and samples no answers"
+            yield f"{what}, {why}; leave out rlhf.{key}"
 
 
 def _ppo(ppo: PpoSection, rlhf: RlhfSection, batch: int) -> Iterator[str]:
     if batch % ppo.minibatches:
-        yield f"ppo.minibatches: {ppo.minibatches} does not divide the batch of {batch}"
+        yield (
+            f"ppo.minibatches: {ppo.minibatches} does not divide the batch of {batch}; set "
+            f"ppo.minibatches: {math.gcd(ppo.minibatches, batch)}"
+        )
     if ppo.value_trunk == "reward" and not any(isinstance(p, ModelReward) for p in rlhf.reward):
         yield "ppo.value_trunk: reward, but rlhf.reward has no reward model"
     if ppo.value_trunk == "reward" and ppo.share_trunk:

@@ -12,14 +12,16 @@ from tuner.data.prepared import Inputs
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
 from tuner.data.system_turn import with_system
+from tuner.machine import launch
 from tuner.plan import rlhf as plan_rlhf
 from tuner.plan.prompts import refuse_other_prompts
+from tuner.recipe.schema_rlhf import RewardSection
 from tuner.rewards.rules import ExactAnswerRule
 
 if TYPE_CHECKING:
     from tuner.data.example import Example
     from tuner.data.pipeline import Pipeline
-    from tuner.data.prepared import Prepared, PromptFormat
+    from tuner.data.prepared import Prepared, Preview, PromptFormat
     from tuner.model.adapters.saved_models import SavedModel
     from tuner.model.heads import Head
     from tuner.plan.ground import Adapted, RecipeAndBase
@@ -62,15 +64,39 @@ def read(
     """
     rows = pipeline(base.loaded, base.tokenizer, adapted.room, base.stop_ids, base.head)
     prepared = rows.prepare()
-    ptx = _ptx(base.recipe, rows.inputs)
+    ptx = _settled(base, rows, prepared)
     if base.recipe.model.chat_template != "auto" and prepared.chat_template:
         origin = f"model.chat_template: {base.recipe.model.chat_template}"
         prepared = replace(prepared, report={**prepared.report, "chat_template_origin": origin})
-    settle_prompts(
-        base.recipe, base.tokenizer, base.stop_ids, prepared.sent, prepared.chat_template
-    )
     parties = plan_rlhf.parties(base.loaded, policy, base.base, base.tokenizer, chained)
     return Data(prepared, ptx, parties)
+
+
+def preview(base: RecipeAndBase, room: int, count: int) -> tuple[Prepared, list[Preview]]:
+    """Read the rows as `read` does, and return the first ones as they are learned.
+
+    Args:
+        base: the recipe and its base; gets the chat template that comes with the data.
+        room: tokens that are left for a row.
+        count: rows to show.
+
+    Raises:
+        DataError, RecipeError, ModelError: the data cannot be trained with.
+    """
+    rows = pipeline(base.loaded, base.tokenizer, room, base.stop_ids, base.head)
+    prepared, shown = rows.preview(count)
+    _settled(base, rows, prepared)
+    return prepared, shown
+
+
+def _settled(base: RecipeAndBase, rows: Pipeline[Any], prepared: Prepared) -> list[Example]:
+    """The supervised rows that PPO mixes in; settles the prompts of the rows."""
+    ptx = _ptx(base.recipe, rows.inputs)
+    date = prepared.report.get("chat_date")
+    settle_prompts(
+        base.recipe, base.tokenizer, base.stop_ids, prepared.sent, prepared.chat_template, date
+    )
+    return ptx
 
 
 def settle_prompts(
@@ -79,6 +105,7 @@ def settle_prompts(
     stop_ids: Collection[int],
     sent: PromptFormat,
     template: str | None,
+    date: str | None = None,
 ) -> None:
     """Give the tokenizer the chat template that writes the prompts of the rows.
 
@@ -91,6 +118,7 @@ def settle_prompts(
         stop_ids: tokens that end an answer.
         sent: how prompts are sent.
         template: the chat template that the rows were rendered with; None for plain text.
+        date: that they show, if the template writes one.
 
     Raises:
         DataError: another prompt is sent than is trained.
@@ -101,7 +129,7 @@ def settle_prompts(
     elif template:
         wanted = {} if recipe.model.chat_arguments is not None else sent.arguments
         tokenizer.chat_template = with_defaults(with_system(template, system), wanted)
-    refuse_other_prompts(tokenizer, stop_ids, sent)
+    refuse_other_prompts(tokenizer, stop_ids, sent, date)
 
 
 def pipeline(
@@ -118,17 +146,21 @@ def pipeline(
     """
     recipe = loaded.recipe
     rlhf, section = recipe.rlhf, recipe.data
-    inputs = Inputs(section, tokenizer, loaded.folder, recipe.run.seed, room, stop_ids)
+    date = launch.today() if recipe.model.chat_date == "auto" else recipe.model.chat_date
+    inputs = Inputs(section, tokenizer, loaded.folder, recipe.run.seed, room, stop_ids, date)
     if loaded.task == "reward":
-        return PreferenceData(inputs)
+        alone = (recipe.reward or RewardSection()).unpaired == "learn"
+        return PreferenceData(inputs, alone=alone)
     if rlhf is None:
-        return SftData(inputs, head.name)
+        return SftData(replace(inputs, formats=loaded.formats), head.name)
     if not rlhf.draws:
         return PreferenceData(inputs, apart=True)
     if recipe.ppo is not None and recipe.ppo.ptx_data is not None:
         # These apply to the supervised rows then; prompts are never cut, and have no answers.
         supervised: dict[str, Any] = {"learn": "answers", "reasoning_column": None}
         supervised |= {} if section.long == "error" else {"long": "auto"}
+        supervised |= {} if isinstance(section.max_length, int) else {"max_length": "auto"}
+        supervised |= {"cut": "drop"} if section.cut == "answer" else {}
         inputs = replace(inputs, data=section.model_copy(update=supervised))
     references = any(isinstance(part, ExactAnswerRule) for part in rlhf.reward)
     return PromptData(inputs, rlhf.max_new_tokens, references)

@@ -13,11 +13,13 @@ from tuner.methods.full import StagedOptions
 from tuner.methods.method import Method
 from tuner.model.base import Base
 from tuner.plan.values import PlanValue, Stage, Values
+from tuner.recipe.history_rows import BEGUN
 from tuner.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
     from tuner.methods.options import Setting
+    from tuner.model.layers import Skeleton
     from tuner.plan.devices import Devices
 
 # Families whose packed rows are proven isolated by tests/model/test_packing.py: what a row says
@@ -34,6 +36,7 @@ class Decided:
         device: cpu or cuda.
         dtype: the type it computes in.
         processes: their number and placement.
+        attention: sdpa or eager.
         packing: whether the rows of a micro-batch are one sequence.
         stages: the steps.
         setting: what the method's configuration is made from.
@@ -42,6 +45,7 @@ class Decided:
     device: str
     dtype: str
     processes: Devices
+    attention: str
     packing: bool
     stages: tuple[Stage, ...]
     setting: Setting
@@ -68,6 +72,25 @@ def place(recipe: Recipe, method: Method, machine: Machine, values: Values) -> t
     return device, values.set_auto("model.dtype", "float32", why)
 
 
+def attention(recipe: Recipe, skeleton: Skeleton, base: Base, values: Values) -> str:
+    """Decide how attention is computed when rows are not packed: sdpa or eager.
+
+    Raises:
+        RecipeError: the recipe asks for sdpa, and the base has only eager.
+    """
+    model_type = str(base.config.get("model_type"))
+    why = f"{model_type} has fused attention"
+    if skeleton.attention != "sdpa":
+        why = f"transformers has no fused attention for {model_type}"
+        if recipe.model.attention == "sdpa":
+            raise RecipeError(
+                "model.attention: sdpa, but the base has only eager",
+                f"{base.name}: {why}",
+                "set model.attention: auto",
+            )
+    return str(values.set_auto("model.attention", skeleton.attention, why))
+
+
 def packing(recipe: Recipe, method: Method, base: Base, head: str, values: Values) -> bool:
     model_type = str(base.config.get("model_type"))
     why = ""
@@ -76,6 +99,8 @@ def packing(recipe: Recipe, method: Method, base: Base, head: str, values: Value
     elif model_type not in PACKED_FAMILIES:
         known = ", ".join(sorted(PACKED_FAMILIES))
         why = f"packed rows are not proven isolated in {model_type} (only in {known})"
+    elif recipe.model.attention == "eager":
+        why = "packed rows are kept apart by fused attention, and model.attention is eager"
     elif not method.packing:
         why = f"packed rows would attend to each other with {method.name}"
     if recipe.data.packing is True and why:
@@ -142,12 +167,17 @@ def defaults(recipe: Recipe, prepared: Prepared, base: Base, head: str, values: 
     generates = recipe.rlhf is not None and recipe.rlhf.draws
     kept = "tokens to generate" if generates else "virtual tokens"
     own = f"{whole} minus {base.context_length - room} {kept}"
-    values.set_auto("data.max_length", room, whole if room == base.context_length else own)
+    why = prepared.report["fitting"]["max_length"] or (
+        whole if room == base.context_length else own
+    )
+    given = recipe.data.max_length
+    if isinstance(given, str) and given != "auto":
+        values.table["data.max_length"] = PlanValue(room, f"{given}: {why}")
+    values.set_auto("data.max_length", room, why)
     task = "classification" if head == "classes" else "generation"
     values.set_auto("model.task", task, f"what {base.config.get('model_type')} models are for")
     values.set_auto("data.template", prepared.template, "detected from the columns")
-    if "dropped_too_long" not in prepared.report:
-        values.set_auto("data.long", "truncate", "no row loses more than half")
+    _cut(prepared, values)
     if found_labels := prepared.report.get("labels"):
         values.table["data.labels"] = PlanValue(found_labels, "auto: the labels found in the rows")
     _conversation(prepared, values)
@@ -160,11 +190,23 @@ def defaults(recipe: Recipe, prepared: Prepared, base: Base, head: str, values: 
     )
 
 
+def _cut(prepared: Prepared, values: Values) -> None:
+    """Say what rows lose that are too long."""
+    fitting = prepared.report["fitting"]
+    if "long" in fitting:
+        values.set_auto("data.long", fitting["long"], fitting["long_why"])
+    values.set_auto("data.cut", fitting["cut"], fitting["cut_why"])
+
+
 def _conversation(prepared: Prepared, values: Values) -> None:
-    """Say what becomes of reasoning, and by which arguments answers are asked for."""
+    """Say what becomes of reasoning, which date prompts show, and how answers are asked for."""
     said, rows = prepared.report.get("rows_with_reasoning", 0), prepared.report["rows_train"]
     if said:
         values.set_auto("data.reasoning", "learn", f"{said} of {counted(rows, 'row')} have some")
+    if date := prepared.report.get("chat_date"):
+        values.set_auto("model.chat_date", date, "today; the chat template writes the date")
+    elif values.table["model.chat_date"].origin == BEGUN:
+        values.table["model.chat_date"] = PlanValue("auto", BEGUN)
     if prepared.sent.arguments:
         those = f"{said} of {counted(rows, 'row')} have reasoning"
         values.set_auto("model.chat_arguments", prepared.sent.arguments, f"{those}; asked for so")

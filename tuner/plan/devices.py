@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from tuner.console.formatting import counted
 from tuner.errors import RecipeError
 from tuner.machine import ranks
 from tuner.machine.ranks import Place
 from tuner.methods.lora import LoraOptions
 from tuner.methods.method import Method
+from tuner.plan.values import PlanValue
 
 if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
@@ -26,11 +28,13 @@ class Devices:
         per_node: on each machine, one per GPU; on a CPU they share its processors.
         nodes: machines.
         strategy: ddp, each process holds the whole model; fsdp, a shard of the frozen base.
+        unfed: processes or GPUs that take no part, because a step has no row for them.
     """
 
     per_node: int = 1
     nodes: int = 1
     strategy: str = "ddp"
+    unfed: int = 0
 
     @property
     def world(self) -> int:
@@ -64,26 +68,25 @@ def decide(
     vllm = recipe.rlhf.vllm if recipe.rlhf is not None else "none"
     refused = "" if vllm == "none" else f"rlhf.vllm: {vllm} may sample other answers there"
     started = _started(recipe, here)
-    nodes = int(
-        values.set_auto("run.nodes", here.world // here.local_world, started or "one machine")
-    )
+    nodes, per_node = here.world // here.local_world, here.local_world
+    asked = int(values.set_auto("run.nodes", nodes, started or "one machine"))
     if started:
-        per_node = int(values.set_auto("run.devices", here.local_world, started))
+        values.set_auto("run.devices", per_node, started)
     else:
+        nodes = asked
         gpus = len(machine.gpus) if device == "cuda" else 1
-        chosen, why = gpus, f"{gpus} GPUs" if device == "cuda" else "one process uses all CPUs"
-        if chosen * nodes > batch:
-            chosen, why = max(1, batch // nodes), "every process needs a row per step"
+        why = counted(gpus, "GPU") if device == "cuda" else "one process uses all CPUs"
+        chosen = gpus
         if chosen * nodes > 1 and refused:
             chosen, why = 1, refused
         per_node = int(values.set_auto("run.devices", chosen, why))
         if device == "cuda" and per_node > gpus:
             raise RecipeError(
-                f"run.devices: {per_node}, but this machine has {gpus} GPUs",
+                f"run.devices: {per_node}, but this machine has {counted(gpus, 'GPU')}",
                 "two processes on one GPU would only wait for each other",
                 "set run.devices: auto",
             )
-    found = Devices(per_node, nodes)
+    found = _fed(per_node, nodes, batch, values)
     if found.world == 1:
         values.set_auto("run.strategy", "ddp", "one process holds the whole model")
         return found
@@ -94,22 +97,41 @@ def decide(
             "set run.devices: 1",
         )
     micro = recipe.train.micro_batch_size
-    if recipe.rlhf is not None and batch % (found.world * (1 if micro == "auto" else micro)):
+    parts = found.world * (1 if micro == "auto" else micro)
+    if recipe.rlhf is not None and batch % parts:
         raise RecipeError(
             f"train.batch_size: {batch} does not split evenly over {found.world} processes",
             f"rlhf.algorithm: {recipe.rlhf.algorithm} needs whole micro-batches from each",
-            "set run.devices, train.micro_batch_size and train.batch_size so that it does",
-        )
-    if found.world > batch:
-        raise RecipeError(
-            f"train.batch_size: {batch} leaves some of {found.world} processes without a row",
-            "it counts the rows of a step over all processes",
-            "raise it, or lower run.devices and run.nodes",
+            f"set train.batch_size: {-(-batch // parts) * parts}",
         )
     strategy = values.set_auto("run.strategy", "ddp", "only trained tensors are synchronized")
     if strategy != "ddp":
         _refuse_strategy(strategy, recipe, method, task)
-    return Devices(per_node, nodes, strategy)
+    return replace(found, strategy=strategy)
+
+
+def _fed(per_node: int, nodes: int, batch: int, values: Values) -> Devices:
+    """Return the processes that get a row in every step: all, or as many as a batch has rows."""
+    fewer, machines = per_node, nodes
+    if per_node * nodes > batch:
+        fewer, machines = max(1, batch // nodes), min(nodes, batch)
+    for key, number in (("run.devices", fewer), ("run.nodes", machines)):
+        given = values.table[key]
+        if given.value != number:
+            why = f"{number} of {given.value}, because every process needs a row per step"
+            values.table[key] = PlanValue(number, f"{given.origin}; {why}")
+    return Devices(fewer, machines, unfed=per_node * nodes - fewer * machines)
+
+
+def warnings(found: Devices, batch: int) -> list[str]:
+    """Return a warning if a step has too few rows for all processes of a run."""
+    if not found.unfed:
+        return []
+    return [
+        f"train.batch_size: {batch} is the rows of a step over all processes, so only "
+        f"{found.world} of {found.world + found.unfed} get one: the others stay idle; raise it to "
+        "use them"
+    ]
 
 
 def _started(recipe: Recipe, here: Place) -> str:
@@ -117,11 +139,13 @@ def _started(recipe: Recipe, here: Place) -> str:
     if here.world == 1:
         return ""
     nodes = here.world // here.local_world
-    for key, asked, there in (
-        ("devices", recipe.run.devices, here.local_world),
-        ("nodes", recipe.run.nodes, nodes),
+    batch = recipe.train.batch_size
+    for key, asked, there, fed in (
+        ("devices", recipe.run.devices, here.local_world, max(1, batch // nodes)),
+        ("nodes", recipe.run.nodes, nodes, batch),
     ):
-        if asked not in ("auto", there):
+        # `tuner` itself starts fewer than a recipe names where a batch has too few rows.
+        if isinstance(asked, int) and asked != there and not there == fed < asked:
             raise RecipeError(
                 f"run.{key}: {asked}, but the launcher started {there}",
                 f"{here.world} processes, {here.local_world} on this machine",

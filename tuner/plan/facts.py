@@ -9,6 +9,7 @@ from tuner.methods.options import TargetedOptions
 from tuner.methods.targets import layers_of
 from tuner.model import own_code, sizes
 from tuner.plan import new_tokens, qat
+from tuner.recipe.history_rows import BEGUN
 
 if TYPE_CHECKING:
     from tuner.plan.decide import Decided
@@ -52,6 +53,9 @@ def warnings(base: RecipeAndBase, prepared: Prepared, trainable: int) -> list[st
         texts.append("the fused expert weights are not adapted (set method.experts: true)")
     if recipe.model.revision is not None and model.kind != "hub":
         texts.append(f"model.revision has no effect: {model.name} is not a Hub model")
+    date = base.loaded.origins.get("model.chat_date", "")
+    if recipe.model.chat_date != "auto" and date != BEGUN and "chat_date" not in prepared.report:
+        texts.append("model.chat_date has no effect: no chat template writes the date")
     if not prepared.eval and recipe.eval.enabled:
         texts.append("no held-out rows: there will be no scores before and after training")
     return texts + new_tokens.doubts(recipe, base.new_ids, model, prepared)

@@ -136,6 +136,7 @@ def _shape(
         requantized=plan_qat.weights(recipe.train.qat, skeleton),
         full_precision=0 if recipe.model.quantize == "none" else skeleton.unquantized,
         others=own_rows_bytes,
+        eager_heads=Sizes.of(found.config).heads if decided.attention == "eager" else 0,
         mapped=split.mapped(recipe, found, decided.device, dtype, skeleton.total),
     )
     if recipe.rlhf is not None:

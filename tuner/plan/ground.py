@@ -121,6 +121,11 @@ def adapt(ground: RecipeAndBase, machine: Machine) -> Adapted:
     group = plan_qat.group_for(recipe, ground.loaded.task, ground.head.name, base, ground.layers)
     targets.refuse_layers(recipe.method, ground.layers, base)
     chosen = targets.targets(recipe, ground.layers, base)
+    targets.refuse_rank(recipe.method, ground.layers, chosen)
     extra = targets.adapted_parts(recipe.method, ground.layers, chosen, base)
-    room = base.context_length - targets.virtual_tokens(recipe, base)
-    return Adapted(chosen, extra.experts, extra.saved, group, room)
+    return Adapted(chosen, extra.experts, extra.saved, group, room(ground))
+
+
+def room(ground: RecipeAndBase) -> int:
+    """Return the tokens that are left for a row."""
+    return ground.base.context_length - targets.virtual_tokens(ground.recipe, ground.base)

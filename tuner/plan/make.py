@@ -20,6 +20,7 @@ from tuner.plan import (
     facts,
     ground,
     metrics,
+    summary,
     targets,
 )
 from tuner.plan import formats as plan_formats
@@ -102,6 +103,7 @@ def make(
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
         warnings=[
             *_unused_gpus(recipe, machine),
+            *devices.warnings(decided.processes, recipe.train.batch_size),
             *facts.warnings(base, rows.prepared, footprint.shape.trainable),
         ],
         parties=rows.parties,
@@ -109,7 +111,8 @@ def make(
         devices=decided.processes,
         shape=footprint.shape,
     )
-    return replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
+    plan = replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
+    return replace(plan, summary=summary.sentence(plan))
 
 
 def _unused_gpus(recipe: Recipe, machine: Machine) -> list[str]:
@@ -126,6 +129,7 @@ def _decide(
     recipe, method = base.recipe, base.method
     device, dtype = decide.place(recipe, method, machine, values)
     processes = devices.decide(recipe, method, base.loaded.task, machine, device, values)
+    attention = decide.attention(recipe, base.layers, base.base, values)
     packing = decide.packing(recipe, method, base.base, base.head.name, values)
     stages = decide.stages(recipe, method, len(prepared.train), values)
     setting = Setting(
@@ -143,4 +147,4 @@ def _decide(
         decoder=family(base.base.config) == "decoder",
         group=adapted.group,
     )
-    return Decided(device, dtype, processes, packing, stages, setting)
+    return Decided(device, dtype, processes, attention, packing, stages, setting)

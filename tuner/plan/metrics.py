@@ -6,6 +6,7 @@ refuse without loading torch: the function of a row is looked up when it is call
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tuner.data.prepared import Prepared
@@ -13,6 +14,7 @@ from tuner.errors import RecipeError
 from tuner.machine.imports import Place
 from tuner.plan.values import Values
 from tuner.recipe.schema import Recipe
+from tuner.schema.suggest import suggestion
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def unknown_metric(name: str, known: Iterable[str], where: str = "") -> RecipeError:
+    """Return the error for a metric that there is not."""
+    return RecipeError(
+        f"eval.metrics: there is no metric '{name}'{where}",
+        suggestion(name, known),
+        f"set eval.metrics to one or more of {', '.join(known)}; or leave it out",
+    )
+
+
 def metrics(recipe: Recipe, task: str, prepared: Prepared, values: Values) -> tuple[str, ...]:
     """Decide `eval.metrics`.
 
@@ -74,11 +85,7 @@ def metrics(recipe: Recipe, task: str, prepared: Prepared, values: Values) -> tu
         chosen = tuple(values.set_auto("eval.metrics", list(own), f"the metrics of {task}"))
     for name in chosen:
         if name not in own:
-            raise RecipeError(
-                f"eval.metrics: {name} is not a metric of `tuner {task}`",
-                f"its metrics are {', '.join(own)}",
-                "choose from these, or leave out eval.metrics",
-            )
+            raise unknown_metric(name, own, f" for `tuner {task}`")
     return chosen
 
 

@@ -52,6 +52,9 @@ MAY_CHANGE = (
     "data.train",
     "data.eval",
     "data.long",
+    *("data.cut", "data.draw", "data.split", "model.chat_date"),
+    "data.disliked",
+    "reward.unpaired",
 )
 _SEED_STRIDE = 1_000_003
 # From here on a GPU gets no faster.
@@ -62,7 +65,8 @@ _MOST_TOKENS, _MOST_ANSWERS = 16_384, 128
 class Plan:
     """Everything that a run needs, decided. Lengths are in tokens, memory in bytes.
 
-    `vocabulary_rows` are the embedding rows of the model that is trained.
+    `vocabulary_rows` are the embedding rows of the model that is trained; `summary` is a sentence
+    that says what the run will do.
     """
 
     verb: str
@@ -93,6 +97,7 @@ class Plan:
     parties: RlhfModels = field(default_factory=RlhfModels)
     ptx: Sequence[Example] = ()
     devices: Devices = field(default_factory=Devices)
+    summary: str = ""
 
     @property
     def recipe(self) -> Recipe:
@@ -209,6 +214,7 @@ class Plan:
             "recipe": str(self.loaded.path),
             "recipe_sha256": self.loaded.sha256,
             "output": str(self.output),
+            "summary": self.summary,
             "values": {
                 key: {"value": item.value, "origin": item.origin}
                 for key, item in self.values.items()

@@ -13,24 +13,27 @@ if TYPE_CHECKING:
     from tuner.data.prepared import PromptFormat
 
 
-def refuse_other_prompts(tokenizer: Any, stop_ids: Collection[int], sent_by: PromptFormat) -> None:
+def refuse_other_prompts(
+    tokenizer: Any, stop_ids: Collection[int], sent_by: PromptFormat, date: str | None = None
+) -> None:
     """Refuse rows whose prompts `tuner chat`, `serve` and the artefacts would not send.
 
     Args:
         tokenizer: with the chat template that is saved.
         stop_ids: tokens that end an answer.
         sent_by: how prompts are sent, with some that are trained.
+        date: that the trained ones show, if their template writes one.
 
     Raises:
         DataError: with both prompts.
     """
     if not sent_by.trained:
         return
-    prompts = Prompts(tokenizer, [*stop_ids])
+    prompts = Prompts(tokenizer, [*stop_ids], date=date)
     for each in sent_by.trained:
         native = prompts.native(each.turns)
         sent = prompts.ids(each.turns, each.tools, each.arguments)
-        elsewhere = by_transformers(tokenizer, native, each.tools, each.arguments)
+        elsewhere = by_transformers(tokenizer, native, each.tools, each.arguments, date)
         trained, *others = (str(tokenizer.decode(ids)) for ids in (each.ids, sent, elsewhere))
         for other in others:
             if trained == other:

@@ -12,12 +12,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tuner.console.formatting import counted
 from tuner.errors import ModelError, RecipeError
 from tuner.methods.layernorm import LayernormOptions
 from tuner.methods.lora import LoraOptions
 from tuner.methods.options import MethodOptions, TargetedOptions
 from tuner.methods.targets import choose, ends, layer_of, layers_of
 from tuner.model import sizes
+from tuner.model import tokenizer as vocabulary
 from tuner.model.base import Base
 from tuner.model.layers import Skeleton
 from tuner.recipe.schema import Recipe
@@ -53,7 +55,7 @@ def refuse_layers(options: MethodOptions, skeleton: Skeleton, base: Base) -> Non
             "method.layers names layers that the model does not have",
             f"{base.name} has no layer {', '.join(absent)}; the last one is number "
             f"{max(present, default='none')}",
-            "correct method.layers; the first layer is number 0",
+            f"name layers from 0 to {max(present, default=0)} in method.layers, or leave it out",
         )
 
 
@@ -182,8 +184,12 @@ def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
         return []
     wanted = options.target_modules
     layers = options.layers if isinstance(options, LoraOptions) else ()
-    names = list(skeleton.norms if isinstance(options, LayernormOptions) else skeleton.linears)
-    chosen = choose(options, list(skeleton.linears), skeleton.norms, layers)
+    linears, norms = (
+        [name for name in names if name not in skeleton.unfit]
+        for names in (skeleton.linears, skeleton.norms)
+    )
+    names = norms if isinstance(options, LayernormOptions) else linears
+    chosen = choose(options, linears, norms, layers)
     keywords = ("all-linear", "all-norms", "auto")
     absent = [
         entry
@@ -200,6 +206,8 @@ def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
                 f"correct it, or use {_everything(options)}",
             ) from error
     if not chosen or (absent and len(wanted) > 1):
+        _refuse_words(options, absent or wanted, base)
+        _refuse_unfit(options, absent or wanted, skeleton, base)
         endings = sorted({name.rsplit(".", 1)[-1] for name in names})
         raise ModelError(
             "method.target_modules names modules that the model does not have",
@@ -214,10 +222,66 @@ def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
     if present and len(touched) * 2 < present and not partial:
         raise ModelError(
             "method.target_modules reaches only part of the model",
-            f"{base.name}: {len(chosen)} modules in {len(touched)} of {present} layers",
+            f"{base.name}: {counted(len(chosen), 'module')} in {len(touched)} of {present} layers",
             "widen it, or set method.allow_partial_targets: true",
         )
     return chosen
+
+
+def refuse_rank(options: MethodOptions, skeleton: Skeleton, chosen: Sequence[str]) -> None:
+    """Refuse a rank above the width of every layer that it is for.
+
+    Raises:
+        RecipeError: with the largest rank that adds anything.
+    """
+    if not isinstance(options, LoraOptions) or not chosen:
+        return
+    widest = max(min(skeleton.linears[name]) for name in chosen)
+    if options.r > widest:
+        raise RecipeError(
+            f"method.r: {options.r} is above the width of every layer that is adapted",
+            f"an update of {widest} inputs or outputs has at most rank {widest}",
+            f"set method.r: {widest} or less; 8 to 64 is usual",
+        )
+
+
+def _refuse_words(options: TargetedOptions, wanted: Sequence[str], base: Base) -> None:
+    """Refuse embeddings and head as targets, which are no layers inside the model.
+
+    Raises:
+        ModelError: says how they can be trained instead.
+    """
+    matrix = next((name for name in wanted if ends(name, vocabulary.MATRICES)), None)
+    if matrix is None:
+        return
+    why = f"{base.name}: it is the matrix with a row for every token"
+    fix = f"leave {matrix} out of method.target_modules"
+    if base.tied:
+        why += ", embeddings and head in one; an update of one would not reach the other"
+        fix += "; method.name: trainable_tokens trains the rows of some tokens, and "
+        fix += "model.new_tokens adds some"
+    elif isinstance(options, LoraOptions):
+        fix += f"; method.modules_to_save: [{matrix}] trains it in full"
+    raise ModelError(f"method.target_modules: {options.name} does not adapt {matrix}", why, fix)
+
+
+def _refuse_unfit(
+    options: TargetedOptions, wanted: Sequence[str], skeleton: Skeleton, base: Base
+) -> None:
+    """Refuse layers that exist, but that no adapter works on, by name.
+
+    Raises:
+        ModelError: says why.
+    """
+    asked = options.model_copy(update={"target_modules": tuple(wanted)})
+    unfit = list(skeleton.unfit)
+    named = choose(asked, unfit, unfit, ())
+    if named:
+        raise ModelError(
+            f"method.target_modules: {options.name} does not work on {named[0]}",
+            f"{base.name}: {skeleton.unfit[named[0]]}",
+            f"leave out {', '.join(wanted)}, or use {_everything(options)}",
+        )
 
 
 def _everything(options: TargetedOptions) -> str:

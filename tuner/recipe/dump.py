@@ -17,7 +17,8 @@ def meaning(loaded: LoadedRecipe) -> str:
     """Return all of a recipe that a run depends on, except its files: not where it runs."""
     elsewhere = {"output": None, "price_per_hour": None}
     run = loaded.recipe.run.model_copy(update=elsewhere)
-    values = history.in_first_version_form(_sections(loaded.recipe.model_copy(update={"run": run})))
+    sections = _sections(loaded.recipe.model_copy(update={"run": run}))
+    values = history.in_first_version_form(sections, loaded.origins)
     return f"{loaded.verb}\n{_as_yaml(values)}"
 
 

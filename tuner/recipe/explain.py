@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from tuner.methods import METHODS
-from tuner.recipe import history
+from tuner.recipe import history, other_tools
 from tuner.recipe.schema import Recipe, keys_of, models_in, sections
 from tuner.recipe.schema_source import TAGS
 from tuner.recipe.source import RecipeSource
@@ -25,7 +25,7 @@ def explain(error: ValidationError, tree: dict[str, Any], source: RecipeSource) 
     """Return one line for every problem that pydantic found, in the order of the file."""
     found: dict[Path, str] = {}
     for item in error.errors(include_url=False):
-        path = _without_tag(item["loc"])
+        path = _as_written(_without_tag(item["loc"]), tree)
         if item["type"] not in ("extra_forbidden", "missing"):
             path = _existing(path, tree)
         if item["type"] == "union_tag_invalid":
@@ -75,7 +75,7 @@ def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
     if len(path) == 1:
         if homes:
             return f"unknown section; the key belongs under {' or '.join(homes)}"
-        return f"unknown section; {suggestion(word, sections())}"
+        return f"unknown section; {other_tools.answer(word) or suggestion(word, sections())}"
     if len(path) > 2:
         model = _model_of(field_at(path[:-1], tree), _value_at(path[:-1], tree))
         owners = [tag for tag, options in OPTIONS.items() if plain in options.model_fields]
@@ -87,6 +87,8 @@ def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
     own = keys_of(section, method)
     if plain in own:
         return f"unknown key; did you mean '{plain}'"
+    if said := other_tools.answer(word):
+        return f"unknown key; {said}"
     if section == "method":
         owners = [row.name for row in METHODS.values() if plain in row.options.model_fields]
         if owners:
@@ -183,17 +185,37 @@ def _phrased(info: FieldInfo | None, depth: int) -> bool:
         return False
     if depth > 2:
         return True
-    parts = get_args(info.annotation)
-    return not (
-        get_origin(info.annotation) in (Union, types.UnionType)
-        and sum(part in _SCALARS for part in parts) > 1
-    )
+    parts = list(_parts(info.annotation))
+    return len(parts) < 2 or sum(part in _SCALARS for part in parts) < 2
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Yield the types of a union, those of its members' too."""
+    if get_origin(annotation) is Annotated:
+        yield from _parts(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for part in get_args(annotation):
+            yield from _parts(part)
+    else:
+        yield annotation
 
 
 def _without_tag(location: tuple[int | str, ...]) -> Path:
     if len(location) > 1 and location[0] == "method" and location[1] in METHODS:
         return (location[0], *location[2:])
     return tuple(name for name in location if name not in (*OPTIONS, *TAGS))
+
+
+def _as_written(path: Path, tree: Any) -> Path:
+    """Return the path without the place in a list where the tree has one mapping instead of it."""
+    kept: list[int | str] = []
+    for name in path:
+        if isinstance(name, int) and isinstance(tree, dict):
+            continue
+        kept.append(name)
+        there = isinstance(tree, dict) or (isinstance(tree, list) and name in range(len(tree)))
+        tree = (tree.get(name) if isinstance(tree, dict) else tree[name]) if there else None
+    return tuple(kept)
 
 
 def _existing(path: Path, tree: Any) -> Path:

@@ -8,8 +8,10 @@ a finished stage is recognised.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+from tuner.recipe.history_rows import BEGUN, ROWS, rows_then
 from tuner.schema.strict_yaml import Path
 from tuner.schema.suggest import listed
 
@@ -17,23 +19,29 @@ from tuner.schema.suggest import listed
 ADDED: dict[str, Any] = {
     "model.code_sha256": None,
     "model.tf32": False,
+    "model.attention": "auto",
     "model.chat_template": "auto",
     "model.chat_arguments": None,
+    "model.chat_date": "auto",
     "data.reasoning": "auto",
     "data.reasoning_column": None,
     "data.learn": "answers",
     "data.system": None,
+    "data.instruction": None,
     "data.long": "auto",
+    "data.disliked": "error",
+    "reward.unpaired": "learn",
+    "data.label_names": None,
     "export.onto": "auto",
     "train.adam_beta1": 0.9,
     "train.adam_beta2": 0.999,
     "train.adam_epsilon": 1e-8,
     "run.deterministic": False,
 }
+# What `auto` of such a key was in every run, where plans now name what it comes to.
+_WAS_AUTO = {"model.attention": "sdpa"}
 # Columns that earlier versions of these templates did not read.
 _NOW_READ = {"chat": "system", "prompt_completion": "history"}
-# The origin of a value that comes from such a run.
-BEGUN = "the run that is resumed"
 # Formerly the fields of a mapping `train.trl`.
 _OF_TRL = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
@@ -50,6 +58,7 @@ def answer(path: Path, value: Any) -> str | None:
 
 def renew_lock(tree: dict[str, Any], lines: dict[Path, int]) -> None:
     """Give the keys of a run's lock, and their lines, their present names."""
+    _renew_rows(tree, lines)
     train, run = tree.get("train"), tree.get("run")
     if isinstance(train, dict) and isinstance(fields := train.get("trl"), dict):
         if not fields.keys() <= set(_OF_TRL):
@@ -63,6 +72,27 @@ def renew_lock(tree: dict[str, Any], lines: dict[Path, int]) -> None:
         run["strategy"] = "auto"
 
 
+def _renew_rows(tree: dict[str, Any], lines: dict[Path, int]) -> None:
+    """Let the rows of a lock that has no key for it be chosen and cut as they were then."""
+    data = tree.get("data")
+    if not isinstance(data, dict) or "split" in data:
+        return
+    for key, value in rows_then(*(tree.get(name) for name in ("reward", "rlhf", "ppo"))).items():
+        if data.get(key, "auto") == "auto":
+            data[key] = value
+            lines.setdefault(("data", key), lines.get(("data",), 1))
+
+
+def chat_date(record: Mapping[str, Any]) -> str:
+    """Return the date that the prompts of a run show, if its chat template writes one."""
+    known = record.get("plan", {}).get("values", {}).get("model.chat_date")
+    if known is not None:
+        return str(known["value"])
+    # There was no such key: templates wrote the day on which the run was prepared.
+    started = datetime.fromisoformat(record["started"]) if record.get("started") else None
+    return started.astimezone().date().isoformat() if started else "auto"
+
+
 def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
     """Return the identity that a checkpoint keeps, under the keys of this version.
 
@@ -74,15 +104,11 @@ def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
     fields = known.pop("train.trl", None) or {}
     known |= {f"train.{name}": float(value) for name, value in fields.items()}
     columns = current.get("data.columns") or {}
-    read = {name: file for name, file in columns.items() if not _unread(name, file)}
+    # One that is left out now and was read then shows in the sha256 of the tokens.
+    read = {name: file for name, file in columns.items() if file != "none"}
     if known.get("data.columns") == read:
         known["data.columns"] = columns
-    return {key: value for key, value in ADDED.items() if key in current} | known
-
-
-def _unread(name: str, file: str) -> bool:
-    """Whether a recipe leaves out a column that earlier versions did not read."""
-    return name in _NOW_READ.values() and file == "none"
+    return {key: value for key, value in (ADDED | _WAS_AUTO).items() if key in current} | known
 
 
 def old_auto_values(
@@ -131,9 +157,22 @@ def old_dtype(values: Mapping[str, Any]) -> str | None:
     return "float32" if tuple(found.values()) == ("cuda", "float32") else None
 
 
-def in_first_version_form(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a dumped recipe in the form of the first version, as far as that had the keys."""
+def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) -> dict[str, Any]:
+    """Return a dumped recipe in the form of the first version, as far as that had the keys.
+
+    Args:
+        values: by section and key.
+        origins: of the values; one that a resumed run has from its record does not count.
+    """
     then = {section: dict(keys) for section, keys in values.items()}
+    if origins.get("model.chat_date") == BEGUN:
+        then["model"]["chat_date"] = "auto"
+    for key, (default, _) in ROWS.items():
+        name = key.removeprefix("data.")
+        if origins.get(key) == BEGUN:
+            then["data"][name] = default
+        if name != "max_length" and then["data"][name] == default:
+            del then["data"][name]
     fields = {name: then["train"][name] for name in _OF_TRL}
     for key, value in ADDED.items():
         section, _, name = key.partition(".")

@@ -34,6 +34,8 @@ class LoadedRecipe:
         origins: flat key (`train.epochs`) -> `recipe line 7`, `--set`, `--output`, `verb` or
             `default`.
         sha256: of the file's bytes.
+        formats: of a run that is resumed: of each of its files, the data template and its columns;
+            no columns where an earlier version began it.
     """
 
     recipe: Recipe
@@ -43,6 +45,7 @@ class LoadedRecipe:
     task: str
     origins: dict[str, str]
     sha256: str
+    formats: tuple[tuple[str, dict[str, str] | None], ...] = ()
 
     @property
     def name(self) -> str:

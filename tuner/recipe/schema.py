@@ -22,7 +22,8 @@ from tuner.recipe.export import ExportSection
 from tuner.recipe.schema_learn import Learn
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
-from tuner.recipe.schema_source import Sources
+from tuner.recipe.schema_rows import Cut, Disliked, Draw, Long, MaxLength, Split
+from tuner.recipe.schema_source import HeldOut, Source, Sources, SourceSection
 from tuner.schema.fields import (
     FILE,
     AutoCount,
@@ -34,7 +35,6 @@ from tuner.schema.fields import (
     FreeMapping,
     Integer,
     NotNegative,
-    PathOrAmount,
     Positive,
     Section,
     Share,
@@ -55,9 +55,12 @@ class DataSection(Section):
         ),
     ]
     eval: Annotated[
-        PathOrAmount,
+        HeldOut,
         FILE,
-        Field(description="held-out rows: a file, a fraction below 1, or a number of rows"),
+        Field(
+            description="held-out rows: a file (or a mapping as in train), a fraction below 1, or "
+            "a number of rows"
+        ),
     ] = 0.1
     template: Annotated[
         Text,
@@ -66,11 +69,18 @@ class DataSection(Section):
     ] = "auto"
     columns: Annotated[
         dict[str, Text],
-        Field(description="rename columns: {name in the template: name in the file}"),
+        Field(
+            description="rename columns: {name in the template: name in the file, or a path into "
+            "its rows: answer.0, meta.id, questions.*.q}"
+        ),
     ] = Field(default_factory=dict)
     labels: Annotated[
-        Words, Field(description="the possible answers; adds label_accuracy to the metrics")
+        Words, Field(description="the possible answers, which are scored; auto: as the rows say")
     ] = ()
+    label_names: Annotated[
+        dict[str, Text] | Text | None,
+        Field(description="{0: negative, 1: positive}, or the column that has the labels' names"),
+    ] = None
     render: Annotated[
         Literal["auto", "chat", "raw"],
         Field(description="use the chat template, or plain prompt and answer"),
@@ -93,18 +103,16 @@ class DataSection(Section):
         Text | None,
         Field(description="system turn of rows that have none, and of chats without one"),
     ] = None
-    max_length: Annotated[
-        AutoCount, Field(description="maximum tokens per example; auto: the context length")
-    ] = "auto"
-    long: Annotated[
-        Literal["auto", "truncate", "split", "error"],
-        Field(
-            description="rows over max_length: cut, split (plain text), stop; auto: cut up to half"
-        ),
-    ] = "auto"
-    max_rows: Annotated[
-        Count | None, Field(description="use only this many rows, from the start")
+    instruction: Annotated[
+        Text | None, Field(description="text before every row; those who use the model send it too")
     ] = None
+    disliked: Disliked = "error"
+    max_length: MaxLength = "auto"
+    long: Long = "auto"
+    cut: Cut = "auto"
+    max_rows: Annotated[Count | None, Field(description="use only this many training rows")] = None
+    draw: Draw = "seed"
+    split: Split = "prompt"
     packing: Annotated[
         AutoFlag,
         Field(description="pack the rows of a micro-batch into one sequence, without padding"),
@@ -116,6 +124,11 @@ class DataSection(Section):
     max_bad_rows: Annotated[
         CountFromZero, Field(description="malformed rows to skip and count before stopping")
     ] = 0
+
+    @property
+    def eval_file(self) -> Source | None:
+        """The source of held-out rows; None if they are training rows."""
+        return self.eval if isinstance(self.eval, str | SourceSection) else None
 
 
 class TrainSection(Section):

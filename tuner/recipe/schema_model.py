@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from tuner.schema.fields import BASE, FILE, Flag, FreeMapping, Section, Text, Words
+from tuner.schema.fields import BASE, FILE, Flag, FreeMapping, Section, Text, Words, own_words
+
+
+def _date(value: str) -> str:
+    if value != "auto":
+        try:
+            return date.fromisoformat(value).isoformat()
+        except ValueError:
+            raise own_words(f"expected auto or a date such as 2026-11-28, not '{value}'") from None
+    return value
 
 
 class ModelSection(Section):
@@ -28,6 +38,13 @@ class ModelSection(Section):
         Flag,
         Field(description="on a GPU: float32 matrix products in TF32, faster and less exact"),
     ] = False
+    attention: Annotated[
+        Literal["auto", "sdpa", "eager"],
+        Field(
+            description="sdpa: PyTorch's fused kernels; eager: plain matrix products; auto: sdpa "
+            "where the base has it"
+        ),
+    ] = "auto"
     quantize: Annotated[
         Literal["none", "nf4", "int8"],
         Field(description="quantize the base when loading it (bitsandbytes)"),
@@ -48,6 +65,11 @@ class ModelSection(Section):
         FreeMapping | None,
         Field(description="arguments of the chat template: {enable_thinking: false}"),
     ] = None
+    chat_date: Annotated[
+        Text,
+        AfterValidator(_date),
+        Field(description="the date in prompts whose chat template writes today's; auto: today"),
+    ] = "auto"
     trust_remote_code: Annotated[
         Flag, Field(description="run Python code that comes with the model")
     ] = False

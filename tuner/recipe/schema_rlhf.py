@@ -31,6 +31,13 @@ class RewardSection(Section):
         NotNegative,
         Field(description="weight of the penalty that centres a pair's scores on 0"),
     ] = 0.01
+    unpaired: Annotated[
+        Literal["learn", "drop"],
+        Field(
+            description="thumbs whose prompt has no opposite one: learn them against a score of 0, "
+            "or leave them out"
+        ),
+    ] = "learn"
 
 
 class RlhfSection(Section):

@@ -9,7 +9,7 @@ from typing import Any
 
 from tuner.console.redact import looks_secret, redact
 from tuner.errors import RecipeError
-from tuner.recipe import bundled
+from tuner.recipe import bundled, other_tools
 from tuner.recipe.paths import keys
 from tuner.recipe.schema import Recipe, keys_of, sections
 from tuner.schema import strict_yaml
@@ -94,7 +94,9 @@ def read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise RecipeError(
-            f"{file} cannot be read", error.strerror or str(error), "check its permissions"
+            f"{file} cannot be read",
+            error.strerror or str(error),
+            f"make it readable: chmod u+r {file}",
         ) from None
 
 
@@ -116,11 +118,13 @@ def parse(content: bytes, file: Path) -> tuple[dict[str, Any], dict[KeyPath, int
         raise RecipeError(
             f"{file} is not a valid recipe",
             redact(f"{file}:{error.line}:{error.column}: {error.message}"),
-            "correct the YAML at that place",
+            f"correct line {error.line}",
         ) from None
     if tree is None:
         raise RecipeError(
-            f"{file} is empty", "a recipe names at least data.train", "see `tuner recipes list`"
+            f"{file} is empty",
+            "a recipe names at least data.train",
+            "write into it, for example: data: {train: rows.jsonl}; or see `tuner recipes list`",
         )
     if not isinstance(tree, dict):
         raise RecipeError(
@@ -176,8 +180,10 @@ def apply(
         problem = None if equals else "write it as section.key=value"
         if equals and len(path) < 2:
             homes = [name for name in sections() if path[0] in keys_of(name)]
-            full = [f"{home}.{path[0]}" for home in homes] or ["section.key"]
-            problem = f"write it as {' or '.join(full)}=value"
+            elsewhere = other_tools.place(path[0]) or "section.key"
+            full = [f"{home}.{path[0]}" for home in homes] or [elsewhere.replace(": ", "=")]
+            written = [each if "=" in each else f"{each}=value" for each in full]
+            problem = f"write it as {' or '.join(written)}"
         if problem is None:
             problem = _put(tree, path, given, flag, source)
         if problem:

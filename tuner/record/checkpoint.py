@@ -171,7 +171,7 @@ def load(path: Path, *, verified: bool = False) -> Checkpoint:
         raise IntegrityError(
             f"{path} cannot be read as a checkpoint",
             f"{type(error).__name__}: {error}",
-            "resume from another checkpoint",
+            f"remove {path}: --resume then continues from the checkpoint before it",
         ) from error
 
 
@@ -227,7 +227,7 @@ def _does_not_fit(checkpoint: Checkpoint, problems: list[str]) -> IntegrityError
     return IntegrityError(
         f"{checkpoint.path} does not fit this run",
         problems[0],
-        "resume with the recipe and base that wrote the checkpoint",
+        "resume with recipe.lock.yaml of the run folder, and with the base that it names",
         problems if len(problems) > 1 else None,
     )
 

@@ -156,5 +156,5 @@ def _mismatch(detail: str) -> IntegrityError:
     return IntegrityError(
         "the checkpoint's optimizer state does not fit this run",
         detail,
-        "resume with the recipe that wrote the checkpoint",
+        "resume with recipe.lock.yaml of the run folder",
     )

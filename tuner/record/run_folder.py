@@ -216,7 +216,9 @@ class RunFolder:
         if isinstance(error, KeyboardInterrupt):
             error = Interrupted(signal.SIGINT, "stopped by SIGINT")
         if not isinstance(error, TunerError):
-            error = TunerError(type(error).__name__, str(error))
+            error = TunerError(
+                type(error).__name__, str(error), "report it, with run.log of the run folder"
+            )
         status: Status = "interrupted" if error.kind == Interrupted.kind else "failed"
         try:
             self.update(status=status, ended=_now(), error=error.as_dict())

@@ -55,7 +55,8 @@ def _scored(part: Term, responses: Sequence[Response]) -> list[float]:
     scores = [float(score) for score in part.score(responses)]
     if len(scores) != len(responses):
         raise TrainingError(
-            f"the reward '{part.name}' gave {len(scores)} scores for {len(responses)} responses",
+            f"the reward '{part.name}' gave {len(scores)} "
+            f"{'score' if len(scores) == 1 else 'scores'} for {len(responses)} responses",
             "each response needs exactly one score",
             "fix that reward, or remove it from rlhf.reward",
         )

@@ -52,7 +52,9 @@ def check(function: str, folder: Path, allow_code: bool) -> Path:
         ) from None
     except OSError as error:
         raise RecipeError(
-            f"{file} cannot be read", error.strerror or str(error), "check its permissions"
+            f"{file} cannot be read",
+            error.strerror or str(error),
+            f"make it readable: chmod u+r {file}",
         ) from None
     names = list(_names(tree))
     # Names from `import *` are known only when the file runs.
@@ -121,7 +123,8 @@ def _run(function: str, file: Path) -> ModuleType:
 def _numbers(function: str, returned: list[Any], responses: Sequence[Response]) -> list[float]:
     if len(returned) != len(responses):
         raise TrainingError(
-            f"the reward function {function} returned {len(returned)} numbers for "
+            f"the reward function {function} returned {len(returned)} "
+            f"{'number' if len(returned) == 1 else 'numbers'} for "
             f"{len(responses)} responses",
             "each response has one reward, in the order of the responses",
             "return one number for each response",
@@ -179,10 +182,12 @@ def _names(tree: ast.Module) -> Iterable[str]:
 def _no_file(function: str, file: Path) -> RecipeError:
     present = [path.name for path in file.parent.glob("*.py")] if file.parent.is_dir() else []
     near = nearest(file.name, present)
+    path, _, name = function.rpartition(":")
+    meant = f"{path.removesuffix(file.name)}{near}:{name}"
     return RecipeError(
         f"there is no file for the reward function {function}",
         f"{file} does not exist; a relative path starts at the recipe's folder",
-        f"did you mean '{near}'?" if near else "name the file and the function: file.py:name",
+        f"did you mean '{meant}'?" if near else "name the file and the function: file.py:name",
     )
 
 
@@ -193,5 +198,7 @@ def _no_name(function: str, name: str, file: Path, names: Iterable[str]) -> Reci
     return RecipeError(
         f"there is no '{name}' for the reward function {function}",
         f"{file} defines {listed}",
-        f"did you mean '{near}'?" if near else "name a function of that file: file.py:name",
+        f"did you mean '{function.rpartition(':')[0]}:{near}'?"
+        if near
+        else "name a function of that file: file.py:name",
     )

@@ -136,7 +136,8 @@ def load(plan: Plan) -> Any:
     attention.register()
     section = plan.recipe.model
     found = bases.with_weights(plan.base, section.revision, log.info)
-    how: dict[str, Any] = {"attn_implementation": attention.ROWS if plan.packing else "sdpa"}
+    kind = attention.ROWS if plan.packing else plan.values["model.attention"].value
+    how: dict[str, Any] = {"attn_implementation": kind}
     configured: dict[str, Any] = {}
     if plan.head.name == "classes":
         labels = dict(enumerate(plan.prepared.labels))
@@ -222,12 +223,15 @@ def unmoved(plan: Plan, trained: Trained) -> list[str]:
     ]
     if len(still) < len(trained.start):
         return still
-    why, fix = "", "check train.learning_rate and that the data has supervised tokens"
+    rate, usual = plan.stages[-1].learning_rate, plan.method.learning_rate
+    why = f"every trainable tensor still has its initial value after {plan.steps} steps"
+    fix = f"set train.learning_rate: {usual:g} (it is {rate:g}), or train for more steps"
+    if rate >= usual:
+        fix = "train for more steps (train.epochs, train.max_steps)"
     if plan.draws:
-        why = "; if all answers to a prompt get the same reward, there is nothing to learn from"
+        why += "; if all answers to a prompt get the same reward, there is nothing to learn from"
         fix = (
-            "check reward in metrics.jsonl; use rewards that differ between answers, or more steps"
+            f"see how reward differs in {plan.output / 'metrics.jsonl'}: set rlhf.reward to rules "
+            "that tell answers apart, or train.max_steps to more steps"
         )
-    raise TrainingError(
-        "nothing was learned", f"every trainable tensor still has its initial value{why}", fix
-    )
+    raise TrainingError("nothing was learned", why, fix)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from tuner import evaluate
 from tuner.console import formatting
+from tuner.data.named import named
 from tuner.export import run_end
 from tuner.machine import hardware, heap
 from tuner.methods import qat_layers
 from tuner.plan import costs, rates
-from tuner.recipe import dump
+from tuner.recipe import dump, history_rows
 from tuner.recipe.source import LOCK
 from tuner.record import proof_limits, provenance, report
 from tuner.record.disk import write_file, write_json
@@ -26,9 +27,16 @@ if TYPE_CHECKING:
 
 
 def write_inputs(plan: Plan, folder: RunFolder) -> None:
-    """Write `recipe.lock.yaml` and `data_report.json`."""
-    section = plan.recipe.model.model_copy(update={"code_sha256": plan.base.code_sha256})
-    recipe = plan.recipe.model_copy(update={"model": section})
+    """Write `recipe.lock.yaml`, with how tables are read, and `data_report.json`."""
+    date = plan.values["model.chat_date"].value
+    pinned = {"code_sha256": plan.base.code_sha256, "chat_date": date}
+    section = plan.recipe.model.model_copy(update=pinned)
+    report = plan.prepared.report
+    seen = history_rows.as_read(report["files"], plan.recipe.data)
+    data = plan.recipe.data.model_copy(update=seen)
+    if plan.task == "sft":
+        data = named(data, report)
+    recipe = plan.recipe.model_copy(update={"model": section, "data": data})
     text = dump.dump(recipe, plan.loaded.folder)
     write_file(folder.path / LOCK, text.encode())
     write_json(folder.path / "data_report.json", plan.prepared.report)

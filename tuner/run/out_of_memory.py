@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tuner.console.formatting import counted
 from tuner.errors import ResourceError, first_line
 from tuner.machine import ranks
 from tuner.plan.memory.estimate import CONTEXT, estimate
@@ -131,7 +132,10 @@ def fit_free(plan: Plan, folder: RunFolder, reporter: Reporter) -> Plan:
     size, now = plan.micro_batch_size, fits.micro_batch_size
     entry = {"step": 0, "from": size, "to": now, "error": found}
     folder.update(**{RECORD: [*(folder.record.get(RECORD) or []), entry]})
-    text = f"{found}: {now} rows per forward pass instead of {size}, the update stays the same"
+    text = (
+        f"{found}: {counted(now, 'row')} per forward pass instead of {size}, the update stays the "
+        "same"
+    )
     log.warning(text)
     reporter.warn(text)
     return fits
@@ -183,11 +187,12 @@ def shrink(
         raise ResourceError(
             "training ran out of memory",
             f"step {step}, train.micro_batch_size {size}: {reason}; its update had begun",
-            f"run the same command with --resume: it continues with {now} rows per forward pass",
+            f"run the same command with --resume: it continues with {counted(now, 'row')} per "
+            "forward pass",
         ) from error
     text = (
-        f"out of memory in step {step} ({reason}); it is repeated with {now} rows per forward pass "
-        f"instead of {size}, the update stays the same"
+        f"out of memory in step {step} ({reason}); it is repeated with {counted(now, 'row')} per "
+        f"forward pass instead of {size}, the update stays the same"
     )
     log.warning(text)
     reporter.warn(text)
@@ -208,7 +213,8 @@ def _nothing_fits(plan: Plan, step: int, reason: str) -> ResourceError:
     recipe, ways = plan.recipe, list[str]()
     if plan.method.gradient_checkpointing and not plan.gradient_checkpointing:
         ways.append("train.gradient_checkpointing: true")
-    ways.append(f"data.max_length below {plan.max_length}")
+    longest = plan.prepared.report.get("longest", plan.max_length)
+    ways.append(f"data.max_length below {longest}")
     if getattr(recipe.method, "r", 1) > 1:
         ways.append(f"method.r below {getattr(recipe.method, 'r', 1)}")
     if recipe.model.quantize == "none" and plan.device == "cuda" and plan.method.adapter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tuner.console import formatting
 from tuner.errors import IntegrityError
 from tuner.recipe import history
 from tuner.record import checkpoint, checkpoint_folder, identity, output, run_json
@@ -58,6 +59,28 @@ def refuse_other_base(previous: Mapping[str, Any], fingerprint: str) -> None:
 RECUT = ("train.micro_batch_size", "train.gradient_checkpointing")
 
 
+def _other_rows(previous: Mapping[str, Any], plan: Plan) -> list[str]:
+    """Return what made the training rows differ: keys of the data section, and files."""
+    before, now = previous.get("plan", {}), plan.as_dict()
+    lines = []
+    for key, value in now["values"].items():
+        known = before.get("values", {}).get(key, value)
+        then, this = (formatting.plain(each["value"]) for each in (known, value))
+        if key.startswith("data.") and then != this:
+            lines.append(
+                f"{key}: {formatting.value(then)} in the run, {formatting.value(this)} now"
+            )
+    files = {each["name"]: each for each in before.get("data", {}).get("files", ())}
+    for file in now["data"]["files"]:
+        then = files.get(file["name"], file)
+        if then["sha256"] != file["sha256"]:
+            lines.append(
+                f"{file['name']} has changed: {formatting.counted(then['rows'], 'row')} of sha256 "
+                f"{then['sha256'][:12]} in the run, {file['rows']:,} of {file['sha256'][:12]} now"
+            )
+    return [f"the training rows differ: {line}" for line in lines]
+
+
 def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint | None, list[str]]:
     """Load the checkpoint that a resumed run continues from, or None; and list what was skipped.
 
@@ -83,5 +106,6 @@ def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint |
     allowed = RECUT if before != plan.devices.world else ()
     current = plan.identity()
     saved = history.identity(found.state["identity"], current)
-    identity.check_identity(saved, current, allowed)
+    behind = {"data.tokens_sha256": _other_rows(run_json.read_record(folder), plan)}
+    identity.check_identity(saved, current, allowed, behind)
     return found, skipped

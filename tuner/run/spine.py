@@ -182,7 +182,10 @@ def _before(
     """Return scores and answers before training, measured unless the record has them."""
     scores: dict[str, Any] = dict(folder.record.get("scores") or {})
     answers, scored = folder.record.get("samples"), _scoring(plan)
-    if answers is None or folder.record.get("scored") != scored:
+    # Earlier versions recorded no digest of the rows.
+    known = {evaluate.ROWS: scored[evaluate.ROWS]} | (folder.record.get("scored") or {})
+    if answers is None or known != scored:
+        scores.clear()  # Those of earlier stages are of other rows, too.
         scores["before"] = score(plan, trained, console, "before training")
         answers = evaluate.samples(plan, trained.model)
         folder.update(
@@ -210,7 +213,7 @@ def _check_base(folder: RunFolder, fingerprint: str) -> None:
 def _scoring(plan: Plan) -> dict[str, Any]:
     """Return what the scores depend on besides the model; they are compared only if it is equal."""
     values = {key: item.value for key, item in plan.values.items() if key.startswith("eval.")}
-    return dict(json.loads(json.dumps(values)))
+    return {**json.loads(json.dumps(values)), evaluate.ROWS: evaluate.rows_sha256(plan)}
 
 
 def train(

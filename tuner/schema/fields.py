@@ -138,8 +138,19 @@ Words = Annotated[
 ]
 
 
+def _refuse_whole(value: Any, unit: str) -> None:
+    """Refuse `1.0`, which may mean all or one."""
+    written = isinstance(value, float) or (isinstance(value, str) and not value.isdigit())
+    number = strict_yaml.number(value) if isinstance(value, str) else value
+    if written and number == 1:
+        raise ValueError(
+            f"{value} may mean all or one; write 1 for one {unit}, or a fraction below 1"
+        )
+
+
 def _amount(value: Any) -> Any:
     """Keep a path as text; read a number below 1 as a fraction, and from 1 on as a count."""
+    _refuse_whole(value, "row")
     if isinstance(value, strict_yaml.Plain):
         number = strict_yaml.number(value)
         if number is not None:
@@ -157,6 +168,7 @@ PathOrAmount = Annotated[str | int | float, BeforeValidator(_amount)]
 
 
 def _steps_or_share(value: Any) -> Any:
+    _refuse_whole(value, "step")
     value = _float(value)
     if isinstance(value, float | int) and (value < 0 or (value >= 1 and value != int(value))):
         raise ValueError(

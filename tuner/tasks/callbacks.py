@@ -161,7 +161,8 @@ class LossCallback(StepCallback):
             raise TrainingError(
                 "nothing can be learned",
                 f"step {start + 1}: every gradient is zero",
-                "check that the trained modules take part in the forward pass",
+                "train modules that take part in the forward pass: choose other "
+                "method.target_modules, or leave them out",
             )
 
     def on_step_end(

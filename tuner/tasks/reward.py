@@ -36,6 +36,8 @@ def pair_losses(scores: torch.Tensor, ranking: Ranking, options: RewardSection) 
         options: the recipe's `reward` section.
     """
     better, worse, margins = zip(*ranking.pairs, strict=True)
+    # What a thumb without an opposite one is compared with, under `ZERO`, the last index.
+    scores = torch.cat([scores, scores.new_zeros(1)])
     first, second = scores[list(better)], scores[list(worse)]
     wanted = torch.tensor(margins, device=scores.device) if options.margins else 0.0
     loss = -functional.logsigmoid(first - second - wanted)

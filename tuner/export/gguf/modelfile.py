@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.data import reasoning
+from tuner.data import reasoning, template_clock
 from tuner.data.chat_template import sends_bos
 from tuner.errors import first_line
 
 _MARKS = (("user", "Xqquestion0qX"), ("assistant", "Xqanswer0qX"), ("user", "Xqquestion1qX"))
 _THOUGHT = f"{reasoning.OPEN}\nXqthought0qX\n{reasoning.CLOSE}\n\n"
+_DAYS = ("2001-02-03", "2004-05-16")
 
 Turn = Mapping[str, str]
 
@@ -115,6 +116,8 @@ def texts(tokenizer: Any) -> Texts:
     if tokenizer.chat_template is None:
         raise Unsayable("there is no chat template")
     question, answer, later = ({"role": role, "content": mark} for role, mark in _MARKS)
+    if len({_rendered(tokenizer, [question], date=date) for date in _DAYS}) > 1:
+        raise Unsayable("it writes today's date, which a Modelfile would keep as it is now")
     start, asked = _around(_rendered(tokenizer, [question]), question)
     _, bare = _around(_rendered(tokenizer, [question], prompt=False), question)
     _, opening, again, _ = _around(
@@ -184,12 +187,14 @@ def _around(text: str, *turns: Turn) -> list[str]:
     return [*parts, text]
 
 
-def _rendered(tokenizer: Any, chat: Sequence[Turn], *, prompt: bool = True) -> str:
+def _rendered(
+    tokenizer: Any, chat: Sequence[Turn], *, prompt: bool = True, date: str | None = None
+) -> str:
     """Render a chat, without a first token that llama.cpp adds itself."""
+    given = {"tokenize": False, "add_generation_prompt": prompt}
     try:
-        text = str(
-            tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=prompt)
-        )
+        with template_clock.on(date):
+            text = str(tokenizer.apply_chat_template(list(chat), **given))
     # A template is a program; what it raises is its own.
     except Exception as error:
         raise Unsayable(f"it refuses a chat: {first_line(error)}") from None

@@ -47,7 +47,7 @@ def read(folder: Path, network: Any) -> Formulas | None:
     formulas |= _tokens(saved) | _whole(saved)
     if left := saved.unclaimed():
         raise SystemExit(
-            f"{len(left)} tensors of the adapter change nothing: {', '.join(left[:4])}"
+            f"tensors of the adapter that change nothing: {len(left)}: {', '.join(left[:4])}"
         )
     return formulas
 

@@ -63,6 +63,7 @@ def facts_of(plan: Plan) -> dict[str, Any]:
         "quantize": plan.recipe.model.quantize,
         "qat": plan.recipe.train.qat,
         "trust_remote_code": plan.recipe.model.trust_remote_code,
+        **({"classifier": kept} if (kept := plan.prepared.classifier) else {}),
     }
 
 

@@ -6,13 +6,13 @@ tokenizer that was trained with; the plan has made sure that these are the train
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, tzinfo
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner.data import template_clock
 from tuner.data.conversation import Prompts, by_transformers
 from tuner.errors import IntegrityError
 from tuner.recipe.formats import FORMATS
@@ -32,6 +32,7 @@ def of_plan(plan: Plan) -> list[Record]:
     if not plan.prepared.sent.trained:
         return []
     prompts = Prompts(plan.tokenizer, [*plan.stop_ids])
+    written = plan.prepared.report.get("chat_date") or datetime.now().date().isoformat()
     records = []
     for each in plan.prepared.sent.trained:
         asked = [each.arguments, {}] if each.arguments else [{}]
@@ -42,9 +43,9 @@ def of_plan(plan: Plan) -> list[Record]:
                 "messages": prompts.native(each.turns),
                 "tools": each.tools,
                 "arguments": arguments,
-                "written": datetime.now().isoformat(),
+                "written": written,
             }
-            ids = by_transformers(plan.tokenizer, **_given(record))
+            ids = by_transformers(plan.tokenizer, **_given(record), date=written)
             records.append(record | {"ids": ids, "text": str(plan.tokenizer.decode(ids))})
     return records
 
@@ -70,32 +71,13 @@ def compared(job: Mapping[str, Any], kind: str, folder: Path) -> dict[str, Any]:
     written = _by_file(next(folder.glob("*.gguf"))) if llama else _by_folder(job, folder)
     different = []
     for record in job["prompts"]:
-        with _at(record["written"]):
+        with template_clock.on(record["written"]):
             ids, text = written(record)
         if text != record["text"] or (ids is not None and ids != record["ids"]):
             same = text == record["text"]
             pair = (record["ids"], ids) if same else (record["text"], text)
             different.append([f"{record['row']}, {record['what']}", *map(_shown, pair)])
     return {"different": different}
-
-
-@contextlib.contextmanager
-def _at(moment: str) -> Iterator[None]:
-    """Let templates that write the date write the one of then."""
-    from transformers.utils import chat_template_utils
-
-    class Then(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> Then:
-            return cls.fromisoformat(moment)
-
-    library: Any = chat_template_utils
-    clock = library.datetime
-    library.datetime = Then
-    try:
-        yield
-    finally:
-        library.datetime = clock
 
 
 def _shown(value: Any) -> str:

@@ -130,6 +130,6 @@ def _refuse_other_keys(model: Any, folder: str) -> None:
 def _refuse_keys(missing: Collection[str], unexpected: Collection[str]) -> None:
     if missing or unexpected:
         raise SystemExit(
-            f"{len(missing)} tensors are missing and {len(unexpected)} match no module: "
+            f"tensors missing: {len(missing)}, without a module: {len(unexpected)}: "
             + ", ".join(sorted([*missing, *unexpected])[:4])
         )

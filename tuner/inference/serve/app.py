@@ -18,13 +18,13 @@ from starlette.responses import Response
 
 from tuner.inference.sampling import Sampling
 from tuner.inference.serve.admission import Admission, Limits
-from tuner.inference.serve.events import Channel, End, Event, Piece, Whole
+from tuner.inference.serve.events import Channel, End, Event, Labelled, Piece, Whole
 from tuner.inference.serve.guard import GONE, Facts
 from tuner.inference.serve.models import ServedModel
-from tuner.inference.serve.protocol import ChatAsk, CompletionAsk
+from tuner.inference.serve.protocol import ChatAsk, ClassifyAsk, CompletionAsk
 from tuner.inference.serve.refusal import Refused, failed
-from tuner.inference.serve.replies import Reply
-from tuner.inference.serve.worker import Job, Worker
+from tuner.inference.serve.replies import Reply, labelled
+from tuner.inference.serve.worker import Job, LabelJob, Worker
 
 _CODES = {"extra_forbidden": "unknown_parameter", "missing": "missing_required_parameter"}
 
@@ -56,6 +56,39 @@ class Endpoints:
     async def complete(self, ask: CompletionAsk, request: Request) -> Response:
         """Answer `POST /v1/completions`."""
         return await self._answer(ask, request)
+
+    async def classify(self, ask: ClassifyAsk, request: Request) -> Response:
+        """Answer `POST /v1/classify`: a label and the probabilities of all, for each input."""
+        facts = _facts(request)
+        name = self._classifies() if ask.model is None else ask.model
+        model = self._model(name)
+        facts.endpoint, facts.model = request.url.path, name
+        self.admission.enter(facts.id)
+        loop = asyncio.get_running_loop()
+        inputs = await loop.run_in_executor(self.encoding, model.asked, ask.input)
+        facts.prompt_tokens = sum(each.tokens for each in inputs)
+        channel = Channel(request.receive, lambda: self.admission.leave(facts.id))
+        facts.drop = channel.close
+        labels = model.classifier.labels if model.classifier else ()
+        self.worker.submit(LabelJob(model.variant, labels, inputs, self.limits.seconds, channel))
+        found: list[dict[str, float]] = []
+        while (event := await channel.next()) is not None:
+            if isinstance(event, Labelled):
+                found.append(event.probabilities)
+            elif isinstance(event, End):
+                if event.error is not None:
+                    raise event.error
+                facts.finish = "stop"
+                return JSONResponse(labelled(name, facts.id, inputs, found))
+        return _gone(facts)
+
+    def _classifies(self) -> str:
+        """The one model that classifies."""
+        names = [name for name, model in self.by_name.items() if model.classifier]
+        if len(names) != 1:
+            known = f"classifiers: {', '.join(names)}" if names else "no model here classifies"
+            raise Refused(400, f"model is missing; {known}", _CODES["missing"], "model")
+        return names[0]
 
     async def models(self, request: Request) -> Response:
         """Answer `GET /v1/models`."""
@@ -92,8 +125,10 @@ class Endpoints:
         facts.model, facts.stream = ask.model, ask.stream
         tokens = self._longest(ask)
         self.admission.enter(facts.id)
-        loop = asyncio.get_running_loop()
-        prompts = await loop.run_in_executor(self.encoding, model.ids, ask)
+        encode = partial(asyncio.get_running_loop().run_in_executor, self.encoding)
+        prompts, begun = await encode(model.ids, ask), await encode(model.begun, ask)
+        read = partial(model.reader, ask, prompts[0], begun.text)
+        prompts = [[*prompt, *begun.ids] for prompt in prompts]
         facts.prompt_tokens = sum(len(prompt) for prompt in prompts)
         # Its place is free when the worker is done with it or the client is gone.
         channel = Channel(request.receive, lambda: self.admission.leave(facts.id))
@@ -107,12 +142,11 @@ class Endpoints:
                 sampling=Sampling(temperature, 1.0 if ask.top_p is None else ask.top_p),
                 seed=ask.seed,
                 words=ask.words,
-                strip=isinstance(ask, ChatAsk),
+                strip=isinstance(ask, ChatAsk) and not begun.ids,
                 seconds=self.limits.seconds,
                 channel=channel,
             )
         )
-        read = partial(model.reader, ask, prompts[0])
         reply = Reply(ask, facts.id, facts.prompt_tokens, len(prompts), read)
         return await (_stream if ask.stream else _whole)(reply, channel, facts)
 
@@ -181,10 +215,10 @@ def _chunks(reply: Reply, event: Event, facts: Facts) -> Iterator[str]:
     elif isinstance(event, Whole):
         _count(reply, event, facts)
         yield from map(_line, reply.finish(event.prompt))
-    elif event.error is not None:
+    elif isinstance(event, End) and event.error is not None:
         facts.finish = event.error.code
         yield _line(event.error.body)
-    else:
+    elif isinstance(event, End):
         yield from map(_line, reply.closing())
         yield "data: [DONE]\n\n"
 
@@ -253,6 +287,7 @@ def build(endpoints: Endpoints, lifespan: Any) -> FastAPI:
     for path, endpoint, method in (
         ("/v1/chat/completions", endpoints.chat, "POST"),
         ("/v1/completions", endpoints.complete, "POST"),
+        ("/v1/classify", endpoints.classify, "POST"),
         ("/v1/models", endpoints.models, "GET"),
         ("/v1/models/{name:path}", endpoints.model, "GET"),
         ("/health", endpoints.health, "GET"),

@@ -28,13 +28,21 @@ class Whole:
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """The probability of each label for an input."""
+
+    input: int
+    probabilities: dict[str, float]
+
+
+@dataclass(frozen=True)
 class End:
     """The last event; with an error, the answers are not complete."""
 
     error: Refused | None = None
 
 
-Event = Piece | Whole | End
+Event = Piece | Whole | Labelled | End
 
 
 class Channel:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
+from tuner.data.classifier import Asked, Classifier, Given
 from tuner.data.conversation import Prompts
 from tuner.inference import call_forms
+from tuner.inference.begun_calls import Begun, begin
 from tuner.inference.call_forms import has_channels
 from tuner.inference.open_model import free_name
 from tuner.inference.reading import Reader
@@ -34,38 +37,93 @@ class ServedModel:
         variant: the base itself, or with an adapter.
         prompts: makes its prompts from turns.
         form: how it writes tool calls; None: not known.
+        classifier: makes what is classified of inputs, if the answers are labels.
+        writes: whether it generates text.
     """
 
     variant: Variant
     prompts: Prompts
     form: ResponseTemplate | None
+    classifier: Classifier | None = None
+    writes: bool = True
+
+    def asked(self, given: Sequence[Given]) -> list[Asked]:
+        """Return what the model reads of inputs, to classify them.
+
+        Raises:
+            Refused: the answers are no labels, or an input cannot be read.
+        """
+        if self.classifier is None:
+            raise Refused(
+                400,
+                "this model answers with text, not with labels: POST /v1/chat/completions",
+                "not_a_classifier",
+                "model",
+            )
+        asked = []
+        for number, each in enumerate(given):
+            try:
+                asked.append(self.classifier.asked(each))
+            except BadRow as error:
+                raise Refused(400, f"input {number}: {error}", "invalid_input", "input") from None
+        return asked
 
     def ids(self, ask: ChatAsk | CompletionAsk) -> list[list[int]]:
         """Return the token ids of each prompt of a request.
 
         Raises:
-            Refused: the turns or the text cannot be encoded, or leave no room for an answer.
+            Refused: the model only classifies, or the turns or the text cannot be encoded, or leave
+                no room for an answer.
         """
+        if not self.writes:
+            raise Refused(
+                400,
+                "this model answers with a label and writes no text: POST /v1/classify with "
+                '{"model": ..., "input": ...}',
+                "only_classifies",
+                "model",
+            )
         if isinstance(ask, ChatAsk):
             prompts, name = [self._chat(ask)], "messages"
         else:
             prompts, name = [self._plain(prompt) for prompt in ask.prompts], "prompt"
-        room = self.variant.room
+        room, further = self.variant.room, len(self.begun(ask).ids)
         for prompt in prompts:
             if not prompt:
                 raise Refused(400, "the prompt is empty", "empty_prompt", name)
-            if len(prompt) >= room:
+            if len(prompt) + further >= room:
                 raise Refused(
                     400,
-                    f"the prompt has {len(prompt)} tokens; this model takes {room} tokens, "
-                    "answer included",
+                    f"the prompt has {len(prompt) + further} tokens; this model takes {room} "
+                    "tokens, answer included",
                     "context_length_exceeded",
                     name,
                 )
         return prompts
 
-    def reader(self, ask: ChatAsk | CompletionAsk, prompt: list[int]) -> Reader:
-        """Return what reads the answer to a prompt of a request."""
+    def begun(self, ask: ChatAsk | CompletionAsk) -> Begun:
+        """Return what the answer to a request has to begin with: a call, if it must have one.
+
+        Raises:
+            Refused: how the chat template begins a call cannot be seen.
+        """
+        template = self.prompts.template
+        if not isinstance(ask, ChatAsk) or not ask.wanted or template is None:
+            return Begun()
+        given = ask.chat_template_kwargs or {}
+        found = begin(self.variant.tokenizer, template, ask.shown_tools, ask.wanted, given)
+        if found is None:
+            raise Refused(
+                400,
+                "the model cannot be made to call a function: its chat template does not show a "
+                "call right behind the prompt; 'auto' lets the model call",
+                "unsupported_parameter",
+                "tool_choice",
+            )
+        return found
+
+    def reader(self, ask: ChatAsk | CompletionAsk, prompt: list[int], begun: str = "") -> Reader:
+        """Return what reads the answer to a prompt of a request, which begins with `begun`."""
         if not isinstance(ask, ChatAsk):
             return Reader()
         opened = reasoning.opens(str(self.variant.tokenizer.decode(prompt[-_END:])))
@@ -74,7 +132,7 @@ class ServedModel:
         template = self.prompts.template
         # More than the template shows could not be sent back.
         several = ask.parallel_tool_calls and bool(template and template.abilities.parallel)
-        return Reader(opened, form, tools, single=not several)
+        return Reader(opened, form, tools, single=not several, begun=begun)
 
     def _chat(self, ask: ChatAsk) -> list[int]:
         """Return the token ids of a conversation.
@@ -132,7 +190,8 @@ class ServedModel:
 
 
 def name_all(opened: Inference, base_name: str = "") -> dict[str, ServedModel]:
-    """Return the models of an open base by name, the base itself last.
+    """Return the models of an open base by name, the base itself last; it is none if it has a head
+    that only adapters have trained.
 
     Args:
         opened: the base with its adapters.
@@ -142,11 +201,13 @@ def name_all(opened: Inference, base_name: str = "") -> dict[str, ServedModel]:
         ModelError: a chat template is broken.
         SafetyError: a chat template is not safe to run.
     """
-    name = free_name(base_name or opened.base.name, opened.adapters)
-    variants = {**opened.adapters, name: opened.bare}
+    variants, writes = dict(opened.adapters), opened.head.name != "classes"
+    if writes or None in opened.classifiers:
+        variants[free_name(base_name or opened.base.name, variants)] = opened.bare
     models = {}
     for name, variant in variants.items():
         prompts = opened.prompts_of(variant)
         form = call_forms.find(variant.tokenizer, prompts.template) if prompts.template else None
-        models[name] = ServedModel(variant, prompts, form)
+        classifier = opened.classifiers.get(variant.name)
+        models[name] = ServedModel(variant, prompts, form, classifier, writes)
     return models

@@ -1,4 +1,5 @@
-"""Requests of OpenAI's chat completions and completions: what is understood, and what is refused.
+"""Requests of OpenAI's chat completions and completions, and of classifications: what is
+understood, and what is refused.
 
 A parameter that would change the answer and is not supported is refused, unless its value has no
 effect (`n: 1`, `presence_penalty: 0`, null).
@@ -6,16 +7,19 @@ effect (`n: 1`, `presence_penalty: 0`, null).
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tuner.inference.serve.fields import Ids, Strict, Text, Words
-from tuner.inference.serve.tools import Tool, ToolCall, choice
+from tuner.data.turn_lists import joined
+from tuner.inference.serve.fields import Ids, Strict, Text, Words, unicode
+from tuner.inference.serve.tools import NamedChoice, Tool, ToolCall, choice
 
 MAX_STOPS = 4
 MAX_PROMPTS = 64
+MAX_INPUTS = 256
 # They change no answer: who the caller is, and what OpenAI stores.
 _ABOUT_THE_CALLER = frozenset(
     (
@@ -90,10 +94,10 @@ class ChatMessage(Strict):
         return self
 
     def turn(self) -> dict[str, Any]:
-        """Return the turn for a chat template; several parts become lines."""
+        """Return the turn for a chat template, its parts as one text, as in a row."""
         text = self.content
         if isinstance(text, list):
-            text = "\n".join(part.text for part in text)
+            text = joined([part.model_dump() for part in text])
         turn: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role}
         given = {"content": text, "tool_call_id": self.tool_call_id, "name": self.name}
         turn |= {key: value for key, value in given.items() if value is not None}
@@ -154,10 +158,33 @@ class ChatAsk(Ask):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     tools: list[Tool] = Field(default=[])
-    tool_choice: Annotated[Literal["none", "auto"], BeforeValidator(choice)] = "auto"
+    tool_choice: Annotated[
+        Literal["none", "auto", "required"] | NamedChoice, BeforeValidator(choice)
+    ] = "auto"
     parallel_tool_calls: bool = True
     # Not OpenAI's; the name that other servers of open models use.
     chat_template_kwargs: dict[str, bool | int | float | str | None] | None = None
+
+    @model_validator(mode="after")
+    def _a_call_needs_its_tool(self) -> ChatAsk:
+        if missing := [name for name in self.wanted if name not in self._names]:
+            raise PydanticCustomError(
+                "invalid_value", f"'tool_choice' names {missing[0]}, which is not among 'tools'"
+            )
+        if self.tool_choice == "required" and not self.tools:
+            raise PydanticCustomError("invalid_value", "'tool_choice' is required without 'tools'")
+        return self
+
+    @property
+    def _names(self) -> list[str]:
+        return [tool.function.name for tool in self.tools]
+
+    @property
+    def wanted(self) -> list[str]:
+        """Return the functions of which one has to be called; none if the model may choose."""
+        if isinstance(self.tool_choice, NamedChoice):
+            return [self.tool_choice.function.name]
+        return self._names if self.tool_choice == "required" else []
 
     @property
     def shown_tools(self) -> list[dict[str, Any]]:
@@ -169,6 +196,31 @@ class ChatAsk(Ask):
         if self.max_completion_tokens is not None:
             return "max_completion_tokens", self.max_completion_tokens
         return super().longest()
+
+
+def _inputs(given: Any) -> list[Any]:
+    """Return the inputs of a classification, one or several, as a list.
+
+    Raises:
+        PydanticCustomError: it is something else.
+    """
+    items = given if isinstance(given, list) else [given]
+    if not 0 < len(items) <= MAX_INPUTS or not all(isinstance(each, str | dict) for each in items):
+        raise PydanticCustomError(
+            "invalid_value",
+            "it is a text, an object, or a list of 1 to {most}",
+            {"most": MAX_INPUTS},
+        )
+    unicode(json.dumps(items, ensure_ascii=False))
+    return items
+
+
+class ClassifyAsk(Strict):
+    """`POST /v1/classify`, which OpenAI does not have: texts, or objects with a row's columns."""
+
+    silent = _ABOUT_THE_CALLER
+    model: Annotated[Text, Field(min_length=1, max_length=1000)] | None = None
+    input: Annotated[list[str | dict[str, Any]], BeforeValidator(_inputs)]
 
 
 class CompletionAsk(Ask):

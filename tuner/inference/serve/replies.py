@@ -5,9 +5,11 @@ from __future__ import annotations
 import secrets
 import string
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from tuner.data.classifier import Asked
+from tuner.inference.labels import likeliest
 from tuner.inference.listener import Answer
 from tuner.inference.reading import Part, Reader, whole
 from tuner.inference.serve.protocol import ChatAsk, CompletionAsk
@@ -115,6 +117,36 @@ class Reply:
             "completion_tokens": written,
             "total_tokens": self._prompt_tokens + written,
         }
+
+
+def labelled(
+    model: str, id: str, inputs: Sequence[Asked], found: Sequence[dict[str, float]]
+) -> dict[str, Any]:
+    """Return the reply to a classification: the likeliest label and all probabilities per input.
+
+    Args:
+        model: its name.
+        id: of the reply.
+        inputs: as the model read them.
+        found: the probability of each label.
+    """
+    tokens = sum(each.tokens for each in inputs)
+    return {
+        "id": f"classify-{id}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": model,
+        "data": [
+            {
+                "index": number,
+                "label": likeliest(shares),
+                "probabilities": shares,
+                "truncated": each.truncated,
+            }
+            for number, (each, shares) in enumerate(zip(inputs, found, strict=True))
+        ],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
 
 
 def _choice(prompt: int, said: dict[str, Any], reason: str | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
+from pydantic import AfterValidator, Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from tuner.data.bad_rows import BadRow
@@ -17,14 +17,24 @@ MAX_NAME = 64
 Name = Annotated[str, Field(pattern=rf"^[a-zA-Z0-9_.-]{{1,{MAX_NAME}}}$")]
 
 
+def _refuse_strict(given: bool) -> bool:
+    if given:
+        raise PydanticCustomError(
+            "unsupported_parameter",
+            "this server does not hold a model's arguments to a schema: leave out 'strict', and "
+            "check them where they are used",
+            {"parameter": "strict"},
+        )
+    return given
+
+
 class Function(Strict):
     """A function that the model may call."""
 
-    # The model writes what it likes: nothing here holds it to a schema.
-    neutral = {"strict": (False,)}  # noqa: RUF012
     name: Name
     description: Text | None = None
     parameters: dict[str, Any] | None = None
+    strict: Annotated[bool, AfterValidator(_refuse_strict)] = False
 
 
 class Tool(Strict):
@@ -66,17 +76,30 @@ class ToolCall(Strict):
     function: FunctionCall
 
 
+class NamedFunction(Strict):
+    """The function that is to be called."""
+
+    name: Name
+
+
+class NamedChoice(Strict):
+    """A `tool_choice` that names a function."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
 def choice(given: Any) -> Any:
-    """Return a `tool_choice` other than one that would force a call.
+    """Return a `tool_choice` that this server knows.
 
     Raises:
-        PydanticCustomError: it would.
+        PydanticCustomError: it is OpenAI's choice among some of the tools.
     """
-    if given == "required" or isinstance(given, dict):
+    if isinstance(given, dict) and given.get("type") == "allowed_tools":
         raise PydanticCustomError(
             "unsupported_parameter",
-            "this server cannot make a model call a function; 'auto' (the default) lets it, 'none' "
-            "does not show it the tools",
+            "this server does not choose among tools: send those that may be called as 'tools', "
+            "with tool_choice auto or required",
             {"parameter": "tool_choice"},
         )
     return given

@@ -9,19 +9,21 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from tuner.errors import ResourceError
+from tuner.inference.labels import probabilities
 from tuner.inference.listener import Ending
 from tuner.inference.sampling import Sampling
-from tuner.inference.serve.events import Channel, End, Piece, Whole
+from tuner.inference.serve.events import Channel, End, Labelled, Piece, Whole
 from tuner.inference.serve.refusal import Refused, failed, stopping, too_late
 
 if TYPE_CHECKING:
+    from tuner.data.classifier import Asked
     from tuner.inference.engine import Inference, Variant
 
 
@@ -59,6 +61,32 @@ class Job:
         return time.monotonic() > self.began + self.seconds
 
 
+@dataclass(frozen=True, eq=False)
+class LabelJob:
+    """Inputs to classify.
+
+    Attributes:
+        variant: what classifies.
+        labels: in the order of its classes.
+        inputs: what it reads.
+        seconds: how long it may take, queueing included.
+        channel: gets the events; `End` is the last and always comes.
+        began: when it arrived, by the monotonic clock.
+    """
+
+    variant: Variant
+    labels: Sequence[str]
+    inputs: Sequence[Asked]
+    seconds: float
+    channel: Channel
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def late(self) -> bool:
+        """Return whether its time is over."""
+        return time.monotonic() > self.began + self.seconds
+
+
 class Worker:
     """Answers jobs in turn, in a separate thread.
 
@@ -70,7 +98,7 @@ class Worker:
     def __init__(self, model: Inference, failed: Callable[[Exception], None]) -> None:
         self._model = model
         self._failed = failed
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Job | LabelJob | None] = queue.SimpleQueue()
         self._abandoned = threading.Event()
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
 
@@ -83,7 +111,7 @@ class Worker:
         """Return whether jobs are answered."""
         return self._thread.is_alive()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job | LabelJob) -> None:
         """Queue a job."""
         self._jobs.put(job)
 
@@ -108,16 +136,32 @@ class Worker:
                 error = failed()
             job.channel.put(End(error))
 
-    def _answer(self, job: Job) -> Refused | None:
+    def _answer(self, job: Job | LabelJob) -> Refused | None:
         def halted() -> bool:
             return job.channel.closed or self._abandoned.is_set() or job.late
 
+        def given_up() -> Refused:
+            return stopping() if self._abandoned.is_set() else too_late(job.seconds)
+
+        if isinstance(job, LabelJob):
+            return None if self._classify(job, halted) else given_up()
         torch.manual_seed(secrets.randbits(63) if job.seed is None else job.seed)
         for number, prompt in enumerate(job.prompts):
             ending = Ending(job.words, halted, job.strip)
             if halted() or not self._one(job, number, prompt, ending):
-                return stopping() if self._abandoned.is_set() else too_late(job.seconds)
+                return given_up()
         return None
+
+    def _classify(self, job: LabelJob, halted: Callable[[], bool]) -> bool:
+        """Classify the inputs, and return whether all of them are."""
+        if halted():
+            return False
+        found = probabilities(self._model, job.variant, job.labels, job.inputs)
+        for number, shares in enumerate(found):
+            job.channel.put(Labelled(number, shares))
+            if halted() and number + 1 < len(job.inputs):
+                return False
+        return True
 
     def _one(self, job: Job, number: int, prompt: list[int], ending: Ending) -> bool:
         """Answer one prompt, and return whether the answer is complete."""

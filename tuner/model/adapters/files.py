@@ -53,7 +53,7 @@ def check_kind(config: Any, head: Head, folder: Path, name: str) -> None:
         ModelError: it is one of those.
     """
     task = getattr(config.task_type, "value", config.task_type)
-    if task == HEADS["classes"].task_type:
+    if task == HEADS["classes"].task_type != head.task_type:
         raise does_not_write(f"the adapter '{name}'", f"{folder / CONFIG}: task_type {task}")
     if task not in (None, head.task_type):
         raise ModelError(
@@ -95,8 +95,8 @@ def check_tensors(network: Any, folder: Path, name: str) -> None:
         missing, unexpected = wanted - saved, saved - wanted
         raise ModelError(
             f"the adapter '{name}' does not fit the base",
-            f"{folder / WEIGHTS}: {len(missing)} tensors are missing and {len(unexpected)} match "
-            "no module: " + ", ".join(sorted(missing | unexpected)[:4]),
+            f"{folder / WEIGHTS}: tensors missing: {len(missing)}, without a module: "
+            f"{len(unexpected)}: " + ", ".join(sorted(missing | unexpected)[:4]),
             "use the base that it was trained on, or copy the adapter again",
         )
 
@@ -105,6 +105,7 @@ def does_not_write(what: str, why: str) -> ModelError:
     """Return the error for a model that does not generate text."""
     return ModelError(
         f"{what} does not generate text",
-        f"{why}; chat is for models that generate text",
-        "score a classifier with its recipe's held-out rows instead",
+        f"{why}; nothing there names classes to answer with either",
+        "name the run or the artefact of a classifier first; a reward model is scored with the "
+        "held-out rows of its recipe",
     )

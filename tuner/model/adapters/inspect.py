@@ -170,7 +170,7 @@ def _doubts(
 ) -> list[str]:
     doubts = []
     if broken := [tensor.name for tensor in tensors if not tensor.finite]:
-        doubts.append(f"non-finite values in {len(broken)} tensors: {_some(broken)}")
+        doubts.append(f"tensors with values that are not finite: {len(broken)}: {_some(broken)}")
     if single := updates.single_factors([tensor.name for tensor in tensors]):
         doubts.append(f"one factor of a low-rank update is missing: {_some(single)}")
     written = [item for item in run.get("artefacts") or [] if item.get("kind") == "adapter"]

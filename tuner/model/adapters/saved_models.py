@@ -18,9 +18,11 @@ from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.source import LOCK
 from tuner.record import manifest, run_json
 from tuner.record.disk import sha256_file
+from tuner.schema.suggest import nearest
 
 if TYPE_CHECKING:
     from tuner.recipe.load import LoadedRecipe
+    from tuner.recipe.schema import Recipe
 
 RECIPES = (".yaml", ".yml")
 # The folders of a run that hold what it trained; the first one counts.
@@ -200,8 +202,16 @@ def find(name: str, folder: Path, key: str) -> SavedModel:
     raise RecipeError(
         f"{key}: there is no run, adapter or model {name}",
         f"looked in {' and '.join(map(str, places))}",
-        f"use a run folder, or the folder of an adapter or a model{recipe}",
+        f"{_near(name)}use a run folder (tuner runs list), or the folder of an adapter or a model"
+        f"{recipe}",
     )
+
+
+def _near(name: str) -> str:
+    """Return how the fix begins if a run has nearly this name."""
+    runs = [str(file.parent) for file in Path("runs").glob(f"*/{run_json.RUN}")]
+    near = nearest(name, runs) or nearest(f"runs/{name}", runs)
+    return f"did you mean {near}? else " if near else ""
 
 
 def adapter_file(source: str, folder: Path) -> Path:
@@ -245,10 +255,31 @@ def _places(name: str, folder: Path) -> tuple[Path, Path]:
     return folder / path, Path.cwd() / path
 
 
-def _of_run(found: SavedModel, run: Path, key: str) -> SavedModel:
-    """Return what a finished run trained, with what its recipe says about it."""
+def recipe_of(run: Path, name: str, key: str) -> Recipe:
+    """Return the recipe that a run was carried out with; a relative path in it starts at the run.
+
+    Args:
+        run: the run folder.
+        name: as the user named it.
+        key: the recipe's key or the command, for messages.
+
+    Raises:
+        IntegrityError: it cannot be read.
+    """
     from tuner.recipe import load as recipe_load
 
+    try:
+        return recipe_load.load(run / LOCK, (), None).recipe
+    except RecipeError as error:
+        raise IntegrityError(
+            f"{key}: the recipe of the run {name} cannot be read",
+            f"{run / LOCK}: {error.why or error.problems}",
+            "name the adapter's own folder instead",
+        ) from error
+
+
+def _of_run(found: SavedModel, run: Path, key: str) -> SavedModel:
+    """Return what a finished run trained, with what its recipe says about it."""
     status = run_json.read_record(run)["status"]
     if status != "done":
         raise RecipeError(
@@ -256,14 +287,7 @@ def _of_run(found: SavedModel, run: Path, key: str) -> SavedModel:
             f"{run}: its status is {status}",
             "finish it with --resume, or name its recipe (.yaml), which is then finished first",
         )
-    try:
-        recipe = recipe_load.load(run / LOCK, (), None).recipe
-    except RecipeError as error:
-        raise IntegrityError(
-            f"{key}: the recipe of the run {found.name} cannot be read",
-            f"{run / LOCK}: {error.why or error.problems}",
-            "name the adapter's own folder instead",
-        ) from error
+    recipe = recipe_of(run, found.name, key)
     if not found.folder.is_dir():
         raise ModelError(
             f"{key}: the run {found.name} wrote no model",

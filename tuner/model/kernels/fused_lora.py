@@ -78,6 +78,17 @@ class FusedLinear(Linear):
         return operands if same and x.dtype in _DTYPES else None
 
 
+def shaped_as(result: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return a function's result (tokens, outputs) as (..., outputs), for x (..., inputs).
+
+    Autograd refuses in-place work on a result that is a view, and Gemma-3n scales its layers'
+    results in place; `_unsafe_view` shares the memory and is none.
+    """
+    shape = [*x.shape[:-1], result.shape[-1]]
+    shaped: torch.Tensor = torch.ops.aten._unsafe_view(result, shape)
+    return shaped
+
+
 def add_update(
     rows: torch.Tensor,
     weight: torch.Tensor,
@@ -131,7 +142,7 @@ class _FusedLora(torch.autograd.Function):
             result, low = add_update(x.reshape(-1, x.shape[-1]), weight, bias, a, b, scale)
         ctx.save_for_backward(x, low, weight, a, b)
         ctx.scale = scale
-        return result.view(*x.shape[:-1], -1)
+        return shaped_as(result, x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from tuner.model.kernels.fused_lora import FusedLinear, add_update, low_rank_gradients
+from tuner.model.kernels.fused_lora import FusedLinear, add_update, low_rank_gradients, shaped_as
 from tuner.model.kernels.replace import replace
 
 # transformers' modules that compute down_proj(silu(gate_proj(x)) * up_proj(x)) and nothing else.
@@ -77,7 +77,7 @@ class _SwigluLora(torch.autograd.Function):
             result, low = add_update(product, weight, bias, a, b, scale)
         ctx.save_for_backward(gate, up, low, weight, a, b)
         ctx.scale = scale
-        return result.view(*gate.shape[:-1], -1)
+        return shaped_as(result, gate)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tuner.methods.lora import LoraOptions, rank
 from tuner.methods.targets import layer_of
 from tuner.model.sizes import Sizes
@@ -115,6 +117,19 @@ def kept(
         computed=bool(virtual) and not method.deep_prompts,
         masked=bool(virtual) and method.deep_prompts,
     )
+
+
+def scores(heads: int, seen: Any, rows: Any, width: float) -> Any:
+    """Return the bytes of the attention scores that a backward pass needs, of each micro-batch.
+
+    Args:
+        heads: of all layers together, where attention is eager: its probabilities are kept as
+            float32 and as they are multiplied, (rows, heads, longest, longest).
+        seen: tokens of padded rows.
+        rows: how many.
+        width: bytes of a number.
+    """
+    return heads * seen * (seen / np.maximum(rows, 1)) * (4 + width)
 
 
 def _fused(recipe: Recipe) -> bool:

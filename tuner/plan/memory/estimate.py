@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from tuner.plan.memory.activations import KeptActivations
+from tuner.plan.memory import activations
 from tuner.record.checkpoint_folder import KEPT
 
 MIB = 1 << 20
@@ -37,10 +37,8 @@ CONTEXT = 800 * MIB
 
 # Rows of logits that the loss copies at a time.
 _LOSS_ROWS = 128
-
 # Rows, and tokens per row, for comparing artefacts with the live model (see `export.proof`).
 PROBE_ROWS, PROBE_TOKENS = 4, 256
-
 # Bytes of a weight, by how it is stored.
 WIDTHS = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "nf4": 0.55}
 
@@ -148,8 +146,8 @@ class Workload:
 
     Weights that are quantized again in every step (`requantized`) are held twice. `full_precision`
     are the weights that quantization leaves alone, `others` the bytes of what is in memory next to
-    the model while it is trained, `mapped` those of a file that stays mapped into memory, `drawing`
-    what it takes to sample answers.
+    the model in training, `mapped` those of a file that stays mapped into memory, `drawing` what it
+    takes to sample answers, `eager_heads` the heads whose scores are kept (`activations.scores`).
     """
 
     parameters: int
@@ -158,7 +156,7 @@ class Workload:
     dtype: str
     stored: str
     vocabulary: int
-    kept: KeptActivations
+    kept: activations.KeptActivations
     rows: RowLengths
     device: str = "cpu"
     requantized: int = 0
@@ -166,6 +164,7 @@ class Workload:
     others: int = 0
     mapped: int = 0
     drawing: int = 0
+    eager_heads: int = 0
 
     @property
     def process(self) -> int:
@@ -217,6 +216,7 @@ def estimate(shape: Workload, micro_batch_size: int, checkpointing: bool) -> Est
         layered = layered + tokens * kept.attended * width
     else:
         layered = layered + (seen + before) * kept.place * width
+    layered = layered + activations.scores(shape.eager_heads, seen + before, count, width)
     if kept.masked and not shape.row_kernel:
         layered = layered + kept.layers * (squares + kept.virtual * seen) * width
     whole = layered

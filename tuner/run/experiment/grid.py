@@ -50,8 +50,12 @@ def combinations(recipe: Path, asked: Sequence[str], verb: str | None) -> list[G
     lists: dict[str, list[str]] = {}
     for text in asked:
         key, sign, given = text.partition("=")
-        if not sign:
-            raise RecipeError(f"--set {text} has no value", "", "write it as --set method.r=4,8,16")
+        if not sign or not given:
+            raise RecipeError(
+                f"--set {text} has no value",
+                "a sweep takes one or more, separated by commas",
+                f"write it as --set {key}=VALUE,VALUE, such as --set method.r=4,8,16",
+            )
         if key in lists:
             raise RecipeError(
                 f"--set {key} is given twice",

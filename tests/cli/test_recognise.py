@@ -1,0 +1,58 @@
+"""`tuner data recognise`: what a file is taken for, and the recipe that it writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.data.test_read import write_rows
+from tests.data.test_recognise import DROPPED, UNDERSTOOD, rows_of
+from tuner.cli.recognise import data_recognise
+from tuner.errors import DataError, RecipeError
+from tuner.recipe import load
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "choice.jsonl", rows_of(UNDERSTOOD["options in a list"][0]))
+    write_rows(tmp_path / "hints.jsonl", rows_of(DROPPED["hints"]))
+    return tmp_path
+
+
+def test_it_says_what_was_understood_and_writes_the_recipe(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_recognise(Path("choice.jsonl"), write=Path("r.yaml"))
+    said = capsys.readouterr().out
+    assert UNDERSTOOD["options in a list"][1] in " ".join(said.split())
+    section = load.load(folder / "r.yaml").recipe.data
+    assert (section.template, section.columns) == ("multiple_choice", {"options": "choices"})
+    assert section.train == ("choice.jsonl",)
+    before = (folder / "r.yaml").read_bytes()
+    with pytest.raises(RecipeError, match=r"r\.yaml is there already"):
+        data_recognise(Path("choice.jsonl"), write=Path("r.yaml"))
+    assert (folder / "r.yaml").read_bytes() == before
+
+
+def test_json_has_the_alternatives(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data_recognise(Path("choice.jsonl"), json=True)
+    event = json.loads(capsys.readouterr().out)
+    assert event["event"] == "recognised"
+    assert event["refused"] is None
+    assert event["ways"][0]["template"] == "multiple_choice"
+    assert all(way["recipe"].startswith("data: {train: choice.jsonl") for way in event["ways"])
+
+
+def test_what_is_in_question_is_written_only_by_its_number(folder: Path) -> None:
+    """The last number leaves the column out."""
+    with pytest.raises(DataError, match="'hints' looks like part of the task"):
+        data_recognise(Path("hints.jsonl"), write=Path("r.yaml"))
+    assert not (folder / "r.yaml").exists()
+    with pytest.raises(RecipeError, match="--take 9: the ways to read the file are numbered 1 to"):
+        data_recognise(Path("hints.jsonl"), take=9)
+    data_recognise(Path("hints.jsonl"), take=1, write=Path("r.yaml"))
+    section = load.load(folder / "r.yaml").recipe.data
+    assert "hints" in section.columns.values()

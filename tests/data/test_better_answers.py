@@ -1,0 +1,120 @@
+"""Files of preferences whose order is easily taken for its opposite."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import write_rows
+from tests.tokenizers import make_tokenizer
+from tuner.data.preferences import PreferenceData
+from tuner.data.prepared import Inputs, Prepared
+from tuner.errors import DataError
+from tuner.recipe.schema import DataSection
+
+Rows = list[dict[str, Any]]
+
+
+def pipeline(folder: Path, rows: Rows, **keys: Any) -> PreferenceData:
+    write_rows(folder / "rows.jsonl", rows)
+    data = DataSection(train=("rows.jsonl",), eval=0, **keys)
+    return PreferenceData(Inputs(data, make_tokenizer("chatml"), folder, 7, 512))
+
+
+def better(folder: Path, rows: Rows, **keys: Any) -> list[str]:
+    """The text of each prompt's best answer."""
+    return [str(row.texts[row.pairs[0][0]]) for row in prepared(folder, rows, **keys).train]
+
+
+def prepared(folder: Path, rows: Rows, **keys: Any) -> Prepared:
+    return pipeline(folder, rows, **keys).prepare()
+
+
+@pytest.mark.parametrize(
+    "values", [(-2, 2), (-1, 1), (-3, -2, -1, 0, 1, 2, 3), (1, 4, 7), ("-1", "+2"), (0.5, -0.5)]
+)
+def test_a_scale_does_not_name_the_better_answer(tmp_path: Path, values: tuple[Any, ...]) -> None:
+    """Of -2 and 2, both would else be answer 2; no advice leaves some rows in reverse."""
+    rows = [
+        {
+            "prompt": f"Ask {n}",
+            "response1": f"one {n}",
+            "response2": f"two {n}",
+            "preference": value,
+        }
+        for n, value in enumerate(values * 2)
+    ]
+    with pytest.raises(DataError, match="holds a scale, and not which of two answers") as caught:
+        prepared(tmp_path, rows)
+    assert "max_bad_rows" not in str(caught.value)
+    named = [{**row, "won": "tie" if n % 3 else 1} for n, row in enumerate(rows)]
+    found = better(tmp_path, named, columns={"winner": "won", "preference": "none"})
+    assert {text.partition(" ")[0] for text in found} == {"one"}
+
+
+@pytest.mark.parametrize("name", ["ranks", "排名", "ranking"])
+def test_ranks_next_to_the_answers_order_them(tmp_path: Path, name: str) -> None:
+    rows = [
+        {"prompt": f"Ask {n}", "answers": ["bad", "good", "mid"], name: [3, 1, 2]} for n in (1, 2)
+    ]
+    keys: dict[str, Any] = {}
+    if name == "ranking":
+        with pytest.raises(
+            DataError, match="part of the task would not be used: ranking"
+        ) as caught:
+            prepared(tmp_path, rows)
+        assert "data.columns: {ranks: ranking}" in caught.value.fix
+        assert "none" not in caught.value.fix
+        keys = {"columns": {"ranks": "ranking"}}
+    assert better(tmp_path, rows, **keys) == ["good", "good"]
+    with pytest.raises(DataError, match="the number of ranks is not the number of answers"):
+        prepared(tmp_path, [{**row, name: [1, 2]} for row in rows], **keys)
+
+
+def test_a_column_for_each_winner_and_one_for_ties(tmp_path: Path) -> None:
+    """As in the arena's files; a tie makes no pair."""
+    wins = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0)]
+    rows = [
+        {"prompt": f"Ask {n}", "response_a": "of a", "response_b": "of b"}
+        | dict(zip(("winner_model_a", "winner_model_b", "winner_tie"), each, strict=True))
+        for n, each in enumerate(wins)
+    ]
+    result = prepared(tmp_path, rows)
+    assert result.template == "scored_pairs"
+    assert better(tmp_path, rows) == ["of a", "of b", "of a"]
+    assert result.report["unpaired_rows"] == 1
+
+
+def test_what_says_something_of_the_order_is_not_passed_over(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Ask {n}", "chosen": "yes", "rejected": "no", "preference_strength": 3}
+        for n in range(3)
+    ]
+    with pytest.raises(DataError, match="would not be used: preference_strength"):
+        prepared(tmp_path, rows)
+
+
+def test_a_preview_says_which_answer_is_better(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Ask {n}", "responses": ["bad", "good", "mid"], "scores": [1, 3, 2]}
+        for n in range(2)
+    ]
+    _, shown = pipeline(tmp_path, rows).preview(1)
+    assert [each.row.partition(", ")[2] for each in shown] == [
+        "answer 1: worse",
+        "answer 2: better",
+        "answer 3: better than 1, worse than 1",
+    ]
+
+
+def test_preferences_stay_light() -> None:
+    code = (
+        "import sys, tuner.data.preferences, tuner.data.prompts; "
+        "print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr

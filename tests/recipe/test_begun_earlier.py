@@ -1,0 +1,83 @@
+"""Runs that an earlier version began read what they read: preferences, and answers labelled bad."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner.cli.make_plan import as_begun
+from tuner.errors import DataError
+from tuner.machine import hardware
+from tuner.plan import make
+from tuner.plan.plan import Plan
+from tuner.recipe import history, load
+from tuner.record import disk
+
+Make = Callable[..., Path]
+PAIRS = [
+    {"prompt": f"<user>Go {n}?<bot>", "chosen": f"Yes {n}.", "rejected": "No.", "context": "Here."}
+    for n in range(4)
+]
+THUMBS = [{"prompt": f"Go {n}?", "completion": f"Yes {n}.", "label": n % 2 == 0} for n in range(4)]
+
+
+def planned(recipe: Path, folder: Path, verb: str) -> Plan:
+    return make.make(load.load(recipe, (), verb), hardware.detect(), output=folder / "run")
+
+
+def begun(folder: Path, plan: Plan, **changed: Any) -> dict[str, Any]:
+    """The record of an earlier version: without the keys that it had not."""
+    record = plan.as_dict()
+    record["values"].pop("data.disliked")
+    record["values"] |= {
+        key: {"value": value, "origin": "default"} for key, value in changed.items()
+    }
+    (folder / "run").mkdir(exist_ok=True)
+    head = {"format": 1, "tuner": "0.1.0", "status": "interrupted", "plan": record}
+    disk.write_json(folder / "run" / "run.json", head)
+    return record
+
+
+def test_pairs_are_read_without_the_columns_that_were_not_used(
+    make_recipe: Make, tmp_path: Path
+) -> None:
+    keys = {"template": "auto", "eval": 0}
+    recipe = make_recipe(data_rows=PAIRS, data=keys)
+    with pytest.raises(DataError, match="part of the task would not be used: context"):
+        planned(recipe, tmp_path, "reward")
+    then = {**keys, "template": "pairs", "columns": {"context": "none"}}
+    old = planned(make_recipe(data_rows=PAIRS, name="old.yaml", data=then), tmp_path, "reward")
+    assert old.prepared.report["ignored_columns"] == ["context"]
+    begun(tmp_path, old, **{"data.columns": {}})
+    again = as_begun(load.load(recipe, (), "reward"), tmp_path / "run")
+    resumed = make.make(again, hardware.detect(), output=tmp_path / "run")
+    assert resumed.prepared.train[0].prompt_text == "<user>Go 0?<bot>"
+    saved = {**old.identity(), "data.columns": {}}
+    assert history.identity(saved, resumed.identity()) == resumed.identity()
+    # And once more, from the record of the run that was resumed.
+    disk.write_json(
+        tmp_path / "run" / "run.json",
+        {"format": 1, "tuner": "0.1.0", "status": "interrupted", "plan": resumed.as_dict()},
+    )
+    last = as_begun(load.load(recipe, (), "reward"), tmp_path / "run")
+    assert last.recipe.data == again.recipe.data
+
+
+def test_answers_labelled_bad_are_left_out_as_they_were(make_recipe: Make, tmp_path: Path) -> None:
+    keys = {"template": "auto", "eval": 0}
+    recipe = make_recipe(data_rows=THUMBS, data=keys)
+    with pytest.raises(DataError, match="2 of 4 rows have an answer that is labelled bad"):
+        planned(recipe, tmp_path, "sft")
+    then = make_recipe(data_rows=THUMBS, name="old.yaml", data={**keys, "disliked": "drop"})
+    old = planned(then, tmp_path, "sft")
+    begun(tmp_path, old)
+    again = as_begun(load.load(recipe, (), "sft"), tmp_path / "run")
+    resumed = make.make(again, hardware.detect(), output=tmp_path / "run")
+    assert resumed.prepared.report["thumbs_down_rows"] == 2
+    assert history.identity(old.identity(), resumed.identity()) == resumed.identity()
+    # What the recipe says counts.
+    told = load.load(recipe, ["data.disliked=learn"], "sft")
+    assert as_begun(told, tmp_path / "run").recipe.data.disliked == "learn"

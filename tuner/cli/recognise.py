@@ -1,0 +1,120 @@
+"""`tuner data recognise`: what a file is taken for, and a recipe that reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tuner.cli.options import Json, console
+from tuner.errors import RecipeError
+
+if TYPE_CHECKING:
+    from tuner.console.console import Console
+    from tuner.data.look import Look
+    from tuner.data.ways import Alternative
+
+
+def data_recognise(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File with training rows.")],
+    take: Annotated[
+        int | None,
+        typer.Option("--take", min=1, metavar="N", help="Number of the way to write; default: 1."),
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="PATH", help="Write a recipe that reads it.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Say what a file is taken for, and how else it can be read, without a recipe or a base."""
+    from tuner.data.look import look
+
+    where = console(json)
+    found = look(file, Path())
+    way = _taken(found, take, write)
+    text = None if way is None or write is None else _recipe(file, write, way, found)
+    _show(file, found, where)
+    if text is not None and write is not None:
+        _write(write, text)
+        where.event("written", path=str(write))
+        where.text(f"\nwritten     {write}: tuner plan --recipe {write}")
+    elif found.error is not None:
+        raise found.error
+
+
+def _taken(found: Look, take: int | None, write: Path | None) -> Alternative | None:
+    """The way to write: what the file is taken for or, by its number, another one.
+
+    Raises:
+        RecipeError: there is no such number.
+        DataError: nothing says which way it is.
+    """
+    if take is not None and take > len(found.ways):
+        raise RecipeError(
+            f"--take {take}: the ways to read the file are numbered 1 to {len(found.ways)}",
+            fix="see them: tuner data recognise FILE",
+        )
+    if write is None or (take is None and found.error is not None):
+        return None
+    return found.ways[(take or 1) - 1]
+
+
+def _show(file: Path, found: Look, console: Console) -> None:
+    from tuner.console import formatting
+
+    name = str(file)
+    items: list[dict[str, Any]] = [
+        {
+            "task": way.task,
+            "template": way.template.name,
+            "columns": dict(way.columns),
+            "recipe": way.line({"train": name}),
+        }
+        for way in found.ways
+    ]
+    refused = found.error.what if found.error else None
+    console.event("recognised", understood=found.understood, refused=refused, ways=items)
+    said = found.understood or "nothing for sure"
+    console.text(formatting.paragraph("understood", [said]))
+    if found.error is None:
+        console.text(f"{'recipe':<12}data: {{train: {name}}}")
+    for number, item in enumerate(items, 1):
+        console.text(f"\n{number}  {item['task']}\n   {item['recipe']}")
+
+
+def _recipe(file: Path, write: Path, way: Alternative, found: Look) -> str:
+    from tuner.data.ways import flow
+    from tuner.recipe.aliases import ALIASES
+
+    there, here = file.resolve(), write.resolve().parent
+    place = str(there.relative_to(here) if there.is_relative_to(here) else there)
+    lines = [
+        f"# {found.understood or way.task}",
+        "model:",
+        f"  base: {next(iter(ALIASES))}",
+        "data:",
+        f"  train: {flow(place)}",
+        f"  template: {way.template.name}",
+    ]
+    if way.columns:
+        lines.append("  columns:")
+        lines += [f"    {flow(name)}: {flow(column)}" for name, column in way.columns.items()]
+    return "\n".join([*lines, "method:", "  name: lora", ""])
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a new file.
+
+    Raises:
+        RecipeError: the file is there already, or cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise RecipeError(f"--write: {path} is there already", fix="choose another name") from None
+    except OSError as error:
+        raise RecipeError(
+            f"--write: {path} cannot be written", error.strerror or "", "choose another place"
+        ) from None

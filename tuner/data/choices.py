@@ -1,0 +1,272 @@
+"""Questions with options: the options as a row has them, and which of them its answer means.
+
+Options are a list, a mapping, a text with a letter before each, or columns of their own. An answer
+is an option's name or letter, its text, or its number, counted from 0 or from 1: the rows say which
+of these it is.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+from string import ascii_uppercase
+from typing import Any
+
+from tuner.data.bad_rows import BadRow
+from tuner.data.values import written
+
+_TEXTS = ("text", "texts", "content", "value", "option", "choice")
+_NAMES = ("label", "labels", "key", "letter", "id", "name")
+_LETTER = re.compile(r"[(\[（【]?\s*([A-Za-zＡ-Ｚ])\s*[)\]）】.:：、．,]*\Z")
+# A letter in front of an option's text.
+_MARKED = re.compile(r"\s*[(\[（【]?\s*([A-ZＡ-Ｚa-z])\s*(?:[)\]）】.:：、．]\s*)+")
+# Where the next option begins, if several are in one line.
+_NEXT = re.compile(r"(?:^|(?<=[\s;；,，]))[(\[（【]?\s*([A-ZＡ-Ｚa-z])\s*[)\]）】.:：、．]")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One of the options of a row.
+
+    Attributes:
+        name: what the file calls it; empty if it has no name.
+        letter: what the prompt calls it.
+        text: what it says.
+        place: from 0, options counted that are empty.
+    """
+
+    name: str
+    letter: str
+    text: str
+    place: int
+
+
+Way = Callable[[Sequence[Option], str], Option | None]
+
+
+@dataclass
+class Choices:
+    """Reads the options and answers of the rows of a file.
+
+    Args:
+        options: the file's column with all options of a row; None if each has a column.
+        each: the file's columns with one option each.
+        answer: the file's column with the answer.
+
+    Attributes:
+        way: what an answer is: a name, letter, text, `from 0` or `from 1`; see `learn`.
+        unsure: answers are numbers, and no row shows whether options count from 0 or from 1.
+    """
+
+    options: str | None
+    each: tuple[str, ...]
+    answer: str
+    way: str = "letter"
+    unsure: bool = field(default=False)
+
+    def learn(self, rows: Iterable[Mapping[str, Any]]) -> Choices:
+        """See from the values of rows what their answers are: what most of them can be."""
+        counts: Counter[str] = Counter()
+        for values in rows:
+            with suppress(BadRow):
+                options, answer = self.options_of(values), _answer(values.get(self.answer))
+                counts.update(name for name, way in _WAYS.items() if way(options, answer))
+        if counts:
+            self.way = max(_WAYS, key=lambda name: counts[name])
+        self.unsure = self.way == "from 0" and counts["from 0"] == counts["from 1"]
+        return self
+
+    def options_of(self, values: Mapping[str, Any]) -> list[Option]:
+        """Return the options of a row, without those that are empty.
+
+        Raises:
+            BadRow: there are fewer than two, or more than letters, or they cannot be read.
+        """
+        if self.options is not None:
+            found = list(_named(values.get(self.options), self.options))
+        else:
+            alike = takewhile(lambda letters: len({*letters}) == 1, zip(*self.each, strict=False))
+            start = sum(1 for _ in alike)
+            found = [(name[start:], _plain(values.get(name), name)) for name in self.each]
+        if len(found) > len(ascii_uppercase):
+            raise BadRow(f"there are {len(found)} options, more than letters")
+        found = _unmarked(found)
+        names = [name.upper() for name, _ in found]
+        own = all(len(name) == 1 and name in ascii_uppercase for name in names)
+        letters = names if own and len({*names}) == len(names) else ascii_uppercase
+        options = [
+            Option(name, letter, text, place)
+            for place, ((name, text), letter) in enumerate(zip(found, letters, strict=False))
+            if text.strip()
+        ]
+        if len(options) < 2:
+            raise BadRow("there are fewer than two options")
+        return options
+
+    def letter_of(self, options: Sequence[Option], values: Mapping[str, Any]) -> str:
+        """Return the letter of a row's answer.
+
+        Raises:
+            BadRow: it is none of the options.
+        """
+        answer = _answer(values.get(self.answer))
+        if found := _WAYS[self.way](options, answer):
+            return found.letter
+        how = {"from 0": ", counted from 0", "from 1": ", counted from 1"}.get(self.way, "")
+        raise BadRow(f"the answer in '{self.answer}' is none of the options of its row{how}")
+
+    def first(self, values: Mapping[str, Any]) -> str:
+        """Return an answer that means the first option of a row."""
+        option = self.options_of(values)[0]
+        numbers = {"from 0": option.place, "from 1": option.place + 1}
+        said = {"name": option.name, "letter": option.letter, "text": option.text}
+        return said.get(self.way) or str(numbers[self.way])
+
+
+def choosing(fit: Any, rows: Iterable[Mapping[str, Any]]) -> Any:
+    """Return a fit with what reads the options of these rows, if its template has some."""
+    choice = fit.template.choice
+    if choice is None:
+        return fit
+    each = tuple(fit.columns[name] for name in choice.each if name in fit.columns)
+    found = Choices(fit.columns.get(choice.options), each, fit.columns[choice.answer])
+    return replace(fit, choices=found.learn(rows))
+
+
+def settle(fits: Iterable[Any]) -> None:
+    """Let files that do not show from where their answers count follow those that do.
+
+    Args:
+        fits: of the files; what reads their options is in `choices`.
+    """
+    each = [fit.choices for fit in fits if fit.choices]
+    known = {one.way for one in each if one.way in ("from 0", "from 1") and not one.unsure}
+    for one in each:
+        if one.unsure and len(known) == 1:
+            (one.way,) = known
+            one.unsure = False
+
+
+def unsure(fits: Iterable[Any]) -> list[str]:
+    """Return the columns of answers that may count from 0 or from 1."""
+    return [fit.choices.answer for fit in fits if fit.choices and fit.choices.unsure]
+
+
+def _answer(value: Any) -> str:
+    """An answer as text; a number that a table holds as 2.0 is 2."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, list | dict):
+        raise BadRow("an answer names several options: a question must have one")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return written(value).strip()
+
+
+def _named(value: Any, column: str) -> Iterator[tuple[str, str]]:
+    """The name and the text of each option in a value."""
+    if isinstance(value, str):
+        value = _parsed(value)
+    if isinstance(value, dict):
+        lists = [_first(value, keys, list) for keys in (_NAMES, _TEXTS)]
+        if all(isinstance(each, list) for each in lists):
+            value = list(zip(*lists, strict=False))
+        elif isinstance(lists[1], list):
+            value = lists[1]
+        else:
+            value = list(value.items())
+    if not isinstance(value, list):
+        raise BadRow(f"the column '{column}' has no options")
+    for item in value:
+        if isinstance(item, dict):
+            item = (_first(item, _NAMES), _first(item, _TEXTS))
+        name, text = item if isinstance(item, tuple) else ("", item)
+        yield _plain(name, column).strip(), _plain(text, column)
+
+
+def _parsed(text: str) -> Any:
+    """A list or a mapping that is written as JSON or as Python does, or options with letters."""
+    for read in (json.loads, ast.literal_eval) if text.lstrip()[:1] in ("[", "{") else ():
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            if isinstance(found := read(text), list | dict):
+                return found
+    starts: list[int] = []
+    for match in _NEXT.finditer(text):
+        if _ascii(match[1]) == ascii_uppercase[len(starts) : len(starts) + 1]:
+            starts.append(match.start())
+    if not starts:
+        return text
+    ends = [*starts[1:], len(text)]
+    return [text[a:b].strip(" \t\r\n;；,，") for a, b in zip(starts, ends, strict=True)]
+
+
+def _first(value: Mapping[str, Any], keys: Sequence[str], kind: type = object) -> Any:
+    return next((value[key] for key in keys if isinstance(value.get(key), kind)), None)
+
+
+def _plain(value: Any, column: str) -> str:
+    if isinstance(value, list | dict):
+        raise BadRow(f"an option in '{column}' is not text")
+    return written(value)
+
+
+def _unmarked(options: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The options without the letters in front of their texts, if those are A, B, C in order."""
+    marks = [_MARKED.match(text) for _, text in options if text.strip()]
+    found = "".join(_ascii(mark[1]) for mark in marks if mark)
+    if not found or len(found) < len(marks) or found != ascii_uppercase[: len(found)]:
+        return options
+    return [(name, _MARKED.sub("", text, count=1).strip()) for name, text in options]
+
+
+def _ascii(letter: str) -> str:
+    return chr(ord(letter) - 0xFEE0) if ord(letter) > 0xFF00 else letter.upper()
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split()).rstrip(".。")
+
+
+def _by_name(options: Sequence[Option], answer: str) -> Option | None:
+    said = answer.casefold()
+    return next((each for each in options if each.name and each.name.casefold() == said), None)
+
+
+def _by_letter(options: Sequence[Option], answer: str) -> Option | None:
+    if not (found := _LETTER.match(answer)):
+        return None
+    return next((each for each in options if each.letter == _ascii(found[1])), None)
+
+
+def _by_text(options: Sequence[Option], answer: str) -> Option | None:
+    """The option that says this, perhaps with its letter in front."""
+    for said in (answer, _MARKED.sub("", answer, count=1)):
+        same = [each for each in options if _folded(each.text) == _folded(said)]
+        if len(same) == 1:
+            return same[0]
+    return None
+
+
+def _by_number(first: int) -> Way:
+    def find(options: Sequence[Option], answer: str) -> Option | None:
+        if not (answer.isascii() and answer.isdigit()):
+            return None
+        return next((each for each in options if each.place == int(answer) - first), None)
+
+    return find
+
+
+# In this order where rows can be read in several ways.
+_WAYS: dict[str, Way] = {
+    "name": _by_name,
+    "letter": _by_letter,
+    "text": _by_text,
+    "from 0": _by_number(0),
+    "from 1": _by_number(1),
+}

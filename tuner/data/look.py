@@ -1,0 +1,80 @@
+"""A file looked at without a recipe: what it is taken for, and how else it can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner.data.alternatives import as_named
+from tuner.data.file_errors import explained, refuse_pairs
+from tuner.data.files import read_source
+from tuner.data.recognise import account, recognise, ways_to_read
+from tuner.data.sft import SftData
+from tuner.data.source import EVIDENCE, Source
+from tuner.data.thumbs import thumb_columns
+from tuner.data.understood import understood
+from tuner.data.ways import MOST, Alternative, Unsure
+from tuner.errors import DataError
+from tuner.recipe.schema import DataSection
+
+# Enough to see what a text is.
+_LENGTH = 4096
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen in a file.
+
+    Attributes:
+        understood: what it is taken for, in a sentence; empty if that cannot be told.
+        error: why a recipe that only names the file is refused.
+        ways: recipes that read it; first what it is taken for, if there is no error.
+        columns: of the file.
+    """
+
+    understood: str
+    error: DataError | None
+    ways: Sequence[Alternative]
+    columns: Sequence[str]
+
+
+def look(file: Path, folder: Path) -> Look:
+    """Look at the first rows of a file, as supervised training reads it.
+
+    Args:
+        file: the file.
+        folder: where it is looked up first, if its path is relative.
+
+    Raises:
+        DataError: the file cannot be read, or has no rows.
+    """
+    data = DataSection(train=(str(file),), eval=0, max_rows=EVIDENCE)
+    found = read_source(data, folder, _LENGTH, 0)
+    found.bad.stop_if_too_many()
+    if not found.rows:
+        raise DataError(f"{file} has no rows", fix="name a file with rows")
+    return look_at(found.train.sources[0], folder)
+
+
+def look_at(source: Source, folder: Path) -> Look:
+    """Look at a source that has been read; see `look`."""
+    try:
+        source.fit = recognise(source, folder)
+        refuse_pairs(source, SftData.likely)
+    except DataError as error:
+        more = explained(error, source, SftData.likely)
+        ways = error.ways if isinstance(error, Unsure) else []
+        return Look("", more if isinstance(more, DataError) else error, ways, source.columns)
+    thumbs, seen = thumb_columns(source.fit, source), source.evidence
+    own = as_named(source.fit, seen)
+    try:
+        account(source, thumbs)
+    except Unsure as error:
+        return Look(understood(source.fit, seen), error, [*error.ways, own], seen.columns)
+    except DataError as error:
+        return Look(understood(source.fit, seen), error, [], seen.columns)
+    ignored = [name for name in seen.columns if name not in source.fit.used.union(thumbs)]
+    others = [way for way in ways_to_read(source) if way.task != own.task]
+    said = understood(source.fit, seen, ignored)
+    return Look(said, None, [own, *others[: MOST - 1]], seen.columns)

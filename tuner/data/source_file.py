@@ -1,0 +1,142 @@
+"""A file of a source: how it is read, and the rows that a recipe's paths make of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from tuner.console.formatting import counted
+from tuner.data import read
+from tuner.data.addressing import Paths
+from tuner.data.bad_rows import BadRow, BadRows
+from tuner.data.lines import UTF8
+from tuner.data.preference_formats import PREFERENCE_FORMATS
+from tuner.data.preference_names import ALIASES, CHOSEN_REJECTED
+from tuner.data.read import Row
+from tuner.data.table import Reading
+from tuner.data.template import all_templates, load_template
+from tuner.errors import DataError
+from tuner.recipe.schema import DataSection
+from tuner.recipe.schema_source import SourceSection
+from tuner.schema.suggest import plain
+
+_KEYS = ("encoding", "separator", "header", "quotes")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of a source, opened.
+
+    Attributes:
+        path: where it is.
+        reading: how it is read.
+        said: what was seen of that in the file, and is not the rule.
+        paths: where columns of the recipe are in its rows.
+    """
+
+    path: Path
+    reading: Reading
+    said: list[str]
+    paths: Paths
+
+    @classmethod
+    def open(
+        cls, path: Path, item: SourceSection, key: str, data: DataSection, folder: Path
+    ) -> SourceFile:
+        """Find out how a file is read.
+
+        Args:
+            path: the file.
+            item: says how it is read, as far as it does.
+            key: the recipe's, data.train or data.eval.
+            data: the data section, with what is the source's own in its place.
+            folder: where a template's file is looked up first.
+
+        Raises:
+            DataError, RecipeError: as `read.settle` does, and for paths that do not go together.
+        """
+        asked = Reading(
+            item.source,
+            key.removeprefix("data."),
+            item.encoding or UTF8,
+            item.separator,
+            item.header,
+            item.quotes,
+        )
+        reading, said = read.settle(path, asked, partial(_column_names, data, folder))
+        return cls(path, reading, said, Paths(_asked(data), "data.columns"))
+
+    def rows(self, bad: BadRows, most: int | None = None) -> Iterator[Row]:
+        """Yield its rows, at most so many, with the columns that paths lead to.
+
+        Raises:
+            DataError: as `read.read` does, and if no row has what a path leads to.
+        """
+        none = True
+        self.paths.restart()
+        for row in islice(self._rows(bad), most):
+            none = False
+            yield row
+        if none and self.paths.refused:
+            raise DataError(
+                f"data.columns: no row of {self.path.name} can be read so",
+                self.paths.refused,
+                "correct the path",
+            )
+        for path, why in self.paths.missed.items():
+            raise DataError(
+                f"data.columns: no row of {self.path.name} has '{path}'", why, "correct the path"
+            )
+
+    def _rows(self, bad: BadRows) -> Iterator[Row]:
+        for row in read.read(self.path, bad, reading=self.reading):
+            try:
+                yield from self.paths.spread(row)
+            except BadRow as problem:
+                self.paths.refused = self.paths.refused or f"{row.id}: {problem}"
+                bad.add(row.id, str(problem))
+
+    def facts(self) -> dict[str, Any]:
+        """Return how a table is read, and the rows that were made of items."""
+        facts: dict[str, Any] = {}
+        if self.reading.header is not None:
+            facts["read"] = {name: getattr(self.reading, name) for name in _KEYS}
+        if self.paths.rows:
+            of = {"of": self.paths.star, "rows": self.paths.rows, "without": self.paths.empty}
+            facts["items"] = {"rows_made": self.paths.items, **of}
+        return facts
+
+    def items(self) -> str:
+        """Return how many rows were made of items; empty if none were."""
+        paths = self.paths
+        if not paths.rows:
+            return ""
+        none = f", {paths.empty} of them without any" if paths.empty else ""
+        made = f"{counted(paths.items, 'row')} of the items of {paths.star}"
+        return f"{made} in {counted(paths.rows, 'row')} of the file{none}"
+
+
+def _asked(data: DataSection) -> list[str]:
+    """The columns that a recipe names."""
+    return [*data.columns.values(), *filter(None, [data.reasoning_column])]
+
+
+def _column_names(data: DataSection, folder: Path) -> frozenset[str]:
+    """Names that the columns of a header may have, plain."""
+    names = [name for each in PREFERENCE_FORMATS for name in each.columns]
+    names += [name for others in ALIASES.values() for name in others]
+    names += [name for pair in CHOSEN_REJECTED for name in pair]
+    templates = all_templates()
+    if data.template.endswith((".yaml", ".yml")):
+        templates.append(load_template(data.template, folder))
+    for template in templates:
+        columns = template.columns
+        names += columns.names
+        names += [name for alias in columns.aliases for name in alias.values()]
+        names += [name for others in columns.other_names.values() for name in others]
+    names += [part for name in _asked(data) for part in (name, name.partition(".")[0])]
+    return frozenset(map(plain, names))

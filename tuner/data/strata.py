@@ -1,0 +1,35 @@
+"""What rows are drawn and held out by: their labels, where they have some."""
+
+from __future__ import annotations
+
+from tuner.data.dialogue import Dialogue
+from tuner.data.read import Row
+from tuner.data.source import Source
+from tuner.data.template import AUTO, Template, variables
+from tuner.recipe.schema import DataSection
+
+
+def of_row(source: Source, row: Row, data: DataSection, head: str) -> str | None:
+    """Return the label of a row before it is rendered; None if it has none."""
+    template: Template = source.fit.template
+    column = template.label or (template.cloze.label if template.cloze else None)
+    known = () if _asked(data) else data.labels or template.labels
+    if column is None and (known or _asked(data) or head == "classes") and template.turns:
+        read = variables(template.turns[-1].content or "")
+        column = next(iter(read)) if len(read) == 1 else None
+    value = None if column is None else source.fit.value(row, column)
+    text = "" if value is None else str(value).strip()
+    return text if text and (text in known or not known) else None
+
+
+def of_dialogue(item: Dialogue, template: Template, data: DataSection, head: str) -> str | None:
+    """Return the label of a row; None if its answer is none."""
+    answer = item.answer.strip()
+    labelled = template.label is not None or head == "classes" or _asked(data)
+    known = data.labels or template.labels or item.words
+    return answer if labelled or answer in known else None
+
+
+def _asked(data: DataSection) -> bool:
+    """Whether the rows say which labels there are: the recipe gives names at most."""
+    return data.labels == (AUTO,) or bool(data.label_names)

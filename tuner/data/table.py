@@ -1,0 +1,121 @@
+"""Tables: CSV and its relatives as rows."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuner.data.bad_rows import Unreadable
+from tuner.data.json_rows import BadLine
+from tuner.data.lines import UTF8, decode, lines
+
+MAX_CSV_FIELD = (1 << 31) - 1
+CSV, LITERAL = "csv", "literal"
+Record = tuple[int, list[str] | BadLine]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read; of a table, None is seen from the file.
+
+    Attributes:
+        name: what the recipe calls it, for messages.
+        key: where it does: train or eval.
+        encoding: a codec's name.
+        separator: between the cells of a table; of a text file, what makes it one.
+        header: whether the first row of a table names the columns.
+        quotes: `csv`, where they enclose cells, or `literal`, where they are text.
+    """
+
+    name: str = ""
+    key: str = "train"
+    encoding: str = UTF8
+    separator: str | None = None
+    header: bool | None = None
+    quotes: str | None = None
+
+    def line(self, **keys: str) -> str:
+        """Return the line of a recipe that gives the file these keys."""
+        given = ", ".join(f"{key}: {value}" for key, value in {"source": self.name, **keys}.items())
+        return f"data: {{{self.key}: {{{given}}}}}"
+
+
+class _Undecodable(Exception):
+    """Carries the BadLine."""
+
+
+def rows(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any] | BadLine]]:
+    """Yield line and values of every row.
+
+    Args:
+        path: the file.
+        reading: settled.
+    """
+    header: list[str] = []
+    again: set[str] = set()
+    for start, cells in records(path, reading):
+        if isinstance(cells, BadLine):
+            yield start, cells
+        elif not header and cells:
+            header = _names(cells) if reading.header else positions(len(cells))
+            again = {name for name, times in Counter(header).items() if times > 1}
+            if not reading.header:
+                yield start, dict(zip(header, cells, strict=True))
+        elif len(cells) == len(header):
+            values: dict[str, Any] = dict(zip(header, cells, strict=True))
+            for name in again:
+                values[name] = Unreadable("a column name appears twice in the header")
+            yield start, values
+        elif cells:
+            named = "the header" if reading.header else "the first row"
+            yield start, BadLine(f"{len(cells)} cells where {named} has {len(header)}")
+
+
+def positions(count: int) -> list[str]:
+    """Return the names of columns without any: 1, 2, ..."""
+    return [str(place) for place in range(1, count + 1)]
+
+
+def _names(cells: Sequence[str]) -> list[str]:
+    """The columns that a header names; of several empty cells, each by its position."""
+    names = [cell.strip() for cell in cells]
+    if names.count("") < 2:
+        return names
+    return [name or place for name, place in zip(names, positions(len(names)), strict=True)]
+
+
+def records(path: Path, reading: Reading) -> Iterator[Record]:
+    """Yield the cells of every line or, where quotes enclose line ends, of every record."""
+    separator = reading.separator or ","
+    if reading.quotes == LITERAL or len(separator) > 1:
+        for number, raw in lines(path, reading.encoding):
+            text = decode(raw)
+            if text:
+                yield number, text.split(separator) if isinstance(text, str) else text
+        return
+
+    def decoded() -> Iterator[str]:
+        for _, raw in lines(path, reading.encoding):
+            text = decode(raw)
+            if isinstance(text, BadLine):
+                raise _Undecodable(text)
+            yield text + "\n"
+
+    csv.field_size_limit(MAX_CSV_FIELD)
+    reader = csv.reader(decoded(), delimiter=separator, strict=True)
+    start = 1
+    try:
+        for cells in reader:
+            yield start, cells
+            start = reader.line_num + 1
+    except csv.Error as error:
+        fix = "correct the quotes in the file; or, if they are part of the text: "
+        fix += reading.line(quotes=LITERAL)
+        yield start, BadLine(str(error), fatal=True, fix=fix)
+    except _Undecodable as error:
+        problem: BadLine = error.args[0]
+        yield reader.line_num + 1, BadLine(problem.reason, fatal=True, undecodable=True)
