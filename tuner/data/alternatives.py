@@ -92,11 +92,15 @@ def swapped(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative 
 
 
 def _task(evidence: Evidence) -> list[str]:
-    """The columns that look like part of the task, or may hold classes; next to a lone text, what
-    repeats are its classes, whatever it is called."""
+    """The columns that look like part of the task, or may hold classes."""
     looks = (accounting.of_task, accounting.may_label)
-    task = [name for name in evidence.columns if any(look(evidence, name) for look in looks)]
-    if len(task) > 1:
+    return [name for name in evidence.columns if any(look(evidence, name) for look in looks)]
+
+
+def _free(template: Template, evidence: Evidence, task: list[str]) -> list[str]:
+    """The columns that a template may be given; next to a lone text, what repeats are its classes,
+    whatever it is called."""
+    if template.label is None or len(task) > 1:
         return task
     classes = [n for n in evidence.columns if evidence.values(n) and evidence.repeats(n)]
     return [name for name in evidence.columns if name in task or name in classes]
@@ -134,7 +138,7 @@ def _way(
     if template.choice and not used:
         used = _by_position(template, evidence)
     if template.name in _GENERAL:
-        _guess(template, whole, (evidence.columns, task), used)
+        _guess(template, whole, (evidence.columns, _free(template, evidence, task)), used)
     if not template.complete(used):
         return None
     taken = {_root(file, evidence.columns) for file in used.values()}
