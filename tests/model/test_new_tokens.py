@@ -190,7 +190,17 @@ def test_the_whole_way_in_processes_of_their_own(
     """E02: verified by fresh processes; a question and an answer through a pipe."""
     run = trained("llama-tied")
     done = subprocess.run(
-        [sys.executable, "-m", "tuner", "chat", str(run), "--max-new-tokens", "4", "--json"],
+        [
+            sys.executable,
+            "-m",
+            "tuner",
+            "chat",
+            str(run),
+            "--max-new-tokens",
+            "4",
+            "--json",
+            "--lines",
+        ],
         input="<law> month\n/base\n<law> month\n",
         capture_output=True,
         text=True,
