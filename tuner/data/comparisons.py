@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from tuner.data.dialogue import Dialogue
 from tuner.data.files import DataSource
 from tuner.data.preference_formats import PreferenceFit
-from tuner.data.preference_rows import ZERO, Comparison, PreferenceReader, stripped, told
+from tuner.data.preference_rows import ZERO, Comparison, PreferenceReader, last_turn, stripped
 from tuner.data.source import Source
 
 
@@ -80,7 +80,7 @@ def compare(sources: Sequence[Source], files: DataSource, alone: bool = False) -
 
 def _consistent(pairs: Sequence[Comparison]) -> Compared:
     """The pairs without those that another row has in the opposite order."""
-    said = [(each.mark, *(told(dialogue) for dialogue in each.dialogues)) for each in pairs]
+    said = [(each.mark, *(last_turn(dialogue) for dialogue in each.dialogues)) for each in pairs]
     swapped = {(mark, rejected, chosen) for mark, chosen, rejected in said}
     kept = [each for each, key in zip(pairs, said, strict=True) if key not in swapped]
     return Compared(kept, [], contradicting=len(pairs) - len(kept))
@@ -104,8 +104,8 @@ def _grouped(thumbs: Sequence[tuple[Dialogue, bool]], alone: bool) -> Compared:
     for group in groups.values():
         opinions: dict[str, set[bool]] = {}
         for dialogue, liked in group:
-            opinions.setdefault(told(dialogue), set()).add(liked)
-        kept = {told(each): (each, liked) for each, liked in reversed(group)}
+            opinions.setdefault(last_turn(dialogue), set()).add(liked)
+        kept = {last_turn(each): (each, liked) for each, liked in reversed(group)}
         clear = [kept[mark] for mark, said in opinions.items() if len(said) == 1]
         result.identical += len(group) - len(clear)
         pairs = tuple(

@@ -27,7 +27,7 @@ class Look:
     """What was seen in a file.
 
     Attributes:
-        understood: what it is taken for, in a sentence; empty if that cannot be told.
+        understood: what it is taken for, in a sentence; empty if that cannot be seen.
         error: why a recipe that only names the file is refused.
         ways: recipes that read it; first what it is taken for, if there is no error.
         columns: of the file.

@@ -108,7 +108,7 @@ class PreferenceReader:
             raise BadRow("some answers in the file have scores and some do not")
         answers = _ranked(answers, self._fit.value(row, "ranks"))
         dialogues = self._dialogues(row, answers)
-        if len({told(dialogue) for dialogue in dialogues}) < len(dialogues):
+        if len({last_turn(dialogue) for dialogue in dialogues}) < len(dialogues):
             raise BadRow("two answers of a ranking are the same")
         pairs = combinations(range(len(dialogues)), 2)
         return Comparison(dialogues, tuple((better, worse, 0.0) for better, worse in pairs))
@@ -125,8 +125,8 @@ class PreferenceReader:
             raise BadRow("the number of scores is not the number of answers")
         scores = [_number(score, "a score") for score in given]
         dialogues = self._dialogues(row, answers)
-        said = {(told(each), score) for each, score in zip(dialogues, scores, strict=True)}
-        if len(said) > len({told(each) for each in dialogues}):
+        said = {(last_turn(each), score) for each, score in zip(dialogues, scores, strict=True)}
+        if len(said) > len({last_turn(each) for each in dialogues}):
             raise BadRow("one answer has two scores")
         pairs = [
             (one, other, scores[one] - scores[other])
@@ -163,7 +163,7 @@ class PreferenceReader:
         )
         if stripped(one)[:-1] != stripped(other)[:-1]:
             raise BadRow(f"the prompts of {self._called(first)} and {self._called(second)} differ")
-        if told(one) == told(other):
+        if last_turn(one) == last_turn(other):
             raise BadRow(f"{self._called(first)} and {self._called(second)} are the same")
         return Comparison((one, other), ((0, 1, margin),))
 
@@ -252,7 +252,7 @@ def _parted(chosen: str, rejected: str) -> tuple[str, str, str]:
     return chosen[:alike].strip(), chosen[alike:].strip(), rejected[alike:].strip()
 
 
-def told(dialogue: Dialogue) -> str:
+def last_turn(dialogue: Dialogue) -> str:
     """Return the last turn, for comparison."""
     return json.dumps(stripped(dialogue)[-1], sort_keys=True)
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from tuner.data.dialogue import Dialogue
+from tuner.data.label_names import column_of
 from tuner.data.read import Row
 from tuner.data.source import Source
-from tuner.data.template import AUTO, Template, variables
+from tuner.data.template import AUTO, Template
 from tuner.recipe.schema import DataSection
 
 
 def of_row(source: Source, row: Row, data: DataSection, head: str) -> str | None:
     """Return the label of a row before it is rendered; None if it has none."""
     template: Template = source.fit.template
-    column = template.label or (template.cloze.label if template.cloze else None)
-    known = () if _asked(data) else data.labels or template.labels
-    if column is None and (known or _asked(data) or head == "classes") and template.turns:
-        read = variables(template.turns[-1].content or "")
-        column = next(iter(read)) if len(read) == 1 else None
+    asked = _asked(data)
+    known = () if asked else data.labels or template.labels
+    labelled = template.label or template.cloze or known or asked or head == "classes"
+    column = column_of(template) if labelled else None
     value = None if column is None else source.fit.value(row, column)
     text = "" if value is None else str(value).strip()
     return text if text and (text in known or not known) else None

@@ -68,7 +68,8 @@ def settle(
         said += ["quotes as part of the text"] * literal
     if reading.header is None:
         first = _rows(path, reading)
-        header = is_header(first, known()) if first else True
+        names = known() if first else ()
+        header = is_header(first, names) if first else True
         if header is None:
             raise DataError(
                 f"{path}: it cannot be seen whether the first row names the columns",
@@ -79,7 +80,7 @@ def settle(
         reading = replace(reading, header=header)
         if not header:
             said.append(f"no header, so columns are named 1 to {len(first[0])}")
-        elif first and not _known(first[0], known()):
+        elif first and not _known(first[0], names):
             said.append(f"the first row as the header: {' | '.join(first[0])}")
     return reading, said
 

@@ -22,7 +22,7 @@ OF_SOURCES = frozenset(("encoding", "separator", "header", "quotes"))
 
 
 class Unsure(DataError):
-    """How a source is to be read cannot be told; `ways` are those in question."""
+    """How a source is to be read cannot be seen; `ways` are those in question."""
 
     ways: Sequence[Alternative] = ()
 

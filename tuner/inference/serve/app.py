@@ -70,7 +70,7 @@ class Endpoints:
         channel = Channel(request.receive, lambda: self.admission.leave(facts.id))
         facts.drop = channel.close
         labels = model.classifier.labels if model.classifier else ()
-        self.worker.submit(LabelJob(model.variant, labels, inputs, self.limits.seconds, channel))
+        self.worker.submit(LabelJob(model.variant, self.limits.seconds, channel, labels, inputs))
         found: list[dict[str, float]] = []
         while (event := await channel.next()) is not None:
             if isinstance(event, Labelled):

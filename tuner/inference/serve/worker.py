@@ -28,32 +28,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """A request for the worker.
+class Queued:
+    """What waits for the worker.
 
     Attributes:
         variant: what answers.
-        prompts: token ids of each.
-        max_new_tokens: longest answer in tokens; never beyond the context.
-        sampling: how each token is chosen.
-        seed: None: a random one.
-        words: texts that end an answer.
-        strip: whether to strip spaces around an answer.
         seconds: how long it may take, queueing included.
         channel: gets the events; `End` is the last and always comes.
         began: when it arrived, by the monotonic clock.
     """
 
     variant: Variant
-    prompts: list[list[int]]
-    max_new_tokens: int
-    sampling: Sampling
-    seed: int | None
-    words: list[str]
-    strip: bool
     seconds: float
     channel: Channel
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.monotonic, kw_only=True)
 
     @property
     def late(self) -> bool:
@@ -62,29 +50,37 @@ class Job:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelJob:
+class Job(Queued):
+    """A request for answers.
+
+    Attributes:
+        prompts: token ids of each.
+        max_new_tokens: longest answer in tokens; never beyond the context.
+        sampling: how each token is chosen.
+        seed: None: a random one.
+        words: texts that end an answer.
+        strip: whether to strip spaces around an answer.
+    """
+
+    prompts: list[list[int]]
+    max_new_tokens: int
+    sampling: Sampling
+    seed: int | None
+    words: list[str]
+    strip: bool
+
+
+@dataclass(frozen=True, eq=False)
+class LabelJob(Queued):
     """Inputs to classify.
 
     Attributes:
-        variant: what classifies.
-        labels: in the order of its classes.
+        labels: in the order of the variant's classes.
         inputs: what it reads.
-        seconds: how long it may take, queueing included.
-        channel: gets the events; `End` is the last and always comes.
-        began: when it arrived, by the monotonic clock.
     """
 
-    variant: Variant
     labels: Sequence[str]
     inputs: Sequence[Asked]
-    seconds: float
-    channel: Channel
-    began: float = field(default_factory=time.monotonic)
-
-    @property
-    def late(self) -> bool:
-        """Return whether its time is over."""
-        return time.monotonic() > self.began + self.seconds
 
 
 class Worker:
