@@ -178,7 +178,7 @@ def test_the_verb_says_what_the_rows_are_for(
     cli_data.preview(str(recipe), given, 1, Console(), verb)
     said = capsys.readouterr().out
     assert "4 to train on, 2 held out" in said
-    assert said.count("answer 1 (") == said.count("answer 2 (") == 1
+    assert said.count("answer 1: better (") == said.count("answer 2: worse (") == 1
 
 
 @pytest.mark.parametrize("verb", ["reward", "rlhf"])
