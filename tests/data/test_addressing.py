@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tests.tokenizers import make_tokenizer
 from tuner.data.preferences import PreferenceData
 from tuner.data.prepared import Inputs
 from tuner.data.prompts import PromptData
-from tuner.errors import DataError, RecipeError
+from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 
 LISTS = [{"ask": f"Use of tin {n}?", "said": [f"cans {n}", f"roofs {n}"]} for n in range(3)]
@@ -137,11 +138,66 @@ def test_a_path_that_some_rows_lack(tmp_path: Path) -> None:
     assert prepared(tmp_path, "l.jsonl", max_bad_rows=1, **keys).report["rows_train"] == 3
 
 
-@pytest.mark.parametrize("second", ["b.*.a", "items.*.b.*.c"])
-def test_stars_of_two_lists_do_not_go_together(tmp_path: Path, second: str) -> None:
-    write_rows(tmp_path / "f.jsonl", FORMS)
-    with pytest.raises(RecipeError, match=r"'items\.\*\.q' and '.*' do not go together"):
-        prepared(tmp_path, "f.jsonl", **names(prompt="items.*.q", completion=second))
+BOOKS = [
+    {
+        "title": f"Tools {n}",
+        "chapters": [
+            {
+                "text": f"Chapter {n}.{m} is on saws.",
+                "asked": [
+                    {"q": f"On what is {n}.{m}.{k}?", "a": [{"t": f"saws {k}"}, {"t": "blades"}]}
+                    for k in range(m)
+                ],
+            }
+            for m in range(3)
+        ],
+    }
+    for n in range(2)
+]
+
+
+def test_a_list_in_the_items_of_a_list(tmp_path: Path) -> None:
+    """Each inner item is a row, with what the item around it says."""
+    (tmp_path / "b.json").write_text(json.dumps({"version": "1", "data": BOOKS}))
+    columns = {
+        "context": "chapters.*.text",
+        "question": "chapters.*.asked.*.q",
+        "answer": "chapters.*.asked.*.a.0.t",
+    }
+    result = prepared(tmp_path, "b.json", template="qa_with_context", columns=columns)
+    places = [(n, m, k) for n in range(2) for m in range(3) for k in range(m)]
+    texts = [make_tokenizer("chatml").decode(each.input_ids) for each in result.train]
+    assert len(texts) == len(places)
+    for text, (n, m, k) in zip(texts, places, strict=True):
+        assert f"Chapter {n}.{m} is" in text
+        assert f"On what is {n}.{m}.{k}?" in text
+        assert f"saws {k}<" in text
+    assert result.train[-1].row == "b.json:1[2] chapters.2.asked.1"
+    (file,) = result.report["files"]
+    assert file["items"] == {"rows_made": 6, "of": "chapters.*.asked", "rows": 2, "without": 0}
+
+
+def test_items_that_a_chosen_place_leaves_out_are_counted(tmp_path: Path) -> None:
+    write_rows(tmp_path / "b.jsonl", BOOKS)
+    columns = {"prompt": "chapters.2.asked.*.q", "completion": "chapters.2.text"}
+    result = prepared(tmp_path, "b.jsonl", **names(**columns))
+    assert result.report["rows_train"] == 4
+    assert "; 4 other items of chapters not read" in " ".join(result.report["warnings"])
+
+
+def test_lists_next_to_each_other_go_together(tmp_path: Path) -> None:
+    asked = [f"Box {m}?" for m in range(3)]
+    rows = [{"asked": asked, "said": [{"t": f"Tick {n}.{m}."} for m in range(3)]} for n in range(2)]
+    write_rows(tmp_path / "f.jsonl", rows)
+    keys = names(prompt="asked.*", completion="said.*.t")
+    pairs = [(f"Box {m}?", f"Tick {n}.{m}.") for n in range(2) for m in range(3)]
+    assert shown(prepared(tmp_path, "f.jsonl", **keys)) == pairs
+    short = {"asked": asked, "said": [{"t": "Tick."}]}
+    write_rows(tmp_path / "f.jsonl", [*rows, short])
+    with pytest.raises(DataError, match="cannot be used") as caught:
+        prepared(tmp_path, "f.jsonl", **keys)
+    said = "items of lists go together one by one: 'asked' has 3 and 'said' has 1: f.jsonl:3"
+    assert said in str(caught.value)
 
 
 def test_arrays_are_rows_by_position(tmp_path: Path) -> None:

@@ -278,11 +278,3 @@ def test_classes_next_to_a_lone_text_are_offered_first(
         assert "looks like part of the task" in seen.error.what
     way = seen.ways[0] if seen.error else seen.ways[1]
     assert (way.template.name, way.columns) == ("classification", {"label": name})
-
-
-def test_no_way_goes_through_two_lists(tmp_path: Path) -> None:
-    """A recipe with such paths would be refused."""
-    asked = [{"question": "Who?", "answers": [{"text": "I."}]}]
-    rows = [{"title": f"T {n}", "paragraphs": [{"context": "So.", "qas": asked}]} for n in range(9)]
-    seen = look(write_rows(tmp_path / "f.jsonl", rows), tmp_path)
-    assert all(path.count("*") < 2 for way in seen.ways for path in way.columns.values())

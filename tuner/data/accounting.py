@@ -33,6 +33,7 @@ _BOOKKEEPING = frozenset(
         *("genre", "field", "area", "difficulty", "level", "grade", "quality", "tag", "tags"),
         *("keyword", "keywords", "task", "task name", "task type", "question type", "slice"),
         *("question concept", "name", "case id", "docket no.", "metadata", "meta", "info"),
+        *("department", "dept", "科室", "部门"),
         *("编号", "序号", "来源", "日期", "时间", "类型", "类别", "链接", "网址", "作者", "难度"),
     )
 )

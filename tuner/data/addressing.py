@@ -3,21 +3,25 @@
 What a path leads to becomes a column with the path's name. It takes the place of the column that
 the path begins in, together with whatever else the objects on the way hold, so that nothing is left
 out unseen.
+
+Each item of a list with a star becomes a row, and so does each item of a list inside of it:
+`paragraphs.*.qas.*.question`. Lists next to each other go together, item by item.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from tuner.data import json_rows
 from tuner.data.bad_rows import BadRow, Unreadable
 from tuner.data.read import Row
-from tuner.errors import RecipeError
 from tuner.schema.suggest import listed
 
 STAR = "*"
+Places = tuple[int, ...]
 _KINDS = {bool: "true or false", str: "text", list: "a list", dict: "an object"}
 
 
@@ -35,73 +39,97 @@ class Paths:
 
     Attributes:
         names: the columns that the recipe names; those with dots are paths.
-        key: the recipe's key, for messages.
-        rows: rows of the file with items that became rows, for the path with a star.
+        levels: the lists whose items become rows: those at the first star, those at the second ...
+        rows: rows of the file with items that became rows.
         items: rows that they became.
         empty: rows of the file without any.
+        skipped: by path to a list, its items that no row was made of, where a place is chosen.
         refused: the first row that a path does not go through, and why.
         missed: for each path that no row has so far, what the first row has instead.
-
-    Raises:
-        RecipeError: paths with stars do not go together.
     """
 
     names: Collection[str]
-    key: str
     rows: int = 0
     items: int = 0
     empty: int = 0
+    skipped: dict[str, int] = field(default_factory=dict)
     refused: str = ""
     missed: dict[str, str] = field(default_factory=dict)
     _found: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._paths = [name for name in dict.fromkeys(self.names) if "." in name]
-        starred = [name for name in self._paths if STAR in name.split(".")]
-        stars = {name.partition(f".{STAR}")[0] for name in starred}
-        if len(stars) > 1 or any(name.split(".").count(STAR) > 1 for name in starred):
-            raise RecipeError(
-                f"{self.key}: {listed([f'{name!r}' for name in starred])} do not go together"
-                if len(starred) > 1
-                else f"{self.key}: '{starred[0]}' has more than one *",
-                "each item of one list becomes a row, so all paths with a * need the same one",
-                "use one list with a *, and places counted from 0 in others",
-            )
-        self.star = next(iter(stars), "")
+        self.levels: list[list[str]] = []
+        for name in self._paths:
+            parts = name.split(".")
+            stars = [place for place, part in enumerate(parts) if part == STAR]
+            for level, place in enumerate(stars):
+                self.levels += [[]] * (level == len(self.levels))
+                path = ".".join(parts[:place])
+                self.levels[level] = list(dict.fromkeys([*self.levels[level], path]))
         self._root = _tree(self._paths)
+
+    @property
+    def of(self) -> str:
+        """The lists whose items rows are, for messages."""
+        return listed(self.levels[-1]) if self.levels else ""
 
     def restart(self) -> None:
         """Count again, from the first row of the file."""
         self.rows = self.items = self.empty = 0
+        self.skipped = {}
 
     def spread(self, row: Row) -> Iterator[Row]:
         """Yield the row with a column for each path or, where one has a star, one for each item.
 
         Raises:
-            BadRow: a path leads through a value that is neither an object nor a list.
+            BadRow: a path leads through a value that is neither an object nor a list, or lists
+                that go together are of different lengths.
         """
         literal = [name for name in self._paths if name in row.values]
         root = _tree([n for n in self._paths if n not in literal]) if literal else self._root
+        begun = [path for path in chain(*self.levels[:1]) if path.partition(".")[0] in row.values]
         if not root.next:
             yield row
-        elif not self.star or self.star.partition(".")[0] not in row.values:
+        elif not begun:
             yield replace(row, values=self._values(row, root))
         else:
-            items = _items(row.values, self.star)
-            self.rows, self.items = self.rows + 1, self.items + len(items)
-            self.empty += not items
-            for place in range(len(items)):
-                values = self._values(row, root, place)
-                yield replace(row, values=values, item=f"{self.star}.{place}")
+            places = list(self._places(row.values))
+            self.rows, self.items = self.rows + 1, self.items + len(places)
+            self.empty += not places
+            for each in places:
+                values = self._values(row, root, each)
+                yield replace(row, values=values, item=_placed(f"{self.levels[-1][0]}.*", each))
 
-    def _values(self, row: Row, root: _Node, item: int | None = None) -> dict[str, Any]:
+    def _places(self, values: dict[str, Any], at: Places = ()) -> Iterator[Places]:
+        """Yield the place of each item in its list, after those of the lists that hold it."""
+        if len(at) == len(self.levels):
+            yield at
+            return
+        counts = {path: self._count(values, path, at) for path in self.levels[len(at)]}
+        if len({*counts.values()}) > 1:
+            lengths = [f"'{_placed(path, at)}' has {n}" for path, n in counts.items()]
+            raise BadRow(f"items of lists go together one by one: {listed(lengths)}")
+        for place in range(next(iter(counts.values()))):
+            yield from self._places(values, (*at, place))
+
+    def _count(self, values: dict[str, Any], path: str, at: Places) -> int:
+        """The items of a list; those that a chosen place on the way leaves out are noted."""
+        last = max((n for n, part in enumerate(path.split(".")) if part == STAR), default=0)
+        items, passed = _items(values, _placed(path, at))
+        for number, name, more in passed:
+            if number > last and more:
+                self.skipped[name] = self.skipped.get(name, 0) + more
+        return len(items)
+
+    def _values(self, row: Row, root: _Node, at: Places = ()) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name, value in row.values.items():
             node = root.next.get(name)
             if node is None or name in self.names:
                 found[name] = value
             if node is not None:
-                for path, each in _below(value, node, name, item):
+                for path, each in _below(value, node, name, at):
                     found.setdefault(path, each)
         self._note(row, found)
         return found
@@ -127,8 +155,18 @@ def _tree(paths: Iterable[str]) -> _Node:
     return root
 
 
-def _below(value: Any, node: _Node, name: str, item: int | None) -> Iterator[tuple[str, Any]]:
-    """Yield what the paths from a value on lead to, and what is next to it in objects."""
+def _placed(path: str, at: Places) -> str:
+    """A path with places for its first stars."""
+    for place in at:
+        path = path.replace(f".{STAR}", f".{place}", 1)
+    return path
+
+
+def _below(value: Any, node: _Node, name: str, at: Places) -> Iterator[tuple[str, Any]]:
+    """Yield what the paths from a value on lead to, and what is next to it in objects.
+
+    `at` are the places that the stars of the paths stand for.
+    """
     if node.end:
         yield name, value
     if not node.next or value is None or isinstance(value, Unreadable):
@@ -140,31 +178,36 @@ def _below(value: Any, node: _Node, name: str, item: int | None) -> Iterator[tup
             if below is None:
                 yield f"{name}.{key}", each
             else:
-                yield from _below(each, below, f"{name}.{key}", item)
+                yield from _below(each, below, f"{name}.{key}", at)
     elif isinstance(value, list):
         for part, below in node.next.items():
-            place = _place(part, item, name)
+            star = part == STAR and bool(at)
+            place = at[0] if star else _place(part, name)
             if place < len(value):
-                yield from _below(value[place], below, f"{name}.{part}", item)
+                rest = at[1:] if star else at
+                yield from _below(value[place], below, f"{name}.{part}", rest)
     else:
         raise _not_open(value, name, next(iter(node.next)))
 
 
-def _place(part: str, item: int | None, name: str) -> int:
-    if part == STAR and item is not None:
-        return item
+def _place(part: str, name: str) -> int:
     if not part.isdecimal():
         raise BadRow(f"the path '{name}.{part}': '{name}' is a list; give a place, from 0 on, or *")
     return int(part)
 
 
-def _items(values: dict[str, Any], path: str) -> list[Any]:
-    """The items of the list that a path leads to; none, if there is nothing."""
+def _items(values: dict[str, Any], path: str) -> tuple[list[Any], list[tuple[int, str, int]]]:
+    """The items of the list that a path leads to; none, if there is nothing.
+
+    Also, of each list on the way, the number of its part, its path, and how many others it has.
+    """
     first, *parts = path.split(".")
     value, name = _opened(values.get(first)), first
-    for part in parts:
+    passed = []
+    for number, part in enumerate(parts, 1):
         if isinstance(value, list):
-            place = _place(part, None, name)
+            place = _place(part, name)
+            passed.append((number, name, len(value) - 1))
             value = value[place] if place < len(value) else None
         elif isinstance(value, dict):
             value = value.get(part)
@@ -172,7 +215,7 @@ def _items(values: dict[str, Any], path: str) -> list[Any]:
             raise _not_open(value, name, part)
         value, name = _opened(value), f"{name}.{part}"
     if value is None or isinstance(value, list):
-        return value or []
+        return value or [], passed
     raise BadRow(f"the path '{path}.{STAR}': '{path}' is {_kind(value)}, not a list")
 
 

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tuner.data import accounting
+from tuner.data.addressing import Paths
+from tuner.data.bad_rows import BadRow
 from tuner.data.column_names import called, suits
 from tuner.data.evidence import MOST as MOST_ROWS
 from tuner.data.evidence import Evidence
+from tuner.data.leaves import aligned, ends_of, leaves, root_of
+from tuner.data.read import Row
 from tuner.data.template import Template, all_templates, variables
 from tuner.data.template_match import NONE, Fit
 from tuner.data.ways import Alternative
 from tuner.schema.suggest import plain
 
 # Templates that columns of any name may be given to.
-_GENERAL = ("classification", "prompt_completion", "instruction", "qa_with_context", "qa_zh")
-# What they are called inside lists of mappings.
-_SHORT = {"question": "q", "prompt": "q", "answer": "a", "completion": "a"}
+_GENERAL = ("classification", "prompt_completion", "qa_with_context", "qa_zh", "instruction")
+# What columns may also be called, in a way that is only offered.
+_MAY_BE = {
+    "question": ("q", "问"),
+    "prompt": ("q", "问"),
+    "answer": ("a", "答"),
+    "completion": ("a", "答"),
+    "summary": ("title", "标题"),
+    "context": ("text", "content", "文本", "内容"),
+}
+_TITLES = frozenset(map(plain, _MAY_BE["summary"]))
 
 
 def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternative]:
@@ -31,18 +44,22 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
         keep: the recipe's own `columns`.
     """
     language = evidence.language
-    whole = Evidence([{**row, **_leaves(row)} for row in evidence.rows[:50]])
+    rows = evidence.rows[:50]
+    together = aligned(rows)
+    whole = Evidence([{**row, **leaves(row, together)} for row in rows])
     found = [
         each
         for template in all_templates()
         if template.by_columns and template.language in (None, language or "en")
-        if (each := _way(template, whole, evidence, keep)) is not None and _readable(each)
+        if (each := _way(template, whole, evidence, keep)) is not None and _readable(each, rows)
     ]
     best: dict[tuple[str, ...], Alternative] = {}
     for way in sorted(found, key=_order):
         # Of several that read the same columns as the same task, one.
         best.setdefault((way.template.task or way.template.name,), way)
-    return list(best.values()) or list(filter(_readable, _last_resort(whole, evidence)))
+    return list(best.values()) or [
+        each for each in _last_resort(whole, evidence) if _readable(each, rows)
+    ]
 
 
 def _last_resort(whole: Evidence, evidence: Evidence) -> list[Alternative]:
@@ -53,7 +70,7 @@ def _last_resort(whole: Evidence, evidence: Evidence) -> list[Alternative]:
         return []
     longest = max(lengths, key=lambda name: lengths[name])
     task = _task(evidence)
-    left = {name: NONE for name in task if name != _root(longest, evidence.columns)}
+    left = {name: NONE for name in task if name != root_of(longest, evidence.columns)}
     template = next(each for each in all_templates() if each.name == "text")
     return [Alternative(template, {"text": longest, **left}, 1)]
 
@@ -106,16 +123,20 @@ def _free(template: Template, evidence: Evidence, task: list[str]) -> list[str]:
     return [name for name in evidence.columns if name in task or name in classes]
 
 
-def _readable(way: Alternative) -> bool:
-    """Whether paths into lists go through one list only."""
-    stars = [file.split(".*", 1) for file in way.columns.values() if ".*" in file]
-    return len({first for first, _ in stars}) < 2 and not any("*" in rest for _, rest in stars)
+def _readable(way: Alternative, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether its paths go through the rows."""
+    paths, bad = Paths([file for file in way.columns.values() if file != NONE]), 0
+    for values in rows:
+        try:
+            list(paths.spread(Row(Path(), 1, dict(values))))
+        except BadRow:
+            bad += 1
+    return bad <= (1 - MOST_ROWS) * len(rows) and not paths.missed
 
 
 def _order(way: Alternative) -> tuple[int, int, int]:
     guessed = sum(
-        file != NONE
-        and plain(file.partition(".")[0]) not in map(plain, called(way.template, {}, name))
+        file != NONE and ends_of(file, ()).isdisjoint(map(plain, called(way.template, {}, name)))
         for name, file in way.columns.items()
     )
     name = way.template.name
@@ -141,11 +162,11 @@ def _way(
         _guess(template, whole, (evidence.columns, _free(template, evidence, task)), used)
     if not template.complete(used):
         return None
-    taken = {_root(file, evidence.columns) for file in used.values()}
+    taken = {root_of(file, evidence.columns) for file in used.values()}
     own = {name: used[name] for name in template.columns.names if name in used}
     columns = {name: file for name, file in own.items() if name != file}
     columns |= {name: NONE for name in task if name not in taken and name not in columns}
-    return Alternative(template, columns, len(taken.intersection(evidence.columns)))
+    return Alternative(template, columns, len({*own.values()}))
 
 
 def _by_position(template: Template, evidence: Evidence) -> dict[str, str]:
@@ -171,7 +192,7 @@ def _guess(
     every, task = columns
     open_ones = [name for name in _of_turns(template) if name not in used]
     missing = [name for name in open_ones if name in template.columns.required]
-    free = [n for n in task if n not in {_root(file, every) for file in used.values()}]
+    free = [n for n in task if n not in {root_of(file, every) for file in used.values()}]
     odd = [name for name in free if not accounting.known(name)]
     sure = len(missing) == len(free) == 1 and whole.holds(free[0], ("text",))
     many = len(missing) > 1 and len(free) > len(missing)
@@ -180,9 +201,10 @@ def _guess(
         return
     free = [*odd, *(name for name in free if name not in odd)] if missing else free
     for column in free:
-        for path in (column, *(each for each in whole.columns if _root(each, every) == column)):
+        for path in (column, *(each for each in whole.columns if root_of(each, every) == column)):
             # What is inside a list is only taken where something must be.
             names = open_ones if path == column else [n for n in open_ones if n in missing]
+            names = [n for n in names if n != "context" or plain(path) not in _TITLES]
             name = next((n for n in names if suits(template, n, path, whole)), None)
             if name is not None and _filled(template, name, path, whole):
                 open_ones.remove(name)
@@ -195,14 +217,13 @@ def _named(
 ) -> str | None:
     """The column, or the path into one, that is called like a template's column and suits it."""
     every, taken = columns
-    short = _SHORT.get(name)
-    for other in [*called(template, {}, name), *([short] if short else [])]:
+    for other in [*called(template, {}, name), *_MAY_BE.get(name, ())]:
         for column in whole.columns:
-            root = _root(column, every)
-            if {column, root} & {*taken} or not _filled(template, name, column, whole):
+            root = root_of(column, every)
+            whole_of = column in every and any(root_of(each, every) == column for each in taken)
+            if {column, root} & {*taken} or whole_of or not _filled(template, name, column, whole):
                 continue
-            ends = {plain(root), plain(column.rpartition(".")[2])}
-            if plain(other) in ends and suits(template, name, column, whole):
+            if plain(other) in ends_of(column, every) and suits(template, name, column, whole):
                 return column
     return None
 
@@ -221,37 +242,3 @@ def _of_turns(template: Template) -> list[str]:
     turns = [turn.content or "" for turn in template.turns if turn.role in ("user", "assistant")]
     read: set[str] = set().union(*(variables(each) for each in [*turns, template.text or ""]))
     return [name for name in template.columns.names if name in read]
-
-
-def _root(path: str, columns: Collection[str]) -> str:
-    """The column that a path begins in; columns may have dots in their names."""
-    return path if path in columns else path.partition(".")[0]
-
-
-def _leaves(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The values inside a row's lists and mappings, by their paths: answer.0, questions.*.q."""
-    found: dict[str, Any] = {}
-    for name, value in row.items():
-        for path, leaf in _inside(name, value):
-            found.setdefault(path, leaf)
-    return found
-
-
-def _inside(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, each in value.items():
-            if isinstance(key, str) and "." not in key:
-                yield from _inner(f"{path}.{key}", each)
-    elif isinstance(value, list) and value:
-        if all(isinstance(each, dict) for each in value):
-            for key in value[0]:
-                yield from _inner(f"{path}.*.{key}", value[0][key])
-        elif all(isinstance(each, str) for each in value):
-            yield f"{path}.0", value[0]
-
-
-def _inner(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict | list):
-        yield from _inside(path, value)
-    else:
-        yield path, value

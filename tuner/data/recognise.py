@@ -256,8 +256,12 @@ def _uses(source: Source, task: list[str], used: Collection[str]) -> list[Altern
     that of the training rows."""
     if "eval" in source.given:
         return []
-    known, seen = source.evidence.columns, source.evidence
-    ways = [each for each in ways_to_read(source) if each.read > sum(n in known for n in used)]
+    seen = source.evidence
+    ways = [
+        each
+        for each in ways_to_read(source)
+        if each.read >= len(used) and not left_out(each.columns).issuperset(task)
+    ]
     names = [swapped(source.fit, seen, each) for each in task] if len(task) == 1 else []
     return [each for each in [*names, *ways] if each][:MOST]
 

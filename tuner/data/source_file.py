@@ -68,7 +68,7 @@ class SourceFile:
             item.quotes,
         )
         reading, said = read.settle(path, asked, partial(_column_names, data, folder))
-        return cls(path, reading, said, Paths(_asked(data), "data.columns"))
+        return cls(path, reading, said, Paths(_asked(data)))
 
     def rows(self, bad: BadRows, most: int | None = None) -> Iterator[Row]:
         """Yield its rows, at most so many, with the columns that paths lead to.
@@ -106,7 +106,7 @@ class SourceFile:
         if self.reading.header is not None:
             facts["read"] = {name: getattr(self.reading, name) for name in _KEYS}
         if self.paths.rows:
-            of = {"of": self.paths.star, "rows": self.paths.rows, "without": self.paths.empty}
+            of = {"of": self.paths.of, "rows": self.paths.rows, "without": self.paths.empty}
             facts["items"] = {"rows_made": self.paths.items, **of}
         return facts
 
@@ -116,8 +116,11 @@ class SourceFile:
         if not paths.rows:
             return ""
         none = f", {paths.empty} of them without any" if paths.empty else ""
-        made = f"{counted(paths.items, 'row')} of the items of {paths.star}"
-        return f"{made} in {counted(paths.rows, 'row')} of the file{none}"
+        made = f"{counted(paths.items, 'row')} of the items of {paths.of}"
+        lost = [
+            f"; {counted(n, 'other item')} of {path} not read" for path, n in paths.skipped.items()
+        ]
+        return f"{made} in {counted(paths.rows, 'row')} of the file{none}{''.join(lost)}"
 
 
 def _asked(data: DataSection) -> list[str]:
