@@ -9,6 +9,7 @@ from typing import Any
 from tuner.data import accounting
 from tuner.data.addressing import Paths
 from tuner.data.bad_rows import BadRow
+from tuner.data.choices import choosing
 from tuner.data.column_names import called, suits
 from tuner.data.evidence import MOST as MOST_ROWS
 from tuner.data.evidence import Evidence
@@ -124,14 +125,23 @@ def _free(template: Template, evidence: Evidence, task: list[str]) -> list[str]:
 
 
 def _readable(way: Alternative, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether its paths go through the rows."""
+    """Whether its paths go through the rows, and its answers are among the options."""
     paths, bad = Paths([file for file in way.columns.values() if file != NONE]), 0
+    read: list[Mapping[str, Any]] = []
     for values in rows:
         try:
-            list(paths.spread(Row(Path(), 1, dict(values))))
+            read += [each.values for each in paths.spread(Row(Path(), 1, dict(values)))]
         except BadRow:
             bad += 1
-    return bad <= (1 - MOST_ROWS) * len(rows) and not paths.missed
+    if bad > (1 - MOST_ROWS) * len(rows) or paths.missed:
+        return False
+    choice, names = way.template.choice, way.template.columns.names
+    if choice is None:
+        return True
+    known = {name for values in read for name in values}
+    columns = {n: file for n in names if (file := way.columns.get(n, n)) in known}
+    found = choosing(Fit(way.template, columns, ""), read).choices
+    return found.several == choice.several and found.known >= MOST_ROWS * len(read)
 
 
 def _order(way: Alternative) -> tuple[int, int, int]:

@@ -2,7 +2,7 @@
 
 Options are a list, a mapping, a text with a letter before each, or columns of their own. An answer
 is an option's name or letter, its text, or its number, counted from 0 or from 1: the rows say which
-of these it is.
+of these it is. Several answers are a list, or letters in one text: `AC`, `A, C`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ _NAMES = ("label", "labels", "key", "letter", "id", "name")
 _LETTER = re.compile(r"[(\[（【]?\s*([A-Za-zＡ-Ｚ])\s*[)\]）】.:：、．,]*\Z")
 # A letter in front of an option's text.
 _MARKED = re.compile(r"\s*[(\[（【]?\s*([A-ZＡ-Ｚa-z])\s*(?:[)\]）】.:：、．]\s*)+")
+# Several letters, or several numbers.
+_SEVERAL = re.compile(
+    r"[A-ZＡ-Ｚ](?:\s*[,，、;；/|&\s]?\s*[A-ZＡ-Ｚ])+|\d+(?:\s*[,，、;；/|]\s*\d+)+"
+)
+_EACH = re.compile(r"[A-ZＡ-Ｚ]|\d+")
 # Where the next option begins, if several are in one line.
 _NEXT = re.compile(r"(?:^|(?<=[\s;；,，]))[(\[（【]?\s*([A-ZＡ-Ｚa-z])\s*[)\]）】.:：、．]")
 
@@ -62,6 +67,8 @@ class Choices:
     Attributes:
         way: what an answer is: a name, letter, text, `from 0` or `from 1`; see `learn`.
         unsure: answers are numbers, and no row shows whether options count from 0 or from 1.
+        several: some row has several right options.
+        known: rows whose answers are among their options.
     """
 
     options: str | None
@@ -69,14 +76,20 @@ class Choices:
     answer: str
     way: str = "letter"
     unsure: bool = field(default=False)
+    several: bool = field(default=False)
+    known: int = field(default=0)
 
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> Choices:
         """See from the values of rows what their answers are: what most of them can be."""
         counts: Counter[str] = Counter()
         for values in rows:
             with suppress(BadRow):
-                options, answer = self.options_of(values), _answer(values.get(self.answer))
-                counts.update(name for name, way in _WAYS.items() if way(options, answer))
+                options = self.options_of(values)
+                answers = _answers(options, values.get(self.answer))
+                ways = [n for n, way in _WAYS.items() if all(way(options, a) for a in answers)]
+                counts.update(ways)
+                self.known += bool(ways)
+                self.several |= len(answers) > 1
         if counts:
             self.way = max(_WAYS, key=lambda name: counts[name])
         self.unsure = self.way == "from 0" and counts["from 0"] == counts["from 1"]
@@ -109,15 +122,24 @@ class Choices:
             raise BadRow("there are fewer than two options")
         return options
 
-    def letter_of(self, options: Sequence[Option], values: Mapping[str, Any]) -> str:
-        """Return the letter of a row's answer.
+    def letter_of(
+        self, options: Sequence[Option], values: Mapping[str, Any], several: bool = False
+    ) -> str:
+        """Return the letter of a row's answer, or the letters if it may have several.
 
         Raises:
-            BadRow: it is none of the options.
+            BadRow: it is none of the options, or several.
         """
-        answer = _answer(values.get(self.answer))
-        if found := _WAYS[self.way](options, answer):
-            return found.letter
+        answers = _answers(options, values.get(self.answer))
+        if len(answers) > 1 and not several:
+            raise BadRow(
+                "an answer names several options: a question must have one (for several, "
+                "data.template: multiple_answers, or multiple_answers_zh)"
+            )
+        found = [_WAYS[self.way](options, answer) for answer in answers]
+        if found and None not in found:
+            right = {option.letter for option in found if option}
+            return "".join(option.letter for option in options if option.letter in right)
         how = {"from 0": ", counted from 0", "from 1": ", counted from 1"}.get(self.way, "")
         raise BadRow(f"the answer in '{self.answer}' is none of the options of its row{how}")
 
@@ -158,12 +180,21 @@ def unsure(fits: Iterable[Any]) -> list[str]:
     return [fit.choices.answer for fit in fits if fit.choices and fit.choices.unsure]
 
 
+def _answers(options: Sequence[Option], value: Any) -> list[str]:
+    """The answers in a value as texts; a number that a table holds as 2.0 is 2."""
+    if isinstance(value, str) and value.lstrip()[:1] == "[":
+        value = _parsed(value)
+    if isinstance(value, list):
+        return [_answer(each) for each in value]
+    answer = _answer(value)
+    if _SEVERAL.fullmatch(answer) and not any(way(options, answer) for way in _WAYS.values()):
+        return _EACH.findall(answer)
+    return [answer]
+
+
 def _answer(value: Any) -> str:
-    """An answer as text; a number that a table holds as 2.0 is 2."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
     if isinstance(value, list | dict):
-        raise BadRow("an answer names several options: a question must have one")
+        raise BadRow("an answer is neither text nor a number")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return written(value).strip()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from tuner.data import table_guess
+from tuner.data.marked_lines import marks_in
 from tuner.data.source import EVIDENCE, Source
 from tuner.data.table import positions
-from tuner.data.template import AUTO
+from tuner.data.template import AUTO, load_template
+from tuner.data.ways import Alternative, Unsure
 from tuner.errors import DataError, TunerError
 
 _SEPARATORS = (" ||| ", "|||", " || ", "||", "\t")
@@ -50,6 +53,34 @@ def refuse_pairs(source: Source, names: Sequence[str]) -> None:
         "for plain text, all of which is learned:\n"
         f"  {source.file.reading.line(template='text')}",
     )
+
+
+def refuse_marked(source: Source) -> None:
+    """Refuse lines of plain text that are questions and answers.
+
+    Args:
+        source: a text file, whose template is found.
+
+    Raises:
+        DataError: with the lines of recipe for conversations, and for text.
+    """
+    reading = source.file.reading
+    text = source.fit.template.name == "text" and source.path.suffix.lower() == ".txt"
+    if not text or source.data.template != AUTO or reading.separator is not None:
+        return
+    if (marks := marks_in(source.path, reading.encoding)) is None:
+        return
+    what = "conversations" if marks.apart else "questions and answers"
+    ways = [Alternative(load_template(name, Path()), {}, 1) for name in ("chat", "text")]
+    lines = [way.line(source.given) for way in ways]
+    error = Unsure(
+        f"the rows can be read in two ways: as {what}, or as plain text",
+        f"lines of {source.path.name} begin with {' and '.join(marks.shown)}",
+        f"say which; for {what}, whose answers are learned:\n  {lines[0]}\n"
+        f"for plain text, each line a row, all of which is learned:\n  {lines[1]}",
+    )
+    error.ways = ways
+    raise error
 
 
 def explained(error: TunerError, source: Source, names: Sequence[str]) -> TunerError:

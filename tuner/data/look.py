@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuner.data.alternatives import as_named
-from tuner.data.file_errors import explained, refuse_pairs
+from tuner.data.file_errors import explained, refuse_marked, refuse_pairs
 from tuner.data.files import read_source
 from tuner.data.recognise import account, recognise, ways_to_read
 from tuner.data.sft import SftData
@@ -62,6 +62,7 @@ def look_at(source: Source, folder: Path) -> Look:
     try:
         source.fit = recognise(source, folder)
         refuse_pairs(source, SftData.likely)
+        refuse_marked(source)
     except DataError as error:
         more = explained(error, source, SftData.likely)
         ways = error.ways if isinstance(error, Unsure) else []

@@ -11,7 +11,7 @@ from tuner.data import read
 from tuner.data.bad_rows import EVERY
 from tuner.data.choices import settle
 from tuner.data.example_maker import ExampleMaker
-from tuner.data.file_errors import explained, refuse_pairs
+from tuner.data.file_errors import explained, refuse_marked, refuse_pairs
 from tuner.data.files import in_source, read_source
 from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
 from tuner.data.read import Row
@@ -151,6 +151,7 @@ class Pipeline(ABC, Generic[Item]):
                 source.fit = self._fit(source)
                 refuse_own_texts(source.data, self.data, source.fit.template)
                 refuse_pairs(source, self.likely)
+                refuse_marked(source)
             except (DataError, RecipeError) as found:
                 error = explained(found, source, self.likely)
                 raise in_source(error, source) if several else error from None

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tuner.data import json_layout, json_rows, parquet, table, table_guess
+from tuner.data import json_layout, json_rows, marked_lines, parquet, table, table_guess
 from tuner.data.bad_rows import BadRows
 from tuner.data.json_rows import BadLine
 from tuner.data.lines import UTF8, decode, lines, refuse_pointer, refuse_wide, seen, text_of
@@ -225,6 +225,9 @@ def _whole(path: Path, reading: Reading, lines: bool = False) -> Iterator[Item]:
 def _text(path: Path, reading: Reading) -> Iterator[Item]:
     if reading.separator is not None:
         yield from table.rows(path, reading)
+        return
+    if reading.turns:
+        yield from marked_lines.rows(path, reading.encoding)
         return
     for number, raw in lines(path, reading.encoding):
         text = decode(raw)

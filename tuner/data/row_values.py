@@ -150,8 +150,10 @@ class ValueReader:
         assert choices is not None
         options = choices.options_of(row.values)
         letters = {each.letter: each.text for each in options}
-        values |= {choice.options: letters, choice.answer: choices.letter_of(options, row.values)}
-        return tuple(letters)
+        answer = choices.letter_of(options, row.values, choice.several)
+        values |= {choice.options: letters, choice.answer: answer}
+        # Which letters go together is not one of the options.
+        return () if choice.several else tuple(letters)
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ from tuner.data import read
 from tuner.data.addressing import Paths
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.lines import UTF8
+from tuner.data.marked_lines import Marks, marks_in
 from tuner.data.preference_formats import PREFERENCE_FORMATS
 from tuner.data.preference_names import ALIASES, CHOSEN_REJECTED
 from tuner.data.read import Row
@@ -68,6 +69,12 @@ class SourceFile:
             item.quotes,
         )
         reading, said = read.settle(path, asked, partial(_column_names, data, folder))
+        if marks := _marks(path, reading, data):
+            reading = replace(reading, turns=True)
+            what = (
+                "conversations, an empty line between them" if marks.apart else "rows of their own"
+            )
+            said = [*said, f"what follows {' and '.join(marks.shown)} as {what}"]
         return cls(path, reading, said, Paths(_asked(data)))
 
     def rows(self, bad: BadRows, most: int | None = None) -> Iterator[Row]:
@@ -121,6 +128,14 @@ class SourceFile:
             f"; {counted(n, 'other item')} of {path} not read" for path, n in paths.skipped.items()
         ]
         return f"{made} in {counted(paths.rows, 'row')} of the file{none}{''.join(lost)}"
+
+
+def _marks(path: Path, reading: Reading, data: DataSection) -> Marks | None:
+    """The marks of a text file's lines, if the recipe reads what they say as conversations."""
+    plain_text = path.suffix.lower() == ".txt" and reading.separator is None
+    if not plain_text or data.template != "chat" or "messages" in data.columns:
+        return None
+    return marks_in(path, reading.encoding)
 
 
 def _asked(data: DataSection) -> list[str]:

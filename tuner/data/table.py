@@ -29,6 +29,7 @@ class Reading:
         separator: between the cells of a table; of a text file, what makes it one.
         header: whether the first row of a table names the columns.
         quotes: `csv`, where they enclose cells, or `literal`, where they are text.
+        turns: lines of a text file say who speaks, and the recipe reads what is said.
     """
 
     name: str = ""
@@ -37,6 +38,7 @@ class Reading:
     separator: str | None = None
     header: bool | None = None
     quotes: str | None = None
+    turns: bool = False
 
     def line(self, **keys: str) -> str:
         """Return the line of a recipe that gives the file these keys."""

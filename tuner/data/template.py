@@ -79,6 +79,7 @@ class Choice(Section):
     options: Annotated[Text, Field(description="column of the options: a list, a mapping, a text")]
     each: Annotated[Words, Field(description="columns with one option each, in their place")] = ()
     answer: Annotated[Text, Field(description="column of the right one: letter, number or text")]
+    several: Annotated[bool, Field(description="several of them may be right")] = False
 
     def complete(self, columns: Collection[str]) -> bool:
         """Return whether these columns of the template hold options."""

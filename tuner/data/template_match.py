@@ -205,8 +205,11 @@ def _exactly(
 
 def _may_be_chosen(fit: Fit[Template], seen: Evidence) -> bool:
     """Whether a template may be chosen without being named. One that shares its plain columns with
-    another is known by its own aliases; one for a language, by the rows' or by these."""
-    language = fit.template.language
+    another is known by its own aliases; one for a language, by the rows' or by these; one for
+    several right options, by the rows."""
+    language, choice = fit.template.language, fit.template.choice
+    if choice and fit.choices and choice.several != fit.choices.several:
+        return False
     if not fit.template.by_columns or (language == "zh" and seen.language != "zh"):
         return _aliased(fit)
     return not (language == "en" and seen.language == "zh")

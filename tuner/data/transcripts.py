@@ -34,9 +34,9 @@ PARTNERS = {
     "指令": ("输出", "回答"),
 }
 _PARTNERED = frozenset(word for words in PARTNERS.values() for word in words)
-_ROLES = {word: role for role, words in _WORDS.items() for word in words}
-_NAMES = "|".join(sorted(_ROLES, key=len, reverse=True))
-_CHINESE = "|".join(sorted((word for word in _ROLES if not word.isascii()), key=len, reverse=True))
+ROLES = {word: role for role, words in _WORDS.items() for word in words}
+NAMES = "|".join(sorted(ROLES, key=len, reverse=True))
+_CHINESE = "|".join(sorted((word for word in ROLES if not word.isascii()), key=len, reverse=True))
 # Forms of a mark; `{}` stands for the names, and the name is the first group that is not empty.
 _FORMS = {
     "tag": r"<({})>[ \t]*[:：]?[ \t]*",
@@ -159,9 +159,9 @@ def _speakers(marks: Sequence[re.Match[str]]) -> dict[str, str]:
 
 @cache
 def _matcher(form: str) -> re.Pattern[str]:
-    names = _CHINESE if form == "chinese" else _NAMES
+    names = _CHINESE if form == "chinese" else NAMES
     return re.compile(_FORMS[form].format(names), re.IGNORECASE)
 
 
 def _role(mark: re.Match[str]) -> str:
-    return _ROLES[mark[1].lower()]
+    return ROLES[mark[1].lower()]

@@ -92,6 +92,8 @@ def _kind(template: Template, name: str, column: str, evidence: Evidence, answer
         return ""
     choice = template.choice
     chosen = choice is not None and name == choice.answer
+    if chosen and choice and choice.several:
+        return "one or more of them"
     kinds = [kind for kind in _ONE if kind != "index" or chosen]
     kinds = kinds if answer else [kind for kind in kinds if kind not in _SHORT]
     kind = next((kind for kind in kinds if evidence.holds(column, (kind,))), "")
