@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from tuner.data import winners
+from tuner.data.preference_advice import nothing_fits
 from tuner.data.preference_names import ALIASES, NUMBERED, named, together
 from tuner.data.read import Row
 from tuner.data.template import AUTO
@@ -16,8 +17,9 @@ from tuner.data.thumb_words import is_thumb
 from tuner.data.transcripts import paired
 from tuner.data.turn_lists import LISTS, shape, unmarked
 from tuner.data.unused_parts import refuse_unused
-from tuner.errors import DataError, RecipeError
+from tuner.errors import RecipeError
 from tuner.recipe.schema import DataSection
+from tuner.schema.suggest import plain
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,13 @@ _SURE = {
     "label": ("label",),
 }
 _LONGEST_WINNER = 40
+_EARLIER = frozenset(map(plain, ALIASES["history"]))
 _SUITS: dict[str, Callable[[Any], bool]] = {
     "answers": lambda value: isinstance(value, list),
     "scores": lambda value: isinstance(value, list),
     "ranks": lambda value: isinstance(value, list),
     "label": is_thumb,
+    "history": lambda value: isinstance(value, list) or str(value).lstrip().startswith("["),
     "winner": lambda value: (
         not isinstance(value, list | dict) and len(str(value)) <= _LONGEST_WINNER
     ),
@@ -119,36 +123,20 @@ def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]
         fits = _one_of_scores_and_rankings(fits, rows)
     best = [fit for fit in fits if not any(fit.used < other.used for other in fits)]
     if not only(best, "format of preference data"):
-        raise _nothing_fits(formats, present, by_name)
+        expected = {
+            each.name: f"{each.name} expects: {', '.join(each.required)}" for each in formats
+        }
+        raise nothing_fits(
+            f"the columns do not fit the format '{formats[0].name}'"
+            if by_name
+            else "no format of preference data fits the columns",
+            [*expected.values()],
+            rows,
+        )
     (fit,) = best
     refuse_unused(fit, data.columns, present, rows)
     fit = replace(fit, spoken=_spoken(fit, rows, by_name))
     return _with_winners(fit, rows)
-
-
-def _nothing_fits(
-    formats: Sequence[PreferenceFormat], present: Sequence[str], by_name: bool
-) -> DataError:
-    expected = {each.name: f"{each.name} expects: {', '.join(each.required)}" for each in formats}
-    fix = "rename columns in the file, or map them: data.columns: {format's name: file's name}"
-    for pair in NUMBERED:
-        answers = [
-            file for name, file in together(present, pair).items() if name.startswith("answer")
-        ]
-        if answers:
-            scores = f"{{score_{pair[0]}: NAME, score_{pair[1]}: NAME}}"
-            fix = "name the column that says which of them is better, or those with their scores, "
-            fix += "of which the higher one is better:"
-            fix += f"\n  data.columns: {{winner: NAME}}\n  data.columns: {scores}"
-            expected = {"": f"{' and '.join(answers)} are two answers, and none is called better"}
-            break
-    return DataError(
-        f"the columns do not fit the format '{formats[0].name}'"
-        if by_name
-        else "no format of preference data fits the columns",
-        fix=fix,
-        problems=[f"found: {', '.join(present) or 'no columns'}", *expected.values()],
-    )
 
 
 def _named(name: str) -> list[PreferenceFormat]:
@@ -193,6 +181,9 @@ def _fit(
 
 
 def _suits(name: str, column: str, rows: Sequence[Row]) -> bool:
+    if name == "prompt" and plain(column) in _EARLIER:
+        # Turns before a prompt are no prompt; a text is one.
+        return not _suits("history", column, rows)
     if column in _SURE.get(name, ()) or name not in _SUITS:
         return True
     values = [value for row in rows if (value := row.values.get(column)) not in (None, "")]
@@ -237,13 +228,13 @@ def _with_winners(fit: PreferenceFit, rows: Sequence[Row]) -> PreferenceFit:
     if fit.template.name != "winners":
         return fit
     first, second = (fit.columns[f"answer_{side}"] for side in fit.template.pair)
-    scored = f"score_{fit.template.pair[0]}" in fit.columns
+    scores = [f"score_{side}" for side in fit.template.pair]
     words = winners.meanings(
         [fit.value(row, "winner") for row in rows],
         fit.template.pair,
         (first, second),
         fit.columns["winner"],
-        scored,
+        [[fit.value(row, name) for name in scores] for row in rows if scores[0] in fit.columns],
     )
     origin = f"{fit.origin}; {fit.columns['winner']} names the better answer"
     return replace(fit, winners=words, origin=origin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from tuner.data import thumb_words
 from tuner.schema.suggest import plain
 
 # By column of a format; the first one present counts. Of the names that earlier versions read, the
@@ -13,6 +14,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "prompt": (
         *("prompt", "messages", "conversations", "conversation", "instruction", "question"),
         *("query", "problem", "提示", "提示词", "指令", "问题", "提问", "input", "输入", "context"),
+        *("post", "history", "历史"),
     ),
     "input": ("input", "输入"),
     "history": ("history", "历史", "对话历史", "历史对话"),
@@ -25,10 +27,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     ),
     "ranks": ("ranks", "rank", "名次", "排名"),
     "scores": ("scores", "ratings", "rewards", "评分", "得分", "分数"),
-    "label": (
-        *("label", "kto tag", "rating", "thumb", "thumbs", "vote", "feedback", "liked"),
-        *("is liked", "标签", "评价", "是否喜欢"),
-    ),
+    "label": (*thumb_words.NAMES, *thumb_words.OPPOSITE),
     "completion": (
         *("completion", "response", "answer", "output", "回答", "答案", "回复", "输出"),
     ),

@@ -14,7 +14,7 @@ from tuner.data.bad_rows import BadRow
 from tuner.data.dialogue import Dialogue, Message
 from tuner.data.preference_formats import PreferenceFit
 from tuner.data.read import Row
-from tuner.data.thumb_words import liked
+from tuner.data.thumb_words import liked, thumb
 from tuner.data.turns import Sides, blank
 from tuner.data.winners import better
 from tuner.recipe.schema import DataSection
@@ -61,11 +61,14 @@ class PreferenceReader:
 
     Args:
         fit: the format and its columns.
-        data: the file's data section; its system turn and instruction are read.
+        data: the file's data section; its system turn and instruction are read, and its names of
+            labels for thumbs in other words.
     """
 
     def __init__(self, fit: PreferenceFit, data: DataSection) -> None:
         self._fit, self._sides = fit, Sides(data.system, data.instruction, fit.spoken)
+        names = data.label_names if isinstance(data.label_names, dict) else {}
+        self._names = {thumb(label): name for label, name in names.items()}
 
     def pair(self, row: Row) -> Comparison:
         """Read a row with a chosen and a rejected answer.
@@ -139,9 +142,13 @@ class PreferenceReader:
 
     def thumb(self, row: Row) -> tuple[Dialogue, bool]:
         """Read an answer and whether it is liked."""
-        good = liked(self._fit.required(row, "label"))
+        value = self._fit.required(row, "label")
+        good = liked(self._names.get(thumb(value), value), self._fit.columns["label"])
         if good is None:
-            raise BadRow("the label is neither true nor false")
+            raise BadRow(
+                f"the label '{value}' says neither liked nor disliked (true or false, 1 or 0, good "
+                f"or bad ...; or data.label_names: {{{value}: good, ...}})"
+            )
         prompt, answer = self._prompt(row), self._fit.value(row, "completion")
         if answer is None:
             if not self._sides.ends_with_answer(prompt):

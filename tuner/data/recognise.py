@@ -23,10 +23,14 @@ from tuner.data.transcripts import paired
 from tuner.data.turn_lists import LISTS, ends_with_user, shape
 from tuner.data.understood import understood
 from tuner.data.ways import MOST, Alternative, Unsure, recipe_line, shown, without_header
+from tuner.data.winners import NoneBetter
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
 from tuner.schema.suggest import listed
 
+_COMPARISONS = (
+    "comparisons of answers, for tuner reward, or for tuner rlhf with rlhf.algorithm: dpo"
+)
 Accept = Callable[[Fit[Template]], bool]
 Choose = Callable[[DataSection, Sequence[str], Path, Accept, Evidence], Fit[Template]]
 
@@ -190,13 +194,14 @@ def _as_comparisons(source: Source) -> list[str]:
     """Lines for an error, where the rows compare answers with each other."""
     try:
         fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
+    except NoneBetter as error:
+        return [f"  {_COMPARISONS}; then", *(f"  {line}" for line in error.fix.splitlines())]
     except TunerError:
         return []
     if fit.template.name == "thumbs":
         return []
     return [
-        f"  comparisons of answers ({fit.template.name}), for tuner reward, or for tuner rlhf with "
-        "rlhf.algorithm: dpo:",
+        f"  {_COMPARISONS}, as they are ({fit.template.name}):",
         f"    {recipe_line(source.given, source.data.columns)}",
     ]
 

@@ -78,7 +78,9 @@ class SftData(Pipeline[Dialogue]):
         begun = as_begun(source, self.source.sources, self.inputs)
         if not begun:
             source.fit = recognise(source, self.inputs.folder)
-        thumbs = self._thumbs[source.name] = thumb_columns(source.fit, source)
+        thumbs = self._thumbs[source.name] = thumb_columns(
+            source.fit, source, bool(self.inputs.formats)
+        )
         read = {*thumbs, self.data.reasoning_column or ""}
         if self.data.label_names:
             read |= {str(self.data.label_names), *naming_columns([source])}

@@ -7,29 +7,30 @@ from collections.abc import Sequence
 from tuner.data.read import Row
 from tuner.data.source import Source
 from tuner.data.template import Template
-from tuner.data.template_match import Fit
-from tuner.data.thumb_words import DOWN, are_thumbs, thumb
+from tuner.data.template_match import Fit, left_out
+from tuner.data.thumb_words import are_thumbs, liked
 from tuner.errors import DataError
 
 
-def thumb_columns(fit: Fit[Template], source: Source) -> list[str]:
+def thumb_columns(fit: Fit[Template], source: Source, resumed: bool = False) -> list[str]:
     """Return the columns that say whether each row's answer is liked.
 
     Such a column is named so, the template does not read it, and it holds nothing but thumbs. A
-    template without a prompt and an answer has nothing to like.
+    template without a prompt and an answer has nothing to like. Of a run that is resumed, those
+    count by which it began.
     """
     if fit.template.raw:
         return []
-    return [
-        name
-        for name in source.columns
-        if name not in fit.used and are_thumbs(name, [row.values.get(name) for row in source.rows])
-    ]
+    free = [name for name in source.columns if name not in fit.used]
+    if not resumed:
+        free = [name for name in free if name not in left_out(source.data.columns)]
+    values = {name: [row.values.get(name) for row in source.rows] for name in free}
+    return [name for name in free if are_thumbs(name, values[name], resumed)]
 
 
 def is_down(row: Row, names: Sequence[str]) -> bool:
     """Return whether one of these columns says that the row's answer is not liked."""
-    return any(thumb(row.values.get(name)) in DOWN for name in names)
+    return any(liked(row.values.get(name), name) is False for name in names)
 
 
 def refuse_disliked(source: Source, names: Sequence[str]) -> None:

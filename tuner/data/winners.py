@@ -18,7 +18,12 @@ _TIES = (
 _FIRST = ("a", "first", "left", "甲", "一", "第一个")
 _SECOND = ("b", "second", "right", "乙", "二", "第二个")
 _NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
+_OPPOSITE = ("0", "1", "false", "true")
 _BEFORE = ("", "model", "option", "assistant", "system", *ANSWER)
+
+
+class NoneBetter(DataError):
+    """The rows have two answers each, and which of them is the better one cannot be known."""
 
 
 def meanings(
@@ -26,7 +31,7 @@ def meanings(
     pair: tuple[str, str],
     columns: tuple[str, str],
     winner: str,
-    scored: bool,
+    scores: Sequence[Sequence[Any]],
 ) -> dict[str, int | None]:
     """Return which answer each value names: 0 the first, 1 the second, None neither.
 
@@ -35,10 +40,10 @@ def meanings(
         pair: what the answers are told apart by in the format.
         columns: the columns of the answers.
         winner: the column of the values.
-        scored: whether the answers also have scores.
+        scores: of both answers, for each of the values; empty if there are none.
 
     Raises:
-        DataError: numbers count from 0 or from 1, and nothing says which.
+        NoneBetter: numbers count from 0 or from 1, and nothing says which.
     """
     words: dict[str, int | None] = {plain(word): None for word in _TIES}
     for number, (own, others) in enumerate(zip(pair, (_FIRST, _SECOND), strict=True)):
@@ -49,8 +54,30 @@ def meanings(
         words |= {plain(before + own): n for n, own in enumerate(pair) for before in _BEFORE[1:]}
     said = {_word(value) for value in values}
     _refuse_scale(said, winner)
-    words |= _numbers(said, pair, columns, winner, scored)
+    if pair != ("0", "1") and (seen := _by_scores(values, scores)):
+        return words | seen
+    words |= _numbers(said, pair, columns, winner, bool(scores))
     return words
+
+
+def _by_scores(values: Sequence[Any], scores: Sequence[Sequence[Any]]) -> dict[str, int | None]:
+    """What 0 and 1, or false and true, mean if the answer with the higher score is the better one
+    in all rows; empty if that cannot be seen."""
+    ways: set[bool] = set()
+    found = [_word(value) for value in values]
+    if not {*found} <= {*_OPPOSITE}:
+        return {}
+    for word, pair in zip(found, scores, strict=False):
+        try:
+            first, second = map(float, pair)
+        except (TypeError, ValueError):
+            continue
+        if first != second:
+            ways.add((second > first) == (word in ("1", "true")))
+    if len(ways) != 1:
+        return {}
+    counts_from_0 = ways.pop()
+    return {word: int((word in ("1", "true")) == counts_from_0) for word in _OPPOSITE}
 
 
 def _numbers(
@@ -77,7 +104,7 @@ def _numbers(
     listed = ", ".join(sorted(numbers))
     if numbers & {"true", "false"}:
         lines = ["data.columns: {winner: NAME}   # a column with 1 and 2, or a and b"]
-    raise DataError(
+    raise NoneBetter(
         f"the column '{winner}' names the better of two answers in a way that can be read in two "
         "ways",
         f"its values are {listed}: they may count from 0 or from 1, or mean no and yes",
@@ -91,7 +118,7 @@ def _refuse_scale(said: set[str], winner: str) -> None:
     if numbers <= {"0", "1", "2"}:
         return
     listed = ", ".join(sorted(numbers, key=float))
-    raise DataError(
+    raise NoneBetter(
         f"the column '{winner}' holds a scale, and not which of two answers is better",
         f"its values are {listed}; which end belongs to which answer cannot be seen",
         "write the better answer of each row into a column, as 1, 2 or tie, and name it: "
