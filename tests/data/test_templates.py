@@ -33,6 +33,8 @@ SHIPPED = [
     "extraction_zh",
     "instruction",
     "instruction_zh",
+    "multiple_answers",
+    "multiple_answers_zh",
     "multiple_choice",
     "multiple_choice_zh",
     "pair_classification",

@@ -97,6 +97,7 @@ def _recipe(file: Path, write: Path, way: Alternative, found: Look) -> str:
         f"  train: {flow(place)}",
         f"  template: {way.template.name}",
     ]
+    lines += [f"  {name}: {flow(value)}" for name, value in way.keys.items()]
     if way.columns:
         lines.append("  columns:")
         lines += [f"    {flow(name)}: {flow(column)}" for name, column in way.columns.items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from tuner.data.leaves import aligned, ends_of, leaves, root_of
 from tuner.data.read import Row
 from tuner.data.template import Template, all_templates, variables
 from tuner.data.template_match import NONE, Fit
+from tuner.data.translations import translations
 from tuner.data.ways import Alternative
 from tuner.schema.suggest import plain
 
+_REASONING = re.compile("cot|reason|think|thought|rationale|思考|思维|推理")
 # Templates that columns of any name may be given to.
 _GENERAL = ("classification", "prompt_completion", "qa_with_context", "qa_zh", "instruction")
 # What columns may also be called, in a way that is only offered.
@@ -29,6 +32,10 @@ _MAY_BE = {
     "answer": ("a", "答"),
     "completion": ("a", "答"),
     "summary": ("title", "标题"),
+    "rationale": (
+        *("complex cot", "cot reasoning", "reasoning content", "thinking", "think"),
+        *("thought process", "思考过程", "思考", "思维链"),
+    ),
     "context": ("text", "content", "文本", "内容"),
 }
 _TITLES = frozenset(map(plain, _MAY_BE["summary"]))
@@ -58,7 +65,7 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
     for way in sorted(found, key=_order):
         # Of several that read the same columns as the same task, one.
         best.setdefault((way.template.task or way.template.name,), way)
-    return list(best.values()) or [
+    return [*translations(whole), *best.values()] or [
         each for each in _last_resort(whole, evidence) if _readable(each, rows)
     ]
 
@@ -92,6 +99,17 @@ def as_named(
     left += [name for name in optional if name not in fit.used and name not in left]
     gone = {name: file for name, file in (keep or {}).items() if file == NONE}
     return Alternative(fit.template, gone | columns | dict.fromkeys(left, NONE), len(fit.used))
+
+
+def reasoned(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
+    """Return a fit with a column as the reasoning before its answers; None if it is called
+    otherwise, or holds no texts."""
+    if not _REASONING.search(plain(column)) or not evidence.holds(column, ("text",)):
+        return None
+    way = as_named(fit, evidence)
+    columns = {name: file for name, file in way.columns.items() if name != column}
+    keys = {"reasoning_column": column}
+    return Alternative(fit.template, columns, way.read + 1, keys, f"{way.task} with reasoning")
 
 
 def swapped(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
@@ -144,9 +162,14 @@ def _readable(way: Alternative, rows: Sequence[Mapping[str, Any]]) -> bool:
     return found.several == choice.several and found.known >= MOST_ROWS * len(read)
 
 
+def _names(template: Template, name: str) -> list[str]:
+    """What a template's column is called, and may also be called."""
+    return [*called(template, {}, name), *_MAY_BE.get(name, ())]
+
+
 def _order(way: Alternative) -> tuple[int, int, int]:
     guessed = sum(
-        file != NONE and ends_of(file, ()).isdisjoint(map(plain, called(way.template, {}, name)))
+        file != NONE and ends_of(file, ()).isdisjoint(map(plain, _names(way.template, name)))
         for name, file in way.columns.items()
     )
     name = way.template.name
@@ -227,7 +250,7 @@ def _named(
 ) -> str | None:
     """The column, or the path into one, that is called like a template's column and suits it."""
     every, taken = columns
-    for other in [*called(template, {}, name), *_MAY_BE.get(name, ())]:
+    for other in _names(template, name):
         for column in whole.columns:
             root = root_of(column, every)
             whole_of = column in every and any(root_of(each, every) == column for each in taken)

@@ -7,11 +7,9 @@ of these it is. Several answers are a list, or letters in one text: `AC`, `A, C`
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -19,20 +17,16 @@ from string import ascii_uppercase
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
+from tuner.data.evidence import MOST
+from tuner.data.options import MARKED, ascii_letter, named, parsed, plain_text, unmarked
 from tuner.data.values import written
 
-_TEXTS = ("text", "texts", "content", "value", "option", "choice")
-_NAMES = ("label", "labels", "key", "letter", "id", "name")
 _LETTER = re.compile(r"[(\[（【]?\s*([A-Za-zＡ-Ｚ])\s*[)\]）】.:：、．,]*\Z")
-# A letter in front of an option's text.
-_MARKED = re.compile(r"\s*[(\[（【]?\s*([A-ZＡ-Ｚa-z])\s*(?:[)\]）】.:：、．]\s*)+")
 # Several letters, or several numbers.
 _SEVERAL = re.compile(
     r"[A-ZＡ-Ｚ](?:\s*[,，、;；/|&\s]?\s*[A-ZＡ-Ｚ])+|\d+(?:\s*[,，、;；/|]\s*\d+)+"
 )
 _EACH = re.compile(r"[A-ZＡ-Ｚ]|\d+")
-# Where the next option begins, if several are in one line.
-_NEXT = re.compile(r"(?:^|(?<=[\s;；,，]))[(\[（【]?\s*([A-ZＡ-Ｚa-z])\s*[)\]）】.:：、．]")
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ class Choices:
     Attributes:
         way: what an answer is: a name, letter, text, `from 0` or `from 1`; see `learn`.
         unsure: answers are numbers, and no row shows whether options count from 0 or from 1.
-        several: some row has several right options.
+        several: more than a few rows have several right options.
         known: rows whose answers are among their options.
     """
 
@@ -82,6 +76,7 @@ class Choices:
     def learn(self, rows: Iterable[Mapping[str, Any]]) -> Choices:
         """See from the values of rows what their answers are: what most of them can be."""
         counts: Counter[str] = Counter()
+        many = 0
         for values in rows:
             with suppress(BadRow):
                 options = self.options_of(values)
@@ -89,7 +84,8 @@ class Choices:
                 ways = [n for n, way in _WAYS.items() if all(way(options, a) for a in answers)]
                 counts.update(ways)
                 self.known += bool(ways)
-                self.several |= len(answers) > 1
+                many += len(answers) > 1
+        self.several = many > (1 - MOST) * self.known
         if counts:
             self.way = max(_WAYS, key=lambda name: counts[name])
         self.unsure = self.way == "from 0" and counts["from 0"] == counts["from 1"]
@@ -102,14 +98,14 @@ class Choices:
             BadRow: there are fewer than two, or more than letters, or they cannot be read.
         """
         if self.options is not None:
-            found = list(_named(values.get(self.options), self.options))
+            found = list(named(values.get(self.options), self.options))
         else:
             alike = takewhile(lambda letters: len({*letters}) == 1, zip(*self.each, strict=False))
             start = sum(1 for _ in alike)
-            found = [(name[start:], _plain(values.get(name), name)) for name in self.each]
+            found = [(name[start:], plain_text(values.get(name), name)) for name in self.each]
         if len(found) > len(ascii_uppercase):
             raise BadRow(f"there are {len(found)} options, more than letters")
-        found = _unmarked(found)
+        found = unmarked(found)
         names = [name.upper() for name, _ in found]
         own = all(len(name) == 1 and name in ascii_uppercase for name in names)
         letters = names if own and len({*names}) == len(names) else ascii_uppercase
@@ -183,7 +179,7 @@ def unsure(fits: Iterable[Any]) -> list[str]:
 def _answers(options: Sequence[Option], value: Any) -> list[str]:
     """The answers in a value as texts; a number that a table holds as 2.0 is 2."""
     if isinstance(value, str) and value.lstrip()[:1] == "[":
-        value = _parsed(value)
+        value = parsed(value)
     if isinstance(value, list):
         return [_answer(each) for each in value]
     answer = _answer(value)
@@ -200,66 +196,6 @@ def _answer(value: Any) -> str:
     return written(value).strip()
 
 
-def _named(value: Any, column: str) -> Iterator[tuple[str, str]]:
-    """The name and the text of each option in a value."""
-    if isinstance(value, str):
-        value = _parsed(value)
-    if isinstance(value, dict):
-        lists = [_first(value, keys, list) for keys in (_NAMES, _TEXTS)]
-        if all(isinstance(each, list) for each in lists):
-            value = list(zip(*lists, strict=False))
-        elif isinstance(lists[1], list):
-            value = lists[1]
-        else:
-            value = list(value.items())
-    if not isinstance(value, list):
-        raise BadRow(f"the column '{column}' has no options")
-    for item in value:
-        if isinstance(item, dict):
-            item = (_first(item, _NAMES), _first(item, _TEXTS))
-        name, text = item if isinstance(item, tuple) else ("", item)
-        yield _plain(name, column).strip(), _plain(text, column)
-
-
-def _parsed(text: str) -> Any:
-    """A list or a mapping that is written as JSON or as Python does, or options with letters."""
-    for read in (json.loads, ast.literal_eval) if text.lstrip()[:1] in ("[", "{") else ():
-        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-            if isinstance(found := read(text), list | dict):
-                return found
-    starts: list[int] = []
-    for match in _NEXT.finditer(text):
-        if _ascii(match[1]) == ascii_uppercase[len(starts) : len(starts) + 1]:
-            starts.append(match.start())
-    if not starts:
-        return text
-    ends = [*starts[1:], len(text)]
-    return [text[a:b].strip(" \t\r\n;；,，") for a, b in zip(starts, ends, strict=True)]
-
-
-def _first(value: Mapping[str, Any], keys: Sequence[str], kind: type = object) -> Any:
-    return next((value[key] for key in keys if isinstance(value.get(key), kind)), None)
-
-
-def _plain(value: Any, column: str) -> str:
-    if isinstance(value, list | dict):
-        raise BadRow(f"an option in '{column}' is not text")
-    return written(value)
-
-
-def _unmarked(options: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The options without the letters in front of their texts, if those are A, B, C in order."""
-    marks = [_MARKED.match(text) for _, text in options if text.strip()]
-    found = "".join(_ascii(mark[1]) for mark in marks if mark)
-    if not found or len(found) < len(marks) or found != ascii_uppercase[: len(found)]:
-        return options
-    return [(name, _MARKED.sub("", text, count=1).strip()) for name, text in options]
-
-
-def _ascii(letter: str) -> str:
-    return chr(ord(letter) - 0xFEE0) if ord(letter) > 0xFF00 else letter.upper()
-
-
 def _folded(text: str) -> str:
     return " ".join(text.casefold().split()).rstrip(".。")
 
@@ -272,12 +208,12 @@ def _by_name(options: Sequence[Option], answer: str) -> Option | None:
 def _by_letter(options: Sequence[Option], answer: str) -> Option | None:
     if not (found := _LETTER.match(answer)):
         return None
-    return next((each for each in options if each.letter == _ascii(found[1])), None)
+    return next((each for each in options if each.letter == ascii_letter(found[1])), None)
 
 
 def _by_text(options: Sequence[Option], answer: str) -> Option | None:
     """The option that says this, perhaps with its letter in front."""
-    for said in (answer, _MARKED.sub("", answer, count=1)):
+    for said in (answer, MARKED.sub("", answer, count=1)):
         same = [each for each in options if _folded(each.text) == _folded(said)]
         if len(same) == 1:
             return same[0]

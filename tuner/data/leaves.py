@@ -82,7 +82,10 @@ def _inside(path: str, value: Any, aligned: bool = False) -> Iterator[tuple[str,
                 yield from _inner(f"{place}.{key}", said[0] if said else None)
         elif aligned:
             yield f"{path}.{STAR}", value[0]
-        elif all(isinstance(each, str) for each in value):
+        elif all(isinstance(each, str) for each in value) and (
+            len(value) == 1 or plain(path.rpartition(".")[2]) in _ANSWERS
+        ):
+            # Of other lists, the rest would be lost.
             yield f"{path}.0", value[0]
 
 

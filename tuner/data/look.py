@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tuner.data.advice import ways_to_read
 from tuner.data.alternatives import as_named
 from tuner.data.file_errors import explained, refuse_marked, refuse_pairs
 from tuner.data.files import read_source
-from tuner.data.recognise import account, recognise, ways_to_read
+from tuner.data.prepared import Inputs
+from tuner.data.recognise import account, recognise
 from tuner.data.sft import SftData
 from tuner.data.source import EVIDENCE, Source
 from tuner.data.thumbs import thumb_columns
 from tuner.data.understood import understood
 from tuner.data.ways import MOST, Alternative, Unsure
-from tuner.errors import DataError
+from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
 
 # Enough to see what a text is.
@@ -28,13 +30,13 @@ class Look:
 
     Attributes:
         understood: what it is taken for, in a sentence; empty if that cannot be seen.
-        error: why a recipe that only names the file is refused.
+        error: why a recipe that only names the file is refused, as its plan would be.
         ways: recipes that read it; first what it is taken for, if there is no error.
         columns: of the file.
     """
 
     understood: str
-    error: DataError | None
+    error: TunerError | None
     ways: Sequence[Alternative]
     columns: Sequence[str]
 
@@ -49,12 +51,18 @@ def look(file: Path, folder: Path) -> Look:
     Raises:
         DataError: the file cannot be read, or has no rows.
     """
-    data = DataSection(train=(str(file),), eval=0, max_rows=EVIDENCE)
+    data = DataSection(train=(str(file),), eval=0, max_rows=EVIDENCE, draw="first")
     found = read_source(data, folder, _LENGTH, 0)
     found.bad.stop_if_too_many()
     if not found.rows:
         raise DataError(f"{file} has no rows", fix="name a file with rows")
-    return look_at(found.train.sources[0], folder)
+    seen = look_at(found.train.sources[0], folder)
+    if seen.error is None:
+        try:
+            SftData(Inputs(data, None, folder, 0, _LENGTH)).check()
+        except TunerError as error:
+            return replace(seen, error=error)
+    return seen
 
 
 def look_at(source: Source, folder: Path) -> Look:

@@ -70,8 +70,10 @@ def _as_thumbs(name: str, values: Sequence[Any]) -> list[str]:
     """Lines of recipe that read a column as thumbs; none if it does not look like some."""
     words = sorted({str(value).strip() for value in values})
     known = all(liked(word, name) is not None for word in words)
-    if known and reversed_by(name):
-        return [f"data.columns: {{label: {name}}}   # {words[-1]}: not liked"]
+    if known and 0 < len(words) <= 2:
+        yes = next((word for word in words if liked(word)), words[-1])
+        what = "not liked" if reversed_by(name) else "liked"
+        return [f"data.columns: {{label: {name}}}   # {yes}: {what}"]
     odd = known or not 1 < len(words) <= _MOST_WORDS or any("number" in kinds_of(w) for w in words)
     if plain(name) not in _THUMBS or odd:
         return []

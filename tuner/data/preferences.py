@@ -151,10 +151,12 @@ class PreferenceData(WholePipeline[Comparison]):
     def _refuse_empty(self, files: SplitFiles, found: Collection[Any]) -> None:
         compared = self._compared.get(files.name)
         if compared and (rows := len(compared.unpaired) + compared.ties) and not found:
+            thumbs = any(fit.template.name == "thumbs" for fit in self.fits)
             raise DataError(
                 f"the {files.name} split has no preferences: none of its {rows} rows can be paired",
                 "a pair needs a better and a worse answer to exactly the same prompt",
-                "add answers of both kinds to the same prompts",
+                "add answers of both kinds to the same prompts"
+                + ("; or, for tuner reward, learn each alone: reward.unpaired: learn" * thumbs),
             )
         super()._refuse_empty(files, found)
 

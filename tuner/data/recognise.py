@@ -9,28 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data import accounting
-from tuner.data.alternatives import alternatives, as_named, swapped
+from tuner.data.advice import as_comparisons, as_thumbs, by_rows, unsure, uses, with_fits, with_ways
 from tuner.data.choices import choosing
 from tuner.data.evidence import Evidence
-from tuner.data.preference_formats import choose_format
 from tuner.data.prepared import Inputs
 from tuner.data.read import Row
 from tuner.data.source import EVIDENCE, Source
-from tuner.data.table import positions
 from tuner.data.template import AUTO, Template, load_template, variables
-from tuner.data.template_match import NONE, Fit, NoTemplateFits, SeveralFit, choose, left_out
+from tuner.data.template_match import NONE, Fit, NoTemplateFits, SeveralFit, choose
 from tuner.data.transcripts import paired
 from tuner.data.turn_lists import LISTS, ends_with_user, shape
 from tuner.data.understood import understood
-from tuner.data.ways import MOST, Alternative, Unsure, recipe_line, shown, without_header
-from tuner.data.winners import NoneBetter
-from tuner.errors import DataError, TunerError
+from tuner.data.ways import recipe_line, shown
+from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 from tuner.schema.suggest import listed
 
-_COMPARISONS = (
-    "comparisons of answers, for tuner reward, or for tuner rlhf with rlhf.algorithm: dpo"
-)
 Accept = Callable[[Fit[Template]], bool]
 Choose = Callable[[DataSection, Sequence[str], Path, Accept, Evidence], Fit[Template]]
 
@@ -59,10 +53,10 @@ def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[
         mapped = any(file != NONE for file in data.columns.values())
         found = None if data.template != AUTO or mapped else _by_contents(source, folder)
         if found is None:
-            raise _with_ways(error, source) from None
+            raise with_ways(error, source) from None
         return found
     except SeveralFit as error:
-        raise _with_fits(error, source) from None
+        raise with_fits(error, source) from None
     if data.template == AUTO:
         _refuse_two_readings(fit, source)
     return replace(fit, spoken=_spoken(fit, rows, data.template != AUTO))
@@ -125,96 +119,6 @@ def _by_contents(source: Source, folder: Path) -> Fit[Template] | None:
     return Fit(template, {"messages": columns[0], **extras}, f"the turns in column {columns[0]}")
 
 
-def _by_rows(error: DataError, source: Source, groups: Iterable[Collection[str]] = ()) -> DataError:
-    """The error with the rows that have the columns of each kind, if no row has those of two.
-
-    `groups` are the columns of each kind; by default those that the error names.
-    """
-    kinds: dict[tuple[str, ...], list[str]] = {}
-    for row in source.rows:
-        kinds.setdefault(tuple(row.values), []).append(row.id)
-    named = [{*names} for names in groups] or [
-        set(problem.partition(": ")[2].split(", ")) for problem in error.problems
-    ]
-    if not named or any(sum(names <= {*kind} for names in named) > 1 for kind in kinds):
-        return error
-    listed = [f"{rows[0]} and others have: {', '.join(kind)}" for kind, rows in kinds.items()]
-    return DataError(
-        "the rows of one file have different formats",
-        "",
-        "put the rows of each kind into a file of its own, and list the files in data.train",
-        [*error.problems, *listed[:5]],
-    )
-
-
-def _with_fits(error: SeveralFit, source: Source) -> DataError:
-    """The error with a recipe for each of the templates that fit."""
-    mixed = _by_rows(error, source)
-    if mixed is not error or "eval" in source.given:
-        return mixed
-    ways = [as_named(fit, source.evidence, source.data.columns) for fit in error.fits]
-    fix = "\n".join(["say which one you mean:", *shown(ways, source.given)])
-    return _unsure(DataError(error.what, error.why, fix, error.problems), ways)
-
-
-def _unsure(error: DataError, ways: Sequence[Alternative]) -> Unsure:
-    unsure = Unsure(error.what, error.why, error.fix, error.problems)
-    unsure.ways = ways[:MOST]
-    return unsure
-
-
-def _with_ways(error: DataError, source: Source) -> DataError:
-    """The error with recipes that would read the rows, and the columns that hold conversations in
-    most rows, but not in all."""
-    hints, rows = [], source.rows[:EVIDENCE]
-    for name in source.columns:
-        odd = [row.id for row in rows if not shape([row.values.get(name)])]
-        if len(odd) * 2 < len(rows):
-            where = f", except {', '.join(odd[:3])}" if odd else ""
-            way = f"template: chat, columns: {{messages: {name}}} reads it"
-            hints.append(f"'{name}' holds conversations{where}: {way}")
-    if source.data.template != AUTO or "eval" in source.given:
-        return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
-    if lines := without_header(source.path, source.columns, source.given):
-        return DataError(error.what, error.why, "\n".join(lines), error.problems)
-    compared = _as_comparisons(source)
-    ways = [] if hints or compared else ways_to_read(source)
-    if source.columns == positions(len(source.columns)):
-        # Columns without names are only guessed where all of them fit.
-        ways = [way for way in ways if way.template.choice]
-    lines = [*compared, *shown(ways, source.given)]
-    fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
-    holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
-    problems = [*error.problems[:1], *holds[:10]] if lines else error.problems
-    problems += [] if compared else hints
-    return _unsure(DataError(error.what, error.why, fix, problems), ways)
-
-
-def _as_comparisons(source: Source) -> list[str]:
-    """Lines for an error, where the rows compare answers with each other."""
-    try:
-        fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
-    except NoneBetter as error:
-        return [f"  {_COMPARISONS}; then", *(f"  {line}" for line in error.fix.splitlines())]
-    except TunerError:
-        return []
-    if fit.template.name == "thumbs":
-        return []
-    return [
-        f"  {_COMPARISONS}, as they are ({fit.template.name}):",
-        f"    {recipe_line(source.given, source.data.columns)}",
-    ]
-
-
-def ways_to_read(source: Source) -> list[Alternative]:
-    """Return recipes that would read a source that has been looked at, the best first."""
-    gone = left_out(source.data.columns)
-    rows = source.evidence.rows
-    kept = [{name: value for name, value in row.items() if name not in gone} for row in rows]
-    renames = {name: file for name, file in source.data.columns.items() if file != NONE}
-    return alternatives(Evidence(kept), renames)
-
-
 def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     """Refuse a source of which columns of the task would not be used.
 
@@ -236,11 +140,11 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     if not task or data.template != AUTO or begun:
         return
     it, looks = ("it", "looks") if len(task) == 1 else ("them", "look")
-    ways = _uses(source, task, used)
+    ways = uses(source, task, used)
     gone = {**data.columns, **dict.fromkeys(task, NONE)}
     fix = [
         f"say what becomes of {it}:",
-        *(_as_comparisons(source) or shown(ways, source.given)),
+        *(as_comparisons(source) or [*as_thumbs(source, task), *shown(ways, source.given)]),
         f"  leave {it} out:",
         f"    {recipe_line(source.given, gone)}",
     ]
@@ -252,23 +156,8 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
         "and went on",
         "\n".join(fix),
     )
-    mixed = _by_rows(error, source, [used, *({name} for name in task)])
-    raise mixed if mixed is not error else _unsure(error, ways)
-
-
-def _uses(source: Source, task: list[str], used: Collection[str]) -> list[Alternative]:
-    """Ways to read columns of the task that nothing reads; none for an eval file, whose format is
-    that of the training rows."""
-    if "eval" in source.given:
-        return []
-    seen = source.evidence
-    ways = [
-        each
-        for each in ways_to_read(source)
-        if each.read >= len(used) and not left_out(each.columns).issuperset(task)
-    ]
-    names = [swapped(source.fit, seen, each) for each in task] if len(task) == 1 else []
-    return [each for each in [*names, *ways] if each][:MOST]
+    mixed = by_rows(error, source, [used, *({name} for name in task)])
+    raise mixed if mixed is not error else unsure(error, ways)
 
 
 def _refuse_two_readings(fit: Fit[Template], source: Source) -> None:

@@ -68,6 +68,15 @@ class SftData(Pipeline[Dialogue]):
         self._odd: Counter[str] = Counter()
         self._rules = TurnRules.of(self.data)
 
+    def check(self) -> None:
+        """Read the rows and check all that needs no tokenizer: what they are, and their labels.
+
+        Raises:
+            DataError, RecipeError: as `prepare`.
+        """
+        items = self._split()
+        self._find_labels(items, items.train)
+
     def _recognise(self) -> None:
         refuse_unknown_column(self.data, [n for each in self.source.sources for n in each.columns])
         super()._recognise()

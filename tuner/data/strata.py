@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tuner.data.dialogue import Dialogue
-from tuner.data.label_names import column_of
+from tuner.data.label_names import column_of, written
 from tuner.data.read import Row
 from tuner.data.source import Source
 from tuner.data.template import AUTO, Template
@@ -18,8 +20,15 @@ def of_row(source: Source, row: Row, data: DataSection, head: str) -> str | None
     labelled = template.label or template.cloze or known or asked or head == "classes"
     column = column_of(template) if labelled else None
     value = None if column is None else source.fit.value(row, column)
-    text = "" if value is None else str(value).strip()
+    text = "" if value is None else _said(value, template).strip()
     return text if text and (text in known or not known) else None
+
+
+def _said(value: Any, template: Template) -> str:
+    """A label as its row will have it: true is not True, and in some templates is yes."""
+    if isinstance(value, bool) and template.booleans:
+        return template.booleans[not value]
+    return str(written(value))
 
 
 def of_dialogue(item: Dialogue, template: Template, data: DataSection, head: str) -> str | None:

@@ -15,17 +15,23 @@ from tuner.errors import DataError
 def thumb_columns(fit: Fit[Template], source: Source, resumed: bool = False) -> list[str]:
     """Return the columns that say whether each row's answer is liked.
 
-    Such a column is named so, the template does not read it, and it holds nothing but thumbs. A
-    template without a prompt and an answer has nothing to like. Of a run that is resumed, those
-    count by which it began.
+    Such a column is named so, the template does not read it, the recipe does not leave it out, and
+    it holds nothing but thumbs. A template without a prompt and an answer has nothing to like.
+
+    Args:
+        fit: the template and its columns.
+        source: the file and its rows.
+        resumed: a run goes on, which may have begun when fewer columns counted.
     """
     if fit.template.raw:
         return []
-    free = [name for name in source.columns if name not in fit.used]
-    if not resumed:
-        free = [name for name in free if name not in left_out(source.data.columns)]
+    disliked = source.data.disliked
+    gone = left_out(source.data.columns) if disliked != "drop" else frozenset[str]()
+    free = [name for name in source.columns if name not in fit.used and name not in gone]
     values = {name: [row.values.get(name) for row in source.rows] for name in free}
-    return [name for name in free if are_thumbs(name, values[name], resumed)]
+    # With an error for disliked rows, a run that began by all names has none.
+    earlier = resumed and disliked == "error"
+    return [name for name in free if are_thumbs(name, values[name], earlier)]
 
 
 def is_down(row: Row, names: Sequence[str]) -> bool:

@@ -20,8 +20,8 @@ from tuner.data.transcripts import Transcript, transcript, transcript_of
 
 # Shapes that are lists of turns; any other is a mark.
 LISTS = ("role", "from")
-_SPEAKER = ("role", "from", "speaker", "sender")
-_SAID = ("content", "value", "text", "message", "utterance")
+_SPEAKER = ("role", "from", "speaker", "sender", "角色", "说话人", "发言人", "身份")
+_SAID = ("content", "value", "text", "message", "utterance", "内容", "文本", "发言", "话语")
 _ASKED = ("human", "user", "prompt", "question")
 _ANSWERED = ("assistant", "gpt", "bot", "response", "answer")
 

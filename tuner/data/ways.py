@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuner.data.template import Template
@@ -35,20 +35,24 @@ class Alternative:
         template: the data template.
         columns: the recipe's `columns`: the template's name and the file's, and what is left out.
         read: how many of the task's columns it reads.
+        keys: further keys of the data section.
+        called: what the rows are taken for, if it is not what the template says.
     """
 
     template: Template
     columns: Mapping[str, str]
     read: int
+    keys: Mapping[str, str] = field(default_factory=dict)
+    called: str = ""
 
     @property
     def task(self) -> str:
         """What the rows are taken for."""
-        return self.template.task or self.template.name.replace("_", " ")
+        return self.called or self.template.task or self.template.name.replace("_", " ")
 
     def line(self, given: Mapping[str, str]) -> str:
         """Return it as a line of a recipe; see `recipe_line`."""
-        return recipe_line({**given, "template": self.template.name}, self.columns)
+        return recipe_line({**given, "template": self.template.name, **self.keys}, self.columns)
 
 
 def recipe_line(keys: Mapping[str, str], columns: Mapping[str, str]) -> str:
@@ -106,6 +110,9 @@ def without_header(path: Path, columns: Sequence[str], given: Mapping[str, str])
 def shown(ways: Sequence[Alternative], given: Mapping[str, str]) -> list[str]:
     """Return lines for an error: what each way takes the rows for, and its line of recipe."""
     lines: list[str] = []
+    if "source" in given:
+        # A source of several has no such key.
+        ways = [way for way in ways if "reasoning_column" not in way.keys]
     for way in ways[:MOST]:
         lines += [f"  {way.task}:", f"    {way.line(given)}"]
     return lines

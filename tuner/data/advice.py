@@ -1,0 +1,146 @@
+"""Errors about what a file is, with the recipes that would read it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from tuner.data.alternatives import alternatives, as_named, reasoned, swapped
+from tuner.data.evidence import Evidence
+from tuner.data.preference_formats import choose_format
+from tuner.data.source import EVIDENCE, Source
+from tuner.data.table import positions
+from tuner.data.template import AUTO
+from tuner.data.template_match import NONE, SeveralFit, left_out
+from tuner.data.thumb_words import is_thumb
+from tuner.data.turn_lists import shape
+from tuner.data.ways import MOST, Alternative, Unsure, recipe_line, shown, without_header
+from tuner.data.winners import NoneBetter
+from tuner.errors import DataError, TunerError
+
+_COMPARISONS = (
+    "comparisons of answers, for tuner reward, or for tuner rlhf with rlhf.algorithm: dpo"
+)
+
+
+def ways_to_read(source: Source) -> list[Alternative]:
+    """Return recipes that would read a source that has been looked at, the best first."""
+    gone = left_out(source.data.columns)
+    rows = source.evidence.rows
+    kept = [{name: value for name, value in row.items() if name not in gone} for row in rows]
+    renames = {name: file for name, file in source.data.columns.items() if file != NONE}
+    return alternatives(Evidence(kept), renames)
+
+
+def with_fits(error: SeveralFit, source: Source) -> DataError:
+    """Return the error with a recipe for each of the templates that fit."""
+    mixed = by_rows(error, source)
+    if mixed is not error or "eval" in source.given:
+        return mixed
+    ways = [as_named(fit, source.evidence, source.data.columns) for fit in error.fits]
+    fix = "\n".join(["say which one you mean:", *shown(ways, source.given)])
+    return unsure(DataError(error.what, error.why, fix, error.problems), ways)
+
+
+def with_ways(error: DataError, source: Source) -> DataError:
+    """Return the error with recipes that would read the rows, and the columns of conversations in
+    most rows, but not in all."""
+    hints, rows = [], source.rows[:EVIDENCE]
+    for name in source.columns:
+        odd = [row.id for row in rows if not shape([row.values.get(name)])]
+        if len(odd) * 2 < len(rows):
+            where = f", except {', '.join(odd[:3])}" if odd else ""
+            way = f"template: chat, columns: {{messages: {name}}} reads it"
+            hints.append(f"'{name}' holds conversations{where}: {way}")
+    if source.data.template != AUTO or "eval" in source.given:
+        return DataError(error.what, error.why, error.fix, [*error.problems, *hints])
+    if lines := without_header(source.path, source.columns, source.given):
+        return DataError(error.what, error.why, "\n".join(lines), error.problems)
+    compared = as_comparisons(source)
+    ways = [] if hints or compared else ways_to_read(source)
+    if source.columns == positions(len(source.columns)):
+        # Columns without names are only guessed where all of them fit.
+        ways = [way for way in ways if way.template.choice]
+    lines = [*compared, *shown(ways, source.given)]
+    fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
+    holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
+    problems = [*error.problems[:1], *holds[:10]] if lines else error.problems
+    problems += [] if compared else hints
+    return unsure(DataError(error.what, error.why, fix, problems), ways)
+
+
+def by_rows(error: DataError, source: Source, groups: Iterable[Collection[str]] = ()) -> DataError:
+    """Return the error with the rows of each kind of columns, if no row has those of two.
+
+    `groups` are the columns of each kind; by default those that the error names.
+    """
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for row in source.rows:
+        kinds.setdefault(tuple(row.values), []).append(row.id)
+    named = [{*names} for names in groups] or [
+        set(problem.partition(": ")[2].split(", ")) for problem in error.problems
+    ]
+    if not named or any(sum(names <= {*kind} for names in named) > 1 for kind in kinds):
+        return error
+    listed = [f"{rows[0]} and others have: {', '.join(kind)}" for kind, rows in kinds.items()]
+    return DataError(
+        "the rows of one file have different formats",
+        "",
+        "put the rows of each kind into a file of its own, and list the files in data.train",
+        [*error.problems, *listed[:5]],
+    )
+
+
+def uses(source: Source, task: list[str], used: Collection[str]) -> list[Alternative]:
+    """Return ways to read columns of the task that nothing reads; none for an eval file, which is
+    read as the training rows are."""
+    if "eval" in source.given:
+        return []
+    seen = source.evidence
+    ways = [
+        each
+        for each in ways_to_read(source)
+        if each.read >= len(used) and not left_out(each.columns).issuperset(task)
+    ]
+    names = [swapped(source.fit, seen, each) for each in task] if len(task) == 1 else []
+    thoughts = [reasoned(source.fit, seen, each) for each in task]
+    return [each for each in [*names, *thoughts, *ways] if each][:MOST]
+
+
+def as_comparisons(source: Source) -> list[str]:
+    """Return lines for an error, where the rows compare answers with each other."""
+    try:
+        fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
+    except NoneBetter as error:
+        return [f"  {_COMPARISONS}; then", *(f"  {line}" for line in error.fix.splitlines())]
+    except TunerError:
+        return []
+    if fit.template.name == "thumbs":
+        return []
+    return [
+        f"  {_COMPARISONS}, as they are ({fit.template.name}):",
+        f"    {recipe_line(source.given, source.data.columns)}",
+    ]
+
+
+def as_thumbs(source: Source, task: Collection[str]) -> list[str]:
+    """Return lines for an error, where one of these columns may say which answers are liked."""
+    try:
+        fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
+    except TunerError:
+        return []
+    label = fit.columns.get("label")
+    rows = source.evidence.values(label) if label in task else []
+    if fit.template.name != "thumbs" or not rows or not all(map(is_thumb, rows)):
+        return []
+    return [
+        f"  answers that are liked or not ('{label}'), for tuner reward, or for tuner rlhf with "
+        "rlhf.algorithm: dpo, as they are:",
+        f"    {recipe_line(source.given, source.data.columns)}",
+    ]
+
+
+def unsure(error: DataError, ways: Sequence[Alternative]) -> Unsure:
+    """Return an error with the ways in question."""
+    found = Unsure(error.what, error.why, error.fix, error.problems)
+    found.ways = ways[:MOST]
+    return found
