@@ -73,6 +73,22 @@ def test_rows_without_a_label_column_are_drawn(tmp_path: Path, keys: dict[str, A
         assert sum(n > 90 for n in found) == 2
 
 
+@pytest.mark.parametrize(
+    ("keys", "row"),
+    [
+        ({"labels": ["true", "false"]}, {"text": "Guest {}"}),
+        ({"labels": ["yes", "no"]}, {"question": "Is guest {} in?"}),
+    ],
+)
+def test_true_and_false_are_the_labels_that_they_are_written_as(
+    tmp_path: Path, keys: dict[str, Any], row: dict[str, str]
+) -> None:
+    (asked, text), answer = *row.items(), "label" if "text" in row else "answer"
+    rows = [{asked: text.format(n), answer: n < 90} for n in range(100)]
+    result = prepared(tmp_path, rows, max_rows=20, **keys)
+    assert [*result.report["files"][0]["drawn_labels"].values()] in ([2, 18], [18, 2])
+
+
 def test_several_files_are_drawn_from_in_proportion(tmp_path: Path) -> None:
     others = [{"prompt": f"Ask {n}", "completion": "Yes."} for n in range(40)]
     result = prepared(tmp_path, SORTED, others, max_rows=50)

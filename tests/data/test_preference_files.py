@@ -155,14 +155,66 @@ def test_a_winner_that_can_be_read_in_two_ways_is_refused(tmp_path: Path) -> Non
     for columns, texts in zip(lines(caught.value), ((BAD, GOOD), (GOOD, BAD)), strict=True):
         made = prepared(tmp_path, rows, columns={"prompt": "history", **columns})
         assert made.train[0].texts == texts
-    scored = [{**row, "score_A": 1 + row["labels"], "score_B": 1.5} for row in rows]
+    mixed = [{**row, "score_A": 2, "score_B": 1} for row in rows]
     with pytest.raises(DataError, match="can be read in two ways") as caught:
-        prepared(tmp_path, scored, columns={"prompt": "history"})
-    made = prepared(tmp_path, scored, columns={"prompt": "history", **lines(caught.value)[2]})
+        prepared(tmp_path, mixed)
+    made = prepared(tmp_path, mixed, columns=lines(caught.value)[2])
     assert made.train[0].texts == (GOOD, BAD)
     flags = [{**row, "labels": bool(row["labels"])} for row in rows]
     with pytest.raises(DataError, match="can be read in two ways"):
         prepared(tmp_path, flags, columns={"prompt": "history"})
+
+
+@pytest.mark.parametrize("better", [0, 1, False, True])
+def test_scores_say_which_answer_a_number_means(tmp_path: Path, better: Any) -> None:
+    """SHP: `labels` is 1 where the first answer has the higher score; its prompt is `history`."""
+    first = {"history": ASKED, "human_ref_A": GOOD, "human_ref_B": BAD, "score_A": 9, "score_B": 2}
+    second = {**first, "history": "Else?", "score_A": 1}
+    rows = [{**first, "labels": better}, {**second, "labels": type(better)(1 - better)}]
+    made = prepared(tmp_path, rows).train
+    assert [each.texts for each in made] == [(GOOD, BAD), (BAD, GOOD)]
+    assert made[0].messages == (USER,)
+
+
+THUMBS = {"prompt": ASKED, "response": GOOD}
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "asks"),
+    [
+        ("feedback", "great", "poor", True),
+        ("is_toxic", False, True, True),
+        ("is_correct", True, False, True),
+        ("is_bad", 0, 1, False),
+        ("评价", "满意", "不满意", False),
+    ],
+)
+def test_thumbs_in_other_words_are_never_upside_down(
+    tmp_path: Path, name: str, good: Any, bad: Any, asks: bool
+) -> None:
+    rows = [{**THUMBS, name: good}, {**THUMBS, "response": BAD, name: bad}]
+    made = None if asks else prepared(tmp_path, rows)
+    if asks:
+        with pytest.raises(DataError, match="no format of preference data fits") as caught:
+            prepared(tmp_path, rows)
+        fix = [line.strip() for line in caught.value.fix.splitlines()[1:]]
+        if name == "feedback":
+            line = next(yaml.safe_load(each[6:]) for each in fix if "great: good" in each)
+            made = prepared(tmp_path, rows, **line)
+        else:
+            made = prepared(tmp_path, rows, columns=lines(caught.value)[0])
+    assert made is not None
+    assert made.train[0].texts == (GOOD, BAD)
+
+
+def test_a_score_of_one_answer_is_no_comparison(tmp_path: Path) -> None:
+    """The error says what the rows are good for, and the form that it names is read."""
+    row = {"prompt": ASKED, "response": GOOD, "helpfulness": 4, "verbosity": 1}
+    with pytest.raises(DataError, match="needs two answers to the same prompt") as caught:
+        prepared(tmp_path, [row, {**row, "helpfulness": 0}])
+    assert "helpfulness (0 to 4), verbosity (1 to 1)" in caught.value.why
+    made = prepared(tmp_path, [{"prompt": ASKED, "answers": [BAD, GOOD], "scores": [1, 4]}])
+    assert made.train[0].texts[made.train[0].pairs[0][0]] == GOOD
 
 
 @pytest.mark.parametrize("row", [LETTERED, NUMBERED, {**LETTERED, "score_a": 3}])

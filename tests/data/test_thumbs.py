@@ -68,6 +68,13 @@ def test_answers_labelled_bad_are_refused_until_the_recipe_says_what_becomes_of_
         ("rating", "\U0001f44d", "\U0001f44e"),
         ("feedback", "thumbs_up", "thumbs_down"),
         ("liked", 1.0, 0.0),
+        ("Is Liked", "yes", "no"),
+        ("feedback", "helpful", "unhelpful"),
+        ("评价", "满意", "不满意"),
+        ("标签", 1, 0),
+        ("is_bad", False, True),
+        ("Disliked", 0, 1),
+        ("thumbs_down", "no", "yes"),
     ],
 )
 @pytest.mark.parametrize("row", [pair, turns])
@@ -106,6 +113,8 @@ def test_nothing_but_disliked_answers_is_refused_with_the_way_out(tmp_path: Path
         [{"label": "positive"}, {"label": "negative"}],
         [{"label": True}, {"label": "maybe"}],
         [{"correct": True}, {"correct": False}],
+        [{"is_toxic": False}, {"is_toxic": True}],
+        [{"标签": "好"}, {"标签": "差"}],
     ],
 )
 def test_other_columns_are_no_thumbs(tmp_path: Path, thumbs: list[dict[str, Any]]) -> None:
@@ -132,3 +141,19 @@ def test_a_disliked_answer_is_no_reference_of_a_prompt(tmp_path: Path) -> None:
     data = section(tmp_path, [pair("yes", label=True), {**pair("no", label=False), "prompt": "?"}])
     found = PromptData(Inputs(data, make_tokenizer("chatml"), tmp_path, 1, 512), 16).prepare()
     assert [prompt.reference for prompt in found.train] == ["yes", ""]
+
+
+def test_a_recipe_that_leaves_the_thumbs_out_learns_all_rows(tmp_path: Path) -> None:
+    rows = [pair(f"answer {n}", label=n != 2) for n in range(4)]
+    result = prepared(tmp_path, rows, disliked="error", columns={"label": "none"})
+    assert result.report["rows_train"] == 4
+
+
+def test_a_run_that_goes_on_knows_the_thumbs_by_which_it_began(tmp_path: Path) -> None:
+    """One that began before `is_bad` counted learned all rows."""
+    data = section(tmp_path, [pair(f"answer {n}", is_bad=n == 2) for n in range(4)])
+    began = (("prompt_completion", {"prompt": "prompt", "completion": "completion"}),)
+    for disliked, formats, left in (("error", began, 4), ("drop", began, 3), ("drop", (), 3)):
+        keys = data.model_copy(update={"disliked": disliked})
+        inputs = Inputs(keys, make_tokenizer("chatml"), tmp_path, 7, 512, formats=formats)
+        assert SftData(inputs).prepare().report["rows_train"] == left

@@ -48,9 +48,6 @@ def nothing_fits(what: str, expected: Sequence[str], rows: Sequence[Row]) -> Dat
     values = {name: [v for row in rows if not blank(v := row.values.get(name))] for name in present}
     asks, answers = (_one(present, ALIASES[name]) for name in ("prompt", "completion"))
     if asks and answers:
-        if lines := [line for name in present for line in _as_thumbs(name, values[name])]:
-            fix = "\n  ".join(["say which answers are liked:", *lines])
-            return DataError(what, fix=fix, problems=[found, *expected])
         if scores := [f"{name} ({_range(values[name])})" for name in _scales(values)]:
             return DataError(
                 "a comparison needs two answers to the same prompt, and each row has one",
@@ -59,6 +56,9 @@ def nothing_fits(what: str, expected: Sequence[str], rows: Sequence[Row]) -> Dat
                 "to compare them, write those to one prompt into one row, with their scores: "
                 '{"prompt": ..., "answers": ["...", "..."], "scores": [4, 1]}',
             )
+        if lines := [line for name in present for line in _as_thumbs(name, values[name])]:
+            fix = "\n  ".join(["say which answers are liked:", *lines])
+            return DataError(what, fix=fix, problems=[found, *expected])
     return DataError(what, fix=_RENAME, problems=[found, *expected])
 
 
@@ -70,7 +70,7 @@ def _as_thumbs(name: str, values: Sequence[Any]) -> list[str]:
     """Lines of recipe that read a column as thumbs; none if it does not look like some."""
     words = sorted({str(value).strip() for value in values})
     known = all(liked(word, name) is not None for word in words)
-    if known and 0 < len(words) <= 2:
+    if known and len(words) == 2:
         yes = next((word for word in words if liked(word)), words[-1])
         what = "not liked" if reversed_by(name) else "liked"
         return [f"data.columns: {{label: {name}}}   # {yes}: {what}"]
