@@ -230,6 +230,20 @@ def test_several_right_options_are_learned_in_their_order(tmp_path: Path) -> Non
     assert "the letters of all right options" in made[0]
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_held_out_rows_are_asked_as_the_training_rows(tmp_path: Path, several: bool) -> None:
+    options = {"A": "oak", "B": "iron", "C": "cork"}
+    rows = [{"question": f"{n}?", "options": options, "answer": "A"} for n in COUNT]
+    many = [{**row, "question": f"Which of {row['question']}", "answer": "AC"} for row in rows]
+    write_rows(tmp_path / "held.jsonl", rows if several else many)
+    if several:
+        (first, *_) = prepared(tmp_path, many, eval="held.jsonl").eval
+        assert "the letters of all right options" in first.prompt_text
+    else:
+        with pytest.raises(DataError, match="an answer names several options"):
+            prepared(tmp_path, rows, eval="held.jsonl")
+
+
 def test_causes_and_effects_are_asked_for_in_words(tmp_path: Path) -> None:
     first, second = texts(prepared(tmp_path, rows_of(COLUMNS["COPA"][0])))[:2]
     assert "Barge 0 sank.\n\nWhat was the cause?\n\nA. It leaked." in first

@@ -13,15 +13,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
+from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.evidence import MOST
 from tuner.data.options import MARKED, ascii_letter, named, parsed, plain_text, unmarked
+from tuner.data.template import AUTO, load_template
 from tuner.data.values import written
 
 _LETTER = re.compile(r"[(\[（【]?\s*([A-Za-zＡ-Ｚ])\s*[)\]）】.:：、．,]*\Z")
+# Templates for one right option and for several.
+_ONE, _MANY = ("multiple_choice", "multiple_choice_zh"), ("multiple_answers", "multiple_answers_zh")
+_TWINS = dict(zip((*_ONE, *_MANY), (*_MANY, *_ONE), strict=True))
 # Several letters, or several numbers.
 _SEVERAL = re.compile(
     r"[A-ZＡ-Ｚ](?:\s*[,，、;；/|&\s]?\s*[A-ZＡ-Ｚ])+|\d+(?:\s*[,，、;；/|]\s*\d+)+"
@@ -169,6 +174,21 @@ def settle(fits: Iterable[Any]) -> None:
         if one.unsure and len(known) == 1:
             (one.way,) = known
             one.unsure = False
+
+
+def as_trained(train: Sequence[Any], held: Sequence[Any]) -> None:
+    """Let held-out files ask as the training files do: for one right option, or for several.
+
+    Args:
+        train: the sources of training rows, their formats found.
+        held: those of held-out rows; one whose format nobody named gets its twin.
+    """
+    known = {source.fit.template.name for source in train if source.rows}
+    for source in held:
+        name = source.fit.template.name if source.rows else ""
+        twin = _TWINS.get(name)
+        if twin in known and name not in known and source.data.template == AUTO:
+            source.fit = replace(source.fit, template=load_template(twin, Path()))
 
 
 def unsure(fits: Iterable[Any]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any, Generic
 from tuner.console.formatting import counted
 from tuner.data import read
 from tuner.data.bad_rows import EVERY
-from tuner.data.choices import settle
+from tuner.data.choices import as_trained, settle
 from tuner.data.example_maker import ExampleMaker
 from tuner.data.file_errors import explained, refuse_marked, refuse_pairs
 from tuner.data.files import in_source, read_source
@@ -155,6 +155,7 @@ class Pipeline(ABC, Generic[Item]):
             except (DataError, RecipeError) as found:
                 error = explained(found, source, self.likely)
                 raise in_source(error, source) if several else error from None
+        as_trained(self.source.train.sources, self.source.eval.sources)
         settle(source.fit for source in self.source.sources if source.rows)
 
     @abstractmethod

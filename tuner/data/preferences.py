@@ -156,7 +156,7 @@ class PreferenceData(WholePipeline[Comparison]):
                 f"the {files.name} split has no preferences: none of its {rows} rows can be paired",
                 "a pair needs a better and a worse answer to exactly the same prompt",
                 "add answers of both kinds to the same prompts"
-                + ("; or, for tuner reward, learn each alone: reward.unpaired: learn" * thumbs),
+                + ("; tuner reward also learns them alone (reward.unpaired: learn)" * thumbs),
             )
         super()._refuse_empty(files, found)
 
