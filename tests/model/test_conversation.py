@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tuner.model import conversation
 from tuner.plan import make as plan_make
 from tuner.plan.plan import Plan
 from tuner.recipe import load as recipe_load
+from tuner.recipe.history_rows import BEGUN
 from tuner.recipe.schema_model import ModelSection
 
 ASKED = [{"role": "user", "content": "Due?"}]
@@ -152,10 +154,50 @@ def test_the_fix_for_a_template_that_cannot_be_trained_works(
     )
     tokenizer.save_pretrained(other)
     sections: dict[str, Any] = {"data_rows": ROWS, "data": {"template": "auto", "eval": 0}}
-    with pytest.raises(ModelError, match="cannot be trained on") as caught:
+    with pytest.raises(DataError, match="cannot be trained on") as caught:
         planned(make_recipe(**sections, model={"base": str(other)}))
     key, name = re.findall(r"model\.(\w+): (\w+)", caught.value.fix)[0]
     planned(make_recipe(**sections, model={"base": str(other), key: name}))
+
+
+@pytest.mark.parametrize("verb", ["sft", "reward", "rlhf"])
+def test_a_template_that_leaves_the_answers_beginning_out_of_prompts_is_refused(
+    make_recipe: Callable[..., Path], verb: str
+) -> None:
+    """It has no add_generation_prompt: exit 3 and both prompts; with the line that the fix names,
+    and with a template that has it, it plans. A run that began so goes on."""
+    turns = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content"
+    source = turns + " + '<|im_end|>\n' }}{% endfor %}\n"
+    answers = {"chosen": "Now.", "rejected": "Never."} if verb == "reward" else {}
+    rows = ROWS if verb == "sft" else [{"prompt": f"Due {n}?", **answers} for n in range(4)]
+    rewards = {"reward": [{"rule": "length", "max": 8}], "max_new_tokens": 8, "algorithm": "rloo"}
+    sections: dict[str, Any] = {"data_rows": rows, "data": {"template": "auto", "eval": 0}}
+    sections |= {"rlhf": rewards} if verb == "rlhf" else {}
+
+    def made(name: str, **origins: str) -> Plan:
+        recipe = make_recipe(**sections, model={"chat_template": name})
+        (recipe.parent / "own.jinja").write_text(source, "utf-8")
+        loaded = recipe_load.load(recipe, verb=verb)
+        loaded = replace(loaded, origins=loaded.origins | origins)
+        return plan_make.make(loaded, hardware.detect(), output=recipe.parent / "run")
+
+    with pytest.raises(DataError, match="is not the prompt that is sent") as caught:
+        made("own.jinja")
+    sent = "<|im_start|>user\\n...<|im_end|>\\n"
+    assert f"\n  trained '{sent}<|im_start|>assistant\\n'" in caught.value.why
+    assert f"\n  sent    '{sent}'" in caught.value.why
+    made("own.jinja", **{"model.chat_date": BEGUN})
+    made(caught.value.fix.rpartition("model.chat_template: ")[2])
+    (line,) = re.findall(r"\{%-.*-%\}", caught.value.fix)
+    source += line
+    tokenizer = made("own.jinja").tokenizer
+    assert prompt(tokenizer) == "<|im_start|>user\nDue?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_family_leaves_the_answers_beginning_out(name: str) -> None:
+    """Mistral's prompts end with the question and have nothing to add."""
+    assert ChatTemplate(FAMILIES[name].tokenizer()).abilities.header == ""
 
 
 def test_arguments_are_defaults_of_the_template(tmp_path: Path) -> None:

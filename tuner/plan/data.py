@@ -14,7 +14,8 @@ from tuner.data.sft import SftData
 from tuner.data.system_turn import with_system
 from tuner.machine import launch
 from tuner.plan import rlhf as plan_rlhf
-from tuner.plan.prompts import refuse_other_prompts
+from tuner.plan.prompts import refuse_no_header, refuse_other_prompts
+from tuner.recipe.history_rows import BEGUN
 from tuner.recipe.schema_rlhf import RewardSection
 from tuner.rewards.rules import ExactAnswerRule
 
@@ -91,6 +92,10 @@ def preview(base: RecipeAndBase, room: int, count: int) -> tuple[Prepared, list[
 
 def _settled(base: RecipeAndBase, rows: Pipeline[Any], prepared: Prepared) -> list[Example]:
     """The supervised rows that PPO mixes in; settles the prompts of the rows."""
+    finder = rows.maker.finder
+    # A run that began so goes on.
+    if finder and BEGUN not in base.loaded.origins.values():
+        refuse_no_header(finder.chat)
     ptx = _ptx(base.recipe, rows.inputs)
     date = prepared.report.get("chat_date")
     settle_prompts(
