@@ -47,7 +47,8 @@ def tide(at: str) -> str:
 PAGE = (ROOT / "docs/conversations.md").read_text("utf-8").partition("\n## Tools\n")[2]
 ROW = json.loads(re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL)[0])
 ONE, TOOLS = ROW["messages"], ROW["tools"]
-BROKEN = '<tool_call>\n{"name": "tide", "arguments": {"at": }\n</tool_call>'
+# Inside a sentence: an answer that begins or ends with such a call is a bad row.
+BROKEN = 'So: <tool_call>\n{"name": "tide", "arguments": {"at": }\n</tool_call>.'
 
 
 def asked(text: str) -> Turn:

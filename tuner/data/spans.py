@@ -130,10 +130,9 @@ class SpanFinder:
             return tool_calls.native(message, self.chat.abilities.text_arguments)
         if "call" not in message:
             return message
-        plain = {key: value for key, value in message.items() if key != "call"}
         if not self.chat.abilities.calls:
-            return plain
-        return self._with_calls(tool_calls.parsed(plain))
+            return {key: value for key, value in message.items() if key != "call"}
+        return self._with_calls(tool_calls.parsed(message))
 
     def _one(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
         try:

@@ -66,7 +66,10 @@ class TurnPlaces:
         reasons = bool(rendered.dialogue.last_answer.get(KEY))
         self._arguments = finder.chat.arguments(reasons)
         calls = finder.chat.abilities.calls
-        self._names = [_called(message) if calls else [] for message in self._messages]
+        self._names = [
+            [name for name, _ in tool_calls.made(message)] if calls else []
+            for message in self._messages
+        ]
         self._contents: dict[int, list[Content]] = {}
         for each in contents:
             self._contents.setdefault(each[2], []).append(each)
@@ -230,12 +233,3 @@ def _alike(one: str, other: str) -> int:
     """The characters in which two texts begin alike."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
-
-
-def _called(message: Message) -> list[str]:
-    """The names that a turn calls, in order."""
-    calls = message.get("tool_calls")
-    if message.get("call"):
-        plain = {key: value for key, value in message.items() if key != "call"}
-        calls = tool_calls.parsed(plain)["tool_calls"]
-    return [tool_calls.called(call)[0] for call in calls or ()]
