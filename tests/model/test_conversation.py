@@ -22,6 +22,8 @@ from tuner.errors import DataError, ModelError, RecipeError, SafetyError, TunerE
 from tuner.export.gguf import modelfile
 from tuner.machine import hardware
 from tuner.model import conversation
+from tuner.plan import data as plan_data
+from tuner.plan import ground
 from tuner.plan import make as plan_make
 from tuner.plan.plan import Plan
 from tuner.recipe import load as recipe_load
@@ -277,10 +279,72 @@ def test_what_the_recipe_says_is_sent_whatever_the_rows_have(
     data = {"template": "auto", "eval": 0}
     made = planned(make_recipe(data_rows=reasoned(6), data=data, model=model))
     assert prompt(made.tokenizer) == prompt(made.tokenizer, enable_thinking=False)
-    # Its rows are trained as what they are.
+    # Its rows are trained as what they are, and that comes first.
+    assert made.warnings[0] == (
+        "model.chat_arguments: chat, serve and the artefacts will send enable_thinking=false, but "
+        "most answers are trained with enable_thinking=true, by whether they have reasoning (6 of "
+        "6 rows): leave enable_thinking out, or set data.reasoning: drop"
+    )
     row = made.prepared.train[0]
     text = made.tokenizer.decode(row.input_ids)
     assert "<|im_start|>assistant\n<think>\nIt is so.\n</think>\n\n0.<|im_end|>" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "value", "reasoning", "warned"),
+    [
+        (4, False, "auto", True),
+        (4, False, "drop", False),
+        (4, False, "context", True),
+        (4, True, "auto", False),
+        (2, False, "auto", False),
+        (0, True, "auto", True),
+    ],
+)
+def test_arguments_that_most_rows_contradict_come_first(
+    make_recipe: Callable[..., Path], count: int, value: bool, reasoning: str, warned: bool
+) -> None:
+    """In a plan and in the preview; what the warning says to leave out ends it."""
+    model: dict[str, Any] = {"chat_template": "qwen3", "chat_arguments": {"enable_thinking": value}}
+    data = {"template": "auto", "eval": 0, "reasoning": reasoning}
+    recipe = make_recipe(data_rows=reasoned(count), data=data, model=model)
+    made = planned(recipe)
+    first = made.warnings[0]
+    assert first.startswith("model.chat_arguments: ") == warned
+    assert prompt(made.tokenizer) == prompt(made.tokenizer, enable_thinking=value)
+    base = ground.open_recipe_and_base(recipe_load.load(recipe, verb="sft"), str, None)
+    shown, _ = plan_data.preview(base, ground.room(base), 1)
+    assert shown.report["warnings"][:1] == made.warnings[:1] or not warned
+    if warned:
+        assert (", or set data.reasoning: drop" in first) == (not value)
+        del model["chat_arguments"]
+        again = planned(make_recipe(data_rows=reasoned(count), data=data, model=model))
+        assert not again.warnings[0].startswith("model.chat_arguments: ")
+
+
+def test_another_argument_of_the_recipe_leaves_that_of_reasoning_to_the_rows(
+    make_recipe: Callable[..., Path],
+) -> None:
+    """Who sets the effort has not said that answers without reasoning are asked for with it."""
+    source = (conversation.BUNDLED / "qwen3.jinja").read_text("utf-8")
+    recipe = make_recipe(
+        data_rows=reasoned(0),
+        data={"template": "auto", "eval": 0},
+        model={"chat_template": "own.jinja", "chat_arguments": {"effort": "low"}},
+    )
+    (recipe.parent / "own.jinja").write_text("{{- effort | default('') -}}" + source, "utf-8")
+    made = planned(recipe)
+    assert prompt(made.tokenizer) == prompt(made.tokenizer, enable_thinking=False)
+    assert prompt(made.tokenizer).startswith("low<|im_start|>")
+
+
+def test_the_plan_says_how_rows_without_reasoning_are_asked(
+    make_recipe: Callable[..., Path],
+) -> None:
+    data, model = {"template": "auto", "eval": 0}, {"chat_template": "qwen3"}
+    made = planned(make_recipe(data_rows=reasoned(5), data=data, model=model))
+    said = made.values["data.reasoning"].origin
+    assert "5 of 6 rows have some; 1 without: enable_thinking=false when sampling" in said
 
 
 def test_plain_prompts_are_sent_plain(make_recipe: Callable[..., Path]) -> None:

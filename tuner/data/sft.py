@@ -240,8 +240,12 @@ class SftData(Pipeline[Dialogue]):
     def _sent(self, items: Sequence[Dialogue]) -> PromptFormat:
         chats = [each for each in items if each.messages]
         defaults = self.maker.defaults(self.maker.reasons(chats))
+        finder = self.maker.finder
         return PromptFormat(
-            defaults, self.maker.plain_template, tuple(trained(self._pairs, self.maker))
+            defaults,
+            self.maker.plain_template,
+            tuple(trained(self._pairs, self.maker)),
+            finder.chat.arguments(reasons=False) if finder else {},
         )
 
     def _classifier(self, items: Sequence[Dialogue]) -> dict[str, Any] | None:
