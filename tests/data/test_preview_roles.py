@@ -16,16 +16,16 @@ from tuner.data.prepared import Part
 SYSTEM = {"role": "system", "content": "Be brief."}
 TOOLS = ROWS["tools"]
 CHATS: dict[str, Row] = {
-    **ROWS,
+    **{kind: ROWS[kind] for kind in ("plain", "system", "turns with reasoning", "tools")},
     "system and tools": {**TOOLS, "messages": [SYSTEM, *TOOLS["messages"]]},
     "twice": {
         "messages": [*TOOLS["messages"], *ROWS["plain"]["messages"]],
         "tools": [TOOL],
     },
 }
-OWN_SYSTEM = {"qwen2.5", "gpt-oss", "smollm3", "smollm2"}
+OWN_SYSTEM = {"qwen2.5", "gpt-oss", "smollm3", "smollm2", "llama3.1", "llama3.2"}
 # Inside the first question.
-TOOLS_OF = {"llama3": "user"}
+TOOLS_OF = {"llama3": "user", "llama3.1": "user", "llama3.2": "user"}
 
 
 def blocks(parts: list[Part]) -> list[tuple[str, str]]:
@@ -47,12 +47,12 @@ def wanted(name: str, row: Row, answers: int) -> list[str]:
     return ["system", *roles] if leads and roles[0] != "system" else roles
 
 
-@pytest.mark.parametrize("kind", CHATS)
+@pytest.mark.parametrize("kind", [*CHATS, "tools and content", "tools, reasoning and an answer"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_turn_is_a_block_of_its_speaker(tmp_path: Path, name: str, kind: str) -> None:
     """The whole of it: from its opening token to its last one, calls that are context too."""
-    row = CHATS[kind]
-    if REFUSED.get((name, "tools" if "tools" in row else kind)):
+    row = {**ROWS, **CHATS}[kind]
+    if ((name, "tools") in REFUSED and "tools" in row) or (name, kind) in REFUSED:
         return
     shown = previews(tmp_path, name, [row])
     ends = [n for n, turn in enumerate(row["messages"], 1) if turn["role"] == "assistant"]
