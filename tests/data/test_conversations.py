@@ -95,9 +95,19 @@ ROWS: dict[str, Row] = {
 REFUSED = {
     **{
         (name, row): "cannot render tools"
-        for name in ("chatml", "gemma", "phi-4", "deepseek-r1")
+        for name in ("chatml", "smollm2", "gemma2", "gemma", "phi-4", "deepseek-r1")
         for row in ROWS
         if "tools" in row
+    },
+    ("gemma2", "system"): "no system turns",
+    **{
+        (name, row): why
+        for name in ("llama3.1", "llama3.2")
+        for row, why in (
+            ("tools and content", "leaves out an assistant turn next to its tool calls"),
+            ("tools and reasoning", "leaves out the reasoning of an answer"),
+            ("tools, reasoning and an answer", "leaves out the reasoning of an answer"),
+        )
     },
     ("smollm3", "tools"): "cannot render tool calls",
     ("smollm3", "tools and content"): "cannot render tool calls",

@@ -185,6 +185,6 @@ def test_a_template_that_cannot_be_trained_on_is_refused_with_a_row(tmp_path: Pa
     tokenizer.chat_template = CHATML_TEMPLATE.replace(
         "assistant\n' }}{% endif", "bot\n' }}{% endif"
     )
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(DataError) as caught:
         prepared(tmp_path, [ROW], tokenizer)
     assert caught.value.why.startswith("rows.jsonl:1: ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,99 @@ def test_a_turn_that_calls_no_function_is_refused(tmp_path: Path, value: Any, pr
     with pytest.raises(DataError) as caught:
         prepared(tmp_path, [calling(value)], FAMILIES["qwen2.5"].tokenizer())
     assert problem in str(caught.value.problems)
+
+
+def _called(arguments: Any) -> Row:
+    return {"type": "function", "function": {"name": "tide", "arguments": arguments}}
+
+
+SPOILED = '{"name": "tide", "arguments": {"at": }'
+# A call that is no JSON, in every form that files have.
+NO_JSON: dict[str, Row] = {
+    "a ShareGPT turn": calling(SPOILED),
+    "a ShareGPT turn in words": calling("I look it up."),
+    "OpenAI's arguments": {"messages": [user("q"), said("", tool_calls=[_called("{at: Brest}")])]},
+    "Hermes's block": {"messages": [user("q"), said(f"<tool_call>\n{SPOILED}\n</tool_call>")]},
+    "behind words": {"messages": [user("q"), said(f"I look.\n<tool_call>{SPOILED}</tool_call>")]},
+    "a block in words": {"messages": [user("q"), said("<tool_call>I look.</tool_call>")]},
+    "a block without an end": {"messages": [user("q"), said(f"<tool_call>\n{json.dumps(BREST)}")]},
+    "a block without a name": {"messages": [user("q"), said('<tool_call>{"at": 1}</tool_call>')]},
+}
+
+
+@pytest.mark.parametrize("render", ["auto", "raw"])
+@pytest.mark.parametrize("name", ["qwen3", "chatml"])
+@pytest.mark.parametrize("kind", NO_JSON)
+def test_a_call_that_is_no_json_is_a_bad_row_in_every_form(
+    tmp_path: Path, kind: str, name: str, render: str
+) -> None:
+    """Never learned as text, also where the template has no form for calls; counted and named."""
+    tokenizer = FAMILIES[name].tokenizer()
+    row = {key: value for key, value in NO_JSON[kind].items() if key != "tools"}
+    key, *_ = row
+    turns = [{"role": "user", "content": "Due?"}, {"role": "assistant", "content": "Now."}]
+    rows = [{key: turns}, row]
+    if key == "conversations":
+        turns = [{"from": "human", "value": "Due?"}, {"from": "gpt", "value": "Now."}]
+        rows = [{key: turns}, {key: row[key][:2]}]
+    report = prepared(tmp_path, rows, tokenizer, max_bad_rows=1, render=render).report
+    (bad,) = report["skipped"]
+    assert bad["row"] == "rows.jsonl:2"
+    assert re.search("not JSON|has no </tool_call>|has no name", bad["reason"])
+    assert any(text.startswith("1 bad row left out") for text in report["warnings"])
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        f"<tool_call>\n{json.dumps(BREST)}\n</tool_call>",
+        f"<tool_call>{json.dumps([BREST, CALAIS])}</tool_call>",
+        "<tool_call>tide\n<arg_key>at</arg_key>\n<arg_value>Brest</arg_value>\n</tool_call>",
+        "<tool_call>\n<function=tide>\n<parameter=at>\nBrest\n</parameter>\n</function>\n</tool_call>",
+        "<tool_call>tide</tool_call>",
+        "Models write <tool_call>, JSON and </tool_call> for that.",
+    ],
+)
+def test_text_that_is_a_call_or_speaks_of_one_is_learned(tmp_path: Path, block: str) -> None:
+    tokenizer = FAMILIES["chatml"].tokenizer()
+    (made,) = prepared(tmp_path, [{"messages": [user("q"), said(block)]}], tokenizer).train
+    assert learned(made, tokenizer) == [block + "<|im_end|>"]
+
+
+def test_calls_that_a_template_has_no_form_for_are_counted(tmp_path: Path) -> None:
+    row = {"conversations": calling(BREST)["conversations"]}
+    for name, count in (("chatml", 1), ("qwen3", 0)):
+        tokenizer = FAMILIES[name].tokenizer()
+        made = prepared(tmp_path, [row], tokenizer)
+        assert made.report["calls_learned_as_text"] == count
+        named = any(
+            "1 row with a call that is learned as text" in text for text in made.report["warnings"]
+        )
+        assert named == bool(count)
+        assert (json.dumps(BREST) + "<|im_end|>" in learned(made.train[0], tokenizer)) == bool(
+            count
+        )
+
+
+def test_calls_that_the_tools_do_not_have_are_named_first(tmp_path: Path) -> None:
+    """And arguments that a schema requires; a row without tools says nothing of its calls."""
+    schema = {**TOOL["function"]["parameters"], "required": ["at"]}
+    tools = [{"type": "function", "function": {**TOOL["function"], "parameters": schema}}]
+    moon = {"name": "moon", "arguments": {}}
+    rows = [calling(value) for value in (BREST, moon, [moon, {"name": "tide"}])]
+    rows = [{**row, "tools": tools} for row in rows]
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    report = prepared(tmp_path, rows, tokenizer).report
+    assert report["calls_of_unknown_tools"] == {"moon": 2}
+    assert report["calls_without_required_arguments"] == {"tide: at": 1}
+    assert report["warnings"][:2] == [
+        "calls of functions that the row's tools do not have: 'moon' (2 turns)",
+        "calls without an argument that the row's tools require: 'tide: at' (1 turn)",
+    ]
+    for row in rows:
+        del row["tools"]
+    report = prepared(tmp_path, rows, tokenizer).report
+    assert report["calls_of_unknown_tools"] == {}
 
 
 def test_calls_as_json_text_are_calls(tmp_path: Path) -> None:

@@ -64,13 +64,18 @@ def test_training_text_is_the_inference_text(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_generation_prompt_that_is_no_prefix_is_refused(tmp_path: Path) -> None:
-    """M15: exit 4, naming the template."""
+    """M15: exit 3, with the row, the prompt and the answered chat."""
     tokenizer = make_tokenizer("chatml")
     tokenizer.chat_template = CHATML_TEMPLATE.replace(
         "assistant\n' }}{% endif", "bot\n' }}{% endif"
     )
-    with pytest.raises(ModelError, match="chat template cannot be trained on"):
+    with pytest.raises(DataError, match="chat template cannot be trained on") as caught:
         prepared(tmp_path, [FORMATS["chat"]], tokenizer)
+    assert caught.value.exit_code == 3
+    asked = "<|im_start|>user\\nWhen?<|im_end|>\\n<|im_start|>"
+    assert caught.value.why.startswith("rows.jsonl:1: ")
+    assert f"sent     '{asked}bot\\n'" in caught.value.why
+    assert f"answered '{asked}assistant\\nNow.<|im_end|>\\n'" in caught.value.why
 
 
 def test_templates_that_trim_contents(tmp_path: Path) -> None:

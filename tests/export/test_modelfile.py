@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.chat_templates import FAMILIES
-from tests.data.test_conversations import ROWS, said, user
+from tests.data.test_conversations import REFUSED, ROWS, said, user
 from tests.export.go_template import execute, prompt
 from tests.tokenizers import make_tokenizer
 from tuner.data.chat_template import ChatTemplate, with_defaults
@@ -25,6 +25,7 @@ CHATS["three turns"] = [*CHATS["turns"], said("So."), user("When?")]
 # What Go's templates cannot say, by family and by whether reasoning is asked for by default.
 REASONED = "it takes the reasoning out of earlier answers"
 UNSAID = {
+    ("llama3.2", True): "it writes today's date",
     ("qwen3", True): REASONED,
     ("qwen3-2507-thinking", True): REASONED,
     ("deepseek-r1", True): REASONED,
@@ -54,7 +55,9 @@ def test_ollama_sends_the_trained_prompt_or_has_no_modelfile(name: str, reasons:
     assert modelfile.problem(tokenizer) is None
     text = modelfile.text("m.gguf", tokenizer, stops, 512)
     prompts = Prompts(tokenizer, stops)
-    for turns in CHATS.values():
+    for kind, turns in CHATS.items():
+        if (name, "system") in REFUSED and "system" in kind:
+            continue  # No prompt with a system turn was trained.
         wanted = tokenizer.decode(prompts.ids(turns))
         assert prompt(text, _as_written(name, turns)) == wanted
     for stop in (family.specials[0], *family.stops):

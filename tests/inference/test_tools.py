@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,8 @@ def tide(at: str) -> str:
 PAGE = (ROOT / "docs/conversations.md").read_text("utf-8").partition("\n## Tools\n")[2]
 ROW = json.loads(re.findall(r"```json\n(.*?)\n```", PAGE, re.DOTALL)[0])
 ONE, TOOLS = ROW["messages"], ROW["tools"]
-BROKEN = '<tool_call>\n{"name": "tide", "arguments": {"at": }\n</tool_call>'
+# Inside a sentence: an answer that begins or ends with such a call is a bad row.
+BROKEN = 'So: <tool_call>\n{"name": "tide", "arguments": {"at": }\n</tool_call>.'
 
 
 def asked(text: str) -> Turn:
@@ -83,13 +84,17 @@ NONE = [asked("Due at Brest?"), said("No idea.")]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def tides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that knows when to call which function, and what to say then."""
     rows = [{"messages": turns, "tools": TOOLS} for turns in (ONE, TWO, FALSE)]
     folder = tmp_path_factory.mktemp("tools") / "tides"
-    made = taught(folder, [*rows, {"messages": NONE}], FAMILIES["qwen3"].tokenizer())
+    return taught(folder, [*rows, {"messages": NONE}], FAMILIES["qwen3"].tokenizer())
+
+
+@pytest.fixture(scope="module")
+def server(tides: Path) -> Iterator[Running]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tuner", "serve", "--base", str(made), "--port", "0", "--json"],
+        [sys.executable, "-m", "tuner", "serve", "--base", str(tides), "--port", "0", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -239,10 +244,10 @@ def test_the_page_of_conversations(server: Running, tmp_path: Path) -> None:
     """Its programs, run as they are except for the address and the key, print what it shows."""
     programs = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     shown = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
-    assert len(programs) == len(shown) == 2
+    assert len(programs) == len(shown) - 1 == 2
     # The function of the second program is shown as in the row, its keys in the same order.
     assert json.dumps([convert_to_openai_tool(tide)]) == json.dumps(TOOLS)
-    for program, text in zip(programs, shown, strict=True):
+    for program, text in zip(programs, shown, strict=False):
         program = program.replace("http://127.0.0.1:8000", server.url)
         program = program.replace('"none"', repr(KEY))
         done = subprocess.run(
@@ -334,6 +339,80 @@ def test_every_family_calls_in_its_own_words(tmp_path: Path, name: str) -> None:
                 {key: value for key, value in message.items() if value is not None},
                 *({**turn, "tool_call_id": id} for turn, id in zip(results, ids, strict=False)),
             ]
+
+
+def test_chat_calls_and_reads_results(tides: Path, tmp_path: Path) -> None:
+    """What is called is shown, its result is the next line, and the model goes on; saved, it is a
+    row that is learned as the one it comes from."""
+    (tmp_path / "tools.json").write_text(json.dumps(TOOLS), "utf-8")
+    given = ("--base", tides, "--max-new-tokens", 150, "--tools", tmp_path / "tools.json")
+    file = tmp_path / "said.jsonl"
+    typed = f"Due at Brest?\n16:40\n/save {file}\n/reset\nDue at both?\n16:40\n11:05\n"
+    done = chat(*given, "--lines", "--json", typed=typed)
+    answers = [event for event in done.events if event["event"] == "answer"]
+    assert [(each["text"], each.get("calls")) for each in answers] == [
+        ("", [{"name": "tide", "arguments": '{"at": "Brest"}'}]),
+        ("At 16:40.", None),
+        (
+            "I look.",
+            [{"name": "tide", "arguments": f'{{"at": "{at}"}}'} for at in ("Brest", "Calais")],
+        ),
+        ("At 16:40 and 11:05.", None),
+    ]
+    saved = json.loads(file.read_text("utf-8"))
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    one, other = (
+        prepared(tmp_path, [row], tokenizer).train
+        for row in (saved, {"messages": ONE, "tools": TOOLS})
+    )
+    assert [row.input_ids for row in one] == [row.input_ids for row in other]
+
+    # A pipe is one question; its results come as turns. A row of the data holds the tools, too.
+    (tmp_path / "row.json").write_text(json.dumps({"messages": ONE, "tools": TOOLS}), "utf-8")
+    done = chat(*given[:-1], tmp_path / "row.json", typed="Due at Brest?\n")
+    assert done.stdout.endswith('\ncalled: tide({"at": "Brest"})\n')
+    lines = "".join(json.dumps(turn) + "\n" for turn in [ONE[0], calling("Brest"), result("16:40")])
+    assert chat(*given, typed=lines).stdout == "At 16:40.\n"
+    # The end of the input comes before a result.
+    assert chat(*given, "--lines", typed="Due at Brest?\n").returncode == 0
+
+
+def test_the_command_of_the_page(tides: Path, tmp_path: Path) -> None:
+    (line,) = re.findall(r"```sh\n(.*?)\n```", PAGE, re.DOTALL)
+    (*_, shown) = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
+    typed, words = re.fullmatch(r"printf '(.*)' \| tuner chat runs/tides (.*)", line).groups()
+    (tmp_path / "tools.json").write_text(json.dumps(TOOLS), "utf-8")
+    given = words.replace("tools.json", str(tmp_path / "tools.json")).split()
+    done = chat("--base", tides, "--max-new-tokens", 60, *given, typed=typed.replace("\\n", "\n"))
+    assert done.stdout == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, "No such file"),
+        ("[", "it is not JSON"),
+        ("[]", "no list of functions"),
+        ('[{"type": "function", "function": {"description": "High water."}}]', "1 has no name"),
+    ],
+)
+def test_tools_that_cannot_be_read_are_refused(tmp_path: Path, text: str | None, why: str) -> None:
+    file = tmp_path / "tools.json"
+    if text is not None:
+        file.write_text(text, "utf-8")
+    done = chat("--base", tmp_path, "--tools", file)
+    assert done.returncode == 2
+    assert why in done.stderr
+    if fix := re.search(r"\[\{.*\}\]", done.stderr):
+        file.write_text(fix.group(), "utf-8")
+        assert "--tools" not in chat("--base", tmp_path, "--tools", file).stderr
+
+
+def test_a_template_without_tools_is_shown_none(bases: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text(json.dumps(TOOLS), "utf-8")
+    done = chat("--base", bases("llama"), "--tools", tmp_path / "tools.json")
+    assert done.returncode == 3
+    assert "the model cannot be shown tools" in done.stderr
 
 
 @pytest.mark.slow

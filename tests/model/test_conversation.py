@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from tuner.errors import DataError, ModelError, RecipeError, SafetyError, TunerE
 from tuner.export.gguf import modelfile
 from tuner.machine import hardware
 from tuner.model import conversation
+from tuner.plan import data as plan_data
+from tuner.plan import ground
 from tuner.plan import make as plan_make
 from tuner.plan.plan import Plan
 from tuner.recipe import load as recipe_load
+from tuner.recipe.history_rows import BEGUN
 from tuner.recipe.schema_model import ModelSection
 
 ASKED = [{"role": "user", "content": "Due?"}]
@@ -46,7 +50,7 @@ def prompt(tokenizer: Any, **arguments: Any) -> str:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_bundled_name_is_a_template_and_its_stop_token(tmp_path: Path, name: str) -> None:
     family = FAMILIES[name]
-    if family.file.stem not in BUNDLED:
+    if family.file.stem not in BUNDLED or family.head:
         pytest.skip("not bundled")
     tokenizer = family.tokenizer()
     tokenizer.chat_template, tokenizer.eos_token = None, "<pad>"
@@ -152,10 +156,50 @@ def test_the_fix_for_a_template_that_cannot_be_trained_works(
     )
     tokenizer.save_pretrained(other)
     sections: dict[str, Any] = {"data_rows": ROWS, "data": {"template": "auto", "eval": 0}}
-    with pytest.raises(ModelError, match="cannot be trained on") as caught:
+    with pytest.raises(DataError, match="cannot be trained on") as caught:
         planned(make_recipe(**sections, model={"base": str(other)}))
     key, name = re.findall(r"model\.(\w+): (\w+)", caught.value.fix)[0]
     planned(make_recipe(**sections, model={"base": str(other), key: name}))
+
+
+@pytest.mark.parametrize("verb", ["sft", "reward", "rlhf"])
+def test_a_template_that_leaves_the_answers_beginning_out_of_prompts_is_refused(
+    make_recipe: Callable[..., Path], verb: str
+) -> None:
+    """It has no add_generation_prompt: exit 3 and both prompts; with the line that the fix names,
+    and with a template that has it, it plans. A run that began so goes on."""
+    turns = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content"
+    source = turns + " + '<|im_end|>\n' }}{% endfor %}\n"
+    answers = {"chosen": "Now.", "rejected": "Never."} if verb == "reward" else {}
+    rows = ROWS if verb == "sft" else [{"prompt": f"Due {n}?", **answers} for n in range(4)]
+    rewards = {"reward": [{"rule": "length", "max": 8}], "max_new_tokens": 8, "algorithm": "rloo"}
+    sections: dict[str, Any] = {"data_rows": rows, "data": {"template": "auto", "eval": 0}}
+    sections |= {"rlhf": rewards} if verb == "rlhf" else {}
+
+    def made(name: str, **origins: str) -> Plan:
+        recipe = make_recipe(**sections, model={"chat_template": name})
+        (recipe.parent / "own.jinja").write_text(source, "utf-8")
+        loaded = recipe_load.load(recipe, verb=verb)
+        loaded = replace(loaded, origins=loaded.origins | origins)
+        return plan_make.make(loaded, hardware.detect(), output=recipe.parent / "run")
+
+    with pytest.raises(DataError, match="is not the prompt that is sent") as caught:
+        made("own.jinja")
+    sent = "<|im_start|>user\\n...<|im_end|>\\n"
+    assert f"\n  trained '{sent}<|im_start|>assistant\\n'" in caught.value.why
+    assert f"\n  sent    '{sent}'" in caught.value.why
+    made("own.jinja", **{"model.chat_date": BEGUN})
+    made(caught.value.fix.rpartition("model.chat_template: ")[2])
+    (line,) = re.findall(r"\{%-.*-%\}", caught.value.fix)
+    source += line
+    tokenizer = made("own.jinja").tokenizer
+    assert prompt(tokenizer) == "<|im_start|>user\nDue?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_family_leaves_the_answers_beginning_out(name: str) -> None:
+    """Mistral's prompts end with the question and have nothing to add."""
+    assert ChatTemplate(FAMILIES[name].tokenizer()).abilities.header == ""
 
 
 def test_arguments_are_defaults_of_the_template(tmp_path: Path) -> None:
@@ -235,10 +279,72 @@ def test_what_the_recipe_says_is_sent_whatever_the_rows_have(
     data = {"template": "auto", "eval": 0}
     made = planned(make_recipe(data_rows=reasoned(6), data=data, model=model))
     assert prompt(made.tokenizer) == prompt(made.tokenizer, enable_thinking=False)
-    # Its rows are trained as what they are.
+    # Its rows are trained as what they are, and that comes first.
+    assert made.warnings[0] == (
+        "model.chat_arguments: chat, serve and the artefacts will send enable_thinking=false, but "
+        "most answers are trained with enable_thinking=true, by whether they have reasoning (6 of "
+        "6 rows): leave enable_thinking out, or set data.reasoning: drop"
+    )
     row = made.prepared.train[0]
     text = made.tokenizer.decode(row.input_ids)
     assert "<|im_start|>assistant\n<think>\nIt is so.\n</think>\n\n0.<|im_end|>" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "value", "reasoning", "warned"),
+    [
+        (4, False, "auto", True),
+        (4, False, "drop", False),
+        (4, False, "context", True),
+        (4, True, "auto", False),
+        (2, False, "auto", False),
+        (0, True, "auto", True),
+    ],
+)
+def test_arguments_that_most_rows_contradict_come_first(
+    make_recipe: Callable[..., Path], count: int, value: bool, reasoning: str, warned: bool
+) -> None:
+    """In a plan and in the preview; what the warning says to leave out ends it."""
+    model: dict[str, Any] = {"chat_template": "qwen3", "chat_arguments": {"enable_thinking": value}}
+    data = {"template": "auto", "eval": 0, "reasoning": reasoning}
+    recipe = make_recipe(data_rows=reasoned(count), data=data, model=model)
+    made = planned(recipe)
+    first = made.warnings[0]
+    assert first.startswith("model.chat_arguments: ") == warned
+    assert prompt(made.tokenizer) == prompt(made.tokenizer, enable_thinking=value)
+    base = ground.open_recipe_and_base(recipe_load.load(recipe, verb="sft"), str, None)
+    shown, _ = plan_data.preview(base, ground.room(base), 1)
+    assert shown.report["warnings"][:1] == made.warnings[:1] or not warned
+    if warned:
+        assert (", or set data.reasoning: drop" in first) == (not value)
+        del model["chat_arguments"]
+        again = planned(make_recipe(data_rows=reasoned(count), data=data, model=model))
+        assert not again.warnings[0].startswith("model.chat_arguments: ")
+
+
+def test_another_argument_of_the_recipe_leaves_that_of_reasoning_to_the_rows(
+    make_recipe: Callable[..., Path],
+) -> None:
+    """Who sets the effort has not said that answers without reasoning are asked for with it."""
+    source = (conversation.BUNDLED / "qwen3.jinja").read_text("utf-8")
+    recipe = make_recipe(
+        data_rows=reasoned(0),
+        data={"template": "auto", "eval": 0},
+        model={"chat_template": "own.jinja", "chat_arguments": {"effort": "low"}},
+    )
+    (recipe.parent / "own.jinja").write_text("{{- effort | default('') -}}" + source, "utf-8")
+    made = planned(recipe)
+    assert prompt(made.tokenizer) == prompt(made.tokenizer, enable_thinking=False)
+    assert prompt(made.tokenizer).startswith("low<|im_start|>")
+
+
+def test_the_plan_says_how_rows_without_reasoning_are_asked(
+    make_recipe: Callable[..., Path],
+) -> None:
+    data, model = {"template": "auto", "eval": 0}, {"chat_template": "qwen3"}
+    made = planned(make_recipe(data_rows=reasoned(5), data=data, model=model))
+    said = made.values["data.reasoning"].origin
+    assert "5 of 6 rows have some; 1 without: enable_thinking=false when sampling" in said
 
 
 def test_plain_prompts_are_sent_plain(make_recipe: Callable[..., Path]) -> None:

@@ -33,6 +33,14 @@ def chat(
             help="Argument of the chat template, such as enable_thinking=false. Repeatable.",
         ),
     ] = None,
+    tools: Annotated[
+        str | None,
+        typer.Option(
+            "--tools",
+            metavar="FILE",
+            help="JSON file of functions that the model may call; their results are typed.",
+        ),
+    ] = None,
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", metavar="N", min=1, help="Maximum tokens per answer.")
     ] = 256,
@@ -67,7 +75,7 @@ def chat(
 
     A run whose rows all have labels answers with labels and their probabilities.
     """
-    from tuner.inference import open_model
+    from tuner.inference import chat_tools, open_model
     from tuner.inference.chat import Chat
     from tuner.inference.sampling import Sampling
     from tuner.machine import hardware, imports
@@ -79,6 +87,7 @@ def chat(
         raise RecipeError("--top-p is out of range", "", "use a value above 0, up to 1")
     if temperature == 0 and (top_k or top_p):
         where.warn("--top-k and --top-p have no effect at temperature 0, which is greedy")
+    functions = chat_tools.read(tools) if tools else []
     source = open_model.model_to_open(run, base, adapter or (), hardware.detect(), "chat")
     # Libraries print to stderr: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
@@ -101,7 +110,15 @@ def chat(
             "it has a classification head",
             "leave out --generate: it answers with a label",
         )
-    talk = Chat(model, where, max_new_tokens, sampling, system, given, generate=generate)
+    if functions and not generate and model.active.name in model.classifiers:
+        raise RecipeError(
+            "--tools: this run answers with labels",
+            "all of its rows have one",
+            "leave out --tools, or add --generate",
+        )
+    talk = Chat(
+        model, where, max_new_tokens, sampling, system, given, generate=generate, tools=functions
+    )
     if where.piped and not lines:
         talk.answer_all(where.read())
     else:

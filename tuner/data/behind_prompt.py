@@ -8,7 +8,7 @@ from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat_shapes import RenderJob
 from tuner.data.reasoning import KEY
-from tuner.errors import ModelError
+from tuner.errors import DataError
 
 Render = Callable[..., str]
 
@@ -43,23 +43,33 @@ def spliced(chat: RenderJob, render: Render) -> tuple[str, int]:
     behind one (gpt-oss, after a call): the answer is what it writes where there was none.
 
     Raises:
-        ModelError: the generation prompt is not a prefix of the answered chat there either.
+        NoPrefix: the generation prompt is not a prefix of the answered chat there either.
     """
     earlier = [reasoning.without(turn) for turn in chat.messages[:-1]]
     asked = render(earlier, chat, generate=True)
     answered = render([*earlier, chat.messages[-1]], chat)
     if not answered.startswith(asked):
-        raise no_prefix()
+        raise NoPrefix(len(chat.messages) - 1)
     prompt = render(chat.messages[:-1], chat, generate=True)
     return prompt + answered[len(asked) :], len(prompt)
 
 
-def no_prefix() -> ModelError:
-    """Return the error for a template whose answered chats do not begin with their prompt."""
-    return ModelError(
+class NoPrefix(Exception):
+    """An answered chat does not begin with its generation prompt; has the turn that answers."""
+
+    def __init__(self, turn: int) -> None:
+        super().__init__(turn)
+        self.turn = turn
+
+
+def no_prefix(row: str, chat: RenderJob, turn: int, render: Render) -> DataError:
+    """Return the error for such a template, with the prompt and the answered chat of a row."""
+    prompt = render(chat.messages[:turn], chat, generate=True)
+    answered = render(chat.messages[: turn + 1], chat)
+    return DataError(
         "the model's chat template cannot be trained on",
-        "an answered chat does not begin with its generation prompt, so the answers cannot be "
-        "separated from the prompt",
+        f"{row}: an answered chat does not begin with its generation prompt, so the answer cannot "
+        f"be separated from the prompt:\n  sent     {prompt!r}\n  answered {answered!r}",
         "leave out turns that it treats in a special way (often a system turn), or choose another "
         "template, such as model.chat_template: chatml",
     )

@@ -12,6 +12,8 @@ from tuner.data.dialogue import Dialogue, Message
 
 # Keys of the report: what `oddities` finds.
 ODDITIES = ("rows_with_consecutive_turns", "rows_with_results_without_calls")
+# Rows of which a turn's text is a call: learned as text where a template has no form for it.
+WRITTEN = "rows_with_written_calls"
 
 
 def check(dialogue: Dialogue) -> None:
@@ -60,6 +62,16 @@ def oddities(dialogue: Dialogue) -> Iterator[str]:
         for before, after in pairs
     ):
         yield ODDITIES[1]
+    if any(message.get("call") for message in dialogue.messages):
+        yield WRITTEN
+
+
+def unfit_calls(dialogue: Dialogue) -> Iterator[tuple[str, str]]:
+    """Yield what a row's calls have other than its tools say, if it has tools: see
+    `tool_calls.unfit`."""
+    tools = tool_calls.schemas(dialogue.tools or [])
+    for message in dialogue.messages if tools else ():
+        yield from tool_calls.unfit(message, tools)
 
 
 def _calls(message: Message) -> bool:
@@ -82,6 +94,10 @@ def _check_content(message: Message) -> None:
     role = message["role"]
     if message.get("tool_calls"):
         tool_calls.check(message)
+    if message.get("call"):
+        tool_calls.parsed(message)
+    elif role == "assistant" and isinstance(content, str):
+        tool_calls.check_written(content)
     if content is None and message.get(reasoning.KEY) and not message.get("tool_calls"):
         raise BadRow("there is reasoning, but the answer is empty")
     if content is None and message.get("tool_calls"):

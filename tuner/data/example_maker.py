@@ -81,7 +81,7 @@ class ExampleMaker:
         self._turns = bool(turned)
         self._drop, self._context = (data.reasoning == mode for mode in ("drop", "context"))
         self._chat: ChatTemplate | None = None
-        self._finder: SpanFinder | None = None
+        self.finder: SpanFinder | None = None
         if not language and data.render == "chat":
             raise RecipeError(
                 "data.render: chat needs a model that continues a chat",
@@ -92,7 +92,7 @@ class ExampleMaker:
         self._separator = "" if chat else separator_of(turned, head)
         if chat:
             self._chat = ChatTemplate(tokenizer, inputs.stop_ids, inputs.date)
-            self._finder = SpanFinder(self._chat, self._context)
+            self.finder = SpanFinder(self._chat, self._context)
         borders = inputs.splits(head)
         self.encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
         self.suffix = closing(tokenizer)
@@ -152,10 +152,10 @@ class ExampleMaker:
 
     def odd(self) -> dict[str, Any]:
         """Return what the chat template does to turns, for the report: see `SpanFinder`."""
-        if self._finder is None:
+        if self.finder is None:
             return {}
-        named = {text: len(rows) for text, rows in self._finder.after.items()}
-        return {"rows_with_moved_turns": len(self._finder.moved), "text_after_answers": named}
+        named = {text: len(rows) for text, rows in self.finder.after.items()}
+        return {"rows_with_moved_turns": len(self.finder.moved), "text_after_answers": named}
 
     def render(
         self,
@@ -167,11 +167,11 @@ class ExampleMaker:
         if self._drop:
             messages = tuple(reasoning.without(each) for each in dialogue.messages)
             dialogue = replace(dialogue, messages=messages)
-        if self._finder is None or dialogue.segments:
+        if self.finder is None or dialogue.segments:
             if dialogue.tools or any(message.get("tool_calls") for message in dialogue.messages):
                 raise BadRow("plain text cannot show tools (data.render: raw)")
             return [raw(dialogue, self._separator, only_last, self._context)]
-        return self._finder.render(dialogue, only_last, arguments)
+        return self.finder.render(dialogue, only_last, arguments)
 
     def encode(
         self, dialogues: Sequence[Dialogue], problems: BadRows, prompts: bool = False
@@ -207,10 +207,10 @@ class ExampleMaker:
             yield from zip(rendered, self._targets.encode(rendered), strict=True)
             return
         for example, result in zip(rendered, self.encoder.encode(rendered, prompts), strict=True):
-            if self._finder is None or isinstance(result, BadRow) or not result.apart:
+            if self.finder is None or isinstance(result, BadRow) or not result.apart:
                 yield example, result
                 continue
-            single = self._finder.render(example.dialogue, apart=True)
+            single = self.finder.render(example.dialogue, apart=True)
             yield from zip(single, self.encoder.encode(single, prompts), strict=True)
 
     def options(self, pair: Rendered, labels: Sequence[str]) -> list[Example] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,11 +110,20 @@ class PromptFormat:
         plain_template: a chat template that writes plain prompts as the rows have them; None where
             the rows are chats, or have no prompt.
         trained: a few prompts to compare (see `trained_prompts`).
+        quiet: arguments by which an answer without reasoning is asked for.
     """
 
     arguments: dict[str, Any] = field(default_factory=dict)
     plain_template: str | None = None
     trained: tuple[TrainedPrompt, ...] = ()
+    quiet: dict[str, Any] = field(default_factory=dict)
+
+    def unlike(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return those of `arguments` that the arguments of a recipe say otherwise."""
+        given = given or {}
+        return {
+            name: each for name, each in self.arguments.items() if given.get(name, each) != each
+        }
 
 
 @dataclass(frozen=True)

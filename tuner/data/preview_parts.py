@@ -14,8 +14,10 @@ from tuner.data.encode import Encoded
 from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker, Pair
 from tuner.data.prepared import Part, Preview
-from tuner.data.reasoning import KEY, Message
-from tuner.data.rendered import Rendered, Span
+from tuner.data.reasoning import KEY
+from tuner.data.rendered import Rendered
+from tuner.data.spans import SpanFinder
+from tuner.data.turn_places import Content, TurnPlaces
 
 # Who speaks and the kind of text, from a character on.
 Label = tuple[int, str, str]
@@ -36,7 +38,8 @@ def preview_of(maker: ExampleMaker, pair: Pair, labels: Sequence[str], tokenizer
     written = list(made.target)
     if made.label is not None:
         written = tokenizer(labels[made.label], add_special_tokens=False)["input_ids"]
-    parts = parts_of(rendered, encoded, made, maker.encoder.control_words, tokenizer.decode)
+    words, decode = maker.encoder.control_words, tokenizer.decode
+    parts = parts_of(rendered, encoded, made, words, decode, maker.finder)
     if written:
         parts.append(Part("assistant", "text", tokenizer.decode(written), True, 1.0))
     whole = maker.whole_length(encoded, made)
@@ -50,6 +53,7 @@ def parts_of(
     made: Example,
     words: Sequence[str],
     decode: Callable[[list[int]], str],
+    finder: SpanFinder | None = None,
 ) -> list[Part]:
     """Return the parts of an example, as decoded from its tokens.
 
@@ -59,8 +63,9 @@ def parts_of(
         made: the example, perhaps cut.
         words: control tokens, which are marked in the text of rows.
         decode: returns the text of token ids.
+        finder: rendered the chat.
     """
-    labels = list(_labels(rendered, words))
+    labels = list(_labels(rendered, words, finder))
     starts = [label[0] for label in labels]
     tokens = []
     for place, token in enumerate(made.input_ids):
@@ -108,93 +113,61 @@ def _pattern(words: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest)) or r"(?!)")
 
 
-def _labels(rendered: Rendered, words: Sequence[str]) -> Iterator[Label]:
+def _labels(rendered: Rendered, words: Sequence[str], finder: SpanFinder | None) -> Iterator[Label]:
     """Yield where each part of a text begins, in order."""
-    messages, position = rendered.dialogue.messages, 0
     control = _pattern(words)
+    text, messages = rendered.text, rendered.dialogue.messages
     if not messages:
         yield 0, "", "text"
-        for match in control.finditer(rendered.text):
+        for match in control.finditer(text):
             written = any(start <= match.start() < end for start, end in rendered.structure)
             yield match.start(), "", "text" if written else "special"
             yield match.end(), "", "text"
         return
-    between = _Between(rendered, control)
-    before: Message = {"role": ""}
-    for start, end, number, key in _contents(rendered):
-        yield from between.labels((position, start), before, messages[number])
-        before = messages[number]
-        kind = "reasoning" if key == KEY else "text"
-        yield start, before["role"], kind
-        for match in control.finditer(rendered.text, start, end):
-            yield match.start(), before["role"], "special"
-            yield match.end(), before["role"], kind
-        position = end
-    yield from between.labels((position, len(rendered.text)), before, messages[-1])
-    # A stop token that was appended.
-    yield len(rendered.text), messages[-1]["role"], "template"
+    # A stop token that was appended comes behind the text.
+    painted = [(str(messages[-1]["role"]), "template")] * (len(text) + 1)
+    contents = list(_contents(rendered))
+    if finder and not rendered.raw:
+        _paint_turns(painted, rendered, TurnPlaces(finder, rendered, contents, control))
+    for start, end, number, key in contents:
+        role, kind = messages[number]["role"], "reasoning" if key == KEY else "text"
+        if finder is None or rendered.raw:
+            # What comes between the turns of plain text follows the one before it.
+            painted[end:-1] = [(role, "template")] * (len(text) - end)
+        painted[start:end] = [(role, kind)] * (end - start)
+        for match in control.finditer(text, start, end):
+            first, stop = match.span()
+            painted[first:stop] = [(role, "special")] * (stop - first)
+    place = 0
+    for (role, kind), group in groupby(painted):
+        yield place, role, kind
+        place += len(list(group))
 
 
-class _Between:
-    """What the template wrote between the texts of two turns: the end of the one, the beginning of
-    the other, and tools or calls."""
+def _paint_turns(painted: list[tuple[str, str]], rendered: Rendered, places: TurnPlaces) -> None:
+    """Give what the template wrote to the turns that it was written for."""
+    turns = [*zip(rendered.dialogue.messages, places.turns, strict=True)]
 
-    def __init__(self, rendered: Rendered, control: re.Pattern[str]) -> None:
-        self._text, self._answers, self._control = rendered.text, rendered.supervised, control
-        self._tools = _names(rendered.dialogue.tools or ())
+    def paint(start: int, end: int, role: str, kind: str) -> None:
+        painted[start:end] = [(role, kind)] * (end - start)
 
-    def labels(self, span: Span, before: Message, after: Message) -> Iterator[Label]:
-        """Yield where its parts begin."""
-        start, end = span
-        if start == end:
-            return
-        if before["role"]:
-            called = self._upto(start, end, _names(before.get("tool_calls") or ()))
-            kind = "template" if called == start else "call"
-            shows_tools = self._has(self._text[start:end], self._tools) and called == start
-            find = self._control.match if shows_tools else self._control.search
-            stop = find(self._text, start, end)
-            close = called if called > start else stop.end() if stop else start
-            if close > start and before is not after:
-                yield start, before["role"], kind
-                start = close
-        for first, stop_at in self._answers:
-            if start < stop_at and first < end:
-                first, stop_at = max(start, first), min(end, stop_at)
-                yield from self._tools_in(start, first, after["role"])
-                kind = "call" if self._has(self._text[first:stop_at], self._tools) else "template"
-                yield first, "assistant", kind
-                start = stop_at
-        yield from self._tools_in(start, end, after["role"])
-
-    def _tools_in(self, start: int, end: int, role: str) -> Iterator[Label]:
-        close = start
-        if self._has(self._text[start:end], self._tools):
-            yield start, "system", "tools"
-            # The last control token begins what comes next.
-            last = [each.start() for each in self._control.finditer(self._text, start, end)]
-            close = last[-1] if last else end
-        if end > close:
-            yield close, role, "template"
-
-    def _upto(self, start: int, end: int, names: Sequence[str]) -> int:
-        """Where the stretch with these names ends: after the control token that follows them."""
-        last = max((self._text.rfind(name, start, end) for name in names), default=-1)
-        if last < 0:
-            return start
-        stop = self._control.search(self._text, last, end)
-        return stop.end() if stop else end
-
-    def _has(self, text: str, names: Sequence[str]) -> bool:
-        return any(name in text for name in names)
+    for message, place in turns:
+        paint(place.start, place.end, message["role"], "template")
+        paint(*place.calls, message["role"], "call")
+    paint(0, places.opened, "system", "template")
+    for start, end in places.tools:
+        # Llama 3 writes them into the first question.
+        inside = (message["role"] for message, place in turns if place.start < start < place.end)
+        paint(start, end, "system" if start < places.opened else next(inside, "system"), "tools")
+    for start, end in rendered.supervised:
+        # The token that opens the next turn ends an answer (GLM's).
+        painted[start:end] = [
+            ("assistant", "template") if each[1] == "template" else each
+            for each in painted[start:end]
+        ]
 
 
-def _names(tools: Sequence[Any]) -> list[str]:
-    functions = [tool.get("function", tool) for tool in tools]
-    return [str(each["name"]) for each in functions if isinstance(each, dict) and each.get("name")]
-
-
-def _contents(rendered: Rendered) -> Iterator[tuple[int, int, int, str]]:
+def _contents(rendered: Rendered) -> Iterator[Content]:
     """Yield span, turn and key of the turns' texts, in order: those between what the template
     wrote, or where that is not known, the next place that has the text."""
     given = list(_given(rendered.dialogue))

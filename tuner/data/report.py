@@ -15,6 +15,11 @@ from tuner.data.example_maker import ExampleMaker
 LISTED = 10
 # By key of the report. A format names the noun that a number is shown with.
 WARNINGS = {
+    "calls_of_unknown_tools": "calls of functions that the row's tools do not have: {names}",
+    "calls_without_required_arguments": "calls without an argument that the row's tools require: "
+    "{names}",
+    "calls_learned_as_text": "{:row} with a call that is learned as text: the chat template has no "
+    "form for calls",
     "read_as": "read as seen in the file (keys of its source in data.train say otherwise): {names}",
     "rows_of_items": "{names}",
     "truncated_rows": "{:row} truncated to {max_length} tokens: {supervised_tokens_cut_share:.1%} "

@@ -10,7 +10,7 @@ from typing import Any
 from tuner.console.formatting import counted
 from tuner.data import choices, cut, strata
 from tuner.data.bad_rows import BadRows
-from tuner.data.check_row import ODDITIES, check, oddities
+from tuner.data.check_row import ODDITIES, WRITTEN, check, oddities, unfit_calls
 from tuner.data.classifier import labels_only, record
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.eval_rows import eval_row
@@ -31,6 +31,7 @@ from tuner.data.split import Split
 from tuner.data.template import AUTO, Template
 from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, refuse_disliked, thumb_columns
+from tuner.data.tool_calls import UNFIT
 from tuner.data.trained_prompts import trained
 from tuner.data.turn_rules import TurnRules, refuse_unknown_column
 from tuner.data.understood import of_sources
@@ -38,11 +39,13 @@ from tuner.errors import DataError
 
 # What a reader of the report should not overlook, costliest first.
 WARNED = (
+    *UNFIT,
     *("read_as", "rows_of_items", "left_out_too_long", "eval_left_out_too_long", "truncated_rows"),
     *("rows_cut_while_reading", "dropped_no_answer_left", "rows_without_oldest_turns"),
     *("documents_cut",),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
-    *("rows_with_consecutive_turns", "rows_with_results_without_calls", "rows_with_moved_turns"),
+    *("calls_learned_as_text", "rows_with_consecutive_turns", "rows_with_results_without_calls"),
+    *("rows_with_moved_turns",),
     *("unsure_option_numbers", "text_after_answers", "turns_learned_by_key", "unanswered_rows"),
     *("unread_turn_keys", "unread_columns", "eval_rows_also_in_train", "labels_not_held_out"),
     *("labels_without_rows", "special_tokens_in_text"),
@@ -66,6 +69,7 @@ class SftData(Pipeline[Dialogue]):
         self._disliked = self._unanswered = 0
         self._thumbs: dict[str, list[str]] = {}
         self._odd: Counter[str] = Counter()
+        self._unfit: Counter[tuple[str, str]] = Counter()
         self._rules = TurnRules.of(self.data)
 
     def check(self) -> None:
@@ -133,6 +137,7 @@ class SftData(Pipeline[Dialogue]):
             check(made)
             self._unanswered += made.unanswered
             self._odd.update(oddities(made))
+            self._unfit.update(unfit_calls(made))
             values = [source.fit.value(row, name) for name in documents]
             return replace(made, documents=tuple(cut.documents(values)))
 
@@ -246,8 +251,12 @@ class SftData(Pipeline[Dialogue]):
     def _sent(self, items: Sequence[Dialogue]) -> PromptFormat:
         chats = [each for each in items if each.messages]
         defaults = self.maker.defaults(self.maker.reasons(chats))
+        finder = self.maker.finder
         return PromptFormat(
-            defaults, self.maker.plain_template, tuple(trained(self._pairs, self.maker))
+            defaults,
+            self.maker.plain_template,
+            tuple(trained(self._pairs, self.maker)),
+            finder.chat.arguments(reasons=False) if finder else {},
         )
 
     def _classifier(self, items: Sequence[Dialogue]) -> dict[str, Any] | None:
@@ -266,6 +275,12 @@ class SftData(Pipeline[Dialogue]):
         facts = self.source.facts(used, blank_rows=blank, thumbs_down_rows=self._disliked)
         by_key = sum(self._rules.by_key.values())
         odd = {key: self._odd[key] for key in ODDITIES} | self.maker.odd()
+        finder = self.maker.finder
+        shown = finder is not None and finder.chat.abilities.calls
+        odd["calls_learned_as_text"] = 0 if shown else self._odd[WRITTEN]
+        for key in UNFIT:
+            found = self._unfit.most_common()
+            odd[key] = {name: count for (kind, name), count in found if kind == key}
         return {
             "understood": of_sources(self.source.sources, used),
             **facts,

@@ -18,7 +18,7 @@ from typing import Any
 
 from tuner.data import reasoning, tool_calls, turn_keys
 from tuner.data.bad_rows import BadRow
-from tuner.data.behind_prompt import composed, no_prefix, spliced
+from tuner.data.behind_prompt import NoPrefix, composed, no_prefix, spliced
 from tuner.data.chat_shapes import (
     AnswerSpan,
     ChatShape,
@@ -37,7 +37,6 @@ from tuner.data.dialogue import Dialogue
 from tuner.data.other_turns import with_other_turns
 from tuner.data.reasoning import KEY, Message
 from tuner.data.rendered import Rendered
-from tuner.errors import ModelError
 
 MAX_SHAPES = 4096
 
@@ -82,7 +81,7 @@ class SpanFinder:
 
         Raises:
             BadRow: the template refuses the row.
-            ModelError: the generation prompt is not a prefix of the answered chat.
+            DataError: the generation prompt is not a prefix of the answered chat.
         """
         if dialogue.tools:
             self.chat.require_tools(dialogue.row)
@@ -131,16 +130,15 @@ class SpanFinder:
             return tool_calls.native(message, self.chat.abilities.text_arguments)
         if "call" not in message:
             return message
-        plain = {key: value for key, value in message.items() if key != "call"}
         if not self.chat.abilities.calls:
-            return plain
-        return self._with_calls(tool_calls.parsed(plain))
+            return {key: value for key, value in message.items() if key != "call"}
+        return self._with_calls(tool_calls.parsed(message))
 
     def _one(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
         try:
             example = self._answered(dialogue, chat)
-        except ModelError as error:
-            raise ModelError(error.what, f"{dialogue.row}: {error.why}", error.fix) from None
+        except NoPrefix as found:
+            raise no_prefix(dialogue.row, chat, found.turn, self._text) from None
         if example and example.after:
             self.after[example.after].add(dialogue.row)
         return example and with_other_turns(example, chat, self.chat.stops, self._text)
@@ -236,7 +234,7 @@ class SpanFinder:
                         "two assistant turns follow each other, and the model's chat template "
                         "shows the first in another way once the second is there (join the two)"
                     )
-                raise no_prefix()
+                raise NoPrefix(i)
             answer = self._answer(answered, len(prompt), chat.messages[i])
             answer = replace(answer, after=after_answer(answered[answer.end :], self.chat.specials))
             if answered[: answer.end] != text[: answer.end]:

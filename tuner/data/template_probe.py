@@ -68,6 +68,8 @@ class Abilities:
             is put behind its prompt then.
         switch: the argument that turns reasoning off when false; empty if there is none.
         arguments: names that it reads and that not every template is given.
+        header: what it writes before an answer, where it writes the same prompt with and without
+            `add_generation_prompt`; empty if that is white space or a block without reasoning.
     """
 
     tools: bool
@@ -79,6 +81,7 @@ class Abilities:
     composed: bool
     switch: str
     arguments: tuple[str, ...]
+    header: str
 
 
 def learn(source: str, render: Render) -> Abilities:
@@ -127,7 +130,16 @@ def learn(source: str, render: Render) -> Abilities:
         ),
         switch=switch,
         arguments=arguments,
+        header=_header(attempt(_USER, arguments=off) or "", quiet, plainly),
     )
+
+
+def _header(unasked: str, asked: str, answered: str) -> str:
+    if unasked != asked or not answered.startswith(asked):
+        return ""
+    header, said, _ = answered[len(asked) :].partition(_SAID)
+    words = header.replace(reasoning.OPEN, "").replace(reasoning.CLOSE, "")
+    return header if said and words.strip() else ""
 
 
 def _turns(attempt: Callable[..., str | None], name: str) -> bool:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.reasoning import Message
+
+# Keys of the report: calls of functions that a row's tools lack, and arguments they leave out.
+UNFIT = ("calls_of_unknown_tools", "calls_without_required_arguments")
+# Hermes's form, which Qwen and others learned; a block that is cut off has no end.
+_BLOCK = re.compile(r"<tool_call>(.*?)(</tool_call>|\Z)", re.DOTALL)
+# In such a block: GLM writes a name and arguments by key, Qwen3-Coder functions and parameters.
+_NO_JSON = re.compile(r"\s*([\w.-]+\s*(<arg_key>|\Z)|<function=)")
 
 
 def called(call: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -52,17 +61,23 @@ def parsed(message: Message) -> Message:
     Raises:
         BadRow: it is none.
     """
+    calls = _calls(message["content"], "a turn that calls a function")
+    functions = [{"type": "function", "function": call} for call in calls]
+    rest = {key: value for key, value in message.items() if key != "call"}
+    return {**rest, "content": "", "tool_calls": functions}
+
+
+def _calls(text: Any, what: str) -> list[dict[str, Any]]:
     try:
-        found = json.loads(message["content"])
+        found = json.loads(text)
     except (ValueError, TypeError):
-        raise BadRow(
-            "a turn that calls a function is not JSON with its name and arguments"
-        ) from None
+        raise BadRow(f"{what} is not JSON with its name and arguments") from None
     calls = [_function(call) for call in (found if isinstance(found, list) else [found])]
     if not calls:
-        raise BadRow("a turn that calls a function has an empty list of calls")
-    functions = [{"type": "function", "function": call} for call in calls]
-    return {**message, "content": "", "tool_calls": functions}
+        raise BadRow(f"{what} has an empty list of calls")
+    for call in calls:
+        called(call)
+    return calls
 
 
 def _function(call: Any) -> dict[str, Any]:
@@ -79,6 +94,58 @@ def _function(call: Any) -> dict[str, Any]:
     if len(keys) > 1:
         raise BadRow(f"a call of '{given['name']}' has both arguments and parameters")
     return {"name": given["name"], "arguments": given[keys[0]] if keys else {}}
+
+
+def check_written(text: str) -> None:
+    """Check the calls that the text of an answer begins or ends with, in Hermes's form.
+
+    Raises:
+        BadRow: one is not JSON with its name and arguments.
+    """
+    said = text.strip()
+    if not said.startswith("<tool_call>") and not said.endswith("</tool_call>"):
+        return
+    for block in _BLOCK.finditer(said):
+        body, end = block.groups()
+        if not end:
+            raise BadRow("a call in the text of an answer has no </tool_call>")
+        if not _NO_JSON.match(body):
+            _calls(body, "a call between <tool_call> and </tool_call>")
+
+
+def made(message: Message) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and arguments of the calls of a checked turn."""
+    calls = message.get("tool_calls") or ()
+    if message.get("call"):
+        calls = parsed(message)["tool_calls"]
+    yield from map(called, calls)
+
+
+def unfit(message: Message, tools: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what the calls of a turn have other than the tools say: which of `UNFIT`, and of what.
+
+    Args:
+        message: a checked turn.
+        tools: functions of the row by name, each with its schema.
+    """
+    for name, given in made(message):
+        if name not in tools:
+            yield UNFIT[0], name
+            continue
+        wanted = tools[name].get("required") if isinstance(tools[name], dict) else None
+        for argument in wanted if isinstance(wanted, list) else ():
+            if argument not in given:
+                yield UNFIT[1], f"{name}: {argument}"
+
+
+def schemas(tools: list[Any]) -> dict[str, Any]:
+    """Return the schema of the arguments of each tool of a row, by the function's name."""
+    functions = [tool.get("function", tool) for tool in tools]
+    return {
+        str(each.get("name")): each.get("parameters")
+        for each in functions
+        if isinstance(each, dict)
+    }
 
 
 def native(message: Message, text: bool) -> Message:

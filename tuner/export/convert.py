@@ -171,6 +171,7 @@ class Sealed:
         report |= {"bytes": limits.weight_bytes(folder)}
         if row.llama_type or row.name == "gguf-adapter":
             report |= {"no_modelfile": modelfile.problem(work.tokenizer)}
+            report |= {"trained_tools": any(each.get("tools") for each in work.prompts)}
         if row.llama_type:
             (file,) = folder.glob("*.gguf")
             stops = list(dict.fromkeys([work.tokenizer.eos_token_id, *(work.stops or ())]))
@@ -238,12 +239,19 @@ def _show(report: dict[str, Any], settings: Settings, console: Console) -> None:
             f"{found['answers']} greedy answers differ from those of transformers; llama.cpp "
             f"also rounds activations (KL between the two {found['kl']:.2g})"
         )
-    if why := report.get("no_modelfile"):
+    why, sends = report.get("no_modelfile"), ""
+    if report["kind"] != "gguf-adapter" and (why or report.get("trained_tools")):
         (file,) = Path(report["path"]).glob("*.gguf")
-        sends = f"; tuner serve {file} sends them" if report["kind"] != "gguf-adapter" else ""
+        sends = f"; tuner serve {file} sends them"
+    if why:
         console.warn(
             f"{report['kind']}: no Modelfile, because Ollama's templates cannot write the prompts "
             f"that were trained ({why}){sends}"
+        )
+    elif report.get("trained_tools"):
+        console.warn(
+            f"{report['kind']}: the Modelfile writes no prompts with tools, and rows were trained "
+            f"with some{sends}"
         )
     losing = proof_limits.warning(report)
     if losing and settings.opened is None:

@@ -14,6 +14,7 @@ from tuner.data.turn_lists import messages_of
 from tuner.errors import DataError
 
 _TURNS, _TURN = frozenset({"messages"}), frozenset({"role", "content"})
+_CALLS = frozenset({"role", "tool_calls"})
 _SHAPES = (
     'write one conversation per line, {"messages": [{"role": "user", "content": "..."}]}, or one '
     'turn per line, {"role": "user", "content": "..."}'
@@ -38,7 +39,7 @@ def conversations(text: str) -> list[list[Message]]:
         )
     found = objects(text)
     lines = found or [(1, {})]
-    if all(item.keys() >= _TURN for _, item in lines):
+    if all(item.keys() >= _TURN or item.keys() >= _CALLS for _, item in lines):
         given = [(lines[0][0], [item for _, item in lines])]
     elif any("messages" in item for _, item in lines):
         given = [(number, _messages(number, item)) for number, item in lines]

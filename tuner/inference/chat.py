@@ -10,19 +10,18 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.classifier import Classifier
 from tuner.data.dialogue import Message
 from tuner.errors import DataError, RecipeError, ResourceError
-from tuner.inference import asked, call_forms
+from tuner.inference import asked, chat_tools
 from tuner.inference.labels import show_labels
-from tuner.inference.reading import Reader, whole
+from tuner.inference.reading import whole
 from tuner.inference.sampling import GREEDY, Sampling
 from tuner.schema.suggest import suggestion
 
@@ -55,6 +54,7 @@ class Chat:
         arguments: of the chat template, in place of its defaults.
         turns: questions and answers so far.
         generate: write answers even if the model was trained to answer with labels.
+        tools: shown to the model; the results of its calls are read as further lines.
     """
 
     model: Inference
@@ -65,6 +65,7 @@ class Chat:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     turns: list[Message] = field(default_factory=list)
     generate: bool = False
+    tools: Sequence[Any] = ()
 
     def answer_all(self, text: str) -> None:
         """Answer the conversations, or classify the inputs, of a text (see `asked`), each on its
@@ -120,13 +121,27 @@ class Chat:
     def say(self, text: str) -> str:
         """Ask, show the answer as it is written, and remember both.
 
+        After calls, their results are read, and the model goes on.
+
         Raises:
             DataError: it cannot be answered; nothing is remembered.
         """
-        return self._answer([*self.turns, {"role": "user", "content": text}])
+        before = self.turns
+        try:
+            answer = self._answer([*before, {"role": "user", "content": text}])
+            while self.turns[-1].get("tool_calls"):
+                results = chat_tools.results(self.turns[-1], self.console)
+                if results is None:
+                    break
+                answer = self._answer([*self.turns, *results])
+        except (DataError, KeyboardInterrupt):
+            self.turns = before
+            raise
+        return answer
 
     def _answer(self, turns: list[Message]) -> str:
         turns, prompt = self._fitting(turns)
+        reader = chat_tools.reader(self.model, prompt, self.tools)
         room = self.model.active.room - len(prompt)
         # What libraries print is not ours: stdout is the console's.
         with contextlib.redirect_stdout(sys.stderr):
@@ -137,32 +152,29 @@ class Chat:
                 self.console.stream,
             )
         self.console.finish_stream()
-        parts = self._reader(prompt).feed(answer.text, end=True)
-        thought, said = whole(parts).reasoning, whole(parts).content
+        read = whole(reader.feed(answer.text, end=True))
+        thought, said = read.reasoning, read.content
+        for call in read.calls:
+            self.console.text(f"called: {call['name']}({call['arguments']})")
         self.console.event(
             "answer",
             question=turns[-1]["content"],
             text=said,
             **({"reasoning": thought} if thought else {}),
+            **({"calls": read.calls} if read.calls else {}),
             adapter=self.model.active.name,
             stopped=answer.stopped,
             tokens=answer.tokens,
         )
-        turn = {"role": "assistant", "content": said}
-        self.turns = [*turns, {**turn, "reasoning_content": thought} if thought else turn]
+        turn: Message = {"role": "assistant", "content": said}
+        turn |= {"reasoning_content": thought} if thought else {}
+        turn |= {"tool_calls": chat_tools.turned(read.calls, turns)} if read.calls else {}
+        self.turns = [*turns, turn]
         return answer.text
 
     @property
     def _classifier(self) -> Classifier | None:
         return None if self.generate else self.model.classifiers.get(self.model.active.name)
-
-    def _reader(self, prompt: list[int]) -> Reader:
-        """Return what reads the answer to a prompt; it has been shown no tools."""
-        active = self.model.active
-        template = self.model.prompts_of(active).template
-        form = call_forms.find(active.tokenizer, template, trl=False) if template else None
-        opened = reasoning.opens(str(active.tokenizer.decode(prompt)))
-        return Reader(opened, form if call_forms.has_channels(form) else None)
 
     def _fitting(self, turns: list[Message]) -> tuple[list[Message], list[int]]:
         """Return the newest turns that leave room for an answer, and their prompt."""
@@ -170,7 +182,7 @@ class Chat:
         while True:
             try:
                 prompt = self.model.prompts_of(active).ids(
-                    [*first, *turns[count:]], arguments=self.arguments
+                    [*first, *turns[count:]], [*self.tools] or None, self.arguments
                 )
             except BadRow as error:
                 raise DataError(
@@ -178,18 +190,19 @@ class Chat:
                     str(error),
                     "change its text, or start over with /reset",
                 ) from None
-            alone = count + 2 >= len(turns)
-            enough = 1 if alone else self.max_new_tokens
+            later = (n for n in range(count + 1, len(turns)) if turns[n]["role"] == "user")
+            question = next(later, None)
+            enough = 1 if question is None else self.max_new_tokens
             if len(prompt) + enough <= active.room:
                 break
-            if alone:
+            if question is None:
                 raise DataError(
                     "this turn is too long",
                     f"it has {len(prompt)} tokens, and the model's context is {active.room} "
                     "tokens, answer included",
                     "shorten it, or the system prompt",
                 )
-            count += 2
+            count = question
         if count:
             self.console.warn(
                 f"the oldest {count} turns are dropped: the context is {active.room} tokens"
@@ -251,7 +264,8 @@ class Chat:
         if not self.turns:
             raise DataError("there is nothing to save", "the conversation is empty", "ask first")
         messages = [*self._first(), *self.turns]
-        line = json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
+        row = {"messages": messages, **({"tools": [*self.tools]} if self.tools else {})}
+        line = json.dumps(row, ensure_ascii=False) + "\n"
         try:
             with Path(name).expanduser().open("a", encoding="utf-8") as file:
                 file.write(line)

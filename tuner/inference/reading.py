@@ -16,6 +16,7 @@ from transformers.utils.chat_parsing.response_templates import (
 
 from tuner.data import reasoning
 from tuner.data.reasoning import Splitter
+from tuner.inference import strict
 
 _CALLS: Final = "tool_calls"
 # What may be left of a body once its arguments are taken out.
@@ -162,7 +163,7 @@ class Reader:
             if field.content == "xml-inline":
                 _refuse_rest(body, field.content_args["tag_pattern"])
             found = parse_response(text, form, prefix="", tools=self._tools).get(_CALLS)
-            calls = [_checked(each) for each in _flat(found)] if self._tools else []
+            calls = [_checked(each, self._tools) for each in _flat(found)] if self._tools else []
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             calls = []
         if not calls:
@@ -234,11 +235,12 @@ def _flat(found: Any) -> list[Any]:
     return [] if found is None else [found]
 
 
-def _checked(call: Any) -> dict[str, str]:
+def _checked(call: Any, tools: Sequence[Any]) -> dict[str, str]:
     """Return a call's name and arguments, as clients take them.
 
     Raises:
-        ValueError, TypeError, KeyError: it has no name, or its arguments are not an object.
+        ValueError, TypeError, KeyError: it has no name, its arguments are not an object, or not
+            those of a tool that is strict.
     """
     function = call["function"]
     name, given = function["name"], function.get("arguments")
@@ -247,5 +249,7 @@ def _checked(call: Any) -> dict[str, str]:
     given = {} if given is None else given
     if not isinstance(name, str) or not name.strip() or not isinstance(given, dict):
         raise ValueError("no call")
+    if not strict.asked(tools, name.strip(), given):
+        raise ValueError("arguments that the schema does not allow")
     arguments = json.dumps(given, ensure_ascii=False, allow_nan=False)
     return {"name": name.strip(), "arguments": arguments}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tuner.console.formatting import counted
 from tuner.data.chat_template import with_defaults
 from tuner.data.preferences import PreferenceData
 from tuner.data.prepared import Inputs
@@ -14,7 +16,8 @@ from tuner.data.sft import SftData
 from tuner.data.system_turn import with_system
 from tuner.machine import launch
 from tuner.plan import rlhf as plan_rlhf
-from tuner.plan.prompts import refuse_other_prompts
+from tuner.plan.prompts import refuse_no_header, refuse_other_prompts
+from tuner.recipe.history_rows import BEGUN
 from tuner.recipe.schema_rlhf import RewardSection
 from tuner.rewards.rules import ExactAnswerRule
 
@@ -63,7 +66,7 @@ def read(
         DataError, RecipeError, ModelError: the data or a model cannot be trained with.
     """
     rows = pipeline(base.loaded, base.tokenizer, adapted.room, base.stop_ids, base.head)
-    prepared = rows.prepare()
+    prepared = _doubted(base.recipe, rows.prepare())
     ptx = _settled(base, rows, prepared)
     if base.recipe.model.chat_template != "auto" and prepared.chat_template:
         origin = f"model.chat_template: {base.recipe.model.chat_template}"
@@ -86,11 +89,36 @@ def preview(base: RecipeAndBase, room: int, count: int) -> tuple[Prepared, list[
     rows = pipeline(base.loaded, base.tokenizer, room, base.stop_ids, base.head)
     prepared, shown = rows.preview(count)
     _settled(base, rows, prepared)
-    return prepared, shown
+    return _doubted(base.recipe, prepared), shown
+
+
+def _doubted(recipe: Recipe, prepared: Prepared) -> Prepared:
+    """The rows with a warning, the first one, if most are not asked for as the recipe says."""
+    given = recipe.model.chat_arguments or {}
+    report, texts = prepared.report, []
+    for name, wanted in prepared.sent.unlike(given).items():
+        count = report.get("rows_with_reasoning")
+        some = "" if count is None else f" ({count} of {counted(report['rows_train'], 'row')})"
+        texts.append(
+            f"model.chat_arguments: chat, serve and the artefacts will send {_said(name, given)}, "
+            f"but most answers are trained with {_said(name, {name: wanted})}, by whether they "
+            f"have reasoning{some}: leave {name} out"
+            + (", or set data.reasoning: drop" if wanted else "")
+        )
+    warnings = [*texts, *report.get("warnings", ())]
+    return replace(prepared, report={**report, "warnings": warnings})
+
+
+def _said(name: str, arguments: Mapping[str, Any]) -> str:
+    return f"{name}={json.dumps(arguments[name])}"
 
 
 def _settled(base: RecipeAndBase, rows: Pipeline[Any], prepared: Prepared) -> list[Example]:
     """The supervised rows that PPO mixes in; settles the prompts of the rows."""
+    finder = rows.maker.finder
+    # A run that began so goes on.
+    if finder and BEGUN not in base.loaded.origins.values():
+        refuse_no_header(finder.chat)
     ptx = _ptx(base.recipe, rows.inputs)
     date = prepared.report.get("chat_date")
     settle_prompts(
@@ -127,7 +155,8 @@ def settle_prompts(
     if sent.plain_template is not None:
         tokenizer.chat_template = with_system(sent.plain_template, system)
     elif template:
-        wanted = {} if recipe.model.chat_arguments is not None else sent.arguments
+        given = recipe.model.chat_arguments or {}
+        wanted = {name: each for name, each in sent.arguments.items() if name not in given}
         tokenizer.chat_template = with_defaults(with_system(template, system), wanted)
     refuse_other_prompts(tokenizer, stop_ids, sent, date)
 

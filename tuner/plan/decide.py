@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -202,7 +203,11 @@ def _conversation(prepared: Prepared, values: Values) -> None:
     """Say what becomes of reasoning, which date prompts show, and how answers are asked for."""
     said, rows = prepared.report.get("rows_with_reasoning", 0), prepared.report["rows_train"]
     if said:
-        values.set_auto("data.reasoning", "learn", f"{said} of {counted(rows, 'row')} have some")
+        why = f"{said} of {counted(rows, 'row')} have some"
+        if said < rows and prepared.sent.quiet:
+            ((name, value),) = prepared.sent.quiet.items()
+            why += f"; {rows - said} without: {name}={json.dumps(value)} when sampling"
+        values.set_auto("data.reasoning", "learn", why)
     if date := prepared.report.get("chat_date"):
         values.set_auto("model.chat_date", date, "today; the chat template writes the date")
     elif values.table["model.chat_date"].origin == BEGUN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from tuner.data.conversation import Prompts, by_transformers
@@ -10,6 +11,7 @@ from tuner.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from tuner.data.chat_template import ChatTemplate
     from tuner.data.prepared import PromptFormat
 
 
@@ -43,3 +45,27 @@ def refuse_other_prompts(
                 f"{each.row}, {each.what}:\n  trained {trained!r}\n  sent    {other!r}",
                 "choose another template, such as model.chat_template: chatml",
             )
+
+
+def refuse_no_header(chat: ChatTemplate) -> None:
+    """Refuse a template that begins answers, and leaves that beginning out of their prompts.
+
+    The model would learn to write the beginning of its own turn, and nobody reads it away.
+
+    Raises:
+        DataError: with both prompts, and what to add to the template.
+    """
+    header = chat.abilities.header
+    if not header:
+        return
+    sent = chat.render([{"role": "user", "content": "..."}], generate=True)
+    line = "{%- if add_generation_prompt -%}{{- " + json.dumps(header, ensure_ascii=False)
+    raise DataError(
+        "the prompt that is trained is not the prompt that is sent",
+        "the chat template does not read add_generation_prompt: it writes the beginning of an "
+        f"answer only next to one:\n  trained {sent + header!r}\n  sent    {sent!r}",
+        "write the template into a file, with this at its end: "
+        + line
+        + " -}}{%- endif -%} and name the file in model.chat_template; or choose another one, such "
+        "as model.chat_template: chatml",
+    )

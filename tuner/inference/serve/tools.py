@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from tuner.data.bad_rows import BadRow
@@ -17,24 +17,13 @@ MAX_NAME = 64
 Name = Annotated[str, Field(pattern=rf"^[a-zA-Z0-9_.-]{{1,{MAX_NAME}}}$")]
 
 
-def _refuse_strict(given: bool) -> bool:
-    if given:
-        raise PydanticCustomError(
-            "unsupported_parameter",
-            "this server does not hold a model's arguments to a schema: leave out 'strict', and "
-            "check them where they are used",
-            {"parameter": "strict"},
-        )
-    return given
-
-
 class Function(Strict):
     """A function that the model may call."""
 
     name: Name
     description: Text | None = None
     parameters: dict[str, Any] | None = None
-    strict: Annotated[bool, AfterValidator(_refuse_strict)] = False
+    strict: bool | None = None
 
 
 class Tool(Strict):
