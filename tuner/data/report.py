@@ -39,6 +39,8 @@ WARNINGS = {
     "rows_with_consecutive_turns": "{:row} with two turns of one speaker in a row",
     "rows_with_results_without_calls": "{:row} with the result of a tool after a turn that has no "
     "tool_calls: a call in its text is learned as text",
+    "rows_with_calls_as_text": "{:row} with calls that the chat template cannot show: learned as "
+    "the text that the row has (model.chat_template: qwen3 shows calls)",
     "rows_with_moved_turns": "{:row} whose turns the chat template moves or repeats: see "
     "`tuner data preview`",
     "unsure_option_numbers": "answers are numbers of options, and no row shows whether the first "
@@ -54,6 +56,8 @@ WARNINGS = {
     "unread_columns": "columns not used, though they look like part of the task: {names}",
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",
     "labels_not_held_out": "labels that no held-out row has: {names}",
+    "rows_with_written_stops": "{:row} with the text of a stop token at the end of an answer: it "
+    "is the end of the answer, and learned once (data.special_tokens_in_text)",
     "special_tokens_in_text": "special tokens in the rows' text, kept literal "
     "(data.special_tokens_in_text): {}",
     "tied_rows": "{:row} left out: of two answers, neither is named the better one",
@@ -126,6 +130,7 @@ def token_facts(maker: ExampleMaker) -> dict[str, Any]:
     return {
         "supervised_tokens": train.supervised_kept,
         "supervised_tokens_cut_share": round(train.supervised_cut / total, 6) if total else 0.0,
+        "rows_with_written_stops": len(maker.stops.rows),
         "special_tokens_in_text": train.foreign + maker.eval.foreign,
     }
 
