@@ -124,6 +124,30 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "image_token_index": 7,
         },
     ),
+    "mistral3 with images": (
+        "Mistral3Config",
+        {
+            "text_config": {**_HEAD, "model_type": "mistral"},
+            "vision_config": {
+                **_EYES,
+                **{"model_type": "pixtral", "num_hidden_layers": 1, "num_attention_heads": 2},
+                **{"image_size": 28, "patch_size": 14},
+            },
+            "image_token_index": 7,
+        },
+    ),
+    "qwen25 with images": (
+        "Qwen2_5_VLConfig",
+        {
+            "text_config": {
+                **ROPE,
+                "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]},
+            },
+            "vision_config": {**_EYES, "depth": 1, "num_heads": 2, "out_hidden_size": 64},
+            **{"image_token_id": 5, "video_token_id": 6},
+            **{"vision_start_token_id": 7, "vision_end_token_id": 8},
+        },
+    ),
     "qwen35 with images": (
         "Qwen3_5Config",
         {

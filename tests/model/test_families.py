@@ -139,7 +139,14 @@ def test_a_family_trains_with_the_defaults(
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
-    "name", ["qwen35 with images", pytest.param("gemma3 with images", marks=pytest.mark.slow)]
+    "name",
+    [
+        "qwen35 with images",
+        *(
+            pytest.param(f"{name} with images", marks=pytest.mark.slow)
+            for name in ("gemma3", "mistral3", "qwen25")
+        ),
+    ],
 )
 def test_a_base_that_reads_images_stays_whole(
     name: str,
