@@ -33,11 +33,18 @@ _JAMBA |= {"expert_layer_period": 2, "expert_layer_offset": 1}
 _FALCON_H1 = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16}
 _ZAMBA2 = {"mamba_d_state": 8, "mamba_ngroups": 1, "n_mamba_heads": 8}
 _ZAMBA2 |= {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2}
+_NEMOTRON = {"mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 1}
+_NEMOTRON |= {"layers_block_type": ["mamba", "attention"], "head_dim": 16}
+_GRANITE = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 8, "mamba_n_groups": 1}
+_GRANITE |= {"shared_intermediate_size": 32, "layer_types": ["mamba", "attention"]}
+_NEXT = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
+_NEXT |= {"shared_expert_intermediate_size": 32}
 _MOE = {"num_local_experts": 2, "num_experts_per_tok": 1}
 
 # Config class and options, by name.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma2": ("Gemma2Config", {**_WINDOW, "query_pre_attn_scalar": 16}),
+    "gemma3": ("Gemma3TextConfig", {**_WINDOW, "query_pre_attn_scalar": 16}),
     "gemma3n": ("Gemma3nTextConfig", _GEMMA3N),
     "gptoss": ("GptOssConfig", {**_WINDOW, **_MOE}),
     "gptj": ("GPTJConfig", {**_OLD, "n_positions": 512, "rotary_dim": 8}),
@@ -56,6 +63,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         "MambaConfig",
         {"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
     ),
+    "mamba2": (
+        "Mamba2Config",
+        {
+            **{"vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
+            **{"num_heads": 4, "head_dim": 32, "n_groups": 1},
+        },
+    ),
     "rwkv": (
         "RwkvConfig",
         {
@@ -72,7 +86,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "falcon_h1": ("FalconH1Config", {**_HEAD, **_FALCON_H1}),
+    "granite hybrid": ("GraniteMoeHybridConfig", {**ROPE, **_MOE, **_GRANITE}),
     "jamba": ("JambaConfig", {**ROPE, **_JAMBA}),
+    "nemotron": ("NemotronHConfig", {**ROPE, **_NEMOTRON}),
     "zamba2": ("Zamba2Config", {**ROPE, **_ZAMBA2}),
     "llama4": (
         "Llama4TextConfig",
@@ -82,6 +98,15 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen35": (
         "Qwen3_5TextConfig",
         {**_HEAD, **_LINEAR, "layer_types": ["linear_attention", "full_attention"]},
+    ),
+    "qwen3 next": (
+        "Qwen3NextConfig",
+        {
+            **_HEAD,
+            **_LINEAR,
+            **_NEXT,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
     ),
     "deepseek": ("DeepseekV3Config", {**ROPE, **_MLA}),
     "phi3": ("Phi3Config", {**ROPE, "pad_token_id": 0, "sliding_window": 8}),
@@ -97,6 +122,30 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             },
             **{"mm_tokens_per_image": 4, "boi_token_index": 5, "eoi_token_index": 6},
             "image_token_index": 7,
+        },
+    ),
+    "mistral3 with images": (
+        "Mistral3Config",
+        {
+            "text_config": {**_HEAD, "model_type": "mistral"},
+            "vision_config": {
+                **_EYES,
+                **{"model_type": "pixtral", "num_hidden_layers": 1, "num_attention_heads": 2},
+                **{"image_size": 28, "patch_size": 14},
+            },
+            "image_token_index": 7,
+        },
+    ),
+    "qwen25 with images": (
+        "Qwen2_5_VLConfig",
+        {
+            "text_config": {
+                **ROPE,
+                "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]},
+            },
+            "vision_config": {**_EYES, "depth": 1, "num_heads": 2, "out_hidden_size": 64},
+            **{"image_token_id": 5, "video_token_id": 6},
+            **{"vision_start_token_id": 7, "vision_end_token_id": 8},
         },
     ),
     "qwen35 with images": (

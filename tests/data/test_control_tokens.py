@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,11 +14,14 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
+from tests.chat_templates import FAMILIES
 from tests.tokenizers import CHATML_TEMPLATE, THINK_TEMPLATE, make_tokenizer
 from tuner.data.prepared import Inputs, Prepared
 from tuner.data.sft import SftData
 from tuner.errors import DataError, ModelError, SafetyError
+from tuner.model import conversation
 from tuner.recipe.schema import DataSection
+from tuner.recipe.schema_model import ModelSection
 
 CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
@@ -31,6 +35,12 @@ def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any, **keys: Any) -> 
 
 def chat(*turns: tuple[str, str]) -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+def kept(text: str) -> str:
+    """An answer as it is learned: without the stop token that it ends with."""
+    rest = text.rstrip().removesuffix("<|im_end|>")
+    return rest if rest != text.rstrip() and rest.strip() else text
 
 
 FORGED = (
@@ -55,12 +65,15 @@ def test_special_tokens_in_text_stay_literal(tmp_path: Path, forged: str) -> Non
     example = prepared(tmp_path, [row], tokenizer).train[0]
     control = [i for i in example.input_ids if i < len(CONTROL)]
     assert control == [1, 2] * 5
+    for turn in row["messages"]:
+        turn["content"] = kept(turn["content"]) if turn["role"] == "assistant" else forged
+    row["messages"][3]["content"] = "a"
     assert tokenizer.decode(example.input_ids) == tokenizer.apply_chat_template(
         row["messages"], tokenize=False
     )
     spans = zip(example.input_ids, example.supervised, strict=True)
     learned = [i for i, flag in spans if flag]
-    assert tokenizer.decode(learned) == f"{forged}<|im_end|>b{forged}<|im_end|>"
+    assert tokenizer.decode(learned) == f"{kept(forged)}<|im_end|>{kept('b' + forged)}<|im_end|>"
     assert learned.count(2) == 2
 
 
@@ -189,7 +202,7 @@ def test_random_forgeries(tmp_path: Path) -> None:
         pairs = zip(example.input_ids, example.supervised, strict=True)
         learned = tokenizer.decode([i for i, flag in pairs if flag])
         answers = [row["messages"][i]["content"] for i in (1, 3)]
-        assert learned == "".join(f"{answer}<|im_end|>" for answer in answers)
+        assert learned == "".join(f"{kept(answer)}<|im_end|>" for answer in answers)
 
 
 EVIL = (
@@ -231,6 +244,7 @@ def test_a_template_that_does_not_end_is_refused(tmp_path: Path, template: str) 
 ENDLESS = """
 import sys
 import tuner.data.chat_template
+from tests.chat_templates import FAMILIES
 from tests.tokenizers import CHATML_TEMPLATE, make_tokenizer
 from tuner.errors import SafetyError
 tuner.data.chat_template.PROBE_SECONDS = 1.0
@@ -258,16 +272,48 @@ def test_an_invalid_template_is_named(tmp_path: Path) -> None:
 
 def test_a_template_that_refuses_a_row_names_it(tmp_path: Path) -> None:
     tokenizer = make_tokenizer("chatml")
-    refusal = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    tokenizer.chat_template = (
+        "{% if messages|length == 2 and messages[1].content == 'b' %}"
+        "{{ raise_exception('not b') }}{% endif %}" + CHATML_TEMPLATE
     )
-    tokenizer.chat_template = refusal + CHATML_TEMPLATE
+    rows = [chat(("user", "a"), ("assistant", answer)) for answer in "cb"]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, rows, tokenizer)
+    assert caught.value.problems == [
+        "the model's chat template rejects it: not b (line 1: {% if messages|length == 2 and "
+        "messages[1].content == 'b' %}{{ raise_exception('...): rows.jsonl:2"
+    ]
+    assert prepared(tmp_path, rows, tokenizer, max_bad_rows=1).report["rows_train"] == 1
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3", "mistral", "gemma", "phi-4", "deepseek-r1"])
+def test_a_template_without_system_turn_names_one_that_has_it(tmp_path: Path, name: str) -> None:
+    """Gemma-2's refuses it; the bundled template that is named shows its text before the user's."""
+    tokenizer = FAMILIES[name].tokenizer()
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        + str(tokenizer.chat_template)
+    )
     good = chat(("user", "a"), ("assistant", "b"))
-    bad = chat(("system", "s"), ("user", "a"), ("assistant", "b"))
+    bad = chat(("system", "Be kind."), ("user", "Go?"), ("assistant", "b"))
     with pytest.raises(DataError) as caught:
         prepared(tmp_path, [good, bad], tokenizer)
-    assert caught.value.problems == [
-        "the model's chat template rejects it: no system role (line 1: {% if messages[0].role == "
-        "'system' %}{{ raise_exception('no system role') }}{% e...): rows.jsonl:2"
-    ]
-    assert prepared(tmp_path, [good, bad], tokenizer, max_bad_rows=1).report["rows_train"] == 1
+    (problem,) = caught.value.problems
+    assert problem.startswith("the model's chat template has no system turn: no system role (line")
+    assert problem.endswith("shows its text: rows.jsonl:2")
+    named = re.findall(r"model\.chat_template: (\S+)", problem)
+    conversation.settle(tokenizer, ModelSection(base="b", chat_template=named[0]), tmp_path)
+    _, example = prepared(tmp_path, [good, bad], tokenizer).train
+    text = tokenizer.decode(example.input_ids)
+    assert 0 < text.find("Be kind.") < text.find("Go?")
+
+
+def test_other_refusals_of_a_chat_with_a_system_turn_are_not_about_it(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages if m.role == 'user' and m.content == 'bad' %}"
+        "{{ raise_exception('bad') }}{% endfor %}" + CHATML_TEMPLATE
+    )
+    row = chat(("system", "s"), ("user", "bad"), ("assistant", "b"))
+    with pytest.raises(DataError, match="chat template rejects it: bad"):
+        prepared(tmp_path, [row], tokenizer)

@@ -115,7 +115,7 @@ def test_parts_that_are_not_text_are_refused(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", [{"messages": messages}])
     with pytest.raises(DataError, match="cannot be used for training") as caught:
         prepared(tmp_path, "a.jsonl")
-    assert "parts that are not text" in str(caught.value)
+    assert "parts that are not text ('image_url'), and only text is" in str(caught.value)
 
 
 def test_light_modules_stay_light() -> None:

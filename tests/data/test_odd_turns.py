@@ -70,6 +70,29 @@ def test_unusual_turns_are_counted(tmp_path: Path) -> None:
     assert "1 row with the result of a tool after a turn that has no tool_calls" in said_of
 
 
+def test_calls_that_a_template_cannot_show_are_named(tmp_path: Path) -> None:
+    """A turn in words of its own is learned as it is, and counted; calls in OpenAI's form are
+    refused, with a template that shows them."""
+    tokenizer = FAMILIES["chatml"].tokenizer()
+    text = '{"name": "tide", "arguments": {"at": "Brest"}}'
+    turns = [user("When?"), {"role": "tool_call", "content": text}]
+    turns += [{"role": "tool_response", "content": "16:40"}, said("At 16:40.")]
+    result = prepared(tmp_path, [{"messages": turns}], tokenizer)
+    assert learned(result.train[0], tokenizer)[0] == text + "<|im_end|>"
+    assert result.report["rows_with_calls_as_text"] == 1
+    assert "1 row with calls that the chat template cannot show" in " ".join(
+        result.report["warnings"]
+    )
+    turns = [user("When?"), said("", tool_calls=[CALL]), RESULT, said("At 16:40.")]
+    for tools in ({}, {"tools": [TOOL]}):
+        with pytest.raises(DataError) as caught:
+            prepared(tmp_path, [{"messages": turns, **tools}], tokenizer)
+        assert "set model.chat_template to one that" in str(caught.value)
+    conversation.settle(tokenizer, ModelSection(base="b", chat_template="qwen3"), tmp_path)
+    result = prepared(tmp_path, [{"messages": turns}], tokenizer)
+    assert result.report["rows_with_calls_as_text"] == 0
+
+
 def test_the_old_key_of_a_call_is_a_call(tmp_path: Path) -> None:
     tokenizer = FAMILIES["qwen3"].tokenizer()
     call = {"name": "tide", "arguments": '{"at": "Brest"}'}

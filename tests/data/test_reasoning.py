@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.chat_templates import FAMILIES
+from tests.data.test_conversations import said, user
+from tests.data.test_masks import learned, prepared
 from tuner.data import reasoning
 
 TEXTS = [
@@ -49,3 +54,35 @@ def test_separated_turns_are_separated_once() -> None:
     )
     assert reasoning.inline(once) == "<think>\nOne.\n</think>\n\nNow."
     assert reasoning.cut(reasoning.inline(once)) == ("One.", "Now.")
+
+
+OWN = """name: own
+description: a problem with its reasoning
+columns: {required: [problem, because, solution]}
+turns:
+  - {role: user, content: "{{ problem }}"}
+  - {role: assistant, content: "<think>\\n{{ because }}\\n</think>\\n\\n{{ solution }}"}
+"""
+BLOCK = "<think>\nOne.\n</think>\n\nNow."
+
+
+@pytest.mark.parametrize("name", ["qwen3", "glm-4.5", "deepseek-r1", "gpt-oss", "chatml"])
+def test_reasoning_in_the_answers_of_any_data_template(tmp_path: Path, name: str) -> None:
+    """The base's own block in a text is none of its control tokens that a row forges."""
+    family = FAMILIES[name]
+    tokenizer = family.tokenizer()
+    (tmp_path / "own.yaml").write_text(OWN, "utf-8")
+    found = []
+    for row, template in (
+        ({"messages": [user("Due?"), said("Now.", "One.")]}, "auto"),
+        ({"instruction": "Due?", "input": "", "output": BLOCK}, "auto"),
+        ({"question": "Due?", "answer": BLOCK}, "auto"),
+        ({"problem": "Due?", "because": "One.", "solution": "Now."}, "own.yaml"),
+    ):
+        keys = {"stop_ids": family.stop_ids(tokenizer), "template": template}
+        result = prepared(tmp_path, [row], tokenizer, **keys)
+        assert result.report["rows_with_reasoning"] == 1
+        assert result.report["special_tokens_in_text"] == 0
+        found.append(result.train[0])
+    assert len({(tuple(each.input_ids), tuple(each.supervised)) for each in found}) == 1
+    assert "One." in "".join(learned(found[0], tokenizer))

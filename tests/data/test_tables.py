@@ -144,7 +144,7 @@ def test_empty_cells_of_a_header_are_named_by_position(tmp_path: Path) -> None:
     assert prepared(tmp_path, "d.csv").report["ignored_columns"] == ["note"]
     with pytest.raises(DataError, match="cannot be used") as caught:
         prepared(tmp_path, "d.csv", columns={"completion": "note"})
-    assert "a column name appears twice in the header: d.csv:2" in str(caught.value)
+    assert "a column name appears twice in the header (rename one): d.csv:2" in str(caught.value)
 
 
 QUOTED = 'prompt\tcompletion\n"Go" she said\tYes.\nUp?\t"No" he said\n'

@@ -209,9 +209,10 @@ def test_calls_that_a_template_has_no_form_for_are_counted(tmp_path: Path) -> No
     for name, count in (("chatml", 1), ("qwen3", 0)):
         tokenizer = FAMILIES[name].tokenizer()
         made = prepared(tmp_path, [row], tokenizer)
-        assert made.report["calls_learned_as_text"] == count
+        assert made.report["rows_with_calls_as_text"] == count
         named = any(
-            "1 row with a call that is learned as text" in text for text in made.report["warnings"]
+            "1 row with calls that the chat template cannot show" in text
+            for text in made.report["warnings"]
         )
         assert named == bool(count)
         assert (json.dumps(BREST) + "<|im_end|>" in learned(made.train[0], tokenizer)) == bool(

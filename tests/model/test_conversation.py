@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from tests.chat_templates import FAMILIES
 from tests.tokenizers import make_tokenizer
-from tuner.data import template_probe
+from tuner.data import bundled_chats, template_probe
 from tuner.data.chat_template import ChatTemplate, with_defaults
 from tuner.data.conversation import Prompts
 from tuner.errors import DataError, ModelError, RecipeError, SafetyError, TunerError
@@ -31,7 +31,7 @@ from tuner.recipe.history_rows import BEGUN
 from tuner.recipe.schema_model import ModelSection
 
 ASKED = [{"role": "user", "content": "Due?"}]
-BUNDLED = {path.stem for path in conversation.BUNDLED.glob("*.jinja")}
+BUNDLED = {*bundled_chats.names()}
 TURNS = [*ASKED, {"role": "assistant", "content": "Now."}]
 
 

@@ -139,7 +139,14 @@ def test_a_family_trains_with_the_defaults(
 
 @pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
-    "name", ["qwen35 with images", pytest.param("gemma3 with images", marks=pytest.mark.slow)]
+    "name",
+    [
+        "qwen35 with images",
+        *(
+            pytest.param(f"{name} with images", marks=pytest.mark.slow)
+            for name in ("gemma3", "mistral3", "qwen25")
+        ),
+    ],
 )
 def test_a_base_that_reads_images_stays_whole(
     name: str,
@@ -264,25 +271,31 @@ def test_a_fused_layer_may_be_scaled_in_place() -> None:
         ("qwen35", "layer 0 keeps a state"),
         ("qwen35 with images", "layer 0 keeps a state"),
         ("lfm2", "layer 0 keeps a state"),
+        ("qwen3 next", "layer 0 keeps a state"),
         ("jamba", "layer 0 keeps a state"),
         ("falcon_h1", "layer 0 keeps a state"),
+        ("nemotron", "layer 0 keeps a state"),
+        ("granite hybrid", "layer 0 keeps a state"),
         ("mamba", "layer 0 keeps a state"),
         ("rwkv", "keep no keys and values"),
         ("deepseek", "different sizes"),
         ("falcon", "its layers keep 1 heads, peft makes 4"),
         ("phi3", "no further than 8 tokens"),
+        ("gemma3", "no further than 8 tokens"),
+        ("llama4", "no further than 8 tokens"),
         ("gemma3n", "look up the token ids"),
     ],
 )
 def test_a_prefix_is_refused_where_it_has_no_place(name: str, why: str, recipe_for: Any) -> None:
     """By the plan, exit 4; what the message says to do instead is possible."""
-    recipe = recipe_for(name, method={"name": "prefix", "num_virtual_tokens": 8})
-    with pytest.raises(TunerError) as caught:
-        planned(recipe)
-    assert caught.value.exit_code == 4
-    assert why in str(caught.value)
+    for method in ("ptuning_v2", "prefix"):
+        recipe = recipe_for(name, method={"name": method, "num_virtual_tokens": 8})
+        with pytest.raises(TunerError) as caught:
+            planned(recipe)
+        assert caught.value.exit_code == 4
+        assert why in str(caught.value)
     instead = {"name": "prompt"}
-    if name == "phi3":
+    if "no further" in why:
         assert "method.num_virtual_tokens: 7 or less" in caught.value.fix
         instead = {"name": "prefix", "num_virtual_tokens": 7}
     if name == "gemma3n":
@@ -317,6 +330,17 @@ def test_a_base_that_reads_both_ways_is_refused(family: Callable[[str], Path]) -
     with pytest.raises(RecipeError, match="the base is an encoder") as caught:
         head_for("generation", config)
     assert "reads a text both ways" in caught.value.why
+
+
+def test_a_base_that_reads_both_ways_takes_no_chats(recipe_for: Any) -> None:
+    """The plan of a recipe that names no task: rows without labels are nothing for it."""
+    with pytest.raises(RecipeError, match="needs to know the classes") as caught:
+        planned(recipe_for("xlnet"))
+    assert "use a base that writes text: BERT, XLNet" in caught.value.fix
+    labels = {"labels": "auto", "template": "prompt_completion"}
+    rows = [{"prompt": f"Go {n}?", "completion": "yes" if n % 2 else "no"} for n in range(12)]
+    data = {**labels, "eval": 2}
+    assert planned(recipe_for("xlnet", data=data, data_rows=rows)).head.name == "classes"
 
 
 def test_the_rank_of_a_layer_is_at_most_its_width(make_recipe: Callable[..., Path]) -> None:

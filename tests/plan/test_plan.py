@@ -91,6 +91,22 @@ def test_a_run_of_one_step_takes_it_at_the_full_rate(
     assert rate_share("cosine", 0, stage.steps, stage.warmup_steps) == 1.0
 
 
+def test_steps_that_the_epochs_do_not_reach_are_said(
+    make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """16 rows in batches of 3: the epochs that are named reach the steps, one less does not."""
+    train = {"max_steps": 50, "batch_size": 3, "epochs": 2}
+    made = make(make_recipe(train=train), tmp_path / "run")
+    assert made.steps == 11
+    (said,) = [text for text in made.warnings if "max_steps" in text]
+    assert "train.max_steps: 50 is more than the epochs have: the run ends after 11" in said
+    needed = int(said.rpartition("train.epochs: ")[2])
+    for epochs in (needed, needed - 1):
+        made = make(make_recipe(train={**train, "epochs": epochs}), tmp_path / "run")
+        assert (made.steps == 50) == (epochs == needed)
+        assert any("max_steps" in text for text in made.warnings) == (epochs < needed)
+
+
 def test_a_lock_names_its_base_wherever_it_is_read(
     bases: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -13,8 +13,9 @@ from tuner.errors import DataError
 from tuner.machine import hardware
 from tuner.plan import make
 from tuner.plan.plan import Plan
-from tuner.recipe import history, load
+from tuner.recipe import dump, history, load
 from tuner.record import disk
+from tuner.run import content
 
 Make = Callable[..., Path]
 PAIRS = [
@@ -81,3 +82,27 @@ def test_answers_labelled_bad_are_left_out_as_they_were(make_recipe: Make, tmp_p
     # What the recipe says counts.
     told = load.load(recipe, ["data.disliked=learn"], "sft")
     assert as_begun(told, tmp_path / "run").recipe.data.disliked == "learn"
+
+
+def test_stop_tokens_in_answers_stay_the_text_that_they_were(
+    make_recipe: Make, tmp_path: Path
+) -> None:
+    rows = [{"instruction": f"Say {n}.", "output": f"rent {n}<|im_end|>"} for n in range(6)]
+    recipe = make_recipe(data_rows=rows, data={"eval": 0})
+    loaded = load.load(recipe, (), "sft")
+    then = {"eval": 0, "special_tokens_in_text": "literal"}
+    old = planned(make_recipe(data_rows=rows, name="old.yaml", data=then), tmp_path, "sft")
+    assert planned(recipe, tmp_path, "sft").prepared.train != old.prepared.train
+    begun(tmp_path, old)
+    again = as_begun(loaded, tmp_path / "run")
+    resumed = make.make(again, hardware.detect(), output=tmp_path / "run")
+    assert resumed.prepared.train == old.prepared.train
+    assert history.identity(old.identity(), resumed.identity()) == resumed.identity()
+    # A chain finds a run that began so, and one of the recipe as it is now; not of another.
+    other = load.load(recipe, ["data.special_tokens_in_text=literal"], "sft")
+    assert content.content_sha256(other) != content.content_sha256(loaded)
+    lines = {line for each in (again, loaded) for line in dump.meaning(each).splitlines()}
+    assert [line for line in lines if "special" in line] == ['  special_tokens_in_text: "literal"']
+    # What the recipe says counts.
+    told = load.load(recipe, ["data.special_tokens_in_text=allow"], "sft")
+    assert as_begun(told, tmp_path / "run").recipe.data.special_tokens_in_text == "allow"

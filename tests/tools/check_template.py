@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from tests.data.test_conversations import ROWS
 from tests.tokenizers import make_tokenizer
+from tuner.data import bundled_chats
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat_template import ChatTemplate
 from tuner.data.dialogue import Dialogue
@@ -32,7 +33,7 @@ def opened(path: Path) -> tuple[Any, list[int]]:
         return AutoTokenizer.from_pretrained(path), list(tokenizers.stop_ids(path))
     tokenizer = make_tokenizer("bos")
     tokenizer.chat_template = path.read_text("utf-8")
-    words = dict.fromkeys(conversation.control_tokens(tokenizer.chat_template))
+    words = dict.fromkeys(bundled_chats.control_tokens(tokenizer.chat_template))
     tokenizer.add_special_tokens({"additional_special_tokens": list(words)})
     conversation.take_end(tokenizer)
     return tokenizer, []

@@ -148,7 +148,9 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     values = plan.get("values", {})
     data, files = recipe.data, plan.get("data", {}).get("files", [])
     meant: dict[str, dict[str, Any]] = {
-        "data": history_rows.as_read(files, data) | history_rows.rows_as_begun(values, recipe),
+        "data": history_rows.as_read(files, data)
+        | history_rows.rows_as_begun(values, recipe)
+        | history_rows.old_special_tokens(values, data),
         "model": {},
     }
     if loaded.task == "sft":

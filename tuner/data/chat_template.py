@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from jinja2.exceptions import SecurityError
 
-from tuner.data import reasoning, template_clock, template_probe, turn_keys
+from tuner.data import bundled_chats, reasoning, template_clock, template_probe, turn_keys
 from tuner.data.bad_rows import BadRow
 from tuner.data.reasoning import Message
 from tuner.data.template_probe import INLINE, Abilities
@@ -122,8 +122,7 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise broken(syntax(error, self.source)) from None
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            where = line_of(error, self.source)
-            raise BadRow(f"the model's chat template rejects it: {error}{where}") from None
+            raise self._rejected(messages, f"{error}{line_of(error, self.source)}") from None
 
     def native(self, message: Message) -> Message:
         """Return a turn as the template takes it, with its reasoning in the right field."""
@@ -174,6 +173,21 @@ class ChatTemplate:
                 "set model.chat_template to one that renders tools, such as qwen3; or leave tools "
                 "and calls out of the rows",
             )
+
+    def _rejected(self, messages: list[Message], why: str) -> BadRow:
+        """The problem of messages that the template refuses; what would do, if it is the system
+        turn."""
+        if len(messages) > 1 and messages[0]["role"] == "system":
+            try:
+                self.render(messages[1:])
+            except BadRow:
+                return BadRow(f"the model's chat template rejects it: {why}")
+            other = next(iter(bundled_chats.suiting(self._tokenizer)), "chatml")
+            return BadRow(
+                f"the model's chat template has no system turn: {why}; model.chat_template: "
+                f"{other} shows its text"
+            )
+        return BadRow(f"the model's chat template rejects it: {why}")
 
     def _probe(self) -> None:
         """Render with a time limit, and learn what the template can do, once for each."""

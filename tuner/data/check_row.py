@@ -12,8 +12,6 @@ from tuner.data.dialogue import Dialogue, Message
 
 # Keys of the report: what `oddities` finds.
 ODDITIES = ("rows_with_consecutive_turns", "rows_with_results_without_calls")
-# Rows of which a turn's text is a call: learned as text where a template has no form for it.
-WRITTEN = "rows_with_written_calls"
 
 
 def check(dialogue: Dialogue) -> None:
@@ -62,8 +60,6 @@ def oddities(dialogue: Dialogue) -> Iterator[str]:
         for before, after in pairs
     ):
         yield ODDITIES[1]
-    if any(message.get("call") for message in dialogue.messages):
-        yield WRITTEN
 
 
 def unfit_calls(dialogue: Dialogue) -> Iterator[tuple[str, str]]:

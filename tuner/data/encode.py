@@ -15,7 +15,7 @@ from tuner.data.control_tokens import ControlTokens
 from tuner.data.rendered import Rendered, Span
 
 CHUNK = 256
-Policy = Literal["literal", "error", "allow"]
+Policy = Literal["auto", "literal", "error", "allow"]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from tuner.data.tally import Tally
 from tuner.data.target_encoder import TargetEncoder
 from tuner.data.template import Template
 from tuner.data.turn_rules import refuse_misplaced
+from tuner.data.written_stops import WrittenStops
 from tuner.errors import DataError, ModelError, RecipeError
 
 MAX_LOST_SHARE = 0.1
@@ -61,10 +62,10 @@ class ExampleMaker:
                 "use a base model whose tokenizer defines an eos_token",
             )
         self._date = inputs.date
-        raw_ones = [template.name for template in templates if template.raw]
-        if data.render == "chat" and raw_ones:
+        plain = next((template.name for template in templates if template.raw), None)
+        if data.render == "chat" and plain:
             raise RecipeError(
-                f"data.render: the data template '{raw_ones[0]}' makes plain text, not a chat",
+                f"data.render: the data template '{plain}' makes plain text, not a chat",
                 fix="leave out data.render, or use another template",
             )
         refuse_misplaced(data, templates, head)
@@ -73,7 +74,7 @@ class ExampleMaker:
         self.train = Tally()
         self.eval = Tally()
         language = head == "language"
-        self.plain = all(template.text is not None for template in templates) and language
+        self.plain = language and all(template.text is not None for template in templates)
         self.head = head
         self._labels = list(labels)
         self._tokenizer = tokenizer
@@ -94,7 +95,11 @@ class ExampleMaker:
             self._chat = ChatTemplate(tokenizer, inputs.stop_ids, inputs.date)
             self.finder = SpanFinder(self._chat, self._context)
         borders = inputs.splits(head)
-        self.encoder = Encoder(tokenizer, data.special_tokens_in_text, self.chat_template, borders)
+        policy = data.special_tokens_in_text
+        self.encoder = Encoder(tokenizer, policy, self.chat_template, borders)
+        self.stops = WrittenStops(tokenizer, inputs.stop_ids, policy)
+        self._shows_calls = self._chat is not None and self._chat.abilities.calls
+        self._calls_as_text: set[str] = set()
         self.suffix = closing(tokenizer)
         self._targets = TargetEncoder(tokenizer, self.encoder) if head == "sequence" else None
         if data.system is not None:
@@ -110,11 +115,8 @@ class ExampleMaker:
         """Where the chat template comes from."""
         if self._chat is None:
             return "none: plain text"
-        return (
-            "tuner's plain one, because the tokenizer has none"
-            if self._chat.own
-            else "the tokenizer's"
-        )
+        own = "tuner's plain one, because the tokenizer has none"
+        return own if self._chat.own else "the tokenizer's"
 
     @property
     def chat_date(self) -> str | None:
@@ -141,9 +143,8 @@ class ExampleMaker:
     def defaults(self, reasons: Sequence[bool]) -> dict[str, Any]:
         """Return the arguments by which most of these answers are asked for, as far as the template
         needs to be given them."""
-        if self._chat is None:
-            return {}
-        return self._chat.defaults(bool(reasons) and sum(reasons) * 2 >= len(reasons))
+        most = bool(reasons) and sum(reasons) * 2 >= len(reasons)
+        return self._chat.defaults(most) if self._chat else {}
 
     def unread_keys(self, dialogues: Iterable[Dialogue]) -> dict[str, int]:
         """Count the keys of turns that the chat template never names."""
@@ -152,10 +153,11 @@ class ExampleMaker:
 
     def odd(self) -> dict[str, Any]:
         """Return what the chat template does to turns, for the report: see `SpanFinder`."""
-        if self.finder is None:
-            return {}
-        named = {text: len(rows) for text, rows in self.finder.after.items()}
-        return {"rows_with_moved_turns": len(self.finder.moved), "text_after_answers": named}
+        found: dict[str, Any] = {"rows_with_calls_as_text": len(self._calls_as_text)}
+        if self.finder:
+            found["rows_with_moved_turns"] = len(self.finder.moved)
+            found["text_after_answers"] = {t: len(r) for t, r in self.finder.after.items()}
+        return found
 
     def render(
         self,
@@ -164,6 +166,9 @@ class ExampleMaker:
         arguments: Mapping[str, Any] | None = None,
     ) -> list[Rendered]:
         """Render a dialogue to one or more texts; see `SpanFinder.render`."""
+        dialogue = self.stops.taken_off(dialogue)
+        if not self._shows_calls and any("call" in each for each in dialogue.messages):
+            self._calls_as_text.add(dialogue.row)
         if self._drop:
             messages = tuple(reasoning.without(each) for each in dialogue.messages)
             dialogue = replace(dialogue, messages=messages)
@@ -240,13 +245,8 @@ class ExampleMaker:
         """Return the example, cut to `max_length`: the parts that its head reads and writes."""
         row, task, most = rendered.dialogue.row, rendered.dialogue.source, self.max_length
         if self.head == "language":
-            return Example(
-                row,
-                encoded.ids[:most],
-                encoded.supervised[:most],
-                task=task,
-                weights=encoded.weights[:most],
-            )
+            learned, weights = encoded.supervised[:most], encoded.weights[:most]
+            return Example(row, encoded.ids[:most], learned, task=task, weights=weights)
         ids = encoded.prompt_ids[: most - len(self.suffix)] + self.suffix
         nothing = [False] * len(ids)
         if self.head == "classes":

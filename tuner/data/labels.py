@@ -77,7 +77,9 @@ def labels_of(
             f"data.labels is empty, and the rows have one label only: {labels[0]}"
             if labels
             else "data.labels is empty, and neither template nor rows name any",
-            "list all the classes in data.labels, or set data.labels: auto to take the answers",
+            "list all the classes in data.labels, or set data.labels: auto to take the answers; to "
+            "write the answers, leave out model.task and use a base that writes text: BERT, XLNet "
+            "and others that read a text both ways can only tell classes apart",
         )
     return labels
 

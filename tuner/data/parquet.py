@@ -53,7 +53,7 @@ def _values(batch: Any) -> list[dict[str, Any]]:
         found = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
     for name in again:
         for values in found:
-            values[name] = Unreadable("the file has several columns of this name")
+            values[name] = Unreadable("the file has several columns of this name (rename them)")
     return found
 
 

@@ -18,8 +18,6 @@ WARNINGS = {
     "calls_of_unknown_tools": "calls of functions that the row's tools do not have: {names}",
     "calls_without_required_arguments": "calls without an argument that the row's tools require: "
     "{names}",
-    "calls_learned_as_text": "{:row} with a call that is learned as text: the chat template has no "
-    "form for calls",
     "read_as": "read as seen in the file (keys of its source in data.train say otherwise): {names}",
     "rows_of_items": "{names}",
     "truncated_rows": "{:row} truncated to {max_length} tokens: {supervised_tokens_cut_share:.1%} "
@@ -44,6 +42,8 @@ WARNINGS = {
     "rows_with_consecutive_turns": "{:row} with two turns of one speaker in a row",
     "rows_with_results_without_calls": "{:row} with the result of a tool after a turn that has no "
     "tool_calls: a call in its text is learned as text",
+    "rows_with_calls_as_text": "{:row} with calls that the chat template cannot show: learned as "
+    "the text that the row has (model.chat_template: qwen3 shows calls)",
     "rows_with_moved_turns": "{:row} whose turns the chat template moves or repeats: see "
     "`tuner data preview`",
     "unsure_option_numbers": "answers are numbers of options, and no row shows whether the first "
@@ -59,6 +59,8 @@ WARNINGS = {
     "unread_columns": "columns not used, though they look like part of the task: {names}",
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",
     "labels_not_held_out": "labels that no held-out row has: {names}",
+    "rows_with_written_stops": "{:row} with the text of a stop token at the end of an answer: it "
+    "is the end of the answer, and learned once (data.special_tokens_in_text)",
     "special_tokens_in_text": "special tokens in the rows' text, kept literal "
     "(data.special_tokens_in_text): {}",
     "tied_rows": "{:row} left out: of two answers, neither is named the better one",
@@ -131,6 +133,7 @@ def token_facts(maker: ExampleMaker) -> dict[str, Any]:
     return {
         "supervised_tokens": train.supervised_kept,
         "supervised_tokens_cut_share": round(train.supervised_cut / total, 6) if total else 0.0,
+        "rows_with_written_stops": len(maker.stops.rows),
         "special_tokens_in_text": train.foreign + maker.eval.foreign,
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 from tuner.console.formatting import counted
 from tuner.data import choices, cut, strata
 from tuner.data.bad_rows import BadRows
-from tuner.data.check_row import ODDITIES, WRITTEN, check, oddities, unfit_calls
+from tuner.data.check_row import ODDITIES, check, oddities, unfit_calls
 from tuner.data.classifier import labels_only, record
 from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.eval_rows import eval_row
@@ -44,11 +44,11 @@ WARNED = (
     *("rows_cut_while_reading", "dropped_no_answer_left", "rows_without_oldest_turns"),
     *("documents_cut",),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
-    *("calls_learned_as_text", "rows_with_consecutive_turns", "rows_with_results_without_calls"),
-    *("rows_with_moved_turns",),
+    *("rows_with_consecutive_turns", "rows_with_results_without_calls"),
+    *("rows_with_calls_as_text", "rows_with_moved_turns"),
     *("unsure_option_numbers", "text_after_answers", "turns_learned_by_key", "unanswered_rows"),
     *("unread_turn_keys", "unread_columns", "eval_rows_also_in_train", "labels_not_held_out"),
-    *("labels_without_rows", "special_tokens_in_text"),
+    *("labels_without_rows", "rows_with_written_stops", "special_tokens_in_text"),
 )
 
 
@@ -275,9 +275,6 @@ class SftData(Pipeline[Dialogue]):
         facts = self.source.facts(used, blank_rows=blank, thumbs_down_rows=self._disliked)
         by_key = sum(self._rules.by_key.values())
         odd = {key: self._odd[key] for key in ODDITIES} | self.maker.odd()
-        finder = self.maker.finder
-        shown = finder is not None and finder.chat.abilities.calls
-        odd["calls_learned_as_text"] = 0 if shown else self._odd[WRITTEN]
         for key in UNFIT:
             found = self._unfit.most_common()
             odd[key] = {name: count for (kind, name), count in found if kind == key}

@@ -124,7 +124,10 @@ class SpanFinder:
         """A tool call as the template's own form where it has one, else as plain text."""
         if message.get("tool_calls"):
             if not self.chat.abilities.calls:
-                raise BadRow("the model's chat template cannot render tool calls")
+                raise BadRow(
+                    "the model's chat template cannot render tool calls (set model.chat_template "
+                    "to one that can, such as qwen3)"
+                )
             if len(message["tool_calls"]) > 1 and not self.chat.abilities.parallel:
                 raise BadRow("the model's chat template shows one tool call per turn")
             return tool_calls.native(message, self.chat.abilities.text_arguments)

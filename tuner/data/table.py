@@ -70,7 +70,7 @@ def rows(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any] | B
         elif len(cells) == len(header):
             values: dict[str, Any] = dict(zip(header, cells, strict=True))
             for name in again:
-                values[name] = Unreadable("a column name appears twice in the header")
+                values[name] = Unreadable("a column name appears twice in the header (rename one)")
             yield start, values
         elif cells:
             named = "the header" if reading.header else "the first row"

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from tuner.data import find
+from tuner.data import bundled_chats, find
 from tuner.data.jinja import variables as variables
 from tuner.data.language import Language
 from tuner.data.template_columns import Columns
@@ -26,8 +26,6 @@ from tuner.schema.fields import Flag, FreeMapping, Section, Text, Words
 AUTO = "auto"
 # Columns that hold a document where a template does not say which, the first one cut first.
 DOCUMENTS = ("document", "passage", "context", "text", "input")
-# Other tools call both kinds of template so.
-_CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
 SLOT_TEXT, SLOT_LABEL = "[X]", "[Z]"
 
 
@@ -213,7 +211,8 @@ def load_template(name_or_path: str, folder: Path) -> Template:
     if name_or_path not in files:
         near = get_close_matches(name_or_path, files)
         fix = f"did you mean {near[0]}?" if near else "use one of them, or the path of a .yaml file"
-        if (_CHAT_TEMPLATES / f"{name_or_path}.jinja").is_file():
+        # Other tools call both kinds of template so.
+        if name_or_path in bundled_chats.names():
             fix = (
                 "leave out data.template; to have chats rendered so, set "
                 f"model.chat_template: {name_or_path}"

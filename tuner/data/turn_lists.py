@@ -17,6 +17,7 @@ from tuner.data.bad_rows import BadRow
 from tuner.data.reasoning import Message
 from tuner.data.template import Conversation
 from tuner.data.transcripts import Transcript, transcript, transcript_of
+from tuner.schema.suggest import listed
 
 # Shapes that are lists of turns; any other is a mark.
 LISTS = ("role", "from")
@@ -205,9 +206,13 @@ def joined(content: Any) -> Any:
     """
     if not isinstance(content, list):
         return content
-    if not all(
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        for part in content
-    ):
-        raise BadRow("a turn has parts that are not text")
-    return "".join(part["text"] for part in content)
+    parts = [part if isinstance(part, dict) else {} for part in content]
+    other = [
+        part
+        for part in parts
+        if part.get("type") != "text" or not isinstance(part.get("text"), str)
+    ]
+    if other:
+        kinds = listed([*dict.fromkeys(f"'{part.get('type')}'" for part in other)])
+        raise BadRow(f"a turn has parts that are not text ({kinds}), and only text is learned")
+    return "".join(part["text"] for part in parts)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.data import chat_template
+from tuner.data import bundled_chats, chat_template
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat_template import ChatTemplate
 from tuner.errors import ModelError, RecipeError, SafetyError, TunerError
@@ -16,14 +15,6 @@ from tuner.schema.suggest import suggestion
 if TYPE_CHECKING:
     from tuner.recipe.schema_model import ModelSection
 
-# Written for this project, to treat turns as the families of these names do.
-BUNDLED = Path(chat_template.__file__).parent / "chat_templates"
-
-# How control tokens are spelled: <|im_start|>, <|turn> and <turn|>, <start_of_turn>, [INST], and
-# DeepSeek's.
-_CONTROL = re.compile(
-    r"<\|[^<>|\s]+\|?>|<[^<>|\s]+\|>|<｜[^<>｜\s]+｜>|<(?:start|end)_of_turn>|\[/?[A-Z_]+\]"
-)
 _SAID = "Xqsaid0qX"
 
 
@@ -63,22 +54,19 @@ def _unusable(kind: type[TunerError], section: ModelSection, why: str) -> TunerE
     return kind(
         f"model.chat_template: {section.chat_template} cannot be used",
         why,
-        f"correct the template, or name another one: {', '.join(_names())}",
+        f"correct the template, or name another one: {', '.join(bundled_chats.names())}",
     )
 
 
-def _names() -> list[str]:
-    return sorted(path.stem for path in BUNDLED.glob("*.jinja"))
-
-
 def _source(name: str, folder: Path) -> str:
-    if name in _names():
-        return (BUNDLED / f"{name}.jinja").read_text("utf-8")
+    if name in bundled_chats.names():
+        return bundled_chats.text(name)
     found = Named(("model", "chat_template"), "file", name).find(folder)
     if found is None:
         raise RecipeError(
             f"model.chat_template: there is no template '{name}'",
-            f"it is neither a file nor the name of a bundled one; {suggestion(name, _names())}",
+            "it is neither a file nor the name of a bundled one; "
+            f"{suggestion(name, bundled_chats.names())}",
             "name a file with a Jinja template, or one of these",
         )
     try:
@@ -93,21 +81,15 @@ def _source(name: str, folder: Path) -> str:
         raise RecipeError(
             f"model.chat_template: {found} is empty",
             "it would make an empty prompt of every chat",
-            f"write a Jinja template into it, or name a bundled one: {', '.join(_names())}",
+            "write a Jinja template into it, or name a bundled one: "
+            f"{', '.join(bundled_chats.names())}",
         )
     return text
 
 
-def control_tokens(template: str) -> list[str]:
-    """Return the control tokens that a template writes, by how they are spelled."""
-    return list(dict.fromkeys(_CONTROL.findall(template)))
-
-
 def _refuse_missing(tokenizer: Any, section: ModelSection) -> None:
     """Refuse a template whose control tokens the tokenizer would split."""
-    wanted = control_tokens(tokenizer.chat_template)
-    encode = tokenizer.backend_tokenizer.encode
-    missing = [word for word in wanted if len(encode(word, add_special_tokens=False).ids) != 1]
+    missing = bundled_chats.missing(tokenizer, tokenizer.chat_template)
     if missing:
         tokens = ", ".join(f'"{word}"' for word in (*section.new_tokens, *missing))
         raise RecipeError(

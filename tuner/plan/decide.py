@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -160,6 +161,21 @@ def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[S
         else "auto: epochs x rows / batch_size, rounded up",
     )
     return tuple(stages)
+
+
+def unreached(recipe: Recipe, stages: Sequence[Stage], rows: int) -> list[str]:
+    """Return a warning if the epochs end before the steps that the recipe names."""
+    train, rlhf, stop = recipe.train, recipe.rlhf, stages[-1].stop
+    if train.max_steps is None or train.max_steps <= stop:
+        return []
+    said = f"train.max_steps: {train.max_steps} is more than the epochs have: the run ends after "
+    if isinstance(recipe.method, StagedOptions):
+        return [f"{said}{stop} (method.stages)"]
+    rows *= rlhf.copies if rlhf is not None and rlhf.draws else 1
+    needed = math.ceil(train.max_steps * train.batch_size / rows)
+    return [
+        f"{said}{stop}, train.epochs: {train.epochs:g}; for all of them, train.epochs: {needed}"
+    ]
 
 
 def defaults(recipe: Recipe, prepared: Prepared, base: Base, head: str, values: Values) -> None:

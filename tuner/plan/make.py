@@ -104,6 +104,7 @@ def make(
         warnings=[
             *_unused_gpus(recipe, machine),
             *devices.warnings(decided.processes, recipe.train.batch_size),
+            *decide.unreached(recipe, decided.stages, len(rows.prepared.train)),
             *facts.warnings(base, rows.prepared, footprint.shape.trainable),
         ],
         parties=rows.parties,

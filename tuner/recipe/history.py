@@ -42,6 +42,8 @@ ADDED: dict[str, Any] = {
 _WAS_AUTO = {"model.attention": "sdpa"}
 # Columns that earlier versions of these templates did not read.
 _NOW_READ = {"chat": "system", "prompt_completion": "history"}
+# Its default was `literal`; stop tokens at the end of answers made no difference.
+_SPECIAL = "special_tokens_in_text"
 # Formerly the fields of a mapping `train.trl`.
 _OF_TRL = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
@@ -173,6 +175,10 @@ def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) ->
             then["data"][name] = default
         if name != "max_length" and then["data"][name] == default:
             del then["data"][name]
+    if then["data"][_SPECIAL] == "auto" or origins.get(f"data.{_SPECIAL}") == BEGUN:
+        then["data"][_SPECIAL] = "literal"
+    elif then["data"][_SPECIAL] == "literal":
+        then["data"][_SPECIAL] = "literal, stop tokens too"
     fields = {name: then["train"][name] for name in _OF_TRL}
     for key, value in ADDED.items():
         section, _, name = key.partition(".")

@@ -53,6 +53,19 @@ def rows_as_begun(values: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def old_special_tokens(values: Mapping[str, Any], data: DataSection) -> dict[str, Any]:
+    """Return how a run that an earlier version began keeps special tokens, by key: stop tokens at
+    the end of answers were plain text, too.
+
+    Args:
+        values: of the plan in its record.
+        data: the data section as it is now.
+    """
+    key = "special_tokens_in_text"
+    known = values.get(f"data.{key}", {}).get("value")
+    return {key: known} if known == "literal" and getattr(data, key) == "auto" else {}
+
+
 def as_read(files: Sequence[Mapping[str, Any]], data: DataSection) -> dict[str, Any]:
     """Return the keys of a data section that say what was seen of its files when a run began.
 

@@ -22,7 +22,7 @@ from tuner.recipe.export import ExportSection
 from tuner.recipe.schema_learn import Learn
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
-from tuner.recipe.schema_rows import Cut, Disliked, Draw, Long, MaxLength, Split
+from tuner.recipe.schema_rows import Cut, Disliked, Draw, Long, MaxLength, SpecialTokens, Split
 from tuner.recipe.schema_source import HeldOut, Source, Sources, SourceSection
 from tuner.schema.fields import (
     FILE,
@@ -117,10 +117,7 @@ class DataSection(Section):
         AutoFlag,
         Field(description="pack the rows of a micro-batch into one sequence, without padding"),
     ] = "auto"
-    special_tokens_in_text: Annotated[
-        Literal["literal", "error", "allow"],
-        Field(description="special tokens in a row's text: treat as plain text, stop, or allow"),
-    ] = "literal"
+    special_tokens_in_text: SpecialTokens = "auto"
     max_bad_rows: Annotated[
         CountFromZero, Field(description="malformed rows to skip and count before stopping")
     ] = 0

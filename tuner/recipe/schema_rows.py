@@ -30,6 +30,14 @@ Disliked = Annotated[
         "stop, leave them out, or learn them too"
     ),
 ]
+SpecialTokens = Annotated[
+    Literal["auto", "literal", "error", "allow"],
+    Field(
+        description="special tokens in a row's text: literal keeps them plain text, error stops, "
+        "allow makes tokens of them; auto: literal, and a stop token that an answer ends with is "
+        "its end"
+    ),
+]
 Long = Annotated[
     Literal["auto", "truncate", "split", "error"],
     Field(
