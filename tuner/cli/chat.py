@@ -68,7 +68,6 @@ def chat(
     A run whose rows all have labels answers with labels and their probabilities.
     """
     from tuner.inference import open_model
-    from tuner.inference.chat import Chat
     from tuner.inference.sampling import Sampling
     from tuner.machine import hardware, imports
 
@@ -86,6 +85,7 @@ def chat(
             import torch
 
             from tuner.inference import load as _  # noqa: F401  # all that opening needs
+            from tuner.inference.chat import Chat
 
         model = open_model.load(source, where, force_base=force_base)
         torch.manual_seed(seed)
