@@ -158,6 +158,18 @@ def test_a_dry_run_refuses_what_resuming_refuses(
     code, said = resume("--set", f"model.base={bases('llama', seed=1)}")
     assert code == 6
     assert "the base model is not the one" in said
+    code, said = resume("--set", "data.eval=0.25")
+    assert code == 6
+    assert "the training rows differ: data.eval: eval.jsonl in the run, 0.25 now" in said
+    flags = said.partition("\nfix: resume with ")[2].partition(", or start a new run")[0].split()
+    assert "data.eval=eval.jsonl" in flags
+    assert resume(*flags)[0] == 0
+    # Other held-out rows change no update, but what the scores mean.
+    (tmp_path / "eval.jsonl").write_text('{"instruction": "Say 7.", "output": "foo bar"}\n')
+    code, said = resume()
+    assert code == 0, said
+    assert "warning: other rows are held out than when the run began, so both scores are" in said
+    assert "(eval.jsonl has changed: 4 rows of sha256" in said
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("cuda", "float32"), ("cpu", "auto")])
