@@ -481,6 +481,7 @@ def test_what_cannot_be_verified_is_not_to_be_exported(tmp_path: Path, tiny: Pat
     for name in ("runs/onne", "onne"):
         said = tuner("verify", name, cwd=tmp_path)
         assert (said.returncode, "did you mean runs/one?" in said.stderr) == (2, True)
+    assert "did you mean" not in tuner("verify", "x", cwd=tmp_path).stderr
 
 
 def test_copying_a_recipe_again_says_that_it_is_there(tmp_path: Path) -> None:

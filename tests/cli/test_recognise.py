@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ def test_it_says_what_was_understood_and_writes_the_recipe(
 ) -> None:
     data_recognise(Path("choice.jsonl"), write=Path("r.yaml"))
     said = capsys.readouterr().out
+    assert re.search(r"written +r\.yaml: way 1 of \d \(--take N writes another\), multiple", said)
+    assert said.endswith("tuner plan r.yaml\n")
     assert UNDERSTOOD["options in a list"][1] in " ".join(said.split())
     section = load.load(folder / "r.yaml").recipe.data
     assert (section.template, section.columns) == ("multiple_choice", {"options": "choices"})
@@ -46,7 +49,9 @@ def test_json_has_the_alternatives(folder: Path, capsys: pytest.CaptureFixture[s
     assert all(way["recipe"].startswith("data: {train: choice.jsonl") for way in event["ways"])
 
 
-def test_what_is_in_question_is_written_only_by_its_number(folder: Path) -> None:
+def test_what_is_in_question_is_written_only_by_its_number(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The last number leaves the column out."""
     with pytest.raises(DataError, match="'hints' looks like part of the task"):
         data_recognise(Path("hints.jsonl"), write=Path("r.yaml"))
@@ -54,5 +59,6 @@ def test_what_is_in_question_is_written_only_by_its_number(folder: Path) -> None
     with pytest.raises(RecipeError, match="--take 9: the ways to read the file are numbered 1 to"):
         data_recognise(Path("hints.jsonl"), take=9)
     data_recognise(Path("hints.jsonl"), take=1, write=Path("r.yaml"))
+    assert "r.yaml: way 1 of" in capsys.readouterr().out
     section = load.load(folder / "r.yaml").recipe.data
     assert "hints" in section.columns.values()

@@ -36,6 +36,11 @@ def test_the_console_shows_a_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == ""
 
 
+def test_scores_of_no_rows_are_no_empty_table(capsys: pytest.CaptureFixture[str]) -> None:
+    Console().scores({}, {})
+    assert capsys.readouterr().out == "no row is held out, so there are no scores\n"
+
+
 def test_the_console_is_strict_json(capsys: pytest.CaptureFixture[str]) -> None:
     shown = Console(json=True)
     shown.phase("training")

@@ -56,12 +56,12 @@ def test_lines_of_messages_are_conversations() -> None:
         (lines({"messages": [ASKED]}) + "\nand then?\n", 3, "not a JSON object"),
         (lines({"messages": [ASKED]}, {"turns": []}), 2, "keys besides messages: turns"),
         (lines({"messages": [ASKED], "tools": []}), 1, "keys besides messages: tools"),
-        (lines({"messages": [ASKED, SAID]}), 1, "the last turn is by assistant"),
-        (lines({"messages": []}), 1, "the last turn is by nobody"),
+        (lines({"messages": [ASKED, SAID]}), 1, "the last turn has the role assistant"),
+        (lines({"messages": []}), 1, "messages is empty"),
         (lines({"messages": "What?"}), 1, "not a list of turns"),
         (lines({"messages": [{**ASKED, "content": 7}]}), 1, "a turn has no text"),
         (lines({"messages": [{**ASKED, "role": "robot"}]}), 1, "unknown role"),
-        (lines(ASKED, SAID), 1, "the last turn is by assistant"),
+        (lines(ASKED, SAID), 1, "the last turn has the role assistant"),
     ],
 )
 def test_a_line_that_is_unlike_the_others(text: str, line: int, why: str) -> None:

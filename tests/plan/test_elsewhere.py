@@ -65,6 +65,8 @@ def test_a_batch_smaller_than_the_gpus(make_recipe: Callable[..., Path]) -> None
         plan = make(make_recipe(run=run), cards.machine_with(HERE, "h100", 8))
         assert (plan.devices.per_node, plan.devices.unfed) == (4, 4)
         assert plan.values["run.devices"].value == 4
+        origin = plan.values["train.micro_batch_size"].origin
+        assert origin.startswith("auto: all rows of a step of a GPU fit into 7")
         assert [text for text in plan.warnings if "only 4 of 8 get one" in text]
     with pytest.raises(RecipeError, match="this machine has 8 GPUs"):
         make(make_recipe(run={"devices": 16}), cards.machine_with(HERE, "h100", 8))
@@ -158,6 +160,18 @@ def test_a_dry_run_refuses_what_resuming_refuses(
     code, said = resume("--set", f"model.base={bases('llama', seed=1)}")
     assert code == 6
     assert "the base model is not the one" in said
+    code, said = resume("--set", "data.eval=0.25")
+    assert code == 6
+    assert "the training rows differ: data.eval: eval.jsonl in the run, 0.25 now" in said
+    flags = said.partition("\nfix: resume with ")[2].partition(", or start a new run")[0].split()
+    assert "data.eval=eval.jsonl" in flags
+    assert resume(*flags)[0] == 0
+    # Other held-out rows change no update, but what the scores mean.
+    (tmp_path / "eval.jsonl").write_text('{"instruction": "Say 7.", "output": "foo bar"}\n')
+    code, said = resume()
+    assert code == 0, said
+    assert "warning: other rows are held out than when the run began, so both scores are" in said
+    assert "(eval.jsonl has changed: 4 rows of sha256" in said
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("cuda", "float32"), ("cpu", "auto")])

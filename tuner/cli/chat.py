@@ -60,7 +60,10 @@ def chat(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed for sampling.")] = 42,
     lines: Annotated[
         bool,
-        typer.Option("--lines", help="Read each line of a pipe as a question or command."),
+        typer.Option(
+            "--lines",
+            help="Read a pipe as a terminal: a question or command per line, one conversation.",
+        ),
     ] = False,
     generate: Annotated[
         bool,
@@ -71,12 +74,11 @@ def chat(
 ) -> None:
     """Chat with a run, or with a base and adapters.
 
-    A pipe is one question, or JSON lines of messages; with --lines each line is one.
+    A pipe is one question, or JSON lines of messages, each a conversation of its own.
 
     A run whose rows all have labels answers with labels and their probabilities.
     """
     from tuner.inference import chat_tools, open_model
-    from tuner.inference.chat import Chat
     from tuner.inference.sampling import Sampling
     from tuner.machine import hardware, imports
 
@@ -95,6 +97,7 @@ def chat(
             import torch
 
             from tuner.inference import load as _  # noqa: F401  # all that opening needs
+            from tuner.inference.chat import Chat
 
         model = open_model.load(source, where, force_base=force_base)
         torch.manual_seed(seed)

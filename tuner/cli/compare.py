@@ -42,8 +42,7 @@ def compare(
     verbose: Verbose = False,
 ) -> None:
     """Train several methods on the same data at equal budget; one table, one plot."""
-    from tuner.cli import show_plan
-    from tuner.cli.make_plan import run_folder
+    from tuner.cli import run_folder, show_plan
     from tuner.machine import hardware
     from tuner.recipe import comparison
 
@@ -51,7 +50,10 @@ def compare(
     named = one_recipe("compare", recipe, option)
     loaded = comparison.load_comparison(Path(named), overrides or (), output)
     show_plan.header(loaded.shared, where)
-    folder = run_folder(loaded.shared, resume, "compare.json")
+    folder = run_folder.find(loaded.shared, resume, "compare.json")
+    if resume:
+        given = run_folder.command("compare", named, overrides or ())
+        run_folder.nothing_to_resume(loaded.shared, folder, given, where, "compare.json")
     # A wrong recipe is refused before the libraries that a plan needs are imported.
     from tuner.run.experiment import comparison as compared
     from tuner.run.experiment import one_by_one, report, results

@@ -51,7 +51,7 @@ def preview(
     recipe: str, overrides: Sequence[str], rows: int, console: Console, verb: str | None = None
 ) -> None:
     """Prepare the data as a plan does, and show the first training rows in parts."""
-    from tuner.cli.make_plan import run_folder
+    from tuner.cli import run_folder
     from tuner.plan import contradictions, ground
     from tuner.plan import data as plan_data
     from tuner.plan import rlhf as plan_rlhf
@@ -60,7 +60,7 @@ def preview(
 
     loaded = recipe_load.load(Path(recipe), overrides, verb)
     contradictions.refuse_conversation(loaded.recipe)
-    links = chain.links(loaded, run_folder(loaded, resume=False))
+    links = chain.links(loaded, run_folder.find(loaded, resume=False))
     loaded, _ = plan_rlhf.adopt(loaded, {link.name: link.source() for link in links})
     base = ground.open_recipe_and_base(loaded, console.note, None)
     prepared, shown = plan_data.preview(base, ground.room(base), rows)

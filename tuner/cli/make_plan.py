@@ -82,10 +82,13 @@ def make_plan(asked: PlanRequest, console: Console) -> Plan:
         asked: the request; only a run carries out stages that are not done.
         console: shows what happens.
     """
-    from tuner.cli import show_plan
+    from tuner.cli import run_folder, show_plan
     from tuner.recipe import load as recipe_load
+    from tuner.record import runs
+    from tuner.record.run_json import RUN
 
     loaded = recipe_load.load(Path(asked.recipe), asked.overrides, asked.verb, asked.output)
+    loaded = run_folder.as_repeated(loaded)
     if loaded.recipe.compare is not None:
         raise recipe_load.for_comparison(loaded.path, str(loaded.path))
     launch.recognise(loaded.recipe.run.nodes)
@@ -95,9 +98,16 @@ def make_plan(asked: PlanRequest, console: Console) -> Plan:
     # The parent of this process, or its rank 0, has shown the plan.
     console.muted = launch.LAUNCHED in os.environ or not ranks.place().main
     show_plan.header(loaded, console)
-    folder = run_folder(loaded, asked.resume)
+    folder = run_folder.find(loaded, asked.resume)
     if asked.resume:
+        given = run_folder.command(loaded.verb, asked.recipe, asked.overrides)
+        run_folder.nothing_to_resume(loaded, folder, given, console)
         loaded = as_begun(loaded, folder)
+    held = runs.read_run(folder).status if (folder / RUN).is_file() else ""
+    begins = asked.mode is Mode.RUN and not asked.resume
+    if begins and held not in ("", "damaged") and not console.muted:
+        # Before the stages, not after them.
+        raise runs.taken(folder, held)
     # A wrong recipe is refused before the libraries that a plan needs are imported.
     with imports.importing():
         from tuner.model import own_code
@@ -113,13 +123,12 @@ def make_plan(asked: PlanRequest, console: Console) -> Plan:
         chained=chained,
         code_sha256=own_code.of_run(folder) if asked.resume else None,
     )
-    there, warnings = (folder / "run.json").exists(), list(plan.warnings)
-    if asked.resume and not there:
-        warnings.append(f"nothing to resume in {folder}: a new run will start there")
-    if asked.resume and there and asked.mode is Mode.PLAN and not present.elsewhere:
+    warnings = list(plan.warnings)
+    if asked.resume and held and asked.mode is Mode.PLAN and not present.elsewhere:
         _check_resumption(plan, console)
-    if there and not asked.resume:
-        warnings.append(f"{folder} already holds a run: a new run there will be refused")
+    if held and not asked.resume:
+        refused = runs.taken(folder, held)
+        warnings.insert(0, f"{refused.what}, and a new one there is refused; {refused.fix}")
     plan = replace(plan, warnings=warnings)
     show_plan.plan(plan, console)
     return plan
@@ -208,27 +217,3 @@ def _stages(
     if found:
         console.phase(f"stage {len(found) + 1} of {len(found) + 1}: {loaded.name}")
     return {link.name: link.source() for link in found}
-
-
-def run_folder(loaded: LoadedRecipe, resume: bool, record: str = "run.json") -> Path:
-    """Return the requested folder; else runs/<recipe name>, numbered if that is taken.
-
-    Args:
-        loaded: the recipe.
-        resume: look for the newest unfinished run with this recipe.
-        record: the file that shows such a run.
-
-    Raises:
-        SafetyError: a path in the recipe leaves the current directory through `..`.
-    """
-    from tuner.record import output, runs
-    from tuner.record.runs import RUNS
-
-    asked = loaded.recipe.run.output
-    if asked is not None:
-        in_recipe = loaded.origins["run.output"].startswith("recipe")
-        output.resolve_output(Path(asked), from_recipe=in_recipe)
-        return Path(asked)
-    base = RUNS / loaded.name
-    earlier = runs.newest_matching(base, loaded.sha256, record) if resume else None
-    return earlier or runs.free_name(base)

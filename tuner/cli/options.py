@@ -62,7 +62,11 @@ Output = Annotated[
     typer.Option("--output", metavar="DIR", help="Run folder; default: runs/<recipe name>."),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue from the newest intact checkpoint in the folder.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue from the newest intact checkpoint in the folder; start if there is none.",
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 Rehearse = Annotated[

@@ -37,10 +37,18 @@ def data_recognise(
     _show(file, found, where)
     if text is not None and write is not None:
         _write(write, text)
-        where.event("written", path=str(write))
-        where.text(f"\nwritten     {write}: tuner plan --recipe {write}")
+        _say_written(write, found, take or 1, where)
     elif found.error is not None:
         raise found.error
+
+
+def _say_written(write: Path, found: Look, number: int, console: Console) -> None:
+    """Say which way was written, since there may be others."""
+    task, count = found.ways[number - 1].task, len(found.ways)
+    console.event("written", path=str(write), way=number)
+    others = f" of {count} (--take N writes another)" if count > 1 else ""
+    console.text(f"\nwritten     {write}: way {number}{others}, {task}")
+    console.text(f"{'next':<12}tuner plan {write}")
 
 
 def _taken(found: Look, take: int | None, write: Path | None) -> Alternative | None:

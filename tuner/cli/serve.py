@@ -83,7 +83,7 @@ def serve(
         )
     from tuner.inference import open_model
     from tuner.inference.serve.admission import Limits
-    from tuner.machine import hardware
+    from tuner.machine import hardware, imports
 
     key, where = _key(api_key), console(json, quiet, verbose)
     limits = Limits(max_queue, max_new_tokens, max_request_bytes, time_limit, temperature)
@@ -92,7 +92,9 @@ def serve(
     source = open_model.model_to_open(first, base, adapters, hardware.detect(), "serve")
     # Libraries print to stderr: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
-        from tuner.inference.serve import models, server
+        with imports.importing():
+            from tuner.inference import load as _  # noqa: F401  # all that opening needs
+            from tuner.inference.serve import models, server
 
         address = server.resolve(host, port)
         if not address.loopback and key is None and not allow_anyone:

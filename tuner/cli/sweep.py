@@ -69,8 +69,7 @@ def sweep(
     verbose: Verbose = False,
 ) -> None:
     """Train a recipe with every combination of the given values, by Ray Tune; best first."""
-    from tuner.cli import show_plan
-    from tuner.record.runs import RUNS
+    from tuner.cli import run_folder, show_plan
     from tuner.run.experiment import grid, results
     from tuner.run.experiment.sweep import Sweep, by_ray, share_of
 
@@ -84,7 +83,7 @@ def sweep(
         )
     combinations = grid.combinations(Path(named), overrides or (), verb)
     first = combinations[0]
-    root = Path(os.path.abspath(output or RUNS / f"{first.loaded.name}-sweep"))
+    root = Path(os.path.abspath(output or f"{run_folder.default(first.loaded)}-sweep"))
     _refuse_metric(metric)
     show_plan.header(first.loaded, where)
     experiment = Sweep(root, combinations, metric)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -96,6 +95,7 @@ def plan(
 
 def train(asked: PlanRequest, console: Console) -> None:
     """Make the plan and show it; carry it out if `asked.mode` says so, in one or more processes."""
+    from tuner.cli import run_folder
     from tuner.cli.make_plan import Mode, make_plan
     from tuner.machine import imports, launch, ranks
 
@@ -107,7 +107,9 @@ def train(asked: PlanRequest, console: Console) -> None:
             return
         console.muted = not ranks.place().main
         if group := launch.Group.of(plan.devices.per_node, plan.devices.nodes):
-            arguments = [plan.verb, "--recipe", asked.recipe, *_options(asked, plan.output)]
+            arguments = run_folder.command(plan.verb, asked.recipe, asked.overrides)
+            arguments += ["--output", str(plan.output)]
+            arguments += ["--resume"] if asked.resume else []
             arguments += ["--rehearse"] if asked.mode is Mode.REHEARSE else []
             launch.carry_out(group, [*arguments, *console.options()])
             return
@@ -124,8 +126,3 @@ def train(asked: PlanRequest, console: Console) -> None:
 
             if found := rehearsal.rehearse(plan, console):
                 show_rehearsal.show(plan, found, console)
-
-
-def _options(asked: PlanRequest, output: Path) -> list[str]:
-    given = [word for override in asked.overrides for word in ("--set", override)]
-    return [*given, "--output", str(output), *(["--resume"] if asked.resume else [])]

@@ -177,6 +177,9 @@ class Console:
         if unquantized is not None:
             columns["unquantized"] = unquantized
         self.event("scores", **{when: dict(scores) for when, scores in columns.items()})
+        if not before and not after:
+            self.text("no row is held out, so there are no scores")
+            return
         rows = [
             (name, *(formatting.value(scores.get(name)) for scores in columns.values()))
             for name in dict.fromkeys((*before, *after))

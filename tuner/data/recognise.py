@@ -145,15 +145,14 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     fix = [
         f"say what becomes of {it}:",
         *(as_comparisons(source) or [*as_thumbs(source, task), *shown(ways, source.given)]),
-        f"  leave {it} out:",
+        f"  leave {it} out, as earlier versions did with a warning:",
         f"    {recipe_line(source.given, gone)}",
     ]
     holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])
     error = DataError(
         f"{'column' if it == 'it' else 'columns'} {listed([repr(each) for each in task])} {looks} "
         "like part of the task, and would not be used",
-        f"understood: {understood(source.fit, seen)}; not read: {holds}; earlier versions warned "
-        "and went on",
+        f"understood: {understood(source.fit, seen)}; not read: {holds}",
         "\n".join(fix),
     )
     mixed = by_rows(error, source, [used, *({name} for name in task)])

@@ -243,8 +243,8 @@ class SftData(Pipeline[Dialogue]):
             report["eval_rows_without_label"] = without
             if without:
                 report["warnings"].append(
-                    f"{without} of {len(held)} eval rows have an answer that is not one of the "
-                    "labels (or does not fit): they do not count for label accuracy"
+                    f"{without} of {len(held)} held-out rows do not count for label_accuracy: "
+                    "their answers are no labels, or too long"
                 )
         return report
 

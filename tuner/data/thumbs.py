@@ -55,9 +55,9 @@ def refuse_disliked(source: Source, names: Sequence[str]) -> None:
     listed = ", ".join(names)
     raise DataError(
         f"{len(down)} of {len(source.rows)} rows have an answer that is labelled bad",
-        f"column {listed}, e.g. {down[0].id}; supervised learning would teach these answers "
-        "(earlier versions left the rows out with a warning)",
+        f"column {listed}, e.g. {down[0].id}; supervised learning would teach these answers",
         "learn from both kinds: tuner reward, or tuner rlhf with rlhf.algorithm: dpo; or say what "
-        "becomes of these rows:\n  data.disliked: drop    # leave them out\n"
+        "becomes of these rows:\n"
+        "  data.disliked: drop    # leave them out, as earlier versions did\n"
         "  data.disliked: learn   # learn them like the others",
     )

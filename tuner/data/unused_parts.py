@@ -57,9 +57,9 @@ def refuse_unused(
         lines.insert(0, f"data.columns: {{input: {texts[0]}}}   # after the prompt")
     raise DataError(
         f"part of the task would not be used: {', '.join(unused)}",
-        f"the format '{fit.template.name}' reads {', '.join(fit.columns.values())} (earlier "
-        "versions left other columns out with a warning)",
-        "say what the column is, or leave it out:\n  " + "\n  ".join(lines),
+        f"the format '{fit.template.name}' reads {', '.join(fit.columns.values())}",
+        "say what the column is, or leave it out, as earlier versions did with a warning:\n  "
+        + "\n  ".join(lines),
     )
 
 

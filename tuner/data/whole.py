@@ -59,7 +59,7 @@ class WholePipeline(Pipeline[Item]):
         if self.data.long in ("truncate", "split"):
             raise RecipeError(
                 f"data.long: {self.data.long}, but preferences and prompts are never cut",
-                "half a prompt asks something else, and half an answer is another answer",
+                "a cut prompt asks something else, and a cut answer says something else",
                 "leave data.long out (rows that do not fit are dropped, if few), or set it to "
                 "error",
             )
@@ -69,7 +69,7 @@ class WholePipeline(Pipeline[Item]):
             said = getattr(self.data, key)
             raise RecipeError(
                 f"data.{key}: {said}, but {self.stay or 'answers'} are never cut",
-                "half a prompt asks something else, and half an answer is another answer",
+                "a cut prompt asks something else, and a cut answer says something else",
                 f"leave data.{key} out: rows that do not fit are dropped, if few",
             )
 

@@ -115,11 +115,12 @@ def _conversation(number: int, turns: Any) -> list[Message]:
         found = messages_of(turns, conversation, "messages")
     except BadRow as problem:
         raise _unfit(number, str(problem)) from None
-    texts = all(isinstance(turn.get("content"), str) or "tool_calls" in turn for turn in found)
-    last = found[-1]["role"] if found else "nobody"
-    if not texts or last not in ("user", "tool"):
-        why = "a turn has no text" if not texts else f"the last turn is by {last}, not the user"
-        raise _unfit(number, why)
+    if not found:
+        raise _unfit(number, "messages is empty")
+    if not all(isinstance(turn.get("content"), str) or "tool_calls" in turn for turn in found):
+        raise _unfit(number, "a turn has no text")
+    if (last := found[-1]["role"]) not in ("user", "tool"):
+        raise _unfit(number, f"the last turn has the role {last}; it must be the user's")
     return found
 
 

@@ -102,14 +102,17 @@ def split(
     if micro != "auto":
         fits = estimate.estimate(shape, size, False).total <= limit
         checkpointing = possible and not fits if asked == "auto" else bool(asked)
-    why = f"fits into {limit / 2**30:.1f} GiB"
+    place = "" if processes.world == 1 else f" of a {'GPU' if device == 'cuda' else 'process'}"
+    most = f"all rows of a step{place} fit" if size == batch else "the most rows that fit"
+    why = f"{most} into {limit / 2**30:.1f} GiB"
     if (
         micro == "auto"
         and device == "cpu"
         and packed
         and (few := _enough(shape, batch, size)) < size
     ):
-        size, why = few, f"{_enough_tokens(shape)} tokens keep a CPU busy, more only take memory"
+        size = few
+        why = f"{_enough_tokens(shape)} tokens keep a CPU busy; more would only take memory"
     values.set_auto("train.micro_batch_size", size, why)
     why = "needed to fit into memory" if checkpointing else "fits into memory without it"
     values.set_auto("train.gradient_checkpointing", checkpointing, why)

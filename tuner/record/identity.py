@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuner.errors import IntegrityError
 
@@ -14,11 +14,25 @@ from tuner.errors import IntegrityError
 _DIGEST = "sha256"
 
 
+class Cause(NamedTuple):
+    """What made a field differ whose values say nothing to a reader, such as a digest.
+
+    Attributes:
+        line: says it.
+        key: of the recipe that was changed; empty: a file was.
+        value: of the key, before.
+    """
+
+    line: str
+    key: str = ""
+    value: Any = None
+
+
 def check_identity(
     saved: Mapping[str, Any],
     current: Mapping[str, Any],
     allowed: Iterable[str] = (),
-    behind: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    behind: Mapping[str, Sequence[Cause]] = MappingProxyType({}),
 ) -> list[str]:
     """Compare the settings a checkpoint was trained with to those of this run.
 
@@ -26,8 +40,7 @@ def check_identity(
         saved: the flat `state["identity"]` of the checkpoint.
         current: the same fields of this run.
         allowed: fields that may change without changing the trajectory.
-        behind: of a field whose values say nothing to a reader, such as a digest, what made it
-            differ; one line each.
+        behind: of fields whose values say nothing to a reader, what made them differ.
 
     Returns:
         One line for each allowed difference.
@@ -43,30 +56,36 @@ def check_identity(
         before = json.dumps(saved[field], sort_keys=True) if field in saved else "(absent)"
         now = json.dumps(current[field], sort_keys=True) if field in current else "(absent)"
         if before != now:
-            lines = behind.get(field) or [f"{field}: {before} in the checkpoint, {now} now"]
+            causes = behind.get(field, ())
+            lines = [cause.line for cause in causes]
+            lines = lines or [f"{field}: {before} in the checkpoint, {now} now"]
             (noted if field in may_change else refused).extend(lines)
             if field not in may_change:
                 fields.append(field)
     if refused:
+        causes = [cause for field in fields for cause in behind.get(field, ())]
         raise IntegrityError(
             "the checkpoint belongs to a different run than this recipe describes",
             refused[0],
-            f"{_as_before(saved, fields)}, or start a new run with another --output",
+            f"{_as_before(saved, fields, causes)}, or start a new run with another --output",
             refused,
         )
     return noted
 
 
-def _as_before(saved: Mapping[str, Any], fields: Sequence[str]) -> str:
+def _as_before(saved: Mapping[str, Any], fields: Sequence[str], causes: Sequence[Cause]) -> str:
     """Return how to restore the checkpoint's settings: a default may have changed."""
-    keys = [field for field in fields if _DIGEST not in field]
-    if not all(isinstance(saved.get(key), str | int | float) for key in keys):
+    earlier = {field: saved.get(field) for field in fields if _DIGEST not in field}
+    earlier |= {cause.key: cause.value for cause in causes if cause.key}
+    if not all(isinstance(value, str | int | float) for value in earlier.values()):
         return "undo these changes"
-    flags = " ".join(f"--set {shlex.quote(f'{key}={_written(saved[key])}')}" for key in keys)
+    flags = " ".join(f"--set {shlex.quote(f'{k}={_written(v)}')}" for k, v in earlier.items())
+    digests = any(_DIGEST in field for field in fields)
     # Other keys of the data section make other rows, too.
-    files = len(keys) < len(fields) and not any(key.startswith("data.") for key in keys)
-    resumed = f"resume with {flags}" if keys else ""
-    restored = "put back the files as they were" if files or not keys else ""
+    files = digests and not any(key.startswith("data.") for key in earlier)
+    files = files or any(not cause.key for cause in causes)
+    resumed = f"resume with {flags}" if earlier else ""
+    restored = "put back the files as they were" if files else ""
     return " and ".join(filter(None, (restored, resumed)))
 
 

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from tuner import __version__
 from tuner.console.formatting import plain
-from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
+from tuner.errors import Interrupted, ResourceError, TunerError
+from tuner.record import runs
 from tuner.record.disk import make_folder, resource_error, write_all, write_json
 from tuner.record.lock import FolderLock
 from tuner.record.output import refuse_foreign, resolve_output
@@ -109,13 +110,7 @@ class RunFolder:
     ) -> RunFolder:
         previous = read_record(path) if (path / RUN).exists() else None
         if previous is not None and not resume:
-            raise RecipeError(
-                f"{path} already holds a run",
-                f"its status is {previous.get('status')}",
-                "choose another folder with --output"
-                if previous.get("status") == "done"
-                else "continue it with --resume, or choose another folder with --output",
-            )
+            raise runs.taken(path, str(previous["status"]))
         admitted = None if previous is None else admit(path)
         now = _now()
         head = {

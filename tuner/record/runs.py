@@ -102,6 +102,16 @@ def no_run(path: Path) -> RecipeError:
     )
 
 
+def taken(path: Path, status: str) -> RecipeError:
+    """Return the error for a new run in the folder of another one, which has this status."""
+    free = f"choose another folder: --output {free_name(path)}"
+    return RecipeError(
+        f"{path} already holds a run",
+        f"its status is {status}",
+        free if status == "done" else f"continue it with --resume, or {free}",
+    )
+
+
 def _summary(path: Path, file: str = RUN) -> RunSummary:
     try:
         record = read_record(path, file)

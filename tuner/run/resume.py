@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tuner import evaluate
 from tuner.console import formatting
 from tuner.errors import IntegrityError
 from tuner.recipe import history
@@ -22,7 +23,7 @@ def examine(plan: Plan) -> tuple[Checkpoint | None, list[str]]:
     """Check all that `--resume` checks, without changing the folder.
 
     Returns:
-        The checkpoint that the run continues from, or None; and what has to be skipped.
+        The checkpoint that the run continues from, or None; and what to warn of.
 
     Raises:
         RecipeError: the folder is in use, or holds something else.
@@ -59,30 +60,43 @@ def refuse_other_base(previous: Mapping[str, Any], fingerprint: str) -> None:
 RECUT = ("train.micro_batch_size", "train.gradient_checkpointing")
 
 
-def _other_rows(previous: Mapping[str, Any], plan: Plan) -> list[str]:
-    """Return what made the training rows differ: keys of the data section, and files."""
+def _other_rows(previous: Mapping[str, Any], plan: Plan) -> list[identity.Cause]:
+    """Return what made the rows differ: keys of the data section, and files."""
     before, now = previous.get("plan", {}), plan.as_dict()
-    lines = []
+    found = []
     for key, value in now["values"].items():
         known = before.get("values", {}).get(key, value)
         then, this = (formatting.plain(each["value"]) for each in (known, value))
         if key.startswith("data.") and then != this:
-            lines.append(
-                f"{key}: {formatting.value(then)} in the run, {formatting.value(this)} now"
-            )
+            line = f"{key}: {formatting.value(then)} in the run, {formatting.value(this)} now"
+            found.append(identity.Cause(line, key, then))
     files = {each["name"]: each for each in before.get("data", {}).get("files", ())}
     for file in now["data"]["files"]:
         then = files.get(file["name"], file)
         if then["sha256"] != file["sha256"]:
-            lines.append(
-                f"{file['name']} has changed: {formatting.counted(then['rows'], 'row')} of sha256 "
-                f"{then['sha256'][:12]} in the run, {file['rows']:,} of {file['sha256'][:12]} now"
+            rows = formatting.counted(then["rows"], "row")
+            line = (
+                f"{file['name']} has changed: {rows} of sha256 {then['sha256'][:12]} in the run, "
+                f"{file['rows']:,} of {file['sha256'][:12]} now"
             )
-    return [f"the training rows differ: {line}" for line in lines]
+            found.append(identity.Cause(line))
+    return found
+
+
+def _other_scores(previous: Mapping[str, Any], plan: Plan) -> list[str]:
+    """Return a warning if other rows are held out than when the run began."""
+    known = (previous.get("scored") or {}).get(evaluate.ROWS)
+    if known in (None, evaluate.rows_sha256(plan)):
+        return []
+    causes = [cause.line for cause in _other_rows(previous, plan)]
+    return [
+        "other rows are held out than when the run began, so both scores are taken on the present "
+        f"ones ({'; '.join(causes) or 'eval.max_rows'})"
+    ]
 
 
 def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint | None, list[str]]:
-    """Load the checkpoint that a resumed run continues from, or None; and list what was skipped.
+    """Load the checkpoint that a resumed run continues from, or None; and list what to warn of.
 
     Args:
         plan: of the run that resumes.
@@ -106,6 +120,10 @@ def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint |
     allowed = RECUT if before != plan.devices.world else ()
     current = plan.identity()
     saved = history.identity(found.state["identity"], current)
-    behind = {"data.tokens_sha256": _other_rows(run_json.read_record(folder), plan)}
-    identity.check_identity(saved, current, allowed, behind)
-    return found, skipped
+    previous = run_json.read_record(folder)
+    causes = [
+        cause._replace(line=f"the training rows differ: {cause.line}")
+        for cause in _other_rows(previous, plan)
+    ]
+    identity.check_identity(saved, current, allowed, {"data.tokens_sha256": causes})
+    return found, [*skipped, *_other_scores(previous, plan)]

@@ -19,6 +19,7 @@ from starlette.responses import Response
 from tuner.inference.sampling import Sampling
 from tuner.inference.serve.admission import Admission, Limits
 from tuner.inference.serve.events import Channel, End, Event, Labelled, Piece, Whole
+from tuner.inference.serve.fields import first_problem
 from tuner.inference.serve.guard import GONE, Facts
 from tuner.inference.serve.models import ServedModel
 from tuner.inference.serve.protocol import ChatAsk, ClassifyAsk, CompletionAsk
@@ -245,8 +246,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
 async def _refuse_request(request: Request, error: Exception) -> Response:
     """Answer with the first problem of a body."""
     assert isinstance(error, RequestValidationError)
-    problem = error.errors()[0]
-    place = [str(part) for part in problem["loc"][1:]]
+    problem, place = first_problem(error.errors(), error.body)
     name = problem.get("ctx", {}).get("parameter") or (place[0] if place else None)
     if problem["type"] == "json_invalid":
         refused = Refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -24,6 +25,41 @@ def unicode(text: str) -> str:
 Text = Annotated[str, AfterValidator(unicode)]
 Words = Annotated[Text, Field(min_length=1, max_length=1000)]
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+
+def first_problem(
+    problems: Sequence[Mapping[str, Any]], body: Any
+) -> tuple[Mapping[str, Any], list[str]]:
+    """Return a problem of a body, and its place: keys and positions of the body.
+
+    Where a value may be of several kinds, pydantic has a problem for each, with the name of its
+    own type in the place; the problem of the kind that fits best lies deepest.
+
+    Args:
+        problems: pydantic's; each place begins with `body`.
+        body: what was sent.
+    """
+    found = [(each, _place(each, body)) for each in problems]
+    root = found[0][1][:1]
+    return max((each for each in found if each[1][:1] == root), key=lambda each: len(each[1]))
+
+
+def _place(problem: Mapping[str, Any], body: Any) -> list[str]:
+    place, here, known, inside = [], body, False, True
+    for part in problem["loc"][1:]:
+        known, inside = isinstance(here, dict), part in _keys(here)
+        if inside:
+            here = here[part]
+            place.append(str(part))
+    if problem["type"] == "missing" and known and not inside:
+        place.append(str(problem["loc"][-1]))
+    return place
+
+
+def _keys(value: Any) -> Collection[Any]:
+    if isinstance(value, list):
+        return range(len(value))
+    return value if isinstance(value, dict) else ()
 
 
 class Strict(BaseModel):

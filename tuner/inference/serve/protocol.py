@@ -57,10 +57,18 @@ _MESSAGE: dict[str, tuple[Any, ...]] = {
 }
 
 
+def _text_only(kind: Any) -> Any:
+    if kind != "text" and isinstance(kind, str):
+        raise PydanticCustomError(
+            "invalid_value", "this server reads text, not '{kind}'", {"kind": kind}
+        )
+    return kind
+
+
 class ContentPart(Strict):
     """A part of a message."""
 
-    type: Literal["text"]
+    type: Annotated[Literal["text"], BeforeValidator(_text_only)]
     text: Text
 
 

@@ -209,9 +209,9 @@ def find(name: str, folder: Path, key: str) -> SavedModel:
 
 def _near(name: str) -> str:
     """Return how the fix begins if a run has nearly this name."""
-    runs = [str(file.parent) for file in Path("runs").glob(f"*/{run_json.RUN}")]
-    near = nearest(name, runs) or nearest(f"runs/{name}", runs)
-    return f"did you mean {near}? else " if near else ""
+    runs = {file.parent.name: file.parent for file in Path("runs").glob(f"*/{run_json.RUN}")}
+    near = nearest(name.removeprefix("runs/"), runs)
+    return f"did you mean {runs[near]}? else " if near else ""
 
 
 def adapter_file(source: str, folder: Path) -> Path:

@@ -1,0 +1,145 @@
+"""Errors that need a run: each is provoked, its fix applied as printed, and the command goes on."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from tests import here
+from tests.cli.command import Done
+from tests.cli.fixes import Fault, Follow, Work, adds, fix, meant, prepared, runs
+from tuner.machine import processes
+
+LEGAL = "runs/legal"
+RUN = ("sft", "r.yaml", "--output", LEGAL)
+AGAIN = (*RUN, "--resume", "--dry-run")
+REWARDS = "def same(answers):\n    return [0.5 for _ in answers]\n"
+SAME = "the reward 'same' was 0.5 for every response in 5 steps"
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Work]:
+    """A folder with `r.yaml` and the run `runs/legal` of it; proofs run in this process."""
+    keys = {"data.eval": "eval.jsonl", "train.max_steps": 1, "eval.samples": 0}
+    fault = Fault(0, "", no_fix, keys | {"export.formats": ["adapter"]}, RUN)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(processes, "fresh", here.fresh)
+        work = prepared(fault, tmp_path_factory.mktemp("ran"), base)
+        done = work.run()
+        assert done.returncode == 0, done.stderr
+        yield work
+
+
+def no_fix(work: Work, said: str) -> None:
+    raise AssertionError(said)
+
+
+def flags(words: str) -> Follow:
+    """Add the options that the fix writes out between `words` and a comma."""
+    return adds(rf"{words} (.+?), or start a new run")
+
+
+def copied_back(work: Work, said: str) -> None:
+    assert "put back the files as they were" in fix(said)
+    shutil.copy(work.folder / "kept.jsonl", work.folder / "train.jsonl")
+
+
+def continues(work: Work, said: str) -> None:
+    work.arguments = [*re.findall(r"continue it: tuner ([^;]+)", said)[0].split(), "--dry-run"]
+
+
+FAULTS = {
+    "another eval": Fault(
+        6, "the training rows differ: data.eval: eval.jsonl in the run, 0.25 now",
+        flags("resume with"), arguments=(*AGAIN, "--set", "data.eval=0.25"),
+    ),
+    "a setting": Fault(
+        6, "train.learning_rate: 0.0002 in the checkpoint, 0.1 now",
+        flags("resume with"), arguments=(*AGAIN, "--set", "train.learning_rate=0.1"),
+    ),
+    "other rows": Fault(
+        6, "the training rows differ: train.jsonl has changed", copied_back, arguments=AGAIN,
+        files={"train.jsonl": '{"instruction": "Say me.", "output": "Me."}\n' * 9},
+    ),
+    "a folder that is taken": Fault(
+        2, "runs/legal already holds a run",
+        lambda work, said: work.swap(LEGAL, fix(said).split("--output ")[1].strip()),
+        arguments=RUN,
+    ),
+    "predict": Fault(2, "there is no command 'predict'", runs(), arguments=("predict", LEGAL)),
+    "verify": Fault(
+        2, "there is no run, adapter or model runs/legl", meant("runs/legl"),
+        arguments=("verify", "runs/legl"),
+    ),
+    "chat": Fault(2, "tuner chat needs a model", runs(), arguments=("chat",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_an_error_of_a_run_says_to_do_works(name: str, ran: Work) -> None:
+    fault = FAULTS[name]
+    kept = (ran.folder / "train.jsonl").read_bytes()
+    (ran.folder / "kept.jsonl").write_bytes(kept)
+    for file, content in fault.files.items():
+        (ran.folder / file).write_text(str(content))
+    work = Work(ran.folder, ran.base, [*fault.arguments])
+    failed = asked(work)
+    assert failed.returncode == fault.code, failed.stderr + failed.stdout
+    assert re.search(fault.said, failed.stderr), failed.stderr
+    fault.follow(work, failed.stderr)
+    work.arguments = [LEGAL if word == "runs/one" else word for word in work.arguments]
+    followed = asked(work)
+    assert followed.returncode == 0, f"{failed.stderr}\nafter it was followed:\n{followed.stderr}"
+    assert (ran.folder / "train.jsonl").read_bytes() == kept
+
+
+def asked(work: Work) -> Done:
+    """Run the command with a question on its standard input."""
+    with mock.patch("sys.stdin", io.StringIO("Say it.\n")):
+        return work.run()
+
+
+def test_an_interrupted_run_is_continued_where_it_is(ran: Work, tmp_path: Path) -> None:
+    """From a folder with a slip in it, or without `--resume`."""
+    shutil.copytree(ran.folder, tmp_path / "work", symlinks=True)
+    work = Work(tmp_path / "work", ran.base, [*AGAIN])
+    record = work.folder / LEGAL / "run.json"
+    record.write_text(record.read_text().replace('"status": "done"', '"status": "interrupted"'))
+    work.swap(LEGAL, "runs/leagl")
+    failed = work.run()
+    assert (failed.returncode, "runs/legal holds an unfinished run" in failed.stderr) == (2, True)
+    continues(work, failed.stderr)
+    followed = work.run()
+    assert followed.returncode == 0, followed.stderr
+    assert "resumes after step 1" in followed.stdout
+    work.arguments = [*RUN]
+    failed = work.run()
+    assert "fix: continue it with --resume, or choose another folder" in failed.stderr
+    work.arguments = [*RUN, "--resume"]
+    assert work.run().returncode == 0
+
+
+def test_a_constant_reward_is_named_and_another_one_goes_on(ran: Work, tmp_path: Path) -> None:
+    ppo = {"rlhf.algorithm": "ppo", "rlhf.reward": [{"function": "own.py:same"}]}
+    steps = {"train.max_steps": 6, "train.batch_size": 8, "eval.enabled": False}
+    fault = Fault(
+        5, SAME, no_fix,
+        {**ppo, "rlhf.max_new_tokens": 4, "rlhf.allow_code": True, **steps, "eval.samples": 0},
+        ("rlhf", "r.yaml"), [{"prompt": f"Say {n}."} for n in range(16)], {"own.py": REWARDS},
+    )  # fmt: skip
+    work = prepared(fault, tmp_path, ran.base)
+    failed = work.run()
+    assert failed.returncode == 5, failed.stderr
+    assert SAME in failed.stderr
+    assert "fix: check on some samples that the reward separates good responses" in failed.stderr
+    (tmp_path / "own.py").write_text(
+        "def same(answers):\n    return [a.num_tokens for a in answers]\n"
+    )
+    work.put("train.max_steps", 1)
+    assert work.run().returncode == 0

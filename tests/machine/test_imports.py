@@ -1,0 +1,41 @@
+"""How the heavy libraries are imported."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tuner.machine.imports import importing
+
+
+def test_the_compiler_is_off_only_while_libraries_are_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "TORCHDYNAMO_DISABLE"
+    for own in (None, "0"):
+        monkeypatch.delenv(name, raising=False)
+        if own is not None:
+            monkeypatch.setenv(name, own)
+        with contextlib.suppress(ImportError), importing():
+            assert (os.environ[name], gc.isenabled()) == (own or "1", False)
+            raise ImportError
+        assert (os.environ.get(name), gc.isenabled()) == (own, True)
+
+
+@pytest.mark.slow
+def test_what_chat_imports_leaves_the_compiler_out() -> None:
+    """`torch._inductor.compile_fx` takes a second of processor time."""
+    code = (
+        "import sys\n"
+        "from tuner.machine.imports import importing\n"
+        "with importing():\n"
+        "    import tuner.inference.load, tuner.inference.chat\n"
+        "assert 'bitsandbytes' in sys.modules\n"
+        "assert 'torch._inductor.compile_fx' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
