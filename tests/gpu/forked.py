@@ -25,6 +25,8 @@ from typing import Any
 
 import pytest
 
+import tests.unflushed  # noqa: F401
+
 ROOT = Path(__file__).parents[2]
 OPTIONS = ("devices", "capability", "memory")
 
