@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from tests.gpu import runs
 from tests.gpu.fake import Fake
 from tests.gpu.forked import on_fake, own_pool
-from tuner.machine import ranks
+from tuner.machine import cuda_driver, ranks
 from tuner.record import checkpoint
 from tuner.record.run_json import read_metrics
 from tuner.tasks.callbacks import StepLoss
@@ -47,6 +47,9 @@ def on_two(work: Callable[[], Any]) -> None:
     place |= {"LOCAL_WORLD_SIZE": 2, "MASTER_PORT": port}
     given = {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
     given["GLOO_SOCKET_IFNAME"] = "lo"
+    devices = tuple(
+        cuda_driver.Device("fake", 80 << 30, (9, 0), False, (0, bus, 0)) for bus in range(2)
+    )
     own_pool()
     try:
         with (
@@ -54,7 +57,7 @@ def on_two(work: Callable[[], Any]) -> None:
             mock.patch.object(torch.distributed, "init_process_group", init),
             # It takes times by events of CUDA, which this build has none of.
             mock.patch.object(torch.distributed.Logger, "set_runtime_stats_and_log"),
-            mock.patch("tuner.machine.gpu.refuse_shared"),
+            mock.patch.object(cuda_driver, "ask", return_value=cuda_driver.Answer(devices)),
         ):
             work()
     except BaseException:
