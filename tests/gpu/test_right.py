@@ -20,7 +20,7 @@ from tests.run.launched import assert_equal
 from tuner.console.console import Console
 from tuner.errors import RecipeError, TrainingError
 from tuner.machine import processes
-from tuner.run import rehearsal, spine
+from tuner.run import build, rehearsal, spine
 from tuner.tasks import gradients, loss_scale
 
 LORA = {"name": "lora", "r": 4}
@@ -250,6 +250,30 @@ def test_keys_are_repeated_where_no_fast_kernel_shares_them(
 @on_fake(capability=(7, 5))
 def test_keys_are_repeated_on_gpus_without_flash_attention() -> None:
     check_sdpa("float16", (4, 4, False))
+
+
+@on_fake()
+def test_loftq_starts_nearer_to_the_whole_base(tmp_path: Path) -> None:
+    """In every layer, than the base in 4 bits alone."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    from tests.gpu.forked import base
+
+    loftq = {**LORA, "init": "loftq"}
+    plan = runs.plan(runs.write(tmp_path, method=loftq, model={"quantize": "nf4"}, **SHORT))
+    model = build.start(plan, build.load(plan)).model
+    whole, seen = load_file(base("llama") / "model.safetensors"), 0
+    for name, module in model.named_modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        weight = module.base_layer.weight
+        quantized = dequantize_4bit(weight.data, weight.quant_state).cpu().float()
+        factors = module.lora_B["default"].weight @ module.lora_A["default"].weight
+        started = quantized + module.scaling["default"] * factors.detach().cpu()
+        wanted = whole[f"{name.removeprefix('base_model.model.')}.weight"]
+        assert (started - wanted).norm() < 0.95 * (quantized - wanted).norm(), name
+        seen += 1
+    assert seen == 14
 
 
 @on_fake()
