@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Two processes with two threads each would only wait for each other on two cores.
     os.environ["OMP_NUM_THREADS"] = "1"
 
+import tests.unflushed  # noqa: F401
 from tests.slow import pytest_addoption, pytest_collection_modifyitems  # noqa: F401 (hooks)
 from tests.tiny import EVERY, make_model
 

@@ -26,6 +26,7 @@ import torch
 import transformers.models.llama.modeling_llama
 import transformers.trainer  # noqa: F401
 
+import tests.unflushed  # noqa: F401
 from tests.launcher import verify_in_a_fork
 from tuner import cli
 from tuner.data.collate import Collator

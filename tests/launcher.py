@@ -24,6 +24,7 @@ import torch
 import transformers.models.llama.modeling_llama
 import transformers.trainer  # noqa: F401
 
+import tests.unflushed  # noqa: F401
 from tuner import cli, evaluate
 from tuner.export.proof import fresh_process
 from tuner.record import checkpoint

@@ -25,6 +25,8 @@ from typing import Any
 
 import pytest
 
+import tests.unflushed  # noqa: F401
+
 ROOT = Path(__file__).parents[2]
 OPTIONS = ("devices", "capability", "memory")
 
@@ -117,6 +119,7 @@ def _child(request: Any) -> tuple[str, str]:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    own_pool()
     try:
         body = getattr(importlib.import_module(module), name).body
         gpu = fake.install(**{key: options[key] for key in OPTIONS if key in options})
@@ -130,6 +133,14 @@ def _child(request: Any) -> tuple[str, str]:
     except BaseException as error:
         return "failed", traceback.format_exc() + _values(error)
     return "passed", ""
+
+
+def own_pool() -> None:
+    """Have torch make the pool of threads that a fork lacks; the threads of a backward pass, one
+    for each device, would make it at the same time, which torch does not survive."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _values(error: BaseException) -> str:

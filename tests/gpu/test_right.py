@@ -11,14 +11,16 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.gpu import runs
 from tests.gpu.fake import Fake
 from tests.gpu.forked import on_fake
 from tests.run.launched import assert_equal
+from tuner.console.console import Console
 from tuner.errors import RecipeError, TrainingError
 from tuner.machine import processes
-from tuner.run import spine
+from tuner.run import build, rehearsal, spine
 from tuner.tasks import gradients, loss_scale
 
 LORA = {"name": "lora", "r": 4}
@@ -185,6 +187,93 @@ def test_attention_is_the_kernel_for_rows_whatever_is_trained(
     assert launches["torch_attn._varlen_attn.default"] == calls
     assert launches["torch_attn._varlen_attn_backward.default"] == trained
     assert not [each for each in launches if "scaled_dot_product" in each]
+    # Every gradient is read once per step, and the norm is one of their norms.
+    sealed = load_file(tmp_path / "run" / "checkpoints" / "step-2" / "model.safetensors")
+    assert launches["aten.linalg_vector_norm.default"] == 2 * (len(sealed) + 1)
+
+
+def row_alone(kind: str, dtype: str, device: str) -> Any:
+    """The logits of a row without a mask; the tiny base's heads share keys."""
+    from tests.gpu.forked import base
+    from tuner.model import weights
+    from tuner.model.base import Base
+    from tuner.model.heads import HEADS
+    from tuner.recipe.schema_model import ModelSection
+
+    place = base(kind)
+    opened = Base(kind, "folder", place, json.loads((place / "config.json").read_text()))
+    model = weights.open_weights(
+        opened,
+        ModelSection(base=kind),
+        HEADS["language"],
+        dtype,
+        device,
+        attn_implementation="sdpa",
+    )
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([[5, 9, 30, 41]], device=device)).logits
+
+
+def heads_of_sdpa(calls: list[Any], true: Any) -> Any:
+    """Note how many heads the queries and the keys have, and whether SDPA is to match them."""
+
+    def sdpa(query: Any, key: Any, value: Any, **given: Any) -> Any:
+        calls.append((query.shape[1], key.shape[1], given.get("enable_gqa", False)))
+        return true(query, key, value, **given)
+
+    return sdpa
+
+
+def check_sdpa(dtype: str, expected: tuple[int, int, bool]) -> None:
+    calls: list[Any] = []
+    true = torch.nn.functional.scaled_dot_product_attention
+    noted = heads_of_sdpa(calls, true)
+    with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", noted):
+        found = row_alone("llama", dtype, "cuda").cpu().float()
+    assert set(calls) == {expected}
+    wanted = row_alone("llama", "float32", "cpu")
+    limit = 1e-5 if dtype == "float32" else 0.05
+    assert float((found - wanted).abs().max()) < limit * float(wanted.abs().max())
+
+
+@on_fake()
+@pytest.mark.parametrize(
+    ("dtype", "expected"), [("float32", (4, 4, False)), ("bfloat16", (4, 2, True))]
+)
+def test_keys_are_repeated_where_no_fast_kernel_shares_them(
+    dtype: str, expected: tuple[int, int, bool]
+) -> None:
+    """FlashAttention shares keys, in half precision; in float32 SDPA would keep all scores."""
+    check_sdpa(dtype, expected)
+
+
+@on_fake(capability=(7, 5))
+def test_keys_are_repeated_on_gpus_without_flash_attention() -> None:
+    check_sdpa("float16", (4, 4, False))
+
+
+@on_fake()
+def test_loftq_starts_nearer_to_the_whole_base(tmp_path: Path) -> None:
+    """In every layer, than the base in 4 bits alone."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    from tests.gpu.forked import base
+
+    loftq = {**LORA, "init": "loftq"}
+    plan = runs.plan(runs.write(tmp_path, method=loftq, model={"quantize": "nf4"}, **SHORT))
+    model = build.start(plan, build.load(plan)).model
+    whole, seen = load_file(base("llama") / "model.safetensors"), 0
+    for name, module in model.named_modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        weight = module.base_layer.weight
+        quantized = dequantize_4bit(weight.data, weight.quant_state).cpu().float()
+        factors = module.lora_B["default"].weight @ module.lora_A["default"].weight
+        started = quantized + module.scaling["default"] * factors.detach().cpu()
+        wanted = whole[f"{name.removeprefix('base_model.model.')}.weight"]
+        assert (started - wanted).norm() < 0.95 * (quantized - wanted).norm(), name
+        seen += 1
+    assert seen == 14
 
 
 @on_fake()
@@ -237,3 +326,12 @@ def test_the_micro_batch_is_what_is_free_on_the_gpu(tmp_path: Path) -> None:
         runs.train(recipe, folder="none")
     assert caught.value.exit_code == 7
     assert "CUDA_VISIBLE_DEVICES" in caught.value.fix
+    # So it is in a rehearsal.
+    rehearsed: list[int] = []
+    short = mock.patch.object(
+        rehearsal, "_rehearse", lambda plan, *given: rehearsed.append(plan.micro_batch_size)
+    )
+    for free in (one, 8 << 30):
+        with short, mock.patch.object(torch.cuda, "mem_get_info", return_value=(free, 8 << 30)):
+            rehearsal.rehearse(planned, Console(quiet=True))
+    assert rehearsed == [1, 4]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import rows, write_rows
 from tests.gpu.fake import Fake, Seen
 from tests.gpu.forked import on_fake
 from tuner.data.example import Example
@@ -148,11 +149,13 @@ def test_policy_updates_compute_as_training_does(gpu: Fake, tmp_path: Path) -> N
     unchanged weights is exactly on policy."""
     from tests.gpu import matrix, runs
     from tuner.record.run_json import read_metrics
-    from tuner.tasks import ppo
+    from tuner.tasks import ppo, ppo_update, rollouts
 
     case = matrix.CASES["ppo"]
     assert case.rows is not None
-    sections = {**case.sections, "ppo": {"epochs": 1, "minibatches": 1}}
+    write_rows(tmp_path / "more.jsonl", rows(4))
+    more = {"ptx_data": "more.jsonl", "ptx_coefficient": 0.1}
+    sections = {**case.sections, "ppo": {"epochs": 1, "minibatches": 1, **more}}
     sections["train"] = {**case.sections["train"], "max_steps": 1}
     sections["eval"] = {"enabled": False, "samples": 0}
     recipe = runs.write(tmp_path, data_rows=case.rows(), **sections)
@@ -162,11 +165,28 @@ def test_policy_updates_compute_as_training_does(gpu: Fake, tmp_path: Path) -> N
         devices.update((rewards.device.type, values.device.type))
         return true(rewards, values, *others)
 
-    with mock.patch.object(ppo, "advantages", advantages), gpu.watch() as seen:
+    in_place: set[tuple[str, bool]] = set()
+
+    def noted(true: Any) -> Any:
+        def call(*given: Any) -> Any:
+            with gpu.watch() as seen:
+                made = true(*given)
+            in_place.add((true.__name__, seen.launches["aten.addmm_.default"] > 0))
+            return made
+
+        return call
+
+    with (
+        mock.patch.object(ppo, "advantages", advantages),
+        mock.patch.object(rollouts, "token_scores", noted(rollouts.token_scores)),
+        mock.patch.object(ppo_update.Updates, "_ptx", noted(ppo_update.Updates._ptx)),
+        gpu.watch() as seen,
+    ):
         record = runs.train(recipe, "rlhf")
     assert devices == {"cpu"}
     # Fused layers add the low-rank product in place; peft's own add in float32.
-    assert seen.launches["aten.addmm_.default"] > 0
+    # The reference has no adapter.
+    assert in_place == {("token_scores", True), ("token_scores", False), ("_ptx", True)}
     assert seen.launches["aten._fused_adamw_.default"] > 0
     assert record["status"] == "done"
     for line in read_metrics(tmp_path / "run"):

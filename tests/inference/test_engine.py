@@ -156,6 +156,23 @@ def test_virtual_tokens_take_room(bases: Callable[..., Path], adapter: Make) -> 
     assert found.active.room == 512 - OPTIONS["prompt"]["num_virtual_tokens"]
 
 
+@pytest.mark.parametrize(("dtype", "fix"), [("float16", "on the CPU"), ("float32", "tuner verify")])
+def test_scores_that_are_no_numbers_are_refused(
+    dtype: str, fix: str, bases: Callable[..., Path]
+) -> None:
+    """The likeliest of them would be token 0, again and again. What fits into float32 need not fit
+    into float16."""
+    section = ModelSection(base=str(bases("llama")), dtype=dtype)  # type: ignore[arg-type]
+    found = load.open_base(section, Path(), "cpu")
+    found.answer([9, 30, 41], 2)
+    with torch.no_grad():
+        found.active.network.lm_head.weight.mul_(1e5 if dtype == "float16" else float("nan"))
+    with pytest.raises(ModelError, match="scores are not finite") as caught:
+        found.answer([9, 30, 41], 2)
+    assert caught.value.why == f"it computes in {dtype}"
+    assert fix in caught.value.fix
+
+
 @pytest.mark.parametrize("quantize", ["nf4", "int8"])
 def test_adapters_take_turns_on_a_quantized_base(
     quantize: str, bases: Callable[..., Path], adapter: Make

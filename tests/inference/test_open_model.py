@@ -295,3 +295,34 @@ def test_chat_and_export_take_the_base_of_a_run_from_its_recipe(
     ):
         with pytest.raises(IntegrityError, match="cannot be read"):
             find()
+
+
+@pytest.mark.parametrize(
+    ("capability", "trained", "expected"),
+    [
+        ((9, 0), None, "bfloat16"),
+        ((9, 0), "float16", "float16"),
+        ((7, 5), None, "float16"),
+        ((7, 5), "float32", "float32"),
+        ((7, 5), "bfloat16", "float16"),
+    ],
+)
+def test_the_type_on_a_gpu(
+    capability: tuple[int, int],
+    trained: str | None,
+    expected: str,
+    finished: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    """Half precision: that of the run if this GPU computes it, else bfloat16 or float16."""
+    gpu = hardware.Gpu("one", 16 << 30, capability)
+    here = hardware.Machine(cpu_count=2, memory_bytes=1 << 34, gpus=(gpu,))
+    run = tmp_path / "run"
+    shutil.copytree(finished("lora"), run)
+    record = json.loads((run / "run.json").read_text("utf-8"))
+    values = record["plan"]["values"]
+    values["run.device"]["value"] = "cuda" if trained else "cpu"
+    values["model.dtype"]["value"] = trained or "float32"
+    (run / "run.json").write_text(json.dumps(record), "utf-8")
+    found = open_model.model_to_open(str(run), None, [], here, "chat")
+    assert (found.device, found.section.dtype) == ("cuda", expected)

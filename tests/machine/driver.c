@@ -41,5 +41,8 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) {
   char name[256]; size_t bytes; int major, minor, integrated;
   int failed = !field(device, name, &bytes, &major, &minor, &integrated);
   *value = attribute == 75 ? major : attribute == 76 ? minor : attribute == 18 ? integrated : -1;
+  // Each in a slot of its own (domain 50, bus 33, slot 34); slices of a card are on bus 7.
+  if (attribute == 50 || attribute == 34) *value = 0;
+  if (attribute == 33) *value = strstr(name, "MIG") ? 7 : 16 + device;
   return failed;
 }

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ GIB = 1 << 30
 T4 = Gpu("Tesla T4", 15360 << 20, (7, 5))
 H100 = Gpu("NVIDIA H100 80GB HBM3", 81559 << 20, (9, 0))
 A10G = Gpu("NVIDIA A10G", 23028 << 20, (8, 6))
+MIG = Gpu("NVIDIA A100 MIG 1g.10gb", 9728 << 20, (8, 0))
 
 
 def device(gpu: Gpu, integrated: bool = False) -> str:
@@ -69,8 +69,7 @@ def test_gpus_are_those_of_the_driver_in_its_order(driver: Driver) -> None:
     """The driver has looked at CUDA_VISIBLE_DEVICES, and shows a slice of a card as its own."""
     found = driver(device(H100), device(T4), device(A10G))
     assert (found.gpus, found.gpu_note) == ((H100, T4, A10G), "")
-    part = Gpu("NVIDIA A100 MIG 1g.10gb", 9728 << 20, (8, 0))
-    assert driver(device(part)).gpus == (part,)
+    assert driver(device(MIG)).gpus == (MIG,)
     assert found.gpu_memory(1) == H100.memory_bytes
     assert found.gpu_memory(3) == T4.memory_bytes
 
@@ -195,20 +194,28 @@ def test_a_task_takes_the_gpu_that_slurm_shows_it(
     assert chosen == [taken]
 
 
-def test_processes_that_see_the_same_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("own", [T4, MIG], ids=["whole", "slice"])
+def test_processes_that_see_the_same_gpu_are_refused(
+    own: Gpu, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So are those on slices of a card, which NCCL takes for the same."""
     import torch
 
-    others = [("node", "GPU-a"), ("node", "GPU-b"), ("other", "GPU-a")]
-    own = SimpleNamespace(uuid="GPU-c")
+    taken: list[tuple[str, tuple[int, int, int]]] = []
     monkeypatch.setattr("socket.gethostname", lambda: "node")
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: own)
-    monkeypatch.setattr(ranks, "gather", lambda mine: [mine, *others])
+    monkeypatch.setattr(ranks, "gather", lambda mine: [mine, ("other", mine[1]), *taken])
     monkeypatch.setattr(ranks, "place", lambda: ranks.Place(0, 4, 0, 3))
-    gpu.refuse_shared()
-    own.uuid = "GPU-b"
+    driver(device(H100), device(own), device(own))
+    places = [each.place for each in cuda_driver.ask().devices]
+    taken += [("node", places[0]), ("node", places[2])]
+    assert (places[1] == places[2]) == (own is MIG)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    if own is T4:
+        gpu.refuse_shared("cuda")
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    gpu.refuse_shared("cpu")
     with pytest.raises(ResourceError, match="processes of this run share a GPU") as caught:
-        gpu.refuse_shared()
+        gpu.refuse_shared("cuda")
     assert "4 processes were started, and they see 3 GPUs" in caught.value.why
 
 

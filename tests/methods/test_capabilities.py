@@ -110,9 +110,8 @@ def cell(make_recipe: Callable[..., Path]) -> Callable[..., Path]:
         method = {"name": name, **OPTIONS.get(name, {})}
         if name == "staged":
             given["train"]["learning_rate"] = "auto"
-        return make_recipe(
-            setting["kind"], method=method, eval={"max_new_tokens": 4}, **given, **sections
-        )
+        sections.setdefault("eval", {"max_new_tokens": 4})
+        return make_recipe(setting["kind"], method=method, **given, **sections)
 
     return make
 
@@ -297,14 +296,15 @@ def test_accumulation_does_not_change_the_update(
 ) -> None:
     """N01: one, two and four micro-batches a step: the same losses and gradient norms over four
     steps, AdaLoRA's penalty included."""
-    monkeypatch.setattr(fresh_process, "fresh_logits", load_again)
+    # What the run does before and after its steps.
+    without = {"eval": {"enabled": False, "samples": 0}, "export": {"formats": []}}
     logged = []
     for micro in (4, 2, 1):
         # A rate at which rounding does not grow into a difference that one could see.
         train = {"micro_batch_size": micro, "learning_rate": 1e-4}
         setting = {**SETTINGS["llama"], "train": train}
         monkeypatch.setitem(SETTINGS, "llama", setting)
-        recipe = cell(name, "llama", data_rows=rows(14), export={"formats": ["adapter"]})
+        recipe = cell(name, "llama", data_rows=rows(14), **without)
         run_recipe(recipe, f"run-{micro}")
         lines = (tmp_path / f"run-{micro}" / "metrics.jsonl").read_text().splitlines()
         logged.append([json.loads(line) for line in lines])

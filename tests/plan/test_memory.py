@@ -254,6 +254,10 @@ def test_what_autocast_and_masks_take_on_a_gpu() -> None:
     assert replace(full, dtype="float32").weights == 1000 * 4
     assert replace(full, device="cpu").weights == 1000 * 4
     assert adapter.weights == 1000 * 2 + 10 * 4
+    # A fresh process proves what it loads to the same GPU, next to the context of this one.
+    proving = 2 * estimate.CONTEXT + adapter.weights + 4 * 4 * 50 * 50
+    assert estimate.export_peak(adapter, ["adapter"]) == proving
+    assert estimate.export_peak(adapter, []) < proving - estimate.CONTEXT // 2
     mask = 2 * (4 * 50**2 + 3 * 4 * 50)
     plain = estimate.estimate(adapter, 4, False).activations
     for other, width in (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.reliability import CATALOGUE, TESTS, problems
+from tests.tools.reliability import CATALOGUE, TESTS, missing, problems
 
 ROW = "| M01 | the stop token is masked | it is learned | {} |\n"
 TEST = 'def test_it_stops() -> None:\n    """M01"""\n'
@@ -14,6 +14,16 @@ TEST = 'def test_it_stops() -> None:\n    """M01"""\n'
 
 def test_the_catalogue_and_the_tests_agree() -> None:
     assert problems(CATALOGUE.read_text("utf-8"), TESTS) == []
+
+
+def test_the_table_of_gpus_names_tests_that_exist(tmp_path: Path) -> None:
+    text = (TESTS / "gpu/README.md").read_text("utf-8")
+    assert missing(text, TESTS) == []
+    assert text.count(".py::test_") > 30
+    (tmp_path / "test_a.py").write_text(TEST, "utf-8")
+    assert missing("`test_a.py::test_it_stops` `test_a.py::test_gone`", tmp_path) == [
+        "test_a.py::test_gone"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,12 @@ def problems(catalogue: str, folder: Path) -> list[str]:
     return said
 
 
+def missing(text: str, folder: Path) -> list[str]:
+    """Return the tests that a text names and that do not exist."""
+    tests = {item.place for item in mentions(folder) if item.test}
+    return sorted(set(re.findall(r"`([\w/]+\.py::\w+)`", text)) - tests)
+
+
 def main() -> int:
     """Print the disagreements; 1 if there are any."""
     found = problems(CATALOGUE.read_text("utf-8"), TESTS)

@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 from peft import PeftType
-from transformers import StoppingCriteriaList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from tuner.data.classifier import Classifier
 from tuner.data.conversation import Prompts
 from tuner.errors import ResourceError, first_line
 from tuner.inference.listener import Answer, Ended, Ending, Listener
-from tuner.inference.sampling import GREEDY, Sampling
+from tuner.inference.sampling import GREEDY, FirstScores, Sampling
 from tuner.methods import bottleneck_layers as bottleneck_peft  # noqa: F401  # makes peft know the method
 from tuner.model import tokenizer as model_tokenizer
 from tuner.model.base import Base
@@ -185,6 +185,7 @@ class Inference:
 
         Raises:
             ResourceError: not enough memory.
+            ModelError: the model's scores are not finite.
         """
         tokenizer, bare = self.active.tokenizer, self.bare.network
         stops = sorted({*self.stops, tokenizer.eos_token_id})
@@ -203,6 +204,7 @@ class Inference:
                     pad_token_id=tokenizer.pad_token_id,
                     streamer=listener,
                     stopping_criteria=StoppingCriteriaList([Ended(listener)]),
+                    logits_processor=LogitsProcessorList([FirstScores(bare.dtype)]),
                     **sampling.arguments(bare.generation_config),
                     **self.active.arguments,
                 )

@@ -18,6 +18,7 @@ from tuner.data.classifier import Asked, Classifier, Given, of_texts
 from tuner.data.collate import Collator, placed
 from tuner.data.example import IGNORED
 from tuner.errors import DataError, IntegrityError, ResourceError, first_line
+from tuner.inference.sampling import refuse_not_finite
 from tuner.methods.options import CONFIG
 from tuner.model.heads import HEADS
 from tuner.record import manifest, run_json
@@ -142,6 +143,7 @@ def probabilities(
 
     Raises:
         ResourceError: not enough memory.
+        ModelError: the model's scores are not finite.
     """
     model.use(variant.name)
     examples = [example for each in inputs for example in each.examples]
@@ -186,7 +188,9 @@ def _scores(model: Inference, examples: Sequence[Example]) -> list[torch.Tensor]
     batch = Collator(False, head, pad, pad if start is None else start, tasks)(examples)
     wanted = batch.pop("labels")[:, 1:]
     batch.pop("weights", None)
-    logits = variant.network(**placed(batch, model.bare.network.device)).logits.float()
+    logits = variant.network(**placed(batch, model.bare.network.device)).logits
+    refuse_not_finite(logits, model.bare.network.dtype)
+    logits = logits.float()
     if head == "classes":
         return list(logits)
     loss = functional.cross_entropy(

@@ -151,8 +151,9 @@ def _of_text_half(folder: Path) -> bool:
 
 
 def _place(present: Machine) -> tuple[str, Any]:
+    """Return the device, and the type of the base: on a GPU half precision, bfloat16 if it can."""
     if present.gpus:
-        return "cuda", "bfloat16" if "bfloat16" in present.dtypes else "float32"
+        return "cuda", "bfloat16" if "bfloat16" in present.dtypes else "float16"
     return "cpu", "float32"
 
 
@@ -191,7 +192,9 @@ def _of_run(
     device, dtype = _place(present)
     values = record.get("plan", {}).get("values", {})
     if values.get("run.device", {}).get("value") == device:
-        dtype = values.get("model.dtype", {}).get("value", dtype)
+        trained = values.get("model.dtype", {}).get("value", dtype)
+        # A GPU that only emulates bfloat16 is several times slower in it.
+        dtype = trained if device == "cpu" or trained in present.dtypes else dtype
     if found.whole:
         whole = _of_base(str(own.resolve()), present, further)
         kept = {"dtype": dtype, "trust_remote_code": recipe.model.trust_remote_code}

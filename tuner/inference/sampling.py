@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tuner.errors import ModelError
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -40,3 +42,50 @@ class Sampling:
 
 
 GREEDY = Sampling()
+
+
+class FirstScores:
+    """A logits processor of transformers that looks at the scores of an answer's first token: the
+    likeliest of scores that are no numbers would be token 0.
+
+    What is out of float16's range is so at every token; to look at each would let the processor
+    wait for the GPU.
+
+    Args:
+        kind: the type that the model computes in.
+    """
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+        self._seen = False
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        """Return the scores as they are.
+
+        Raises:
+            ModelError: they are infinite or no numbers.
+        """
+        if not self._seen:
+            refuse_not_finite(scores, self._kind)
+        self._seen = True
+        return scores
+
+
+def refuse_not_finite(scores: Any, kind: Any) -> None:
+    """Refuse scores that are infinite or no numbers; one that is minus infinity is a token left
+    out.
+
+    Args:
+        scores: of a model.
+        kind: the type that it computes in.
+
+    Raises:
+        ModelError: they are.
+    """
+    if bool(scores.amax().isfinite()):
+        return
+    name = str(kind).removeprefix("torch.")
+    fix = "check the files of the model and of its adapter: tuner verify FOLDER"
+    if name == "float16":
+        fix = "answer on the CPU, in float32: put CUDA_VISIBLE_DEVICES= before the command"
+    raise ModelError("the model's scores are not finite", f"it computes in {name}", fix)

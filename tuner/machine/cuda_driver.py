@@ -12,18 +12,22 @@ from dataclasses import dataclass
 
 LIBRARY = "libcuda.so.1"
 # Numbers of attributes and of an error in cuda.h.
-_MAJOR, _MINOR, _INTEGRATED = 75, 76, 18
+_MAJOR, _MINOR, _INTEGRATED, _DOMAIN, _BUS, _SLOT = 75, 76, 18, 50, 33, 34
 _NO_DEVICE = 100
 
 
 @dataclass(frozen=True)
 class Device:
-    """One GPU; `integrated` ones use the machine's main memory."""
+    """One GPU; `integrated` ones use the machine's main memory.
+
+    `place` is its domain, bus and slot, the same for all slices of a card.
+    """
 
     name: str
     memory_bytes: int
     capability: tuple[int, int]
     integrated: bool
+    place: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,14 @@ def _device(driver: ctypes.CDLL, number: int) -> Device:
     driver.cuDeviceGetName(name, len(name), handle)
     driver.cuDeviceTotalMem_v2(ctypes.byref(total), handle)
     values = []
-    for attribute in (_MAJOR, _MINOR, _INTEGRATED):
+    for attribute in (_MAJOR, _MINOR, _INTEGRATED, _DOMAIN, _BUS, _SLOT):
         value = ctypes.c_int()
         driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, handle)
         values.append(value.value)
-    major, minor, integrated = values
+    major, minor, integrated, *place = values
     text = name.value.decode("utf-8", "replace")
-    return Device(text, total.value, (major, minor), bool(integrated))
+    capability, where = (major, minor), (place[0], place[1], place[2])
+    return Device(text, total.value, capability, bool(integrated), where)
 
 
 def _error(driver: ctypes.CDLL, code: int) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tuner.errors import ResourceError
-from tuner.machine import ranks
+from tuner.machine import cuda_driver, ranks
 
 
 @contextlib.contextmanager
@@ -55,22 +55,28 @@ def tf32(wanted: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def refuse_shared() -> None:
+def refuse_shared(device: str) -> None:
     """Refuse processes that share a GPU, over which NCCL would fail or hang.
+
+    NCCL tells GPUs apart by host and place on the bus, which the slices of a card have in common.
+
+    Args:
+        device: that the run trains on, cpu or cuda.
 
     Raises:
         ResourceError: another process has the GPU of this one.
     """
-    if ranks.place().world == 1:
+    if device == "cpu" or ranks.place().world == 1:
         return
     import torch
 
-    own = torch.cuda.get_device_properties(torch.cuda.current_device()).uuid
-    every = ranks.gather((socket.gethostname(), str(own)))
+    own = cuda_driver.ask().devices[torch.cuda.current_device()]
+    every = ranks.gather((socket.gethostname(), own.place))
     if len(set(every)) < len(every):
         raise ResourceError(
             "processes of this run share a GPU",
-            f"{len(every)} processes were started, and they see {len(set(every))} GPUs",
+            f"{len(every)} processes were started, and they see {len(set(every))} GPUs (the slices "
+            "of one, by MIG, count as one: NCCL connects none)",
             "start one per GPU, and show each its own (srun --gpus-per-task=1) or all of them",
         )
 

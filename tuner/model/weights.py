@@ -16,6 +16,7 @@ import transformers
 from tuner.errors import ModelError
 from tuner.machine import packages
 from tuner.model.heads import Head, is_new
+from tuner.model.kernels import attention
 from tuner.model.transformers_errors import as_model_error
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def open_weights(
         ModelError: the weights do not load or do not fit the config.
         ResourceError: not enough memory.
     """
+    attention.register()
     if section.quantize != "none" or device != "cpu":
         # Shard by shard, without the whole model in main memory.
         arguments["device_map"] = {"": numbered(device)}

@@ -96,13 +96,13 @@ def as_found(plan: Plan, record: Mapping[str, Any]) -> Plan:
     return resized(plan, int(found[-1]["to"])) or plan
 
 
-def fit_free(plan: Plan, folder: RunFolder, reporter: Reporter) -> Plan:
+def fit_free(plan: Plan, folder: RunFolder | None, reporter: Reporter) -> Plan:
     """Return the plan with a micro-batch that fits what is free on the GPU: the plan was made for
     the whole of it, and other programs may use it, too.
 
     Args:
         plan: of the run; a size that its recipe sets is tried as it is.
-        folder: its record gets the new size.
+        folder: its record gets the new size; None: a rehearsal keeps none.
         reporter: shows it.
 
     Raises:
@@ -131,7 +131,8 @@ def fit_free(plan: Plan, folder: RunFolder, reporter: Reporter) -> Plan:
         )
     size, now = plan.micro_batch_size, fits.micro_batch_size
     entry = {"step": 0, "from": size, "to": now, "error": found}
-    folder.update(**{RECORD: [*(folder.record.get(RECORD) or []), entry]})
+    if folder is not None:
+        folder.update(**{RECORD: [*(folder.record.get(RECORD) or []), entry]})
     text = (
         f"{found}: {counted(now, 'row')} per forward pass instead of {size}, the update stays the "
         "same"

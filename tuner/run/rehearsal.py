@@ -20,7 +20,7 @@ import torch
 
 from tuner import evaluate
 from tuner.errors import IntegrityError, Interrupted
-from tuner.machine import hardware, heap, ranks
+from tuner.machine import gpu, hardware, heap, ranks
 from tuner.machine.signals import StopRequest
 from tuner.plan import costs, rates
 from tuner.plan.costs import Times
@@ -80,6 +80,7 @@ def rehearse(plan: Plan, console: Console) -> Rehearsal | None:
         IntegrityError: a step from a checkpoint differs from that of the uninterrupted run.
     """
     ranks.join(plan.devices.world, plan.device, plan.recipe.run.timeout, plan.identity())
+    gpu.refuse_shared(plan.device)
     try:
         with (
             StopRequest() as stop,
@@ -93,6 +94,7 @@ def rehearse(plan: Plan, console: Console) -> Rehearsal | None:
                 precision.deterministic(plan),
                 out_of_memory.explained(plan, lambda: console.doing, again),
             ):
+                plan = out_of_memory.fit_free(plan, None, console)
                 found = _rehearse(plan, folder, stop, console)
     except Interrupted as error:
         number = error.exit_code - 128

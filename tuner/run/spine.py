@@ -57,8 +57,7 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
         TunerError: with the exit code; the same object is in `run.json`.
     """
     ranks.join(plan.devices.world, plan.device, plan.recipe.run.timeout, plan.identity())
-    if plan.device == "cuda":
-        gpu.refuse_shared()
+    gpu.refuse_shared(plan.device)
     with StopRequest() as stop:
         folder, resumed, skipped = _open(plan, resume)
         with folder, run_log.log_to(run_log.file_in(folder.path)), ranks.one_failure():

@@ -18,9 +18,20 @@ def start(model: Any, plan: Plan, examples: Sequence[Example]) -> None:
     if options.init == "eva":
         _eva(model, examples)
     if options.init == "loftq":
-        import peft
+        _loftq(model, plan)
 
-        peft.replace_lora_weights_loftq(model, model_path=str(plan.base.folder))
+
+def _loftq(model: Any, plan: Plan) -> None:
+    """Let the factors begin with what quantization has taken from the base."""
+    import peft
+    import torch
+
+    peft.replace_lora_weights_loftq(model, model_path=str(plan.base.folder))
+    # peft forgets that a layer multiplies them by its scale, with which they would overshoot.
+    with torch.no_grad():
+        for module in model.modules():
+            for name, factor in getattr(module, "lora_B", {}).items():
+                factor.weight.div_(module.scaling[name])
 
 
 def _eva(model: Any, examples: Sequence[Example]) -> None:

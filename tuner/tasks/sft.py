@@ -99,13 +99,19 @@ def _weight(rows: Sequence[Example]) -> float:
 
 
 class WeighingTrainer(Trainer):
-    """A Trainer that hands the weights of a micro-batch's targets to the loss, past the model."""
+    """A Trainer that hands the weights of a micro-batch's targets to the loss, past the model, and
+    leaves the norm of the gradients to the callback that clips them."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *more: Any, **named: Any) -> Any:
         """Return the loss of a micro-batch."""
         assert isinstance(self.compute_loss_func, StepLoss)
         self.compute_loss_func.weights = inputs.pop("weights", None)
         return super().compute_loss(model, inputs, *more, **named)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Only take float16's scale off: the norm would read and write all gradients once more."""
+        self.accelerator.unscale_gradients()
+        return grad_norm
 
 
 def on_trainer(

@@ -24,12 +24,57 @@ from transformers.masking_utils import sdpa_mask
 from tuner.model.kernels import row_attention, varlen
 
 ROWS = "tuner_rows"
+# What transformers' own function does more than SDPA.
+_MORE = ("position_bias", "cache", "softcap")
 
 
 def register() -> None:
-    """Make `attn_implementation="tuner_rows"` known to transformers. Idempotent."""
+    """Make `attn_implementation="tuner_rows"` known to transformers, and have its own "sdpa" keep
+    no scores where a GPU need not. Idempotent."""
     AttentionInterface.register(ROWS, _attend)
     AttentionMaskInterface.register(ROWS, _mask)
+    AttentionInterface.register("sdpa", sdpa)
+
+
+def sdpa(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Compute transformers' "sdpa", with keys repeated for the heads that share them if need be.
+
+    On a GPU transformers leaves the sharing to SDPA where there is no mask. Of its kernels only
+    FlashAttention can: in float32, and before compute capability 8.0, it would be the plain one,
+    with heads x tokens x tokens scores in memory. Repeated keys are heads x tokens. The scores of a
+    single token are few.
+    """
+    shared_by = query.shape[1] // key.shape[1]
+    plain = attention_mask is None and all(kwargs.get(each) is None for each in _MORE)
+    if plain and shared_by > 1 and query.shape[2] > 1 and not _flash(query):
+        key, value = (part.repeat_interleave(shared_by, 1) for part in (key, value))
+        causal = kwargs.get("is_causal")
+        causal = getattr(module, "is_causal", True) if causal is None else bool(causal)
+        result = functional.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, is_causal=causal, scale=scaling
+        )
+        return result.transpose(1, 2).contiguous(), None
+    result, _ = sdpa_attention_forward(
+        module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+    )
+    return result, None
+
+
+def _flash(query: torch.Tensor) -> bool:
+    """Return whether SDPA has FlashAttention for queries without a mask; on a CPU, yes."""
+    if not query.is_cuda:
+        return True
+    half = query.dtype in (torch.bfloat16, torch.float16)
+    return half and torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _attend(
@@ -61,10 +106,7 @@ def _attend(
     """
     boundaries = kwargs.get("cu_seq_lens_q")
     if boundaries is None:
-        result, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        return result, None
+        return sdpa(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     for unsupported in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(unsupported) is not None:
             raise NotImplementedError(f"packed attention has no {unsupported}")
