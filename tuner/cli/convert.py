@@ -113,10 +113,9 @@ def tree_of(keys: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for key, value in keys.items():
         section, dot, name = key.partition(".")
+        own = tree.setdefault(section, {})
         if dot:
-            tree.setdefault(section, {})[name] = value
-        else:
-            tree[section] = value
+            own[name] = value
     return tree
 
 

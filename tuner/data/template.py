@@ -20,14 +20,13 @@ from tuner.data.language import Language
 from tuner.data.template_columns import Columns
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import bundled
+from tuner.recipe.other_tools import answer as other_tools
 from tuner.schema import strict_yaml
 from tuner.schema.fields import Flag, FreeMapping, Section, Text, Words
 
 AUTO = "auto"
 # Columns that hold a document where a template does not say which, the first one cut first.
 DOCUMENTS = ("document", "passage", "context", "text", "input")
-# Other tools call both kinds of template so.
-_CHAT_TEMPLATES = Path(__file__).parent / "chat_templates"
 SLOT_TEXT, SLOT_LABEL = "[X]", "[Z]"
 
 
@@ -212,11 +211,7 @@ def load_template(name_or_path: str, folder: Path) -> Template:
     if name_or_path not in files:
         near = get_close_matches(name_or_path, files)
         fix = f"did you mean {near[0]}?" if near else "use one of them, or the path of a .yaml file"
-        if (_CHAT_TEMPLATES / f"{name_or_path}.jinja").is_file():
-            fix = (
-                "leave out data.template; to have chats rendered so, set "
-                f"model.chat_template: {name_or_path}"
-            )
+        fix = other_tools.instead("data.template", name_or_path) or fix
         raise RecipeError(
             f"data.template: there is no template '{name_or_path}'",
             f"templates: {', '.join(files)}",

@@ -20,12 +20,14 @@ class Tool:
         has: returns whether a configuration is one of it.
         defaults: returns what it takes for settings that are left out and that a run depends on.
         flat: returns the settings with one name each.
+        remark: what its files never say.
     """
 
     name: str
     has: Callable[[Mapping[str, Any]], bool]
     defaults: Callable[[Mapping[str, Any]], Settings]
     flat: Callable[[Settings], Settings] = dict
+    remark: str = ""
 
 
 _FACTORY = {
@@ -96,6 +98,12 @@ def _axolotl_defaults(given: Mapping[str, Any]) -> Settings:
     }
 
 
+def _flat_axolotl(settings: Settings) -> Settings:
+    """Parts for peft and trl have keys of their own."""
+    parts = [settings.pop(name, None) or {} for name in ("peft", "trl")]
+    return {**parts[0], **parts[1], **settings}
+
+
 def _turns(given: Mapping[str, Any]) -> bool:
     """Whether the rows are not plain text, which is cut into pieces."""
     sets = [each for each in given.get("datasets") or [] if isinstance(each, Mapping)]
@@ -115,11 +123,14 @@ TOOLS = (
         lambda given: isinstance(given.get("model"), str) and "train_dataset" in given,
         _v1_defaults,
         _flat_v1,
+        "the command of LLaMA-Factory says whether it is sft or dpo, this file does not: here it "
+        "is sft; for pairs, add rlhf: {algorithm: dpo}",
     ),
     Tool(
         "Axolotl",
         lambda given: "base_model" in given and bool(_AXOLOTL & given.keys()),
         _axolotl_defaults,
+        _flat_axolotl,
     ),
 )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tuner.methods import METHODS
 from tuner.recipe.convert import dataset_info
 from tuner.recipe.convert.tools import Settings, Tool
 from tuner.recipe.other_tools import answer
@@ -15,6 +16,7 @@ from tuner.recipe.other_tools.sets import source
 from tuner.recipe.other_tools.takes import DEVICES
 from tuner.recipe.schema import keys_of
 
+BATCH = "train.batch_size"
 _SETS = ("dataset", "datasets", "train_dataset", "pretraining_dataset")
 # Keys that only supervised rows have.
 _SUPERVISED = ("data.cut", "data.long", "data.learn")
@@ -76,7 +78,7 @@ class Conversion:
                 continue
             if key not in self.keys:
                 self.keys[key], self.origins[key] = meant, name
-                if here.said:
+                if here.said and key == next(iter(here.keys)):
                     self.remarks[key] = here.said
                 if default:
                     self.defaults.append(key)
@@ -96,13 +98,18 @@ def translate(tree: Mapping[str, Any], tool: Tool, folder: Path, devices: int | 
     defaults = {n: v for n, v in tool.defaults(given).items() if n not in given}
     whole: Settings = {**given, **defaults, **({DEVICES: devices} if devices else {})}
     made = Conversion()
-    for name, value in given.items():
-        if name not in _SETS:
-            made.put(name, value, answer.take(name, value, whole) or _unknown(tool))
-    for name, value in defaults.items():
-        made.put(name, value, answer.take(name, value, whole) or Here(), default=True)
+    for name, value in whole.items():
+        if name not in (*_SETS, DEVICES):
+            here = answer.take(name, value, whole) or _unknown(tool)
+            made.put(name, value, here, default=name in defaults)
     _rows(made, given, folder)
     _fit(made)
+    _refuse(made)
+    if tool.remark:
+        made.unset.insert(0, tool.remark)
+    if "assumed" in (parts := made.remarks.get(BATCH, "")):
+        rows = made.keys[BATCH]
+        made.unset.insert(0, f"{BATCH}: {rows} is {parts}: for N devices, convert with --devices N")
     return made
 
 
@@ -126,12 +133,14 @@ def _rows(made: Conversion, given: Mapping[str, Any], folder: Path) -> None:
     if isinstance(value, str):
         items, notes = dataset_info.sources(value, given.get("dataset_dir", "data"), folder)
         made.unset += notes
+        made.unset += [_file(each) for each in items if str(each).endswith((".yaml", ".yml"))]
     for each in value if isinstance(value, list) else [value] if not items else []:
         found, notes = source(each) if isinstance(each, Mapping) else ([str(each)], [])
         path = each.get("path") if isinstance(each, Mapping) else each
         made.lost += [Setting(name, str(path), note) for note in notes]
         items += found
-        made.unset += [_file(str(path))] if not Path(str(path)).suffix else []
+        rows_there = Path(str(path)).suffix not in ("", ".yaml", ".yml")
+        made.unset += [] if rows_there else [_file(str(path))]
     rows = made.keys.get("data.max_rows")
     if rows is not None and len(items) > 1:
         # There it is a limit for each file.
@@ -149,6 +158,8 @@ def _rows(made: Conversion, given: Mapping[str, Any], folder: Path) -> None:
 
 
 def _file(path: str) -> str:
+    if path.endswith((".yaml", ".yml")):
+        return f"{path} lists data sets: name their files in data.train"
     return f"'{path}' is on a hub or a folder: download it, and name its file in data.train"
 
 
@@ -158,22 +169,41 @@ _SHARED = {"source", "template", "columns"}
 
 def _fit(made: Conversion) -> None:
     """Leave out keys that the method or the task does not have."""
-    method = made.keys.get("method.name", "lora")
-    task = _task(made.keys)
+    method = str(made.keys.get("method.name", "lora"))
+    task, algorithm = _task(made.keys), made.keys.get("rlhf.algorithm")
     for key in list(made.keys):
-        section, _, name = key.partition(".")
+        section, dot, name = key.partition(".")
         why = ""
-        if section == "method" and name not in keys_of("method", str(method)):
+        if section == "method" and name not in keys_of("method", method):
             why = f"{method} has no such option"
-        elif key in _SUPERVISED and task != "sft":
-            why = "preferences are never cut"
-        elif key == "data.template" and task != "sft":
+        elif task != "sft" and key in _SUPERVISED:
+            why = "preferences are never cut, and their answers are learned"
+        elif task != "sft" and key == "data.template":
             why = "the columns decide"
+        elif key == "run.strategy" and not METHODS[method].adapter:
+            why = f"fsdp shards a frozen base, and {method} trains it"
+        elif dot and (section, task) in (("rlhf", "sft"), ("rlhf", "reward"), ("reward", "sft")):
+            why = "nothing learns from preferences"
+        elif section == "ppo" and algorithm != "ppo":
+            why = "it is of PPO"
         if why:
             value = made.keys.pop(key)
             if key not in made.defaults:
                 origin = made.origins.get(key, key)
                 made.left_out.append(Setting(origin, shown(origin, value), why))
+
+
+def _refuse(made: Conversion) -> None:
+    """Block what no recipe can train: a method that the task or a quantized base does not take."""
+    method = METHODS[str(made.keys.get("method.name", "lora"))]
+    if "rlhf.algorithm" in made.keys and not method.rlhf:
+        said = f"it is not trained with {method.name} here, only with an adapter such as lora"
+        origin = made.origins["rlhf.algorithm"]
+        made.blocked.append(Setting(origin, shown(origin, made.keys["rlhf.algorithm"]), said))
+    quantize = made.keys.get("model.quantize", "none")
+    if quantize != "none" and quantize not in method.quantized:
+        said = f"{method.name} does not train on a base with model.quantize: {quantize}"
+        made.blocked.append(Setting(made.origins["model.quantize"], str(quantize), said))
 
 
 def _task(keys: Mapping[str, Any]) -> str:

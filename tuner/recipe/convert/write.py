@@ -25,11 +25,9 @@ def text(made: Conversion, tool: str, file: str) -> str:
                 break_long_words=False, break_on_hyphens=False,
             )  # fmt: skip
     for section in sections():
-        if made.keys.get(section) == {}:
-            lines.append(f"{section}: {{}}")
-            continue
         keys = {key: made.keys[f"{section}.{key}"] for key in _ordered(section, made.keys)}
-        lines += [f"{section}:"] * bool(keys)
+        if keys or section in made.keys:
+            lines.append(f"{section}:" if keys else f"{section}: {{}}")
         for key, value in keys.items():
             lines += _lines(key, value, _comment(made, f"{section}.{key}"))
     return redact("\n".join(lines) + "\n")

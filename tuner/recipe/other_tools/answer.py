@@ -95,21 +95,29 @@ def value(place: str, given: Any) -> str | None:
         place: the key, as `section.key`.
         given: as the recipe's file has it.
     """
+    done = instead(place, given)
+    shown = flow(list(given) if isinstance(given, tuple) else given)
+    return f"'{shown}' is another tool's word; {done}" if done else None
+
+
+def instead(place: str, given: Any) -> str | None:
+    """Return what to write in place of a value that another tool has; None: not known."""
     if place not in VALUES or not isinstance(given, str | list | tuple):
         return None
     plain = list(given) if isinstance(given, list | tuple) else given
     here = VALUES[place](place, Given("", strict_yaml.resolve(plain)))
     if here.keys:
-        return f"'{flow(plain)}' is another tool's word for {listed(here.keys)}"
+        stays = any(name == place or name.startswith(f"{place}.") for name in here.keys)
+        leave = "" if stays else f"leave {place} out, and "
+        return f"{leave}set {listed(here.keys)}"
     if here.fate is Fate.KEPT:
         return None
-    leave = "" if here.fate is Fate.BLOCKS else f"leave {place} out: "
-    return f"'{flow(plain)}' is another tool's word; {leave}{here.said}"
+    return here.said if here.fate is Fate.BLOCKS else f"leave {place} out: {here.said}"
 
 
 def listed(keys: Mapping[str, Any]) -> str:
     """Return keys and values as a recipe has them, in a sentence."""
-    return " with ".join(_shown(name, item) for name, item in keys.items())
+    return " and ".join(_shown(name, item) for name, item in keys.items())
 
 
 def _shown(name: str, item: Any) -> str:
@@ -125,6 +133,10 @@ def flow(item: Any) -> str:
     """Return a value as a line of YAML has it."""
     if isinstance(item, bool):
         return str(item).lower()
+    if isinstance(item, float):
+        # Readers of YAML 1.1 take no number for one that has an exponent and no point.
+        text = repr(item)
+        return text if "." in text else text.replace("e", ".0e")
     if isinstance(item, Mapping):
         return "{" + ", ".join(f"{flow(name)}: {flow(each)}" for name, each in item.items()) + "}"
     if isinstance(item, list | tuple):

@@ -138,8 +138,8 @@ TABLE: tuple[Row, ...] = (
     Row("learning_rate lr peak_lr max_lr base_lr", "train.learning_rate", as_is),
     Row("lr_scheduler_type lr_scheduler scheduler_type lr_schedule", "train.scheduler",
         takes.scheduler),
-    Row("lr_scheduler_kwargs cosine_min_lr_ratio cosine_constant_lr_ratio eta_min min_lr "
-        "lr_quadratic_warmup lr_div_factor", "", absent("schedules end at 0")),
+    Row("lr_scheduler_kwargs lr_scheduler_config cosine_min_lr_ratio cosine_constant_lr_ratio "
+        "eta_min min_lr lr_quadratic_warmup lr_div_factor", "", absent("schedules end at 0")),
     Row("warmup_ratio warmup_steps num_warmup_steps lr_warmup_steps", "train.warmup",
         takes.warmup),
     Row("weight_decay", "train.weight_decay", as_is),
@@ -160,9 +160,9 @@ TABLE: tuple[Row, ...] = (
     # Rows of keys that are planned: an optimizer, noise, smoothing.
     Row("optim optimizer optim_type optimizer_type", "", absent(
         _ADAMW, harmless="adamw adamw_torch adamw_torch_fused adamw_hf")),
-    Row("optim_args optim_target_modules adam_epsilon2 adam_beta3 use_galore use_apollo use_badam "
-        "use_adam_mini use_muon galore_rank apollo_rank badam_mode muon_momentum torchdistx_path",
-        "", absent(_ADAMW)),
+    Row("optim_args optim_config optim_target_modules adam_epsilon2 adam_beta3 use_galore "
+        "use_apollo use_badam use_adam_mini use_muon galore_rank apollo_rank badam_mode "
+        "muon_momentum torchdistx_path", "", absent(_ADAMW)),
     Row("neftune_noise_alpha noisy_embedding_alpha", "", absent("embeddings get no noise")),
     Row("label_smoothing_factor label_smoothing", "", absent("labels are not smoothed")),
     Row("use_dft_loss use_asft_loss use_eaft_loss use_eaft loss_scale", "",

@@ -82,6 +82,9 @@ def targets(place: str, given: Given) -> Here:
 def batch(place: str, given: Given) -> Here:
     """Rows per device and accumulation steps, which make one step together."""
     others = {**given.others, given.name: given.value}
+    if given.name.startswith("per_") and "batch_size" in others:
+        said = "train.batch_size counts the rows of a whole step"
+        return Here({"train.micro_batch_size": given.value}, said)
     rows = next((others[name] for name in _PER_DEVICE if not empty(others.get(name))), 1)
     steps = others.get("gradient_accumulation_steps") or 1
     devices = others.get(DEVICES) or others.get("ray_num_workers") or 1
@@ -92,7 +95,7 @@ def batch(place: str, given: Given) -> Here:
         rows, steps, parts = int(number(whole, 1)), 1, f"{whole} per device and step"
     known = DEVICES in others or "ray_num_workers" in others
     on = f"{devices} device{'s' * (devices > 1)}{'' if known else ', assumed'}"
-    return Here({place: rows * steps * devices}, f"rows of a whole step: {parts} x {on}")
+    return Here({place: rows * steps * devices}, f"{parts} x {on}")
 
 
 def warmup(place: str, given: Given) -> Here:
@@ -243,4 +246,6 @@ def experts(place: str, given: Given) -> Here:
 
 def loftq(place: str, given: Given) -> Here:
     """LoftQ, which has options in other tools."""
+    if not flag(given.others.get("load_in_4bit")):
+        return lost("method.init: loftq is for a base with model.quantize: nf4")
     return Here({place: "loftq"})

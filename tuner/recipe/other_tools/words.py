@@ -10,11 +10,11 @@ from tuner.recipe.other_tools.row import Fate, Given, Here, Take, blocks, chosen
 
 # By the names of LLaMA-Factory, Axolotl and ms-swift: the chat template here that is the same.
 CHAT_TEMPLATES = {
-    **dict.fromkeys(("chatml",), "chatml"),
+    **{name: name for name in ("chatml", "phi")},
     **dict.fromkeys(("llama3", "llama-3", "llama3_1", "llama3_2"), "llama3"),
     **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), "gemma"),
     **dict.fromkeys(("mistral", "mistral_v1", "mistral_v2v3"), "mistral"),
-    **dict.fromkeys(("qwen3",), "qwen3"),
+    "qwen3": "qwen3",
     **dict.fromkeys(("deepseekr1", "deepseek_r1", "deepseek-r1"), "deepseek-r1"),
 }
 # Names that are those of the base's own template, or say so.
@@ -77,7 +77,8 @@ def _method(place: str, given: Given) -> Here:
 
 def _targets(place: str, given: Given) -> Here:
     found = takes.targets(place, given)
-    return Here() if found.keys.get(place) == given.value else found
+    one = given.value[0] if isinstance(given.value, list) and len(given.value) == 1 else given.value
+    return Here() if found.keys.get(place) == one else found
 
 
 def _words(words: Mapping[str, Any]) -> Take:
