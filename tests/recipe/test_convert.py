@@ -209,6 +209,25 @@ def test_what_no_recipe_comes_of_is_an_error(tmp_path: Path) -> None:
     assert tuner("recipes", "convert", "none.yaml", cwd=tmp_path).returncode == 2
 
 
+def test_values_are_read_as_yaml_1_1_has_them(tmp_path: Path) -> None:
+    text = FACTORY.replace("cutoff_len: 256", "cutoff_len: 1_024").replace("bf16: true", "bf16: no")
+    tree = recipe_of(tmp_path, f"{text}trust_remote_code: Yes\n")
+    assert tree["data"]["max_length"] == 1024
+    assert tree["model"] == {
+        "base": "org/base", "chat_template": "llama3", "trust_remote_code": True,
+    }  # fmt: skip
+
+
+def test_plain_text_has_no_turns_to_choose(tmp_path: Path) -> None:
+    sets = [{"path": "a.jsonl", "type": "completion"}]
+    text = reduced(AXOLOTL, "datasets", datasets=sets, train_on_inputs=True)
+    text += "excess_length_strategy: drop\n"
+    tree = recipe_of(tmp_path, text)
+    assert tree["data"] == {
+        "train": "a.jsonl", "eval": 0.25, "template": "text", "max_length": 512,
+    }  # fmt: skip
+
+
 def test_data_sets_of_llama_factory_are_looked_up(tmp_path: Path) -> None:
     info = {
         "letters": {"file_name": "letters.json", "columns": {"prompt": "ask", "response": "say"}},

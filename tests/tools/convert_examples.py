@@ -28,7 +28,7 @@ from tuner.plan import make
 from tuner.recipe import load
 from tuner.recipe.aliases import ALIASES
 from tuner.recipe.convert import write
-from tuner.recipe.convert.translate import Conversion
+from tuner.recipe.convert.conversion import Conversion
 
 ROWS = 64
 _NO_TRAINING = "no configuration that can be converted"
@@ -77,7 +77,7 @@ def tried(file: Path, base: str, folder: Path) -> Outcome:
         return Outcome("other" if other else "refused", "; ".join(error.problems) or error.what)
     # What is written is what is planned.
     tree = yaml.safe_load(write.text(made, tool, file.name))
-    assert tree == yaml.safe_load(json.dumps(tree_of(made.keys))), file
+    assert tree == tree_of(made.keys), file
     given = yaml.safe_load(file.read_text("utf-8"))
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in rows_like(given, made)), "utf-8")

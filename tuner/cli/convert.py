@@ -13,7 +13,7 @@ from tuner.cli.options import Json, console
 from tuner.errors import RecipeError
 
 if TYPE_CHECKING:
-    from tuner.recipe.convert.translate import Conversion
+    from tuner.recipe.convert.conversion import Conversion
 
 _NEITHER = (
     "it has neither LLaMA-Factory's keys (model_name_or_path, stage ...) nor Axolotl's "
@@ -68,15 +68,14 @@ def converted(file: Path, devices: int | None) -> tuple[str, Conversion]:
             values that no recipe can have.
     """
     from tuner.recipe import load, source
-    from tuner.recipe.convert.tools import recognise
+    from tuner.recipe.convert.tools import read, recognise
     from tuner.recipe.convert.translate import translate
     from tuner.recipe.schema import sections
-    from tuner.schema import strict_yaml
 
     if not file.is_file():
         raise RecipeError(f"there is no file {file}", fix="check the path")
     written, lines = source.parse(source.read(file), file)
-    tree: dict[str, Any] = strict_yaml.resolve(written)
+    tree: dict[str, Any] = read(written)
     tool = recognise(tree)
     if tool is None:
         own = "data" in tree and set(tree) <= {*sections()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tuner.recipe.other_tools.row import empty, flag
+from tuner.schema import strict_yaml
 
+_GROUPED = re.compile(r"[-+]?[0-9]+(_[0-9]+)+")
 Settings = dict[str, Any]
 
 
@@ -133,6 +136,21 @@ TOOLS = (
         _flat_axolotl,
     ),
 )
+
+
+def read(value: Any) -> Any:
+    """Return values as these tools' reader does: YAML 1.1, with `yes` and with 500_000."""
+    if isinstance(value, dict):
+        return {key: read(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [read(item) for item in value]
+    if isinstance(value, strict_yaml.Plain):
+        truth = flag(value)
+        if truth is not None:
+            return truth
+        if _GROUPED.fullmatch(value):
+            return int(value.replace("_", ""))
+    return strict_yaml.resolve(value)
 
 
 def recognise(tree: Mapping[str, Any]) -> Tool | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tuner.console.redact import redact
-from tuner.recipe.convert.translate import Conversion, Setting
+from tuner.recipe.convert.conversion import Conversion, Setting
 from tuner.recipe.other_tools import answer
 from tuner.recipe.schema import keys_of, sections
 

@@ -113,5 +113,14 @@ def _other(item: Mapping[str, Any]) -> list[str]:
     }
     if isinstance(roles, Mapping) and {n: roles.get(n) for n in _ROLES[0]} not in _ROLES:
         notes.append(f"turns with {', '.join(map(str, roles.values()))} are not read")
+    learned = item.get("roles_to_train")
+    if not empty(learned) and learned not in (["assistant"], ["gpt"], ["assistant", "gpt"]):
+        notes.append(f"roles_to_train: set data.learn: {{roles: {learned}}}".replace("'", ""))
+    if str(item.get("train_on_eos") or "turn") != "turn":
+        notes.append("the end of every learned answer is learned, whatever train_on_eos says")
+    named = item.get("roles") or {}
+    odd = isinstance(named, Mapping) and [name for name, each in named.items() if each != [name]]
+    if odd:
+        notes.append(f"roles {', '.join(map(str, odd))}: the usual names of roles are read")
     kept = [name for name, each in item.items() if name not in _READ and not empty(each)]
     return [*notes, *(f"{name} has no key here" for name in kept)]
