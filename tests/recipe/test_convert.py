@@ -209,6 +209,25 @@ def test_what_no_recipe_comes_of_is_an_error(tmp_path: Path) -> None:
     assert tuner("recipes", "convert", "none.yaml", cwd=tmp_path).returncode == 2
 
 
+def test_learning_from_sampled_answers_keeps_how_they_are_sampled(tmp_path: Path) -> None:
+    more = {"stage": "ppo", "reward_model": "runs/reward", "max_new_tokens": 32}
+    tree = recipe_of(tmp_path, reduced(FACTORY, "max_samples", **more))
+    assert tree["rlhf"] == {
+        "algorithm": "ppo", "reward": [{"model": "runs/reward"}], "max_new_tokens": 32,
+    }  # fmt: skip
+    assert tree["ppo"] == {"epochs": 4}
+    trl = {"num_generations": 2, "reward_funcs": ["mine.f"], "top_p": 0.9}
+    text = reduced(AXOLOTL, rl="grpo", trl=trl, temperature=0.7)
+    tree = recipe_of(tmp_path, text)
+    assert tree["rlhf"] == {
+        "algorithm": "grpo", "responses_per_prompt": 2, "max_new_tokens": 256, "temperature": 0.7,
+        "kl_coefficient": 0.0,
+    }  # fmt: skip
+    lost = json.loads(converted(tmp_path, text, "--json").stdout)["lost"]
+    assert {each["name"] for each in lost} >= {"reward_funcs", "top_p"}
+    assert "temperature" not in recipe_of(tmp_path, f"{FACTORY}temperature: 0.5\n").get("rlhf", {})
+
+
 def test_values_are_read_as_yaml_1_1_has_them(tmp_path: Path) -> None:
     text = FACTORY.replace("cutoff_len: 256", "cutoff_len: 1_024").replace("bf16: true", "bf16: no")
     tree = recipe_of(tmp_path, f"{text}trust_remote_code: Yes\n")

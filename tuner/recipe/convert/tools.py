@@ -43,6 +43,10 @@ _AXOLOTL = {
 }
 
 
+# TRL's.
+_GRPO = {"num_generations": 8, "max_completion_length": 256, "temperature": 1.0, "beta": 0.0}
+
+
 def _factory_defaults(given: Mapping[str, Any]) -> Settings:
     stage = given.get("stage", "sft")
     lora = given.get("finetuning_type", "lora") == "lora"
@@ -57,7 +61,8 @@ def _factory_defaults(given: Mapping[str, Any]) -> Settings:
         "lr_scheduler_type": "linear",
         **({} if "warmup_steps" in given else {"warmup_ratio": 0}),
         **({} if "eval_dataset" in given else {"val_size": 0}),
-        **({"pref_beta": 0.1} if stage in ("dpo", "ppo") else {}),
+        **({"pref_beta": 0.1} if stage == "dpo" else {}),
+        **({"ppo_epochs": 4} if stage == "ppo" else {}),
         **({"center_rewards_coefficient": 0} if stage == "rm" else {}),
     }
 
@@ -96,6 +101,7 @@ def _axolotl_defaults(given: Mapping[str, Any]) -> Settings:
         **({} if "warmup_steps" in given else {"warmup_ratio": 0.03}),
         **({} if "test_datasets" in given else {"val_set_size": 0}),
         **({"rl_beta": 0.1} if given.get("rl") == "dpo" else {}),
+        **(_GRPO if given.get("rl") == "grpo" else {}),
         **({"center_rewards_coefficient": 0} if flag(given.get("reward_model")) else {}),
         **({"excess_length_strategy": "drop"} if supervised and _turns(given) else {}),
     }

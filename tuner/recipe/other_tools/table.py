@@ -139,7 +139,8 @@ TABLE: tuple[Row, ...] = (
     Row("lr_scheduler_type lr_scheduler scheduler_type lr_schedule", "train.scheduler",
         takes.scheduler),
     Row("lr_scheduler_kwargs lr_scheduler_config cosine_min_lr_ratio cosine_constant_lr_ratio "
-        "eta_min min_lr lr_quadratic_warmup lr_div_factor", "", absent("schedules end at 0")),
+        "eta_min min_lr lr_quadratic_warmup lr_div_factor", "",
+        absent("linear and cosine end at 0")),
     Row("warmup_ratio warmup_steps num_warmup_steps lr_warmup_steps", "train.warmup",
         takes.warmup),
     Row("weight_decay", "train.weight_decay", as_is),
@@ -159,7 +160,8 @@ TABLE: tuple[Row, ...] = (
     Row("logging_steps log_every_n_steps", "train.logging_steps", takes.save),
     # Rows of keys that are planned: an optimizer, noise, smoothing.
     Row("optim optimizer optim_type optimizer_type", "", absent(
-        _ADAMW, harmless="adamw adamw_torch adamw_torch_fused adamw_hf")),
+        _ADAMW, harmless="adamw adamw_torch adamw_torch_fused adamw_hf "
+        "paged_adamw paged_adamw_32bit")),
     Row("optim_args optim_config optim_target_modules adam_epsilon2 adam_beta3 use_galore "
         "use_apollo use_badam use_adam_mini use_muon galore_rank apollo_rank badam_mode "
         "muon_momentum torchdistx_path", "", absent(_ADAMW)),
@@ -186,7 +188,8 @@ TABLE: tuple[Row, ...] = (
     # run
     Row("output_dir save_dir logging_dir", "run.output", as_is),
     Row("seed random_seed random_state", "run.seed", as_is),
-    Row("data_seed full_determinism", "", unneeded("run.seed is for all, and runs repeat")),
+    Row("data_seed", "", unneeded("run.seed is for all")),
+    Row("full_determinism", "run.deterministic", if_true()),
     Row("ddp_timeout", "run.timeout", unneeded("seconds to wait for other processes; 600")),
     Row("fsdp fsdp_config fsdp_version fsdp_transformer_layer_cls_to_wrap", "run.strategy",
         takes.strategy),
@@ -212,6 +215,8 @@ TABLE: tuple[Row, ...] = (
     Row("adapter_name_or_path lora_model_dir sft_model_path policy_model adapters "
         "resume_from_adapter", "rlhf.policy", takes.policy),
     Row("max_completion_length response_length max_response_length", "rlhf.max_new_tokens", as_is),
+    Row("max_new_tokens", "rlhf.max_new_tokens", takes.sampled),
+    Row("temperature", "rlhf.temperature", takes.sampled),
     Row("num_generations rollout_n num_responses", "rlhf.responses_per_prompt", as_is),
     Row("beta pref_beta rl_beta kl_coef init_kl_coef dpo_beta", "rlhf.kl_coefficient",
         takes.preference),

@@ -46,7 +46,7 @@ _STAGES: dict[str, Here] = {
     "pt": Here({"data.template": "text"}),
     "rm": Here({"reward": {}}),
     "dpo": Here({"rlhf.algorithm": "dpo"}),
-    "ppo": Here({"rlhf.algorithm": "ppo"}),
+    "ppo": Here({"rlhf.algorithm": "ppo"}, "clipping, KL and values are those of this program"),
     "grpo": Here({"rlhf.algorithm": "grpo"}),
     "rloo": Here({"rlhf.algorithm": "rloo"}),
 }
@@ -149,8 +149,7 @@ def reward_model(place: str, given: Given) -> Here:
 
 def preference(place: str, given: Given) -> Here:
     """Beta: of DPO and its kin."""
-    kind = given.others.get("stage", given.others.get("rl", given.others.get("rlhf_type", "dpo")))
-    if str(kind) not in ("dpo", "ppo", "grpo", "rloo"):
+    if _kind(given) not in ("", "dpo", "ppo", "grpo", "rloo"):
         return left_out("only preference learning has it")
     return Here({place: given.value})
 
@@ -159,16 +158,14 @@ def loss(place: str, given: Given) -> Here:
     """The loss of DPO."""
     if str(given.value).lower() in ("sigmoid", "['sigmoid']"):
         return left_out("it is DPO's loss here")
-    kind = given.others.get("stage", given.others.get("rl", "dpo"))
-    if kind != "dpo":
+    if _kind(given) not in ("", "dpo"):
         return left_out("only preference learning has it")
     return blocks(f"DPO's loss is the sigmoid here; there is no '{given.value}'")
 
 
 def policy(place: str, given: Given) -> Here:
     """The adapter that training starts from."""
-    kind = given.others.get("stage", given.others.get("rl", given.others.get("rlhf_type")))
-    if str(kind) in ("dpo", "ppo", "grpo", "rloo"):
+    if _kind(given) in ("dpo", "ppo", "grpo", "rloo"):
         return Here({place: given.value}, "a run or an adapter folder")
     return lost("supervised training starts from the base, not from an adapter")
 
@@ -234,6 +231,19 @@ def attention(place: str, given: Given) -> Here:
     return left_out("the plan chooses the kernels; the result is the same")
 
 
+def sampled(place: str, given: Given) -> Here:
+    """How answers are sampled, which matters to what learns from them."""
+    if _kind(given) in ("ppo", "grpo", "rloo"):
+        return Here({place: given.value})
+    return left_out("only what learns from its own answers has it; `tuner chat` has options")
+
+
+def _kind(given: Given) -> str:
+    """Return what is trained, as far as the other keys say it."""
+    names = ("stage", "rl", "rlhf_type")
+    return str(next((given.others[name] for name in names if name in given.others), ""))
+
+
 def thinking(place: str, given: Given) -> Here:
     """Whether answers have reasoning."""
     return Here({place: {"enable_thinking": flag(given.value) is True}}, "if its template has it")
@@ -241,7 +251,10 @@ def thinking(place: str, given: Given) -> Here:
 
 def experts(place: str, given: Given) -> Here:
     """The fused weights of experts, by name."""
-    return Here({place: True})
+    names = given.value if isinstance(given.value, list) else [given.value]
+    if all("experts" in str(name) for name in names):
+        return Here({place: True})
+    return lost("of parameters that are no layers, only the fused weights of experts are adapted")
 
 
 def loftq(place: str, given: Given) -> Here:

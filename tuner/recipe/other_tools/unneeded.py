@@ -107,8 +107,12 @@ UNNEEDED: tuple[Row, ...] = tuple(
             absent("rows with images, sounds or videos are not trained on", Fate.BLOCKS),
         ),
         (
-            "sample_backend max_new_tokens temperature top_p top_k trl vllm infer_backend",
-            unneeded("answers are sampled by rlhf's keys, or by `tuner chat`"),
+            "sample_backend infer_backend trl vllm use_vllm vllm_mode",
+            unneeded("rlhf.vllm: colocate or server samples with vLLM"),
+        ),
+        (
+            "top_p top_k min_p repetition_penalty ppo_buffer_size",
+            absent("answers are sampled by temperature alone"),
         ),
         (
             "export_dir export_size export_device export_legacy_format export_quantization_bit "
