@@ -144,16 +144,18 @@ def meant(wrong: str) -> Follow:
     return follow
 
 
-def moves(old: str, value: Any = None) -> Follow:
+def moves(old: str) -> Follow:
     """Give a key the place that the error names: `another tool's name for`, `belongs under`."""
 
     def follow(work: Work, said: str) -> None:
-        named = re.search(r"another tool's name for ([a-z_.]+)(?:: (\S+))?", said)
+        named = re.search(
+            r"another tool's name for ([a-z_.]+)(?:: (.+?))?(?: \(|;| and |$)", said, re.M
+        )
         under = re.search(r"belongs under (\w+)", said)
         was = work.get(old)
         work.put(old, None)
         if named:
-            work.put(named[1], named[2] or (was if value is None else value))
+            work.put(named[1], yaml.safe_load(named[2]) if named[2] else was)
         else:
             assert under, said
             work.put(f"{under[1]}.{old.rpartition('.')[2]}", was)

@@ -26,8 +26,6 @@ from tests.cli.fixes import (
 )
 from tuner import cli
 from tuner.cli import other_words
-from tuner.recipe import other_tools
-from tuner.recipe.schema import keys_of, sections
 
 PAIRS = [{"prompt": f"Say {n}.", "chosen": f"It is {n}.", "rejected": "No."} for n in range(16)]
 ASKED = [{"question": f"Say {n}.", "reply": f"It is {n}."} for n in range(16)]
@@ -40,8 +38,8 @@ ASK = [{"prompt": f"Say {n}."} for n in range(16)]
 PLAN = ("plan", RECIPE)
 
 
-def other_key(key: str, value: Any, here: str, wanted: Any = None) -> Fault:
-    return Fault(2, f"{key}: .*another tool's name for {here}", moves(key, wanted), {key: value})
+def other_key(key: str, value: Any, here: str) -> Fault:
+    return Fault(2, f"{key}: .*another tool's name for {here}", moves(key), {key: value})
 
 
 RECIPES = {
@@ -162,6 +160,15 @@ RECIPES = {
     "sample_packing": other_key("data.sample_packing", True, "data.packing"),
     "train_on_inputs": other_key("data.train_on_inputs", True, "data.learn: all"),
     "output_dir": other_key("output_dir", "out", "run.output"),
+    "lora_target": other_key("lora_target", "all", "method.target_modules: all-linear"),
+    "a method of another tool": Fault(
+        2, "'qlora' is another tool's word; set method.name: lora and model.quantize: nf4",
+        given("method.name", r"set method\.name: (\w+)"), {"method.name": "qlora"},
+    ),
+    "a file of another tool": Fault(
+        2, "odd.yaml is of LLaMA-Factory, and no recipe", runs(), arguments=("plan", "odd.yaml"),
+        files={"odd.yaml": "model_name_or_path: org/tiny\nstage: sft\ndataset: train.jsonl\n"},
+    ),
     "optim": Fault(
         2, "train.optim: .*the optimizer is AdamW", without("train.optim", "leave it out"),
         {"train.optim": "adamw_8bit"},
@@ -263,6 +270,12 @@ DATA = {
         {"data.reasoning_column": "thnking"}, PLAN, 
         [{"instruction": f"Say {n}.", "output": "So.", "thinking": "Or?"} for n in range(9)],
     ),
+    "another tool's data template": Fault(
+        2, "there is no template 'alpaca'", sets(), {"data.template": "alpaca"}
+    ),
+    "another tool's chat template": Fault(
+        2, "there is no template 'qwen'", leaves_out, {"data.template": "qwen"}
+    ),
     "a format of preferences": Fault(
         2, "'pairz' is not a format", meant("pairz"),
         {"data.template": "pairz", "rlhf.algorithm": "dpo"}, PLAN, PAIRS,
@@ -304,6 +317,9 @@ MODELS = {
     "modules": Fault(
         4, "target_modules names modules.*\n.*q_prj", meant("q_prj"),
         {"method.target_modules": ["q_prj"]},
+    ),
+    "another tool's word for all modules": Fault(
+        4, "all matches no layer", sets(), {"method.target_modules": "all"}
     ),
     "layers": Fault(
         4, "has no layer 9; the last one is number 1",
@@ -447,15 +463,6 @@ def test_what_an_error_says_to_do_works(name: str, tmp_path: Path, tiny: Path) -
     fault.follow(work, failed.stderr)
     followed = work.run()
     assert followed.returncode == 0, f"{failed.stderr}\nafter it was followed:\n{followed.stderr}"
-
-
-def test_names_of_other_tools_lead_to_keys_that_there_are() -> None:
-    known = {f"{name}.{key}" for name in sections() for key in keys_of(name)} | {*sections()}
-    places = {place.partition(":")[0] for place in other_tools.places()}
-    assert places - known <= {"model.attention"}
-    names = {name.partition(".")[2] or name for name in known}
-    for name in names - {*sections()}:
-        assert other_tools.answer(name) is None, name
 
 
 def test_names_of_other_tools_are_no_commands_of_this_one() -> None:

@@ -1,4 +1,4 @@
-"""Write docs/recipe.md and docs/cli.md from the schema and the commands: `make docs`."""
+"""Write docs/recipe.md, docs/cli.md and the table of docs/other-tools.md: `make docs`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import typer.main
 import yaml
 
+from tests.tools import names_table
 from tuner import cli
 from tuner.methods import METHODS
 from tuner.recipe import schema as recipe
@@ -216,7 +217,7 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-PAGES = {"recipe.md": recipe_page, "cli.md": cli_page}
+PAGES = {"recipe.md": recipe_page, "cli.md": cli_page, "other-tools.md": names_table.page}
 
 if __name__ == "__main__":
     for file, page in PAGES.items():

@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 
 from tuner.cli.bundled import named, show_text
+from tuner.cli.convert import recipes_convert
 from tuner.cli.options import Json, console, group
 from tuner.errors import RecipeError
 
-app = group("Show and copy bundled recipes.")
+app = group("Show and copy bundled recipes; convert those of other tools.")
+app.command("convert")(recipes_convert)
 
 
 @app.command("list")

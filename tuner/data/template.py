@@ -20,6 +20,7 @@ from tuner.data.language import Language
 from tuner.data.template_columns import Columns
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import bundled
+from tuner.recipe.other_tools import answer as other_tools
 from tuner.schema import strict_yaml
 from tuner.schema.fields import Flag, FreeMapping, Section, Text, Words
 
@@ -217,6 +218,7 @@ def load_template(name_or_path: str, folder: Path) -> Template:
                 "leave out data.template; to have chats rendered so, set "
                 f"model.chat_template: {name_or_path}"
             )
+        fix = other_tools.instead("data.template", name_or_path) or fix
         raise RecipeError(
             f"data.template: there is no template '{name_or_path}'",
             f"templates: {', '.join(files)}",

@@ -9,6 +9,7 @@ from tuner.data import bundled_chats, chat_template
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat_template import ChatTemplate
 from tuner.errors import ModelError, RecipeError, SafetyError, TunerError
+from tuner.recipe.other_tools import answer as other_tools
 from tuner.recipe.paths import Named
 from tuner.schema.suggest import suggestion
 
@@ -67,7 +68,8 @@ def _source(name: str, folder: Path) -> str:
             f"model.chat_template: there is no template '{name}'",
             "it is neither a file nor the name of a bundled one; "
             f"{suggestion(name, bundled_chats.names())}",
-            "name a file with a Jinja template, or one of these",
+            other_tools.instead("model.chat_template", name)
+            or "name a file with a Jinja template, or one of these",
         )
     try:
         text = found.read_text("utf-8")

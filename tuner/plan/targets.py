@@ -22,6 +22,7 @@ from tuner.model import sizes
 from tuner.model import tokenizer as vocabulary
 from tuner.model.base import Base
 from tuner.model.layers import Skeleton
+from tuner.recipe.other_tools import answer as other_tools
 from tuner.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -213,7 +214,8 @@ def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
             "method.target_modules names modules that the model does not have",
             f"{base.name}: {', '.join(absent or wanted)} matches no layer that "
             f"{options.name} can adapt; it has {', '.join(endings)}",
-            f"{_similar(absent, endings)}correct method.target_modules, or use "
+            other_tools.instead("method.target_modules", wanted)
+            or f"{_similar(absent, endings)}correct method.target_modules, or use "
             f"{_everything(options)}",
         )
     present = sizes.Sizes.of(base.config).layers

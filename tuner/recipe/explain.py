@@ -10,9 +10,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from tuner.methods import METHODS
-from tuner.recipe import history, other_tools
+from tuner.recipe import history
+from tuner.recipe.other_tools import answer as other_tools
 from tuner.recipe.schema import Recipe, keys_of, models_in, sections
-from tuner.recipe.schema_source import TAGS
+from tuner.recipe.schema_source import TAGS, SourceSection
 from tuner.recipe.source import RecipeSource
 from tuner.rewards.options import OPTIONS, options_of
 from tuner.schema.strict_yaml import Path
@@ -41,12 +42,10 @@ def explain(error: ValidationError, tree: dict[str, Any], source: RecipeSource) 
 def _message(item: Any, path: Path, tree: dict[str, Any]) -> str:
     kind = item["type"]
     info = field_at(path, tree)
+    if said := _of_others(kind, path, tree):
+        return said
     if kind == "own_words":
         return str(item["ctx"]["said"])
-    if kind in ("extra_forbidden", "literal_error") and (
-        said := history.answer(path, _value_at(path, tree))
-    ):
-        return said
     if kind == "extra_forbidden":
         return _unknown_key(path, tree)
     if kind == "union_tag_invalid":
@@ -68,26 +67,42 @@ def _message(item: Any, path: Path, tree: dict[str, Any]) -> str:
     return f"expected {expected}, {_shown(_value_at(path, tree))}"
 
 
+def _of_others(kind: str, path: Path, tree: dict[str, Any]) -> str | None:
+    """Return the message for what an earlier version has, or another tool; None: neither has it."""
+    value = None if kind == "missing" else _value_at(path, tree)
+    said = None
+    if kind in ("extra_forbidden", "literal_error"):
+        said = history.answer(path, value)
+    if said is None and kind not in ("extra_forbidden", "missing"):
+        said = other_tools.value(_dotted(path), value)
+    return said
+
+
 def _unknown_key(path: Path, tree: dict[str, Any]) -> str:
     word = str(path[-1])
     plain = word.replace("-", "_")
+    value, others = _value_at(path, tree), _value_at(path[:-1], tree)
     homes = [name for name in sections() if plain in keys_of(name)]
     if len(path) == 1:
         if homes:
-            return f"unknown section; the key belongs under {' or '.join(homes)}"
-        return f"unknown section; {other_tools.answer(word) or suggestion(word, sections())}"
+            meant = other_tools.value(f"{homes[0]}.{plain}", value)
+            rest = f", and {meant}" if meant else ""
+            return f"unknown section; the key belongs under {' or '.join(homes)}{rest}"
+        said = other_tools.key(word, value, others)
+        return f"unknown section; {said or suggestion(word, sections())}"
     if len(path) > 2:
-        model = _model_of(field_at(path[:-1], tree), _value_at(path[:-1], tree))
+        model = _model_of(field_at(path[:-1], tree), others)
         owners = [tag for tag, options in OPTIONS.items() if plain in options.model_fields]
         reward = next((tag for tag, options in OPTIONS.items() if options is model), None)
         if reward and owners and reward not in owners:
             return f"{reward} has no such key; {listed(owners)} {_has(owners)} it"
-        return f"unknown key; {suggestion(word, model.model_fields if model else [])}"
+        said = other_tools.in_source(word, value) if model is SourceSection else None
+        return f"unknown key; {said or suggestion(word, model.model_fields if model else [])}"
     section, method = str(path[0]), _method_name(tree)
     own = keys_of(section, method)
     if plain in own:
         return f"unknown key; did you mean '{plain}'"
-    if said := other_tools.answer(word):
+    if not homes and (said := other_tools.key(word, value, others)):
         return f"unknown key; {said}"
     if section == "method":
         owners = [row.name for row in METHODS.values() if plain in row.options.model_fields]

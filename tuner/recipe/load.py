@@ -14,11 +14,13 @@ from tuner.console.redact import redact
 from tuner.errors import RecipeError
 from tuner.recipe import history
 from tuner.recipe import source as recipe_source
+from tuner.recipe.convert.tools import Tool, recognise
 from tuner.recipe.explain import explain
 from tuner.recipe.schema import Recipe, sections
 from tuner.recipe.settle_verb import settle_verb
 from tuner.recipe.source import FIX, LOCK, RecipeSource
 from tuner.recipe.verbs import VERBS
+from tuner.schema import strict_yaml
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def load(
     if problem:
         problems += problem.problems
     if recipe is None or problems:
-        raise refused(draft.file, problems)
+        raise refused(draft.file, problems, recognise(strict_yaml.resolve(tree)))
     return draft.loaded(recipe, verb, source)
 
 
@@ -139,10 +141,14 @@ def validate(tree: dict[str, Any], source: RecipeSource) -> tuple[Recipe | None,
         return None, explain(error, tree, source)
 
 
-def refused(file: Path, problems: Sequence[str]) -> RecipeError:
-    """Return the error that lists all problems of a recipe."""
+def refused(file: Path, problems: Sequence[str], tool: Tool | None = None) -> RecipeError:
+    """Return the error that lists all problems of a recipe; or of another tool's file, given it."""
     count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
-    return RecipeError(f"{file} has {count}", fix=FIX, problems=[redact(line) for line in problems])
+    lines = [redact(line) for line in problems]
+    if tool is None:
+        return RecipeError(f"{file} has {count}", fix=FIX, problems=lines)
+    fix = f"run: tuner recipes convert {file} --output {file.stem}-recipe.yaml"
+    return RecipeError(f"{file} is of {tool.name}, and no recipe", fix=fix, problems=lines)
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:

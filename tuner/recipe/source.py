@@ -9,7 +9,8 @@ from typing import Any
 
 from tuner.console.redact import looks_secret, redact
 from tuner.errors import RecipeError
-from tuner.recipe import bundled, other_tools
+from tuner.recipe import bundled
+from tuner.recipe.other_tools import answer as other_tools
 from tuner.recipe.paths import keys
 from tuner.recipe.schema import Recipe, keys_of, sections
 from tuner.schema import strict_yaml

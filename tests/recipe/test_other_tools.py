@@ -1,0 +1,183 @@
+"""Keys and values of other tools: one table, and what an error says of each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.recipe.keys import problem
+from tuner.recipe.other_tools import answer
+from tuner.recipe.other_tools.table import TABLE
+from tuner.recipe.other_tools.unneeded import UNNEEDED
+from tuner.recipe.other_tools.words import CHAT_TEMPLATES, VALUES
+from tuner.recipe.schema import Recipe, keys_of, sections
+
+ROWS = (*TABLE, *UNNEEDED)
+KNOWN = {f"{name}.{key}" for name in sections() for key in keys_of(name)} | {*sections()}
+ODD: tuple[Any, ...] = (True, False, 0, 8, 0.5, -1, 1e400, "x", "a,b", ["a"], [{"path": "x"}],
+                        {"a": 1}, "auto", "1e-4")  # fmt: skip
+# Each key with a value, as its tool's users write it, and what is said.
+SAID: dict[str, tuple[Any, str]] = {
+    "cutoff_len": (2048, "another tool's name for data.max_length: 2048"),
+    "sequence_len": (4096, "another tool's name for data.max_length: 4096"),
+    "num_train_epochs": (3.0, "another tool's name for train.epochs: 3.0"),
+    "val_set_size": (0.05, "another tool's name for data.eval: 0.05"),
+    "lora_rank": (8, "another tool's name for method.r: 8"),
+    "lora_r": (8, "another tool's name for method.r: 8"),
+    "lora_target": ("all", "another tool's name for method.target_modules: all-linear"),
+    "lora_target_modules": (
+        "q_proj,v_proj", "another tool's name for method.target_modules: [q_proj, v_proj]",
+    ),
+    "adapter": ("qlora", "another tool's name for method.name: lora and model.quantize: nf4"),
+    "base_model": ("org/base", "another tool's name for model.base: org/base"),
+    "dataset": ("a.jsonl, b.jsonl", "another tool's name for data.train: [a.jsonl, b.jsonl]"),
+    "datasets": (
+        [{"path": "a.jsonl", "type": "alpaca"}],
+        "another tool's name for data.train: [{source: a.jsonl, template: instruction}]",
+    ),
+    "report_to": ("wandb", "a key of other tools; leave it out: figures are in metrics.jsonl"),
+    "load_in_4bit": (True, "another tool's name for model.quantize: nf4"),
+    "neftune_noise_alpha": (5, "tuner has no such key: embeddings get no noise; leave it out"),
+    "save_total_limit": (2, "a key of other tools; leave it out: the newest checkpoints stay"),
+    "deepspeed": ("ds.json", "another tool's name for run.strategy; leave it out: auto is ddp"),
+    "fsdp": (["full_shard"], "another tool's name for run.strategy: fsdp"),
+    "bf16": (True, "another tool's name for model.dtype: bfloat16"),
+    "optim": ("paged_adamw_8bit", "tuner has no such key: the optimizer is AdamW"),
+    "lr_scheduler_type": ("constant_with_warmup", "name for train.scheduler: constant (with "),
+    "quantization_bit": (4, "another tool's name for model.quantize: nf4"),
+    "stage": ("kto", "another tool's name for rlhf.algorithm; KTO is not there"),
+    "rl": ("dpo", "another tool's name for rlhf.algorithm: dpo"),
+    "max_samples": (100, "another tool's name for data.max_rows: 100 and data.draw: first"),
+    "use_dora": (True, "another tool's name for method.name: dora"),
+    "use_reentrant_gc": (True, "how memory is saved is the plan's"),
+    "additional_target": ("embed_tokens,lm_head", "method.modules_to_save: [embed_tokens, lm_head"),
+    "processor_type": ("AutoProcessor", "rows with images, sounds or videos are not trained on"),
+}  # fmt: skip
+
+
+def said_of(folder: Path, text: str) -> list[str]:
+    (folder / "recipe.yaml").write_text(text, "utf-8")
+    return problem(folder / "recipe.yaml").problems
+
+
+def test_the_table_is_of_hundreds_of_keys_each_once_and_leads_to_keys_that_there_are() -> None:
+    names = [name for row in ROWS for name in row.names.split()]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert len(names) > 500
+    assert answer.places() - KNOWN == set()
+    assert {*VALUES} - KNOWN == set()
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_a_key_of_another_tool_is_answered_with_the_key_here(name: str) -> None:
+    value, said = SAID[name]
+    assert said in str(answer.key(name, value, {}))
+    assert said in str(answer.key(name.replace("_", "-"), value, {}))
+
+
+def test_every_row_answers_whatever_its_value_is() -> None:
+    """No value breaks a message, and what it says to write is a key that there is."""
+    for row in ROWS:
+        for name in row.names.split():
+            for value in ODD:
+                assert answer.key(name, value, {name: value}), (name, value)
+                here = answer.take(name, value, {name: value})
+                assert here is not None
+                assert {*here.keys} <= KNOWN, (name, value)
+                assert here.keys or here.said, (name, value)
+
+
+def test_rows_per_device_and_steps_are_multiplied() -> None:
+    others = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8}
+    for name in others:
+        said = answer.key(name, others[name], others)
+        assert said is not None
+        assert "train.batch_size: 16 (2 per device x 8 accumulation steps x 1 device" in said
+    own = {"batch_size": 32, "per_device_train_batch_size": 2}
+    said = answer.key("per_device_train_batch_size", 2, own)
+    assert said == (
+        "another tool's name for train.micro_batch_size: 2 (train.batch_size counts the rows of a "
+        "whole step)"
+    )
+
+
+def test_keys_are_answered_at_every_depth_with_their_line(tmp_path: Path) -> None:
+    problems = said_of(
+        tmp_path,
+        "base_model: org/base\n"
+        "data:\n"
+        "  train:\n"
+        "    - {path: a.jsonl, type: alpaca, ds_type: json}\n"
+        "  sequence_len: 512\n"
+        "train: {num_epochs: 2, optim: lion_8bit}\n"
+        "method: {lora_r: 8}\n"
+        "template: qwen\n",
+    )
+    expected = (
+        "recipe.yaml:1: base_model: unknown section; another tool's name for model.base: org/base",
+        "recipe.yaml:4: data.train.0.path: unknown key; another tool's name for source",
+        "data.train.0.type: unknown key; another tool's name for template: instruction",
+        "recipe.yaml:5: data.sequence_len: unknown key; another tool's name for data.max_length",
+        "recipe.yaml:6: train.num_epochs: unknown key; another tool's name for train.epochs: 2",
+        "recipe.yaml:6: train.optim: unknown key; tuner has no such key: the optimizer is AdamW",
+        "recipe.yaml:7: method.lora_r: unknown key; another tool's name for method.r: 8",
+        "recipe.yaml:8: template: unknown section; the key belongs under data, and 'qwen' is "
+        "another tool's word; leave data.template out",
+    )
+    for line in expected:
+        assert any(line in each for each in problems), (line, problems)
+
+
+def test_a_key_that_is_ours_is_never_called_another_tools(tmp_path: Path) -> None:
+    for section, key in [("train", "weight_decay"), ("run", "seed"), ("method", "target_modules")]:
+        (line,) = said_of(tmp_path, f"data: {{train: a.jsonl, {key}: 1}}\n")
+        assert f"it belongs under {section}" in line
+
+
+WRONG = {
+    "method: qlora": "set method.name: lora and model.quantize: nf4",
+    "method: {name: qlora}": "set method.name: lora and model.quantize: nf4",
+    "method: {name: prefix_tuning}": "set method.name: prefix",
+    "method: {name: freeze}": "no method trains some layers in full",
+    "method: {name: pissa}": "leave method.name out, and set method.init: pissa",
+    "model: {quantize: 4bit}": "set model.quantize: nf4",
+    "model: {quantize: true}": "set model.quantize: nf4",
+    "model: {dtype: bf16}": "set model.dtype: bfloat16",
+    "model: {attention: flash_attention_2}": "set model.attention: auto",
+    "data: {train: a.jsonl, learn: assistant}": "set data.learn: answers",
+    "data: {train: a.jsonl, render: chatml}": "out, and set model.chat_template: chatml",
+    "train: {scheduler: constant_with_warmup}": "set train.scheduler: constant",
+    "run: {device: gpu}": "set run.device: cuda",
+    "run: {strategy: zero3}": "set run.strategy: fsdp",
+    "rlhf: {algorithm: kto}": "there is no KTO here",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_value_of_another_tool_is_answered_with_the_value_here(tmp_path: Path, text: str) -> None:
+    data = "" if text.startswith("data") else "data: {train: a.jsonl}\n"
+    problems = said_of(tmp_path, f"{data}{text}\n")
+    (line,) = [each for each in problems if "is another tool's word; " in each]
+    assert WRONG[text] in line
+
+
+def test_values_that_are_ours_are_never_called_another_tools() -> None:
+    schema = Recipe.model_json_schema()["$defs"]
+    ours = [("method.name", "lora"), ("method.name", "full"), ("data.template", "chat")]
+    for section, model in (("model", "ModelSection"), ("train", "TrainSection"),
+                           ("data", "DataSection"), ("run", "RunSection"),
+                           ("rlhf", "RlhfSection")):  # fmt: skip
+        for key, entry in schema[model]["properties"].items():
+            ours += [(f"{section}.{key}", value) for value in entry.get("enum", ())]
+    for place, value in [*ours, ("method.target_modules", ["all-linear"])]:
+        assert answer.value(place, value) is None, (place, value)
+
+
+def test_chat_templates_of_other_tools_are_bundled_ones() -> None:
+    from tuner.model.conversation import BUNDLED
+
+    bundled = {path.stem for path in BUNDLED.glob("*.jinja")}
+    assert {*CHAT_TEMPLATES.values()} == bundled

@@ -1,0 +1,1 @@
+"""Configurations of other tools, turned into recipes; what has no key here is listed."""

@@ -1,0 +1,78 @@
+"""Keys that the method or the task of a conversion does not have, and what no recipe trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuner.methods import METHODS
+from tuner.recipe.convert.conversion import Conversion, Setting, shown
+from tuner.recipe.schema import keys_of
+
+_OF_TURNS = ("data.cut", "data.long", "data.learn")
+
+
+def leave_out(made: Conversion) -> None:
+    """Leave out keys that have no place next to the others, each with its reason."""
+    for key in list(made.keys):
+        section, dot, name = key.partition(".")
+        why = _data(made, key) if section == "data" else _other(made, section, name if dot else "")
+        if why:
+            value = made.keys.pop(key)
+            if key not in made.defaults:
+                origin = made.origins.get(key, key)
+                made.left_out.append(Setting(origin, shown(origin, value), why))
+
+
+def _data(made: Conversion, key: str) -> str:
+    if _task(made) != "sft":
+        if key in _OF_TURNS:
+            return "preferences are never cut, and their answers are learned"
+        return "the columns decide" if key == "data.template" else ""
+    plain = key in _OF_TURNS and _plain_text(made)
+    return "all of plain text is learned, in pieces" if plain else ""
+
+
+def _other(made: Conversion, section: str, name: str) -> str:
+    method, task = _method(made), _task(made)
+    if section == "method" and name not in keys_of("method", method):
+        return f"{method} has no such option"
+    if (section, name) == ("run", "strategy") and not METHODS[method].adapter:
+        return f"fsdp shards a frozen base, and {method} trains it"
+    if name and (section, task) in (("rlhf", "sft"), ("rlhf", "reward"), ("reward", "sft")):
+        return "nothing learns from preferences"
+    if section == "ppo" and made.keys.get("rlhf.algorithm") != "ppo":
+        return "it is of PPO"
+    return ""
+
+
+def refuse(made: Conversion) -> None:
+    """Block what no recipe can train: a method that the task or a quantized base does not take."""
+    method = METHODS[_method(made)]
+    if _task(made) == "rlhf" and not method.rlhf:
+        said = f"it is not trained with {method.name} here, only with an adapter such as lora"
+        _block(made, "rlhf.algorithm", said)
+    quantize = made.keys.get("model.quantize", "none")
+    if quantize != "none" and quantize not in method.quantized:
+        said = f"{method.name} does not train on a base with model.quantize: {quantize}"
+        _block(made, "model.quantize", said)
+
+
+def _block(made: Conversion, key: str, said: str) -> None:
+    origin = made.origins[key]
+    made.blocked.append(Setting(origin, shown(origin, made.keys[key]), said))
+
+
+def _method(made: Conversion) -> str:
+    return str(made.keys.get("method.name", "lora"))
+
+
+def _task(made: Conversion) -> str:
+    return "reward" if "reward" in made.keys else "rlhf" if "rlhf.algorithm" in made.keys else "sft"
+
+
+def _plain_text(made: Conversion) -> bool:
+    """Return whether no row has turns."""
+    whole, train = made.keys.get("data.template"), made.keys.get("data.train")
+    items: list[Any] = train if isinstance(train, list) else [train]
+    own = [each.get("template") if isinstance(each, dict) else None for each in items]
+    return all((name or whole) == "text" for name in own)
