@@ -117,19 +117,19 @@ def _counted() -> None:
 
     for name in ("all_reduce", "all_gather_object", "broadcast_object_list"):
         setattr(torch.distributed, name, counted(name))
-    begin, end = Leg.begin_step, step_end.seal_if_due
+    begin, end = Leg.begin_step, step_end.close
 
     def begin_step(leg: Leg, number: int) -> None:
         begin(leg, number)
         sent.clear()
 
-    def seal_if_due(leg: Leg) -> bool:
+    def close(leg: Leg) -> bool:
         ends = end(leg)
         sys.stderr.write(f"messages of step {leg.step.number + 1}: {' '.join(sent)}\n")
         return ends
 
     Leg.begin_step = begin_step  # type: ignore[method-assign]
-    step_end.seal_if_due = seal_if_due
+    step_end.close = close
 
 
 def _slow_to_seal() -> None:

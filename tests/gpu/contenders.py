@@ -14,6 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from tuner.data.example import IGNORED
+from tuner.tasks.watch import HeldOut
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 RATE = 1e-4
@@ -70,7 +71,7 @@ def ours(plan: Any, model: Any) -> tuple[Ran, dict[str, torch.Tensor], Any]:
             start = {name: each.detach().cpu().clone() for name, each in trainable(trained.model)}
         console = Console(quiet=True)
         with StopRequest() as stop, RunFolder.open(plan.output, resume=False) as folder:
-            spine.train(plan, trained, folder, stop, console, lambda number: None, None)
+            spine.train(plan, trained, folder, stop, console, HeldOut(), None)
     for line in read_metrics(Path(plan.output)):
         ran.losses.append(line["loss"])
         ran.seconds.append(line["seconds"])

@@ -29,6 +29,7 @@ from tuner.run import resume as training
 from tuner.tasks import gradients, rollouts
 from tuner.tasks.callbacks import StepLoss
 from tuner.tasks.leg import Leg, Step
+from tuner.tasks.watch import HeldOut
 
 CPU = (
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
@@ -60,7 +61,7 @@ def train(tmp_path: Path) -> Train:
             reporter = SimpleNamespace(
                 progress=lambda *given: None, note=warnings.append, warn=warnings.append
             )
-            spine.train(made, trained, folder, stop, reporter, lambda number: None, resumed)
+            spine.train(made, trained, folder, stop, reporter, HeldOut(), resumed)
             record = folder.record
         named = trained.model.named_parameters()
         return {n: p.detach().clone() for n, p in named if p.requires_grad}, record, warnings

@@ -19,6 +19,7 @@ from tuner.console.console import Console
 from tuner.machine.signals import StopRequest
 from tuner.record.run_folder import RunFolder
 from tuner.run import build, spine
+from tuner.tasks.watch import HeldOut
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def fit(tmp_path: Path) -> Callable[..., Fit]:
                 folder,
                 stop,
                 Console(quiet=True),
-                lambda number: stages.append(tensors(trained.model, trained=False)),
+                HeldOut(lambda number: stages.append(tensors(trained.model, trained=False))),
                 None,
             )
         lines = (made.output / "metrics.jsonl").read_text().splitlines()

@@ -28,6 +28,7 @@ from tuner.record.run_folder import RunFolder
 from tuner.run import build, spine
 from tuner.tasks import judges
 from tuner.tasks.reward import RankingBatches
+from tuner.tasks.watch import HeldOut
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,7 +44,7 @@ def fit() -> Callable[..., Fit]:
             trained = build.start(made, build.load(made))
             prepare(trained.model)
             start = tensors(trained.model)
-            spine.train(made, trained, folder, stop, Console(quiet=True), lambda _: None, None)
+            spine.train(made, trained, folder, stop, Console(quiet=True), HeldOut(), None)
         lines = (made.output / "metrics.jsonl").read_text().splitlines()
         metrics = [json.loads(line) for line in lines]
         return Fit(made, trained.model, start, metrics, [], trained.unmoved, made.output)

@@ -34,6 +34,7 @@ from tuner.run import resume as training
 from tuner.tasks import TASKS, leg, rollouts
 from tuner.tasks.trained import Trained, trainable
 from tuner.tasks.trl_lending import TrlRun
+from tuner.tasks.watch import HeldOut
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -128,7 +129,7 @@ def train(
     with StopRequest() as stop, RunFolder.open(made.output, resume=resume) as folder:
         folder.truncate_metrics(resumed.step if resumed else 0)
         reporter = Stopping(quiet=True)
-        spine.train(made, trained, folder, stop, reporter, lambda number: None, resumed)
+        spine.train(made, trained, folder, stop, reporter, HeldOut(), resumed)
     own = trained.model.named_parameters()
     return {name: p.detach().clone() for name, p in own if p.requires_grad}
 

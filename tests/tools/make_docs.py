@@ -23,7 +23,7 @@ SECTIONS = {
     "method": "Which parameters are trained. `name` selects one of the "
     "[methods](../README.md#methods); the last column lists the methods that have the key.",
     "train": "Optimizer and learning rate schedule.",
-    "eval": "Scores on held-out rows, before and after training.",
+    "eval": "Scores on held-out rows, before, while and after training.",
     "export": "What is written at the end of a run, each checked in a fresh process.",
     "run": "Where and how to run.",
     "reward": "For `tuner reward`.",
@@ -56,6 +56,8 @@ def recipe_page() -> str:
             lines.append(_row(schema, name, key, entry, key in required))
         if name == "data":
             lines += ["", f"A mapping in `train` has {_keys(schema, 'SourceSection')}."]
+        if name == "eval":
+            lines += ["", f"A mapping in `stop` has {_keys(schema, 'Stop')}."]
     lines += _rewards(schema)
     return "\n".join(lines) + "\n"
 

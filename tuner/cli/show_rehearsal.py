@@ -51,12 +51,12 @@ def show(plan: Plan, found: Rehearsal, console: Console) -> None:
 def parts(plan: Plan, found: Rehearsal) -> list[tuple[str, float, float | None]]:
     """Return each part, its time here, and its time in the run; None if a run does not have it."""
     laps, run = found.seconds, found.times
-    times = costs.scorings(plan)
+    times, more = costs.scorings(plan), costs.evaluated(plan)
     first, *others = found.steps
     rows: list[tuple[str, float, float | None]] = [("load", laps["load"], run.load)]
     if found.rows:
-        held_out, scored = rates.scored_rows(plan), times * found.rate.score_row
-        name = f"score {found.rows} of {held_out} rows ({_often(times)} in the run)"
+        held_out, scored = rates.scored_rows(plan), (times + more) * found.rate.score_row
+        name = f"score {found.rows} of {held_out} rows ({_often(times + more)} in the run)"
         rows.append((name, laps["score"], held_out * scored))
     name = f"sample answers ({_often(times)} in the run)"
     rows.append((name, laps["samples"], times * laps["samples"]))

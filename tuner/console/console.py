@@ -138,6 +138,11 @@ class Console:
         if not self.json and not self.muted:
             _write(sys.stderr, redact(f"warning: {text}"))
 
+    def evaluation(self, step: int, scores: Mapping[str, float], text: str) -> None:
+        """Show the scores of held-out rows while training."""
+        self.event("evaluation", step=step, scores=dict(scores))
+        self.text(f"  {text}")
+
     def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
         """Show training progress: a bar on a terminal, else a line every 10 % or 10 seconds."""
         self.event("progress", step=step, total=total, metrics=dict(metrics))
@@ -169,13 +174,12 @@ class Console:
         self,
         before: Mapping[str, float],
         after: Mapping[str, float],
-        unquantized: Mapping[str, float] | None = None,
+        **others: Mapping[str, float] | None,
     ) -> None:
-        """Show scores on held-out rows, before and after; if both are of quantized weights, also
-        those of the same adapter on unquantized weights."""
-        columns = {"before": before, "after": after}
-        if unquantized is not None:
-            columns["unquantized"] = unquantized
+        """Show scores on held-out rows, before and after; and others, where there are some: of
+        unquantized weights with the same adapter, of the last step."""
+        more = {name: scores for name, scores in others.items() if scores is not None}
+        columns = {"before": before, "after": after, **more}
         self.event("scores", **{when: dict(scores) for when, scores in columns.items()})
         if not before and not after:
             self.text("no row is held out, so there are no scores")

@@ -16,6 +16,7 @@ from tuner import __version__
 from tuner.console import formatting
 from tuner.recipe.aliases import ALIASES
 from tuner.recipe.formats import FORMATS
+from tuner.record import selection
 
 FILE = "README.md"
 FOLDER_OF_BASE = "PATH OF THE BASE"
@@ -31,7 +32,7 @@ def write_card(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run
         kind: adapter, merged or a quantized format that transformers reads.
         base: name of its base.
         facts: how to load it (see `fresh_process.facts_of`).
-        run: `plan` and `scores` of the record of its run; empty without one.
+        run: `plan`, `scores` and `evaluation` of the record of its run; empty without one.
     """
     environment = jinja2.Environment(
         trim_blocks=True,
@@ -57,6 +58,8 @@ def write_card(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run
         values=values,
         method=_method(values),
         scores=_scores(run.get("scores") or {}),
+        evaluation=run.get("evaluation") or {},
+        chosen=selection.said(run.get("evaluation") or {}),
     )
     (folder / FILE).write_text(text, "utf-8")
 

@@ -57,7 +57,7 @@ class Live:
 
     def __init__(self, plan: Plan, trained: Trained, fingerprint: str, aside: Path) -> None:
         self.plan, self.trained, self._aside = plan, trained, aside
-        run = {"plan": plan.as_dict(), "scores": trained.scores}
+        run = {"plan": plan.as_dict(), **trained.measured}
         self.about = About(plan.base.name, fingerprint, fresh_process.facts_of(plan), run)
         self._rows = fresh_process.probe_rows(plan)
         # How a fresh process proves the tensors of an artefact, by format.

@@ -28,7 +28,7 @@ class About:
         base: name of its base.
         fingerprint: of the base's weights; None if unknown.
         facts: how to load it (see `fresh_process.facts_of`).
-        run: `plan` and `scores` of its run; empty without one.
+        run: `plan`, `scores` and `evaluation` of its run; empty without one.
         further: of the manifests, such as how adapters were combined.
     """
 
@@ -104,11 +104,13 @@ def _collecting(refused: list[Refusal]) -> Iterator[None]:
 def _extra(about: About, row: ExportFormat) -> dict[str, Any]:
     """Return what the manifest of a format says besides what is proven."""
     merged = {"quantize": "none"} if needs_merge(row.name) else {}
+    chosen = {"evaluation": about.run["evaluation"]} if about.run.get("evaluation") else {}
     return {
         "kind": row.name,
         "base": about.base,
         "base_fingerprint": about.fingerprint,
         "facts": about.facts | merged,
         "versions": provenance.versions(("torch", "transformers", "peft", *row.packages)),
+        **chosen,
         **about.further,
     }

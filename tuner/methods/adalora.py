@@ -126,5 +126,6 @@ METHOD = Method(
     mergeable=True,
     merges_classes=True,
     quantized=QUANTIZED,
+    whole_at_any_step=False,
     hooks=AdaloraHooks(),
 )

@@ -11,7 +11,7 @@ from tuner.methods.full import StagedOptions
 from tuner.methods.lora import DoraOptions, LoraOptions
 from tuner.methods.method import Method
 from tuner.methods.prompts import MultitaskOptions
-from tuner.plan import contradictions_export, contradictions_rlhf, new_tokens, qat
+from tuner.plan import contradictions_export, contradictions_rlhf, evaluations, new_tokens, qat
 from tuner.plan.metrics import METRICS, unknown_metric
 from tuner.recipe.schema import Recipe
 
@@ -162,6 +162,7 @@ _CHECKS: tuple[Callable[[Recipe, Method, bool], Iterator[str]], ...] = (
     qat.contradictions,
     new_tokens.contradictions,
     contradictions_export.contradictions,
+    evaluations.contradictions,
     _batches,
     _tasks,
     contradictions_rlhf.contradictions,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tuner.console import formatting
-from tuner.plan import rates
+from tuner.plan import evaluations, rates
 
 if TYPE_CHECKING:
     from tuner.machine.hardware import Machine
@@ -24,6 +24,7 @@ class Times:
     training: float
     saving: float
     export: float
+    evaluating: float = 0.0
 
     @property
     def total(self) -> float:
@@ -50,7 +51,21 @@ def times(plan: Plan, rate: Rate) -> Times:
         training=training,
         saving=rates.saves(plan) * rate.save,
         export=rate.export + sum(rate.made.get(name, 0.0) for name in _made(plan)),
+        evaluating=_evaluating(plan, rate),
     )
+
+
+def _evaluating(plan: Plan, rate: Rate) -> float:
+    """Return the time of the evaluations while training: the last one is that after training, and
+    any of the others may be the best so far, which is sealed."""
+    count = evaluated(plan)
+    sealed = rate.save if plan.evaluations and plan.evaluations.keep_best else 0.0
+    return count * (rates.scored_rows(plan) * rate.score_row + sealed)
+
+
+def evaluated(plan: Plan) -> int:
+    """Return how often held-out rows are scored while the run trains, besides its end."""
+    return len(plan.evaluations.steps) - 1 if plan.evaluations else 0
 
 
 def _made(plan: Plan) -> tuple[str, ...]:
@@ -88,10 +103,11 @@ def cost(plan: Plan, seconds: float) -> float | None:
 
 
 def facts(plan: Plan, machine: Machine) -> dict[str, Any]:
-    """Return the time and cost that a plan shows; empty where nothing was measured."""
+    """Return the evaluations, and the time and cost, where it was measured, that a plan shows."""
+    shown = evaluations.facts(plan.evaluations, rates.scored_rows(plan))
     found = rates.measured_rates(plan, machine)
     if found is None:
-        return {}
+        return shown
     seconds = times(plan, found.rate)
     which = "these settings" if found.same else "this base and method, other settings"
     time: dict[str, Any] = {
@@ -99,9 +115,11 @@ def facts(plan: Plan, machine: Machine) -> dict[str, Any]:
         "measured": f"on this machine {found.rate.date} (a {found.rate.by} with {which})",
         "seconds": seconds.as_dict(),
     }
+    if seconds.evaluating:
+        time["evaluations"] = f"{formatting.about(seconds.evaluating)} of it"
     if missing := unmeasured(plan, found.rate):
         time["not_counted"] = [f"export {name}" for name in missing]
     if (amount := cost(plan, seconds.total)) is not None:
         # An estimate: no more digits than are shown.
         time["cost"] = float(formatting.money(amount).replace(",", ""))
-    return {"time": time}
+    return {**shown, "time": time}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.data.collate import shared_prefix
 from tuner.model import layers
 from tuner.model.sizes import Sizes
-from tuner.plan import decide, split
+from tuner.plan import decide, evaluations, split
 from tuner.plan import qat as plan_qat
 from tuner.plan.memory import activations, estimate, fit
 from tuner.plan.memory import exports as export_needs
@@ -96,7 +96,10 @@ class Footprint:
         )
         cuda = self.decided.device == "cuda"
         needs.refuse(machine.gpu_memory() if cuda else machine.memory_bytes)
-        space = needs.disk(estimate.disk(self.shape, live))
+        recipe = self.base.recipe
+        # While a better one is written, the best checkpoint so far stays.
+        kept = recipe.train.checkpoints + 2 * evaluations.keeps_best(recipe.eval)
+        space = needs.disk(estimate.disk(self.shape, live, kept))
         if not machine.elsewhere:
             disk.require_space(output, space["total"] - disk.folder_bytes(output))
         peak = estimate.estimate(self.held, self.micro_batch_size, self.checkpointing)

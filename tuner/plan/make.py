@@ -17,6 +17,7 @@ from tuner.plan import (
     data,
     decide,
     devices,
+    evaluations,
     facts,
     ground,
     metrics,
@@ -77,6 +78,7 @@ def make(
     space, memory = footprint.refuse_exports(exports, machine, output)
     if isinstance(recipe.method, LoraOptions):
         values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
+    measured = metrics.metrics(recipe, loaded.task, rows.prepared, values)
     plan = Plan(
         verb=loaded.verb,
         task=loaded.task,
@@ -97,7 +99,7 @@ def make(
         setting=decided.setting,
         head=base.head,
         vocabulary_rows=base.vocabulary,
-        metrics=metrics.metrics(recipe, loaded.task, rows.prepared, values),
+        metrics=measured,
         formats=exports,
         values=values.table,
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
@@ -110,6 +112,7 @@ def make(
         parties=rows.parties,
         ptx=rows.ptx,
         devices=decided.processes,
+        evaluations=evaluations.decide(base, measured, rows.prepared, decided.stages, values),
         shape=footprint.shape,
     )
     plan = replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})

@@ -27,6 +27,7 @@ class Metric:
         function: computes it from the observations; returns None where no row has it.
         tasks: those whose held-out rows it measures.
         generates: whether it needs generated answers.
+        goal: whether it says how good a model is; others only describe it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Metric:
     function: Place
     tasks: tuple[str, ...] = ("sft",)
     generates: bool = False
+    goal: bool = True
 
 
 _PAIRS, _REWARD, _RLHF = ("reward", "dpo"), ("reward",), ("rlhf",)
@@ -51,23 +53,38 @@ METRICS: dict[str, Metric] = {
         Metric(
             "calibration_error", "lower", "tuner.evaluate.preference:calibration_error", _REWARD
         ),
-        Metric("length_bias", "lower", "tuner.evaluate.preference:length_bias", _REWARD),
+        Metric(
+            "length_bias", "lower", "tuner.evaluate.preference:length_bias", _REWARD, goal=False
+        ),
         Metric("reward", "higher", "tuner.evaluate.rollouts:mean_reward", _RLHF),
-        Metric("reward_ci95", "lower", "tuner.evaluate.rollouts:reward_ci95", _RLHF),
-        Metric("kl", "lower", "tuner.evaluate.rollouts:kl", _RLHF),
-        Metric("response_length", "lower", "tuner.evaluate.rollouts:response_length", _RLHF),
+        Metric("reward_ci95", "lower", "tuner.evaluate.rollouts:reward_ci95", _RLHF, goal=False),
+        Metric("kl", "lower", "tuner.evaluate.rollouts:kl", _RLHF, goal=False),
+        Metric(
+            "response_length", "lower", "tuner.evaluate.rollouts:response_length", _RLHF, goal=False
+        ),
         Metric("ended_share", "higher", "tuner.evaluate.rollouts:ended_share", _RLHF),
     )
 }
 
 
-def unknown_metric(name: str, known: Iterable[str], where: str = "") -> RecipeError:
+def unknown_metric(
+    name: str, known: Iterable[str], where: str = "", key: str = "eval.metrics"
+) -> RecipeError:
     """Return the error for a metric that there is not."""
+    names = list(known)
+    many = "one or more" if key == "eval.metrics" else "one"
     return RecipeError(
-        f"eval.metrics: there is no metric '{name}'{where}",
-        suggestion(name, known),
-        f"set eval.metrics to one or more of {', '.join(known)}; or leave it out",
+        f"{key}: there is no metric '{name}'{where}",
+        suggestion(name, names),
+        f"set {key} to {many} of {', '.join(names)}; or leave it out",
     )
+
+
+def of_task(recipe: Recipe, task: str) -> tuple[str, ...]:
+    """Return the metrics of a task, its objective first."""
+    if recipe.rlhf is not None and not recipe.rlhf.draws:
+        task = recipe.rlhf.algorithm
+    return tuple(row.name for row in METRICS.values() if task in row.tasks)
 
 
 def metrics(recipe: Recipe, task: str, prepared: Prepared, values: Values) -> tuple[str, ...]:
@@ -76,9 +93,9 @@ def metrics(recipe: Recipe, task: str, prepared: Prepared, values: Values) -> tu
     Raises:
         RecipeError: one of them is not for this task or these rows.
     """
+    own = of_task(recipe, task)
     if recipe.rlhf is not None and not recipe.rlhf.draws:
         task = recipe.rlhf.algorithm
-    own = tuple(row.name for row in METRICS.values() if task in row.tasks)
     if task == "sft":
         chosen = _of_sft(prepared, values)
     else:

@@ -19,6 +19,7 @@ from tuner.model.base import Base
 from tuner.model.heads import Head
 from tuner.plan import decide
 from tuner.plan.devices import Devices
+from tuner.plan.evaluations import Evaluations
 from tuner.plan.memory import estimate
 from tuner.plan.rlhf import RlhfModels
 from tuner.plan.values import PlanValue, Stage
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 # `tokens_sha256`).
 MAY_CHANGE = (
     "train.save_steps",
+    "train.checkpoints",
     "train.logging_steps",
     "eval.",
     "export.",
@@ -97,6 +99,7 @@ class Plan:
     parties: RlhfModels = field(default_factory=RlhfModels)
     ptx: Sequence[Example] = ()
     devices: Devices = field(default_factory=Devices)
+    evaluations: Evaluations | None = None
     summary: str = ""
 
     @property

@@ -123,6 +123,7 @@ def of_run(plan: Plan, record: Mapping[str, Any], lines: list[dict[str, Any]]) -
         lines: of its metrics.jsonl; the first, which includes warm-up, is left out if there are
             others.
     """
+    evaluated = [line for line in lines if "eval_seconds" in line]
     lines = [line for line in lines if line.get("tokens") and line.get("seconds")]
     later = lines[1:] or lines
     laps = record.get("durations") or {}
@@ -133,14 +134,18 @@ def of_run(plan: Plan, record: Mapping[str, Any], lines: list[dict[str, Any]]) -
     steps = len(later) if plan.draws else later[-1]["step"] - before
     rows = scored_rows(plan)
     made = of_formats(record.get("artefacts") or ())
-    steps_alone = seconds / max(1, steps) * plan.steps
+    done = lines[-1]["step"]
+    apart = seconds / max(1, steps) * done + sum(line["eval_seconds"] for line in evaluated)
+    sealed = saves(plan, done)
+    if plan.evaluations and plan.evaluations.keep_best:
+        sealed += sum(line.get("eval_best", False) for line in evaluated)
     return Rate(
         tokens_per_second=tokens / seconds,
         step=seconds / max(1, steps),
         load=laps.get("load", 0.0),
         score_row=laps.get("score_before", 0.0) / rows if rows else 0.0,
         samples=0.0 if rows else laps.get("score_before", 0.0),
-        save=max(0.0, laps.get("train", 0.0) - steps_alone) / saves(plan),
+        save=max(0.0, laps.get("train", 0.0) - apart) / sealed,
         export=max(0.0, laps.get("export", 0.0) - sum(made.values())),
         by="run",
         date=today(),
@@ -160,10 +165,15 @@ def scored_rows(plan: Plan) -> int:
     return len(plan.prepared.eval[: plan.recipe.eval.max_rows]) if plan.recipe.eval.enabled else 0
 
 
-def saves(plan: Plan) -> int:
-    """Return the number of checkpoints that a whole run seals."""
-    every = plan.recipe.train.save_steps
-    due = set(range(every, plan.steps + 1, every)) | {stage.stop for stage in plan.stages}
+def saves(plan: Plan, done: int | None = None) -> int:
+    """Return the number of checkpoints that a run seals every so many steps and at its end.
+
+    Args:
+        plan: of the run.
+        done: steps after which it ended; None: all.
+    """
+    every, last = plan.recipe.train.save_steps, done or plan.steps
+    due = set(range(every, last + 1, every)) | {min(stage.stop, last) for stage in plan.stages}
     return len(due)
 
 

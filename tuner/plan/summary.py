@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tuner.console import formatting
-from tuner.plan import rates
+from tuner.plan import costs, rates
 from tuner.schema.suggest import listed
 
 if TYPE_CHECKING:
@@ -53,7 +53,10 @@ def _noun(plan: Plan) -> str:
 
 def _results(plan: Plan) -> str:
     held = rates.scored_rows(plan)
-    scores = f"scores {formatting.counted(held, 'held-out row')} before and after; " if held else ""
+    often = formatting.counted(costs.evaluated(plan), "time")
+    during = f", {often} during" if costs.evaluated(plan) else ""
+    rows = formatting.counted(held, "held-out row")
+    scores = f"scores {rows} before{during} and after; " if held else ""
     peak, space = plan.facts["memory"]["peak"], plan.facts["disk"]["total"]
     return (
         f"{scores}takes about {formatting.size(peak)} of memory and {formatting.size(space)} of "

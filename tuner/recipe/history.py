@@ -37,6 +37,10 @@ ADDED: dict[str, Any] = {
     "train.adam_beta2": 0.999,
     "train.adam_epsilon": 1e-8,
     "run.deterministic": False,
+    "train.checkpoints": 2,
+    "eval.every": None,
+    "eval.stop": None,
+    "eval.keep": "auto",
 }
 # What `auto` of such a key was in every run, where plans now name what it comes to.
 _WAS_AUTO = {"model.attention": "sdpa"}

@@ -19,6 +19,7 @@ from tuner.methods import METHODS
 from tuner.methods.lora import LoraOptions
 from tuner.methods.options import MethodOptions
 from tuner.recipe.export import ExportSection
+from tuner.recipe.schema_eval import EvalSection
 from tuner.recipe.schema_learn import Learn
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
@@ -162,6 +163,9 @@ class TrainSection(Section):
         Field(description="quantization-aware training of the merged weights (torchao)"),
     ] = "none"
     save_steps: Annotated[Count, Field(description="steps between sealed checkpoints")] = 50
+    checkpoints: Annotated[
+        Count, Field(description="checkpoints that stay; the best one of eval.keep comes on top")
+    ] = 2
     logging_steps: Annotated[Count, Field(description="steps between metrics lines")] = 1
     adam_beta1: Annotated[Share, Field(description="AdamW: decay rate of the first moment")] = 0.9
     adam_beta2: Annotated[Share, Field(description="AdamW: decay rate of the second moment")] = (
@@ -170,22 +174,6 @@ class TrainSection(Section):
     adam_epsilon: Annotated[
         Positive, Field(description="AdamW: added to the denominator for stability")
     ] = 1e-8
-
-
-class EvalSection(Section):
-    """Scores on held-out rows, before and after training."""
-
-    enabled: Annotated[Flag, Field(description="score before and after training")] = True
-    metrics: Annotated[
-        Words, Field(description="metric names; auto: those that fit the task and the data")
-    ] = ("auto",)
-    max_rows: Annotated[
-        Count | None, Field(description="score at most this many held-out rows")
-    ] = None
-    samples: Annotated[
-        CountFromZero, Field(description="held-out prompts to answer before and after training")
-    ] = 1
-    max_new_tokens: Annotated[Count, Field(description="maximum tokens per generated answer")] = 64
 
 
 class RunSection(Section):

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 
 from tuner.errors import IntegrityError
 from tuner.record import manifest, seal
-from tuner.record.checkpoint_folder import KEPT, rotate
+from tuner.record.checkpoint_folder import KEPT, keep_only, rotate
 from tuner.record.disk import write_file
 from tuner.record.optimizer_state import decode, encode, flatten, unflatten
 
@@ -70,7 +70,7 @@ def save(
     scheduler: Scheduler | None,
     state: Mapping[str, Any],
     *,
-    keep: int = KEPT,
+    keep: int | None = KEPT,
 ) -> Path:
     """Seal `folder/step-N`, then remove older checkpoints until `keep` are left.
 
@@ -81,7 +81,7 @@ def save(
         optimizer: may train parameters from `named_parameters` only; None to save none.
         scheduler: None to save none.
         state: JSON of the caller: stage, metric windows, `identity`, ...
-        keep: how many intact checkpoints stay, this one included.
+        keep: how many intact checkpoints stay, this one included; None: this one alone.
 
     Returns:
         The sealed folder; the existing one, if this step is already sealed and intact.
@@ -105,7 +105,10 @@ def save(
         save_file(_storable(named_parameters), staging / MODEL, metadata={"format": "pt"})
         save_file(_storable(tensors), staging / OPTIMIZER)
         write_file(staging / STATE, text.encode())
-    rotate(folder, keep)
+    if keep is None:
+        keep_only(final)
+    else:
+        rotate(folder, keep)
     return final
 
 

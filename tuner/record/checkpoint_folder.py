@@ -1,4 +1,4 @@
-"""The folder of checkpoints: find the newest intact one, remove old ones."""
+"""The folders of checkpoints: find the newest intact one, remove old ones."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 # Checkpoints to keep; there is one more while the next is written.
 KEPT = 2
+# In a run folder: what every so many steps leave; and the best weights alone.
+CHECKPOINTS, BEST = "checkpoints", "best"
 STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]*)")
 
 
@@ -29,16 +31,27 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found, reverse=True)
 
 
+def keep_only(kept: Path) -> None:
+    """Remove our other checkpoints next to this one, newer ones included."""
+    for _, path in _steps(kept.parent):
+        if path != kept:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        seal.remove_sealed(path)
+    except OSError as error:
+        # The new checkpoint is sealed: one old one too many is no reason to stop.
+        log.warning("%s could not be removed: %s", path, error)
+
+
 def rotate(folder: Path, keep: int) -> None:
     """Remove our older checkpoints; one with missing or truncated files does not count as kept."""
     intact = 0
     for _, path in _steps(folder):
         if intact >= keep:
-            try:
-                seal.remove_sealed(path)
-            except OSError as error:
-                # The new checkpoint is sealed: one old one too many is no reason to stop.
-                log.warning("%s could not be removed: %s", path, error)
+            _remove(path)
         elif _is_whole(path):
             intact += 1
 
@@ -52,14 +65,15 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """Find the newest intact checkpoint, with every byte checked.
+def newest(*folders: Path) -> tuple[Path | None, list[str]]:
+    """Find the newest intact checkpoint in some folders, with every byte checked.
 
     Returns:
         Its folder or None, and a message for each newer one that had to be skipped.
     """
     skipped = []
-    for _, path in _steps(folder):
+    found = sorted((each for folder in folders for each in _steps(folder)), reverse=True)
+    for _, path in found:
         try:
             manifest.verify(path)
         except IntegrityError as error:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuner.console import formatting, page
-from tuner.record import proof_limits
+from tuner.record import proof_limits, selection
 from tuner.record.disk import write_file
 from tuner.record.run_json import read_metrics
 
@@ -21,14 +21,15 @@ def write_report(folder: RunFolder) -> None:
     """Write the page from the record and the metrics of a finished run."""
     record = folder.record
     scores = record["scores"]
-    columns = [when for when in ("before", "after", "unquantized") if when in scores]
+    columns = [when for when in ("before", "after", "last", "unquantized") if when in scores]
     text = page.render(
         "run.html",
         name=folder.path.name,
         record=record,
         took=_took(record),
-        curves=_curves(read_metrics(folder.path)),
+        curves=_curves(read_metrics(folder.path), record.get("evaluation") or {}),
         columns=columns,
+        chosen=selection.said(record.get("evaluation") or {}),
         scores=[
             (key, *(formatting.value(scores[when].get(key)) for when in columns))
             for key in scores["after"]
@@ -52,9 +53,13 @@ def _took(record: Mapping[str, Any]) -> str:
     return f"{formatting.duration(seconds)}{price}"
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Loss by step and, for a policy, reward and KL."""
+def _curves(
+    metrics: Sequence[Mapping[str, Any]], evaluation: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Loss by step; for a policy, reward and KL; and the metric that evaluations go by."""
     titles = {"loss": "Loss", "reward": "Reward", "kl": "KL to the reference policy"}
+    if name := evaluation.get("metric"):
+        titles[f"eval_{name}"] = f"{name} of the held-out rows"
     by_key = {key: [(row["step"], row[key]) for row in metrics if key in row] for key in titles}
     return [
         (titles[key], _curve(points, titles[key]))

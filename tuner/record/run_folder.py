@@ -18,8 +18,9 @@ from typing import Any, Literal
 
 from tuner import __version__
 from tuner.console.formatting import plain
-from tuner.errors import Interrupted, ResourceError, TunerError
+from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
 from tuner.record import runs
+from tuner.record.checkpoint_folder import BEST, CHECKPOINTS
 from tuner.record.disk import make_folder, resource_error, write_all, write_json
 from tuner.record.lock import FolderLock
 from tuner.record.output import refuse_foreign, resolve_output
@@ -129,7 +130,7 @@ class RunFolder:
             head = {**previous, **head, **kept}
         run = cls(path, lock, {**head, **initial}, previous is not None)
         run.admitted = admitted
-        for folder in (path, path / "checkpoints"):
+        for folder in (path, path / CHECKPOINTS, path / BEST):
             clean_staging(folder, exclusive=True)
         run.write_record(run.record)
         return run
@@ -137,7 +138,12 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         """The folder of the run's checkpoints."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
+
+    @property
+    def best(self) -> Path:
+        """The folder of the best checkpoint, which is not rotated."""
+        return self.path / BEST
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Replace `run.json`, atomically and durably."""

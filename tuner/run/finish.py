@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from tuner import evaluate
 from tuner.console import formatting
 from tuner.data.named import named
 from tuner.export import run_end
@@ -14,7 +13,7 @@ from tuner.methods import qat_layers
 from tuner.plan import costs, rates
 from tuner.recipe import dump, history_rows
 from tuner.recipe.source import LOCK
-from tuner.record import proof_limits, provenance, report
+from tuner.record import proof_limits, provenance, report, selection
 from tuner.record.disk import write_file, write_json
 from tuner.record.run_folder import RunFolder
 from tuner.record.run_json import read_metrics
@@ -52,11 +51,15 @@ def finish(
     samples: list[dict[str, Any]],
 ) -> None:
     """Show the results, write and prove the artefacts, close the record."""
-    console.scores(scores["before"], scores["after"], scores.get("unquantized"))
+    others = {when: scores.get(when) for when in ("last", "unquantized")}
+    console.scores(scores["before"], scores["after"], **others)
     for item in samples:
         console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
 
-    trained.scores = scores
+    evaluation = folder.record.get("evaluation") or {}
+    if chosen := selection.said(evaluation):
+        console.text(formatting.paragraph("chosen", [chosen]))
+    trained.measured = {"scores": scores, "evaluation": evaluation}
     # Cards of artefacts made from sealed ones take them from the record.
     folder.update(scores=scores)
     artefacts = write_artefacts(plan, trained, folder.record["base_fingerprint"], console)
@@ -127,16 +130,3 @@ def remember(plan: Plan, folder: RunFolder) -> None:
     rate = rates.of_run(plan, folder.record, read_metrics(folder.path))
     if rate is not None:
         rates.keep(plan, hardware.detect(), rate)
-
-
-def score(
-    plan: Plan, trained: tasks_trained.Trained, console: Console, when: str
-) -> dict[str, float]:
-    rows = evaluate.rows(plan)
-    if not plan.recipe.eval.enabled or not rows:
-        return {}
-    console.phase(f"scoring {len(rows)} held-out rows {when}")
-    scores = evaluate.score(plan, trained.model, console.tick, trained.judge)
-    # Blocks freed by scoring have other sizes than training needs.
-    heap.give_back()
-    return scores

@@ -32,6 +32,7 @@ from tuner.run import build, finish, out_of_memory, spine
 from tuner.run.rehearsal_plan import short_of
 from tuner.tasks import precision
 from tuner.tasks import trained as tasks_trained
+from tuner.tasks.watch import HeldOut
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
@@ -202,7 +203,7 @@ class _Timed:
 
     def __init__(self, console: Console) -> None:
         self.ends: list[float] = []
-        self.note, self.warn = console.note, console.warn
+        self.note, self.warn, self.evaluation = console.note, console.warn, console.evaluation
         self._console = console
 
     def progress(self, step: int, total: int, metrics: Mapping[str, Any]) -> None:
@@ -225,7 +226,7 @@ def _train(
     else:
         folder = RunFolder.follow(plan.output, {}, False)
     with folder:
-        spine.train(plan, trained, folder, stop, reporter, lambda number: None, resumed)
+        spine.train(plan, trained, folder, stop, reporter, HeldOut(), resumed)
     return reporter.ends
 
 

@@ -35,6 +35,7 @@ def short_of(plan: Plan, output: Path) -> Plan:
         plan,
         output=output,
         stages=tuple(stages),
+        evaluations=None,
         loaded=replace(plan.loaded, recipe=recipe),
         prepared=replace(plan.prepared, train=longest_first(plan)),
     )

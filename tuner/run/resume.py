@@ -105,7 +105,9 @@ def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint |
     Raises:
         IntegrityError: it was written under another recipe or data; or all are damaged.
     """
-    path, skipped = checkpoint_folder.newest(folder / "checkpoints")
+    path, skipped = checkpoint_folder.newest(
+        folder / checkpoint_folder.CHECKPOINTS, folder / checkpoint_folder.BEST
+    )
     if path is None:
         if skipped:
             raise IntegrityError(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,19 +21,22 @@ from tuner.record import log as run_log
 from tuner.record.run_folder import RunFolder
 from tuner.run import build, content, out_of_memory
 from tuner.run import finish as run_finish
+from tuner.run import held_out as held
 from tuner.run import resume as training
 from tuner.run.build import set_stage
-from tuner.run.finish import finish, remember, score
+from tuner.run.finish import finish, remember
 from tuner.tasks import TASKS, precision
 from tuner.tasks import leg as tasks_leg
 from tuner.tasks.leg import Leg, Reporter
 from tuner.tasks.loss_scale import Overflow
-from tuner.tasks.trained import Trained, trainable
+from tuner.tasks.trained import Trained
+from tuner.tasks.watch import HeldOut
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
     from tuner.plan.plan import Plan
     from tuner.record.checkpoint import Checkpoint
+    from tuner.tasks.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -132,13 +134,13 @@ def _run(
     stop.check()
     clock.lap("load")
 
-    scores, first_answers = _before(plan, trained, folder, console, fingerprint, clock)
+    scores, first_answers = held.before(plan, trained, folder, console, fingerprint, clock)
     stop.check()
     clock.lap("score_before")
 
     def between(number: int) -> None:
         if f"stage_{number}" not in scores:
-            scores[f"stage_{number}"] = score(plan, trained, console, f"after stage {number}")
+            scores[f"stage_{number}"] = held.score(plan, trained, console, f"after stage {number}")
             folder.update(scores=scores)
 
     console.phase(f"training {plan.steps} steps")
@@ -146,15 +148,16 @@ def _run(
         run_finish.write_inputs(plan, folder)
     if resumed:
         console.note(f"resuming after step {resumed.step}")
-    train(plan, trained, folder, stop, console, between, resumed)
+    held_out = held.while_training(plan, trained, console, between)
+    watch = train(plan, trained, folder, stop, console, held_out, resumed)
     heap.give_back()
     clock.lap("train")
 
-    scores["after"] = score(plan, trained, console, "after training")
+    scores |= held.after(plan, trained, watch, console)
     last_answers = evaluate.samples(plan, trained.model)
     if plan.qat:
         with qat_layers.plain(trained.model):
-            scores["unquantized"] = score(plan, trained, console, "without quantization")
+            scores["unquantized"] = held.score(plan, trained, console, "without quantization")
     clock.lap("score_after")
     main = ranks.place().main
     whole = build.gather(plan, trained)
@@ -165,37 +168,10 @@ def _run(
         {**first, "after": last["answer"]}
         for first, last in zip(first_answers, last_answers, strict=True)
     ]
+    folder.update(**watch.record(plan.steps))
     finish(whole, folder, console, trained, clock, scores, samples)
     remember(plan, folder)
     return folder.record
-
-
-def _before(
-    plan: Plan,
-    trained: Trained,
-    folder: RunFolder,
-    console: Console,
-    fingerprint: str,
-    clock: provenance.Clock,
-) -> tuple[dict[str, Any], list[dict[str, str]]]:
-    """Return scores and answers before training, measured unless the record has them."""
-    scores: dict[str, Any] = dict(folder.record.get("scores") or {})
-    answers, scored = folder.record.get("samples"), _scoring(plan)
-    # Earlier versions recorded no digest of the rows.
-    known = {evaluate.ROWS: scored[evaluate.ROWS]} | (folder.record.get("scored") or {})
-    if answers is None or known != scored:
-        scores.clear()  # Those of earlier stages are of other rows, too.
-        scores["before"] = score(plan, trained, console, "before training")
-        answers = evaluate.samples(plan, trained.model)
-        folder.update(
-            scores=scores,
-            samples=answers,
-            scored=scored,
-            base_fingerprint=fingerprint,
-            durations=clock.laps,
-            **run_finish.gpu_memory(plan, clock),
-        )
-    return scores, answers
 
 
 def _check_base(folder: RunFolder, fingerprint: str) -> None:
@@ -209,22 +185,16 @@ def _check_base(folder: RunFolder, fingerprint: str) -> None:
     training.refuse_other_base(folder.record, fingerprint)
 
 
-def _scoring(plan: Plan) -> dict[str, Any]:
-    """Return what the scores depend on besides the model; they are compared only if it is equal."""
-    values = {key: item.value for key, item in plan.values.items() if key.startswith("eval.")}
-    return {**json.loads(json.dumps(values)), evaluate.ROWS: evaluate.rows_sha256(plan)}
-
-
 def train(
     plan: Plan,
     trained: Trained,
     folder: RunFolder,
     stop: StopRequest,
     reporter: Reporter,
-    between: Callable[[int], None],
+    held_out: HeldOut,
     resumed: Checkpoint | None,
-) -> None:
-    """Run the remaining stages.
+) -> Watch:
+    """Run the remaining stages; return what evaluations have shown meanwhile.
 
     Args:
         plan: the plan.
@@ -232,7 +202,7 @@ def train(
         folder: takes metrics and checkpoints.
         stop: the run's signal handling; a signal during a step takes effect after it.
         reporter: shows what happens.
-        between: called with the number, from 1, of each finished stage except the last.
+        held_out: scores the model between stages, and while they run.
         resumed: the checkpoint to continue from.
 
     Raises:
@@ -241,28 +211,30 @@ def train(
         ResourceError: the disk is full, or memory is too small for one row per forward pass.
     """
     plan = out_of_memory.as_found(plan, folder.record)
+    watch = held.watch(plan, held_out, folder, resumed, reporter)
     done, last = resumed.step if resumed else 0, len(plan.stages) - 1
     for number, stage in enumerate(plan.stages):
         set_stage(plan, trained.model, stage)
         saved = resumed if resumed is not None and resumed.state["stage"] == number else None
-        if done >= stage.stop:
+        if done >= stage.stop or watch.stopped:
             if saved is not None:
-                checkpoint.restore_tensors(saved, dict(trainable(trained.model)))
-                plan.method.hooks.restore(trained.model, saved.state["method"])
+                held.put(plan, trained.model, saved)
                 if number < last:
-                    between(number + 1)
+                    held_out.between(number + 1)
             continue
         leg = tasks_leg.begin(plan, trained, stage, folder, stop, reporter, saved)
         with stop.deferred():
-            plan = _carry_out(leg)
+            plan = _carry_out(replace(leg, watch=watch))
         stop.check()
         trained.model.eval()
         if number < last:
-            between(number + 1)
+            held_out.between(number + 1)
+    held.end_with_best(plan, trained.model, watch, folder, reporter)
     trained.model.zero_grad(set_to_none=True)
     trained.unmoved = build.unmoved(plan, trained)
     with torch.no_grad():
         plan.method.hooks.finish(trained.model)
+    return watch
 
 
 def _carry_out(leg: Leg) -> Plan:

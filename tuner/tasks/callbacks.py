@@ -168,7 +168,7 @@ class LossCallback(StepCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Record the step, seal a checkpoint if one is due, and end if asked to."""
+        """Record the step; score and seal if that is due; end if asked to."""
         leg, window, rows = self.leg, self.leg.window, self.rows
         window["steps"] += 1
         window["loss"] += self.total
@@ -188,7 +188,7 @@ class LossCallback(StepCallback):
         speed = round(metrics["tokens"] / metrics["seconds"])
         if step_end.log(leg, metrics, {**shown, "tokens_per_second": speed}):
             window.update(EMPTY)
-        control.should_training_stop |= step_end.seal_if_due(leg)
+        control.should_training_stop |= step_end.close(leg)
 
 
 class TrlCallback(StepCallback):
@@ -217,7 +217,7 @@ class TrlCallback(StepCallback):
         logs: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Record the step, seal a checkpoint if one is due, and end if asked to."""
+        """Record the step; score and seal if that is due; end if asked to."""
         if logs is None or "loss" not in logs:
             return
         loss = float(logs["loss"])
@@ -229,4 +229,4 @@ class TrlCallback(StepCallback):
             "seconds": time.perf_counter() - self.leg.step.started,
         }
         step_end.log(self.leg, metrics, {name: metrics[name] for name in self.shown})
-        control.should_training_stop |= step_end.seal_if_due(self.leg)
+        control.should_training_stop |= step_end.close(self.leg)

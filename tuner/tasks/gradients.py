@@ -61,5 +61,5 @@ def refuse_not_finite(leg: Leg, rows: Iterable[Any], name: str, value: float) ->
 
 def last_good(folder: RunFolder) -> str:
     """Return which checkpoint an error leaves behind, in words."""
-    newest, _ = checkpoint_folder.newest(folder.checkpoints)
+    newest, _ = checkpoint_folder.newest(folder.checkpoints, folder.best)
     return f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"

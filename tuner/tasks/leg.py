@@ -15,6 +15,7 @@ from tuner.record import checkpoint
 from tuner.tasks.loss_scale import LossScale
 from tuner.tasks.optimizer import optimizer_and_schedule
 from tuner.tasks.trained import trainable
+from tuner.tasks.watch import Watch
 
 if TYPE_CHECKING:
     from tuner.machine.signals import StopRequest
@@ -39,6 +40,9 @@ class Reporter(Protocol):
 
     def warn(self, text: str) -> None:
         """Show something that may be wrong."""
+
+    def evaluation(self, step: int, scores: Mapping[str, float], text: str) -> None:
+        """Show the scores of held-out rows after a step."""
 
 
 @dataclass
@@ -80,6 +84,7 @@ class Leg:
         task_state: returns what the next step depends on besides weights and optimizer, as JSON;
             set by the task.
         loss_scale: of float16.
+        watch: the evaluations while training.
     """
 
     plan: Plan
@@ -96,6 +101,7 @@ class Leg:
     window: dict[str, float]
     task_state: Callable[[], dict[str, Any]] = dict
     loss_scale: LossScale = field(default_factory=LossScale)
+    watch: Watch = field(default_factory=lambda: Watch(None))
 
     @property
     def steps(self) -> int:

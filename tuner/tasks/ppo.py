@@ -75,7 +75,7 @@ class Ppo:
             metrics = self.updates.learn(rollout, number)
             leg.schedule.step()
             self.record(rollout, metrics)
-            if step_end.seal_if_due(leg):
+            if step_end.close(leg):
                 return
 
     def collect(self, number: int) -> Rollout:

@@ -1,14 +1,18 @@
-"""What a step leaves: a line of metrics, sampled answers, a checkpoint."""
+"""What a step leaves: a line of metrics, sampled answers, held-out scores, a checkpoint."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuner.machine import ranks
 from tuner.record import checkpoint
+from tuner.tasks.watch import undisturbed
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tuner.rewards.response import Response, Scores
     from tuner.tasks.leg import Leg
 
@@ -50,21 +54,39 @@ def samples(leg: Leg, answers: Sequence[Response], scores: Scores) -> None:
     leg.reporter.note(f"step {step}, reward {scores.total[0]:.2f}: {first}")
 
 
-def seal_if_due(leg: Leg) -> bool:
-    """Seal a checkpoint if one is due after the current step; return whether to end here.
+def close(leg: Leg) -> bool:
+    """Score held-out rows and seal a checkpoint where that is due after the current step; return
+    whether to end here.
 
     A signal to one process ends all of them after the same step.
 
     Raises:
-        TrainingError: the processes no longer train the same tensors.
+        TrainingError: the processes no longer train the same tensors, or a score is not finite.
     """
     step = leg.step.number + 1
-    last = step == leg.stage.stop
+    if leg.watch.due(step):
+        _evaluate(leg, step)
+    last = step == leg.stage.stop or leg.watch.stopped
     if _stops(leg) or last or step % leg.plan.recipe.train.save_steps == 0:
-        _seal(leg, step)
+        _seal(leg, step, leg.folder.checkpoints, leg.plan.recipe.train.checkpoints)
         # A signal that came meanwhile need not wait for another step.
         leg.step.signal = None
-    return _stops(leg)
+    return _stops(leg) or leg.watch.stopped
+
+
+def _evaluate(leg: Leg, step: int) -> None:
+    """Score the model on held-out rows, and seal it apart where it is the best one so far."""
+    watch, began = leg.watch, time.perf_counter()
+    with undisturbed(leg.trained.model):
+        # The scores of rank 0 decide for all.
+        scores = ranks.share(watch.score(leg.plan))
+    better = watch.see(step, scores)
+    line = {f"eval_{name}": value for name, value in scores.items()}
+    seconds = time.perf_counter() - began
+    leg.folder.append_metrics({"step": step, **line, "eval_seconds": seconds, "eval_best": better})
+    leg.reporter.evaluation(step, scores, watch.said())
+    if better and watch.keeps_best:
+        _seal(leg, step, leg.folder.best, None)
 
 
 def _stops(leg: Leg) -> bool:
@@ -76,18 +98,18 @@ def _stops(leg: Leg) -> bool:
     return bool(leg.step.signal)
 
 
-def _seal(leg: Leg, step: int) -> None:
-    """Write checkpoint `step`; the metrics up to it are on the disk before."""
+def _seal(leg: Leg, step: int, folder: Path, keep: int | None) -> None:
+    """Write checkpoint `step` into a folder; the metrics up to it are on the disk before."""
     ranks.check_replicas(leg.parameters, f"after step {step}")
     # A process that ends before the checkpoint is sealed would count as failed.
-    ranks.by_first(lambda: _save(leg, step))
+    ranks.by_first(lambda: _save(leg, step, folder, keep))
 
 
-def _save(leg: Leg, step: int) -> None:
+def _save(leg: Leg, step: int, folder: Path, keep: int | None) -> None:
     plan = leg.plan
     leg.folder.sync_metrics()
     checkpoint.save(
-        leg.folder.checkpoints,
+        folder,
         step,
         dict(leg.parameters),
         leg.optimizer,
@@ -100,5 +122,7 @@ def _save(leg: Leg, step: int) -> None:
             "identity": plan.identity(),
             "processes": plan.devices.world,
             **({"loss_scale": leg.loss_scale.state} if leg.loss_scale.state else {}),
+            **({"evaluation": leg.watch.state} if leg.watch.asked else {}),
         },
+        keep=keep,
     )

@@ -18,7 +18,8 @@ class Trained:
         start: sha256 of every tensor that any stage trains, before the first step.
         start_state: the adapter's tensors before the first step, if the export needs them.
         judge: scores answers, if a policy learns from rewards.
-        scores: of the held-out rows, before and after; shown in the card of an artefact.
+        measured: `scores` of the held-out rows, before and after, and `evaluation`, as in the
+            record; shown in the card of an artefact.
         unmoved: names of trainable tensors that still have their initial values.
     """
 
@@ -27,7 +28,7 @@ class Trained:
     start_state: dict[str, torch.Tensor] = field(default_factory=dict)
     unmoved: list[str] = field(default_factory=list)
     judge: Any = None
-    scores: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
 
 def trainable(model: Any) -> list[tuple[str, torch.nn.Parameter]]:

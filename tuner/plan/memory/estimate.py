@@ -247,21 +247,21 @@ def estimate(shape: Workload, micro_batch_size: int, checkpointing: bool) -> Est
     )
 
 
-def disk(shape: Workload, formats: Sequence[str]) -> dict[str, int]:
+def disk(shape: Workload, formats: Sequence[str], kept: int = KEPT) -> dict[str, int]:
     """Return the bytes that a run writes at most, by purpose.
 
     Args:
         shape: model and data.
         formats: the artefacts that will be exported.
+        kept: checkpoints; there is one more while the next is written.
     """
-    # Each trained tensor is saved with AdamW's two moments; all three are float32.
-    checkpoints = (KEPT + 1) * (12 * shape.trainable + (1 << 20))
-    adapter, merged = 4.0 * shape.trainable, shape.saved_width * shape.parameters
-    sizes = {"adapter": adapter, "virtual_tokens": adapter, "merged": merged}
+    # Trained tensors are saved with AdamW's two moments; all three are float32.
+    checkpoints = (kept + 1) * (12 * shape.trainable + (1 << 20))
+    sizes = dict.fromkeys(("adapter", "virtual_tokens"), 4.0 * shape.trainable)
+    sizes["merged"] = shape.saved_width * shape.parameters
     # Their logits are on the disk while they are compared.
     proof = len(formats) * _probe_tokens(shape) * shape.vocabulary * 4
-    # Tokenizer, configs, records.
-    artefacts = int(sum(sizes[name] for name in formats)) + (32 << 20)
+    artefacts = int(sum(sizes[name] for name in formats)) + (32 << 20)  # and configs, records
     parts = {"checkpoints": checkpoints, "artefacts": artefacts, "proof": proof}
     return {**parts, "total": sum(parts.values())}
 

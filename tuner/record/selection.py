@@ -1,0 +1,34 @@
+"""Which weights a run ended with, in words, from its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tuner.console import formatting
+
+
+def said(evaluation: Mapping[str, Any]) -> str:
+    """Return which weights were kept and what chose them; empty if nothing was chosen.
+
+    Args:
+        evaluation: of the record of a run; empty where rows were not scored while it trained.
+    """
+    if not evaluation.get("selected_on_held_out_rows"):
+        return ""
+    name, last = evaluation["metric"], evaluation["last"]
+    kept, end = evaluation["kept_step"], last["step"]
+    parts = []
+    if evaluation["stopped_early"]:
+        parts.append(f"training stopped early, after step {end} of {evaluation['planned_steps']}")
+    if evaluation["keep"] == "best":
+        text = f"the weights after step {kept} are kept, the best by {name}"
+        if kept < end:
+            value = formatting.value(last["scores"].get(name))
+            text += f" (after the last step, {end}, it was {value})"
+        parts.append(text)
+    text = "; ".join(parts or ["training could have stopped early"])
+    return (
+        f"{text[0].upper()}{text[1:]}. The held-out rows have chosen this: on other rows the "
+        "scores after training may be worse"
+    )
