@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from tuner import __version__
 from tuner.console.formatting import plain
-from tuner.errors import Interrupted, RecipeError, ResourceError, TunerError
+from tuner.errors import Interrupted, ResourceError, TunerError
 from tuner.record import runs
 from tuner.record.checkpoint_folder import BEST, CHECKPOINTS
 from tuner.record.disk import make_folder, resource_error, write_all, write_json
