@@ -33,6 +33,7 @@ _BOOKKEEPING = frozenset(
         *("genre", "field", "area", "difficulty", "level", "grade", "quality", "tag", "tags"),
         *("keyword", "keywords", "task", "task name", "task type", "question type", "slice"),
         *("question concept", "name", "case id", "docket no.", "metadata", "meta", "info"),
+        *("annotator labels", "semeval set"),
         *("编号", "序号", "来源", "日期", "时间", "类型", "类别", "链接", "网址", "作者", "难度"),
     )
 )
@@ -97,7 +98,7 @@ def of_task(evidence: Evidence, name: str) -> bool:
         return False
     if plain(name) in _PARTS:
         return bool(values) or not any(evidence.values(each) for each in evidence.columns)
-    if not values:
+    if not values or plain(name).endswith("parse"):
         return False
     if _keeps_books(name):
         return not all(_short(value) for value in values)

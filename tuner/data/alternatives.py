@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from tuner.data import accounting
+from tuner.data import accounting, joined
 from tuner.data.column_names import called, suits
+from tuner.data.evidence import FEW, Evidence
 from tuner.data.evidence import MOST as MOST_ROWS
-from tuner.data.evidence import Evidence
 from tuner.data.template import Template, all_templates, variables
 from tuner.data.template_match import NONE, Fit
 from tuner.data.ways import Alternative
@@ -18,6 +18,10 @@ from tuner.schema.suggest import plain
 _GENERAL = ("classification", "prompt_completion", "instruction", "qa_with_context", "qa_zh")
 # What they are called inside lists of mappings.
 _SHORT = {"question": "q", "prompt": "q", "answer": "a", "completion": "a"}
+# What heads a text is no text of its own next to it.
+_HEADS = frozenset(("title", "headline", "subject", "heading", "标题"))
+# Columns that say why, or say the label again: a model that reads them need not read the text.
+_TELLING = ("label", "rationale", "reason", "explanation", "output", "response", "answer", "target")
 
 
 def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternative]:
@@ -100,7 +104,7 @@ def _task(evidence: Evidence) -> list[str]:
 def _free(template: Template, evidence: Evidence, task: list[str]) -> list[str]:
     """The columns that a template may be given; next to a lone text, what repeats are its classes,
     whatever it is called."""
-    if template.label is None or len(task) > 1:
+    if template.label is None or sum(plain(name) not in _HEADS for name in task) > 1:
         return task
     classes = [n for n in evidence.columns if evidence.values(n) and evidence.repeats(n)]
     return [name for name in evidence.columns if name in task or name in classes]
@@ -138,14 +142,48 @@ def _way(
     if template.choice and not used:
         used = _by_position(template, evidence)
     if template.name in _GENERAL:
-        _guess(template, whole, (evidence.columns, _free(template, evidence, task)), used)
+        labels = template.label is not None
+        free = _free(template, evidence, task)
+        free = sorted(free, key=lambda name: _late(evidence, name, labels))
+        _guess(template, whole, (evidence.columns, free), used)
     if not template.complete(used):
         return None
-    taken = {_root(file, evidence.columns) for file in used.values()}
+    if template.name == "classification" and "text" not in keep:
+        _join(evidence, task, used)
+    roots = [file for each in used.values() for file in joined.parts(each) or [each]]
+    taken = {_root(file, evidence.columns) for file in roots}
     own = {name: used[name] for name in template.columns.names if name in used}
     columns = {name: file for name, file in own.items() if name != file}
     columns |= {name: NONE for name in task if name not in taken and name not in columns}
     return Alternative(template, columns, len(taken.intersection(evidence.columns)))
+
+
+def _late(evidence: Evidence, name: str, labels: bool) -> tuple[bool, bool, int]:
+    """What puts columns that may be labels behind texts; where a template has labels, of several
+    first what is true or false, then the last one."""
+    late = evidence.repeats(name) and len(evidence.values(name)) >= FEW
+    if not (late and labels):
+        return (late, False, 0)
+    return (True, not evidence.holds(name, ("boolean",)), -evidence.columns.index(name))
+
+
+def _join(evidence: Evidence, task: Sequence[str], used: dict[str, str]) -> None:
+    """Give what is left of the task to the text that is classified: short parts first, since a row
+    that is too long loses its end. No list, nor what gives the label away."""
+    text, label = used["text"], used["label"]
+    more = [
+        name
+        for name in task
+        if name not in used.values()
+        and accounting.of_task(evidence, name)
+        and len(evidence.texts(name)) == len(evidence.values(name))
+        and not evidence.holds(name, ("json",))
+        and not any(word in plain(name) for word in _TELLING)
+        and not evidence.decides(name, label)
+    ]
+    if more and text in evidence.columns:
+        names = [name for name in evidence.columns if name in (text, *more)]
+        used["text"] = joined.together(sorted(names, key=lambda n: not evidence.brief(n)))
 
 
 def _by_position(template: Template, evidence: Evidence) -> dict[str, str]:

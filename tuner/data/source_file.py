@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.console.formatting import counted
-from tuner.data import read
+from tuner.data import joined, read
 from tuner.data.addressing import Paths
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.lines import UTF8
@@ -138,5 +138,6 @@ def _column_names(data: DataSection, folder: Path) -> frozenset[str]:
         names += columns.names
         names += [name for alias in columns.aliases for name in alias.values()]
         names += [name for others in columns.other_names.values() for name in others]
-    names += [part for name in _asked(data) for part in (name, name.partition(".")[0])]
+    asked = [each for name in _asked(data) for each in (name, *joined.parts(name))]
+    names += [part for name in asked for part in (name, name.partition(".")[0])]
     return frozenset(map(plain, names))

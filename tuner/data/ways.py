@@ -15,7 +15,7 @@ from tuner.schema import strict_yaml
 
 MOST = 3
 # No column is called like a sentence.
-_NO_NAME, _ENDS = 40, (".", "?", ":", "。", "？")
+_NO_NAME, _ENDS, _WORDS = 40, (".", "?", ":", "。", "？"), 3
 _PLAIN = re.compile(r"[^\W\d][\w./*+-]*(?: [\w./*+-]+)*")
 # Keys that only one of the sources can have.
 OF_SOURCES = frozenset(("encoding", "separator", "header", "quotes"))
@@ -97,10 +97,16 @@ def without_header(path: Path, columns: Sequence[str], given: Mapping[str, str])
     """Return lines for an error about a table whose first row reads like a row, not like names;
     none for other files, and where the recipe says whether there is a header."""
     table = path.suffix.lower() in (".csv", ".tsv") and "header" not in given
-    if not table or not any(len(n) >= _NO_NAME or n.endswith(_ENDS) for n in columns):
+    if not table or not any(map(_is_sentence, columns)):
         return []
     line = recipe_line({**given, "header": "false"}, {})
     return ["if the first row is no header:", f"    {line}"]
+
+
+def _is_sentence(name: str) -> bool:
+    """Whether no column is called so; "Is it enforceable?" may well be the name of one."""
+    asks = name.endswith(("?", "？")) and len(name.split()) <= _WORDS and len(name) < _NO_NAME
+    return not asks and (len(name) >= _NO_NAME or name.endswith(_ENDS))
 
 
 def shown(ways: Sequence[Alternative], given: Mapping[str, str]) -> list[str]:
