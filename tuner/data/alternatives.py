@@ -9,6 +9,7 @@ from tuner.data import accounting, joined
 from tuner.data.column_names import called, suits
 from tuner.data.evidence import FEW, Evidence
 from tuner.data.evidence import MOST as MOST_ROWS
+from tuner.data.nameless import by_position
 from tuner.data.template import Template, all_templates, variables
 from tuner.data.template_match import NONE, Fit
 from tuner.data.ways import Alternative
@@ -139,8 +140,7 @@ def _way(
         if column is not None:
             used[name] = column
     task = _task(evidence)
-    if template.choice and not used:
-        used = _by_position(template, evidence)
+    used = used or by_position(template, evidence)
     if template.name in _GENERAL:
         labels = template.label is not None
         free = _free(template, evidence, task)
@@ -158,18 +158,20 @@ def _way(
     return Alternative(template, columns, len(taken.intersection(evidence.columns)))
 
 
-def _late(evidence: Evidence, name: str, labels: bool) -> tuple[bool, bool, int]:
+def _late(evidence: Evidence, name: str, labels: bool) -> tuple[int, bool, int]:
     """What puts columns that may be labels behind texts; where a template has labels, of several
-    first what is true or false, then the last one."""
-    late = evidence.repeats(name) and len(evidence.values(name)) >= FEW
-    if not (late and labels):
-        return (late, False, 0)
-    return (True, not evidence.holds(name, ("boolean",)), -evidence.columns.index(name))
+    first what is true or false, then the last one, and last what never changes."""
+    values = evidence.values(name)
+    if not (evidence.repeats(name) and len(values) >= FEW):
+        return (0, False, 0)
+    constant = len(set(map(str, values))) == 1
+    place = -evidence.columns.index(name)
+    return (1 + constant, not evidence.holds(name, ("boolean",)), place) if labels else (1, False, 0)
 
 
 def _join(evidence: Evidence, task: Sequence[str], used: dict[str, str]) -> None:
     """Give what is left of the task to the text that is classified: short parts first, since a row
-    that is too long loses its end. No list, nor what gives the label away."""
+    that is too long loses its end. No list, nothing that never changes, nor what gives the label away."""
     text, label = used["text"], used["label"]
     more = [
         name
@@ -179,24 +181,12 @@ def _join(evidence: Evidence, task: Sequence[str], used: dict[str, str]) -> None
         and len(evidence.texts(name)) == len(evidence.values(name))
         and not evidence.holds(name, ("json",))
         and not any(word in plain(name) for word in _TELLING)
+        and len(set(evidence.texts(name))) > 1
         and not evidence.decides(name, label)
     ]
     if more and text in evidence.columns:
         names = [name for name in evidence.columns if name in (text, *more)]
         used["text"] = joined.together(sorted(names, key=lambda n: not evidence.brief(n)))
-
-
-def _by_position(template: Template, evidence: Evidence) -> dict[str, str]:
-    """The columns 1, 2 ... of a table without a header, if they look like a question, options and
-    the right one's letter."""
-    columns, choice = evidence.columns, template.choice
-    if choice is None or columns != [str(n) for n in range(1, len(columns) + 1)]:
-        return {}
-    asked, *options, right = columns if len(columns) > 3 else ["", "", ""]
-    if len(options) > len(choice.each) or not right or not evidence.holds(right, ("letter",)):
-        return {}
-    question = next(name for name in template.columns.required if name != choice.answer)
-    return {question: asked, choice.answer: right, **dict(zip(choice.each, options, strict=False))}
 
 
 def _guess(
@@ -212,20 +202,22 @@ def _guess(
     free = [n for n in task if n not in {_root(file, every) for file in used.values()}]
     odd = [name for name in free if not accounting.known(name)]
     sure = len(missing) == len(free) == 1 and whole.holds(free[0], ("text",))
-    many = len(missing) > 1 and len(free) > len(missing)
+    classes = [name for name in free if template.label and _late(whole, name, True)[0] == 1]
+    many = len(missing) > 1 and len(free) > len(missing) and len(classes) != 1
     if missing and not sure and (len(odd) < len(missing) or many):
         # Nobody could say which is which.
         return
     free = [*odd, *(name for name in free if name not in odd)] if missing else free
-    for column in free:
-        for path in (column, *(each for each in whole.columns if _root(each, every) == column)):
-            # What is inside a list is only taken where something must be.
-            names = open_ones if path == column else [n for n in open_ones if n in missing]
-            name = next((n for n in names if suits(template, n, path, whole)), None)
-            if name is not None and _filled(template, name, path, whole):
-                open_ones.remove(name)
-                used[name] = path
-                break
+    # What is inside a list is only taken where something must be, and no column is left for it.
+    inside = [(c, path) for c in free for path in whole.columns if _root(path, every) == c != path]
+    given = set()
+    for column, path in [*((column, column) for column in free), *inside]:
+        names = open_ones if path == column else [n for n in open_ones if n in missing]
+        name = next((n for n in names if suits(template, n, path, whole)), None)
+        if column not in given and name is not None and _filled(template, name, path, whole):
+            open_ones.remove(name)
+            used[name] = path
+            given.add(column)
 
 
 def _named(

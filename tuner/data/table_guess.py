@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tuner.data.json_rows import BadLine
 from tuner.data.lines import lines
-from tuner.data.table import CSV, LITERAL, Reading, records
+from tuner.data.table import CSV, LITERAL, Reading, as_wide, declared, records
 from tuner.errors import DataError
 from tuner.schema.suggest import plain
 
@@ -102,13 +102,15 @@ def _rows(path: Path, reading: Reading) -> list[list[str]]:
 
 
 def _separator(path: Path, asked: Reading, default: str) -> str:
-    """The separator that gives the rows, of those for which the first has several cells, most
-    often as many cells; the usual one, where none is better."""
+    """The separator that the first line names; else the one that gives the rows, of those for which
+    the first has several cells, most often as many cells; the usual one, where none is better."""
+    if (named := declared(path, asked.encoding)) is not None:
+        return named
     shares = {}
     for separator in SEPARATORS:
         found = _rows(path, replace(asked, separator=separator, quotes=asked.quotes or CSV))
         several = bool(found) and len(found[0]) > 1
-        even = sum(len(cells) == len(found[0]) for cells in found) if several else 0
+        even = sum(as_wide(cells, len(found[0])) for cells in found) if several else 0
         shares[separator] = even / max(1, len(found))
     best = max(shares, key=lambda each: (shares[each], each == default))
     return best if shares[best] >= _EVEN and shares[best] > shares[default] else default
@@ -126,7 +128,7 @@ def _quotes_are_text(path: Path, reading: Reading) -> bool:
         return False
     width = count = quoted = 0
     for _, raw in lines(path, reading.encoding):
-        if not raw:
+        if not raw.strip(separator.encode() + b" "):
             continue
         cells = raw.count(separator.encode())
         width, count = width or cells, count + 1
