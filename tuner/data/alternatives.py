@@ -166,12 +166,14 @@ def _late(evidence: Evidence, name: str, labels: bool) -> tuple[int, bool, int]:
         return (0, False, 0)
     constant = len(set(map(str, values))) == 1
     place = -evidence.columns.index(name)
-    return (1 + constant, not evidence.holds(name, ("boolean",)), place) if labels else (1, False, 0)
+    return (
+        (1 + constant, not evidence.holds(name, ("boolean",)), place) if labels else (1, False, 0)
+    )
 
 
 def _join(evidence: Evidence, task: Sequence[str], used: dict[str, str]) -> None:
     """Give what is left of the task to the text that is classified: short parts first, since a row
-    that is too long loses its end. No list, nothing that never changes, nor what gives the label away."""
+    that is too long loses its end. No list, no constant, nor what gives the label away."""
     text, label = used["text"], used["label"]
     more = [
         name

@@ -12,6 +12,7 @@ from tuner.data.files import read_source
 from tuner.data.recognise import account, recognise, ways_to_read
 from tuner.data.sft import SftData
 from tuner.data.source import EVIDENCE, Source
+from tuner.data.split_column import refuse_trained_tests
 from tuner.data.thumbs import thumb_columns
 from tuner.data.understood import understood
 from tuner.data.ways import MOST, Alternative, Unsure
@@ -60,6 +61,7 @@ def look(file: Path, folder: Path) -> Look:
 def look_at(source: Source, folder: Path) -> Look:
     """Look at a source that has been read; see `look`."""
     try:
+        refuse_trained_tests(source, source.data)
         source.fit = recognise(source, folder)
         refuse_pairs(source, SftData.likely)
     except DataError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,12 +20,15 @@ from tuner.data.preference_names import ALIASES, CHOSEN_REJECTED
 from tuner.data.read import Row
 from tuner.data.table import Reading
 from tuner.data.template import all_templates, load_template
+from tuner.data.values import as_json
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import SourceSection
-from tuner.schema.suggest import plain
+from tuner.schema.suggest import listed, plain
 
 _KEYS = ("encoding", "separator", "header", "quotes")
+# Values of a column that a message lists.
+MOST = 10
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,16 @@ class SourceFile:
         reading: how it is read.
         said: what was seen of that in the file, and is not the rule.
         paths: where columns of the recipe are in its rows.
+        where: the values that a row must have one of, by column.
+        seen: how many rows had each value of these columns, when it was read last.
     """
 
     path: Path
     reading: Reading
     said: list[str]
     paths: Paths
+    where: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    seen: dict[str, Counter[str]] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -68,7 +76,8 @@ class SourceFile:
             item.quotes,
         )
         reading, said = read.settle(path, asked, partial(_column_names, data, folder))
-        return cls(path, reading, said, Paths(_asked(data), "data.columns"))
+        paths = Paths([*_asked(data), *(item.where or ())], "data.columns")
+        return cls(path, reading, said, paths, item.where or {})
 
     def rows(self, bad: BadRows, most: int | None = None) -> Iterator[Row]:
         """Yield its rows, at most so many, with the columns that paths lead to.
@@ -78,9 +87,12 @@ class SourceFile:
         """
         none = True
         self.paths.restart()
-        for row in islice(self._rows(bad), most):
+        self.seen.update({name: Counter() for name in self.where})
+        for row in islice(filter(self._wanted, self._rows(bad)), most):
             none = False
             yield row
+        if none and any(self.seen.values()):
+            raise self._no_row()
         if none and self.paths.refused:
             raise DataError(
                 f"data.columns: no row of {self.path.name} can be read so",
@@ -91,6 +103,21 @@ class SourceFile:
             raise DataError(
                 f"data.columns: no row of {self.path.name} has '{path}'", why, "correct the path"
             )
+
+    def _wanted(self, row: Row) -> bool:
+        """Whether a row has the values that the recipe asks for; each is counted."""
+        found = {name: _value(row.values.get(name)) for name in self.where}
+        for name, value in found.items():
+            self.seen[name][value] += 1
+        return all(value in self.where[name] for name, value in found.items())
+
+    def _no_row(self) -> DataError:
+        asked = ", ".join(f"{n}: {listed(values, 'or')}" for n, values in self.where.items())
+        return DataError(
+            f"{self.reading.name}: no row has what data.{self.reading.key} asks for: {asked}",
+            "; ".join(f"{name} is {_counted(seen)}" for name, seen in self.seen.items()),
+            "correct where",
+        )
 
     def _rows(self, bad: BadRows) -> Iterator[Row]:
         for row in read.read(self.path, bad, reading=self.reading):
@@ -105,10 +132,21 @@ class SourceFile:
         facts: dict[str, Any] = {}
         if self.reading.header is not None:
             facts["read"] = {name: getattr(self.reading, name) for name in _KEYS}
+        if self.where:
+            facts["where"] = {
+                name: dict(seen.most_common(MOST)) for name, seen in self.seen.items()
+            }
         if self.paths.rows:
             of = {"of": self.paths.star, "rows": self.paths.rows, "without": self.paths.empty}
             facts["items"] = {"rows_made": self.paths.items, **of}
         return facts
+
+    def left_out(self) -> str:
+        """Return which rows are used, and which are not; empty if all are."""
+        return "; ".join(
+            f"rows with {name} {listed(self.where[name], 'or')}, of {_counted(seen)}"
+            for name, seen in self.seen.items()
+        )
 
     def items(self) -> str:
         """Return how many rows were made of items; empty if none were."""
@@ -118,6 +156,17 @@ class SourceFile:
         none = f", {paths.empty} of them without any" if paths.empty else ""
         made = f"{counted(paths.items, 'row')} of the items of {paths.star}"
         return f"{made} in {counted(paths.rows, 'row')} of the file{none}"
+
+
+def _value(value: Any) -> str:
+    """A value as a recipe writes it; nothing, where there is none."""
+    return "" if value is None else (value if isinstance(value, str) else as_json(value)).strip()
+
+
+def _counted(seen: Counter[str]) -> str:
+    """Values with how often there are, the most frequent first."""
+    shown = [f"'{value}' ({count:,})" for value, count in seen.most_common(MOST)]
+    return ", ".join(shown) + (", ..." if len(seen) > MOST else "")
 
 
 def _asked(data: DataSection) -> list[str]:

@@ -18,7 +18,7 @@ MOST = 3
 _NO_NAME, _ENDS, _WORDS = 40, (".", "?", ":", "。", "？"), 3
 _PLAIN = re.compile(r"[^\W\d][\w./*+-]*(?: [\w./*+-]+)*")
 # Keys that only one of the sources can have.
-OF_SOURCES = frozenset(("encoding", "separator", "header", "quotes"))
+OF_SOURCES = frozenset(("encoding", "separator", "header", "quotes", "where"))
 
 
 class Unsure(DataError):
@@ -59,7 +59,7 @@ def recipe_line(keys: Mapping[str, str], columns: Mapping[str, str]) -> str:
         columns: the recipe's `columns`.
     """
     (key, file), *others = keys.items()
-    parts = [f"{name}: {flow(value)}" for name, value in others]
+    parts = [f"{name}: {value if name == 'where' else flow(value)}" for name, value in others]
     if columns:
         pairs = ", ".join(f"{flow(name)}: {flow(value)}" for name, value in columns.items())
         parts.append(f"columns: {{{pairs}}}")
@@ -88,9 +88,20 @@ def given_keys(item: SourceSection, key: str, count: int) -> dict[str, str]:
         count: how many sources the key has.
     """
     named = "source" if count > 1 else key.removeprefix("data.")
-    keys = {name: getattr(item, name) for name in sorted(OF_SOURCES)}
+    keys = {name: getattr(item, name) for name in sorted(OF_SOURCES - {"where"})}
+    if item.where:
+        keys["where"] = where_line(item.where)
     said = {n: str(each).lower() if each in (True, False) else each for n, each in keys.items()}
     return {named: item.source, **{n: each for n, each in said.items() if each is not None}}
+
+
+def where_line(where: Mapping[str, Sequence[str]]) -> str:
+    """Return the values that a source's rows must have one of, as a recipe writes them."""
+    pairs = []
+    for name, values in where.items():
+        each = [flow(value) for value in values]
+        pairs.append(f"{flow(name)}: {each[0] if len(each) == 1 else '[' + ', '.join(each) + ']'}")
+    return f"{{{', '.join(pairs)}}}"
 
 
 def without_header(path: Path, columns: Sequence[str], given: Mapping[str, str]) -> list[str]:
