@@ -124,7 +124,8 @@ def _keeps_books(name: str) -> bool:
     return (
         plain(name) in _BOOKKEEPING
         or bool(_ENDINGS.fullmatch(name))
-        or bool(_COUNTS.match(name.casefold()))
+        # "Is it enforceable?" asks for a label.
+        or (bool(_COUNTS.match(name.casefold())) and not name.rstrip().endswith("?"))
     )
 
 

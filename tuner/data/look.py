@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tuner.data.alternatives import as_named
 from tuner.data.file_errors import explained, refuse_pairs
@@ -18,6 +19,7 @@ from tuner.data.understood import understood
 from tuner.data.ways import MOST, Alternative, Unsure
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
+from tuner.recipe.schema_source import SourceSection
 
 # Enough to see what a text is.
 _LENGTH = 4096
@@ -40,17 +42,19 @@ class Look:
     columns: Sequence[str]
 
 
-def look(file: Path, folder: Path) -> Look:
+def look(file: Path, folder: Path, keys: Mapping[str, Any] | None = None) -> Look:
     """Look at the first rows of a file, as supervised training reads it.
 
     Args:
         file: the file.
         folder: where it is looked up first, if its path is relative.
+        keys: of a recipe's source, which say how the file is read.
 
     Raises:
         DataError: the file cannot be read, or has no rows.
     """
-    data = DataSection(train=(str(file),), eval=0, max_rows=EVIDENCE)
+    item = SourceSection(source=str(file), **(keys or {}))
+    data = DataSection(train=(item,), eval=0, max_rows=EVIDENCE)
     found = read_source(data, folder, _LENGTH, 0)
     found.bad.stop_if_too_many()
     if not found.rows:

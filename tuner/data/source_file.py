@@ -21,6 +21,7 @@ from tuner.data.read import Row
 from tuner.data.table import Reading
 from tuner.data.template import all_templates, load_template
 from tuner.data.values import as_json
+from tuner.data.ways import written_keys
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import SourceSection
@@ -74,6 +75,7 @@ class SourceFile:
             item.separator,
             item.header,
             item.quotes,
+            written_keys(item),
         )
         reading, said = read.settle(path, asked, partial(_column_names, data, folder))
         paths = Paths([*_asked(data), *(item.where or ())], "data.columns")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Reading:
         separator: between the cells of a table; of a text file, what makes it one.
         header: whether the first row of a table names the columns.
         quotes: `csv`, where they enclose cells, or `literal`, where they are text.
+        given: what the recipe says of it, as it is written there.
     """
 
     name: str = ""
@@ -41,11 +42,13 @@ class Reading:
     separator: str | None = None
     header: bool | None = None
     quotes: str | None = None
+    given: Mapping[str, str] = field(default_factory=dict)
 
     def line(self, **keys: str) -> str:
-        """Return the line of a recipe that gives the file these keys."""
-        given = ", ".join(f"{key}: {value}" for key, value in {"source": self.name, **keys}.items())
-        return f"data: {{{self.key}: {{{given}}}}}"
+        """Return the line of a recipe that gives the file these keys as well."""
+        given = {"source": self.name, **self.given, **keys}
+        pairs = ", ".join(f"{key}: {value}" for key, value in given.items())
+        return f"data: {{{self.key}: {{{pairs}}}}}"
 
 
 class _Undecodable(Exception):
@@ -69,7 +72,7 @@ def rows(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any] | B
             again = {name for name, times in Counter(header).items() if times > 1}
             if not reading.header:
                 yield start, dict(zip(header, cells, strict=True))
-        elif as_wide(cells, len(header)):
+        elif cells and as_wide(cells, len(header)):
             values: dict[str, Any] = dict(zip(header, cells, strict=False))
             for name in again:
                 values[name] = Unreadable("a column name appears twice in the header")

@@ -25,6 +25,8 @@ _EVEN = 0.9
 # A longer text does not name a column.
 _LONGEST_NAME, _MOST_WORDS, _LONGEST_WIDE = 40, 5, 12
 _LONG = 100
+# Fewer rows do not show whether anything repeats.
+_FEW = 10
 _OPTIONS = frozenset("ABCDEFGHIJ")
 _NUMBER = re.compile(r"[-+]?[\d.,:/%-]*\d[\d.,:/%-]*")
 _WIDE = re.compile("[\u3000-\u9fff\uac00-\ud7af]")
@@ -159,7 +161,9 @@ def is_header(rows: Sequence[Sequence[str]], known: Collection[str]) -> bool | N
     others = [cells for cells in rows[1:] if len(cells) == len(first) and [*cells] != [*rows[0]]]
     if _is_data(first, others):
         return None if names else False
-    named = sum(map(_like_a_name, first))
+    below = zip(*others, strict=True) if others else [()] * len(first)
+    asks = [_asks(cell, column) for cell, column in zip(first, below, strict=True)]
+    named = sum(asked or _like_a_name(cell) for cell, asked in zip(first, asks, strict=True))
     if names or named == len(first):
         return True
     return None if named else False
@@ -189,6 +193,14 @@ def _is_data(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
         cell and (cell in column or {cell, *column} <= _OPTIONS)
         for cell, column in zip(first, seen, strict=False)
     )
+
+
+def _asks(cell: str, column: Sequence[str]) -> bool:
+    """Whether a cell asks what labels below it answer: "Enforceable?"."""
+    short = len(cell.split()) <= _MOST_WORDS and len(cell) <= _LONGEST_NAME
+    labels = len(column) >= _FEW and len(set(column)) * 2 <= len(column)
+    asks = [each.strip().endswith(("?", "\uff1f")) for each in (cell, *column)]
+    return short and labels and asks[0] and not any(asks[1:])
 
 
 def _like_a_name(cell: str) -> bool:

@@ -15,7 +15,7 @@ from tuner.schema import strict_yaml
 
 MOST = 3
 # No column is called like a sentence.
-_NO_NAME, _ENDS, _WORDS = 40, (".", "?", ":", "。", "？"), 3
+_NO_NAME, _ENDS, _WORDS = 40, (".", "?", ":", "。", "？"), 5
 _PLAIN = re.compile(r"[^\W\d][\w./*+-]*(?: [\w./*+-]+)*")
 # Keys that only one of the sources can have.
 OF_SOURCES = frozenset(("encoding", "separator", "header", "quotes", "where"))
@@ -89,10 +89,19 @@ def given_keys(item: SourceSection, key: str, count: int) -> dict[str, str]:
     """
     named = "source" if count > 1 else key.removeprefix("data.")
     keys = {name: getattr(item, name) for name in sorted(OF_SOURCES - {"where"})}
-    if item.where:
-        keys["where"] = where_line(item.where)
     said = {n: str(each).lower() if each in (True, False) else each for n, each in keys.items()}
-    return {named: item.source, **{n: each for n, each in said.items() if each is not None}}
+    where = {"where": where_line(item.where)} if item.where else {}
+    return {
+        named: item.source,
+        **{n: each for n, each in said.items() if each is not None},
+        **where,
+    }
+
+
+def written_keys(item: SourceSection) -> dict[str, str]:
+    """Return the keys that say how a source's file is read, as a recipe writes them."""
+    _, *keys = given_keys(item, "", 1).items()
+    return {name: each if name == "where" else flow(each) for name, each in keys}
 
 
 def where_line(where: Mapping[str, Sequence[str]]) -> str:
