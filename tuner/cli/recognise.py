@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tuner.cli.options import Json, console
-from tuner.errors import RecipeError
+from tuner.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
@@ -25,21 +27,76 @@ def data_recognise(
     write: Annotated[
         Path | None, typer.Option("--write", metavar="PATH", help="Write a recipe that reads it.")
     ] = None,
+    encoding: Annotated[
+        str | None, typer.Option("--encoding", metavar="NAME", help="Of its text: gb18030, ...")
+    ] = None,
+    separator: Annotated[
+        str | None, typer.Option("--separator", metavar="TEXT", help="Of a table: ';' or tab.")
+    ] = None,
+    header: Annotated[
+        bool | None,
+        typer.Option("--header/--no-header", help="Whether a table's first row names its columns."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say what a file is taken for, and how else it can be read, without a recipe or a base."""
-    from tuner.data.look import look
-
     where = console(json)
-    found = look(file, Path())
+    keys = _keys(encoding=encoding, separator=separator, header=header)
+    try:
+        found = _looked(file, keys)
+    except DataError as error:
+        raise _with_options(error, keys) from None
+    keys = _written(file, keys)
     way = _taken(found, take, write)
-    text = None if way is None or write is None else _recipe(file, write, way, found)
-    _show(file, found, where)
+    text = None if way is None or write is None else _recipe(file, write, way, found, keys)
+    _show(file, found, where, keys)
     if text is not None and write is not None:
         _write(write, text)
         _say_written(write, found, take or 1, where)
     elif found.error is not None:
-        raise found.error
+        raise _with_options(found.error, keys)
+
+
+def _keys(**given: Any) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _looked(file: Path, keys: Mapping[str, Any]) -> Look:
+    """Look at a file.
+
+    Raises:
+        RecipeError: a key has a value that it cannot have.
+    """
+    from pydantic import ValidationError
+
+    from tuner.data.look import look
+
+    try:
+        return look(file, Path(), keys)
+    except ValidationError as error:
+        name, why = error.errors()[0]["loc"][-1], error.errors()[0]["msg"]
+        raise RecipeError(f"--{name}: {keys[str(name)]}", why, "correct it") from None
+
+
+def _written(file: Path, keys: Mapping[str, Any]) -> dict[str, str]:
+    from tuner.data.ways import written_keys
+    from tuner.recipe.schema_source import SourceSection
+
+    return written_keys(SourceSection(source=str(file), **keys))
+
+
+def _with_options(error: DataError, keys: Mapping[str, Any]) -> DataError:
+    """The error with the options of this command that say the same as the keys in its fix."""
+    found = re.findall(r"\b(encoding|separator|header): (\"[^\"]*\"|[^,}\s]+)", error.fix)
+    words = {"true": "--header", "false": "--no-header", '"\\t"': "--separator tab"}
+    options = [
+        words.get(value, f"--{key} {value}")
+        for key, value in dict.fromkeys(found)
+        if key not in keys
+    ]
+    if options:
+        error.fix += f"\nfor this command: {' or '.join(options)}"
+    return error
 
 
 def _say_written(write: Path, found: Look, number: int, console: Console) -> None:
@@ -68,16 +125,17 @@ def _taken(found: Look, take: int | None, write: Path | None) -> Alternative | N
     return found.ways[(take or 1) - 1]
 
 
-def _show(file: Path, found: Look, console: Console) -> None:
+def _show(file: Path, found: Look, console: Console, keys: Mapping[str, str]) -> None:
     from tuner.console import formatting
+    from tuner.data.ways import recipe_line
 
-    name = str(file)
+    given = {"train": str(file), **keys}
     items: list[dict[str, Any]] = [
         {
             "task": way.task,
             "template": way.template.name,
             "columns": dict(way.columns),
-            "recipe": way.line({"train": name}),
+            "recipe": way.line(given),
         }
         for way in found.ways
     ]
@@ -86,23 +144,27 @@ def _show(file: Path, found: Look, console: Console) -> None:
     said = found.understood or "nothing for sure"
     console.text(formatting.paragraph("understood", [said]))
     if found.error is None:
-        console.text(f"{'recipe':<12}data: {{train: {name}}}")
+        console.text(f"{'recipe':<12}{recipe_line(given, {})}")
     for number, item in enumerate(items, 1):
         console.text(f"\n{number}  {item['task']}\n   {item['recipe']}")
 
 
-def _recipe(file: Path, write: Path, way: Alternative, found: Look) -> str:
+def _recipe(file: Path, write: Path, way: Alternative, found: Look, keys: Mapping[str, str]) -> str:
     from tuner.data.ways import flow
     from tuner.recipe.aliases import ALIASES
 
     there, here = file.resolve(), write.resolve().parent
     place = str(there.relative_to(here) if there.is_relative_to(here) else there)
+    source = flow(place)
+    if keys:
+        pairs = ", ".join(f"{name}: {value}" for name, value in keys.items())
+        source = f"{{source: {source}, {pairs}}}"
     lines = [
         f"# {found.understood or way.task}",
         "model:",
         f"  base: {next(iter(ALIASES))}",
         "data:",
-        f"  train: {flow(place)}",
+        f"  train: {source}",
         f"  template: {way.template.name}",
     ]
     lines += [f"  {name}: {flow(value)}" for name, value in way.keys.items()]

@@ -34,6 +34,7 @@ _BOOKKEEPING = frozenset(
         *("keyword", "keywords", "task", "task name", "task type", "question type", "slice"),
         *("question concept", "name", "case id", "docket no.", "metadata", "meta", "info"),
         *("department", "dept", "科室", "部门"),
+        *("annotator labels", "semeval set"),
         *("编号", "序号", "来源", "日期", "时间", "类型", "类别", "链接", "网址", "作者", "难度"),
     )
 )
@@ -98,7 +99,7 @@ def of_task(evidence: Evidence, name: str) -> bool:
         return False
     if plain(name) in _PARTS:
         return bool(values) or not any(evidence.values(each) for each in evidence.columns)
-    if not values:
+    if not values or plain(name).endswith("parse"):
         return False
     if _keeps_books(name):
         return not all(_short(value) for value in values)
@@ -124,7 +125,8 @@ def _keeps_books(name: str) -> bool:
     return (
         plain(name) in _BOOKKEEPING
         or bool(_ENDINGS.fullmatch(name))
-        or bool(_COUNTS.match(name.casefold()))
+        # "Is it enforceable?" asks for a label.
+        or (bool(_COUNTS.match(name.casefold())) and not name.rstrip().endswith("?"))
     )
 
 

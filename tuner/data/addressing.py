@@ -1,4 +1,5 @@
-"""Paths of a recipe into the values of rows: `answer.0`, `meta.id`, `questions.*.q`.
+"""Paths of a recipe into the values of rows: `answer.0`, `meta.id`, `questions.*.q`; and texts that
+join several of them: `title + body`.
 
 What a path leads to becomes a column with the path's name. It takes the place of the column that
 the path begins in, together with whatever else the objects on the way hold, so that nothing is left
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from tuner.data import json_rows
+from tuner.data import joined, json_rows
 from tuner.data.bad_rows import BadRow, Unreadable
 from tuner.data.read import Row
 from tuner.schema.suggest import listed
@@ -58,7 +59,10 @@ class Paths:
     _found: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self._paths = [name for name in dict.fromkeys(self.names) if "." in name]
+        self._texts = {name: found for name in self.names if (found := joined.parts(name))}
+        single = [name for name in self.names if name not in self._texts]
+        every = [*single, *(part for found in self._texts.values() for part in found)]
+        self._paths = [name for name in dict.fromkeys(every) if "." in name]
         self.levels: list[list[str]] = []
         for name in self._paths:
             parts = name.split(".")
@@ -80,12 +84,25 @@ class Paths:
         self.skipped = {}
 
     def spread(self, row: Row) -> Iterator[Row]:
-        """Yield the row with a column for each path or, where one has a star, one for each item.
+        """Yield the row with a column for each path or, where one has a star, one for each item;
+        and with the texts that join columns.
 
         Raises:
             BadRow: a path leads through a value that is neither an object nor a list, or lists
                 that go together are of different lengths.
         """
+        for each in self._spread(row):
+            # A column that is called like a text of several comes first.
+            texts = {n: found for n, found in self._texts.items() if n not in each.values}
+            if not texts:
+                yield each
+                continue
+            for part in [part for found in texts.values() for part in found]:
+                why = f"{each.id}: its columns are {', '.join(each.values)}"
+                self._seen(part, part in each.values, why)
+            yield replace(each, values=joined.with_texts(each.values, texts, self.names))
+
+    def _spread(self, row: Row) -> Iterator[Row]:
         literal = [name for name in self._paths if name in row.values]
         root = _tree([n for n in self._paths if n not in literal]) if literal else self._root
         begun = [path for path in chain(*self.levels[:1]) if path.partition(".")[0] in row.values]
@@ -138,11 +155,16 @@ class Paths:
         """Keep what a row has in place of a path that no row has had yet."""
         for path in self._paths:
             base = path.partition(".")[0]
-            if path in found:
-                self._found.add(path)
-                self.missed.pop(path, None)
-            elif path not in self._found and row.values.get(base) is not None:
-                self.missed.setdefault(path, f"{row.id}: {_described(row.values[base], base)}")
+            if path in found or row.values.get(base) is not None:
+                why = "" if path in found else _described(row.values[base], base)
+                self._seen(path, path in found, f"{row.id}: {why}")
+
+    def _seen(self, path: str, there: bool, why: str) -> None:
+        if there:
+            self._found.add(path)
+            self.missed.pop(path, None)
+        elif path not in self._found:
+            self.missed.setdefault(path, why)
 
 
 def _tree(paths: Iterable[str]) -> _Node:

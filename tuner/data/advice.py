@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Sequence
 
 from tuner.data.alternatives import alternatives, as_named, reasoned, swapped
 from tuner.data.evidence import Evidence
+from tuner.data.nameless import described, nameless, sure
 from tuner.data.preference_formats import choose_format
 from tuner.data.source import EVIDENCE, Source
-from tuner.data.table import positions
 from tuner.data.template import AUTO
 from tuner.data.template_match import NONE, SeveralFit, left_out
 from tuner.data.thumb_words import is_thumb
@@ -57,12 +57,12 @@ def with_ways(error: DataError, source: Source) -> DataError:
         return DataError(error.what, error.why, "\n".join(lines), error.problems)
     compared = as_comparisons(source)
     ways = [] if hints or compared else ways_to_read(source)
-    if source.columns == positions(len(source.columns)):
-        # Columns without names are only guessed where all of them fit.
-        ways = [way for way in ways if way.template.choice]
+    unnamed = nameless(source.columns)
+    ways = sure(ways, source.evidence) if unnamed else ways
     lines = [*compared, *shown(ways, source.given)]
     fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
     holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
+    holds = [described(source.evidence, n) for n in source.columns] if unnamed else holds
     problems = [*error.problems[:1], *holds[:10]] if lines else error.problems
     problems += [] if compared else hints
     return unsure(DataError(error.what, error.why, fix, problems), ways)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tuner.data import accounting
+from tuner.data import accounting, joined, label_columns
 from tuner.data.addressing import Paths
 from tuner.data.bad_rows import BadRow
 from tuner.data.choices import choosing
@@ -15,6 +15,7 @@ from tuner.data.column_names import called, suits
 from tuner.data.evidence import MOST as MOST_ROWS
 from tuner.data.evidence import Evidence
 from tuner.data.leaves import aligned, ends_of, leaves, root_of
+from tuner.data.nameless import by_position
 from tuner.data.read import Row
 from tuner.data.template import Template, all_templates, variables
 from tuner.data.template_match import NONE, Fit
@@ -38,7 +39,8 @@ _MAY_BE = {
     ),
     "context": ("text", "content", "文本", "内容"),
 }
-_TITLES = frozenset(map(plain, _MAY_BE["summary"]))
+# What heads a text is no text of its own next to it.
+_HEADS = frozenset(("title", "headline", "subject", "heading", "标题"))
 
 
 def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternative]:
@@ -136,7 +138,7 @@ def _task(evidence: Evidence) -> list[str]:
 def _free(template: Template, evidence: Evidence, task: list[str]) -> list[str]:
     """The columns that a template may be given; next to a lone text, what repeats are its classes,
     whatever it is called."""
-    if template.label is None or len(task) > 1:
+    if template.label is None or sum(plain(name) not in _HEADS for name in task) > 1:
         return task
     classes = [n for n in evidence.columns if evidence.values(n) and evidence.repeats(n)]
     return [name for name in evidence.columns if name in task or name in classes]
@@ -189,30 +191,22 @@ def _way(
         if column is not None:
             used[name] = column
     task = _task(evidence)
-    if template.choice and not used:
-        used = _by_position(template, evidence)
+    used = used or by_position(template, evidence)
     if template.name in _GENERAL:
-        _guess(template, whole, (evidence.columns, _free(template, evidence, task)), used)
+        labels = template.label is not None
+        free = _free(template, evidence, task)
+        free = sorted(free, key=lambda name: label_columns.late(evidence, name, labels))
+        _guess(template, whole, (evidence.columns, free), used)
     if not template.complete(used):
         return None
-    taken = {root_of(file, evidence.columns) for file in used.values()}
+    if template.name == "classification" and "text" not in keep:
+        label_columns.join(evidence, task, used)
+    read = {name: joined.parts(file) or [file] for name, file in used.items()}
+    taken = {root_of(file, evidence.columns) for files in read.values() for file in files}
     own = {name: used[name] for name in template.columns.names if name in used}
     columns = {name: file for name, file in own.items() if name != file}
     columns |= {name: NONE for name in task if name not in taken and name not in columns}
-    return Alternative(template, columns, len({*own.values()}))
-
-
-def _by_position(template: Template, evidence: Evidence) -> dict[str, str]:
-    """The columns 1, 2 ... of a table without a header, if they look like a question, options and
-    the right one's letter."""
-    columns, choice = evidence.columns, template.choice
-    if choice is None or columns != [str(n) for n in range(1, len(columns) + 1)]:
-        return {}
-    asked, *options, right = columns if len(columns) > 3 else ["", "", ""]
-    if len(options) > len(choice.each) or not right or not evidence.holds(right, ("letter",)):
-        return {}
-    question = next(name for name in template.columns.required if name != choice.answer)
-    return {question: asked, choice.answer: right, **dict(zip(choice.each, options, strict=False))}
+    return Alternative(template, columns, len({file for name in own for file in read[name]}))
 
 
 def _guess(
@@ -228,21 +222,26 @@ def _guess(
     free = [n for n in task if n not in {root_of(file, every) for file in used.values()}]
     odd = [name for name in free if not accounting.known(name)]
     sure = len(missing) == len(free) == 1 and whole.holds(free[0], ("text",))
-    many = len(missing) > 1 and len(free) > len(missing)
+    classes = [
+        name for name in free if template.label and label_columns.late(whole, name, True)[0] == 1
+    ]
+    many = len(missing) > 1 and len(free) > len(missing) and len(classes) != 1
     if missing and not sure and (len(odd) < len(missing) or many):
         # Nobody could say which is which.
         return
     free = [*odd, *(name for name in free if name not in odd)] if missing else free
-    for column in free:
-        for path in (column, *(each for each in whole.columns if root_of(each, every) == column)):
-            # What is inside a list is only taken where something must be.
-            names = open_ones if path == column else [n for n in open_ones if n in missing]
-            names = [n for n in names if n != "context" or plain(path) not in _TITLES]
-            name = next((n for n in names if suits(template, n, path, whole)), None)
-            if name is not None and _filled(template, name, path, whole):
-                open_ones.remove(name)
-                used[name] = path
-                break
+    # What is inside a list is only taken where something must be, and no column is left for it.
+    paths = [path for path in whole.columns if path not in every]
+    inside = [(c, path) for c in free for path in paths if root_of(path, every) == c]
+    given = set()
+    for column, path in [*((column, column) for column in free), *inside]:
+        names = open_ones if path == column else [n for n in open_ones if n in missing]
+        names = [n for n in names if n != "context" or plain(path) not in _HEADS]
+        name = next((n for n in names if suits(template, n, path, whole)), None)
+        if column not in given and name is not None and _filled(template, name, path, whole):
+            open_ones.remove(name)
+            used[name] = path
+            given.add(column)
 
 
 def _named(

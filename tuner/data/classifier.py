@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tuner.data import joined
 from tuner.data.bad_rows import BadRow
 from tuner.data.check_row import check
 from tuner.data.dialogue import Dialogue, RowRenderer
@@ -118,6 +119,8 @@ class Classifier:
         self.head = str(kept["head"])
         self._template = Template.model_validate(kept["template"])
         self._renamed = {file: name for name, file in kept["columns"].items()}
+        # Texts that training joined from several columns: an input may have these as well.
+        self._joined = {file: found for file in self._renamed if (found := joined.parts(file))}
         known = {
             key: value for key, value in kept["data"].items() if key in DataSection.model_fields
         }
@@ -177,14 +180,22 @@ class Classifier:
             if len(needed) != 1:
                 raise BadRow(f"this model reads an object with {', '.join(needed)}, not a text")
             return {needed[0]: given}
+        texts = {
+            text: names
+            for text, names in self._joined.items()
+            if self._renamed[text] not in given and text not in given
+        }
+        given = joined.with_texts(given, texts, ()) if texts else given
         values = {self._renamed.get(name, name): value for name, value in given.items()}
         if odd := sorted(values.keys() - set(self.columns) - set(self._filled)):
-            raise BadRow(f"unknown column {', '.join(odd)}; it reads {', '.join(self.columns)}")
+            raise BadRow(f"unknown column {', '.join(odd)}; it reads {self._reads()}")
         if missing := [name for name in needed if values.get(name) is None]:
-            raise BadRow(
-                f"the column '{missing[0]}' is missing; it reads {', '.join(self.columns)}"
-            )
+            raise BadRow(f"the column '{missing[0]}' is missing; it reads {self._reads()}")
         return values
+
+    def _reads(self) -> str:
+        files = {self._renamed[text]: f" ({text})" for text in self._joined}
+        return ", ".join(f"{name}{files.get(name, '')}" for name in self.columns)
 
 
 def _answers(template: Template) -> set[str]:

@@ -131,6 +131,20 @@ class Evidence:
             return all(len(text.split()) <= 3 and len(text) <= 24 for text in texts)
         return different <= min(MOST_LABELS, len(texts) // 2)
 
+    def brief(self, column: str) -> bool:
+        """Return whether half of a column's texts are as short as labels."""
+        lengths = sorted(map(len, self.texts(column)))
+        return not lengths or lengths[len(lengths) // 2] <= LABEL_LENGTH
+
+    def decides(self, column: str, other: str) -> bool:
+        """Return whether a column repeats, and each of its values goes with one of another's."""
+        pairs = {
+            (str(row.get(column)), str(row.get(other)))
+            for row in self.rows
+            if not blank(row.get(column))
+        }
+        return self.repeats(column) and len({value for value, _ in pairs}) == len(pairs)
+
     def _turns(self, column: str) -> bool:
         return shape(self.values(column)) is not None
 

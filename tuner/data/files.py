@@ -65,7 +65,7 @@ class DataSource:
             left_out: how many rows a task has no use for, by reason.
         """
         ignored = {
-            source.name: [name for name in source.columns if name not in used(source)]
+            source.name: [n for n in source.columns if n not in {*used(source), *source.file.where}]
             for source in self.sources
             if source.rows
         }
@@ -78,6 +78,7 @@ class DataSource:
         return {
             "files": [source.facts() for source in self.sources],
             "read_as": [f"{s.name}: {', '.join(s.file.said)}" for s in self.sources if s.file.said],
+            "rows_by_value": [f"{s.name}: {t}" for s in self.sources if (t := s.file.left_out())],
             "rows_of_items": [f"{s.name}: {t}" for s in self.sources if (t := s.file.items())],
             "rows_in": len(rows),
             **left_out,

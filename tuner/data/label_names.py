@@ -88,8 +88,11 @@ def label_names(data: DataSection, sources: Sequence[Source], head: str) -> Labe
     if isinstance(given, str):
         column, given = given, _from_column(given, sources)
     names = dict(given or {})
-    if len({*names.values()}) < len(names):
-        twice = sorted(name for name in names.values() if [*names.values()].count(name) > 1)
+    spelled: dict[str, set[str]] = {}
+    for label, name in names.items():
+        spelled.setdefault(name, set()).add(" ".join(label.split()).casefold())
+    # One label in several spellings may have one name.
+    if twice := sorted(name for name, labels in spelled.items() if len(labels) > 1):
         raise RecipeError(
             f"data.label_names: two labels have the name '{twice[0]}'",
             ", ".join(f"{label}: {name}" for label, name in names.items() if name == twice[0]),

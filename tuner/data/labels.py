@@ -29,7 +29,7 @@ def listed(data: DataSection, names: Mapping[str, str]) -> tuple[str, ...]:
         return ()
     if data.labels or isinstance(data.label_names, str):
         return tuple(names.get(label, label) for label in data.labels)
-    return tuple(names.values())
+    return tuple(dict.fromkeys(names.values()))
 
 
 def labels_of(
@@ -66,8 +66,9 @@ def labels_of(
         _refuse_plain(template, head, asked)
         _refuse_unfit(own, template)
         found = () if own else _named(template)
-        if not found and (template.label or asked) and not own:
-            order = tuple(name for name in (names or {}).values() if name in answers)
+        if not found and (template.label or asked or _few(template, answers, head)) and not own:
+            given = dict.fromkeys((names or {}).values())
+            order = tuple(name for name in given if name in answers)
             found = order or _found(answers, head, asked, naming)
         named |= dict.fromkeys(found)
     labels = own or tuple(named)
@@ -217,6 +218,12 @@ def _are_numbers(order: Sequence[str], columns: Sequence[str]) -> DataError:
         "the classes' names",
         "; ".join(advice),
     )
+
+
+def _few(template: Template, answers: Collection[str], head: str) -> bool:
+    """Whether the answers that a head learns repeat, so that they are its classes."""
+    few = len(set(answers)) <= max(2, len(answers) // 2)
+    return head == "classes" and template.text is None and bool(answers) and few
 
 
 def _shown(order: Sequence[str]) -> str:

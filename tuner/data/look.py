@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tuner.data.advice import ways_to_read
 from tuner.data.alternatives import as_named
@@ -14,11 +15,13 @@ from tuner.data.prepared import Inputs
 from tuner.data.recognise import account, recognise
 from tuner.data.sft import SftData
 from tuner.data.source import EVIDENCE, Source
+from tuner.data.split_column import refuse_trained_tests
 from tuner.data.thumbs import thumb_columns
 from tuner.data.understood import understood
 from tuner.data.ways import MOST, Alternative, Unsure
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
+from tuner.recipe.schema_source import SourceSection
 
 # Enough to see what a text is.
 _LENGTH = 4096
@@ -41,17 +44,19 @@ class Look:
     columns: Sequence[str]
 
 
-def look(file: Path, folder: Path) -> Look:
+def look(file: Path, folder: Path, keys: Mapping[str, Any] | None = None) -> Look:
     """Look at the first rows of a file, as supervised training reads it.
 
     Args:
         file: the file.
         folder: where it is looked up first, if its path is relative.
+        keys: of a recipe's source, which say how the file is read.
 
     Raises:
         DataError: the file cannot be read, or has no rows.
     """
-    data = DataSection(train=(str(file),), eval=0, max_rows=EVIDENCE, draw="first")
+    item = SourceSection(source=str(file), **(keys or {}))
+    data = DataSection(train=(item,), eval=0, max_rows=EVIDENCE, draw="first")
     found = read_source(data, folder, _LENGTH, 0)
     found.bad.stop_if_too_many()
     if not found.rows:
@@ -68,6 +73,7 @@ def look(file: Path, folder: Path) -> Look:
 def look_at(source: Source, folder: Path) -> Look:
     """Look at a source that has been read; see `look`."""
     try:
+        refuse_trained_tests(source, source.data)
         source.fit = recognise(source, folder)
         refuse_pairs(source, SftData.likely)
         refuse_marked(source)

@@ -134,7 +134,7 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     data, seen = source.data, source.evidence
     used = {file if file in seen.columns else file.partition(".")[0] for file in source.fit.used}
     # A template's column that the recipe renames leaves out the file's column of that name.
-    known = used.union(read, data.columns)
+    known = used.union(read, data.columns, source.file.where)
     text = source.fit.template.text is not None
     task = source.unread = accounting.unread(seen, known, text)[0]
     if not task or data.template != AUTO or begun:

@@ -19,6 +19,7 @@ WARNINGS = {
     "calls_without_required_arguments": "calls without an argument that the row's tools require: "
     "{names}",
     "read_as": "read as seen in the file (keys of its source in data.train say otherwise): {names}",
+    "rows_by_value": "{names}",
     "rows_of_items": "{names}",
     "truncated_rows": "{:row} truncated to {max_length} tokens: {supervised_tokens_cut_share:.1%} "
     "of supervised tokens are cut off (data.long, data.max_length)",
@@ -55,6 +56,7 @@ WARNINGS = {
     "unanswered_rows": "{:row} ending in turns that no answer follows: these turns are left out",
     "unread_turn_keys": "keys of turns that nothing reads: {names}",
     "labels_without_rows": "labels that no training row has: {names}",
+    "rows_with_other_answers": "{:row} with an answer that is none of the labels: learned as well",
     "ignored_columns": "columns not used: {names}",
     "unread_columns": "columns not used, though they look like part of the task: {names}",
     "eval_rows_also_in_train": "left out of the eval split because {also} in train: {:row}",

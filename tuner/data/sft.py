@@ -16,6 +16,7 @@ from tuner.data.dialogue import Dialogue, RowRenderer
 from tuner.data.eval_rows import eval_row
 from tuner.data.example import Example
 from tuner.data.example_maker import ExampleMaker, Pair
+from tuner.data.label_faults import refuse_faults
 from tuner.data.label_names import label_names, naming_columns
 from tuner.data.labels import facts as label_facts
 from tuner.data.labels import labels_of, listed, refuse_unseen
@@ -28,6 +29,7 @@ from tuner.data.recognise import account, as_begun, recognise
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
 from tuner.data.source import Source, SplitFiles
 from tuner.data.split import Split
+from tuner.data.split_column import refuse_trained_tests
 from tuner.data.template import AUTO, Template
 from tuner.data.template_match import Fit
 from tuner.data.thumbs import is_down, refuse_disliked, thumb_columns
@@ -40,7 +42,8 @@ from tuner.errors import DataError
 # What a reader of the report should not overlook, costliest first.
 WARNED = (
     *UNFIT,
-    *("read_as", "rows_of_items", "left_out_too_long", "eval_left_out_too_long", "truncated_rows"),
+    *("read_as", "rows_by_value", "rows_of_items", "left_out_too_long", "eval_left_out_too_long"),
+    *("truncated_rows", "rows_with_other_answers"),
     *("rows_cut_while_reading", "dropped_no_answer_left", "rows_without_oldest_turns"),
     *("documents_cut",),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
@@ -86,10 +89,14 @@ class SftData(Pipeline[Dialogue]):
         super()._recognise()
         sources = [source for source in self.source.sources if source.rows]
         self.names = label_names(self.data, sources, self.head)
+        if not self.inputs.formats:
+            refuse_faults(sources, self.data, self.names, self.head)
 
     def _fit(self, source: Source) -> Fit[Template]:
         begun = as_begun(source, self.source.sources, self.inputs)
         if not begun:
+            if "eval" not in source.given and not self.inputs.formats:
+                refuse_trained_tests(source, self.data)
             source.fit = recognise(source, self.inputs.folder)
         thumbs = self._thumbs[source.name] = thumb_columns(
             source.fit, source, bool(self.inputs.formats)
@@ -234,6 +241,10 @@ class SftData(Pipeline[Dialogue]):
             **length_facts(self.inputs, self.maker, [fit.template for fit in self.fits], train),
             **label_facts(self.labels, items.train, items.eval),
         }
+        others = self._labelled(items.train, self.source.train) if self.labels else []
+        report["rows_with_other_answers"] = sum(
+            row.answer.strip() not in self.labels for row in others
+        )
         report["warnings"] = warnings_of(report, WARNED, also[self.data.split])
         asked = self.names.names or self.data.labels == (AUTO,)
         if asked or (any(fit.template.label for fit in self.fits) and not self.data.labels):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tuner.console.formatting import counted
-from tuner.data import read
+from tuner.data import joined, read
 from tuner.data.addressing import Paths
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.lines import UTF8
@@ -20,12 +21,16 @@ from tuner.data.preference_names import ALIASES, CHOSEN_REJECTED
 from tuner.data.read import Row
 from tuner.data.table import Reading
 from tuner.data.template import all_templates, load_template
+from tuner.data.values import as_json
+from tuner.data.ways import written_keys
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import SourceSection
-from tuner.schema.suggest import plain
+from tuner.schema.suggest import listed, plain
 
 _KEYS = ("encoding", "separator", "header", "quotes")
+# Values of a column that a message lists.
+MOST = 10
 
 
 @dataclass(frozen=True)
@@ -37,12 +42,16 @@ class SourceFile:
         reading: how it is read.
         said: what was seen of that in the file, and is not the rule.
         paths: where columns of the recipe are in its rows.
+        where: the values that a row must have one of, by column.
+        seen: how many rows had each value of these columns, when it was read last.
     """
 
     path: Path
     reading: Reading
     said: list[str]
     paths: Paths
+    where: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    seen: dict[str, Counter[str]] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -67,6 +76,7 @@ class SourceFile:
             item.separator,
             item.header,
             item.quotes,
+            given=written_keys(item),
         )
         reading, said = read.settle(path, asked, partial(_column_names, data, folder))
         if marks := _marks(path, reading, data):
@@ -75,7 +85,8 @@ class SourceFile:
                 "conversations, an empty line between them" if marks.apart else "rows of their own"
             )
             said = [*said, f"what follows {' and '.join(marks.shown)} as {what}"]
-        return cls(path, reading, said, Paths(_asked(data)))
+        paths = Paths([*_asked(data), *(item.where or ())])
+        return cls(path, reading, said, paths, item.where or {})
 
     def rows(self, bad: BadRows, most: int | None = None) -> Iterator[Row]:
         """Yield its rows, at most so many, with the columns that paths lead to.
@@ -85,9 +96,12 @@ class SourceFile:
         """
         none = True
         self.paths.restart()
-        for row in islice(self._rows(bad), most):
+        self.seen.update({name: Counter() for name in self.where})
+        for row in islice(filter(self._wanted, self._rows(bad)), most):
             none = False
             yield row
+        if none and any(self.seen.values()):
+            raise self._no_row()
         if none and self.paths.refused:
             raise DataError(
                 f"data.columns: no row of {self.path.name} can be read so",
@@ -98,6 +112,21 @@ class SourceFile:
             raise DataError(
                 f"data.columns: no row of {self.path.name} has '{path}'", why, "correct the path"
             )
+
+    def _wanted(self, row: Row) -> bool:
+        """Whether a row has the values that the recipe asks for; each is counted."""
+        found = {name: _value(row.values.get(name)) for name in self.where}
+        for name, value in found.items():
+            self.seen[name][value] += 1
+        return all(value in self.where[name] for name, value in found.items())
+
+    def _no_row(self) -> DataError:
+        asked = ", ".join(f"{n}: {listed(values, 'or')}" for n, values in self.where.items())
+        return DataError(
+            f"{self.reading.name}: no row has what data.{self.reading.key} asks for: {asked}",
+            "; ".join(f"{name} is {_counted(seen)}" for name, seen in self.seen.items()),
+            "correct where",
+        )
 
     def _rows(self, bad: BadRows) -> Iterator[Row]:
         for row in read.read(self.path, bad, reading=self.reading):
@@ -112,10 +141,21 @@ class SourceFile:
         facts: dict[str, Any] = {}
         if self.reading.header is not None:
             facts["read"] = {name: getattr(self.reading, name) for name in _KEYS}
+        if self.where:
+            facts["where"] = {
+                name: dict(seen.most_common(MOST)) for name, seen in self.seen.items()
+            }
         if self.paths.rows:
             of = {"of": self.paths.of, "rows": self.paths.rows, "without": self.paths.empty}
             facts["items"] = {"rows_made": self.paths.items, **of}
         return facts
+
+    def left_out(self) -> str:
+        """Return which rows are used, and which are not; empty if all are."""
+        return "; ".join(
+            f"rows with {name} {listed(self.where[name], 'or')}, of {_counted(seen)}"
+            for name, seen in self.seen.items()
+        )
 
     def items(self) -> str:
         """Return how many rows were made of items; empty if none were."""
@@ -138,6 +178,17 @@ def _marks(path: Path, reading: Reading, data: DataSection) -> Marks | None:
     return marks_in(path, reading.encoding)
 
 
+def _value(value: Any) -> str:
+    """A value as a recipe writes it; nothing, where there is none."""
+    return "" if value is None else (value if isinstance(value, str) else as_json(value)).strip()
+
+
+def _counted(seen: Counter[str]) -> str:
+    """Values with how often there are, the most frequent first."""
+    shown = [f"'{value}' ({count:,})" for value, count in seen.most_common(MOST)]
+    return ", ".join(shown) + (", ..." if len(seen) > MOST else "")
+
+
 def _asked(data: DataSection) -> list[str]:
     """The columns that a recipe names."""
     return [*data.columns.values(), *filter(None, [data.reasoning_column])]
@@ -156,5 +207,6 @@ def _column_names(data: DataSection, folder: Path) -> frozenset[str]:
         names += columns.names
         names += [name for alias in columns.aliases for name in alias.values()]
         names += [name for others in columns.other_names.values() for name in others]
-    names += [part for name in _asked(data) for part in (name, name.partition(".")[0])]
+    asked = [each for name in _asked(data) for each in (name, *joined.parts(name))]
+    names += [part for name in asked for part in (name, name.partition(".")[0])]
     return frozenset(map(plain, names))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from tuner.data.lines import UTF8, decode, lines
 MAX_CSV_FIELD = (1 << 31) - 1
 CSV, LITERAL = "csv", "literal"
 Record = tuple[int, list[str] | BadLine]
+# What Excel writes, and reads, before the first row.
+_SEP = re.compile(r'"?sep=(.)"?')
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class Reading:
         header: whether the first row of a table names the columns.
         quotes: `csv`, where they enclose cells, or `literal`, where they are text.
         turns: lines of a text file say who speaks, and the recipe reads what is said.
+        given: what the recipe says of it, as it is written there.
     """
 
     name: str = ""
@@ -39,11 +44,13 @@ class Reading:
     header: bool | None = None
     quotes: str | None = None
     turns: bool = False
+    given: Mapping[str, str] = field(default_factory=dict)
 
     def line(self, **keys: str) -> str:
-        """Return the line of a recipe that gives the file these keys."""
-        given = ", ".join(f"{key}: {value}" for key, value in {"source": self.name, **keys}.items())
-        return f"data: {{{self.key}: {{{given}}}}}"
+        """Return the line of a recipe that gives the file these keys as well."""
+        given = {"source": self.name, **self.given, **keys}
+        pairs = ", ".join(f"{key}: {value}" for key, value in given.items())
+        return f"data: {{{self.key}: {{{pairs}}}}}"
 
 
 class _Undecodable(Exception):
@@ -67,14 +74,27 @@ def rows(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any] | B
             again = {name for name, times in Counter(header).items() if times > 1}
             if not reading.header:
                 yield start, dict(zip(header, cells, strict=True))
-        elif len(cells) == len(header):
-            values: dict[str, Any] = dict(zip(header, cells, strict=True))
+        elif cells and as_wide(cells, len(header)):
+            values: dict[str, Any] = dict(zip(header, cells, strict=False))
             for name in again:
                 values[name] = Unreadable("a column name appears twice in the header (rename one)")
             yield start, values
         elif cells:
             named = "the header" if reading.header else "the first row"
             yield start, BadLine(f"{len(cells)} cells where {named} has {len(header)}")
+
+
+def as_wide(cells: Sequence[str], width: int) -> bool:
+    """Return whether a row has so many cells; empty ones behind them do not count."""
+    return len(cells) >= width and not any(cell.strip() for cell in cells[width:])
+
+
+def declared(path: Path, encoding: str) -> str | None:
+    """Return the separator that the first line of a file names (sep=;), as Excel writes it."""
+    _, first = next(lines(path, encoding), (1, b""))
+    text = decode(first)
+    found = _SEP.fullmatch(text.rstrip()) if isinstance(text, str) else None
+    return found[1] if found else None
 
 
 def positions(count: int) -> list[str]:
@@ -91,17 +111,27 @@ def _names(cells: Sequence[str]) -> list[str]:
 
 
 def records(path: Path, reading: Reading) -> Iterator[Record]:
-    """Yield the cells of every line or, where quotes enclose line ends, of every record."""
+    """Yield the cells of every line or, where quotes enclose line ends, of every record.
+
+    A row of empty cells, as spreadsheets write them behind the last one, is an empty line.
+    """
+    for start, cells in _records(path, reading):
+        empty = not isinstance(cells, BadLine) and len(cells) > 1 and not any(map(str.strip, cells))
+        yield start, [] if empty else cells
+
+
+def _records(path: Path, reading: Reading) -> Iterator[Record]:
     separator = reading.separator or ","
+    skipped = int(declared(path, reading.encoding) is not None)
     if reading.quotes == LITERAL or len(separator) > 1:
-        for number, raw in lines(path, reading.encoding):
+        for number, raw in islice(lines(path, reading.encoding), skipped, None):
             text = decode(raw)
             if text:
                 yield number, text.split(separator) if isinstance(text, str) else text
         return
 
     def decoded() -> Iterator[str]:
-        for _, raw in lines(path, reading.encoding):
+        for _, raw in islice(lines(path, reading.encoding), skipped, None):
             text = decode(raw)
             if isinstance(text, BadLine):
                 raise _Undecodable(text)
@@ -109,15 +139,15 @@ def records(path: Path, reading: Reading) -> Iterator[Record]:
 
     csv.field_size_limit(MAX_CSV_FIELD)
     reader = csv.reader(decoded(), delimiter=separator, strict=True)
-    start = 1
+    start = 1 + skipped
     try:
         for cells in reader:
             yield start, cells
-            start = reader.line_num + 1
+            start = reader.line_num + 1 + skipped
     except csv.Error as error:
         fix = "correct the quotes in the file; or, if they are part of the text: "
         fix += reading.line(quotes=LITERAL)
         yield start, BadLine(str(error), fatal=True, fix=fix)
     except _Undecodable as error:
         problem: BadLine = error.args[0]
-        yield reader.line_num + 1, BadLine(problem.reason, fatal=True, undecodable=True)
+        yield reader.line_num + 1 + skipped, BadLine(problem.reason, fatal=True, undecodable=True)

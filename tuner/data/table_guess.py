@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tuner.data.json_rows import BadLine
 from tuner.data.lines import lines
-from tuner.data.table import CSV, LITERAL, Reading, records
+from tuner.data.table import CSV, LITERAL, Reading, as_wide, declared, records
 from tuner.errors import DataError
 from tuner.schema.suggest import plain
 
@@ -25,6 +25,8 @@ _EVEN = 0.9
 # A longer text does not name a column.
 _LONGEST_NAME, _MOST_WORDS, _LONGEST_WIDE = 40, 5, 12
 _LONG = 100
+# Fewer rows do not show whether anything repeats.
+_FEW = 10
 _OPTIONS = frozenset("ABCDEFGHIJ")
 _NUMBER = re.compile(r"[-+]?[\d.,:/%-]*\d[\d.,:/%-]*")
 _WIDE = re.compile("[\u3000-\u9fff\uac00-\ud7af]")
@@ -102,13 +104,15 @@ def _rows(path: Path, reading: Reading) -> list[list[str]]:
 
 
 def _separator(path: Path, asked: Reading, default: str) -> str:
-    """The separator that gives the rows, of those for which the first has several cells, most
-    often as many cells; the usual one, where none is better."""
+    """The separator that the first line names; else the one that gives the rows, of those for which
+    the first has several cells, most often as many cells; the usual one, where none is better."""
+    if (named := declared(path, asked.encoding)) is not None:
+        return named
     shares = {}
     for separator in SEPARATORS:
         found = _rows(path, replace(asked, separator=separator, quotes=asked.quotes or CSV))
         several = bool(found) and len(found[0]) > 1
-        even = sum(len(cells) == len(found[0]) for cells in found) if several else 0
+        even = sum(as_wide(cells, len(found[0])) for cells in found) if several else 0
         shares[separator] = even / max(1, len(found))
     best = max(shares, key=lambda each: (shares[each], each == default))
     return best if shares[best] >= _EVEN and shares[best] > shares[default] else default
@@ -126,7 +130,7 @@ def _quotes_are_text(path: Path, reading: Reading) -> bool:
         return False
     width = count = quoted = 0
     for _, raw in lines(path, reading.encoding):
-        if not raw:
+        if not raw.strip(separator.encode() + b" "):
             continue
         cells = raw.count(separator.encode())
         width, count = width or cells, count + 1
@@ -157,7 +161,9 @@ def is_header(rows: Sequence[Sequence[str]], known: Collection[str]) -> bool | N
     others = [cells for cells in rows[1:] if len(cells) == len(first) and [*cells] != [*rows[0]]]
     if _is_data(first, others):
         return None if names else False
-    named = sum(map(_like_a_name, first))
+    below = zip(*others, strict=True) if others else [()] * len(first)
+    asks = [_asks(cell, column) for cell, column in zip(first, below, strict=True)]
+    named = sum(asked or _like_a_name(cell) for cell, asked in zip(first, asks, strict=True))
     if names or named == len(first):
         return True
     return None if named else False
@@ -187,6 +193,14 @@ def _is_data(first: Sequence[str], others: Sequence[Sequence[str]]) -> bool:
         cell and (cell in column or {cell, *column} <= _OPTIONS)
         for cell, column in zip(first, seen, strict=False)
     )
+
+
+def _asks(cell: str, column: Sequence[str]) -> bool:
+    """Whether a cell asks what labels below it answer: "Enforceable?"."""
+    short = len(cell.split()) <= _MOST_WORDS and len(cell) <= _LONGEST_NAME
+    labels = len(column) >= _FEW and len(set(column)) * 2 <= len(column)
+    asks = [each.strip().endswith(("?", "\uff1f")) for each in (cell, *column)]
+    return short and labels and asks[0] and not any(asks[1:])
 
 
 def _like_a_name(cell: str) -> bool:

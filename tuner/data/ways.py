@@ -15,10 +15,10 @@ from tuner.schema import strict_yaml
 
 MOST = 3
 # No column is called like a sentence.
-_NO_NAME, _ENDS = 40, (".", "?", ":", "。", "？")
+_NO_NAME, _ENDS, _WORDS = 40, (".", "?", ":", "。", "？"), 5
 _PLAIN = re.compile(r"[^\W\d][\w./*+-]*(?: [\w./*+-]+)*")
 # Keys that only one of the sources can have.
-OF_SOURCES = frozenset(("encoding", "separator", "header", "quotes"))
+OF_SOURCES = frozenset(("encoding", "separator", "header", "quotes", "where"))
 
 
 class Unsure(DataError):
@@ -63,7 +63,7 @@ def recipe_line(keys: Mapping[str, str], columns: Mapping[str, str]) -> str:
         columns: the recipe's `columns`.
     """
     (key, file), *others = keys.items()
-    parts = [f"{name}: {flow(value)}" for name, value in others]
+    parts = [f"{name}: {value if name == 'where' else flow(value)}" for name, value in others]
     if columns:
         pairs = ", ".join(f"{flow(name)}: {flow(value)}" for name, value in columns.items())
         parts.append(f"columns: {{{pairs}}}")
@@ -92,19 +92,45 @@ def given_keys(item: SourceSection, key: str, count: int) -> dict[str, str]:
         count: how many sources the key has.
     """
     named = "source" if count > 1 else key.removeprefix("data.")
-    keys = {name: getattr(item, name) for name in sorted(OF_SOURCES)}
+    keys = {name: getattr(item, name) for name in sorted(OF_SOURCES - {"where"})}
     said = {n: str(each).lower() if each in (True, False) else each for n, each in keys.items()}
-    return {named: item.source, **{n: each for n, each in said.items() if each is not None}}
+    where = {"where": where_line(item.where)} if item.where else {}
+    return {
+        named: item.source,
+        **{n: each for n, each in said.items() if each is not None},
+        **where,
+    }
+
+
+def written_keys(item: SourceSection) -> dict[str, str]:
+    """Return the keys that say how a source's file is read, as a recipe writes them."""
+    _, *keys = given_keys(item, "", 1).items()
+    return {name: each if name == "where" else flow(each) for name, each in keys}
+
+
+def where_line(where: Mapping[str, Sequence[str]]) -> str:
+    """Return the values that a source's rows must have one of, as a recipe writes them."""
+    pairs = []
+    for name, values in where.items():
+        each = [flow(value) for value in values]
+        pairs.append(f"{flow(name)}: {each[0] if len(each) == 1 else '[' + ', '.join(each) + ']'}")
+    return f"{{{', '.join(pairs)}}}"
 
 
 def without_header(path: Path, columns: Sequence[str], given: Mapping[str, str]) -> list[str]:
     """Return lines for an error about a table whose first row reads like a row, not like names;
     none for other files, and where the recipe says whether there is a header."""
     table = path.suffix.lower() in (".csv", ".tsv") and "header" not in given
-    if not table or not any(len(n) >= _NO_NAME or n.endswith(_ENDS) for n in columns):
+    if not table or not any(map(_is_sentence, columns)):
         return []
     line = recipe_line({**given, "header": "false"}, {})
     return ["if the first row is no header:", f"    {line}"]
+
+
+def _is_sentence(name: str) -> bool:
+    """Whether no column is called so; "Is it enforceable?" may well be the name of one."""
+    asks = name.endswith(("?", "？")) and len(name.split()) <= _WORDS and len(name) < _NO_NAME
+    return not asks and (len(name) >= _NO_NAME or name.endswith(_ENDS))
 
 
 def shown(ways: Sequence[Alternative], given: Mapping[str, str]) -> list[str]:

@@ -75,7 +75,7 @@ def open_base(
     """
     transformers_errors.quiet_libraries()
     found = bases.with_weights(bases.resolve(section, folder, note), section.revision, note)
-    kept, doubt = kept_with(found.folder)
+    kept, doubt = kept_with(_artefact(found, section.base, folder))
     needs = needs or BaseNeeds()
     labels = needs.labels
     classes = bool(labels) or (kept is not None and kept["head"] == "classes")
@@ -99,6 +99,14 @@ def open_base(
             warn(f"'{found.name}': {doubt}")
         opened.classify_with(opened.bare, kept)
     return opened
+
+
+def _artefact(base: Base, name: str, folder: Path) -> Path:
+    """The folder with the manifest of a base: of a GGUF file, the one that it lies in."""
+    if base.kind != "gguf":
+        return base.folder
+    places = [start / Path(name).expanduser() for start in (folder, Path.cwd())]
+    return next((each for each in places if each.exists()), places[0]).resolve().parent
 
 
 def _head(base: Base) -> Head:

@@ -14,7 +14,7 @@ from pydantic import (
     model_serializer,
 )
 
-from tuner.schema.fields import FILE, Count, Flag, PathOrAmount, Section, Text, own_words
+from tuner.schema.fields import FILE, Count, Flag, PathOrAmount, Section, Text, Words, own_words
 
 # Added to an error's location by pydantic; the space sets them apart from recipe keys.
 TAGS = ("source file", "source mapping", "held-out rows")
@@ -59,6 +59,12 @@ class SourceSection(Section):
     ] = None
     instruction: Annotated[
         Text | None, Field(description="a text before its rows; default: data.instruction")
+    ] = None
+    where: Annotated[
+        dict[str, Words] | None,
+        Field(
+            description="only its rows with one of these values in a column: {split: [train, dev]}"
+        ),
     ] = None
     rows: Annotated[
         Count | None, Field(description="at most so many of its rows, drawn by run.seed")

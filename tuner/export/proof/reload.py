@@ -48,7 +48,7 @@ def base(job: Mapping[str, Any]) -> Any:
     arguments = _arguments(job)
     dtype = getattr(torch, job["dtype"])
     if job["num_labels"]:
-        arguments["num_labels"] = job["num_labels"]
+        arguments |= _classes(job)
     if job["quantize"] == "none":
         return _class(job).from_pretrained(job["base"], **arguments).to(job["device"])
     from transformers import BitsAndBytesConfig
@@ -62,6 +62,15 @@ def base(job: Mapping[str, Any]) -> Any:
         )
     )
     return _class(job).from_pretrained(job["base"], **arguments)
+
+
+def _classes(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs of a head; by name, if they are kept: a merged model has them in its config."""
+    labels = job.get("classifier", {}).get("labels", ())
+    if len(labels) != job["num_labels"]:
+        return {"num_labels": job["num_labels"]}
+    numbers = {label: number for number, label in enumerate(labels)}
+    return {"id2label": dict(enumerate(labels)), "label2id": numbers}
 
 
 def whole(job: Mapping[str, Any], kind: str, folder: Path, **further: Any) -> Any:
