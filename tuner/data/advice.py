@@ -129,7 +129,7 @@ def as_thumbs(source: Source, task: Collection[str]) -> list[str]:
         fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
     except TunerError:
         return []
-    label = fit.columns.get("label")
+    label = fit.columns.get("label", "")
     rows = source.evidence.values(label) if label in task else []
     if fit.template.name != "thumbs" or not rows or not all(map(is_thumb, rows)):
         return []

@@ -161,7 +161,7 @@ def _readable(way: Alternative, rows: Sequence[Mapping[str, Any]]) -> bool:
     known = {name for values in read for name in values}
     columns = {n: file for n in names if (file := way.columns.get(n, n)) in known}
     found = choosing(Fit(way.template, columns, ""), read).choices
-    return found.several == choice.several and found.known >= MOST_ROWS * len(read)
+    return bool(found.several == choice.several and found.known >= MOST_ROWS * len(read))
 
 
 def _names(template: Template, name: str) -> list[str]:
