@@ -254,7 +254,8 @@ UNFIT_GROUPS: dict[str, dict[str, Any]] = {
     "a score is not a number": {"answers": ["x", "y"], "scores": [1, True]},
     "one answer has two scores": {"answers": ["x", "x"], "scores": [1, 2]},
     "there are answers without a score": {"answers": ["x", {"text": "y", "score": 1}]},
-    "the label is neither true nor false": {"completion": "x", "label": "maybe"},
+    "the label says neither liked nor disliked (true or false, 1 or 0, good or bad; other "
+    "words by data.label_names: {great: good, poor: bad})": {"completion": "x", "label": "maybe"},
 }
 
 

@@ -96,10 +96,11 @@ def uses(source: Source, task: list[str], used: Collection[str]) -> list[Alterna
     if "eval" in source.given:
         return []
     seen = source.evidence
+    known = [name for name in used if seen.values(name)]
     ways = [
         each
         for each in ways_to_read(source)
-        if each.read >= len(used) and not left_out(each.columns).issuperset(task)
+        if each.read > len(known) and not left_out(each.columns).issuperset(task)
     ]
     names = [swapped(source.fit, seen, each) for each in task] if len(task) == 1 else []
     thoughts = [reasoned(source.fit, seen, each) for each in task]
@@ -128,7 +129,7 @@ def as_thumbs(source: Source, task: Collection[str]) -> list[str]:
         fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
     except TunerError:
         return []
-    label = fit.columns.get("label")
+    label = fit.columns.get("label", "")
     rows = source.evidence.values(label) if label in task else []
     if fit.template.name != "thumbs" or not rows or not all(map(is_thumb, rows)):
         return []

@@ -68,14 +68,16 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
         # Of several that read the same columns as the same task, one.
         best.setdefault((way.template.task or way.template.name,), way)
     return [*translations(whole), *best.values()] or [
-        each for each in _last_resort(whole, evidence) if _readable(each, rows)
+        each for each in _last_resort(evidence) if _readable(each, rows)
     ]
 
 
-def _last_resort(whole: Evidence, evidence: Evidence) -> list[Alternative]:
+def _last_resort(evidence: Evidence) -> list[Alternative]:
     """The longest texts that there are, as plain text."""
+    whole = Evidence([{**row, **leaves(row, (), every=True)} for row in evidence.rows[:50]])
     texts = {name: whole.texts(name) for name in whole.columns if whole.holds(name, ("text",))}
-    lengths = {name: sum(map(len, each)) for name, each in texts.items() if each}
+    names = {name: each for name, each in texts.items() if each and not accounting.identify(each)}
+    lengths = {name: sum(map(len, each)) for name, each in names.items()}
     if not lengths:
         return []
     longest = max(lengths, key=lambda name: lengths[name])
@@ -161,7 +163,7 @@ def _readable(way: Alternative, rows: Sequence[Mapping[str, Any]]) -> bool:
     known = {name for values in read for name in values}
     columns = {n: file for n in names if (file := way.columns.get(n, n)) in known}
     found = choosing(Fit(way.template, columns, ""), read).choices
-    return found.several == choice.several and found.known >= MOST_ROWS * len(read)
+    return bool(found.several == choice.several and found.known >= MOST_ROWS * len(read))
 
 
 def _names(template: Template, name: str) -> list[str]:

@@ -186,7 +186,7 @@ def as_trained(train: Sequence[Any], held: Sequence[Any]) -> None:
     known = {source.fit.template.name for source in train if source.rows}
     for source in held:
         name = source.fit.template.name if source.rows else ""
-        twin = _TWINS.get(name)
+        twin = _TWINS.get(name, "")
         if twin in known and name not in known and source.data.template == AUTO:
             source.fit = replace(source.fit, template=load_template(twin, Path()))
 

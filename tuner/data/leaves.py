@@ -53,25 +53,30 @@ def _length(value: Any) -> int:
     return len(value) if isinstance(value, list) else -1
 
 
-def leaves(row: Mapping[str, Any], together: Collection[str]) -> dict[str, Any]:
+def leaves(
+    row: Mapping[str, Any], together: Collection[str], every: bool = False
+) -> dict[str, Any]:
     """Return the values inside a row's lists and mappings, by paths: answer.0, questions.*.q.
 
     Args:
         row: its values.
         together: columns with lists that go together, item by item.
+        every: whether each text of any list may be a row.
     """
     found: dict[str, Any] = {}
     for name, value in row.items():
-        for path, leaf in _inside(name, value, name in together):
+        for path, leaf in _inside(name, value, name in together, every):
             found.setdefault(path, leaf)
     return found
 
 
-def _inside(path: str, value: Any, aligned: bool = False) -> Iterator[tuple[str, Any]]:
+def _inside(
+    path: str, value: Any, aligned: bool = False, every: bool = False
+) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
         for key, each in value.items():
             if isinstance(key, str) and "." not in key:
-                yield from _inner(f"{path}.{key}", each)
+                yield from _inner(f"{path}.{key}", each, every)
     elif isinstance(value, list) and value:
         if all(isinstance(each, dict) for each in value):
             several = plain(path.rpartition(".")[2]) in _ANSWERS and not aligned
@@ -79,8 +84,8 @@ def _inside(path: str, value: Any, aligned: bool = False) -> Iterator[tuple[str,
             for key in dict.fromkeys(key for each in value for key in each):
                 items = value[:1] if several else value
                 said = [each[key] for each in items if not blank(each.get(key))]
-                yield from _inner(f"{place}.{key}", said[0] if said else None)
-        elif aligned:
+                yield from _inner(f"{place}.{key}", said[0] if said else None, every)
+        elif aligned or (every and all(isinstance(each, str) for each in value)):
             yield f"{path}.{STAR}", value[0]
         elif all(isinstance(each, str) for each in value) and (
             len(value) == 1 or plain(path.rpartition(".")[2]) in _ANSWERS
@@ -89,8 +94,8 @@ def _inside(path: str, value: Any, aligned: bool = False) -> Iterator[tuple[str,
             yield f"{path}.0", value[0]
 
 
-def _inner(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _inner(path: str, value: Any, every: bool) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict | list):
-        yield from _inside(path, value)
+        yield from _inside(path, value, every=every)
     else:
         yield path, value

@@ -98,7 +98,8 @@ def rows(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any] | BadL
     """
     marks = marks_in(path, encoding)
     assert marks is not None
-    start, turns, empty = 0, [], True
+    turns: list[dict[str, Any]] = []
+    start, empty = 0, True
     for number, raw in lines(path, encoding):
         text = decode(raw)
         if isinstance(text, BadLine):

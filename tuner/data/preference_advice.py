@@ -46,13 +46,13 @@ def nothing_fits(what: str, expected: Sequence[str], rows: Sequence[Row]) -> Dat
                 ],
             )
     values = {name: [v for row in rows if not blank(v := row.values.get(name))] for name in present}
-    asks, answers = (_one(present, ALIASES[name]) for name in ("prompt", "completion"))
-    if asks and answers:
-        if scores := [f"{name} ({_range(values[name])})" for name in _scales(values)]:
+    asks, said = (_one(present, ALIASES[name]) for name in ("prompt", "completion"))
+    if asks and said:
+        if rated := [f"{name} ({_range(values[name])})" for name in _scales(values)]:
             return DataError(
                 "a comparison needs two answers to the same prompt, and each row has one",
-                f"scores of one answer: {', '.join(scores)}",
-                f"to learn the answers, '{answers}' after '{asks}': tuner lora, or another method; "
+                f"scores of one answer: {', '.join(rated)}",
+                f"to learn the answers, '{said}' after '{asks}': tuner lora, or another method; "
                 "to compare them, write those to one prompt into one row, with their scores: "
                 '{"prompt": ..., "answers": ["...", "..."], "scores": [4, 1]}',
             )
@@ -99,5 +99,5 @@ def _scales(values: dict[str, list[Any]]) -> list[str]:
     return found if any(plain(name) in {*map(plain, _SCORES)} for name in found) else []
 
 
-def _range(values: Sequence[float]) -> str:
+def _range(values: Sequence[Any]) -> str:
     return f"{min(values):g} to {max(values):g}"

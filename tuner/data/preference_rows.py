@@ -146,8 +146,8 @@ class PreferenceReader:
         good = liked(self._names.get(thumb(value), value), self._fit.columns["label"])
         if good is None:
             raise BadRow(
-                f"the label '{value}' says neither liked nor disliked (true or false, 1 or 0, good "
-                f"or bad ...; or data.label_names: {{{value}: good, ...}})"
+                "the label says neither liked nor disliked (true or false, 1 or 0, good or bad; "
+                "other words by data.label_names: {great: good, poor: bad})"
             )
         prompt, answer = self._prompt(row), self._fit.value(row, "completion")
         if answer is None:

@@ -20,9 +20,7 @@ from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 
 NONE = "none"
-
-
-# A template, or a format of preference data; both have a name.
+# A template, or a format of preference data.
 Kind = TypeVar("Kind", bound=Any)
 
 
@@ -204,9 +202,8 @@ def _exactly(
 
 
 def _may_be_chosen(fit: Fit[Template], seen: Evidence) -> bool:
-    """Whether a template may be chosen without being named. One that shares its plain columns with
-    another is known by its own aliases; one for a language, by the rows' or by these; one for
-    several right options, by the rows."""
+    """Whether a template may be chosen without being named: one that shares another's columns, by
+    its aliases; one for a language, by the rows' or these; one for several answers, by the rows."""
     language, choice = fit.template.language, fit.template.choice
     if choice and fit.choices and choice.several != fit.choices.several:
         return False
