@@ -68,14 +68,11 @@ class ExampleMaker:
                 fix="leave out data.render, or use another template",
             )
         refuse_misplaced(data, templates, head)
-        self.max_length = max_length
-        self.system = data.system
-        self.train = Tally()
-        self.eval = Tally()
+        self.max_length, self.system = max_length, data.system
+        self.train, self.eval = Tally(), Tally()
         language = head == "language"
         self.plain = all(template.text is not None for template in templates) and language
-        self.head = head
-        self._labels = list(labels)
+        self.head, self._labels = head, list(labels)
         self._tokenizer = tokenizer
         turned = [template for template in templates if not template.raw]
         self._turns = bool(turned)
@@ -152,10 +149,13 @@ class ExampleMaker:
 
     def odd(self) -> dict[str, Any]:
         """Return what the chat template does to turns, for the report: see `SpanFinder`."""
-        if self.finder is None:
+        if (finder := self.finder) is None:
             return {}
-        named = {text: len(rows) for text, rows in self.finder.after.items()}
-        return {"rows_with_moved_turns": len(self.finder.moved), "text_after_answers": named}
+        return {
+            "rows_with_moved_turns": len(finder.moved),
+            "rows_with_unended_answers": len(finder.unended),
+            "text_after_answers": {text: len(rows) for text, rows in finder.after.items()},
+        }
 
     def render(
         self,
