@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.chat_templates import FAMILIES
-from tests.data.test_conversations import ROWS, said, user
+from tests.data.test_conversations import REFUSED, ROWS, said, user
 from tests.data.test_masks import learned, prepared
 from tests.tokenizers import make_tokenizer
 from tuner.data.conversation import Prompts
@@ -229,3 +230,32 @@ def test_a_column_that_is_no_reasoning_is_bad(
     with pytest.raises(DataError, match="no column 'thougt'") as caught:
         prepared(tmp_path, [row], tokenizer, reasoning_column="thougt")
     assert "did you mean 'thought'" in caught.value.fix
+
+
+@pytest.mark.parametrize("kind", ["turns", "turns with reasoning", "tools"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_turn_in_the_middle_is_learned_like_a_last_one(
+    tmp_path: Path, name: str, kind: str
+) -> None:
+    """The same text and a stop token; what comes behind that is context, as it is at the end."""
+    family, row = FAMILIES[name], ROWS[kind]
+    if (name, kind) in REFUSED:
+        return
+    tokenizer = family.tokenizer()
+
+    def answers(turns: int) -> list[str]:
+        part = {**row, "messages": row["messages"][:turns]}
+        made = prepared(tmp_path, [part], tokenizer, stop_ids=family.stop_ids(tokenizer))
+        assert made.report["rows_with_unended_answers"] == 0
+        return [text for each in made.train for text in learned(each, tokenizer)]
+
+    ends = [n for n, turn in enumerate(row["messages"], 1) if turn["role"] == "assistant"]
+    stops = (family.specials[0], *family.stops)
+    for middle, last in zip(answers(ends[-1]), [answers(n)[-1] for n in ends], strict=True):
+        assert middle.endswith(stops)
+        assert last.endswith(stops)
+        if middle != last:
+            # GLM's stop token opens the next turn.
+            assert (
+                len({re.sub("|".join(map(re.escape, stops)), "", t) for t in (middle, last)}) == 1
+            )

@@ -124,6 +124,21 @@ def test_text_after_answers_is_named(tmp_path: Path) -> None:
     assert prepared(tmp_path, [ROW], tokenizer).report["text_after_answers"] == {"Bye.": 1}
 
 
+def test_answers_in_the_middle_without_a_stop_token_are_counted(tmp_path: Path) -> None:
+    """Only the last one has a stop token then, which is put behind it; what comes behind the others
+    is context."""
+    tokenizer = make_tokenizer("chatml")
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    rows = [ROW, {"messages": ROW["messages"][:2]}]
+    made = prepared(tmp_path, rows, tokenizer)
+    assert learned(made.train[0], tokenizer) == ["Now.", "So.<|im_end|>"]
+    assert made.report["rows_with_unended_answers"] == 1
+    assert any("1 row with answers before the last one" in each for each in made.report["warnings"])
+
+
 def test_a_template_that_reorders_turns_is_named(tmp_path: Path) -> None:
     """Mistral's older ones write the system turn into the last question."""
     tokenizer = make_tokenizer("chatml")

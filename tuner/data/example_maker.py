@@ -69,14 +69,11 @@ class ExampleMaker:
                 fix="leave out data.render, or use another template",
             )
         refuse_misplaced(data, templates, head)
-        self.max_length = max_length
-        self.system = data.system
-        self.train = Tally()
-        self.eval = Tally()
+        self.max_length, self.system = max_length, data.system
+        self.train, self.eval = Tally(), Tally()
         language = head == "language"
         self.plain = language and all(template.text is not None for template in templates)
-        self.head = head
-        self._labels = list(labels)
+        self.head, self._labels = head, list(labels)
         self._tokenizer = tokenizer
         turned = [template for template in templates if not template.raw]
         self._turns = bool(turned)
@@ -154,9 +151,10 @@ class ExampleMaker:
     def odd(self) -> dict[str, Any]:
         """Return what the chat template does to turns, for the report: see `SpanFinder`."""
         found: dict[str, Any] = {"rows_with_calls_as_text": len(self._calls_as_text)}
-        if self.finder:
-            found["rows_with_moved_turns"] = len(self.finder.moved)
-            found["text_after_answers"] = {t: len(r) for t, r in self.finder.after.items()}
+        if finder := self.finder:
+            found["rows_with_moved_turns"] = len(finder.moved)
+            found["rows_with_unended_answers"] = len(finder.unended)
+            found["text_after_answers"] = {t: len(r) for t, r in finder.after.items()}
         return found
 
     def render(

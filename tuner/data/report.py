@@ -47,6 +47,8 @@ WARNINGS = {
     "the text that the row has (model.chat_template: qwen3 shows calls)",
     "rows_with_moved_turns": "{:row} whose turns the chat template moves or repeats: see "
     "`tuner data preview`",
+    "rows_with_unended_answers": "{:row} with answers before the last one that end without a stop "
+    "token, as the chat template writes none there: only the last one teaches the model to stop",
     "unsure_option_numbers": "answers are numbers of options, and no row shows whether the first "
     "option is 0 or 1: taken as 0 ({names}); if it is 1, write letters or texts instead",
     "text_after_answers": "text that the chat template writes after answers, and that is not "

@@ -48,7 +48,7 @@ WARNED = (
     *("documents_cut",),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls"),
-    *("rows_with_calls_as_text", "rows_with_moved_turns"),
+    *("rows_with_calls_as_text", "rows_with_moved_turns", "rows_with_unended_answers"),
     *("unsure_option_numbers", "text_after_answers", "turns_learned_by_key", "unanswered_rows"),
     *("unread_turn_keys", "unread_columns", "eval_rows_also_in_train", "labels_not_held_out"),
     *("labels_without_rows", "rows_with_written_stops", "special_tokens_in_text"),

@@ -51,6 +51,7 @@ class SpanFinder:
     Attributes:
         moved: rows whose turns the template moves or repeats.
         after: rows by the text that the template writes after their answers.
+        unended: rows with an answer before the last one that no stop token ends.
     """
 
     def __init__(self, chat: ChatTemplate, context: bool = False) -> None:
@@ -58,6 +59,7 @@ class SpanFinder:
         self._context = context
         self._shapes: dict[str, ChatShape] = {}
         self.moved: set[str] = set()
+        self.unended: set[str] = set()
         self.after: defaultdict[str, set[str]] = defaultdict(set)
 
     def render(
@@ -144,6 +146,10 @@ class SpanFinder:
             raise no_prefix(dialogue.row, chat, found.turn, self._text) from None
         if example and example.after:
             self.after[example.after].add(dialogue.row)
+        ends = (*self.chat.stops, *self.chat.specials)
+        earlier = example.supervised[:-1] if example else ()
+        if example and not all(example.text[:end].endswith(ends) for _, end in earlier):
+            self.unended.add(dialogue.row)
         return example and with_other_turns(example, chat, self.chat.stops, self._text)
 
     def _answered(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
