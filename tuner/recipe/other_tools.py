@@ -62,7 +62,12 @@ _NAMES: dict[str, str] = {
     "train.adam_beta1": "beta1",
     "train.adam_beta2": "beta2",
     "train.adam_epsilon": "adam_eps eps",
-    "eval.metrics": "compute_metrics metric metric_for_best_model",
+    "train.checkpoints": "save_total_limit max_checkpoints",
+    "eval.metrics": "compute_metrics metric",
+    "eval.every": "eval_steps eval_strategy evaluation_strategy evals_per_epoch eval_interval",
+    "eval.stop": "early_stopping early_stopping_patience early_stopping_steps "
+    "early_stopping_threshold metric_for_best_model",
+    "eval.keep: best": "load_best_model_at_end save_best_model",
     "eval.max_rows": "max_eval_samples eval_samples",
     "run.output": "output_dir save_dir logging_dir",
     "run.seed": "random_seed data_seed",
@@ -88,6 +93,9 @@ _NOTES = {
     "gradient_accumulation_steps": "the rows of a whole step, on all devices",
     "per_device_train_batch_size": "train.batch_size counts the rows of a whole step",
     "deepspeed": "ddp or fsdp",
+    "metric_for_best_model": "its metric, which keeps the best weights, too",
+    "early_stopping_patience": "its patience",
+    "early_stopping_threshold": "its min_change",
 }
 # Settings that a recipe has no key for, and what a run does in their place.
 _NONE = {
@@ -95,9 +103,9 @@ _NONE = {
     "figures are in metrics.jsonl and run.json of the run folder": "report_to use_wandb "
     "wandb_project wandb_run_name use_tensorboard plot_loss use_swanlab run_name "
     "mlflow_tracking_uri",
-    "held-out rows are scored before and after training": "eval_steps eval_strategy "
-    "evaluation_strategy do_eval per_device_eval_batch_size load_best_model_at_end "
-    "evals_per_epoch early_stopping_patience predict_with_generate eval_on_start",
+    "held-out rows are scored before and after training": "do_eval per_device_eval_batch_size "
+    "predict_with_generate eval_on_start",
+    "which way is better follows from the metric": "greater_is_better",
     "the command says what is done": "do_train stage task_type training_type trainer_type",
     "--resume goes on from the newest checkpoint": "resume_from_checkpoint auto_resume",
     "a run folder is never overwritten": "overwrite_output_dir overwrite_cache",
