@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.group import Groups
 from tests.run.launched import assert_equal, metrics, record
 from tuner.record import checkpoint
 from tuner.record.run_folder import RunFolder
@@ -208,3 +209,25 @@ def test_lost_best_weights_are_said_and_chosen_anew(
     losses = {step: loss for step, loss in evaluated(tmp_path / "run").items() if step > 5}
     assert found["evaluation"]["kept_step"] == min(losses, key=lambda step: losses[step])
     assert sealed(tmp_path / "run/best") == [f"step-{found['evaluation']['kept_step']}"]
+
+
+@pytest.mark.slow
+def test_two_processes_agree(
+    make_recipe: Callable[..., Path], run_recipe: Runs, tmp_path: Path
+) -> None:
+    """Both stop after the evaluation that a single process stops after, with the same step's
+    weights."""
+    recipe = make_recipe(**LORA, eval=STOPS)
+    alone = run_recipe(recipe, "alone")["evaluation"]
+    groups = Groups(tmp_path)
+    try:
+        done = groups(recipe, tmp_path / "run", world=2)
+    finally:
+        groups.close()
+    assert done["codes"] == [0, 0], groups.said(0) + groups.said(1)
+    found = record(tmp_path / "run")["evaluation"]
+    assert [found["kept_step"], found["last"]["step"]] == [4, 10]
+    assert [alone["kept_step"], alone["last"]["step"]] == [4, 10]
+    assert sealed(tmp_path / "run/best") == ["step-4"]
+    kept = checkpoint.load(tmp_path / "run/best/step-4").tensors
+    assert same(trained(tmp_path / "run"), {_saved(name): kept[name] for name in kept})
