@@ -280,6 +280,15 @@ def test_adalora_moves_its_ranks(
     shutil.rmtree(tmp_path / "run")
 
 
+def test_adalora_keeps_its_ranks_in_a_run_of_one_step(
+    make_recipe: Callable[..., Path], run_recipe: Callable[..., Any], in_process: None
+) -> None:
+    method = {"name": "adalora", "r": 2, "start_r": 4}
+    train, export = {"max_steps": 1}, {"formats": ["adapter"]}
+    done = run_recipe(make_recipe(method=method, train=train, export=export))
+    assert [item["proof"] for item in done["artefacts"]] == ["equal"]
+
+
 def test_adalora_ends_as_the_model_that_is_saved(
     make_recipe: Callable[..., Path],
     run_recipe: Callable[..., Any],

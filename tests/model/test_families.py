@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors import safe_open
 
 from tests.families import FAMILIES, make_family
@@ -349,6 +351,36 @@ def test_the_rank_of_a_layer_is_at_most_its_width(make_recipe: Callable[..., Pat
         planned(make_recipe(method={"name": "lora", "r": 100000}))
     assert "set method.r: 64 or less" in caught.value.fix
     planned(make_recipe(method={"name": "lora", "r": 64}))
+
+
+NARROW = [("qwen35", "pissa"), ("gemma3n", "olora"), ("gemma3n", "eva")]
+
+
+@pytest.mark.parametrize(("name", "init"), NARROW)
+def test_an_adapter_has_no_more_directions_than_its_layer(
+    name: str, init: str, recipe_for: Any
+) -> None:
+    """Where they are taken from the base or its inputs: the ranks that the error names do."""
+    method = {"name": "lora", "r": 16, "init": init}
+    with pytest.raises(RecipeError, match=f"method.init: {init} needs more directions") as caught:
+        planned(recipe_for(name, method=method))
+    pattern = yaml.safe_load(re.findall(r"method\.rank_pattern: (\{.*\})", caught.value.fix)[0])
+    assert planned(recipe_for(name, method={**method, "rank_pattern": pattern})).setting.targets
+    larger = {end: most + 1 for end, most in pattern.items()}
+    with pytest.raises(RecipeError, match="needs more directions"):
+        planned(recipe_for(name, method={**method, "rank_pattern": larger}))
+    planned(recipe_for(name, method={"name": "lora", "r": 16}))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(("name", "init"), [*NARROW, ("llama4", "eva")])
+def test_directions_of_the_base_in_narrow_layers(
+    name: str, init: str, recipe_for: Any, run_recipe: Callable[..., dict[str, Any]]
+) -> None:
+    """Llama-4's layers next to its experts read all rows in one."""
+    method = {"name": "lora", "r": 4, "init": init}
+    assert run_recipe(recipe_for(name, method=method))["status"] == "done"
 
 
 @pytest.mark.parametrize("matrix", ["lm_head", "embed_tokens"])

@@ -34,7 +34,7 @@ def refuse_system(chat: ChatTemplate | None, text: str, words: list[str]) -> Non
     try:
         shown, why = chat.render(turns), "it leaves the system turn out"
     except BadRow as problem:
-        shown, why = "", str(problem)
+        shown, why = "", str(problem).removeprefix("the model's chat template has no system turn: ")
     if _SYSTEM not in shown:
         raise RecipeError(
             "data.system: the model's chat template has no system turn",

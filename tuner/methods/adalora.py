@@ -75,6 +75,8 @@ class AdaloraHooks(Hooks):
 
     def after_update(self, model: Any, step: int) -> None:
         """Reduce the rank of some modules after update number `step`."""
+        if step == model.active_peft_config.total_step == 1:
+            return  # nothing is known of their importance yet
         model.base_model.update_and_allocate(step)
 
     def finish(self, model: Any) -> None:

@@ -13,7 +13,7 @@ from tuner.model import layers
 from tuner.model import tokenizer as tokenizers
 from tuner.model.adapters.saved_models import adapter_file
 from tuner.model.heads import head_for
-from tuner.plan import contradictions_export, new_tokens, refuse_base, targets
+from tuner.plan import contradictions_export, new_tokens, ranks, refuse_base, targets
 from tuner.plan import qat as plan_qat
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def adapt(ground: RecipeAndBase, machine: Machine) -> Adapted:
     group = plan_qat.group_for(recipe, ground.loaded.task, ground.head.name, base, ground.layers)
     targets.refuse_layers(recipe.method, ground.layers, base)
     chosen = targets.targets(recipe, ground.layers, base)
-    targets.refuse_rank(recipe.method, ground.layers, chosen)
+    ranks.refuse_rank(recipe.method, ground.layers, chosen)
     extra = targets.adapted_parts(recipe.method, ground.layers, chosen, base)
     return Adapted(chosen, extra.experts, extra.saved, group, room(ground))
 

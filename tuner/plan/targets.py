@@ -230,23 +230,6 @@ def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
     return chosen
 
 
-def refuse_rank(options: MethodOptions, skeleton: Skeleton, chosen: Sequence[str]) -> None:
-    """Refuse a rank above the width of every layer that it is for.
-
-    Raises:
-        RecipeError: with the largest rank that adds anything.
-    """
-    if not isinstance(options, LoraOptions) or not chosen:
-        return
-    widest = max(min(skeleton.linears[name]) for name in chosen)
-    if options.r > widest:
-        raise RecipeError(
-            f"method.r: {options.r} is above the width of every layer that is adapted",
-            f"an update of {widest} inputs or outputs has at most rank {widest}",
-            f"set method.r: {widest} or less; 8 to 64 is usual",
-        )
-
-
 def _refuse_words(options: TargetedOptions, wanted: Sequence[str], base: Base) -> None:
     """Refuse embeddings and head as targets, which are no layers inside the model.
 

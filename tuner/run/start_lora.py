@@ -49,10 +49,21 @@ def _eva(model: Any, examples: Sequence[Example]) -> None:
         dataloader=batches,
         forward_fn=lambda network, inputs: network(**inputs),
         prepare_model_inputs_fn=_padding_mask,
+        prepare_layer_inputs_fn=_read_positions,
         show_progress_bar=False,
     )
 
 
 def _padding_mask(inputs: dict[str, Any], _config: Any) -> Any:
-    """Return the positions in EVA's statistics: all except padding, as (row, position) pairs."""
-    return inputs["attention_mask"].nonzero()
+    """Return the positions in EVA's statistics, as (row, position): all except padding."""
+    return inputs["attention_mask"].bool()
+
+
+def _read_positions(states: Any, mask: Any, _layer: str) -> Any:
+    """Return what a layer reads at these positions, as (position, width)."""
+    states = states[0] if isinstance(states, tuple | list) else states
+    if states.ndim == 2:
+        # Layers next to experts get the rows in one; experts, the positions that are theirs.
+        mask = mask.reshape(-1)
+        return states[mask] if len(states) == len(mask) else states
+    return states[mask]
