@@ -121,8 +121,14 @@ def test_an_interrupted_run_is_continued_where_it_is(ran: Work, tmp_path: Path) 
     work.arguments = [*RUN]
     failed = work.run()
     assert "fix: continue it with --resume, or choose another folder" in failed.stderr
-    work.arguments = [*RUN, "--resume"]
+    work.arguments = ["chat", LEGAL]
+    failed = asked(work)
+    assert "the run runs/legal is not finished" in failed.stderr
+    runs()(work, failed.stderr)
+    assert work.arguments == ["sft", "runs/legal/recipe.lock.yaml", "--resume"]
     assert work.run().returncode == 0
+    work.arguments = ["chat", LEGAL]
+    assert asked(work).returncode == 0
 
 
 def test_a_constant_reward_is_named_and_another_one_goes_on(ran: Work, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tuner.model.adapters import saved_models
 from tuner.model.adapters.saved_models import SavedModel
 from tuner.model.heads import HEADS
 from tuner.recipe.schema_model import ModelSection
+from tuner.recipe.source import to_finish
 from tuner.record import manifest, run_json, runs
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _of_run(
         raise RecipeError(
             f"the run {path} is not finished",
             f"its status is {record['status']}",
-            "finish it with --resume, or choose another run: tuner runs list",
+            f"{to_finish(path, record)}; or choose another run (tuner runs list)",
         )
     if found.whole and base is not None:
         raise _whole(path, "merged/ and no adapter/")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,14 @@ class RecipeSource:
             if known[: len(path)] == path:
                 return flag
         return None
+
+
+def to_finish(run: Path, record: Mapping[str, Any]) -> str:
+    """Return how a run that is not done is finished, for messages."""
+    verb = record.get("plan", {}).get("verb")
+    if verb is None or not (run / LOCK).is_file():
+        return "finish it: give the command that began it again, with --resume"
+    return f"finish it: tuner {verb} {shlex.quote(str(run / LOCK))} --resume"
 
 
 def find(path: Path) -> Path:

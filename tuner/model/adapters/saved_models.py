@@ -15,7 +15,7 @@ from tuner.model import base as bases
 from tuner.model import known_files
 from tuner.model.base import Base
 from tuner.recipe.schema_model import ModelSection
-from tuner.recipe.source import LOCK
+from tuner.recipe.source import LOCK, to_finish
 from tuner.record import manifest, run_json
 from tuner.record.disk import sha256_file
 from tuner.schema.suggest import nearest
@@ -280,12 +280,12 @@ def recipe_of(run: Path, name: str, key: str) -> Recipe:
 
 def _of_run(found: SavedModel, run: Path, key: str) -> SavedModel:
     """Return what a finished run trained, with what its recipe says about it."""
-    status = run_json.read_record(run)["status"]
-    if status != "done":
+    record = run_json.read_record(run)
+    if (status := record["status"]) != "done":
         raise RecipeError(
             f"{key}: the run {found.name} is not finished",
             f"{run}: its status is {status}",
-            "finish it with --resume, or name its recipe (.yaml), which is then finished first",
+            f"{to_finish(run, record)}; or name its recipe (.yaml), which is then finished first",
         )
     recipe = recipe_of(run, found.name, key)
     if not found.folder.is_dir():
