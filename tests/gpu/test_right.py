@@ -253,6 +253,28 @@ def test_keys_are_repeated_on_gpus_without_flash_attention() -> None:
 
 
 @on_fake()
+def test_keys_are_repeated_for_rows_with_a_mask(tmp_path: Path) -> None:
+    """Labels are scored as trees, in which a label does not see the others."""
+    from tests.gpu.matrix import labelled
+
+    recipe = runs.write(
+        tmp_path,
+        data_rows=labelled(),
+        method=LORA,
+        data={"template": "instruction", "labels": runs.LABELS},
+        eval={"metrics": ["label_accuracy"], "samples": 0},
+        train={"max_steps": 1},
+        export={"formats": []},
+    )
+    calls: list[Any] = []
+    true = torch.nn.functional.scaled_dot_product_attention
+    noted = heads_of_sdpa(calls, true)
+    with mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", noted):
+        runs.train(recipe)
+    assert set(calls) == {(4, 4, False)}
+
+
+@on_fake()
 def test_loftq_starts_nearer_to_the_whole_base(tmp_path: Path) -> None:
     """In every layer, than the base in 4 bits alone."""
     from bitsandbytes.functional import dequantize_4bit

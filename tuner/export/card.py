@@ -7,6 +7,7 @@ Names and counts only: no path, no user name and no text of the rows goes into i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,18 @@ _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _OPTIONS = ("r", "alpha", "num_virtual_tokens")
 
 
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.ChainableUndefined,
+    )
+    environment.filters["value"] = formatting.value
+    return environment.from_string(_TEMPLATE.read_text("utf-8"))
+
+
 def write_card(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run: Any) -> None:
     """Write the card of an artefact.
 
@@ -34,17 +47,10 @@ def write_card(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run
         facts: how to load it (see `fresh_process.facts_of`).
         run: `plan`, `scores` and `evaluation` of the record of its run; empty without one.
     """
-    environment = jinja2.Environment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.ChainableUndefined,
-    )
-    environment.filters["value"] = formatting.value
     plan = run.get("plan") or {}
     values = {key: item["value"] for key, item in plan.get("values", {}).items()}
     labels = facts.get("num_labels")
-    text = environment.from_string(_TEMPLATE.read_text("utf-8")).render(
+    text = _template().render(
         version=__version__,
         adapter=kind == "adapter",
         format=FORMATS[kind],
