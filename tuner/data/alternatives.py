@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data import accounting
-from tuner.data.addressing import Paths
+from tuner.data.addressing import STAR, Paths
 from tuner.data.bad_rows import BadRow
 from tuner.data.choices import choosing
 from tuner.data.column_names import called, suits
@@ -38,6 +38,7 @@ _MAY_BE = {
     ),
     "context": ("text", "content", "文本", "内容"),
 }
+_HALF = 0.5
 _TITLES = frozenset(map(plain, _MAY_BE["summary"]))
 
 
@@ -200,6 +201,8 @@ def _way(
     taken = {root_of(file, evidence.columns) for file in used.values()}
     own = {name: used[name] for name in template.columns.names if name in used}
     columns = {name: file for name, file in own.items() if name != file}
+    # What is read under another name is not read under its own, too.
+    columns |= {n: NONE for n in template.columns.optional if n in taken and n not in own}
     columns |= {name: NONE for name in task if name not in taken and name not in columns}
     return Alternative(template, columns, len({*own.values()}))
 
@@ -239,7 +242,8 @@ def _guess(
         for path in (column, *(each for each in whole.columns if root_of(each, every) == column)):
             # What is inside a list is only taken where something must be.
             names = open_ones if path == column else [n for n in open_ones if n in missing]
-            names = [n for n in names if n != "context" or plain(path) not in _TITLES]
+            if plain(path) in _TITLES:
+                names = [n for n in names if n not in ("context", *template.answer_columns)]
             name = next((n for n in names if suits(template, n, path, whole)), None)
             if name is not None and _filled(template, name, path, whole):
                 open_ones.remove(name)
@@ -269,7 +273,9 @@ def _filled(template: Template, name: str, column: str, whole: Evidence) -> bool
     if accounting.identify(whole.values(column)):
         return False
     needed = name in template.columns.required and name not in template.columns.blank
-    return count >= MOST_ROWS * len(whole.rows) if needed else count > 0
+    # Of what is inside of lists, only the first of each row is counted.
+    share = MOST_ROWS if STAR not in column else _HALF
+    return count >= share * len(whole.rows) if needed else count > 0
 
 
 def _of_turns(template: Template) -> list[str]:
