@@ -181,7 +181,8 @@ def test_a_preview_reads_answers_as_the_plan_does(tmp_path: Path) -> None:
         (
             {"options": TREES},
             ["A", "B"],
-            "an answer names several options: a question must have one",
+            "an answer names several options: a question must have one (for several, "
+            "data.template: multiple_answers, or multiple_answers_zh)",
         ),
         ({"options": [["oak"], ["fig"]]}, "A", "an option in 'options' is not text"),
         ({"options": TREES * 7}, "A", "there are 28 options, more than letters"),

@@ -219,6 +219,31 @@ def test_columns_are_known_by_the_names_of_the_field(tmp_path: Path, name: str) 
     assert found.understood.startswith(sentence)
 
 
+def test_a_list_of_answers_is_a_ranking_or_one_answer(tmp_path: Path) -> None:
+    rows = rows_of({"question": "Who left {n}?", "answers": ["Barge {n}.", "The barge."]})
+    with pytest.raises(DataError, match="rankings, best first") as caught:
+        prepared(tmp_path, rows)
+    line = yaml.safe_load(LINE.findall(caught.value.fix)[1])
+    assert line.pop("train") == "rows.jsonl"
+    assert "Barge 3.<" in texts(prepared(tmp_path, rows, **line))[3]
+
+
+def test_questions_without_an_answer_are_rows_to_skip(tmp_path: Path) -> None:
+    """SQuAD 2.0: the recipe reads the others; no title becomes an answer."""
+    rows = [article(n) for n in COUNT]
+    for row in rows[::3]:
+        row["paragraphs"][0]["qas"][0]["answers"] = []
+    write_rows(tmp_path / "a.jsonl", rows)
+    with pytest.raises(DataError, match="no data template fits") as caught:
+        planned(tmp_path, train="a.jsonl")
+    line = yaml.safe_load(LINE.findall(caught.value.fix)[0])
+    with pytest.raises(DataError, match=r"data\.max_bad_rows: 4") as caught:
+        planned(tmp_path, **line)
+    assert "qas.*.answers.0.text' is missing: a.jsonl:1 paragraphs.0.qas.0" in str(caught.value)
+    made = planned(tmp_path, **line, max_bad_rows=4)
+    assert len(made.train) == sum(2 * (n % 3 + 1) for n in COUNT) - 4
+
+
 def test_several_right_options_are_learned_in_their_order(tmp_path: Path) -> None:
     right = ["AC", "C, A", ["A", "C"], '["C", "A"]', "oak", "A；C", "ca", "B"]
     options = {"A": "oak", "B": "iron", "C": "cork"}
@@ -288,6 +313,10 @@ OFFERED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "template": "qa_zh",
             "columns": {"question": "instruction", "answer": "output", "context": "laws"},
         },
+    ),
+    "a history that is a text": (
+        {"question": "And {n}?", "answer": "It {n}.", "history": "We spoke of barge {n}."},
+        {"template": "qa_with_context", "columns": {"context": "history", "history": "none"}},
     ),
     "laws as the system turn": (
         {"system": ["第{n}条", "第二条"], "question": "船{n}归谁？", "answer": "归{n}。"},

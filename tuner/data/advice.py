@@ -17,6 +17,7 @@ from tuner.data.ways import MOST, Alternative, Unsure, recipe_line, shown, witho
 from tuner.data.winners import NoneBetter
 from tuner.errors import DataError, TunerError
 
+_RANKED = "rankings, best first"
 _COMPARISONS = (
     "comparisons of answers, for tuner reward, or for tuner rlhf with rlhf.algorithm: dpo"
 )
@@ -56,7 +57,9 @@ def with_ways(error: DataError, source: Source) -> DataError:
     if lines := without_header(source.path, source.columns, source.given):
         return DataError(error.what, error.why, "\n".join(lines), error.problems)
     compared = as_comparisons(source)
-    ways = [] if hints or compared else ways_to_read(source)
+    # A list of answers may as well be one answer in several words.
+    compares = bool(compared) and _RANKED not in compared[0]
+    ways = [] if hints or compares else ways_to_read(source)
     unnamed = nameless(source.columns)
     ways = sure(ways, source.evidence) if unnamed else ways
     lines = [*compared, *shown(ways, source.given)]
@@ -117,8 +120,9 @@ def as_comparisons(source: Source) -> list[str]:
         return []
     if fit.template.name == "thumbs":
         return []
+    ranked = fit.template.name == "rankings" and "ranks" not in fit.columns
     return [
-        f"  {_COMPARISONS}, as they are ({fit.template.name}):",
+        f"  {_COMPARISONS}, as they are ({_RANKED if ranked else fit.template.name}):",
         f"    {recipe_line(source.given, source.data.columns)}",
     ]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data import accounting, joined, label_columns
-from tuner.data.addressing import Paths
+from tuner.data.addressing import STAR, Paths
 from tuner.data.bad_rows import BadRow
 from tuner.data.choices import choosing
 from tuner.data.column_names import called, suits
@@ -41,6 +41,7 @@ _MAY_BE = {
 }
 # What heads a text is no text of its own next to it.
 _HEADS = frozenset(("title", "headline", "subject", "heading", "标题"))
+_HALF = 0.5
 
 
 def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternative]:
@@ -207,6 +208,8 @@ def _way(
     taken = {root_of(file, evidence.columns) for files in read.values() for file in files}
     own = {name: used[name] for name in template.columns.names if name in used}
     columns = {name: file for name, file in own.items() if name != file}
+    # What is read under another name is not read under its own, too.
+    columns |= {n: NONE for n in template.columns.optional if n in taken and n not in own}
     columns |= {name: NONE for name in task if name not in taken and name not in columns}
     return Alternative(template, columns, len({file for name in own for file in read[name]}))
 
@@ -238,7 +241,8 @@ def _guess(
     given = set()
     for column, path in [*((column, column) for column in free), *inside]:
         names = open_ones if path == column else [n for n in open_ones if n in missing]
-        names = [n for n in names if n != "context" or plain(path) not in _HEADS]
+        if plain(path) in _HEADS:
+            names = [n for n in names if n not in ("context", *template.answer_columns)]
         name = next((n for n in names if suits(template, n, path, whole)), None)
         if column not in given and name is not None and _filled(template, name, path, whole):
             open_ones.remove(name)
@@ -268,7 +272,9 @@ def _filled(template: Template, name: str, column: str, whole: Evidence) -> bool
     if accounting.identify(whole.values(column)):
         return False
     needed = name in template.columns.required and name not in template.columns.blank
-    return count >= MOST_ROWS * len(whole.rows) if needed else count > 0
+    # Of what is inside of lists, only the first of each row is counted.
+    share = MOST_ROWS if STAR not in column else _HALF
+    return count >= share * len(whole.rows) if needed else count > 0
 
 
 def _of_turns(template: Template) -> list[str]:
