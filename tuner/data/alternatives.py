@@ -204,8 +204,10 @@ def _guess(
     free = [n for n in task if n not in {_root(file, every) for file in used.values()}]
     odd = [name for name in free if not accounting.known(name)]
     sure = len(missing) == len(free) == 1 and whole.holds(free[0], ("text",))
-    classes = [name for name in free if template.label and _late(whole, name, True)[0] == 1]
-    many = len(missing) > 1 and len(free) > len(missing) and len(classes) != 1
+    classes = [_late(whole, name, True)[:2] for name in free if template.label]
+    # The label is the one column that repeats, or of several the one that is true or false.
+    label = 1 in (sum(each[0] == 1 for each in classes), classes.count((1, False)))
+    many = len(missing) > 1 and len(free) > len(missing) and not label
     if missing and not sure and (len(odd) < len(missing) or many):
         # Nobody could say which is which.
         return
