@@ -98,7 +98,7 @@ LABELLED: dict[str, tuple[str, list[Any], str]] = {
     ),
     "a question in the header": (
         "Field Note|Region|Is it dry?",
-        [LONG, ("north", "south", "east", "west"), ("Yes", "No")],
+        [LONG, ("north", "south", "east"), ("Yes", "No")],
         'text: Region + Field Note, label: "Is it dry?"',
     ),
     "without names": ("", [TEXT, LABELS], 'text: "1", label: "2"'),

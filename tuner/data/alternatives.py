@@ -227,10 +227,8 @@ def _guess(
     free = [n for n in task if n not in {root_of(file, every) for file in used.values()}]
     odd = [name for name in free if not accounting.known(name)]
     sure = len(missing) == len(free) == 1 and whole.holds(free[0], ("text",))
-    classes = [
-        name for name in free if template.label and label_columns.late(whole, name, True)[0] == 1
-    ]
-    many = len(missing) > 1 and len(free) > len(missing) and len(classes) != 1
+    label = template.label is not None and label_columns.one_is_clear(whole, free)
+    many = len(missing) > 1 and len(free) > len(missing) and not label
     if missing and not sure and (len(odd) < len(missing) or many):
         # Nobody could say which is which.
         return

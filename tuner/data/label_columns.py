@@ -28,6 +28,13 @@ def late(evidence: Evidence, name: str, labels: bool) -> tuple[int, bool, int]:
     )
 
 
+def one_is_clear(evidence: Evidence, names: Sequence[str]) -> bool:
+    """Return whether one of these columns must be the label: the only one that repeats, or of
+    several the one that is true or false."""
+    classes = [late(evidence, name, True)[:2] for name in names]
+    return 1 in (sum(each[0] == 1 for each in classes), classes.count((1, False)))
+
+
 def join(evidence: Evidence, task: Sequence[str], used: dict[str, str]) -> None:
     """Give what is left of the task to the text that is classified: short parts first, since a row
     that is too long loses its end. No list, no constant, nor what gives the label away."""
