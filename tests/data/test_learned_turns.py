@@ -151,7 +151,7 @@ PLAIN = {"messages": [user("Due?"), said("Now.")]}
 TEXT = 'Be "brief",\nand 你好 __init__.'
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if (name, "system") not in REFUSED])
 def test_a_system_turn_is_sent_where_there_is_none(tmp_path: Path, name: str) -> None:
     """Trained with it, sent without: the same prompt; a turn that is there comes first."""
     family = FAMILIES[name]

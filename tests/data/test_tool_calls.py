@@ -30,13 +30,14 @@ def _twice(text: bool) -> Row:
     return {"messages": turns, "tools": [TOOL]}
 
 
-ONE_CALL = ("llama3", "gpt-oss")
+ONE_CALL = ("llama3", "llama3.1", "llama3.2", "gpt-oss")
 TAG, NESTED = "<tool_call>\n", '{"at": "Calais", "days": [1, {"from": "Ärmel"}]}'
 SECOND = f'{{"name": "moon", "arguments": {NESTED}}}'
 FIRST = '{"name": "tide", "arguments": {"at": "Brest"}}'
 TWO_CALLS = {
     "qwen2.5": f"{TAG}{FIRST}\n</tool_call>\n{TAG}{SECOND}\n</tool_call><|im_end|>",
     "qwen3": f"{TAG}{FIRST}\n</tool_call>\n{TAG}{SECOND}\n</tool_call><|im_end|>",
+    "qwen3-2507": f"{TAG}{FIRST}\n</tool_call>\n{TAG}{SECOND}\n</tool_call><|im_end|>",
     "qwen3-2507-thinking": f"\n</think>\n\n{TAG}{FIRST}\n</tool_call>\n{TAG}{SECOND}\n</tool_call>"
     "<|im_end|>",
     "mistral": f"[TOOL_CALLS] [{FIRST}, {SECOND}]</s>",

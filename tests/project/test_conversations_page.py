@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import tuner
+from tuner.cli import data
+from tuner.console.console import Console
 
 ROOT = Path(__file__).parents[2]
 # What it says of tools is tried with a server: inference/test_tools.py.
@@ -22,7 +24,7 @@ PAGE = (ROOT / "docs/conversations.md").read_text("utf-8").partition("\n## Tools
 @pytest.mark.slow
 def test_the_transcripts_are_what_the_commands_print(tmp_path: Path) -> None:
     """On the real base: it reasons and stops; asked not to, it answers at once."""
-    train, *asked = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    train, *asked, _ = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     shown = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     folder = tmp_path / "bin"
@@ -58,8 +60,8 @@ def test_the_mix_of_the_page_is_planned_as_it_says(
     tmp_path: Path, bases: Callable[[str], Path]
 ) -> None:
     """The sources' lines do not depend on the base."""
-    (recipe,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    (shown,) = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
+    recipe, _ = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    shown, _ = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
     shutil.copytree(ROOT / "recipes/samples", tmp_path / "samples")
     (tmp_path / "mix.yaml").write_text(recipe, "utf-8")
     done = tuner("plan", "mix.yaml", "--set", f"model.base={bases('llama')}", cwd=tmp_path)
@@ -69,3 +71,27 @@ def test_the_mix_of_the_page_is_planned_as_it_says(
     assert "".join(lines[start : start + len(shown.splitlines())]) == shown
     count = len([line for line in lines if line.startswith("source ")])
     assert count == shown.count("source ")
+
+
+def test_each_case_is_previewed_as_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last example of each row, whole."""
+    (rows,) = re.findall(r"```jsonl\n(.*?)```", PAGE, re.DOTALL)
+    _, recipe = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    _, shown = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
+    *_, line = re.findall(r"```sh\n(.*?)\n```", PAGE, re.DOTALL)
+    (tmp_path / "chats.jsonl").write_text(rows, "utf-8")
+    (tmp_path / "chats.yaml").write_text(recipe, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    name, count = re.fullmatch(r"tuner data preview (\S+) -n (\d)", line).groups()
+    data.preview(name, (), int(count), Console())
+    printed = capsys.readouterr().out
+    found = ["\n".join(map(str.rstrip, each.splitlines())) for each in _blocks(printed)]
+    last = {each.split(" ")[0]: each for each in found}
+    assert [each.rstrip() for each in _blocks(shown)] == [each.rstrip() for each in last.values()]
+    assert len(last) == len(rows.splitlines()) == int(count)
+
+
+def _blocks(text: str) -> list[str]:
+    return re.split(r"^(?=chats\.jsonl)", text, flags=re.MULTILINE)[1:]
