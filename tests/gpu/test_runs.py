@@ -51,3 +51,17 @@ def test_bytes_at_the_peak_are_those_of_the_plan(tmp_path: Path, name: str) -> N
     # Neither CUDA's context nor holes between tensors are in what is alive.
     alive = planned["total"] - planned["process"] - planned["holes"]
     assert ran.allocated == pytest.approx(alive, rel=0.10)
+
+
+@pytest.mark.slow
+@on_fake()
+def test_rows_are_scored_while_a_run_trains(tmp_path: Path) -> None:
+    """In half precision, on the device, with the random numbers of its generator left alone."""
+    from tests.gpu import runs
+
+    sections: dict[str, Any] = {"train": {"max_steps": 3}, "eval": {"every": 1, "keep": "best"}}
+    recipe = runs.write(tmp_path, method={"name": "lora", "r": 4}, **sections)
+    runs.stop_after(1, recipe)
+    record = runs.train(recipe, resume=True)
+    assert record["evaluation"]["last"]["step"] == 3
+    assert record["scores"]["after"] == record["evaluation"]["best"]["scores"]
