@@ -58,8 +58,9 @@ def _find(card: str) -> Gpu:
         return found
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*GiB", card, re.IGNORECASE):
         return Gpu(f"a GPU with {match[1]} GiB", int(float(match[1]) * _GIB), BF16_CAPABILITY)
-    near = [name for name in CARDS if plain(card) in plain(name)] or [nearest(card, CARDS)]
-    meant = f"did you mean {near[0]}? else " if near[0] else ""
+    parts = (name for name in CARDS if plain(card) in plain(name))
+    near = next(parts, None) or nearest(card, CARDS)
+    meant = f"did you mean {near}? else " if near else ""
     raise RecipeError(
         f"--for {card}: unknown GPU",
         f"known GPUs: {', '.join(CARDS)}",
