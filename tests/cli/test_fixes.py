@@ -46,6 +46,9 @@ RECIPES = {
     "a bundled recipe": Fault(
         2, "no recipe legl", meant("legl"), arguments=("plan", "legl", "--set", "model.base=BASE")
     ),
+    "rows": Fault(
+        2, "train.jsonl is no recipe, but looks like", runs(), arguments=("plan", "train.jsonl")
+    ),
     "no recipe": Fault(2, "no recipe is given", runs(), arguments=("plan",)),
     "two recipes": Fault(2, "given twice", runs(), arguments=(*PLAN, "--recipe", RECIPE)),
     "a folder": Fault(
@@ -406,9 +409,7 @@ COMMANDS = {
     ),
     "a run": Fault(2, "no run 'onne'", meant("onne"), arguments=("runs", "show", "onne")),
     "a GPU": Fault(
-        2, "--for h10: unknown GPU",
-        lambda work, said: work.swap("h10", said.split("known GPUs: ")[1].split(",")[0]),
-        arguments=(*PLAN, "--for", "h10"),
+        2, "--for 4090: unknown GPU", meant("4090"), arguments=(*PLAN, "--for", "4090"),
     ),
     "GPUs of no machine": Fault(
         2, "--devices 2 without --for", adds(r"add (--for \w+)"),

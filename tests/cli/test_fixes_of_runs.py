@@ -77,6 +77,10 @@ FAULTS = {
         2, "there is no run, adapter or model runs/legl", meant("runs/legl"),
         arguments=("verify", "runs/legl"),
     ),
+    "a name": Fault(2, "there is no run leagl", meant("leagl"), arguments=("chat", "leagl")),
+    "another name": Fault(
+        2, "leagl does not exist", meant("runs/leagl"), arguments=("inspect", "runs/leagl"),
+    ),
     "chat": Fault(2, "tuner chat needs a model", runs(), arguments=("chat",)),
 }  # fmt: skip
 

@@ -225,7 +225,7 @@ def test_a_sealed_adapter_that_was_altered(
     ("arguments", "code", "words"),
     [
         ((), 2, "neither a run nor --base"),
-        (("missing-run",), 2, "holds no run"),
+        (("missing-run",), 2, "there is no run missing-run"),
         (("--base", "BERT"), 4, "an encoder cannot generate"),
         (("--base", "./nowhere"), 4, "was not found"),
         (("--base", "LLAMA", "--temperature", "nan"), 2, "temperature"),

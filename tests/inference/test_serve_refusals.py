@@ -381,7 +381,7 @@ def test_the_time_limit_of_a_request(start: Start) -> None:
         (("--base", "BASE", "--api-key", ""), 2, "it is empty"),
         (("--base", "BASE", "--api-key", "a b"), 2, "is not a valid API key"),
         (("--base", "BASE", "--host", "192.0.2.1", "--allow-anyone"), 7, "cannot listen"),
-        (("nowhere",), 2, "holds no run"),
+        (("nowhere",), 2, "there is no run nowhere"),
     ],
 )
 def test_what_cannot_be_served(

@@ -57,14 +57,15 @@ def _named(files: Sequence[str]) -> str:
 
 
 def _nowhere(name: str, places: Sequence[Path], what: str) -> DataError:
+    places = list({place.absolute(): place for place in reversed(places)}.values())[::-1]
     near = [
         str(place.parent / close)
-        for place in dict.fromkeys(places)
+        for place in places
         if place.parent.is_dir()
         for close in get_close_matches(place.name, [p.name for p in place.parent.iterdir()])
     ]
-    tried = " nor ".join(dict.fromkeys(str(place) for place in places))
-    fix = f"did you mean {', '.join(dict.fromkeys(near))}?" if near else "check the path"
+    tried = " nor ".join(map(str, places))
+    fix = f"did you mean {', '.join(near)}?" if near else "check the path"
     known = Path(name).suffix.lower() in READERS
     if not near and what != "data.template" and _HUB.fullmatch(name) and not known:
         local = name.rpartition("/")[2]

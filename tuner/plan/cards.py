@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from tuner.errors import RecipeError
 from tuner.machine.hardware import BF16_CAPABILITY, Gpu, Machine
+from tuner.schema.suggest import nearest, plain
 
 _MIB, _GIB = 1 << 20, 1 << 30
 # Total memory in MiB as nvidia-smi reports it, and compute capability.
@@ -57,8 +58,11 @@ def _find(card: str) -> Gpu:
         return found
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*GiB", card, re.IGNORECASE):
         return Gpu(f"a GPU with {match[1]} GiB", int(float(match[1]) * _GIB), BF16_CAPABILITY)
+    parts = (name for name in CARDS if plain(card) in plain(name))
+    near = next(parts, None) or nearest(card, CARDS)
+    meant = f"did you mean {near}? else " if near else ""
     raise RecipeError(
         f"--for {card}: unknown GPU",
         f"known GPUs: {', '.join(CARDS)}",
-        "use one of these names, or a memory size: --for 24GiB (bfloat16 is then assumed)",
+        f"{meant}use one of these names, or a memory size: --for 24GiB (bfloat16 is then assumed)",
     )

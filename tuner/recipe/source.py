@@ -21,6 +21,8 @@ from tuner.schema.suggest import nearest
 # A run keeps its resolved recipe under this name.
 LOCK = "recipe.lock.yaml"
 FIX = "correct the recipe; `tuner recipes schema` describes every key"
+# Endings of files of rows.
+_ROWS = frozenset((".csv", ".tsv", ".jsonl", ".json", ".ndjson", ".parquet", ".txt"))
 # On the command line, where a shell completes them, these paths start at the current folder.
 _PATH_KEYS = frozenset(key for key, kind in keys(Recipe) if kind != "base")
 
@@ -100,6 +102,8 @@ def read(file: Path) -> bytes:
     """Return the file's bytes; refuse a file too large for a recipe."""
     try:
         if file.stat().st_size > strict_yaml.MAX_BYTES:
+            if file.suffix.lower() in _ROWS:
+                raise _of_rows(file)
             raise RecipeError(f"{file} is not a recipe", "it is larger than 1 MiB", FIX)
         return file.read_bytes()
     except OSError as error:
@@ -111,7 +115,33 @@ def read(file: Path) -> bytes:
 
 
 def parse(content: bytes, file: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
-    """Return the recipe as a tree of keys, and the line of every key."""
+    """Return the recipe as a tree of keys, and the line of every key.
+
+    Raises:
+        RecipeError: it is no YAML file with sections.
+    """
+    try:
+        tree, lines = _parse(content, file)
+        rows = not tree.keys() & {*sections()}
+    except RecipeError:
+        if file.suffix.lower() not in _ROWS:
+            raise
+        rows = True
+    if rows and file.suffix.lower() in _ROWS:
+        raise _of_rows(file)
+    return tree, lines
+
+
+def _of_rows(file: Path) -> RecipeError:
+    words = [str(file), "--write", f"{file.stem}.yaml"]
+    return RecipeError(
+        f"{file} is no recipe, but looks like rows",
+        "a recipe is a YAML file that names the rows: data: {train: FILE}",
+        f"write one: tuner data recognise {shlex.join(words)}",
+    )
+
+
+def _parse(content: bytes, file: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

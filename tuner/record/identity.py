@@ -77,9 +77,10 @@ def _as_before(saved: Mapping[str, Any], fields: Sequence[str], causes: Sequence
     """Return how to restore the checkpoint's settings: a default may have changed."""
     earlier = {field: saved.get(field) for field in fields if _DIGEST not in field}
     earlier |= {cause.key: cause.value for cause in causes if cause.key}
-    if not all(isinstance(value, str | int | float) for value in earlier.values()):
+    plain = {key: value for key, value in earlier.items() if isinstance(value, str | int | float)}
+    if len(plain) < len(earlier):
         return "undo these changes"
-    flags = " ".join(f"--set {shlex.quote(f'{k}={_written(v)}')}" for k, v in earlier.items())
+    flags = " ".join(f"--set {shlex.quote(f'{k}={_written(v)}')}" for k, v in plain.items())
     digests = any(_DIGEST in field for field in fields)
     # Other keys of the data section make other rows, too.
     files = digests and not any(key.startswith("data.") for key in earlier)

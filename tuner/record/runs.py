@@ -12,6 +12,7 @@ from typing import Any
 from tuner.errors import IntegrityError, RecipeError
 from tuner.record.lock import Owner
 from tuner.record.run_json import LOCK, RUN, read_record
+from tuner.schema.suggest import nearest
 
 RUNS = Path("runs")
 
@@ -95,10 +96,19 @@ def read_run(path: Path) -> RunSummary:
     return _summary(path)
 
 
+def near(name: str) -> str:
+    """Return how a fix begins if a run in `RUNS` has nearly this name; else nothing."""
+    known = {file.parent.name: file.parent for file in RUNS.glob(f"*/{RUN}")}
+    found = nearest(name.removeprefix(f"{RUNS}/"), known)
+    return f"did you mean {known[found]}? else " if found else ""
+
+
 def no_run(path: Path) -> RecipeError:
-    """Return the error for a folder that holds no run."""
+    """Return the error for a folder that is not there, or holds no run."""
     return RecipeError(
-        f"{path} holds no run", f"there is no {RUN}", "`tuner runs list` shows the existing runs"
+        f"{path} holds no run" if path.exists() else f"there is no run {path}",
+        f"there is no {path / RUN}",
+        f"{near(str(path))}see `tuner runs list`",
     )
 
 

@@ -20,7 +20,7 @@ from tuner.methods.options import CONFIG, WEIGHTS
 from tuner.model.adapters import nearest_tokens, saved_models
 from tuner.model.adapters import norms as updates
 from tuner.model.adapters.norms import ELSEWHERE, Pair, Tensor
-from tuner.record import manifest, run_json
+from tuner.record import manifest, run_json, runs
 from tuner.record.disk import sha256_file
 
 _NUMBERS = ("r", "init_r", "lora_alpha", "alpha", "num_virtual_tokens", "num_layers")
@@ -92,7 +92,7 @@ def _locate(path: Path) -> tuple[Path, dict[str, Any]]:
         raise RecipeError(
             f"{path} is not a folder" if path.exists() else f"{path} does not exist",
             f"an adapter is a folder with {CONFIG} and its weights",
-            "use a run folder or an adapter's folder; `tuner runs list` shows the runs",
+            f"{runs.near(str(path))}use a run folder or an adapter's folder; see `tuner runs list`",
         )
     found = saved_models.at(path)
     folder, run = path, dict[str, Any]()

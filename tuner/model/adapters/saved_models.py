@@ -16,9 +16,8 @@ from tuner.model import known_files
 from tuner.model.base import Base
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.source import LOCK, to_finish
-from tuner.record import manifest, run_json
+from tuner.record import manifest, run_json, runs
 from tuner.record.disk import sha256_file
-from tuner.schema.suggest import nearest
 
 if TYPE_CHECKING:
     from tuner.recipe.load import LoadedRecipe
@@ -202,16 +201,9 @@ def find(name: str, folder: Path, key: str) -> SavedModel:
     raise RecipeError(
         f"{key}: there is no run, adapter or model {name}",
         f"looked in {' and '.join(map(str, places))}",
-        f"{_near(name)}use a run folder (tuner runs list), or the folder of an adapter or a model"
-        f"{recipe}",
+        f"{runs.near(name)}use a run folder (tuner runs list), or the folder of an adapter or a "
+        f"model{recipe}",
     )
-
-
-def _near(name: str) -> str:
-    """Return how the fix begins if a run has nearly this name."""
-    runs = {file.parent.name: file.parent for file in Path("runs").glob(f"*/{run_json.RUN}")}
-    near = nearest(name.removeprefix("runs/"), runs)
-    return f"did you mean {runs[near]}? else " if near else ""
 
 
 def adapter_file(source: str, folder: Path) -> Path:
