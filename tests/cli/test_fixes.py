@@ -273,12 +273,8 @@ DATA = {
         {"data.reasoning_column": "thnking"}, PLAN, 
         [{"instruction": f"Say {n}.", "output": "So.", "thinking": "Or?"} for n in range(9)],
     ),
-    "another tool's data template": Fault(
-        2, "there is no template 'alpaca'", sets(), {"data.template": "alpaca"}
-    ),
-    "another tool's chat template": Fault(
-        2, "there is no template 'qwen'", leaves_out, {"data.template": "qwen"}
-    ),
+    "another data template": Fault(2, "no template 'alpaca'", sets(), {"data.template": "alpaca"}),
+    "another chat template": Fault(2, "no template 'qwen'", leaves_out, {"data.template": "qwen"}),
     "a format of preferences": Fault(
         2, "'pairz' is not a format", meant("pairz"),
         {"data.template": "pairz", "rlhf.algorithm": "dpo"}, PLAN, PAIRS,
