@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tuner.cli.options import Json, console
-from tuner.errors import DataError, RecipeError
+from tuner.errors import DataError, RecipeError, TunerError
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
@@ -85,7 +85,7 @@ def _written(file: Path, keys: Mapping[str, Any]) -> dict[str, str]:
     return written_keys(SourceSection(source=str(file), **keys))
 
 
-def _with_options(error: DataError, keys: Mapping[str, Any]) -> DataError:
+def _with_options(error: TunerError, keys: Mapping[str, Any]) -> TunerError:
     """The error with the options of this command that say the same as the keys in its fix."""
     found = re.findall(r"\b(encoding|separator|header): (\"[^\"]*\"|[^,}\s]+)", error.fix)
     words = {"true": "--header", "false": "--no-header", '"\\t"': "--separator tab"}
