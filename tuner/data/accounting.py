@@ -121,10 +121,12 @@ def may_label(evidence: Evidence, name: str) -> bool:
 
 
 def _keeps_books(name: str) -> bool:
-    return (
-        plain(name) in _BOOKKEEPING
-        or bool(_ENDINGS.fullmatch(name))
-        or bool(_COUNTS.match(name.casefold()))
+    # Of a path, what it leads to.
+    return any(
+        plain(each) in _BOOKKEEPING
+        or bool(_ENDINGS.fullmatch(each))
+        or bool(_COUNTS.match(each.casefold()))
+        for each in (name, name.rpartition(".")[2])
     )
 
 
