@@ -69,7 +69,9 @@ def test_articles_with_paragraphs_with_questions(
     with pytest.raises(DataError, match="no data template fits") as caught:
         planned(tmp_path, train=name)
     line = yaml.safe_load(LINE.findall(caught.value.fix)[0])
-    made = texts(planned(tmp_path, **line))
+    result = planned(tmp_path, **line)
+    assert result.report["unread_columns"] == []
+    made = texts(result)
     every = [(n, m, k) for n in COUNT for m in range(n % 3 + 1) for k in range(2)]
     assert len(made) == len(every)
     for text, (n, m, k) in zip(made, every, strict=True):

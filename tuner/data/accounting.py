@@ -122,11 +122,13 @@ def may_label(evidence: Evidence, name: str) -> bool:
 
 
 def _keeps_books(name: str) -> bool:
-    return (
-        plain(name) in _BOOKKEEPING
-        or bool(_ENDINGS.fullmatch(name))
+    # Of a path, what it leads to.
+    return any(
+        plain(each) in _BOOKKEEPING
+        or bool(_ENDINGS.fullmatch(each))
         # "Is it enforceable?" asks for a label.
-        or (bool(_COUNTS.match(name.casefold())) and not name.rstrip().endswith("?"))
+        or (bool(_COUNTS.match(each.casefold())) and not each.rstrip().endswith("?"))
+        for each in (name, name.rpartition(".")[2])
     )
 
 
