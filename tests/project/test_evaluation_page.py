@@ -18,6 +18,7 @@ from tuner import cli
 PAGE = (ROOT / "docs/evaluation.md").read_text("utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_process")
 def test_the_recipe_of_the_page_does_what_the_page_says(
     bases: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -111,6 +111,7 @@ def _saved(name: str) -> str:
     return name.replace(".default.", ".")
 
 
+@pytest.mark.slow
 def test_a_gain_below_the_least_change_is_none(
     make_recipe: Callable[..., Path], run_recipe: Runs, tmp_path: Path
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_gain_below_the_least_change_is_none(
     assert found["evaluation"]["kept_step"] == 4
 
 
+@pytest.mark.slow
 def test_more_is_better_where_the_metric_says_so(
     make_recipe: Callable[..., Path], run_recipe: Runs, tmp_path: Path
 ) -> None:
@@ -191,6 +193,7 @@ def test_a_killed_run_resumes_exactly(
         assert sealed(resumed / "best") == ["step-4"]
 
 
+@pytest.mark.slow
 def test_lost_best_weights_are_said_and_chosen_anew(
     make_recipe: Callable[..., Path],
     run_recipe: Runs,

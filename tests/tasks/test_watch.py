@@ -74,6 +74,7 @@ def test_supervised_in_half_precision(make_recipe: Callable[..., Path], tmp_path
     check(make_plan(recipe, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_generated_answers(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
     from tests.tasks.fitting import make_plan
 
@@ -81,12 +82,19 @@ def test_generated_answers(make_recipe: Callable[..., Path], tmp_path: Path) -> 
     check(make_plan(make_recipe(eval=asked), tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_rewards(preferences: Callable[..., Path]) -> None:
     check(reward_plan(preferences(method={"name": "lora", "dropout": 0.2}, eval=EVAL)))
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "start"), [("ppo", "base"), ("grpo", "base"), ("dpo", "base"), ("dpo", "sft")]
+    ("algorithm", "start"),
+    [
+        ("ppo", "base"),
+        pytest.param("grpo", "base", marks=pytest.mark.slow),
+        pytest.param("dpo", "base", marks=pytest.mark.slow),
+        ("dpo", "sft"),
+    ],
 )
 def test_policies(algorithm: str, start: str, work: Path, tmp_path: Path) -> None:
     """Answers are sampled with seeds of their own; the model that is lent to trl is undisturbed."""
