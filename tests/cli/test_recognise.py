@@ -62,3 +62,22 @@ def test_what_is_in_question_is_written_only_by_its_number(
     assert "r.yaml: way 1 of" in capsys.readouterr().out
     section = load.load(folder / "r.yaml").recipe.data
     assert "hints" in section.columns.values()
+
+
+def test_how_a_file_is_read_can_be_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the recipe says it; an error names the option, and the recipe that is written has it."""
+    rows = "".join(f"M\u00fcller kommt {n}mal;{'ja' if n % 2 else 'nein'}\n" for n in range(12))
+    (folder / "t.csv").write_bytes(rows.encode("cp1252"))
+    with pytest.raises(DataError, match="for this command: --encoding cp1252"):
+        data_recognise(Path("t.csv"))
+    keys = {"encoding": "cp1252", "separator": ";", "header": False}
+    data_recognise(Path("t.csv"), take=1, write=Path("t.yaml"), json=True, **keys)
+    event = json.loads(capsys.readouterr().out.splitlines()[0])
+    line = 'train: {source: t.csv, encoding: cp1252, header: false, separator: ";"'
+    assert line in event["ways"][0]["recipe"]
+    data = load.load(folder / "t.yaml").recipe.data
+    assert data.template == "classification"
+    assert data.columns == {"text": "1", "label": "2"}
+    assert {name: getattr(data.train[0], name) for name in keys} == keys
+    with pytest.raises(RecipeError, match="no text encoding is called 'utf-99'"):
+        data_recognise(Path("t.csv"), encoding="utf-99")

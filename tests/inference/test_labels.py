@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,19 @@ from fastapi.testclient import TestClient
 from tests.inference.conversation import Done, chat
 from tests.tokenizers import make_tokenizer
 from tuner.console.console import Console
+from tuner.data.bad_rows import BadRow
 from tuner.data.classifier import Classifier
 from tuner.data.prepared import Inputs
 from tuner.data.sft import SftData
 from tuner.export import adapter
-from tuner.export.proof import fresh_process
-from tuner.inference import labels, open_model
+from tuner.export.proof import fresh_process, reload
+from tuner.inference import labels, load, open_model
 from tuner.inference.serve import app, models, protocol
 from tuner.inference.serve.admission import Admission, Limits
 from tuner.inference.serve.guard import Gate, Guard
 from tuner.inference.serve.worker import Worker
 from tuner.machine import hardware
+from tuner.model.base import Base
 from tuner.plan import make as plan_make
 from tuner.recipe import load as recipe_load
 from tuner.recipe.schema import DataSection
@@ -260,6 +263,43 @@ def test_an_input_is_read_as_the_row_that_it_is(
         assert [each.input_ids for each in asked] == [each.input_ids for each in held.options]
         if len(read) == 1:
             assert classifier.asked(given["first"]).examples == asked
+
+
+def test_a_text_of_several_columns_is_asked_as_one_or_by_its_parts(tmp_path: Path) -> None:
+    rows = [{"head": f"Part {n}", "body": f"It is {n}.", "label": "xy"[n % 2]} for n in range(8)]
+    keys = {"template": "classification", "columns": {"text": "head + body"}}
+    prepared, classifier = classifier_of(tmp_path, rows, **keys)
+    for held in prepared.eval:
+        row = rows[int(held.example.row.partition(":")[2]) - 1]
+        text = f"{row['head']}\n\n{row['body']}"
+        for given in (text, {"head": row["head"], "body": row["body"]}, {"text": text}):
+            asked = classifier.asked(given).examples
+            assert [each.input_ids for each in asked] == [each.input_ids for each in held.options]
+    with pytest.raises(BadRow, match=r"it reads text \(head \+ body\)"):
+        classifier.asked({"heed": "x"})
+
+
+def test_a_gguf_file_has_the_labels_of_the_artefact_that_it_lies_in(tmp_path: Path) -> None:
+    base = Base("x", "gguf", tmp_path / "copy", {})
+    folder = tmp_path / "runs/one/gguf"
+    folder.mkdir(parents=True)
+    (folder / "x.gguf").write_bytes(b"GGUF")
+    assert load._artefact(base, "runs/one/gguf/x.gguf", tmp_path) == folder
+    assert load._artefact(base, str(folder / "x.gguf"), Path("/")) == folder
+    assert load._artefact(replace(base, kind="folder"), "x", tmp_path) == base.folder
+
+
+def test_a_head_that_is_merged_later_has_the_names_of_its_classes(
+    bases: Callable[..., Path],
+) -> None:
+    """The merged model's config comes from the base that the export loads."""
+    job: dict[str, Any] = {"base": str(bases("llama")), "device": "cpu", "dtype": "float32"}
+    job |= {"auto_class": "AutoModelForSequenceClassification", "trust_remote_code": False}
+    job |= {"quantize": "none", "num_labels": 3}
+    names = {0: "late", 1: "lost", 2: "paid"}
+    config = reload.base({**job, "classifier": {"labels": [*names.values()]}}).config
+    assert (config.id2label, config.label2id["paid"], config.num_labels) == (names, 2, 3)
+    assert reload.base(job).config.num_labels == 3
 
 
 def test_rows_of_free_texts_are_no_classifier(tmp_path: Path) -> None:

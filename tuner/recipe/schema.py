@@ -72,7 +72,7 @@ class DataSection(Section):
         dict[str, Text],
         Field(
             description="rename columns: {name in the template: name in the file, or a path into "
-            "its rows: answer.0, meta.id, questions.*.q}"
+            "its rows: answer.0, meta.id, questions.*.q; or several, joined: title + body}"
         ),
     ] = Field(default_factory=dict)
     labels: Annotated[
