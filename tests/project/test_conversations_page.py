@@ -24,7 +24,7 @@ PAGE = (ROOT / "docs/conversations.md").read_text("utf-8").partition("\n## Tools
 @pytest.mark.slow
 def test_the_transcripts_are_what_the_commands_print(tmp_path: Path) -> None:
     """On the real base: it reasons and stops; asked not to, it answers at once."""
-    train, *asked, _ = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
+    train, *asked = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
     shown = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     folder = tmp_path / "bin"
@@ -80,11 +80,10 @@ def test_each_case_is_previewed_as_the_page_shows(
     (rows,) = re.findall(r"```jsonl\n(.*?)```", PAGE, re.DOTALL)
     _, recipe = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
     _, shown = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
-    *_, line = re.findall(r"```sh\n(.*?)\n```", PAGE, re.DOTALL)
+    ((name, count),) = re.findall(r"`tuner data preview (\S+) -n (\d)`", PAGE)
     (tmp_path / "chats.jsonl").write_text(rows, "utf-8")
     (tmp_path / "chats.yaml").write_text(recipe, "utf-8")
     monkeypatch.chdir(tmp_path)
-    name, count = re.fullmatch(r"tuner data preview (\S+) -n (\d)", line).groups()
     data.preview(name, (), int(count), Console())
     printed = capsys.readouterr().out
     found = ["\n".join(map(str.rstrip, each.splitlines())) for each in _blocks(printed)]
