@@ -17,8 +17,10 @@ def taken(config: Mapping[str, Any], targets: Iterable[str]) -> list[str]:
         config: the base's config.json.
         targets: full names of its layers.
     """
-    from peft.utils import transformers_weight_conversion as conversion
+    from peft.utils import transformers_weight_conversion
 
+    # Not for others to use, but nothing else says what it will do.
+    conversion: Any = transformers_weight_conversion
     family = conversion._MODEL_TO_CONVERSION_PATTERN.get(str(config.get("model_type")))
     names = conversion._MOE_TARGET_MODULE_MAPPING.get(family or "", {})
     if not conversion._MOE_FUSED_TARGETS.get(family or ""):
