@@ -35,7 +35,7 @@ def rows_ending_in(stop: str) -> dict[str, Rows]:
 @pytest.mark.parametrize("kind", rows_ending_in(""))
 @pytest.mark.parametrize("name", ["chatml", "llama3", "mistral", "qwen3", "glm-4.5", "gpt-oss"])
 def test_one_stop_token_is_learned(tmp_path: Path, name: str, kind: str, policy: str) -> None:
-    """Rows of other programs have one behind each answer; each of the base's stop tokens is one."""
+    """M02: rows of other programs have one behind each answer; each of the stop tokens is one."""
     family = FAMILIES[name]
     tokenizer = family.tokenizer()
     stops = family.stop_ids(tokenizer)

@@ -353,6 +353,29 @@ def test_the_rank_of_a_layer_is_at_most_its_width(make_recipe: Callable[..., Pat
     planned(make_recipe(method={"name": "lora", "r": 64}))
 
 
+@pytest.mark.usefixtures("in_process")
+def test_layers_that_peft_takes_for_experts_are_said(
+    recipe_for: Any, run_recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    """Qwen3-Next's shared expert has the names that its experts had: they are adapted instead."""
+    recipe = recipe_for("qwen3 next", export={"formats": ["adapter"]})
+    plan = planned(recipe)
+    (said,) = [text for text in plan.warnings if "expert" in text]
+    assert "peft takes down_proj, gate_proj and up_proj of qwen3_next for experts: 6 layers" in said
+    assert "the fused experts are adapted in their place" in said
+    run_recipe(recipe)
+    names = names_in(tmp_path / "run" / "adapter")
+    assert any(".mlp.experts." in name for name in names)
+    assert not any(".shared_expert." in name for name in names)
+    parts = {name.partition(".lora_")[0] for name in names}
+    assert len(parts) == plan.facts["adapted"]["modules"]
+    method = {"name": "lora", "r": 4, "init": "olora", "rank_pattern": {"shared_expert_gate": 1}}
+    with pytest.raises(RecipeError, match="init: olora does not work on down_proj") as caught:
+        planned(recipe_for("qwen3 next", method=method))
+    left = yaml.safe_load(re.findall(r"target_modules: (\[.*\])", caught.value.fix)[0])
+    assert planned(recipe_for("qwen3 next", method={**method, "target_modules": left})).setting
+
+
 NARROW = [("qwen35", "pissa"), ("gemma3n", "olora"), ("gemma3n", "eva")]
 
 

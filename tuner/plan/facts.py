@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tuner.console.formatting import counted
 from tuner.data.prepared import Prepared
+from tuner.methods.lora import LoraOptions
 from tuner.methods.options import TargetedOptions
 from tuner.methods.targets import layers_of
-from tuner.model import own_code, sizes
+from tuner.model import fused_experts, own_code, sizes
 from tuner.plan import new_tokens, qat
 from tuner.recipe.history_rows import BEGUN
+from tuner.schema.suggest import listed
 
 if TYPE_CHECKING:
     from tuner.plan.decide import Decided
@@ -19,9 +22,12 @@ if TYPE_CHECKING:
 
 def _adapted(base: RecipeAndBase, parts: Adapted) -> dict[str, dict[str, Any]]:
     """Return which part of the base is adapted; empty for methods that name no modules."""
-    skeleton, chosen, experts, model = base.layers, parts.targets, parts.experts, base.base
+    skeleton, chosen, experts, model = base.layers, list(parts.targets), parts.experts, base.base
     if not chosen:
         return {}
+    if taken := _taken(base, parts):
+        chosen = [name for name in chosen if name not in taken]
+        experts = tuple(skeleton.experts)
     weights = sum(skeleton.sizes.get(f"{name}.weight", 0) for name in chosen)
     weights += sum(skeleton.sizes[name] for name in experts)
     return {
@@ -34,7 +40,13 @@ def _adapted(base: RecipeAndBase, parts: Adapted) -> dict[str, dict[str, Any]]:
     }
 
 
-def warnings(base: RecipeAndBase, prepared: Prepared, trainable: int) -> list[str]:
+def _taken(base: RecipeAndBase, parts: Adapted) -> list[str]:
+    """The targets in whose place the fused experts are adapted."""
+    lora = isinstance(base.recipe.method, LoraOptions)
+    return fused_experts.taken(base.base.config, parts.targets) if lora else []
+
+
+def warnings(base: RecipeAndBase, parts: Adapted, prepared: Prepared, trainable: int) -> list[str]:
     """Return what a run does otherwise than its user may expect."""
     recipe, skeleton, model = base.recipe, base.layers, base.base
     texts = [str(text) for text in prepared.report.get("warnings", [])]
@@ -47,7 +59,15 @@ def warnings(base: RecipeAndBase, prepared: Prepared, trainable: int) -> list[st
         texts.append("head and embeddings are tied: training the last layer trains both")
     if recipe.model.dtype in ("bfloat16", "float16") and trainable == skeleton.total:
         texts.append("full weights are trained in float32; model.dtype only sets the compute type")
-    if skeleton.experts and not getattr(
+    taken = _taken(base, parts)
+    if taken:
+        ends = listed(sorted({name.rpartition(".")[2] for name in taken}))
+        instead = "the fused experts are adapted in their place" if skeleton.experts else "left out"
+        texts.append(
+            f"peft takes {ends} of {model.config.get('model_type')} for experts: "
+            f"{counted(len(taken), 'layer')} of these names that are none: {instead}"
+        )
+    elif skeleton.experts and not getattr(
         recipe.method, "experts", not isinstance(recipe.method, TargetedOptions)
     ):
         texts.append("the fused expert weights are not adapted (set method.experts: true)")

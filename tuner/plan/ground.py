@@ -121,6 +121,7 @@ def adapt(ground: RecipeAndBase, machine: Machine) -> Adapted:
     group = plan_qat.group_for(recipe, ground.loaded.task, ground.head.name, base, ground.layers)
     targets.refuse_layers(recipe.method, ground.layers, base)
     chosen = targets.targets(recipe, ground.layers, base)
+    ranks.refuse_on_experts(recipe.method, base, chosen)
     ranks.refuse_rank(recipe.method, ground.layers, chosen)
     extra = targets.adapted_parts(recipe.method, ground.layers, chosen, base)
     return Adapted(chosen, extra.experts, extra.saved, group, room(ground))

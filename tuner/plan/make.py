@@ -107,7 +107,7 @@ def make(
             *_unused_gpus(recipe, machine),
             *devices.warnings(decided.processes, recipe.train.batch_size),
             *decide.unreached(recipe, decided.stages, len(rows.prepared.train)),
-            *facts.warnings(base, rows.prepared, footprint.shape.trainable),
+            *facts.warnings(base, adapted, rows.prepared, footprint.shape.trainable),
         ],
         parties=rows.parties,
         ptx=rows.ptx,

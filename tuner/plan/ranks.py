@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from tuner.errors import RecipeError
 from tuner.methods.lora import LoraOptions, rank
 from tuner.methods.options import MethodOptions
+from tuner.model import fused_experts
+from tuner.model.base import Base
 from tuner.model.layers import Skeleton
 from tuner.schema.suggest import listed
 
@@ -16,6 +18,25 @@ _TAKEN_FROM = {
     "olora": "the columns of each weight",
     "eva": "what each layer reads",
 }
+
+
+def refuse_on_experts(options: MethodOptions, base: Base, chosen: Sequence[str]) -> None:
+    """Refuse what peft cannot do on experts, where it takes layers for some.
+
+    Raises:
+        RecipeError: with the layers that are left.
+    """
+    if not isinstance(options, LoraOptions) or options.init not in _TAKEN_FROM:
+        return
+    if taken := fused_experts.taken(base.config, chosen):
+        ends = [sorted({n.rpartition(".")[2] for n in some}) for some in (taken, chosen)]
+        left = ", ".join(name for name in ends[1] if name not in ends[0])
+        raise RecipeError(
+            f"method.init: {options.init} does not work on {listed(ends[0])} of this base",
+            f"{base.name} is of type {base.config.get('model_type')}: peft takes layers of these "
+            "names for experts, whose weights are fused",
+            f"set method.target_modules: [{left}], or leave out method.init",
+        )
 
 
 def refuse_rank(options: MethodOptions, skeleton: Skeleton, chosen: Sequence[str]) -> None:

@@ -62,8 +62,8 @@ def _padding_mask(inputs: dict[str, Any], _config: Any) -> Any:
 def _read_positions(states: Any, mask: Any, _layer: str) -> Any:
     """Return what a layer reads at these positions, as (position, width)."""
     states = states[0] if isinstance(states, tuple | list) else states
-    if states.ndim == 2:
-        # Layers next to experts get the rows in one; experts, the positions that are theirs.
-        mask = mask.reshape(-1)
-        return states[mask] if len(states) == len(mask) else states
-    return states[mask]
+    if states.shape[:2] == mask.shape:
+        return states[mask].flatten(0, -2)
+    # Layers next to experts get the rows in one; experts, the positions that are theirs.
+    states, mask = states.flatten(0, -2), mask.flatten()
+    return states[mask] if len(states) == len(mask) else states
