@@ -30,6 +30,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Iterator[Work]:
     fault = Fault(0, "", no_fix, keys | {"export.formats": ["adapter"]}, RUN)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(processes, "fresh", here.fresh)
+        # The times of this run are for no other test's plan.
+        patched.setenv("TUNER_CACHE", str(tmp_path_factory.mktemp("cache")))
         work = prepared(fault, tmp_path_factory.mktemp("ran"), base)
         done = work.run()
         assert done.returncode == 0, done.stderr

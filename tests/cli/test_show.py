@@ -10,7 +10,8 @@ import pytest
 
 from tests.cli.command import tuner
 from tuner import errors
-from tuner.cli import make_plan, recipes
+from tuner.cli import recipes
+from tuner.cli import run_folder as folders
 from tuner.machine import cuda_driver, hardware
 from tuner.recipe import bundled
 from tuner.recipe.load import load
@@ -22,17 +23,17 @@ def test_a_run_folder_that_is_taken_gives_a_numbered_one(
 ) -> None:
     monkeypatch.chdir(recipe.parent)
     loaded = load(recipe)
-    assert make_plan.run_folder(loaded, resume=False) == Path("runs/small")
+    assert folders.find(loaded, resume=False) == Path("runs/small")
     start = {"recipe_sha256": loaded.sha256}
     with run_folder.RunFolder.open(Path("runs/small"), resume=False, initial=start):
         pass
-    assert make_plan.run_folder(loaded, resume=False) == Path("runs/small-2")
-    assert make_plan.run_folder(loaded, resume=True) == Path("runs/small")
+    assert folders.find(loaded, resume=False) == Path("runs/small-2")
+    assert folders.find(loaded, resume=True) == Path("runs/small")
     with run_folder.RunFolder.open(Path("runs/small"), resume=True) as folder:
         folder.finish()
-    assert make_plan.run_folder(loaded, resume=True) == Path("runs/small-2")
+    assert folders.find(loaded, resume=True) == Path("runs/small-2")
     asked = load(recipe, ["run.output=mine"])
-    assert make_plan.run_folder(asked, resume=False) == Path("mine")
+    assert folders.find(asked, resume=False) == Path("mine")
 
 
 def test_runs_are_listed_and_shown(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_batch_smaller_than_the_gpus(make_recipe: Callable[..., Path]) -> None
         assert (plan.devices.per_node, plan.devices.unfed) == (4, 4)
         assert plan.values["run.devices"].value == 4
         origin = plan.values["train.micro_batch_size"].origin
-        assert origin.startswith("auto: all rows of a step of a GPU fit into 7")
+        assert origin.startswith("auto: a GPU's share of a step fits into 7")
         assert [text for text in plan.warnings if "only 4 of 8 get one" in text]
     with pytest.raises(RecipeError, match="this machine has 8 GPUs"):
         make(make_recipe(run={"devices": 16}), cards.machine_with(HERE, "h100", 8))

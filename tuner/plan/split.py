@@ -102,9 +102,9 @@ def split(
     if micro != "auto":
         fits = estimate.estimate(shape, size, False).total <= limit
         checkpointing = possible and not fits if asked == "auto" else bool(asked)
-    place = "" if processes.world == 1 else f" of a {'GPU' if device == 'cuda' else 'process'}"
-    most = f"all rows of a step{place} fit" if size == batch else "the most rows that fit"
-    why = f"{most} into {limit / 2**30:.1f} GiB"
+    shares = f"a {'GPU' if device == 'cuda' else 'process'}'s share of a step fits"
+    whole = "a step's rows fit" if processes.world == 1 else shares
+    why = f"{whole if size == batch else 'the most that fits'} into {limit / 2**30:.1f} GiB"
     if (
         micro == "auto"
         and device == "cpu"
