@@ -102,7 +102,8 @@ def value(place: str, given: Any) -> str | None:
 
 def instead(place: str, given: Any) -> str | None:
     """Return what to write in place of a value that another tool has; None: not known."""
-    if place not in VALUES or not isinstance(given, str | list | tuple):
+    names = place == "method.target_modules" and isinstance(given, list | tuple)
+    if place not in VALUES or not (names or isinstance(given, str)):
         return None
     plain = list(given) if isinstance(given, list | tuple) else given
     here = VALUES[place](place, Given("", strict_yaml.resolve(plain)))
