@@ -326,7 +326,7 @@ def test_another_argument_of_the_recipe_leaves_that_of_reasoning_to_the_rows(
     make_recipe: Callable[..., Path],
 ) -> None:
     """Who sets the effort has not said that answers without reasoning are asked for with it."""
-    source = (conversation.BUNDLED / "qwen3.jinja").read_text("utf-8")
+    source = bundled_chats.text("qwen3")
     recipe = make_recipe(
         data_rows=reasoned(0),
         data={"template": "auto", "eval": 0},

@@ -41,7 +41,13 @@ SAID: dict[str, tuple[Any, str]] = {
     "report_to": ("wandb", "a key of other tools; leave it out: figures are in metrics.jsonl"),
     "load_in_4bit": (True, "another tool's name for model.quantize: nf4"),
     "neftune_noise_alpha": (5, "tuner has no such key: embeddings get no noise; leave it out"),
-    "save_total_limit": (2, "a key of other tools; leave it out: the newest checkpoints stay"),
+    "save_total_limit": (2, "another tool's name for train.checkpoints: 2"),
+    "eval_steps": (0.1, "another tool's name for eval.every: \"10%\""),
+    "evaluation_strategy": ("epoch", "another tool's name for eval.every: epoch"),
+    "evals_per_epoch": (4, "another tool's name for eval.every: \"25%\" (4 times an epoch)"),
+    "early_stopping_patience": (3, "another tool's name for eval.stop: {patience: 3}"),
+    "load_best_model_at_end": (True, "another tool's name for eval.keep: best"),
+    "greater_is_better": (False, "which way is better follows from the metric"),
     "deepspeed": ("ds.json", "another tool's name for run.strategy; leave it out: auto is ddp"),
     "fsdp": (["full_shard"], "another tool's name for run.strategy: fsdp"),
     "bf16": (True, "another tool's name for model.dtype: bfloat16"),
@@ -177,7 +183,7 @@ def test_values_that_are_ours_are_never_called_another_tools() -> None:
 
 
 def test_chat_templates_of_other_tools_are_bundled_ones() -> None:
-    from tuner.model.conversation import BUNDLED
+    from tuner.data.bundled_chats import names as bundled_names
 
-    bundled = {path.stem for path in BUNDLED.glob("*.jinja")}
+    bundled = {*bundled_names()}
     assert {*CHAT_TEMPLATES.values()} == bundled

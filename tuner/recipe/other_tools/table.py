@@ -6,7 +6,7 @@ A key that comes to be needs its row changed, and nothing else.
 
 from __future__ import annotations
 
-from tuner.recipe.other_tools import sets, takes, takes_rows, words
+from tuner.recipe.other_tools import sets, takes, takes_eval, takes_rows, words
 from tuner.recipe.other_tools.row import (
     Fate,
     Row,
@@ -169,16 +169,21 @@ TABLE: tuple[Row, ...] = (
     Row("label_smoothing_factor label_smoothing", "", absent("labels are not smoothed")),
     Row("use_dft_loss use_asft_loss use_eaft_loss use_eaft loss_scale", "",
         absent("the loss is the cross-entropy of the learned tokens", harmless="default")),
-    # Rows of keys that are planned: evaluation while training.
-    Row("eval_steps eval_strategy evaluation_strategy evals_per_epoch eval_on_start eval_delay",
-        "", unneeded("held-out rows are scored before and after training")),
-    Row("early_stopping_patience early_stopping_steps early_stopping", "",
-        absent("training runs to its end")),
-    Row("load_best_model_at_end metric_for_best_model greater_is_better", "",
-        absent("the last step is kept, not the best")),
-    Row("save_total_limit save_only_model save_first_step", "",
-        unneeded("the newest checkpoints stay")),
+    Row("save_total_limit max_checkpoints", "train.checkpoints", takes_eval.checkpoints),
+    Row("save_only_model save_first_step", "",
+        unneeded("checkpoints hold all that resuming needs")),
     # eval
+    Row("eval_steps eval_interval", "eval.every", takes_eval.every),
+    Row("eval_strategy evaluation_strategy", "eval.every", takes_eval.strategy),
+    Row("evals_per_epoch", "eval.every", takes_eval.per_epoch),
+    Row("early_stopping_patience early_stopping_steps early_stopping", "eval.stop",
+        takes_eval.stop),
+    Row("early_stopping_threshold", "",
+        unneeded("eval.stop: {min_change: ...}, with its patience")),
+    Row("load_best_model_at_end save_best_model", "eval.keep", if_true("best")),
+    Row("metric_for_best_model", "eval.stop", takes_eval.metric),
+    Row("greater_is_better", "", unneeded("which way is better follows from the metric")),
+    Row("eval_on_start eval_delay", "", unneeded("held-out rows are scored before training, too")),
     Row("compute_metrics metric eval_causal_lm_metrics", "eval.metrics", noted("by name")),
     Row("max_eval_samples eval_samples", "eval.max_rows", as_is),
     Row("eval_max_new_tokens", "eval.max_new_tokens", as_is),
