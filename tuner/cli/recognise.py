@@ -40,16 +40,23 @@ def data_recognise(
     json: Json = False,
 ) -> None:
     """Say what a file is taken for, and how else it can be read, without a recipe or a base."""
+    from tuner.data.ways import given_keys, written_keys
+    from tuner.recipe.schema_source import SourceSection
+
     where = console(json)
     keys = _keys(encoding=encoding, separator=separator, header=header)
     try:
         found = _looked(file, keys)
     except DataError as error:
         raise _with_options(error, keys) from None
-    keys = _written(file, keys)
+    source = SourceSection(source=str(file), **keys)
     way = _taken(found, take, write)
-    text = None if way is None or write is None else _recipe(file, write, way, found, keys)
-    _show(file, found, where, keys)
+    text = (
+        None
+        if way is None or write is None
+        else _recipe(file, write, way, found, written_keys(source))
+    )
+    _show(found, where, given_keys(source, "data.train", 1))
     if text is not None and write is not None:
         _write(write, text)
         _say_written(write, found, take or 1, where)
@@ -76,13 +83,6 @@ def _looked(file: Path, keys: Mapping[str, Any]) -> Look:
     except ValidationError as error:
         name, why = error.errors()[0]["loc"][-1], error.errors()[0]["msg"]
         raise RecipeError(f"--{name}: {keys[str(name)]}", why, "correct it") from None
-
-
-def _written(file: Path, keys: Mapping[str, Any]) -> dict[str, str]:
-    from tuner.data.ways import written_keys
-    from tuner.recipe.schema_source import SourceSection
-
-    return written_keys(SourceSection(source=str(file), **keys))
 
 
 def _with_options(error: TunerError, keys: Mapping[str, Any]) -> TunerError:
@@ -125,11 +125,10 @@ def _taken(found: Look, take: int | None, write: Path | None) -> Alternative | N
     return found.ways[(take or 1) - 1]
 
 
-def _show(file: Path, found: Look, console: Console, keys: Mapping[str, str]) -> None:
+def _show(found: Look, console: Console, given: Mapping[str, str]) -> None:
     from tuner.console import formatting
     from tuner.data.ways import recipe_line
 
-    given = {"train": str(file), **keys}
     items: list[dict[str, Any]] = [
         {
             "task": way.task,
