@@ -29,7 +29,7 @@ import transformers.trainer  # noqa: F401
 import tests.unflushed  # noqa: F401
 from tests.launcher import verify_in_a_fork
 from tuner import cli
-from tuner.data.collate import Collator
+from tuner.data.tokens.collate import Collator
 from tuner.errors import DataError
 from tuner.record import checkpoint
 from tuner.run import build as run_build

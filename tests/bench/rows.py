@@ -47,8 +47,8 @@ def prepare(recipe: Path, tokens: Path) -> dict[str, Any]:
     Returns:
         What the contenders and the table need to know of the run.
     """
-    from tuner.data.example import IGNORED
-    from tuner.data.order import position
+    from tuner.data.tokens.example import IGNORED
+    from tuner.data.tokens.order import position
     from tuner.machine import hardware
     from tuner.plan import make
     from tuner.recipe import load as recipe_load

@@ -11,8 +11,8 @@ import pytest
 from tests.data.test_read import prepared, write_rows
 from tests.tokenizers import make_tokenizer
 from tuner.data.preferences import PreferenceData
-from tuner.data.prepared import Inputs
 from tuner.data.prompts import PromptData
+from tuner.data.tokens.prepared import Inputs
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 

@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import write_rows
 from tests.tokenizers import make_tokenizer
 from tuner.data.preferences import PreferenceData
-from tuner.data.prepared import Inputs, Prepared
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import THINK_TEMPLATE, make_tokenizer
-from tuner.data.dialogue import Dialogue
-from tuner.data.prepared import EvalRow, Inputs, Prepared
+from tuner.data.rows.dialogue import Dialogue
 from tuner.data.sft import SftData
 from tuner.data.split import Group, held_out
-from tuner.data.template import all_templates
+from tuner.data.templates.template import all_templates
+from tuner.data.tokens.prepared import EvalRow, Inputs, Prepared
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 

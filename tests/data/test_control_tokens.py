@@ -16,8 +16,8 @@ from tokenizers import AddedToken
 
 from tests.chat_templates import FAMILIES
 from tests.tokenizers import CHATML_TEMPLATE, THINK_TEMPLATE, make_tokenizer
-from tuner.data.prepared import Inputs, Prepared
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError, ModelError, SafetyError
 from tuner.model import conversation
 from tuner.recipe.schema import DataSection
@@ -243,16 +243,16 @@ def test_a_template_that_does_not_end_is_refused(tmp_path: Path, template: str) 
 
 ENDLESS = """
 import sys
-import tuner.data.chat_template
+import tuner.data.chat.chat_template
 from tests.chat_templates import FAMILIES
 from tests.tokenizers import CHATML_TEMPLATE, make_tokenizer
 from tuner.errors import SafetyError
-tuner.data.chat_template.PROBE_SECONDS = 1.0
+tuner.data.chat.chat_template.PROBE_SECONDS = 1.0
 tokenizer = make_tokenizer("chatml")
 loop = "{% for i in range(99999) %}"
 tokenizer.chat_template = loop + loop + "{% endfor %}{% endfor %}" + CHATML_TEMPLATE
 try:
-    tuner.data.chat_template.ChatTemplate(tokenizer)
+    tuner.data.chat.chat_template.ChatTemplate(tokenizer)
 except SafetyError as error:
     sys.exit(error.exit_code)
 """

@@ -13,11 +13,11 @@ from transformers import AutoTokenizer
 
 from tests.chat_templates import FAMILIES
 from tests.data.test_masks import learned, prepared
-from tuner.data.chat_template import ChatTemplate, with_defaults
-from tuner.data.conversation import Prompts
+from tuner.data.chat.chat_template import ChatTemplate, with_defaults
 from tuner.data.preferences import PreferenceData
-from tuner.data.prepared import Inputs
-from tuner.data.reasoning import separated
+from tuner.data.tokens.conversation import Prompts
+from tuner.data.tokens.prepared import Inputs
+from tuner.data.turns.reasoning import separated
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import THINK_TEMPLATE, make_tokenizer
-from tuner.data.dialogue import Dialogue
-from tuner.data.example import Example
 from tuner.data.preferences import PreferenceData
-from tuner.data.prepared import Inputs, Prepared
 from tuner.data.prompts import PromptData
+from tuner.data.rows.dialogue import Dialogue
 from tuner.data.sft import SftData
+from tuner.data.tokens.example import Example
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 

@@ -14,7 +14,7 @@ from tests.tokenizers import CHATML_TEMPLATE, make_tokenizer
 from tuner import cli
 from tuner.cli.make_plan import as_begun
 from tuner.console.console import Console
-from tuner.data.conversation import Prompts
+from tuner.data.tokens.conversation import Prompts
 from tuner.errors import RecipeError
 from tuner.export.gguf import modelfile
 from tuner.export.proof import prompts

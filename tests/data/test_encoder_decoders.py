@@ -17,8 +17,8 @@ from transformers import ByT5Tokenizer, CTRLTokenizer, PreTrainedTokenizerFast
 
 from tests.conftest import write_rows
 from tests.tokenizers import make_tokenizer
-from tuner.data.prepared import Inputs
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs
 from tuner.errors import ModelError
 from tuner.model import tokenizer as model_tokenizer
 from tuner.model.base import Base

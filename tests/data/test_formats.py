@@ -10,12 +10,12 @@ import pytest
 
 from tests.data.test_read import write_rows
 from tests.tokenizers import make_tokenizer
-from tuner.data.prepared import Inputs, Prepared
 from tuner.data.prompts import PromptData
+from tuner.data.reading.transcripts import transcript
 from tuner.data.sft import SftData
-from tuner.data.template import load_template
-from tuner.data.transcripts import transcript
-from tuner.data.turn_lists import messages_of, shape
+from tuner.data.templates.template import load_template
+from tuner.data.tokens.prepared import Inputs, Prepared
+from tuner.data.turns.turn_lists import messages_of, shape
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 from tuner.schema import strict_yaml

@@ -11,9 +11,9 @@ import pytest
 
 from tests.tokenizers import make_tokenizer
 from tuner.data.preferences import PreferenceData
-from tuner.data.prepared import Inputs
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs
 from tuner.errors import RecipeError
 from tuner.recipe.schema import DataSection
 

@@ -15,8 +15,8 @@ from tests.data.test_read import write_rows
 from tests.tokenizers import make_tokenizer
 from tests.tools.sets_table import lines_of
 from tuner.data.look import look
-from tuner.data.prepared import Inputs, Prepared
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
 from tuner.schema import strict_yaml

@@ -11,8 +11,8 @@ import pytest
 
 from tests.conftest import write_rows
 from tests.tokenizers import make_tokenizer
-from tuner.data.prepared import Inputs, Prepared
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError, RecipeError
 from tuner.machine import hardware
 from tuner.plan import make

@@ -12,8 +12,8 @@ from tests.chat_templates import FAMILIES
 from tests.data.test_conversations import REFUSED, ROWS, said, user
 from tests.data.test_masks import learned, prepared
 from tests.tokenizers import make_tokenizer
-from tuner.data.conversation import Prompts
-from tuner.data.system_turn import with_system
+from tuner.data.chat.system_turn import with_system
+from tuner.data.tokens.conversation import Prompts
 from tuner.errors import DataError, RecipeError, TunerError
 from tuner.recipe.schema import DataSection
 

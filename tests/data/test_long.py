@@ -15,9 +15,9 @@ from tuner.cli import data as command
 from tuner.cli.make_plan import as_begun
 from tuner.console.console import Console
 from tuner.data.preferences import PreferenceData
-from tuner.data.prepared import Inputs, Prepared
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError, RecipeError
 from tuner.machine import hardware
 from tuner.plan import make

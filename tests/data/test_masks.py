@@ -15,12 +15,12 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Metaspace
 
 from tests.tokenizers import BOS_TEMPLATE, CHATML_TEMPLATE, make_tokenizer
-from tuner.data.dialogue import Dialogue
-from tuner.data.encode import Encoder, tokens_of
-from tuner.data.example import Example
-from tuner.data.prepared import Inputs, Prepared
-from tuner.data.rendered import Rendered
+from tuner.data.rows.dialogue import Dialogue
+from tuner.data.rows.rendered import Rendered
 from tuner.data.sft import SftData
+from tuner.data.tokens.encode import Encoder, tokens_of
+from tuner.data.tokens.example import Example
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 

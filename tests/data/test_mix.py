@@ -11,9 +11,9 @@ import pytest
 from tests.data.test_read import write_rows
 from tests.tokenizers import make_tokenizer
 from tuner.data.preferences import PreferenceData
-from tuner.data.prepared import Inputs, Prepared
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 

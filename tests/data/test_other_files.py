@@ -11,9 +11,9 @@ import pytest
 from tests.conftest import write_rows
 from tests.data.test_read import prepared, values
 from tuner.data.bad_rows import BadRows
-from tuner.data.find import find
-from tuner.data.read import read, settle
-from tuner.data.table import Reading
+from tuner.data.reading.find import find
+from tuner.data.reading.read import read, settle
+from tuner.data.reading.table import Reading
 from tuner.errors import DataError
 
 ROWS = [{"prompt": f"Lid {n}?", "completion": f"Tin {n}.", "n": n} for n in range(3)]

@@ -13,7 +13,7 @@ from tests.chat_templates import FAMILIES
 from tests.data.test_conversations import TOOL, said
 from tests.data.test_preferences import prepared
 from tests.tokenizers import make_tokenizer
-from tuner.data.template_match import NONE
+from tuner.data.columns.template_match import NONE
 from tuner.errors import DataError
 
 ASKED, GOOD, BAD = "How deep is the harbour?", "Nine metres at low water.", "Deep."

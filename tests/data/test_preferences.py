@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import BOS_TEMPLATE, THINK_TEMPLATE, make_tokenizer
-from tuner.data.conversation import Prompts
 from tuner.data.preferences import PreferenceData, Ranking
-from tuner.data.prepared import Inputs, Prepared
+from tuner.data.tokens.conversation import Prompts
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 

@@ -17,8 +17,8 @@ from tests.data.test_conversations import CALL, TOOL, said, user
 from tuner.cli import data as cli_data
 from tuner.console import rows as shown_rows
 from tuner.console.console import Console
-from tuner.data.prepared import Inputs, Part, Preview
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs, Part, Preview
 from tuner.errors import DataError, RecipeError
 from tuner.machine import hardware
 from tuner.plan import make

@@ -11,7 +11,7 @@ import pytest
 from tests.chat_templates import FAMILIES
 from tests.data.test_conversations import REFUSED, ROWS, TOOL, Row
 from tests.data.test_preview import previews
-from tuner.data.prepared import Part
+from tuner.data.tokens.prepared import Part
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 TOOLS = ROWS["tools"]

@@ -13,8 +13,8 @@ from tests.data.test_read import write_rows
 from tests.data.test_recognise import LINE, prepared, rows_of, seen
 from tests.tokenizers import make_tokenizer
 from tuner.data.look import look
-from tuner.data.prepared import Inputs, Prepared
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
 

@@ -13,11 +13,11 @@ import pytest
 
 from tests.tokenizers import make_tokenizer
 from tuner.data.bad_rows import BadRows
-from tuner.data.dialogue import RowRenderer
-from tuner.data.prepared import Inputs, Prepared
-from tuner.data.read import read
+from tuner.data.columns.template_match import choose
+from tuner.data.reading.read import read
+from tuner.data.rows.dialogue import RowRenderer
 from tuner.data.sft import SftData
-from tuner.data.template_match import choose
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.data.test_turns import TOOL_TEMPLATE
 from tests.tokenizers import make_tokenizer
-from tuner.data.prepared import Inputs, Prepared
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 

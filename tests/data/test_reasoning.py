@@ -9,7 +9,7 @@ import pytest
 from tests.chat_templates import FAMILIES
 from tests.data.test_conversations import said, user
 from tests.data.test_masks import learned, prepared
-from tuner.data import reasoning
+from tuner.data.turns import reasoning
 
 TEXTS = [
     ("<think>\nOne.\nTwo.\n</think>\n\nNow.", False, "One.\nTwo.", "Now."),

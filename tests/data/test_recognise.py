@@ -12,8 +12,8 @@ import yaml
 from tests.data.test_read import write_rows
 from tests.tokenizers import make_tokenizer
 from tuner.data.look import Look, look
-from tuner.data.prepared import Inputs, Prepared
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 

@@ -10,10 +10,10 @@ import pytest
 
 from tests.data.test_read import prepared, values
 from tests.recipe.keys import problem, write
-from tuner.data import read
 from tuner.data.bad_rows import BadRows
-from tuner.data.source_file import SourceFile
-from tuner.data.table import Reading
+from tuner.data.reading import read
+from tuner.data.reading.table import Reading
+from tuner.data.sources.source_file import SourceFile
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import SourceSection

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tuner.data.bad_rows import BadRow
-from tuner.data.dialogue import Dialogue, RowRenderer
-from tuner.data.evidence import Evidence
-from tuner.data.read import Row
-from tuner.data.template import Sample, all_templates, load_template
-from tuner.data.template_match import choose
+from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.template_match import choose
+from tuner.data.reading.read import Row
+from tuner.data.rows.dialogue import Dialogue, RowRenderer
+from tuner.data.templates.template import Sample, all_templates, load_template
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import bundled
 from tuner.recipe.schema import DataSection

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.tokenizers import make_tokenizer
-from tuner.data.prepared import Inputs, Prepared
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 

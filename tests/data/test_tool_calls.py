@@ -12,7 +12,7 @@ import pytest
 from tests.chat_templates import FAMILIES
 from tests.data.test_conversations import TOOL, Row, said, user
 from tests.data.test_masks import learned, prepared
-from tuner.data.chat_template import ChatTemplate
+from tuner.data.chat.chat_template import ChatTemplate
 from tuner.errors import DataError
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from tests.data.test_templates import dialogue
 from tuner.data.bad_rows import BadRow
-from tuner.data.dialogue import RowRenderer
-from tuner.data.evidence import Evidence
-from tuner.data.language import language_of
-from tuner.data.read import Row
-from tuner.data.template_match import choose
-from tuner.data.values import written
+from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.template_match import choose
+from tuner.data.fields.language import language_of
+from tuner.data.fields.values import written
+from tuner.data.reading.read import Row
+from tuner.data.rows.dialogue import RowRenderer
 from tuner.recipe.schema import DataSection
 
 

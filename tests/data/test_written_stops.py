@@ -12,8 +12,8 @@ from tests.data import test_preferences
 from tests.data.test_conversations import said, user
 from tests.data.test_masks import learned, prepared
 from tests.tokenizers import make_tokenizer
-from tuner.data.prepared import Inputs
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 

@@ -16,8 +16,8 @@ from tests.conftest import rows as instruction_rows
 from tests.conftest import write_rows
 from tests.tiny import KINDS
 from tuner import evaluate
-from tuner.data.example import Example
-from tuner.data.prepared import EvalRow
+from tuner.data.tokens.example import Example
+from tuner.data.tokens.prepared import EvalRow
 from tuner.evaluate import generation, likelihood
 from tuner.evaluate.likelihood import Observation
 from tuner.export import run_end

@@ -10,8 +10,8 @@ from tests.chat_templates import FAMILIES
 from tests.data.test_conversations import REFUSED, ROWS, said, user
 from tests.export.go_template import execute, prompt
 from tests.tokenizers import make_tokenizer
-from tuner.data.chat_template import ChatTemplate, with_defaults
-from tuner.data.conversation import Prompts
+from tuner.data.chat.chat_template import ChatTemplate, with_defaults
+from tuner.data.tokens.conversation import Prompts
 from tuner.export.gguf import modelfile
 
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 
-from tuner.data.example import IGNORED
+from tuner.data.tokens.example import IGNORED
 from tuner.tasks.watch import HeldOut
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -15,7 +15,7 @@ import torch
 from tests.conftest import rows, write_rows
 from tests.gpu.fake import Fake, Seen
 from tests.gpu.forked import on_fake
-from tuner.data.example import Example
+from tuner.data.tokens.example import Example
 
 # A micro-batch of 8,192 tokens of a Llama-3.1-8B, three quarters supervised.
 LAYERS, VOCABULARY, POSITIONS, MOST = 32, 128_256, 6_144, 6_000
@@ -49,7 +49,7 @@ def _built(folder: Path, layers: int, **sections: Any) -> tuple[Any, Any]:
 
 def _micro_batch(plan: Any, model: Any, rows: list[Example], gpu: Fake) -> tuple[Seen, Seen, Seen]:
     """What the second micro-batch of a step does in the model, in the loss and on the way back."""
-    from tuner.data.collate import placed
+    from tuner.data.tokens.collate import placed
     from tuner.tasks.sft import token_loss
 
     batch = placed(plan.training_collate(rows), "cuda")
@@ -99,7 +99,7 @@ def _loss(gpu: Fake) -> None:
 @on_fake()
 def test_a_loss_before_training_is_computed_as_in_training(gpu: Fake, tmp_path: Path) -> None:
     """To the bit, with an adapter that is not zero any more."""
-    from tuner.data.collate import placed
+    from tuner.data.tokens.collate import placed
     from tuner.model.kernels.cross_entropy import cross_entropies
     from tuner.tasks import precision
 

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.data.test_masks import prepared
 from tests.tiny import ROPE
-from tuner.data.chat_template import with_defaults
+from tuner.data.chat.chat_template import with_defaults
 
 IGNORED = -100
 

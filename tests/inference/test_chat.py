@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from tests.inference.conversation import ROOT, Done, Make, alone, chat, opened, until_eos, written
 from tuner.console import formatting
 from tuner.console.console import Console
-from tuner.data.conversation import Prompts
+from tuner.data.tokens.conversation import Prompts
 from tuner.errors import DataError
 from tuner.inference.chat import Chat
 from tuner.inference.engine import Inference

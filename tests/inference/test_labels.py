@@ -23,8 +23,8 @@ from tests.tokenizers import make_tokenizer
 from tuner.console.console import Console
 from tuner.data.bad_rows import BadRow
 from tuner.data.classifier import Classifier
-from tuner.data.prepared import Inputs
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs
 from tuner.export import adapter
 from tuner.export.proof import fresh_process, reload
 from tuner.inference import labels, load, open_model

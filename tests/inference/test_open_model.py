@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from tests.inference.conversation import Make, alone, chat, opened, spoiled, until_eos, written
 from tests.tokenizers import make_tokenizer
 from tuner.console.console import Console
-from tuner.data.conversation import Prompts
+from tuner.data.tokens.conversation import Prompts
 from tuner.errors import IntegrityError
 from tuner.export import origin
 from tuner.inference import open_model

@@ -11,7 +11,7 @@ from tests.conftest import rows
 from tests.inference.conversation import opened, recipe_for
 from tests.tokenizers import THINK_TEMPLATE, make_tokenizer
 from tuner.data.bad_rows import BadRow
-from tuner.data.conversation import Prompts
+from tuner.data.tokens.conversation import Prompts
 from tuner.machine import hardware
 from tuner.plan import make as plan_make
 from tuner.recipe import load as recipe_load

@@ -15,9 +15,9 @@ from tests.chat_templates import FAMILIES
 from tests.data.test_conversations import CALL, ROWS, TOOL, said, user
 from tests.data.test_masks import learned, prepared
 from tests.data.test_tool_calls import ONE_CALL
-from tuner.data import reasoning
-from tuner.data.chat_template import ChatTemplate
-from tuner.data.conversation import Prompts
+from tuner.data.chat.chat_template import ChatTemplate
+from tuner.data.tokens.conversation import Prompts
+from tuner.data.turns import reasoning
 from tuner.inference import call_forms
 from tuner.inference.reading import Reader, Said, whole
 

@@ -21,7 +21,7 @@ from tests.data.test_masks import prepared
 from tests.inference.conversation import opened
 from tests.tiny import ROPE
 from tuner.console.console import Console
-from tuner.data.chat_template import ChatTemplate
+from tuner.data.chat.chat_template import ChatTemplate
 from tuner.inference.chat import Chat
 from tuner.inference.engine import Answer
 from tuner.inference.serve import app, models

@@ -24,9 +24,9 @@ from tests.inference.conversation import ROOT, chat, opened
 from tests.inference.serving import KEY, Running, post
 from tests.inference.taught import taught
 from tests.inference.test_reading import CALLERS
-from tuner.data.chat_template import ChatTemplate
-from tuner.data.conversation import Prompts
-from tuner.data.tool_calls import called
+from tuner.data.chat.chat_template import ChatTemplate
+from tuner.data.tokens.conversation import Prompts
+from tuner.data.turns.tool_calls import called
 from tuner.inference import call_forms
 from tuner.inference.begun_calls import begin
 from tuner.inference.reading import Reader, whole

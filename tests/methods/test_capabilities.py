@@ -18,8 +18,8 @@ import torch
 from peft import get_peft_model_state_dict
 
 from tests.conftest import rows
-from tuner.data.collate import Collator
-from tuner.data.example import IGNORED
+from tuner.data.tokens.collate import Collator
+from tuner.data.tokens.example import IGNORED
 from tuner.errors import ModelError, RecipeError
 from tuner.export.proof import fresh_process, prompts, reload
 from tuner.export.proof import tensors as proof

@@ -15,9 +15,10 @@ from transformers import AutoTokenizer
 
 from tests.chat_templates import FAMILIES
 from tests.tokenizers import make_tokenizer
-from tuner.data import bundled_chats, template_probe
-from tuner.data.chat_template import ChatTemplate, with_defaults
-from tuner.data.conversation import Prompts
+from tuner.data import bundled_chats
+from tuner.data.chat import template_probe
+from tuner.data.chat.chat_template import ChatTemplate, with_defaults
+from tuner.data.tokens.conversation import Prompts
 from tuner.errors import DataError, ModelError, RecipeError, SafetyError, TunerError
 from tuner.export.gguf import modelfile
 from tuner.machine import hardware

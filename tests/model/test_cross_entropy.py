@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from tuner.data.example import IGNORED
+from tuner.data.tokens.example import IGNORED
 from tuner.model.kernels.cross_entropy import cross_entropies, entropies
 
 

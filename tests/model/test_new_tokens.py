@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.conftest import rows
 from tests.export.exporting import HAS_LLAMA, command, exported
 from tuner.console.console import Console
-from tuner.data.conversation import Prompts
+from tuner.data.tokens.conversation import Prompts
 from tuner.errors import IntegrityError, ModelError, RecipeError
 from tuner.inference import load
 from tuner.inference.chat import Chat

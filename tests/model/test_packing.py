@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from tests import oracle
 from tests.tiny import KINDS
-from tuner.data.collate import collate_packed, collate_padded
-from tuner.data.example import IGNORED, Example
-from tuner.data.order import Stream
+from tuner.data.tokens.collate import collate_packed, collate_padded
+from tuner.data.tokens.example import IGNORED, Example
+from tuner.data.tokens.order import Stream
 from tuner.model.kernels import attention
 from tuner.plan.decide import PACKED_FAMILIES
 from tuner.tasks.sft import token_loss

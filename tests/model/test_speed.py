@@ -24,8 +24,8 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 from tests import oracle
 from tests.bench import report
 from tests.model.test_packing import PACKED, example, largest, load, loss_and_gradients
-from tuner.data.collate import collate_packed, shared_prefix
-from tuner.data.example import Example
+from tuner.data.tokens.collate import collate_packed, shared_prefix
+from tuner.data.tokens.example import Example
 from tuner.machine import hardware
 from tuner.model.kernels import fused_lora, fused_mlp, fused_norm
 from tuner.plan import decide, make, split

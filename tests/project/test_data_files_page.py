@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from tests.tokenizers import make_tokenizer
-from tuner.data.prepared import Inputs, Prepared
 from tuner.data.sft import SftData
+from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.recipe import load
 
 PAGE = (Path(__file__).parents[2] / "docs/data-files.md").read_text("utf-8")

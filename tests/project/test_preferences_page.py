@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from tests.data.test_preferences import prepared
-from tuner.data import preference_names
-from tuner.data.preference_formats import PREFERENCE_FORMATS
+from tuner.data.columns import preference_names
+from tuner.data.columns.preference_formats import PREFERENCE_FORMATS
 from tuner.errors import DataError
 from tuner.recipe import load
 from tuner.rewards import code

@@ -14,7 +14,7 @@ from tests.cli.command import tuner
 from tests.conftest import write_rows
 from tests.recipe.keys import problem, write
 from tuner.cli.make_plan import as_begun
-from tuner.data.named import named
+from tuner.data.columns.named import named
 from tuner.errors import DataError
 from tuner.machine import hardware
 from tuner.plan import make

@@ -21,8 +21,8 @@ from torch.utils.data import BatchSampler, SequentialSampler
 from tests.conftest import WORDS, rows, write_rows
 from tests.group import SLOW, Groups
 from tuner.console.console import Console
-from tuner.data.example import Example
-from tuner.data.order import RankStream, Stream
+from tuner.data.tokens.example import Example
+from tuner.data.tokens.order import RankStream, Stream
 from tuner.errors import RecipeError, ResourceError
 from tuner.machine import hardware, launch, ranks
 from tuner.plan import make

@@ -20,7 +20,7 @@ from tests.conftest import rows
 from tests.run.chains import write_chain
 from tuner import cli
 from tuner.console import formatting
-from tuner.data import order
+from tuner.data.tokens import order
 from tuner.machine import hardware
 from tuner.plan import costs, make, plan, rates
 from tuner.plan.devices import Devices

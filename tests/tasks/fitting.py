@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests import oracle
-from tuner.data import order as data_order
+from tuner.data.tokens import order as data_order
 from tuner.machine import hardware
 from tuner.plan import make
 from tuner.recipe import load as recipe_load

@@ -27,7 +27,7 @@ from tests.tasks.policies import (
     trained_tensors,
     under,
 )
-from tuner.data.order import position
+from tuner.data.tokens.order import position
 from tuner.rewards.response import Scores
 from tuner.run import build
 from tuner.tasks import rollouts

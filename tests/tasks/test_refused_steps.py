@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.tasks.fitting import Fit, make_plan, same, tensors
-from tuner.data import order as data_order
+from tuner.data.tokens import order as data_order
 from tuner.errors import TrainingError
 from tuner.methods import METHODS
 from tuner.record import checkpoint

@@ -16,10 +16,10 @@ from tests.data.test_conversations import ROWS
 from tests.tokenizers import make_tokenizer
 from tuner.data import bundled_chats
 from tuner.data.bad_rows import BadRow
-from tuner.data.chat_template import ChatTemplate
-from tuner.data.dialogue import Dialogue
-from tuner.data.reasoning import separated
-from tuner.data.spans import SpanFinder
+from tuner.data.chat.chat_template import ChatTemplate
+from tuner.data.chat.spans import SpanFinder
+from tuner.data.rows.dialogue import Dialogue
+from tuner.data.turns.reasoning import separated
 from tuner.errors import TunerError
 from tuner.model import conversation
 from tuner.model import tokenizer as tokenizers

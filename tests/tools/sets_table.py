@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
-from tuner.data.dialogue import RowRenderer
-from tuner.data.files import read_source
 from tuner.data.look import Look, look_at
-from tuner.data.read import READERS
+from tuner.data.reading.read import READERS
+from tuner.data.rows.dialogue import RowRenderer
+from tuner.data.sources.files import read_source
 from tuner.data.understood import LANGUAGES
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection

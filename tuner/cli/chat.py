@@ -14,7 +14,7 @@ from tuner.cli.options import AnyBase, ForceBase, Json, console
 from tuner.errors import RecipeError
 
 if TYPE_CHECKING:
-    from tuner.data.chat_template import ChatTemplate
+    from tuner.data.chat.chat_template import ChatTemplate
 
 
 def chat(

@@ -14,8 +14,8 @@ from tuner.errors import DataError, RecipeError, TunerError
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
+    from tuner.data.columns.ways import Alternative
     from tuner.data.look import Look
-    from tuner.data.ways import Alternative
 
 
 def data_recognise(
@@ -40,7 +40,7 @@ def data_recognise(
     json: Json = False,
 ) -> None:
     """Say what a file is taken for, and how else it can be read, without a recipe or a base."""
-    from tuner.data.ways import given_keys, written_keys
+    from tuner.data.columns.ways import given_keys, written_keys
     from tuner.recipe.schema_source import SourceSection
 
     where = console(json)
@@ -127,7 +127,7 @@ def _taken(found: Look, take: int | None, write: Path | None) -> Alternative | N
 
 def _show(found: Look, console: Console, given: Mapping[str, str]) -> None:
     from tuner.console import formatting
-    from tuner.data.ways import recipe_line
+    from tuner.data.columns.ways import recipe_line
 
     items: list[dict[str, Any]] = [
         {
@@ -149,7 +149,7 @@ def _show(found: Look, console: Console, given: Mapping[str, str]) -> None:
 
 
 def _recipe(file: Path, write: Path, way: Alternative, found: Look, keys: Mapping[str, str]) -> str:
-    from tuner.data.ways import flow
+    from tuner.data.columns.ways import flow
     from tuner.recipe.aliases import ALIASES
 
     there, here = file.resolve(), write.resolve().parent

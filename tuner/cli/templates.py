@@ -11,7 +11,7 @@ app = group("Show bundled data templates.")
 @app.command("list")
 def list_all(json: Json = False) -> None:
     """List the bundled data templates with their purpose."""
-    from tuner.data.template import all_templates
+    from tuner.data.templates.template import all_templates
 
     where, found = console(json), all_templates()
     items = [

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from tuner.data.alternatives import alternatives, as_named, reasoned, swapped
-from tuner.data.evidence import Evidence
-from tuner.data.nameless import described, nameless, sure
-from tuner.data.preference_formats import choose_format
-from tuner.data.source import EVIDENCE, Source
-from tuner.data.template import AUTO
-from tuner.data.template_match import NONE, SeveralFit, left_out
-from tuner.data.thumb_words import is_thumb
-from tuner.data.turn_lists import shape
-from tuner.data.ways import MOST, Alternative, Unsure, recipe_line, shown, without_header
-from tuner.data.winners import NoneBetter
+from tuner.data.columns.alternatives import alternatives, as_named, reasoned, swapped
+from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.nameless import described, nameless, sure
+from tuner.data.columns.preference_formats import choose_format
+from tuner.data.columns.template_match import NONE, SeveralFit, left_out
+from tuner.data.columns.thumb_words import is_thumb
+from tuner.data.columns.ways import MOST, Alternative, Unsure, recipe_line, shown, without_header
+from tuner.data.columns.winners import NoneBetter
+from tuner.data.sources.source import EVIDENCE, Source
+from tuner.data.templates.template import AUTO
+from tuner.data.turns.turn_lists import shape
 from tuner.errors import DataError, TunerError
 
 _RANKED = "rankings, best first"

@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tuner.data import joined
 from tuner.data.bad_rows import BadRow
-from tuner.data.check_row import check
-from tuner.data.dialogue import Dialogue, RowRenderer
-from tuner.data.example import Example
-from tuner.data.example_maker import ExampleMaker
-from tuner.data.label_names import LabelNames
-from tuner.data.prepared import Inputs
-from tuner.data.read import Row
-from tuner.data.template import Template, load_template, variables
-from tuner.data.template_match import Fit
-from tuner.data.turn_rules import TurnRules
+from tuner.data.columns.template_match import Fit
+from tuner.data.fields import joined
+from tuner.data.reading.read import Row
+from tuner.data.rows.check_row import check
+from tuner.data.rows.dialogue import Dialogue, RowRenderer
+from tuner.data.sources.label_names import LabelNames
+from tuner.data.templates.template import Template, load_template, variables
+from tuner.data.tokens.example import Example
+from tuner.data.tokens.example_maker import ExampleMaker
+from tuner.data.tokens.prepared import Inputs
+from tuner.data.turns.turn_rules import TurnRules
 from tuner.recipe.schema import DataSection
 
 # Keys that are about the files, not about how a row is read.

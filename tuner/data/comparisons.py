@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from tuner.data.dialogue import Dialogue
-from tuner.data.files import DataSource
-from tuner.data.preference_formats import PreferenceFit
+from tuner.data.columns.preference_formats import PreferenceFit
 from tuner.data.preference_rows import ZERO, Comparison, PreferenceReader, last_turn, stripped
-from tuner.data.source import Source
+from tuner.data.rows.dialogue import Dialogue
+from tuner.data.sources.files import DataSource
+from tuner.data.sources.source import Source
 
 
 @dataclass

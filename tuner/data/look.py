@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data.advice import ways_to_read
-from tuner.data.alternatives import as_named
-from tuner.data.file_errors import explained, refuse_marked, refuse_pairs
-from tuner.data.files import read_source
-from tuner.data.prepared import Inputs
+from tuner.data.columns.alternatives import as_named
+from tuner.data.columns.ways import MOST, Alternative, Unsure
 from tuner.data.recognise import account, recognise
 from tuner.data.sft import SftData
-from tuner.data.source import EVIDENCE, Source
-from tuner.data.split_column import refuse_trained_tests
-from tuner.data.thumbs import thumb_columns
+from tuner.data.sources.file_errors import explained, refuse_marked, refuse_pairs
+from tuner.data.sources.files import read_source
+from tuner.data.sources.source import EVIDENCE, Source
+from tuner.data.sources.split_column import refuse_trained_tests
+from tuner.data.sources.thumbs import thumb_columns
+from tuner.data.tokens.prepared import Inputs
 from tuner.data.understood import understood
-from tuner.data.ways import MOST, Alternative, Unsure
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import SourceSection

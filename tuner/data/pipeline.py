@@ -7,18 +7,18 @@ from collections.abc import Collection, Sequence
 from typing import Any, Generic
 
 from tuner.console.formatting import counted
-from tuner.data import read
 from tuner.data.bad_rows import EVERY
-from tuner.data.choices import as_trained, settle
-from tuner.data.example_maker import ExampleMaker
-from tuner.data.file_errors import explained, refuse_marked, refuse_pairs
-from tuner.data.files import in_source, read_source
-from tuner.data.prepared import Inputs, Prepared, Preview, PromptFormat
-from tuner.data.read import Row
-from tuner.data.source import Source, SplitFiles
+from tuner.data.columns.choices import as_trained, settle
+from tuner.data.columns.template_match import Fit
+from tuner.data.reading import read
+from tuner.data.reading.read import Row
+from tuner.data.sources.file_errors import explained, refuse_marked, refuse_pairs
+from tuner.data.sources.files import in_source, read_source
+from tuner.data.sources.source import Source, SplitFiles
 from tuner.data.split import Item, Split, split
-from tuner.data.template_match import Fit
-from tuner.data.turn_rules import refuse_own_texts
+from tuner.data.tokens.example_maker import ExampleMaker
+from tuner.data.tokens.prepared import Inputs, Prepared, Preview, PromptFormat
+from tuner.data.turns.turn_rules import refuse_own_texts
 from tuner.errors import DataError, RecipeError
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from itertools import combinations, takewhile
 from typing import Any
 
-from tuner.data.answer_encoder import PromptAndAnswers
 from tuner.data.bad_rows import BadRow
-from tuner.data.dialogue import Dialogue, Message
-from tuner.data.preference_formats import PreferenceFit
-from tuner.data.read import Row
-from tuner.data.thumb_words import liked, thumb
-from tuner.data.turns import Sides, blank
-from tuner.data.winners import better
+from tuner.data.columns.preference_formats import PreferenceFit
+from tuner.data.columns.thumb_words import liked, thumb
+from tuner.data.columns.winners import better
+from tuner.data.reading.read import Row
+from tuner.data.rows.dialogue import Dialogue, Message
+from tuner.data.rows.turns import Sides, blank
+from tuner.data.tokens.answer_encoder import PromptAndAnswers
 from tuner.recipe.schema import DataSection
 
 ANSWER_KEYS = ("text", "content", "answer", "response", "completion", "output")

@@ -7,16 +7,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuner.data.answer_encoder import Answers
+from tuner.data.columns.preference_formats import PreferenceFit, choose_format
 from tuner.data.comparisons import Compared, compare
-from tuner.data.dialogue import Message
-from tuner.data.preference_formats import PreferenceFit, choose_format
 from tuner.data.preference_rows import ZERO, Comparison
-from tuner.data.prepared import Inputs, Prepared, PromptFormat
-from tuner.data.read import Row
-from tuner.data.source import Source, SplitFiles
-from tuner.data.tally import Tally
-from tuner.data.template import Template, load_template
+from tuner.data.reading.read import Row
+from tuner.data.rows.dialogue import Message
+from tuner.data.sources.source import Source, SplitFiles
+from tuner.data.templates.template import Template, load_template
+from tuner.data.tokens.answer_encoder import Answers
+from tuner.data.tokens.prepared import Inputs, Prepared, PromptFormat
+from tuner.data.tokens.tally import Tally
 from tuner.data.whole import WholePipeline
 from tuner.errors import DataError
 

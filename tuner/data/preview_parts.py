@@ -9,15 +9,15 @@ from dataclasses import replace
 from itertools import accumulate, groupby
 from typing import Any
 
-from tuner.data.dialogue import Dialogue
-from tuner.data.encode import Encoded
-from tuner.data.example import Example
-from tuner.data.example_maker import ExampleMaker, Pair
-from tuner.data.prepared import Part, Preview
-from tuner.data.reasoning import KEY
-from tuner.data.rendered import Rendered
-from tuner.data.spans import SpanFinder
-from tuner.data.turn_places import Content, TurnPlaces
+from tuner.data.chat.spans import SpanFinder
+from tuner.data.chat.turn_places import Content, TurnPlaces
+from tuner.data.rows.dialogue import Dialogue
+from tuner.data.rows.rendered import Rendered
+from tuner.data.tokens.encode import Encoded
+from tuner.data.tokens.example import Example
+from tuner.data.tokens.example_maker import ExampleMaker, Pair
+from tuner.data.tokens.prepared import Part, Preview
+from tuner.data.turns.reasoning import KEY
 
 # Who speaks and the kind of text, from a character on.
 Label = tuple[int, str, str]

@@ -6,23 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuner.data.answer_encoder import AnswerEncoder, Answers, PromptAndAnswers
 from tuner.data.bad_rows import BadRow
-from tuner.data.check_row import check
-from tuner.data.cut import Cutter, documents
-from tuner.data.dialogue import Dialogue, Message, RowRenderer, Segment
-from tuner.data.example_maker import ExampleMaker
-from tuner.data.label_names import LabelNames
 from tuner.data.preferences import asked
-from tuner.data.prepared import Inputs
-from tuner.data.prompt_match import PromptFit, choose_prompts, prompt_fit
-from tuner.data.read import Row
+from tuner.data.reading.read import Row
 from tuner.data.recognise import recognise
-from tuner.data.source import Source, SplitFiles
-from tuner.data.tally import Tally
-from tuner.data.thumbs import is_down, thumb_columns
-from tuner.data.turn_rules import TurnRules
-from tuner.data.turns import blank
+from tuner.data.rows.check_row import check
+from tuner.data.rows.dialogue import Dialogue, Message, RowRenderer, Segment
+from tuner.data.rows.prompt_match import PromptFit, choose_prompts, prompt_fit
+from tuner.data.rows.turns import blank
+from tuner.data.sources.label_names import LabelNames
+from tuner.data.sources.source import Source, SplitFiles
+from tuner.data.sources.thumbs import is_down, thumb_columns
+from tuner.data.tokens.answer_encoder import AnswerEncoder, Answers, PromptAndAnswers
+from tuner.data.tokens.cut import Cutter, documents
+from tuner.data.tokens.example_maker import ExampleMaker
+from tuner.data.tokens.prepared import Inputs
+from tuner.data.tokens.tally import Tally
+from tuner.data.turns.turn_rules import TurnRules
 from tuner.data.whole import WholePipeline
 from tuner.errors import DataError, RecipeError
 

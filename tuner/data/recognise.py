@@ -8,19 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuner.data import accounting
 from tuner.data.advice import as_comparisons, as_thumbs, by_rows, unsure, uses, with_fits, with_ways
-from tuner.data.choices import choosing
-from tuner.data.evidence import Evidence
-from tuner.data.prepared import Inputs
-from tuner.data.read import Row
-from tuner.data.source import EVIDENCE, Source
-from tuner.data.template import AUTO, Template, load_template, variables
-from tuner.data.template_match import NONE, Fit, NoTemplateFits, SeveralFit, choose
-from tuner.data.transcripts import paired
-from tuner.data.turn_lists import LISTS, ends_with_user, shape
+from tuner.data.columns import accounting
+from tuner.data.columns.choices import choosing
+from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.template_match import NONE, Fit, NoTemplateFits, SeveralFit, choose
+from tuner.data.columns.ways import recipe_line, shown
+from tuner.data.reading.read import Row
+from tuner.data.reading.transcripts import paired
+from tuner.data.sources.source import EVIDENCE, Source
+from tuner.data.templates.template import AUTO, Template, load_template, variables
+from tuner.data.tokens.prepared import Inputs
+from tuner.data.turns.turn_lists import LISTS, ends_with_user, shape
 from tuner.data.understood import understood
-from tuner.data.ways import recipe_line, shown
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
 from tuner.schema.suggest import listed

@@ -9,8 +9,8 @@ from typing import Any
 
 from tuner.console.formatting import counted
 from tuner.data.bad_rows import BadRows
-from tuner.data.example import Example
-from tuner.data.example_maker import ExampleMaker
+from tuner.data.tokens.example import Example
+from tuner.data.tokens.example_maker import ExampleMaker
 
 LISTED = 10
 # By key of the report. A format names the noun that a number is shown with.

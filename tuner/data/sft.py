@@ -8,34 +8,36 @@ from dataclasses import replace
 from typing import Any
 
 from tuner.console.formatting import counted
-from tuner.data import choices, cut, strata
 from tuner.data.bad_rows import BadRows
-from tuner.data.check_row import ODDITIES, check, oddities, unfit_calls
 from tuner.data.classifier import labels_only, record
-from tuner.data.dialogue import Dialogue, RowRenderer
-from tuner.data.eval_rows import eval_row
-from tuner.data.example import Example
-from tuner.data.example_maker import ExampleMaker, Pair
-from tuner.data.label_faults import refuse_faults
-from tuner.data.label_names import label_names, naming_columns
-from tuner.data.labels import facts as label_facts
-from tuner.data.labels import labels_of, listed, refuse_unseen
-from tuner.data.long import Fitting, length_facts, refuse_split
+from tuner.data.columns import choices
+from tuner.data.columns.template_match import Fit
 from tuner.data.pipeline import Pipeline
-from tuner.data.prepared import EvalRow, Inputs, Prepared, Preview, PromptFormat
 from tuner.data.preview_parts import preview_of
-from tuner.data.read import Row
+from tuner.data.reading.read import Row
 from tuner.data.recognise import account, as_begun, recognise
 from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
-from tuner.data.source import Source, SplitFiles
+from tuner.data.rows import strata
+from tuner.data.rows.check_row import ODDITIES, check, oddities, unfit_calls
+from tuner.data.rows.dialogue import Dialogue, RowRenderer
+from tuner.data.rows.label_faults import refuse_faults
+from tuner.data.rows.labels import facts as label_facts
+from tuner.data.rows.labels import labels_of, listed, refuse_unseen
+from tuner.data.sources.label_names import label_names, naming_columns
+from tuner.data.sources.source import Source, SplitFiles
+from tuner.data.sources.split_column import refuse_trained_tests
+from tuner.data.sources.thumbs import is_down, refuse_disliked, thumb_columns
 from tuner.data.split import Split
-from tuner.data.split_column import refuse_trained_tests
-from tuner.data.template import AUTO, Template
-from tuner.data.template_match import Fit
-from tuner.data.thumbs import is_down, refuse_disliked, thumb_columns
-from tuner.data.tool_calls import UNFIT
+from tuner.data.templates.template import AUTO, Template
+from tuner.data.tokens import cut
+from tuner.data.tokens.eval_rows import eval_row
+from tuner.data.tokens.example import Example
+from tuner.data.tokens.example_maker import ExampleMaker, Pair
+from tuner.data.tokens.long import Fitting, length_facts, refuse_split
+from tuner.data.tokens.prepared import EvalRow, Inputs, Prepared, Preview, PromptFormat
 from tuner.data.trained_prompts import trained
-from tuner.data.turn_rules import TurnRules, refuse_unknown_column
+from tuner.data.turns.tool_calls import UNFIT
+from tuner.data.turns.turn_rules import TurnRules, refuse_unknown_column
 from tuner.data.understood import of_sources
 from tuner.errors import DataError
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from tuner.data import turn_keys
 from tuner.data.bad_rows import BadRow
-from tuner.data.dialogue import Dialogue, Message
-from tuner.data.encode import Encoded
-from tuner.data.example_maker import ExampleMaker, Pair
-from tuner.data.prepared import TrainedPrompt
-from tuner.data.reasoning import KEY
-from tuner.data.rendered import Rendered
+from tuner.data.rows.dialogue import Dialogue, Message
+from tuner.data.rows.rendered import Rendered
+from tuner.data.tokens.encode import Encoded
+from tuner.data.tokens.example_maker import ExampleMaker, Pair
+from tuner.data.tokens.prepared import TrainedPrompt
+from tuner.data.turns import turn_keys
+from tuner.data.turns.reasoning import KEY
 
 
 def trained(pairs: Sequence[Pair], maker: ExampleMaker) -> Iterator[TrainedPrompt]:

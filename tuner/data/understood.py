@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tuner.data.evidence import FEW, Evidence
-from tuner.data.source import Source
-from tuner.data.template import Template
-from tuner.data.template_match import Fit
+from tuner.data.columns.evidence import FEW, Evidence
+from tuner.data.columns.template_match import Fit
+from tuner.data.sources.source import Source
+from tuner.data.templates.template import Template
 from tuner.schema.suggest import plain
 
 LANGUAGES = {"en": "English", "zh": "Chinese"}

@@ -7,18 +7,18 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from tuner.data.answer_encoder import AnswerEncoder, Answers, PromptAndAnswers
 from tuner.data.bad_rows import BadRow
-from tuner.data.example_maker import MAX_LOST_SHARE, ExampleMaker
-from tuner.data.long import chosen_length
 from tuner.data.pipeline import Pipeline
-from tuner.data.prepared import Inputs, Part, Prepared, Preview
 from tuner.data.preview_parts import spelled_out
 from tuner.data.report import chat_facts, sequences_sha256, skipped, token_facts, warnings_of
 from tuner.data.split import Split
-from tuner.data.tally import Tally
-from tuner.data.template import Template
-from tuner.data.turn_rules import refuse_rules
+from tuner.data.templates.template import Template
+from tuner.data.tokens.answer_encoder import AnswerEncoder, Answers, PromptAndAnswers
+from tuner.data.tokens.example_maker import MAX_LOST_SHARE, ExampleMaker
+from tuner.data.tokens.long import chosen_length
+from tuner.data.tokens.prepared import Inputs, Part, Prepared, Preview
+from tuner.data.tokens.tally import Tally
+from tuner.data.turns.turn_rules import refuse_rules
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema_rows import share_of
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner.data.prepared import EvalRow
 from tuner.data.report import sequences_sha256
+from tuner.data.tokens.prepared import EvalRow
 from tuner.evaluate import generation, implicit, likelihood, preference, rollouts
 from tuner.machine import ranks
 from tuner.machine.imports import function
@@ -21,7 +21,7 @@ from tuner.plan.metrics import METRICS
 from tuner.tasks import precision
 
 if TYPE_CHECKING:
-    from tuner.data.example import Example
+    from tuner.data.tokens.example import Example
     from tuner.plan.plan import Plan
 
 # By task, for those that sample no answers.

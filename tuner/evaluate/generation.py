@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner.data import reasoning
-from tuner.data.collate import collate_prompts, placed
+from tuner.data.tokens.collate import collate_prompts, placed
+from tuner.data.turns import reasoning
 from tuner.tasks import rollouts
 
 if TYPE_CHECKING:
-    from tuner.data.prepared import EvalRow
+    from tuner.data.tokens.prepared import EvalRow
     from tuner.evaluate.likelihood import Observation
     from tuner.plan.plan import Plan
 

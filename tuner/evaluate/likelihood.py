@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional
 
-from tuner.data.collate import placed
-from tuner.data.example import IGNORED
+from tuner.data.tokens.collate import placed
+from tuner.data.tokens.example import IGNORED
 
 if TYPE_CHECKING:
-    from tuner.data.prepared import EvalRow
+    from tuner.data.tokens.prepared import EvalRow
     from tuner.plan.plan import Plan
 
 TOKENS_PER_BATCH = 1024

@@ -8,9 +8,9 @@ from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.classifier import Given
-from tuner.data.reasoning import Message
-from tuner.data.template import Conversation, load_template
-from tuner.data.turn_lists import messages_of
+from tuner.data.templates.template import Conversation, load_template
+from tuner.data.turns.reasoning import Message
+from tuner.data.turns.turn_lists import messages_of
 from tuner.errors import DataError
 
 _TURNS, _TURN = frozenset({"messages"}), frozenset({"role", "content"})

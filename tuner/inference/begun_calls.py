@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
-from tuner.data.chat_template import ChatTemplate
+from tuner.data.chat.chat_template import ChatTemplate
 
 _USER = {"role": "user", "content": "question"}
 # Calls with such arguments differ from where their arguments begin.

@@ -17,9 +17,9 @@ from transformers.utils.chat_parsing.response_templates import (
     load_response_template,
 )
 
-from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
-from tuner.data.chat_template import ChatTemplate
+from tuner.data.chat.chat_template import ChatTemplate
+from tuner.data.turns import reasoning
 from tuner.inference.reading import Reader
 
 # How Llama 3 begins an object; its body is what the arguments' key holds.

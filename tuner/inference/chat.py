@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.classifier import Classifier
-from tuner.data.dialogue import Message
+from tuner.data.rows.dialogue import Message
 from tuner.errors import DataError, RecipeError, ResourceError
 from tuner.inference import asked, chat_tools
 from tuner.inference.labels import show_labels

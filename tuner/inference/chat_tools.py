@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.data import reasoning
-from tuner.data.reasoning import Message
+from tuner.data.turns import reasoning
+from tuner.data.turns.reasoning import Message
 from tuner.errors import DataError, RecipeError
 from tuner.inference import call_forms
 from tuner.inference.reading import Reader

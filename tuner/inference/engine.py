@@ -20,7 +20,7 @@ from peft import PeftType
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from tuner.data.classifier import Classifier
-from tuner.data.conversation import Prompts
+from tuner.data.tokens.conversation import Prompts
 from tuner.errors import ResourceError, first_line
 from tuner.inference.listener import Answer, Ended, Ending, Listener
 from tuner.inference.sampling import GREEDY, FirstScores, Sampling

@@ -15,8 +15,8 @@ from torch.nn import functional
 from tuner.console import formatting
 from tuner.data.bad_rows import BadRow
 from tuner.data.classifier import Asked, Classifier, Given, of_texts
-from tuner.data.collate import Collator, placed
-from tuner.data.example import IGNORED
+from tuner.data.tokens.collate import Collator, placed
+from tuner.data.tokens.example import IGNORED
 from tuner.errors import DataError, IntegrityError, ResourceError, first_line
 from tuner.inference.sampling import refuse_not_finite
 from tuner.methods.options import CONFIG
@@ -25,7 +25,7 @@ from tuner.record import manifest, run_json
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.data.example import Example
+    from tuner.data.tokens.example import Example
     from tuner.inference.engine import Inference, Variant
 
 # Tokens in a forward pass, padding included.

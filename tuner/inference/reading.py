@@ -14,8 +14,8 @@ from transformers.utils.chat_parsing.response_templates import (
     ResponseTemplateField,
 )
 
-from tuner.data import reasoning
-from tuner.data.reasoning import Splitter
+from tuner.data.turns import reasoning
+from tuner.data.turns.reasoning import Splitter
 from tuner.inference import strict
 
 _CALLS: Final = "tool_calls"

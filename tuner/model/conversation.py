@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.data import bundled_chats, chat_template
+from tuner.data import bundled_chats
 from tuner.data.bad_rows import BadRow
-from tuner.data.chat_template import ChatTemplate
+from tuner.data.chat import chat_template
+from tuner.data.chat.chat_template import ChatTemplate
 from tuner.errors import ModelError, RecipeError, SafetyError, TunerError
 from tuner.recipe.other_tools import answer as other_tools
 from tuner.recipe.paths import Named

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tuner.console.formatting import counted
-from tuner.data.chat_template import with_defaults
+from tuner.data.chat.chat_template import with_defaults
+from tuner.data.chat.system_turn import with_system
 from tuner.data.preferences import PreferenceData
-from tuner.data.prepared import Inputs
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
-from tuner.data.system_turn import with_system
+from tuner.data.tokens.prepared import Inputs
 from tuner.machine import launch
 from tuner.plan import rlhf as plan_rlhf
 from tuner.plan.prompts import refuse_no_header, refuse_other_prompts
@@ -22,9 +22,9 @@ from tuner.recipe.schema_rlhf import RewardSection
 from tuner.rewards.rules import ExactAnswerRule
 
 if TYPE_CHECKING:
-    from tuner.data.example import Example
     from tuner.data.pipeline import Pipeline
-    from tuner.data.prepared import Prepared, Preview, PromptFormat
+    from tuner.data.tokens.example import Example
+    from tuner.data.tokens.prepared import Prepared, Preview, PromptFormat
     from tuner.model.adapters.saved_models import SavedModel
     from tuner.model.heads import Head
     from tuner.plan.ground import Adapted, RecipeAndBase

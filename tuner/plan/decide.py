@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tuner.console.formatting import counted
-from tuner.data.prepared import Prepared
+from tuner.data.tokens.prepared import Prepared
 from tuner.errors import RecipeError
 from tuner.methods.full import StagedOptions
 from tuner.methods.method import Method

@@ -14,7 +14,7 @@ from tuner.plan.metrics import METRICS, of_task, unknown_metric
 from tuner.recipe.schema_rows import share_of
 
 if TYPE_CHECKING:
-    from tuner.data.prepared import Prepared
+    from tuner.data.tokens.prepared import Prepared
     from tuner.methods.method import Method
     from tuner.plan.ground import RecipeAndBase
     from tuner.plan.values import Stage, Values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tuner.console.formatting import counted
-from tuner.data.prepared import Prepared
+from tuner.data.tokens.prepared import Prepared
 from tuner.methods.lora import LoraOptions
 from tuner.methods.options import TargetedOptions
 from tuner.methods.targets import layers_of

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.data.collate import shared_prefix
+from tuner.data.tokens.collate import shared_prefix
 from tuner.model import layers
 from tuner.model.sizes import Sizes
 from tuner.plan import decide, evaluations, split

@@ -35,7 +35,7 @@ from tuner.plan.values import Values
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tuner.data.prepared import Prepared
+    from tuner.data.tokens.prepared import Prepared
     from tuner.machine.hardware import Machine
     from tuner.model.adapters.saved_models import SavedModel
     from tuner.recipe.load import LoadedRecipe

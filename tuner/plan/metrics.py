@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tuner.data.prepared import Prepared
+from tuner.data.tokens.prepared import Prepared
 from tuner.errors import RecipeError
 from tuner.machine.imports import Place
 from tuner.plan.values import Values

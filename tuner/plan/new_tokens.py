@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from tuner.data.example import Example
+from tuner.data.tokens.example import Example
 from tuner.errors import RecipeError
 from tuner.methods import METHODS, lora
 from tuner.methods.lora import LoraOptions
@@ -16,7 +16,7 @@ from tuner.model.heads import HEADS, family
 from tuner.model.tokenizer import MATRICES, rows_for
 
 if TYPE_CHECKING:
-    from tuner.data.prepared import Prepared
+    from tuner.data.tokens.prepared import Prepared
     from tuner.model.base import Base
     from tuner.recipe.schema import Recipe
 

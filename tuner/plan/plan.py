@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.data.collate import Collator
-from tuner.data.prepared import Prepared
+from tuner.data.tokens.collate import Collator
+from tuner.data.tokens.prepared import Prepared
 from tuner.methods.method import Method
 from tuner.methods.options import Setting
 from tuner.methods.prompts import MultitaskOptions
@@ -30,7 +30,7 @@ from tuner.recipe.schema_rlhf import PpoSection, RlhfSection
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tuner.data.example import Example
+    from tuner.data.tokens.example import Example
     from tuner.recipe.load import LoadedRecipe
 
 # Keys that may differ between a run and its resumption: they do not affect the updates. Base and

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tuner.data.conversation import Prompts, by_transformers
+from tuner.data.tokens.conversation import Prompts, by_transformers
 from tuner.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from tuner.data.chat_template import ChatTemplate
-    from tuner.data.prepared import PromptFormat
+    from tuner.data.chat.chat_template import ChatTemplate
+    from tuner.data.tokens.prepared import PromptFormat
 
 
 def refuse_other_prompts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tuner.data import order as data_order
+from tuner.data.tokens import order as data_order
 from tuner.errors import RecipeError, ResourceError
 from tuner.methods.method import Method
 from tuner.model.base import Base

@@ -26,7 +26,7 @@ from tuner.tasks import TASKS, sharding
 from tuner.tasks.trained import Trained, trainable
 
 if TYPE_CHECKING:
-    from tuner.data.example import Example
+    from tuner.data.tokens.example import Example
     from tuner.model.adapters.saved_models import SavedModel
     from tuner.plan.plan import Plan
     from tuner.plan.values import Stage

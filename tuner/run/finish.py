@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tuner.console import formatting
-from tuner.data.named import named
+from tuner.data.columns.named import named
 from tuner.export import run_end
 from tuner.machine import hardware, heap
 from tuner.methods import qat_layers

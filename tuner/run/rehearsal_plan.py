@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.data.order import position
+from tuner.data.tokens.order import position
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tuner.data.example import Example
+    from tuner.data.tokens.example import Example
     from tuner.plan.plan import Plan
 
 EVA_ROWS = 32
@@ -37,7 +37,7 @@ def _loftq(model: Any, plan: Plan) -> None:
 def _eva(model: Any, examples: Sequence[Example]) -> None:
     from peft import initialize_lora_eva_weights
 
-    from tuner.data.collate import collate_padded
+    from tuner.data.tokens.collate import collate_padded
 
     rows = list(examples)[:EVA_ROWS]
     batches = []

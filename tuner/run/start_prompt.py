@@ -14,7 +14,7 @@ from tuner.methods import prompts
 from tuner.model.adapters.saved_models import adapter_file
 
 if TYPE_CHECKING:
-    from tuner.data.example import Example
+    from tuner.data.tokens.example import Example
     from tuner.plan.plan import Plan
 
 

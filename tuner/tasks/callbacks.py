@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from tuner.data.order import micro_batches
+from tuner.data.tokens.order import micro_batches
 from tuner.errors import TrainingError
 from tuner.tasks import gradients, step_end
 from tuner.tasks.leg import EMPTY
 
 if TYPE_CHECKING:
-    from tuner.data.example import Example
-    from tuner.data.order import Stream
+    from tuner.data.tokens.example import Example
+    from tuner.data.tokens.order import Stream
     from tuner.tasks.leg import Leg
 
 # A step's metrics for the log, from those of trl.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tuner.data.order import Stream
+from tuner.data.tokens.order import Stream
 from tuner.tasks import trl_lending
 from tuner.tasks.callbacks import TrlCallback
 from tuner.tasks.trl_lending import TrlRun

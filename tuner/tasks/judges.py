@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner.data.collate import collate_read, placed
+from tuner.data.tokens.collate import collate_read, placed
 from tuner.errors import ModelError
 from tuner.model import embedding_rows, transformers_errors, weights
 from tuner.model.adapters import files

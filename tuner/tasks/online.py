@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from tuner.data.order import Stream
+from tuner.data.tokens.order import Stream
 from tuner.machine import ranks
 from tuner.rewards.response import Response, Scores
 from tuner.tasks import rollouts, step_end, trl_lending

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner.data.order import position
+from tuner.data.tokens.order import position
 from tuner.machine import ranks
 from tuner.rewards.response import Response, Scores
 from tuner.tasks import rollouts, step_end

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
-from tuner.data.collate import placed
-from tuner.data.order import Stream
+from tuner.data.tokens.collate import placed
+from tuner.data.tokens.order import Stream
 from tuner.machine import ranks
 from tuner.rewards.response import Response, Scores
 from tuner.tasks import gradients, precision, rollouts

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from tuner.data.collate import collate_read
-from tuner.data.example import IGNORED
 from tuner.data.preferences import Ranking
+from tuner.data.tokens.collate import collate_read
+from tuner.data.tokens.example import IGNORED
 from tuner.recipe.schema_rlhf import RewardSection
 from tuner.tasks.sft import on_trainer
 

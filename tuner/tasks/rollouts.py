@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig
 
-from tuner.data.collate import collate_prompts, placed
-from tuner.data.example import IGNORED, Example
+from tuner.data.tokens.collate import collate_prompts, placed
+from tuner.data.tokens.example import IGNORED, Example
 from tuner.model.kernels.cross_entropy import cross_entropies, entropies
 from tuner.rewards.response import Response
 from tuner.tasks import precision

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from tuner.data.example import IGNORED
-from tuner.data.order import RankStream, Stream
+from tuner.data.tokens.example import IGNORED
+from tuner.data.tokens.order import RankStream, Stream
 from tuner.machine import ranks
 from tuner.methods.full import StagedOptions
 from tuner.model.kernels.cross_entropy import cross_entropies
@@ -22,7 +22,7 @@ from tuner.tasks import sharding
 from tuner.tasks.callbacks import LossCallback, StepLoss
 
 if TYPE_CHECKING:
-    from tuner.data.example import Example
+    from tuner.data.tokens.example import Example
     from tuner.plan.plan import Plan
     from tuner.plan.values import Stage
     from tuner.tasks.leg import Leg

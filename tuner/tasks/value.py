@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftModel
 
-from tuner.data.collate import collate_read, placed
+from tuner.data.tokens.collate import collate_read, placed
 from tuner.errors import ModelError
 from tuner.tasks import precision
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from tuner.data.chat_template import adds_bos, sends_bos
+from tuner.data.chat.chat_template import adds_bos, sends_bos
 from tuner.errors import IntegrityError, ModelError
 from tuner.export.gguf import modelfile
 from tuner.methods.options import CONFIG, WEIGHTS

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.data.chat_template import sends_bos
+from tuner.data.chat.chat_template import sends_bos
 from tuner.errors import IntegrityError, ModelError
 from tuner.export.gguf import convert, modelfile
 from tuner.machine import threads

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuner.data import reasoning, template_clock
-from tuner.data.chat_template import sends_bos
+from tuner.data.chat import template_clock
+from tuner.data.chat.chat_template import sends_bos
+from tuner.data.turns import reasoning
 from tuner.errors import first_line
 
 _MARKS = (("user", "Xqquestion0qX"), ("assistant", "Xqanswer0qX"), ("user", "Xqquestion1qX"))

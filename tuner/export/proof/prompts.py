@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuner.data import template_clock
-from tuner.data.conversation import Prompts, by_transformers
+from tuner.data.chat import template_clock
+from tuner.data.tokens.conversation import Prompts, by_transformers
 from tuner.errors import IntegrityError
 from tuner.recipe.formats import FORMATS
 

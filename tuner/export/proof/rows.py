@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tuner.data.example import Example
-from tuner.data.prepared import EvalRow
+from tuner.data.tokens.example import Example
+from tuner.data.tokens.prepared import EvalRow
 from tuner.errors import IntegrityError
 from tuner.export.proof import prompts
 from tuner.export.proof.measure import NO_TARGET, ProbeRows, Targets

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tuner.data import reasoning
 from tuner.data.bad_rows import BadRow
 from tuner.data.classifier import Asked, Classifier, Given
-from tuner.data.conversation import Prompts
+from tuner.data.tokens.conversation import Prompts
+from tuner.data.turns import reasoning
 from tuner.inference import call_forms
 from tuner.inference.begun_calls import Begun, begin
 from tuner.inference.call_forms import has_channels

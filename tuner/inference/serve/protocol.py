@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from tuner.data.turn_lists import joined
+from tuner.data.turns.turn_lists import joined
 from tuner.inference.serve.fields import Ids, Strict, Text, Words, unicode
 from tuner.inference.serve.tools import NamedChoice, Tool, ToolCall, choice
 

@@ -10,7 +10,7 @@ from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, model_valida
 from pydantic_core import PydanticCustomError
 
 from tuner.data.bad_rows import BadRow
-from tuner.data.reasoning import Message
+from tuner.data.turns.reasoning import Message
 from tuner.inference.serve.fields import Strict, Text, Words, unicode
 
 MAX_NAME = 64

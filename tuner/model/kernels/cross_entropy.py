@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from tuner.data.example import IGNORED
+from tuner.data.tokens.example import IGNORED
 
 # Rows worked on together: their probabilities stay within a processor's cache. On a GPU every
 # operation is a kernel launch: as many rows as make this many bytes in float32.

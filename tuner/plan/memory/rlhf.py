@@ -11,7 +11,7 @@ from tuner.model.sizes import Sizes
 from tuner.plan.memory.estimate import WIDTHS, Workload
 
 if TYPE_CHECKING:
-    from tuner.data.prepared import Prepared
+    from tuner.data.tokens.prepared import Prepared
     from tuner.model.base import Base
     from tuner.plan.rlhf import RlhfModels
     from tuner.recipe.schema import Recipe

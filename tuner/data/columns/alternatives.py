@@ -1,0 +1,283 @@
+"""Recipes that would read a source in another way, each tried on its first rows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tuner.data.bad_rows import BadRow
+from tuner.data.columns import accounting, label_columns
+from tuner.data.columns.choices import choosing
+from tuner.data.columns.column_names import called, suits
+from tuner.data.columns.evidence import MOST as MOST_ROWS
+from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.leaves import aligned, ends_of, leaves, root_of
+from tuner.data.columns.nameless import by_position
+from tuner.data.columns.template_match import NONE, Fit
+from tuner.data.columns.translations import translations
+from tuner.data.columns.ways import Alternative
+from tuner.data.fields import joined
+from tuner.data.fields.addressing import STAR, Paths
+from tuner.data.reading.read import Row
+from tuner.data.templates.template import Template, all_templates, variables
+from tuner.schema.suggest import plain
+
+_REASONING = re.compile("cot|reason|think|thought|rationale|思考|思维|推理")
+# Templates that columns of any name may be given to.
+_GENERAL = ("classification", "prompt_completion", "qa_with_context", "qa_zh", "instruction")
+# What columns may also be called, in a way that is only offered.
+_MAY_BE = {
+    "question": ("q", "问"),
+    "prompt": ("q", "问"),
+    "answer": ("a", "答"),
+    "completion": ("a", "答"),
+    "summary": ("title", "标题"),
+    "rationale": (
+        *("complex cot", "cot reasoning", "reasoning content", "thinking", "think"),
+        *("thought process", "思考过程", "思考", "思维链"),
+    ),
+    "context": ("text", "content", "文本", "内容"),
+}
+# What heads a text is no text of its own next to it.
+_HEADS = frozenset(("title", "headline", "subject", "heading", "标题"))
+_HALF = 0.5
+
+
+def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternative]:
+    """Return ways to read a source, those that read most of its columns first.
+
+    A column is taken by its names or, where none is left, by what it holds. The paths into lists
+    and mappings count as columns.
+
+    Args:
+        evidence: what the columns hold, with those that are left out taken away.
+        keep: the recipe's own `columns`.
+    """
+    language = evidence.language
+    rows = evidence.rows[:50]
+    together = aligned(rows)
+    whole = Evidence([{**row, **leaves(row, together)} for row in rows])
+    found = [
+        each
+        for template in all_templates()
+        if template.by_columns and template.language in (None, language or "en")
+        if (each := _way(template, whole, evidence, keep)) is not None and _readable(each, rows)
+    ]
+    best: dict[tuple[str, ...], Alternative] = {}
+    for way in sorted(found, key=_order):
+        # Of several that read the same columns as the same task, one.
+        best.setdefault((way.template.task or way.template.name,), way)
+    return [*translations(whole), *best.values()] or [
+        each for each in _last_resort(evidence) if _readable(each, rows)
+    ]
+
+
+def _last_resort(evidence: Evidence) -> list[Alternative]:
+    """The longest texts that there are, as plain text."""
+    whole = Evidence([{**row, **leaves(row, (), every=True)} for row in evidence.rows[:50]])
+    texts = {name: whole.texts(name) for name in whole.columns if whole.holds(name, ("text",))}
+    names = {name: each for name, each in texts.items() if each and not accounting.identify(each)}
+    lengths = {name: sum(map(len, each)) for name, each in names.items()}
+    if not lengths:
+        return []
+    longest = max(lengths, key=lambda name: lengths[name])
+    task = _task(evidence)
+    left = {name: NONE for name in task if name != root_of(longest, evidence.columns)}
+    template = next(each for each in all_templates() if each.name == "text")
+    return [Alternative(template, {"text": longest, **left}, 1)]
+
+
+def as_named(
+    fit: Fit[Template], evidence: Evidence, keep: Mapping[str, str] | None = None
+) -> Alternative:
+    """Return a fit as a recipe that names its template, and leaves out what it does not read.
+
+    Args:
+        fit: the template and its columns.
+        evidence: what the columns hold.
+        keep: the recipe's `columns`.
+    """
+    columns = {name: file for name, file in fit.columns.items() if name != file}
+    left = [name for name in accounting.unread(evidence, fit.used)[0] if name not in columns]
+    optional = [name for name in fit.template.columns.optional if name in evidence.columns]
+    left += [name for name in optional if name not in fit.used and name not in left]
+    gone = {name: file for name, file in (keep or {}).items() if file == NONE}
+    return Alternative(fit.template, gone | columns | dict.fromkeys(left, NONE), len(fit.used))
+
+
+def reasoned(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
+    """Return a fit with a column as the reasoning before its answers; None if it is called
+    otherwise, or holds no texts."""
+    if not _REASONING.search(plain(column)) or not evidence.holds(column, ("text",)):
+        return None
+    way = as_named(fit, evidence)
+    columns = {name: file for name, file in way.columns.items() if name != column}
+    keys = {"reasoning_column": column}
+    return Alternative(fit.template, columns, way.read + 1, keys, f"{way.task} with reasoning")
+
+
+def swapped(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
+    """Return a fit with a column in place of the one whose name its own begins with: label_text
+    for label; None if there is none."""
+    for name, file in fit.columns.items():
+        longer = plain(column).startswith(plain(file)) and plain(column) != plain(file)
+        if longer and suits(fit.template, name, column, evidence):
+            columns = {**fit.columns, name: column}
+            renames = {key: value for key, value in columns.items() if key != value}
+            # A column of the template that is renamed needs no `none` for the file's of its name.
+            if name != file:
+                renames[file] = NONE
+            return Alternative(fit.template, renames, len(columns))
+    return None
+
+
+def _task(evidence: Evidence) -> list[str]:
+    """The columns that look like part of the task, or may hold classes."""
+    looks = (accounting.of_task, accounting.may_label)
+    return [name for name in evidence.columns if any(look(evidence, name) for look in looks)]
+
+
+def _free(template: Template, evidence: Evidence, task: list[str]) -> list[str]:
+    """The columns that a template may be given; next to a lone text, what repeats are its classes,
+    whatever it is called."""
+    if template.label is None or sum(plain(name) not in _HEADS for name in task) > 1:
+        return task
+    classes = [n for n in evidence.columns if evidence.values(n) and evidence.repeats(n)]
+    return [name for name in evidence.columns if name in task or name in classes]
+
+
+def _readable(way: Alternative, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether its paths go through the rows, and its answers are among the options."""
+    paths, bad = Paths([file for file in way.columns.values() if file != NONE]), 0
+    read: list[Mapping[str, Any]] = []
+    for values in rows:
+        try:
+            read += [each.values for each in paths.spread(Row(Path(), 1, dict(values)))]
+        except BadRow:
+            bad += 1
+    if bad > (1 - MOST_ROWS) * len(rows) or paths.missed:
+        return False
+    choice, names = way.template.choice, way.template.columns.names
+    if choice is None:
+        return True
+    known = {name for values in read for name in values}
+    columns = {n: file for n in names if (file := way.columns.get(n, n)) in known}
+    found = choosing(Fit(way.template, columns, ""), read).choices
+    return bool(found.several == choice.several and found.known >= MOST_ROWS * len(read))
+
+
+def _names(template: Template, name: str) -> list[str]:
+    """What a template's column is called, and may also be called."""
+    return [*called(template, {}, name), *_MAY_BE.get(name, ())]
+
+
+def _order(way: Alternative) -> tuple[int, int, int]:
+    guessed = sum(
+        file != NONE and ends_of(file, ()).isdisjoint(map(plain, _names(way.template, name)))
+        for name, file in way.columns.items()
+    )
+    name = way.template.name
+    guessed -= way.template.language == "zh"
+    general = _GENERAL.index(name) if name in _GENERAL else len(_GENERAL)
+    return (-way.read, guessed, general)
+
+
+def _way(
+    template: Template, whole: Evidence, evidence: Evidence, keep: Mapping[str, str]
+) -> Alternative | None:
+    used = {name: file for name, file in keep.items() if name in template.columns.names}
+    for name in template.columns.names:
+        if name in used or (template.conversation and name == template.conversation.column):
+            continue
+        column = _named(template, name, whole, (evidence.columns, used.values()))
+        if column is not None:
+            used[name] = column
+    task = _task(evidence)
+    used = used or by_position(template, evidence)
+    if template.name in _GENERAL:
+        labels = template.label is not None
+        free = _free(template, evidence, task)
+        free = sorted(free, key=lambda name: label_columns.late(evidence, name, labels))
+        _guess(template, whole, (evidence.columns, free), used)
+    if not template.complete(used):
+        return None
+    if template.name == "classification" and "text" not in keep:
+        label_columns.join(evidence, task, used)
+    read = {name: joined.parts(file) or [file] for name, file in used.items()}
+    taken = {root_of(file, evidence.columns) for files in read.values() for file in files}
+    own = {name: used[name] for name in template.columns.names if name in used}
+    columns = {name: file for name, file in own.items() if name != file}
+    # What is read under another name is not read under its own, too.
+    columns |= {n: NONE for n in template.columns.optional if n in taken and n not in own}
+    columns |= {name: NONE for name in task if name not in taken and name not in columns}
+    return Alternative(template, columns, len({file for name in own for file in read[name]}))
+
+
+def _guess(
+    template: Template,
+    whole: Evidence,
+    columns: tuple[Sequence[str], Sequence[str]],
+    used: dict[str, str],
+) -> None:
+    """Give the task's columns to those of the template that are still open, in their order."""
+    every, task = columns
+    open_ones = [name for name in _of_turns(template) if name not in used]
+    missing = [name for name in open_ones if name in template.columns.required]
+    free = [n for n in task if n not in {root_of(file, every) for file in used.values()}]
+    odd = [name for name in free if not accounting.known(name)]
+    sure = len(missing) == len(free) == 1 and whole.holds(free[0], ("text",))
+    label = template.label is not None and label_columns.one_is_clear(whole, free)
+    many = len(missing) > 1 and len(free) > len(missing) and not label
+    if missing and not sure and (len(odd) < len(missing) or many):
+        # Nobody could say which is which.
+        return
+    free = [*odd, *(name for name in free if name not in odd)] if missing else free
+    # What is inside a list is only taken where something must be, and no column is left for it.
+    paths = [path for path in whole.columns if path not in every]
+    inside = [(c, path) for c in free for path in paths if root_of(path, every) == c]
+    given = set()
+    for column, path in [*((column, column) for column in free), *inside]:
+        names = open_ones if path == column else [n for n in open_ones if n in missing]
+        if plain(path) in _HEADS:
+            names = [n for n in names if n not in ("context", *template.answer_columns)]
+        name = next((n for n in names if suits(template, n, path, whole)), None)
+        if column not in given and name is not None and _filled(template, name, path, whole):
+            open_ones.remove(name)
+            used[name] = path
+            given.add(column)
+
+
+def _named(
+    template: Template, name: str, whole: Evidence, columns: tuple[Sequence[str], Collection[str]]
+) -> str | None:
+    """The column, or the path into one, that is called like a template's column and suits it."""
+    every, taken = columns
+    for other in _names(template, name):
+        for column in whole.columns:
+            root = root_of(column, every)
+            whole_of = column in every and any(root_of(each, every) == column for each in taken)
+            if {column, root} & {*taken} or whole_of or not _filled(template, name, column, whole):
+                continue
+            if plain(other) in ends_of(column, every) and suits(template, name, column, whole):
+                return column
+    return None
+
+
+def _filled(template: Template, name: str, column: str, whole: Evidence) -> bool:
+    """Whether a column has values; one that the template needs, in nearly every row."""
+    count = len(whole.values(column))
+    if accounting.identify(whole.values(column)):
+        return False
+    needed = name in template.columns.required and name not in template.columns.blank
+    # Of what is inside of lists, only the first of each row is counted.
+    share = MOST_ROWS if STAR not in column else _HALF
+    return count >= share * len(whole.rows) if needed else count > 0
+
+
+def _of_turns(template: Template) -> list[str]:
+    """The template's columns that a question or an answer reads, required ones first."""
+    turns = [turn.content or "" for turn in template.turns if turn.role in ("user", "assistant")]
+    read: set[str] = set().union(*(variables(each) for each in [*turns, template.text or ""]))
+    return [name for name in template.columns.names if name in read]

@@ -1,0 +1,103 @@
+"""What would make preference data of columns that fit none of its formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Any
+
+from tuner.data.columns.evidence import blank, kinds_of
+from tuner.data.columns.preference_names import ALIASES, NUMBERED, named, together
+from tuner.data.columns.thumb_words import NAMES, liked, reversed_by
+from tuner.data.columns.winners import NoneBetter
+from tuner.data.reading.read import Row
+from tuner.errors import DataError
+from tuner.schema.suggest import plain
+
+_RENAME = "rename columns in the file, or map them: data.columns: {format's name: file's name}"
+# More words than these are no thumbs.
+_MOST_WORDS = 6
+_THUMBS = frozenset(map(plain, NAMES))
+_SCORES = ("score", "rating", "quality", "helpfulness", "reward", "评分", "得分", "分数")
+
+
+def nothing_fits(what: str, expected: Sequence[str], rows: Sequence[Row]) -> DataError:
+    """Return the error about columns that fit no format, with what they may be instead.
+
+    Args:
+        what: what the formats are called.
+        expected: what each of them expects.
+        rows: of the file.
+    """
+    present = list(dict.fromkeys(name for row in rows for name in row.values))
+    found = f"found: {', '.join(present) or 'no columns'}"
+    for pair in NUMBERED:
+        sides = together(present, pair).items()
+        if answers := [file for name, file in sides if name.startswith("answer")]:
+            scores = f"{{score_{pair[0]}: NAME, score_{pair[1]}: NAME}}"
+            return NoneBetter(
+                what,
+                fix="name the column that says which of them is better, or those with their "
+                "scores, of which the higher one is better:"
+                f"\n  data.columns: {{winner: NAME}}\n  data.columns: {scores}",
+                problems=[
+                    found,
+                    f"{' and '.join(answers)} are two answers, and none is called better",
+                ],
+            )
+    values = {name: [v for row in rows if not blank(v := row.values.get(name))] for name in present}
+    asks, said = (_one(present, ALIASES[name]) for name in ("prompt", "completion"))
+    if asks and said:
+        if rated := [f"{name} ({_range(values[name])})" for name in _scales(values)]:
+            return DataError(
+                "a comparison needs two answers to the same prompt, and each row has one",
+                f"scores of one answer: {', '.join(rated)}",
+                f"to learn the answers, '{said}' after '{asks}': tuner lora, or another method; "
+                "to compare them, write those to one prompt into one row, with their scores: "
+                '{"prompt": ..., "answers": ["...", "..."], "scores": [4, 1]}',
+            )
+        if lines := [line for name in present for line in _as_thumbs(name, values[name])]:
+            fix = "\n  ".join(["say which answers are liked:", *lines])
+            return DataError(what, fix=fix, problems=[found, *expected])
+    return DataError(what, fix=_RENAME, problems=[found, *expected])
+
+
+def _one(present: Sequence[str], names: Sequence[str]) -> str | None:
+    return next(named(present, names), None)
+
+
+def _as_thumbs(name: str, values: Sequence[Any]) -> list[str]:
+    """Lines of recipe that read a column as thumbs; none if it does not look like some."""
+    words = sorted({str(value).strip() for value in values})
+    known = all(liked(word, name) is not None for word in words)
+    if known and len(words) == 2:
+        yes = next((word for word in words if liked(word)), words[-1])
+        what = "not liked" if reversed_by(name) else "liked"
+        return [f"data.columns: {{label: {name}}}   # {yes}: {what}"]
+    odd = known or not 1 < len(words) <= _MOST_WORDS or any("number" in kinds_of(w) for w in words)
+    if plain(name) not in _THUMBS or odd:
+        return []
+    ways = permutations(words) if len(words) == 2 else [tuple(words)]
+    return [
+        f"data: {{columns: {{label: {name}}}, label_names: {{"
+        f"{', '.join(f'{word}: {_opinion(place)}' for place, word in enumerate(way))}}}}}"
+        for way in ways
+    ]
+
+
+def _opinion(place: int) -> str:
+    return "bad" if place else "good"
+
+
+def _scales(values: dict[str, list[Any]]) -> list[str]:
+    """The columns that hold numbers, if one of them is called like a score."""
+    found = [
+        name
+        for name, each in values.items()
+        if each and all(isinstance(v, int | float) and not isinstance(v, bool) for v in each)
+    ]
+    return found if any(plain(name) in {*map(plain, _SCORES)} for name in found) else []
+
+
+def _range(values: Sequence[Any]) -> str:
+    return f"{min(values):g} to {max(values):g}"

@@ -1,0 +1,1 @@
+"""A row rendered by its data template, checked, with its label and its fingerprint."""

@@ -1,0 +1,107 @@
+"""Checks that a rendered row can be used for training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+from tuner.data.bad_rows import BadRow
+from tuner.data.rows.dialogue import Dialogue, Message
+from tuner.data.turns import reasoning, tool_calls
+
+# Keys of the report: what `oddities` finds.
+ODDITIES = ("rows_with_consecutive_turns", "rows_with_results_without_calls")
+
+
+def check(dialogue: Dialogue) -> None:
+    """Check the turns or segments of one row.
+
+    Raises:
+        BadRow: an empty answer, a missing prompt, or turns out of order.
+    """
+    if not dialogue.segments:
+        _check_turns(dialogue.messages)
+    elif not all(segment.text.strip() for segment in dialogue.segments if segment.supervised):
+        raise BadRow("the answer is empty")
+
+
+def _check_turns(messages: tuple[Message, ...]) -> None:
+    if not messages:
+        raise BadRow("there is no assistant turn")
+    for message in messages:
+        _check_content(message)
+    roles = [message["role"] for message in messages]
+    if roles.count("system") > 1:
+        raise BadRow("there is more than one system turn")
+    if "system" in roles[1:]:
+        raise BadRow("the system turn is not the first one")
+    for before, message in pairwise(messages):
+        if message["role"] == "tool" and before["role"] not in ("assistant", "tool"):
+            raise BadRow("a tool turn does not come after a call")
+    _check_ids(messages)
+    if not any(role != "system" for role in roles):
+        raise BadRow("there is only a system turn")
+    if next(role for role in roles if role != "system") == "assistant":
+        raise BadRow("the assistant speaks first (there is no prompt)")
+
+
+def oddities(dialogue: Dialogue) -> Iterator[str]:
+    """Yield what is unusual about a row's turns and may be meant, each once, as keys of the
+    report."""
+    pairs = list(pairwise(dialogue.messages))
+    if any(
+        before["role"] == after["role"] and after["role"] != "tool" and not _calls(before)
+        for before, after in pairs
+    ):
+        yield ODDITIES[0]
+    if any(
+        after["role"] == "tool" and before["role"] == "assistant" and not _calls(before)
+        for before, after in pairs
+    ):
+        yield ODDITIES[1]
+
+
+def unfit_calls(dialogue: Dialogue) -> Iterator[tuple[str, str]]:
+    """Yield what a row's calls have other than its tools say, if it has tools: see
+    `tool_calls.unfit`."""
+    tools = tool_calls.schemas(dialogue.tools or [])
+    for message in dialogue.messages if tools else ():
+        yield from tool_calls.unfit(message, tools)
+
+
+def _calls(message: Message) -> bool:
+    return bool(message.get("tool_calls") or message.get("call"))
+
+
+def _check_ids(messages: tuple[Message, ...]) -> None:
+    """Refuse a result of a call that no turn before it made, where calls have ids."""
+    made: set[Any] = set()
+    for message in messages:
+        calls = message.get("tool_calls") or ()
+        made |= {call["id"] for call in calls if isinstance(call.get("id"), str)}
+        answered = message.get("tool_call_id")
+        if message["role"] == "tool" and made and answered is not None and answered not in made:
+            raise BadRow(f"a tool turn answers the call '{answered}', which no turn made")
+
+
+def _check_content(message: Message) -> None:
+    content: Any = message.get("content")
+    role = message["role"]
+    if message.get("tool_calls"):
+        tool_calls.check(message)
+    if message.get("call"):
+        tool_calls.parsed(message)
+    elif role == "assistant" and isinstance(content, str):
+        tool_calls.check_written(content)
+    if content is None and message.get(reasoning.KEY) and not message.get("tool_calls"):
+        raise BadRow("there is reasoning, but the answer is empty")
+    if content is None and message.get("tool_calls"):
+        return
+    if content is None:
+        raise BadRow("the answer is null" if role == "assistant" else f"a {role} turn has no text")
+    if not isinstance(content, str):
+        raise BadRow(f"the content of a turn is not text but {type(content).__name__}")
+    if role == "assistant" and not content.strip() and not message.get("tool_calls"):
+        only = "there is reasoning, but " if message.get(reasoning.KEY) else ""
+        raise BadRow(f"{only}the answer is empty")

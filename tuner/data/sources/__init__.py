@@ -1,0 +1,1 @@
+"""The files of a recipe as rows, each recognised by itself."""

@@ -1,0 +1,133 @@
+"""Files whose rows can be used once the recipe says what they are: the lines that say it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tuner.data.columns.ways import Alternative, Unsure
+from tuner.data.reading import table_guess
+from tuner.data.reading.marked_lines import marks_in
+from tuner.data.reading.table import positions
+from tuner.data.sources.source import EVIDENCE, Source
+from tuner.data.templates.template import AUTO, load_template
+from tuner.errors import DataError, TunerError
+
+_SEPARATORS = (" ||| ", "|||", " || ", "||", "\t")
+_SHOWN = 60
+
+
+def refuse_pairs(source: Source, names: Sequence[str]) -> None:
+    """Refuse lines of plain text of which each has one separator, so that they may be pairs.
+
+    Args:
+        source: a text file, whose template is found.
+        names: the columns that the parts of a line are likely to be, in order.
+
+    Raises:
+        DataError: with the lines of recipe for pairs, and for text.
+    """
+    text = source.fit.template.name == "text" and source.path.suffix.lower() == ".txt"
+    if not text or source.data.template != AUTO or source.file.reading.separator is not None:
+        return
+    found = [str(row.values["text"]) for row in source.rows[:EVIDENCE]]
+    separator = next((each for each in _SEPARATORS if _in_each(found, each)), None)
+    if separator is None:
+        return
+    rows = [line.split(separator) for line in found]
+    header = table_guess.is_header(rows, names)
+    columns = [cell.strip() for cell in rows[0]] if header else positions(2)
+    line = source.file.reading.line(
+        separator=table_guess.shown(separator),
+        header=json.dumps(bool(header)),
+        columns=_mapping(names, columns),
+    )
+    raise DataError(
+        "the rows can be read in two ways: as pairs, or as plain text",
+        f"each line of {source.path.name} has {table_guess.shown(separator)} once, e.g. "
+        f"{_start(found[0])}",
+        "say which; for pairs:\n"
+        f"  {line}\n"
+        "for plain text, all of which is learned:\n"
+        f"  {source.file.reading.line(template='text')}",
+    )
+
+
+def refuse_marked(source: Source) -> None:
+    """Refuse lines of plain text that are questions and answers.
+
+    Args:
+        source: a text file, whose template is found.
+
+    Raises:
+        DataError: with the lines of recipe for conversations, and for text.
+    """
+    reading = source.file.reading
+    text = source.fit.template.name == "text" and source.path.suffix.lower() == ".txt"
+    if not text or source.data.template != AUTO or reading.separator is not None:
+        return
+    if (marks := marks_in(source.path, reading.encoding)) is None:
+        return
+    what = "conversations" if marks.apart else "questions and answers"
+    ways = [Alternative(load_template(name, Path()), {}, 1) for name in ("chat", "text")]
+    lines = [way.line(source.given) for way in ways]
+    error = Unsure(
+        f"the rows can be read in two ways: as {what}, or as plain text",
+        f"lines of {source.path.name} begin with {' and '.join(marks.shown)}",
+        f"say which; for {what}, whose answers are learned:\n  {lines[0]}\n"
+        f"for plain text, each line a row, all of which is learned:\n  {lines[1]}",
+    )
+    error.ways = ways
+    raise error
+
+
+def explained(error: TunerError, source: Source, names: Sequence[str]) -> TunerError:
+    """Return an error about columns that fit nothing with what the file shows of them.
+
+    Args:
+        error: of the source's format.
+        source: the file and its rows.
+        names: the columns that the file's columns are likely to be, in order.
+    """
+    if not isinstance(error, DataError) or "data: {" in error.fix:
+        return error
+    if any(isinstance(ids := row.values.get("input_ids"), list) for row in source.rows[:1]):
+        return DataError(
+            "the rows are token ids, and rows are text",
+            f"columns: {', '.join(source.columns)}; e.g. input_ids {_start(ids)}",
+            "point data.train to the text that they were made of, or decode them first: "
+            "tokenizer.decode(input_ids), with the tokenizer that made them",
+        )
+    columns = source.columns
+    if source.data.columns or columns != positions(len(columns)) or not source.rows:
+        return error
+    values = source.rows[0].values
+    few = len(columns) <= len(names)
+    likely = columns if few else [*columns[: len(names) - 1], columns[-1]]
+    return DataError(
+        "the columns have no names, so that it cannot be seen what they are",
+        "",
+        "say what they are, for example: "
+        + source.file.reading.line(columns=_mapping(names[-len(likely) :], likely)),
+        [f"column {name}: {_start(values.get(name))}" for name in columns],
+    )
+
+
+def _in_each(found: Sequence[str], separator: str) -> bool:
+    """Whether each of several lines has a separator once, between two texts."""
+    return len(found) > 1 and all(
+        line.count(separator) == 1 and all(part.strip() for part in line.split(separator))
+        for line in found
+    )
+
+
+def _mapping(names: Sequence[str], columns: Sequence[str]) -> str:
+    pairs = ", ".join(f"{name}: {column}" for name, column in zip(names, columns, strict=False))
+    return f"{{{pairs}}}"
+
+
+def _start(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return repr(text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...")

@@ -1,0 +1,1 @@
+"""Rendered rows to token ids, examples and batches, with what was cut on the way."""
