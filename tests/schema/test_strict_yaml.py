@@ -230,3 +230,15 @@ def test_a_float_reads_back_as_itself(value: float) -> None:
     """H02"""
     assert strict_yaml.number(repr(value)) == value
     assert strict_yaml.resolve(Plain(repr(value))) == value
+
+
+@pytest.mark.parametrize("text", ["null", "- a", "a ", "a  b", "2026-11-28", "true", "../a", "C++"])
+def test_a_text_on_a_line_of_a_recipe_reads_back_as_itself(text: str) -> None:
+    for item in (text, [text], {text: [text]}):
+        tree = parse(f"key: {strict_yaml.flow(item)}")[0]
+        assert strict_yaml.resolve(tree) == {"key": item}
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_on_a_line_of_a_recipe_reads_back_as_itself(text: str) -> None:
+    assert strict_yaml.resolve(parse(f"[{strict_yaml.flow(text)}]")[0]) == [text]

@@ -8,7 +8,9 @@ them makes it mean something other than what it shows.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -17,6 +19,10 @@ Path = tuple[str | int, ...]
 
 _INT = re.compile(r"[-+]?[0-9]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+# A text that needs no quotes, whatever is around it.
+_BARE = re.compile(r"(?:[^\W\d]|[./](?=[\w./]))[\w./~*+-]*(?: [\w./~*+-]+)*")
+# What YAML takes for the end of a line, or for nothing at all, and JSON for a character.
+_ODD = re.compile(r"[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 
@@ -95,6 +101,29 @@ def resolve(value: Any) -> Any:
 def number(text: str) -> float | None:
     """Return the number that a text is in YAML 1.2 (`1e-4` and `.5` too), or None."""
     return float(text) if _FLOAT.match(text) else None
+
+
+def flow(value: Any) -> str:
+    """Return a value as a line of a recipe has it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        # Readers of YAML 1.1 take no number for one that has an exponent and no point.
+        text = repr(value)
+        return text if "." in text else text.replace("e", ".0e")
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{flow(key)}: {flow(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(flow, value)) + "]"
+    if not isinstance(value, str):
+        return str(value)
+    word = value.lower() != "null" and isinstance(resolve(Plain(value)), str)
+    if word and _BARE.fullmatch(value):
+        return value
+    quoted = json.dumps(value, ensure_ascii=False)
+    return _ODD.sub(lambda odd: f"\\u{ord(odd[0]):04x}", quoted)
 
 
 def _refuse_indirection(text: str, loader: Any) -> None:

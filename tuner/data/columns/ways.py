@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +14,6 @@ from tuner.schema import strict_yaml
 MOST = 3
 # No column is called like a sentence.
 _NO_NAME, _ENDS, _WORDS = 40, (".", "?", ":", "。", "？"), 5
-_PLAIN = re.compile(r"[^\W\d][\w./*+-]*(?: [\w./*+-]+)*")
 # Keys that only one of the sources can have.
 OF_SOURCES = frozenset(("encoding", "separator", "header", "quotes", "where"))
 
@@ -75,12 +72,8 @@ def recipe_line(keys: Mapping[str, str], columns: Mapping[str, str]) -> str:
 
 
 def flow(text: str) -> str:
-    """Return a text as it stands in a line of YAML."""
-    if text in ("true", "false"):
-        return text
-    if _PLAIN.fullmatch(text) and isinstance(strict_yaml.resolve(strict_yaml.Plain(text)), str):
-        return text
-    return json.dumps(text, ensure_ascii=False)
+    """Return a text, a name or a label, as a line of a recipe has it."""
+    return text if text in ("true", "false") else strict_yaml.flow(text)
 
 
 def given_keys(item: SourceSection, key: str, count: int) -> dict[str, str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tuner.recipe.other_tools import answer
 from tuner.recipe.other_tools.row import Fate, Here
+from tuner.schema.strict_yaml import flow
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Conversion:
         for key, meant in here.keys.items():
             if key in self.keys and self.keys[key] != meant:
                 first = self.origins[key]
-                said = f"{first} says {key}: {answer.flow(self.keys[key])}"
+                said = f"{first} says {key}: {flow(self.keys[key])}"
                 self.lost.append(Setting(name, shown(name, value), said))
                 continue
             if key not in self.keys:
@@ -73,6 +73,6 @@ class Conversion:
 
 def shown(name: str, value: Any) -> str:
     """Return a value for a list of settings; nothing where it may be a secret, or is long."""
-    text = answer.flow(value)
+    text = flow(value)
     hidden = any(word in name for word in ("token", "key", "secret", "password", "webhook"))
     return "" if hidden or len(text) > 40 else text

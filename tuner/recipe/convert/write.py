@@ -8,8 +8,8 @@ from typing import Any
 
 from tuner.console.redact import redact
 from tuner.recipe.convert.conversion import Conversion, Setting
-from tuner.recipe.other_tools import answer
 from tuner.recipe.schema import keys_of, sections
+from tuner.schema.strict_yaml import flow
 
 WIDTH = 98
 
@@ -73,6 +73,6 @@ def _lines(key: str, value: Any, comment: str) -> Iterator[str]:
     remark = f"  # {comment}" if comment else ""
     if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
         yield f"  {key}:{remark}"
-        yield from (f"    - {answer.flow(each)}" for each in value)
+        yield from (f"    - {flow(each)}" for each in value)
     else:
-        yield f"  {key}: {answer.flow(value)}{remark}"
+        yield f"  {key}: {flow(value)}{remark}"

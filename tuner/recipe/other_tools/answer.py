@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +10,7 @@ from tuner.recipe.other_tools.table import TABLE
 from tuner.recipe.other_tools.unneeded import UNNEEDED
 from tuner.recipe.other_tools.words import VALUES
 from tuner.schema import strict_yaml
+from tuner.schema.strict_yaml import flow
 
 _ROWS: dict[str, Row] = {name: row for row in (*TABLE, *UNNEEDED) for name in row.names.split()}
 # In an item of data.train.
@@ -20,7 +19,6 @@ _SOURCE |= dict.fromkeys(("type", "formatting", "format", "conversation"), "temp
 _SOURCE |= dict.fromkeys(("num_samples", "max_samples", "samples", "size", "limit"), "rows")
 _SOURCE |= dict.fromkeys(("delimiter", "sep", "column_separator"), "separator")
 _SOURCE |= {"system_prompt": "system", "charset": "encoding", "column_mapping": "columns"}
-_PLAIN = re.compile(r"[\w./-][\w ./~-]*")
 _LONG = 80
 
 
@@ -128,22 +126,3 @@ def _shown(name: str, item: Any) -> str:
 
 def _remark(said: str) -> str:
     return f" ({said})" if said else ""
-
-
-def flow(item: Any) -> str:
-    """Return a value as a line of YAML has it."""
-    if isinstance(item, bool):
-        return str(item).lower()
-    if isinstance(item, float):
-        # Readers of YAML 1.1 take no number for one that has an exponent and no point.
-        text = repr(item)
-        return text if "." in text else text.replace("e", ".0e")
-    if isinstance(item, Mapping):
-        return "{" + ", ".join(f"{flow(name)}: {flow(each)}" for name, each in item.items()) + "}"
-    if isinstance(item, list | tuple):
-        return "[" + ", ".join(map(flow, item)) + "]"
-    if isinstance(item, str) and not (
-        _PLAIN.fullmatch(item) and isinstance(strict_yaml.resolve(strict_yaml.Plain(item)), str)
-    ):
-        return json.dumps(item, ensure_ascii=False)
-    return str(item)
