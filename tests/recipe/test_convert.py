@@ -170,6 +170,26 @@ def test_defaults_of_the_other_tool_are_written(tmp_path: Path) -> None:
     assert tree["train"]["learning_rate"] == 1e-5
 
 
+def test_evaluations_are_those_that_the_other_tool_makes(tmp_path: Path) -> None:
+    """LLaMA-Factory makes none without a strategy, and nobody makes any without held-out rows."""
+    held = {"val_size": 0.1, "logging_steps": 10, "early_stopping_steps": 2}
+    for given, every in (
+        ({"eval_strategy": "steps", "eval_steps": 50}, 50),
+        ({"evaluation_strategy": "steps"}, 10),
+        ({"eval_strategy": "epoch"}, "epoch"),
+        ({"eval_steps": 50}, None),
+        ({"eval_strategy": "steps", "eval_steps": 50, "val_size": 0}, None),
+    ):
+        tree = recipe_of(tmp_path, reduced(FACTORY, **{**held, **given}))
+        expected = None if every is None else {"every": every, "stop": {"patience": 2}}
+        assert tree.get("eval") == expected, given
+    threshold = {"early_stopping_patience": 2, "early_stopping_threshold": 0.01}
+    text = reduced(AXOLOTL, evals_per_epoch=4, num_epochs=3, **threshold)
+    assert recipe_of(tmp_path, text)["eval"] == {
+        "every": "8.3333%", "stop": {"patience": 2, "min_change": 0.01},
+    }  # fmt: skip
+
+
 def test_every_kind_of_training_has_its_recipe_or_is_refused(tmp_path: Path) -> None:
     for stage, expected in (
         ("pt", {"data": {"template": "text"}}),

@@ -9,6 +9,7 @@ from tuner.recipe.convert.conversion import Conversion, Setting, shown
 from tuner.recipe.schema import keys_of
 
 _OF_TURNS = ("data.cut", "data.long", "data.learn")
+_OF_SCORES = ("every", "stop", "keep")
 
 
 def leave_out(made: Conversion) -> None:
@@ -40,6 +41,10 @@ def _other(made: Conversion, section: str, name: str) -> str:
         return f"fsdp shards a frozen base, and {method} trains it"
     if name and (section, task) in (("rlhf", "sft"), ("rlhf", "reward"), ("reward", "sft")):
         return "nothing learns from preferences"
+    if section == "eval" and name in _OF_SCORES:
+        if made.keys.get("data.eval") == 0:
+            return "no rows are held out"
+        return "" if "eval.every" in made.keys else "nothing is scored while it trains"
     if section == "ppo" and made.keys.get("rlhf.algorithm") != "ppo":
         return "it is of PPO"
     return ""

@@ -61,6 +61,7 @@ def _factory_defaults(given: Mapping[str, Any]) -> Settings:
         "lr_scheduler_type": "linear",
         **({} if "warmup_steps" in given else {"warmup_ratio": 0}),
         **({} if "eval_dataset" in given else {"val_size": 0}),
+        **({} if "evaluation_strategy" in given else {"eval_strategy": "no"}),
         **({"pref_beta": 0.1} if stage == "dpo" else {}),
         **({"ppo_epochs": 4} if stage == "ppo" else {}),
         **({"center_rewards_coefficient": 0} if stage == "rm" else {}),
