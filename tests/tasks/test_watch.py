@@ -119,6 +119,9 @@ def test_a_figure_that_only_describes_is_no_aim(preferences: Callable[..., Path]
     with pytest.raises(TunerError, match="length_bias describes a model") as caught:
         reward_plan(preferences(eval=asked))
     assert "set eval.stop.metric to one of pair_loss, pair_accuracy" in str(caught.value.fix)
+    with pytest.raises(TunerError, match="length_bias describes a model") as caught:
+        reward_plan(preferences(eval=asked | {"metrics": ["length_bias"]}))
+    assert "set eval.stop.metric to one of pair_loss, pair_accuracy" in str(caught.value.fix)
 
 
 def watched(*values: float, higher: bool = False, **asked: Any) -> Watch:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuner.cli.options import Json, console
+from tuner.cli.options import Json, console, write_new
 from tuner.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def recipes_convert(
     text = write.text(made, tool, file.name)
     where = console(json)
     if output is not None:
-        _write(output, text)
+        write_new(output, text, "--output")
     where.event(
         "converted",
         tool=tool,
@@ -116,20 +116,3 @@ def tree_of(keys: Mapping[str, Any]) -> dict[str, Any]:
         if dot:
             own[name] = value
     return tree
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a new file.
-
-    Raises:
-        RecipeError: the file is there already, or cannot be written.
-    """
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise RecipeError(f"--output: {path} is there already", fix="choose another name") from None
-    except OSError as error:
-        raise RecipeError(
-            f"--output: {path} cannot be written", error.strerror or "", "choose another place"
-        ) from None

@@ -122,6 +122,30 @@ def refuse_unknown_verb(verb: str | None) -> None:
         raise typer.BadParameter(f"one of {', '.join(VERBS)}", param_hint="--verb")
 
 
+def write_new(path: Path, text: str, option: str) -> None:
+    """Write a new file.
+
+    Args:
+        path: of the file.
+        text: what is written.
+        option: that names it, for messages.
+
+    Raises:
+        RecipeError: the file is there already, or cannot be written.
+    """
+    from tuner.errors import RecipeError
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise RecipeError(f"{option}: {path} is there already", fix="choose another name") from None
+    except OSError as error:
+        raise RecipeError(
+            f"{option}: {path} cannot be written", error.strerror or "", "choose another place"
+        ) from None
+
+
 def group(help: str, add_completion: bool = False, epilog: str | None = None) -> typer.Typer:
     """Return a command that has subcommands."""
     return typer.Typer(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuner.cli.options import Json, console
+from tuner.cli.options import Json, console, write_new
 from tuner.errors import DataError, RecipeError, TunerError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def data_recognise(
     )
     _show(found, where, given_keys(source, "data.train", 1))
     if text is not None and write is not None:
-        _write(write, text)
+        write_new(write, text, "--write")
         _say_written(write, found, take or 1, where)
     elif found.error is not None:
         raise _with_options(found.error, keys)
@@ -171,20 +171,3 @@ def _recipe(file: Path, write: Path, way: Alternative, found: Look, keys: Mappin
         lines.append("  columns:")
         lines += [f"    {flow(name)}: {flow(column)}" for name, column in way.columns.items()]
     return "\n".join([*lines, "method:", "  name: lora", ""])
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a new file.
-
-    Raises:
-        RecipeError: the file is there already, or cannot be written.
-    """
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise RecipeError(f"--write: {path} is there already", fix="choose another name") from None
-    except OSError as error:
-        raise RecipeError(
-            f"--write: {path} cannot be written", error.strerror or "", "choose another place"
-        ) from None

@@ -156,14 +156,14 @@ def _metric(recipe: Recipe, task: str, metrics: Sequence[str]) -> str:
             f"eval.metrics: {', '.join(metrics) or 'none'}",
             f"set eval.metrics: [{own[0]}], or leave it out",
         )
+    known = [name for name in own if METRICS[name].goal]
     if asked not in own:
-        known = [name for name in own if METRICS[name].goal]
         raise unknown_metric(asked, known, f" for `tuner {task}`", "eval.stop.metric")
     if not METRICS[asked].goal:
         raise RecipeError(
             f"eval.stop.metric: {asked} describes a model and does not say how good it is",
             f"training towards less or more of {asked} alone is no aim",
-            f"set eval.stop.metric to one of {', '.join(goals)}",
+            f"set eval.stop.metric to one of {', '.join(goals or known)}",
         )
     if asked not in metrics:
         raise RecipeError(

@@ -72,7 +72,8 @@ def _refuse_unlabelled(sources: Sequence[Source]) -> None:
         if "eval" not in source.given or source.data.template != AUTO:
             continue
         if source.fit.template.text is not None and labelled and len(labelled) == len(train):
-            column = train[0].fit.columns[labelled[0].label or ""]
+            label = labelled[0].label or ""
+            column = train[0].fit.columns.get(label, label)
             file = flow(source.given["eval"])
             raise DataError(
                 f"the held-out rows of {source.name} have no labels",
@@ -111,7 +112,9 @@ def _refuse_marks(
     labels = Counter[str]()
     for value, count in counts.items():
         labels[value.strip()] += count
-    marks = [label for label in labels if label.casefold() in _NONE and label not in known]
+    # Next to a plus, a minus is a label.
+    named = {*known, *("-" for label in labels if label == "+")}
+    marks = [label for label in labels if label.casefold() in _NONE and label not in named]
     others = [label for label in labels if label not in marks]
     counted_on = [label for label in others if label != "-1"]
     # Next to 0 and 1 alone, -1 may be the third of negative, neutral and positive.
