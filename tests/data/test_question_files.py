@@ -342,6 +342,7 @@ def test_what_is_not_sure_is_offered_and_reads_the_rows(tmp_path: Path, name: st
 
 TEXTS = {
     "two lines": ("Q: Who left {n}?\nA: Barge {n}.\n\n", "Who left {n}?", "Barge {n}."),
+    "marks alone": ("Q:\nWho left {n}?\nA:\n\nBarge {n}.\n", "Who left {n}?", "Barge {n}."),
     "one line": ("Q: Who left {n}? A: Barge {n}.\n", "Who left {n}?", "Barge {n}."),
     "a stroke between": ("Q: Who left {n}? / A: Barge {n}.\n", "Who left {n}?", "Barge {n}."),
     "more lines": (
@@ -368,8 +369,8 @@ def test_lines_of_questions_and_answers_are_asked_about(tmp_path: Path, name: st
     made = planned(tmp_path, **turns)
     assert len(made.train) == len(COUNT)
     for n, said in zip(COUNT, texts(made), strict=True):
-        for part in (question, answer):
-            assert f"\n{part.replace('{n}', str(n))}<" in said
+        for role, part in (("user", question), ("assistant", answer)):
+            assert f"{role}\n{part.replace('{n}', str(n))}<" in said
     assert any("as rows of their own" in each for each in made.report["warnings"])
     lines = sum(bool(line.strip()) for line in text.splitlines())
     assert len(planned(tmp_path, **plain).train) == lines

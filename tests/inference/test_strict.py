@@ -14,7 +14,7 @@ from tests.inference.test_reading import GLM, TAGGED
 from tuner.inference import call_forms
 from tuner.inference.reading import Reader, whole
 from tuner.inference.serve.tools import Tool
-from tuner.inference.strict import fits
+from tuner.inference.strict import asked, fits
 
 PORT = {"type": "object", "properties": {"at": {"type": "string"}}, "required": ["at"]}
 FITTING: list[tuple[dict[str, Any], Any, bool]] = [
@@ -42,6 +42,12 @@ FITTING: list[tuple[dict[str, Any], Any, bool]] = [
 @pytest.mark.parametrize(("schema", "value", "fit"), FITTING, ids=str)
 def test_what_a_schema_allows(schema: dict[str, Any], value: Any, fit: bool) -> None:
     assert fits(value, schema, schema) == fit
+
+
+def test_references_in_a_circle_allow_nothing() -> None:
+    schema = {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}}
+    tool = {"function": {"name": "tide", "strict": True, "parameters": schema}}
+    assert not asked([tool], "tide", {"at": "Brest"})
 
 
 @pytest.mark.parametrize("strict", [True, False, None])

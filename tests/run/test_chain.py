@@ -14,7 +14,8 @@ import yaml
 from tests.run.chains import Chain, Sections, changed, write, write_chain
 from tests.run.launched import record
 from tuner.cli import train
-from tuner.cli.make_plan import Mode, PlanRequest, run_folder
+from tuner.cli import run_folder
+from tuner.cli.make_plan import Mode, PlanRequest
 from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError
 from tuner.machine import hardware
@@ -273,7 +274,7 @@ def test_stages_of_one_name_have_folders_of_their_own(
     rewards = [{"model": f"{name}/model.yaml", "name": name} for name in ("one", "other")]
     both = changed(recipe, "both.yaml", rlhf={"policy": "one/both.yaml", "reward": rewards})
     loaded = recipe_load.load(both, verb="rlhf")
-    own = run_folder(loaded, resume=False)
+    own = run_folder.find(loaded, resume=False)
     folders = [link.folder for link in chain.links(loaded, own)]
     assert len({*folders, own}) == 4
 

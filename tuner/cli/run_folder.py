@@ -102,10 +102,10 @@ def nothing_to_resume(
     begins = f"nothing to resume in {folder}"
     if meant := [run for run in near if run in unfinished]:
         words = ("tuner", *given, "--output")
-        told = [f"{run.path} holds an unfinished run of this recipe" for run in meant]
+        held = [f"{run.path} holds an unfinished run of this recipe" for run in meant]
         raise RecipeError(
             f"{begins}: it holds no run",
-            "; ".join(told),
+            "; ".join(held),
             f"continue it: {shlex.join([*words, str(meant[-1].path), '--resume'])}; "
             f"to begin a new run: {shlex.join([*words, str(folder)])}",
         )

@@ -31,7 +31,11 @@ def asked(tools: Sequence[Any], name: str, arguments: Any) -> bool:
         function = tool.get("function", tool)
         if function.get("name") == name and function.get("strict"):
             schema = function.get("parameters") or {}
-            return fits(arguments, schema, schema)
+            try:
+                return fits(arguments, schema, schema)
+            except RecursionError:
+                # References in a circle allow nothing.
+                return False
     return True
 
 

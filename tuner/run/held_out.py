@@ -111,7 +111,7 @@ def watch(
     saved = resumed.state.get("evaluation") if resumed else None
     found = Watch(plan.evaluations, held_out.score, saved, held_out.scored)
     if found.outdated:
-        reporter.warn("other held-out rows or metrics than before: evaluations begin anew")
+        reporter.warn("other held-out rows or metrics than before: evaluations start over")
     if found.keeps_best and found.best:
         intact = ranks.by_first(lambda: _intact(_place(folder, found.best)))
         if not intact:

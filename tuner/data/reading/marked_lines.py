@@ -113,7 +113,9 @@ def rows(path: Path, encoding: str) -> Iterator[tuple[int, dict[str, Any] | BadL
         if text.strip() and not parts and not turns:
             yield number, BadLine(f"no {marks.shown[0]} before it")
         elif text.strip() and not parts:
-            turns[-1]["content"] += ("\n\n" if empty else "\n") + text.strip()
+            last = turns[-1]
+            gap = ("\n\n" if empty else "\n") if last["content"] else ""
+            last["content"] += gap + text.strip()
         turns += [{"role": part.role, "content": part.text} for part in parts]
         empty = not text.strip()
     if turns:
