@@ -169,7 +169,8 @@ RECIPES = {
         given("method.name", r"set method\.name: (\w+)"), {"method.name": "qlora"},
     ),
     "a file of another tool": Fault(
-        2, "odd.yaml is of LLaMA-Factory, and no recipe", runs(), arguments=("plan", "odd.yaml"),
+        2, "odd.yaml is a configuration of LLaMA-Factory, not a recipe", runs(),
+        arguments=("plan", "odd.yaml"),
         files={"odd.yaml": "model_name_or_path: org/tiny\nstage: sft\ndataset: train.jsonl\n"},
     ),
     "optim": Fault(

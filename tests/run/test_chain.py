@@ -13,8 +13,7 @@ import yaml
 
 from tests.run.chains import Chain, Sections, changed, write, write_chain
 from tests.run.launched import record
-from tuner.cli import train
-from tuner.cli import run_folder
+from tuner.cli import run_folder, train
 from tuner.cli.make_plan import Mode, PlanRequest
 from tuner.console.console import Console
 from tuner.errors import IntegrityError, ModelError, RecipeError, TunerError

@@ -148,7 +148,9 @@ def refused(file: Path, problems: Sequence[str], tool: Tool | None = None) -> Re
     if tool is None:
         return RecipeError(f"{file} has {count}", fix=FIX, problems=lines)
     fix = f"run: tuner recipes convert {file} --output {file.stem}-recipe.yaml"
-    return RecipeError(f"{file} is of {tool.name}, and no recipe", fix=fix, problems=lines)
+    return RecipeError(
+        f"{file} is a configuration of {tool.name}, not a recipe", fix=fix, problems=lines
+    )
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:

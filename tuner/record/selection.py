@@ -29,6 +29,6 @@ def said(evaluation: Mapping[str, Any]) -> str:
         parts.append(text)
     text = "; ".join(parts or ["training could have stopped early"])
     return (
-        f"{text[0].upper()}{text[1:]}. The held-out rows have chosen this: on other rows the "
-        "scores after training may be worse"
+        f"{text[0].upper()}{text[1:]}. This was chosen by scores on the held-out rows: on other "
+        "rows they may be worse"
     )

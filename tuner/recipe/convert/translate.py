@@ -87,7 +87,8 @@ def _rows(made: Conversion, given: Mapping[str, Any], folder: Path) -> None:
 def _file(path: str) -> str:
     if path.endswith((".yaml", ".yml")):
         return f"{path} lists data sets: name their files in data.train"
-    return f"'{path}' is on a hub or a folder: download it, and name its file in data.train"
+    named = "name a file of its rows in data.train"
+    return f"'{path}' is not a file (a data set on a hub, or a folder): {named}"
 
 
 # Keys of a source that the data section has, too.
