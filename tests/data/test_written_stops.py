@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.chat_templates import FAMILIES
+from tests.conftest import write_rows
 from tests.data import test_preferences
 from tests.data.test_conversations import said, user
 from tests.data.test_masks import learned, prepared
@@ -58,6 +59,21 @@ def test_a_stop_token_elsewhere_is_text(tmp_path: Path) -> None:
     assert learned(example, tokenizer) == [f"b{stop}{stop}", f"{stop}{stop}"]
     assert example.input_ids.count(tokenizer.eos_token_id) == 4
     assert tokenizer.decode(example.input_ids).count(stop) == 7
+
+
+@pytest.mark.parametrize("head", ["language", "classes"])
+def test_labels_that_end_in_one_are_found_among_the_answers(tmp_path: Path, head: str) -> None:
+    name = "encoder" if head == "classes" else "chatml"
+    tokenizer = make_tokenizer(name)
+    if head == "classes":
+        tokenizer.eos_token = tokenizer.sep_token
+    stop = tokenizer.eos_token
+    rows = [{"text": f"Mow field {n}.", "label": f"{'ab'[n % 2]}{stop}"} for n in range(24)]
+    write_rows(tmp_path / "r.jsonl", rows)
+    data = DataSection.model_validate({"train": "r.jsonl", "eval": 0.25})
+    result = SftData(Inputs(data, tokenizer, tmp_path, 7, 2048), head).prepare()
+    assert len(result.labels) == 2
+    assert {row.gold for row in result.eval} == {0, 1}
 
 
 def test_a_recipe_may_keep_or_refuse_them(tmp_path: Path) -> None:

@@ -32,14 +32,15 @@ def eval_row(
     if example.label is not None:
         return EvalRow(example, example.input_ids, text, answer, [], example.label)
     offered = rendered.dialogue.choices or labels
-    options = maker.options(rendered, offered) if answer in offered else None
+    named = [maker.stops.bare(each) for each in offered]
+    options = maker.options(rendered, offered) if answer in named else None
     return EvalRow(
         example,
         example.input_ids if example.target else encoded.prompt_ids,
         text,
         rendered.reference,
         options or [],
-        offered.index(answer) if options else None,
+        named.index(answer) if options else None,
     )
 
 

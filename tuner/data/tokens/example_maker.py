@@ -94,7 +94,9 @@ class ExampleMaker:
         borders = inputs.splits(head)
         policy = data.special_tokens_in_text
         self.encoder = Encoder(tokenizer, policy, self.chat_template, borders)
-        self.stops = WrittenStops(tokenizer, inputs.stop_ids, policy)
+        # The answers of a head are names of classes, and no text.
+        stops = "literal" if head == "classes" else policy
+        self.stops = WrittenStops(tokenizer, inputs.stop_ids, stops)
         self._shows_calls = self._chat is not None and self._chat.abilities.calls
         self._calls_as_text: set[str] = set()
         self.suffix = closing(tokenizer)

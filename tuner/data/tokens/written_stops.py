@@ -34,9 +34,9 @@ class WrittenStops:
     def taken_off(self, dialogue: Dialogue) -> Dialogue:
         """Return a row without the stop tokens that its answers end with, one each."""
         messages = tuple(self._turn(each) for each in dialogue.messages)
-        segments, answer = dialogue.segments, self._text(dialogue.answer)
+        segments, answer = dialogue.segments, self.bare(dialogue.answer)
         if dialogue.plain:
-            segments = (*segments[:-1], replace(segments[-1], text=self._text(segments[-1].text)))
+            segments = (*segments[:-1], replace(segments[-1], text=self.bare(segments[-1].text)))
         if (messages, segments) == (dialogue.messages, dialogue.segments):
             return dialogue
         self.rows.add(dialogue.row)
@@ -46,10 +46,10 @@ class WrittenStops:
         text = message.get("content")
         if message["role"] != "assistant" or not isinstance(text, str):
             return message
-        return {**message, "content": self._text(text)}
+        return {**message, "content": self.bare(text)}
 
-    def _text(self, text: str) -> str:
-        """The text without one stop token at its end; one that is all of it stays."""
+    def bare(self, text: str) -> str:
+        """Return a text without one stop token at its end; one that is all of it stays."""
         bare = text.rstrip()
         for word in self._words:
             if bare.endswith(word) and (rest := bare.removesuffix(word)).strip():
