@@ -11,6 +11,7 @@ from tuner.console.formatting import counted
 from tuner.data.bad_rows import BadRows
 from tuner.data.tokens.example import Example
 from tuner.data.tokens.example_maker import ExampleMaker
+from tuner.data.turns.tool_calls import UNFIT
 
 LISTED = 10
 # By key of the report. A format names the noun that a number is shown with.
@@ -81,6 +82,22 @@ WARNINGS = {
 class _Count(int):
     def __format__(self, noun: str) -> str:
         return counted(int(self), noun) if noun else str(int(self))
+
+
+# Of supervised rows: what a reader should not overlook, costliest first.
+SUPERVISED = (
+    *UNFIT,
+    *("read_as", "rows_by_value", "rows_of_items", "left_out_too_long", "eval_left_out_too_long"),
+    *("truncated_rows", "rows_with_other_answers"),
+    *("rows_cut_while_reading", "dropped_no_answer_left", "rows_without_oldest_turns"),
+    *("documents_cut",),
+    *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
+    *("rows_with_consecutive_turns", "rows_with_results_without_calls"),
+    *("rows_with_calls_as_text", "rows_with_moved_turns", "rows_with_unended_answers"),
+    *("unsure_option_numbers", "text_after_answers", "turns_learned_by_key", "unanswered_rows"),
+    *("unread_turn_keys", "unread_columns", "eval_rows_also_in_train", "labels_not_held_out"),
+    *("labels_without_rows", "rows_with_written_stops", "special_tokens_in_text"),
+)
 
 
 def warnings_of(

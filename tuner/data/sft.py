@@ -16,7 +16,7 @@ from tuner.data.pipeline import Pipeline
 from tuner.data.preview_parts import preview_of
 from tuner.data.reading.read import Row
 from tuner.data.recognise import account, as_begun, recognise
-from tuner.data.report import chat_facts, losses, skipped, tokens_sha256, warnings_of
+from tuner.data.report import SUPERVISED, chat_facts, losses, skipped, tokens_sha256, warnings_of
 from tuner.data.rows import strata
 from tuner.data.rows.check_row import ODDITIES, check, oddities, unfit_calls
 from tuner.data.rows.dialogue import Dialogue, RowRenderer
@@ -40,21 +40,6 @@ from tuner.data.turns.tool_calls import UNFIT
 from tuner.data.turns.turn_rules import TurnRules, refuse_unknown_column
 from tuner.data.understood import of_sources
 from tuner.errors import DataError
-
-# What a reader of the report should not overlook, costliest first.
-WARNED = (
-    *UNFIT,
-    *("read_as", "rows_by_value", "rows_of_items", "left_out_too_long", "eval_left_out_too_long"),
-    *("truncated_rows", "rows_with_other_answers"),
-    *("rows_cut_while_reading", "dropped_no_answer_left", "rows_without_oldest_turns"),
-    *("documents_cut",),
-    *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
-    *("rows_with_consecutive_turns", "rows_with_results_without_calls"),
-    *("rows_with_calls_as_text", "rows_with_moved_turns", "rows_with_unended_answers"),
-    *("unsure_option_numbers", "text_after_answers", "turns_learned_by_key", "unanswered_rows"),
-    *("unread_turn_keys", "unread_columns", "eval_rows_also_in_train", "labels_not_held_out"),
-    *("labels_without_rows", "rows_with_written_stops", "special_tokens_in_text"),
-)
 
 
 class SftData(Pipeline[Dialogue]):
@@ -247,7 +232,7 @@ class SftData(Pipeline[Dialogue]):
         report["rows_with_other_answers"] = sum(
             row.answer.strip() not in self.labels for row in others
         )
-        report["warnings"] = warnings_of(report, WARNED, also[self.data.split])
+        report["warnings"] = warnings_of(report, SUPERVISED, also[self.data.split])
         asked = self.names.names or self.data.labels == (AUTO,)
         if asked or (any(fit.template.label for fit in self.fits) and not self.data.labels):
             report["labels"] = list(self.labels)

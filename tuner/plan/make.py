@@ -104,9 +104,7 @@ def make(
         values=values.table,
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
         warnings=[
-            *_unused_gpus(recipe, machine),
-            *devices.warnings(decided.processes, recipe.train.batch_size),
-            *decide.unreached(recipe, decided.stages, len(rows.prepared.train)),
+            *_unlike_asked(recipe, machine, decided, len(rows.prepared.train)),
             *facts.warnings(base, adapted, rows.prepared, footprint.shape.trainable),
         ],
         parties=rows.parties,
@@ -117,6 +115,15 @@ def make(
     )
     plan = replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
     return replace(plan, summary=summary.sentence(plan))
+
+
+def _unlike_asked(recipe: Recipe, machine: Machine, decided: Decided, rows: int) -> list[str]:
+    """Return warnings where devices or steps are not those that the recipe asks for."""
+    return [
+        *_unused_gpus(recipe, machine),
+        *devices.warnings(decided.processes, recipe.train.batch_size),
+        *decide.unreached(recipe, decided.stages, rows),
+    ]
 
 
 def _unused_gpus(recipe: Recipe, machine: Machine) -> list[str]:

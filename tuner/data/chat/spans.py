@@ -17,18 +17,16 @@ from dataclasses import replace
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
+from tuner.data.chat import chat_shapes
 from tuner.data.chat.behind_prompt import NoPrefix, composed, no_prefix, spliced
 from tuner.data.chat.chat_shapes import (
     AnswerSpan,
     ChatShape,
     RenderJob,
     after_answer,
-    anywhere,
     filled,
-    locate,
     neutral,
     rendered,
-    unlocated_texts,
     written,
 )
 from tuner.data.chat.chat_template import ChatTemplate
@@ -166,11 +164,11 @@ class SpanFinder:
         given = shape.given(chat.messages, text)
         if given is not None:
             example = filled(shape, given, dialogue, text)
-            return example and replace(example, unlocated=unlocated_texts(chat))
+            return example and replace(example, unlocated=chat_shapes.unlocated_texts(chat))
         found = self._answers(chat, text)
         if found is None:
             return None
-        return anywhere(rendered(dialogue, text, found), text, chat, shape.text)
+        return chat_shapes.anywhere(rendered(dialogue, text, found), text, chat, shape.text)
 
     def prompt(
         self,
@@ -194,15 +192,15 @@ class SpanFinder:
         bare = replace(chat, messages=neutral(turns))
         pattern = self._text(bare.messages, bare, generate=True)
         text = self._text(turns, chat, generate=True)
-        shape = ChatShape(pattern, locate(pattern, bare.messages), None)
+        shape = ChatShape(pattern, chat_shapes.locate(pattern, bare.messages), None)
         dialogue = Dialogue("conversation", tuple(turns), tools=tools)
         given = shape.given(turns, text)
         if given is not None:
             structure, _ = written(shape, given, text)
             return Rendered(
-                dialogue, text, (), structure=structure, unlocated=unlocated_texts(chat)
+                dialogue, text, (), structure=structure, unlocated=chat_shapes.unlocated_texts(chat)
             )
-        return anywhere(Rendered(dialogue, text, ()), text, chat, pattern)
+        return chat_shapes.anywhere(Rendered(dialogue, text, ()), text, chat, pattern)
 
     def native(self, messages: Sequence[Message]) -> list[Message]:
         """Return the turns of a row as the template itself takes them."""
@@ -224,7 +222,7 @@ class SpanFinder:
                 self._shapes.clear()
             text = self._text(bare.messages, bare)
             found = self._answers(bare, text)
-            located = locate(text, bare.messages)
+            located = chat_shapes.locate(text, bare.messages)
             self._shapes[key] = ChatShape(text, located, None if found is None else tuple(found))
         return self._shapes[key]
 
@@ -293,10 +291,10 @@ class SpanFinder:
             return None
         bare = replace(chat, messages=neutral(chat.messages))
         pattern, _ = behind(bare, self._text)
-        if locate(pattern, bare.messages) is None:
+        if chat_shapes.locate(pattern, bare.messages) is None:
             self.moved.add(dialogue.row)
         text, prompt = behind(chat, self._text)
         answer = self._answer(text, prompt, chat.messages[-1])
         answer = replace(answer, after=after_answer(text[answer.end :], self.chat.specials))
         example = rendered(dialogue, text, [answer])
-        return anywhere(example, text, chat, pattern)
+        return chat_shapes.anywhere(example, text, chat, pattern)
