@@ -136,7 +136,7 @@ def test_the_command_says_how_much_it_checked_and_refuses_what_the_plan_refuses(
 
 
 def test_markup_of_chats_in_plain_text_is_shown_in_pieces(tmp_path: Path) -> None:
-    text = "Chat: <|im_start|>user\nDue?<|im_end|>\n"
+    text = "Chat: <|im_start|>user\nDue?<|im_end|>\nFriday."
     (shown,) = previews(tmp_path, "qwen2.5", [{"text": text}])
     special = [part for part in shown.parts if part.kind == "special"]
     assert [part.text for part in special] == ["<|im_start|>", "<|im_end|>"]

@@ -173,10 +173,11 @@ def test_attention_is_the_kernel_for_rows_whatever_is_trained(
     recipe = runs.write(tmp_path, method={"name": name, **virtual}, **SHORT)
     true, watched = spine.train, []
 
-    def train(*given: Any) -> None:
+    def train(*given: Any) -> Any:
         with gpu.watch() as seen:
-            true(*given)
+            trained = true(*given)
         watched.append(seen.launches)
+        return trained
 
     with mock.patch.object(spine, "train", train):
         runs.train(recipe)

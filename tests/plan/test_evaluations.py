@@ -61,7 +61,7 @@ def test_each_key_has_its_origin_and_the_summary_its_number(make_recipe: Recipes
     plain = planned(make_recipe())
     assert plain.evaluations is None
     assert "evaluation" not in plain.facts
-    assert plain.values["eval.keep"].value == "last"
+    assert plain.values["eval.keep"].value == "auto"
 
 
 def test_evaluations_have_their_price(make_recipe: Recipes) -> None:

@@ -116,11 +116,11 @@ def decide(
     """
     recipe = base.recipe
     section = recipe.eval
+    if section.every is None:
+        return None
     best = keeps_best(section)
     why = "training stops early" if best else "eval.stop is not set"
     values.set_auto("eval.keep", "best" if best else "last", why)
-    if section.every is None:
-        return None
     if not prepared.eval:
         raise RecipeError(
             f"eval.every: {section.every}, but there are no held-out rows",

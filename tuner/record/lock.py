@@ -85,6 +85,16 @@ def try_flock(fd: int) -> bool | None:
     return True
 
 
+def in_use(path: Path, owner: Owner | None) -> RecipeError:
+    """Return the error for a folder whose lock file another process holds."""
+    who = str(owner) if owner else "another process"
+    return RecipeError(
+        f"{path.parent} is in use by {who}",
+        f"{path.name} is held, and two runs would overwrite each other",
+        "wait for it, stop it, or choose another folder with --output",
+    )
+
+
 class FolderLock:
     """The lock of one folder, held until `release` or the end of the process.
 
@@ -126,14 +136,14 @@ class FolderLock:
         locked = try_flock(fd)
         previous = Owner.parse(os.pread(fd, 4096, 0).decode(errors="replace"))
         if locked is False:
-            raise self._in_use(previous)
+            raise in_use(self.path, previous)
         if not self._is_current(fd):
             return False
         if previous is not None and previous != Owner.this():
             alive = previous.alive()
             # Without flock the owner on another host may be alive: only that host knows.
             if alive or (alive is None and locked is None):
-                raise self._in_use(previous)
+                raise in_use(self.path, previous)
             self.taken_over = previous
         os.ftruncate(fd, 0)
         os.pwrite(fd, Owner.this().encode(), 0)
@@ -145,14 +155,6 @@ class FolderLock:
             return os.path.samestat(os.fstat(fd), os.stat(self.path))
         except FileNotFoundError:
             return False
-
-    def _in_use(self, owner: Owner | None) -> RecipeError:
-        who = str(owner) if owner else "another process"
-        return RecipeError(
-            f"{self.path.parent} is in use by {who}",
-            f"{self.path.name} is held, and two runs would overwrite each other",
-            "wait for it, stop it, or choose another folder with --output",
-        )
 
     def release(self) -> None:
         """Release the lock and remove its file; a second call does nothing."""

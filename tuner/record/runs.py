@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import IntegrityError, RecipeError
-from tuner.record.lock import Owner
+from tuner.record.lock import Owner, in_use
 from tuner.record.run_json import LOCK, RUN, read_record
 from tuner.schema.suggest import nearest
 
@@ -114,6 +114,8 @@ def no_run(path: Path) -> RecipeError:
 
 def taken(path: Path, status: str) -> RecipeError:
     """Return the error for a new run in the folder of another one, which has this status."""
+    if status == "running" and (owner := _owner(path)):
+        return in_use(path / LOCK, owner)
     free = f"choose another folder: --output {free_name(path)}"
     return RecipeError(
         f"{path} already holds a run",
@@ -128,15 +130,15 @@ def _summary(path: Path, file: str = RUN) -> RunSummary:
     except IntegrityError as error:
         return RunSummary(path, "damaged", {}, error.why)
     note = ""
-    if record["status"] == "running" and not _held(path):
+    if record["status"] == "running" and _owner(path) is None:
         note = "its process is gone; continue it with --resume"
     return RunSummary(path, str(record["status"]), record, note)
 
 
-def _held(path: Path) -> bool:
-    """Whether the run's process may still be alive; only its own host knows for sure."""
+def _owner(path: Path) -> Owner | None:
+    """The run's process, if it may still be alive; only its own host knows for sure."""
     try:
         owner = Owner.parse((path / LOCK).read_text())
     except (OSError, ValueError):
-        return False
-    return owner is not None and owner.alive() is not False
+        return None
+    return owner if owner is not None and owner.alive() is not False else None
