@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.conftest import write_rows
 from tests.tokenizers import make_tokenizer
@@ -86,7 +88,55 @@ def test_a_column_for_each_winner_and_one_for_ties(tmp_path: Path) -> None:
     result = prepared(tmp_path, rows)
     assert result.template == "scored_pairs"
     assert better(tmp_path, rows) == ["of a", "of b", "of a"]
-    assert result.report["unpaired_rows"] == 1
+    assert (result.report["tied_rows"], result.report["unpaired_rows"]) == (1, 0)
+    assert any("1 row left out: a tie" in text for text in result.report["warnings"])
+
+
+def turns_of(ranking: Any) -> list[str]:
+    return [str(message["content"]) for message in ranking.messages]
+
+
+@pytest.mark.parametrize("dumped", [True, False])
+def test_lists_of_texts_are_opened_turn_by_turn(tmp_path: Path, dumped: bool) -> None:
+    """As in the arena's tables, of which only the last answers can be compared."""
+    write = json.dumps if dumped else list
+    one = {"prompt": write(["Why?"]), "response_a": write(["[1] So."]), "response_b": write(["No"])}
+    two = {
+        "prompt": write(["How?", "And then?"]),
+        "response_a": write(["Thus.", "Rest."]),
+        "response_b": write(["Thus.", "Run."]),
+    }
+    won = {"winner": "model_a"}
+    made = prepared(tmp_path, [{**one, **won}, {**two, **won}])
+    assert [turns_of(each) for each in made.train] == [["Why?"], ["How?", "Thus.", "And then?"]]
+    assert [each.texts for each in made.train] == [("[1] So.", "No"), ("Rest.", "Run.")]
+    odd = [
+        {**two, **won, "response_b": write(["Else.", "Run."])},
+        {**two, **won, "response_b": write(["Thus."])},
+        {**one, **won, "response_b": "No"},
+    ]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [{**one, **won}, {**two, **won}, *odd])
+    assert [problem.rpartition(": rows")[0] for problem in caught.value.problems] == [
+        "the answers before the last ones differ, so that these cannot be compared",
+        "the lists of texts do not go together: 'response_a' 2, 'response_b' 1, 'prompt' 2",
+        "'response_b' is no list of texts, which it is in other rows",
+    ]
+
+
+def test_a_list_of_one_text_as_an_answer_is_named(tmp_path: Path) -> None:
+    """It may be what is to be learned; lists of several texts are."""
+    rows = [{"prompt": "Name one", "chosen": '["oak"]', "rejected": '["ox"]'}]
+    with pytest.raises(DataError, match="can be read in two ways: chosen, rejected") as caught:
+        prepared(tmp_path, rows)
+    opened, kept = (
+        yaml.safe_load(line.strip().removeprefix("data."))
+        for line in caught.value.fix.splitlines()[1:]
+    )
+    assert better(tmp_path, rows, **opened) == ["oak"]
+    assert better(tmp_path, rows, **kept) == ['["oak"]']
+    several = [{**rows[0], "chosen": '["oak", "ash"]', "rejected": '["ox", "ash"]'}]
+    assert better(tmp_path, several) == ['["oak", "ash"]']
 
 
 def test_what_says_something_of_the_order_is_not_passed_over(tmp_path: Path) -> None:

@@ -131,9 +131,11 @@ def test_ties_are_counted(tmp_path: Path) -> None:
     rows += [{**LETTERED, "question": f"{n}?", "winner": "b"} for n in range(3)]
     report = prepared(tmp_path, rows).report
     assert (report["tied_rows"], report["pairs_train"], report["unpaired_rows"]) == (5, 4, 0)
-    assert any("5 rows left out: of two answers, neither" in text for text in report["warnings"])
+    assert any(
+        "5 rows left out: a tie: of two answers, neither" in text for text in report["warnings"]
+    )
     scored = [{**LETTERED, "question": f"{n}?", "score_a": 1, "score_b": n} for n in range(3)]
-    assert prepared(tmp_path, scored).report["unpaired_rows"] == 1
+    assert prepared(tmp_path, scored).report["tied_rows"] == 1
     zero = [{**NUMBERED, "instruction": f"{n}?", "preference": n} for n in range(3)]
     assert prepared(tmp_path, zero).report["tied_rows"] == 1
     with pytest.raises(DataError, match="none of its 5 rows can be paired"):

@@ -62,7 +62,9 @@ def compare(sources: Sequence[Source], files: DataSource, alone: bool = False) -
             pairs += [each for each in named if each.pairs]
             ties += sum(not each.pairs for each in named)
         elif name == "scored_pairs":
-            others += _scaled(files.each(source.rows, reader.scored_pair))
+            scored = files.each(source.rows, reader.scored_pair)
+            others += _scaled([each for each in scored if each.pairs])
+            ties += sum(not each.pairs for each in scored)
         elif name == "rankings":
             others += files.each(source.rows, reader.ranking)
         else:
