@@ -13,6 +13,7 @@ import yaml
 
 from tests.conftest import write_rows
 from tests.tokenizers import make_tokenizer
+from tuner.data.look import look
 from tuner.data.preferences import PreferenceData
 from tuner.data.tokens.prepared import Inputs, Prepared
 from tuner.errors import DataError
@@ -168,3 +169,40 @@ def test_preferences_stay_light() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_a_file_of_thumbs_is_taken_for_no_other_task(tmp_path: Path) -> None:
+    """The others would learn the thumb as an input, or leave out the answer."""
+    rows = [
+        {"prompt": f"Ask {n // 2}", "completion": f"Say {n}", "label": bool(n % 2)}
+        for n in range(12)
+    ]
+    found = look(write_rows(tmp_path / "rows.jsonl", rows), tmp_path)
+    assert [way.template.name for way in found.ways] == ["prompt_completion"]
+    assert found.error is not None
+    assert found.error.fix.startswith("learn from both kinds: tuner reward")
+
+
+def test_turns_without_an_answer_are_no_way_to_read_comparisons(tmp_path: Path) -> None:
+    """Without the two answers, nothing would be left to learn."""
+    rows = [
+        {
+            "context": [{"role": "user", "content": f"Ask {n}"}],
+            **{"response1": f"one {n}", "response2": f"two {n}", "overall_preference": n % 4 - 2},
+        }
+        for n in range(12)
+    ]
+    found = look(write_rows(tmp_path / "rows.jsonl", rows), tmp_path)
+    assert not found.ways
+    assert found.error is not None
+    assert "tuner reward" in found.error.fix
+    assert "response1: none" not in found.error.fix
+    answered = [{**row["context"][0], "role": "assistant"} for row in rows]
+    whole = [
+        {**row, "context": [*row["context"], said]}
+        for row, said in zip(rows, answered, strict=True)
+    ]
+    found = look(write_rows(tmp_path / "rows.jsonl", whole), tmp_path)
+    assert found.error is not None
+    assert "response1: none" in found.error.fix
+    assert found.ways
