@@ -206,3 +206,14 @@ def test_turns_without_an_answer_are_no_way_to_read_comparisons(tmp_path: Path) 
     assert found.error is not None
     assert "response1: none" in found.error.fix
     assert found.ways
+
+
+def test_comparisons_by_name_are_offered_before_any_other_task(tmp_path: Path) -> None:
+    rows = [
+        {"task": f"Ask {n}", "big_text": f"one {n}", "tiny_text": f"two {n}", "won": won}
+        for n, won in enumerate(["big", "tiny", "tie"] * 4)
+    ]
+    found = look(write_rows(tmp_path / "rows.jsonl", rows), tmp_path)
+    assert not found.ways
+    assert found.error is not None
+    assert "{answer_a: big_text, answer_b: tiny_text, winner: won}" in found.error.fix

@@ -10,9 +10,10 @@ from typing import Any
 from tuner.data.columns.evidence import blank, kinds_of
 from tuner.data.columns.preference_names import ALIASES, NUMBERED, named, together
 from tuner.data.columns.thumb_words import NAMES, liked, reversed_by
-from tuner.data.columns.winners import NoneBetter
+from tuner.data.columns.winners import NoneBetter, named_by
 from tuner.data.reading.read import Row
 from tuner.errors import DataError
+from tuner.schema.strict_yaml import flow
 from tuner.schema.suggest import plain
 
 _RENAME = "rename columns in the file, or map them: data.columns: {format's name: file's name}"
@@ -58,6 +59,14 @@ def nothing_fits(what: str, expected: Sequence[str], rows: Sequence[Row]) -> Dat
                 ],
             )
     values = {name: [v for row in rows if not blank(v := row.values.get(name))] for name in present}
+    if compared := named_by(values):
+        one, other, winner = map(flow, compared)
+        return NoneBetter(
+            what,
+            fix="say that these are the answers:"
+            f"\n  data.columns: {{answer_a: {one}, answer_b: {other}, winner: {winner}}}",
+            problems=[found, f"'{winner}' names {one} or {other}"],
+        )
     asks, said = (_one(present, ALIASES[name]) for name in ("prompt", "completion"))
     if asks and said:
         if rated := [f"{name} ({ranged(values[name])})" for name in _scales(values)]:
