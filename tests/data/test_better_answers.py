@@ -13,6 +13,7 @@ import yaml
 
 from tests.conftest import write_rows
 from tests.tokenizers import make_tokenizer
+from tuner.data.columns.evidence import Evidence
 from tuner.data.look import look
 from tuner.data.preferences import PreferenceData
 from tuner.data.tokens.prepared import Inputs, Prepared
@@ -217,3 +218,32 @@ def test_comparisons_by_name_are_offered_before_any_other_task(tmp_path: Path) -
     assert not found.ways
     assert found.error is not None
     assert "{answer_a: big_text, answer_b: tiny_text, winner: won}" in found.error.fix
+
+
+def test_thumbs_next_to_answers_of_another_name(tmp_path: Path) -> None:
+    """One line of recipe reads them; rows without a thumb are counted, and are no bad rows."""
+    thumbs = ["\U0001f44d", "", "\U0001f44e", None, "\U0001f44d", "\U0001f44e"]
+    rows = [
+        {"user_name": f"u{n}", "question": f"Ask {n % 2}", "bot_answer": f"Say {n}", "thumbs": each}
+        | {"comment": "odd" if n == 1 else ""}
+        for n, each in enumerate(thumbs)
+    ]
+    with pytest.raises(DataError, match="no column is read as the answers") as caught:
+        prepared(tmp_path, rows)
+    (line,) = caught.value.fix.splitlines()[1:]
+    result = prepared(tmp_path, rows, columns=yaml.safe_load(line)["data.columns"])
+    assert result.report["unrated_rows"] == 2
+    assert any("2 rows left out: no thumb" in text for text in result.report["warnings"])
+    assert result.train[0].texts == ("Say 0", "Say 2", "Say 4")
+    chats = [
+        {"messages": [{"role": "user", "content": "Ask"}, {"role": "assistant", "content": said}]}
+        | {"thumbs": each}
+        for said, each in (("Good", 1), ("Bad", 0))
+    ]
+    assert better(tmp_path, chats) == ["Good"]
+
+
+@pytest.mark.parametrize(("blanks", "words"), [(0, ""), (4, " that is not blank")])
+def test_what_is_blank_in_some_rows_is_not_the_same_in_every_row(blanks: int, words: str) -> None:
+    rows = [{"comment": "odd"}] * 16 + [{"comment": ""}] * blanks
+    assert Evidence(rows).describe("comment") == f"the same in every row{words}"

@@ -8,10 +8,11 @@ from itertools import permutations
 from typing import Any
 
 from tuner.data.columns.evidence import blank, kinds_of
-from tuner.data.columns.preference_names import ALIASES, NUMBERED, named, together
+from tuner.data.columns.preference_names import ALIASES, ANSWER, NUMBERED, named, together
 from tuner.data.columns.thumb_words import NAMES, liked, reversed_by
 from tuner.data.columns.winners import NoneBetter, named_by
 from tuner.data.reading.read import Row
+from tuner.data.turns.turn_lists import shape
 from tuner.errors import DataError
 from tuner.schema.strict_yaml import flow
 from tuner.schema.suggest import plain
@@ -80,6 +81,41 @@ def nothing_fits(what: str, expected: Sequence[str], rows: Sequence[Row]) -> Dat
             fix = "\n  ".join(["say which answers are liked:", *lines])
             return DataError(what, fix=fix, problems=[found, *expected])
     return DataError(what, fix=_RENAME, problems=[found, *expected])
+
+
+def refuse_unanswered(prompt: str, free: Sequence[str], rows: Sequence[Row]) -> None:
+    """Refuse thumbs without a column of answers, unless the prompt's holds whole conversations.
+
+    Args:
+        prompt: the column of the prompt.
+        free: the columns that nothing reads.
+        rows: of the file.
+
+    Raises:
+        DataError: with a line for each column that may hold the answers.
+    """
+    values = {
+        name: [v for row in rows if not blank(v := row.values.get(name))]
+        for name in (prompt, *free)
+    }
+    asked = values[prompt]
+    if not asked or shape(asked) or not all(isinstance(value, str) for value in asked):
+        return
+    texts = [
+        name
+        for name in free
+        if len(values[name]) * 2 > len(rows)
+        and all(isinstance(value, str) for value in values[name])
+    ]
+    stems = [plain(stem) for stem in ANSWER]
+    called = [name for name in texts if any(stem in plain(name) for stem in stems)]
+    lines = [f"data.columns: {{completion: {flow(name)}}}" for name in (called or texts)[:3]]
+    raise DataError(
+        "the rows have thumbs, and no column is read as the answers that they rate",
+        f"the prompt is '{prompt}', a text; not read: {', '.join(free) or 'no other column'}",
+        "name the column of the answers:\n  "
+        + "\n  ".join(lines or ["data.columns: {completion: NAME}"]),
+    )
 
 
 def _one(present: Sequence[str], names: Sequence[str]) -> str | None:

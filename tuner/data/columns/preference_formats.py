@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from tuner.data.columns import winners
-from tuner.data.columns.preference_advice import nothing_fits
+from tuner.data.columns.preference_advice import nothing_fits, refuse_unanswered
 from tuner.data.columns.preference_names import ALIASES, NUMBERED, named, together
 from tuner.data.columns.template_match import NONE, Fit, check_renames, only
 from tuner.data.columns.text_lists import in_lists
@@ -147,6 +147,8 @@ def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]
     fit = replace(fit, spoken=_spoken(fit, rows, by_name))
     if not by_name and (lists := in_lists(fit.texts, rows, fit.template.name)):
         fit = replace(fit, lists=lists, origin=f"{fit.origin}; texts in lists, turn by turn")
+    if fit.template.name == "thumbs" and "completion" not in fit.columns:
+        refuse_unanswered(fit.columns["prompt"], [n for n in present if n not in fit.used], rows)
     return _with_winners(fit, rows)
 
 
