@@ -131,9 +131,11 @@ def test_ties_are_counted(tmp_path: Path) -> None:
     rows += [{**LETTERED, "question": f"{n}?", "winner": "b"} for n in range(3)]
     report = prepared(tmp_path, rows).report
     assert (report["tied_rows"], report["pairs_train"], report["unpaired_rows"]) == (5, 4, 0)
-    assert any("5 rows left out: of two answers, neither" in text for text in report["warnings"])
+    assert any(
+        "5 rows left out: a tie: of two answers, neither" in text for text in report["warnings"]
+    )
     scored = [{**LETTERED, "question": f"{n}?", "score_a": 1, "score_b": n} for n in range(3)]
-    assert prepared(tmp_path, scored).report["unpaired_rows"] == 1
+    assert prepared(tmp_path, scored).report["tied_rows"] == 1
     zero = [{**NUMBERED, "instruction": f"{n}?", "preference": n} for n in range(3)]
     assert prepared(tmp_path, zero).report["tied_rows"] == 1
     with pytest.raises(DataError, match="none of its 5 rows can be paired"):
@@ -232,10 +234,31 @@ def test_two_answers_of_which_none_is_named_are_refused(
     assert prepared(tmp_path, [graded], columns=dict(zip(scores, "xy", strict=True))).train
 
 
+def test_a_winner_by_the_name_of_its_model(tmp_path: Path) -> None:
+    """The line of the error names the answers; what is neither of them is a bad row, unless all
+    are."""
+    base = {"instruction": ASKED, "gpt4_output": GOOD, "small-llama_output": BAD}
+    won = ("gpt4", "Small Llama", "tie", None)
+    rows = [{**base, "instruction": f"{n}?", "best": each} for n, each in enumerate(won)]
+    with pytest.raises(DataError, match="no format of preference data fits") as caught:
+        prepared(tmp_path, rows)
+    (columns,) = lines(caught.value)
+    made = prepared(tmp_path, rows, columns=columns)
+    assert [each.texts for each in made.train] == [(GOOD, BAD), (BAD, GOOD)]
+    assert made.report["tied_rows"] == 2
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [*rows, {**base, "best": "c"}], columns=columns)
+    assert caught.value.problems == [
+        "the winner 'c' is none of the two answers, and no tie: rows.jsonl:5"
+    ]
+    with pytest.raises(DataError, match="'winner' names neither of the two answers") as caught:
+        prepared(tmp_path, [{**LETTERED, "winner": word} for word in ("gpt4", "llama", "tie")])
+    assert "max_bad_rows" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ({**LETTERED, "winner": "c"}, "the winner 'c' is none of the two answers, and no tie"),
         (
             {**LETTERED, "winner": "a", "score_a": 1, "score_b": 2},
             "the better answer has the lower score",

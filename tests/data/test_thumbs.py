@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.tokenizers import make_tokenizer
+from tuner.data.columns.ways import Unsure
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
 from tuner.data.tokens.prepared import Inputs, Prepared
@@ -123,6 +125,27 @@ def test_other_columns_are_no_thumbs(tmp_path: Path, thumbs: list[dict[str, Any]
     report = prepared(tmp_path, rows, columns=dict.fromkeys(thumbs[0], "none")).report
     assert (report["rows_train"], report["thumbs_down_rows"]) == (2, 0)
     assert report["ignored_columns"] == list(thumbs[0])
+
+
+@pytest.mark.parametrize("values", [(1, 4, 3), ("1", "4", "3.0")])
+def test_answers_with_scores_are_refused_until_the_recipe_says_what_becomes_of_them(
+    tmp_path: Path, values: Sequence[Any]
+) -> None:
+    """Each way that the error names works as it is printed; a score that never differs is none."""
+    rows = [pair(f"answer {n}", helpfulness=each, id=n) for n, each in enumerate(values)]
+    with pytest.raises(DataError, match="the answers have scores") as caught:
+        prepared(tmp_path, rows, disliked="error")
+    assert "helpfulness (1 to 4)" in caught.value.why
+    assert isinstance(caught.value, Unsure)
+    assert caught.value.ways[0].columns == {"helpfulness": "none"}
+    some, every = (
+        yaml.safe_load(line) for line in caught.value.fix.splitlines() if "data: {" in line
+    )
+    good = prepared(tmp_path, rows, **{"eval": 0, "train": [some["data"]["train"]]})
+    assert [row.row for row in good.train] == ["rows.jsonl:2", "rows.jsonl:3"]
+    assert prepared(tmp_path, rows, columns=every["data"]["columns"]).report["rows_train"] == 3
+    same = [{**row, "helpfulness": 4} for row in rows]
+    assert prepared(tmp_path, same).report["rows_train"] == 3
 
 
 def test_the_preview_says_what_is_left_out(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from tuner.data.columns.preference_formats import PreferenceFit
 from tuner.data.preference_rows import ZERO, Comparison, PreferenceReader, last_turn, stripped
 from tuner.data.rows.dialogue import Dialogue
+from tuner.data.rows.turns import blank
 from tuner.data.sources.files import DataSource
 from tuner.data.sources.source import Source
 
@@ -24,6 +25,7 @@ class Compared:
         contradicting: pairs that another row has in the opposite order; neither is used.
         ties: rows whose two answers are equally good.
         alone: thumbs that are learned without an opposite one.
+        unrated: rows without a thumb.
     """
 
     comparisons: list[Comparison]
@@ -32,6 +34,12 @@ class Compared:
     contradicting: int = 0
     ties: int = 0
     alone: int = 0
+    unrated: int = 0
+
+    @property
+    def without_pair(self) -> int:
+        """Rows that make no pair."""
+        return len(self.unpaired) + self.ties + self.unrated
 
 
 def compare(sources: Sequence[Source], files: DataSource, alone: bool = False) -> Compared:
@@ -46,7 +54,7 @@ def compare(sources: Sequence[Source], files: DataSource, alone: bool = False) -
     thumbs: list[tuple[Dialogue, bool]] = []
     pairs: list[Comparison] = []
     others: list[Comparison] = []
-    ties = 0
+    ties = unrated = 0
     for source in sources:
         if not source.rows:
             continue
@@ -54,7 +62,9 @@ def compare(sources: Sequence[Source], files: DataSource, alone: bool = False) -
         assert isinstance(fit, PreferenceFit)
         reader, name = PreferenceReader(fit, source.data), fit.template.name
         if name == "thumbs":
-            thumbs += files.each(source.rows, reader.thumb)
+            rated = [row for row in source.rows if not blank(row.values.get(fit.columns["label"]))]
+            thumbs += files.each(rated, reader.thumb)
+            unrated += len(source.rows) - len(rated)
         elif name == "pairs":
             pairs += files.each(source.rows, reader.pair)
         elif name == "winners":
@@ -62,7 +72,9 @@ def compare(sources: Sequence[Source], files: DataSource, alone: bool = False) -
             pairs += [each for each in named if each.pairs]
             ties += sum(not each.pairs for each in named)
         elif name == "scored_pairs":
-            others += _scaled(files.each(source.rows, reader.scored_pair))
+            scored = files.each(source.rows, reader.scored_pair)
+            others += _scaled([each for each in scored if each.pairs])
+            ties += sum(not each.pairs for each in scored)
         elif name == "rankings":
             others += files.each(source.rows, reader.ranking)
         else:
@@ -75,6 +87,7 @@ def compare(sources: Sequence[Source], files: DataSource, alone: bool = False) -
         consistent.contradicting,
         ties,
         grouped.alone,
+        unrated,
     )
 
 

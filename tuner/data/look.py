@@ -10,7 +10,7 @@ from typing import Any
 from tuner.data.advice import ways_to_read
 from tuner.data.columns.alternatives import as_named
 from tuner.data.columns.ways import MOST, Alternative, Unsure
-from tuner.data.recognise import account, recognise
+from tuner.data.recognise import account, ends_open, recognise
 from tuner.data.sft import SftData
 from tuner.data.sources.file_errors import explained, refuse_marked, refuse_pairs
 from tuner.data.sources.files import read_source
@@ -86,10 +86,18 @@ def look_at(source: Source, folder: Path) -> Look:
     try:
         account(source, thumbs)
     except Unsure as error:
-        return Look(understood(source.fit, seen), error, [*error.ways, own], seen.columns)
+        asked = ends_open(source)
+        # A way may be what it is taken for, with more left out.
+        known = any(
+            w.template is own.template and w.columns.items() >= own.columns.items()
+            for w in error.ways
+        )
+        ways = [*error.ways, *([] if known or asked else [own])]
+        return Look(understood(source.fit, seen), error, ways, seen.columns)
     except DataError as error:
         return Look(understood(source.fit, seen), error, [], seen.columns)
     ignored = [name for name in seen.columns if name not in source.fit.used.union(thumbs)]
-    others = [way for way in ways_to_read(source) if way.task != own.task]
+    # With thumbs, a row is an answer, and whether it is liked: no other task.
+    others = [] if thumbs else [way for way in ways_to_read(source) if way.task != own.task]
     said = understood(source.fit, seen, ignored)
     return Look(said, None, [own, *others[: MOST - 1]], seen.columns)

@@ -11,6 +11,7 @@ from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.columns.preference_formats import PreferenceFit
+from tuner.data.columns.text_lists import spread
 from tuner.data.columns.thumb_words import liked, thumb
 from tuner.data.columns.winners import better
 from tuner.data.reading.read import Row
@@ -149,6 +150,7 @@ class PreferenceReader:
                 "the label says neither liked nor disliked (true or false, 1 or 0, good or bad; "
                 "other words by data.label_names: {great: good, poor: bad})"
             )
+        row = self._turn_by_turn(row)
         prompt, answer = self._prompt(row), self._fit.value(row, "completion")
         if answer is None:
             if not self._sides.ends_with_answer(prompt):
@@ -158,6 +160,7 @@ class PreferenceReader:
 
     def _two(self, row: Row, first: str, second: str, margin: float = 0.0) -> Comparison:
         """The answers in two columns, the first of them the better one."""
+        row = self._turn_by_turn(row)
         prompt = self._prompt(row)
         sides = [self._fit.required(row, name) for name in (first, second)]
         names = (first, second)
@@ -173,6 +176,10 @@ class PreferenceReader:
         if last_turn(one) == last_turn(other):
             raise BadRow(f"{self._called(first)} and {self._called(second)} are the same")
         return Comparison((one, other), ((0, 1, margin),))
+
+    def _turn_by_turn(self, row: Row) -> Row:
+        """The row with turns in place of lists of texts."""
+        return replace(row, values=spread(row, self._fit.texts)) if self._fit.lists else row
 
     def _called(self, name: str) -> str:
         """A column's name for messages."""

@@ -150,7 +150,7 @@ class PreferenceData(WholePipeline[Comparison]):
 
     def _refuse_empty(self, files: SplitFiles, found: Collection[Any]) -> None:
         compared = self._compared.get(files.name)
-        if compared and (rows := len(compared.unpaired) + compared.ties) and not found:
+        if compared and (rows := compared.without_pair) and not found:
             thumbs = any(fit.template.name == "thumbs" for fit in self.fits)
             raise DataError(
                 f"the {files.name} split has no preferences: none of its {rows} rows can be paired",
@@ -198,6 +198,7 @@ class PreferenceData(WholePipeline[Comparison]):
             "pairs_eval": sum(len(ranking.pairs) for ranking in held),
             "unpaired_rows": sum(len(each.unpaired) for each in compared),
             "thumbs_alone": sum(each.alone for each in compared),
+            "unrated_rows": sum(each.unrated for each in compared),
             "tied_rows": sum(each.ties for each in compared),
             "identical_answers": sum(each.identical for each in compared),
             "contradicting_pairs": sum(each.contradicting for each in compared),

@@ -17,6 +17,7 @@ from tuner.data.columns.ways import recipe_line, shown
 from tuner.data.reading.read import Row
 from tuner.data.reading.transcripts import paired
 from tuner.data.sources.source import EVIDENCE, Source
+from tuner.data.sources.thumbs import refuse_scores
 from tuner.data.templates.template import AUTO, Template, load_template, variables
 from tuner.data.tokens.prepared import Inputs
 from tuner.data.turns.turn_lists import LISTS, ends_with_user, shape
@@ -128,8 +129,8 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
         begun: whether a run is resumed.
 
     Raises:
-        DataError: one looks like part of the task; not if the recipe names the template, nor if the
-            run has begun to train without it.
+        DataError: one looks like part of the task, or scores the answers; not if the recipe names
+            the template, nor if the run has begun to train without it.
     """
     data, seen = source.data, source.evidence
     used = {file if file in seen.columns else file.partition(".")[0] for file in source.fit.used}
@@ -137,17 +138,23 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     known = used.union(read, data.columns, source.file.where)
     text = source.fit.template.text is not None
     task = source.unread = accounting.unread(seen, known, text)[0]
-    if not task or data.template != AUTO or begun:
+    if data.template != AUTO or begun:
         return
+    if not task:
+        return refuse_scores(source, known)
     it, looks = ("it", "looks") if len(task) == 1 else ("them", "look")
-    ways = uses(source, task, used)
+    compared = as_comparisons(source)
+    ways = [] if compared else uses(source, task, used)
     gone = {**data.columns, **dict.fromkeys(task, NONE)}
     fix = [
         f"say what becomes of {it}:",
-        *(as_comparisons(source) or [*as_thumbs(source, task), *shown(ways, source.given)]),
-        f"  leave {it} out, as earlier versions did with a warning:",
-        f"    {recipe_line(source.given, gone)}",
+        *(compared or [*as_thumbs(source, task), *shown(ways, source.given)]),
     ]
+    if not ends_open(source):
+        fix += [
+            f"  leave {it} out, as earlier versions did with a warning:",
+            f"    {recipe_line(source.given, gone)}",
+        ]
     holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])
     error = DataError(
         f"{'column' if it == 'it' else 'columns'} {listed([repr(each) for each in task])} {looks} "
@@ -157,6 +164,15 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     )
     mixed = by_rows(error, source, [used, *({name} for name in task)])
     raise mixed if mixed is not error else unsure(error, ways)
+
+
+def ends_open(source: Source) -> bool:
+    """Return whether every conversation of a source, as it is read, ends before an answer."""
+    conversation = source.fit.template.conversation
+    if conversation is None:
+        return False
+    turns = _values(source.rows[:EVIDENCE], source.fit.columns[conversation.column])
+    return bool(shape(turns)) and ends_with_user(turns)
 
 
 def _refuse_two_readings(fit: Fit[Template], source: Source) -> None:

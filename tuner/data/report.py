@@ -68,7 +68,8 @@ WARNINGS = {
     "is the end of the answer, and learned once (data.special_tokens_in_text)",
     "special_tokens_in_text": "special tokens in the rows' text, kept literal "
     "(data.special_tokens_in_text): {}",
-    "tied_rows": "{:row} left out: of two answers, neither is named the better one",
+    "tied_rows": "{:row} left out: a tie: of two answers, neither is the better one",
+    "unrated_rows": "{:row} left out: no thumb says whether the answer is liked",
     "thumbs_alone": "{:thumb} to prompts without an opposite one: learned against a score of 0 "
     "(reward.unpaired)",
     "unpaired_rows": "{:row} left out: no better and worse answer to the same prompt make a pair",

@@ -106,7 +106,8 @@ def _kind(template: Template, name: str, column: str, evidence: Evidence, answer
         return "the text of an option"
     if answer and kind in ("", "number") and len(values) >= FEW and evidence.repeats(column):
         labels = len({str(each).strip() for each in values})
-        return "the same in every row" if labels == 1 else f"one of {labels} labels"
+        same = "the same in every row" + " that is not blank" * (len(values) < len(evidence.rows))
+        return same if labels == 1 else f"one of {labels} labels"
     return _ONE.get(kind, "")
 
 

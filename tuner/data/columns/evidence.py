@@ -156,7 +156,8 @@ class Evidence:
         whole = [kind for kind in _ORDER if counts.get(kind, 0) >= MOST * len(values)]
         if whole[:1] == ["text"] and self.repeats(column) and len(values) >= FEW:
             different = len(set(map(str, values)))
-            return "the same in every row" if different == 1 else f"{different} {NAMES['label']}"
+            same = "the same in every row" + " that is not blank" * (len(values) < len(self.rows))
+            return same if different == 1 else f"{different} {NAMES['label']}"
         if whole:
             return ("long " if whole[0] == "text" and self.long(column) else "") + NAMES[whole[0]]
         return listed([NAMES[kind] for kind in _ORDER if counts.get(kind)][:3]) or "values"

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
 from tuner.data.columns.evidence import blank, kinds_of
-from tuner.data.columns.preference_names import ALIASES, NUMBERED, named, together
+from tuner.data.columns.preference_names import ALIASES, ANSWER, NUMBERED, named, together
 from tuner.data.columns.thumb_words import NAMES, liked, reversed_by
-from tuner.data.columns.winners import NoneBetter
+from tuner.data.columns.winners import NoneBetter, named_by
 from tuner.data.reading.read import Row
+from tuner.data.turns.turn_lists import shape
 from tuner.errors import DataError
+from tuner.schema.strict_yaml import flow
 from tuner.schema.suggest import plain
 
 _RENAME = "rename columns in the file, or map them: data.columns: {format's name: file's name}"
 # More words than these are no thumbs.
 _MOST_WORDS = 6
 _THUMBS = frozenset(map(plain, NAMES))
-_SCORES = ("score", "rating", "quality", "helpfulness", "reward", "评分", "得分", "分数")
+_SCORES = frozenset(
+    plain(name)
+    for name in (
+        *("score", "rating", "quality", "helpfulness", "correctness", "coherence", "reward"),
+        *("overall score", "overall rating", "quality score", "answer score", "response score"),
+        *("stars", "评分", "得分", "分数", "打分"),
+    )
+)
+IN_ONE_ROW = (
+    "to compare them, write those to one prompt into one row, with their scores: "
+    '{"prompt": ..., "answers": ["...", "..."], "scores": [4, 1]}'
+)
 
 
 def nothing_fits(what: str, expected: Sequence[str], rows: Sequence[Row]) -> DataError:
@@ -46,20 +60,62 @@ def nothing_fits(what: str, expected: Sequence[str], rows: Sequence[Row]) -> Dat
                 ],
             )
     values = {name: [v for row in rows if not blank(v := row.values.get(name))] for name in present}
+    if compared := named_by(values):
+        one, other, winner = map(flow, compared)
+        return NoneBetter(
+            what,
+            fix="say that these are the answers:"
+            f"\n  data.columns: {{answer_a: {one}, answer_b: {other}, winner: {winner}}}",
+            problems=[found, f"'{winner}' names {one} or {other}"],
+        )
     asks, said = (_one(present, ALIASES[name]) for name in ("prompt", "completion"))
     if asks and said:
-        if rated := [f"{name} ({_range(values[name])})" for name in _scales(values)]:
+        if rated := [f"{name} ({ranged(values[name])})" for name in _scales(values)]:
             return DataError(
                 "a comparison needs two answers to the same prompt, and each row has one",
                 f"scores of one answer: {', '.join(rated)}",
                 f"to learn the answers, '{said}' after '{asks}': tuner lora, or another method; "
-                "to compare them, write those to one prompt into one row, with their scores: "
-                '{"prompt": ..., "answers": ["...", "..."], "scores": [4, 1]}',
+                + IN_ONE_ROW,
             )
         if lines := [line for name in present for line in _as_thumbs(name, values[name])]:
             fix = "\n  ".join(["say which answers are liked:", *lines])
             return DataError(what, fix=fix, problems=[found, *expected])
     return DataError(what, fix=_RENAME, problems=[found, *expected])
+
+
+def refuse_unanswered(prompt: str, free: Sequence[str], rows: Sequence[Row]) -> None:
+    """Refuse thumbs without a column of answers, unless the prompt's holds whole conversations.
+
+    Args:
+        prompt: the column of the prompt.
+        free: the columns that nothing reads.
+        rows: of the file.
+
+    Raises:
+        DataError: with a line for each column that may hold the answers.
+    """
+    values = {
+        name: [v for row in rows if not blank(v := row.values.get(name))]
+        for name in (prompt, *free)
+    }
+    asked = values[prompt]
+    if not asked or shape(asked) or not all(isinstance(value, str) for value in asked):
+        return
+    texts = [
+        name
+        for name in free
+        if len(values[name]) * 2 > len(rows)
+        and all(isinstance(value, str) for value in values[name])
+    ]
+    stems = [plain(stem) for stem in ANSWER]
+    called = [name for name in texts if any(stem in plain(name) for stem in stems)]
+    lines = [f"data.columns: {{completion: {flow(name)}}}" for name in (called or texts)[:3]]
+    raise DataError(
+        "the rows have thumbs, and no column is read as the answers that they rate",
+        f"the prompt is '{prompt}', a text; not read: {', '.join(free) or 'no other column'}",
+        "name the column of the answers:\n  "
+        + "\n  ".join(lines or ["data.columns: {completion: NAME}"]),
+    )
 
 
 def _one(present: Sequence[str], names: Sequence[str]) -> str | None:
@@ -89,15 +145,38 @@ def _opinion(place: int) -> str:
     return "bad" if place else "good"
 
 
-def _scales(values: dict[str, list[Any]]) -> list[str]:
-    """The columns that hold numbers, if one of them is called like a score."""
-    found = [
-        name
+def called_scores(values: Mapping[str, Sequence[Any]]) -> dict[str, list[float]]:
+    """Return the numbers in columns that are called like the score of an answer, and hold nothing
+    else.
+
+    Args:
+        values: of each column, without blank ones.
+    """
+    return {
+        name: numbers
         for name, each in values.items()
-        if each and all(isinstance(v, int | float) and not isinstance(v, bool) for v in each)
-    ]
-    return found if any(plain(name) in {*map(plain, _SCORES)} for name in found) else []
+        if plain(name) in _SCORES and each and (numbers := _numbers(each))
+    }
 
 
-def _range(values: Sequence[Any]) -> str:
-    return f"{min(values):g} to {max(values):g}"
+def _scales(values: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The columns that hold numbers, if one of them is called like a score."""
+    found = [name for name, each in values.items() if each and _numbers(each)]
+    return found if called_scores(values) else []
+
+
+def _numbers(values: Sequence[Any]) -> list[float]:
+    """Values as numbers, also those of a table; none if one is something else."""
+    found = []
+    for value in values:
+        try:
+            found.append(math.nan if isinstance(value, bool) else float(value))
+        except (TypeError, ValueError, OverflowError):
+            return []
+    return found if all(map(math.isfinite, found)) else []
+
+
+def ranged(values: Sequence[Any]) -> str:
+    """Return the lowest and the highest of some numbers, in words."""
+    numbers = _numbers(values)
+    return f"{min(numbers):g} to {max(numbers):g}"

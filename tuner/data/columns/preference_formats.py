@@ -8,9 +8,10 @@ from difflib import get_close_matches
 from typing import Any
 
 from tuner.data.columns import winners
-from tuner.data.columns.preference_advice import nothing_fits
+from tuner.data.columns.preference_advice import nothing_fits, refuse_unanswered
 from tuner.data.columns.preference_names import ALIASES, NUMBERED, named, together
 from tuner.data.columns.template_match import NONE, Fit, check_renames, only
+from tuner.data.columns.text_lists import in_lists
 from tuner.data.columns.thumb_words import is_thumb
 from tuner.data.columns.unused_parts import refuse_unused
 from tuner.data.reading.read import Row
@@ -47,9 +48,17 @@ class PreferenceFit(Fit[PreferenceFormat]):
 
     Args:
         winners: which answer a value of the column `winner` names, by number; None: neither.
+        lists: the format's columns that hold lists of texts, turn by turn.
     """
 
     winners: Mapping[str, int | None] = field(default_factory=dict)
+    lists: frozenset[str] = frozenset()
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The columns of the prompt and of the answers that have a column each."""
+        sides = ("prompt", "chosen", "rejected", "completion")
+        return {n: c for n, c in self.columns.items() if n in sides or n.startswith("answer_")}
 
 
 _COMMON = ("input", "history", "system", "tools")
@@ -136,6 +145,10 @@ def choose_format(data: DataSection, present: Sequence[str], rows: Sequence[Row]
     (fit,) = best
     refuse_unused(fit, data.columns, present, rows)
     fit = replace(fit, spoken=_spoken(fit, rows, by_name))
+    if not by_name and (lists := in_lists(fit.texts, rows, fit.template.name)):
+        fit = replace(fit, lists=lists, origin=f"{fit.origin}; texts in lists, turn by turn")
+    if fit.template.name == "thumbs" and "completion" not in fit.columns:
+        refuse_unanswered(fit.columns["prompt"], [n for n in present if n not in fit.used], rows)
     return _with_winners(fit, rows)
 
 
@@ -210,9 +223,7 @@ def _spoken(fit: PreferenceFit, rows: Sequence[Row], by_name: bool) -> frozenset
     a prompt, a few without marks among others are bad rows.
     """
     found = set()
-    for name, column in fit.columns.items():
-        if name not in ("prompt", "chosen", "rejected", "completion") and "answer_" not in name:
-            continue
+    for name, column in fit.texts.items():
         texts = {row.id: row.values.get(column) for row in rows}
         if not all(isinstance(text, str) for text in texts.values() if text is not None):
             continue

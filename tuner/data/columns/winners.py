@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
@@ -43,8 +44,63 @@ def meanings(
         scores: of both answers, for each of the values; empty if there are none.
 
     Raises:
-        NoneBetter: numbers count from 0 or from 1, and nothing says which.
+        NoneBetter: numbers count from 0 or from 1, and nothing says which; or no value names an
+            answer.
     """
+    said = {_word(value) for value in values}
+    words = _words(values, said, pair, columns, winner, scores)
+    strange = sorted(said - {*words})
+    if strange and all(words.get(word) is None for word in said):
+        one, other = columns
+        raise NoneBetter(
+            f"the column '{winner}' names neither of the two answers, {one} and {other}",
+            f"its values are {', '.join(strange[:5])}{' ...' * (len(strange) > 5)}",
+            f"write the better answer of each row into a column, as {one}, {other} or tie, and "
+            "name it: data.columns: {winner: NAME}",
+        )
+    return words
+
+
+def ends(one: str, other: str) -> tuple[str, str]:
+    """Return what tells two names apart: gpt4 and llama, of gpt4_output and llama_output."""
+    first, second = (re.split(r"[\s_.-]+", name) for name in (one, other))
+    for place in (0, -1):
+        while min(len(first), len(second)) > 1 and first[place] == second[place]:
+            first.pop(place)
+            second.pop(place)
+    return plain(" ".join(first)), plain(" ".join(second))
+
+
+def named_by(values: Mapping[str, Sequence[Any]]) -> tuple[str, str, str] | None:
+    """Return two columns and the one whose values name one of them; None if there are none.
+
+    Args:
+        values: of each column.
+    """
+    for winner, each in values.items():
+        said = {_word(value) for value in each} - {plain(word) for word in _TIES}
+        if len(said) != 2 or not all(map(_names, said)):
+            continue
+        for one, other in combinations([name for name in values if name != winner], 2):
+            if said in ({*ends(one, other)}, {plain(one), plain(other)}):
+                return one, other, winner
+    return None
+
+
+def _names(word: str) -> bool:
+    """Whether a word may name a column: it is no number, and no letter."""
+    return len(word) > 1 and not word.isdecimal()
+
+
+def _words(
+    values: Sequence[Any],
+    said: set[str],
+    pair: tuple[str, str],
+    columns: tuple[str, str],
+    winner: str,
+    scores: Sequence[Sequence[Any]],
+) -> dict[str, int | None]:
+    """What each word may mean; see `meanings`."""
     words: dict[str, int | None] = {plain(word): None for word in _TIES}
     for number, (own, others) in enumerate(zip(pair, (_FIRST, _SECOND), strict=True)):
         named = (*others, own) if own not in ("0", "1", "2") else others
@@ -52,7 +108,9 @@ def meanings(
         words[plain(columns[number])] = number
     if pair != ("a", "b"):
         words |= {plain(before + own): n for n, own in enumerate(pair) for before in _BEFORE[1:]}
-    said = {_word(value) for value in values}
+    for number, word in enumerate(ends(*columns)):
+        if _names(word):
+            words.setdefault(word, number)
     _refuse_scale(said, winner)
     if pair != ("0", "1") and (seen := _by_scores(values, scores)):
         return words | seen

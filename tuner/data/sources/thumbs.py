@@ -1,15 +1,22 @@
-"""Answers that a reader disliked: rows whose thumb is down, as feedback and KTO files have them."""
+"""Answers that a reader disliked, as feedback and KTO files have them, or gave a score."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from tuner.data.columns.template_match import Fit, left_out
+from tuner.data.columns.alternatives import as_named
+from tuner.data.columns.evidence import blank
+from tuner.data.columns.preference_advice import IN_ONE_ROW, called_scores, ranged
+from tuner.data.columns.template_match import NONE, Fit, left_out
 from tuner.data.columns.thumb_words import are_thumbs, liked
+from tuner.data.columns.ways import Unsure, recipe_line, where_line
 from tuner.data.reading.read import Row
 from tuner.data.sources.source import Source
 from tuner.data.templates.template import Template
 from tuner.errors import DataError
+
+# Of more values than these, the good ones are not listed.
+_MOST_VALUES = 10
 
 
 def thumb_columns(fit: Fit[Template], source: Source, resumed: bool = False) -> list[str]:
@@ -61,3 +68,46 @@ def refuse_disliked(source: Source, names: Sequence[str]) -> None:
         "  data.disliked: drop    # leave them out, as earlier versions did\n"
         "  data.disliked: learn   # learn them like the others",
     )
+
+
+def refuse_scores(source: Source, read: Collection[str]) -> None:
+    """Refuse a file whose answers have scores that differ, and that nothing reads.
+
+    Args:
+        source: the file; its template has been found by its columns.
+        read: columns that something reads, or that the recipe leaves out.
+
+    Raises:
+        DataError: with what a recipe can say of such rows.
+    """
+    template = source.fit.template
+    if template.raw or template.label or template.choice or not template.answer_columns:
+        return
+    free = [name for name in source.columns if name not in read]
+    values = {
+        name: [v for row in source.rows if not blank(v := row.values.get(name))] for name in free
+    }
+    scores = {n: each for n, each in called_scores(values).items() if len({*each}) > 1}
+    if not scores:
+        return
+    gone = {**source.data.columns, **dict.fromkeys(scores, NONE)}
+    lines = [f"for tuner reward, {IN_ONE_ROW};", "or say which answers are learned:"]
+    for name, numbers in scores.items():
+        middle = (min(numbers) + max(numbers)) / 2
+        good = {n: str(v) for n, v in zip(numbers, values[name], strict=True) if n > middle}
+        if len(good) <= _MOST_VALUES and not source.file.where:
+            others = {file: each for file, each in gone.items() if file != name}
+            where = {"where": where_line({name: [good[n] for n in sorted(good)]})}
+            lines += [
+                f"  those whose {name} is above the middle:",
+                f"    {recipe_line({**source.given, **where}, others)}",
+            ]
+    lines += ["  all alike:", f"    {recipe_line(source.given, gone)}"]
+    listed = ", ".join(f"{name} ({ranged(numbers)})" for name, numbers in scores.items())
+    error = Unsure(
+        "the answers have scores, and nothing would read them",
+        f"column {listed}; supervised learning would teach the worst answers like the best",
+        "\n".join(lines),
+    )
+    error.ways = [as_named(source.fit, source.evidence, gone)]
+    raise error
