@@ -232,6 +232,21 @@ def test_scores_are_no_classes(tmp_path: Path, name: str) -> None:
         prepare(tmp_path, "classes", train="t.csv")
 
 
+@pytest.mark.parametrize("separator", ["\t", ";", ","])
+@pytest.mark.parametrize("header", ["Zone|#1 Note|#2 Note|Verdict", "no|clause|remark|label"])
+def test_a_text_file_may_be_a_table(tmp_path: Path, header: str, separator: str) -> None:
+    cells = [("north", "south"), TEXT, LONG, LABELS]
+    table(tmp_path, "t.txt", header, *cells, separator=separator)
+    with pytest.raises(DataError, match=r"two ways: as a table, (?s:.*)has 4 cells") as caught:
+        prepare(tmp_path, train="t.txt")
+    asked_table, text = (strict_yaml.parse(line)[0] for line in lines_of(caught.value.fix))
+    assert len(prepare(tmp_path, **text).train) == ROWS + 1
+    found = look(Path("t.txt"), tmp_path, {"separator": asked_table["train"]["separator"]})
+    assert list(found.columns) == header.split("|")
+    (tmp_path / "t.txt").write_text("The label, then the clause.\nSow, reap.\nMow, rake.\n")
+    assert look(Path("t.txt"), tmp_path).error is None
+
+
 def sheet(folder: Path, text: str) -> list[tuple[str, str]]:
     (folder / "s.csv").write_bytes(text.encode())
     return asked(prepare(folder, train="s.csv"))

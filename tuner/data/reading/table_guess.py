@@ -82,7 +82,7 @@ def settle(
         reading = replace(reading, header=header)
         if not header:
             said.append(f"no header, so columns are named 1 to {len(first[0])}")
-        elif first and not _known(first[0], names):
+        elif first and not known_names(first[0], names):
             said.append(f"the first row as the header: {' | '.join(first[0])}")
     return reading, said
 
@@ -155,7 +155,7 @@ def is_header(rows: Sequence[Sequence[str]], known: Collection[str]) -> bool | N
         known: `plain` names that columns may have.
     """
     first = [cell.strip() for cell in rows[0]]
-    names = _known(first, known)
+    names = known_names(first, known)
     if (names * 2 >= len(first) and names) or _numbered(first):
         return True
     others = [cells for cells in rows[1:] if len(cells) == len(first) and [*cells] != [*rows[0]]]
@@ -169,9 +169,11 @@ def is_header(rows: Sequence[Sequence[str]], known: Collection[str]) -> bool | N
     return None if named else False
 
 
-def _known(cells: Sequence[str], known: Collection[str]) -> int:
-    """How many of the cells are names that columns have. One letter alone is an answer; several
-    are columns with options."""
+def known_names(cells: Sequence[str], known: Collection[str]) -> int:
+    """Return how many of the cells are names that columns have.
+
+    One letter alone is an answer; several are columns with options.
+    """
     names = [plain(cell) for cell in cells]
     if sum(len(name) == 1 for name in names) == 1:
         names = [name for name in names if len(name) > 1]
