@@ -101,6 +101,11 @@ LABELLED: dict[str, tuple[str, list[Any], str]] = {
         [LONG, ("north", "south", "east"), ("Yes", "No")],
         'text: Region + Field Note, label: "Is it dry?"',
     ),
+    "abbreviations in the header": (
+        "Ref. No.|Docket No.|Field Note|Verdict:",
+        ["C-{n}", "4{n}", LONG, LABELS],
+        'text: Field Note, label: "Verdict:"',
+    ),
     "without names": ("", [TEXT, LABELS], 'text: "1", label: "2"'),
     "without names, the label first": ("", [LABELS, TEXT], 'text: "2", label: "1"'),
     "three without names": ("", [("1", "2", "3"), TEXT, LONG], 'text: "2 + 3", label: "1"'),
@@ -122,7 +127,7 @@ def test_the_first_recipe_reads_text_and_label(tmp_path: Path, name: str, separa
     result = prepare(tmp_path, **keys, **names)
     assert len(result.train) == ROWS
     assert result.report["ignored_columns"] == [
-        each for each in header.split("|") if each == "year"
+        each for each in header.split("|") if each == "year" or each.endswith("No.")
     ] + [str(n) for n in (3, 4, 5) if "||" in header]
     for question, answer in asked(result):
         assert any(crop in question for crop in CROPS)

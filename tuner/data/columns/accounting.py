@@ -34,13 +34,13 @@ _BOOKKEEPING = frozenset(
         *("keyword", "keywords", "task", "task name", "task type", "question type", "slice"),
         *("question concept", "name", "case id", "docket no.", "metadata", "meta", "info"),
         *("department", "dept", "科室", "部门"),
-        *("annotator labels", "semeval set"),
+        *("annotator labels", "semeval set", "ref", "ref.", "reference", "n°", "nº", "№", "#"),
         *("编号", "序号", "来源", "日期", "时间", "类型", "类别", "链接", "网址", "作者", "难度"),
     )
 )
 _ENDINGS = re.compile(
     r".+([\s_\-](?i:ids?|uuid|urls?|hash|date|timestamp|tokens|length|count|len)"
-    r"|Ids?|ID|Uuid|Url|Hash|Date)"
+    r"|Ids?|ID|Uuid|Url|Hash|Date|[\s.](?i:no|nr|ref)\.)"
 )
 _COUNTS = re.compile(r"\A(num|n|nb|number of|count|total|is|has|kept|len)[\s_\-]")
 # What such a column holds is short. A source or a subject that is a text of its own is not one.

@@ -31,6 +31,11 @@ _OPTIONS = frozenset("ABCDEFGHIJ")
 _NUMBER = re.compile(r"[-+]?[\d.,:/%-]*\d[\d.,:/%-]*")
 _WIDE = re.compile("[\u3000-\u9fff\uac00-\ud7af]")
 _ENDS = tuple(".?!;:\u3002\uff1f\uff01")
+# A stop or a colon at the end of a name: "Ref. No.", "Verdict:".
+_SHORTENED = re.compile(
+    r"(?i:(\w+\.?[\s/]+){0,2}"
+    r"(no|nr|num|ref|qty|amt|art|sec|para|vol|dept|doc|desc|cat|approx)\.|\w+:)"
+)
 # Names of columns that no template reads.
 _BOOKKEEPING = frozenset(
     (
@@ -205,7 +210,14 @@ def _asks(cell: str, column: Sequence[str]) -> bool:
     return short and labels and asks[0] and not any(asks[1:])
 
 
+def abbreviated(cell: str) -> bool:
+    """Return whether a text that ends like a sentence is the name of a column: Ref. No."""
+    return bool(_SHORTENED.fullmatch(cell))
+
+
 def _like_a_name(cell: str) -> bool:
+    if abbreviated(cell):
+        return True
     if not cell or len(cell) > _LONGEST_NAME or cell.endswith(_ENDS):
         # The first column of an index that pandas writes has no name.
         return not cell
