@@ -165,6 +165,51 @@ def test_what_gives_the_label_away_is_not_offered(tmp_path: Path) -> None:
     assert "columns: {verdict: none, explanation: none, note: none}" in line
 
 
+# Header, cells, and the columns of the ways that are offered.
+BY_LABEL: dict[str, tuple[str, list[Any], list[str]]] = {
+    "type and zone": (
+        "id|clause|type|zone|reviewer|checked by",
+        ["{n}", LONG, LABELS, ("north", "south", "east", "west"), ("MK", "J. D."), ("A", "B")],
+        ["text: zone + clause, label: type", "text: clause, label: zone, type: none"],
+    ),
+    "a remark": (
+        "Field note|Is it dry?|Remark of ours",
+        [LONG, ("Yes", "No", "Unclear"), ("see {}", "") * 12],
+        ['text: Remark of ours + Field note, label: "Is it dry?"'],
+    ),
+    "two labels": (
+        "Field note|Verdict|Crop",
+        [LONG, LABELS, ("oats", "flax", "rye", "hops")],
+        [
+            "text: Verdict + Field note, label: Crop",
+            "text: Crop + Field note, label: Verdict",
+        ],
+    ),
+    "a type alone": ("text|type", [LONG, LABELS], ["label: type"]),
+    "a letter": (
+        "ticket_id|subject|body|queue",
+        ["T{n}", "On the {} of {n}", LONG, LABELS],
+        ["text: subject + body, label: queue"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_LABEL)
+def test_each_column_that_may_be_the_label_has_a_way(tmp_path: Path, name: str) -> None:
+    header, cells, columns = BY_LABEL[name]
+    table(tmp_path, "t.csv", header, *cells)
+    found = look(Path("t.csv"), tmp_path)
+    assert found.error is not None
+    lines = lines_of(found.error.fix)
+    for line, said in zip(lines, columns, strict=False):
+        assert f"template: classification, columns: {{{said}}}" in line
+        assert len(prepare(tmp_path, **strict_yaml.parse(line)[0]).train) == ROWS
+    # No other way takes a label for the answer and drops the first.
+    label = columns[0].rpartition("label: ")[2]
+    assert all(label in line for line in lines[: len(found.ways)])
+    assert not any("reviewer" in line or "checked by" in line for line in lines)
+
+
 def test_two_languages_without_names(tmp_path: Path) -> None:
     chinese = tuple(f"第{n}块地种了{'麦稻豆'[n % 3]}子。" for n in range(ROWS))
     table(tmp_path, "t.tsv", "", "The {} is in field {n}.", chinese, separator="\t")
