@@ -450,6 +450,32 @@ def test_held_out_rows_without_labels(tmp_path: Path, head: str) -> None:
         assert prepare(tmp_path, train="r.jsonl", eval=text).eval
 
 
+@pytest.mark.parametrize("head", ["language", "classes"])
+def test_held_out_rows_whose_labels_are_empty(tmp_path: Path, head: str) -> None:
+    """These are the held-out rows' fault, not rows to leave out."""
+    write_rows(tmp_path / "r.jsonl", rows_with(["a", "b"]))
+    write_rows(tmp_path / "e.jsonl", rows_with(["", None]))
+    said = r"held-out rows of e\.jsonl have no labels\n.*'label' is empty in each of 24 rows"
+    for keys in ({}, {"template": "classification"}):
+        with pytest.raises(DataError, match=said) as caught:
+            prepare(tmp_path, head, train="r.jsonl", eval="e.jsonl", **keys)
+        assert "data.eval: 0.1 (or 0, for none)" in caught.value.fix
+        assert prepare(tmp_path, head, train="r.jsonl", eval=0.1, **keys).eval
+
+
+@pytest.mark.parametrize("head", ["language", "classes"])
+@pytest.mark.parametrize("between", ["; ", ",", " | ", "、"])
+def test_several_labels_in_one_cell(tmp_path: Path, head: str, between: str) -> None:
+    both = f"a{between}b"
+    write_rows(tmp_path / "r.jsonl", rows_with(["a", "b", both, "Cork, Eire"]))
+    with pytest.raises(DataError, match=r"several labels in one cell of 'label': '.*' \(6\)") as c:
+        prepare(tmp_path, head, train="r.jsonl")
+    keys = strict_yaml.parse(lines_of(c.value.fix)[0])[0]
+    assert set(prepare(tmp_path, head, **keys).labels) == {"a", "b", "Cork, Eire"}
+    keys = strict_yaml.parse("{" + c.value.fix.split("data.")[-1] + "}")[0]
+    assert both in prepare(tmp_path, head, train="r.jsonl", **keys).labels
+
+
 def test_answers_that_are_none_of_the_labels_are_counted(tmp_path: Path) -> None:
     write_rows(tmp_path / "r.jsonl", rows_with(["a", "b", "c"]))
     result = prepare(tmp_path, train="r.jsonl", labels=["a", "b"])
