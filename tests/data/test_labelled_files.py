@@ -123,6 +123,9 @@ def test_the_first_recipe_reads_text_and_label(tmp_path: Path, name: str, separa
     assert f"columns: {{{columns}}}" in lines[0]
     keys = strict_yaml.parse(lines[0])[0]
     numbers = ("1", "2", "3") in cells
+    more = found.error.fix.partition("label_names: ")[2] if found.error else ""
+    assert more.startswith('{"1": NAME, "2": NAME, "3": NAME}') is numbers
+    assert ('labels: ["1", "2", "3"]' in more) is numbers
     names = {"label_names": {"1": "x", "2": "y", "3": "z"}} if numbers else {}
     result = prepare(tmp_path, **keys, **names)
     assert len(result.train) == ROWS
@@ -428,6 +431,7 @@ def test_one_label_in_several_spellings(tmp_path: Path, head: str) -> None:
     keys = strict_yaml.parse("{" + names.split("data.")[1] + "}")[0]
     one = prepare(tmp_path, head, train="r.jsonl", **keys)
     assert set(one.labels) == {"Spam", "ham"}
+    assert "label is one of 2 labels" in look(Path("r.jsonl"), tmp_path).understood
     if head == "language":
         assert {answer for _, answer in asked(one)} == {"Spam", "ham"}
     keys = strict_yaml.parse("{" + apart.split("data.")[1] + "}")[0]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from tuner.data.columns import accounting
 from tuner.data.columns.evidence import FEW, Evidence
 from tuner.data.columns.template_match import NONE
-from tuner.data.columns.ways import Alternative
+from tuner.data.columns.ways import Alternative, flow
 from tuner.data.fields import joined
 from tuner.schema.suggest import plain
 
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+# More numbers than these are not listed.
+_MOST = 20
 # Columns that say why, or say the label again: a model that reads them need not read the text.
 _TELLING = ("label", "rationale", "reason", "explanation", "output", "response", "answer", "target")
 
@@ -87,6 +91,23 @@ def as_other(way: Alternative, label: str) -> Alternative:
     columns = {**way.columns, **({} if label in read else {label: NONE})}
     called = f"{way.task} by '{way.columns['label']}'"
     return replace(way, columns=columns, called=called)
+
+
+def numbered(ways: Sequence[Alternative], evidence: Evidence) -> list[str]:
+    """Return lines for an error, where the labels of the first way are numbers: a model that writes
+    them needs their names."""
+    first = ways[0] if ways and ways[0].template.label else None
+    column = first.columns.get(first.template.label or "", "") if first else ""
+    texts = {str(value).strip() for value in evidence.values(column)}
+    if not texts or len(texts) > _MOST or not all(map(_INTEGER.fullmatch, texts)):
+        return []
+    labels = sorted(texts, key=int)
+    names = ", ".join(f"{flow(label)}: NAME" for label in labels)
+    return [
+        f"  the labels in '{column}' are numbers; for the first of these, add to data:",
+        f"    label_names: {{{names}}}, to learn words; or",
+        f"    labels: [{', '.join(map(flow, labels))}], to learn the numbers",
+    ]
 
 
 def join(evidence: Evidence, task: Sequence[str], used: dict[str, str]) -> None:
