@@ -180,13 +180,15 @@ BY_LABEL: dict[str, tuple[str, list[Any], list[str]]] = {
         [LONG, ("Yes", "No", "Unclear"), ("see {}", "") * 12],
         ['text: Remark of ours + Field note, label: "Is it dry?"'],
     ),
+    "marks": (
+        "No.|Wording|Risk?|UK|US|Note",
+        ["{n}", LONG, LABELS, ("x", "", ""), ("", "", "", "x"), ("", "", "", "ours", "theirs")],
+        ['text: Note + Wording, label: "Risk?", UK: none, US: none'],
+    ),
     "two labels": (
         "Field note|Verdict|Crop",
         [LONG, LABELS, ("oats", "flax", "rye", "hops")],
-        [
-            "text: Verdict + Field note, label: Crop",
-            "text: Crop + Field note, label: Verdict",
-        ],
+        ["text: Verdict + Field note, label: Crop", "text: Crop + Field note, label: Verdict"],
     ),
     "a type alone": ("text|type", [LONG, LABELS], ["label: type"]),
     "a letter": (
@@ -301,7 +303,7 @@ def test_a_text_file_may_be_a_table(tmp_path: Path, header: str, separator: str)
 
 
 def sheet(folder: Path, text: str) -> list[tuple[str, str]]:
-    (folder / "s.csv").write_bytes(text.encode())
+    (folder / "s.csv").write_text(text, "utf-8", newline="")
     return asked(prepare(folder, train="s.csv"))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from tuner.data.columns import accounting
-from tuner.data.columns.evidence import FEW, Evidence
+from tuner.data.columns.evidence import FEW, MOST, Evidence
 from tuner.data.columns.template_match import NONE
 from tuner.data.columns.ways import Alternative, flow
 from tuner.data.fields import joined
@@ -15,7 +15,7 @@ from tuner.schema.suggest import plain
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 # More numbers than these are not listed.
-_MOST = 20
+_MOST_NUMBERS = 20
 # Columns that say why, or say the label again: a model that reads them need not read the text.
 _TELLING = ("label", "rationale", "reason", "explanation", "output", "response", "answer", "target")
 
@@ -42,7 +42,15 @@ def one_is_clear(evidence: Evidence, names: Sequence[str]) -> bool:
     the one that is true or false, or any where all others but one repeat: each is offered."""
     classes = [late(evidence, name, True)[:2] for name in names]
     labels = sum(each[0] == 1 for each in classes)
-    return 1 in (labels, classes.count((1, 0))) or (labels > 1 and classes.count((0, 0)) == 1)
+    return 1 in (labels, classes.count((1, 0))) or (
+        labels > 1 and len(_texts(evidence, names)) == 1
+    )
+
+
+def _texts(evidence: Evidence, names: Sequence[str]) -> list[str]:
+    """The columns that are no labels, and have a value in nearly every row."""
+    filled = [n for n in names if len(evidence.values(n)) >= MOST * len(evidence.rows)]
+    return [name for name in filled if not late(evidence, name, True)[0]]
 
 
 def free(evidence: Evidence, task: Sequence[str], heads: Collection[str]) -> list[str]:
@@ -55,7 +63,7 @@ def free(evidence: Evidence, task: Sequence[str], heads: Collection[str]) -> lis
         heads: plain names of what heads a text, and is none of its own.
     """
     labels = [name for name in task if late(evidence, name, True)[0]]
-    if sum(plain(name) not in heads and name not in labels for name in task) > 1:
+    if sum(plain(name) not in heads for name in _texts(evidence, task)) > 1:
         return [*task]
     classes = [n for n in evidence.columns if evidence.values(n) and evidence.repeats(n)]
     sorts = [name for name in classes if accounting.sorts_texts(evidence, name)]
@@ -99,7 +107,7 @@ def numbered(ways: Sequence[Alternative], evidence: Evidence) -> list[str]:
     first = ways[0] if ways and ways[0].template.label else None
     column = first.columns.get(first.template.label or "", "") if first else ""
     texts = {str(value).strip() for value in evidence.values(column)}
-    if not texts or len(texts) > _MOST or not all(map(_INTEGER.fullmatch, texts)):
+    if not texts or len(texts) > _MOST_NUMBERS or not all(map(_INTEGER.fullmatch, texts)):
         return []
     labels = sorted(texts, key=int)
     names = ", ".join(f"{flow(label)}: NAME" for label in labels)
