@@ -175,11 +175,6 @@ BY_LABEL: dict[str, tuple[str, list[Any], list[str]]] = {
         ["{n}", LONG, LABELS, ("north", "south", "east", "west"), ("MK", "J. D."), ("A", "B")],
         ["text: zone + clause, label: type", "text: clause, label: zone, type: none"],
     ),
-    "a remark": (
-        "Field note|Is it dry?|Remark of ours",
-        [LONG, ("Yes", "No", "Unclear"), ("see {}", "") * 12],
-        ['text: Remark of ours + Field note, label: "Is it dry?"'],
-    ),
     "marks": (
         "No.|Wording|Risk?|UK|US|Note",
         ["{n}", LONG, LABELS, ("x", "", ""), ("", "", "", "x"), ("", "", "", "ours", "theirs")],
