@@ -101,6 +101,11 @@ LABELLED: dict[str, tuple[str, list[Any], str]] = {
         [LONG, ("north", "south", "east"), ("Yes", "No")],
         'text: Region + Field Note, label: "Is it dry?"',
     ),
+    "abbreviations in the header": (
+        "Ref. No.|Docket No.|Field Note|Verdict:",
+        ["C-{n}", "4{n}", LONG, LABELS],
+        'text: Field Note, label: "Verdict:"',
+    ),
     "without names": ("", [TEXT, LABELS], 'text: "1", label: "2"'),
     "without names, the label first": ("", [LABELS, TEXT], 'text: "2", label: "1"'),
     "three without names": ("", [("1", "2", "3"), TEXT, LONG], 'text: "2 + 3", label: "1"'),
@@ -118,11 +123,14 @@ def test_the_first_recipe_reads_text_and_label(tmp_path: Path, name: str, separa
     assert f"columns: {{{columns}}}" in lines[0]
     keys = strict_yaml.parse(lines[0])[0]
     numbers = ("1", "2", "3") in cells
+    more = found.error.fix.partition("label_names: ")[2] if found.error else ""
+    assert more.startswith('{"1": NAME, "2": NAME, "3": NAME}') is numbers
+    assert ('labels: ["1", "2", "3"]' in more) is numbers
     names = {"label_names": {"1": "x", "2": "y", "3": "z"}} if numbers else {}
     result = prepare(tmp_path, **keys, **names)
     assert len(result.train) == ROWS
     assert result.report["ignored_columns"] == [
-        each for each in header.split("|") if each == "year"
+        each for each in header.split("|") if each == "year" or each.endswith("No.")
     ] + [str(n) for n in (3, 4, 5) if "||" in header]
     for question, answer in asked(result):
         assert any(crop in question for crop in CROPS)
@@ -158,6 +166,48 @@ def test_what_gives_the_label_away_is_not_offered(tmp_path: Path) -> None:
     assert found.error is not None
     (line,) = lines_of(found.error.fix)
     assert "columns: {verdict: none, explanation: none, note: none}" in line
+
+
+# Header, cells, and the columns of the ways that are offered.
+BY_LABEL: dict[str, tuple[str, list[Any], list[str]]] = {
+    "type and zone": (
+        "id|clause|type|zone|reviewer|checked by",
+        ["{n}", LONG, LABELS, ("north", "south", "east", "west"), ("MK", "J. D."), ("A", "B")],
+        ["text: zone + clause, label: type", "text: clause, label: zone, type: none"],
+    ),
+    "marks": (
+        "No.|Wording|Risk?|UK|US|Note",
+        ["{n}", LONG, LABELS, ("x", "", ""), ("", "", "", "x"), ("", "", "", "ours", "theirs")],
+        ['text: Note + Wording, label: "Risk?", UK: none, US: none'],
+    ),
+    "two labels": (
+        "Field note|Verdict|Crop",
+        [LONG, LABELS, ("oats", "flax", "rye", "hops")],
+        ["text: Verdict + Field note, label: Crop", "text: Crop + Field note, label: Verdict"],
+    ),
+    "a type alone": ("text|type", [LONG, LABELS], ["label: type"]),
+    "a letter": (
+        "ticket_id|subject|body|queue",
+        ["T{n}", "On the {} of {n}", LONG, LABELS],
+        ["text: subject + body, label: queue"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_LABEL)
+def test_each_column_that_may_be_the_label_has_a_way(tmp_path: Path, name: str) -> None:
+    header, cells, columns = BY_LABEL[name]
+    table(tmp_path, "t.csv", header, *cells)
+    found = look(Path("t.csv"), tmp_path)
+    assert found.error is not None
+    lines = lines_of(found.error.fix)
+    for line, said in zip(lines, columns, strict=False):
+        assert f"template: classification, columns: {{{said}}}" in line
+        assert len(prepare(tmp_path, **strict_yaml.parse(line)[0]).train) == ROWS
+    # No other way takes a label for the answer and drops the first.
+    label = columns[0].rpartition("label: ")[2]
+    assert all(label in line for line in lines[: len(found.ways)])
+    assert not any("reviewer" in line or "checked by" in line for line in lines)
 
 
 def test_two_languages_without_names(tmp_path: Path) -> None:
@@ -232,8 +282,23 @@ def test_scores_are_no_classes(tmp_path: Path, name: str) -> None:
         prepare(tmp_path, "classes", train="t.csv")
 
 
+@pytest.mark.parametrize("separator", ["\t", ";", ","])
+@pytest.mark.parametrize("header", ["Zone|#1 Note|#2 Note|Verdict", "no|clause|remark|label"])
+def test_a_text_file_may_be_a_table(tmp_path: Path, header: str, separator: str) -> None:
+    cells = [("north", "south"), TEXT, LONG, LABELS]
+    table(tmp_path, "t.txt", header, *cells, separator=separator)
+    with pytest.raises(DataError, match=r"two ways: as a table, (?s:.*)has 4 cells") as caught:
+        prepare(tmp_path, train="t.txt")
+    asked_table, text = (strict_yaml.parse(line)[0] for line in lines_of(caught.value.fix))
+    assert len(prepare(tmp_path, **text).train) == ROWS + 1
+    found = look(Path("t.txt"), tmp_path, {"separator": asked_table["train"]["separator"]})
+    assert list(found.columns) == header.split("|")
+    (tmp_path / "t.txt").write_text("The label, then the clause.\nSow, reap.\nMow, rake.\n")
+    assert look(Path("t.txt"), tmp_path).error is None
+
+
 def sheet(folder: Path, text: str) -> list[tuple[str, str]]:
-    (folder / "s.csv").write_bytes(text.encode())
+    (folder / "s.csv").write_text(text, "utf-8", newline="")
     return asked(prepare(folder, train="s.csv"))
 
 
@@ -363,6 +428,7 @@ def test_one_label_in_several_spellings(tmp_path: Path, head: str) -> None:
     keys = strict_yaml.parse("{" + names.split("data.")[1] + "}")[0]
     one = prepare(tmp_path, head, train="r.jsonl", **keys)
     assert set(one.labels) == {"Spam", "ham"}
+    assert "label is one of 2 labels" in look(Path("r.jsonl"), tmp_path).understood
     if head == "language":
         assert {answer for _, answer in asked(one)} == {"Spam", "ham"}
     keys = strict_yaml.parse("{" + apart.split("data.")[1] + "}")[0]
@@ -383,6 +449,32 @@ def test_held_out_rows_without_labels(tmp_path: Path, head: str) -> None:
     if head == "language":
         text = {"source": "e.jsonl", "template": "text"}
         assert prepare(tmp_path, train="r.jsonl", eval=text).eval
+
+
+@pytest.mark.parametrize("head", ["language", "classes"])
+def test_held_out_rows_whose_labels_are_empty(tmp_path: Path, head: str) -> None:
+    """These are the held-out rows' fault, not rows to leave out."""
+    write_rows(tmp_path / "r.jsonl", rows_with(["a", "b"]))
+    write_rows(tmp_path / "e.jsonl", rows_with(["", None]))
+    said = r"held-out rows of e\.jsonl have no labels\n.*'label' is empty in each of 24 rows"
+    for keys in ({}, {"template": "classification"}):
+        with pytest.raises(DataError, match=said) as caught:
+            prepare(tmp_path, head, train="r.jsonl", eval="e.jsonl", **keys)
+        assert "data.eval: 0.1 (or 0, for none)" in caught.value.fix
+        assert prepare(tmp_path, head, train="r.jsonl", eval=0.1, **keys).eval
+
+
+@pytest.mark.parametrize("head", ["language", "classes"])
+@pytest.mark.parametrize("between", ["; ", ",", " | ", "、"])
+def test_several_labels_in_one_cell(tmp_path: Path, head: str, between: str) -> None:
+    both = f"a{between}b"
+    write_rows(tmp_path / "r.jsonl", rows_with(["a", "b", both, "Cork, Eire"]))
+    with pytest.raises(DataError, match=r"several labels in one cell of 'label': '.*' \(6\)") as c:
+        prepare(tmp_path, head, train="r.jsonl")
+    keys = strict_yaml.parse(lines_of(c.value.fix)[0])[0]
+    assert set(prepare(tmp_path, head, **keys).labels) == {"a", "b", "Cork, Eire"}
+    keys = strict_yaml.parse("{" + c.value.fix.split("data.")[-1] + "}")[0]
+    assert both in prepare(tmp_path, head, train="r.jsonl", **keys).labels
 
 
 def test_answers_that_are_none_of_the_labels_are_counted(tmp_path: Path) -> None:

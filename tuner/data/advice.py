@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from tuner.data.columns.alternatives import alternatives, as_named, reasoned, swapped
 from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.label_columns import numbered
 from tuner.data.columns.nameless import described, nameless, sure
 from tuner.data.columns.preference_formats import choose_format
 from tuner.data.columns.template_match import NONE, SeveralFit, left_out
@@ -62,7 +63,7 @@ def with_ways(error: DataError, source: Source) -> DataError:
     ways = [] if hints or compares else ways_to_read(source)
     unnamed = nameless(source.columns)
     ways = sure(ways, source.evidence) if unnamed else ways
-    lines = [*compared, *shown(ways, source.given)]
+    lines = [*compared, *shown(ways, source.given), *numbered(ways, source.evidence)]
     fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
     holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
     holds = [described(source.evidence, n) for n in source.columns] if unnamed else holds

@@ -12,6 +12,7 @@ from tuner.data.advice import as_comparisons, as_thumbs, by_rows, unsure, uses, 
 from tuner.data.columns import accounting
 from tuner.data.columns.choices import choosing
 from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.label_columns import numbered
 from tuner.data.columns.template_match import NONE, Fit, NoTemplateFits, SeveralFit, choose
 from tuner.data.columns.ways import recipe_line, shown
 from tuner.data.reading.read import Row
@@ -149,6 +150,7 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     fix = [
         f"say what becomes of {it}:",
         *(compared or [*as_thumbs(source, task), *shown(ways, source.given)]),
+        *numbered(ways, seen),
     ]
     if not ends_open(source):
         fix += [

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from tuner.data.columns.evidence import Evidence, kinds_of
+from tuner.data.columns.evidence import FEW, MOST, Evidence, kinds_of
 from tuner.data.columns.thumb_words import are_thumbs
 from tuner.schema.suggest import plain
 
@@ -26,7 +26,19 @@ _BOOKKEEPING = frozenset(
         *("created", "created at", "created time", "created on", "created date", "updated"),
         *("updated at", "year", "month", "day", "published", "lang", "language", "locale"),
         *("license", "licence", "copyright", "author", "authors", "annotator", "worker", "user"),
-        *("annotators", "editor", "username", "user name", "model", "model name", "generator"),
+        *("annotators", "reviewer", "reviewers", "rater", "labeler", "labeller", "assignee"),
+        *(
+            "审核人",
+            "标注人",
+            "标注员",
+            "审核员",
+            "editor",
+            "username",
+            "user name",
+            "model",
+            "model name",
+            "generator",
+        ),
         *("engine", "model version", "version", "revision", "score type", "tokens", "length"),
         *("len", "lengths", "size", "count", "perplexity", "ppl", "type", "category"),
         *("categories", "subcategory", "sub category", "topic", "topics", "domain", "subject"),
@@ -34,13 +46,30 @@ _BOOKKEEPING = frozenset(
         *("keyword", "keywords", "task", "task name", "task type", "question type", "slice"),
         *("question concept", "name", "case id", "docket no.", "metadata", "meta", "info"),
         *("department", "dept", "科室", "部门"),
-        *("annotator labels", "semeval set"),
+        *("annotator labels", "semeval set", "ref", "ref.", "reference", "n°", "nº", "№", "#"),
         *("编号", "序号", "来源", "日期", "时间", "类型", "类别", "链接", "网址", "作者", "难度"),
     )
 )
+# Of these, those by which texts are sorted, and those of who did it.
+_CLASSES = frozenset(
+    plain(name)
+    for name in (
+        *("type", "category", "categories", "topic", "subject", "genre", "department", "dept"),
+        *("类型", "类别", "科室", "部门"),
+    )
+)
+_PEOPLE = frozenset(
+    plain(name)
+    for name in (
+        *("author", "authors", "annotator", "annotators", "reviewer", "reviewers", "rater"),
+        *("labeler", "labeller", "assignee", "worker", "user", "editor", "username", "user name"),
+        *("作者", "审核人", "标注人", "标注员", "审核员"),
+    )
+)
+_DONE_BY = re.compile(r"(?i:.+[\s_\-]by)")
 _ENDINGS = re.compile(
-    r".+([\s_\-](?i:ids?|uuid|urls?|hash|date|timestamp|tokens|length|count|len)"
-    r"|Ids?|ID|Uuid|Url|Hash|Date)"
+    r".+([\s_\-](?i:by|ids?|uuid|urls?|hash|date|timestamp|tokens|length|count|len)"
+    r"|Ids?|ID|Uuid|Url|Hash|Date|[\s.](?i:no|nr|ref)\.)"
 )
 _COUNTS = re.compile(r"\A(num|n|nb|number of|count|total|is|has|kept|len)[\s_\-]")
 # What such a column holds is short. A source or a subject that is a text of its own is not one.
@@ -84,6 +113,9 @@ def unread(
     """
     left = [name for name in evidence.columns if name not in read]
     task = [n for n in left if of_task(evidence, n) or (text and may_label(evidence, n))]
+    if text and not any(map(evidence.repeats, task)):
+        sorts = [name for name in left if sorts_texts(evidence, name)]
+        task = [n for n in left if n in task or [n] == sorts]
     return task, [name for name in left if name not in task]
 
 
@@ -101,6 +133,9 @@ def of_task(evidence: Evidence, name: str) -> bool:
         return bool(values) or not any(evidence.values(each) for each in evidence.columns)
     if not values or plain(name).endswith("parse"):
         return False
+    if plain(name) == "subject" and len(values) >= FEW and not evidence.repeats(name):
+        # What a letter is about, not one of a few subjects.
+        return not all(_code(value) for value in values)
     if _keeps_books(name):
         return not all(_short(value) for value in values)
     return not all(_code(value) for value in values)
@@ -119,6 +154,20 @@ def may_label(evidence: Evidence, name: str) -> bool:
         for value in values
     )
     return few and classes and not _keeps_books(name)
+
+
+def sorts_texts(evidence: Evidence, name: str) -> bool:
+    """Return whether a column that is called like what keeps books may be the label of the texts
+    next to it: type, subject."""
+    values = evidence.values(name)
+    filled = len(values) >= max(FEW, MOST * len(evidence.rows))
+    several = len({str(each).strip() for each in values}) > 1
+    return plain(name) in _CLASSES and filled and several and evidence.repeats(name)
+
+
+def names_people(name: str) -> bool:
+    """Return whether a column says who wrote, labelled or checked a row."""
+    return plain(name) in _PEOPLE or bool(_DONE_BY.fullmatch(name))
 
 
 def _keeps_books(name: str) -> bool:

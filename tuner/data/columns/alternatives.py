@@ -69,7 +69,7 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
     for way in sorted(found, key=_order):
         # Of several that read the same columns as the same task, one.
         best.setdefault((way.template.task or way.template.name,), way)
-    return [*translations(whole), *best.values()] or [
+    return [*translations(whole), *_by_label([*best.values()], whole, evidence, keep)] or [
         each for each in _last_resort(evidence) if _readable(each, rows)
     ]
 
@@ -139,13 +139,25 @@ def _task(evidence: Evidence) -> list[str]:
     return [name for name in evidence.columns if any(look(evidence, name) for look in looks)]
 
 
-def _free(template: Template, evidence: Evidence, task: list[str]) -> list[str]:
-    """The columns that a template may be given; next to a lone text, what repeats are its classes,
-    whatever it is called."""
-    if template.label is None or sum(plain(name) not in _HEADS for name in task) > 1:
-        return task
-    classes = [n for n in evidence.columns if evidence.values(n) and evidence.repeats(n)]
-    return [name for name in evidence.columns if name in task or name in classes]
+def _by_label(
+    ways: list[Alternative], whole: Evidence, evidence: Evidence, keep: Mapping[str, str]
+) -> list[Alternative]:
+    """The ways with, behind that of classification, one for each other column that may be the
+    label; without those that take one of these for the answer and drop the label."""
+    first = next((way for way in ways if way.template.name == "classification"), None)
+    if first is None or "label" in keep:
+        return ways
+    label = first.columns.get("label", "label")
+    free = label_columns.free(evidence, _task(evidence), _HEADS)
+    others = label_columns.others(evidence, free, label)
+    found = [each for each in ways if not label_columns.dropped(each, label, others)]
+    place = found.index(first) + 1
+    for name in others:
+        way = _way(first.template, whole, evidence, {**keep, "label": name})
+        if way is not None:
+            found.insert(place, label_columns.as_other(way, label))
+            place += 1
+    return found
 
 
 def _readable(way: Alternative, rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -198,7 +210,7 @@ def _way(
     used = used or by_position(template, evidence)
     if template.name in _GENERAL:
         labels = template.label is not None
-        free = _free(template, evidence, task)
+        free = label_columns.free(evidence, task, _HEADS) if labels else task
         free = sorted(free, key=lambda name: label_columns.late(evidence, name, labels))
         _guess(template, whole, (evidence.columns, free), used)
     if not template.complete(used):

@@ -131,6 +131,10 @@ class Evidence:
             return all(len(text.split()) <= 3 and len(text) <= 24 for text in texts)
         return different <= min(MOST_LABELS, len(texts) // 2)
 
+    def labels(self, column: str) -> int:
+        """Return how many different labels a column has; case and white space do not count."""
+        return len({" ".join(str(value).split()).casefold() for value in self.values(column)})
+
     def brief(self, column: str) -> bool:
         """Return whether half of a column's texts are as short as labels."""
         lengths = sorted(map(len, self.texts(column)))
@@ -155,7 +159,7 @@ class Evidence:
             return "nothing"
         whole = [kind for kind in _ORDER if counts.get(kind, 0) >= MOST * len(values)]
         if whole[:1] == ["text"] and self.repeats(column) and len(values) >= FEW:
-            different = len(set(map(str, values)))
+            different = self.labels(column)
             same = "the same in every row" + " that is not blank" * (len(values) < len(self.rows))
             return same if different == 1 else f"{different} {NAMES['label']}"
         if whole:

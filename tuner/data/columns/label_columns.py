@@ -2,38 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from tuner.data.columns import accounting
-from tuner.data.columns.evidence import FEW, Evidence
+from tuner.data.columns.evidence import FEW, MOST, Evidence
+from tuner.data.columns.template_match import NONE
+from tuner.data.columns.ways import Alternative, flow
 from tuner.data.fields import joined
 from tuner.schema.suggest import plain
 
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+# More numbers than these are not listed.
+_MOST_NUMBERS = 20
 # Columns that say why, or say the label again: a model that reads them need not read the text.
 _TELLING = ("label", "rationale", "reason", "explanation", "output", "response", "answer", "target")
 
 
-def late(evidence: Evidence, name: str, labels: bool) -> tuple[int, bool, int]:
+def late(evidence: Evidence, name: str, labels: bool) -> tuple[int, int, int]:
     """Return what puts columns that may be labels behind texts.
 
-    Where a template has labels, of several first what is true or false, then the last one, and last
-    what never changes.
+    Where a template has labels, of several first what is true or false, then what is called like
+    it, then the last one, and last what never changes.
     """
     values = evidence.values(name)
     if not (evidence.repeats(name) and len(values) >= FEW):
-        return (0, False, 0)
+        return (0, 0, 0)
+    if not labels:
+        return (1, 0, 0)
     constant = len(set(map(str, values))) == 1
-    place = -evidence.columns.index(name)
-    return (
-        (1 + constant, not evidence.holds(name, ("boolean",)), place) if labels else (1, False, 0)
-    )
+    called = 1 if accounting.sorts_texts(evidence, name) else 2
+    rank = 0 if evidence.holds(name, ("boolean",)) else called
+    return (1 + constant, rank, -evidence.columns.index(name))
 
 
 def one_is_clear(evidence: Evidence, names: Sequence[str]) -> bool:
-    """Return whether one of these columns must be the label: the only one that repeats, or of
-    several the one that is true or false."""
+    """Return whether one of these columns must be the label: the only one that repeats, of several
+    the one that is true or false, or any where all others but one repeat: each is offered."""
     classes = [late(evidence, name, True)[:2] for name in names]
-    return 1 in (sum(each[0] == 1 for each in classes), classes.count((1, False)))
+    labels = sum(each[0] == 1 for each in classes)
+    return 1 in (labels, classes.count((1, 0))) or (
+        labels > 1 and len(_texts(evidence, names)) == 1
+    )
+
+
+def _texts(evidence: Evidence, names: Sequence[str]) -> list[str]:
+    """The columns that are no labels, and have a value in nearly every row."""
+    filled = [n for n in names if len(evidence.values(n)) >= MOST * len(evidence.rows)]
+    return [name for name in filled if not late(evidence, name, True)[0]]
+
+
+def free(evidence: Evidence, task: Sequence[str], heads: Collection[str]) -> list[str]:
+    """Return the columns that may be the text or the label: those of the task and, next to a lone
+    text, what repeats, whatever it is called; where there is a label, only what is called like one.
+
+    Args:
+        evidence: what the columns hold.
+        task: the columns that look like part of the task.
+        heads: plain names of what heads a text, and is none of its own.
+    """
+    labels = [name for name in task if late(evidence, name, True)[0]]
+    if sum(plain(name) not in heads for name in _texts(evidence, task)) > 1:
+        return [*task]
+    classes = [n for n in evidence.columns if evidence.values(n) and evidence.repeats(n)]
+    sorts = [name for name in classes if accounting.sorts_texts(evidence, name)]
+    classes = sorts if labels or sorts else classes
+    return [
+        name
+        for name in evidence.columns
+        if name in task or (name in classes and not accounting.names_people(name))
+    ]
+
+
+def others(evidence: Evidence, names: Sequence[str], label: str) -> list[str]:
+    """Return the columns that may as well be the label as this one; none next to one whose name
+    says that it is."""
+    if accounting.known(label) or not late(evidence, label, True)[0]:
+        return []
+    found = [n for n in names if n != label and late(evidence, n, True)[0] == 1]
+    return sorted(found, key=lambda name: late(evidence, name, True))
+
+
+def dropped(way: Alternative, label: str, names: Collection[str]) -> bool:
+    """Return whether a way takes one of these columns for the answer, and does not read the
+    label."""
+    read = [way.columns.get(name, name) for name in way.template.columns.names]
+    answers = {way.columns.get(name, name) for name in way.template.answer_columns}
+    return label not in read and not answers.isdisjoint(names)
+
+
+def as_other(way: Alternative, label: str) -> Alternative:
+    """Return a way to classify by another column than this label; it says so, and what becomes of
+    this one."""
+    read = {part for file in way.columns.values() for part in joined.parts(file) or [file]}
+    columns = {**way.columns, **({} if label in read else {label: NONE})}
+    called = f"{way.task} by '{way.columns['label']}'"
+    return replace(way, columns=columns, called=called)
+
+
+def numbered(ways: Sequence[Alternative], evidence: Evidence) -> list[str]:
+    """Return lines for an error, where the labels of the first way are numbers: a model that writes
+    them needs their names."""
+    first = ways[0] if ways and ways[0].template.label else None
+    column = first.columns.get(first.template.label or "", "") if first else ""
+    texts = {str(value).strip() for value in evidence.values(column)}
+    if not texts or len(texts) > _MOST_NUMBERS or not all(map(_INTEGER.fullmatch, texts)):
+        return []
+    labels = sorted(texts, key=int)
+    names = ", ".join(f"{flow(label)}: NAME" for label in labels)
+    return [
+        f"  the labels in '{column}' are numbers; for the first of these, add to data:",
+        f"    label_names: {{{names}}}, to learn words; or",
+        f"    labels: [{', '.join(map(flow, labels))}], to learn the numbers",
+    ]
 
 
 def join(evidence: Evidence, task: Sequence[str], used: dict[str, str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tuner.data.reading.table_guess import abbreviated
 from tuner.data.templates.template import Template
 from tuner.errors import DataError
 from tuner.recipe.schema_source import SourceSection
@@ -123,7 +124,8 @@ def without_header(path: Path, columns: Sequence[str], given: Mapping[str, str])
 def _is_sentence(name: str) -> bool:
     """Whether no column is called so; "Is it enforceable?" may well be the name of one."""
     asks = name.endswith(("?", "？")) and len(name.split()) <= _WORDS and len(name) < _NO_NAME
-    return not asks and (len(name) >= _NO_NAME or name.endswith(_ENDS))
+    named = asks or abbreviated(name)
+    return not named and (len(name) >= _NO_NAME or name.endswith(_ENDS))
 
 
 def shown(ways: Sequence[Alternative], given: Mapping[str, str]) -> list[str]:

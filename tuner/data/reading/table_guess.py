@@ -31,6 +31,11 @@ _OPTIONS = frozenset("ABCDEFGHIJ")
 _NUMBER = re.compile(r"[-+]?[\d.,:/%-]*\d[\d.,:/%-]*")
 _WIDE = re.compile("[\u3000-\u9fff\uac00-\ud7af]")
 _ENDS = tuple(".?!;:\u3002\uff1f\uff01")
+# A stop or a colon at the end of a name: "Ref. No.", "Verdict:".
+_SHORTENED = re.compile(
+    r"(?i:(\w+\.?[\s/]+){0,2}"
+    r"(no|nr|num|ref|qty|amt|art|sec|para|vol|dept|doc|desc|cat|approx)\.|\w+:)"
+)
 # Names of columns that no template reads.
 _BOOKKEEPING = frozenset(
     (
@@ -82,7 +87,7 @@ def settle(
         reading = replace(reading, header=header)
         if not header:
             said.append(f"no header, so columns are named 1 to {len(first[0])}")
-        elif first and not _known(first[0], names):
+        elif first and not known_names(first[0], names):
             said.append(f"the first row as the header: {' | '.join(first[0])}")
     return reading, said
 
@@ -155,7 +160,7 @@ def is_header(rows: Sequence[Sequence[str]], known: Collection[str]) -> bool | N
         known: `plain` names that columns may have.
     """
     first = [cell.strip() for cell in rows[0]]
-    names = _known(first, known)
+    names = known_names(first, known)
     if (names * 2 >= len(first) and names) or _numbered(first):
         return True
     others = [cells for cells in rows[1:] if len(cells) == len(first) and [*cells] != [*rows[0]]]
@@ -169,9 +174,11 @@ def is_header(rows: Sequence[Sequence[str]], known: Collection[str]) -> bool | N
     return None if named else False
 
 
-def _known(cells: Sequence[str], known: Collection[str]) -> int:
-    """How many of the cells are names that columns have. One letter alone is an answer; several
-    are columns with options."""
+def known_names(cells: Sequence[str], known: Collection[str]) -> int:
+    """Return how many of the cells are names that columns have.
+
+    One letter alone is an answer; several are columns with options.
+    """
     names = [plain(cell) for cell in cells]
     if sum(len(name) == 1 for name in names) == 1:
         names = [name for name in names if len(name) > 1]
@@ -203,7 +210,14 @@ def _asks(cell: str, column: Sequence[str]) -> bool:
     return short and labels and asks[0] and not any(asks[1:])
 
 
+def abbreviated(cell: str) -> bool:
+    """Return whether a text that ends like a sentence is the name of a column: Ref. No."""
+    return bool(_SHORTENED.fullmatch(cell))
+
+
 def _like_a_name(cell: str) -> bool:
+    if abbreviated(cell):
+        return True
     if not cell or len(cell) > _LONGEST_NAME or cell.endswith(_ENDS):
         # The first column of an index that pandas writes has no name.
         return not cell

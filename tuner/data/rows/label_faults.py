@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from tuner.console.formatting import counted
+from tuner.data.columns.evidence import blank
 from tuner.data.columns.ways import flow, recipe_line, where_line
 from tuner.data.fields import joined
 from tuner.data.rows.labels import MOST_LABELS
@@ -22,6 +23,7 @@ _NONE = frozenset(
 )
 _FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)")
+_BETWEEN = re.compile("[;,|；，、]")
 # More different fractions than these are no classes.
 _MOST_CLASSES = 10
 _SHOWN = 10
@@ -31,7 +33,7 @@ def refuse_faults(
     sources: Sequence[Source], data: DataSection, names: LabelNames, head: str
 ) -> None:
     """Refuse held-out rows without labels, scores in place of labels, marks that there is no label,
-    and one label in several spellings; none of what the recipe lists itself.
+    several labels in one cell and one label in several spellings; none of what the recipe lists.
 
     Args:
         sources: with rows, their formats recognised.
@@ -43,6 +45,8 @@ def refuse_faults(
         DataError: with what reads the rows as they are meant.
     """
     _refuse_unlabelled(sources)
+    for source in sources:
+        _refuse_blank(source, _column(source, names))
     known = {*names.names, *names.names.values(), *data.labels} - {AUTO}
     found: list[Counter[str]] = []
     for source in sources:
@@ -52,6 +56,7 @@ def refuse_faults(
             _refuse_marks(source, column, found[-1], known)
             if not known:
                 _refuse_scores(source, column, found[-1], head)
+                _refuse_several(source, column, found[-1])
     if not known:
         _refuse_spellings(sum(found, Counter[str]()))
 
@@ -83,6 +88,46 @@ def _refuse_unlabelled(sources: Sequence[Source]) -> None:
                 "COLUMN}}; or hold out rows of data.train: data.eval: 0.1; if plain text is meant: "
                 f"data.eval: {{source: {file}, template: text}}",
             )
+
+
+def _refuse_blank(source: Source, column: str | None) -> None:
+    """Refuse held-out rows whose column of labels is empty, as in a test set without answers."""
+    if column is None or "eval" not in source.given or not source.rows:
+        return
+    if all(blank(row.values.get(column)) for row in source.rows):
+        raise DataError(
+            f"the held-out rows of {source.name} have no labels",
+            f"the column '{column}' is empty in each of {counted(len(source.rows), 'row')}: there "
+            "is nothing to score answers by",
+            "hold out rows of data.train: data.eval: 0.1 (or 0, for none); or name a file in "
+            "data.eval whose rows have labels",
+        )
+
+
+def _refuse_several(source: Source, column: str, counts: Mapping[str, int]) -> None:
+    """Refuse cells with several of the labels that other rows have one of: each list would be a
+    class."""
+    labels = {value.strip() for value in counts}
+    several = {
+        value.strip(): count
+        for value, count in counts.items()
+        if len(parts := [each.strip() for each in _BETWEEN.split(value)]) > 1
+        and labels.issuperset(parts)
+    }
+    if not several or len(labels) > MOST_LABELS:
+        return
+    shown = ", ".join(f"'{each}' ({several[each]:,})" for each in sorted(several)[:_SHOWN])
+    one = sorted(labels - {*several})
+    keys = {**source.given, "where": where_line({column: one})}
+    if source.data.template != AUTO:
+        keys["template"] = source.data.template
+    raise DataError(
+        f"rows of {source.name} have several labels in one cell of '{column}': {shown}",
+        "each such cell would be learned as a class of its own",
+        f"leave these rows out:\n    {recipe_line(keys, source.data.columns)}\n"
+        "or write a row for each label into the file; if they are classes, list them: "
+        f"data.labels: [{', '.join(map(flow, sorted(labels)))}]",
+    )
 
 
 def _refuse_scores(source: Source, column: str, counts: Mapping[str, int], head: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,24 +11,28 @@ from typing import Any
 from tuner.data.columns.ways import Alternative, Unsure
 from tuner.data.reading import table_guess
 from tuner.data.reading.marked_lines import marks_in
-from tuner.data.reading.table import positions
+from tuner.data.reading.table import MAX_CSV_FIELD, positions
 from tuner.data.sources.source import EVIDENCE, Source
-from tuner.data.templates.template import AUTO, load_template
+from tuner.data.templates.template import AUTO, all_templates, load_template
 from tuner.errors import DataError, TunerError
+from tuner.schema.suggest import plain
 
 _SEPARATORS = (" ||| ", "|||", " || ", "||", "\t")
-_SHOWN = 60
+# Of plain text, a few lines with one of these are rows only below a header.
+_LOOSE = (";", ",")
+_SHOWN, _FEW, _MANY = 60, 3, 10
 
 
 def refuse_pairs(source: Source, names: Sequence[str]) -> None:
-    """Refuse lines of plain text of which each has one separator, so that they may be pairs.
+    """Refuse lines of plain text that may be pairs, since each has one separator, or the rows of a
+    table, since each has as many cells as the first.
 
     Args:
         source: a text file, whose template is found.
         names: the columns that the parts of a line are likely to be, in order.
 
     Raises:
-        DataError: with the lines of recipe for pairs, and for text.
+        DataError: with the lines of recipe for pairs or a table, and for text.
     """
     text = source.fit.template.name == "text" and source.path.suffix.lower() == ".txt"
     if not text or source.data.template != AUTO or source.file.reading.separator is not None:
@@ -35,6 +40,7 @@ def refuse_pairs(source: Source, names: Sequence[str]) -> None:
     found = [str(row.values["text"]) for row in source.rows[:EVIDENCE]]
     separator = next((each for each in _SEPARATORS if _in_each(found, each)), None)
     if separator is None:
+        _refuse_table(source, found)
         return
     rows = [line.split(separator) for line in found]
     header = table_guess.is_header(rows, names)
@@ -53,6 +59,36 @@ def refuse_pairs(source: Source, names: Sequence[str]) -> None:
         "for plain text, all of which is learned:\n"
         f"  {source.file.reading.line(template='text')}",
     )
+
+
+def _refuse_table(source: Source, found: Sequence[str]) -> None:
+    """Refuse lines that are the rows of a table, as far as there are enough to see that."""
+    csv.field_size_limit(MAX_CSV_FIELD)
+    tables = [("\t", [line.split("\t") for line in found])]
+    tables += [(each, list(csv.reader(found, delimiter=each))) for each in _LOOSE]
+    for separator, rows in tables:
+        width = len(rows[0])
+        even = width > 1 and all(len(cells) == width for cells in rows)
+        sure = separator not in _LOOSE or (width > 2 and len(rows) >= _MANY)
+        if len(rows) < _FEW or not even or not (sure or _names_columns(rows)):
+            continue
+        cells = table_guess.shown(separator)
+        raise DataError(
+            "the rows can be read in two ways: as a table, or as plain text",
+            f"each line of {source.path.name} has {width} cells, separated by {cells}; the first "
+            f"reads: {' | '.join(cell.strip()[:_SHOWN] for cell in rows[0])}",
+            "say which; for a table:\n"
+            f"  {source.file.reading.line(separator=cells)}\n"
+            "for plain text, each line a row, the first one too, all of which is learned:\n"
+            f"  {source.file.reading.line(template='text')}",
+        )
+
+
+def _names_columns(rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the first of several rows is a header with a name that columns often have."""
+    names = {plain(name) for each in all_templates() for name in each.columns.names}
+    first = table_guess.known_names(rows[0], names)
+    return bool(first and table_guess.is_header(rows, names))
 
 
 def refuse_marked(source: Source) -> None:
