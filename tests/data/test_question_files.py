@@ -246,6 +246,31 @@ def test_questions_without_an_answer_are_rows_to_skip(tmp_path: Path) -> None:
     assert len(made.train) == sum(2 * (n % 3 + 1) for n in COUNT) - 4
 
 
+@pytest.mark.parametrize("chinese", [False, True])
+def test_answers_as_an_object_of_lists_are_read_by_their_first(
+    tmp_path: Path, chinese: bool
+) -> None:
+    """SQuAD and CMRC by columns, some questions without an answer; the answers are no yes and no,
+    even if the recipe names only their column."""
+    about = "第{n}号船运煤，明天到达码头。" if chinese else PASSAGE
+    said, asks = ("煤", "第{n}号船装了什么？") if chinese else ("coal", "What was in {n}?")
+    row = {"id": "{n}", "context": about, "question": asks}
+    rows = rows_of({**row, "answers": {"text": [f"{said} {{n}}", "?"], "answer_start": [3, 3]}})
+    for each in rows[::5]:
+        each["answers"] = {"text": [], "answer_start": []}
+    write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match="no data template fits") as caught:
+        planned(tmp_path, train="rows.jsonl", max_bad_rows=9)
+    line = yaml.safe_load(LINE.findall(caught.value.fix)[0])
+    assert line["template"] == ("qa_zh" if chinese else "qa_with_context")
+    assert line["columns"] == {"answer": "answers.text.0"}
+    for keys in (line, {**line, "template": "auto"}):
+        made = planned(tmp_path, **keys, max_bad_rows=9)
+        assert made.template == line["template"]
+        assert len(made.train) == len(rows) - len(rows[::5])
+        assert f"{said} 1<" in texts(made)[0]
+
+
 def test_several_right_options_are_learned_in_their_order(tmp_path: Path) -> None:
     right = ["AC", "C, A", ["A", "C"], '["C", "A"]', "oak", "A；C", "ca", "B"]
     options = {"A": "oak", "B": "iron", "C": "cork"}

@@ -271,8 +271,8 @@ def _filled(template: Template, name: str, column: str, whole: Evidence) -> bool
     if accounting.identify(whole.values(column)):
         return False
     needed = name in template.columns.required and name not in template.columns.blank
-    # Of what is inside of lists, only the first of each row is counted.
-    share = MOST_ROWS if STAR not in column else _HALF
+    # Of what is inside of lists, only the first of each row is counted; some rows have none.
+    share = _HALF if {STAR, "0"} & {*column.split(".")} else MOST_ROWS
     return count >= share * len(whole.rows) if needed else count > 0
 
 
