@@ -271,6 +271,26 @@ def test_answers_as_an_object_of_lists_are_read_by_their_first(
         assert f"{said} 1<" in texts(made)[0]
 
 
+@pytest.mark.parametrize("name", ["解析", "explanation"])
+def test_what_explains_an_answer_is_no_part_of_its_question(tmp_path: Path, name: str) -> None:
+    """Questions with options are offered as those: with its reasoning, or without."""
+    row = {"题干": "第{n}题：哪些会浮？", "选项A": "木", "选项B": "铁", "正确答案": ("A", "B", "AB")}
+    found = seen(tmp_path, {**row, name: "木比水轻，第{n}题就选它。", "章节": ("船", "水", "天")})
+    choice = "multiple choice with several right options"
+    assert [way.task for way in found.ways if name not in way.columns][:1] == [
+        f"{choice} with reasoning"
+    ]
+    assert found.ways[0].keys == {"reasoning_column": name}
+    assert all(name not in each for way in found.ways for each in way.columns.values())
+    clauses = [
+        {"条款": f"第{n}号船归{n}。", "风险": "高低"[n % 2], name: f"因为第{n}条。"} for n in range(12)
+    ]
+    write_rows(tmp_path / "rows.jsonl", clauses)
+    ways = look(Path("rows.jsonl"), tmp_path).ways
+    assert "classification" in [way.template.name for way in ways]
+    assert all(name not in each for way in ways for each in way.columns.values())
+
+
 def test_several_right_options_are_learned_in_their_order(tmp_path: Path) -> None:
     right = ["AC", "C, A", ["A", "C"], '["C", "A"]', "oak", "A；C", "ca", "B"]
     options = {"A": "oak", "B": "iron", "C": "cork"}

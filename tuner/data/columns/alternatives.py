@@ -24,7 +24,7 @@ from tuner.data.reading.read import Row
 from tuner.data.templates.template import Template, all_templates, variables
 from tuner.schema.suggest import plain
 
-_REASONING = re.compile("cot|reason|think|thought|rationale|思考|思维|推理")
+_REASONING = re.compile("cot|reason|think|thought|rationale|explanation|思考|思维|推理|解析")
 # Templates that columns of any name may be given to.
 _GENERAL = ("classification", "prompt_completion", "qa_with_context", "qa_zh", "instruction")
 # What columns may also be called, in a way that is only offered.
@@ -173,7 +173,8 @@ def _names(template: Template, name: str) -> list[str]:
     return [*called(template, {}, name), *_MAY_BE.get(name, ())]
 
 
-def _order(way: Alternative) -> tuple[int, int, int]:
+def _order(way: Alternative) -> tuple[bool, int, int, int]:
+    """Questions whose answers are among their options come first; see `_readable`."""
     guessed = sum(
         file != NONE and ends_of(file, ()).isdisjoint(map(plain, _names(way.template, name)))
         for name, file in way.columns.items()
@@ -181,7 +182,7 @@ def _order(way: Alternative) -> tuple[int, int, int]:
     name = way.template.name
     guessed -= way.template.language == "zh"
     general = _GENERAL.index(name) if name in _GENERAL else len(_GENERAL)
-    return (-way.read, guessed, general)
+    return (way.template.choice is None, -way.read, guessed, general)
 
 
 def _way(

@@ -10,7 +10,10 @@ from tuner.data.fields import joined
 from tuner.schema.suggest import plain
 
 # Columns that say why, or say the label again: a model that reads them need not read the text.
-_TELLING = ("label", "rationale", "reason", "explanation", "output", "response", "answer", "target")
+_TELLING = (
+    *("label", "rationale", "reason", "explanation", "output", "response", "answer", "target"),
+    *("解析", "解答", "解释", "分析", "理由", "答案", "回答"),
+)
 
 
 def late(evidence: Evidence, name: str, labels: bool) -> tuple[int, bool, int]:
