@@ -445,6 +445,41 @@ def test_other_lines_are_plain_text(tmp_path: Path, form: str) -> None:
     assert planned(tmp_path, train="t.txt").template == "text"
 
 
+def labelled(n: int, *labels: str) -> dict[str, Any]:
+    """A task of Label Studio with an answer to each of several questions."""
+    results = [
+        {"value": {"choices": [label]}, "from_name": f"q{k}", "to_name": "note", "type": "choices"}
+        for k, label in enumerate(labels)
+    ]
+    annotations = [{"id": n, "result": results, "was_cancelled": False}] if labels else []
+    return {
+        **{"id": n, "annotations": annotations, "file_upload": "notes.csv", "predictions": []},
+        **{"data": {"boat": f"Barge {n}", "note": f"Barge {n} is here."}, "inner_id": n},
+    }
+
+
+def test_labels_of_label_studio_are_read_by_paths(tmp_path: Path) -> None:
+    """A task that nobody answered is no row; two questions are two ways."""
+    rows = [labelled(n, *([("late", "early")[n % 2]] if n % 5 else [])) for n in range(20)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match="no data template fits") as caught:
+        planned(tmp_path, train="rows.jsonl")
+    (line,) = map(yaml.safe_load, LINE.findall(caught.value.fix))
+    assert (line["template"], line["columns"]["text"]) == ("classification", "data.note")
+    made = texts(planned(tmp_path, **line))
+    assert len(made) == 16
+    assert "Barge 1 is here." in made[0]
+    assert made[0].rstrip().endswith("early<|im_end|>")
+    write_rows(tmp_path / "rows.jsonl", [labelled(n, "late", "coal") for n in range(12)])
+    ways = look(Path("rows.jsonl"), tmp_path).ways
+    assert [way.task for way in ways] == ["classification (q0)", "classification (q1)"]
+    several = labelled(1, "late")
+    several["annotations"][0]["result"][0]["value"]["choices"] = ["late", "coal"]
+    write_rows(tmp_path / "rows.jsonl", [several] * 12)
+    ways = look(Path("rows.jsonl"), tmp_path).ways
+    assert "classification" not in [way.template.name for way in ways]
+
+
 REFUSED: dict[str, dict[str, Any]] = {
     "classes without names": {"text": "Barge {n} is late.", "label": (0, 1, 2)},
     "disliked answers": {"prompt": "Who left {n}?", "response": "It {n}.", "liked": (True, False)},

@@ -13,6 +13,7 @@ from tuner.data.columns.choices import choosing
 from tuner.data.columns.column_names import called, suits
 from tuner.data.columns.evidence import MOST as MOST_ROWS
 from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.label_studio import label_studio
 from tuner.data.columns.leaves import aligned, ends_of, leaves, root_of
 from tuner.data.columns.nameless import by_position
 from tuner.data.columns.template_match import NONE, Fit
@@ -69,6 +70,8 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
     for way in sorted(found, key=_order):
         # Of several that read the same columns as the same task, one.
         best.setdefault((way.template.task or way.template.name,), way)
+    if tasks := [way for way in label_studio(evidence) if _readable(way, rows)]:
+        return tasks
     return [*translations(whole), *best.values()] or [
         each for each in _last_resort(evidence) if _readable(each, rows)
     ]
