@@ -274,7 +274,7 @@ def test_answers_as_an_object_of_lists_are_read_by_their_first(
 @pytest.mark.parametrize("name", ["解析", "explanation"])
 def test_what_explains_an_answer_is_no_part_of_its_question(tmp_path: Path, name: str) -> None:
     """Questions with options are offered as those: with its reasoning, or without."""
-    row = {"题干": "第{n}题：哪些会浮？", "选项A": "木", "选项B": "铁", "正确答案": ("A", "B", "AB")}
+    row = {"题干": "第{n}题：哪些会浮？", "选项A": "木", "选项B": "铁", "答案": ("A", "B", "AB")}
     found = seen(tmp_path, {**row, name: "木比水轻，第{n}题就选它。", "章节": ("船", "水", "天")})
     choice = "multiple choice with several right options"
     assert [way.task for way in found.ways if name not in way.columns][:1] == [
@@ -283,7 +283,8 @@ def test_what_explains_an_answer_is_no_part_of_its_question(tmp_path: Path, name
     assert found.ways[0].keys == {"reasoning_column": name}
     assert all(name not in each for way in found.ways for each in way.columns.values())
     clauses = [
-        {"条款": f"第{n}号船归{n}。", "风险": "高低"[n % 2], name: f"因为第{n}条。"} for n in range(12)
+        {"条款": f"第{n}号船归{n}。", "风险": "高低"[n % 2], name: f"因为第{n}条。"}
+        for n in range(12)
     ]
     write_rows(tmp_path / "rows.jsonl", clauses)
     ways = look(Path("rows.jsonl"), tmp_path).ways
@@ -443,41 +444,6 @@ def test_conversations_are_apart_by_empty_lines(tmp_path: Path) -> None:
 def test_other_lines_are_plain_text(tmp_path: Path, form: str) -> None:
     (tmp_path / "t.txt").write_text("".join(form.replace("{n}", str(n)) for n in COUNT), "utf-8")
     assert planned(tmp_path, train="t.txt").template == "text"
-
-
-def labelled(n: int, *labels: str) -> dict[str, Any]:
-    """A task of Label Studio with an answer to each of several questions."""
-    results = [
-        {"value": {"choices": [label]}, "from_name": f"q{k}", "to_name": "note", "type": "choices"}
-        for k, label in enumerate(labels)
-    ]
-    annotations = [{"id": n, "result": results, "was_cancelled": False}] if labels else []
-    return {
-        **{"id": n, "annotations": annotations, "file_upload": "notes.csv", "predictions": []},
-        **{"data": {"boat": f"Barge {n}", "note": f"Barge {n} is here."}, "inner_id": n},
-    }
-
-
-def test_labels_of_label_studio_are_read_by_paths(tmp_path: Path) -> None:
-    """A task that nobody answered is no row; two questions are two ways."""
-    rows = [labelled(n, *([("late", "early")[n % 2]] if n % 5 else [])) for n in range(20)]
-    write_rows(tmp_path / "rows.jsonl", rows)
-    with pytest.raises(DataError, match="no data template fits") as caught:
-        planned(tmp_path, train="rows.jsonl")
-    (line,) = map(yaml.safe_load, LINE.findall(caught.value.fix))
-    assert (line["template"], line["columns"]["text"]) == ("classification", "data.note")
-    made = texts(planned(tmp_path, **line))
-    assert len(made) == 16
-    assert "Barge 1 is here." in made[0]
-    assert made[0].rstrip().endswith("early<|im_end|>")
-    write_rows(tmp_path / "rows.jsonl", [labelled(n, "late", "coal") for n in range(12)])
-    ways = look(Path("rows.jsonl"), tmp_path).ways
-    assert [way.task for way in ways] == ["classification (q0)", "classification (q1)"]
-    several = labelled(1, "late")
-    several["annotations"][0]["result"][0]["value"]["choices"] = ["late", "coal"]
-    write_rows(tmp_path / "rows.jsonl", [several] * 12)
-    ways = look(Path("rows.jsonl"), tmp_path).ways
-    assert "classification" not in [way.template.name for way in ways]
 
 
 REFUSED: dict[str, dict[str, Any]] = {

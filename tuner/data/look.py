@@ -10,7 +10,7 @@ from typing import Any
 from tuner.data.advice import ways_to_read
 from tuner.data.columns.alternatives import as_named
 from tuner.data.columns.ways import MOST, Alternative, Unsure
-from tuner.data.recognise import account, recognise
+from tuner.data.recognise import account, conversations_first, recognise
 from tuner.data.sft import SftData
 from tuner.data.sources.file_errors import explained, refuse_marked, refuse_pairs
 from tuner.data.sources.files import read_source
@@ -86,7 +86,8 @@ def look_at(source: Source, folder: Path) -> Look:
     try:
         account(source, thumbs)
     except Unsure as error:
-        return Look(understood(source.fit, seen), error, [*error.ways, own], seen.columns)
+        ways = [own, *error.ways] if conversations_first(source) else [*error.ways, own]
+        return Look(understood(source.fit, seen), error, ways, seen.columns)
     except DataError as error:
         return Look(understood(source.fit, seen), error, [], seen.columns)
     ignored = [name for name in seen.columns if name not in source.fit.used.union(thumbs)]

@@ -142,12 +142,13 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     it, looks = ("it", "looks") if len(task) == 1 else ("them", "look")
     ways = uses(source, task, used)
     gone = {**data.columns, **dict.fromkeys(task, NONE)}
-    fix = [
-        f"say what becomes of {it}:",
-        *(as_comparisons(source) or [*as_thumbs(source, task), *shown(ways, source.given)]),
+    out = [
         f"  leave {it} out, as earlier versions did with a warning:",
         f"    {recipe_line(source.given, gone)}",
     ]
+    others = as_comparisons(source) or [*as_thumbs(source, task), *shown(ways, source.given)]
+    lines = [*out, *others] if conversations_first(source) else [*others, *out]
+    fix = [f"say what becomes of {it}:", *lines]
     holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])
     error = DataError(
         f"{'column' if it == 'it' else 'columns'} {listed([repr(each) for each in task])} {looks} "
@@ -157,6 +158,13 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     )
     mixed = by_rows(error, source, [used, *({name} for name in task)])
     raise mixed if mixed is not error else unsure(error, ways)
+
+
+def conversations_first(source: Source) -> bool:
+    """Return whether a source's columns that nothing reads only say what its conversations are
+    about, which is hardly what is to be learned."""
+    labels = all(source.evidence.repeats(name) for name in source.unread)
+    return labels and source.fit.template.conversation is not None
 
 
 def _refuse_two_readings(fit: Fit[Template], source: Source) -> None:

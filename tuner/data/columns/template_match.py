@@ -203,7 +203,8 @@ def _exactly(
 
 def _may_be_chosen(fit: Fit[Template], seen: Evidence) -> bool:
     """Whether a template may be chosen without being named: one that shares another's columns, by
-    its aliases; one for a language, by the rows' or these; one for several answers, or for yes and no, by the rows."""
+    its aliases; one for a language, by the rows' or these; one for several answers, or for yes and
+    no, by the rows."""
     language, choice, label = fit.template.language, fit.template.choice, fit.template.label
     if label and fit.template.booleans and not seen.holds(fit.columns[label], ("boolean",)):
         return False
