@@ -386,6 +386,21 @@ def test_what_is_not_sure_is_offered_and_reads_the_rows(tmp_path: Path, name: st
     assert result.report["unread_columns"] == []
 
 
+def test_a_heading_asks_where_the_question_is_blank(tmp_path: Path) -> None:
+    rows = rows_of(
+        {"部门": ("内科", "外科"), "标题": "船{n}漏水怎么办", "问": "船{n}。", "答": "补{n}。"}
+    )
+    rows = [*rows * 5, {**rows[1], "问": ""}]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, rows)
+    line = yaml.safe_load(LINE.findall(caught.value.fix)[0])
+    assert line.pop("train") == "rows.jsonl"
+    assert line["columns"] == {"question": "标题 + 问", "answer": "答"}
+    result = prepared(tmp_path, rows, **line)
+    assert result.report["rows_train"] == len(rows)
+    assert "user\n船1漏水怎么办<" in texts(result)[-1]
+
+
 TEXTS = {
     "two lines": ("Q: Who left {n}?\nA: Barge {n}.\n\n", "Who left {n}?", "Barge {n}."),
     "marks alone": ("Q:\nWho left {n}?\nA:\n\nBarge {n}.\n", "Who left {n}?", "Barge {n}."),

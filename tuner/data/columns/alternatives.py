@@ -13,6 +13,7 @@ from tuner.data.columns.choices import choosing
 from tuner.data.columns.column_names import called, suits
 from tuner.data.columns.evidence import MOST as MOST_ROWS
 from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.headings import headed
 from tuner.data.columns.label_studio import label_studio
 from tuner.data.columns.leaves import aligned, ends_of, leaves, root_of
 from tuner.data.columns.nameless import by_position
@@ -209,6 +210,8 @@ def _way(
         return None
     if template.name == "classification" and "text" not in keep:
         label_columns.join(evidence, task, used)
+    heads = [n for n in task if plain(n) in _HEADS and n not in used.values()]
+    used |= headed(evidence, heads, used)
     read = {name: joined.parts(file) or [file] for name, file in used.items()}
     taken = {root_of(file, evidence.columns) for files in read.values() for file in files}
     own = {name: used[name] for name in template.columns.names if name in used}
