@@ -20,7 +20,7 @@ def headed(evidence: Evidence, heads: Sequence[str], used: Mapping[str, str]) ->
         used: the template's columns and the file's.
     """
     for name in _ASKED:
-        column = used.get(name)
+        column = used.get(name, "")
         for head in heads if column in evidence.columns else ():
             if any(blank(row.get(column)) and not blank(row.get(head)) for row in evidence.rows):
                 return {name: joined.together((head, column))}

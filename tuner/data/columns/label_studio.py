@@ -26,18 +26,18 @@ def label_studio(evidence: Evidence) -> list[Alternative]:
             choices = _of(result.get("value")).get("choices")
             if not isinstance(choices, list) or len(choices) != 1:
                 return []
-            about = (str(result.get("from_name")), str(result.get("to_name")))
-            asked.setdefault(place, set()).add(about)
+            names = (str(result.get("from_name")), str(result.get("to_name")))
+            asked.setdefault(place, set()).add(names)
     template = next(each for each in all_templates() if each.name == "classification")
-    ways = []
-    for place, about in asked.items():
-        if len(about) > 1 or not (key := _text(evidence, next(iter(about))[1])):
+    ways: list[Alternative] = []
+    for place, ((question, text), *others) in asked.items():
+        if others or not (key := _text(evidence, text)):
             # The results have no order that is the same in all tasks.
             return []
         label = f"{_ANNOTATIONS}.*.result.{place}.value.choices.0"
         columns = {"text": f"{_DATA}.{key}", "label": label}
-        called = template.task if len(asked) == 1 else f"{template.task} ({next(iter(about))[0]})"
-        ways.append(Alternative(template, columns, 2, called=called or ""))
+        called = f"{template.task} ({question})" if len(asked) > 1 else ""
+        ways.append(Alternative(template, columns, 2, called=called))
     return ways
 
 
