@@ -11,6 +11,7 @@ import pytest
 from tests.data.test_read import write_rows
 from tests.data.test_recognise import DROPPED, UNDERSTOOD, rows_of
 from tuner.cli.recognise import data_recognise
+from tuner.data.look import look
 from tuner.errors import DataError, RecipeError
 from tuner.recipe import load
 
@@ -53,8 +54,12 @@ def test_what_is_in_question_is_written_only_by_its_number(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last number leaves the column out."""
-    with pytest.raises(DataError, match="'hints' looks like part of the task"):
+    with pytest.raises(DataError, match="'hints' looks like part of the task") as caught:
         data_recognise(Path("hints.jsonl"), write=Path("r.yaml"))
+    count = len(look(Path("hints.jsonl"), folder).ways)
+    said = caught.value.fix.splitlines()[-1]
+    assert said.startswith("r.yaml was not written, since nothing says which way it is: ")
+    assert said.endswith(f"--take N writes way N (1 to {count})")
     assert not (folder / "r.yaml").exists()
     with pytest.raises(RecipeError, match="--take 9: the ways to read the file are numbered 1 to"):
         data_recognise(Path("hints.jsonl"), take=9)
@@ -62,6 +67,33 @@ def test_what_is_in_question_is_written_only_by_its_number(
     assert "r.yaml: way 1 of" in capsys.readouterr().out
     section = load.load(folder / "r.yaml").recipe.data
     assert "hints" in section.columns.values()
+    for number in range(1, count + 1):
+        data_recognise(Path("hints.jsonl"), take=number, write=Path(f"{number}.yaml"))
+        comment = (folder / f"{number}.yaml").read_text("utf-8").splitlines()[0]
+        assert comment == f"# {look(Path('hints.jsonl'), folder).ways[number - 1].task}"
+
+
+def test_a_recipe_whose_plan_stops_is_written_with_the_reason(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"Barge {n} is late.", "label": n % 3} for n in range(12)]
+    write_rows(folder / "n.jsonl", rows)
+    data_recognise(Path("n.jsonl"), take=1, write=Path("n.yaml"))
+    said = capsys.readouterr().out
+    assert "The plan of n.yaml will stop:" in said
+    assert "label_names" in said.partition("will stop:")[2]
+    assert (folder / "n.yaml").exists()
+
+
+def test_json_has_the_recipes_of_files_that_have_no_way(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"Where is {n}?", "chosen": "Here.", "rejected": f"{n}"} for n in range(9)]
+    write_rows(folder / "pairs.jsonl", rows)
+    with pytest.raises(DataError, match="no data template fits"):
+        data_recognise(Path("pairs.jsonl"), json=True)
+    event = json.loads(capsys.readouterr().out)
+    assert event["recipes"] == ["data: {train: pairs.jsonl}"]
 
 
 def test_how_a_file_is_read_can_be_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -246,6 +246,52 @@ def test_questions_without_an_answer_are_rows_to_skip(tmp_path: Path) -> None:
     assert len(made.train) == sum(2 * (n % 3 + 1) for n in COUNT) - 4
 
 
+@pytest.mark.parametrize("chinese", [False, True])
+def test_answers_as_an_object_of_lists_are_read_by_their_first(
+    tmp_path: Path, chinese: bool
+) -> None:
+    """SQuAD and CMRC by columns, some questions without an answer; the answers are no yes and no,
+    even if the recipe names only their column."""
+    about = "第{n}号船运煤，明天到达码头。" if chinese else PASSAGE
+    said, asks = ("煤", "第{n}号船装了什么？") if chinese else ("coal", "What was in {n}?")
+    row = {"id": "{n}", "context": about, "question": asks}
+    rows = rows_of({**row, "answers": {"text": [f"{said} {{n}}", "?"], "answer_start": [3, 3]}})
+    for each in rows[::5]:
+        each["answers"] = {"text": [], "answer_start": []}
+    write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(DataError, match="no data template fits") as caught:
+        planned(tmp_path, train="rows.jsonl", max_bad_rows=9)
+    line = yaml.safe_load(LINE.findall(caught.value.fix)[0])
+    assert line["template"] == ("qa_zh" if chinese else "qa_with_context")
+    assert line["columns"] == {"answer": "answers.text.0"}
+    for keys in (line, {**line, "template": "auto"}):
+        made = planned(tmp_path, **keys, max_bad_rows=9)
+        assert made.template == line["template"]
+        assert len(made.train) == len(rows) - len(rows[::5])
+        assert f"{said} 1<" in texts(made)[0]
+
+
+@pytest.mark.parametrize("name", ["解析", "explanation"])
+def test_what_explains_an_answer_is_no_part_of_its_question(tmp_path: Path, name: str) -> None:
+    """Questions with options are offered as those: with its reasoning, or without."""
+    row = {"题干": "第{n}题：哪些会浮？", "选项A": "木", "选项B": "铁", "答案": ("A", "B", "AB")}
+    found = seen(tmp_path, {**row, name: "木比水轻，第{n}题就选它。", "章节": ("船", "水", "天")})
+    choice = "multiple choice with several right options"
+    assert [way.task for way in found.ways if name not in way.columns][:1] == [
+        f"{choice} with reasoning"
+    ]
+    assert found.ways[0].keys == {"reasoning_column": name}
+    assert all(name not in each for way in found.ways for each in way.columns.values())
+    clauses = [
+        {"条款": f"第{n}号船归{n}。", "风险": "高低"[n % 2], name: f"因为第{n}条。"}
+        for n in range(12)
+    ]
+    write_rows(tmp_path / "rows.jsonl", clauses)
+    ways = look(Path("rows.jsonl"), tmp_path).ways
+    assert "classification" in [way.template.name for way in ways]
+    assert all(name not in each for way in ways for each in way.columns.values())
+
+
 def test_several_right_options_are_learned_in_their_order(tmp_path: Path) -> None:
     right = ["AC", "C, A", ["A", "C"], '["C", "A"]', "oak", "A；C", "ca", "B"]
     options = {"A": "oak", "B": "iron", "C": "cork"}
@@ -338,6 +384,21 @@ def test_what_is_not_sure_is_offered_and_reads_the_rows(tmp_path: Path, name: st
     result = prepared(tmp_path, rows, **{k: v for k, v in line.items() if k != "train"})
     assert result.report["rows_train"] == len(rows)
     assert result.report["unread_columns"] == []
+
+
+def test_a_heading_asks_where_the_question_is_blank(tmp_path: Path) -> None:
+    rows = rows_of(
+        {"部门": ("内科", "外科"), "标题": "船{n}漏水怎么办", "问": "船{n}。", "答": "补{n}。"}
+    )
+    rows = [*rows * 5, {**rows[1], "问": ""}]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, rows)
+    line = yaml.safe_load(LINE.findall(caught.value.fix)[0])
+    assert line.pop("train") == "rows.jsonl"
+    assert line["columns"] == {"question": "标题 + 问", "answer": "答"}
+    result = prepared(tmp_path, rows, **line)
+    assert result.report["rows_train"] == len(rows)
+    assert "user\n船1漏水怎么办<" in texts(result)[-1]
 
 
 TEXTS = {

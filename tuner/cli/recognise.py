@@ -22,7 +22,7 @@ def data_recognise(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File with training rows.")],
     take: Annotated[
         int | None,
-        typer.Option("--take", min=1, metavar="N", help="Number of the way to write; default: 1."),
+        typer.Option("--take", min=1, metavar="N", help="Number of the way to write."),
     ] = None,
     write: Annotated[
         Path | None, typer.Option("--write", metavar="PATH", help="Write a recipe that reads it.")
@@ -41,6 +41,7 @@ def data_recognise(
 ) -> None:
     """Say what a file is taken for, and how else it can be read, without a recipe or a base."""
     from tuner.data.columns.ways import given_keys, written_keys
+    from tuner.data.look import refusal
     from tuner.recipe.schema_source import SourceSection
 
     where = console(json)
@@ -60,8 +61,11 @@ def data_recognise(
     if text is not None and write is not None:
         write_new(write, text, "--write")
         _say_written(write, found, take or 1, where)
+        if way is not None and (stops := refusal(file, Path(), keys, way)):
+            where.event("stops", error=stops.as_dict())
+            where.text(f"\nThe plan of {write} will stop:\n{stops}")
     elif found.error is not None:
-        raise _with_options(found.error, keys)
+        raise _unwritten(_with_options(found.error, keys), write, len(found.ways))
 
 
 def _keys(**given: Any) -> dict[str, Any]:
@@ -96,6 +100,14 @@ def _with_options(error: TunerError, keys: Mapping[str, Any]) -> TunerError:
     ]
     if options:
         error.fix += f"\nfor this command: {' or '.join(options)}"
+    return error
+
+
+def _unwritten(error: TunerError, write: Path | None, count: int) -> TunerError:
+    """The error with what became of the file that was to be written."""
+    if write is not None:
+        more = f": --take N writes way N (1 to {count})" if count else ""
+        error.fix += f"\n{write} was not written, since nothing says which way it is{more}"
     return error
 
 
@@ -139,9 +151,13 @@ def _show(found: Look, console: Console, given: Mapping[str, str]) -> None:
         for way in found.ways
     ]
     refused = found.error.what if found.error else None
-    console.event("recognised", understood=found.understood, refused=refused, ways=items)
-    said = found.understood or "nothing for sure"
-    console.text(formatting.paragraph("understood", [said]))
+    # Files of comparisons, and of several splits, have no way, but lines of a recipe.
+    lines = re.findall(r"data: \{.*\}", found.error.fix) if found.error else []
+    lines = [item["recipe"] for item in items] or lines
+    said = {"understood": found.understood, "refused": refused, "ways": items, "recipes": lines}
+    console.event("recognised", **said)
+    taken_for = found.understood or "nothing for sure"
+    console.text(formatting.paragraph("understood", [taken_for]))
     if found.error is None:
         console.text(f"{'recipe':<12}{recipe_line(given, {})}")
     for number, item in enumerate(items, 1):
@@ -159,7 +175,7 @@ def _recipe(file: Path, write: Path, way: Alternative, found: Look, keys: Mappin
         pairs = ", ".join(f"{name}: {value}" for name, value in keys.items())
         source = f"{{source: {source}, {pairs}}}"
     lines = [
-        f"# {found.understood or way.task}",
+        f"# {way.task if found.error or way is not found.ways[0] else found.understood}",
         "model:",
         f"  base: {next(iter(ALIASES))}",
         "data:",

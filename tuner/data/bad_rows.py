@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +16,25 @@ EVERY = (
     "reads from them, name the template and the columns that it shall read: data.template, "
     "data.columns (tuner templates list)"
 )
+# Where the only fault is a speaker that no template knows.
+ROLES = (
+    "write a known role in its place, or add it to the roles of a template of your own: "
+    "tuner templates show chat > own.yaml, then data.template: own.yaml"
+)
 LISTED = 10
 LISTED_CLASSES = 20
+_UNKNOWN = "unknown role"
 
 
 class BadRow(ValueError):
     """A row that cannot become an example; the text names the class of the problem."""
+
+
+class UnknownRole(BadRow):
+    """A row with a speaker that its template does not know."""
+
+    def __init__(self, role: str, known: Iterable[str]) -> None:
+        super().__init__(f"{_UNKNOWN} {role} (known: {', '.join(known)})")
 
 
 class EmptyPrompt(BadRow):
@@ -86,11 +100,14 @@ class BadRows:
         if count <= self.limit:
             return
         every = 1 < count == of
+        strangers = all(reason.startswith(_UNKNOWN) for _, reason in self.found)
         raise DataError(
             f"none of the {of} rows can be used for training"
             if every
             else f"{counted(count, 'row')} cannot be used for training",
-            fix=EVERY
+            fix=ROLES
+            if strangers
+            else EVERY
             if every
             else f"correct the {'row' if count == 1 else 'rows'}, or skip "
             f"{'it' if count == 1 else 'them'}: data.max_bad_rows: {count}",

@@ -10,7 +10,7 @@ from typing import Any
 from tuner.data.advice import ways_to_read
 from tuner.data.columns.alternatives import as_named
 from tuner.data.columns.ways import MOST, Alternative, Unsure
-from tuner.data.recognise import account, ends_open, recognise
+from tuner.data.recognise import account, conversations_first, ends_open, recognise
 from tuner.data.sft import SftData
 from tuner.data.sources.file_errors import explained, refuse_marked, refuse_pairs
 from tuner.data.sources.files import read_source
@@ -55,8 +55,7 @@ def look(file: Path, folder: Path, keys: Mapping[str, Any] | None = None) -> Loo
     Raises:
         DataError: the file cannot be read, or has no rows.
     """
-    item = SourceSection(source=str(file), **(keys or {}))
-    data = DataSection(train=(item,), eval=0, max_rows=EVIDENCE, draw="first")
+    data = _section(file, keys or {})
     found = read_source(data, folder, _LENGTH, 0)
     found.bad.stop_if_too_many()
     if not found.rows:
@@ -68,6 +67,31 @@ def look(file: Path, folder: Path, keys: Mapping[str, Any] | None = None) -> Loo
         except TunerError as error:
             return replace(seen, error=error)
     return seen
+
+
+def refusal(
+    file: Path, folder: Path, keys: Mapping[str, Any], way: Alternative
+) -> TunerError | None:
+    """Return why the plan of a recipe that reads a file in some way will stop, as far as the first
+    rows show; None if they do not.
+
+    Args:
+        file: the file.
+        folder: where it is looked up first.
+        keys: of a recipe's source.
+        way: how it is read.
+    """
+    own = {"template": way.template.name, "columns": dict(way.columns), **way.keys}
+    try:
+        SftData(Inputs(_section(file, keys, **own), None, folder, 0, _LENGTH)).check()
+    except TunerError as error:
+        return error
+    return None
+
+
+def _section(file: Path, keys: Mapping[str, Any], **own: Any) -> DataSection:
+    item = SourceSection(source=str(file), **keys)
+    return DataSection(train=(item,), eval=0, max_rows=EVIDENCE, draw="first", **own)
 
 
 def look_at(source: Source, folder: Path) -> Look:
@@ -92,7 +116,9 @@ def look_at(source: Source, folder: Path) -> Look:
             w.template is own.template and w.columns.items() >= own.columns.items()
             for w in error.ways
         )
-        ways = [*error.ways, *([] if known or asked else [own])]
+        taken = [] if known or asked else [own]
+        first = conversations_first(source)
+        ways = [*taken, *error.ways] if first else [*error.ways, *taken]
         return Look(understood(source.fit, seen), error, ways, seen.columns)
     except DataError as error:
         return Look(understood(source.fit, seen), error, [], seen.columns)

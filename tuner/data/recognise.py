@@ -147,16 +147,15 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     compared = as_comparisons(source)
     ways = [] if compared else uses(source, task, used)
     gone = {**data.columns, **dict.fromkeys(task, NONE)}
-    fix = [
-        f"say what becomes of {it}:",
-        *(compared or [*as_thumbs(source, task), *shown(ways, source.given)]),
-        *numbered(ways, seen),
+    out = [
+        f"  leave {it} out, as earlier versions did with a warning:",
+        f"    {recipe_line(source.given, gone)}",
     ]
-    if not ends_open(source):
-        fix += [
-            f"  leave {it} out, as earlier versions did with a warning:",
-            f"    {recipe_line(source.given, gone)}",
-        ]
+    out = [] if ends_open(source) else out
+    others = compared or [*as_thumbs(source, task), *shown(ways, source.given)]
+    others += numbered(ways, seen)
+    lines = [*out, *others] if conversations_first(source) else [*others, *out]
+    fix = [f"say what becomes of {it}:", *lines]
     holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])
     error = DataError(
         f"{'column' if it == 'it' else 'columns'} {listed([repr(each) for each in task])} {looks} "
@@ -175,6 +174,13 @@ def ends_open(source: Source) -> bool:
         return False
     turns = _values(source.rows[:EVIDENCE], source.fit.columns[conversation.column])
     return bool(shape(turns)) and ends_with_user(turns)
+
+
+def conversations_first(source: Source) -> bool:
+    """Return whether a source's columns that nothing reads only say what its conversations are
+    about, which is hardly what is to be learned."""
+    labels = all(source.evidence.repeats(name) for name in source.unread)
+    return labels and source.fit.template.conversation is not None
 
 
 def _refuse_two_readings(fit: Fit[Template], source: Source) -> None:

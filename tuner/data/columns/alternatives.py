@@ -13,6 +13,8 @@ from tuner.data.columns.choices import choosing
 from tuner.data.columns.column_names import called, suits
 from tuner.data.columns.evidence import MOST as MOST_ROWS
 from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.headings import headed
+from tuner.data.columns.label_studio import label_studio
 from tuner.data.columns.leaves import aligned, ends_of, leaves, root_of
 from tuner.data.columns.nameless import by_position
 from tuner.data.columns.template_match import NONE, Fit
@@ -24,7 +26,7 @@ from tuner.data.reading.read import Row
 from tuner.data.templates.template import Template, all_templates, variables
 from tuner.schema.suggest import plain
 
-_REASONING = re.compile("cot|reason|think|thought|rationale|思考|思维|推理")
+_REASONING = re.compile("cot|reason|think|thought|rationale|explanation|思考|思维|推理|解析")
 # Templates that columns of any name may be given to.
 _GENERAL = ("classification", "prompt_completion", "qa_with_context", "qa_zh", "instruction")
 # What columns may also be called, in a way that is only offered.
@@ -69,6 +71,8 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
     for way in sorted(found, key=_order):
         # Of several that read the same columns as the same task, one.
         best.setdefault((way.template.task or way.template.name,), way)
+    if tasks := [way for way in label_studio(evidence) if _readable(way, rows)]:
+        return tasks
     return [*translations(whole), *_by_label([*best.values()], whole, evidence, keep)] or [
         each for each in _last_resort(evidence) if _readable(each, rows)
     ]
@@ -185,7 +189,8 @@ def _names(template: Template, name: str) -> list[str]:
     return [*called(template, {}, name), *_MAY_BE.get(name, ())]
 
 
-def _order(way: Alternative) -> tuple[int, int, int]:
+def _order(way: Alternative) -> tuple[bool, int, int, int]:
+    """Questions whose answers are among their options come first; see `_readable`."""
     guessed = sum(
         file != NONE and ends_of(file, ()).isdisjoint(map(plain, _names(way.template, name)))
         for name, file in way.columns.items()
@@ -193,7 +198,7 @@ def _order(way: Alternative) -> tuple[int, int, int]:
     name = way.template.name
     guessed -= way.template.language == "zh"
     general = _GENERAL.index(name) if name in _GENERAL else len(_GENERAL)
-    return (-way.read, guessed, general)
+    return (way.template.choice is None, -way.read, guessed, general)
 
 
 def _way(
@@ -217,6 +222,8 @@ def _way(
         return None
     if template.name == "classification" and "text" not in keep:
         label_columns.join(evidence, task, used)
+    heads = [n for n in task if plain(n) in _HEADS and n not in used.values()]
+    used |= headed(evidence, heads, used)
     read = {name: joined.parts(file) or [file] for name, file in used.items()}
     taken = {root_of(file, evidence.columns) for files in read.values() for file in files}
     own = {name: used[name] for name in template.columns.names if name in used}
@@ -283,8 +290,8 @@ def _filled(template: Template, name: str, column: str, whole: Evidence) -> bool
     if accounting.identify(whole.values(column)):
         return False
     needed = name in template.columns.required and name not in template.columns.blank
-    # Of what is inside of lists, only the first of each row is counted.
-    share = MOST_ROWS if STAR not in column else _HALF
+    # Of what is inside of lists, only the first of each row is counted; some rows have none.
+    share = _HALF if {STAR, "0"} & {*column.split(".")} else MOST_ROWS
     return count >= share * len(whole.rows) if needed else count > 0
 
 

@@ -91,6 +91,12 @@ def distance(template: Template, columns: Mapping[str, str]) -> int:
     return total
 
 
+def truthful(template: Template, columns: Mapping[str, str], evidence: Evidence) -> bool:
+    """Return whether the answers of a template for yes and no are that; others are."""
+    truths = columns.get(template.label or "") if template.booleans else None
+    return truths is None or evidence.holds(truths, ("boolean",))
+
+
 def narrow(template: Template, columns: Mapping[str, str], evidence: Evidence) -> int:
     """Return how many of the columns hold what the template expects, if that is not any text. Few
     short answers are no labels."""

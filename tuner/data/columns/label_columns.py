@@ -17,7 +17,10 @@ _INTEGER = re.compile(r"[+-]?[0-9]+")
 # More numbers than these are not listed.
 _MOST_NUMBERS = 20
 # Columns that say why, or say the label again: a model that reads them need not read the text.
-_TELLING = ("label", "rationale", "reason", "explanation", "output", "response", "answer", "target")
+_TELLING = (
+    *("label", "rationale", "reason", "explanation", "output", "response", "answer", "target"),
+    *("解析", "解答", "解释", "分析", "理由", "答案", "回答"),
+)
 
 
 def late(evidence: Evidence, name: str, labels: bool) -> tuple[int, int, int]:

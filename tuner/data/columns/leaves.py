@@ -88,7 +88,7 @@ def _inside(
         elif aligned or (every and all(isinstance(each, str) for each in value)):
             yield f"{path}.{STAR}", value[0]
         elif all(isinstance(each, str) for each in value) and (
-            len(value) == 1 or plain(path.rpartition(".")[2]) in _ANSWERS
+            len(value) == 1 or not ends_of(path, ()).isdisjoint(_ANSWERS)
         ):
             # Of other lists, the rest would be lost.
             yield f"{path}.0", value[0]

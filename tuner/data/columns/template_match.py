@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from tuner.data.bad_rows import BadRow, refuse_unreadable
 from tuner.data.columns import accounting
 from tuner.data.columns.choices import Choices, choosing
-from tuner.data.columns.column_names import by_other_names, distance, narrow, suits
+from tuner.data.columns.column_names import by_other_names, distance, narrow, suits, truthful
 from tuner.data.columns.evidence import Evidence
 from tuner.data.reading.read import Row
 from tuner.data.templates.template import AUTO, Template, all_templates, load_template
@@ -49,8 +49,7 @@ class Fit(Generic[Kind]):
         Raises:
             BadRow: it could not be read.
         """
-        file_name = self.columns.get(name)
-        if file_name is None:
+        if (file_name := self.columns.get(name)) is None:
             return None
         value = row.values.get(file_name)
         refuse_unreadable(value, file_name)
@@ -203,9 +202,10 @@ def _exactly(
 
 def _may_be_chosen(fit: Fit[Template], seen: Evidence) -> bool:
     """Whether a template may be chosen without being named: one that shares another's columns, by
-    its aliases; one for a language, by the rows' or these; one for several answers, by the rows."""
+    its aliases; one for a language, by the rows' or these; one for some answers, by the rows."""
     language, choice = fit.template.language, fit.template.choice
-    if choice and fit.choices and choice.several != fit.choices.several:
+    other = choice and fit.choices and choice.several != fit.choices.several
+    if other or not truthful(fit.template, fit.columns, seen):
         return False
     if not fit.template.by_columns or (language == "zh" and seen.language != "zh"):
         return _aliased(fit)

@@ -14,10 +14,12 @@ _WORDS = {
     "user": (
         *("human", "user", "question", "instruction", "prompter", "customer", "q"),
         *("问", "提问", "问题", "用户", "客户", "患者", "病人", "人类", "指令"),
+        *("顾客", "买家", "来电人", "咨询者", "访客"),
     ),
     "assistant": (
         *("assistant", "gpt", "chatgpt", "bot", "ai", "answer", "response", "model", "a"),
         *("答", "回答", "助手", "律师", "医生", "客服", "机器人", "输出"),
+        *("坐席", "座席", "卖家", "商家", "店家", "店员"),
     ),
     "system": ("system", "系统"),
     # What an instruction is about; a part of the user's turn.

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from tuner.data.bad_rows import BadRow
+from tuner.data.bad_rows import BadRow, UnknownRole
 from tuner.data.reading import json_rows
 from tuner.data.reading.transcripts import Transcript, transcript, transcript_of
 from tuner.data.templates.template import Conversation
@@ -173,8 +173,7 @@ def _message(conversation: Conversation, turn: dict[str, Any]) -> Message:
     if mapped is None and isinstance(role, str):
         mapped = conversation.roles.get(role.lower())
     if mapped is None:
-        known = ", ".join(conversation.roles)
-        raise BadRow(f"unknown role {json.dumps(role, ensure_ascii=False)} (known: {known})")
+        raise UnknownRole(json.dumps(role, ensure_ascii=False), conversation.roles)
     message = {key: value for key, value in turn.items() if key not in own and value is not None}
     content = joined(turn.get(own[1]))
     if mapped == "call":
