@@ -44,7 +44,6 @@ _MAY_BE = {
 }
 # What heads a text is no text of its own next to it.
 _HEADS = frozenset(("title", "headline", "subject", "heading", "标题"))
-_HALF = 0.5
 
 
 def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternative]:
@@ -57,8 +56,7 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
         evidence: what the columns hold, with those that are left out taken away.
         keep: the recipe's own `columns`.
     """
-    language = evidence.language
-    rows = evidence.rows[:50]
+    language, rows = evidence.language, evidence.rows[:50]
     together = aligned(rows)
     whole = Evidence([{**row, **leaves(row, together)} for row in rows])
     found = [
@@ -291,7 +289,7 @@ def _filled(template: Template, name: str, column: str, whole: Evidence) -> bool
         return False
     needed = name in template.columns.required and name not in template.columns.blank
     # Of what is inside of lists, only the first of each row is counted; some rows have none.
-    share = _HALF if {STAR, "0"} & {*column.split(".")} else MOST_ROWS
+    share = 0.5 if {STAR, "0"} & {*column.split(".")} else MOST_ROWS
     return count >= share * len(whole.rows) if needed else count > 0
 
 
