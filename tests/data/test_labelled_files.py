@@ -164,8 +164,9 @@ def test_what_gives_the_label_away_is_not_offered(tmp_path: Path) -> None:
     table(tmp_path, "t.csv", "text|label|verdict|explanation|note", *cells)
     found = look(Path("t.csv"), tmp_path)
     assert found.error is not None
-    (line,) = lines_of(found.error.fix)
-    assert "columns: {verdict: none, explanation: none, note: none}" in line
+    reasons, out = lines_of(found.error.fix)
+    assert "reasoning_column: explanation, columns: {verdict: none, note: none}" in reasons
+    assert "columns: {verdict: none, explanation: none, note: none}" in out
 
 
 # Header, cells, and the columns of the ways that are offered.
