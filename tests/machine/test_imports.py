@@ -7,10 +7,13 @@ import gc
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tuner.machine.imports import importing
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_compiler_is_off_only_while_libraries_are_imported(
@@ -39,3 +42,17 @@ def test_what_chat_imports_leaves_the_compiler_out() -> None:
         "assert 'torch._inductor.compile_fx' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_plan_leaves_torch_and_peft_out() -> None:
+    """They take seconds of processor time, and no model is loaded for a plan."""
+    code = (
+        "import contextlib, sys\n"
+        "from tuner.__main__ import main\n"
+        "sys.argv = ['tuner', 'plan', '--recipe', 'recipes/legal.yaml']\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    main()\n"
+        "assert 'tuner.plan.make' in sys.modules\n"
+        "assert not {'torch', 'peft', 'bitsandbytes'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from peft.utils import transformers_weight_conversion
 from safetensors import safe_open
+from transformers import CONFIG_MAPPING
 
 from tests.families import FAMILIES, make_family
 from tuner.console.console import Console
@@ -20,7 +22,7 @@ from tuner.errors import ModelError, RecipeError, TunerError
 from tuner.evaluate import generation
 from tuner.inference import open_model
 from tuner.machine import hardware
-from tuner.model import heads, unfit_layers
+from tuner.model import fused_experts, heads, unfit_layers
 from tuner.model.heads import head_for
 from tuner.model.kernels import fused_lora
 from tuner.plan import make as plan_make
@@ -351,6 +353,20 @@ def test_the_rank_of_a_layer_is_at_most_its_width(make_recipe: Callable[..., Pat
         planned(make_recipe(method={"name": "lora", "r": 100000}))
     assert "set method.r: 64 or less" in caught.value.fix
     planned(make_recipe(method={"name": "lora", "r": 64}))
+
+
+def test_peft_is_asked_about_every_family_whose_experts_it_knows() -> None:
+    known: Any = transformers_weight_conversion
+    families = {
+        name: family
+        for name, family in known._MODEL_TO_CONVERSION_PATTERN.items()
+        if known._MOE_FUSED_TARGETS.get(family) and name in CONFIG_MAPPING
+    }
+    assert len(families) > 20
+    for name, family in families.items():
+        layers = [f"layers.0.mlp.{each}" for each in known._MOE_TARGET_MODULE_MAPPING[family]]
+        config = {**CONFIG_MAPPING[name]().to_dict(), "model_type": name}
+        assert fused_experts.taken(config, layers) == layers, name
 
 
 @pytest.mark.usefixtures("in_process")

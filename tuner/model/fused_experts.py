@@ -6,6 +6,7 @@ that the experts had before. Dense layers and shared experts of these families h
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ def taken(config: Mapping[str, Any], targets: Iterable[str]) -> list[str]:
         config: the base's config.json.
         targets: full names of its layers.
     """
+    # peft takes seconds to import: it is only asked about bases that have experts.
+    if "expert" not in json.dumps(config, default=str):
+        return []
     from peft.utils import transformers_weight_conversion
 
     # Not for others to use, but nothing else says what it will do.
