@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.data.test_read import write_rows
-from tests.data.test_recognise import LINE, prepared, rows_of, seen
+from tests.data.test_recognise import LINE, is_understood, prepared, rows_of, seen
 from tests.tokenizers import make_tokenizer
 from tuner.data.look import look
 from tuner.data.sft import SftData
@@ -215,10 +215,7 @@ COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_columns_are_known_by_the_names_of_the_field(tmp_path: Path, name: str) -> None:
-    row, sentence = COLUMNS[name]
-    found = seen(tmp_path, row)
-    assert found.error is None, found.error
-    assert found.understood.startswith(sentence)
+    is_understood(tmp_path, *COLUMNS[name])
 
 
 def test_a_list_of_answers_is_a_ranking_or_one_answer(tmp_path: Path) -> None:

@@ -44,6 +44,12 @@ def seen(folder: Path, row: dict[str, Any]) -> Look:
     return look(Path("rows.jsonl"), folder)
 
 
+def is_understood(folder: Path, row: dict[str, Any], sentence: str) -> None:
+    found = seen(folder, row)
+    assert found.error is None, found.error
+    assert found.understood.startswith(sentence)
+
+
 def prepared(folder: Path, rows: list[dict[str, Any]], **keys: Any) -> Prepared:
     write_rows(folder / "rows.jsonl", rows)
     data = DataSection(**({"train": ("rows.jsonl",), "eval": 0} | keys))
@@ -143,10 +149,7 @@ UNDERSTOOD: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", UNDERSTOOD)
 def test_it_is_said_what_was_understood(tmp_path: Path, name: str) -> None:
-    row, sentence = UNDERSTOOD[name]
-    found = seen(tmp_path, row)
-    assert found.error is None, found.error
-    assert found.understood.startswith(sentence)
+    is_understood(tmp_path, *UNDERSTOOD[name])
 
 
 def test_the_names_of_columns_count_in_any_case_and_with_any_separator(tmp_path: Path) -> None:

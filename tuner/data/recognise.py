@@ -13,6 +13,7 @@ from tuner.data.columns import accounting
 from tuner.data.columns.choices import choosing
 from tuner.data.columns.evidence import Evidence
 from tuner.data.columns.label_columns import numbered
+from tuner.data.columns.leaves import root_of
 from tuner.data.columns.template_match import NONE, Fit, NoTemplateFits, SeveralFit, choose
 from tuner.data.columns.ways import recipe_line, shown
 from tuner.data.reading.read import Row
@@ -134,7 +135,7 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
             the template, nor if the run has begun to train without it.
     """
     data, seen = source.data, source.evidence
-    used = {file if file in seen.columns else file.partition(".")[0] for file in source.fit.used}
+    used = {root_of(file, seen.columns) for file in source.fit.used}
     # A template's column that the recipe renames leaves out the file's column of that name.
     known = used.union(read, data.columns, source.file.where)
     text = source.fit.template.text is not None

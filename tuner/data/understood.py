@@ -105,9 +105,7 @@ def _kind(template: Template, name: str, column: str, evidence: Evidence, answer
     if chosen and not kind:
         return "the text of an option"
     if answer and kind in ("", "number") and len(values) >= FEW and evidence.repeats(column):
-        labels = evidence.labels(column)
-        same = "the same in every row" + " that is not blank" * (len(values) < len(evidence.rows))
-        return same if labels == 1 else f"one of {labels} labels"
+        return evidence.constant(column) or f"one of {evidence.labels(column)} labels"
     return _ONE.get(kind, "")
 
 

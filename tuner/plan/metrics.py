@@ -82,9 +82,15 @@ def unknown_metric(
 
 def of_task(recipe: Recipe, task: str) -> tuple[str, ...]:
     """Return the metrics of a task, its objective first."""
-    if recipe.rlhf is not None and not recipe.rlhf.draws:
-        task = recipe.rlhf.algorithm
-    return tuple(row.name for row in METRICS.values() if task in row.tasks)
+    measured = _measured_as(recipe, task)
+    return tuple(row.name for row in METRICS.values() if measured in row.tasks)
+
+
+def _measured_as(recipe: Recipe, task: str) -> str:
+    """The name of a task in METRICS: an algorithm that draws no answers has metrics of its own."""
+    if recipe.rlhf is None or recipe.rlhf.draws:
+        return task
+    return recipe.rlhf.algorithm
 
 
 def metrics(recipe: Recipe, task: str, prepared: Prepared, values: Values) -> tuple[str, ...]:
@@ -93,9 +99,7 @@ def metrics(recipe: Recipe, task: str, prepared: Prepared, values: Values) -> tu
     Raises:
         RecipeError: one of them is not for this task or these rows.
     """
-    own = of_task(recipe, task)
-    if recipe.rlhf is not None and not recipe.rlhf.draws:
-        task = recipe.rlhf.algorithm
+    own, task = of_task(recipe, task), _measured_as(recipe, task)
     if task == "sft":
         chosen = _of_sft(prepared, values)
     else:

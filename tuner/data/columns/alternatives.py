@@ -57,6 +57,8 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
         keep: the recipe's own `columns`.
     """
     language, rows = evidence.language, evidence.rows[:50]
+    if tasks := [way for way in label_studio(evidence) if _readable(way, rows)]:
+        return tasks
     together = aligned(rows)
     whole = Evidence([{**row, **leaves(row, together)} for row in rows])
     found = [
@@ -69,8 +71,6 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
     for way in sorted(found, key=_order):
         # Of several that read the same columns as the same task, one.
         best.setdefault((way.template.task or way.template.name,), way)
-    if tasks := [way for way in label_studio(evidence) if _readable(way, rows)]:
-        return tasks
     return [*translations(whole), *_by_label([*best.values()], whole, evidence, keep)] or [
         each for each in _last_resort(evidence) if _readable(each, rows)
     ]

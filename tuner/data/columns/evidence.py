@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from tuner.data.bad_rows import Unreadable
 from tuner.data.fields.language import language_of
 from tuner.data.reading import json_rows
+from tuner.data.reading.read import Row
 from tuner.data.turns.turn_lists import shape
 from tuner.schema.suggest import listed
 
@@ -42,6 +43,11 @@ NAMES = {
     "turns": "conversations",
     "json": "JSON as text",
 }
+
+
+def filled(rows: Sequence[Row], columns: Iterable[str]) -> dict[str, list[Any]]:
+    """Return the values of columns that are not blank."""
+    return {n: [v for row in rows if not blank(v := row.values.get(n))] for n in columns}
 
 
 def blank(value: Any) -> bool:
@@ -135,6 +141,11 @@ class Evidence:
         """Return how many different labels a column has; case and white space do not count."""
         return len({" ".join(str(value).split()).casefold() for value in self.values(column)})
 
+    def constant(self, column: str) -> str:
+        """Return in words that a column has one label only; empty if it has several."""
+        some = " that is not blank" if len(self.values(column)) < len(self.rows) else ""
+        return f"the same in every row{some}" if self.labels(column) == 1 else ""
+
     def brief(self, column: str) -> bool:
         """Return whether half of a column's texts are as short as labels."""
         lengths = sorted(map(len, self.texts(column)))
@@ -159,9 +170,7 @@ class Evidence:
             return "nothing"
         whole = [kind for kind in _ORDER if counts.get(kind, 0) >= MOST * len(values)]
         if whole[:1] == ["text"] and self.repeats(column) and len(values) >= FEW:
-            different = self.labels(column)
-            same = "the same in every row" + " that is not blank" * (len(values) < len(self.rows))
-            return same if different == 1 else f"{different} {NAMES['label']}"
+            return self.constant(column) or f"{self.labels(column)} {NAMES['label']}"
         if whole:
             return ("long " if whole[0] == "text" and self.long(column) else "") + NAMES[whole[0]]
         return listed([NAMES[kind] for kind in _ORDER if counts.get(kind)][:3]) or "values"

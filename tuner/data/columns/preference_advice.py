@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
-from tuner.data.columns.evidence import blank, kinds_of
+from tuner.data.columns.evidence import filled, kinds_of
 from tuner.data.columns.preference_names import ALIASES, ANSWER, NUMBERED, named, together
 from tuner.data.columns.thumb_words import NAMES, liked, reversed_by
 from tuner.data.columns.winners import NoneBetter, named_by
@@ -59,7 +59,7 @@ def nothing_fits(what: str, expected: Sequence[str], rows: Sequence[Row]) -> Dat
                     f"{' and '.join(answers)} are two answers, and none is called better",
                 ],
             )
-    values = {name: [v for row in rows if not blank(v := row.values.get(name))] for name in present}
+    values = filled(rows, present)
     if compared := named_by(values):
         one, other, winner = map(flow, compared)
         return NoneBetter(
@@ -94,10 +94,7 @@ def refuse_unanswered(prompt: str, free: Sequence[str], rows: Sequence[Row]) -> 
     Raises:
         DataError: with a line for each column that may hold the answers.
     """
-    values = {
-        name: [v for row in rows if not blank(v := row.values.get(name))]
-        for name in (prompt, *free)
-    }
+    values = filled(rows, (prompt, *free))
     asked = values[prompt]
     if not asked or shape(asked) or not all(isinstance(value, str) for value in asked):
         return

@@ -28,7 +28,7 @@ class PreferenceFormat:
     """A format of preference data and the columns it reads.
 
     Args:
-        pair: what its two answers are told apart by, if it has two columns of answers.
+        pair: what distinguishes its two answers, if it has two columns of answers.
     """
 
     name: str

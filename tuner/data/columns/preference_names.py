@@ -57,7 +57,7 @@ CHOSEN_REJECTED = (
 )
 # A model's own column may say with 1 and 0 whether it wins.
 SCORE = ("score", "rating", "reward", "quality", "winner model", "winner", "评分", "得分", "分数")
-# What two answers of a row are told apart by, in the format's columns and in the file's.
+# What distinguishes two answers of a row, in the format's columns and in the file's.
 NUMBERED = {
     ("1", "2"): (("1", "2"), ("一", "二"), ("first", "second")),
     ("0", "1"): (("0", "1"),),
@@ -85,7 +85,7 @@ def named(present: Sequence[str], names: Sequence[str]) -> Iterator[str]:
 
 def together(present: Sequence[str], pair: tuple[str, str]) -> dict[str, str]:
     """Return what the columns of a format are in the file that only go together: a better and a
-    worse answer, two answers told apart by `pair`, and the scores of each.
+    worse answer, two answers distinguished by `pair`, and the scores of each.
 
     Args:
         present: the columns of the file.

@@ -38,7 +38,7 @@ def meanings(
 
     Args:
         values: of the column that names the better answer.
-        pair: what the answers are told apart by in the format.
+        pair: what distinguishes the answers in the format.
         columns: the columns of the answers.
         winner: the column of the values.
         scores: of both answers, for each of the values; empty if there are none.

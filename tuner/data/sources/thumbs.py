@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from tuner.data.columns.alternatives import as_named
-from tuner.data.columns.evidence import blank
+from tuner.data.columns.evidence import filled
 from tuner.data.columns.preference_advice import IN_ONE_ROW, called_scores, ranged
 from tuner.data.columns.template_match import NONE, Fit, left_out
 from tuner.data.columns.thumb_words import are_thumbs, liked
@@ -83,10 +83,7 @@ def refuse_scores(source: Source, read: Collection[str]) -> None:
     template = source.fit.template
     if template.raw or template.label or template.choice or not template.answer_columns:
         return
-    free = [name for name in source.columns if name not in read]
-    values = {
-        name: [v for row in source.rows if not blank(v := row.values.get(name))] for name in free
-    }
+    values = filled(source.rows, [name for name in source.columns if name not in read])
     scores = {n: each for n, each in called_scores(values).items() if len({*each}) > 1}
     if not scores:
         return

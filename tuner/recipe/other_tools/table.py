@@ -188,7 +188,7 @@ TABLE: tuple[Row, ...] = (
     Row("eval_max_new_tokens", "eval.max_new_tokens", as_is),
     Row("do_eval predict_with_generate compute_accuracy do_causal_lm_eval eval_table_size "
         "eval_sample_packing per_device_eval_batch_size eval_batch_size do_bench_eval "
-        "eval_on_each_dataset", "", unneeded("held-out rows are scored before and after training")),
+        "eval_on_each_dataset", "", unneeded(takes_eval.SCORED)),
     # run
     Row("output_dir save_dir logging_dir", "run.output", as_is),
     Row("seed random_seed random_state", "run.seed", as_is),

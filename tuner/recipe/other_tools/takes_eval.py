@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tuner.recipe.other_tools.row import Given, Here, empty, flag, left_out, lost, number
 
+SCORED = "held-out rows are scored before and after training"
 _STRATEGIES = ("eval_strategy", "evaluation_strategy")
 _OFF = ("no", "none", "false")
 _EVERY = ("eval_steps", "eval_interval")
@@ -17,7 +18,7 @@ def every(place: str, given: Given) -> Here:
     """Steps between evaluations, or a share of the run; a strategy may say otherwise."""
     value, strategy = number(given.value, 0), _strategy(given)
     if value <= 0 or strategy in _OFF:
-        return left_out("held-out rows are scored before and after training")
+        return left_out(SCORED)
     if strategy == "epoch":
         return left_out("each epoch is evaluated, as the strategy says")
     if value < 1:
@@ -34,7 +35,7 @@ def strategy(place: str, given: Given) -> Here:
         steps = number(given.others.get("logging_steps"), _USUAL)
         return Here({place: int(steps) if steps >= 1 else _USUAL}, "as often as it logs there")
     if word in _OFF:
-        return left_out("held-out rows are scored before and after training")
+        return left_out(SCORED)
     return left_out("the steps between evaluations say it")
 
 
@@ -45,7 +46,7 @@ def per_epoch(place: str, given: Given) -> Here:
     if times == 1:
         return Here({place: "epoch"})
     if times <= 0 or times * epochs <= 1:
-        return left_out("held-out rows are scored before and after training")
+        return left_out(SCORED)
     share = f"{100 / (times * epochs):.4f}".rstrip("0").rstrip(".")
     return Here({place: f"{share}%"}, f"{times:g} times an epoch")
 
