@@ -160,8 +160,7 @@ def test_turns_weigh_the_same_on_any_number_of_processes(
     assert groups(recipe, one, world=1)["codes"] == [0], groups.said(0)
     assert groups(recipe, several, traps={1: "signalled"})["codes"] == [143, 143]
     assert groups(recipe, several, world=1, resume=True)["codes"] == [0], groups.said(0)
-    # Sums in another order move one parameter by 1.04e-5 on some processors; a divisor
-    # that is wrong by 2 % by 0.017.
+    # Sums in another order: up to 1.04e-5 on some processors; a divisor that is 2 % wrong: 0.017.
     assert distance(adapter(one), adapter(several)) < 1e-4
     for before, now in zip(metrics(one), metrics(several), strict=True):
         assert now["loss"] == pytest.approx(before["loss"], rel=1e-5)

@@ -20,6 +20,7 @@ WARNINGS = {
     "calls_without_required_arguments": "calls without an argument that the row's tools require: "
     "{names}",
     "read_as": "read as seen in the file (keys of its source in data.train say otherwise): {names}",
+    "files_not_read": "{names} (a folder's .txt and .md are its documents)",
     "rows_by_value": "{names}",
     "rows_of_items": "{names}",
     "truncated_rows": "{:row} truncated to {max_length} tokens: {supervised_tokens_cut_share:.1%} "
@@ -88,7 +89,8 @@ class _Count(int):
 # Of supervised rows: what a reader should not overlook, costliest first.
 SUPERVISED = (
     *UNFIT,
-    *("read_as", "rows_by_value", "rows_of_items", "left_out_too_long", "eval_left_out_too_long"),
+    *("read_as", "files_not_read", "rows_by_value", "rows_of_items"),
+    *("left_out_too_long", "eval_left_out_too_long"),
     *("truncated_rows", "rows_with_other_answers"),
     *("rows_cut_while_reading", "dropped_no_answer_left", "rows_without_oldest_turns"),
     *("documents_cut",),

@@ -23,7 +23,7 @@ from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema_rows import share_of
 
 WARNED = (
-    *("read_as", "rows_by_value", "rows_of_items"),
+    *("read_as", "files_not_read", "rows_by_value", "rows_of_items"),
     *("skipped", "ignored_columns", "dropped_too_long", "eval_dropped_too_long"),
     *("documents_cut", "rows_without_oldest_turns"),
     *("eval_rows_also_in_train", "rows_with_written_stops", "special_tokens_in_text"),

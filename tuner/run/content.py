@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from tuner.data.reading import documents
 from tuner.model.adapters.saved_models import TRAINED
 from tuner.recipe import dump, paths
 from tuner.recipe.load import LoadedRecipe
@@ -34,9 +35,9 @@ def _contents(loaded: LoadedRecipe) -> Iterator[bytes]:
         there = None if each.kind == "base" else each.find(loaded.folder)
         if there is None:
             continue
-        if there.is_file():
-            yield _sha256(there)
-        elif each.kind != "file":
+        if there.is_file() or each.kind == "file":
+            yield bytes.fromhex(documents.sha256(there))
+        else:
             yield _of_folder(there)
 
 

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from glob import glob
 from pathlib import Path
 
+from tuner.data.reading import documents
 from tuner.data.reading.read import READERS
 from tuner.errors import DataError
 
@@ -17,7 +18,8 @@ _URL = re.compile(r"[a-z][a-z0-9+]*://")
 
 
 def find(name: str, folder: Path, what: str) -> Path:
-    """Find the file that a recipe names: looked up in the recipe's folder, else in the current one.
+    """Find the file, or the folder of documents, that a recipe names: in the recipe's folder, else
+    in the current one.
 
     Raises:
         DataError: it is in neither; names both places and files with a similar name, or says how to
@@ -35,9 +37,13 @@ def find(name: str, folder: Path, what: str) -> Path:
         )
     for place in places:
         if place.is_dir():
+            if what != "data.template" and documents.only_documents(place):
+                return place
             held = [name.rstrip("/") + "/" + file.name for file in sorted(place.iterdir())]
             raise DataError(
-                f"{what}: '{name}' is a folder", fix=_named(held) or "name a file with rows"
+                f"{what}: '{name}' is a folder",
+                "it holds documents and files with rows" if documents.documents(place) else "",
+                _named(held) or "name a file with rows",
             )
     if set(name) & set("*?["):
         matching = sorted({*glob(name, root_dir=folder), *glob(name)})

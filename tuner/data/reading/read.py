@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data.bad_rows import BadRows
-from tuner.data.reading import json_layout, json_rows, marked_lines, parquet, table, table_guess
+from tuner.data.reading import (
+    documents,
+    json_layout,
+    json_rows,
+    marked_lines,
+    parquet,
+    table,
+    table_guess,
+)
 from tuner.data.reading.json_rows import BadLine
 from tuner.data.reading.lines import UTF8, decode, lines, refuse_pointer, refuse_wide, seen, text_of
 from tuner.data.reading.table import Reading, positions
@@ -84,7 +92,7 @@ def settle(
     """Find out how a file is read.
 
     Args:
-        path: the file; the suffix says the format.
+        path: the file, whose suffix says the format; or a folder of documents.
         asked: what the recipe says.
         known: returns `plain` names that the columns of a header may have.
 
@@ -95,14 +103,16 @@ def settle(
         DataError: unknown format or encoding, or a first row that may or may not be a header.
         RecipeError: keys of tables for a file that is none.
     """
-    refuse_pointer(path)
+    folder = path.is_dir()
+    for file in documents.documents(path) if folder else [path]:
+        refuse_pointer(file)
+        if asked.encoding == UTF8 and file.suffix.lower() != ".parquet":
+            refuse_wide(file, lambda name: asked.line(encoding=name))
     suffix = path.suffix.lower()
-    if suffix not in READERS:
+    if not folder and suffix not in READERS:
         raise _unknown(path)
-    if asked.encoding == UTF8 and suffix != ".parquet":
-        refuse_wide(path, lambda name: asked.line(encoding=name))
     default = TABLES.get(suffix, asked.separator)
-    if default is not None and suffix in (*TABLES, ".txt"):
+    if default is not None and suffix in (*TABLES, ".txt") and not folder:
         return table_guess.settle(path, asked, default, known)
     keys = {name: getattr(asked, name) for name in ("separator", "header", "quotes")}
     if suffix == ".parquet" and asked.encoding != UTF8:
@@ -122,7 +132,7 @@ def read(
     """Yield the rows of a file, in order.
 
     Args:
-        path: the file; the suffix says the format.
+        path: the file, whose suffix says the format; or a folder, whose documents are its rows.
         bad: receives the rows that cannot be read.
         max_rows: stop after this many rows.
         reading: as `settle` returns it; by default, what that sees.
@@ -139,17 +149,17 @@ def cut(row: Row, most: int) -> None:
 
 
 def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
+    if path.is_dir():
+        yield from _documents(path, bad, reading)
+        return
     last, place, arrays = 0, 1, None
     for line, item in READERS[path.suffix.lower()](path, reading):
         last, place = line, place + 1 if line == last else 1
         where = f"{path}, line {line}"
         if isinstance(item, BadLine):
             where += f", column {item.column}" if item.column else ""
+            item = _read_otherwise(item, path, reading)
             reason = item.reason
-            if item.undecodable and reading.encoding == UTF8:
-                name, text = seen(path)
-                reason += f"; read as {name} it says '{text}'"
-                item = replace(item, fix=f"if that is right: {reading.line(encoding=name)}")
             if item.fatal:
                 raise DataError(f"{path} cannot be read", f"{where}: {reason}", item.fix)
             bad.add_unreadable(where, reason, item.fix if item.undecodable else "")
@@ -161,6 +171,29 @@ def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
         else:
             words = ("an object", "an array") if array else ("an array", "an object")
             bad.add_unreadable(where, "expected {}, as before, found {}".format(*words))
+
+
+def _documents(folder: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
+    """The documents of a folder, numbered; an empty one is no row."""
+    for number, (file, text) in enumerate(documents.texts(folder, reading.encoding), 1):
+        if isinstance(text, BadLine):
+            text = _read_otherwise(text, file, reading)
+            bad.add_unreadable(str(file), text.reason, text.fix)
+        elif text.strip():
+            name = file.relative_to(folder).as_posix()
+            yield Row(folder, number, {"text": text}, item=name)
+
+
+def _read_otherwise(item: BadLine, file: Path, reading: Reading) -> BadLine:
+    """Add to a line that is not UTF-8 what it says in the encoding that the file seems to have."""
+    if not item.undecodable or reading.encoding != UTF8:
+        return item
+    name, text = seen(file)
+    return replace(
+        item,
+        reason=f"{item.reason}; read as {name} it says '{text}'",
+        fix=f"if that is right: {reading.line(encoding=name)}",
+    )
 
 
 def _unknown(path: Path) -> DataError:

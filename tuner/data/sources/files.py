@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.columns.template_match import NONE
 from tuner.data.columns.ways import given_keys
-from tuner.data.reading import find, read
+from tuner.data.reading import documents, find, read
 from tuner.data.reading.read import Row
 from tuner.data.reading.sample import Sample, first_version
 from tuner.data.sources.source import EVIDENCE, Source, SplitFiles
@@ -78,6 +78,9 @@ class DataSource:
         return {
             "files": [source.facts() for source in self.sources],
             "read_as": [f"{s.name}: {', '.join(s.file.said)}" for s in self.sources if s.file.said],
+            "files_not_read": [
+                f"{s.name}: {t}" for s in self.sources if (t := documents.unread(s.path))
+            ],
             "rows_by_value": [f"{s.name}: {t}" for s in self.sources if (t := s.file.left_out())],
             "rows_of_items": [f"{s.name}: {t}" for s in self.sources if (t := s.file.items())],
             "rows_in": len(rows),

@@ -8,10 +8,10 @@ from typing import Any
 
 from tuner.data.columns.evidence import Evidence
 from tuner.data.columns.template_match import Fit
+from tuner.data.reading import documents
 from tuner.data.reading.read import Row
 from tuner.data.sources.source_file import SourceFile
 from tuner.recipe.schema import DataSection
-from tuner.record.disk import sha256_file
 
 # Rows by whose contents a format is recognised.
 EVIDENCE = 1000
@@ -68,7 +68,7 @@ class Source:
             drawn = {"drawn_from": self.drawn_from, "drawn_labels": self.labels}
         return {
             "name": self.name,
-            "sha256": sha256_file(self.path),
+            "sha256": documents.sha256(self.path),
             "rows": len(self.rows),
             **drawn,
             **self.file.facts(),
