@@ -56,7 +56,7 @@ class _Loader(SourceFileLoader):
         package = Path(self.path).parents[1]
         read = getattr(module, "define_import_structure", None)
         if read is not None and (file := table_file(package)) is not None:
-            module.define_import_structure = _kept(read, package / "models", file)  # type: ignore[attr-defined]
+            module.define_import_structure = kept(read, package / "models", file)  # type: ignore[attr-defined]
 
 
 def table_file(package: Path) -> Path | None:
@@ -78,16 +78,16 @@ def table_file(package: Path) -> Path | None:
     return cache_folder() / "names" / name
 
 
-def _kept(read: Reading, models: Path, file: Path) -> Reading:
-    """Return the function that reads a table, with the one of the models kept in a file.
+def kept(read: Reading, models: Path, file: Path) -> Reading:
+    """Return a function like `read` that reads the table of `models` once and keeps it.
 
     Args:
-        read: called with a folder, or a file in it, and what is put before the modules' names.
+        read: called with a folder, or a file in it, and what precedes the modules' names.
         models: the folder whose table is kept.
-        file: where.
+        file: where it is kept, if that can be written.
     """
 
-    def kept(module_path: Any, prefix: str | None = None) -> Table:
+    def table(module_path: Any, prefix: str | None = None) -> Table:
         folder = Path(module_path)
         if (folder.parent if folder.suffix else folder) != models:
             return read(module_path, prefix)
@@ -100,18 +100,19 @@ def _kept(read: Reading, models: Path, file: Path) -> Reading:
             for needs, each in found.items()
         }
 
-    return kept
+    return table
 
 
 def _load(file: Path) -> Table | None:
     try:
-        read = json.loads(file.read_text("utf-8"))
-        return {
+        pairs = json.loads(file.read_text("utf-8"))
+        found = {
             frozenset(needs): {str(name): set(names) for name, names in modules.items()}
-            for needs, modules in read
+            for needs, modules in pairs
         }
     except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
+    return found or None
 
 
 def _save(file: Path, table: Mapping[frozenset[str], Mapping[str, set[str]]]) -> None:
