@@ -8,6 +8,7 @@ from tuner.data.columns.alternatives import alternatives, as_named, reasoned, sw
 from tuner.data.columns.evidence import Evidence
 from tuner.data.columns.label_columns import numbered
 from tuner.data.columns.nameless import described, nameless, sure
+from tuner.data.columns.one_hot import group, one_hot, without
 from tuner.data.columns.preference_formats import choose_format
 from tuner.data.columns.template_match import NONE, SeveralFit, left_out
 from tuner.data.columns.thumb_words import is_thumb
@@ -30,7 +31,10 @@ def ways_to_read(source: Source) -> list[Alternative]:
     rows = source.evidence.rows
     kept = [{name: value for name, value in row.items() if name not in gone} for row in rows]
     renames = {name: file for name, file in source.data.columns.items() if file != NONE}
-    return alternatives(Evidence(kept), renames)
+    seen = Evidence(kept)
+    ways = alternatives(seen, renames)
+    hot = None if renames else one_hot(seen)
+    return [hot, *without(ways, group(seen))] if hot else ways
 
 
 def with_fits(error: SeveralFit, source: Source) -> DataError:
