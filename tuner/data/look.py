@@ -10,7 +10,7 @@ from typing import Any
 from tuner.data.advice import ways_to_read
 from tuner.data.columns.alternatives import as_named
 from tuner.data.columns.ways import MOST, Alternative, Unsure
-from tuner.data.recognise import account, conversations_first, ends_open, recognise
+from tuner.data.recognise import account, ends_open, left_out_first, recognise
 from tuner.data.sft import SftData
 from tuner.data.sources.file_errors import explained, refuse_marked, refuse_pairs
 from tuner.data.sources.files import read_source
@@ -117,7 +117,7 @@ def look_at(source: Source, folder: Path) -> Look:
             for w in error.ways
         )
         taken = [] if known or asked else [own]
-        first = conversations_first(source)
+        first = left_out_first(source)
         ways = [*taken, *error.ways] if first else [*error.ways, *taken]
         return Look(understood(source.fit, seen), error, ways, seen.columns)
     except DataError as error:
