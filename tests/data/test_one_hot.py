@@ -24,8 +24,7 @@ def test_the_first_way_of_such_a_file_classifies_by_the_column_that_is_1(tmp_pat
     table(tmp_path, "f.csv", HEADER, TEXT, *FLAGS)
     lines, found = led_on(tmp_path, "f.csv")
     assert lines == [
-        "{train: f.csv, template: classification, columns: "
-        '{label: "billing | delivery | quality"}}'
+        '{train: f.csv, template: classification, columns: {label: "billing | delivery | quality"}}'
     ]
     names = ["billing", "delivery", "quality"]
     assert [answer for _, answer in asked(found)] == [names[n % 3] for n in range(ROWS)]
@@ -46,9 +45,7 @@ def test_a_file_whose_text_has_another_name_is_read_with_it(tmp_path: Path) -> N
 def test_a_head_has_the_columns_as_its_classes(tmp_path: Path) -> None:
     table(tmp_path, "f.csv", HEADER, TEXT, *FLAGS)
     columns = {"label": "billing | delivery | quality"}
-    found = prepare(
-        tmp_path, "classes", train="f.csv", template="classification", columns=columns
-    )
+    found = prepare(tmp_path, "classes", train="f.csv", template="classification", columns=columns)
     assert found.labels == ("billing", "delivery", "quality")
 
 

@@ -218,7 +218,10 @@ def test_pairs_below_names_of_other_columns_are_a_table(
     tmp_path: Path, separator: str, shown: str
 ) -> None:
     """A text and its label: the recipe as printed classifies them."""
-    cells = [("text", "label"), *((f"Fish is in area {n}.", ("in", "out")[n % 2]) for n in range(12))]
+    cells = [
+        ("text", "label"),
+        *((f"Fish is in area {n}.", ("in", "out")[n % 2]) for n in range(12)),
+    ]
     (tmp_path / "p.txt").write_text("".join(separator.join(pair) + "\n" for pair in cells))
     with pytest.raises(DataError, match="in two ways: as a table, or as plain text") as caught:
         prepared(tmp_path, "p.txt")

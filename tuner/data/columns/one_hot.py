@@ -50,4 +50,3 @@ def without(ways: Sequence[Alternative], labels: Collection[str]) -> list[Altern
     """Return the ways that read none of these columns."""
     read = [{way.columns.get(name, name) for name in way.template.columns.names} for way in ways]
     return [way for way, names in zip(ways, read, strict=True) if names.isdisjoint(labels)]
-

@@ -116,6 +116,12 @@ def settle(
     return asked, []
 
 
+class NotUtf8(DataError):
+    """A file that is in another encoding than the recipe says; `encoding` is what it seems."""
+
+    encoding = ""
+
+
 def read(
     path: Path, bad: BadRows, max_rows: int | None = None, reading: Reading | None = None
 ) -> Iterator[Row]:
@@ -145,14 +151,17 @@ def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
         where = f"{path}, line {line}"
         if isinstance(item, BadLine):
             where += f", column {item.column}" if item.column else ""
-            reason = item.reason
+            reason, name = item.reason, ""
             if item.undecodable and reading.encoding == UTF8:
                 name, text = seen(path)
                 reason += f"; read as {name} it says '{text}'"
                 item = replace(item, fix=f"if that is right: {reading.line(encoding=name)}")
-            if item.fatal:
-                raise DataError(f"{path} cannot be read", f"{where}: {reason}", item.fix)
-            bad.add_unreadable(where, reason, item.fix if item.undecodable else "")
+            try:
+                if item.fatal:
+                    raise DataError(f"{path} cannot be read", f"{where}: {reason}", item.fix)
+                bad.add_unreadable(where, reason, item.fix if item.undecodable else "")
+            except DataError as error:
+                raise _in_encoding(error, name) if name else error from None
             continue
         array = list(item) == positions(len(item))
         arrays = array if arrays is None else arrays
@@ -161,6 +170,12 @@ def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
         else:
             words = ("an object", "an array") if array else ("an array", "an object")
             bad.add_unreadable(where, "expected {}, as before, found {}".format(*words))
+
+
+def _in_encoding(error: DataError, name: str) -> NotUtf8:
+    found = NotUtf8(error.what, error.why, error.fix, error.problems)
+    found.encoding = name
+    return found
 
 
 def _unknown(path: Path) -> DataError:
