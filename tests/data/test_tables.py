@@ -213,6 +213,23 @@ def test_lines_of_text_may_be_pairs(
     assert prepared(tmp_path, "p.txt", template="text").report["rows_train"] == len(lines)
 
 
+@pytest.mark.parametrize(("separator", "shown"), [("||", '"||"'), ("\t", "tab")])
+def test_pairs_below_names_of_other_columns_are_a_table(
+    tmp_path: Path, separator: str, shown: str
+) -> None:
+    """A text and its label: the recipe as printed classifies them."""
+    cells = [
+        ("text", "label"),
+        *((f"Fish is in area {n}.", ("in", "out")[n % 2]) for n in range(12)),
+    ]
+    (tmp_path / "p.txt").write_text("".join(separator.join(pair) + "\n" for pair in cells))
+    with pytest.raises(DataError, match="in two ways: as a table, or as plain text") as caught:
+        prepared(tmp_path, "p.txt")
+    assert f"data: {{train: {{source: p.txt, separator: {shown}}}}}" in caught.value.fix
+    found = prepared(tmp_path, {"source": "p.txt", "separator": separator})
+    assert (found.template, found.report["rows_train"]) == ("classification", 12)
+
+
 @pytest.mark.parametrize("text", ["a||b||c\nd||e\n", "a||b\nc\n", "a||\n||b\n", "a||b\n"])
 def test_other_lines_of_text_are_text(tmp_path: Path, text: str) -> None:
     (tmp_path / "t.txt").write_text(text)

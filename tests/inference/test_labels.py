@@ -25,7 +25,7 @@ from tuner.data.bad_rows import BadRow
 from tuner.data.classifier import Classifier
 from tuner.data.sft import SftData
 from tuner.data.tokens.prepared import Inputs
-from tuner.export import adapter
+from tuner.export import adapter, origin
 from tuner.export.proof import fresh_process, reload
 from tuner.inference import labels, load, open_model
 from tuner.inference.serve import app, models, protocol
@@ -33,6 +33,7 @@ from tuner.inference.serve.admission import Admission, Limits
 from tuner.inference.serve.guard import Gate, Guard
 from tuner.inference.serve.worker import Worker
 from tuner.machine import hardware
+from tuner.model.adapters.saved_models import SavedModel
 from tuner.model.base import Base
 from tuner.plan import make as plan_make
 from tuner.recipe import load as recipe_load
@@ -300,6 +301,25 @@ def test_a_head_that_is_merged_later_has_the_names_of_its_classes(
     config = reload.base({**job, "classifier": {"labels": [*names.values()]}}).config
     assert (config.id2label, config.label2id["paid"], config.num_labels) == (names, 2, 3)
     assert reload.base(job).config.num_labels == 3
+    assert reload.base({**job, "labels": [*names.values()]}).config.id2label == names
+    assert reload.base({**job, "labels": ["late"]}).config.id2label[0] == "LABEL_0"
+
+
+def test_an_adapter_of_an_earlier_version_has_the_names_of_its_classes_in_its_run(
+    tmp_path: Path,
+) -> None:
+    """Its manifest has none; a merged model that is made of it gets these."""
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"task_type": "SEQ_CLS"}')
+    values = {"data.labels": {"value": ["late", "lost"]}}
+    (tmp_path / "run.json").write_text(json.dumps({"plan": {"values": values}}))
+    known = {"head": "classes", "num_labels": 2, "trust_remote_code": False}
+    saved = SavedModel("run", tmp_path / "adapter", tmp_path, sealed={"facts": known})
+    assert origin.facts(saved, None) == {"qat": "none", **known, "labels": ["late", "lost"]}
+    named = {**known, "classifier": {"labels": ["a", "b"]}}
+    assert "labels" not in origin.facts(replace(saved, sealed={"facts": named}), None)
+    for other in ({**known, "head": "language"}, {**known, "head": "reward"}):
+        assert "labels" not in origin.facts(replace(saved, sealed={"facts": other}), None)
 
 
 def test_rows_of_free_texts_are_no_classifier(tmp_path: Path) -> None:

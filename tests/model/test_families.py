@@ -232,6 +232,37 @@ def test_what_no_adapter_works_on(name: str, target: str, why: str, recipe_for: 
     assert not [key for key in everything if key in str(caught.value)]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("name", "method", "target", "why"),
+    [
+        ("deepseek", {"name": "oft", "block_size": 4}, "kv_b_proj", "a tensor of four axes"),
+        ("granite hybrid", {"name": "layernorm"}, "mamba.norm", "read past any adapter"),
+    ],
+)
+def test_layers_that_one_method_does_not_work_on(
+    name: str,
+    method: dict[str, Any],
+    target: str,
+    why: str,
+    recipe_for: Any,
+    run_recipe: Callable[..., dict[str, Any]],
+) -> None:
+    """It trains all others, and names these where the recipe does; others take them."""
+    done = run_recipe(recipe_for(name, method=method))
+    assert done["unmoved_tensors"] == []
+    assert not [
+        key for key in planned(recipe_for(name, method=method)).setting.targets if target in key
+    ]
+    with pytest.raises(ModelError, match=f"{method['name']} does not work on") as caught:
+        planned(recipe_for(name, method={**method, "target_modules": [target]}))
+    assert why in caught.value.why
+    if name == "deepseek":
+        lora = planned(recipe_for(name)).setting.targets
+        assert any(key.endswith(target) for key in lora)
+
+
 def test_a_layer_with_its_own_forward_is_tried() -> None:
     """Falcon's layer is a linear one; a router that returns two tensors is not."""
 

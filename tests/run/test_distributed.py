@@ -89,7 +89,7 @@ def write_recipe(folder: Path, base: Path, **sections: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, 4, pytest.param(8, marks=pytest.mark.slow)])
 def test_the_same_updates_and_scores(
     groups: Groups, plain: tuple[Path, Path], tmp_path: Path, world: int
 ) -> None:

@@ -37,7 +37,7 @@ from tuner.cli import (
     verify,
 )
 from tuner.cli.options import LOOK, TRAIN, USE, console, group
-from tuner.machine import heap, threads, waiting
+from tuner.machine import heap, name_table, threads, waiting
 
 if TYPE_CHECKING:
     from tuner.errors import TunerError
@@ -93,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     heap.leave_fewer_holes()
     threads.choose()
     waiting.begin()
+    name_table.keep()
     # On import they log which kernels they cannot load or would download.
     for library in ("bitsandbytes", "torchao", "torch.utils._pytree"):
         logging.getLogger(library).setLevel(logging.ERROR)

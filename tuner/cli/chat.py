@@ -78,9 +78,11 @@ def chat(
 
     A run whose rows all have labels answers with labels and their probabilities.
     """
-    from tuner.inference import chat_tools, open_model
-    from tuner.inference.sampling import Sampling
     from tuner.machine import hardware, imports
+
+    with imports.importing():
+        from tuner.inference import chat_tools, open_model
+        from tuner.inference.sampling import Sampling
 
     where = console(json)
     if not math.isfinite(temperature):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,7 @@ from tuner.errors import DataError, RecipeError, TunerError
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
-    from tuner.data.columns.ways import Alternative
+    from tuner.data.columns.ways import Alternative, Line
     from tuner.data.look import Look
 
 
@@ -40,7 +40,7 @@ def data_recognise(
     json: Json = False,
 ) -> None:
     """Say what a file is taken for, and how else it can be read, without a recipe or a base."""
-    from tuner.data.columns.ways import given_keys, written_keys
+    from tuner.data.columns.ways import Alternative, given_keys, written_keys
     from tuner.data.look import refusal
     from tuner.recipe.schema_source import SourceSection
 
@@ -51,21 +51,20 @@ def data_recognise(
     except DataError as error:
         raise _with_options(error, keys) from None
     source = SourceSection(source=str(file), **keys)
-    way = _taken(found, take, write)
-    text = (
-        None
-        if way is None or write is None
-        else _recipe(file, write, way, found, written_keys(source))
-    )
-    _show(found, where, given_keys(source, "data.train", 1))
+    ways = found.choices(given_keys(source, "data.train", 1))
+    way = _taken(ways, found, take, write)
+    text = None
+    if way is not None and write is not None:
+        text = _recipe(file, write, way, found, written_keys(source))
+    _show(found, ways, where, given_keys(source, "data.train", 1))
     if text is not None and write is not None:
         write_new(write, text, "--write")
-        _say_written(write, found, take or 1, where)
-        if way is not None and (stops := refusal(file, Path(), keys, way)):
+        _say_written(write, ways, take or 1, where)
+        if isinstance(way, Alternative) and (stops := refusal(file, Path(), keys, way)):
             where.event("stops", error=stops.as_dict())
             where.text(f"\nThe plan of {write} will stop:\n{stops}")
-    elif found.error is not None:
-        raise _unwritten(_with_options(found.error, keys), write, len(found.ways))
+    elif found.error is not None and not found.sure:
+        raise _unwritten(_with_options(found.error, keys), write, len(ways))
 
 
 def _keys(**given: Any) -> dict[str, Any]:
@@ -111,33 +110,41 @@ def _unwritten(error: TunerError, write: Path | None, count: int) -> TunerError:
     return error
 
 
-def _say_written(write: Path, found: Look, number: int, console: Console) -> None:
+def _say_written(
+    write: Path, ways: Sequence[Alternative | Line], number: int, console: Console
+) -> None:
     """Say which way was written, since there may be others."""
-    task, count = found.ways[number - 1].task, len(found.ways)
+    task, count = ways[number - 1].task, len(ways)
     console.event("written", path=str(write), way=number)
     others = f" of {count} (--take N writes another)" if count > 1 else ""
     console.text(f"\nwritten     {write}: way {number}{others}, {task}")
     console.text(f"{'next':<12}tuner plan {write}")
 
 
-def _taken(found: Look, take: int | None, write: Path | None) -> Alternative | None:
+def _taken(
+    ways: Sequence[Alternative | Line], found: Look, take: int | None, write: Path | None
+) -> Alternative | Line | None:
     """The way to write: what the file is taken for or, by its number, another one.
 
     Raises:
         RecipeError: there is no such number.
-        DataError: nothing says which way it is.
     """
-    if take is not None and take > len(found.ways):
+    if take is not None and take > len(ways):
         raise RecipeError(
-            f"--take {take}: the ways to read the file are numbered 1 to {len(found.ways)}",
+            f"--take {take}: the ways to read the file are numbered 1 to {len(ways)}",
             fix="see them: tuner data recognise FILE",
         )
-    if write is None or (take is None and found.error is not None):
+    if write is None or (take is None and not found.sure):
         return None
-    return found.ways[(take or 1) - 1]
+    return ways[(take or 1) - 1]
 
 
-def _show(found: Look, console: Console, given: Mapping[str, str]) -> None:
+def _show(
+    found: Look,
+    ways: Sequence[Alternative | Line],
+    console: Console,
+    given: Mapping[str, str],
+) -> None:
     from tuner.console import formatting
     from tuner.data.columns.ways import recipe_line
 
@@ -150,40 +157,44 @@ def _show(found: Look, console: Console, given: Mapping[str, str]) -> None:
         }
         for way in found.ways
     ]
-    refused = found.error.what if found.error else None
-    # Files of comparisons, and of several splits, have no way, but lines of a recipe.
-    lines = re.findall(r"data: \{.*\}", found.error.fix) if found.error else []
-    lines = [item["recipe"] for item in items] or lines
-    said = {"understood": found.understood, "refused": refused, "ways": items, "recipes": lines}
+    refused = None if found.error is None or found.sure else found.error.what
+    recipes = [way.line(given) for way in ways]
+    said = {"understood": found.understood, "refused": refused, "ways": items, "recipes": recipes}
     console.event("recognised", **said)
     taken_for = found.understood or "nothing for sure"
     console.text(formatting.paragraph("understood", [taken_for]))
-    if found.error is None:
+    if found.sure:
         console.text(f"{'recipe':<12}{recipe_line(given, {})}")
-    for number, item in enumerate(items, 1):
-        console.text(f"\n{number}  {item['task']}\n   {item['recipe']}")
+    for number, (way, recipe) in enumerate(zip(ways, recipes, strict=True), 1):
+        console.text(f"\n{number}  {way.task}\n   {recipe}")
 
 
-def _recipe(file: Path, write: Path, way: Alternative, found: Look, keys: Mapping[str, str]) -> str:
-    from tuner.data.columns.ways import flow
+def _recipe(
+    file: Path,
+    write: Path,
+    way: Alternative | Line,
+    found: Look,
+    keys: Mapping[str, str],
+) -> str:
+    from tuner.data.columns.ways import Line, flow
     from tuner.recipe.aliases import ALIASES
 
     there, here = file.resolve(), write.resolve().parent
-    place = str(there.relative_to(here) if there.is_relative_to(here) else there)
-    source = flow(place)
+    place = flow(str(there.relative_to(here) if there.is_relative_to(here) else there))
+    source = place
     if keys:
         pairs = ", ".join(f"{name}: {value}" for name, value in keys.items())
         source = f"{{source: {source}, {pairs}}}"
-    lines = [
-        f"# {way.task if found.error or way is not found.ways[0] else found.understood}",
-        "model:",
-        f"  base: {next(iter(ALIASES))}",
-        "data:",
-        f"  train: {source}",
-        f"  template: {way.template.name}",
-    ]
+    # Of several ways, the first is what was understood.
+    known = found.sure and (isinstance(way, Line) or way is found.ways[0])
+    head = [f"# {found.understood if known else way.task}", "model:"]
+    head.append(f"  base: {next(iter(ALIASES))}")
+    method = ["method:", "  name: lora", *(["reward: {}"] if found.compares else []), ""]
+    if isinstance(way, Line):
+        return "\n".join([*head, way.recipe.replace(f" {flow(str(file))}", f" {place}"), *method])
+    lines = [*head, "data:", f"  train: {source}", f"  template: {way.template.name}"]
     lines += [f"  {name}: {flow(value)}" for name, value in way.keys.items()]
     if way.columns:
         lines.append("  columns:")
         lines += [f"    {flow(name)}: {flow(column)}" for name, column in way.columns.items()]
-    return "\n".join([*lines, "method:", "  name: lora", ""])
+    return "\n".join([*lines, *method])

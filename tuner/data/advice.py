@@ -8,7 +8,8 @@ from tuner.data.columns.alternatives import alternatives, as_named, reasoned, sw
 from tuner.data.columns.evidence import Evidence
 from tuner.data.columns.label_columns import numbered
 from tuner.data.columns.nameless import described, nameless, sure
-from tuner.data.columns.preference_formats import choose_format
+from tuner.data.columns.one_hot import group, one_hot, without
+from tuner.data.columns.preference_formats import PreferenceFit, choose_format
 from tuner.data.columns.template_match import NONE, SeveralFit, left_out
 from tuner.data.columns.thumb_words import is_thumb
 from tuner.data.columns.ways import MOST, Alternative, Unsure, recipe_line, shown, without_header
@@ -19,9 +20,7 @@ from tuner.data.turns.turn_lists import shape
 from tuner.errors import DataError, TunerError
 
 _RANKED = "rankings, best first"
-_COMPARISONS = (
-    "comparisons of answers, for tuner reward, or for tuner rlhf with rlhf.algorithm: dpo"
-)
+COMPARISONS = "comparisons of answers, for tuner reward, or for tuner rlhf with rlhf.algorithm: dpo"
 
 
 def ways_to_read(source: Source) -> list[Alternative]:
@@ -30,7 +29,10 @@ def ways_to_read(source: Source) -> list[Alternative]:
     rows = source.evidence.rows
     kept = [{name: value for name, value in row.items() if name not in gone} for row in rows]
     renames = {name: file for name, file in source.data.columns.items() if file != NONE}
-    return alternatives(Evidence(kept), renames)
+    seen = Evidence(kept)
+    ways = alternatives(seen, renames)
+    hot = None if renames else one_hot(seen)
+    return [hot, *without(ways, group(seen))] if hot else ways
 
 
 def with_fits(error: SeveralFit, source: Source) -> DataError:
@@ -111,19 +113,32 @@ def uses(source: Source, task: list[str], used: Collection[str]) -> list[Alterna
     return [each for each in [*names, *thoughts, *ways] if each][:MOST]
 
 
+def comparisons(source: Source) -> PreferenceFit | None:
+    """Return the format of rows that compare answers with each other; None if they do not.
+
+    Raises:
+        NoneBetter: nothing says which answer is the better one.
+    """
+    try:
+        fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
+    except NoneBetter:
+        raise
+    except TunerError:
+        return None
+    return None if fit.template.name == "thumbs" else fit
+
+
 def as_comparisons(source: Source) -> list[str]:
     """Return lines for an error, where the rows compare answers with each other."""
     try:
-        fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
+        fit = comparisons(source)
     except NoneBetter as error:
-        return [f"  {_COMPARISONS}; then", *(f"  {line}" for line in error.fix.splitlines())]
-    except TunerError:
-        return []
-    if fit.template.name == "thumbs":
+        return [f"  {COMPARISONS}; then", *(f"  {line}" for line in error.fix.splitlines())]
+    if fit is None:
         return []
     ranked = fit.template.name == "rankings" and "ranks" not in fit.columns
     return [
-        f"  {_COMPARISONS}, as they are ({_RANKED if ranked else fit.template.name}):",
+        f"  {COMPARISONS}, as they are ({_RANKED if ranked else fit.template.name}):",
         f"    {recipe_line(source.given, source.data.columns)}",
     ]
 

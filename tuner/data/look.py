@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tuner.data.advice import ways_to_read
+from tuner.data.advice import COMPARISONS, comparisons, ways_to_read
 from tuner.data.columns.alternatives import as_named
-from tuner.data.columns.ways import MOST, Alternative, Unsure
-from tuner.data.recognise import account, conversations_first, ends_open, recognise
+from tuner.data.columns.ways import MOST, Alternative, Line, Unsure, recipe_line
+from tuner.data.reading.read import NotUtf8
+from tuner.data.recognise import account, ends_open, left_out_first, recognise
 from tuner.data.sft import SftData
+from tuner.data.sources.both import mended
 from tuner.data.sources.file_errors import explained, refuse_marked, refuse_pairs
 from tuner.data.sources.files import read_source
 from tuner.data.sources.source import EVIDENCE, Source
 from tuner.data.sources.split_column import refuse_trained_tests
 from tuner.data.sources.thumbs import thumb_columns
 from tuner.data.tokens.prepared import Inputs
-from tuner.data.understood import understood
+from tuner.data.understood import compared, understood
 from tuner.errors import DataError, TunerError
 from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import SourceSection
@@ -36,12 +39,38 @@ class Look:
         error: why a recipe that only names the file is refused, as its plan would be.
         ways: recipes that read it; first what it is taken for, if there is no error.
         columns: of the file.
+        compares: whether its rows compare answers, which supervised training refuses, and a reward
+            model or DPO learns as they are.
+        splits: whether some of its rows are for testing, by a column that says so.
     """
 
     understood: str
     error: TunerError | None
     ways: Sequence[Alternative]
     columns: Sequence[str]
+    compares: bool = False
+    splits: bool = False
+
+    @property
+    def sure(self) -> bool:
+        """Whether there is a verb that learns the file as it is."""
+        return self.error is None or (self.compares and not self.splits)
+
+    def choices(self, given: Mapping[str, str]) -> Sequence[Alternative | Line]:
+        """Return the ways to read the file; without any, the lines of recipe that its error has.
+
+        Args:
+            given: the keys by which a recipe names the file.
+        """
+        if self.ways or self.error is None:
+            return self.ways
+        if self.sure:
+            return [Line(COMPARISONS, recipe_line(given, {}))]
+        return [
+            Line(before.strip().rstrip(":").removeprefix("or "), line.strip())
+            for before, line in pairwise(self.error.fix.splitlines())
+            if line.strip().startswith("data: {") and line.endswith("}")
+        ]
 
 
 def look(file: Path, folder: Path, keys: Mapping[str, Any] | None = None) -> Look:
@@ -56,16 +85,20 @@ def look(file: Path, folder: Path, keys: Mapping[str, Any] | None = None) -> Loo
         DataError: the file cannot be read, or has no rows.
     """
     data = _section(file, keys or {})
-    found = read_source(data, folder, _LENGTH, 0)
+    try:
+        found = read_source(data, folder, _LENGTH, 0)
+    except NotUtf8 as error:
+        seen = look(file, folder, {**(keys or {}), "encoding": error.encoding})
+        raise mended(error, seen.error) if seen.error else error from None
     found.bad.stop_if_too_many()
     if not found.rows:
         raise DataError(f"{file} has no rows", fix="name a file with rows")
     seen = look_at(found.train.sources[0], folder)
-    if seen.error is None:
+    if seen.error is None or seen.splits:
         try:
             SftData(Inputs(data, None, folder, 0, _LENGTH)).check()
         except TunerError as error:
-            return replace(seen, error=error)
+            return seen if seen.compares else replace(seen, error=error)
     return seen
 
 
@@ -98,10 +131,19 @@ def look_at(source: Source, folder: Path) -> Look:
     """Look at a source that has been read; see `look`."""
     try:
         refuse_trained_tests(source, source.data)
+    except DataError as error:
+        return replace(_look_at(source, folder), error=error, ways=[], splits=True)
+    return _look_at(source, folder)
+
+
+def _look_at(source: Source, folder: Path) -> Look:
+    try:
         source.fit = recognise(source, folder)
         refuse_pairs(source, SftData.likely)
         refuse_marked(source)
     except DataError as error:
+        if not getattr(error, "ways", ()) and (said := _comparisons(source)):
+            return Look(said, error, [], source.columns, compares=True)
         more = explained(error, source, SftData.likely)
         ways = error.ways if isinstance(error, Unsure) else []
         return Look("", more if isinstance(more, DataError) else error, ways, source.columns)
@@ -117,13 +159,25 @@ def look_at(source: Source, folder: Path) -> Look:
             for w in error.ways
         )
         taken = [] if known or asked else [own]
-        first = conversations_first(source)
+        first = left_out_first(source)
         ways = [*taken, *error.ways] if first else [*error.ways, *taken]
         return Look(understood(source.fit, seen), error, ways, seen.columns)
     except DataError as error:
+        if said := _comparisons(source):
+            return Look(said, error, [], source.columns, compares=True)
         return Look(understood(source.fit, seen), error, [], seen.columns)
     ignored = [name for name in seen.columns if name not in source.fit.used.union(thumbs)]
     # With thumbs, a row is an answer, and whether it is liked: no other task.
     others = [] if thumbs else [way for way in ways_to_read(source) if way.task != own.task]
     said = understood(source.fit, seen, ignored)
     return Look(said, None, [own, *others[: MOST - 1]], seen.columns)
+
+
+def _comparisons(source: Source) -> str:
+    """What was understood of rows that compare answers; empty if they do not, or nothing says which
+    answer is the better one."""
+    try:
+        fit = comparisons(source)
+    except DataError:
+        return ""
+    return compared(fit, source.evidence, sorted({*source.columns} - fit.used)) if fit else ""

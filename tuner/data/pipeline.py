@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any, Generic
 
 from tuner.console.formatting import counted
@@ -11,7 +13,8 @@ from tuner.data.bad_rows import EVERY
 from tuner.data.columns.choices import as_trained, settle
 from tuner.data.columns.template_match import Fit
 from tuner.data.reading import read
-from tuner.data.reading.read import Row
+from tuner.data.reading.read import NotUtf8, Row
+from tuner.data.sources.both import mended
 from tuner.data.sources.file_errors import explained, refuse_marked, refuse_pairs
 from tuner.data.sources.files import in_source, read_source
 from tuner.data.sources.source import Source, SplitFiles
@@ -19,7 +22,8 @@ from tuner.data.split import Item, Split, split
 from tuner.data.tokens.example_maker import ExampleMaker
 from tuner.data.tokens.prepared import Inputs, Prepared, Preview, PromptFormat
 from tuner.data.turns.turn_rules import refuse_own_texts
-from tuner.errors import DataError, RecipeError
+from tuner.errors import DataError, RecipeError, TunerError
+from tuner.recipe.schema_source import SourceSection
 
 
 class Pipeline(ABC, Generic[Item]):
@@ -109,7 +113,12 @@ class Pipeline(ABC, Generic[Item]):
         """The first training rows, so many of each source, as they are learned."""
 
     def _split(self) -> Split[Item]:
-        self.source = read_source(self.data, self.inputs.folder, self.max_length, self.inputs.seed)
+        try:
+            self.source = read_source(
+                self.data, self.inputs.folder, self.max_length, self.inputs.seed
+            )
+        except NotUtf8 as error:
+            raise self._with_later(error) from None
         files = self.source.train, self.source.eval
         for each in files:
             self._refuse_empty(each, each.rows)
@@ -124,6 +133,22 @@ class Pipeline(ABC, Generic[Item]):
         for each, found in zip(files, (train, held), strict=True):
             self._refuse_empty(each, found)
         return split(train, held, self.data, self.inputs.seed, self.unit, self._label)
+
+    def _with_later(self, error: NotUtf8) -> DataError:
+        """An error about the encoding of the only file to train on with what else would stop it."""
+        (item,) = self.data.train if len(self.data.train) == 1 else (None,)
+        source = SourceSection(source=item) if isinstance(item, str) else item
+        if source is None or source.encoding is not None:
+            return error
+        named = source.model_copy(update={"encoding": error.encoding})
+        other = copy.copy(self)
+        other.data = self.data.model_copy(update={"train": (named,)})
+        other.inputs = replace(self.inputs, data=other.data)
+        try:
+            other._split()
+        except TunerError as later:
+            return mended(error, later)
+        return error
 
     def _splits(self, source: Source) -> bool:
         """Whether rows of a source become pieces where they are too long."""

@@ -7,16 +7,19 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tuner.data.columns.evidence import Evidence
 from tuner.data.columns.preference_formats import PreferenceFit, choose_format
 from tuner.data.comparisons import Compared, compare
 from tuner.data.preference_rows import ZERO, Comparison
 from tuner.data.reading.read import Row
 from tuner.data.rows.dialogue import Message
-from tuner.data.sources.source import Source, SplitFiles
+from tuner.data.sources.source import EVIDENCE, Source, SplitFiles
+from tuner.data.sources.split_column import refuse_trained_tests
 from tuner.data.templates.template import Template, load_template
 from tuner.data.tokens.answer_encoder import Answers
 from tuner.data.tokens.prepared import Inputs, Prepared, PromptFormat
 from tuner.data.tokens.tally import Tally
+from tuner.data.understood import compared, of_sources
 from tuner.data.whole import WholePipeline
 from tuner.errors import DataError
 
@@ -137,6 +140,9 @@ class PreferenceData(WholePipeline[Comparison]):
         return PromptFormat(self.maker.defaults(reasons), self.maker.plain_template)
 
     def _fit(self, source: Source) -> PreferenceFit:
+        if "eval" not in source.given and not self.inputs.formats:
+            refuse_trained_tests(source, self.data)
+        source.evidence = Evidence([row.values for row in source.rows[:EVIDENCE]])
         return choose_format(source.data, source.columns, source.rows)
 
     def _row_key(self, source: Source, row: Row) -> Any:
@@ -149,8 +155,8 @@ class PreferenceData(WholePipeline[Comparison]):
         return self._compared[files.name].comparisons
 
     def _refuse_empty(self, files: SplitFiles, found: Collection[Any]) -> None:
-        compared = self._compared.get(files.name)
-        if compared and (rows := compared.without_pair) and not found:
+        pairs = self._compared.get(files.name)
+        if pairs and (rows := pairs.without_pair) and not found:
             thumbs = any(fit.template.name == "thumbs" for fit in self.fits)
             raise DataError(
                 f"the {files.name} split has no preferences: none of its {rows} rows can be paired",
@@ -192,16 +198,17 @@ class PreferenceData(WholePipeline[Comparison]):
         return f"shorten these rows or leave them out: the model's context is {room} tokens"
 
     def _counts(self, train: Sequence[Ranking], held: Sequence[Ranking]) -> dict[str, Any]:
-        compared = self._compared.values()
+        splits = self._compared.values()
         return {
+            "understood": of_sources(self.source.sources, lambda source: source.fit.used, compared),
             "pairs_train": sum(len(ranking.pairs) for ranking in train),
             "pairs_eval": sum(len(ranking.pairs) for ranking in held),
-            "unpaired_rows": sum(len(each.unpaired) for each in compared),
-            "thumbs_alone": sum(each.alone for each in compared),
-            "unrated_rows": sum(each.unrated for each in compared),
-            "tied_rows": sum(each.ties for each in compared),
-            "identical_answers": sum(each.identical for each in compared),
-            "contradicting_pairs": sum(each.contradicting for each in compared),
+            "unpaired_rows": sum(len(each.unpaired) for each in splits),
+            "thumbs_alone": sum(each.alone for each in splits),
+            "unrated_rows": sum(each.unrated for each in splits),
+            "tied_rows": sum(each.ties for each in splits),
+            "identical_answers": sum(each.identical for each in splits),
+            "contradicting_pairs": sum(each.contradicting for each in splits),
             **self._tokens(train),
             "pairs_too_long": self.maker.train.pairs + self.maker.eval.pairs,
         }

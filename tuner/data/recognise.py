@@ -155,7 +155,7 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     out = [] if ends_open(source) else out
     others = compared or [*as_thumbs(source, task), *shown(ways, source.given)]
     others += numbered(ways, seen)
-    lines = [*out, *others] if conversations_first(source) else [*others, *out]
+    lines = [*out, *others] if left_out_first(source) else [*others, *out]
     fix = [f"say what becomes of {it}:", *lines]
     holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])
     error = DataError(
@@ -177,11 +177,13 @@ def ends_open(source: Source) -> bool:
     return bool(shape(turns)) and ends_with_user(turns)
 
 
-def conversations_first(source: Source) -> bool:
-    """Return whether a source's columns that nothing reads only say what its conversations are
-    about, which is hardly what is to be learned."""
-    labels = all(source.evidence.repeats(name) for name in source.unread)
-    return labels and source.fit.template.conversation is not None
+def left_out_first(source: Source) -> bool:
+    """Return whether a source's columns that nothing reads are hardly to be learned: they only say
+    what its conversations are about, or are remarks next to a text and its label."""
+    template, unread = source.fit.template, source.unread
+    if template.label is not None:
+        return all(map(accounting.remarks, unread))
+    return template.conversation is not None and all(map(source.evidence.repeats, unread))
 
 
 def _refuse_two_readings(fit: Fit[Template], source: Source) -> None:

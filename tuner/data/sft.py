@@ -23,6 +23,7 @@ from tuner.data.rows.dialogue import Dialogue, RowRenderer
 from tuner.data.rows.label_faults import refuse_faults
 from tuner.data.rows.labels import facts as label_facts
 from tuner.data.rows.labels import labels_of, listed, refuse_unseen
+from tuner.data.sources.both import Held
 from tuner.data.sources.label_names import label_names, naming_columns
 from tuner.data.sources.source import Source, SplitFiles
 from tuner.data.sources.split_column import refuse_trained_tests
@@ -73,21 +74,21 @@ class SftData(Pipeline[Dialogue]):
 
     def _recognise(self) -> None:
         refuse_unknown_column(self.data, [n for each in self.source.sources for n in each.columns])
-        super()._recognise()
-        sources = [source for source in self.source.sources if source.rows]
-        self.names = label_names(self.data, sources, self.head)
-        if not self.inputs.formats:
-            refuse_faults(sources, self.data, self.names, self.head)
+        with Held(len(self.source.sources) == 1) as self._held:
+            super()._recognise()
+            sources = [source for source in self.source.sources if source.rows]
+            self.names = label_names(self.data, sources, self.head)
+            if not self.inputs.formats:
+                refuse_faults(sources, self.data, self.names, self.head)
 
     def _fit(self, source: Source) -> Fit[Template]:
         begun = as_begun(source, self.source.sources, self.inputs)
         if not begun:
             if "eval" not in source.given and not self.inputs.formats:
-                refuse_trained_tests(source, self.data)
+                self._held.back(refuse_trained_tests, source, self.data)
             source.fit = recognise(source, self.inputs.folder)
-        thumbs = self._thumbs[source.name] = thumb_columns(
-            source.fit, source, bool(self.inputs.formats)
-        )
+        thumbs = thumb_columns(source.fit, source, bool(self.inputs.formats))
+        self._thumbs[source.name] = thumbs
         read = {*thumbs, self.data.reasoning_column or ""}
         if self.data.label_names:
             read |= {str(self.data.label_names), *naming_columns([source])}
@@ -99,9 +100,8 @@ class SftData(Pipeline[Dialogue]):
         disliked = self._disliked
         items = [each for source in files.sources if source.rows for each in self._of(source)]
         if files.rows and self._disliked - disliked == len(files.rows):
-            thumbs = dict.fromkeys(
-                name for each in files.sources for name in self._thumbs.get(each.name, ())
-            )
+            found = [self._thumbs.get(each.name, ()) for each in files.sources]
+            thumbs = dict.fromkeys(name for names in found for name in names)
             raise DataError(
                 f"the {files.name} split is empty",
                 f"{counted(len(files.rows), 'row')}, all thumbs-down (column {', '.join(thumbs)}), "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tuner.data.columns.evidence import FEW, Evidence
+from tuner.data.columns.preference_formats import PreferenceFormat
 from tuner.data.columns.template_match import Fit
 from tuner.data.sources.source import Source
 from tuner.data.templates.template import Template
@@ -49,21 +50,41 @@ def understood(fit: Fit[Template], evidence: Evidence, ignored: Sequence[str] = 
         kind = _kind(template, group[0], columns[0], evidence, group[0] in answers)
         parts.append(_part(word, columns, kind))
     task = template.task or _spaced(template.name)
+    return _sentence(task, parts, evidence, ignored)
+
+
+def compared(fit: Fit[PreferenceFormat], evidence: Evidence, ignored: Sequence[str] = ()) -> str:
+    """Return what was understood of comparisons: "comparisons of answers (pairs): prompt, chosen,
+    rejected; English"; see `understood`."""
+    known = [name for name in fit.template.columns if name in fit.columns]
+    names = sorted(known, key=lambda name: name != "prompt")
+    parts = [_part(_spaced(name), [fit.columns[name]], "") for name in names]
+    thumbs = fit.template.name == "thumbs"
+    what = "answers, each liked or not" if thumbs else "comparisons of answers"
+    return _sentence(f"{what} ({_spaced(fit.template.name)})", parts, evidence, ignored)
+
+
+def _sentence(task: str, parts: Sequence[str], evidence: Evidence, ignored: Sequence[str]) -> str:
     sentence = f"{task}: {', '.join(parts)}"
     if language := LANGUAGES.get(evidence.language or ""):
         sentence += f"; {language}"
     return sentence + (f"; not used: {', '.join(ignored)}" if ignored else "")
 
 
-def of_sources(sources: Sequence[Source], used: Callable[[Source], frozenset[str]]) -> str:
+def of_sources(
+    sources: Sequence[Source],
+    used: Callable[[Source], frozenset[str]],
+    say: Callable[..., str] = understood,
+) -> str:
     """Return what was understood of each of several sources.
 
     Args:
         sources: those without rows are passed over.
         used: the columns of a source that something reads.
+        say: `understood`, or `compared` for comparisons.
     """
     said = [
-        (each, understood(each.fit, each.evidence, sorted({*each.evidence.columns} - used(each))))
+        (each, say(each.fit, each.evidence, sorted({*each.evidence.columns} - used(each))))
         for each in sources
         if each.rows
     ]

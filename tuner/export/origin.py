@@ -74,7 +74,7 @@ def facts(origin: SavedModel, base: Base | None) -> dict[str, Any]:
         known = {"qat": "none", **origin.sealed["facts"]}
         if known["trust_remote_code"] and not _trusted(origin):
             raise own_code.refusal(origin.name, origin.folder, "model")
-        return known
+        return _with_labels(known, origin)
     config = base.config if base else json.loads((origin.folder / "config.json").read_text())
     task = origin.config.get("task_type")
     kind = writer(config).name
@@ -82,7 +82,7 @@ def facts(origin: SavedModel, base: Base | None) -> dict[str, Any]:
     if origin.whole and "Classification" in str(config.get("architectures")):
         task = "SEQ_CLS"
     head = named(heads.get(str(task), kind), config)
-    return {
+    found = {
         "auto_class": head.auto_class,
         "head": head.name,
         "num_labels": len(config.get("id2label") or (0,)) if head.added else 0,
@@ -92,6 +92,17 @@ def facts(origin: SavedModel, base: Base | None) -> dict[str, Any]:
         "qat": "none",
         "trust_remote_code": _trusted(origin),
     }
+    return _with_labels(found, origin)
+
+
+def _with_labels(known: dict[str, Any], origin: SavedModel) -> dict[str, Any]:
+    """Return facts with the names of the classes; what earlier versions saved has them only in the
+    record of its run."""
+    if known["head"] != "classes" or "classifier" in known or origin.whole:
+        return known
+    from tuner.inference.labels import labels_of_head
+
+    return {**known, "labels": labels_of_head(origin.folder)}
 
 
 def _trusted(origin: SavedModel) -> bool:

@@ -51,12 +51,16 @@ def kept_with(folder: Path) -> tuple[dict[str, Any] | None, str]:
         facts = {}
     if "classifier" in facts:
         return dict(facts["classifier"]), ""
-    labels = _labels_of_head(folder) if facts.get("head", "classes") == "classes" else []
+    labels = labels_of_head(folder) if facts.get("head", "classes") == "classes" else []
     return (of_texts(labels), _UNRECORDED) if len(labels) > 1 else (None, "")
 
 
-def _labels_of_head(folder: Path) -> list[str]:
-    """The classes of a head in the order of its outputs; empty if there is none."""
+def labels_of_head(folder: Path) -> list[str]:
+    """Return the classes of a head in the order of its outputs; empty if there is none.
+
+    Args:
+        folder: of an adapter, or a whole model.
+    """
     adapter, config = (_read(folder / name) for name in (CONFIG, "config.json"))
     if adapter:
         if adapter.get("task_type") != HEADS["classes"].task_type:

@@ -10,6 +10,10 @@ from tuner.methods.method import QUANTIZED, Method
 from tuner.methods.options import Setting, TargetedOptions
 from tuner.schema.fields import Count
 
+# Layers of latent attention (DeepSeek-V2 and -V3, MiniCPM3 ...) whose input has a fourth axis: peft
+# takes such an input of any layer for an image.
+FOLDED = ("kv_b_proj",)
+
 
 class OftOptions(TargetedOptions):
     """Rotations of a layer's inputs, block by block."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,6 +38,10 @@ def find(model: Any, linears: Iterable[str], norms: Iterable[str]) -> dict[str, 
             found[name] = "its result is not that of a linear layer"
         elif name in shared:
             found[name] = f"its weight is that of {shared[name]}, too"
+    for name in norms:
+        parent, _, last = name.rpartition(".")
+        if name not in found and _is_mixer(modules[parent]) and _reads(modules[parent], last):
+            found[name] = _PAST
     return found
 
 
@@ -67,6 +72,14 @@ def _is_mixer(module: Any) -> bool:
     """Return whether a module is a state-space mixer: it has the decay A and the skip D."""
     own = dict(module.named_parameters(recurse=False))
     return "A_log" in own and "D" in own
+
+
+def _reads(module: Any, name: str) -> bool:
+    """Return whether a module hands the weight of one of its layers to a kernel."""
+    try:
+        return f"self.{name}.weight" in inspect.getsource(type(module))
+    except (OSError, TypeError):
+        return False
 
 
 def maps_plainly(module: Any) -> bool:

@@ -48,11 +48,25 @@ class Data:
     parties: RlhfModels
 
 
+@dataclass(frozen=True)
+class Known:
+    """Rows that were read for another plan.
+
+    Attributes:
+        asked: what they were made from.
+        prepared: the rows.
+    """
+
+    asked: tuple[Any, ...]
+    prepared: Prepared
+
+
 def read(
     base: RecipeAndBase,
     adapted: Adapted,
     policy: SavedModel | None,
     chained: Mapping[str, SavedModel],
+    known: list[Known],
 ) -> Data:
     """Read the rows, and check the models that the recipe names.
 
@@ -61,18 +75,30 @@ def read(
         adapted: has the tokens that are left for a row.
         policy: what the policy starts from.
         chained: outputs of other stages, by the recipe's name for them.
+        known: rows that plans of the same command have read; gets these.
 
     Raises:
         DataError, RecipeError, ModelError: the data or a model cannot be trained with.
     """
     rows = pipeline(base.loaded, base.tokenizer, adapted.room, base.stop_ids, base.head)
-    prepared = _doubted(base.recipe, rows.prepare())
-    ptx = _settled(base, rows, prepared)
+    asked = _asked(base, rows)
+    same = next((each.prepared for each in known if each.asked == asked), None)
+    prepared = same or _doubted(base.recipe, rows.prepare())
+    ptx = _settled(base, rows, prepared, read=same is None)
+    if base.loaded.task == "sft":
+        known.append(Known(asked, prepared))
     if base.recipe.model.chat_template != "auto" and prepared.chat_template:
         origin = f"model.chat_template: {base.recipe.model.chat_template}"
         prepared = replace(prepared, report={**prepared.report, "chat_template_origin": origin})
     parties = plan_rlhf.parties(base.loaded, policy, base.base, base.tokenizer, chained)
     return Data(prepared, ptx, parties)
+
+
+def _asked(base: RecipeAndBase, rows: Pipeline[Any]) -> tuple[Any, ...]:
+    """All that supervised rows and their tokens come from, the files' contents aside."""
+    recipe, inputs = base.recipe, rows.inputs
+    model = recipe.model, base.base.folder, base.head, base.tokenizer.chat_template
+    return (type(rows), replace(inputs, tokenizer=None, stop_ids=tuple(inputs.stop_ids)), *model)
 
 
 def preview(base: RecipeAndBase, room: int, count: int) -> tuple[Prepared, list[Preview]]:
@@ -88,7 +114,7 @@ def preview(base: RecipeAndBase, room: int, count: int) -> tuple[Prepared, list[
     """
     rows = pipeline(base.loaded, base.tokenizer, room, base.stop_ids, base.head)
     prepared, shown = rows.preview(count)
-    _settled(base, rows, prepared)
+    _settled(base, rows, prepared, read=True)
     return _doubted(base.recipe, prepared), shown
 
 
@@ -113,9 +139,12 @@ def _said(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{name}={json.dumps(arguments[name])}"
 
 
-def _settled(base: RecipeAndBase, rows: Pipeline[Any], prepared: Prepared) -> list[Example]:
-    """The supervised rows that PPO mixes in; settles the prompts of the rows."""
-    finder = rows.maker.finder
+def _settled(
+    base: RecipeAndBase, rows: Pipeline[Any], prepared: Prepared, *, read: bool
+) -> list[Example]:
+    """The supervised rows that PPO mixes in; settles the prompts of the rows, which were read now
+    or by an earlier plan."""
+    finder = rows.maker.finder if read else None
     # A run that began so goes on.
     if finder and BEGUN not in base.loaded.origins.values():
         refuse_no_header(finder.chat)

@@ -50,6 +50,7 @@ def make(
     note: Callable[[str], None] = lambda text: None,
     chained: Mapping[str, SavedModel] = MappingProxyType({}),
     code_sha256: str | None = None,
+    known: list[data.Known] | None = None,
 ) -> Plan:
     """Decide everything a run needs.
 
@@ -60,6 +61,7 @@ def make(
         note: called with a line about slow work (converting or downloading a base).
         chained: outputs of other stages of the same command, by the recipe's name for them.
         code_sha256: of the base's code in the run that is resumed; other code is not run.
+        known: rows that the command's other plans have read; gets those of this one.
 
     Raises:
         RecipeError: keys that contradict each other or the machine.
@@ -70,7 +72,7 @@ def make(
     contradictions.refuse_contradictions(recipe, METHODS[recipe.method.name], machine)
     base = ground.open_recipe_and_base(loaded, note, code_sha256)
     adapted = ground.adapt(base, machine)
-    rows = data.read(base, adapted, policy, chained)
+    rows = data.read(base, adapted, policy, chained, [] if known is None else known)
     decided = _decide(base, adapted, rows.prepared, machine, values)
     footprint = Footprint.of(base, adapted, rows, decided, machine, values)
     decide.defaults(recipe, rows.prepared, base.base, base.head.name, values)

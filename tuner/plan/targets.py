@@ -16,6 +16,7 @@ from tuner.console.formatting import counted
 from tuner.errors import ModelError, RecipeError
 from tuner.methods.layernorm import LayernormOptions
 from tuner.methods.lora import LoraOptions
+from tuner.methods.oft import FOLDED, OftOptions
 from tuner.methods.options import MethodOptions, TargetedOptions
 from tuner.methods.targets import choose, ends, layer_of, layers_of
 from tuner.model import sizes
@@ -185,8 +186,9 @@ def targets(recipe: Recipe, skeleton: Skeleton, base: Base) -> list[str]:
         return []
     wanted = options.target_modules
     layers = options.layers if isinstance(options, LoraOptions) else ()
+    unfit = _unfit(options, skeleton)
     linears, norms = (
-        [name for name in names if name not in skeleton.unfit]
+        [name for name in names if name not in unfit]
         for names in (skeleton.linears, skeleton.norms)
     )
     names = norms if isinstance(options, LayernormOptions) else linears
@@ -259,14 +261,21 @@ def _refuse_unfit(
         ModelError: says why.
     """
     asked = options.model_copy(update={"target_modules": tuple(wanted)})
-    unfit = list(skeleton.unfit)
-    named = choose(asked, unfit, unfit, ())
+    unfit = _unfit(options, skeleton)
+    named = choose(asked, [*unfit], [*unfit], ())
     if named:
         raise ModelError(
             f"method.target_modules: {options.name} does not work on {named[0]}",
-            f"{base.name}: {skeleton.unfit[named[0]]}",
+            f"{base.name}: {unfit[named[0]]}",
             f"leave out {', '.join(wanted)}, or use {_everything(options)}",
         )
+
+
+def _unfit(options: TargetedOptions, skeleton: Skeleton) -> dict[str, str]:
+    """Return the layers that the method does not work on, as name -> why."""
+    folded = [name for name in skeleton.linears if isinstance(options, OftOptions)]
+    folded = [name for name in folded if ends(name, FOLDED)]
+    return {**dict.fromkeys(folded, "it reads a tensor of four axes"), **skeleton.unfit}
 
 
 def _everything(options: TargetedOptions) -> str:

@@ -72,7 +72,8 @@ class DataSection(Section):
         dict[str, Text],
         Field(
             description="rename columns: {name in the template: name in the file, or a path into "
-            "its rows: answer.0, meta.id, questions.*.q; or several, joined: title + body}"
+            "its rows: answer.0, meta.id, questions.*.q; or several, joined: title + body; or the "
+            "name of the one that is 1: late | lost}"
         ),
     ] = Field(default_factory=dict)
     labels: Annotated[

@@ -71,6 +71,7 @@ _ENDINGS = re.compile(
     r".+([\s_\-](?i:by|ids?|uuid|urls?|hash|date|timestamp|tokens|length|count|len)"
     r"|Ids?|ID|Uuid|Url|Hash|Date|[\s.](?i:no|nr|ref)\.)"
 )
+_REMARKS = re.compile(r"(.*[\s_\-])?(comments?|remarks?|notes?)|.*(备注|批注|评语)", re.I)
 _COUNTS = re.compile(r"\A(num|n|nb|number of|count|total|is|has|kept|len)[\s_\-]")
 # What such a column holds is short. A source or a subject that is a text of its own is not one.
 _LONGEST = 200
@@ -168,6 +169,11 @@ def sorts_texts(evidence: Evidence, name: str) -> bool:
 def names_people(name: str) -> bool:
     """Return whether a column says who wrote, labelled or checked a row."""
     return plain(name) in _PEOPLE or bool(_DONE_BY.fullmatch(name))
+
+
+def remarks(name: str) -> bool:
+    """Return whether a column is called like what somebody remarked on a row."""
+    return bool(_REMARKS.fullmatch(name.strip()))
 
 
 def _keeps_books(name: str) -> bool:

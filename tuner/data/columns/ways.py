@@ -53,6 +53,23 @@ class Alternative:
         return recipe_line({**given, "template": self.template.name, **self.keys}, self.columns)
 
 
+@dataclass(frozen=True)
+class Line:
+    """A way to read a source that is more than a template: a line of a recipe.
+
+    Attributes:
+        task: what it does.
+        recipe: the line.
+    """
+
+    task: str
+    recipe: str
+
+    def line(self, given: Mapping[str, str]) -> str:
+        """Return it as a line of a recipe; `given` is in it."""
+        return self.recipe
+
+
 def recipe_line(keys: Mapping[str, str], columns: Mapping[str, str]) -> str:
     """Return a line of a recipe that reads a file.
 

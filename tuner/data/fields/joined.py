@@ -1,4 +1,5 @@
-"""Columns that a recipe joins into one text: `columns: {text: title + body}`."""
+"""Several columns that a recipe reads as one text: `columns: {text: title + body}`, and the name of
+the one that is set: `columns: {label: billing | delivery}`."""
 
 from __future__ import annotations
 
@@ -6,21 +7,56 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tuner.data.bad_rows import Unreadable
+from tuner.data.bad_rows import BadRow, Unreadable
 from tuner.data.fields.values import written
+from tuner.schema.suggest import listed
 
-_PLUS = re.compile(r"\s+\+\s+")
+_PLUS, _BAR = re.compile(r"\s+\+\s+"), re.compile(r"\s+\|\s+")
+_SET = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
 
 
 def parts(name: str) -> list[str]:
     """Return the columns that a recipe joins; none, if it names a single one."""
-    found = _PLUS.split(name.strip())
-    return found if len(found) > 1 and all(found) else []
+    for between in (_BAR, _PLUS):
+        found = between.split(name.strip())
+        if len(found) > 1 and all(found):
+            return found
+    return []
 
 
 def together(names: Iterable[str]) -> str:
     """Return columns as a recipe joins them."""
     return " + ".join(names)
+
+
+def one_of(names: Iterable[str]) -> str:
+    """Return columns of which one is set in each row, as a recipe reads its name."""
+    return " | ".join(names)
+
+
+def is_set(value: Any) -> bool | None:
+    """Return whether the cell of a column that is 0 or 1 is set; None: it is neither."""
+    if value is None:
+        return False
+    if isinstance(value, int | float):
+        return bool(value) if value in (0, 1) else None
+    return _SET.get(value.strip().casefold()) if isinstance(value, str) else None
+
+
+def set_one(values: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Return the name of the one column that is set in a row.
+
+    Raises:
+        BadRow: none is, or several are, or one is neither set nor not.
+    """
+    for name in names:
+        if is_set(values.get(name)) is None:
+            raise BadRow(f"'{name}' is neither 0 nor 1: {written(values[name])!r}")
+    found = [name for name in names if is_set(values.get(name))]
+    if len(found) != 1:
+        which = f"{listed([repr(name) for name in found])} are" if found else "none is"
+        raise BadRow(f"of {listed(list(names))} one must be 1, and {which}")
+    return found[0]
 
 
 def text_of(values: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -48,7 +84,8 @@ def with_texts(
     for name, value in values.items():
         for text, names in texts.items():
             if name in names and text not in found:
-                found[text] = text_of(values, names)
+                of = set_one if _BAR.search(text) else text_of
+                found[text] = of(values, names)
         if name not in joined:
             found[name] = value
     return found

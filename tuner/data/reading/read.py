@@ -19,6 +19,7 @@ from tuner.data.reading import (
     json_layout,
     json_rows,
     marked_lines,
+    other_kinds,
     parquet,
     table,
     table_guess,
@@ -31,25 +32,6 @@ from tuner.schema.suggest import listed
 
 # The separator that each kind of table has unless its first rows show another.
 TABLES = {".csv": ",", ".tsv": "\t"}
-# How other kinds of file become one that is read.
-OTHERS = {
-    (".gz", ".tgz"): "decompress it: gunzip --keep {}",
-    (".bz2",): "decompress it: bunzip2 --keep {}",
-    (".xz",): "decompress it: unxz --keep {}",
-    (".zst",): "decompress it: unzstd {}",
-    (".zip", ".tar", ".7z"): "unpack {}",
-    (".xlsx", ".xls", ".ods", ".numbers"): "save the sheet of {} as CSV (UTF-8)",
-    (".arrow",): 'write it as Parquet: python -c "from datasets import Dataset; '
-    "Dataset.from_file('{}').to_parquet('rows.parquet')\"",
-    (".feather",): 'write it as Parquet: python -c "from pyarrow import feather, parquet; '
-    "parquet.write_table(feather.read_table('{}'), 'rows.parquet')\"",
-    (".md", ".rst", ".html", ".docx", ".doc", ".pdf", ".rtf"): "save the text of {} as .txt, each "
-    "line of which is a row",
-    (".pkl", ".pickle", ".pt", ".npy", ".npz"): "write the rows of {} as JSON Lines (pickled files "
-    "can run code, and are never opened)",
-    (".yaml", ".yml", ".xml", ".sqlite", ".db", ".orc", ".avro"): "write the rows of {} as JSON "
-    "Lines",
-}
 # Bytes of a file in which rows over several lines are looked for.
 _SAMPLE = 1 << 23
 
@@ -110,7 +92,7 @@ def settle(
             refuse_wide(file, lambda name: asked.line(encoding=name))
     suffix = path.suffix.lower()
     if not folder and suffix not in READERS:
-        raise _unknown(path)
+        raise other_kinds.unknown(path, READERS)
     default = TABLES.get(suffix, asked.separator)
     if default is not None and suffix in (*TABLES, ".txt") and not folder:
         return table_guess.settle(path, asked, default, known)
@@ -124,6 +106,12 @@ def settle(
             "leave it out" if len(named) == 1 else "leave them out",
         )
     return asked, []
+
+
+class NotUtf8(DataError):
+    """A file that is in another encoding than the recipe says; `encoding` is what it seems."""
+
+    encoding = ""
 
 
 def read(
@@ -158,11 +146,13 @@ def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
         where = f"{path}, line {line}"
         if isinstance(item, BadLine):
             where += f", column {item.column}" if item.column else ""
-            item = _read_otherwise(item, path, reading)
-            reason = item.reason
-            if item.fatal:
-                raise DataError(f"{path} cannot be read", f"{where}: {reason}", item.fix)
-            bad.add_unreadable(where, reason, item.fix if item.undecodable else "")
+            item, name = _read_otherwise(item, path, reading)
+            try:
+                if item.fatal:
+                    raise DataError(f"{path} cannot be read", f"{where}: {item.reason}", item.fix)
+                bad.add_unreadable(where, item.reason, item.fix if item.undecodable else "")
+            except DataError as error:
+                raise _in_encoding(error, name) if name else error from None
             continue
         array = list(item) == positions(len(item))
         arrays = array if arrays is None else arrays
@@ -177,34 +167,28 @@ def _documents(folder: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
     """The documents of a folder, numbered; an empty one is no row."""
     for number, (file, text) in enumerate(documents.texts(folder, reading.encoding), 1):
         if isinstance(text, BadLine):
-            text = _read_otherwise(text, file, reading)
+            text, _ = _read_otherwise(text, file, reading)
             bad.add_unreadable(str(file), text.reason, text.fix)
         elif text.strip():
             name = file.relative_to(folder).as_posix()
             yield Row(folder, number, {"text": text}, item=name)
 
 
-def _read_otherwise(item: BadLine, file: Path, reading: Reading) -> BadLine:
-    """Add to a line that is not UTF-8 what it says in the encoding that the file seems to have."""
+def _read_otherwise(item: BadLine, file: Path, reading: Reading) -> tuple[BadLine, str]:
+    """A line that is not UTF-8 with what it says in the encoding that its file seems to have, and
+    the name of that."""
     if not item.undecodable or reading.encoding != UTF8:
-        return item
+        return item, ""
     name, text = seen(file)
-    return replace(
-        item,
-        reason=f"{item.reason}; read as {name} it says '{text}'",
-        fix=f"if that is right: {reading.line(encoding=name)}",
-    )
+    reason = f"{item.reason}; read as {name} it says '{text}'"
+    fix = f"if that is right: {reading.line(encoding=name)}"
+    return replace(item, reason=reason, fix=fix), name
 
 
-def _unknown(path: Path) -> DataError:
-    suffix = path.suffix.lower()
-    known = f"use one of {', '.join(READERS)}"
-    how = next((how.format(path) for ends, how in OTHERS.items() if suffix in ends), "")
-    return DataError(
-        f"the format of {path} is not known",
-        f"its name ends in '{suffix}'" if suffix else "its name has no ending",
-        f"{how}; then name that file" if how else known,
-    )
+def _in_encoding(error: DataError, name: str) -> NotUtf8:
+    found = NotUtf8(error.what, error.why, error.fix, error.problems)
+    found.encoding = name
+    return found
 
 
 Item = tuple[int, dict[str, Any] | BadLine]

@@ -43,6 +43,9 @@ def refuse_pairs(source: Source, names: Sequence[str]) -> None:
         _refuse_table(source, found)
         return
     rows = [line.split(separator) for line in found]
+    pairs = {*map(plain, rows[0])} <= {*map(plain, names)}
+    if not pairs and _known(rows) == len(rows[0]):
+        raise _table(source, separator, rows)
     header = table_guess.is_header(rows, names)
     columns = [cell.strip() for cell in rows[0]] if header else positions(2)
     line = source.file.reading.line(
@@ -70,25 +73,28 @@ def _refuse_table(source: Source, found: Sequence[str]) -> None:
         width = len(rows[0])
         even = width > 1 and all(len(cells) == width for cells in rows)
         sure = separator not in _LOOSE or (width > 2 and len(rows) >= _MANY)
-        if len(rows) < _FEW or not even or not (sure or _names_columns(rows)):
-            continue
-        cells = table_guess.shown(separator)
-        raise DataError(
-            "the rows can be read in two ways: as a table, or as plain text",
-            f"each line of {source.path.name} has {width} cells, separated by {cells}; the first "
-            f"reads: {' | '.join(cell.strip()[:_SHOWN] for cell in rows[0])}",
-            "say which; for a table:\n"
-            f"  {source.file.reading.line(separator=cells)}\n"
-            "for plain text, each line a row, the first one too, all of which is learned:\n"
-            f"  {source.file.reading.line(template='text')}",
-        )
+        if len(rows) >= _FEW and even and (sure or _known(rows)):
+            raise _table(source, separator, rows)
 
 
-def _names_columns(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the first of several rows is a header with a name that columns often have."""
+def _table(source: Source, separator: str, rows: Sequence[Sequence[str]]) -> DataError:
+    """The error about lines that may be the rows of a table."""
+    cells = table_guess.shown(separator)
+    return DataError(
+        "the rows can be read in two ways: as a table, or as plain text",
+        f"each line of {source.path.name} has {len(rows[0])} cells, separated by {cells}; the "
+        f"first reads: {' | '.join(cell.strip()[:_SHOWN] for cell in rows[0])}",
+        "say which; for a table:\n"
+        f"  {source.file.reading.line(separator=cells)}\n"
+        "for plain text, each line a row, the first one too, all of which is learned:\n"
+        f"  {source.file.reading.line(template='text')}",
+    )
+
+
+def _known(rows: Sequence[Sequence[str]]) -> int:
+    """How many names that columns often have the first of several rows has; 0: it is no header."""
     names = {plain(name) for each in all_templates() for name in each.columns.names}
-    first = table_guess.known_names(rows[0], names)
-    return bool(first and table_guess.is_header(rows, names))
+    return table_guess.known_names(rows[0], names) * bool(table_guess.is_header(rows, names))
 
 
 def refuse_marked(source: Source) -> None:

@@ -66,7 +66,7 @@ def base(job: Mapping[str, Any]) -> Any:
 
 def _classes(job: Mapping[str, Any]) -> dict[str, Any]:
     """The outputs of a head; by name, if they are kept: a merged model has them in its config."""
-    labels = job.get("classifier", {}).get("labels", ())
+    labels = job.get("classifier", {}).get("labels") or job.get("labels", ())
     if len(labels) != job["num_labels"]:
         return {"num_labels": job["num_labels"]}
     numbers = {label: number for number, label in enumerate(labels)}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner import __version__
 from tuner.errors import RecipeError, TunerError
-from tuner.plan import make, plan
+from tuner.plan import data, make, plan
 from tuner.recipe import dump
 from tuner.record.disk import require_space, write_file
 from tuner.run.experiment import report, results
@@ -60,9 +60,10 @@ def make_plans(
         TunerError: why runs cannot be planned, all at once; each line begins with the run's name.
     """
     entries, failures = list[Entry](), dict[str, TunerError]()
+    known: list[data.Known] = []
     for name, loaded in comparison.runs.items():
         try:
-            made = make.make(loaded, machine, output=output / name, note=note)
+            made = make.make(loaded, machine, output=output / name, note=note, known=known)
         except TunerError as error:
             failures[name] = error
         else:
