@@ -21,6 +21,7 @@ from tuner.plan import (
     facts,
     ground,
     metrics,
+    preferences,
     summary,
     targets,
 )
@@ -71,6 +72,7 @@ def make(
     base = ground.open_recipe_and_base(loaded, note, code_sha256)
     adapted = ground.adapt(base, machine)
     rows = data.read(base, adapted, policy, chained)
+    preferences.decide(recipe, values)
     decided = _decide(base, adapted, rows.prepared, machine, values)
     footprint = Footprint.of(base, adapted, rows, decided, machine, values)
     decide.defaults(recipe, rows.prepared, base.base, base.head.name, values)
