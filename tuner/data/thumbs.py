@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tuner.data.columns.preference_advice import RENAME
 from tuner.data.columns.preference_formats import PreferenceFit
 from tuner.data.comparisons import Compared, compare
 from tuner.data.preference_rows import ZERO, Comparison, last_turn
@@ -39,7 +40,19 @@ class ThumbData(PreferenceData):
         self.sampled = False
 
     def _fit(self, source: Source) -> PreferenceFit:
-        fit = super()._fit(source)
+        try:
+            fit = super()._fit(source)
+        except DataError as error:
+            if error.fix != RENAME:
+                raise
+            raise DataError(
+                "rlhf.algorithm: kto learns from labels, and no answer is labelled",
+                "",
+                "name the column that says whether an answer is liked (true or false, 1 or 0, good "
+                "or bad): data.columns: {label: NAME}; answers without labels are learned with "
+                "tuner lora, or another method",
+                error.problems[:1],
+            ) from None
         if fit.template.name in _SEVERAL:
             raise DataError(
                 "rlhf.algorithm: kto learns whether an answer is liked, and these rows rank several",
