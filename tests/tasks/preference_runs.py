@@ -14,7 +14,7 @@ from tests.tasks.test_trl import preferences
 from tuner.data.tokens.order import order
 from tuner.plan import plan
 
-LoRA = {"name": "lora", "r": 4, "dropout": 0.1}
+LORA = {"name": "lora", "r": 4, "dropout": 0.1}
 
 
 def thumbs(count: int) -> list[dict[str, Any]]:

@@ -61,9 +61,7 @@ DPO: dict[str, Pair] = {
     "apo_zero": lambda x, y, m, n: 1 - sigmoid(BETA * x) + sigmoid(BETA * y),
     "apo_down": lambda x, y, m, n: sigmoid(BETA * x) + 1 - sigmoid(BETA * (x - y)),
     "exo_pair": exo,
-    "nca_pair": lambda x, y, m, n: (
-        nll(BETA * x) + 0.5 * nll(-BETA * x) + 0.5 * nll(-BETA * y)
-    ),
+    "nca_pair": lambda x, y, m, n: nll(BETA * x) + 0.5 * nll(-BETA * x) + 0.5 * nll(-BETA * y),
     "bco_pair": lambda x, y, m, n: nll(BETA * x) + nll(-BETA * y),
     "sppo_hard": lambda x, y, m, n: (x - 0.5 / BETA) ** 2 + (y + 0.5 / BETA) ** 2,
     "discopop": discopop,
@@ -131,7 +129,9 @@ def orpo(made: plan.Plan, network: Any, parts: Any) -> torch.Tensor:
         for row in part:
             means = [log_probabilities(network, row.prompt_ids, a).mean() for a in sides(row)]
             odds.append([torch.log(torch.exp(m) / (1 - torch.exp(m))) for m in means])
-        wholes = [log_probabilities(network, row.answers[0][:1], row.answers[0][1:]) for row in part]
+        wholes = [
+            log_probabilities(network, row.answers[0][:1], row.answers[0][1:]) for row in part
+        ]
         compared = torch.stack([nll(better - worse) for better, worse in odds])
         found.append(-torch.cat(wholes).mean() + BETA * compared.mean())
     return torch.stack(found).mean()
@@ -181,9 +181,7 @@ def test_the_first_step_is_that_of_the_papers_formula(
 ) -> None:
     algorithm, sections, formula = CASES[case]
     steps = {"max_grad_norm": 1e9, "max_steps": 1}
-    made = make(
-        offline_recipe(algorithm, train=steps, rlhf={"kl_coefficient": BETA}, **sections)
-    )
+    made = make(offline_recipe(algorithm, train=steps, rlhf={"kl_coefficient": BETA}, **sections))
     trained, wanted = start(made, moved=True), start(made, moved=True)
     with StopRequest() as stop, RunFolder.open(made.output, resume=False) as folder:
         lent = lend(made, trained, folder, stop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import WORDS, write_rows
-from tests.tasks.preference_runs import LoRA, offline_recipe, thumbs
+from tests.conftest import WORDS
+from tests.tasks.preference_runs import LORA, offline_recipe, thumbs
 from tests.tasks.test_trl import lines, make, preferences, start, train
-from tuner.errors import DataError, Interrupted, RecipeError
+from tuner.cli.make_plan import as_begun
+from tuner.errors import DataError, Interrupted, RecipeError, ResourceError
+from tuner.machine import hardware
+from tuner.plan import make as plan_make
+from tuner.plan.memory import fit
+from tuner.recipe import history, load
 from tuner.recipe.schema_preference import OF_ROWS
+from tuner.record import disk
 
 __all__ = ["offline_recipe"]
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -26,12 +31,10 @@ SECTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("algorithm", OF_ROWS)
-def test_a_stopped_run_resumes_exactly(
-    algorithm: str, offline_recipe: Callable[..., Path]
-) -> None:
+def test_a_stopped_run_resumes_exactly(algorithm: str, offline_recipe: Callable[..., Path]) -> None:
     """R14, C03: weights and metrics, with the reference at the start; steps of an epoch's end."""
     sections = SECTIONS.get(algorithm, {})
-    recipe = offline_recipe(algorithm, method=LoRA, train={"save_steps": 3}, **sections)
+    recipe = offline_recipe(algorithm, method=LORA, train={"save_steps": 3}, **sections)
     whole, parts = make(recipe, "whole"), make(recipe, "parts")
     wanted = train(whole)
     with pytest.raises(Interrupted):
@@ -45,7 +48,8 @@ def test_a_stopped_run_resumes_exactly(
 
 
 @pytest.mark.parametrize(
-    "algorithm", ["kto", "simpo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("orpo", "cpo"))]
+    "algorithm",
+    ["kto", "simpo", *(pytest.param(n, marks=pytest.mark.slow) for n in ("orpo", "cpo"))],
 )
 def test_a_recipe_becomes_a_verified_adapter_that_ranks_right(
     algorithm: str, offline_recipe: Callable[..., Path], run_recipe: Callable[..., Any]
@@ -113,7 +117,11 @@ def test_the_plan_takes_the_coefficient_of_the_paper(
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("simpo", {"rlhf": {"kl_coefficient": 0}}, "rlhf.kl_coefficient: 0 and rlhf.algorithm: simpo"),
     ("orpo", {"rlhf": {"temperature": 0.5}}, "rlhf.temperature and rlhf.algorithm: orpo"),
-    ("kto", {"train": {"micro_batch_size": 1}}, "train.micro_batch_size: 1 and rlhf.algorithm: kto"),
+    (
+        "kto",
+        {"train": {"micro_batch_size": 1}},
+        "train.micro_batch_size: 1 and rlhf.algorithm: kto",
+    ),
     ("kto", {"train": {"batch_size": 1}}, "train.batch_size: 1 and rlhf.algorithm: kto"),
     ("dpo", {"dpo": {"label_smoothing": 0.1}}, "dpo.label_smoothing: 0.1 and dpo.loss: sigmoid"),
     ("dpo", {"dpo": {"loss": "exo_pair", "label_smoothing": 0}}, "exo_pair, which needs some"),
@@ -155,6 +163,107 @@ def test_pairs_become_two_thumbs_each_and_the_plan_says_so(
     assert labels == {"great": ((0, -1, 0.0),), "terrible": ((-1, 0, 0.0),)}
     assert len(made.prepared.train) == 16
     assert "8 pairs read as two thumbs each" in " ".join(made.warnings)
+
+
+def test_kinds_that_differ_in_number_come_with_the_weight_that_balances_them(
+    offline_recipe: Callable[..., Path],
+) -> None:
+    rows = [
+        {"prompt": f"Say {w}.", "completion": w, "label": n % 4 == 0}
+        for n, w in enumerate(WORDS[:24])
+    ]
+
+    def said(**kto: float) -> list[str]:
+        made = make(offline_recipe("kto", data_rows=rows, data={"eval": 0}, kto=kto))
+        return [text for text in made.warnings if "weigh" in text]
+
+    (text,) = said()
+    assert "6 liked and 18 disliked answers weigh 0.33 to 1" in text
+    assert text.endswith("set kto.desirable_weight: 3")
+    assert said(desirable_weight=3.0) == []
+    (text,) = said(desirable_weight=6.0)
+    assert text.endswith("set kto.undesirable_weight: 2")
+
+
+@pytest.mark.parametrize("algorithm", ["kto", "orpo"])
+def test_the_plan_says_what_depends_on_the_forward_passes(
+    algorithm: str, offline_recipe: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "over the rows of a forward pass, here 2: set train.micro_batch_size: 2"
+    given = make(offline_recipe(algorithm))
+    assert words not in " ".join(given.warnings)
+    monkeypatch.setattr(fit, "fit", lambda *others: 2)
+    decided = make(offline_recipe(algorithm, train={"micro_batch_size": "auto"}))
+    assert words in " ".join(decided.warnings)
+    monkeypatch.setattr(fit, "fit", lambda *others: 1)
+    alone = offline_recipe(algorithm, train={"micro_batch_size": "auto"})
+    if algorithm == "orpo":
+        assert make(alone).micro_batch_size == 1
+        return
+    with pytest.raises(ResourceError) as caught:
+        make(alone)
+    assert "kto needs two rows per forward pass" in caught.value.what
+
+
+def test_a_loss_without_a_reference_saves_its_memory(
+    offline_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """What a policy starts from is held twice more as the reference; the base is shared."""
+    begun = make(offline_recipe("dpo"))
+    start(begun, moved=True).model.save_pretrained(tmp_path / "begun")
+    policy = {"policy": str(tmp_path / "begun")}
+    copies = 2 * 4 * begun.shape.trainable
+    alone, with_policy = (
+        make(offline_recipe("dpo", rlhf=given)).facts["memory"] for given in ({}, policy)
+    )
+    assert with_policy["weights"] - alone["weights"] == copies
+    assert with_policy["reference"] - alone["reference"] == copies
+    assert alone["reference"] > 0
+    for algorithm in ("orpo", "simpo", "cpo"):
+        free = make(offline_recipe(algorithm, rlhf=policy)).facts["memory"]
+        assert free["weights"] == alone["weights"]
+        assert free["reference"] == 0
+        assert free["saved_without_reference"] == with_policy["reference"]
+    # All logits of both answers, and not only those of their tokens.
+    assert free["logits"] > alone["logits"]
+
+
+@pytest.mark.parametrize("algorithm", ["simpo", "orpo"])
+def test_a_policy_that_is_given_goes_on_without_a_second_copy(
+    algorithm: str, offline_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    begun = start(make(offline_recipe("dpo")), moved=True)
+    begun.model.save_pretrained(tmp_path / "begun")
+    made = make(offline_recipe(algorithm, rlhf={"policy": str(tmp_path / "begun")}))
+    trained = start(made)
+    assert set(trained.model.peft_config) == {"default"}
+    own = dict(begun.model.named_parameters())
+    for name, tensor in trained.model.named_parameters():
+        assert torch.equal(tensor, own[name]), name
+
+
+def test_a_run_that_began_with_the_earlier_coefficient_goes_on_with_it(
+    offline_recipe: Callable[..., Path],
+) -> None:
+    """As earlier versions recorded it: no section dpo, and 0.05 as the default."""
+    recipe = offline_recipe("dpo")
+    old = make(offline_recipe("dpo", "old.yaml", rlhf={"kl_coefficient": 0.05}), "run")
+    record = old.as_dict()
+    record["values"] = {
+        key: value for key, value in record["values"].items() if not key.startswith("dpo.")
+    }
+    record["values"]["rlhf.kl_coefficient"] = {"value": 0.05, "origin": "default"}
+    old.output.mkdir()
+    disk.write_json(
+        old.output / "run.json",
+        {"format": 1, "tuner": "0.1.0", "status": "failed", "plan": record},
+    )
+    loaded = as_begun(load.load(recipe, verb="rlhf"), old.output)
+    resumed = plan_make.make(loaded, hardware.detect(), output=old.output)
+    saved = {key: value for key, value in old.identity().items() if not key.startswith("dpo.")}
+    assert resumed.beta == 0.05
+    assert history.identity(saved, resumed.identity()) == resumed.identity()
+    assert make(recipe).beta == 0.1
 
 
 NO_THUMBS: dict[str, tuple[list[dict[str, Any]], str, str]] = {

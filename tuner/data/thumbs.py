@@ -8,7 +8,7 @@ from typing import Any
 
 from tuner.data.columns.preference_advice import RENAME
 from tuner.data.columns.preference_formats import PreferenceFit
-from tuner.data.comparisons import Compared, compare
+from tuner.data.comparisons import compare
 from tuner.data.preference_rows import ZERO, Comparison, last_turn
 from tuner.data.preferences import PreferenceData, Ranking
 from tuner.data.rows.dialogue import Dialogue
@@ -58,8 +58,8 @@ class ThumbData(PreferenceData):
                 "rlhf.algorithm: kto learns whether an answer is liked, and these rows rank several",
                 f"they are {fit.template.name}: an answer may be better than one and worse than "
                 "another",
-                "set rlhf.algorithm: dpo, which learns every pair; or write one answer per row, with "
-                "a label (true or false)",
+                "set rlhf.algorithm: dpo, which learns every pair; or write one answer per row, "
+                "with a label (true or false)",
             )
         return fit
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from tuner.recipe.schema_preference import BY_FORWARD_PASS, KtoSection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tuner.plan.values import Values
     from tuner.recipe.schema import Recipe
 
@@ -34,6 +38,8 @@ _SMOOTHING = {
     "exo_pair": (1e-3, "epsilon of EXO, Ji et al. 2024"),
 }
 SMOOTHED = tuple(_SMOOTHING)
+# A set of a few rows more of one kind is balanced.
+_NEARLY = 0.05
 
 
 def decide(recipe: Recipe, values: Values) -> None:
@@ -42,6 +48,39 @@ def decide(recipe: Recipe, values: Values) -> None:
         values.set_auto("rlhf.kl_coefficient", *_coefficient(recipe))
     if recipe.dpo is not None:
         values.set_auto("dpo.label_smoothing", *_smoothing(recipe))
+
+
+def warnings(recipe: Recipe, report: Mapping[str, Any], micro_batch_size: int) -> list[str]:
+    """Return what a loss of preferences does otherwise than its user may expect.
+
+    Args:
+        recipe: the recipe.
+        report: of its rows.
+        micro_batch_size: rows per forward pass.
+    """
+    rlhf, texts = recipe.rlhf, list[str]()
+    if rlhf is None or rlhf.algorithm not in BY_FORWARD_PASS:
+        return texts
+    if recipe.train.micro_batch_size == "auto" and micro_batch_size < recipe.train.batch_size:
+        what = "its KL" if rlhf.algorithm == "kto" else "its cross-entropy"
+        texts.append(
+            f"{rlhf.algorithm} takes {what} over the rows of a forward pass, here "
+            f"{micro_batch_size}: set train.micro_batch_size: {micro_batch_size} for the same "
+            "updates on other machines"
+        )
+    if rlhf.algorithm == "kto":
+        weights = recipe.kto or KtoSection()
+        liked, others = report["liked_train"], report["disliked_train"]
+        ratio = weights.desirable_weight * liked / (weights.undesirable_weight * max(1, others))
+        if not 1 - _NEARLY <= ratio <= 4 / 3 + _NEARLY:
+            key = "desirable" if ratio < 1 else "undesirable"
+            given = getattr(weights, f"{key}_weight")
+            wanted = given / ratio if ratio < 1 else given * ratio
+            texts.append(
+                f"{liked} liked and {others} disliked answers weigh {ratio:.2g} to 1, and the "
+                f"paper wants 1 to 1.33: set kto.{key}_weight: {wanted:.3g}"
+            )
+    return texts
 
 
 def _coefficient(recipe: Recipe) -> tuple[float, str]:

@@ -113,6 +113,8 @@ def split(
     ):
         size = few
         why = f"{_enough_tokens(shape)} tokens keep a CPU busy; more would only take memory"
+    if recipe.rlhf is not None and recipe.rlhf.algorithm == "kto":
+        size = _several(size, batch, limit)
     values.set_auto("train.micro_batch_size", size, why)
     why = "needed to fit into memory" if checkpointing else "fits into memory without it"
     values.set_auto("train.gradient_checkpointing", checkpointing, why)
@@ -128,6 +130,21 @@ def recomputes(recipe: Recipe, possible: bool) -> tuple[bool, ...]:
     """Return whether to keep or recompute activations, in the order to try."""
     asked = recipe.train.gradient_checkpointing
     return (asked,) if asked != "auto" else (False, True) if possible else (False,)
+
+
+def _several(size: int, batch: int, limit: int) -> int:
+    """Return the rows per forward pass of kto, which estimates the KL from several.
+
+    Raises:
+        ResourceError: only one row fits, or there is only one.
+    """
+    if size > 1:
+        return size
+    raise ResourceError(
+        "rlhf.algorithm: kto needs two rows per forward pass",
+        f"one of a process's {batch} rows per step fits into {limit / 2**30:.1f} GiB",
+        "set train.batch_size to an even number per process; or lower data.max_length",
+    )
 
 
 def _enough_tokens(shape: estimate.Workload) -> int:

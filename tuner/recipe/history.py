@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from tuner.recipe.history_rows import BEGUN, ROWS, rows_then
+from tuner.recipe.schema_preference import OF_ROWS
 from tuner.schema.strict_yaml import Path
 from tuner.schema.suggest import listed
 
@@ -200,18 +201,21 @@ def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) ->
     elif then["data"][_SPECIAL] == "literal":
         then["data"][_SPECIAL] = "literal, stop tokens too"
     fields = {name: then["train"][name] for name in _OF_TRL}
-    rlhf = then.get("rlhf", {})
-    if rlhf.get("kl_coefficient") == "auto" and rlhf["algorithm"] in ("ppo", "rloo", "grpo"):
-        rlhf["kl_coefficient"] = _COEFFICIENT
+    _as_ever(then.get("rlhf", {}))
     for key, value in ADDED.items():
         section, _, name = key.partition(".")
         if section in then and name in then[section] and then[section][name] == value:
             del then[section][name]
-    if not then.get("dpo", True):
-        del then["dpo"]
+    then = {section: keys for section, keys in then.items() if keys or section != "dpo"}
     for name in _OF_TRL:
         then["train"].pop(name, None)
     then["train"]["trl"] = {
         name: value for name, value in fields.items() if value != ADDED[f"train.{name}"]
     }
     return then
+
+
+def _as_ever(section: dict[str, Any]) -> None:
+    """Give the coefficient of what samples answers the default that it always had."""
+    if section.get("kl_coefficient") == "auto" and section["algorithm"] not in OF_ROWS:
+        section["kl_coefficient"] = _COEFFICIENT
