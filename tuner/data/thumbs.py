@@ -55,7 +55,7 @@ class ThumbData(PreferenceData):
             ) from None
         if fit.template.name in _SEVERAL:
             raise DataError(
-                "rlhf.algorithm: kto learns whether an answer is liked, and these rows rank several",
+                "rlhf.algorithm: kto learns single answers, and these rows rank several",
                 f"they are {fit.template.name}: an answer may be better than one and worse than "
                 "another",
                 "set rlhf.algorithm: dpo, which learns every pair; or write one answer per row, "

@@ -87,7 +87,7 @@ def _of_rows(recipe: Recipe, rlhf: RlhfSection) -> Iterator[str]:
     if rlhf.kl_coefficient == 0:
         yield (
             f"rlhf.kl_coefficient: 0 and rlhf.algorithm: {rlhf.algorithm}, whose loss would not "
-            "depend on the answers; leave it out, or set a number above 0"
+            "depend on the answers; leave out rlhf.kl_coefficient, or set a number above 0"
         )
     if rlhf.algorithm == "kto":
         for key in ("batch_size", "micro_batch_size"):
@@ -110,7 +110,9 @@ def _of_rows(recipe: Recipe, rlhf: RlhfSection) -> Iterator[str]:
         )
     if dpo.normalize_length and dpo.loss != "sigmoid":
         own = "which is per token anyway" if dpo.loss == "ipo" else "which has no such form"
-        yield (f"dpo.normalize_length: true and dpo.loss: {dpo.loss}, {own}; leave out one of them")
+        yield (
+            f"dpo.normalize_length: true and dpo.loss: {dpo.loss}, {own}; leave out dpo.normalize_length"
+        )
 
 
 def _ppo(ppo: PpoSection, rlhf: RlhfSection, batch: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ A key that comes to be needs its row changed, and nothing else.
 
 from __future__ import annotations
 
-from tuner.recipe.other_tools import sets, takes, takes_eval, takes_rows, words
+from tuner.recipe.other_tools import sets, takes, takes_eval, takes_rlhf, takes_rows, words
 from tuner.recipe.other_tools.row import (
     Fate,
     Row,
