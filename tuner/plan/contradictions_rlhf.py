@@ -111,7 +111,8 @@ def _of_rows(recipe: Recipe, rlhf: RlhfSection) -> Iterator[str]:
     if dpo.normalize_length and dpo.loss != "sigmoid":
         own = "which is per token anyway" if dpo.loss == "ipo" else "which has no such form"
         yield (
-            f"dpo.normalize_length: true and dpo.loss: {dpo.loss}, {own}; leave out dpo.normalize_length"
+            f"dpo.normalize_length: true and dpo.loss: {dpo.loss}, {own}; leave out "
+            + "dpo.normalize_length"
         )
 
 

@@ -107,8 +107,7 @@ def make(
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
         warnings=[
             *_unlike_asked(recipe, machine, decided, len(rows.prepared.train)),
-            *preferences.warnings(recipe, rows.prepared.report, footprint.micro_batch_size),
-            *facts.warnings(base, adapted, rows.prepared, footprint.shape.trainable),
+            *facts.warnings(base, adapted, rows.prepared, footprint),
         ],
         parties=rows.parties,
         ptx=rows.ptx,

@@ -74,13 +74,16 @@ def trainer(leg: Leg) -> TrlRun:
         return made
 
     def figures(logs: Mapping[str, float]) -> dict[str, Any]:
-        """Return the metrics of a step; `margin` and the rewards are the implicit ones."""
-        return {
-            "pair_accuracy": logs["rewards/accuracies"],
-            "margin": logs["rewards/margins"],
-            "reward_better": logs["rewards/chosen"],
-            "reward_worse": logs["rewards/rejected"],
-            "tokens": pairs.tokens,
-        }
+        return {**_figures(logs), "tokens": pairs.tokens}
 
     return TrlRun(plan, leg.trained.model, build)
+
+
+def _figures(logs: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of a step; `margin` and the rewards are the implicit ones."""
+    return {
+        "pair_accuracy": logs["rewards/accuracies"],
+        "margin": logs["rewards/margins"],
+        "reward_better": logs["rewards/chosen"],
+        "reward_worse": logs["rewards/rejected"],
+    }

@@ -68,17 +68,20 @@ def trainer(leg: Leg) -> TrlRun:
         return made
 
     def figures(logs: Mapping[str, float]) -> dict[str, Any]:
-        """Return the metrics of a step; `margin` is the mean of what the loss compares."""
-        return {
-            "pair_accuracy": logs["rewards/accuracies"],
-            "margin": logs.get("log_odds_chosen", logs["rewards/margins"]),
-            "logp_better": logs["logps/chosen"],
-            "logp_worse": logs["logps/rejected"],
-            "cross_entropy": logs["nll_loss"],
-            "tokens": pairs.tokens,
-        }
+        return {**_figures(logs), "tokens": pairs.tokens}
 
     return TrlRun(plan, leg.trained.model, build)
+
+
+def _figures(logs: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of a step; `margin` is the mean of what the loss compares."""
+    return {
+        "pair_accuracy": logs["rewards/accuracies"],
+        "margin": logs.get("log_odds_chosen", logs["rewards/margins"]),
+        "logp_better": logs["logps/chosen"],
+        "logp_worse": logs["logps/rejected"],
+        "cross_entropy": logs["nll_loss"],
+    }
 
 
 def _kinds(plan: Plan) -> tuple[Any, Any]:
