@@ -86,7 +86,7 @@ def warnings(recipe: Recipe, report: Mapping[str, Any], micro_batch_size: int) -
 def _coefficient(recipe: Recipe) -> tuple[float, str]:
     """Return `rlhf.kl_coefficient` of a recipe's algorithm, and where the number is from."""
     rlhf, dpo = recipe.rlhf, recipe.dpo
-    name = rlhf.algorithm if rlhf is not None else ""
+    name: str = rlhf.algorithm if rlhf is not None else ""
     if name == "dpo" and dpo is not None and dpo.normalize_length:
         name = "normalized"
     elif name == "dpo":

@@ -11,8 +11,6 @@ from tuner.tasks.pairs import Pairs, TokenShares
 from tuner.tasks.trl_lending import TrlRun
 
 if TYPE_CHECKING:
-    from transformers import Trainer
-
     from tuner.tasks.leg import Leg
 
 SHOWN = ("loss", "pair_accuracy", "margin", "grad_norm")
@@ -41,9 +39,9 @@ def trainer(leg: Leg) -> TrlRun:
             ]
         )
 
-    def build() -> Trainer:
+    def build() -> Any:
         loss = "sigmoid_norm" if options.normalize_length else options.loss
-        losses = {loss: 1.0}
+        losses: dict[str, float] = {loss: 1.0}
         if options.sft_weight:
             losses["sft"] = options.sft_weight
         config = trl_lending.arguments(
@@ -56,7 +54,7 @@ def trainer(leg: Leg) -> TrlRun:
             label_smoothing=float(plan.values["dpo.label_smoothing"].value),
             max_length=None,
         )
-        made: Trainer = DPOTrainer(
+        made: Any = DPOTrainer(
             model=leg.trained.model,
             args=config,
             data_collator=collate,

@@ -63,7 +63,9 @@ class Pairs:
     @property
     def step(self) -> list[Ranking]:
         """The rows of the current step, over all processes."""
-        return self.stream.step(self.leg.step.number - self.leg.first)
+        first = (self.leg.step.number - self.leg.first) * self.stream.batch_size
+        places = self.stream.places[first : first + self.stream.batch_size]
+        return [self.rows[place] for place in places]
 
     @property
     def tokens(self) -> int:

@@ -20,8 +20,6 @@ from tuner.tasks.pairs import Pairs, TokenShares
 from tuner.tasks.trl_lending import TrlRun
 
 if TYPE_CHECKING:
-    from transformers import Trainer
-
     from tuner.plan.plan import Plan
     from tuner.tasks.leg import Leg
 
@@ -46,9 +44,9 @@ def trainer(leg: Leg) -> TrlRun:
             batch |= _side(side, prompts, answers, plan.tokenizer.pad_token_id)
         return batch
 
-    def build() -> Trainer:
+    def build() -> Any:
         kind, config = _kinds(plan)
-        made: Trainer = kind(
+        made: Any = kind(
             model=leg.trained.model,
             args=trl_lending.arguments(
                 config, plan, leg.steps, max_length=plan.max_length, **_options(plan)
