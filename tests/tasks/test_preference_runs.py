@@ -17,7 +17,7 @@ from tuner.errors import DataError, Interrupted, RecipeError, ResourceError
 from tuner.machine import hardware
 from tuner.plan import make as plan_make
 from tuner.plan.memory import fit
-from tuner.recipe import history, load
+from tuner.recipe import dump, history, load
 from tuner.recipe.schema_preference import OF_ROWS
 from tuner.record import disk
 
@@ -264,6 +264,24 @@ def test_a_run_that_began_with_the_earlier_coefficient_goes_on_with_it(
     assert resumed.beta == 0.05
     assert history.identity(saved, resumed.identity()) == resumed.identity()
     assert make(recipe).beta == 0.1
+
+
+def test_finished_stages_of_earlier_versions_are_recognised(
+    make_recipe: Callable[..., Path], offline_recipe: Callable[..., Path]
+) -> None:
+    """What identifies them says 0.05 where it was the default, and nothing of dpo's new section."""
+    drawn = {"algorithm": "grpo", "reward": [{"rule": "length", "max": 8}]}
+    said = dump.meaning(load.load(make_recipe(rlhf=drawn), verb="rlhf"))
+    assert "kl_coefficient: 0.05\n" in said
+    said = dump.meaning(
+        load.load(offline_recipe("dpo", rlhf={"kl_coefficient": 0.05}), verb="rlhf")
+    )
+    assert "kl_coefficient: 0.05\n" in said
+    assert "dpo:\n" not in said
+    assert "loss: " not in said
+    said = dump.meaning(load.load(offline_recipe("dpo", dpo={"loss": "ipo"}), verb="rlhf"))
+    assert 'kl_coefficient: "auto"\n' in said
+    assert 'dpo:\n  loss: "ipo"\n' in said
 
 
 NO_THUMBS: dict[str, tuple[list[dict[str, Any]], str, str]] = {
