@@ -181,7 +181,6 @@ LENGTHS = [{"rule": "length", "min": 2, "max": 5}, {"rule": "forbidden", "words"
 OTHERS: dict[str, dict[str, Any]] = {
     "reward": {},
     "dpo": {"rlhf": {"algorithm": "dpo", "kl_coefficient": 0.1}},
-    # With the cross-entropy of the better answers, a mean over the tokens of all processes.
     "cpo": {"rlhf": {"algorithm": "cpo"}},
     "ppo": {
         "rlhf": {"algorithm": "ppo", "reward": LENGTHS, "max_new_tokens": 6},
