@@ -38,9 +38,8 @@ def test_the_yaml_of_the_page_becomes_its_recipe(tmp_path: Path) -> None:
 def test_the_page_names_what_is_refused(tmp_path: Path) -> None:
     base = "model_name_or_path: org/base\ndataset: a.jsonl\n"
     for line, word in (
-        ("stage: kto", "KTO"),
-        ("pref_loss: orpo\nstage: dpo", "ORPO"),
-        ("pref_loss: simpo\nstage: dpo", "SimPO"),
+        ("stage: bco", "BCO"),
+        ("pref_loss: aot\nstage: dpo", "AOT"),
         ("image_max_pixels: 9", "images"),
         ("finetuning_type: freeze", "frozen layers"),
     ):

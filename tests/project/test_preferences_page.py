@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -14,7 +14,10 @@ from tests.data.test_preferences import prepared
 from tuner.data.columns import preference_names
 from tuner.data.columns.preference_formats import PREFERENCE_FORMATS
 from tuner.errors import DataError
+from tuner.plan import preferences
+from tuner.plan.values import Values
 from tuner.recipe import load
+from tuner.recipe.schema_preference import OF_ROWS, DpoSection
 from tuner.rewards import code
 from tuner.rewards.response import Response
 from tuner.rewards.rules import RULES
@@ -34,6 +37,29 @@ def test_the_recipes_of_the_page_are_recipes() -> None:
         _, verb, _, path = line.split()
         assert load.load(ROOT / path, (), verb).recipe.data.train
     assert len(lines) == 4
+
+
+def test_the_table_of_losses_is_what_plans_decide(tmp_path: Path) -> None:
+    losses = PAGE.partition("\n## Losses\n")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (?:`(\w+)`)? ?\| ([\d.]+) \| (yes|no) \|", losses, re.M)
+    assert {name for name, *_ in rows} == {*OF_ROWS}
+    assert [loss for _, loss, *_ in rows if loss] == list(
+        get_args(DpoSection.model_fields["loss"].annotation)
+    )
+    for algorithm, loss, number, reference in rows:
+        given = [f"rlhf.algorithm={algorithm}", "rlhf.kl_coefficient=auto"]
+        given += [f"dpo.loss={loss}"] if loss else []
+        loaded = load.load(ROOT / "recipes/dpo.yaml", given, "rlhf")
+        values = Values(loaded)
+        preferences.decide(loaded.recipe, values)
+        assert values.now("rlhf.kl_coefficient") == float(number)
+        assert loaded.recipe.rlhf is not None
+        assert loaded.recipe.rlhf.compares == (reference == "yes")
+        if smoothed := re.search(rf"`{loss}` \|.*`dpo.label_smoothing` \(([\d.]+)\)", losses):
+            assert values.now("dpo.label_smoothing") == float(smoothed[1])
+    for line in blocks("sh", losses)[0].splitlines():
+        _, verb, _, path, *options = line.split()
+        assert load.load(ROOT / path, options[1::2], verb).recipe.rlhf is not None
 
 
 def test_the_recipe_that_is_shown_is_in_the_recipe() -> None:

@@ -11,7 +11,7 @@ from tuner.errors import RecipeError
 from tuner.methods import METHODS
 from tuner.recipe.load import LoadedRecipe, flat, load
 from tuner.recipe.schema import keys_of, sections
-from tuner.recipe.verbs import TASK_SECTIONS
+from tuner.recipe.verbs import ALGORITHM_SECTIONS, TASK_SECTIONS
 
 BASE = {"data": {"train": "rows.jsonl"}}
 # One valid value for every key, none of them the default; the walk below fails where one lacks.
@@ -155,6 +155,15 @@ OTHER: dict[str, str] = {
     "ppo.normalize_scores": "true",
     "ppo.ptx_coefficient": "0.125",
     "ppo.ptx_data": "more.jsonl",
+    "dpo.loss": "robust",
+    "dpo.label_smoothing": "0.125",
+    "dpo.sft_weight": "0.25",
+    "dpo.normalize_length": "true",
+    "kto.desirable_weight": "1.25",
+    "kto.undesirable_weight": "0.75",
+    "simpo.margin": "0.5",
+    "simpo.sft_weight": "0.125",
+    "cpo.sft_weight": "0.5",
     "compare.methods": "[{name: lora}, {name: full}]",
     "compare.learning_rates": "{lora: 0.5}",
 }
@@ -198,6 +207,8 @@ def with_key(section: str, key: str, value: str) -> dict[str, Any]:
     tree: dict[str, Any] = {name: dict(keys) for name, keys in BASE.items()}
     if section == "method" and key != "name":
         tree["method"] = method_section(method_with(key))
+    if section in ALGORITHM_SECTIONS:
+        tree["rlhf"] = {"algorithm": section}
     tree.setdefault(section, dict(NEEDED.get(section, {})))[key] = value
     return tree
 

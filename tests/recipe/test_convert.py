@@ -195,13 +195,14 @@ def test_every_kind_of_training_has_its_recipe_or_is_refused(tmp_path: Path) -> 
         ("pt", {"data": {"template": "text"}}),
         ("rm", {"reward": {"centering": 0}}),
         ("dpo", {"rlhf": {"algorithm": "dpo", "kl_coefficient": 0.1}}),
+        ("kto", {"rlhf": {"algorithm": "kto", "kl_coefficient": 0.1}}),
     ):
         tree = recipe_of(tmp_path, reduced(FACTORY, stage=stage))
         for section, keys in expected.items():
             assert keys.items() <= tree[section].items(), stage
     for name, value, said in (
-        ("stage", "kto", "KTO is not there"),
-        ("pref_loss", "ipo", "DPO's loss is the sigmoid here"),
+        ("stage", "bco", "there is no training 'bco' here"),
+        ("pref_loss", "aot", "there is no loss 'aot' here"),
         ("finetuning_type", "freeze", "no method trains some layers"),
         ("image_max_pixels", 1024, "images"),
         ("mixture_of_depths", "convert", "no such method"),
@@ -350,7 +351,7 @@ def test_the_trial_on_examples_counts_what_plans(
     examples = {
         "a.yaml": reduced(FACTORY, "hub_token"),
         "b.yml": reduced(AXOLOTL, "load_in_4bit", adapter="lora", revision_of_model="abc"),
-        "c.yaml": reduced(FACTORY, "hub_token", stage="kto"),
+        "c.yaml": reduced(FACTORY, "hub_token", stage="bco"),
         "d.yaml": "num_processes: 2\n",
         "e.yaml": reduced(FACTORY, "hub_token", lora_target="odd_proj"),
     }

@@ -57,7 +57,15 @@ SAID: dict[str, tuple[Any, str]] = {
     "optim": ("paged_adamw_8bit", "tuner has no such key: the optimizer is AdamW"),
     "lr_scheduler_type": ("constant_with_warmup", "name for train.scheduler: constant (with "),
     "quantization_bit": (4, "another tool's name for model.quantize: nf4"),
-    "stage": ("kto", "another tool's name for rlhf.algorithm; KTO is not there"),
+    "stage": ("kto", "another tool's name for rlhf.algorithm: kto"),
+    "pref_loss": ("ipo", "another tool's name for dpo.loss: ipo"),
+    "pref_ftx": (0.5, "another tool's name for dpo.sft_weight: 0.5"),
+    "dpo_label_smoothing": (0.1, "another tool's name for dpo.label_smoothing: 0.1"),
+    "simpo_gamma": (0.5, "another tool's name for simpo.margin: 0.5"),
+    "cpo_alpha": (0.5, "another tool's name for cpo.sft_weight: 0.5"),
+    "kto_chosen_weight": (1.5, "another tool's name for kto.desirable_weight: 1.5"),
+    "kto_undesirable_weight": (0.5, "another tool's name for kto.undesirable_weight: 0.5"),
+    "pref_beta": (0.2, "another tool's name for rlhf.kl_coefficient: 0.2"),
     "rl": ("dpo", "another tool's name for rlhf.algorithm: dpo"),
     "max_samples": (100, "another tool's name for data.max_rows: 100 and data.draw: first"),
     "use_dora": (True, "another tool's name for method.name: dora"),
@@ -161,7 +169,7 @@ WRONG = {
     "train: {scheduler: constant_with_warmup}": "set train.scheduler: constant",
     "run: {device: gpu}": "set run.device: cuda",
     "run: {strategy: zero3}": "set run.strategy: fsdp",
-    "rlhf: {algorithm: kto}": "there is no KTO here",
+    "rlhf: {algorithm: ipo}": "set rlhf.algorithm: dpo and dpo.loss: ipo",
 }
 
 

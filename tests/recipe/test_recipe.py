@@ -26,7 +26,7 @@ from tuner.recipe.dump import dump
 from tuner.recipe.json_schema import json_schema
 from tuner.recipe.load import load
 from tuner.recipe.schema import Recipe, keys_of, sections
-from tuner.recipe.verbs import VERBS
+from tuner.recipe.verbs import ALGORITHM_SECTIONS, VERBS
 
 
 def test_the_walk_covers_the_schema() -> None:
@@ -95,6 +95,15 @@ def test_hyphens_are_told_from_underscores(tmp_path: Path, section: str, key: st
     assert any(f"{section}.{wrong}: unknown key; did you mean '{key}'" in x for x in error.problems)
 
 
+def _one_letter_away(wrong: str) -> list[str]:
+    """Sections of the same length that differ in one letter: ppo, dpo and cpo do."""
+    return [
+        name
+        for name in sections()
+        if len(name) == len(wrong) and sum(map(str.__ne__, name, wrong)) == 1
+    ]
+
+
 @pytest.mark.parametrize("section", sections())
 def test_a_misspelt_section_is_named(tmp_path: Path, section: str) -> None:
     """H01"""
@@ -102,8 +111,9 @@ def test_a_misspelt_section_is_named(tmp_path: Path, section: str) -> None:
         wrong = section[:index] + "q" + section[index + 1 :]
         error = problem(write(tmp_path, {**BASE, wrong: {"x": "1"}}))
         assert any(
-            f":3: {wrong}: unknown section; did you mean '{section}'" in text
+            f":3: {wrong}: unknown section; did you mean '{near}'" in text
             for text in error.problems
+            for near in _one_letter_away(wrong)
         )
 
 
@@ -160,14 +170,20 @@ def test_a_dumped_recipe_loads_back_equal(tmp_path: Path, name: str) -> None:
     odd = ["1e-4", "no", "null", "合同", 'a"b\\c', " x ", "tab\tnew\nline\u2028", "😀"]
     labels = f"data.labels={json.dumps(odd, ensure_ascii=False)}"
     free = 'data.columns={a: "1e-4", b: "012", c: "true", d: "~"}'
-    for verb in ("sft", "reward", "rlhf"):
-        # Another algorithm than ppo has no section ppo.
+    for verb, algorithm in (
+        *(("sft", ""), ("reward", "")),
+        *(("rlhf", algorithm) for algorithm in ALGORITHM_SECTIONS),
+    ):
+        others = {*ALGORITHM_SECTIONS} - {algorithm}
         keys = [
             f"{key}={value}"
             for key, value in values.items()
-            if verb_of(key.partition(".")[0]) in ("sft", verb) and key != "rlhf.algorithm"
+            if verb_of(key.partition(".")[0]) in ("sft", verb)
+            and key != "rlhf.algorithm"
+            and key.partition(".")[0] not in others
         ]
-        for overrides in ([], [*keys, labels, free, 'data.eval="1e-4"']):
+        chosen = [f"rlhf.algorithm={algorithm}"] if algorithm else []
+        for overrides in (chosen, [*keys, *chosen, labels, free, 'data.eval="1e-4"']):
             loaded = load(file, overrides, verb)
             (tmp_path / "lock.yaml").write_text(dump(loaded.recipe), encoding="utf-8")
             assert load(tmp_path / "lock.yaml", (), verb).recipe == loaded.recipe

@@ -182,6 +182,7 @@ LENGTHS = [{"rule": "length", "min": 2, "max": 5}, {"rule": "forbidden", "words"
 OTHERS: dict[str, dict[str, Any]] = {
     "reward": {},
     "dpo": {"rlhf": {"algorithm": "dpo", "kl_coefficient": 0.1}},
+    "cpo": {"rlhf": {"algorithm": "cpo"}},
     "ppo": {
         "rlhf": {"algorithm": "ppo", "reward": LENGTHS, "max_new_tokens": 6},
         "ppo": {"minibatches": 2, "epochs": 2},

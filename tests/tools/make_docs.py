@@ -29,6 +29,10 @@ SECTIONS = {
     "reward": "For `tuner reward`.",
     "rlhf": "For `tuner rlhf`.",
     "ppo": "For `rlhf.algorithm: ppo`.",
+    "dpo": "For `rlhf.algorithm: dpo`.",
+    "kto": "For `rlhf.algorithm: kto`.",
+    "simpo": "For `rlhf.algorithm: simpo`.",
+    "cpo": "For `rlhf.algorithm: cpo`.",
     "compare": "For `tuner compare`.",
 }
 

@@ -35,7 +35,7 @@ ORDER = (
         "bottleneck",
     ),
     *("medical", "ptuning", "education", "prefix", "reward-rankings", "sft-full", "qat"),
-    *("sft-staged", "qlora", "legal-8b", "rlhf-gsm8k", "reward", "dpo"),
+    *("sft-staged", "qlora", "legal-8b", "rlhf-gsm8k", "reward", "dpo", "kto"),
     *("legal", "rlhf-full", "rlhf", "compare"),
 )
 EMBEDDED = "model.base=smollm2-135m"

@@ -172,6 +172,9 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     if loaded.task == "reward" and (unpaired := history_rows.old_unpaired(plan)):
         recipe = recipe.model_copy(update={"reward": recipe.reward or RewardSection()})
         meant["reward"] = {"unpaired": unpaired}
+    beta = history.old_coefficient(values)
+    if beta is not None and recipe.rlhf is not None and recipe.rlhf.kl_coefficient == "auto":
+        meant["rlhf"] = {"kl_coefficient": beta}
     dtype = history.old_dtype(values)
     if dtype is not None and recipe.model.dtype == "auto":
         meant["model"]["dtype"] = dtype

@@ -8,10 +8,10 @@ _COMMANDS = {
     "tuner chat RUN": "predict generate infer inference ask complete",
     "tuner serve RUN": "api server webui deploy",
     "tuner sft RECIPE": "train training finetune fine-tune fit run qlora dora full",
-    "tuner rlhf RECIPE --set rlhf.algorithm=dpo": "dpo",
-    "tuner rlhf RECIPE --set rlhf.algorithm=ppo": "ppo",
-    "tuner rlhf RECIPE --set rlhf.algorithm=grpo": "grpo",
-    "tuner rlhf RECIPE --set rlhf.algorithm=rloo": "rloo",
+    **{
+        f"tuner rlhf RECIPE --set rlhf.algorithm={name}": name
+        for name in ("dpo", "ppo", "grpo", "rloo", "kto", "orpo", "simpo", "cpo")
+    },
     "tuner reward RECIPE": "rm reward-model",
     "tuner export RUN --format merged": "merge convert quantize save",
     "tuner data preview RECIPE": "preview",

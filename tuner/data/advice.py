@@ -155,7 +155,7 @@ def as_thumbs(source: Source, task: Collection[str]) -> list[str]:
         return []
     return [
         f"  answers that are liked or not ('{label}'), for tuner reward, or for tuner rlhf with "
-        "rlhf.algorithm: dpo, as they are:",
+        "rlhf.algorithm: kto, as they are:",
         f"    {recipe_line(source.given, source.data.columns)}",
     ]
 

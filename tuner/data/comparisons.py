@@ -26,6 +26,7 @@ class Compared:
         ties: rows whose two answers are equally good.
         alone: thumbs that are learned without an opposite one.
         unrated: rows without a thumb.
+        pairs: comparisons that are no thumbs.
     """
 
     comparisons: list[Comparison]
@@ -35,6 +36,7 @@ class Compared:
     ties: int = 0
     alone: int = 0
     unrated: int = 0
+    pairs: int = 0
 
     @property
     def without_pair(self) -> int:
@@ -80,14 +82,16 @@ def compare(sources: Sequence[Source], files: DataSource, alone: bool = False) -
         else:
             others += _scaled(files.each(source.rows, reader.scores))
     grouped, consistent = _grouped(thumbs, alone), _consistent(pairs)
+    compared = [*consistent.comparisons, *(each for each in others if each.pairs)]
     return Compared(
-        [*grouped.comparisons, *consistent.comparisons, *(each for each in others if each.pairs)],
+        [*grouped.comparisons, *compared],
         grouped.unpaired + [each.row for each in others if not each.pairs],
         grouped.identical,
         consistent.contradicting,
         ties,
         grouped.alone,
         unrated,
+        len(compared),
     )
 
 

@@ -72,8 +72,9 @@ class Ranking:
 
     @property
     def reference(self) -> str:
-        """The preferred answer of the first pair."""
-        return self.texts[self.pairs[0][0]]
+        """The preferred answer of the first pair; empty for a disliked one alone."""
+        better = self.pairs[0][0]
+        return "" if better == ZERO else self.texts[better]
 
     @property
     def num_tokens(self) -> int:

@@ -73,6 +73,8 @@ WARNINGS = {
     "unrated_rows": "{:row} left out: no thumb says whether the answer is liked",
     "thumbs_alone": "{:thumb} to prompts without an opposite one: learned against a score of 0 "
     "(reward.unpaired)",
+    "pairs_as_thumbs": "{:pair} read as two thumbs each: the better answer is liked, the worse one "
+    "is not",
     "unpaired_rows": "{:row} left out: no better and worse answer to the same prompt make a pair",
     "identical_answers": "{:answer} given twice under the same prompt, or both liked and disliked",
     "contradicting_pairs": "{:pair} left out: another row has the same answers in the opposite "

@@ -27,7 +27,7 @@ WARNED = (
     *("skipped", "ignored_columns", "dropped_too_long", "eval_dropped_too_long"),
     *("documents_cut", "rows_without_oldest_turns"),
     *("eval_rows_also_in_train", "rows_with_written_stops", "special_tokens_in_text"),
-    *("tied_rows", "unrated_rows", "thumbs_alone"),
+    *("tied_rows", "unrated_rows", "thumbs_alone", "pairs_as_thumbs"),
     *("unpaired_rows", "identical_answers", "contradicting_pairs", "pairs_too_long", "blank_rows"),
 )
 

@@ -1,7 +1,11 @@
-"""Metrics of a policy trained on preferences: its implicit rewards (Rafailov et al. 2023).
+"""Metrics of a policy trained on preferences: its implicit rewards.
 
-The reward of an answer is beta * (log-probability - log-probability under the reference policy);
-the metrics of reward models (`evaluate.preference`) are computed from it.
+The metrics of reward models (`evaluate.preference`) are computed from them. With log-probabilities
+log p of an answer of n tokens, the reward is
+
+- beta * (log p - log p under the reference policy) for dpo and kto (Rafailov et al. 2023),
+- beta * log p for cpo (Xu et al. 2024), and beta / n * log p for simpo (Meng et al. 2024),
+- for orpo the log-odds of the probability per token, exp(log p / n) (Hong et al. 2024).
 """
 
 from __future__ import annotations
@@ -35,13 +39,21 @@ def observe(
     result = list[Judged]()
     for row in rows:
         answers = responses(row)
-        now = log_probabilities(plan, model, answers)
-        with rollouts.reference(model):
-            start = log_probabilities(plan, model, answers)
-        moved = ((now - start) * plan.rlhf.kl_coefficient).tolist()
-        result.append(Judged(row, tuple(moved)))
+        result.append(Judged(row, tuple(_rewards(plan, model, answers).tolist())))
         tick(len(result), len(rows))
     return result
+
+
+def _rewards(plan: Plan, model: Any, answers: Sequence[Response]) -> torch.Tensor:
+    """Return (answers,) float64, each answer's reward."""
+    now, algorithm = log_probabilities(plan, model, answers), plan.rlhf.algorithm
+    if plan.rlhf.compares:
+        with rollouts.reference(model):
+            return (now - log_probabilities(plan, model, answers)) * plan.beta
+    if algorithm == "cpo":
+        return now * plan.beta
+    mean = now / now.new_tensor([len(answer.response_ids) for answer in answers])
+    return mean * plan.beta if algorithm == "simpo" else mean - torch.log(-torch.expm1(mean))
 
 
 def log_probabilities(plan: Plan, model: Any, answers: Sequence[Response]) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tuner.machine import packages
 from tuner.methods import METHODS
+from tuner.plan.preferences import SMOOTHED
 from tuner.rewards.options import ModelReward
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
     yield from _vllm(rlhf, cpu)
     if not rlhf.draws:
         yield from _without_answers(rlhf)
+        yield from _of_rows(recipe, rlhf)
         return
     if not rlhf.reward:
         yield (
@@ -78,6 +80,40 @@ def _without_answers(rlhf: RlhfSection) -> Iterator[str]:
             what = f"rlhf.{key} and rlhf.algorithm: {rlhf.algorithm}"
             why = "which learns from preferences and samples no answers"
             yield f"{what}, {why}; leave out rlhf.{key}"
+
+
+def _of_rows(recipe: Recipe, rlhf: RlhfSection) -> Iterator[str]:
+    """Yield what contradicts a loss of preferences."""
+    if rlhf.kl_coefficient == 0:
+        yield (
+            f"rlhf.kl_coefficient: 0 and rlhf.algorithm: {rlhf.algorithm}, whose loss would not "
+            "depend on the answers; leave out rlhf.kl_coefficient, or set a number above 0"
+        )
+    if rlhf.algorithm == "kto":
+        for key in ("batch_size", "micro_batch_size"):
+            if getattr(recipe.train, key) == 1:
+                yield (
+                    f"train.{key}: 1 and rlhf.algorithm: kto, which estimates the KL from the "
+                    f"other answers of a forward pass; set train.{key}: 2 or more"
+                )
+    if (dpo := recipe.dpo) is None:
+        return
+    if dpo.label_smoothing not in ("auto", 0) and dpo.loss not in SMOOTHED:
+        yield (
+            f"dpo.label_smoothing: {dpo.label_smoothing} and dpo.loss: {dpo.loss}, which has none; "
+            "set dpo.loss: robust, or leave dpo.label_smoothing out"
+        )
+    if dpo.label_smoothing == 0 and dpo.loss == "exo_pair":
+        yield (
+            "dpo.label_smoothing: 0 and dpo.loss: exo_pair, which needs some; leave "
+            "dpo.label_smoothing out"
+        )
+    if dpo.normalize_length and dpo.loss != "sigmoid":
+        own = "which is per token anyway" if dpo.loss == "ipo" else "which has no such form"
+        yield (
+            f"dpo.normalize_length: true and dpo.loss: {dpo.loss}, {own}; leave out "
+            + "dpo.normalize_length"
+        )
 
 
 def _ppo(ppo: PpoSection, rlhf: RlhfSection, batch: int) -> Iterator[str]:

@@ -13,6 +13,7 @@ from tuner.data.chat.system_turn import with_system
 from tuner.data.preferences import PreferenceData
 from tuner.data.prompts import PromptData
 from tuner.data.sft import SftData
+from tuner.data.thumbs import ThumbData
 from tuner.data.tokens.prepared import Inputs
 from tuner.machine import launch
 from tuner.plan import rlhf as plan_rlhf
@@ -211,6 +212,8 @@ def pipeline(
         return PreferenceData(inputs, alone=alone)
     if rlhf is None:
         return SftData(replace(inputs, formats=loaded.formats), head.name)
+    if rlhf.algorithm == "kto":
+        return ThumbData(inputs)
     if not rlhf.draws:
         return PreferenceData(inputs, apart=True)
     if recipe.ppo is not None and recipe.ppo.ptx_data is not None:

@@ -10,7 +10,7 @@ from tuner.methods.lora import LoraOptions
 from tuner.methods.options import TargetedOptions
 from tuner.methods.targets import layers_of
 from tuner.model import fused_experts, own_code, sizes
-from tuner.plan import new_tokens, qat
+from tuner.plan import new_tokens, preferences, qat
 from tuner.recipe.history_rows import BEGUN
 from tuner.schema.suggest import listed
 
@@ -46,10 +46,14 @@ def _taken(base: RecipeAndBase, parts: Adapted) -> list[str]:
     return fused_experts.taken(base.base.config, parts.targets) if lora else []
 
 
-def warnings(base: RecipeAndBase, parts: Adapted, prepared: Prepared, trainable: int) -> list[str]:
+def warnings(
+    base: RecipeAndBase, parts: Adapted, prepared: Prepared, footprint: Footprint
+) -> list[str]:
     """Return what a run does otherwise than its user may expect."""
     recipe, skeleton, model = base.recipe, base.layers, base.base
-    texts = [str(text) for text in prepared.report.get("warnings", [])]
+    trainable = footprint.shape.trainable
+    texts = preferences.warnings(recipe, prepared.report, footprint.micro_batch_size)
+    texts.extend(str(text) for text in prepared.report.get("warnings", []))
     if recipe.model.trust_remote_code:
         texts.extend(
             f"model.trust_remote_code: code of {model.name} runs: {each}"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tuner.plan.data import Data
     from tuner.plan.decide import Decided
     from tuner.plan.ground import Adapted, RecipeAndBase
+    from tuner.plan.rlhf import RlhfModels
     from tuner.plan.values import Values
 
 
@@ -39,6 +40,7 @@ class Footprint:
         quantized: the same on a base in 4 bits; None where not possible.
         micro_batch_size: rows per forward pass.
         checkpointing: whether activations are recomputed.
+        parties: policy and reward models that the recipe names.
     """
 
     base: RecipeAndBase
@@ -48,6 +50,7 @@ class Footprint:
     quantized: estimate.Workload | None
     micro_batch_size: int
     checkpointing: bool
+    parties: RlhfModels
 
     @classmethod
     def of(
@@ -70,7 +73,7 @@ class Footprint:
             held = shape.share(processes.per_node)
         quantized = fit.in_4_bits(held, recipe, method, base.base, base.layers, adapted.targets)
         micro, again = split.split(base, decided, held, quantized, machine, values)
-        return cls(base, decided, shape, held, quantized, micro, again)
+        return cls(base, decided, shape, held, quantized, micro, again, data.parties)
 
     def on_gpus(self) -> dict[str, str]:
         """Return which settings fit GPUs of common sizes."""
@@ -104,7 +107,11 @@ class Footprint:
             disk.require_space(output, space["total"] - disk.folder_bytes(output))
         peak = estimate.estimate(self.held, self.micro_batch_size, self.checkpointing)
         export_peak = needs.peak(estimate.export_peak(self.shape, live))
-        return space, estimate.facts(peak, export_peak, estimate.drawing_peak(self.held))
+        memory = estimate.facts(peak, export_peak, estimate.drawing_peak(self.held))
+        if recipe.rlhf is not None:
+            size = self.micro_batch_size
+            memory |= memory_rlhf.reference(self.held, size, recipe.rlhf, self.parties)
+        return space, memory
 
 
 def _shape(
@@ -143,7 +150,7 @@ def _shape(
         mapped=split.mapped(recipe, found, decided.device, dtype, skeleton.total),
     )
     if recipe.rlhf is not None:
-        shape = memory_rlhf.whole(shape, recipe, data.prepared, data.parties, found)
+        shape = memory_rlhf.whole(shape, recipe, data.prepared, ordered, data.parties, found)
     return shape
 
 

@@ -21,6 +21,7 @@ from tuner.plan import (
     facts,
     ground,
     metrics,
+    preferences,
     summary,
     targets,
 )
@@ -73,6 +74,7 @@ def make(
     base = ground.open_recipe_and_base(loaded, note, code_sha256)
     adapted = ground.adapt(base, machine)
     rows = data.read(base, adapted, policy, chained, [] if known is None else known)
+    preferences.decide(recipe, values)
     decided = _decide(base, adapted, rows.prepared, machine, values)
     footprint = Footprint.of(base, adapted, rows, decided, machine, values)
     decide.defaults(recipe, rows.prepared, base.base, base.head.name, values)
@@ -107,7 +109,7 @@ def make(
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
         warnings=[
             *_unlike_asked(recipe, machine, decided, len(rows.prepared.train)),
-            *facts.warnings(base, adapted, rows.prepared, footprint.shape.trainable),
+            *facts.warnings(base, adapted, rows.prepared, footprint),
         ],
         parties=rows.parties,
         ptx=rows.ptx,

@@ -14,6 +14,7 @@ from tuner.errors import RecipeError
 from tuner.machine.imports import Place
 from tuner.plan.values import Values
 from tuner.recipe.schema import Recipe
+from tuner.recipe.schema_preference import OF_ROWS
 from tuner.schema.suggest import suggestion
 
 
@@ -38,7 +39,7 @@ class Metric:
     goal: bool = True
 
 
-_PAIRS, _REWARD, _RLHF = ("reward", "dpo"), ("reward",), ("rlhf",)
+_PAIRS, _REWARD, _RLHF = ("reward", *OF_ROWS), ("reward",), ("rlhf",)
 METRICS: dict[str, Metric] = {
     row.name: row
     for row in (

@@ -113,6 +113,11 @@ class Plan:
         return self.recipe.rlhf or RlhfSection()
 
     @property
+    def beta(self) -> float:
+        """What the plan has decided as `rlhf.kl_coefficient`."""
+        return float(self.values["rlhf.kl_coefficient"].value)
+
+    @property
     def ppo(self) -> PpoSection:
         """The section of a recipe whose algorithm is ppo."""
         return self.recipe.ppo or PpoSection()

@@ -113,7 +113,7 @@ def split(
     ):
         size = few
         why = f"{_enough_tokens(shape)} tokens keep a CPU busy; more would only take memory"
-    values.set_auto("train.micro_batch_size", size, why)
+    values.set_auto("train.micro_batch_size", _several(recipe, size, batch, limit), why)
     why = "needed to fit into memory" if checkpointing else "fits into memory without it"
     values.set_auto("train.gradient_checkpointing", checkpointing, why)
     return size, checkpointing
@@ -128,6 +128,21 @@ def recomputes(recipe: Recipe, possible: bool) -> tuple[bool, ...]:
     """Return whether to keep or recompute activations, in the order to try."""
     asked = recipe.train.gradient_checkpointing
     return (asked,) if asked != "auto" else (False, True) if possible else (False,)
+
+
+def _several(recipe: Recipe, size: int, batch: int, limit: int) -> int:
+    """Return the rows per forward pass, which are several for kto: it estimates the KL from them.
+
+    Raises:
+        ResourceError: only one row fits, or there is only one.
+    """
+    if size > 1 or recipe.rlhf is None or recipe.rlhf.algorithm != "kto":
+        return size
+    raise ResourceError(
+        "rlhf.algorithm: kto needs two rows per forward pass",
+        f"one of a process's {batch} rows per step fits into {limit / 2**30:.1f} GiB",
+        "set train.batch_size to an even number per process; or lower data.max_length",
+    )
 
 
 def _enough_tokens(shape: estimate.Workload) -> int:

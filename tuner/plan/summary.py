@@ -48,6 +48,8 @@ def _noun(plan: Plan) -> str:
         return "prompt"
     if plan.task == "sft":
         return "row" if plan.prepared.report.get("split_rows", 0) == 0 else "piece"
+    if plan.task == "rlhf" and plan.rlhf.algorithm == "kto":
+        return "rated answer"
     return "comparison" if plan.task == "reward" else "pair"
 
 

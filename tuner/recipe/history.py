@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from tuner.recipe.history_rows import BEGUN, ROWS, rows_then
+from tuner.recipe.schema_preference import OF_ROWS
 from tuner.schema.strict_yaml import Path
 from tuner.schema.suggest import listed
 
@@ -41,9 +42,15 @@ ADDED: dict[str, Any] = {
     "eval.every": None,
     "eval.stop": None,
     "eval.keep": "auto",
+    "dpo.loss": "sigmoid",
+    "dpo.label_smoothing": "auto",
+    "dpo.sft_weight": 0.0,
+    "dpo.normalize_length": False,
 }
 # What `auto` of such a key was in every run, where plans now name what it comes to.
-_WAS_AUTO = {"model.attention": "sdpa"}
+_WAS_AUTO = {"model.attention": "sdpa", "dpo.label_smoothing": 0.0}
+# The default of `rlhf.kl_coefficient` then, for every algorithm.
+_COEFFICIENT = 0.05
 # Columns that earlier versions of these templates did not read.
 _NOW_READ = {"chat": "system", "prompt_completion": "history"}
 # Its default was `literal`; stop tokens at the end of answers made no difference.
@@ -163,6 +170,16 @@ def old_dtype(values: Mapping[str, Any]) -> str | None:
     return "float32" if tuple(found.values()) == ("cuda", "float32") else None
 
 
+def old_coefficient(values: Mapping[str, Any]) -> float | None:
+    """Return the default that an earlier version had for `rlhf.kl_coefficient`, if a run had it.
+
+    Args:
+        values: of the plan in the record of the run that is resumed.
+    """
+    known = values.get("rlhf.kl_coefficient", {})
+    return float(known["value"]) if known.get("origin") in ("default", BEGUN) else None
+
+
 def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) -> dict[str, Any]:
     """Return a dumped recipe in the form of the first version, as far as that had the keys.
 
@@ -184,13 +201,21 @@ def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) ->
     elif then["data"][_SPECIAL] == "literal":
         then["data"][_SPECIAL] = "literal, stop tokens too"
     fields = {name: then["train"][name] for name in _OF_TRL}
+    _as_ever(then.get("rlhf", {}))
     for key, value in ADDED.items():
         section, _, name = key.partition(".")
         if section in then and name in then[section] and then[section][name] == value:
             del then[section][name]
+    then = {section: keys for section, keys in then.items() if keys or section != "dpo"}
     for name in _OF_TRL:
         then["train"].pop(name, None)
     then["train"]["trl"] = {
         name: value for name, value in fields.items() if value != ADDED[f"train.{name}"]
     }
     return then
+
+
+def _as_ever(section: dict[str, Any]) -> None:
+    """Give the coefficient of what samples answers the default that it always had."""
+    if section.get("kl_coefficient") == "auto" and section["algorithm"] not in OF_ROWS:
+        section["kl_coefficient"] = _COEFFICIENT

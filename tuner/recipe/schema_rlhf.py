@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from tuner.recipe.schema_preference import OF_ROWS, REFERENCE_FREE
 from tuner.rewards.options import RewardParts
 from tuner.schema.fields import (
     ADAPTER,
     FILE,
+    AutoNotNegative,
     AutoPositive,
     Count,
     CountFromZero,
@@ -44,7 +46,8 @@ class RlhfSection(Section):
     """Learning from rewards or preferences."""
 
     algorithm: Annotated[
-        Literal["ppo", "rloo", "grpo", "dpo"], Field(description="training algorithm")
+        Literal["ppo", "rloo", "grpo", "dpo", "kto", "orpo", "simpo", "cpo"],
+        Field(description="training algorithm"),
     ] = "ppo"
     policy: Annotated[
         Text | None,
@@ -69,9 +72,12 @@ class RlhfSection(Section):
         Field(description="sample for rloo and grpo with vLLM, as trl does; needs a GPU"),
     ] = "none"
     kl_coefficient: Annotated[
-        NotNegative,
-        Field(description="weight of the KL to the reference policy; beta of grpo, rloo and dpo"),
-    ] = 0.05
+        AutoNotNegative,
+        Field(
+            description="weight of the KL to the reference policy; beta of a loss of preferences, "
+            "lambda of orpo; auto: as in the algorithm's paper"
+        ),
+    ] = "auto"
     kl_limit: Annotated[
         Positive,
         Field(
@@ -89,7 +95,12 @@ class RlhfSection(Section):
     @property
     def draws(self) -> bool:
         """Whether the policy learns from responses that it samples."""
-        return self.algorithm != "dpo"
+        return self.algorithm not in OF_ROWS
+
+    @property
+    def compares(self) -> bool:
+        """Whether training compares the policy with a reference policy."""
+        return self.algorithm not in REFERENCE_FREE
 
     @property
     def copies(self) -> int:

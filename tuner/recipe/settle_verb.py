@@ -7,7 +7,7 @@ from typing import Any
 from tuner.errors import RecipeError
 from tuner.methods import METHODS
 from tuner.recipe.source import RecipeSource
-from tuner.recipe.verbs import TASK_SECTIONS, VERBS
+from tuner.recipe.verbs import ALGORITHM_SECTIONS, TASK_SECTIONS, VERBS
 
 
 def settle_verb(
@@ -52,7 +52,7 @@ def _add_sections(tree: dict[str, Any], verb: str | None) -> None:
     """Add the sections of the task, with their defaults, where the recipe has none."""
     for section, task in TASK_SECTIONS.items():
         wanted = verb is not None and VERBS[verb].task == task
-        if wanted and (section != "ppo" or _algorithm(tree) == "ppo"):
+        if wanted and (section not in ALGORITHM_SECTIONS or section == _algorithm(tree)):
             tree.setdefault(section, {})
 
 
@@ -62,10 +62,11 @@ def _foreign_sections(
     """Return the error for sections that the verb's task does not read."""
     task = VERBS[verb].task if verb else _verb_of_sections(tree)
     algorithm = _algorithm(tree)
-    if tree.get("ppo") is not None and task == "rlhf" and algorithm != "ppo":
-        what = f"the section ppo does not apply to rlhf.algorithm: {algorithm}"
-        line = f"{source.place(('ppo',))}: {what}"
-        return RecipeError(what, fix="leave the section out", problems=[line])
+    for name in ALGORITHM_SECTIONS:
+        if tree.get(name) is not None and task == "rlhf" and algorithm != name:
+            what = f"the section {name} does not apply to rlhf.algorithm: {algorithm}"
+            line = f"{source.place((name,))}: {what}"
+            return RecipeError(what, fix="leave the section out", problems=[line])
     for name, owner in TASK_SECTIONS.items():
         if tree.get(name) is not None and owner != task:
             what = f"the section {name} is for `tuner {owner}`"

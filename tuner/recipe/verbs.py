@@ -27,7 +27,12 @@ class Verb:
 
 
 # The recipe's sections that only one task reads.
-TASK_SECTIONS = {"reward": "reward", "rlhf": "rlhf", "ppo": "rlhf"}
+TASK_SECTIONS = {
+    **{"reward": "reward", "rlhf": "rlhf"},
+    **dict.fromkeys(("ppo", "dpo", "kto", "simpo", "cpo"), "rlhf"),
+}
+# Those that are for the algorithm of their name.
+ALGORITHM_SECTIONS = ("ppo", "dpo", "kto", "simpo", "cpo")
 
 VERBS: dict[str, Verb] = {
     row.name: row
@@ -43,7 +48,10 @@ VERBS: dict[str, Verb] = {
         Verb("sft", "sft", None, "Fine-tune on examples with the method named in the recipe."),
         Verb("reward", "reward", None, "Train a reward model on comparisons of answers."),
         Verb(
-            "rlhf", "rlhf", None, "Train a policy on rewards or preferences (PPO, RLOO, GRPO, DPO)."
+            "rlhf",
+            "rlhf",
+            None,
+            "Train a policy on rewards or preferences (PPO, RLOO, GRPO, DPO, KTO, ORPO ...).",
         ),
     )
 }

@@ -19,6 +19,7 @@ from tuner.errors import ResourceError, first_line
 from tuner.machine import ranks
 from tuner.plan.memory.estimate import CONTEXT, estimate
 from tuner.plan.memory.fit import GIB
+from tuner.recipe.schema_preference import BY_FORWARD_PASS
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
@@ -83,7 +84,9 @@ def resized(plan: Plan, most: int) -> Plan | None:
     """
     batch, world = plan.recipe.train.batch_size, plan.devices.world
     filled_up = world > 1 and plan.recipe.rlhf is None
-    sizes = (size for size in range(most, 0, -1) if filled_up or batch % (size * world) == 0)
+    # The KL of kto is estimated from the rows of a forward pass.
+    least = 2 if plan.rlhf.algorithm == "kto" else 1
+    sizes = (n for n in range(most, least - 1, -1) if filled_up or batch % (n * world) == 0)
     size = next(sizes, None)
     return None if size is None else replace(plan, micro_batch_size=size)
 
@@ -133,10 +136,7 @@ def fit_free(plan: Plan, folder: RunFolder | None, reporter: Reporter) -> Plan:
     entry = {"step": 0, "from": size, "to": now, "error": found}
     if folder is not None:
         folder.update(**{RECORD: [*(folder.record.get(RECORD) or []), entry]})
-    text = (
-        f"{found}: {counted(now, 'row')} per forward pass instead of {size}, the update stays the "
-        "same"
-    )
+    text = f"{found}: {counted(now, 'row')} per forward pass instead of {size}, {_stays(plan)}"
     log.warning(text)
     reporter.warn(text)
     return fits
@@ -193,11 +193,18 @@ def shrink(
         ) from error
     text = (
         f"out of memory in step {step} ({reason}); it is repeated with {counted(now, 'row')} per "
-        f"forward pass instead of {size}, the update stays the same"
+        f"forward pass instead of {size}, {_stays(plan)}"
     )
     log.warning(text)
     reporter.warn(text)
     return smaller
+
+
+def _stays(plan: Plan) -> str:
+    """Return what fewer rows per forward pass mean to the update, in words."""
+    if plan.task == "rlhf" and plan.rlhf.algorithm in BY_FORWARD_PASS:
+        return f"over which {plan.rlhf.algorithm} takes a mean: the update is slightly different"
+    return "the update stays the same"
 
 
 def free_failed_step(model: Any) -> None:

@@ -91,6 +91,11 @@ def _auto_or(read: Any) -> Any:
     return lambda value: "auto" if value == "auto" else read(value)
 
 
+def auto_or_number(value: Any) -> Any:
+    """Read `auto`, or a number."""
+    return "auto" if value == "auto" else _float(value)
+
+
 def _free(value: Any) -> Any:
     return strict_yaml.resolve(value)
 
@@ -110,6 +115,9 @@ AutoCount = Annotated[
 ]
 AutoPositive = Annotated[
     Annotated[float, Field(gt=0)] | Literal["auto"], BeforeValidator(_auto_or(_float))
+]
+AutoNotNegative = Annotated[
+    Annotated[float, Field(ge=0)] | Literal["auto"], BeforeValidator(_auto_or(_float))
 ]
 FreeMapping = Annotated[dict[str, Any], BeforeValidator(_free)]
 

@@ -1,13 +1,13 @@
-"""Direct preference optimisation (Rafailov et al. 2023), by trl's `DPOTrainer`."""
+"""Direct preference optimisation (Rafailov et al. 2023) and its kin, by trl's `DPOTrainer`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tuner.data.tokens.order import Stream
+from tuner.recipe.schema_preference import DpoSection
 from tuner.tasks import trl_lending
-from tuner.tasks.callbacks import TrlCallback
+from tuner.tasks.pairs import Pairs, TokenShares
 from tuner.tasks.trl_lending import TrlRun
 
 if TYPE_CHECKING:
@@ -22,56 +22,66 @@ def trainer(leg: Leg) -> TrlRun:
     A step has `train.batch_size` pairs; the last one is filled with rows of the next epoch.
     """
     # Imported here: it takes seconds, and no other task needs it.
-    from datasets import Dataset
     from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
     plan = leg.plan
-    batch, rows = plan.recipe.train.batch_size, plan.prepared.train
-    place, end = leg.first * batch, leg.stage.stop * batch
-    stream = Stream(rows, plan.recipe.run.seed, place, end, batch, grouped=True)
+    pairs = Pairs(leg)
+    options = plan.recipe.dpo or DpoSection()
     pad = DataCollatorForPreference(plan.tokenizer.pad_token_id)
 
     def collate(chosen: Sequence[Mapping[str, Any]]) -> Any:
         """Collate our own token ids: trl would tokenize texts, control tokens in them included."""
-        pairs = [rows[each["row"]] for each in chosen]
-        return pad([_pair(pair.prompt_ids, *pair.answers) for pair in pairs])
+        return pad(
+            [
+                {"prompt_ids": prompt, "chosen_ids": better, "rejected_ids": worse}
+                for prompt, better, worse in pairs.parts(chosen)
+            ]
+        )
 
-    def build() -> DPOTrainer:
+    def build() -> Any:
+        loss = "sigmoid_norm" if options.normalize_length else options.loss
+        losses: dict[str, float] = {loss: 1.0}
+        if options.sft_weight:
+            losses["sft"] = options.sft_weight
         config = trl_lending.arguments(
             DPOConfig,
             plan,
             leg.steps,
-            beta=plan.rlhf.kl_coefficient,
-            loss_type=["sigmoid"],
+            beta=plan.beta,
+            loss_type=[*losses],
+            loss_weights=[*losses.values()],
+            label_smoothing=float(plan.values["dpo.label_smoothing"].value),
             max_length=None,
         )
-        # trl requires texts and tokenizes them; nothing reads the result.
-        texts = {key: ["-"] * len(stream) for key in ("prompt", "chosen", "rejected")}
-        return DPOTrainer(
+        made: Any = DPOTrainer(
             model=leg.trained.model,
             args=config,
             data_collator=collate,
-            train_dataset=Dataset.from_dict({**texts, "row": stream.places}),
+            train_dataset=pairs.dataset(),
             processing_class=plan.tokenizer,
-            callbacks=[TrlCallback(leg, stream, figures, SHOWN)],
+            callbacks=[pairs.callback(figures, SHOWN)],
             optimizers=(leg.optimizer, leg.schedule),
         )
+        if options.sft_weight:
+
+            def weigh(share: float) -> None:
+                made.loss_weights[1] = options.sft_weight * share
+
+            made.add_callback(TokenShares(pairs, weigh))
+        return made
 
     def figures(logs: Mapping[str, float]) -> dict[str, Any]:
-        """Return the metrics of a step; `margin` and the rewards are the implicit ones."""
-        pairs = stream.step(leg.step.number - leg.first)
-        return {
-            "pair_accuracy": logs["rewards/accuracies"],
-            "margin": logs["rewards/margins"],
-            "reward_better": logs["rewards/chosen"],
-            "reward_worse": logs["rewards/rejected"],
-            "tokens": sum(pair.num_tokens for pair in pairs),
-        }
+        return {**_figures(logs), "tokens": pairs.tokens}
 
     return TrlRun(plan, leg.trained.model, build)
 
 
-def _pair(prompt: list[int], better: list[int], worse: list[int]) -> dict[str, list[int]]:
-    start = len(prompt)
-    return {"prompt_ids": prompt, "chosen_ids": better[start:], "rejected_ids": worse[start:]}
+def _figures(logs: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of a step; `margin` and the rewards are the implicit ones."""
+    return {
+        "pair_accuracy": logs["rewards/accuracies"],
+        "margin": logs["rewards/margins"],
+        "reward_better": logs["rewards/chosen"],
+        "reward_worse": logs["rewards/rejected"],
+    }

@@ -100,7 +100,7 @@ class Online:
 
         leg, plan, rlhf = self.leg, self.plan, self.plan.rlhf
         given: dict[str, Any] = {
-            "beta": rlhf.kl_coefficient,
+            "beta": plan.beta,
             "num_generations": rlhf.copies,
             "max_completion_length": rlhf.max_new_tokens,
             "temperature": rlhf.temperature,

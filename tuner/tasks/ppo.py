@@ -47,7 +47,7 @@ class Ppo:
         self.plan, self.options = plan, plan.ppo
         self.model, self.judge = leg.trained.model, leg.trained.judge
         self.updates = Updates(leg)
-        self.coefficient = float(task_state.get("coefficient", plan.rlhf.kl_coefficient))
+        self.coefficient = float(task_state.get("coefficient", plan.beta))
         self.scale = RunningScale(*task_state.get("scale", ()))
         self.collapse = Collapse(leg)
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tuner.recipe.schema_preference import REFERENCE_FREE
 from tuner.rewards.response import Response, Scores
-from tuner.tasks import dpo, judges, online, ppo, rollouts
+from tuner.tasks import dpo, judges, kto, online, ppo, reference_free, rollouts
 from tuner.tasks.value import PolicyValue, RewardValue
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def prepare(plan: Plan, model: Any) -> Callable[[Sequence[Response]], Scores]:
         SafetyError: a reward is a Python function, and the recipe does not allow it.
     """
     judge = judges.load(plan)
-    if plan.parties.policy is not None:
+    if plan.parties.policy is not None and plan.rlhf.compares:
         # A second copy of the adapter; both share one base.
         start = str(plan.parties.policy.folder)
         model.load_adapter(start, rollouts.REFERENCE, is_trainable=False)
@@ -54,7 +55,14 @@ def finish(plan: Plan, trained: Trained) -> None:
 
 def trainer(leg: Leg) -> Any:
     """Return the trainer of the recipe's algorithm for a leg."""
-    made: Callable[..., Any] = ppo.Ppo
-    if leg.plan.rlhf.algorithm != "ppo":
-        made = online.trainer if leg.plan.rlhf.draws else dpo.trainer
-    return made(leg)
+    return _TRAINERS[leg.plan.rlhf.algorithm](leg)
+
+
+_TRAINERS: dict[str, Callable[[Leg], Any]] = {
+    "ppo": ppo.Ppo,
+    "rloo": online.trainer,
+    "grpo": online.trainer,
+    "dpo": dpo.trainer,
+    "kto": kto.trainer,
+    **dict.fromkeys(REFERENCE_FREE, reference_free.trainer),
+}

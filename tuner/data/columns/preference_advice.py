@@ -17,7 +17,7 @@ from tuner.errors import DataError
 from tuner.schema.strict_yaml import flow
 from tuner.schema.suggest import plain
 
-_RENAME = "rename columns in the file, or map them: data.columns: {format's name: file's name}"
+RENAME = "rename columns in the file, or map them: data.columns: {format's name: file's name}"
 # More words than these are no thumbs.
 _MOST_WORDS = 6
 _THUMBS = frozenset(map(plain, NAMES))
@@ -80,7 +80,7 @@ def nothing_fits(what: str, expected: Sequence[str], rows: Sequence[Row]) -> Dat
         if lines := [line for name in present for line in _as_thumbs(name, values[name])]:
             fix = "\n  ".join(["say which answers are liked:", *lines])
             return DataError(what, fix=fix, problems=[found, *expected])
-    return DataError(what, fix=_RENAME, problems=[found, *expected])
+    return DataError(what, fix=RENAME, problems=[found, *expected])
 
 
 def refuse_unanswered(prompt: str, free: Sequence[str], rows: Sequence[Row]) -> None:

@@ -63,7 +63,7 @@ def refuse_disliked(source: Source, names: Sequence[str]) -> None:
     raise DataError(
         f"{len(down)} of {len(source.rows)} rows have an answer that is labelled bad",
         f"column {listed}, e.g. {down[0].id}; supervised learning would teach these answers",
-        "learn from both kinds: tuner reward, or tuner rlhf with rlhf.algorithm: dpo; or say what "
+        "learn from both kinds: tuner reward, or tuner rlhf with rlhf.algorithm: kto; or say what "
         "becomes of these rows:\n"
         "  data.disliked: drop    # leave them out, as earlier versions did\n"
         "  data.disliked: learn   # learn them like the others",

@@ -7,6 +7,7 @@ from typing import Any
 from tuner.methods import METHODS
 from tuner.recipe.convert.conversion import Conversion, Setting, shown
 from tuner.recipe.schema import keys_of
+from tuner.recipe.verbs import ALGORITHM_SECTIONS
 
 _OF_TURNS = ("data.cut", "data.long", "data.learn")
 _OF_SCORES = ("every", "stop", "keep")
@@ -45,8 +46,8 @@ def _other(made: Conversion, section: str, name: str) -> str:
         if made.keys.get("data.eval") == 0:
             return "no rows are held out"
         return "" if "eval.every" in made.keys else "nothing is scored while it trains"
-    if section == "ppo" and made.keys.get("rlhf.algorithm") != "ppo":
-        return "it is of PPO"
+    if section in ALGORITHM_SECTIONS and made.keys.get("rlhf.algorithm") != section:
+        return f"it is of {section.upper()}"
     return ""
 
 

@@ -62,7 +62,7 @@ def _factory_defaults(given: Mapping[str, Any]) -> Settings:
         **({} if "warmup_steps" in given else {"warmup_ratio": 0}),
         **({} if "eval_dataset" in given else {"val_size": 0}),
         **({} if "evaluation_strategy" in given else {"eval_strategy": "no"}),
-        **({"pref_beta": 0.1} if stage == "dpo" else {}),
+        **({"pref_beta": 0.1} if stage in ("dpo", "kto") else {}),
         **({"ppo_epochs": 4} if stage == "ppo" else {}),
         **({"center_rewards_coefficient": 0} if stage == "rm" else {}),
     }
@@ -101,7 +101,7 @@ def _axolotl_defaults(given: Mapping[str, Any]) -> Settings:
         "lr_scheduler": "cosine",
         **({} if "warmup_steps" in given else {"warmup_ratio": 0.03}),
         **({} if "test_datasets" in given else {"val_set_size": 0}),
-        **({"rl_beta": 0.1} if given.get("rl") == "dpo" else {}),
+        **({"rl_beta": 0.1} if given.get("rl") in ("dpo", "ipo", "kto", "orpo") else {}),
         **(_GRPO if given.get("rl") == "grpo" else {}),
         **({"center_rewards_coefficient": 0} if flag(given.get("reward_model")) else {}),
         **({"excess_length_strategy": "drop"} if supervised and _turns(given) else {}),

@@ -6,7 +6,7 @@ A key that comes to be needs its row changed, and nothing else.
 
 from __future__ import annotations
 
-from tuner.recipe.other_tools import sets, takes, takes_eval, takes_rows, words
+from tuner.recipe.other_tools import sets, takes, takes_eval, takes_rlhf, takes_rows, words
 from tuner.recipe.other_tools.row import (
     Fate,
     Row,
@@ -209,27 +209,35 @@ TABLE: tuple[Row, ...] = (
         {"merged_16bit": "merged", "lora": "adapter", "q4_k_m": ["gguf-q4_k_m"]},
         "no format '{value}'; `tuner export --formats` lists them")),
     # reward and rlhf
-    Row("stage", "rlhf.algorithm", takes.stage),
-    Row("rl rlhf_type", "rlhf.algorithm", takes.algorithm),
-    Row("reward_model reward_models reward_model_path", "rlhf.reward", takes.reward_model),
+    Row("stage", "rlhf.algorithm", takes_rlhf.stage),
+    Row("rl rlhf_type", "rlhf.algorithm", takes_rlhf.algorithm),
+    Row("reward_model reward_models reward_model_path", "rlhf.reward", takes_rlhf.reward_model),
     Row("reward_funcs", "rlhf.reward", absent("rlhf.reward: [{function: file.py:name}]")),
     Row("center_rewards_coefficient", "reward.centering", as_is),
     Row("process_reward_model ebft diffusion llmcompressor", "",
         absent("there is no such training here", Fate.BLOCKS)),
     Row("adapter_name_or_path lora_model_dir sft_model_path policy_model adapters "
-        "resume_from_adapter", "rlhf.policy", takes.policy),
+        "resume_from_adapter", "rlhf.policy", takes_rlhf.policy),
     Row("max_completion_length response_length max_response_length", "rlhf.max_new_tokens", as_is),
-    Row("max_new_tokens", "rlhf.max_new_tokens", takes.sampled),
-    Row("temperature", "rlhf.temperature", takes.sampled),
+    Row("max_new_tokens", "rlhf.max_new_tokens", takes_rlhf.sampled),
+    Row("temperature", "rlhf.temperature", takes_rlhf.sampled),
     Row("num_generations rollout_n num_responses", "rlhf.responses_per_prompt", as_is),
     Row("beta pref_beta rl_beta kl_coef init_kl_coef dpo_beta", "rlhf.kl_coefficient",
-        takes.preference),
-    Row("pref_loss dpo_loss_type loss_type", "rlhf.algorithm", takes.loss),
-    Row("pref_ftx rpo_alpha dpo_label_smoothing pref_bco_weight ld_alpha dpo_loss_weights "
-        "dpo_use_weighting simpo_gamma cpo_alpha orpo_alpha", "",
-        absent("DPO's loss is the sigmoid alone", harmless="0.0")),
-    Row("kto_desirable_weight kto_undesirable_weight kto_chosen_weight kto_rejected_weight "
-        "kto_tag", "", absent("there is no KTO; `tuner reward` learns thumbs")),
+        takes_rlhf.preference),
+    Row("pref_loss dpo_loss_type loss_type", "dpo.loss", takes_rlhf.loss),
+    Row("dpo_label_smoothing", "dpo.label_smoothing", takes_rlhf.smoothing),
+    Row("pref_ftx rpo_alpha", "dpo.sft_weight", takes_rlhf.words_weight),
+    Row("cpo_alpha", "cpo.sft_weight", takes_rlhf.words_weight),
+    Row("simpo_gamma", "simpo.margin", takes_rlhf.own("simpo")),
+    Row("orpo_alpha", "rlhf.kl_coefficient", noted("lambda of ORPO")),
+    Row("kto_desirable_weight kto_chosen_weight desirable_weight", "kto.desirable_weight",
+        takes_rlhf.own("kto")),
+    Row("kto_undesirable_weight kto_rejected_weight undesirable_weight",
+        "kto.undesirable_weight", takes_rlhf.own("kto")),
+    Row("kto_tag", "", unneeded("columns that say what is liked are found by their names")),
+    Row("pref_bco_weight ld_alpha dpo_loss_weights dpo_use_weighting", "",
+        absent("dpo.loss is one loss, and dpo.sft_weight adds the better answers' tokens",
+               harmless="0.0")),
     Row("ref_model ref_model_adapters precompute_ref_log_probs", "",
         absent("the reference is the policy as it begins")),
     Row("cliprange clip_range epsilon", "ppo.clip", as_is),

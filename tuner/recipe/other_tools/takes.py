@@ -41,15 +41,6 @@ _METHODS: dict[str, dict[str, Any]] = {
 }
 _FLAGS = {"dora": ("use_dora", "lora_use_dora", "peft_use_dora")}
 _FLAGS["rslora"] = ("use_rslora", "lora_use_rslora", "peft_use_rslora")
-_STAGES: dict[str, Here] = {
-    "sft": left_out("it is what is done with answers"),
-    "pt": Here({"data.template": "text"}),
-    "rm": Here({"reward": {}}),
-    "dpo": Here({"rlhf.algorithm": "dpo"}),
-    "ppo": Here({"rlhf.algorithm": "ppo"}, "clipping, KL and values are those of this program"),
-    "grpo": Here({"rlhf.algorithm": "grpo"}),
-    "rloo": Here({"rlhf.algorithm": "rloo"}),
-}
 _SCHEDULES = ("linear", "cosine", "constant")
 
 
@@ -124,52 +115,6 @@ def scheduler(place: str, given: Given) -> Here:
     return lost(f"no schedule '{given.value}' here; there are {', '.join(_SCHEDULES)}")
 
 
-def stage(place: str, given: Given) -> Here:
-    """What is optimised, in LLaMA-Factory and ms-swift."""
-    word = str(given.value).lower()
-    if word in ("kto", "orpo", "simpo", "cpo"):
-        return blocks(f"{word.upper()} is not there; pairs: rlhf.algorithm: dpo; thumbs: reward")
-    return _STAGES.get(word) or blocks(f"there is no training '{given.value}' here")
-
-
-def algorithm(place: str, given: Given) -> Here:
-    """The algorithm of reinforcement or preference learning, in Axolotl and ms-swift."""
-    word = str(given.value).lower()
-    if word in ("dpo", "ppo", "grpo", "rloo"):
-        return Here({place: word})
-    return stage(place, given)
-
-
-def reward_model(place: str, given: Given) -> Here:
-    """Axolotl says by it that a reward model is trained; others name one."""
-    if flag(given.value) is not None:
-        return Here({"reward": {}}) if flag(given.value) else left_out("none is trained")
-    return Here({place: [{"model": given.value}]}, "a run or an adapter of tuner")
-
-
-def preference(place: str, given: Given) -> Here:
-    """Beta: of DPO and its kin."""
-    if _kind(given) not in ("", "dpo", "ppo", "grpo", "rloo"):
-        return left_out("only preference learning has it")
-    return Here({place: given.value})
-
-
-def loss(place: str, given: Given) -> Here:
-    """The loss of DPO."""
-    if str(given.value).lower() in ("sigmoid", "['sigmoid']"):
-        return left_out("it is DPO's loss here")
-    if _kind(given) not in ("", "dpo"):
-        return left_out("only preference learning has it")
-    return blocks(f"DPO's loss is the sigmoid here; there is no '{given.value}'")
-
-
-def policy(place: str, given: Given) -> Here:
-    """The adapter that training starts from."""
-    if _kind(given) in ("dpo", "ppo", "grpo", "rloo"):
-        return Here({place: given.value}, "a run or an adapter folder")
-    return lost("supervised training starts from the base, not from an adapter")
-
-
 def strategy(place: str, given: Given) -> Here:
     """FSDP's own settings: only that it is used has a key."""
     return Here({place: "fsdp"}, "the rest of its settings is the plan's")
@@ -229,19 +174,6 @@ def attention(place: str, given: Given) -> Here:
     if word == "disabled":
         return Here({place: "eager"})
     return left_out("the plan chooses the kernels; the result is the same")
-
-
-def sampled(place: str, given: Given) -> Here:
-    """How answers are sampled, which matters to what learns from them."""
-    if _kind(given) in ("ppo", "grpo", "rloo"):
-        return Here({place: given.value})
-    return left_out("only what learns from its own answers has it; `tuner chat` has options")
-
-
-def _kind(given: Given) -> str:
-    """Return what is trained, as far as the other keys say it."""
-    names = ("stage", "rl", "rlhf_type")
-    return str(next((given.others[name] for name in names if name in given.others), ""))
 
 
 def thinking(place: str, given: Given) -> Here:

@@ -121,8 +121,7 @@ VALUES: dict[str, Take] = {
     )),
     "rlhf.algorithm": _words({
         "reinforce": "rloo", "reinforce++": "rloo",
-        **{name: blocks(f"there is no {name.upper()} here; pairs: dpo, thumbs: `tuner reward`")
-           for name in ("kto", "orpo", "simpo", "ipo", "cpo")},
+        "ipo": {"rlhf.algorithm": "dpo", "dpo.loss": "ipo"}, "kto_pair": "kto",
         "gspo": blocks("there is no GSPO here; grpo is nearest"),
         "dapo": blocks("there is no DAPO here; grpo is nearest"),
     }),
