@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.data.tokens.collate import shared_prefix
 from tuner.model import layers
 from tuner.model.sizes import Sizes
-from tuner.plan import decide, evaluations, split
+from tuner.plan import decide, evaluations, optimizers, split
 from tuner.plan import qat as plan_qat
 from tuner.plan.memory import activations, estimate, fit
 from tuner.plan.memory import exports as export_needs
@@ -37,6 +37,7 @@ class Footprint:
         shape: of the whole run, for the estimates.
         held: the part that one process holds.
         quantized: the same on a base in 4 bits; None where not possible.
+        weights: the tensors that are trained at one time.
         micro_batch_size: rows per forward pass.
         checkpointing: whether activations are recomputed.
     """
@@ -46,6 +47,7 @@ class Footprint:
     shape: estimate.Workload
     held: estimate.Workload
     quantized: estimate.Workload | None
+    weights: Mapping[str, layers.Weight]
     micro_batch_size: int
     checkpointing: bool
 
@@ -65,12 +67,13 @@ class Footprint:
             RecipeError, ResourceError: as `split.split`.
         """
         recipe, method, processes = base.recipe, base.method, decided.processes
-        shape = held = _shape(base, adapted, data, decided)
+        weights = layers.trained(base.base, base.head.name, base.layers, method, decided.setting)
+        shape = held = _shape(base, adapted, data, decided, weights)
         if processes.sharded:
             held = shape.share(processes.per_node)
         quantized = fit.in_4_bits(held, recipe, method, base.base, base.layers, adapted.targets)
         micro, again = split.split(base, decided, held, quantized, machine, values)
-        return cls(base, decided, shape, held, quantized, micro, again)
+        return cls(base, decided, shape, held, quantized, weights, micro, again)
 
     def on_gpus(self) -> dict[str, str]:
         """Return which settings fit GPUs of common sizes."""
@@ -108,7 +111,11 @@ class Footprint:
 
 
 def _shape(
-    base: RecipeAndBase, adapted: Adapted, data: Data, decided: Decided
+    base: RecipeAndBase,
+    adapted: Adapted,
+    data: Data,
+    decided: Decided,
+    weights: Mapping[str, layers.Weight],
 ) -> estimate.Workload:
     """Return what the estimates need to know about a run."""
     recipe, method, found, skeleton = base.recipe, base.method, base.base, base.layers
@@ -122,7 +129,9 @@ def _shape(
     own_rows_bytes = _trained_rows(base.vocabulary, found.config) if own_rows else 0
     shape = estimate.Workload(
         parameters=skeleton.total,
-        trainable=layers.trainable(found, base.head.name, skeleton, method, decided.setting),
+        trainable=layers.numbers(weights),
+        state=optimizers.OPTIMIZERS[recipe.train.optimizer].bytes_of(weights.values()),
+        averages=optimizers.OPTIMIZERS[recipe.train.optimizer].averages,
         adapter=method.adapter,
         dtype=dtype,
         stored=dtype if recipe.model.quantize == "none" else recipe.model.quantize,

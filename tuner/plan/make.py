@@ -13,6 +13,7 @@ from tuner.methods.options import Setting
 from tuner.model.heads import family
 from tuner.plan import (
     contradictions,
+    contradictions_train,
     costs,
     data,
     decide,
@@ -69,6 +70,7 @@ def make(
     recipe, values = loaded.recipe, Values(loaded)
     contradictions.refuse_contradictions(recipe, METHODS[recipe.method.name], machine)
     base = ground.open_recipe_and_base(loaded, note, code_sha256)
+    contradictions_train.refuse_loss(base)
     adapted = ground.adapt(base, machine)
     rows = data.read(base, adapted, policy, chained)
     decided = _decide(base, adapted, rows.prepared, machine, values)
@@ -105,6 +107,7 @@ def make(
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
         warnings=[
             *_unlike_asked(recipe, machine, decided, len(rows.prepared.train)),
+            *contradictions_train.warnings(recipe, decided.device, footprint.weights),
             *facts.warnings(base, adapted, rows.prepared, footprint.shape.trainable),
         ],
         parties=rows.parties,

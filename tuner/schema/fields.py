@@ -91,6 +91,10 @@ def _auto_or(read: Any) -> Any:
     return lambda value: "auto" if value == "auto" else read(value)
 
 
+def _none_or_float(value: Any) -> Any:
+    return "none" if value == "none" else _float(value)
+
+
 def _free(value: Any) -> Any:
     return strict_yaml.resolve(value)
 
@@ -110,6 +114,9 @@ AutoCount = Annotated[
 ]
 AutoPositive = Annotated[
     Annotated[float, Field(gt=0)] | Literal["auto"], BeforeValidator(_auto_or(_float))
+]
+NoneOrPositive = Annotated[
+    Annotated[float, Field(gt=0)] | Literal["none"], BeforeValidator(_none_or_float)
 ]
 FreeMapping = Annotated[dict[str, Any], BeforeValidator(_free)]
 
