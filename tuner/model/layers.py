@@ -155,7 +155,8 @@ def _of_adapter(base: Base, head: str, method: Method, setting: Setting) -> dict
         with warnings.catch_warnings():
             # They are in run.log once the method is put on the base itself.
             warnings.simplefilter("ignore")
-            config = setting.with_head(method.config(setting)) if method.config else None
+            assert method.config is not None
+            config = setting.with_head(method.config(setting))
             embedding_rows.train(model, config, setting.new_token_ids)
             wrapped: Any = peft.get_peft_model(model, config)
     except (ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:

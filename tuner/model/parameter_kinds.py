@@ -16,7 +16,7 @@ def of(model: Any) -> dict[str, str]:
     such a module (a whole copy, or some rows) is of its kind; factors on it are not.
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    found = {}
+    found = dict[str, str]()
     for name, module in model.named_modules():
         kind = "embedding" if isinstance(module, torch.nn.Embedding) else ""
         if module is head or is_new(name):

@@ -34,7 +34,8 @@ def add(model: Any, alpha: float) -> None:
         if not spread or not module.training or output.shape[:2] != spread[0].shape:
             return None
         most = alpha / output.shape[-1] ** 0.5 * spread[0].to(output)[..., None]
-        return output + torch.empty_like(output).uniform_(-1, 1) * most
+        disturbed: torch.Tensor = output + torch.empty_like(output).uniform_(-1, 1) * most
+        return disturbed
 
     model.register_forward_pre_hook(see, with_kwargs=True)
     model.get_input_embeddings().register_forward_hook(disturb)
@@ -42,10 +43,9 @@ def add(model: Any, alpha: float) -> None:
 
 def _tokens(given: Mapping[str, Any]) -> torch.Tensor:
     """Return (rows, positions) float32, the tokens of the row that a position belongs to."""
-    ids = given["input_ids"]
     if "row_lengths" in given:
         lengths = torch.tensor(given["row_lengths"])
         return lengths.repeat_interleave(lengths)[None].float()
-    mask = given["attention_mask"]
+    mask: torch.Tensor = given["attention_mask"]
     # Padding has noise, too, which nothing reads.
-    return mask.sum(dim=1, keepdim=True).expand(ids.shape).float()
+    return mask.sum(dim=1, keepdim=True).expand(mask.shape).float()

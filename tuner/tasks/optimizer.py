@@ -98,11 +98,10 @@ def _adamw(groups: Groups, rate: float, plan: Plan) -> torch.optim.Optimizer:
 
 
 def _adamw8bit(groups: Groups, rate: float, plan: Plan) -> torch.optim.Optimizer:
-    import bitsandbytes
+    from bitsandbytes.optim import adamw
 
-    made: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(
-        groups, lr=rate, **_adam(plan.recipe.train)
-    )
+    kind: Any = adamw.AdamW8bit
+    made: torch.optim.Optimizer = kind(groups, lr=rate, **_adam(plan.recipe.train))
     return made
 
 
@@ -111,7 +110,9 @@ def _paged_adamw8bit(groups: Groups, rate: float, plan: Plan) -> torch.optim.Opt
         return _adamw8bit(groups, rate, plan)
     from tuner.tasks import paged_optimizer
 
-    return paged_optimizer.PagedAdamW8bit(groups, lr=rate, **_adam(plan.recipe.train))
+    kind: Any = paged_optimizer.PagedAdamW8bit
+    made: torch.optim.Optimizer = kind(groups, lr=rate, **_adam(plan.recipe.train))
+    return made
 
 
 def _adafactor(groups: Groups, rate: float, plan: Plan) -> torch.optim.Optimizer:
@@ -119,9 +120,10 @@ def _adafactor(groups: Groups, rate: float, plan: Plan) -> torch.optim.Optimizer
 
 
 def _lion(groups: Groups, rate: float, plan: Plan) -> torch.optim.Optimizer:
-    import bitsandbytes
+    from bitsandbytes.optim import lion
 
-    made: torch.optim.Optimizer = bitsandbytes.optim.Lion(groups, lr=rate, betas=(0.9, 0.99))
+    kind: Any = lion.Lion
+    made: torch.optim.Optimizer = kind(groups, lr=rate, betas=(0.9, 0.99))
     return made
 
 
@@ -170,6 +172,13 @@ class Together(torch.optim.Optimizer):
         self.parts = list(parts)
         self.counts = [len(part.param_groups) for part in self.parts]
         super().__init__([group for part in self.parts for group in part.param_groups], {})
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Keep the state as it is.
+
+        accelerate loads an optimizer's own state to move it to the device, where this one is;
+        torch would convert the codes of 8-bit states to the type of the parameters.
+        """
 
     def step(self, closure: Any = None) -> Any:
         """Make the step of each part; the loss, if a closure computes one."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import bitsandbytes
 import torch
+from bitsandbytes.optim import adamw
 
 
-class PagedAdamW8bit(bitsandbytes.optim.PagedAdamW8bit):  # type: ignore[misc]
+class PagedAdamW8bit(adamw.PagedAdamW8bit):
     """Paged AdamW whose state is paged whatever it comes from.
 
     bitsandbytes pages a state only where it makes it. accelerate loads the state of an optimizer
@@ -21,9 +21,10 @@ class PagedAdamW8bit(bitsandbytes.optim.PagedAdamW8bit):  # type: ignore[misc]
     def page(self) -> None:
         """Put a restored state into paged memory."""
         own = {id(each) for group in self.param_groups for each in group["params"]}
+        buffer: Any = self.get_state_buffer
         for parameter, values in self.state.items():
             for key in ("state1", "state2") if id(parameter) in own else ():
                 value = values.get(key)
                 if isinstance(value, torch.Tensor) and not getattr(value, "is_paged", False):
-                    paged = self.get_state_buffer(parameter, dtype=value.dtype)
+                    paged = buffer(parameter, dtype=value.dtype)
                     values[key] = paged.copy_(value)
