@@ -88,7 +88,7 @@ def test_a_run_of_one_step_takes_it_at_the_full_rate(
     made = make(make_recipe(train={"max_steps": 1}), tmp_path / "run")
     (stage,) = made.stages
     assert (stage.steps, stage.warmup_steps) == (1, 0)
-    train = found.recipe.train
+    train = made.recipe.train
     assert rate_share("cosine", 0, stage.steps, stage.warmup_steps, train) == 1.0
 
 

@@ -13,7 +13,7 @@ from tuner.machine import packages
 from tuner.methods import METHODS
 from tuner.model.heads import family
 from tuner.plan.optimizers import OPTIMIZERS, decay_steps
-from tuner.recipe.schema_train import TrainSection
+from tuner.recipe.schema_train import ADAM_KEYS, OF_SCHEDULE, WITHOUT_ADAM, TrainSection
 
 if TYPE_CHECKING:
     from tuner.methods.method import Method
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from tuner.plan.ground import RecipeAndBase
     from tuner.plan.values import Stage
     from tuner.recipe.schema import Recipe
-
-_ADAM_KEYS = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 def refuse_decay(train: TrainSection, stages: Iterable[Stage]) -> None:
@@ -60,8 +58,8 @@ def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
             f"{method.name} also trains vectors or embeddings: set train.optimizer: adamw, or one "
             f"of these methods: {able}"
         )
-    if not row.adam:
-        for key in _ADAM_KEYS:
+    if row.name in WITHOUT_ADAM:
+        for key in ADAM_KEYS:
             if _is_set(train, key):
                 yield f"train.{key} and {given}, which has none; leave out train.{key}"
     yield from _schedule(train)
@@ -97,8 +95,7 @@ def _schedule(train: TrainSection) -> Iterator[str]:
     name = train.scheduler
     if name == "auto":
         name = "constant" if OPTIMIZERS[train.optimizer].averages else "linear"
-    readers = {"decay": "wsd", "power": "polynomial", "cycles": "cosine_restarts"}
-    for key, reader in readers.items():
+    for key, reader in OF_SCHEDULE.items():
         if _is_set(train, key) and name != reader:
             yield (
                 f"train.{key} is for train.scheduler: {reader}, and it is {name}; set "

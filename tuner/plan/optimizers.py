@@ -48,7 +48,6 @@ class Optimizer:
         name: `train.optimizer` in the recipe.
         rate: default learning rate, as a share of the method's.
         state: bytes that it keeps of a tensor of this shape, in memory and in a checkpoint.
-        adam: whether `train.adam_beta1`, `adam_beta2` and `adam_epsilon` apply to it.
         by_adamw: kinds of tensors that AdamW trains in its place.
         needs: the package that it is from, where that may be missing.
         averages: whether what is kept are averages of the weights that it trains.
@@ -57,7 +56,6 @@ class Optimizer:
     name: str
     rate: float
     state: Callable[[tuple[int, ...]], int]
-    adam: bool = True
     by_adamw: frozenset[str] = frozenset()
     needs: str = ""
     averages: bool = False
@@ -83,11 +81,11 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer(
             "paged_adamw8bit", 1.0, _two_moments_in_8_bits, by_adamw=frozenset({"embedding"})
         ),
-        Optimizer("adafactor", 50.0, _rows_and_columns, adam=False),
-        Optimizer("lion", 0.2, _every(4), adam=False),
+        Optimizer("adafactor", 50.0, _rows_and_columns),
+        Optimizer("lion", 0.2, _every(4)),
         Optimizer("muon", 1.0, _every(4), by_adamw=frozenset({"vector", "embedding", "head"})),
         Optimizer("schedule_free", 2.0, _every(8), needs="schedulefree", averages=True),
-        Optimizer("sgd", 500.0, _every(4), adam=False),
+        Optimizer("sgd", 500.0, _every(4)),
     )
 }
 

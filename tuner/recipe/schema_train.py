@@ -30,6 +30,10 @@ Optimizer = Literal[
     "sgd",
 ]
 OPTIMIZER_NAMES: tuple[str, ...] = get_args(Optimizer)
+# Keys of Adam's moments, and the optimizers that have none.
+ADAM_KEYS, WITHOUT_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon"), ("adafactor", "lion", "sgd")
+# Keys that one schedule alone reads.
+OF_SCHEDULE = {"decay": "wsd", "power": "polynomial", "cycles": "cosine_restarts"}
 Scheduler = Literal[
     "auto",
     "linear",
