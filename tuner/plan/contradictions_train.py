@@ -55,8 +55,8 @@ def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
         able = ", ".join(each.name for each in METHODS.values() if each.matrices)
         yield (
             f"{given} and method.name: {method.name}; Muon updates whole matrices, and "
-            f"{method.name} also trains vectors, embeddings or rotations: set train.optimizer: adamw, or one "
-            f"of these methods: {able}"
+            f"{method.name} also trains vectors, embeddings or rotations: set "
+            f"train.optimizer: adamw, or one of these methods: {able}"
         )
     if row.name in WITHOUT_ADAM:
         for key in ADAM_KEYS:

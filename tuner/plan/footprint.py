@@ -107,7 +107,7 @@ class Footprint:
             disk.require_space(output, space["total"] - disk.folder_bytes(output))
         peak = estimate.estimate(self.held, self.micro_batch_size, self.checkpointing)
         export_peak = needs.peak(estimate.export_peak(self.shape, live))
-        return space, estimate.facts(peak, export_peak, estimate.drawing_peak(self.held))
+        return space, estimate.facts(peak, export_peak, memory_rlhf.drawing_peak(self.held))
 
 
 def _shape(

@@ -106,8 +106,7 @@ def make(
         values=values.table,
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
         warnings=[
-            *_unlike_asked(recipe, machine, decided, len(rows.prepared.train)),
-            *contradictions_train.warnings(recipe, decided.device, footprint.weights),
+            *_unlike_asked(recipe, machine, footprint, len(rows.prepared.train)),
             *facts.warnings(base, adapted, rows.prepared, footprint.shape.trainable),
         ],
         parties=rows.parties,
@@ -120,12 +119,14 @@ def make(
     return replace(plan, summary=summary.sentence(plan))
 
 
-def _unlike_asked(recipe: Recipe, machine: Machine, decided: Decided, rows: int) -> list[str]:
-    """Return warnings where devices or steps are not those that the recipe asks for."""
+def _unlike_asked(recipe: Recipe, machine: Machine, footprint: Footprint, rows: int) -> list[str]:
+    """Return warnings where devices, steps or updates are not those that the recipe asks for."""
+    decided = footprint.decided
     return [
         *_unused_gpus(recipe, machine),
         *devices.warnings(decided.processes, recipe.train.batch_size),
         *decide.unreached(recipe, decided.stages, rows),
+        *contradictions_train.warnings(recipe, decided.device, footprint.weights),
     ]
 
 

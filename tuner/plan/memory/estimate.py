@@ -271,13 +271,6 @@ def disk(shape: Workload, formats: Sequence[str], kept: int = KEPT) -> dict[str,
     return {**parts, "total": sum(parts.values())}
 
 
-def drawing_peak(shape: Workload) -> int:
-    """Return the bytes while answers are sampled, without gradients; 0 where none are sampled."""
-    if not shape.drawing:
-        return 0
-    return shape.process + shape.weights + shape.state + shape.drawing
-
-
 def export_peak(shape: Workload, formats: Sequence[str]) -> int:
     """Return the bytes while artefacts are written and compared, after gradients are freed.
 
