@@ -103,9 +103,9 @@ RECIPES = {
         given("train.epochs", "expected a number", 1), {"train.epochs": "many"},
     ),
     "a choice": Fault(
-        2, "train.scheduler: expected one of linear, cosine, constant, not 'cosine_with_restarts'",
+        2, "train.scheduler: expected one of auto, linear, .*, not 'zigzag'",
         given("train.scheduler", r"expected one of (\w+)"),
-        {"train.scheduler": "cosine_with_restarts"},
+        {"train.scheduler": "zigzag"},
     ),
     "all or one row": Fault(
         2, "data.eval: 1.0 may mean all or one",
@@ -174,8 +174,8 @@ RECIPES = {
         files={"odd.yaml": "model_name_or_path: org/tiny\nstage: sft\ndataset: train.jsonl\n"},
     ),
     "optim": Fault(
-        2, "train.optim: .*the optimizer is AdamW", without("train.optim", "leave it out"),
-        {"train.optim": "adamw_8bit"},
+        2, "train.use_galore: .*optimizer has adamw", without("train.use_galore", "leave it out"),
+        {"train.use_galore": True},
     ),
     "report_to": Fault(
         2, "report_to: .*metrics.jsonl", without("report_to", "leave it out"),

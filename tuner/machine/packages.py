@@ -16,6 +16,7 @@ NEEDED_BY: dict[str, tuple[str, ...]] = {
     "compressed_tensors": ("compressed-tensors>=0.15",),
     "llama_cpp": ("llama-cpp-python>=0.3.16",),
     "ray": ("ray[tune]>=2.50",),
+    "schedulefree": ("schedulefree>=1.4",),
     "torchao": ("torchao>=0.18",),
     "uvicorn": ("fastapi>=0.132", "uvicorn>=0.34"),
 }

@@ -28,9 +28,18 @@ from tuner.model.heads import HEADS, is_new, named, new_modules
 # and head is a linear layer. GPT-2 stores its matrices (inputs, outputs), the others transposed.
 PLAIN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-_NOT_LINEAR = ("embed_tokens.", "lm_head.", "wte.", "wpe.")
+_EMBEDDINGS, _HEADS = ("embed_tokens.", "wte.", "wpe."), ("lm_head.",)
+_NOT_LINEAR = (*_EMBEDDINGS, *_HEADS)
 # The matrices with a row for every token.
 _WORDS = (".embed_tokens.weight", ".lm_head.weight", ".wte.weight")
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor that is trained: its shape, and whether it is an embedding, a head, or inner."""
+
+    shape: tuple[int, ...]
+    kind: str = "inner"
 
 
 @dataclass(frozen=True)
@@ -40,9 +49,10 @@ class Skeleton:
     Attributes:
         linears: linear layers except the head, as name -> (inputs, outputs).
         norms: names of the normalisation layers.
-        sizes: every parameter as name -> size.
+        shapes: every parameter as name -> shape.
         experts: parameters with the fused weights of a mixture of experts.
         tied: whether the head is the embedding matrix.
+        kinds: parameters that are an embedding or a head, as name -> which.
         new_modules: parts of the head that the base has no weights for.
         unfit: layers that no adapter works on, as name -> why.
         attention: transformers' own choice for it: sdpa, or eager where it has no other.
@@ -50,12 +60,18 @@ class Skeleton:
 
     linears: dict[str, tuple[int, int]]
     norms: list[str]
-    sizes: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
     experts: list[str]
     tied: bool
+    kinds: dict[str, str]
     new_modules: tuple[str, ...] = ()
     unfit: dict[str, str] = field(default_factory=dict)
     attention: str = "sdpa"
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Every parameter as name -> size."""
+        return {name: math.prod(shape) for name, shape in self.shapes.items()}
 
     @cached_property
     def total(self) -> int:
@@ -67,11 +83,12 @@ class Skeleton:
         """Parameters that stay as they are in a quantized base: all outside its linear layers."""
         return self.total - sum(inputs * outputs for inputs, outputs in self.linears.values())
 
-    def weights(self, which: str) -> int:
-        """Return how many parameters of the base are trained with `which` = all or last_layer."""
-        if which == "all":
-            return self.total
-        return sum(self.sizes[name] for name in full.last_layer(self.sizes, self.tied))
+    def weights(self, which: str) -> dict[str, Weight]:
+        """Return the parameters of the base that `which` = all or last_layer trains, by name."""
+        names = self.shapes if which == "all" else full.last_layer(self.shapes, self.tied)
+        return {
+            name: Weight(self.shapes[name], self.kinds.get(name, "inner")) for name in sorted(names)
+        }
 
 
 def read(base: Base, head: str, rows: int = 0) -> Skeleton:
@@ -95,14 +112,17 @@ def read(base: Base, head: str, rows: int = 0) -> Skeleton:
     return _from_shapes(base, shapes)
 
 
-def trainable(base: Base, head: str, skeleton: Skeleton, method: Method, setting: Setting) -> int:
-    """Return exactly how many parameters a method trains, at most, at one time.
+def trained(
+    base: Base, head: str, skeleton: Skeleton, method: Method, setting: Setting
+) -> dict[str, Weight]:
+    """Return exactly which tensors a method trains, the most at one time, by a name of each.
 
-    LoRA is counted by a formula; any other adapter is built on a model without weights.
+    Those of LoRA come from a formula; any other adapter is built on a model without weights.
     """
     options = setting.options
     if isinstance(options, StagedOptions):
-        return max(skeleton.weights(stage.train) for stage in options.stages)
+        stages = [skeleton.weights(stage.train) for stage in options.stages]
+        return max(stages, key=numbers)
     if method.config is None:
         return skeleton.weights("last_layer" if method.name == "last_layer" else "all")
     if (
@@ -110,19 +130,32 @@ def trainable(base: Base, head: str, skeleton: Skeleton, method: Method, setting
         and head == "language"
         and not (options.modules_to_save or options.experts)
     ):
-        own = sum(
-            lora.parameters(options, name, skeleton.linears[name]) for name in setting.targets
-        )
-        return own + _of_tokens(base, skeleton, setting.new_token_ids)
+        own = {
+            f"{name}.{part}": Weight(shape)
+            for name in setting.targets
+            for part, shape in lora.shapes(options, name, skeleton.linears[name]).items()
+        }
+        return own | _of_tokens(base, skeleton, setting.new_token_ids)
+    return _of_adapter(base, head, method, setting)
+
+
+def numbers(weights: Mapping[str, Weight]) -> int:
+    """Return how many numbers there are in some tensors."""
+    return sum(math.prod(weight.shape) for weight in weights.values())
+
+
+def _of_adapter(base: Base, head: str, method: Method, setting: Setting) -> dict[str, Weight]:
+    """Return what an adapter trains, by building it on torch's meta device."""
     import peft
 
-    from tuner.model import embedding_rows
+    from tuner.model import embedding_rows, parameter_kinds
 
     model = empty(base, head, tokenizer.rows_for(0, setting.new_token_ids))
     try:
         with warnings.catch_warnings():
             # They are in run.log once the method is put on the base itself.
             warnings.simplefilter("ignore")
+            assert method.config is not None
             config = setting.with_head(method.config(setting))
             embedding_rows.train(model, config, setting.new_token_ids)
             wrapped: Any = peft.get_peft_model(model, config)
@@ -132,17 +165,23 @@ def trainable(base: Base, head: str, skeleton: Skeleton, method: Method, setting
             f"{base.name}: {first_line(error)}",
             "choose another method, or other modules",
         ) from error
+    kinds = parameter_kinds.of(wrapped)
     # AdaLoRA keeps its ranks among the parameters, and never trains them.
-    named = wrapped.named_parameters()
-    return sum(p.numel() for name, p in named if p.requires_grad and "ranknum" not in name)
+    return {
+        name: Weight(tuple(p.shape), kinds.get(name, "inner"))
+        for name, p in wrapped.named_parameters()
+        if p.requires_grad and "ranknum" not in name
+    }
 
 
-def _of_tokens(base: Base, skeleton: Skeleton, ids: Sequence[int]) -> int:
-    """Return the number of parameters in the rows of some tokens, in embedding and head."""
-    if not ids:
-        return 0
-    whole = sum(size for name, size in skeleton.sizes.items() if f".{name}".endswith(_WORDS))
-    return whole // tokenizer.rows_for(base.vocabulary_rows, ids) * len(ids)
+def _of_tokens(base: Base, skeleton: Skeleton, ids: Sequence[int]) -> dict[str, Weight]:
+    """Return the rows of some tokens, in embedding and head."""
+    rows = tokenizer.rows_for(base.vocabulary_rows, ids) if ids else 0
+    return {
+        name: Weight((len(ids), skeleton.sizes[name] // rows), "embedding")
+        for name in skeleton.shapes
+        if ids and f".{name}".endswith(_WORDS)
+    }
 
 
 def _from_shapes(base: Base, shapes: dict[str, tuple[int, ...]]) -> Skeleton:
@@ -165,8 +204,13 @@ def _from_shapes(base: Base, shapes: dict[str, tuple[int, ...]]) -> Skeleton:
             norms.append(module)
         elif len(shape) == 2 and not (module + ".").endswith(_NOT_LINEAR):
             linears[module] = shape if transposed else (shape[1], shape[0])
-    sizes = {name: math.prod(shape) for name, shape in kept.items()}
-    return Skeleton(linears, norms, sizes, [], tied)
+    kinds = {name: "embedding" for name in kept if _ends_in(name, _EMBEDDINGS)}
+    kinds |= {name: "head" for name in kept if _ends_in(name, _HEADS)}
+    return Skeleton(linears, norms, kept, [], tied, kinds)
+
+
+def _ends_in(name: str, modules: tuple[str, ...]) -> bool:
+    return f"{name.rpartition('.')[0]}.".endswith(modules)
 
 
 def empty(
@@ -228,7 +272,7 @@ def _from_model(model: Any, base: Base) -> Skeleton:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    from tuner.model import unfit_layers
+    from tuner.model import parameter_kinds, unfit_layers
 
     output = model.get_output_embeddings()
     linears: dict[str, tuple[int, int]] = {}
@@ -243,10 +287,11 @@ def _from_model(model: Any, base: Base) -> Skeleton:
             linears[name] = (module.nx, module.nf)
         elif isinstance(weight, torch.nn.Parameter) and weight.ndim == 1:
             norms.append(name)
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    experts = [name for name in sizes if ends(name, lora.EXPERTS)]
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    experts = [name for name in shapes if ends(name, lora.EXPERTS)]
     stored = base.shapes()
-    new = new_modules(name for name in sizes if name not in stored)
+    new = new_modules(name for name in shapes if name not in stored)
     unfit = unfit_layers.find(model, linears, norms)
     attention = model.config._attn_implementation
-    return Skeleton(linears, norms, sizes, experts, base.tied, new, unfit, attention)
+    kinds = parameter_kinds.of(model)
+    return Skeleton(linears, norms, shapes, experts, base.tied, kinds, new, unfit, attention)

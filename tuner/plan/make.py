@@ -13,6 +13,7 @@ from tuner.methods.options import Setting
 from tuner.model.heads import family
 from tuner.plan import (
     contradictions,
+    contradictions_train,
     costs,
     data,
     decide,
@@ -72,6 +73,7 @@ def make(
     recipe, values = loaded.recipe, Values(loaded)
     contradictions.refuse_contradictions(recipe, METHODS[recipe.method.name], machine)
     base = ground.open_recipe_and_base(loaded, note, code_sha256)
+    contradictions_train.refuse_loss(base)
     adapted = ground.adapt(base, machine)
     rows = data.read(base, adapted, policy, chained, [] if known is None else known)
     preferences.decide(recipe, values)
@@ -108,7 +110,7 @@ def make(
         values=values.table,
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
         warnings=[
-            *_unlike_asked(recipe, machine, decided, len(rows.prepared.train)),
+            *_unlike_asked(recipe, machine, footprint, len(rows.prepared.train)),
             *facts.warnings(base, adapted, rows.prepared, footprint),
         ],
         parties=rows.parties,
@@ -121,12 +123,14 @@ def make(
     return replace(plan, summary=summary.sentence(plan))
 
 
-def _unlike_asked(recipe: Recipe, machine: Machine, decided: Decided, rows: int) -> list[str]:
-    """Return warnings where devices or steps are not those that the recipe asks for."""
+def _unlike_asked(recipe: Recipe, machine: Machine, footprint: Footprint, rows: int) -> list[str]:
+    """Return warnings where devices, steps or updates are not those that the recipe asks for."""
+    decided = footprint.decided
     return [
         *_unused_gpus(recipe, machine),
         *devices.warnings(decided.processes, recipe.train.batch_size),
         *decide.unreached(recipe, decided.stages, rows),
+        *contradictions_train.warnings(recipe, decided.device, footprint.weights),
     ]
 
 

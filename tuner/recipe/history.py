@@ -39,6 +39,13 @@ ADDED: dict[str, Any] = {
     "train.adam_epsilon": 1e-8,
     "run.deterministic": False,
     "train.checkpoints": 2,
+    "train.optimizer": "adamw",
+    "train.floor": 0.0,
+    "train.decay": 0.2,
+    "train.power": 2.0,
+    "train.cycles": 2,
+    "train.embedding_noise": 0.0,
+    "train.label_smoothing": 0.0,
     "eval.every": None,
     "eval.stop": None,
     "eval.keep": "auto",
@@ -180,6 +187,12 @@ def old_coefficient(values: Mapping[str, Any]) -> float | None:
     return float(known["value"]) if known.get("origin") in ("default", BEGUN) else None
 
 
+def _name_scheduler(train: dict[str, Any]) -> None:
+    """Let the schedule that `auto` comes to be named, as it was when that was the default."""
+    if train["scheduler"] == "auto" and train["optimizer"] != "schedule_free":
+        train["scheduler"] = "linear"
+
+
 def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) -> dict[str, Any]:
     """Return a dumped recipe in the form of the first version, as far as that had the keys.
 
@@ -200,6 +213,7 @@ def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) ->
         then["data"][_SPECIAL] = "literal"
     elif then["data"][_SPECIAL] == "literal":
         then["data"][_SPECIAL] = "literal, stop tokens too"
+    _name_scheduler(then["train"])
     fields = {name: then["train"][name] for name in _OF_TRL}
     _as_ever(then.get("rlhf", {}))
     for key, value in ADDED.items():

@@ -21,8 +21,9 @@ from tuner.model.adapters.files import WHOLE
 from tuner.model.kernels import attention, fused_boft, fused_lora, fused_mlp, fused_norm
 from tuner.model.transformers_errors import as_model_error, quiet_libraries
 from tuner.model.weights import DTYPES, open_weights
+from tuner.plan import optimizers
 from tuner.run import start_lora, start_prompt
-from tuner.tasks import TASKS, sharding
+from tuner.tasks import TASKS, embedding_noise, sharding
 from tuner.tasks.trained import Trained, trainable
 
 if TYPE_CHECKING:
@@ -173,6 +174,8 @@ def start(plan: Plan, base: Any) -> Trained:
     model.config.use_cache = False
     if plan.gradient_checkpointing:
         model.enable_input_require_grads()
+    if noise := plan.recipe.train.embedding_noise:
+        embedding_noise.add(model, noise)
     if plan.devices.sharded:
         sharding.shard(plan, model)
     digests: dict[str, str] = {}
@@ -223,7 +226,8 @@ def unmoved(plan: Plan, trained: Trained) -> list[str]:
     ]
     if len(still) < len(trained.start):
         return still
-    rate, usual = plan.stages[-1].learning_rate, plan.method.learning_rate
+    rate = plan.stages[-1].learning_rate
+    usual, _ = optimizers.rate(plan.recipe.train, plan.method.learning_rate, plan.method.name)
     why = f"every trainable tensor still has its initial value after {plan.steps} steps"
     fix = f"set train.learning_rate: {usual:g} (it is {rate:g}), or train for more steps"
     if rate >= usual:

@@ -25,7 +25,7 @@ from tuner.run import held_out as held
 from tuner.run import resume as training
 from tuner.run.build import set_stage
 from tuner.run.finish import finish, remember
-from tuner.tasks import TASKS, precision
+from tuner.tasks import TASKS, averaged, precision
 from tuner.tasks import leg as tasks_leg
 from tuner.tasks.leg import Leg, Reporter
 from tuner.tasks.loss_scale import Overflow
@@ -225,6 +225,7 @@ def train(
         leg = tasks_leg.begin(plan, trained, stage, folder, stop, reporter, saved)
         with stop.deferred():
             plan = _carry_out(replace(leg, watch=watch))
+        averaged.end(leg.optimizer)
         stop.check()
         trained.model.eval()
         if number < last:

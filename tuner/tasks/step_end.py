@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.machine import ranks
 from tuner.record import checkpoint
+from tuner.tasks.averaged import averaged
 from tuner.tasks.watch import undisturbed
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def close(leg: Leg) -> bool:
 def _evaluate(leg: Leg, step: int) -> None:
     """Score the model on held-out rows, and seal it apart where it is the best one so far."""
     watch, began = leg.watch, time.perf_counter()
-    with undisturbed(leg.trained.model):
+    with undisturbed(leg.trained.model), averaged(leg.optimizer):
         # The scores of rank 0 decide for all.
         scores = ranks.share(watch.score(leg.plan))
     better = watch.see(step, scores)
@@ -102,7 +103,8 @@ def _seal(leg: Leg, step: int, folder: Path, keep: int | None) -> None:
     """Write checkpoint `step` into a folder; the metrics up to it are on the disk before."""
     ranks.check_replicas(leg.parameters, f"after step {step}")
     # A process that ends before the checkpoint is sealed would count as failed.
-    ranks.by_first(lambda: _save(leg, step, folder, keep))
+    with averaged(leg.optimizer):
+        ranks.by_first(lambda: _save(leg, step, folder, keep))
 
 
 def _save(leg: Leg, step: int, folder: Path, keep: int | None) -> None:

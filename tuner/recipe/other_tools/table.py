@@ -6,7 +6,15 @@ A key that comes to be needs its row changed, and nothing else.
 
 from __future__ import annotations
 
-from tuner.recipe.other_tools import sets, takes, takes_eval, takes_rlhf, takes_rows, words
+from tuner.recipe.other_tools import (
+    sets,
+    takes,
+    takes_eval,
+    takes_rlhf,
+    takes_rows,
+    takes_train,
+    words,
+)
 from tuner.recipe.other_tools.row import (
     Fate,
     Row,
@@ -31,7 +39,6 @@ _INITS = {
     **dict.fromkeys((f"pissa_niter_{count}" for count in (4, 16, 32)), "pissa"),
     **dict.fromkeys(("true", "gaussian", "default", "kaiming"), "default"),
 }
-_ADAMW = "the optimizer is AdamW, with states of 32 bits"
 
 TABLE: tuple[Row, ...] = (
     # model
@@ -137,15 +144,19 @@ TABLE: tuple[Row, ...] = (
     Row("global_batch_size total_batch_size train_batch_size", "train.batch_size", as_is),
     Row("learning_rate lr peak_lr max_lr base_lr", "train.learning_rate", as_is),
     Row("lr_scheduler_type lr_scheduler scheduler_type lr_schedule", "train.scheduler",
-        takes.scheduler),
-    Row("lr_scheduler_kwargs lr_scheduler_config cosine_min_lr_ratio cosine_constant_lr_ratio "
-        "eta_min min_lr lr_quadratic_warmup lr_div_factor", "",
-        absent("linear and cosine end at 0")),
+        takes_train.scheduler),
+    Row("lr_scheduler_kwargs lr_scheduler_config", "train.floor", takes_train.schedule),
+    Row("cosine_min_lr_ratio min_lr_ratio lr_min_ratio min_lr_rate", "train.floor", as_is),
+    Row("eta_min min_lr lr_end", "train.floor", takes_train.floor),
+    Row("cosine_constant_lr_ratio lr_quadratic_warmup lr_div_factor", "",
+        absent("it has no key here")),
+    Row("num_decay_steps lr_decay_steps", "train.decay", as_is),
+    Row("num_cycles lr_num_cycles", "train.cycles", as_is),
     Row("warmup_ratio warmup_steps num_warmup_steps lr_warmup_steps", "train.warmup",
-        takes.warmup),
+        takes_train.warmup),
     Row("weight_decay", "train.weight_decay", as_is),
     Row("max_grad_norm gradient_clipping clip_grad_norm clip_grad gradient_clip_val",
-        "train.max_grad_norm", as_is),
+        "train.max_grad_norm", takes_train.norm),
     Row("adam_beta1 beta1", "train.adam_beta1", as_is),
     Row("adam_beta2 beta2", "train.adam_beta2", as_is),
     Row("adam_epsilon adam_eps eps", "train.adam_epsilon", as_is),
@@ -158,15 +169,13 @@ TABLE: tuple[Row, ...] = (
     Row("save_steps save_every checkpointing_steps", "train.save_steps", takes.save),
     Row("saves_per_epoch save_strategy", "", unneeded("train.save_steps counts steps")),
     Row("logging_steps log_every_n_steps", "train.logging_steps", takes.save),
-    # Rows of keys that are planned: an optimizer, noise, smoothing.
-    Row("optim optimizer optim_type optimizer_type", "", absent(
-        _ADAMW, harmless="adamw adamw_torch adamw_torch_fused adamw_hf "
-        "paged_adamw paged_adamw_32bit")),
+    Row("optim optimizer optim_type optimizer_type", "train.optimizer", takes_train.optimizer),
+    Row("use_muon", "train.optimizer", if_true("muon")),
     Row("optim_args optim_config optim_target_modules adam_epsilon2 adam_beta3 use_galore "
-        "use_apollo use_badam use_adam_mini use_muon galore_rank apollo_rank badam_mode "
-        "muon_momentum torchdistx_path", "", absent(_ADAMW)),
-    Row("neftune_noise_alpha noisy_embedding_alpha", "", absent("embeddings get no noise")),
-    Row("label_smoothing_factor label_smoothing", "", absent("labels are not smoothed")),
+        "use_apollo use_badam use_adam_mini galore_rank apollo_rank badam_mode "
+        "muon_momentum torchdistx_path", "", absent(takes_train.NONE)),
+    Row("neftune_noise_alpha noisy_embedding_alpha", "train.embedding_noise", as_is),
+    Row("label_smoothing_factor label_smoothing", "train.label_smoothing", as_is),
     Row("use_dft_loss use_asft_loss use_eaft_loss use_eaft loss_scale", "",
         absent("the loss is the cross-entropy of the learned tokens", harmless="default")),
     Row("save_total_limit max_checkpoints", "train.checkpoints", takes_eval.checkpoints),
