@@ -169,6 +169,7 @@ def open_work(origin: SavedModel, settings: Settings, console: Console) -> tuple
         )
     job = facts | {
         "base": str(base.folder) if base else "",
+        "below": [each.job() for each in base.folded] if base else [],
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
     }
