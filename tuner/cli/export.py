@@ -170,6 +170,7 @@ def _check_elsewhere(name: str, runtime: str, console: Console) -> None:
         console.text(f"{origin.folder}: a whole model, which vLLM loads like the base")
         return
     against, say = vllm.findings(origin.config)
+    against += [f"the adapter {each.name} is folded into its base first" for each in origin.below]
     console.event("check", runtime=runtime, loads=not against, against=against, say=say)
     if against:
         raise ModelError(

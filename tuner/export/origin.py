@@ -148,6 +148,8 @@ def _refuse_plain_lora(origin: SavedModel) -> None:
         why = f"modules_to_save {origin.config['modules_to_save']}"
     elif origin.config.get("target_parameters"):
         why = "it adapts the fused experts"
+    elif origin.below:
+        why = f"another adapter, {origin.below[-1].name}, is folded into its base first"
     elif origin.config.get(TRAINED):
         why = f"{TRAINED}: it cannot hold the rows of added tokens"
     if why:

@@ -129,6 +129,7 @@ def load(source: ModelToOpen, console: Console, *, force_base: bool = False) -> 
         needs=BaseNeeds(
             kept["labels"] if kept and kept["head"] == "classes" else (),
             any(_of_text_half(adapter_folder) for _, adapter_folder in source.adapters),
+            SavedModel(*source.adapters[0]).below if source.adapters else (),
         ),
         warn=console.warn,
         note=console.note if console.interactive else lambda text: None,

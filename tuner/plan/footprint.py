@@ -11,7 +11,7 @@ from tuner.model import layers
 from tuner.model.sizes import Sizes
 from tuner.plan import decide, evaluations, split
 from tuner.plan import qat as plan_qat
-from tuner.plan.memory import activations, estimate, fit
+from tuner.plan.memory import activations, estimate, fit, folding
 from tuner.plan.memory import exports as export_needs
 from tuner.plan.memory import rlhf as memory_rlhf
 from tuner.recipe import formats as export_formats
@@ -104,7 +104,10 @@ class Footprint:
             disk.require_space(output, space["total"] - disk.folder_bytes(output))
         peak = estimate.estimate(self.held, self.micro_batch_size, self.checkpointing)
         export_peak = needs.peak(estimate.export_peak(self.shape, live))
-        return space, estimate.facts(peak, export_peak, estimate.drawing_peak(self.held))
+        memory = estimate.facts(peak, export_peak, estimate.drawing_peak(self.held))
+        if begun := folding.peak(self.shape, self.base.base, self.base.layers):
+            memory |= {"folding": begun, "peak": max(memory["peak"], begun)}
+        return space, memory
 
 
 def _shape(

@@ -120,6 +120,12 @@ def _contradictions(recipe: Recipe, source: SavedModel) -> Iterator[str]:
             f"model.quantize: {quantize}, but {source.name} was trained on a base in {before}; set "
             f"model.quantize: {before}"
         )
+    below = source.below if continues else (source,)
+    if below and "gguf-adapter" in recipe.export.names:
+        yield (
+            f"export.formats: gguf-adapter cannot hold {below[-1].name}, which is folded into the "
+            "base first; set export.formats: [adapter, gguf]"
+        )
     if not continues and (quantize != "none" or before != "none"):
         kind = quantize if quantize != "none" else before
         yield (
@@ -172,7 +178,13 @@ def _with_method(loaded: LoadedRecipe, source: SavedModel) -> LoadedRecipe:
         if key.startswith("method.") and where not in ("default", "verb")
     } - {"continue"}
     asked, wanted = loaded.recipe.method.model_dump(), own.model_dump()
-    other = [key for key in sorted(given) if asked[key] != wanted.get(key) and key not in _FREE]
+    # The recipe that it was trained with may say how its ranks began.
+    first = source.method.model_dump() if source.method else {}
+    other = [
+        key
+        for key in sorted(given)
+        if asked[key] not in (wanted.get(key), first.get(key)) and key not in _FREE
+    ]
     if other:
         differences = ", ".join(
             f"method.{key} {wanted.get(key, 'none')} (here {asked[key]})" for key in other
