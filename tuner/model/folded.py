@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from tuner.record.disk import sha256_file
 
 # In a manifest: the adapters that a model comes from, the first one first.
 CHAIN = "chain"
+# Folders of a run that hold its artefacts as they were before it got more steps, by the last step.
+EARLIER = "until-step-"
 FOLDED, CONTINUED = "folded", "continued"
 # peft's types whose update is a part of the base's weights once it is merged.
 FOLDABLE = frozenset(
@@ -91,8 +93,7 @@ def chain(sealed: Mapping[str, Any], folder: Path, output: Path) -> list[dict[st
     """
     found = []
     for each in sealed.get(CHAIN, ()):
-        places = [place for place in _places(each, folder) if (place / CONFIG).is_file()]
-        place = (places or [Path(each["folder"])])[0]
+        place = next(_there(each, folder), Path(each["folder"]))
         found.append(link(Folded(each["name"], place, each["sha256"]), each["how"], output))
     return found
 
@@ -128,13 +129,25 @@ def _places(entry: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     return Path(here), Path(entry["folder"])
 
 
+def _there(entry: Mapping[str, Any], folder: Path) -> Iterator[Path]:
+    """Yield where an adapter of a chain may be: first the places with the same files."""
+    places = [
+        each
+        for place in _places(entry, folder)
+        for each in (place, *sorted(place.parent.glob(f"{EARLIER}*/{place.name}")))
+        if (each / CONFIG).is_file()
+    ]
+    yield from (place for place in places if digest(place) == entry["sha256"])
+    yield from places
+
+
 def _place(entry: Mapping[str, Any], folder: Path) -> Path:
-    places = _places(entry, folder)
-    found = next((place for place in places if (place / CONFIG).is_file()), None)
-    if found is None:
+    place = next(_there(entry, folder), None)
+    if place is None:
+        places = dict.fromkeys(map(str, _places(entry, folder)))
         raise ModelError(
             f"{folder} needs the adapter '{entry['name']}' below it, which is gone",
-            f"looked in {' and '.join(dict.fromkeys(map(str, places)))}",
+            f"looked in {' and '.join(places)}",
             "put it back there, or use the merged model of the run",
         )
-    return found
+    return place

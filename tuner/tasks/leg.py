@@ -13,7 +13,7 @@ from tuner.machine import ranks
 from tuner.machine.signals import SIGNALS
 from tuner.record import checkpoint
 from tuner.tasks.loss_scale import LossScale
-from tuner.tasks.optimizer import optimizer_and_schedule
+from tuner.tasks.optimizer import follow, optimizer_and_schedule
 from tuner.tasks.trained import trainable
 from tuner.tasks.watch import Watch
 
@@ -157,6 +157,8 @@ def begin(
     if saved is not None:
         checkpoint.restore(saved, dict(parameters), optimizer, schedule)
         plan.method.hooks.restore(trained.model, saved.state["method"])
+        if saved.state["identity"].get("train.max_steps") != plan.steps:
+            follow(optimizer, schedule)
         step, window = Step(saved.step, saved.state["task"]), saved.state["window"]
         scale = saved.state.get("loss_scale")
     return Leg(
