@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuner.cli.options import ForceBase, Json, Quiet, Verbose, console, quiet_libraries
+from tuner.cli.options import ForceBase, Json, Quiet, Step, Verbose, console, quiet_libraries
 from tuner.console import formatting
 from tuner.errors import ModelError, RecipeError
 from tuner.record import proof_limits
@@ -30,6 +30,7 @@ def export(
         Path | None,
         typer.Option("--output", metavar="DIR", help="Output folder; default: the run folder."),
     ] = None,
+    step: Step = None,
     base: Annotated[
         str | None,
         typer.Option("--base", metavar="BASE", help="Base model, if the run does not record it."),
@@ -98,10 +99,19 @@ def export(
             "run: tuner export RUN --format merged; tuner export --formats lists them",
         )
     rows = known(formats)
-    origins = [find(name) for name in names]
+    if step is not None and adapters:
+        raise RecipeError(
+            "--step and --adapters cannot be combined",
+            "they are of several runs",
+            "export one run with --step",
+        )
+    origins = [find(name, "export", step) for name in names]
     origin = origins[0]
     refuse(origin, [row.name for row in rows])
     place = output or (origin.run if len(origins) == 1 else None)
+    if step is not None and output is None and place is not None:
+        # Next to what the run ended with.
+        place = place / f"step-{origin.sealed['step']}"
     if place is None:
         what = f"{origin.name} is not a run, so there is"
         what = what if len(origins) == 1 else "a combination of adapters has"

@@ -96,6 +96,14 @@ ForceBase = Annotated[
     bool,
     typer.Option("--force-base", help="Use the adapter even if it was trained on another base."),
 ]
+Step = Annotated[
+    str | None,
+    typer.Option(
+        "--step",
+        metavar="N|best|last",
+        help="Use a checkpoint of the run: that of a step, the best or the last one.",
+    ),
+]
 RunsFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder with the runs.")]
 
 # Panels of the help.

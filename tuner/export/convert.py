@@ -25,6 +25,7 @@ from tuner.export.proof import fresh_process, measure, prompts, same_adapter
 from tuner.export.proof import rows as held
 from tuner.machine.imports import function
 from tuner.model import folded
+from tuner.model.adapters import steps
 from tuner.recipe.formats import FORMATS, ExportFormat
 from tuner.record import disk, proof_limits, seal
 
@@ -134,6 +135,8 @@ class Sealed:
         further: dict[str, Any] = {}
         if settings.combination:
             further["combined"] = settings.combination.as_dict()
+        if step := work.origin.sealed.get(steps.STEP):
+            further[steps.STEP] = step
         if chain := folded.chain(work.origin.sealed, work.origin.folder, settings.output):
             further[folded.CHAIN] = chain
         self.about = About(work.name, work.fingerprint, work.facts, work.record, further)
