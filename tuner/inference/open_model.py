@@ -71,18 +71,8 @@ def model_to_open(
         IntegrityError: the run's record or its recipe is damaged.
     """
     further = [adapter(path) for path in adapters]
-    if name is None and step is not None:
-        raise RecipeError(
-            f"--step {step}: no run is given",
-            "a checkpoint is in the folder of its run",
-            f"tuner {verb} RUN --step {step}",
-        )
-    if name is None and base is None:
-        raise RecipeError(
-            f"tuner {verb} needs a model",
-            "neither a run nor --base is given",
-            f"tuner {verb} RUN, or tuner {verb} --base smollm2-135m",
-        )
+    if name is None and (base is None or step is not None):
+        raise _nothing(verb, step)
     if name is None:
         return _of_base(str(base), present, further)
     path = runs.named(name)
@@ -107,6 +97,21 @@ def model_to_open(
             f"name its base: tuner {verb} --base BASE --adapter {path}",
         )
     return _of_run(replace(found, folder=path.resolve()), None, present, further)
+
+
+def _nothing(verb: str, step: str | None) -> RecipeError:
+    """Return the error for a command line without a model, or without the run of a step."""
+    if step is not None:
+        return RecipeError(
+            f"--step {step}: no run is given",
+            "a checkpoint is in the folder of its run",
+            f"tuner {verb} RUN --step {step}",
+        )
+    return RecipeError(
+        f"tuner {verb} needs a model",
+        "neither a run nor --base is given",
+        f"tuner {verb} RUN, or tuner {verb} --base smollm2-135m",
+    )
 
 
 def adapter(text: str) -> tuple[str, Path]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tuner.errors import IntegrityError, ModelError
 from tuner.methods.options import CONFIG
+from tuner.record import manifest
 from tuner.record.disk import sha256_file
 
 # In a manifest: the adapters that a model comes from, the first one first.
@@ -110,16 +111,19 @@ def link(adapter: Folded, how: str, output: Path) -> dict[str, str]:
     return {**adapter.job(), "from_here": place, "how": how}
 
 
-def read(folder: Path, sealed: Mapping[str, Any]) -> tuple[Folded, ...]:
+def read(folder: Path, sealed: Mapping[str, Any] | None = None) -> tuple[Folded, ...]:
     """Return the adapters below the one in a folder, in the order in which they are folded.
 
     Args:
         folder: of the adapter.
-        sealed: `extra` of its manifest; empty without one.
+        sealed: `extra` of its manifest; None: read it, if there is one.
 
     Raises:
         ModelError: one of them is nowhere to be found.
     """
+    if sealed is None:
+        known = manifest.is_sealed(folder)
+        sealed = manifest.read_manifest(folder)["extra"] if known else {}
     below = [each for each in sealed.get(CHAIN, ()) if each["how"] == FOLDED]
     return tuple(Folded(each["name"], _place(each, folder), each["sha256"]) for each in below)
 

@@ -19,7 +19,7 @@ CHECKPOINTS, BEST = "checkpoints", "best"
 STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]*)")
 
 
-def sealedsealed_steps(folder: Path) -> list[tuple[int, Path]]:
+def sealed_steps(folder: Path) -> list[tuple[int, Path]]:
     """Return the step folders, newest first."""
     if not folder.is_dir():
         return []

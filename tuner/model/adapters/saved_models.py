@@ -133,8 +133,10 @@ class SavedModel:
             return bases.resolve(own, Path(), lambda text: None)
         if self.section is None:
             return other
-        base = bases.resolve(self.section, self.start, lambda text: None)
-        return replace(base, folded=self.below)
+        return self._resolved(self.section, self.start, lambda text: None)
+
+    def _resolved(self, section: ModelSection, start: Path, note: Callable[[str], None]) -> Base:
+        return replace(bases.resolve(section, start, note), folded=self.below)
 
     @property
     def below(self) -> tuple[Folded, ...]:
@@ -143,9 +145,7 @@ class SavedModel:
         Raises:
             ModelError: one of them is gone.
         """
-        sealed = not self.whole and manifest.is_sealed(self.folder)
-        known = self.sealed or (manifest.read_manifest(self.folder)["extra"] if sealed else {})
-        return () if self.whole else folded.read(self.folder, known)
+        return () if self.whole else folded.read(self.folder, self.sealed or None)
 
     def trained_on(self, named: str | None, note: Callable[[str], None]) -> Base:
         """Return the base that it was trained on, by its run, its manifest or its configuration.
@@ -171,8 +171,7 @@ class SavedModel:
                     "name it with --base",
                 )
             section = ModelSection(base=str(known))
-        base = bases.resolve(section, Path() if named else self.start, note)
-        return replace(base, folded=self.below)
+        return self._resolved(section, Path() if named else self.start, note)
 
 
 def at(path: Path, name: str = "") -> SavedModel | None:

@@ -150,7 +150,7 @@ def _write(found: SavedModel, checkpoint: Path, folder: Path) -> None:
 
 
 def _others(folder: Path) -> list[str]:
-    """Return the names of the files next to the weights, except the card: it is of the last step."""
+    """Return the names of the files next to the weights; the card is of the last step."""
     ends = (".json", ".jinja", ".txt", ".model", ".py")
     return sorted(
         file.name
