@@ -140,11 +140,7 @@ class SavedModel:
 
     @property
     def below(self) -> tuple[Folded, ...]:
-        """The adapters that are folded into the base before this one is put on.
-
-        Raises:
-            ModelError: one of them is gone.
-        """
+        """The adapters that are folded into the base first; `ModelError` if one is gone."""
         return () if self.whole else folded.read(self.folder, self.sealed or None)
 
     def trained_on(self, named: str | None, note: Callable[[str], None]) -> Base:

@@ -53,7 +53,7 @@ def at_step(found: SavedModel, step: str) -> SavedModel:
     number = int(checkpoint.name.rpartition("-")[2])
     sealed = manifest.verify(checkpoint)
     source = manifest.verify(found.folder)
-    key = f"{sealed['sha256'][:24]}-{source['sha256'][:8]}"
+    key = "-".join(manifest.digest(each["files"])[:16] for each in (sealed, source))
     place = cache_folder() / "steps" / key / found.folder.name
     if not manifest.is_sealed(place):
         extra = {name: source["extra"].get(name) for name in _KEPT} | {STEP: number}
