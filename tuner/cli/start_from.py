@@ -61,9 +61,12 @@ def begin(
         )
     file = recipe or str(lock)
     tree = load.read(Path(file), overrides, None).tree if recipe is not None else {}
-    given = tree.get("model") if isinstance(tree.get("model"), dict) else {}
-    method = tree.get("method") if isinstance(tree.get("method"), dict) else {}
-    said = {f"model.{key}" for key in given} | {f"method.{key}" for key in method}
+    said = {
+        f"{name}.{key}"
+        for name in ("model", "method")
+        if isinstance(section := tree.get(name), dict)
+        for key in section
+    }
     said |= {text.partition("=")[0].strip() for text in overrides}
     values = {f"model.{key}": value for key, value in _model(found).items()}
     if not found.whole:

@@ -128,10 +128,10 @@ def _contradictions(recipe: Recipe, source: SavedModel) -> Iterator[str]:
         )
     if not continues and (quantize != "none" or before != "none"):
         kind = quantize if quantize != "none" else before
+        otherwise = "method.continue: true" if before == quantize else f"model.quantize: {before}"
         yield (
-            f"{KEY}: {source.name} cannot be folded into weights in {kind}; export it with tuner "
-            "export RUN --format merged and set model.base to the merged model, or set "
-            "method.continue: true"
+            f"{KEY}: {source.name} cannot be folded into weights in {kind}; set {otherwise}, or "
+            f"model.base to the merged model: tuner export {source.name} --format merged"
         )
 
 
@@ -240,8 +240,9 @@ def _method_of(source: SavedModel) -> MethodOptions:
         kept = source.method.rank_pattern
         ranks["rank_pattern"] = kept if source.method.init == "default" else ranks["rank_pattern"]
         return source.method.model_copy(update=ranks)
-    kind = DoraOptions if config.get("use_dora") else LoraOptions
-    kind = RsloraOptions if config.get("use_rslora") else kind
+    kind: type[LoraOptions] = DoraOptions if config.get("use_dora") else LoraOptions
+    if config.get("use_rslora"):
+        kind = RsloraOptions
     named = config.get("target_modules")
     return kind(
         **{

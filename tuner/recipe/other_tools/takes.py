@@ -164,10 +164,24 @@ def loss(place: str, given: Given) -> Here:
 
 
 def policy(place: str, given: Given) -> Here:
-    """The adapter that training starts from."""
+    """The adapter that training starts from; further ones before it are merged there."""
+    named = given.value if isinstance(given.value, list) else str(given.value).split(",")
+    if len(named) > 1:
+        return blocks("one adapter can be started from; merge the others into the base first")
+    said = "a run or an adapter folder"
     if _kind(given) in ("dpo", "ppo", "grpo", "rloo"):
-        return Here({place: given.value}, "a run or an adapter folder")
-    return lost("supervised training starts from the base, not from an adapter")
+        return Here({"rlhf.policy": named[0]}, said)
+    goes_on = not flag(given.others.get("create_new_adapter"))
+    return Here({place: named[0], "method.continue": goes_on}, said)
+
+
+def new_adapter(place: str, given: Given) -> Here:
+    """Whether the weights of an adapter are merged, or trained further."""
+    if empty(given.others.get("adapter_name_or_path")):
+        return left_out("there is no adapter to start from")
+    if _kind(given) in ("dpo", "ppo", "grpo", "rloo"):
+        return left_out("rlhf.policy is trained further")
+    return Here({place: not flag(given.value)})
 
 
 def strategy(place: str, given: Given) -> Here:
