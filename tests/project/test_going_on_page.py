@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from collections.abc import Callable
@@ -31,9 +32,9 @@ def test_the_commands_of_the_page_do_what_it_says(
 ) -> None:
     monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", Path("/dev/null").open())  # noqa: SIM115
+    monkeypatch.setattr("sys.stdin", io.StringIO("Say number 3.\n"))
     write_rows(Path("rows.jsonl"), rows(200))
-    write_rows(Path("new.jsonl"), rows(8, start=300))
+    write_rows(Path("new.jsonl"), rows(100, start=300))
     recipe = {
         "model": {"base": str(bases("llama"))},
         "data": {"train": "rows.jsonl", "eval": 4, "template": "instruction"},

@@ -15,6 +15,7 @@ from tuner.record import proof_limits
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
+    from tuner.model.adapters.saved_models import SavedModel
 
 _LIMITS = {"kl": "KL", "mean_logit_difference": "mean diff"}
 ONTO = ("auto", "dequantized", "original")
@@ -88,7 +89,7 @@ def export(
         return
     if onto not in ONTO:
         raise RecipeError(f"--onto: {onto} is unknown", "", f"use one of {', '.join(ONTO)}")
-    names = _names(run, adapters)
+    names = _names(run, adapters, step)
     if check is not None:
         _check_elsewhere(names[0], check, where)
         return
@@ -99,27 +100,10 @@ def export(
             "run: tuner export RUN --format merged; tuner export --formats lists them",
         )
     rows = known(formats)
-    if step is not None and adapters:
-        raise RecipeError(
-            "--step and --adapters cannot be combined",
-            "they are of several runs",
-            "export one run with --step",
-        )
     origins = [find(name, "export", step) for name in names]
     origin = origins[0]
     refuse(origin, [row.name for row in rows])
-    place = output or (origin.run if len(origins) == 1 else None)
-    if step is not None and output is None and place is not None:
-        # Next to what the run ended with.
-        place = place / f"step-{origin.sealed['step']}"
-    if place is None:
-        what = f"{origin.name} is not a run, so there is"
-        what = what if len(origins) == 1 else "a combination of adapters has"
-        raise RecipeError(
-            f"{what} no default output folder",
-            "--output is not given",
-            "give a folder with --output",
-        )
+    place = output or _place(origins, step)
     with quiet_libraries():
         from tuner.export import combine, convert, job
         from tuner.machine import heap
@@ -143,8 +127,32 @@ def export(
     show(reports, where)
 
 
-def _names(run: str | None, adapters: str | None) -> list[str]:
+def _place(origins: Sequence[SavedModel], step: str | None) -> Path:
+    """Return the folder that takes the artefacts by default: the run's, or a step's in it.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    origin = origins[0]
+    if origin.run is None or len(origins) > 1:
+        what = f"{origin.name} is not a run, so there is"
+        what = what if len(origins) == 1 else "a combination of adapters has"
+        raise RecipeError(
+            f"{what} no default output folder",
+            "--output is not given",
+            "give a folder with --output",
+        )
+    return origin.run if step is None else origin.run / f"step-{origin.sealed['step']}"
+
+
+def _names(run: str | None, adapters: str | None, step: str | None) -> list[str]:
     """Return the run, or the adapters to combine."""
+    if step is not None and adapters:
+        raise RecipeError(
+            "--step and --adapters cannot be combined",
+            "they are of several runs",
+            "export one run with --step",
+        )
     several = [part.strip() for part in (adapters or "").split(",") if part.strip()]
     if run is None and not several:
         raise RecipeError(

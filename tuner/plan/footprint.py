@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.data.tokens.collate import shared_prefix
 from tuner.model import layers
 from tuner.model.sizes import Sizes
-from tuner.plan import decide, evaluations, split
+from tuner.plan import decide, evaluations, split, start_fit
 from tuner.plan import qat as plan_qat
 from tuner.plan.memory import activations, estimate, fit, folding
 from tuner.plan.memory import exports as export_needs
@@ -63,9 +63,11 @@ class Footprint:
 
         Raises:
             RecipeError, ResourceError: as `split.split`.
+            ModelError: as `start_fit.refuse_size`.
         """
         recipe, method, processes = base.recipe, base.method, decided.processes
         shape = held = _shape(base, adapted, data, decided)
+        start_fit.refuse_size(base.start, shape.trainable)
         if processes.sharded:
             held = shape.share(processes.per_node)
         quantized = fit.in_4_bits(held, recipe, method, base.base, base.layers, adapted.targets)

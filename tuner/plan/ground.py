@@ -41,6 +41,7 @@ class RecipeAndBase:
         new_ids: of the tokens that the recipe adds.
         vocabulary: embedding rows, new ones included.
         layers: of the base.
+        start: the adapter that the run starts from.
     """
 
     loaded: LoadedRecipe
@@ -52,6 +53,7 @@ class RecipeAndBase:
     new_ids: tuple[int, ...]
     vocabulary: int
     layers: Skeleton
+    start: Start | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -92,7 +94,10 @@ def open_recipe_and_base(
     if loaded.task == "reward":
         tokenizers.choose_pad(tokenizer, (*stop_ids, *new_ids))
     found = layers.read(base, head.name, rows if new_ids else 0)
-    return RecipeAndBase(loaded, method, base, head, tokenizer, stop_ids, new_ids, rows, found)
+    start_fit.refuse_misfit(start, base, found, new_ids)
+    return RecipeAndBase(
+        loaded, method, base, head, tokenizer, stop_ids, new_ids, rows, found, start
+    )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from tuner.plan import (
     ground,
     metrics,
     start,
-    start_fit,
     summary,
     targets,
 )
@@ -72,12 +71,10 @@ def make(
     recipe, values = loaded.recipe, Values(loaded)
     contradictions.refuse_contradictions(recipe, METHODS[recipe.method.name], machine)
     base = ground.open_recipe_and_base(loaded, note, code_sha256, begun)
-    doubts = start_fit.refuse_misfit(begun, base.base, base.layers, base.new_ids)
     adapted = ground.adapt(base, machine)
     rows = data.read(base, adapted, policy, chained)
     decided = _decide(base, adapted, rows.prepared, machine, values)
     footprint = Footprint.of(base, adapted, rows, decided, machine, values)
-    start_fit.refuse_size(begun, footprint.shape.trainable)
     decide.defaults(recipe, rows.prepared, base.base, base.head.name, values)
     exports = plan_formats.formats(recipe, base.method, base.head.name, values)
     space, memory = footprint.refuse_exports(exports, machine, output)
@@ -109,7 +106,6 @@ def make(
         values=values.table,
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
         warnings=[
-            *doubts,
             *_unlike_asked(recipe, machine, decided, len(rows.prepared.train)),
             *facts.warnings(base, adapted, rows.prepared, footprint.shape.trainable),
         ],
@@ -120,8 +116,7 @@ def make(
         evaluations=evaluations.decide(base, measured, rows.prepared, decided.stages, values),
         shape=footprint.shape,
     )
-    started = begun.facts() if begun else {}
-    plan = replace(plan, facts={**plan.facts, **started, **costs.facts(plan, machine)})
+    plan = replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
     return replace(plan, summary=summary.sentence(plan))
 
 

@@ -56,16 +56,19 @@ class Start:
         earlier = folded.chain(self.adapter.sealed, self.adapter.folder, output)
         return [*earlier, folded.link(self.own, how, output)]
 
-    def facts(self) -> dict[str, Any]:
-        """Return what a plan shows of it."""
-        return {
-            "start": {
-                "adapter": self.adapter.name,
-                "how": CONTINUED if self.continues else FOLDED,
-                "folded_below": len(self.adapter.below),
-                "adapter_sha256": self.own.sha256,
-            }
+
+def facts(start: Start | None) -> dict[str, dict[str, Any]]:
+    """Return what a plan shows of the adapter that it starts from; nothing without one."""
+    if start is None:
+        return {}
+    return {
+        "start": {
+            "adapter": start.adapter.name,
+            "how": CONTINUED if start.continues else FOLDED,
+            "folded_below": len(start.adapter.below),
+            "adapter_sha256": start.own.sha256,
         }
+    }
 
 
 def adopt(loaded: LoadedRecipe) -> tuple[LoadedRecipe, Start | None]:

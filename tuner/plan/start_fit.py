@@ -55,15 +55,15 @@ def _other_base(adapter: SavedModel, base: Base, why: str) -> ModelError:
 
 def refuse_misfit(
     start: Start | None, base: Base, layers: Skeleton, new_ids: tuple[int, ...]
-) -> list[str]:
-    """Refuse an adapter whose tensors or tokens do not fit the base; return what to warn of.
+) -> None:
+    """Refuse an adapter whose tensors or tokens do not fit the base.
 
     Raises:
         RecipeError: it has tokens that the recipe does not add.
         ModelError: its tensors do not fit.
     """
     if start is None:
-        return []
+        return
     source = start.adapter
     trained = vocabulary.trained_ids(source.config)
     if trained and trained != tuple(sorted(new_ids)):
@@ -78,11 +78,15 @@ def refuse_misfit(
     if source.config.get("peft_type") == "LORA" and layers.linears:
         for name, shape in _shapes(source.folder).items():
             _refuse_shape(source, base, layers, name, shape)
-    if "base_fingerprint" in source.sealed:
+
+
+def doubts(start: Start | None) -> list[str]:
+    """Return a warning if an adapter does not say which base it was trained on."""
+    if start is None or "base_fingerprint" in start.adapter.sealed:
         return []
     return [
-        f"{KEY}: {source.name} does not say which base it was trained on: only the names and the "
-        "shapes of its tensors are compared"
+        f"{KEY}: {start.adapter.name} does not say which base it was trained on: only the names "
+        "and the shapes of its tensors are compared"
     ]
 
 
