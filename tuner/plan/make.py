@@ -109,14 +109,13 @@ def make(
             *_unlike_asked(recipe, machine, decided, len(rows.prepared.train)),
             *facts.warnings(base, adapted, rows.prepared, footprint.shape.trainable),
         ],
-        start=begun,
         parties=rows.parties,
         ptx=rows.ptx,
         devices=decided.processes,
         evaluations=evaluations.decide(base, measured, rows.prepared, decided.stages, values),
         shape=footprint.shape,
     )
-    plan = replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
+    plan = replace(plan, start=begun, facts={**plan.facts, **costs.facts(plan, machine)})
     return replace(plan, summary=summary.sentence(plan))
 
 
