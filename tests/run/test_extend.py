@@ -52,6 +52,7 @@ def go(tmp_path: Path) -> Go:
     return run
 
 
+@pytest.mark.slow
 def test_an_epoch_more_ends_as_if_it_had_been_asked_for_at_first(
     make_recipe: Callable[..., Path], go: Go, tmp_path: Path
 ) -> None:
