@@ -18,6 +18,7 @@ BASE = {"data": {"train": "rows.jsonl"}}
 OTHER: dict[str, str] = {
     "model.base": "llama",
     "model.revision": "main",
+    "model.adapter": "runs/first",
     "model.dtype": "float32",
     "model.tf32": "true",
     "model.attention": "eager",
@@ -52,6 +53,7 @@ OTHER: dict[str, str] = {
     "data.special_tokens_in_text": "error",
     "data.max_bad_rows": "3",
     "method.name": "rslora",
+    "method.continue": "true",
     "method.r": "4",
     "method.alpha": "3.5",
     "method.dropout": "0.25",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuner.cli.options import AnyBase, ForceBase, Json, console
+from tuner.cli.options import AnyBase, ForceBase, Json, Step, console
 from tuner.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def chat(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder.")] = None,
+    step: Step = None,
     base: AnyBase = None,
     adapter: Annotated[
         list[str] | None,
@@ -92,7 +93,8 @@ def chat(
     if temperature == 0 and (top_k or top_p):
         where.warn("--top-k and --top-p have no effect at temperature 0, which is greedy")
     functions = chat_tools.read(tools) if tools else []
-    source = open_model.model_to_open(run, base, adapter or (), hardware.detect(), "chat")
+    present = hardware.detect()
+    source = open_model.model_to_open(run, base, adapter or (), present, "chat", step)
     # Libraries print to stderr: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
         with imports.importing():

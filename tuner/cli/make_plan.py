@@ -136,11 +136,14 @@ def make_plan(asked: PlanRequest, console: Console) -> Plan:
 
 def _check_resumption(plan: Plan, console: Console) -> None:
     """Refuse what `--resume` would refuse, without touching the run."""
+    from tuner.run import extend
     from tuner.run import resume as resumption
 
     found, skipped = resumption.examine(plan)
     for text in skipped:
         console.warn(text)
+    if longer := extend.of(plan, found):
+        console.note(str(longer))
     console.note(f"resumes after step {found.step}" if found else "resumes from the start")
 
 

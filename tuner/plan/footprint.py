@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from tuner.data.tokens.collate import shared_prefix
 from tuner.model import layers
 from tuner.model.sizes import Sizes
-from tuner.plan import decide, evaluations, optimizers, split
+from tuner.plan import decide, evaluations, optimizers, split, start_fit
 from tuner.plan import qat as plan_qat
-from tuner.plan.memory import activations, estimate, fit
+from tuner.plan.memory import activations, estimate, fit, folding
 from tuner.plan.memory import exports as export_needs
 from tuner.plan.memory import rlhf as memory_rlhf
 from tuner.recipe import formats as export_formats
@@ -68,10 +68,12 @@ class Footprint:
 
         Raises:
             RecipeError, ResourceError: as `split.split`.
+            ModelError: as `start_fit.refuse_size`.
         """
         recipe, method, processes = base.recipe, base.method, decided.processes
         weights = layers.trained(base.base, base.head.name, base.layers, method, decided.setting)
         shape = held = _shape(base, adapted, data, decided, weights)
+        start_fit.refuse_size(base.start, shape.trainable)
         if processes.sharded:
             held = shape.share(processes.per_node)
         quantized = fit.in_4_bits(held, recipe, method, base.base, base.layers, adapted.targets)
@@ -114,6 +116,8 @@ class Footprint:
         if recipe.rlhf is not None:
             size = self.micro_batch_size
             memory |= memory_rlhf.reference(self.held, size, recipe.rlhf, self.parties)
+        if begun := folding.peak(self.shape, self.base.base, self.base.layers):
+            memory |= {"folding": begun, "peak": max(memory["peak"], begun)}
         return space, memory
 
 

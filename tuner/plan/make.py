@@ -23,6 +23,7 @@ from tuner.plan import (
     ground,
     metrics,
     preferences,
+    start,
     summary,
     targets,
 )
@@ -70,9 +71,10 @@ def make(
         DataError, ModelError, ResourceError: what would stop the run, a disk too small included.
     """
     loaded, policy = plan_rlhf.adopt(loaded, chained)
+    loaded, begun = start.adopt(loaded)
     recipe, values = loaded.recipe, Values(loaded)
     contradictions.refuse_contradictions(recipe, METHODS[recipe.method.name], machine)
-    base = ground.open_recipe_and_base(loaded, note, code_sha256)
+    base = ground.open_recipe_and_base(loaded, note, code_sha256, begun)
     contradictions_train.refuse_loss(base)
     adapted = ground.adapt(base, machine)
     rows = data.read(base, adapted, policy, chained, [] if known is None else known)
@@ -119,7 +121,7 @@ def make(
         evaluations=evaluations.decide(base, measured, rows.prepared, decided.stages, values),
         shape=footprint.shape,
     )
-    plan = replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
+    plan = replace(plan, start=begun, facts={**plan.facts, **costs.facts(plan, machine)})
     return replace(plan, summary=summary.sentence(plan))
 
 

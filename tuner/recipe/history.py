@@ -19,6 +19,8 @@ from tuner.schema.suggest import listed
 # Keys that were added later, each with the value that gives the earlier behaviour.
 ADDED: dict[str, Any] = {
     "model.code_sha256": None,
+    "model.adapter": None,
+    "method.continue": False,
     "model.tf32": False,
     "model.attention": "auto",
     "model.chat_template": "auto",

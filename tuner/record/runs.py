@@ -56,7 +56,9 @@ def named(name: str) -> Path:
     return path if path.exists() or not (RUNS / name).is_dir() else RUNS / name
 
 
-def newest_matching(base: Path, recipe_sha256: str, file: str = RUN) -> Path | None:
+def newest_matching(
+    base: Path, recipe_sha256: str, file: str = RUN, *, done: bool = False
+) -> Path | None:
     """Return the run to resume: the last unfinished of `base`, `base-2`, ... with this recipe.
 
     Damaged records are skipped.
@@ -65,13 +67,15 @@ def newest_matching(base: Path, recipe_sha256: str, file: str = RUN) -> Path | N
         base: the folder of the first.
         recipe_sha256: of the recipe.
         file: the record.
+        done: the last finished one instead.
     """
     numbered = re.compile(re.escape(base.name) + r"(?:-([1-9][0-9]*))?")
     found = [
         (str(run.record.get("started")), int(match[1] or 1), run.path)
         for run in list_runs(base.parent, file)
         if (match := numbered.fullmatch(run.path.name))
-        and run.status not in ("done", "damaged")
+        and run.status != "damaged"
+        and (run.status == "done") == done
         and run.record.get("recipe_sha256") == recipe_sha256
     ]
     return max(found)[2] if found else None

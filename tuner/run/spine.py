@@ -19,7 +19,7 @@ from tuner.methods import qat_layers
 from tuner.record import checkpoint, provenance
 from tuner.record import log as run_log
 from tuner.record.run_folder import RunFolder
-from tuner.run import build, content, out_of_memory
+from tuner.run import build, content, extend, out_of_memory
 from tuner.run import finish as run_finish
 from tuner.run import held_out as held
 from tuner.run import resume as training
@@ -73,6 +73,11 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
                     "from_step": resumed.step if resumed else 0,
                     "skipped": skipped,
                 }
+                if longer := extend.of(plan, resumed):
+                    console.note(str(longer))
+                    folder.record["resumes"][-1]["extended"] = longer.record()
+                    if ranks.place().main:
+                        extend.put_aside(folder.path, longer.step)
                 folder.update()
             again = "run the same command with --resume"
             with (

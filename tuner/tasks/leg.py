@@ -14,7 +14,7 @@ from tuner.machine.signals import SIGNALS
 from tuner.record import checkpoint
 from tuner.tasks import averaged
 from tuner.tasks.loss_scale import LossScale
-from tuner.tasks.optimizer import optimizer_and_schedule, page
+from tuner.tasks.optimizer import follow, optimizer_and_schedule, page
 from tuner.tasks.trained import trainable
 from tuner.tasks.watch import Watch
 
@@ -160,6 +160,8 @@ def begin(
         averaged.go_on(optimizer)
         page(optimizer)
         plan.method.hooks.restore(trained.model, saved.state["method"])
+        if saved.state["identity"].get("train.max_steps") != plan.steps:
+            follow(optimizer, schedule)
         step, window = Step(saved.step, saved.state["task"]), saved.state["window"]
         scale = saved.state.get("loss_scale")
     return Leg(

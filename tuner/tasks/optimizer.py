@@ -72,6 +72,17 @@ def _groups(named: Named, plan: Plan, stage: Stage) -> Groups:
     return [group for group in groups if group["params"]]
 
 
+def follow(optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+    """Give the next step the rate of a schedule that is not the one of the steps before it."""
+    rates = [
+        base * share(schedule.last_epoch)
+        for base, share in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)
+    ]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    schedule._last_lr = rates
+
+
 def _own_rate(name: str, plan: Plan, stage: Stage) -> float:
     """Return the peak learning rate of a trainable tensor."""
     if name.startswith(CRITIC) and plan.ppo.value_learning_rate != "auto":

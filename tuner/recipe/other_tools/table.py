@@ -100,7 +100,7 @@ TABLE: tuple[Row, ...] = (
     Row("bias lora_bias", "", absent("biases are not trained")),
     Row("lora_fan_in_fan_out fan_in_fan_out", "", unneeded("it is seen in the base")),
     Row("loraplus_lr_embedding embedding_lr embedding_lr_scale lr_groups lora_alpha_pattern "
-        "module_dropout oft_rank create_new_adapter", "", absent("it has no key here")),
+        "module_dropout oft_rank", "", absent("it has no key here")),
     Row("relora relora_steps jagged_restart_steps use_llama_pro mixture_of_depths", "",
         absent("there is no such method here", Fate.BLOCKS)),
     Row("lisa_n_layers unfrozen_parameters freeze_trainable_layers freeze_trainable_modules "
@@ -226,7 +226,8 @@ TABLE: tuple[Row, ...] = (
     Row("process_reward_model ebft diffusion llmcompressor", "",
         absent("there is no such training here", Fate.BLOCKS)),
     Row("adapter_name_or_path lora_model_dir sft_model_path policy_model adapters "
-        "resume_from_adapter", "rlhf.policy", takes_rlhf.policy),
+        "resume_from_adapter", "model.adapter", takes_rlhf.policy),
+    Row("create_new_adapter", "method.continue", takes_rlhf.new_adapter),
     Row("max_completion_length response_length max_response_length", "rlhf.max_new_tokens", as_is),
     Row("max_new_tokens", "rlhf.max_new_tokens", takes_rlhf.sampled),
     Row("temperature", "rlhf.temperature", takes_rlhf.sampled),
