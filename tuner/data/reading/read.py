@@ -152,7 +152,7 @@ def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
                 item = replace(item, fix=f"if that is right: {reading.line(encoding=name)}")
             if item.fatal:
                 raise DataError(f"{path} cannot be read", f"{where}: {reason}", item.fix)
-            bad.add_unreadable(where, reason, item.fix if item.undecodable else "")
+            bad.add_unreadable(where, reason, item.fix if item.undecodable else "", line)
             continue
         array = list(item) == positions(len(item))
         arrays = array if arrays is None else arrays
@@ -160,7 +160,7 @@ def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
             yield Row(path, line, item, place=place)
         else:
             words = ("an object", "an array") if array else ("an array", "an object")
-            bad.add_unreadable(where, "expected {}, as before, found {}".format(*words))
+            bad.add_unreadable(where, "expected {}, as before, found {}".format(*words), line=line)
 
 
 def _unknown(path: Path) -> DataError:
