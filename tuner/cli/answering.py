@@ -68,20 +68,6 @@ def sampling_of(
     return Sampling(temperature, top_p, top_k)
 
 
-def refuse_writing(generate: bool, head: str) -> None:
-    """Refuse `--generate` for a model that cannot write.
-
-    Raises:
-        RecipeError: it has a classification head.
-    """
-    if generate and head == "classes":
-        raise RecipeError(
-            "--generate: this model cannot write",
-            "it has a classification head",
-            "leave out --generate: it answers with a label",
-        )
-
-
 def template_arguments(texts: Sequence[str], template: ChatTemplate | None) -> dict[str, Any]:
     """Return the arguments of the chat template by name.
 

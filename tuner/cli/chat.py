@@ -18,7 +18,6 @@ from tuner.cli.answering import (
     Temperature,
     TopK,
     TopP,
-    refuse_writing,
     sampling_of,
     template_arguments,
 )
@@ -74,6 +73,7 @@ def chat(
         with imports.importing():
             import torch
 
+            from tuner.inference import labels
             from tuner.inference import load as _  # noqa: F401  # all that opening needs
             from tuner.inference.chat import Chat
 
@@ -84,7 +84,7 @@ def chat(
     if where.interactive:
         speaker = model.active.name or model.base.name
         where.text(f"chatting with {speaker}; /help lists the commands, /exit quits")
-    refuse_writing(generate, model.head.name)
+    labels.refuse_to_generate(generate, model.head.name)
     if functions and not generate and model.active.name in model.classifiers:
         raise RecipeError(
             "--tools: this run answers with labels",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,7 +123,8 @@ def predict(
     )
 
     present = hardware.detect()
-    source = open_model.model_to_open(run, base, adapter or (), present, "predict")
+    words = shlex.join(["predict", "--data", str(data), "--output", str(output)])
+    source = open_model.model_to_open(run, base, adapter or (), present, words)
     # Libraries print to stderr: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
         with imports.importing():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.errors import RecipeError
-from tuner.inference import open_model
+from tuner.inference import labels, open_model
 from tuner.inference.open_model import ModelToOpen
 from tuner.inference.predict import carry_out
 from tuner.inference.predict.judge import Scorer
@@ -87,6 +87,7 @@ def prepare(
         work = carry_out.by_scores(asked, scorer)
         return work, _about(asked, source, "scores", {})
     model = open_model.load(source, console, force_base=force_base)
+    labels.refuse_to_generate(asked.generate, model.head.name)
     classifier = None if asked.generate else model.classifiers.get(model.active.name)
     if classifier is not None:
         refuse_writing(asked, "answers with labels")
