@@ -16,6 +16,7 @@ from tuner.data.sft import SftData
 from tuner.data.tokens.prepared import Inputs
 from tuner.machine import launch
 from tuner.plan import rlhf as plan_rlhf
+from tuner.plan import tested
 from tuner.plan.prompts import refuse_no_header, refuse_other_prompts
 from tuner.recipe.history_rows import BEGUN
 from tuner.recipe.schema_rlhf import RewardSection
@@ -67,6 +68,10 @@ def read(
     """
     rows = pipeline(base.loaded, base.tokenizer, adapted.room, base.stop_ids, base.head)
     prepared = _doubted(base.recipe, rows.prepare())
+    if base.recipe.eval.test:
+        held = tested.held_out(base.loaded)
+        again = pipeline(held, base.tokenizer, adapted.room, base.stop_ids, base.head)
+        prepared = tested.added(prepared, again)
     ptx = _settled(base, rows, prepared)
     if base.recipe.model.chat_template != "auto" and prepared.chat_template:
         origin = f"model.chat_template: {base.recipe.model.chat_template}"

@@ -19,10 +19,12 @@ from tuner.plan import (
     devices,
     evaluations,
     facts,
+    gates,
     ground,
     metrics,
     summary,
     targets,
+    tested,
 )
 from tuner.plan import formats as plan_formats
 from tuner.plan import rlhf as plan_rlhf
@@ -78,7 +80,8 @@ def make(
     space, memory = footprint.refuse_exports(exports, machine, output)
     if isinstance(recipe.method, LoraOptions):
         values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
-    measured = metrics.metrics(recipe, loaded.task, rows.prepared, values)
+    measured = metrics.metrics(recipe, loaded.task, tested.scored(rows.prepared), values)
+    gates.refuse(recipe, loaded.task, measured, rows.prepared)
     plan = Plan(
         verb=loaded.verb,
         task=loaded.task,
@@ -111,6 +114,7 @@ def make(
         ptx=rows.ptx,
         devices=decided.processes,
         evaluations=evaluations.decide(base, measured, rows.prepared, decided.stages, values),
+        sampled=evaluations.sampled(recipe, rows.prepared, decided.stages),
         shape=footprint.shape,
     )
     plan = replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})

@@ -67,8 +67,9 @@ _MOST_TOKENS, _MOST_ANSWERS = 16_384, 128
 class Plan:
     """Everything that a run needs, decided. Lengths are in tokens, memory in bytes.
 
-    `vocabulary_rows` are the embedding rows of the model that is trained; `summary` is a sentence
-    that says what the run will do.
+    `vocabulary_rows` are the embedding rows of the model that is trained; `sampled` are
+    the steps after which held-out prompts are answered; `summary` is a sentence that says what the
+    run will do.
     """
 
     verb: str
@@ -100,6 +101,7 @@ class Plan:
     ptx: Sequence[Example] = ()
     devices: Devices = field(default_factory=Devices)
     evaluations: Evaluations | None = None
+    sampled: tuple[int, ...] = ()
     summary: str = ""
 
     @property
