@@ -80,8 +80,7 @@ def make(
     space, memory = footprint.refuse_exports(exports, machine, output)
     if isinstance(recipe.method, LoraOptions):
         values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
-    measured = metrics.metrics(recipe, loaded.task, tested.scored(rows.prepared), values)
-    gates.refuse(recipe, loaded.task, measured, rows.prepared)
+    measured = _measured(loaded, rows.prepared, values)
     plan = Plan(
         verb=loaded.verb,
         task=loaded.task,
@@ -119,6 +118,13 @@ def make(
     )
     plan = replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
     return replace(plan, summary=summary.sentence(plan))
+
+
+def _measured(loaded: LoadedRecipe, prepared: Prepared, values: Values) -> tuple[str, ...]:
+    """Decide the metrics, and refuse gates that none of them is for."""
+    measured = metrics.metrics(loaded.recipe, loaded.task, tested.scored(prepared), values)
+    gates.refuse(loaded.recipe, loaded.task, measured, prepared)
+    return measured
 
 
 def _unlike_asked(recipe: Recipe, machine: Machine, decided: Decided, rows: int) -> list[str]:

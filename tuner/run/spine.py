@@ -158,8 +158,7 @@ def _run(
     heap.give_back()
     clock.lap("train")
 
-    scores |= held.after(plan, trained, watch, console)
-    scores |= held.tested(plan, trained, console)
+    scores |= held.after(plan, trained, watch, console) | held.tested(plan, trained, console)
     last_answers = evaluate.samples(plan, trained.model)
     if plan.qat:
         with qat_layers.plain(trained.model):
