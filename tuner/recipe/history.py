@@ -40,6 +40,9 @@ ADDED: dict[str, Any] = {
     "train.checkpoints": 2,
     "eval.every": None,
     "eval.stop": None,
+    "eval.gate": [],
+    "eval.test": None,
+    "eval.samples_every": None,
     "eval.keep": "auto",
 }
 # What `auto` of such a key was in every run, where plans now name what it comes to.
