@@ -19,6 +19,7 @@ from tuner.machine import processes
 LEGAL = "runs/legal"
 RUN = ("sft", "r.yaml", "--output", LEGAL)
 AGAIN = (*RUN, "--resume", "--dry-run")
+PREDICT = ("predict", LEGAL, "--data", "train.jsonl", "--max-new-tokens", "2", "--output")
 REWARDS = "def same(answers):\n    return [0.5 for _ in answers]\n"
 SAME = "the reward 'same' was 0.5 for every response in 5 steps"
 
@@ -125,7 +126,31 @@ FAULTS = {
         2, "there is no run, adapter or model runs/legl", meant("runs/legl"),
         arguments=("plan", "r.yaml", "--from", "runs/legl"),
     ),
-    "predict": Fault(2, "there is no command 'predict'", runs(), arguments=("predict", LEGAL)),
+    "infer": Fault(2, "there is no command 'infer'", runs(), arguments=("infer", LEGAL)),
+    "no model": Fault(
+        2, "needs a model", runs("--max-new-tokens", "2"),
+        arguments=("predict", "--data", "train.jsonl", "--output", "no.jsonl"),
+    ),
+    "an output that is there": Fault(
+        2, "--output r.yaml is there already",
+        lambda work, said: work.swap("r.yaml", "another.jsonl"), arguments=(*PREDICT, "r.yaml"),
+    ),
+    "samples": Fault(
+        2, "every answer would be the same", adds(r"add (--temperature \S+),"),
+        arguments=(*PREDICT, "samples.jsonl", "--samples", "2"),
+    ),
+    "bad rows": Fault(
+        3, "1 row of 2 cannot be answered", adds(r"(--max-bad-rows 1)$"),
+        files={"asked.jsonl": '{"instruction": "Say 1."}\n{"instruction": ""}\n'},
+        arguments=("predict", LEGAL, "--data", "asked.jsonl", "--output", "bad.jsonl"),
+    ),
+    "other columns": Fault(
+        3, "cannot be read as 'instruction'",
+        lambda work, said: adds(r"(--column) NAME=COLUMN", "instruction=q")(work, said),
+        files={"q.jsonl": '{"q": "Say 1."}\n'},
+        arguments=("predict", LEGAL, "--data", "q.jsonl", "--output", "q.out"),
+    ),
+    "ask": Fault(2, "there is no command 'ask'", runs(), arguments=("ask", LEGAL)),
     "verify": Fault(
         2, "there is no run, adapter or model runs/legl", meant("runs/legl"),
         arguments=("verify", "runs/legl"),

@@ -62,7 +62,7 @@ def find(loaded: LoadedRecipe, resume: bool, record: str = RUN) -> Path:
         output.resolve_output(Path(asked), from_recipe=in_recipe)
         return Path(asked)
     base, locked = default(loaded), run_of_lock(loaded)
-    if resume and locked is not None and runs.read_run(locked).status not in ("done", "damaged"):
+    if resume and locked is not None and runs.unfinished(runs.read_run(locked)):
         return locked
     earlier = runs.newest_matching(base, loaded.sha256, record) if resume else None
     if resume and earlier is None and record == RUN:

@@ -63,22 +63,30 @@ def refuse_unreadable(value: Any, column: str) -> None:
 
 @dataclass
 class BadRows:
-    """The rows left out so far, each with the reason, of at most `limit`."""
+    """The rows left out so far, each with the reason, of at most `limit`.
+
+    Attributes:
+        limit: how many may be bad.
+        found: the name and the reason of each.
+        lines: in its file, where it is known.
+    """
 
     limit: int
     found: list[tuple[str, str]] = field(default_factory=list)
+    lines: dict[str, int] = field(default_factory=dict)
 
-    def add(self, row: str, reason: str) -> None:
+    def add(self, row: str, reason: str, line: int = 0) -> None:
         """Record a bad row; `stop_if_too_many` raises if there are too many."""
         self.found.append((row, reason))
+        self.lines[row] = line
 
-    def add_unreadable(self, row: str, reason: str, fix: str = "") -> None:
+    def add_unreadable(self, row: str, reason: str, fix: str = "", line: int = 0) -> None:
         """Record a row that cannot be read; `fix` says how it could be.
 
         Raises:
             DataError: more rows are bad than the recipe allows.
         """
-        self.add(row, reason)
+        self.add(row, reason, line)
         if len(self.found) > self.limit:
             raise DataError(
                 "a row cannot be read",

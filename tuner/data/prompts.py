@@ -139,7 +139,7 @@ class PromptData(WholePipeline[Question]):
             dialogue = replace(dialogue, documents=tuple(documents(found)))
             if reference is None:
                 reference = dialogue.answer
-            return _question(dialogue, "" if is_down(row, thumbs) else reference)
+            return question_of(dialogue, "" if is_down(row, thumbs) else reference)
 
         return self.source.each(source.rows, question)
 
@@ -226,8 +226,8 @@ class PromptCutter(Cutter[tuple[Question, Answers]]):
         return None if isinstance(answers, BadRow) else (item, answers)
 
 
-def _question(dialogue: Dialogue, reference: str) -> Question | None:
-    """The prompt of a row's dialogue; None for a raw text that is blank."""
+def question_of(dialogue: Dialogue, reference: str) -> Question | None:
+    """Return the prompt of a row's dialogue; None for a raw text that is blank."""
     if dialogue.plain:
         text = dialogue.answer
         if blank(text):

@@ -17,7 +17,7 @@ from tuner.data.bad_rows import BadRow
 from tuner.data.classifier import Asked, Classifier, Given, of_texts
 from tuner.data.tokens.collate import Collator, placed
 from tuner.data.tokens.example import IGNORED
-from tuner.errors import DataError, IntegrityError, ResourceError, first_line
+from tuner.errors import DataError, IntegrityError, RecipeError, ResourceError, first_line
 from tuner.inference.sampling import refuse_not_finite
 from tuner.methods.options import CONFIG
 from tuner.model.heads import HEADS
@@ -124,6 +124,20 @@ def show_labels(
             truncated=ready.truncated,
         )
         console.text(formatting.clean(shown(shares)))
+
+
+def refuse_to_generate(generate: bool, head: str) -> None:
+    """Refuse `--generate` for a model that cannot write.
+
+    Raises:
+        RecipeError: it has a classification head.
+    """
+    if generate and head == "classes":
+        raise RecipeError(
+            "--generate: this model cannot write",
+            "it has a classification head",
+            "leave out --generate: it answers with a label",
+        )
 
 
 def likeliest(shares: Mapping[str, float]) -> str:

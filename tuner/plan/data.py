@@ -17,6 +17,7 @@ from tuner.data.thumbs import ThumbData
 from tuner.data.tokens.prepared import Inputs
 from tuner.machine import launch
 from tuner.plan import rlhf as plan_rlhf
+from tuner.plan import tested
 from tuner.plan.prompts import refuse_no_header, refuse_other_prompts
 from tuner.recipe.history_rows import BEGUN
 from tuner.recipe.schema_rlhf import RewardSection
@@ -85,6 +86,10 @@ def read(
     asked = _asked(base, rows)
     same = next((each.prepared for each in known if each.asked == asked), None)
     prepared = same or _doubted(base.recipe, rows.prepare())
+    if base.recipe.eval.test and same is None:
+        held = tested.held_out(base.loaded)
+        again = pipeline(held, base.tokenizer, adapted.room, base.stop_ids, base.head)
+        prepared = tested.added(prepared, again)
     ptx = _settled(base, rows, prepared, read=same is None)
     if base.loaded.task == "sft":
         known.append(Known(asked, prepared))
@@ -99,7 +104,8 @@ def _asked(base: RecipeAndBase, rows: Pipeline[Any]) -> tuple[Any, ...]:
     """All that supervised rows and their tokens come from, the files' contents aside."""
     recipe, inputs = base.recipe, rows.inputs
     model = recipe.model, base.base.folder, base.head, base.tokenizer.chat_template
-    return (type(rows), replace(inputs, tokenizer=None, stop_ids=tuple(inputs.stop_ids)), *model)
+    inputs = replace(inputs, tokenizer=None, stop_ids=tuple(inputs.stop_ids))
+    return (type(rows), inputs, recipe.eval.test, *model)
 
 
 def preview(base: RecipeAndBase, room: int, count: int) -> tuple[Prepared, list[Preview]]:

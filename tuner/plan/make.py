@@ -20,12 +20,14 @@ from tuner.plan import (
     devices,
     evaluations,
     facts,
+    gates,
     ground,
     metrics,
     preferences,
     start,
     summary,
     targets,
+    tested,
 )
 from tuner.plan import formats as plan_formats
 from tuner.plan import rlhf as plan_rlhf
@@ -86,7 +88,7 @@ def make(
     space, memory = footprint.refuse_exports(exports, machine, output)
     if isinstance(recipe.method, LoraOptions):
         values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
-    measured = metrics.metrics(recipe, loaded.task, rows.prepared, values)
+    measured = _measured(loaded, rows.prepared, values)
     plan = Plan(
         verb=loaded.verb,
         task=loaded.task,
@@ -119,10 +121,18 @@ def make(
         ptx=rows.ptx,
         devices=decided.processes,
         evaluations=evaluations.decide(base, measured, rows.prepared, decided.stages, values),
+        sampled=evaluations.sampled(recipe, rows.prepared, decided.stages),
         shape=footprint.shape,
     )
     plan = replace(plan, start=begun, facts={**plan.facts, **costs.facts(plan, machine)})
     return replace(plan, summary=summary.sentence(plan))
+
+
+def _measured(loaded: LoadedRecipe, prepared: Prepared, values: Values) -> tuple[str, ...]:
+    """Decide the metrics, and refuse gates that none of them is for."""
+    measured = metrics.metrics(loaded.recipe, loaded.task, tested.scored(prepared), values)
+    gates.refuse(loaded.recipe, loaded.task, measured, prepared)
+    return measured
 
 
 def _unlike_asked(recipe: Recipe, machine: Machine, footprint: Footprint, rows: int) -> list[str]:

@@ -70,7 +70,8 @@ class Plan:
     """Everything that a run needs, decided. Lengths are in tokens, memory in bytes.
 
     `start` is the adapter that a run starts from; `vocabulary_rows` are the embedding rows of the
-    model that is trained; `summary` is a sentence that says what the run will do.
+    model that is trained; `sampled` are the steps after which held-out prompts are answered;
+    `summary` is a sentence that says what the run will do.
     """
 
     verb: str
@@ -103,6 +104,7 @@ class Plan:
     ptx: Sequence[Example] = ()
     devices: Devices = field(default_factory=Devices)
     evaluations: Evaluations | None = None
+    sampled: tuple[int, ...] = ()
     summary: str = ""
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import IntegrityError, RecipeError
+from tuner.record import gates
 from tuner.record.lock import Owner, in_use
 from tuner.record.run_json import LOCK, RUN, read_record
 from tuner.schema.suggest import nearest
@@ -74,11 +75,15 @@ def newest_matching(
         (str(run.record.get("started")), int(match[1] or 1), run.path)
         for run in list_runs(base.parent, file)
         if (match := numbered.fullmatch(run.path.name))
-        and run.status != "damaged"
-        and (run.status == "done") == done
+        and (run.status == "done" if done else unfinished(run))
         and run.record.get("recipe_sha256") == recipe_sha256
     ]
     return max(found)[2] if found else None
+
+
+def unfinished(run: RunSummary) -> bool:
+    """Return whether `--resume` means a run: it has stopped, or has failed a gate."""
+    return run.status not in ("done", "damaged") or gates.failure(run.record) is not None
 
 
 def list_runs(root: Path, file: str = RUN) -> list[RunSummary]:
@@ -134,6 +139,8 @@ def _summary(path: Path, file: str = RUN) -> RunSummary:
     except IntegrityError as error:
         return RunSummary(path, "damaged", {}, error.why)
     note = ""
+    if failed := gates.failure(record):
+        note = "; ".join([failed.what, *failed.problems[:-1]])
     if record["status"] == "running" and _owner(path) is None:
         note = "its process is gone; continue it with --resume"
     return RunSummary(path, str(record["status"]), record, note)

@@ -16,7 +16,7 @@ from tuner.errors import IntegrityError
 from tuner.machine import gpu, heap, ranks
 from tuner.machine.signals import StopRequest
 from tuner.methods import qat_layers
-from tuner.record import checkpoint, provenance
+from tuner.record import checkpoint, gates, provenance
 from tuner.record import log as run_log
 from tuner.record.run_folder import RunFolder
 from tuner.run import build, content, extend, out_of_memory
@@ -57,6 +57,7 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
 
     Raises:
         TunerError: with the exit code; the same object is in `run.json`.
+        TrainingError: the run is complete, and has failed a gate.
     """
     ranks.join(plan.devices.world, plan.device, plan.recipe.run.timeout, plan.identity())
     gpu.refuse_shared(plan.device)
@@ -84,7 +85,11 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
                 precision.deterministic(plan),
                 out_of_memory.explained(plan, lambda: console.doing, again),
             ):
-                return _run(plan, folder, stop, console, resumed)
+                record = _run(plan, folder, stop, console, resumed)
+    # The record says that the run is done: only the command fails.
+    if failed := gates.failure(record):
+        raise failed
+    return record
 
 
 def _open(plan: Plan, resume: bool) -> tuple[RunFolder, Checkpoint | None, list[str]]:
@@ -158,7 +163,7 @@ def _run(
     heap.give_back()
     clock.lap("train")
 
-    scores |= held.after(plan, trained, watch, console)
+    scores |= held.after(plan, trained, watch, console) | held.tested(plan, trained, console)
     last_answers = evaluate.samples(plan, trained.model)
     if plan.qat:
         with qat_layers.plain(trained.model):
@@ -173,7 +178,7 @@ def _run(
         {**first, "after": last["answer"]}
         for first, last in zip(first_answers, last_answers, strict=True)
     ]
-    folder.update(**watch.record(plan.steps))
+    folder.update(**watch.record(plan.steps, tested=bool(plan.prepared.test)))
     finish(whole, folder, console, trained, clock, scores, samples)
     remember(plan, folder)
     return folder.record

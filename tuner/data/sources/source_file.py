@@ -135,7 +135,7 @@ class SourceFile:
                 yield from self.paths.spread(row)
             except BadRow as problem:
                 self.paths.refused = self.paths.refused or f"{row.id}: {problem}"
-                bad.add(row.id, str(problem))
+                bad.add(row.id, str(problem), row.line)
 
     def facts(self) -> dict[str, Any]:
         """Return how a table is read, and the rows that were made of items."""

@@ -139,6 +139,7 @@ class Prepared:
         report: the content of `data_report.json`.
         sent: how prompts are sent when the model is used.
         classifier: how inputs are classified, if every answer is a label (see `classifier`).
+        test: rows that are scored once, after training; as `eval`.
     """
 
     train: list[Any]
@@ -149,6 +150,7 @@ class Prepared:
     report: dict[str, Any]
     sent: PromptFormat = field(default_factory=PromptFormat)
     classifier: dict[str, Any] | None = None
+    test: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

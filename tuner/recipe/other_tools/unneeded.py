@@ -19,6 +19,7 @@ UNNEEDED: tuple[Row, ...] = tuple(
             "include_num_input_tokens_seen include_tokens_per_second",
             unneeded("figures are in metrics.jsonl and run.json of the run folder"),
         ),
+        ("do_predict", unneeded("tuner predict RUN --data FILE answers the rows of a file")),
         ("do_train task_type training_type trainer_type", unneeded("the command says it")),
         (
             "resume_from_checkpoint auto_resume auto_resume_from_checkpoints ignore_data_skip",
