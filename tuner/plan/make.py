@@ -23,6 +23,7 @@ from tuner.plan import (
     metrics,
     summary,
     targets,
+    track,
 )
 from tuner.plan import formats as plan_formats
 from tuner.plan import rlhf as plan_rlhf
@@ -113,7 +114,8 @@ def make(
         evaluations=evaluations.decide(base, measured, rows.prepared, decided.stages, values),
         shape=footprint.shape,
     )
-    plan = replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
+    more = {**costs.facts(plan, machine), **track.facts(recipe, output)}
+    plan = replace(plan, facts={**plan.facts, **more})
     return replace(plan, summary=summary.sentence(plan))
 
 

@@ -48,6 +48,7 @@ MAY_CHANGE = (
     "run.strategy",
     "run.timeout",
     "run.price_per_hour",
+    *("run.track", "run.name", "run.project", "run.tags"),
     "model.base",
     "model.revision",
     "model.code_sha256",

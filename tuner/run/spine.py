@@ -25,6 +25,7 @@ from tuner.run import held_out as held
 from tuner.run import resume as training
 from tuner.run.build import set_stage
 from tuner.run.finish import finish, remember
+from tuner.run.track.following import Following, followed
 from tuner.tasks import TASKS, precision
 from tuner.tasks import leg as tasks_leg
 from tuner.tasks.leg import Leg, Reporter
@@ -62,7 +63,12 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
     gpu.refuse_shared(plan.device)
     with StopRequest() as stop:
         folder, resumed, skipped = _open(plan, resume)
-        with folder, run_log.log_to(run_log.file_in(folder.path)), ranks.one_failure():
+        with (
+            followed(plan, folder.path, console) as following,
+            folder,
+            run_log.log_to(run_log.file_in(folder.path)),
+            ranks.one_failure(),
+        ):
             for text in folder.notes:
                 console.note(text)
             for text in skipped:
@@ -79,7 +85,9 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
                 precision.deterministic(plan),
                 out_of_memory.explained(plan, lambda: console.doing, again),
             ):
-                return _run(plan, folder, stop, console, resumed)
+                _run(plan, folder, stop, console, resumed, following)
+    console.done(folder.record)
+    return folder.record
 
 
 def _open(plan: Plan, resume: bool) -> tuple[RunFolder, Checkpoint | None, list[str]]:
@@ -118,7 +126,8 @@ def _run(
     stop: StopRequest,
     console: Console,
     resumed: Checkpoint | None,
-) -> dict[str, Any]:
+    following: Following,
+) -> None:
     earlier = folder.record if folder.resumed else {}
     peaks = earlier.get("gpu_memory_bytes", {}).get("peak", {})
     clock = provenance.Clock(earlier.get("durations", {}), peaks)
@@ -148,6 +157,7 @@ def _run(
         run_finish.write_inputs(plan, folder)
     if resumed:
         console.note(f"resuming after step {resumed.step}")
+    following.look()
     held_out = held.while_training(plan, trained, console, between)
     watch = train(plan, trained, folder, stop, console, held_out, resumed)
     heap.give_back()
@@ -163,7 +173,7 @@ def _run(
     whole = build.gather(plan, trained)
     ranks.leave()
     if not main:
-        return folder.record
+        return
     samples = [
         {**first, "after": last["answer"]}
         for first, last in zip(first_answers, last_answers, strict=True)
@@ -171,7 +181,6 @@ def _run(
     folder.update(**watch.record(plan.steps))
     finish(whole, folder, console, trained, clock, scores, samples)
     remember(plan, folder)
-    return folder.record
 
 
 def _check_base(folder: RunFolder, fingerprint: str) -> None:
