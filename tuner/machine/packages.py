@@ -17,7 +17,7 @@ NEEDED_BY: dict[str, tuple[str, ...]] = {
     "llama_cpp": ("llama-cpp-python>=0.3.16",),
     "mlflow": ("mlflow-skinny>=3.7", "sqlalchemy>=2.0", "alembic>=1.13"),
     "ray": ("ray[tune]>=2.50",),
-    "swanlab": ("swanlab>=0.7",),
+    "swanlab": ("swanlab>=0.10",),
     "tensorboard": ("tensorboard>=2.18",),
     "torchao": ("torchao>=0.18",),
     "trackio": ("trackio>=0.43",),

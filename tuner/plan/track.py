@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -37,7 +38,9 @@ def facts(recipe: Recipe, output: Path) -> dict[str, dict[str, Any]]:
     """Return where a run is sent to and under which name; empty: nowhere."""
     if not recipe.run.track:
         return {}
-    places = {name: shown(TRACKERS[name].place(os.environ), output) for name in recipe.run.track}
+    places: dict[str, str] = {
+        name: shown(TRACKERS[name].place(os.environ), output) for name in recipe.run.track
+    }
     return {
         "track": {
             **places,
@@ -48,19 +51,21 @@ def facts(recipe: Recipe, output: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def labels(plan: Mapping[str, Any], folder: Path) -> Labels:
+def labels(record: Mapping[str, Any], folder: Path) -> Labels:
     """Return what trackers call a run, and the settings that they show.
 
     Args:
-        plan: as run.json has it; that of an earlier version says nothing of trackers.
+        record: what run.json holds; that of an earlier version says nothing of trackers.
         folder: of the run.
     """
+    plan = record["plan"]
     said = {key: item["value"] for key, item in plan["values"].items()}
     return Labels(
         said.get("run.name") or folder.resolve().name,
         said.get("run.project") or "tuner",
         tuple(said.get("run.tags") or ()),
         settings(plan),
+        datetime.fromisoformat(record["started"]).timestamp(),
     )
 
 

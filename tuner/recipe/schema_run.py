@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer
 
+from tuner.recipe.tracker_names import TRACKER_NAMES, TrackerName
 from tuner.schema.fields import (
     AutoCount,
     Count,
@@ -18,9 +19,6 @@ from tuner.schema.fields import (
     own_words,
 )
 from tuner.schema.suggest import suggestion
-
-TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
-TRACKER_NAMES: tuple[str, ...] = get_args(TrackerName)
 
 
 def _trackers(value: Any) -> Any:

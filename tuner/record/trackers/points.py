@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +65,12 @@ class Points:
 
     Args:
         folder: of the run.
-        started: when it began, as its record says it.
+        started: when it began, in seconds since 1970.
     """
 
-    def __init__(self, folder: Path, started: str) -> None:
+    def __init__(self, folder: Path, started: float = 0.0) -> None:
         self._file = folder / METRICS
-        self._clock = datetime.fromisoformat(started).timestamp()
+        self._clock = started
         self._read = 0
         self.all: list[Point] = []
 

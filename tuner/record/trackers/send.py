@@ -28,12 +28,14 @@ class Labels:
         project: of the run; `experiment` in mlflow.
         tags: of the run.
         settings: numbers, flags and words of the schema, by key.
+        started: when the run began, in seconds since 1970.
     """
 
     name: str
     project: str
     tags: Sequence[str]
-    settings: Mapping[str, str | int | float | bool | None]
+    settings: Mapping[str, str | int | float | bool]
+    started: float
 
 
 class Remote(Protocol):
@@ -95,8 +97,7 @@ class Sender:
 
     def __init__(self, folder: Path, tracker: str, place: str, opens: Open, labels: Labels) -> None:
         self.folder, self.tracker, self.labels, self._opens = folder, tracker, labels, opens
-        record = read_record(folder)
-        self._points = Points(folder, str(record["started"]))
+        self._points = Points(folder, labels.started)
         self.state = states.load(folder, tracker, place)
         self._remote: Remote | None = None
 

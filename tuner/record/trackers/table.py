@@ -83,8 +83,9 @@ def _wandb_lacks(environment: Environment) -> str:
     if mode in _OFFLINE or any(environment.get(key) for key in keys):
         return ""
     host = urlsplit(environment.get("WANDB_BASE_URL") or "https://api.wandb.ai").netloc
-    files = [environment.get("NETRC", ""), *(Path.home() / n for n in (".netrc", "_netrc"))]
-    if any(_in_netrc(Path(file), host) for file in files if file):
+    given = environment.get("NETRC")
+    usual = [Path.home() / name for name in (".netrc", "_netrc")]
+    if any(_in_netrc(file, host) for file in ([Path(given).expanduser()] if given else usual)):
         return ""
     return (
         "wandb has no key; set WANDB_API_KEY, or run: wandb login; WANDB_MODE=offline keeps it in "
@@ -109,8 +110,9 @@ def _swanlab_lacks(environment: Environment) -> str:
     mode = environment.get("SWANLAB_MODE", "cloud")
     if mode == "disabled":
         return "SWANLAB_MODE is disabled; unset it, or set SWANLAB_MODE=offline"
-    folder = Path(environment.get("SWANLAB_SAVE_DIR") or Path.home() / ".swanlab")
-    known = environment.get("SWANLAB_API_KEY") or (folder / ".netrc").is_file()
+    own = environment.get("SWANLAB_ROOT") or environment.get("SWANLAB_SAVE_DIR")
+    folders = (Path(".swanlab"), Path(own or Path.home() / ".swanlab"))
+    known = environment.get("SWANLAB_API_KEY") or any((f / ".netrc").is_file() for f in folders)
     if mode in ("local", "offline") or known:
         return ""
     return (

@@ -78,7 +78,7 @@ class Mlflow:
 
     def _new(self, experiment: str, key: str, labels: Labels) -> Any:
         tags = {_KEY: key} | ({_TAGS: ", ".join(labels.tags)} if labels.tags else {})
-        run = self._client.create_run(experiment, tags=tags, run_name=labels.name)
+        run = self._client.create_run(experiment, int(1000 * labels.started), tags, labels.name)
         params = [Param(name, str(value)) for name, value in labels.settings.items()]
         for first in range(0, len(params), _PARAMS):
             part = params[first : first + _PARAMS]

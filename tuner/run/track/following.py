@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from tuner.console.formatting import counted
 from tuner.machine import processes, ranks
-from tuner.record.run_json import read_record
 from tuner.record.trackers import state as states
 from tuner.record.trackers.points import Points
 from tuner.record.trackers.table import TRACKERS
@@ -69,16 +68,16 @@ class Following:
                 assert process.stdin is not None
                 process.stdin.close()
         until = time.monotonic() + patience
-        for name, process in self._children.items():
-            if process is None:
-                self._warn(name, "its process could not be started")
-                continue
-            try:
-                process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(_GRACE)
-            self._warn(name, "" if process.returncode == 0 else "it gave no answer in time")
+        for name, each in self._children.items():
+            ended = "its process could not be started"
+            if each is not None:
+                try:
+                    each.wait(max(0.0, until - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    each.kill()
+                    each.wait(_GRACE)
+                ended = "" if each.returncode == 0 else "it gave no answer in time"
+            self._warn(name, ended)
         self._children = {}
 
     def _warn(self, name: str, ended: str) -> None:
@@ -89,7 +88,7 @@ class Following:
             ended: why its sender did not come to its end; empty: it did.
         """
         state = self._state(name)
-        points = Points(self._folder, str(read_record(self._folder)["started"])).read()
+        points = Points(self._folder).read()
         left = sum(state.sent.beyond(point) for point in points)
         if not left and not ended:
             return

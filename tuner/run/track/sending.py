@@ -22,7 +22,7 @@ def sender(folder: Path, tracker: str) -> Sender:
     The library is imported by the first call that sends.
     """
     row = TRACKERS[tracker]
-    labels = track.labels(read_record(folder)["plan"], folder)
+    labels = track.labels(read_record(folder), folder)
 
     def opens(*given: object) -> object:
         return imports.function(row.opens)(*given)
