@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +56,9 @@ def track(name: str, tracker: str, console: Console) -> None:
             return
         console.phase(f"sending {counted(left, 'line')} to {tracker} ({place})")
         try:
-            sends.close()
+            # What a library prints goes to stderr: stdout is the console's.
+            with contextlib.redirect_stdout(sys.stderr):
+                sends.close()
         except Exception as error:
             reason = f"{type(error).__name__}: {first_line(error)}"
             sends.failed(reason)

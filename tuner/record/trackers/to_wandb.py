@@ -42,6 +42,7 @@ def open_run(folder: Path, place: str, key: str, labels: Labels) -> Wandb:
             x_disable_meta=True,
             x_disable_stats=True,
             x_disable_machine_info=True,
+            x_save_requirements=False,
         ),
     )
     return Wandb(run)
