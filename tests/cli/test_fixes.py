@@ -178,8 +178,14 @@ RECIPES = {
         {"train.optim": "adamw_8bit"},
     ),
     "report_to": Fault(
-        2, "report_to: .*metrics.jsonl", without("report_to", "leave it out"),
-        {"report_to": "wandb"},
+        2, r"report_to: .*another tool's name for run\.track: \[tensorboard\]", moves("report_to"),
+        {"report_to": "tensorboard"},
+    ),
+    "a tracker without a key": Fault(
+        2, "run.track: wandb, but wandb", leaves_out, {"run.track": ["wandb"]},
+    ),
+    "a tracker that is not there": Fault(
+        2, "there is no tracker 'tensorbord'", meant("tensorbord"), {"run.track": ["tensorbord"]},
     ),
     "an unknown metric": Fault(
         2, "eval.metrics: there is no metric 'acuracy'",

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from tuner.recipe.schema import Recipe
 
 Sent = str | int | float | bool
-FIGURES = "the numbers of each line of metrics.jsonl, and the scores before and after"
+FIGURES = (
+    "numbers of metrics.jsonl, scores before and after, numbers and switches of the recipe "
+    "(--verbose lists these)"
+)
 # Where a run takes place, and what it costs, is nobody's business.
 _SECTIONS = ("model", "data", "method", "train", "eval", "reward", "rlhf", "ppo")
 _OF_RUN = ("run.seed", "run.device", "run.strategy", "run.deterministic")
@@ -46,7 +49,7 @@ def facts(recipe: Recipe, output: Path) -> dict[str, dict[str, Any]]:
             **places,
             "project": recipe.run.project,
             "name": recipe.run.name or output.name,
-            "sent": f"{FIGURES}; --verbose lists the settings that are sent too",
+            "sent": FIGURES,
         }
     }
 
