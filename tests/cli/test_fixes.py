@@ -181,12 +181,6 @@ RECIPES = {
         2, r"report_to: .*another tool's name for run\.track: \[tensorboard\]", moves("report_to"),
         {"report_to": "tensorboard"},
     ),
-    "a tracker without a key": Fault(
-        2, "run.track: wandb, but wandb", leaves_out, {"run.track": ["wandb"]},
-    ),
-    "a tracker that is not there": Fault(
-        2, "there is no tracker 'tensorbord'", meant("tensorbord"), {"run.track": ["tensorbord"]},
-    ),
     "an unknown metric": Fault(
         2, "eval.metrics: there is no metric 'acuracy'",
         given("eval.metrics", r"one or more of (\w+)"), {"eval.metrics": ["acuracy"]},

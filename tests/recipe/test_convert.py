@@ -38,7 +38,7 @@ warmup_ratio: 0.1
 bf16: true
 optim: adamw_8bit
 neftune_noise_alpha: 5
-report_to: wandb
+report_to: tensorboard
 output_dir: saves/first
 hub_token: hf_CANARYcanary0123456789abcdefghij
 """
@@ -100,7 +100,7 @@ def test_a_yaml_of_llama_factory_becomes_a_recipe_that_lists_what_is_not_in_it(
             "epochs": 2, "batch_size": 6, "learning_rate": 0.0001, "scheduler": "cosine",
             "warmup": 0.1,
         },
-        "run": {"track": ["wandb"], "output": "saves/first"},
+        "run": {"track": ["tensorboard"], "output": "saves/first"},
     }  # fmt: skip
     head = text.partition("model:\n")[0]
     before = head.partition("Left out")[0]

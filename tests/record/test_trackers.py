@@ -25,12 +25,17 @@ def line(step: int, **more: Any) -> dict[str, Any]:
     return {"step": step, "loss": 1 / step, "seconds": 2.0, **more}
 
 
-def write(folder: Path, lines: Sequence[Mapping[str, Any]], status: str = "running") -> None:
+def write(
+    folder: Path,
+    lines: Sequence[Mapping[str, Any]],
+    status: str = "running",
+    plan: Mapping[str, Any] | None = None,
+) -> None:
     text = "".join(json.dumps(each) + "\n" for each in lines)
     (folder / "metrics.jsonl").write_text(text, "utf-8")
     head = {"format": 1, "tuner": "0.1.0", "status": status, "started": "2026-11-28T10:00:00+00:00"}
     scores = {"scores": {"before": {"loss": 3.0}, "after": {"loss": 1.0, "note": "none"}}}
-    write_json(folder / "run.json", {**head, **scores})
+    write_json(folder / "run.json", {**head, **scores, "plan": plan or {}})
 
 
 class Server:
@@ -100,6 +105,14 @@ def test_a_line_is_read_once_it_is_complete(tmp_path: Path) -> None:
         file.write('ss": 0.5}\n')
         file.flush()
     assert [point.step for point in points.read()] == [1, 2]
+
+
+def test_a_file_that_was_cut_is_read_anew(tmp_path: Path) -> None:
+    write(tmp_path, [line(1), line(2), line(3)])
+    points = Points(tmp_path, 1000.0)
+    assert len(points.read()) == 3
+    write(tmp_path, [line(1)])
+    assert [(point.step, point.time) for point in points.read()] == [(1, 1002.0)]
 
 
 def test_each_line_is_sent_once_as_the_file_grows_and_the_end_is_told(tmp_path: Path) -> None:

@@ -25,8 +25,10 @@ def _trackers(value: Any) -> Any:
     """Read names of trackers, each once; `none` for no tracker."""
     names = list(value) if isinstance(value, list | tuple) else [value]
     for name in names:
+        if not isinstance(name, str):
+            raise own_words(f"expected names of trackers: {', '.join(TRACKER_NAMES)}")
         if name not in TRACKER_NAMES and (name != "none" or len(names) > 1):
-            known = suggestion(str(name), TRACKER_NAMES)
+            known = suggestion(name, TRACKER_NAMES)
             raise own_words(f"there is no tracker '{name}'; {known}")
     return tuple(dict.fromkeys(str(name) for name in names if name != "none"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -128,10 +129,9 @@ def _run(
     resumed: Checkpoint | None,
     following: Following,
 ) -> None:
-    earlier = folder.record if folder.resumed else {}
-    peaks = earlier.get("gpu_memory_bytes", {}).get("peak", {})
-    clock = provenance.Clock(earlier.get("durations", {}), peaks)
+    clock = _clock(folder.record if folder.resumed else {})
     folder.truncate_metrics(resumed.step if resumed else 0)
+    following.begin()
 
     plan = out_of_memory.fit_free(plan, folder, console)
     log.info(heap.keep_freed())
@@ -181,6 +181,12 @@ def _run(
     folder.update(**watch.record(plan.steps))
     finish(whole, folder, console, trained, clock, scores, samples)
     remember(plan, folder)
+
+
+def _clock(earlier: Mapping[str, Any]) -> provenance.Clock:
+    """Return the clock of a run that goes on from what its record says; empty: from the start."""
+    peaks = earlier.get("gpu_memory_bytes", {}).get("peak", {})
+    return provenance.Clock(earlier.get("durations", {}), peaks)
 
 
 def _check_base(folder: RunFolder, fingerprint: str) -> None:

@@ -70,7 +70,7 @@ class Points:
 
     def __init__(self, folder: Path, started: float = 0.0) -> None:
         self._file = folder / METRICS
-        self._clock = started
+        self._started = self._clock = started
         self._read = 0
         self.all: list[Point] = []
 
@@ -81,6 +81,9 @@ class Points:
         """
         if not self._file.is_file():
             return self.all
+        if self._file.stat().st_size < self._read:
+            # The run was resumed: steps after its checkpoint are taken again.
+            self._read, self._clock, self.all = 0, self._started, []
         with open(self._file, "rb") as file:
             file.seek(self._read)
             new = file.read()

@@ -38,9 +38,13 @@ class Following:
     """
 
     def __init__(self, folder: Path, trackers: tuple[str, ...], console: Console) -> None:
-        self._folder, self._console = folder, console
-        self._children = {name: _start(folder, name) for name in trackers}
+        self._folder, self._trackers, self._console = folder, trackers, console
+        self._children: dict[str, subprocess.Popen[bytes] | None] = {}
         self._said: set[str] = set()
+
+    def begin(self) -> None:
+        """Start to send: the metrics are those that this start of the run goes on from."""
+        self._children = {name: _start(self._folder, name) for name in self._trackers}
 
     def look(self) -> None:
         """Show where each tracker has the run, or what is in its way, as far as that is known by
