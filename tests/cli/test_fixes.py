@@ -178,8 +178,8 @@ RECIPES = {
         {"train.use_galore": True},
     ),
     "report_to": Fault(
-        2, "report_to: .*metrics.jsonl", without("report_to", "leave it out"),
-        {"report_to": "wandb"},
+        2, r"report_to: .*another tool's name for run\.track: \[tensorboard\]", moves("report_to"),
+        {"report_to": "tensorboard"},
     ),
     "an unknown metric": Fault(
         2, "eval.metrics: there is no metric 'acuracy'",

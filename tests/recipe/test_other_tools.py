@@ -38,7 +38,12 @@ SAID: dict[str, tuple[Any, str]] = {
         [{"path": "a.jsonl", "type": "alpaca"}],
         "another tool's name for data.train: [{source: a.jsonl, template: instruction}]",
     ),
-    "report_to": ("wandb", "a key of other tools; leave it out: figures are in metrics.jsonl"),
+    "report_to": ("wandb", "another tool's name for run.track: [wandb]"),
+    "use_tensorboard": (True, "another tool's name for run.track: [tensorboard]"),
+    "use_swanlab": (False, "another tool's name for run.track; leave it out: a run has no"),
+    "wandb_project": ("a", "another tool's name for run.project: a and run.track: [wandb]"),
+    "run_name": ("first", "another tool's name for run.name: first"),
+    "wandb_entity": ("team", "a key of other tools; leave it out: where a tracker's runs go"),
     "load_in_4bit": (True, "another tool's name for model.quantize: nf4"),
     "neftune_noise_alpha": (5, "another tool's name for train.embedding_noise: 5"),
     "label_smoothing_factor": (0.1, "another tool's name for train.label_smoothing: 0.1"),
@@ -103,6 +108,20 @@ def test_a_key_of_another_tool_is_answered_with_the_key_here(name: str) -> None:
     value, said = SAID[name]
     assert said in str(answer.key(name, value, {}))
     assert said in str(answer.key(name.replace("_", "-"), value, {}))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["tensorboard", "clearml"], "run.track: [tensorboard] (clearml is not there)"),
+        ("mlflow,wandb", "run.track: [mlflow, wandb]"),
+        ("none", "run.track"),
+        ("all", "run.track; leave it out: trackers are named one by one"),
+        ("comet_ml", "run.track; leave it out: comet_ml is not there"),
+    ],
+)
+def test_trackers_are_answered_by_name(given: Any, said: str) -> None:
+    assert f"another tool's name for {said}" in str(answer.key("report_to", given, {}))
 
 
 def test_every_row_answers_whatever_its_value_is() -> None:

@@ -18,6 +18,7 @@ from tuner.plan import (
     evaluations,
     new_tokens,
     qat,
+    track,
 )
 from tuner.plan.metrics import METRICS, unknown_metric
 from tuner.recipe.schema import Recipe
@@ -170,6 +171,7 @@ _CHECKS: tuple[Callable[[Recipe, Method, bool], Iterator[str]], ...] = (
     new_tokens.contradictions,
     contradictions_export.contradictions,
     evaluations.contradictions,
+    track.contradictions,
     _batches,
     contradictions_train.contradictions,
     _tasks,

@@ -28,6 +28,7 @@ from tuner.plan import (
     summary,
     targets,
     tested,
+    track,
 )
 from tuner.plan import formats as plan_formats
 from tuner.plan import rlhf as plan_rlhf
@@ -124,7 +125,8 @@ def make(
         sampled=evaluations.sampled(recipe, rows.prepared, decided.stages),
         shape=footprint.shape,
     )
-    plan = replace(plan, start=begun, facts={**plan.facts, **costs.facts(plan, machine)})
+    more = {**costs.facts(plan, machine), **track.facts(recipe, output)}
+    plan = replace(plan, start=begun, facts={**plan.facts, **more})
     return replace(plan, summary=summary.sentence(plan))
 
 

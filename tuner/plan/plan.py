@@ -49,6 +49,7 @@ MAY_CHANGE = (
     "run.strategy",
     "run.timeout",
     "run.price_per_hour",
+    *("run.track", "run.name", "run.project", "run.tags"),
     "model.base",
     "model.adapter",
     "model.revision",

@@ -25,17 +25,15 @@ from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_preference import CpoSection, DpoSection, KtoSection, SimpoSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
 from tuner.recipe.schema_rows import Cut, Disliked, Draw, Long, MaxLength, SpecialTokens, Split
+from tuner.recipe.schema_run import RunSection
 from tuner.recipe.schema_source import HeldOut, Source, Sources, SourceSection
 from tuner.recipe.schema_train import TrainSection
 from tuner.schema.fields import (
     FILE,
-    AutoCount,
     AutoFlag,
     Count,
     CountFromZero,
-    Flag,
     FreeMapping,
-    Integer,
     Positive,
     Section,
     Text,
@@ -126,41 +124,6 @@ class DataSection(Section):
     def eval_file(self) -> Source | None:
         """The source of held-out rows; None if they are training rows."""
         return self.eval if isinstance(self.eval, str | SourceSection) else None
-
-
-class RunSection(Section):
-    """Where and how to run."""
-
-    output: Annotated[
-        Text | None, Field(description="the run folder; default: runs/<recipe name>")
-    ] = None
-    seed: Annotated[
-        Integer, Field(ge=0, description="random seed for data order, new weights and dropout")
-    ] = 42
-    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="device to train on")] = (
-        "auto"
-    )
-    devices: Annotated[
-        AutoCount, Field(description="processes per machine; auto: one per GPU, or one on a CPU")
-    ] = "auto"
-    nodes: Annotated[
-        AutoCount, Field(description="number of machines; auto: as many as the launcher started on")
-    ] = "auto"
-    strategy: Annotated[
-        Literal["auto", "ddp", "fsdp"],
-        Field(description="ddp: every process holds the model; fsdp: shards the frozen base"),
-    ] = "auto"
-    timeout: Annotated[
-        Count, Field(description="seconds to wait for the other processes before giving up")
-    ] = 600
-    deterministic: Annotated[
-        Flag,
-        Field(description="on a GPU: only kernels that repeat to the bit; slower"),
-    ] = False
-    price_per_hour: Annotated[
-        Positive | None,
-        Field(description="price of one machine per hour; adds a cost to time estimates"),
-    ] = None
 
 
 class CompareSection(Section):

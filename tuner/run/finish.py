@@ -86,7 +86,6 @@ def finish(
     report.write_report(folder)
     if trained.unmoved:
         console.warn(f"{len(trained.unmoved)} trainable tensors never changed; run.json lists them")
-    console.done(folder.record)
 
 
 def gpu_memory(plan: Plan, clock: provenance.Clock) -> dict[str, Any]:

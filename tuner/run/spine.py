@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from tuner.run import held_out as held
 from tuner.run import resume as training
 from tuner.run.build import set_stage
 from tuner.run.finish import finish, remember
+from tuner.run.track.following import Following, followed
 from tuner.tasks import TASKS, averaged, precision
 from tuner.tasks import leg as tasks_leg
 from tuner.tasks.leg import Leg, Reporter
@@ -63,7 +65,12 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
     gpu.refuse_shared(plan.device)
     with StopRequest() as stop:
         folder, resumed, skipped = _open(plan, resume)
-        with folder, run_log.log_to(run_log.file_in(folder.path)), ranks.one_failure():
+        with (
+            followed(plan, folder.path, console) as following,
+            folder,
+            run_log.log_to(run_log.file_in(folder.path)),
+            ranks.one_failure(),
+        ):
             for text in folder.notes:
                 console.note(text)
             for text in skipped:
@@ -85,11 +92,12 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
                 precision.deterministic(plan),
                 out_of_memory.explained(plan, lambda: console.doing, again),
             ):
-                record = _run(plan, folder, stop, console, resumed)
+                _run(plan, folder, stop, console, resumed, following)
+    console.done(folder.record)
     # The record says that the run is done: only the command fails.
-    if failed := gates.failure(record):
+    if failed := gates.failure(folder.record):
         raise failed
-    return record
+    return folder.record
 
 
 def _open(plan: Plan, resume: bool) -> tuple[RunFolder, Checkpoint | None, list[str]]:
@@ -128,11 +136,11 @@ def _run(
     stop: StopRequest,
     console: Console,
     resumed: Checkpoint | None,
-) -> dict[str, Any]:
-    earlier = folder.record if folder.resumed else {}
-    peaks = earlier.get("gpu_memory_bytes", {}).get("peak", {})
-    clock = provenance.Clock(earlier.get("durations", {}), peaks)
+    following: Following,
+) -> None:
+    clock = _clock(folder.record if folder.resumed else {})
     folder.truncate_metrics(resumed.step if resumed else 0)
+    following.begin()
 
     plan = out_of_memory.fit_free(plan, folder, console)
     log.info(heap.keep_freed())
@@ -158,6 +166,7 @@ def _run(
         run_finish.write_inputs(plan, folder)
     if resumed:
         console.note(f"resuming after step {resumed.step}")
+    following.look()
     held_out = held.while_training(plan, trained, console, between)
     watch = train(plan, trained, folder, stop, console, held_out, resumed)
     heap.give_back()
@@ -173,7 +182,7 @@ def _run(
     whole = build.gather(plan, trained)
     ranks.leave()
     if not main:
-        return folder.record
+        return
     samples = [
         {**first, "after": last["answer"]}
         for first, last in zip(first_answers, last_answers, strict=True)
@@ -181,7 +190,12 @@ def _run(
     folder.update(**watch.record(plan.steps, tested=bool(plan.prepared.test)))
     finish(whole, folder, console, trained, clock, scores, samples)
     remember(plan, folder)
-    return folder.record
+
+
+def _clock(earlier: Mapping[str, Any]) -> provenance.Clock:
+    """Return the clock of a run that goes on from what its record says; empty: from the start."""
+    peaks = earlier.get("gpu_memory_bytes", {}).get("peak", {})
+    return provenance.Clock(earlier.get("durations", {}), peaks)
 
 
 def _check_base(folder: RunFolder, fingerprint: str) -> None:

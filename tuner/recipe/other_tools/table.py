@@ -12,6 +12,7 @@ from tuner.recipe.other_tools import (
     takes_eval,
     takes_rlhf,
     takes_rows,
+    takes_track,
     takes_train,
     words,
 )
@@ -200,6 +201,17 @@ TABLE: tuple[Row, ...] = (
         "eval_on_each_dataset", "", unneeded(takes_eval.SCORED)),
     # run
     Row("output_dir save_dir logging_dir", "run.output", as_is),
+    Row("report_to", "run.track", takes_track.trackers),
+    Row("use_wandb", "run.track", takes_track.switch("wandb")),
+    Row("use_tensorboard", "run.track", takes_track.switch("tensorboard")),
+    Row("use_mlflow", "run.track", takes_track.switch("mlflow")),
+    Row("use_swanlab", "run.track", takes_track.switch("swanlab")),
+    Row("wandb_project", "run.project", takes_track.project_of_wandb),
+    Row("project_name swanlab_project mlflow_experiment_name trackio_project_name", "run.project",
+        takes_track.word),
+    Row("run_name wandb_name wandb_run_name swanlab_experiment_name swanlab_run_name "
+        "trackio_run_name", "run.name", takes_track.word),
+    Row("wandb_tags", "run.tags", takes_track.word),
     Row("seed random_seed random_state", "run.seed", as_is),
     Row("data_seed", "", unneeded("run.seed is for all")),
     Row("full_determinism", "run.deterministic", if_true()),
