@@ -105,6 +105,7 @@ def test_every_key_that_names_something_is_found(
         "data.eval": "file",
         "data.eval.source": "file",
         "data.eval.template": "file",
+        "eval.test": "file",
         "data.template": "file",
         "method.source": "adapter",
         "rlhf.policy": "adapter",
