@@ -445,3 +445,47 @@ def test_a_prompt_that_is_not_sent_stops_the_plan(
     data = {"template": "auto", "eval": 0}
     fixed = planned(make_recipe(data_rows=rows, data=data, model={key: name}))
     assert {each.what for each in fixed.prepared.sent.trained} >= {"a last turn"}
+
+
+def several(*answers: bool) -> dict[str, Any]:
+    """A conversation with answers that come with reasoning, or without."""
+    row: dict[str, Any] = {"messages": []}
+    for number, reasons in enumerate(answers):
+        answer = {"role": "assistant", "content": f"{number}."}
+        answer |= {"reasoning_content": "It is so."} if reasons else {}
+        row["messages"] += [{"role": "user", "content": f"{number}?"}, answer]
+    return row
+
+
+@pytest.mark.parametrize(
+    ("answers", "learn", "sent", "said"),
+    [
+        ((True, True, False), "answers", True, "8 of 12 answers"),
+        ((True, False, False), "answers", False, "4 of 12 answers"),
+        ((True, True, False), "last_answer", False, "0 of 4 rows"),
+    ],
+)
+def test_what_most_learned_answers_have_is_sent_by_default(
+    make_recipe: Callable[..., Path],
+    answers: tuple[bool, ...],
+    learn: str,
+    sent: bool,
+    said: str,
+) -> None:
+    """Agents reason before their calls, and not before the answer that ends a row."""
+    model: dict[str, Any] = {"chat_template": "qwen3"}
+    rows = [several(*answers) for _ in range(4)]
+    data = {"template": "auto", "eval": 0, "learn": learn}
+    made = planned(make_recipe(data_rows=rows, data=data, model=model))
+    assert prompt(made.tokenizer) == prompt(made.tokenizer, enable_thinking=sent)
+    origin = made.values["data.reasoning"].origin
+    assert (f"4 of 4 rows have some, in {said}" in origin) == (learn == "answers")
+    if not sent:
+        assert said in made.values["model.chat_arguments"].origin
+    # Who asks for the other kind is told so, and who asks for this one is not.
+    for asked in (sent, not sent):
+        model["chat_arguments"] = {"enable_thinking": asked}
+        recipe = make_recipe(data_rows=rows, data=data, model=model)
+        warnings = [each for each in planned(recipe).warnings if "model.chat_arguments" in each]
+        assert len(warnings) == (asked != sent)
+        assert all(f"({said})" in each for each in warnings)

@@ -172,6 +172,11 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     if loaded.task == "reward" and (unpaired := history_rows.old_unpaired(plan)):
         recipe = recipe.model_copy(update={"reward": recipe.reward or RewardSection()})
         meant["reward"] = {"unpaired": unpaired}
+    if history_rows.earlier_turns(plan):
+        loaded = replace(loaded, earlier_turns=True)
+        if recipe.model.chat_arguments is None and loaded.task == "sft":
+            arguments = history_rows.old_chat_arguments(plan)
+            meant["model"] |= {} if arguments is None else {"chat_arguments": arguments}
     dtype = history.old_dtype(values)
     if dtype is not None and recipe.model.dtype == "auto":
         meant["model"]["dtype"] = dtype

@@ -61,6 +61,7 @@ class Pipeline(ABC, Generic[Item]):
             raise self._empty(self.source.train, self._left_out(self.source.train))
         report = self._report(items, train, held)
         report = {"rows_in": report["rows_in"], "bad_rows": len(report["skipped"]), **report}
+        report["earlier_turns"] = self.inputs.earlier_turns
         name, template = report["template"], self.maker.chat_template
         sent = self._sent(items.train)
         kept = self._classifier(items.train)

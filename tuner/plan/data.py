@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tuner.console.formatting import counted
 from tuner.data.chat.chat_template import with_defaults
 from tuner.data.chat.system_turn import with_system
 from tuner.data.preferences import PreferenceData
 from tuner.data.prompts import PromptData
+from tuner.data.rows import reasoned
 from tuner.data.sft import SftData
 from tuner.data.tokens.prepared import Inputs
 from tuner.machine import launch
@@ -97,8 +97,8 @@ def _doubted(recipe: Recipe, prepared: Prepared) -> Prepared:
     given = recipe.model.chat_arguments or {}
     report, texts = prepared.report, []
     for name, wanted in prepared.sent.unlike(given).items():
-        count = report.get("rows_with_reasoning")
-        some = "" if count is None else f" ({count} of {counted(report['rows_train'], 'row')})"
+        share = reasoned.share(report)
+        some = f" ({share})" if share else ""
         texts.append(
             f"model.chat_arguments: chat, serve and the artefacts will send {_said(name, given)}, "
             f"but most answers are trained with {_said(name, {name: wanted})}, by whether they "
@@ -155,8 +155,11 @@ def settle_prompts(
     if sent.plain_template is not None:
         tokenizer.chat_template = with_system(sent.plain_template, system)
     elif template:
-        given = recipe.model.chat_arguments or {}
-        wanted = {name: each for name, each in sent.arguments.items() if name not in given}
+        given = recipe.model.chat_arguments
+        # An empty mapping asks for the template's own defaults.
+        wanted = sent.arguments if given is None else {}
+        if given:
+            wanted = {name: each for name, each in sent.arguments.items() if name not in given}
         tokenizer.chat_template = with_defaults(with_system(template, system), wanted)
     refuse_other_prompts(tokenizer, stop_ids, sent, date)
 
@@ -177,6 +180,7 @@ def pipeline(
     rlhf, section = recipe.rlhf, recipe.data
     date = launch.today() if recipe.model.chat_date == "auto" else recipe.model.chat_date
     inputs = Inputs(section, tokenizer, loaded.folder, recipe.run.seed, room, stop_ids, date)
+    inputs = replace(inputs, earlier_turns=loaded.earlier_turns)
     if loaded.task == "reward":
         alone = (recipe.reward or RewardSection()).unpaired == "learn"
         return PreferenceData(inputs, alone=alone)

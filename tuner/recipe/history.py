@@ -44,6 +44,11 @@ ADDED: dict[str, Any] = {
 }
 # What `auto` of such a key was in every run, where plans now name what it comes to.
 _WAS_AUTO = {"model.attention": "sdpa"}
+# Values that mean the same; plans named the first where only last answers were looked at.
+_SAME: dict[str, tuple[Any, ...]] = {
+    "data.reasoning": ("auto", "learn"),
+    "model.chat_arguments": (None, {}),
+}
 # Columns that earlier versions of these templates did not read.
 _NOW_READ = {"chat": "system", "prompt_completion": "history"}
 # Its default was `literal`; stop tokens at the end of answers made no difference.
@@ -114,6 +119,9 @@ def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
     read = {name: file for name, file in columns.items() if file != "none"}
     if known.get("data.columns") == read:
         known["data.columns"] = columns
+    for key, same in _SAME.items():
+        if key in current and known.get(key) in same and current[key] in same:
+            known[key] = current[key]
     return {key: value for key, value in (ADDED | _WAS_AUTO).items() if key in current} | known
 
 
@@ -173,6 +181,8 @@ def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) ->
     then = {section: dict(keys) for section, keys in values.items()}
     if origins.get("model.chat_date") == BEGUN:
         then["model"]["chat_date"] = "auto"
+    if origins.get("model.chat_arguments") == BEGUN:
+        then["model"]["chat_arguments"] = None
     for key, (default, _) in ROWS.items():
         name = key.removeprefix("data.")
         if origins.get(key) == BEGUN:

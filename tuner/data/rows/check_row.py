@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.rows.dialogue import Dialogue, Message
 from tuner.data.turns import reasoning, tool_calls
-
-# Keys of the report: what `oddities` finds.
-ODDITIES = ("rows_with_consecutive_turns", "rows_with_results_without_calls")
 
 
 def check(dialogue: Dialogue) -> None:
@@ -44,34 +40,6 @@ def _check_turns(messages: tuple[Message, ...]) -> None:
         raise BadRow("there is only a system turn")
     if next(role for role in roles if role != "system") == "assistant":
         raise BadRow("the assistant speaks first (there is no prompt)")
-
-
-def oddities(dialogue: Dialogue) -> Iterator[str]:
-    """Yield what is unusual about a row's turns and may be meant, each once, as keys of the
-    report."""
-    pairs = list(pairwise(dialogue.messages))
-    if any(
-        before["role"] == after["role"] and after["role"] != "tool" and not _calls(before)
-        for before, after in pairs
-    ):
-        yield ODDITIES[0]
-    if any(
-        after["role"] == "tool" and before["role"] == "assistant" and not _calls(before)
-        for before, after in pairs
-    ):
-        yield ODDITIES[1]
-
-
-def unfit_calls(dialogue: Dialogue) -> Iterator[tuple[str, str]]:
-    """Yield what a row's calls have other than its tools say, if it has tools: see
-    `tool_calls.unfit`."""
-    tools = tool_calls.schemas(dialogue.tools or [])
-    for message in dialogue.messages if tools else ():
-        yield from tool_calls.unfit(message, tools)
-
-
-def _calls(message: Message) -> bool:
-    return bool(message.get("tool_calls") or message.get("call"))
 
 
 def _check_ids(messages: tuple[Message, ...]) -> None:
