@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,35 @@ def test_a_run_is_asked_as_its_last_answers_were(make_recipe: Make, tmp_path: Pa
     resumed = make.make(again, hardware.detect(), output=tmp_path / "run")
     saved["model.chat_arguments"] = None
     assert history.identity(saved, resumed.identity()) == resumed.identity()
+
+
+def test_tools_and_calls_stay_what_they_were(make_recipe: Make, tmp_path: Path) -> None:
+    """Bare schemas, calls in a text, and a call that has no result."""
+    call = {"type": "function", "function": {"name": "tide", "arguments": {}}}
+    asked, answered = {"role": "user", "content": "Due?"}, {"role": "assistant", "content": "Now."}
+    written = '<tool_call>\n{"name": "tide", "arguments": {}}\n</tool_call>'
+    tools = [{"name": "tide", "parameters": {"type": "object", "properties": {}}}]
+    turns = [{**answered, "content": "", "tool_calls": [call]}, {**answered, "content": written}]
+    rows = [
+        {"messages": [asked, turns[0], asked, answered], "tools": tools},
+        {"messages": [asked, turns[1]], "tools": tools},
+    ]
+    keys = {"template": "auto", "eval": 0}
+    recipe = make_recipe(data_rows=rows, data=keys, model={"chat_template": "qwen3"})
+    loaded = load.load(recipe, (), "sft")
+    with pytest.raises(DataError, match="follows a call that has no result"):
+        planned(recipe, tmp_path, "sft")
+    then = replace(loaded, earlier_turns=True)
+    old = make.make(then, hardware.detect(), output=tmp_path / "run")
+    record = old.as_dict()
+    record["data"].pop("earlier_turns")
+    head = {"format": 1, "tuner": "0.1.0", "status": "interrupted"}
+    for _ in range(2):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        disk.write_json(tmp_path / "run" / "run.json", {**head, "plan": record})
+        resumed = make.make(as_begun(loaded, tmp_path / "run"), hardware.detect(), output=tmp_path)
+        assert resumed.prepared.train == old.prepared.train
+        assert history.identity(old.identity(), resumed.identity()) == resumed.identity()
+        texts = [resumed.tokenizer.decode(row.input_ids) for row in resumed.prepared.train]
+        assert all('\n{"name": "tide", "parameters"' in text for text in texts)
+        record = resumed.as_dict()

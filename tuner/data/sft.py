@@ -59,8 +59,8 @@ class SftData(Pipeline[Dialogue]):
         self._blank: dict[str, int] = {}
         self._disliked = 0
         self._thumbs: dict[str, list[str]] = {}
-        self._turns = TurnTally()
-        self._rules = TurnRules.of(self.data)
+        self._turns = TurnTally(inputs.earlier_turns)
+        self._rules = TurnRules.of(self.data, inputs.earlier_turns)
 
     def check(self) -> None:
         """Read the rows and check all that needs no tokenizer: what they are, and their labels.
@@ -128,7 +128,7 @@ class SftData(Pipeline[Dialogue]):
             made = renderer.supervised(row)
             if made.plain and not made.answer.strip():
                 return None
-            check(made)
+            check(made, results=not self.inputs.earlier_turns)
             self._turns.add(made)
             values = [source.fit.value(row, name) for name in documents]
             return replace(made, documents=tuple(cut.documents(values)))

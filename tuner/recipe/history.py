@@ -179,10 +179,10 @@ def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) ->
         origins: of the values; one that a resumed run has from its record does not count.
     """
     then = {section: dict(keys) for section, keys in values.items()}
-    if origins.get("model.chat_date") == BEGUN:
-        then["model"]["chat_date"] = "auto"
-    if origins.get("model.chat_arguments") == BEGUN:
-        then["model"]["chat_arguments"] = None
+    begun = {f"model.{name}" for name in ("chat_date", "chat_arguments")} & {
+        key for key, origin in origins.items() if origin == BEGUN
+    }
+    then["model"] |= {key.removeprefix("model."): ADDED[key] for key in begun}
     for key, (default, _) in ROWS.items():
         name = key.removeprefix("data.")
         if origins.get(key) == BEGUN:

@@ -158,6 +158,14 @@ def rendered(dialogue: Dialogue, text: str, answers: Sequence[AnswerSpan]) -> Re
     )
 
 
+def with_stop(answer: AnswerSpan, text: str, stops: Iterable[str]) -> AnswerSpan:
+    """Return an answer with the stop token that opens the next turn (GLM's), if it has none."""
+    for stop in () if answer.stopped else stops:
+        if text.startswith(stop, answer.end):
+            return replace(answer, end=answer.end + len(stop), stopped=True)
+    return answer
+
+
 def strings_of(value: Any) -> Iterator[str]:
     """Yield the texts in nested lists and objects, their keys too."""
     if isinstance(value, str):

@@ -10,14 +10,20 @@ from tuner.data.rows.dialogue import Dialogue, Message
 from tuner.data.turns import reasoning, tool_calls
 
 
-def check(dialogue: Dialogue) -> None:
+def check(dialogue: Dialogue, results: bool = True) -> None:
     """Check the turns or segments of one row.
+
+    Args:
+        dialogue: the row.
+        results: whether calls before other turns need a result, as they do in requests.
 
     Raises:
         BadRow: an empty answer, a missing prompt, or turns out of order.
     """
     if not dialogue.segments:
         _check_turns(dialogue.messages)
+        if results:
+            _check_results(dialogue.messages)
     elif not all(segment.text.strip() for segment in dialogue.segments if segment.supervised):
         raise BadRow("the answer is empty")
 
@@ -40,6 +46,15 @@ def _check_turns(messages: tuple[Message, ...]) -> None:
         raise BadRow("there is only a system turn")
     if next(role for role in roles if role != "system") == "assistant":
         raise BadRow("the assistant speaks first (there is no prompt)")
+
+
+def _check_results(messages: tuple[Message, ...]) -> None:
+    for before, message in pairwise(messages):
+        if (before.get("tool_calls") or before.get("call")) and message["role"] != "tool":
+            raise BadRow(
+                f"a turn of the {message['role']} follows a call that has no result (a call needs "
+                "one, but in the last turn)"
+            )
 
 
 def _check_ids(messages: tuple[Message, ...]) -> None:

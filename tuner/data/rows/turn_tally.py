@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,26 +13,43 @@ from tuner.data.turns import tool_calls
 from tuner.data.turns.tool_calls import UNFIT
 
 # Keys of the report.
-ODDITIES = ("rows_with_consecutive_turns", "rows_with_results_without_calls")
+ODDITIES = (
+    *("rows_with_consecutive_turns", "rows_with_results_without_calls"),
+    *("rows_with_bare_tools",),
+)
+# Of these, with the rows.
+NAMED = ("rows_with_missing_results",)
 
 
 class TurnTally:
-    """Counts what is unusual about the turns of rows."""
+    """Counts what is unusual about the turns of rows.
 
-    def __init__(self) -> None:
+    Args:
+        literal: calls in the text of an answer are text.
+    """
+
+    def __init__(self, literal: bool = False) -> None:
+        self._literal = literal
+        self._rows: dict[str, list[str]] = {key: [] for key in NAMED}
         self._odd: Counter[str] = Counter()
         self._unfit: Counter[tuple[str, str]] = Counter()
         self._unanswered = 0
 
     def add(self, dialogue: Dialogue) -> None:
         """Count a checked row."""
+        if not self._literal:
+            read = [tool_calls.out_of_text(each) or each for each in dialogue.messages]
+            dialogue = replace(dialogue, messages=tuple(read))
         self._unanswered += dialogue.unanswered
+        for key, found in zip(NAMED, (_lacks_results,), strict=True):
+            if found(dialogue.messages):
+                self._rows[key].append(dialogue.row)
         self._odd.update(_oddities(dialogue))
         self._unfit.update(_unfit_calls(dialogue))
 
     def facts(self) -> dict[str, Any]:
         """Return what was found, for the report."""
-        odd: dict[str, Any] = {key: self._odd[key] for key in ODDITIES}
+        odd: dict[str, Any] = {key: self._odd[key] for key in ODDITIES} | self._rows
         found = self._unfit.most_common()
         unfit = {
             key: {name: count for (kind, name), count in found if kind == key} for key in UNFIT
@@ -52,6 +70,8 @@ def _oddities(dialogue: Dialogue) -> Iterator[str]:
         for before, after in pairs
     ):
         yield ODDITIES[1]
+    if dialogue.bare_tools:
+        yield ODDITIES[2]
 
 
 def _unfit_calls(dialogue: Dialogue) -> Iterator[tuple[str, str]]:
@@ -59,6 +79,19 @@ def _unfit_calls(dialogue: Dialogue) -> Iterator[tuple[str, str]]:
     tools = tool_calls.schemas(dialogue.tools or [])
     for message in dialogue.messages if tools else ():
         yield from tool_calls.unfit(message, tools)
+
+
+def _lacks_results(messages: Sequence[Message]) -> bool:
+    """Whether calls of one turn have some results, but fewer than there are calls."""
+    wanted = found = 0
+    for message in messages:
+        if message["role"] == "tool":
+            found += 1
+            continue
+        if 0 < found < wanted:
+            return True
+        wanted, found = len(list(tool_calls.made(message))), 0
+    return 0 < found < wanted
 
 
 def _calls(message: Message) -> bool:
