@@ -15,6 +15,7 @@ from tuner.data.rows import reasoned
 from tuner.data.sft import SftData
 from tuner.data.tokens.prepared import Inputs
 from tuner.machine import launch
+from tuner.plan import new_tokens
 from tuner.plan import rlhf as plan_rlhf
 from tuner.plan.prompts import refuse_no_header, refuse_other_prompts
 from tuner.recipe.history_rows import BEGUN
@@ -66,7 +67,7 @@ def read(
         DataError, RecipeError, ModelError: the data or a model cannot be trained with.
     """
     rows = pipeline(base.loaded, base.tokenizer, adapted.room, base.stop_ids, base.head)
-    prepared = _doubted(base.recipe, rows.prepare())
+    prepared = _doubted(base, rows, rows.prepare())
     ptx = _settled(base, rows, prepared)
     if base.recipe.model.chat_template != "auto" and prepared.chat_template:
         origin = f"model.chat_template: {base.recipe.model.chat_template}"
@@ -89,11 +90,13 @@ def preview(base: RecipeAndBase, room: int, count: int) -> tuple[Prepared, list[
     rows = pipeline(base.loaded, base.tokenizer, room, base.stop_ids, base.head)
     prepared, shown = rows.preview(count)
     _settled(base, rows, prepared)
-    return _doubted(base.recipe, prepared), shown
+    return _doubted(base, rows, prepared), shown
 
 
-def _doubted(recipe: Recipe, prepared: Prepared) -> Prepared:
-    """The rows with a warning, the first one, if most are not asked for as the recipe says."""
+def _doubted(base: RecipeAndBase, rows: Pipeline[Any], prepared: Prepared) -> Prepared:
+    """The rows with warnings, the first ones: most are not asked for as the recipe says; the chat
+    template that it names writes what the base has no tokens for."""
+    recipe = base.recipe
     given = recipe.model.chat_arguments or {}
     report, texts = prepared.report, []
     for name, wanted in prepared.sent.unlike(given).items():
@@ -105,6 +108,9 @@ def _doubted(recipe: Recipe, prepared: Prepared) -> Prepared:
             f"have reasoning{some}: leave {name} out"
             + (", or set data.reasoning: drop" if wanted else "")
         )
+    if (finder := rows.maker.finder) and base.loaded.task == "sft":
+        found = recipe, base.method, base.head.name, base.tokenizer
+        texts += new_tokens.wanted(*found, finder.tags)
     warnings = [*texts, *report.get("warnings", ())]
     return replace(prepared, report={**report, "warnings": warnings})
 

@@ -12,6 +12,9 @@ from tuner.data.rows.rendered import Rendered, Span
 from tuner.data.turns import reasoning
 from tuner.data.turns.reasoning import KEY, Message
 
+# What templates write around reasoning and calls; most families have a token for each.
+TAGS = (reasoning.OPEN, reasoning.CLOSE, "<tool_call>", "</tool_call>")
+
 
 @dataclass(frozen=True)
 class RenderJob:
@@ -197,3 +200,10 @@ def after_answer(text: str, specials: Iterable[str]) -> str:
     for word in specials:
         text = text.replace(word, "")
     return text.strip()
+
+
+def tags_of(example: Rendered) -> set[str]:
+    """Return which of `TAGS` the template itself wrote in an example."""
+    text, spans = example.text, example.structure
+    written = example.pattern or "\0".join(text[start:end] for start, end in spans)
+    return {tag for tag in TAGS if tag in written}

@@ -28,6 +28,7 @@ from tuner.data.chat.chat_shapes import (
     filled,
     neutral,
     rendered,
+    tags_of,
     with_stop,
     written,
 )
@@ -54,6 +55,7 @@ class SpanFinder:
         calls: puts calls into the template's form.
         moved: rows whose turns the template moves or repeats.
         after: rows by the text that the template writes after their answers.
+        tags: those of `TAGS` that the template has written.
         unended: rows with an answer before the last one that no stop token ends.
     """
 
@@ -65,6 +67,7 @@ class SpanFinder:
         self._shapes: dict[str, ChatShape] = {}
         self.moved: set[str] = set()
         self.unended: set[str] = set()
+        self.tags: set[str] = set()
         self.after: defaultdict[str, set[str]] = defaultdict(set)
 
     def render(
@@ -140,6 +143,7 @@ class SpanFinder:
             example = self._answered(dialogue, chat)
         except NoPrefix as found:
             raise no_prefix(dialogue.row, chat, found.turn, self._text) from None
+        self.tags |= tags_of(example) if example else set()
         if example and example.after:
             self.after[example.after].add(dialogue.row)
         ends = (*self.chat.stops, *self.chat.specials)
