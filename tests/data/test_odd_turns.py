@@ -226,3 +226,50 @@ def test_a_template_that_cannot_be_trained_on_is_refused_with_a_row(tmp_path: Pa
     with pytest.raises(DataError) as caught:
         prepared(tmp_path, [ROW], tokenizer)
     assert caught.value.why.startswith("rows.jsonl:1: ")
+
+
+def test_tags_of_reasoning_in_the_middle_of_an_answer_are_a_bad_row(tmp_path: Path) -> None:
+    """Not the template's fault: the other rows are trained."""
+    text = "Write <think> and </think> as text."
+    rows = [ROW, {"messages": [user("Due?"), said(text)]}]
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, rows, tokenizer)
+    (problem,) = caught.value.problems
+    assert problem.startswith("the model's chat template takes <think> and </think> in the text")
+    assert problem.endswith("rows.jsonl:2")
+    assert caught.value.fix.endswith("skip it: data.max_bad_rows: 1")
+    kept = prepared(tmp_path, rows, tokenizer, max_bad_rows=1)
+    assert {example.row for example in kept.train} == {"rows.jsonl:1"}
+    # Another template leaves the text as it is.
+    assert len(prepared(tmp_path, rows, FAMILIES["chatml"].tokenizer()).train) == 2
+
+
+def test_reasoning_of_the_user_is_a_key_that_nothing_reads(tmp_path: Path) -> None:
+    rows = [{"messages": [{**user("Due?"), "reasoning_content": "Hm."}, said("Now.", "So.")]}]
+    for name in ("qwen3", "gpt-oss", "chatml"):
+        family = FAMILIES[name]
+        tokenizer = family.tokenizer()
+        report = prepared(tmp_path, rows, tokenizer, stop_ids=family.stop_ids(tokenizer)).report
+        assert report["unread_turn_keys"] == {"reasoning_content": 1}
+        assert any("'reasoning_content' (1 turn)" in text for text in report["warnings"])
+
+
+def test_empty_turns_of_the_user_are_named(tmp_path: Path) -> None:
+    bare = {"messages": [user("Due?"), CALLED, {**RESULT, "content": ""}, said("Now.")]}
+    rows = [ROW, {"messages": [user(" \n"), said("Now.")]}, {**bare, "tools": [TOOL]}]
+    report = prepared(tmp_path, rows, FAMILIES["qwen3"].tokenizer()).report
+    assert report["rows_with_empty_turns"] == ["rows.jsonl:2"]
+    wanted = "1 row with an empty turn of the user or the system: rows.jsonl:2"
+    assert wanted in report["warnings"]
+
+
+def test_other_forms_of_reasoning_are_named(tmp_path: Path) -> None:
+    """They are learned as the text that they are."""
+    texts = ["<thinking>\nSo.\n</thinking>\n\nNow.", "<Thought>So.</Thought> Now.", "Now.", "<b>x"]
+    rows = [{"messages": [user("Due?"), said(text)]} for text in texts]
+    report = prepared(tmp_path, rows, FAMILIES["qwen3"].tokenizer()).report
+    assert report["rows_with_other_reasoning"] == ["rows.jsonl:1", "rows.jsonl:2"]
+    (warning,) = (text for text in report["warnings"] if "<thinking>" in text)
+    assert "rows.jsonl:1, rows.jsonl:2" in warning
+    assert report["rows_with_reasoning"] == 0

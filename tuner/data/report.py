@@ -47,6 +47,9 @@ WARNINGS = {
     "tool_calls: a call in its text is learned as text (it is read as a call where it ends the "
     "text, as JSON between <tool_call> and </tool_call>)",
     "rows_with_missing_results": "{:row} with fewer results than calls in a turn: {names}",
+    "rows_with_empty_turns": "{:row} with an empty turn of the user or the system: {names}",
+    "rows_with_other_reasoning": "{:row} with answers that begin with reasoning between tags such "
+    "as <thinking>, which is learned as text (write <think> and </think>): {names}",
     "rows_with_calls_in_text": "{:row} with calls between <tool_call> and </tool_call> in "
     "their text: read as calls",
     "rows_with_bare_tools": '{:row} with tools as bare schemas: read as {{"type": "function", '
@@ -104,6 +107,7 @@ SUPERVISED = (
     *("documents_cut",),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls"),
+    *("rows_with_empty_turns", "rows_with_other_reasoning"),
     *("rows_with_missing_results", "rows_with_bare_tools", "rows_with_calls_in_text"),
     *("rows_with_calls_as_text", "rows_with_unread_calls"),
     *("rows_with_moved_turns", "rows_with_unended_answers"),

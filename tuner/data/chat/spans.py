@@ -19,7 +19,7 @@ from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat import chat_shapes
-from tuner.data.chat.behind_prompt import NoPrefix, composed, no_prefix, spliced
+from tuner.data.chat.behind_prompt import NoPrefix, composed, no_prefix, refuse_tags, spliced
 from tuner.data.chat.chat_shapes import (
     AnswerSpan,
     ChatShape,
@@ -99,16 +99,7 @@ class SpanFinder:
             answer = str(read[-1].get("content") or "")
             called = replace(dialogue, messages=tuple(read), answer=answer)
             with suppress(BadRow):
-                return self._render(called, only_last, arguments, apart)
-        return self._render(dialogue, only_last, arguments, apart)
-
-    def _render(
-        self,
-        dialogue: Dialogue,
-        only_last: bool,
-        arguments: Mapping[str, Any] | None,
-        apart: bool,
-    ) -> list[Rendered]:
+                return self.render(called, only_last, arguments, apart)
         self.calls.require(dialogue.messages, dialogue.tools)
         messages = [self.calls.native(message) for message in dialogue.messages]
         learned = [i for i, message in enumerate(messages) if turn_keys.weight(message)]
@@ -142,15 +133,17 @@ class SpanFinder:
         try:
             example = self._answered(dialogue, chat)
         except NoPrefix as found:
+            refuse_tags(chat.messages[found.turn])
             raise no_prefix(dialogue.row, chat, found.turn, self._text) from None
-        self.tags |= tags_of(example) if example else set()
-        if example and example.after:
+        if not example:
+            return None
+        self.tags |= tags_of(example)
+        if example.after:
             self.after[example.after].add(dialogue.row)
         ends = (*self.chat.stops, *self.chat.specials)
-        earlier = example.supervised[:-1] if example else ()
-        if example and not all(example.text[:end].endswith(ends) for _, end in earlier):
+        if not all(example.text[:end].endswith(ends) for _, end in example.supervised[:-1]):
             self.unended.add(dialogue.row)
-        return example and with_other_turns(example, chat, self.chat.stops, self._text)
+        return with_other_turns(example, chat, self.chat.stops, self._text)
 
     def _answered(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
         able = self.chat.abilities

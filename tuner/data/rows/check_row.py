@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -34,10 +35,7 @@ def _check_turns(messages: tuple[Message, ...]) -> None:
     for message in messages:
         _check_content(message)
     roles = [message["role"] for message in messages]
-    if roles.count("system") > 1:
-        raise BadRow("there is more than one system turn")
-    if "system" in roles[1:]:
-        raise BadRow("the system turn is not the first one")
+    check_systems(roles)
     for before, message in pairwise(messages):
         if message["role"] == "tool" and before["role"] not in ("assistant", "tool"):
             raise BadRow("a tool turn does not come after a call")
@@ -55,6 +53,22 @@ def _check_results(messages: tuple[Message, ...]) -> None:
                 f"a turn of the {message['role']} follows a call that has no result (a call needs "
                 "one, but in the last turn)"
             )
+
+
+def check_systems(roles: Iterable[str]) -> None:
+    """Check that a conversation has no system turn but the first.
+
+    Args:
+        roles: of its turns; the developer's is a system turn, too.
+
+    Raises:
+        BadRow: there are two, or one comes later.
+    """
+    places = [n for n, role in enumerate(roles) if role in ("system", "developer")]
+    if len(places) > 1:
+        raise BadRow("there is more than one system turn")
+    if places not in ([], [0]):
+        raise BadRow("the system turn is not the first one")
 
 
 def _check_ids(messages: tuple[Message, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +19,9 @@ ODDITIES = (
     *("rows_with_bare_tools",),
 )
 # Of these, with the rows.
-NAMED = ("rows_with_missing_results",)
+NAMED = ("rows_with_missing_results", "rows_with_empty_turns", "rows_with_other_reasoning")
+# Reasoning between other tags than <think> and </think>.
+_REASONING = re.compile(r"\s*<(thinking|thought|reasoning|reason)>.*</\1>", re.I | re.S)
 
 
 class TurnTally:
@@ -41,7 +44,7 @@ class TurnTally:
             read = [tool_calls.out_of_text(each) or each for each in dialogue.messages]
             dialogue = replace(dialogue, messages=tuple(read))
         self._unanswered += dialogue.unanswered
-        for key, found in zip(NAMED, (_lacks_results,), strict=True):
+        for key, found in zip(NAMED, (_lacks_results, _is_empty, _thinks), strict=True):
             if found(dialogue.messages):
                 self._rows[key].append(dialogue.row)
         self._odd.update(_oddities(dialogue))
@@ -92,6 +95,16 @@ def _lacks_results(messages: Sequence[Message]) -> bool:
             return True
         wanted, found = len(list(tool_calls.made(message))), 0
     return 0 < found < wanted
+
+
+def _is_empty(messages: Sequence[Message]) -> bool:
+    turns = (each for each in messages if each["role"] in ("user", "system"))
+    return any(not str(turn.get("content") or "").strip() for turn in turns)
+
+
+def _thinks(messages: Sequence[Message]) -> bool:
+    answers = (str(each.get("content")) for each in messages if each["role"] == "assistant")
+    return any(map(_REASONING.match, answers))
 
 
 def _calls(message: Message) -> bool:
