@@ -236,7 +236,7 @@ def test_tags_of_reasoning_in_the_middle_of_an_answer_are_a_bad_row(tmp_path: Pa
     with pytest.raises(DataError) as caught:
         prepared(tmp_path, rows, tokenizer)
     (problem,) = caught.value.problems
-    assert problem.startswith("the model's chat template takes <think> and </think> in the text")
+    assert problem.startswith("the text of an answer has <think> and </think>, which the model's")
     assert problem.endswith("rows.jsonl:2")
     assert caught.value.fix.endswith("skip it: data.max_bad_rows: 1")
     kept = prepared(tmp_path, rows, tokenizer, max_bad_rows=1)
@@ -273,3 +273,66 @@ def test_other_forms_of_reasoning_are_named(tmp_path: Path) -> None:
     (warning,) = (text for text in report["warnings"] if "<thinking>" in text)
     assert "rows.jsonl:1, rows.jsonl:2" in warning
     assert report["rows_with_reasoning"] == 0
+
+
+EVERY: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
+    "a weight": ([user("Due?"), said("Now.", weight=-1)], {}, "correct the turns of the rows"),
+    "an open block": ([user("Due?"), said("<think>Now.")], {}, "correct the turns of the rows"),
+    "a greeting": ([said("Hi."), user("Due?"), said("Now.")], {}, "correct the turns of the rows"),
+    "tools": ([user("Due?"), said("Now.")], {"tools": "none"}, "correct the turns of the rows"),
+    "a call": ([user("Due?"), CALLED, said("Now.")], {}, "correct the turns of the rows"),
+    "no answer": ([user("Due?"), said(None)], {}, "data.columns"),
+}
+
+
+@pytest.mark.parametrize("fault", EVERY)
+def test_where_all_rows_have_a_fault_in_their_turns_no_columns_are_asked_for(
+    tmp_path: Path, fault: str
+) -> None:
+    turns, extras, fix = EVERY[fault]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [{"messages": turns, **extras}] * 2, FAMILIES["qwen3"].tokenizer())
+    assert caught.value.what == "none of the 2 rows can be used for training"
+    assert fix in caught.value.fix
+    assert ("data.columns" in caught.value.fix) == (fix == "data.columns")
+
+
+@pytest.mark.parametrize(
+    ("template", "fault", "count"),
+    [
+        ("(message.content | upper)", "changes the text of a user turn", 2),
+        ("(message.content if message.role != 'system' else '')", "leaves out a system turn", 1),
+    ],
+)
+def test_where_the_template_is_at_fault_another_is_asked_for(
+    tmp_path: Path, template: str, fault: str, count: int
+) -> None:
+    """And the one that is named shows the rows."""
+    tokenizer = make_tokenizer("chatml")
+    old = tokenizer.chat_template
+    assert "message['content']" in old
+    tokenizer.chat_template = old.replace("message['content']", template)
+    rows = [ROW, {"messages": [SYSTEM, user("Due?"), said("Now.")]}]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, rows, tokenizer)
+    assert fault in str(caught.value.problems)
+    assert "name one that shows such rows in model.chat_template: chatml" in caught.value.fix
+    assert ("data.max_bad_rows: 1" in caught.value.fix) == (count == 1)
+    conversation.settle(tokenizer, ModelSection(chat_template="chatml"), tmp_path)
+    assert prepared(tmp_path, rows, tokenizer).report["bad_rows"] == 0
+
+
+def test_reasoning_that_some_rows_lack_is_named_with_its_key(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"{n}?", "answer": f"{n}.", "rationale": "So." if n % 2 else ""}
+        for n in range(4)
+    ]
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, rows, tokenizer)
+    (problem,) = caught.value.problems
+    assert problem.startswith(
+        "the column 'rationale' is empty (data.reasoning_column: rationale reads such rows, too)"
+    )
+    report = prepared(tmp_path, rows, tokenizer, reasoning_column="rationale").report
+    assert (report["rows_train"], report["rows_with_reasoning"]) == (4, 2)

@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 from typing import Any, Generic
 
 from tuner.console.formatting import counted
-from tuner.data.bad_rows import EVERY
 from tuner.data.columns.choices import as_trained, settle
 from tuner.data.columns.template_match import Fit
 from tuner.data.reading import read
@@ -190,5 +189,8 @@ class Pipeline(ABC, Generic[Item]):
         bad, fix = self.source.bad, f"point data.{files.name} to a file with rows"
         problems = [why, *bad.problems()] if bad.found else None
         return DataError(
-            f"the {files.name} split is empty", why, EVERY if problems else fix, problems
+            f"the {files.name} split is empty",
+            why,
+            bad.fix_for_all() if problems else fix,
+            problems,
         )

@@ -72,8 +72,8 @@ def refuse_tags(message: Message) -> None:
     found = [tag for tag in (reasoning.OPEN, reasoning.CLOSE) if tag in content]
     if found:
         raise BadRow(
-            f"the model's chat template takes {' and '.join(found)} in the text of an answer for "
-            "reasoning (write them in another way)"
+            f"the text of an answer has {' and '.join(found)}, which the model's chat template "
+            "takes for reasoning (write it in another way; model.chat_template: chatml leaves it)"
         )
 
 

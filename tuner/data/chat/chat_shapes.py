@@ -95,6 +95,10 @@ def locate(text: str, messages: list[Message]) -> tuple[tuple[int, int, int, str
                 continue
             if mark not in text:
                 a = "an" if message["role"].startswith("a") else "a"
+                if mark.casefold() in text.casefold():
+                    raise BadRow(
+                        f"the model's chat template changes the text of {a} {message['role']} turn"
+                    )
                 calls = " next to its tool calls" if message.get("tool_calls") else ""
                 raise BadRow(
                     f"the model's chat template leaves out {a} {message['role']} turn{calls}"

@@ -109,10 +109,15 @@ def as_named(
     return Alternative(fit.template, gone | columns | dict.fromkeys(left, NONE), len(fit.used))
 
 
+def called_reasoning(column: str) -> bool:
+    """Return whether a column's name says that it holds reasoning."""
+    return bool(_REASONING.search(plain(column)))
+
+
 def reasoned(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
     """Return a fit with a column as the reasoning before its answers; None if it is called
     otherwise, or holds no texts."""
-    if not _REASONING.search(plain(column)) or not evidence.holds(column, ("text",)):
+    if not called_reasoning(column) or not evidence.holds(column, ("text",)):
         return None
     way = as_named(fit, evidence)
     columns = {name: file for name, file in way.columns.items() if name != column}

@@ -43,7 +43,10 @@ def _check_turns(messages: tuple[Message, ...]) -> None:
     if not any(role != "system" for role in roles):
         raise BadRow("there is only a system turn")
     if next(role for role in roles if role != "system") == "assistant":
-        raise BadRow("the assistant speaks first (there is no prompt)")
+        raise BadRow(
+            "the assistant speaks first (there is no prompt: leave that turn out, or make it "
+            "one of the system)"
+        )
 
 
 def _check_results(messages: tuple[Message, ...]) -> None:

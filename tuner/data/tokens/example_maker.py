@@ -200,7 +200,7 @@ class ExampleMaker:
             elif example.dialogue.row not in bad:
                 bad[example.dialogue.row] = None
                 problems.add(example.dialogue.row, str(result))
-        problems.stop_if_too_many()
+        problems.stop_if_too_many(len(dialogues))
         return [each for each in pairs if each[0].dialogue.row not in bad]
 
     def _as_sent(
