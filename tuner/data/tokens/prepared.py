@@ -109,7 +109,7 @@ class PromptFormat:
     """How the prompts of rows are sent when the model is used.
 
     Args:
-        arguments: of the chat template, for answers like those of most rows.
+        arguments: of the chat template, for answers like most that are learned.
         plain_template: a chat template that writes plain prompts as the rows have them; None where
             the rows are chats, or have no prompt.
         trained: a few prompts to compare (see `trained_prompts`).
