@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data.bad_rows import BadRow, EmptyPrompt
-from tuner.data.columns.alternatives import called_reasoning
+from tuner.data.columns.column_names import called_reasoning
 from tuner.data.columns.template_match import Fit
 from tuner.data.fields.language import language_of
 from tuner.data.fields.values import YES_NO, Words, as_json, written
