@@ -163,8 +163,9 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
         "data": history_rows.as_read(files, data)
         | history_rows.rows_as_begun(values, recipe)
         | history_rows.old_special_tokens(values, data),
-        "model": {},
+        "model": _model_as_begun(loaded, plan, record),
     }
+    loaded = replace(loaded, earlier_turns=history_rows.earlier_turns(plan))
     if loaded.task == "sft":
         loaded = replace(loaded, formats=history_rows.formats(plan))
         meant["data"] |= history.old_auto_values(plan, data.template, data.columns, data.long)
@@ -178,12 +179,6 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     beta = history.old_coefficient(values)
     if beta is not None and recipe.rlhf is not None and recipe.rlhf.kl_coefficient == "auto":
         meant["rlhf"] = {"kl_coefficient": beta}
-    dtype = history.old_dtype(values)
-    if dtype is not None and recipe.model.dtype == "auto":
-        meant["model"]["dtype"] = dtype
-    date = history.chat_date(record)
-    if recipe.model.chat_date == "auto" != date:
-        meant["model"]["chat_date"] = date
     sections = {
         name: getattr(recipe, name).model_copy(update=keys) for name, keys in meant.items() if keys
     }
@@ -192,6 +187,25 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     origins = {f"{name}.{key}": history_rows.BEGUN for name, keys in meant.items() for key in keys}
     recipe = recipe.model_copy(update=sections)
     return replace(loaded, recipe=recipe, origins=loaded.origins | origins)
+
+
+def _model_as_begun(
+    loaded: LoadedRecipe, plan: Mapping[str, Any], record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return keys of the model section that a run of an earlier version began with."""
+    from tuner.recipe import history, history_rows
+
+    model, meant = loaded.recipe.model, dict[str, Any]()
+    if history_rows.earlier_turns(plan) and model.chat_arguments is None and loaded.task == "sft":
+        arguments = history_rows.old_chat_arguments(plan)
+        meant |= {} if arguments is None else {"chat_arguments": arguments}
+    dtype = history.old_dtype(plan.get("values", {}))
+    if dtype is not None and model.dtype == "auto":
+        meant["dtype"] = dtype
+    date = history.chat_date(record)
+    if model.chat_date == "auto" != date:
+        meant["chat_date"] = date
+    return meant
 
 
 def _stages(

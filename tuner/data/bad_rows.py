@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,16 @@ EVERY = (
     "reads from them, name the template and the columns that it shall read: data.template, "
     "data.columns (tuner templates list)"
 )
+# Where no row is good, and the fault is inside of turns.
+TURNS = (
+    "correct the turns of the rows, or their tools: the columns are found, and no key of the "
+    "recipe reads them in another way"
+)
+# Where the rows are good, and the chat template does something else with them.
+TEMPLATE = (
+    "correct the chat template, or name one that shows such rows in model.chat_template: chatml "
+    "writes turns as they are, qwen3 reasoning and calls too"
+)
 # Where the only fault is a speaker that no template knows.
 ROLES = (
     "write a known role in its place, or add it to the roles of a template of your own: "
@@ -24,6 +35,8 @@ ROLES = (
 LISTED = 10
 LISTED_CLASSES = 20
 _UNKNOWN = "unknown role"
+_TEMPLATE = "the model's chat template"
+_OF_TURNS = re.compile(r"\bturns?\b|\bcalls?\b|\bassistant\b|\breasoning\b|^tools\b")
 
 
 class BadRow(ValueError):
@@ -108,19 +121,31 @@ class BadRows:
         if count <= self.limit:
             return
         every = 1 < count == of
-        strangers = all(reason.startswith(_UNKNOWN) for _, reason in self.found)
         raise DataError(
             f"none of the {of} rows can be used for training"
             if every
             else f"{counted(count, 'row')} cannot be used for training",
-            fix=ROLES
-            if strangers
-            else EVERY
-            if every
-            else f"correct the {'row' if count == 1 else 'rows'}, or skip "
-            f"{'it' if count == 1 else 'them'}: data.max_bad_rows: {count}",
+            fix=self._fix(every),
             problems=self.problems(),
         )
+
+    def _fix(self, every: bool) -> str:
+        """What to do about the rows; `every` row is bad."""
+        count, reasons = len(self.found), [reason for _, reason in self.found]
+        skip = f"skip {'it' if count == 1 else 'them'}: data.max_bad_rows: {count}"
+        if all(reason.startswith(_UNKNOWN) for reason in reasons):
+            return ROLES
+        if every or all(reason.startswith(_TEMPLATE) for reason in reasons):
+            return self.fix_for_all() if every else f"{TEMPLATE}; or {skip}"
+        return f"correct the {'row' if count == 1 else 'rows'}, or {skip}"
+
+    def fix_for_all(self) -> str:
+        """Return what to do where no row is left: about the template, the turns or the columns."""
+        reasons = [reason for _, reason in self.found]
+        if all(reason.startswith(_TEMPLATE) for reason in reasons):
+            return TEMPLATE
+        inside = all(_OF_TURNS.search(each) and "column" not in each for each in reasons)
+        return TURNS if inside else EVERY
 
     def problems(self) -> list[str]:
         """Return a line for each class of problem, with up to ten rows."""

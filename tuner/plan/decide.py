@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tuner.console.formatting import counted
+from tuner.data.rows import reasoned
 from tuner.data.tokens.prepared import Prepared
 from tuner.errors import RecipeError
 from tuner.methods.full import StagedOptions
@@ -222,17 +223,22 @@ def _cut(prepared: Prepared, values: Values) -> None:
 
 def _conversation(prepared: Prepared, values: Values) -> None:
     """Say what becomes of reasoning, which date prompts show, and how answers are asked for."""
-    said, rows = prepared.report.get("rows_with_reasoning", 0), prepared.report["rows_train"]
+    report = prepared.report
+    share, said = reasoned.share(report), report.get(reasoned.WITH, 0)
     if said:
-        why = f"{said} of {counted(rows, 'row')} have some"
-        if said < rows and prepared.sent.quiet:
+        rows, answers = report["rows_train"], report[reasoned.ANSWERS]
+        why = f"{report[reasoned.ROWS]} of {counted(rows, 'row')} have some"
+        why += "" if rows == answers else f", in {share}"
+        if said < answers and prepared.sent.quiet:
             ((name, value),) = prepared.sent.quiet.items()
-            why += f"; {rows - said} without: {name}={json.dumps(value)} when sampling"
+            why += f"; {answers - said} without: {name}={json.dumps(value)} when sampling"
         values.set_auto("data.reasoning", "learn", why)
-    if date := prepared.report.get("chat_date"):
+    if date := report.get("chat_date"):
         values.set_auto("model.chat_date", date, "today; the chat template writes the date")
     elif values.table["model.chat_date"].origin == BEGUN:
         values.table["model.chat_date"] = PlanValue("auto", BEGUN)
     if prepared.sent.arguments:
-        those = f"{said} of {counted(rows, 'row')} have reasoning"
-        values.set_auto("model.chat_arguments", prepared.sent.arguments, f"{those}; asked for so")
+        those = (
+            f"{share} have reasoning; asked for so" if share else "as most answers are asked for"
+        )
+        values.set_auto("model.chat_arguments", prepared.sent.arguments, those)

@@ -67,6 +67,11 @@ ADDED: dict[str, Any] = {
 _WAS_AUTO = {"model.attention": "sdpa", "dpo.label_smoothing": 0.0}
 # The default of `rlhf.kl_coefficient` then, for every algorithm.
 _COEFFICIENT = 0.05
+# Values that mean the same; plans named the first where only last answers were looked at.
+_SAME: dict[str, tuple[Any, ...]] = {
+    "data.reasoning": ("auto", "learn"),
+    "model.chat_arguments": (None, {}),
+}
 # Columns that earlier versions of these templates did not read.
 _NOW_READ = {"chat": "system", "prompt_completion": "history"}
 # Its default was `literal`; stop tokens at the end of answers made no difference.
@@ -137,6 +142,9 @@ def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
     read = {name: file for name, file in columns.items() if file != "none"}
     if known.get("data.columns") == read:
         known["data.columns"] = columns
+    for key, same in _SAME.items():
+        if key in current and known.get(key) in same and current[key] in same:
+            known[key] = current[key]
     return {key: value for key, value in (ADDED | _WAS_AUTO).items() if key in current} | known
 
 
@@ -210,8 +218,10 @@ def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) ->
         origins: of the values; one that a resumed run has from its record does not count.
     """
     then = {section: dict(keys) for section, keys in values.items()}
-    if origins.get("model.chat_date") == BEGUN:
-        then["model"]["chat_date"] = "auto"
+    begun = {f"model.{name}" for name in ("chat_date", "chat_arguments")} & {
+        key for key, origin in origins.items() if origin == BEGUN
+    }
+    then["model"] |= {key.removeprefix("model."): ADDED[key] for key in begun}
     for key, (default, _) in ROWS.items():
         name = key.removeprefix("data.")
         if origins.get(key) == BEGUN:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from tuner.data.bad_rows import BadRow
 from tuner.data.columns import accounting, label_columns
 from tuner.data.columns.choices import choosing
-from tuner.data.columns.column_names import called, suits
+from tuner.data.columns.column_names import called, called_reasoning, suits
 from tuner.data.columns.evidence import MOST as MOST_ROWS
 from tuner.data.columns.evidence import Evidence
 from tuner.data.columns.headings import headed
@@ -26,7 +25,6 @@ from tuner.data.reading.read import Row
 from tuner.data.templates.template import Template, all_templates, variables
 from tuner.schema.suggest import plain
 
-_REASONING = re.compile("cot|reason|think|thought|rationale|explanation|思考|思维|推理|解析")
 # Templates that columns of any name may be given to.
 _GENERAL = ("classification", "prompt_completion", "qa_with_context", "qa_zh", "instruction")
 # What columns may also be called, in a way that is only offered.
@@ -112,7 +110,7 @@ def as_named(
 def reasoned(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
     """Return a fit with a column as the reasoning before its answers; None if it is called
     otherwise, or holds no texts."""
-    if not _REASONING.search(plain(column)) or not evidence.holds(column, ("text",)):
+    if not called_reasoning(column) or not evidence.holds(column, ("text",)):
         return None
     way = as_named(fit, evidence)
     columns = {name: file for name, file in way.columns.items() if name != column}
