@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tuner.data.columns.alternatives import alternatives, as_named, reasoned, swapped
 from tuner.data.columns.evidence import Evidence
 from tuner.data.columns.label_columns import numbered
 from tuner.data.columns.nameless import described, nameless, sure
 from tuner.data.columns.one_hot import group, one_hot, without
+from tuner.data.columns.preference_advice import Guessed
 from tuner.data.columns.preference_formats import PreferenceFit, choose_format
 from tuner.data.columns.template_match import NONE, SeveralFit, left_out
 from tuner.data.columns.thumb_words import is_thumb
+from tuner.data.columns.unused_parts import UnusedParts
 from tuner.data.columns.ways import MOST, Alternative, Unsure, recipe_line, shown, without_header
 from tuner.data.columns.winners import NoneBetter
 from tuner.data.sources.source import EVIDENCE, Source
@@ -20,7 +22,10 @@ from tuner.data.turns.turn_lists import shape
 from tuner.errors import DataError, TunerError
 
 _RANKED = "rankings, best first"
-COMPARISONS = "comparisons of answers, for tuner reward, or for tuner rlhf with rlhf.algorithm: dpo"
+_THUMBS = "answers that are liked or not"
+COMPARISONS = "comparisons of answers, for tuner rlhf with DPO, or for tuner reward"
+# What a recipe has next to its data for these.
+_DPO = "rlhf: {algorithm: dpo}   # or, for tuner reward: reward: {}"
 
 
 def ways_to_read(source: Source) -> list[Alternative]:
@@ -60,8 +65,8 @@ def with_ways(error: DataError, source: Source) -> DataError:
     if lines := without_header(source.path, source.columns, source.given):
         return DataError(error.what, error.why, "\n".join(lines), error.problems)
     compared = as_comparisons(source)
-    # A list of answers may as well be one answer in several words.
-    compares = bool(compared) and _RANKED not in compared[0]
+    # A list of answers may as well be one answer in several words, and liked ones can be learned.
+    compares = bool(compared) and not any(each in compared[0] for each in (_RANKED, _THUMBS))
     ways = [] if hints or compares else ways_to_read(source)
     unnamed = nameless(source.columns)
     ways = sure(ways, source.evidence) if unnamed else ways
@@ -130,16 +135,26 @@ def comparisons(source: Source) -> PreferenceFit | None:
 
 def as_comparisons(source: Source) -> list[str]:
     """Return lines for an error, where the rows compare answers with each other."""
+    more: Mapping[str, str] = {}
     try:
-        fit = comparisons(source)
+        fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
+        ranked = fit.template.name == "rankings" and "ranks" not in fit.columns
+        what = _RANKED if ranked else fit.template.name
+        if what == "thumbs":
+            return []
     except NoneBetter as error:
         return [f"  {COMPARISONS}; then", *(f"  {line}" for line in error.fix.splitlines())]
-    if fit is None:
+    except (Guessed, UnusedParts) as error:
+        if not error.columns:
+            return []
+        more = error.columns
+        what = _THUMBS if "label" in more else "pairs" if "chosen" in more else "with these columns"
+    except TunerError:
         return []
-    ranked = fit.template.name == "rankings" and "ranks" not in fit.columns
     return [
-        f"  {COMPARISONS}, as they are ({_RANKED if ranked else fit.template.name}):",
-        f"    {recipe_line(source.given, source.data.columns)}",
+        f"  {COMPARISONS} ({what}):",
+        f"    {recipe_line(source.given, {**source.data.columns, **more})}",
+        f"    {_DPO}",
     ]
 
 
@@ -157,6 +172,7 @@ def as_thumbs(source: Source, task: Collection[str]) -> list[str]:
         f"  answers that are liked or not ('{label}'), for tuner reward, or for tuner rlhf with "
         "rlhf.algorithm: dpo, as they are:",
         f"    {recipe_line(source.given, source.data.columns)}",
+        f"    {_DPO}",
     ]
 
 

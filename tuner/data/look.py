@@ -62,15 +62,17 @@ class Look:
         Args:
             given: the keys by which a recipe names the file.
         """
-        if self.ways or self.error is None:
+        if self.error is None or (self.ways and self.sure):
             return self.ways
         if self.sure:
-            return [Line(COMPARISONS, recipe_line(given, {}))]
-        return [
-            Line(before.strip().rstrip(":").removeprefix("or "), line.strip())
+            return [Line(COMPARISONS, recipe_line(given, {}), compares=True)]
+        lines = [
+            Line(task, line.strip(), task.startswith(COMPARISONS))
             for before, line in pairwise(self.error.fix.splitlines())
             if line.strip().startswith("data: {") and line.endswith("}")
+            for task in [before.strip().rstrip(":").removeprefix("or ")]
         ]
+        return [*(each for each in lines if each.compares), *self.ways] if self.ways else lines
 
 
 def look(file: Path, folder: Path, keys: Mapping[str, Any] | None = None) -> Look:

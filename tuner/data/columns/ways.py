@@ -60,10 +60,12 @@ class Line:
     Attributes:
         task: what it does.
         recipe: the line.
+        compares: whether it compares answers, which a reward model learns.
     """
 
     task: str
     recipe: str
+    compares: bool = False
 
     def line(self, given: Mapping[str, str]) -> str:
         """Return it as a line of a recipe; `given` is in it."""
