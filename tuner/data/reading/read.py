@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data.bad_rows import BadRows
-from tuner.data.reading import json_layout, json_rows, marked_lines, parquet, table, table_guess
+from tuner.data.reading import (
+    json_layout,
+    json_rows,
+    label_lines,
+    marked_lines,
+    parquet,
+    table,
+    table_guess,
+)
 from tuner.data.reading.json_rows import BadLine
 from tuner.data.reading.lines import UTF8, decode, lines, refuse_pointer, refuse_wide, seen, text_of
 from tuner.data.reading.table import Reading, positions
@@ -243,6 +251,9 @@ def _text(path: Path, reading: Reading) -> Iterator[Item]:
         return
     if reading.turns:
         yield from marked_lines.rows(path, reading.encoding)
+        return
+    if reading.labels:
+        yield from label_lines.rows(path, reading.encoding)
         return
     for number, raw in lines(path, reading.encoding):
         text = decode(raw)

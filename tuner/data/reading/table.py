@@ -34,6 +34,7 @@ class Reading:
         header: whether the first row of a table names the columns.
         quotes: `csv`, where they enclose cells, or `literal`, where they are text.
         turns: lines of a text file say who speaks, and the recipe reads what is said.
+        labels: lines of a text file begin with labels, and the recipe reads these.
         given: what the recipe says of it, as it is written there.
     """
 
@@ -44,6 +45,7 @@ class Reading:
     header: bool | None = None
     quotes: str | None = None
     turns: bool = False
+    labels: bool = False
     given: Mapping[str, str] = field(default_factory=dict)
 
     def line(self, **keys: str) -> str:

@@ -19,6 +19,7 @@ from tuner.data.fields import joined
 from tuner.data.fields.addressing import Paths
 from tuner.data.fields.values import as_json
 from tuner.data.reading import read
+from tuner.data.reading.label_lines import MARK, labelled
 from tuner.data.reading.lines import UTF8
 from tuner.data.reading.marked_lines import Marks, marks_in
 from tuner.data.reading.read import Row
@@ -86,6 +87,8 @@ class SourceFile:
                 "conversations, an empty line between them" if marks.apart else "rows of their own"
             )
             said = [*said, f"what follows {' and '.join(marks.shown)} as {what}"]
+        if _labelled(path, reading, data):
+            reading, said = replace(reading, labels=True), [*said, f"{MARK}NAME as the label"]
         paths = Paths([*_asked(data), *(item.where or ())])
         return cls(path, reading, said, paths, item.where or {})
 
@@ -169,6 +172,12 @@ class SourceFile:
             f"; {counted(n, 'other item')} of {path} not read" for path, n in paths.skipped.items()
         ]
         return f"{made} in {counted(paths.rows, 'row')} of the file{none}{''.join(lost)}"
+
+
+def _labelled(path: Path, reading: Reading, data: DataSection) -> bool:
+    """Whether the lines of a text file begin with labels, and the recipe learns these."""
+    plain_text = path.suffix.lower() == ".txt" and reading.separator is None
+    return plain_text and data.template == "classification" and labelled(path, reading.encoding)
 
 
 def _marks(path: Path, reading: Reading, data: DataSection) -> Marks | None:
