@@ -179,7 +179,7 @@ BY_LABEL: dict[str, tuple[str, list[Any], list[str]]] = {
     "marks": (
         "No.|Wording|Risk?|UK|US|Note",
         ["{n}", LONG, LABELS, ("x", "", ""), ("", "", "", "x"), ("", "", "", "ours", "theirs")],
-        ['text: Note + Wording, label: "Risk?", UK: none, US: none'],
+        ['text: Wording, label: "Risk?", UK: none, US: none, Note: none'],
     ),
     "two labels": (
         "Field note|Verdict|Crop",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from tuner.data.columns.alternatives import alternatives, as_named, reasoned, swapped
-from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.alternatives import alternatives
+from tuner.data.columns.evidence import Evidence, blank
+from tuner.data.columns.fitted import as_named, reasoned, swapped
 from tuner.data.columns.label_columns import numbered
 from tuner.data.columns.nameless import described, nameless, sure
-from tuner.data.columns.one_hot import group, one_hot, without
+from tuner.data.columns.one_hot import group, one_hot, several, without
 from tuner.data.columns.preference_advice import Guessed
 from tuner.data.columns.preference_formats import PreferenceFit, choose_format
 from tuner.data.columns.template_match import NONE, SeveralFit, left_out
@@ -17,7 +19,7 @@ from tuner.data.columns.unused_parts import UnusedParts
 from tuner.data.columns.ways import MOST, Alternative, Unsure, recipe_line, shown, without_header
 from tuner.data.columns.winners import NoneBetter
 from tuner.data.sources.source import EVIDENCE, Source
-from tuner.data.templates.template import AUTO
+from tuner.data.templates.template import AUTO, Template
 from tuner.data.turns.turn_lists import shape
 from tuner.errors import DataError, TunerError
 
@@ -37,7 +39,27 @@ def ways_to_read(source: Source) -> list[Alternative]:
     seen = Evidence(kept)
     ways = alternatives(seen, renames)
     hot = None if renames else one_hot(seen)
-    return [hot, *without(ways, group(seen))] if hot else ways
+    ways = [hot, *without(ways, group(seen))] if hot else ways
+    return [
+        replace(way, keys={**way.keys, **lacking(way.template, way.columns, source)})
+        for way in ways
+    ]
+
+
+def lacking(template: Template, columns: Mapping[str, str], source: Source) -> dict[str, int]:
+    """Return the key that skips the rows that lack what a template needs, if these are a few.
+
+    Args:
+        template: what it reads.
+        columns: the file's, by the template's name where it is another.
+        source: with its rows.
+    """
+    needed = [n for n in template.columns.required if n not in template.columns.blank]
+    files = [columns.get(name, name) for name in needed]
+    known = [name for name in files if name in source.columns]
+    without = sum(any(blank(row.values.get(name)) for name in known) for row in source.rows)
+    some = source.data.max_bad_rows < without and without * 2 <= len(source.rows)
+    return {"max_bad_rows": without} if some and "source" not in source.given else {}
 
 
 def with_fits(error: SeveralFit, source: Source) -> DataError:
@@ -71,6 +93,7 @@ def with_ways(error: DataError, source: Source) -> DataError:
     unnamed = nameless(source.columns)
     ways = sure(ways, source.evidence) if unnamed else ways
     lines = [*compared, *shown(ways, source.given), *numbered(ways, source.evidence)]
+    lines += several(source.evidence) if ways else []
     fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
     holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
     holds = [described(source.evidence, n) for n in source.columns] if unnamed else holds

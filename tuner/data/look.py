@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data.advice import COMPARISONS, comparisons, ways_to_read
-from tuner.data.columns.alternatives import as_named
+from tuner.data.columns.fitted import as_named
 from tuner.data.columns.ways import MOST, Alternative, Line, Unsure, recipe_line
 from tuner.data.reading.read import NotUtf8
 from tuner.data.recognise import account, ends_open, left_out_first, recognise

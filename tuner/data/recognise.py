@@ -8,7 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuner.data.advice import as_comparisons, as_thumbs, by_rows, unsure, uses, with_fits, with_ways
+from tuner.data.advice import (
+    as_comparisons,
+    as_thumbs,
+    by_rows,
+    lacking,
+    unsure,
+    uses,
+    with_fits,
+    with_ways,
+)
 from tuner.data.columns import accounting
 from tuner.data.columns.choices import choosing
 from tuner.data.columns.evidence import Evidence
@@ -148,9 +157,10 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     compared = as_comparisons(source)
     ways = [] if compared else uses(source, task, used)
     gone = {**data.columns, **dict.fromkeys(task, NONE)}
+    more = lacking(source.fit.template, source.fit.columns, source)
     out = [
         f"  leave {it} out, as earlier versions did with a warning:",
-        f"    {recipe_line(source.given, gone)}",
+        f"    {recipe_line({**source.given, **more}, gone)}",
     ]
     out = [] if ends_open(source) else out
     others = compared or [*as_thumbs(source, task), *shown(ways, source.given)]

@@ -69,7 +69,8 @@ def refuse_unused(
         "say what the column is, or leave it out, as earlier versions did with a warning:\n  "
         + "\n  ".join(lines),
     )
-    if not ranks:
+    # A list of answers may be one answer in several words: then nothing is compared.
+    if "answers" not in fit.columns:
         error.columns = dict.fromkeys(unused, NONE)
     raise error
 

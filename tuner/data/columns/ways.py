@@ -40,7 +40,7 @@ class Alternative:
     template: Template
     columns: Mapping[str, str]
     read: int
-    keys: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str | int] = field(default_factory=dict)
     called: str = ""
 
     @property
@@ -72,7 +72,7 @@ class Line:
         return self.recipe
 
 
-def recipe_line(keys: Mapping[str, str], columns: Mapping[str, str]) -> str:
+def recipe_line(keys: Mapping[str, str | int], columns: Mapping[str, str]) -> str:
     """Return a line of a recipe that reads a file.
 
     Args:
@@ -91,8 +91,10 @@ def recipe_line(keys: Mapping[str, str], columns: Mapping[str, str]) -> str:
     return f"data: {{{', '.join([f'{key}: {flow(file)}', *parts])}}}"
 
 
-def flow(text: str) -> str:
-    """Return a text, a name or a label, as a line of a recipe has it."""
+def flow(text: str | int) -> str:
+    """Return a text, a name or a label, or a number, as a line of a recipe has it."""
+    if isinstance(text, int):
+        return str(text)
     return text if text in ("true", "false") else strict_yaml.flow(text)
 
 

@@ -81,7 +81,8 @@ def _refuse_labelled(
     if not ways:
         return
     header = str(columns != positions(2)).lower()
-    given = {**source.given, "separator": table_guess.shown(separator), "header": header}
+    between = "tab" if separator == "\t" else separator
+    given = {**source.given, "separator": between, "header": header}
     text = {**source.given, "template": "text"}
     label = ways[0].columns.get("label", "label")
     raise DataError(

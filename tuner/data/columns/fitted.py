@@ -1,0 +1,60 @@
+"""A template that fits a source, as a way to read it, and with one more column of the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from tuner.data.columns import accounting
+from tuner.data.columns.column_names import suits
+from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.template_match import NONE, Fit
+from tuner.data.columns.ways import Alternative
+from tuner.data.templates.template import Template
+from tuner.schema.suggest import plain
+
+_REASONING = re.compile("cot|reason|think|thought|rationale|explanation|思考|思维|推理|解析")
+
+
+def as_named(
+    fit: Fit[Template], evidence: Evidence, keep: Mapping[str, str] | None = None
+) -> Alternative:
+    """Return a fit as a recipe that names its template, and leaves out what it does not read.
+
+    Args:
+        fit: the template and its columns.
+        evidence: what the columns hold.
+        keep: the recipe's `columns`.
+    """
+    columns = {name: file for name, file in fit.columns.items() if name != file}
+    left = [name for name in accounting.unread(evidence, fit.used)[0] if name not in columns]
+    optional = [name for name in fit.template.columns.optional if name in evidence.columns]
+    left += [name for name in optional if name not in fit.used and name not in left]
+    gone = {name: file for name, file in (keep or {}).items() if file == NONE}
+    return Alternative(fit.template, gone | columns | dict.fromkeys(left, NONE), len(fit.used))
+
+
+def reasoned(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
+    """Return a fit with a column as the reasoning before its answers; None if it is called
+    otherwise, or holds no texts."""
+    if not _REASONING.search(plain(column)) or not evidence.holds(column, ("text",)):
+        return None
+    way = as_named(fit, evidence)
+    columns = {name: file for name, file in way.columns.items() if name != column}
+    keys = {"reasoning_column": column}
+    return Alternative(fit.template, columns, way.read + 1, keys, f"{way.task} with reasoning")
+
+
+def swapped(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
+    """Return a fit with a column in place of the one whose name its own begins with: label_text
+    for label; None if there is none."""
+    for name, file in fit.columns.items():
+        longer = plain(column).startswith(plain(file)) and plain(column) != plain(file)
+        if longer and suits(fit.template, name, column, evidence):
+            columns = {**fit.columns, name: column}
+            renames = {key: value for key, value in columns.items() if key != value}
+            # A column of the template that is renamed needs no `none` for the file's of its name.
+            if name != file:
+                renames[file] = NONE
+            return Alternative(fit.template, renames, len(columns))
+    return None
