@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from tuner.data.columns import several_labels
 from tuner.data.columns.alternatives import alternatives
 from tuner.data.columns.evidence import Evidence, blank
 from tuner.data.columns.fitted import as_named, reasoned, swapped
@@ -92,8 +93,12 @@ def with_ways(error: DataError, source: Source) -> DataError:
     ways = [] if hints or compares else ways_to_read(source)
     unnamed = nameless(source.columns)
     ways = sure(ways, source.evidence) if unnamed else ways
-    lines = [*compared, *shown(ways, source.given), *numbered(ways, source.evidence)]
+    lines = [*shown(ways, source.given), *numbered(ways, source.evidence)]
     lines += several(source.evidence) if ways else []
+    first = compared or several_labels.lines(
+        source.evidence, source.given, source.data.columns, source.columns
+    )
+    lines = [*first, *lines]
     fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
     holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
     holds = [described(source.evidence, n) for n in source.columns] if unnamed else holds

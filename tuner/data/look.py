@@ -72,7 +72,13 @@ class Look:
             if line.strip().startswith("data: {") and line.endswith("}")
             for task in [before.strip().rstrip(":").removeprefix("or ")]
         ]
-        return [*(each for each in lines if each.compares), *self.ways] if self.ways else lines
+        if not self.ways:
+            return lines
+        # What the error offers before these ways, except to leave columns out.
+        known = [line.recipe for line in lines]
+        place = [known.index(r) for way in self.ways if (r := way.line(given)) in known]
+        more = lines[: min(place, default=0)] or [each for each in lines if each.compares]
+        return [*(each for each in more if not each.task.startswith("leave ")), *self.ways]
 
 
 def look(file: Path, folder: Path, keys: Mapping[str, Any] | None = None) -> Look:

@@ -18,7 +18,7 @@ from tuner.data.advice import (
     with_fits,
     with_ways,
 )
-from tuner.data.columns import accounting
+from tuner.data.columns import accounting, several_labels
 from tuner.data.columns.choices import choosing
 from tuner.data.columns.evidence import Evidence
 from tuner.data.columns.label_columns import numbered
@@ -163,7 +163,8 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
         f"    {recipe_line({**source.given, **more}, gone)}",
     ]
     out = [] if ends_open(source) else out
-    others = compared or [*as_thumbs(source, task), *shown(ways, source.given)]
+    more_labels = several_labels.lines(seen, source.given, data.columns, task)
+    others = compared or [*as_thumbs(source, task), *more_labels, *shown(ways, source.given)]
     others += numbered(ways, seen)
     lines = [*out, *others] if left_out_first(source) else [*others, *out]
     fix = [f"say what becomes of {it}:", *lines]

@@ -55,7 +55,7 @@ _CLASSES = frozenset(
     plain(name)
     for name in (
         *("type", "category", "categories", "topic", "subject", "genre", "department", "dept"),
-        *("类型", "类别", "科室", "部门"),
+        *("tag", "tags", "topics", "类型", "类别", "科室", "部门"),
     )
 )
 _PEOPLE = frozenset(

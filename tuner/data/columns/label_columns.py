@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from tuner.data.columns import accounting
 from tuner.data.columns.evidence import FEW, MOST, Evidence
+from tuner.data.columns.label_cells import mostly_several
 from tuner.data.columns.template_match import NONE
 from tuner.data.columns.ways import Alternative, flow
 from tuner.data.fields import joined
@@ -26,6 +27,7 @@ _LABELS = re.compile(
     "label|class|categor|sentiment|emotion|intent|star|rating|risk|priority|severity|tone"
     "|kategorie|klasse|标签|类别|分类|情感|意图|星级|评级|风险"
 )
+_DATES = frozenset(("year", "month", "day", "date", "time", "年", "月", "日期", "年份"))
 _COUNTS = re.compile(
     "useful|funny|cool|helpful|likes|votes|views|shares|retweet|replies|followers|点赞|转发|浏览|回复数"
 )
@@ -53,14 +55,18 @@ def late(evidence: Evidence, name: str, labels: bool) -> tuple[int, int, int]:
 
 
 def tells(evidence: Evidence, way: Alternative) -> bool:
-    """Return whether a way's labels differ, and repeat as far as there are enough rows to see it;
-    any do of a way without labels."""
+    """Return whether a way's labels differ, and repeat as far as there are enough rows to see it,
+    and are all that the rows have; any do of a way without labels."""
     name = way.template.label
     if name is None or way.template.name != "classification":
         return True
     column = way.columns.get(name, name)
+    whole = evidence.values(column.removesuffix(".0")) if column.endswith(".0") else []
+    if any(isinstance(value, list) and len(value) > 1 for value in whole):
+        # The other labels would be dropped unseen.
+        return False
     values = [str(value).strip() for value in evidence.values(column)]
-    return len(values) < FEW or 1 < len({*values}) < len(values)
+    return len(values) < FEW or (1 < len({*values}) < len(values) and not mostly_several(values))
 
 
 def one_is_clear(evidence: Evidence, names: Sequence[str]) -> bool:
@@ -104,6 +110,7 @@ def free(evidence: Evidence, task: Sequence[str], heads: Collection[str]) -> lis
         or (
             name in classes
             and not accounting.names_people(name)
+            and plain(name) not in _DATES
             and not (texts and accounting.remarks(name))
         )
     ]
@@ -140,7 +147,11 @@ def numbered(ways: Sequence[Alternative], evidence: Evidence) -> list[str]:
     them needs their names."""
     first = ways[0] if ways and ways[0].template.label else None
     column = first.columns.get(first.template.label or "", "") if first else ""
-    texts = {str(value).strip() for value in evidence.values(column)}
+    return number_lines(column, {str(value).strip() for value in evidence.values(column)})
+
+
+def number_lines(column: str, texts: Collection[str]) -> list[str]:
+    """Return lines for an error about a column whose labels are numbers; none if they are not."""
     if not texts or len(texts) > _MOST_NUMBERS or not all(map(_INTEGER.fullmatch, texts)):
         return []
     labels = sorted(texts, key=int)
