@@ -77,7 +77,7 @@ class Look:
         # What the error offers before these ways, except to leave columns out.
         known = [line.recipe for line in lines]
         place = [known.index(r) for way in self.ways if (r := way.line(given)) in known]
-        more = lines[: min(place, default=0)] or [each for each in lines if each.compares]
+        more = lines[: min(place, default=len(lines))]
         return [*(each for each in more if not each.task.startswith("leave ")), *self.ways]
 
 
