@@ -86,6 +86,7 @@ class SftData(Pipeline[Dialogue]):
         if not begun:
             if "eval" not in source.given and not self.inputs.formats:
                 self._held.back(refuse_trained_tests, source, self.data)
+                source.given |= self._held.keys
             source.fit = recognise(source, self.inputs.folder)
         thumbs = thumb_columns(source.fit, source, bool(self.inputs.formats))
         self._thumbs[source.name] = thumbs

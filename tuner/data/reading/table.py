@@ -36,6 +36,7 @@ class Reading:
         turns: lines of a text file say who speaks, and the recipe reads what is said.
         labels: lines of a text file begin with labels, and the recipe reads these.
         given: what the recipe says of it, as it is written there.
+        kept: other keys of the data section, as they are written there.
     """
 
     name: str = ""
@@ -47,12 +48,14 @@ class Reading:
     turns: bool = False
     labels: bool = False
     given: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
 
     def line(self, **keys: str) -> str:
         """Return the line of a recipe that gives the file these keys as well."""
         given = {"source": self.name, **self.given, **keys}
         pairs = ", ".join(f"{key}: {value}" for key, value in given.items())
-        return f"data: {{{self.key}: {{{pairs}}}}}"
+        kept = "".join(f", {key}: {value}" for key, value in self.kept.items())
+        return f"data: {{{self.key}: {{{pairs}}}{kept}}}"
 
 
 class _Undecodable(Exception):

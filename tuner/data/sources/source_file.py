@@ -14,7 +14,7 @@ from tuner.console.formatting import counted
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.columns.preference_formats import PREFERENCE_FORMATS
 from tuner.data.columns.preference_names import ALIASES, CHOSEN_REJECTED
-from tuner.data.columns.ways import written_keys
+from tuner.data.columns.ways import KEPT, kept_keys, written_keys
 from tuner.data.fields import joined
 from tuner.data.fields.addressing import Paths
 from tuner.data.fields.values import as_json
@@ -79,6 +79,7 @@ class SourceFile:
             item.header,
             item.quotes,
             given=written_keys(item),
+            kept={n.removeprefix(KEPT): each for n, each in kept_keys(data, key).items()},
         )
         reading, said = read.settle(path, asked, partial(_column_names, data, folder))
         if marks := _marks(path, reading, data):
