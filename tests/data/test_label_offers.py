@@ -109,3 +109,21 @@ def test_flags_that_are_set_together_are_offered_in_their_order(tmp_path: Path) 
 )
 def test_what_numbers_the_rows(name: str, values: list[str], found: bool) -> None:
     assert number_rows(Evidence([{name: value} for value in values]), name) is found
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("late",), "the label is the same in every training row: 'late'"),
+        (tuple(f"kind {n}" for n in range(ROWS)), "24 different labels in 24 training rows: they"),
+        (("late", "early"), ""),
+    ],
+)
+def test_labels_that_are_none_are_the_first_warning(
+    tmp_path: Path, labels: tuple[str, ...], said: str
+) -> None:
+    table(tmp_path, "t.csv", "text|label|url", TEXT, labels, "https://a.test/{n}")
+    result = prepare(tmp_path, train="t.csv")
+    warnings = result.report["warnings"]
+    assert warnings[0].startswith(said or "columns not used: url") or not said
+    assert any("label is the same" in each or "hardly" in each for each in warnings) == bool(said)

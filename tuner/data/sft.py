@@ -22,7 +22,7 @@ from tuner.data.rows.check_row import ODDITIES, check, oddities, unfit_calls
 from tuner.data.rows.dialogue import Dialogue, RowRenderer
 from tuner.data.rows.label_faults import refuse_faults
 from tuner.data.rows.labels import facts as label_facts
-from tuner.data.rows.labels import labels_of, listed, refuse_unseen
+from tuner.data.rows.labels import labels_of, listed, odd, refuse_unseen
 from tuner.data.sources.both import Held
 from tuner.data.sources.label_names import label_names, naming_columns
 from tuner.data.sources.source import Source, SplitFiles
@@ -229,10 +229,9 @@ class SftData(Pipeline[Dialogue]):
             **length_facts(self.inputs, self.maker, [fit.template for fit in self.fits], train),
             **label_facts(self.labels, items.train, items.eval),
         }
-        others = self._labelled(items.train, self.source.train) if self.labels else []
-        report["rows_with_other_answers"] = sum(
-            row.answer.strip() not in self.labels for row in others
-        )
+        rows = self._labelled(items.train, self.source.train)
+        others = sum(row.answer.strip() not in self.labels for row in rows if self.labels)
+        report |= {"rows_with_other_answers": others, "odd_labels": odd(self.labels, rows)}
         report["warnings"] = warnings_of(report, SUPERVISED, also[self.data.split])
         asked = self.names.names or self.data.labels == (AUTO,)
         if asked or (any(fit.template.label for fit in self.fits) and not self.data.labels):

@@ -32,7 +32,7 @@ def mended(first: DataError, later: TunerError) -> DataError:
         first: with one recipe.
         later: of the rows as the fix reads them; its recipes mend both.
     """
-    return _both(first, later, later.fix) if _LINE in later.fix else with_later(first, later)
+    return _both(first, later, later.fix) if _LINE in later.fix else first
 
 
 def _both(first: DataError, later: TunerError, fix: str) -> DataError:
@@ -75,5 +75,5 @@ class Held:
         if later is None:
             raise self._first from None
         # What was found later has recipes that mend the first fault, too.
-        both = mended if self.keys else with_later
+        both = mended if self.keys and _LINE in later.fix else with_later
         raise both(self._first, later) from None
