@@ -125,5 +125,5 @@ def test_labels_that_are_none_are_the_first_warning(
     table(tmp_path, "t.csv", "text|label|url", TEXT, labels, "https://a.test/{n}")
     result = prepare(tmp_path, train="t.csv")
     warnings = result.report["warnings"]
-    assert warnings[0].startswith(said or "columns not used: url") or not said
+    assert "".join(warnings[:1]).startswith(said)
     assert any("label is the same" in each or "hardly" in each for each in warnings) == bool(said)
