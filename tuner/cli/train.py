@@ -56,7 +56,7 @@ def _add(app: typer.Typer, row: Verb) -> None:
         from tuner.cli.make_plan import PlanRequest, mode_of
 
         named, mode = one_recipe(row.name, recipe, option), mode_of(dry_run, rehearse, resume)
-        asked = PlanRequest(row.name, named, overrides or (), output, resume, mode)
+        asked = PlanRequest(row.name, named, overrides or (), output, resume, mode, dry=dry_run)
         train(asked, console(json, quiet, verbose))
 
 
