@@ -162,7 +162,7 @@ def test_an_output_that_is_a_file_is_exit_2(tmp_path: Path) -> None:
     """C12: a file in place of the folder, or of one above it."""
     (tmp_path / "file").write_text("mine")
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(RecipeError, match="cannot be a run's folder: .*file is a file"):
+        with pytest.raises(RecipeError, match=r"cannot be a run's folder: .*file is a file"):
             RunFolder.open(path, resume=False)
     assert tree(tmp_path) == {"file": b"mine"}
 
