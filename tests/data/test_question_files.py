@@ -262,7 +262,7 @@ def test_answers_as_an_object_of_lists_are_read_by_their_first(
     assert line["template"] == ("qa_zh" if chinese else "qa_with_context")
     assert line["columns"] == {"answer": "answers.text.0"}
     for keys in (line, {**line, "template": "auto"}):
-        made = planned(tmp_path, **keys, max_bad_rows=9)
+        made = planned(tmp_path, **{**keys, "max_bad_rows": 9})
         assert made.template == line["template"]
         assert len(made.train) == len(rows) - len(rows[::5])
         assert f"{said} 1<" in texts(made)[0]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from tuner.data.columns import several_labels
 from tuner.data.columns.alternatives import alternatives
+from tuner.data.columns.evidence import MOST as MOST_ROWS
 from tuner.data.columns.evidence import Evidence, blank
-from tuner.data.columns.fitted import as_named, reasoned, swapped
+from tuner.data.columns.fitted import as_named, before_turns, reasoned, swapped
 from tuner.data.columns.label_columns import numbered
 from tuner.data.columns.nameless import described, nameless, sure
 from tuner.data.columns.one_hot import group, one_hot, several, without
@@ -19,6 +22,7 @@ from tuner.data.columns.thumb_words import is_thumb
 from tuner.data.columns.unused_parts import UnusedParts
 from tuner.data.columns.ways import MOST, Alternative, Unsure, recipe_line, shown, without_header
 from tuner.data.columns.winners import NoneBetter
+from tuner.data.fields.addressing import STAR
 from tuner.data.sources.source import EVIDENCE, Source
 from tuner.data.templates.template import AUTO, Template
 from tuner.data.turns.turn_lists import shape
@@ -41,10 +45,29 @@ def ways_to_read(source: Source) -> list[Alternative]:
     ways = alternatives(seen, renames)
     hot = None if renames else one_hot(seen)
     ways = [hot, *without(ways, group(seen))] if hot else ways
+    ways = [*_answers_apart(ways[:1], seen), *ways[1:]]
     return [
         replace(way, keys={**way.keys, **lacking(way.template, way.columns, source)})
         for way in ways
     ]
+
+
+def _answers_apart(ways: Sequence[Alternative], seen: Evidence) -> list[Alternative]:
+    """Ways that read the first of several answers, behind those with a row for each of them."""
+    found = []
+    for way in ways:
+        (name,) = way.template.answer_columns if len(way.template.answer_columns) == 1 else ("",)
+        column = way.columns.get(name, name)
+        lists = seen.values(column.removesuffix(".0")) if column.endswith(".0") else []
+        several = any(isinstance(each, list) and len(each) > 1 for each in lists)
+        paths = [file for file in way.columns.values() if STAR in file.split(".")]
+        if several and not paths:
+            each = {**way.columns, name: f"{column.removesuffix('0')}{STAR}"}
+            called = f"{way.task}, a row for each of the answers"
+            found.append(replace(way, columns=each, called=called))
+            way = replace(way, called=f"{way.task}, the first of the answers of each row")
+        found.append(way)
+    return found
 
 
 def lacking(template: Template, columns: Mapping[str, str], source: Source) -> dict[str, int]:
@@ -98,7 +121,9 @@ def with_ways(error: DataError, source: Source) -> DataError:
     first = compared or several_labels.lines(
         source.evidence, source.given, source.data.columns, source.columns
     )
-    lines = [*first, *lines]
+    # Several answers are hardly in an order.
+    ranked = bool(compared) and _RANKED in compared[0]
+    lines = [*lines, *first] if ranked else [*first, *lines]
     fix = "\n".join(["say what the rows are:", *lines]) if lines else error.fix
     holds = [f"{name}: {source.evidence.describe(name)}" for name in source.columns]
     holds = [described(source.evidence, n) for n in source.columns] if unnamed else holds
@@ -143,7 +168,25 @@ def uses(source: Source, task: list[str], used: Collection[str]) -> list[Alterna
     ]
     names = [swapped(source.fit, seen, each) for each in task] if len(task) == 1 else []
     thoughts = [reasoned(source.fit, seen, each) for each in task]
-    return [each for each in [*names, *thoughts, *ways] if each][:MOST]
+    said = [each for each in task if repeats_turns(source, each)]
+    before = [before_turns(source.fit, seen, n, said) for n in task if n not in said]
+    return [each for each in [*names, *thoughts, *ways, *before] if each][:MOST]
+
+
+def repeats_turns(source: Source, column: str) -> bool:
+    """Return whether a source's conversations say what a column says."""
+    conversation = source.fit.template.conversation
+    texts = source.evidence.texts(column)
+    if conversation is None or len(texts) < len(source.evidence.values(column)):
+        return False
+    turns = source.fit.columns[conversation.column]
+    rows = [row for row in source.evidence.rows if row.get(column)]
+    said = sum(_said_in(str(row[column]), row.get(turns)) for row in rows)
+    return bool(rows) and said >= MOST_ROWS * len(rows)
+
+
+def _said_in(text: str, turns: Any) -> bool:
+    return json.dumps(text.strip())[1:-1] in json.dumps(turns, default=str)
 
 
 def comparisons(source: Source) -> PreferenceFit | None:
@@ -168,7 +211,7 @@ def as_comparisons(source: Source) -> list[str]:
         fit = choose_format(source.data, source.columns, source.rows[:EVIDENCE])
         ranked = fit.template.name == "rankings" and "ranks" not in fit.columns
         what = _RANKED if ranked else fit.template.name
-        if what == "thumbs":
+        if what == "thumbs" or (ranked and not _ranked(fit, source)):
             return []
     except NoneBetter as error:
         return [f"  {COMPARISONS}; then", *(f"  {line}" for line in error.fix.splitlines())]
@@ -184,6 +227,12 @@ def as_comparisons(source: Source) -> list[str]:
         f"    {recipe_line(source.given, {**source.data.columns, **more})}",
         f"    {_DPO}",
     ]
+
+
+def _ranked(fit: PreferenceFit, source: Source) -> bool:
+    """Whether most rows have several answers, so that an order may be meant."""
+    lists = source.evidence.values(fit.columns["answers"])
+    return sum(isinstance(each, list) and len(each) > 1 for each in lists) * 2 > len(lists)
 
 
 def as_thumbs(source: Source, task: Collection[str]) -> list[str]:

@@ -13,6 +13,7 @@ from tuner.data.advice import (
     as_thumbs,
     by_rows,
     lacking,
+    repeats_turns,
     unsure,
     uses,
     with_fits,
@@ -148,7 +149,10 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     # A template's column that the recipe renames leaves out the file's column of that name.
     known = used.union(read, data.columns, source.file.where)
     text = source.fit.template.text is not None
-    task = source.unread = accounting.unread(seen, known, text)[0]
+    task = accounting.unread(seen, known, text)[0]
+    # What the turns say as well is nothing that is lost.
+    repeated = [name for name in task if repeats_turns(source, name)]
+    task = source.unread = [name for name in task if name not in repeated]
     if data.template != AUTO or begun:
         return
     if not task:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from tuner.data.columns import accounting
 from tuner.data.columns.column_names import suits
@@ -43,6 +43,36 @@ def reasoned(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative
     columns = {name: file for name, file in way.columns.items() if name != column}
     keys = {"reasoning_column": column}
     return Alternative(fit.template, columns, way.read + 1, keys, f"{way.task} with reasoning")
+
+
+def before_turns(
+    fit: Fit[Template], evidence: Evidence, column: str, gone: Collection[str]
+) -> Alternative | None:
+    """Return a fit to conversations with a column as the system turn before them, which a list of
+    texts or a long text may be; None if it cannot be.
+
+    Args:
+        fit: the template and its columns.
+        evidence: what the columns hold.
+        column: the column.
+        gone: columns that the turns repeat, left out.
+    """
+    conversation = fit.template.conversation
+    values = evidence.values(column)
+    texts = all(
+        isinstance(value, str)
+        or (isinstance(value, list) and all(isinstance(each, str) for each in value))
+        for value in values
+    )
+    if conversation is None or conversation.system is None or conversation.system in fit.columns:
+        return None
+    if not values or not texts or evidence.repeats(column):
+        return None
+    way = as_named(fit, evidence)
+    columns = {n: f for n, f in way.columns.items() if n not in (column, *gone)}
+    columns |= {conversation.system: column, **dict.fromkeys(gone, NONE)}
+    called = f"{way.task}, with '{column}' before them as a system turn"
+    return Alternative(fit.template, columns, way.read + 1, called=called)
 
 
 def swapped(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
