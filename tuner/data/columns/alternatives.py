@@ -175,8 +175,8 @@ def _way(
     if not template.complete(used):
         return None
     if template.name == "classification" and "text" not in keep:
-        labels = frozenset(map(plain, called(template, {}, "label")))
-        label_columns.join(evidence, [name for name in task if plain(name) not in labels], used)
+        known = frozenset(map(plain, called(template, {}, "label")))
+        label_columns.join(evidence, [name for name in task if plain(name) not in known], used)
     heads = [n for n in task if plain(n) in _HEADS and n not in used.values()]
     used |= headed(evidence, heads, used)
     read = {name: joined.parts(file) or [file] for name, file in used.items()}

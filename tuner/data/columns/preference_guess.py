@@ -28,10 +28,14 @@ _BAD = frozenset(
     )
 )
 _NOT = frozenset(("not", "non", "un", "不", "未", "非"))
-_ASKS = ("question", "prompt", "query", "instruction", "problem", "request", "user", "问", "题")
-_ASKS += ("指令", "提示", "输入", "用户")
-_SAYS = ("answer", "response", "reply", "completion", "output", "bot", "assistant", "model", "答")
-_SAYS += ("回复", "输出", "响应", "模型")
+_ASKS = (
+    *("question", "prompt", "query", "instruction", "problem", "request", "user", "问", "题"),
+    *("指令", "提示", "输入", "用户"),
+)
+_SAYS = (
+    *("answer", "response", "reply", "completion", "output", "bot", "assistant", "model", "答"),
+    *("回复", "输出", "响应", "模型"),
+)
 _RATES = ("feedback", "rating", "vote", "like", "thumb", "satisf", "评价", "反馈", "满意", "赞")
 # Words that say of much else than of answers that they are liked.
 _ANY = frozenset(("true", "false", "yes", "no", "0", "1", "-1", "是", "否"))

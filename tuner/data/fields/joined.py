@@ -36,8 +36,10 @@ def one_of(names: Iterable[str]) -> str:
 
 def is_set(value: Any) -> bool | None:
     """Return whether the cell of a column that is 0 or 1 is set; None: it is neither."""
-    if value is None or isinstance(value, int | float):
-        return {1: True, 0: False, None: False}.get(value)
+    if value is None:
+        return False
+    if isinstance(value, int | float):
+        return bool(value) if value in (0, 1) else None
     return _SET.get(value.strip().casefold()) if isinstance(value, str) else None
 
 
