@@ -28,7 +28,9 @@ from tuner.model.heads import HEADS, is_new, named, new_modules
 # and head is a linear layer. GPT-2 stores its matrices (inputs, outputs), the others transposed.
 PLAIN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-_NOT_LINEAR = ("embed_tokens.", "lm_head.", "wte.", "wpe.")
+_NOT_LINEAR = ("embed_tokens.", "lm_head.", "wte.", "wpe.", "score.")
+# The layer of a sequence classifier, and how many labels it has if config.json does not say.
+_SCORE, _LABELS = "score.weight", 2
 # The matrices with a row for every token.
 _WORDS = (".embed_tokens.weight", ".lm_head.weight", ".wte.weight")
 
@@ -85,14 +87,29 @@ def read(base: Base, head: str, rows: int = 0) -> Skeleton:
     Raises:
         ModelError: transformers knows no such model as in config.json.
     """
-    plain = head == "language" and base.config.get("model_type") in PLAIN_FAMILIES
+    known = head == "language" or HEADS[head].added
+    plain = known and base.config.get("model_type") in PLAIN_FAMILIES
     shapes = base.shapes() if plain else {}
     if not shapes:
         return _from_model(empty(base, head, rows), base)
+    if HEADS[head].added:
+        shapes = _with_score(base, shapes)
     for name, shape in shapes.items():
         if f".{name}".endswith(_WORDS):
             shapes[name] = (max(shape[0], rows), *shape[1:])
     return _from_shapes(base, shapes)
+
+
+def _with_score(base: Base, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes with the linear layer that a sequence classifier of these families has in
+    place of the language model's head."""
+    config = base.config
+    labels = len(config.get("id2label") or ()) or config.get("num_labels") or _LABELS
+    words = next(shape for name, shape in shapes.items() if f".{name}".endswith(_WORDS))
+    if "wte.weight" in shapes:
+        shapes = {f"transformer.{name}": shape for name, shape in shapes.items()}
+    kept = {name: shape for name, shape in shapes.items() if not name.startswith("lm_head.")}
+    return {**kept, _SCORE: (int(labels), words[1])}
 
 
 def trainable(base: Base, head: str, skeleton: Skeleton, method: Method, setting: Setting) -> int:
@@ -105,15 +122,17 @@ def trainable(base: Base, head: str, skeleton: Skeleton, method: Method, setting
         return max(skeleton.weights(stage.train) for stage in options.stages)
     if method.config is None:
         return skeleton.weights("last_layer" if method.name == "last_layer" else "all")
+    # peft trains a classifier's new layer as a whole.
+    new = skeleton.sizes.get(_SCORE, 0)
     if (
         isinstance(options, LoraOptions)
-        and head == "language"
+        and (head == "language" or (new and base.config.get("model_type") in PLAIN_FAMILIES))
         and not (options.modules_to_save or options.experts)
     ):
         own = sum(
             lora.parameters(options, name, skeleton.linears[name]) for name in setting.targets
         )
-        return own + _of_tokens(base, skeleton, setting.new_token_ids)
+        return own + new + _of_tokens(base, skeleton, setting.new_token_ids)
     import peft
 
     from tuner.model import embedding_rows
