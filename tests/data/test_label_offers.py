@@ -13,6 +13,7 @@ from tests.tools.sets_table import lines_of
 from tuner.data.columns.accounting import number_rows
 from tuner.data.columns.evidence import Evidence
 from tuner.data.look import look
+from tuner.errors import DataError
 from tuner.schema import strict_yaml
 
 TEXT = "The {} of field {n} came in late."
@@ -127,3 +128,17 @@ def test_labels_that_are_none_are_the_first_warning(
     warnings = result.report["warnings"]
     assert "".join(warnings[:1]).startswith(said)
     assert any("label is the same" in each or "hardly" in each for each in warnings) == bool(said)
+
+
+def test_a_file_of_label_names_is_answered_with_the_labels_to_name(tmp_path: Path) -> None:
+    table(tmp_path, "t.csv", "text|label", TEXT, ("0", "1", "10", "2"))
+    with pytest.raises(DataError, match=r"'names\.json' is called like a file") as caught:
+        prepare(tmp_path, train="t.csv", label_names="names.json")
+    fix = caught.value.fix
+    assert fix.endswith('{"0": NAME, "1": NAME, "2": NAME, "10": NAME}')
+    names = strict_yaml.parse("{n" + fix.partition("data.label_n")[2] + "}")[0]
+    named = {label: f"kind {label}" for label in next(iter(names.values()))}
+    assert prepare(tmp_path, train="t.csv", label_names=named).labels[3] == "kind 10"
+    with pytest.raises(DataError, match="the labels are numbers") as caught:
+        prepare(tmp_path, train="t.csv")
+    assert "{0: its name, 1: its name, 2: its name, 10: its name}" in caught.value.fix

@@ -15,7 +15,7 @@ from tuner.recipe.schema import DataSection
 
 # Every label is scored for every held-out row: with more, only if the recipe asks for them.
 MOST_LABELS = 64
-_SHOWN, _LONG = 10, 60
+_SHOWN, _LONG, _NAMED = 10, 60, 20
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
@@ -230,8 +230,8 @@ def _found(
 
 def _are_numbers(order: Sequence[str], columns: Sequence[str]) -> DataError:
     shown = _shown(order)
-    pairs = ", ".join(f"{label}: its name" for label in order[:2])
-    more = ", ..." if len(order) > 2 else ""
+    pairs = ", ".join(f"{label}: its name" for label in order[:_NAMED])
+    more = ", ..." if len(order) > _NAMED else ""
     advice = [f"data.label_names: {column}, the column with a name for each" for column in columns]
     advice += [
         f"name them: data.label_names: {{{pairs}{more}}}",
