@@ -142,3 +142,28 @@ def test_a_file_of_label_names_is_answered_with_the_labels_to_name(tmp_path: Pat
     with pytest.raises(DataError, match="the labels are numbers") as caught:
         prepare(tmp_path, train="t.csv")
     assert "{0: its name, 1: its name, 2: its name, 10: its name}" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (("Yes", "No"), "label is yes or no"),
+        (("对", "错"), "label is 对 or 错"),
+        (("true", "false"), "label is true or false"),
+    ],
+)
+def test_truths_are_called_as_the_file_writes_them(
+    tmp_path: Path, labels: tuple[str, ...], said: str
+) -> None:
+    table(tmp_path, "t.csv", "text|label", TEXT, labels)
+    assert said in look(Path("t.csv"), tmp_path).understood
+
+
+def test_a_name_that_is_twice_in_a_header_is_to_be_changed_there(tmp_path: Path) -> None:
+    table(tmp_path, "t.csv", "text|label|text", TEXT, ("a", "b"), "Other {n}.")
+    with pytest.raises(DataError, match="none of the 24 rows") as caught:
+        prepare(tmp_path, train="t.csv")
+    assert caught.value.fix == "give each column of the header a name of its own, in the file"
+    lines = (tmp_path / "t.csv").read_text().replace("text,label,text", "text,label,more")
+    (tmp_path / "t.csv").write_text(lines)
+    assert prepare(tmp_path, train="t.csv", columns={"more": "none"}).labels == ("a", "b")

@@ -21,6 +21,9 @@ ROLES = (
     "write a known role in its place, or add it to the roles of a template of your own: "
     "tuner templates show chat > own.yaml, then data.template: own.yaml"
 )
+# Where the only fault is a header.
+TWICE = "appears twice in the header"
+RENAME = "give each column of the header a name of its own, in the file"
 LISTED = 10
 LISTED_CLASSES = 20
 _UNKNOWN = "unknown role"
@@ -100,6 +103,7 @@ class BadRows:
         if count <= self.limit:
             return
         every = 1 < count == of
+        twice = all(TWICE in reason for _, reason in self.found)
         strangers = all(reason.startswith(_UNKNOWN) for _, reason in self.found)
         raise DataError(
             f"none of the {of} rows can be used for training"
@@ -107,6 +111,8 @@ class BadRows:
             else f"{counted(count, 'row')} cannot be used for training",
             fix=ROLES
             if strangers
+            else RENAME
+            if twice
             else EVERY
             if every
             else f"correct the {'row' if count == 1 else 'rows'}, or skip "

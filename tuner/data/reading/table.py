@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tuner.data.bad_rows import Unreadable
+from tuner.data.bad_rows import TWICE, Unreadable
 from tuner.data.reading.json_rows import BadLine
 from tuner.data.reading.lines import UTF8, decode, lines
 
@@ -82,7 +82,7 @@ def rows(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any] | B
         elif cells and as_wide(cells, len(header)):
             values: dict[str, Any] = dict(zip(header, cells, strict=False))
             for name in again:
-                values[name] = Unreadable("a column name appears twice in the header (rename one)")
+                values[name] = Unreadable(f"a column name {TWICE} (rename one)")
             yield start, values
         elif cells:
             named = "the header" if reading.header else "the first row"
