@@ -196,7 +196,7 @@ COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "yes or no in Chinese": (
         {"段落": "第{n}号船在码头。", "问题": "船在吗？", "回答": ("是", "不是")},
-        "yes or no: question (column 问题), passage (column 段落), answer is true or false",
+        "yes or no: question (column 问题), passage (column 段落), answer is 是 or 不是",
     ),
     "a summary in Chinese": (
         {"文本": LONG, "总结": "船{n}离开了。"},

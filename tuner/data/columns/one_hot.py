@@ -30,7 +30,8 @@ def _flags(evidence: Evidence) -> list[str]:
         name
         for name in evidence.columns
         if evidence.values(name)
-        and all(joined.is_set(row.get(name)) is not None for row in evidence.rows)
+        # What every row sets is no label of some.
+        and {joined.is_set(row.get(name)) for row in evidence.rows} in ({True, False}, {False})
     ]
 
 
