@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ class PlanRequest:
         mode: how far the command goes.
         card: a GPU to plan for, as `--for` names it; None: this machine.
         cards: how many of them.
+        dry: what the command would refuse is refused, though it stops at the plan.
     """
 
     verb: str | None
@@ -51,6 +53,7 @@ class PlanRequest:
     mode: Mode = Mode.PLAN
     card: str | None = None
     cards: int | None = None
+    dry: bool = False
 
     def machine(self) -> Machine:
         """Return the machine to plan for."""
@@ -84,7 +87,7 @@ def make_plan(asked: PlanRequest, console: Console) -> Plan:
     """
     from tuner.cli import run_folder, show_plan
     from tuner.recipe import load as recipe_load
-    from tuner.record import runs
+    from tuner.record import output, runs
     from tuner.record.run_json import RUN
 
     loaded = recipe_load.load(Path(asked.recipe), asked.overrides, asked.verb, asked.output)
@@ -104,7 +107,9 @@ def make_plan(asked: PlanRequest, console: Console) -> Plan:
         run_folder.nothing_to_resume(loaded, folder, given, console)
         loaded = as_begun(loaded, folder)
     held = runs.read_run(folder).status if (folder / RUN).is_file() else ""
-    begins = asked.mode is Mode.RUN and not asked.resume
+    with contextlib.suppress(OSError):
+        output.refuse_foreign(folder.resolve())
+    begins = (asked.dry or asked.mode is Mode.RUN) and not asked.resume
     if begins and held not in ("", "damaged") and not console.muted:
         # Before the stages, not after them.
         raise runs.taken(folder, held)

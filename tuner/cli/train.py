@@ -59,7 +59,7 @@ def _add(app: typer.Typer, row: Verb) -> None:
 
         mode = mode_of(dry_run, rehearse, resume)
         named, keys = begin_from(row.name, recipe, option, overrides, start)
-        asked = PlanRequest(row.name, named, keys, output, resume, mode)
+        asked = PlanRequest(row.name, named, keys, output, resume, mode, dry=dry_run)
         train(asked, console(json, quiet, verbose))
 
 

@@ -32,6 +32,9 @@ ROLES = (
     "write a known role in its place, or add it to the roles of a template of your own: "
     "tuner templates show chat > own.yaml, then data.template: own.yaml"
 )
+# Where the only fault is a header.
+TWICE = "appears twice in the header"
+RENAME = "give each column of the header a name of its own, in the file"
 LISTED = 10
 LISTED_CLASSES = 20
 _UNKNOWN = "unknown role"
@@ -135,6 +138,8 @@ class BadRows:
         skip = f"skip {'it' if count == 1 else 'them'}: data.max_bad_rows: {count}"
         if all(reason.startswith(_UNKNOWN) for reason in reasons):
             return ROLES
+        if all(TWICE in reason for reason in reasons):
+            return RENAME
         if every or all(reason.startswith(_TEMPLATE) for reason in reasons):
             return self.fix_for_all() if every else f"{TEMPLATE}; or {skip}"
         return f"correct the {'row' if count == 1 else 'rows'}, or {skip}"

@@ -175,8 +175,9 @@ class Pipeline(ABC, Generic[Item]):
             try:
                 source.fit = self._fit(source)
                 refuse_own_texts(source.data, self.data, source.fit.template)
-                refuse_pairs(source, self.likely)
-                refuse_marked(source)
+                if not self.inputs.formats:
+                    refuse_pairs(source, self.likely)
+                    refuse_marked(source)
             except (DataError, RecipeError) as found:
                 error = explained(found, source, self.likely)
                 raise in_source(error, source) if several else error from None

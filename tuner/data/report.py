@@ -70,6 +70,7 @@ WARNINGS = {
     "against data.learn",
     "unanswered_rows": "{:row} ending in turns that no answer follows: these turns are left out",
     "unread_turn_keys": "keys of turns that nothing reads: {names}",
+    "odd_labels": "{names}",
     "labels_without_rows": "labels that no training row has: {names}",
     "rows_with_other_answers": "{:row} with an answer that is none of the labels: learned as well",
     "ignored_columns": "columns not used: {names}",
@@ -102,7 +103,7 @@ class _Count(int):
 # Of supervised rows: what a reader should not overlook, costliest first.
 SUPERVISED = (
     *UNFIT,
-    *("read_as", "files_not_read", "rows_by_value", "rows_of_items"),
+    *("odd_labels", "read_as", "files_not_read", "rows_by_value", "rows_of_items"),
     *("left_out_too_long", "eval_left_out_too_long"),
     *("truncated_rows", "rows_with_other_answers"),
     *("rows_cut_while_reading", "dropped_no_answer_left", "rows_without_oldest_turns"),

@@ -23,7 +23,7 @@ from tuner.data.rows.check_row import check
 from tuner.data.rows.dialogue import Dialogue, RowRenderer
 from tuner.data.rows.label_faults import refuse_faults
 from tuner.data.rows.labels import facts as label_facts
-from tuner.data.rows.labels import labels_of, listed, refuse_unseen
+from tuner.data.rows.labels import labels_of, listed, odd, refuse_unseen
 from tuner.data.rows.turn_tally import TurnTally
 from tuner.data.sources.both import Held
 from tuner.data.sources.label_names import label_names, naming_columns
@@ -86,6 +86,7 @@ class SftData(Pipeline[Dialogue]):
         if not begun:
             if "eval" not in source.given and not self.inputs.formats:
                 self._held.back(refuse_trained_tests, source, self.data)
+                source.given |= self._held.keys
             source.fit = recognise(source, self.inputs.folder)
         thumbs = thumb_columns(source.fit, source, bool(self.inputs.formats))
         self._thumbs[source.name] = thumbs
@@ -226,10 +227,9 @@ class SftData(Pipeline[Dialogue]):
             **length_facts(self.inputs, self.maker, [fit.template for fit in self.fits], train),
             **label_facts(self.labels, items.train, items.eval),
         }
-        others = self._labelled(items.train, self.source.train) if self.labels else []
-        report["rows_with_other_answers"] = sum(
-            row.answer.strip() not in self.labels for row in others
-        )
+        rows = self._labelled(items.train, self.source.train)
+        others = sum(row.answer.strip() not in self.labels for row in rows if self.labels)
+        report |= {"rows_with_other_answers": others, "odd_labels": odd(self.labels, rows)}
         report["warnings"] = warnings_of(report, SUPERVISED, also[self.data.split])
         asked = self.names.names or self.data.labels == (AUTO,)
         if asked or (any(fit.template.label for fit in self.fits) and not self.data.labels):

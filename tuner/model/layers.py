@@ -7,20 +7,14 @@ torch's meta device from config.json for all others.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from tuner.errors import ModelError, first_line
 from tuner.methods import full, lora
-from tuner.methods.full import StagedOptions
-from tuner.methods.lora import LoraOptions
-from tuner.methods.method import Method
-from tuner.methods.options import Setting
 from tuner.methods.targets import ends
-from tuner.model import tokenizer
 from tuner.model.base import Base
 from tuner.model.heads import HEADS, is_new, named, new_modules
 
@@ -28,10 +22,12 @@ from tuner.model.heads import HEADS, is_new, named, new_modules
 # and head is a linear layer. GPT-2 stores its matrices (inputs, outputs), the others transposed.
 PLAIN_FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gpt2"})
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-_EMBEDDINGS, _HEADS = ("embed_tokens.", "wte.", "wpe."), ("lm_head.",)
+_EMBEDDINGS, _HEADS = ("embed_tokens.", "wte.", "wpe."), ("lm_head.", "score.")
 _NOT_LINEAR = (*_EMBEDDINGS, *_HEADS)
+# The layer of a sequence classifier, and how many labels it has if config.json does not say.
+SCORE, _LABELS = "score.weight", 2
 # The matrices with a row for every token.
-_WORDS = (".embed_tokens.weight", ".lm_head.weight", ".wte.weight")
+WORDS = (".embed_tokens.weight", ".lm_head.weight", ".wte.weight")
 
 
 @dataclass(frozen=True)
@@ -102,86 +98,29 @@ def read(base: Base, head: str, rows: int = 0) -> Skeleton:
     Raises:
         ModelError: transformers knows no such model as in config.json.
     """
-    plain = head == "language" and base.config.get("model_type") in PLAIN_FAMILIES
+    known = head == "language" or HEADS[head].added
+    plain = known and base.config.get("model_type") in PLAIN_FAMILIES
     shapes = base.shapes() if plain else {}
     if not shapes:
         return _from_model(empty(base, head, rows), base)
+    if HEADS[head].added:
+        shapes = _with_score(base, shapes)
     for name, shape in shapes.items():
-        if f".{name}".endswith(_WORDS):
+        if f".{name}".endswith(WORDS):
             shapes[name] = (max(shape[0], rows), *shape[1:])
     return _from_shapes(base, shapes)
 
 
-def trained(
-    base: Base, head: str, skeleton: Skeleton, method: Method, setting: Setting
-) -> dict[str, Weight]:
-    """Return exactly which tensors a method trains, the most at one time, by a name of each.
-
-    Those of LoRA come from a formula; any other adapter is built on a model without weights.
-    """
-    options = setting.options
-    if isinstance(options, StagedOptions):
-        stages = [skeleton.weights(stage.train) for stage in options.stages]
-        return max(stages, key=numbers)
-    if method.config is None:
-        return skeleton.weights("last_layer" if method.name == "last_layer" else "all")
-    if (
-        isinstance(options, LoraOptions)
-        and head == "language"
-        and not (options.modules_to_save or options.experts)
-    ):
-        own = {
-            f"{name}.{part}": Weight(shape)
-            for name in setting.targets
-            for part, shape in lora.shapes(options, name, skeleton.linears[name]).items()
-        }
-        return own | _of_tokens(base, skeleton, setting.new_token_ids)
-    return _of_adapter(base, head, method, setting)
-
-
-def numbers(weights: Mapping[str, Weight]) -> int:
-    """Return how many numbers there are in some tensors."""
-    return sum(math.prod(weight.shape) for weight in weights.values())
-
-
-def _of_adapter(base: Base, head: str, method: Method, setting: Setting) -> dict[str, Weight]:
-    """Return what an adapter trains, by building it on torch's meta device."""
-    import peft
-
-    from tuner.model import embedding_rows, parameter_kinds
-
-    model = empty(base, head, tokenizer.rows_for(0, setting.new_token_ids))
-    try:
-        with warnings.catch_warnings():
-            # They are in run.log once the method is put on the base itself.
-            warnings.simplefilter("ignore")
-            assert method.config is not None
-            config = setting.with_head(method.config(setting))
-            embedding_rows.train(model, config, setting.new_token_ids)
-            wrapped: Any = peft.get_peft_model(model, config)
-    except (ValueError, AttributeError, KeyError, TypeError, RuntimeError) as error:
-        raise ModelError(
-            f"method.name: {method.name} cannot be used on this base",
-            f"{base.name}: {first_line(error)}",
-            "choose another method, or other modules",
-        ) from error
-    kinds = parameter_kinds.of(wrapped)
-    # AdaLoRA keeps its ranks among the parameters, and never trains them.
-    return {
-        name: Weight(tuple(p.shape), kinds.get(name, "inner"))
-        for name, p in wrapped.named_parameters()
-        if p.requires_grad and "ranknum" not in name
-    }
-
-
-def _of_tokens(base: Base, skeleton: Skeleton, ids: Sequence[int]) -> dict[str, Weight]:
-    """Return the rows of some tokens, in embedding and head."""
-    rows = tokenizer.rows_for(base.vocabulary_rows, ids) if ids else 0
-    return {
-        name: Weight((len(ids), skeleton.sizes[name] // rows), "embedding")
-        for name in skeleton.shapes
-        if ids and f".{name}".endswith(_WORDS)
-    }
+def _with_score(base: Base, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes with the linear layer that a sequence classifier of these families has in
+    place of the language model's head."""
+    config = base.config
+    labels = len(config.get("id2label") or ()) or config.get("num_labels") or _LABELS
+    words = next(shape for name, shape in shapes.items() if f".{name}".endswith(WORDS))
+    if "wte.weight" in shapes:
+        shapes = {f"transformer.{name}": shape for name, shape in shapes.items()}
+    kept = {name: shape for name, shape in shapes.items() if not name.startswith("lm_head.")}
+    return {**kept, SCORE: (int(labels), words[1])}
 
 
 def _from_shapes(base: Base, shapes: dict[str, tuple[int, ...]]) -> Skeleton:

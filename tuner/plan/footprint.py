@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.data.tokens.collate import shared_prefix
-from tuner.model import layers
+from tuner.model import layers, trained_weights
 from tuner.model.sizes import Sizes
 from tuner.plan import decide, evaluations, optimizers, split, start_fit
 from tuner.plan import qat as plan_qat
@@ -71,7 +71,9 @@ class Footprint:
             ModelError: as `start_fit.refuse_size`.
         """
         recipe, method, processes = base.recipe, base.method, decided.processes
-        weights = layers.trained(base.base, base.head.name, base.layers, method, decided.setting)
+        weights = trained_weights.of(
+            base.base, base.head.name, base.layers, method, decided.setting
+        )
         shape = held = _shape(base, adapted, data, decided, weights)
         start_fit.refuse_size(base.start, shape.trainable)
         if processes.sharded:
@@ -140,7 +142,7 @@ def _shape(
     own_rows_bytes = _trained_rows(base.vocabulary, found.config) if own_rows else 0
     shape = estimate.Workload(
         parameters=skeleton.total,
-        trainable=layers.numbers(weights),
+        trainable=trained_weights.numbers(weights),
         state=optimizers.OPTIMIZERS[recipe.train.optimizer].bytes_of(weights.values()),
         averages=optimizers.OPTIMIZERS[recipe.train.optimizer].averages,
         adapter=method.adapter,

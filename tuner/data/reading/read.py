@@ -18,6 +18,7 @@ from tuner.data.reading import (
     documents,
     json_layout,
     json_rows,
+    label_lines,
     marked_lines,
     other_kinds,
     parquet,
@@ -245,6 +246,9 @@ def _text(path: Path, reading: Reading) -> Iterator[Item]:
         return
     if reading.turns:
         yield from marked_lines.rows(path, reading.encoding)
+        return
+    if reading.labels:
+        yield from label_lines.rows(path, reading.encoding)
         return
     for number, raw in lines(path, reading.encoding):
         text = decode(raw)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from tuner.console.formatting import counted
 from tuner.data.columns.evidence import blank
+from tuner.data.columns.label_cells import in_cells
 from tuner.data.columns.ways import flow, recipe_line, where_line
 from tuner.data.fields import joined
 from tuner.data.rows.labels import MOST_LABELS
@@ -23,7 +24,6 @@ _NONE = frozenset(
 )
 _FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)")
-_BETWEEN = re.compile("[;,|；，、]")
 # More different fractions than these are no classes.
 _MOST_CLASSES = 10
 _SHOWN = 10
@@ -107,26 +107,29 @@ def _refuse_blank(source: Source, column: str | None) -> None:
 def _refuse_several(source: Source, column: str, counts: Mapping[str, int]) -> None:
     """Refuse cells with several of the labels that other rows have one of: each list would be a
     class."""
-    labels = {value.strip() for value in counts}
-    several = {
-        value.strip(): count
-        for value, count in counts.items()
-        if len(parts := [each.strip() for each in _BETWEEN.split(value)]) > 1
-        and labels.issuperset(parts)
-    }
-    if not several or len(labels) > MOST_LABELS:
+    one, found = in_cells(counts)
+    if not found or len(one) + len(found) > MOST_LABELS:
         return
-    shown = ", ".join(f"'{each}' ({several[each]:,})" for each in sorted(several)[:_SHOWN])
-    one = sorted(labels - {*several})
+    several = Counter[str]()
+    for value, count in counts.items():
+        several[value.strip()] += count * (value.strip() in found)
+    every, left = sum(counts.values()), sum(counts.values()) - several.total()
+    shown = ", ".join(f"'{each}' ({several[each]:,})" for each in found[:_SHOWN])
+    shown += ", ..." * (len(found) > _SHOWN)
     keys = {**source.given, "where": where_line({column: one})}
     if source.data.template != AUTO:
         keys["template"] = source.data.template
+    texts = [file for file in source.fit.columns.values() if file != column]
+    columns = {"prompt": joined.together(texts), "completion": column}
+    written_out = {**source.given, "template": "prompt_completion"}
     raise DataError(
         f"rows of {source.name} have several labels in one cell of '{column}': {shown}",
         "each such cell would be learned as a class of its own",
-        f"leave these rows out:\n    {recipe_line(keys, source.data.columns)}\n"
+        f"leave these rows out, so that {left:,} of {counted(every, 'row')} are used:\n"
+        f"    {recipe_line(keys, source.data.columns)}\n"
+        f"or, to learn to write all labels of a row:\n    {recipe_line(written_out, columns)}\n"
         "or write a row for each label into the file; if they are classes, list them: "
-        f"data.labels: [{', '.join(map(flow, sorted(labels)))}]",
+        f"data.labels: [{', '.join(map(flow, sorted([*one, *found])))}]",
     )
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from tuner.console.formatting import counted
 from tuner.data.rows.dialogue import Dialogue
 from tuner.data.templates.template import AUTO, Template
 from tuner.errors import DataError, RecipeError
@@ -14,7 +15,7 @@ from tuner.recipe.schema import DataSection
 
 # Every label is scored for every held-out row: with more, only if the recipe asks for them.
 MOST_LABELS = 64
-_SHOWN = 10
+_SHOWN, _LONG, _NAMED = 10, 60, 20
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
@@ -140,6 +141,31 @@ def facts(
     }
 
 
+def odd(labels: Sequence[str], rows: Sequence[Dialogue]) -> list[str]:
+    """Return what makes the answers of labelled rows unfit for labels, as a sentence; empty if they
+    repeat.
+
+    Args:
+        labels: those that were found, or that the recipe lists.
+        rows: the training rows of files with labels.
+    """
+    answers = [row.answer.strip() for row in rows]
+    different = set(answers)
+    if len(answers) > 1 and len(different) == 1:
+        return [f"the label is the same in every training row: '{answers[0][:_LONG]}'"]
+    if labels or not _free(different, answers):
+        return []
+    return [
+        f"{len(different):,} different labels in {counted(len(answers), 'training row')}: they "
+        "hardly repeat, so that no score by labels is made, and held-out rows may have others"
+    ]
+
+
+def _free(different: Collection[str], answers: Collection[str]) -> bool:
+    """Whether answers hardly ever repeat: they are texts, not labels."""
+    return len(different) > max(2, len(answers) // 2)
+
+
 def _counts(labels: Sequence[str], rows: Iterable[Dialogue]) -> dict[str, int]:
     found = Counter(row.answer.strip() for row in rows)
     return {label: found[label] for label in labels}
@@ -191,7 +217,7 @@ def _found(
     if numbers and order:
         raise _are_numbers(order, naming())
     # Texts that hardly ever repeat are free answers, not labels.
-    free = len(order) > max(2, len(answers) // 2)
+    free = _free(order, answers)
     if asked and free:
         raise DataError(
             f"data.labels: auto found {len(order)} different answers in {len(answers)} rows",
@@ -204,8 +230,8 @@ def _found(
 
 def _are_numbers(order: Sequence[str], columns: Sequence[str]) -> DataError:
     shown = _shown(order)
-    pairs = ", ".join(f"{label}: its name" for label in order[:2])
-    more = ", ..." if len(order) > 2 else ""
+    pairs = ", ".join(f"{label}: its name" for label in order[:_NAMED])
+    more = ", ..." if len(order) > _NAMED else ""
     advice = [f"data.label_names: {column}, the column with a name for each" for column in columns]
     advice += [
         f"name them: data.label_names: {{{pairs}{more}}}",

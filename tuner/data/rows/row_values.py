@@ -114,6 +114,11 @@ class ValueReader:
         if name in self._formed:
             return value
         column = self._fit.columns.get(name, name)
+        conversation = self._template.conversation
+        if conversation and name == conversation.system and isinstance(value, list):
+            # What a conversation rests on, such as statutes.
+            texts = value if all(isinstance(each, str) for each in value) else []
+            value = "\n\n".join(texts) if texts or not value else value
         if name in self._fit.spoken:
             return messages_of(value, any_turns(), column)
         if name == self._label and self._template.booleans:
