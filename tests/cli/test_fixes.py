@@ -470,7 +470,7 @@ def test_names_of_other_tools_are_no_commands_of_this_one() -> None:
     assert {"chat", "data", "sft"} <= known
     for word in known:
         assert other_words.answer(f"No such command '{word}'.") is None
-    for word in ("predict", "train", "merge", "eval"):
+    for word in ("infer", "train", "merge", "eval"):
         said = other_words.answer(f"No such command '{word}'. Did you mean 'prefix'?")
         assert said
         assert said[2].split()[2] in known

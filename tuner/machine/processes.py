@@ -54,6 +54,15 @@ def make_safe(variables: dict[str, str] | os._Environ[str]) -> None:
             del variables[name]
 
 
+def ended(process: Popen[bytes], seconds: float) -> bool:
+    """Wait for a process to end, at most so many seconds; return whether it has."""
+    try:
+        process.wait(max(0.0, seconds))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
 def rank(arguments: Sequence[str], variables: Mapping[str, str]) -> Popen[bytes]:
     """Start `tuner ARGUMENTS` as one process of several.
 

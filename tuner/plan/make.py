@@ -114,20 +114,36 @@ def make(
         formats=exports,
         values=values.table,
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
-        warnings=[
-            *_unlike_asked(recipe, machine, footprint, len(rows.prepared.train)),
-            *facts.warnings(base, adapted, rows.prepared, footprint),
-        ],
+        warnings=_warnings(base, adapted, rows.prepared, footprint, machine),
         parties=rows.parties,
         ptx=rows.ptx,
         devices=decided.processes,
         evaluations=evaluations.decide(base, measured, rows.prepared, decided.stages, values),
         sampled=evaluations.sampled(recipe, rows.prepared, decided.stages),
         shape=footprint.shape,
+        start=begun,
     )
-    more = {**costs.facts(plan, machine), **track.facts(recipe, output)}
-    plan = replace(plan, start=begun, facts={**plan.facts, **more})
+    return _costed(plan, machine)
+
+
+def _costed(plan: Plan, machine: Machine) -> Plan:
+    """The plan with what it costs, where it is followed, and a sentence about it."""
+    more = {**costs.facts(plan, machine), **track.facts(plan.recipe, plan.output)}
+    plan = replace(plan, facts={**plan.facts, **more})
     return replace(plan, summary=summary.sentence(plan))
+
+
+def _warnings(
+    base: ground.RecipeAndBase,
+    adapted: ground.Adapted,
+    prepared: Prepared,
+    footprint: Footprint,
+    machine: Machine,
+) -> list[str]:
+    return [
+        *_unlike_asked(base.recipe, machine, footprint, len(prepared.train)),
+        *facts.warnings(base, adapted, prepared, footprint),
+    ]
 
 
 def _measured(loaded: LoadedRecipe, prepared: Prepared, values: Values) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +38,7 @@ class Following:
 
     def __init__(self, folder: Path, trackers: tuple[str, ...], console: Console) -> None:
         self._folder, self._trackers, self._console = folder, trackers, console
-        self._children: dict[str, subprocess.Popen[bytes] | None] = {}
+        self._children: dict[str, processes.Popen[bytes] | None] = {}
         self._said: set[str] = set()
 
     def begin(self) -> None:
@@ -75,9 +74,7 @@ class Following:
         for name, each in self._children.items():
             ended = "its process could not be started"
             if each is not None:
-                try:
-                    each.wait(max(0.0, until - time.monotonic()))
-                except subprocess.TimeoutExpired:
+                if not processes.ended(each, until - time.monotonic()):
                     each.kill()
                     each.wait(_GRACE)
                 ended = "" if each.returncode == 0 else "it gave no answer in time"
@@ -131,7 +128,7 @@ def followed(plan: Plan, folder: Path, console: Console) -> Iterator[Following]:
         following.end(patience)
 
 
-def _start(folder: Path, tracker: str) -> subprocess.Popen[bytes] | None:
+def _start(folder: Path, tracker: str) -> processes.Popen[bytes] | None:
     """Start the sender of a tracker; None: the system does not let it start."""
     file = states.log_of(folder, tracker)
     try:
