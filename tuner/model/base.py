@@ -84,6 +84,12 @@ class Base:
         return shapes
 
     @property
+    def commit(self) -> str | None:
+        """The commit of a base from the Hub; None: another base, or a folder that does not say."""
+        cached = self.kind == "hub" and self.folder.parent.name == "snapshots"
+        return self.folder.name if cached else None
+
+    @property
     def code_sha256(self) -> str | None:
         """sha256 of the Python code that comes with it and runs; None where none does."""
         return own_code.digest(self.folder) if self.trusted else None
@@ -157,7 +163,8 @@ def with_weights(base: Base, revision: str | None, note: Callable[[str], None]) 
     if base.kind != "hub":
         return base
     wanted = (*hub.SMALL_FILES, hub.WEIGHTS, *((hub.CODE,) if base.trusted else ()))
-    folder = hub.folder(base.name, revision, wanted, note)
+    # The weights of the very commit whose configuration was planned with.
+    folder = hub.folder(base.name, base.commit or revision, wanted, note)
     if base.trusted:
         own_code.check(base.name, folder, base.code_sha256)
     return replace(base, folder=folder)
