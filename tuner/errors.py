@@ -96,6 +96,13 @@ class SafetyError(TunerError):
     kind = "safety"
 
 
+class HubError(TunerError):
+    """The Hub refused an upload or cannot be reached, or there is no token for it."""
+
+    exit_code = 9
+    kind = "hub"
+
+
 class Interrupted(TunerError):
     """Stopped by SIGINT (130) or SIGTERM (143); completed work is sealed."""
 
@@ -116,6 +123,7 @@ _KINDS = {
         IntegrityError,
         ResourceError,
         SafetyError,
+        HubError,
     )
 }
 

@@ -28,6 +28,7 @@ ERRORS = {
     errors.IntegrityError: 6,
     errors.ResourceError: 7,
     errors.SafetyError: 8,
+    errors.HubError: 9,
 }
 
 

@@ -34,7 +34,7 @@ OF_RUNS = [line for line in LINES if line.split()[1] in ("export", "verify", "in
 # These train, by the lines as they are shown; here they show the plan.
 TRAIN = (*VERBS, "compare", "sweep")
 # Those of these pages are run by a test of their own.
-OWN = "\n".join(DOCS[name] for name in ("going-on.md", "how-to.md", "predict.md"))
+OWN = "\n".join(DOCS[n] for n in ("going-on.md", "how-to.md", "predict.md", "sharing.md"))
 COMMANDS = [line for line in LINES if line not in OF_RUNS and line not in OWN]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 # Recipes whose data the user downloads, and rows such as it has.

@@ -70,7 +70,7 @@ def test_the_plan_has_a_line_for_each_source(mixed: Path, tmp_path: Path) -> Non
     ("train", "said"),
     [
         ([{"source": "a.jsonl", "sorce": "b"}], "0.sorce: unknown key; did you mean 'source'"),
-        ([{"rows": 3}], "0.source: is missing (the file)"),
+        ([{"rows": 3}], "0.source: is missing (the file, or ORG/NAME"),
         (["a.jsonl", {"source": "b.jsonl", "rows": 0}], "1.rows: expected a whole number, 1 or"),
         (["a.jsonl", ["b.jsonl"]], "1: expected text, or a mapping, not a list"),
         ([], "train: must not be empty"),
@@ -84,7 +84,7 @@ def test_problems_name_the_key(tmp_path: Path, train: list[Any], said: str) -> N
     ("held", "said"),
     [
         ({"sorce": "b.jsonl"}, "eval.sorce: unknown key; did you mean 'source'"),
-        ({"rows": 3}, "eval.source: is missing (the file)"),
+        ({"rows": 3}, "eval.source: is missing (the file, or ORG/NAME"),
         (["a.jsonl"], "eval: expected"),
         (1.5, "expected a file, a fraction below 1 or a whole number of rows, not 1.5"),
     ],

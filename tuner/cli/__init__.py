@@ -29,6 +29,7 @@ from tuner.cli import (
     inspect,
     other_words,
     predict,
+    push,
     recipes,
     runs,
     serve,
@@ -76,7 +77,7 @@ for _panel, _commands in (
     (
         USE,
         (
-            *(inspect.inspect, export.export, verify.verify),
+            *(inspect.inspect, export.export, verify.verify, push.push),
             *(chat.chat, predict.predict, serve.serve),
         ),
     ),

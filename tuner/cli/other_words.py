@@ -16,6 +16,7 @@ _COMMANDS = {
     },
     "tuner reward RECIPE": "rm reward-model",
     "tuner export RUN --format merged": "merge convert quantize save",
+    "tuner push RUN --to ORG/NAME": "upload publish share",
     "tuner data preview RECIPE": "preview",
     "tuner plan RECIPE": "validate check lint dry-run estimate",
     "tuner plan RECIPE --rehearse": "rehearse smoke-test",

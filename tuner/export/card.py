@@ -64,36 +64,36 @@ def write_card(
         format=FORMATS[kind],
         base=base,
         embedded=ALIASES.get(base),
-        place=_place(base, plan, values),
+        place=place_of(base, plan, values),
         facts=facts,
         labels=f", num_labels={labels}" if labels else "",
         code=", trust_remote_code=True" if facts.get("trust_remote_code") else "",
         plan=plan,
         values=values,
         chain=[(each["name"].rpartition("/")[2], each["how"]) for each in chain],
-        method=_method(values),
-        scores=_scores(run.get("scores") or {}),
+        method=method_of(values),
+        scores=scores_of(run.get("scores") or {}),
         evaluation=run.get("evaluation") or {},
         chosen=selection.said(run.get("evaluation") or {}),
     )
     (folder / FILE).write_text(text, "utf-8")
 
 
-def _method(values: Mapping[str, Any]) -> list[str]:
+def method_of(values: Mapping[str, Any]) -> list[str]:
     """Return the name of the method and its most telling options."""
     keys = {name: f"method.{name}" for name in _OPTIONS if f"method.{name}" in values}
     options = [f"{name} {formatting.value(values[key])}" for name, key in keys.items()]
     return [str(values.get("method.name")), *options]
 
 
-def _scores(scores: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+def scores_of(scores: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Return each score with its values before and after; none without those after."""
     before, after = (scores.get(when) or {} for when in ("before", "after"))
     names = dict.fromkeys((*before, *after)) if after else ()
     return [(name, before.get(name), after.get(name)) for name in names]
 
 
-def _place(base: str, plan: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+def place_of(base: str, plan: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """Return where the base is, as the argument of `from_pretrained`."""
     if base in ALIASES:
         return f'folder_of("{base}")'

@@ -60,7 +60,7 @@ def check(
         console.warn(f"{folder} also contains files that are not part of it: {', '.join(stray)}")
     witness = sealed.get("witness")
     if not witness:
-        raise _unverifiable(folder, bool(sealed), sealed.get("kind", "merged"))
+        raise unverifiable(folder, bool(sealed), sealed.get("kind", "merged"))
     # Nothing in the artefact itself can allow its code to run.
     kind, facts = sealed["kind"], origins.facts(origin, None)
     if kind == "gguf-adapter":
@@ -96,8 +96,8 @@ def check(
     return found | {"stray": stray, "then": {name: known[name] for name in _THEN if name in known}}
 
 
-def _unverifiable(folder: Path, sealed: bool, kind: str) -> ModelError:
-    """The error for a model without figures to compare with."""
+def unverifiable(folder: Path, sealed: bool, kind: str) -> ModelError:
+    """Return the error for a model without figures to compare with."""
     if sealed:
         return ModelError(
             f"{folder} cannot be verified",

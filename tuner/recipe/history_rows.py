@@ -92,7 +92,18 @@ def _read_so(source: Source, file: Mapping[str, Any], template: str) -> Source:
         then["template"] = "text"
     item = SourceSection(source=source) if isinstance(source, str) else source
     update = {key: value for key, value in then.items() if getattr(item, key) is None}
+    update |= _pinned(item, file.get("hub"))
     return item.model_copy(update=update) if update else source
+
+
+def _pinned(item: SourceSection, hub: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the commit and the file that a data set on the Hub was read from, by key.
+
+    Empty where the recipe asks for something else by now: that is not what the run read.
+    """
+    if hub is None or any(getattr(item, key) != value for key, value in hub["asked"].items()):
+        return {}
+    return {"revision": hub["revision"], "file": hub["file"]}
 
 
 def old_disliked(plan: Mapping[str, Any]) -> str | None:

@@ -44,7 +44,26 @@ Separator = Annotated[Text, AfterValidator(_separator)]
 class SourceSection(Section):
     """A source of rows. What it leaves out is as in the rest of the data section."""
 
-    source: Annotated[Text, FILE, Field(description="the file")]
+    source: Annotated[
+        Text, FILE, Field(description="the file, or ORG/NAME of a data set on the Hub")
+    ]
+    split: Annotated[
+        Text | None,
+        Field(
+            description="of a data set on the Hub; default: train, and for held-out rows "
+            "validation or test"
+        ),
+    ] = None
+    config: Annotated[
+        Text | None, Field(description="of a data set on the Hub that has several")
+    ] = None
+    revision: Annotated[
+        Text | None,
+        Field(description="branch, tag or commit of a data set on the Hub; a run pins the commit"),
+    ] = None
+    file: Annotated[
+        Text | None, Field(description="a file of a data set on the Hub, in place of its split")
+    ] = None
     template: Annotated[
         Text | None,
         FILE,

@@ -27,9 +27,13 @@ if TYPE_CHECKING:
 
 
 def write_inputs(plan: Plan, folder: RunFolder) -> None:
-    """Write `recipe.lock.yaml`, with how tables are read, and `data_report.json`."""
-    date = plan.values["model.chat_date"].value
-    pinned = {"code_sha256": plan.base.code_sha256, "chat_date": date}
+    """Write `recipe.lock.yaml`, with how tables are read and which commits of the Hub, and
+    `data_report.json`."""
+    pinned = {
+        "code_sha256": plan.base.code_sha256,
+        "chat_date": plan.values["model.chat_date"].value,
+        "revision": plan.base.commit or plan.recipe.model.revision,
+    }
     section = plan.recipe.model.model_copy(update=pinned)
     report = plan.prepared.report
     seen = history_rows.as_read(report["files"], plan.recipe.data)

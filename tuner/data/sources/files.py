@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from tuner.data.columns.ways import given_keys, kept_keys
 from tuner.data.reading import documents, find, read
 from tuner.data.reading.read import Row
 from tuner.data.reading.sample import Sample, first_version
+from tuner.data.sources import hub_source
 from tuner.data.sources.source import EVIDENCE, Source, SplitFiles
 from tuner.data.sources.source_file import SourceFile
 from tuner.errors import DataError, TunerError
@@ -128,7 +129,15 @@ class Reader:
             each if isinstance(each, SourceSection) else SourceSection(source=each)
             for each in items
         ]
-        paths = [find.find(each.source, self._folder, key) for each in own]
+        hub = {
+            number: hub_source.fetch(each, key)
+            for number, each in enumerate(own)
+            if hub_source.is_meant(each, self._folder)
+        }
+        paths = [
+            hub[number].path if number in hub else find.find(each.source, self._folder, key)
+            for number, each in enumerate(own)
+        ]
         found: list[Source] = []
         drawn = self._data.draw == "seed"
         for number, (item, path) in enumerate(zip(own, paths, strict=True)):
@@ -141,6 +150,9 @@ class Reader:
             # One that is there twice is one task of a prompt for several.
             twin = own.index(item)
             file = SourceFile.open(path, item, key, given, self._folder)
+            if number in hub:
+                said = [*file.said, hub[number].said]
+                file = replace(file, said=said, hub=hub[number].facts)
             source = Source(file, _name(paths, number), given, twin, item.rows)
             source.given = given_keys(item, key, len(own)) | kept_keys(self._data, key)
             source.to_draw = drawn and (most is not None or item.rows is not None)

@@ -46,6 +46,7 @@ class SourceFile:
         paths: where columns of the recipe are in its rows.
         where: the values that a row must have one of, by column.
         seen: how many rows had each value of these columns, when it was read last.
+        hub: of a data set on the Hub: the keys that asked for it, its commit and its file.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class SourceFile:
     paths: Paths
     where: Mapping[str, Sequence[str]] = field(default_factory=dict)
     seen: dict[str, Counter[str]] = field(default_factory=dict)
+    hub: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -146,6 +148,8 @@ class SourceFile:
         facts: dict[str, Any] = {}
         if self.reading.header is not None:
             facts["read"] = {name: getattr(self.reading, name) for name in _KEYS}
+        if self.hub:
+            facts["hub"] = self.hub
         if self.where:
             facts["where"] = {
                 name: dict(seen.most_common(MOST)) for name, seen in self.seen.items()

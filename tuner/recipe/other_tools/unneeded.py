@@ -32,7 +32,7 @@ UNNEEDED: tuple[Row, ...] = tuple(
         (
             "push_to_hub hub_model_id hub_strategy hub_token hub_private_repo push_dataset_to_hub "
             "hf_use_auth_token hf_hub_token",
-            unneeded("nothing is uploaded; HF_TOKEN in the environment is for downloads"),
+            unneeded("tuner push RUN --to ORG/NAME, with HF_TOKEN in the environment"),
         ),
         (
             "overwrite_cache preprocessing_num_workers dataset_num_proc dataloader_num_workers "
