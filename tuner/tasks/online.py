@@ -2,7 +2,8 @@
 
 RLOO (Ahmadian et al. 2024) compares an answer with the mean of the others to its prompt, GRPO (Shao
 et al. 2024) with mean and spread of all of them. A step samples answers, scores them and makes one
-update, so that it depends only on the weights, the optimizer and its own seed.
+update, or as many as `grpo.updates` says: each is a step to trl. So a step depends only on the
+weights, the optimizer and its own seed, and a checkpoint holds no answers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tuner.data.tokens.order import Stream
 from tuner.machine import ranks
+from tuner.recipe.schema_rlhf import GrpoSection
 from tuner.rewards.response import Response, Scores
 from tuner.tasks import rollouts, step_end, trl_lending
 from tuner.tasks.callbacks import TrlCallback
@@ -73,6 +75,24 @@ class PromptTokens(PreTrainedTokenizerBase):
         return [str(self.tokenizer.decode(ids, skip_special_tokens=special)) for ids in sequences]
 
 
+class Held:
+    """A schedule as a trainer of several updates per step gets it: its callback moves it on.
+
+    Args:
+        schedule: of the learning rate, per step.
+    """
+
+    def __init__(self, schedule: Any) -> None:
+        self.schedule = schedule
+
+    def step(self) -> None:
+        """Keep the rate."""
+
+    def get_last_lr(self) -> list[float]:
+        """Return the rate of each group of parameters."""
+        return [float(rate) for rate in self.schedule.get_last_lr()]
+
+
 class Online:
     """The callbacks of trl in the steps of a leg."""
 
@@ -86,6 +106,9 @@ class Online:
         prompts, seed = plan.prepared.train, plan.recipe.run.seed
         self.stream = Stream(prompts, seed, place, end, count, grouped=False)
         self.ends = rollouts.stops(plan)
+        self.grpo = plan.recipe.grpo or GrpoSection()
+        # The section is for grpo alone.
+        self.updates = self.grpo.updates
         self.answers: list[Response] = []
         self.scores = Scores([], {})
 
@@ -104,13 +127,13 @@ class Online:
             "num_generations": rlhf.copies,
             "max_completion_length": rlhf.max_new_tokens,
             "temperature": rlhf.temperature,
-            # The answers of a step are sampled at its start and used for one update.
+            # The answers of a step are sampled at its start and used in each of its updates.
             "steps_per_generation": plan.gradient_accumulation_steps,
-            "num_iterations": 1,
+            "num_iterations": self.updates,
             "shuffle_dataset": False,
             # Everything that deviates from the plain distribution is off.
             **{"top_k": 0, "top_p": 1.0, "min_p": None, "repetition_penalty": 1.0},
-            # The penalty is `rlhf.missing_eos_penalty`; a masked answer would cost nothing.
+            # The penalty is `rlhf.missing_eos_penalty`; by itself a masked answer costs nothing.
             "mask_truncated_completions": False,
         }
         if rlhf.vllm != "none":
@@ -121,14 +144,14 @@ class Online:
             "reward_funcs": self.reward,
             "train_dataset": Dataset.from_dict({"prompt": [str(n) for n in self.stream.places]}),
             "processing_class": PromptTokens(plan.tokenizer, prompts),
-            "callbacks": [TrlCallback(leg, self.stream, self.figures, SHOWN)],
-            "optimizers": (leg.optimizer, leg.schedule),
+            "callbacks": [TrlCallback(leg, self.stream, self.figures, SHOWN, self.updates)],
+            "optimizers": (leg.optimizer, Held(leg.schedule) if self.updates > 1 else leg.schedule),
         }
         kinds: tuple[Any, Any] = (RLOOTrainer, RLOOConfig)
         if rlhf.algorithm == "grpo":
             kinds = (GRPOTrainer, GRPOConfig)
-            given |= {"loss_type": "dapo", "scale_rewards": "group"}
-        config = trl_lending.arguments(kinds[1], plan, leg.steps, **given)
+            given |= _of_grpo(self.grpo)
+        config = trl_lending.arguments(kinds[1], plan, leg.steps * self.updates, **given)
         built: Trainer = _drawing_once(kinds[0])(args=config, **common)
         return built
 
@@ -160,6 +183,18 @@ class Online:
         step_end.samples(self.leg, self.answers, self.scores)
         of_trl = {ours: logs[theirs] for theirs, ours in _FIGURES.items() if theirs in logs}
         return {**found, "kl": kl, **of_trl}
+
+
+def _of_grpo(options: GrpoSection) -> dict[str, Any]:
+    """Return trl's settings for the section `grpo`."""
+    return {
+        "loss_type": options.loss,
+        # Its paper (Liu et al. 2025) divides by no spread, which favours prompts of one outcome.
+        "scale_rewards": "none" if options.loss == "dr_grpo" else "group",
+        "epsilon": options.clip,
+        "epsilon_high": options.clip_high,
+        "mask_truncated_completions": options.mask_truncated,
+    }
 
 
 def _of_all(mine: Sequence[Item]) -> list[Item]:

@@ -26,6 +26,13 @@ _LOSSES = {
 }
 
 
+# Those of grpo, by their names in TRL.
+_OF_GROUPS = ("grpo", "dr_grpo", "dapo", "bnpo")
+
+
+_SPREAD = "rewards are not divided by their spread, as in its paper"
+
+
 def stage(place: str, given: Given) -> Here:
     """What is optimised, in LLaMA-Factory and ms-swift."""
     word = str(given.value).lower()
@@ -57,9 +64,13 @@ def preference(place: str, given: Given) -> Here:
 
 
 def loss(place: str, given: Given) -> Here:
-    """The loss of DPO; in LLaMA-Factory also what has an algorithm of its own here."""
+    """The loss of DPO; in LLaMA-Factory also what has an algorithm of its own here; GRPO's."""
     one = isinstance(given.value, list) and len(given.value) == 1
     word = str(given.value[0] if one else given.value).lower()
+    if word in _OF_GROUPS and _kind(given) in ("", "grpo"):
+        return Here({"grpo.loss": word}, _SPREAD if word == "dr_grpo" else "")
+    if _kind(given) == "grpo":
+        return blocks(f"there is no loss '{given.value}' here; grpo.loss has others")
     if _kind(given) not in ("", "dpo"):
         return left_out("only dpo has a choice of losses")
     if word in ("orpo", "simpo"):
