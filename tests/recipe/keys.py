@@ -160,6 +160,7 @@ OTHER: dict[str, str] = {
     "grpo.clip": "0.1",
     "grpo.clip_high": "0.28",
     "grpo.mask_truncated": "true",
+    "grpo.redraws": "3",
     "dpo.loss": "robust",
     "dpo.label_smoothing": "0.125",
     "dpo.sft_weight": "0.25",

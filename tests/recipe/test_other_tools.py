@@ -72,6 +72,8 @@ SAID: dict[str, tuple[Any, str]] = {
     "epsilon_high": (0.28, "another tool's name for grpo.clip_high: 0.28"),
     "mask_truncated_completions": (True, "another tool's name for grpo.mask_truncated: true"),
     "loss_type": ("dr_grpo", "another tool's name for grpo.loss: dr_grpo (rewards are not divided"),
+    "dynamic_sample": (True, "another tool's name for grpo.redraws: 3 (of the same prompts"),
+    "max_resample_times": (5, "another tool's name for grpo.redraws: 5 (of the same prompts"),
     "scale_rewards": (False, "divided by the spread of their group, except by grpo.loss"),
     "max_samples": (100, "another tool's name for data.max_rows: 100 and data.draw: first"),
     "use_dora": (True, "another tool's name for method.name: dora"),

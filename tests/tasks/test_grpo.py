@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,8 @@ def test_a_stopped_run_of_several_updates_resumes_exactly(
     """R14, C03: weights and metrics; the rate and the rows are those of the step."""
     method = {"name": "lora", "r": 4, "dropout": 0.1}
     sections = {
-        "grpo": {"updates": 2, "loss": "dr_grpo", "clip_high": 0.28},
-        "rlhf": {"sample_steps": 1},
+        "grpo": {"redraws": 2, "updates": 2, "loss": "dr_grpo", "clip_high": 0.28},
+        "rlhf": {"sample_steps": 1, "reward": [{"rule": "length", "max": 5}]},
     }
     recipe = rlhf_recipe("grpo", method=method, train={"save_steps": 3}, **sections)
     whole, parts = make(recipe, "whole"), make(recipe, "parts")
@@ -184,6 +185,7 @@ def test_a_stopped_run_of_several_updates_resumes_exactly(
     assert lines(parts) == lines(whole)
     assert [line["step"] for line in lines(whole)] == [1, 2, 3, 4]
     assert lines(parts, "samples.jsonl") == lines(whole, "samples.jsonl")
+    assert sum(line["redrawn"] for line in lines(whole)) > 0
     once = make(rlhf_recipe("grpo", "once.yaml", method=method), "once")
     train(once)
     for key in ("learning_rate", "epoch"):
@@ -218,3 +220,69 @@ def test_finished_stages_of_earlier_versions_are_recognised(
     assert current["grpo.updates"] == 1
     saved = {key: value for key, value in current.items() if not key.startswith("grpo.")}
     assert history.identity(saved, current) == current
+
+
+def drawn_with(
+    made: plan.Plan, score: Callable[[Response], float]
+) -> tuple[list[list[Response]], dict[str, Any]]:
+    """What the rewards see of the answers of one step, each time, and its line of metrics."""
+    trained, seen = start(made, moved=True), list[list[Response]]()
+
+    def judge(answers: list[Response]) -> Scores:
+        seen.append([*answers])
+        return Scores(known := [score(answer) for answer in answers], {"own": known})
+
+    trained.judge = judge
+    train(made, trained=trained)
+    return seen, lines(made)[0]
+
+
+def equal_groups(answers: Sequence[Response], score: Callable[[Response], float]) -> list[int]:
+    groups = [answers[place : place + 4] for place in range(0, len(answers), 4)]
+    return [n for n, group in enumerate(groups) if len({score(answer) for answer in group}) == 1]
+
+
+def test_answers_whose_rewards_are_equal_are_sampled_again(
+    rlhf_recipe: Callable[..., Path],
+) -> None:
+    """Others stay as they are; all are scored together each time, and none twice."""
+
+    def rare(answer: Response) -> float:
+        return float(sum(answer.response_ids) % 11 == 0)
+
+    made = make(
+        rlhf_recipe(
+            "grpo",
+            grpo={"redraws": 3},
+            rlhf={"missing_eos_penalty": 0},
+            train={"batch_size": 32, "max_steps": 1},
+        )
+    )
+    seen, line = drawn_with(made, rare)
+    redrawn = 0
+    assert len(seen) == 4
+    for before, after in itertools.pairwise(seen):
+        again = equal_groups(before, rare)
+        redrawn += len(again)
+        for group in range(8):
+            own = slice(4 * group, 4 * group + 4)
+            assert (before[own] == after[own]) is (group not in again)
+            assert [a.prompt_ids for a in before[own]] == [a.prompt_ids for a in after[own]]
+    assert line["redrawn"] == redrawn > 8
+    left = equal_groups(seen[-1], rare)
+    assert len(left) < len(equal_groups(seen[0], rare))
+    assert line["equal_rewards"] == pytest.approx(len(left) / 8)
+    assert line["reward"] == pytest.approx(sum(map(rare, seen[-1])) / 32)
+
+
+def test_groups_that_differ_are_sampled_once(rlhf_recipe: Callable[..., Path]) -> None:
+    """And as without the key."""
+    steps = {"max_steps": 1}
+    found = []
+    for times in (0, 3):
+        made = make(rlhf_recipe("grpo", grpo={"redraws": times}, train=steps), f"by {times}")
+        found.append(drawn_with(made, score))
+    assert len(found[0][0]) == len(found[1][0]) == 1
+    assert found[0][0] == found[1][0]
+    assert found[1][1].pop("redrawn") == 0
+    assert found[0][1] == found[1][1]

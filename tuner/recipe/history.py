@@ -51,6 +51,7 @@ ADDED: dict[str, Any] = {
     "grpo.clip": 0.2,
     "grpo.clip_high": None,
     "grpo.mask_truncated": False,
+    "grpo.redraws": 0,
 }
 # What `auto` of such a key was in every run, where plans now name what it comes to.
 _WAS_AUTO = {"model.attention": "sdpa", "dpo.label_smoothing": 0.0}

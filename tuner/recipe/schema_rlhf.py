@@ -197,3 +197,10 @@ class GrpoSection(Section):
         Flag,
         Field(description="learn nothing from answers without a stop token (over-long filtering)"),
     ] = False
+    redraws: Annotated[
+        CountFromZero,
+        Field(
+            description="times that the answers to a prompt are sampled again while their rewards "
+            "are all equal (dynamic sampling)"
+        ),
+    ] = 0

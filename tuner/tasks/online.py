@@ -21,6 +21,7 @@ from tuner.rewards.response import Response, Scores
 from tuner.tasks import rollouts, step_end, trl_lending
 from tuner.tasks.callbacks import TrlCallback
 from tuner.tasks.collapse import Collapse
+from tuner.tasks.redraws import Redraws
 from tuner.tasks.trl_lending import TrlRun
 
 if TYPE_CHECKING:
@@ -100,12 +101,11 @@ class Online:
         plan = leg.plan
         self.collapse = Collapse(leg)
         self.leg = replace(leg, task_state=self.collapse.state)
-        self.plan, self.judge = plan, leg.trained.judge
+        self.plan, self.redraws = plan, Redraws(plan, leg.trained.judge)
         count = plan.recipe.train.batch_size // plan.rlhf.copies
         place, end = leg.first * count, leg.stage.stop * count
         prompts, seed = plan.prepared.train, plan.recipe.run.seed
         self.stream = Stream(prompts, seed, place, end, count, grouped=False)
-        self.ends = rollouts.stops(plan)
         self.grpo = plan.recipe.grpo or GrpoSection()
         # The section is for grpo alone.
         self.updates = self.grpo.updates
@@ -152,7 +152,7 @@ class Online:
             kinds = (GRPOTrainer, GRPOConfig)
             given |= _of_grpo(self.grpo)
         config = trl_lending.arguments(kinds[1], plan, leg.steps * self.updates, **given)
-        built: Trainer = _drawing_once(kinds[0])(args=config, **common)
+        built: Trainer = _drawing_once(kinds[0], self.redraws)(args=config, **common)
         return built
 
     def reward(
@@ -162,14 +162,10 @@ class Online:
 
         Rank 0 scores those of all, so that the rewards see the same step as in a single process.
         """
-        rows = self.plan.prepared.train
-        answers = [
-            rollouts.response(self.plan, rows[int(number)], ids, self.ends)
-            for number, ids in zip(prompts, completion_ids, strict=True)
-        ]
+        answers = self.redraws.answers(prompts, completion_ids)
         mine = _share_of(len(answers))
         answers = _of_all(answers)
-        scores = ranks.by_first(lambda: self.judge(answers))
+        scores = ranks.by_first(lambda: self.redraws.score(answers))
         self.answers, self.scores = answers, scores
         self.collapse.refuse_constant(scores)
         return rollouts.priced(self.plan, answers, scores.total)[mine]
@@ -182,7 +178,8 @@ class Online:
         self.collapse.refuse(self.answers, kl)
         step_end.samples(self.leg, self.answers, self.scores)
         of_trl = {ours: logs[theirs] for theirs, ours in _FIGURES.items() if theirs in logs}
-        return {**found, "kl": kl, **of_trl}
+        redrawn = {"redrawn": self.redraws.count} if self.grpo.redraws else {}
+        return {**found, "kl": kl, **of_trl, **redrawn}
 
 
 def _of_grpo(options: GrpoSection) -> dict[str, Any]:
@@ -208,15 +205,28 @@ def _share_of(count: int) -> slice:
     return slice(first, first + count)
 
 
-def _drawing_once(kind: type[Any]) -> type[Any]:
+def _drawing_once(kind: type[Any], redraws: Redraws) -> type[Any]:
     """Return trl's trainer with rank 0 sampling for all: one batch, as in a single process."""
 
     class DrawingOnce(kind):  # type: ignore[misc]
+        def _generate(self, prompts: Sequence[str], *others: Any) -> Any:
+            """Return what trl returns; its texts of the prompts are their numbers."""
+            self.numbers = _of_all(prompts)
+            return super()._generate(prompts, *others)
+
         def _generate_single_turn(self, prompt_ids: Sequence[Any], *others: Any) -> Any:
             """Return token ids of the answers; in GRPO's trainer also their scores, or none."""
             own, prompts = _share_of(len(prompt_ids)), _of_all(prompt_ids)
             draw = super()._generate_single_turn
-            rollout = ranks.by_first(lambda: draw(prompts, *others))
+            if not redraws.limit:
+                rollout = ranks.by_first(lambda: draw(prompts, *others))
+            else:
+                rollout = ranks.by_first(
+                    lambda: redraws.sample(
+                        lambda places: draw([prompts[place] for place in places], *others),
+                        self.numbers,
+                    )
+                )
             if isinstance(rollout, tuple):
                 return tuple(part and part[own] for part in rollout)
             return rollout[own]

@@ -245,6 +245,7 @@ TABLE: tuple[Row, ...] = (
     Row("epsilon_high clip_ratio_high", "grpo.clip_high", takes_rlhf.own("grpo")),
     Row("mask_truncated_completions overlong_filter", "grpo.mask_truncated",
         takes_rlhf.own("grpo")),
+    Row("dynamic_sample max_resample_times", "grpo.redraws", takes_rlhf.resampled),
     Row("scale_rewards", "",
         absent("rewards are divided by the spread of their group, except by grpo.loss: dr_grpo",
                harmless="true group")),

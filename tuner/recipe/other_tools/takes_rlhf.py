@@ -84,6 +84,18 @@ def loss(place: str, given: Given) -> Here:
     return Here({place: _LOSSES[word] or word})
 
 
+def resampled(place: str, given: Given) -> Here:
+    """Dynamic sampling in ms-swift: whether, and how many times."""
+    wanted = flag(given.others.get("dynamic_sample", given.value))
+    if wanted is False:
+        return left_out("it is off here, too")
+    if given.name == "max_resample_times":
+        return Here({place: given.value}, "of the same prompts")
+    if "max_resample_times" in given.others:
+        return left_out("max_resample_times says it")
+    return Here({place: 3}, "of the same prompts, at most 3 times")
+
+
 def smoothing(place: str, given: Given) -> Here:
     """Labels in the wrong order; elsewhere the sigmoid has them, too."""
     if number(given.value, 0) == 0:
