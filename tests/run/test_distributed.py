@@ -192,9 +192,10 @@ OTHERS: dict[str, dict[str, Any]] = {
             "rlhf": {
                 **{"algorithm": name, "reward": LENGTHS, "max_new_tokens": 6},
                 **{"responses_per_prompt": 2, "kl_coefficient": 0.05},
-            }
+            },
+            **own,
         }
-        for name in ("grpo", "rloo")
+        for name, own in (("grpo", {"grpo": {"updates": 2, "redraws": 1}}), ("rloo", {}))
     },
 }
 
