@@ -105,7 +105,7 @@ def test_each_update_is_that_of_the_papers_formula(
     loss: str, mask: bool, rlhf_recipe: Callable[..., Path]
 ) -> None:
     """Normalisation, spread, asymmetric clipping to the sampling policy, over-long answers."""
-    low, high = 0.005, 0.02
+    low, high = 0.01, 0.2
     made = make(
         rlhf_recipe(
             "grpo",
@@ -134,6 +134,7 @@ def test_each_update_is_that_of_the_papers_formula(
             then = log_probabilities(made, wanted, drawn)
     counted = [len(a.response_ids) if a.ended or not mask else 0 for a in drawn]
     clipped = {"below": 0, "above": 0}
+    between = 0
     for weights, gradients in zip(kept.weights, kept.gradients, strict=True):
         for name, parameter in own.items():
             parameter.grad = None
@@ -148,6 +149,8 @@ def test_each_update_is_that_of_the_papers_formula(
             k3 = (torch.exp(t - n) - (t - n) - 1) * ratio
             clipped["below"] += int(((ratio < 1 - low) & (value < 0)).sum()) if count else 0
             clipped["above"] += int(((ratio > 1 + high) & (value > 0)).sum()) if count else 0
+            raised = (ratio > 1 + low) & (ratio < 1 + high) & (value > 0)
+            between += int(raised.sum()) if count else 0
             each = -torch.minimum(ratio * value, bounded * value) + BETA * k3
             if count:
                 divisor = DIVISORS[loss](count, sum(counted), made.rlhf.max_new_tokens)
@@ -156,6 +159,7 @@ def test_each_update_is_that_of_the_papers_formula(
         for name, parameter in own.items():
             torch.testing.assert_close(gradients[name], parameter.grad, rtol=2e-3, atol=2e-6)
         assert max(float(g.abs().max()) for g in gradients.values()) > 1e-4
+    assert between > 0
     # Few answers are left where those that do not end are masked.
     assert (max if mask else min)(clipped.values()) > 0
     (line,) = lines(made)

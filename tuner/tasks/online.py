@@ -121,7 +121,27 @@ class Online:
         from trl.trainer.rloo_config import RLOOConfig
         from trl.trainer.rloo_trainer import RLOOTrainer
 
-        leg, plan, rlhf = self.leg, self.plan, self.plan.rlhf
+        leg, plan = self.leg, self.plan
+        prompts = plan.prepared.train
+        common: dict[str, Any] = {
+            "model": leg.trained.model,
+            "reward_funcs": self.reward,
+            "train_dataset": Dataset.from_dict({"prompt": [str(n) for n in self.stream.places]}),
+            "processing_class": PromptTokens(plan.tokenizer, prompts),
+            "callbacks": [TrlCallback(leg, self.stream, self.figures, SHOWN, self.updates)],
+            "optimizers": (leg.optimizer, Held(leg.schedule) if self.updates > 1 else leg.schedule),
+        }
+        kinds: tuple[Any, Any] = (RLOOTrainer, RLOOConfig)
+        if plan.rlhf.algorithm == "grpo":
+            kinds = (GRPOTrainer, GRPOConfig)
+        steps = leg.steps * self.updates
+        config = trl_lending.arguments(kinds[1], plan, steps, **self._settings())
+        built: Trainer = _drawing_once(kinds[0], self.redraws)(args=config, **common)
+        return built
+
+    def _settings(self) -> dict[str, Any]:
+        """Return trl's settings of the recipe's algorithm."""
+        plan, rlhf = self.plan, self.plan.rlhf
         given: dict[str, Any] = {
             "beta": plan.beta,
             "num_generations": rlhf.copies,
@@ -138,22 +158,9 @@ class Online:
         }
         if rlhf.vllm != "none":
             given |= {"use_vllm": True, "vllm_mode": rlhf.vllm}
-        prompts = plan.prepared.train
-        common: dict[str, Any] = {
-            "model": leg.trained.model,
-            "reward_funcs": self.reward,
-            "train_dataset": Dataset.from_dict({"prompt": [str(n) for n in self.stream.places]}),
-            "processing_class": PromptTokens(plan.tokenizer, prompts),
-            "callbacks": [TrlCallback(leg, self.stream, self.figures, SHOWN, self.updates)],
-            "optimizers": (leg.optimizer, Held(leg.schedule) if self.updates > 1 else leg.schedule),
-        }
-        kinds: tuple[Any, Any] = (RLOOTrainer, RLOOConfig)
         if rlhf.algorithm == "grpo":
-            kinds = (GRPOTrainer, GRPOConfig)
             given |= _of_grpo(self.grpo)
-        config = trl_lending.arguments(kinds[1], plan, leg.steps * self.updates, **given)
-        built: Trainer = _drawing_once(kinds[0], self.redraws)(args=config, **common)
-        return built
+        return given
 
     def reward(
         self, prompts: Sequence[str], completion_ids: Sequence[Sequence[int]], **others: Any
