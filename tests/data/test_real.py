@@ -108,7 +108,7 @@ def test_real_tool_calls() -> None:
         ("belle-zh/zh_seed_tasks.json", "no data template fits the columns"),
         ("truthfulqa/truthfulqa.jsonl", "columns: {prompt: question, completion: answer.0}"),
         ("dpo-en/dpo_en_demo.jsonl", "for tuner reward"),
-        ("lawyer-llama-zh/legal_counsel_multi_turn_with_article_v2.jsonl", "'query' and 'laws'"),
+        ("lawyer-llama-zh/legal_counsel_multi_turn_with_article_v2.jsonl", "column 'laws'"),
     ],
 )
 def test_real_files_that_need_preparation_say_so(name: str, message: str) -> None:

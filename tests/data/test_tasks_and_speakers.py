@@ -74,17 +74,16 @@ def test_conversations_come_before_what_they_are_about(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["comment", "Reviewer notes", "备注"])
-def test_remarks_next_to_a_label_are_first_left_out(tmp_path: Path, column: str) -> None:
-    """They may give the label away; reading them with the text is offered behind."""
+def test_remarks_next_to_a_label_are_left_out(tmp_path: Path, column: str) -> None:
+    """They may give the label away; reading them with the text is not offered."""
     rows = [
         {"text": f"Barge {n} is here.", column: f"Call back {n}.", "label": ("in", "out")[n % 2]}
         for n in range(20)
     ]
     write_rows(tmp_path / "rows.jsonl", rows)
-    first, second = look(Path("rows.jsonl"), tmp_path).ways
-    assert first.columns == {column: "none"}
-    assert second.columns == {"text": f"text + {column}"}
+    (way,) = look(Path("rows.jsonl"), tmp_path).ways
+    assert way.columns == {column: "none"}
     with pytest.raises(DataError) as caught:
         planned(tmp_path, train="rows.jsonl")
-    (line, _) = map(yaml.safe_load, LINE.findall(caught.value.fix))
+    (line,) = map(yaml.safe_load, LINE.findall(caught.value.fix))
     assert "Call back" not in texts(planned(tmp_path, **line))[0]

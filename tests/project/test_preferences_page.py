@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import yaml
 
+from tests.conftest import write_rows
 from tests.data.test_preferences import prepared
 from tuner.data.columns import preference_names
 from tuner.data.columns.preference_formats import PREFERENCE_FORMATS
@@ -18,12 +20,14 @@ from tuner.plan import preferences
 from tuner.plan.values import Values
 from tuner.recipe import load
 from tuner.recipe.schema_preference import OF_ROWS, DpoSection
+from tuner.recipe.schema_rlhf import GrpoSection
 from tuner.rewards import code
 from tuner.rewards.response import Response
 from tuner.rewards.rules import RULES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/preferences.md").read_text("utf-8")
+OWN = PAGE.partition("\n## GRPO and its kin\n")[2].partition("\n## ")[0]
 FILES = PAGE.partition("\n## Files of preferences\n")[2].partition("\n## ")[0]
 
 
@@ -60,6 +64,35 @@ def test_the_table_of_losses_is_what_plans_decide(tmp_path: Path) -> None:
     for line in blocks("sh", losses)[0].splitlines():
         _, verb, _, path, *options = line.split()
         assert load.load(ROOT / path, options[1::2], verb).recipe.rlhf is not None
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
+def test_the_recipe_with_an_own_reward_trains_as_it_is_shown(
+    tmp_path: Path, make_recipe: Callable[..., Path], run_recipe: Callable[..., Any]
+) -> None:
+    """On a tiny base, with fewer and shorter answers."""
+    shown = yaml.safe_load(blocks("yaml", OWN)[0])
+    (text,) = blocks("python")
+    (tmp_path / "own.py").write_text(text, "utf-8")
+    (row,) = re.findall(r"`(\{.*?\})`", OWN)
+    others = [{"prompt": f"Who has {number}?"} for number in range(9)]
+    write_rows(tmp_path / "questions.jsonl", [json.loads(row), *others])
+    shown["data"] |= {"eval": 0.2, "template": "auto"}
+    shown["rlhf"]["max_new_tokens"] = 6
+    # Hardly an answer of a random base ends.
+    assert shown["grpo"].pop("mask_truncated")
+    ends = {"eval": {"max_new_tokens": 4}, "export": {"formats": ["adapter"]}}
+    shown["train"] |= {"batch_size": 8, "max_steps": 2}
+    found = run_recipe(make_recipe(**shown, **ends), verb="rlhf")
+    assert found["status"] == "done"
+    assert not found["unmoved_tensors"]
+    assert found["scores"]["after"]["reward"] < 0
+
+
+def test_the_table_of_grpo_has_each_loss() -> None:
+    losses = get_args(GrpoSection.model_fields["loss"].annotation)
+    assert re.findall(r"^\| `(\w+)` \|", OWN, re.MULTILINE) == [*losses]
 
 
 def test_the_recipe_that_is_shown_is_in_the_recipe() -> None:

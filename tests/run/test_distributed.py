@@ -20,6 +20,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from tests.conftest import WORDS, rows, write_rows
 from tests.group import SLOW, Groups
+from tests.run.launched import metrics, record
 from tuner.console.console import Console
 from tuner.data.tokens.example import Example
 from tuner.data.tokens.order import RankStream, Stream
@@ -47,14 +48,6 @@ def distance(one: Tensors, other: Tensors) -> float:
     """The largest difference of a tensor, as a share of its norm."""
     assert one.keys() == other.keys()
     return max(float((one[k] - other[k]).norm() / one[k].norm()) for k in one)
-
-
-def record(run: Path) -> dict[str, Any]:
-    return dict(json.loads((run / "run.json").read_text()))
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -192,9 +185,10 @@ OTHERS: dict[str, dict[str, Any]] = {
             "rlhf": {
                 **{"algorithm": name, "reward": LENGTHS, "max_new_tokens": 6},
                 **{"responses_per_prompt": 2, "kl_coefficient": 0.05},
-            }
+            },
+            **own,
         }
-        for name in ("grpo", "rloo")
+        for name, own in (("grpo", {"grpo": {"updates": 2, "redraws": 1}}), ("rloo", {}))
     },
 }
 
@@ -265,8 +259,8 @@ def test_a_shared_base_and_a_whole_adapter(
         expected, stored = load_file(one / name), load_file(folder / name)
         assert {k: v.shape for k, v in stored.items()} == {k: v.shape for k, v in expected.items()}
         assert distance(expected, stored) < 1e-5
-    for when, scores in record(one)["scores"].items():
-        assert record(folder)["scores"][when] == pytest.approx(scores, rel=1e-5)
+    for when, found in record(one)["scores"].items():
+        assert record(folder)["scores"][when] == pytest.approx(found, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -277,11 +271,11 @@ def test_a_start_that_depends_on_the_base(
     groups: Groups, bases: Callable[[str], Path], tmp_path: Path, method: dict[str, Any]
 ) -> None:
     """Under fsdp all processes start alike, whichever of them have read the base, tied here."""
-    recipe = write_recipe(tmp_path, bases("llama-tied"), method=method)
     one, two = tmp_path / "one", tmp_path / "two"
+    recipe = write_recipe(tmp_path, bases("llama-tied"), method=method)
     assert groups(recipe, one, world=1)["codes"] == [0], groups.said(0)
-    computed = "init" in method
-    done = groups(recipe, two, "run.strategy=fsdp", traps={} if computed else {1: "no weights"})
+    traps = {} if "init" in method else {1: "no weights"}
+    done = groups(recipe, two, "run.strategy=fsdp", traps=traps)
     assert done["codes"] == [0, 0], groups.said(0) + groups.said(1)
     assert distance(adapter(one), adapter(two)) < 1e-4
 

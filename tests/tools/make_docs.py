@@ -29,6 +29,7 @@ SECTIONS = {
     "reward": "For `tuner reward`.",
     "rlhf": "For `tuner rlhf`.",
     "ppo": "For `rlhf.algorithm: ppo`.",
+    "grpo": "For `rlhf.algorithm: grpo`.",
     "dpo": "For `rlhf.algorithm: dpo`.",
     "kto": "For `rlhf.algorithm: kto`.",
     "simpo": "For `rlhf.algorithm: simpo`.",

@@ -1,4 +1,7 @@
-"""The coefficients of losses of preferences: those that their papers use, if a recipe has none."""
+"""The coefficients of losses of preferences: those that their papers use, if a recipe has none.
+
+And what such a loss, or one of sampled answers, does otherwise than its user may expect.
+"""
 
 from __future__ import annotations
 
@@ -38,6 +41,7 @@ _SMOOTHING = {
     "exo_pair": (1e-3, "epsilon of EXO, Ji et al. 2024"),
 }
 SMOOTHED = tuple(_SMOOTHING)
+_TAKEN = {"kto": "its KL", "orpo": "its cross-entropy", "bnpo": "the mean of its tokens"}
 # A set of a few rows more of one kind is balanced.
 _NEARLY = 0.05
 
@@ -59,16 +63,22 @@ def warnings(recipe: Recipe, report: Mapping[str, Any], micro_batch_size: int) -
         micro_batch_size: rows per forward pass.
     """
     rlhf, texts = recipe.rlhf, list[str]()
-    if rlhf is None or rlhf.algorithm not in BY_FORWARD_PASS:
-        return texts
-    if recipe.train.micro_batch_size == "auto" and micro_batch_size < recipe.train.batch_size:
-        what = "its KL" if rlhf.algorithm == "kto" else "its cross-entropy"
+    split = recipe.train.micro_batch_size == "auto" and micro_batch_size < recipe.train.batch_size
+    if split and (name := by_forward_pass(recipe)):
         texts.append(
-            f"{rlhf.algorithm} takes {what} over the rows of a forward pass, here "
+            f"{name} takes {_TAKEN[name]} over the rows of a forward pass, here "
             f"{micro_batch_size}: set train.micro_batch_size: {micro_batch_size} for the same "
             "updates on other machines"
         )
-    if rlhf.algorithm == "kto":
+    if (grpo := recipe.grpo) is not None and grpo.updates == 1:
+        usual = type(grpo)()
+        texts.extend(
+            f"grpo.{key}: {getattr(grpo, key)} has no effect in the only update of a step, whose "
+            "ratios are 1: set grpo.updates: 2 or more, or leave it out"
+            for key in ("clip", "clip_high")
+            if getattr(grpo, key) != getattr(usual, key)
+        )
+    if rlhf is not None and rlhf.algorithm == "kto":
         weights = recipe.kto or KtoSection()
         liked, others = report["liked_train"], report["disliked_train"]
         ratio = weights.desirable_weight * liked / (weights.undesirable_weight * max(1, others))
@@ -81,6 +91,15 @@ def warnings(recipe: Recipe, report: Mapping[str, Any], micro_batch_size: int) -
                 f"paper wants 1 to 1.33: set kto.{key}_weight: {wanted:.3g}"
             )
     return texts
+
+
+def by_forward_pass(recipe: Recipe) -> str:
+    """Return the algorithm or loss of a recipe whose update depends on which rows share a forward
+    pass; empty: it does not."""
+    if recipe.grpo is not None and recipe.grpo.loss == "bnpo":
+        return "bnpo"
+    algorithm: str = recipe.rlhf.algorithm if recipe.rlhf is not None else ""
+    return algorithm if algorithm in BY_FORWARD_PASS else ""
 
 
 def _coefficient(recipe: Recipe) -> tuple[float, str]:

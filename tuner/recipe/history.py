@@ -62,11 +62,19 @@ ADDED: dict[str, Any] = {
     "dpo.label_smoothing": "auto",
     "dpo.sft_weight": 0.0,
     "dpo.normalize_length": False,
+    "grpo.loss": "dapo",
+    "grpo.updates": 1,
+    "grpo.clip": 0.2,
+    "grpo.clip_high": None,
+    "grpo.mask_truncated": False,
+    "grpo.redraws": 0,
 }
 # What `auto` of such a key was in every run, where plans now name what it comes to.
 _WAS_AUTO = {"model.attention": "sdpa", "dpo.label_smoothing": 0.0}
 # The default of `rlhf.kl_coefficient` then, for every algorithm.
 _COEFFICIENT = 0.05
+# Sections that there were not.
+_NEW = ("dpo", "grpo")
 # Values that mean the same; plans named the first where only last answers were looked at.
 _SAME: dict[str, tuple[Any, ...]] = {
     "data.reasoning": ("auto", "learn"),
@@ -239,7 +247,7 @@ def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) ->
         section, _, name = key.partition(".")
         if section in then and name in then[section] and then[section][name] == value:
             del then[section][name]
-    then = {section: keys for section, keys in then.items() if keys or section != "dpo"}
+    then = {section: keys for section, keys in then.items() if keys or section not in _NEW}
     for name in _OF_TRL:
         then["train"].pop(name, None)
     then["train"]["trl"] = {

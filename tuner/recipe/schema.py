@@ -23,7 +23,7 @@ from tuner.recipe.schema_eval import EvalSection
 from tuner.recipe.schema_learn import Learn
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_preference import CpoSection, DpoSection, KtoSection, SimpoSection
-from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
+from tuner.recipe.schema_rlhf import GrpoSection, PpoSection, RewardSection, RlhfSection
 from tuner.recipe.schema_rows import Cut, Disliked, Draw, Long, MaxLength, SpecialTokens, Split
 from tuner.recipe.schema_run import RunSection
 from tuner.recipe.schema_source import HeldOut, Source, Sources, SourceSection
@@ -168,6 +168,7 @@ class Recipe(Section):
     reward: Annotated[RewardSection | None, Field(description="for `tuner reward`")] = None
     rlhf: Annotated[RlhfSection | None, Field(description="for `tuner rlhf`")] = None
     ppo: Annotated[PpoSection | None, Field(description="for rlhf.algorithm: ppo")] = None
+    grpo: Annotated[GrpoSection | None, Field(description="for rlhf.algorithm: grpo")] = None
     dpo: Annotated[DpoSection | None, Field(description="for rlhf.algorithm: dpo")] = None
     kto: Annotated[KtoSection | None, Field(description="for rlhf.algorithm: kto")] = None
     simpo: Annotated[SimpoSection | None, Field(description="for rlhf.algorithm: simpo")] = None

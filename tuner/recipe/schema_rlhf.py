@@ -1,4 +1,4 @@
-"""The recipe's sections for learning from preferences: `reward`, `rlhf` and `ppo`."""
+"""The recipe's sections for learning from preferences: `reward`, `rlhf`, `ppo` and `grpo`."""
 
 from __future__ import annotations
 
@@ -171,3 +171,36 @@ class PpoSection(Section):
     ptx_data: Annotated[
         Text | None, FILE, Field(description="supervised fine-tuning rows to mix in")
     ] = None
+
+
+class GrpoSection(Section):
+    """Group relative policy optimisation, and losses of its family."""
+
+    loss: Annotated[
+        Literal["grpo", "dr_grpo", "dapo", "bnpo"],
+        Field(
+            description="what a token's loss is divided by: the tokens of its answer (grpo), "
+            "rlhf.max_new_tokens (dr_grpo), the tokens of the step (dapo) or of the forward pass "
+            "(bnpo)"
+        ),
+    ] = "dapo"
+    updates: Annotated[Count, Field(description="updates per sample of answers")] = 1
+    clip: Annotated[
+        Positive,
+        Field(description="clip range of the probability ratio, from the second update on"),
+    ] = 0.2
+    clip_high: Annotated[
+        Positive | None,
+        Field(description="clip range above 1 (clip-higher); null: grpo.clip"),
+    ] = None
+    mask_truncated: Annotated[
+        Flag,
+        Field(description="learn nothing from answers without a stop token (over-long filtering)"),
+    ] = False
+    redraws: Annotated[
+        CountFromZero,
+        Field(
+            description="times that the answers to a prompt are sampled again while their rewards "
+            "are all equal (dynamic sampling)"
+        ),
+    ] = 0

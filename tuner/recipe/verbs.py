@@ -29,10 +29,10 @@ class Verb:
 # The recipe's sections that only one task reads.
 TASK_SECTIONS = {
     **{"reward": "reward", "rlhf": "rlhf"},
-    **dict.fromkeys(("ppo", "dpo", "kto", "simpo", "cpo"), "rlhf"),
+    **dict.fromkeys(("ppo", "grpo", "dpo", "kto", "simpo", "cpo"), "rlhf"),
 }
 # Those that are for the algorithm of their name.
-ALGORITHM_SECTIONS = ("ppo", "dpo", "kto", "simpo", "cpo")
+ALGORITHM_SECTIONS = ("ppo", "grpo", "dpo", "kto", "simpo", "cpo")
 
 VERBS: dict[str, Verb] = {
     row.name: row

@@ -102,10 +102,11 @@ def _continued(before: _Series | None, values: Sequence[float], counts: float) -
     if not values:
         return before or _Series(0.0, 0.0, 0.0)
     low, high = min(values), max(values)
-    if before and before.steps and _same(min(low, before.low), max(high, before.high)):
+    if before and before.steps and equal(min(low, before.low), max(high, before.high)):
         return _Series(min(low, before.low), max(high, before.high), before.steps + counts)
-    return _Series(low, high, counts if _same(low, high) else 0.0)
+    return _Series(low, high, counts if equal(low, high) else 0.0)
 
 
-def _same(low: float, high: float) -> bool:
+def equal(low: float, high: float) -> bool:
+    """Return whether scores from `low` to `high` differ by no more than rounding."""
     return high - low <= _ROUNDING * max(abs(low), abs(high))

@@ -243,4 +243,7 @@ def unmoved(plan: Plan, trained: Trained) -> list[str]:
             f"see how reward differs in {plan.output / 'metrics.jsonl'}: set rlhf.reward to rules "
             "that tell answers apart, or train.max_steps to more steps"
         )
+        if plan.recipe.grpo is not None and plan.recipe.grpo.mask_truncated:
+            why += ", nor from answers that are cut off (grpo.mask_truncated)"
+            fix += "; raise rlhf.max_new_tokens if `ended` is low there"
     raise TrainingError("nothing was learned", why, fix)

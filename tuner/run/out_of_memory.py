@@ -19,7 +19,7 @@ from tuner.errors import ResourceError, first_line
 from tuner.machine import ranks
 from tuner.plan.memory.estimate import CONTEXT, estimate
 from tuner.plan.memory.fit import GIB
-from tuner.recipe.schema_preference import BY_FORWARD_PASS
+from tuner.plan.preferences import by_forward_pass
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan
@@ -202,8 +202,8 @@ def shrink(
 
 def _stays(plan: Plan) -> str:
     """Return what fewer rows per forward pass mean to the update, in words."""
-    if plan.task == "rlhf" and plan.rlhf.algorithm in BY_FORWARD_PASS:
-        return f"over which {plan.rlhf.algorithm} takes a mean: the update is slightly different"
+    if name := by_forward_pass(plan.recipe):
+        return f"over which {name} takes a mean: the update is slightly different"
     return "the update stays the same"
 
 

@@ -202,12 +202,31 @@ class TrlCallback(StepCallback):
         stream: their rows.
         figures: makes the metrics of a step, and may stop the run with an error.
         shown: which metrics are shown on the terminal.
+        updates: of the optimizer in a step, each a step to trl.
     """
 
-    def __init__(self, leg: Leg, stream: Stream, figures: Figures, shown: Sequence[str]) -> None:
+    def __init__(
+        self,
+        leg: Leg,
+        stream: Stream,
+        figures: Figures,
+        shown: Sequence[str],
+        updates: int = 1,
+    ) -> None:
         super().__init__(leg, stream)
         self.figures = figures
         self.shown = shown
+        self.updates = updates
+        # What trl has logged of the updates of the current step.
+        self.logs: list[Mapping[str, float]] = []
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Seed the step before its first update."""
+        number, later = divmod(state.global_step, self.updates)
+        if not later:
+            self.leg.begin_step(self.leg.first + number)
 
     def on_log(
         self,
@@ -217,16 +236,30 @@ class TrlCallback(StepCallback):
         logs: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Record the step; score and seal if that is due; end if asked to."""
+        """Record the step after its last update; score and seal if due; end if asked to."""
         if logs is None or "loss" not in logs:
             return
-        loss = float(logs["loss"])
-        gradients.refuse_not_finite(self.leg, self.rows, "loss", loss)
+        gradients.refuse_not_finite(self.leg, self.rows, "loss", float(logs["loss"]))
+        self.logs.append(logs)
+        if len(self.logs) < self.updates:
+            return
+        means = logs
+        if self.updates > 1:
+            self.leg.schedule.step()
+            means = _means(self.logs)
+        self.logs.clear()
         metrics = {
-            "loss": loss,
-            **self.figures(logs),
+            "loss": float(means["loss"]),
+            **self.figures(means),
             **self.update,
             "seconds": time.perf_counter() - self.leg.step.started,
         }
         step_end.log(self.leg, metrics, {name: metrics[name] for name in self.shown})
         control.should_training_stop |= step_end.close(self.leg)
+
+
+def _means(logs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure over the updates that have it; trl has None for others."""
+    names = dict.fromkeys(name for each in logs for name in each)
+    known = {name: [each[name] for each in logs if each.get(name) is not None] for name in names}
+    return {name: sum(values) / len(values) for name, values in known.items() if values}

@@ -2,7 +2,8 @@
 
 RLOO (Ahmadian et al. 2024) compares an answer with the mean of the others to its prompt, GRPO (Shao
 et al. 2024) with mean and spread of all of them. A step samples answers, scores them and makes one
-update, so that it depends only on the weights, the optimizer and its own seed.
+update, or as many as `grpo.updates` says: each is a step to trl. So a step depends only on the
+weights, the optimizer and its own seed, and a checkpoint holds no answers.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from tuner.data.tokens.order import Stream
 from tuner.machine import ranks
+from tuner.recipe.schema_rlhf import GrpoSection
 from tuner.rewards.response import Response, Scores
 from tuner.tasks import rollouts, step_end, trl_lending
 from tuner.tasks.callbacks import TrlCallback
 from tuner.tasks.collapse import Collapse
+from tuner.tasks.redraws import Redraws
 from tuner.tasks.trl_lending import TrlRun
 
 if TYPE_CHECKING:
@@ -73,6 +76,24 @@ class PromptTokens(PreTrainedTokenizerBase):
         return [str(self.tokenizer.decode(ids, skip_special_tokens=special)) for ids in sequences]
 
 
+class Held:
+    """A schedule as a trainer of several updates per step gets it: its callback moves it on.
+
+    Args:
+        schedule: of the learning rate, per step.
+    """
+
+    def __init__(self, schedule: Any) -> None:
+        self.schedule = schedule
+
+    def step(self) -> None:
+        """Keep the rate."""
+
+    def get_last_lr(self) -> list[float]:
+        """Return the rate of each group of parameters."""
+        return [float(rate) for rate in self.schedule.get_last_lr()]
+
+
 class Online:
     """The callbacks of trl in the steps of a leg."""
 
@@ -80,12 +101,14 @@ class Online:
         plan = leg.plan
         self.collapse = Collapse(leg)
         self.leg = replace(leg, task_state=self.collapse.state)
-        self.plan, self.judge = plan, leg.trained.judge
+        self.plan, self.redraws = plan, Redraws(plan, leg.trained.judge)
         count = plan.recipe.train.batch_size // plan.rlhf.copies
         place, end = leg.first * count, leg.stage.stop * count
         prompts, seed = plan.prepared.train, plan.recipe.run.seed
         self.stream = Stream(prompts, seed, place, end, count, grouped=False)
-        self.ends = rollouts.stops(plan)
+        self.grpo = plan.recipe.grpo or GrpoSection()
+        # The section is for grpo alone.
+        self.updates = self.grpo.updates
         self.answers: list[Response] = []
         self.scores = Scores([], {})
 
@@ -98,39 +121,46 @@ class Online:
         from trl.trainer.rloo_config import RLOOConfig
         from trl.trainer.rloo_trainer import RLOOTrainer
 
-        leg, plan, rlhf = self.leg, self.plan, self.plan.rlhf
-        given: dict[str, Any] = {
-            "beta": plan.beta,
-            "num_generations": rlhf.copies,
-            "max_completion_length": rlhf.max_new_tokens,
-            "temperature": rlhf.temperature,
-            # The answers of a step are sampled at its start and used for one update.
-            "steps_per_generation": plan.gradient_accumulation_steps,
-            "num_iterations": 1,
-            "shuffle_dataset": False,
-            # Everything that deviates from the plain distribution is off.
-            **{"top_k": 0, "top_p": 1.0, "min_p": None, "repetition_penalty": 1.0},
-            # The penalty is `rlhf.missing_eos_penalty`; a masked answer would cost nothing.
-            "mask_truncated_completions": False,
-        }
-        if rlhf.vllm != "none":
-            given |= {"use_vllm": True, "vllm_mode": rlhf.vllm}
+        leg, plan = self.leg, self.plan
         prompts = plan.prepared.train
         common: dict[str, Any] = {
             "model": leg.trained.model,
             "reward_funcs": self.reward,
             "train_dataset": Dataset.from_dict({"prompt": [str(n) for n in self.stream.places]}),
             "processing_class": PromptTokens(plan.tokenizer, prompts),
-            "callbacks": [TrlCallback(leg, self.stream, self.figures, SHOWN)],
-            "optimizers": (leg.optimizer, leg.schedule),
+            "callbacks": [TrlCallback(leg, self.stream, self.figures, SHOWN, self.updates)],
+            "optimizers": (leg.optimizer, Held(leg.schedule) if self.updates > 1 else leg.schedule),
         }
         kinds: tuple[Any, Any] = (RLOOTrainer, RLOOConfig)
-        if rlhf.algorithm == "grpo":
+        if plan.rlhf.algorithm == "grpo":
             kinds = (GRPOTrainer, GRPOConfig)
-            given |= {"loss_type": "dapo", "scale_rewards": "group"}
-        config = trl_lending.arguments(kinds[1], plan, leg.steps, **given)
-        built: Trainer = _drawing_once(kinds[0])(args=config, **common)
+        steps = leg.steps * self.updates
+        config = trl_lending.arguments(kinds[1], plan, steps, **self._settings())
+        built: Trainer = _drawing_once(kinds[0], self.redraws)(args=config, **common)
         return built
+
+    def _settings(self) -> dict[str, Any]:
+        """Return trl's settings of the recipe's algorithm."""
+        plan, rlhf = self.plan, self.plan.rlhf
+        given: dict[str, Any] = {
+            "beta": plan.beta,
+            "num_generations": rlhf.copies,
+            "max_completion_length": rlhf.max_new_tokens,
+            "temperature": rlhf.temperature,
+            # The answers of a step are sampled at its start and used in each of its updates.
+            "steps_per_generation": plan.gradient_accumulation_steps,
+            "num_iterations": self.updates,
+            "shuffle_dataset": False,
+            # Everything that deviates from the plain distribution is off.
+            **{"top_k": 0, "top_p": 1.0, "min_p": None, "repetition_penalty": 1.0},
+            # The penalty is `rlhf.missing_eos_penalty`; by itself a masked answer costs nothing.
+            "mask_truncated_completions": False,
+        }
+        if rlhf.vllm != "none":
+            given |= {"use_vllm": True, "vllm_mode": rlhf.vllm}
+        if rlhf.algorithm == "grpo":
+            given |= _of_grpo(self.grpo)
+        return given
 
     def reward(
         self, prompts: Sequence[str], completion_ids: Sequence[Sequence[int]], **others: Any
@@ -139,14 +169,10 @@ class Online:
 
         Rank 0 scores those of all, so that the rewards see the same step as in a single process.
         """
-        rows = self.plan.prepared.train
-        answers = [
-            rollouts.response(self.plan, rows[int(number)], ids, self.ends)
-            for number, ids in zip(prompts, completion_ids, strict=True)
-        ]
+        answers = self.redraws.answers(prompts, completion_ids)
         mine = _share_of(len(answers))
         answers = _of_all(answers)
-        scores = ranks.by_first(lambda: self.judge(answers))
+        scores = ranks.by_first(lambda: self.redraws.score(answers))
         self.answers, self.scores = answers, scores
         self.collapse.refuse_constant(scores)
         return rollouts.priced(self.plan, answers, scores.total)[mine]
@@ -159,7 +185,20 @@ class Online:
         self.collapse.refuse(self.answers, kl)
         step_end.samples(self.leg, self.answers, self.scores)
         of_trl = {ours: logs[theirs] for theirs, ours in _FIGURES.items() if theirs in logs}
-        return {**found, "kl": kl, **of_trl}
+        redrawn = {"redrawn": self.redraws.count} if self.grpo.redraws else {}
+        return {**found, "kl": kl, **of_trl, **redrawn}
+
+
+def _of_grpo(options: GrpoSection) -> dict[str, Any]:
+    """Return trl's settings for the section `grpo`."""
+    return {
+        "loss_type": options.loss,
+        # Its paper (Liu et al. 2025) divides by no spread, which favours prompts of one outcome.
+        "scale_rewards": "none" if options.loss == "dr_grpo" else "group",
+        "epsilon": options.clip,
+        "epsilon_high": options.clip_high,
+        "mask_truncated_completions": options.mask_truncated,
+    }
 
 
 def _of_all(mine: Sequence[Item]) -> list[Item]:
@@ -173,15 +212,28 @@ def _share_of(count: int) -> slice:
     return slice(first, first + count)
 
 
-def _drawing_once(kind: type[Any]) -> type[Any]:
+def _drawing_once(kind: type[Any], redraws: Redraws) -> type[Any]:
     """Return trl's trainer with rank 0 sampling for all: one batch, as in a single process."""
 
     class DrawingOnce(kind):  # type: ignore[misc]
+        def _generate(self, prompts: Sequence[str], *others: Any) -> Any:
+            """Return what trl returns; its texts of the prompts are their numbers."""
+            self.numbers = _of_all(prompts)
+            return super()._generate(prompts, *others)
+
         def _generate_single_turn(self, prompt_ids: Sequence[Any], *others: Any) -> Any:
             """Return token ids of the answers; in GRPO's trainer also their scores, or none."""
             own, prompts = _share_of(len(prompt_ids)), _of_all(prompt_ids)
             draw = super()._generate_single_turn
-            rollout = ranks.by_first(lambda: draw(prompts, *others))
+            if not redraws.limit:
+                rollout = ranks.by_first(lambda: draw(prompts, *others))
+            else:
+                rollout = ranks.by_first(
+                    lambda: redraws.sample(
+                        lambda places: draw([prompts[place] for place in places], *others),
+                        self.numbers,
+                    )
+                )
             if isinstance(rollout, tuple):
                 return tuple(part and part[own] for part in rollout)
             return rollout[own]

@@ -35,6 +35,13 @@ _LOSSES = {
 }
 
 
+# Those of grpo, by their names in TRL.
+_OF_GROUPS = ("grpo", "dr_grpo", "dapo", "bnpo")
+
+
+_SPREAD = "rewards are not divided by their spread, as in its paper"
+
+
 def stage(place: str, given: Given) -> Here:
     """What is optimised, in LLaMA-Factory and ms-swift."""
     word = str(given.value).lower()
@@ -66,9 +73,13 @@ def preference(place: str, given: Given) -> Here:
 
 
 def loss(place: str, given: Given) -> Here:
-    """The loss of DPO; in LLaMA-Factory also what has an algorithm of its own here."""
+    """The loss of DPO; in LLaMA-Factory also what has an algorithm of its own here; GRPO's."""
     one = isinstance(given.value, list) and len(given.value) == 1
     word = str(given.value[0] if one else given.value).lower()
+    if word in _OF_GROUPS and _kind(given) in ("", "grpo"):
+        return Here({"grpo.loss": word}, _SPREAD if word == "dr_grpo" else "")
+    if _kind(given) == "grpo":
+        return blocks(f"there is no loss '{given.value}' here; grpo.loss has others")
     if _kind(given) not in ("", "dpo"):
         return left_out("only dpo has a choice of losses")
     if word in ("orpo", "simpo"):
@@ -80,6 +91,18 @@ def loss(place: str, given: Given) -> Here:
     if word not in _LOSSES:
         return blocks(f"there is no loss '{given.value}' here; dpo.loss has others")
     return Here({place: _LOSSES[word] or word})
+
+
+def resampled(place: str, given: Given) -> Here:
+    """Dynamic sampling in ms-swift: whether, and how many times."""
+    wanted = flag(given.others.get("dynamic_sample", given.value))
+    if wanted is False:
+        return left_out("it is off here, too")
+    if given.name == "max_resample_times":
+        return Here({place: given.value}, "of the same prompts")
+    if "max_resample_times" in given.others:
+        return left_out("max_resample_times says it")
+    return Here({place: 3}, "of the same prompts, at most 3 times")
 
 
 def smoothing(place: str, given: Given) -> Here:

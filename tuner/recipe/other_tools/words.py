@@ -134,6 +134,9 @@ VALUES: dict[str, Take] = {
         "reinforce": "rloo", "reinforce++": "rloo",
         "ipo": {"rlhf.algorithm": "dpo", "dpo.loss": "ipo"}, "kto_pair": "kto",
         "gspo": blocks("there is no GSPO here; grpo is nearest"),
-        "dapo": blocks("there is no DAPO here; grpo is nearest"),
+        **{
+            name: {"rlhf.algorithm": "grpo", "grpo.loss": name}
+            for name in ("dapo", "dr_grpo", "bnpo")
+        },
     }),
 }  # fmt: skip
