@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data.advice import as_comparisons, as_thumbs, by_rows, unsure, uses, with_fits, with_ways
-from tuner.data.columns import accounting
+from tuner.data.columns import accounting, several_labels
 from tuner.data.columns.choices import choosing
 from tuner.data.columns.evidence import Evidence
 from tuner.data.columns.label_columns import numbered
@@ -50,6 +50,7 @@ def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[
     data, rows = source.data, source.rows[:EVIDENCE]
     source.evidence = Evidence([row.values for row in rows])
     columns = [name for name in source.columns if name != data.reasoning_column]
+    data = several_labels.settled(data, source.evidence, source.given)
     try:
         fit = by_columns(data, columns, folder, partial(_agrees, data, rows), source.evidence)
     except NoTemplateFits as error:
@@ -154,7 +155,7 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     ]
     out = [] if ends_open(source) else out
     others = compared or [*as_thumbs(source, task), *shown(ways, source.given)]
-    others += numbered(ways, seen)
+    others = [*several_labels.offer(seen, task, source.given), *others, *numbered(ways, seen)]
     lines = [*out, *others] if left_out_first(source) else [*others, *out]
     fix = [f"say what becomes of {it}:", *lines]
     holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])

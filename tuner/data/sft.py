@@ -22,7 +22,7 @@ from tuner.data.rows.check_row import ODDITIES, check, oddities, unfit_calls
 from tuner.data.rows.dialogue import Dialogue, RowRenderer
 from tuner.data.rows.label_faults import refuse_faults
 from tuner.data.rows.labels import facts as label_facts
-from tuner.data.rows.labels import labels_of, listed, refuse_unseen
+from tuner.data.rows.labels import labels_of, listed, own_labels, refuse_unseen
 from tuner.data.sources.both import Held
 from tuner.data.sources.label_names import label_names, naming_columns
 from tuner.data.sources.source import Source, SplitFiles
@@ -188,8 +188,8 @@ class SftData(Pipeline[Dialogue]):
         )
         if not listed(self.data, self.names.names):
             held = train if self.data.eval_file is None else self.source.eval
-            known = {row.answer.strip() for row in self._labelled(items.train, train)}
-            refuse_unseen(known, self._labelled(items.eval, held), self.labels)
+            sides = self._labelled(items.train, train), self._labelled(items.eval, held)
+            refuse_unseen(*sides, self.labels, self.data.multi_label)
 
     def _labelled(self, rows: Sequence[Dialogue], files: SplitFiles) -> list[Dialogue]:
         """The rows of sources that have labels; all of them, if they are classified."""
@@ -226,12 +226,12 @@ class SftData(Pipeline[Dialogue]):
             "tokens_sha256": tokens_sha256(train),
             **losses(self.maker),
             **length_facts(self.inputs, self.maker, [fit.template for fit in self.fits], train),
-            **label_facts(self.labels, items.train, items.eval),
+            **label_facts(self.labels, items.train, items.eval, self.data.multi_label),
         }
         others = self._labelled(items.train, self.source.train) if self.labels else []
-        report["rows_with_other_answers"] = sum(
-            row.answer.strip() not in self.labels for row in others
-        )
+        several, known = self.data.multi_label, {*self.labels}
+        without = sum(not known.issuperset(own_labels(row, several)) for row in others)
+        report["rows_with_other_answers"] = without
         report["warnings"] = warnings_of(report, SUPERVISED, also[self.data.split])
         asked = self.names.names or self.data.labels == (AUTO,)
         if asked or (any(fit.template.label for fit in self.fits) and not self.data.labels):

@@ -18,7 +18,7 @@ from tuner.data.tokens.order import RankStream, Stream
 from tuner.machine import ranks
 from tuner.methods.full import StagedOptions
 from tuner.model.kernels.cross_entropy import cross_entropies
-from tuner.tasks import sharding
+from tuner.tasks import heads, sharding
 from tuner.tasks.callbacks import LossCallback, StepLoss
 
 if TYPE_CHECKING:
@@ -90,7 +90,10 @@ def stream_of(plan: Plan, stage: Stage, first: int) -> Stream:
 
 def trainer(leg: Leg) -> Trainer:
     """Return the Trainer of a leg."""
-    weighted = any(row.weights for row in leg.plan.prepared.train)
+    rows = leg.plan.prepared.train
+    if any(row.goals for row in rows):
+        return on_trainer(leg, leg.plan.training_collate, heads.head_loss, _weight)
+    weighted = any(row.weights for row in rows)
     return on_trainer(leg, leg.plan.training_collate, token_loss, _weight if weighted else None)
 
 

@@ -86,7 +86,7 @@ class SourceFile:
                 "conversations, an empty line between them" if marks.apart else "rows of their own"
             )
             said = [*said, f"what follows {' and '.join(marks.shown)} as {what}"]
-        paths = Paths([*_asked(data), *(item.where or ())])
+        paths = Paths([*_asked(data), *(item.where or ())], data.multi_label)
         return cls(path, reading, said, paths, item.where or {})
 
     def rows(self, bad: BadRows, most: int | None = None) -> Iterator[Row]:
