@@ -62,7 +62,9 @@ def offer(evidence: Evidence, unread: Collection[str], given: Mapping[str, str])
     if not found:
         return []
     gone = dict.fromkeys((n for n in unread if n not in (*flags, *found)), NONE)
-    line = recipe_line({**given, "template": "classification"}, {"label": found[0], **gone})
+    # One of several sources has no such key of its own.
+    key = {"multi_label": "true"} if "train" in given else {}
+    line = recipe_line({**given, **key, "template": "classification"}, {"label": found[0], **gone})
     return [
         "  all the labels of a row, with model.task: classification and data.multi_label: true:",
         f"    {line}",
