@@ -55,7 +55,7 @@ def refuse_faults(
             cells = (_values(row.values.get(column), names) for row in source.rows)
             found.append(Counter(each for cell in cells for each in cell if isinstance(each, str)))
             _refuse_marks(source, column, found[-1], known)
-            if not known and not names.several:
+            if not known:
                 _refuse_scores(source, column, found[-1], head)
                 _refuse_several(source, column, found[-1])
     if not known:
