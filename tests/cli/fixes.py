@@ -171,7 +171,13 @@ def runs(*further: str) -> Follow:
             r"(?:run: |folder: |: )?tuner ([^;\n]*?)(?:, or .*|; .*)?$", fix(said).strip()
         )
         assert found, said
-        words = {"RECIPE": RECIPE, "NAME": "legal", "FOLDER": "elsewhere", "RUN": "runs/one"}
+        words = {
+            "FILE": "train.jsonl",
+            "RECIPE": RECIPE,
+            "NAME": "legal",
+            "FOLDER": "elsewhere",
+            "RUN": "runs/one",
+        }
         work.arguments = [words.get(each, each) for each in found[1].split()] + [*further]
 
     return follow

@@ -45,6 +45,7 @@ def test_every_training_verb_has_the_same_options() -> None:
         "recipe",
         "--recipe",
         "--set",
+        "--from",
         "--output",
         "--resume",
         "--dry-run",

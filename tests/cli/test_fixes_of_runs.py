@@ -19,6 +19,7 @@ from tuner.machine import processes
 LEGAL = "runs/legal"
 RUN = ("sft", "r.yaml", "--output", LEGAL)
 AGAIN = (*RUN, "--resume", "--dry-run")
+PREDICT = ("predict", LEGAL, "--data", "train.jsonl", "--max-new-tokens", "2", "--output")
 REWARDS = "def same(answers):\n    return [0.5 for _ in answers]\n"
 SAME = "the reward 'same' was 0.5 for every response in 5 steps"
 
@@ -56,6 +57,28 @@ def continues(work: Work, said: str) -> None:
     work.arguments = [*re.findall(r"continue it: tuner ([^;]+)", said)[0].split(), "--dry-run"]
 
 
+def leaves(name: str) -> Follow:
+    """Take an override back, where the fix says so."""
+
+    def follow(work: Work, said: str) -> None:
+        assert f"leave out {name}:" in fix(said)
+        at = next(n for n, word in enumerate(work.arguments) if word.startswith(f"{name}="))
+        del work.arguments[at - 1 : at + 1]
+
+    return follow
+
+
+def key(name: str) -> Follow:
+    """Set a key of this name to the value that the error writes out."""
+
+    def follow(work: Work, said: str) -> None:
+        (value,) = re.findall(rf"set {name}: ([a-z0-9]+)", said)
+        work.arguments += ["--set", f"{name}={value}"]
+
+    return follow
+
+
+FROM = ("plan", "r.yaml", "--from", LEGAL)
 FAULTS = {
     "another eval": Fault(
         6, "the training rows differ: data.eval: eval.jsonl in the run, 0.25 now",
@@ -74,7 +97,60 @@ FAULTS = {
         lambda work, said: work.swap(LEGAL, fix(said).split("--output ")[1].strip()),
         arguments=RUN,
     ),
-    "predict": Fault(2, "there is no command 'predict'", runs(), arguments=("predict", LEGAL)),
+    "another rank": Fault(
+        2, r"was trained with method.r 16 \(here 4\)", leaves("method.r"),
+        arguments=(*FROM, "--set", "method.r=4"),
+    ),
+    "a new adapter": Fault(
+        2, r"was trained with method.r 16 \(here 4\)", key("method.continue"),
+        arguments=(*FROM, "--set", "method.r=4"),
+    ),
+    "nothing to train further": Fault(
+        2, "model.adapter is not set",
+        lambda work, said: work.arguments.extend(["--set", f"model.adapter={LEGAL}"]),
+        arguments=("plan", "r.yaml", "--set", "method.continue=true"),
+    ),
+    "a quantized base": Fault(
+        2, "cannot be folded into weights in nf4", key("model.quantize"),
+        arguments=(*FROM, "--set", "method.continue=false", "--set", "model.quantize=nf4"),
+    ),
+    "a step": Fault(
+        2, "runs/legal has no such checkpoint",
+        lambda work, said: work.swap("99", re.findall(r"--step with (\d+)", said)[0]),
+        arguments=("chat", LEGAL, "--step", "99"),
+    ),
+    "a step of what": Fault(
+        2, "--step 1: no run is given", runs(), arguments=("chat", "--step", "1"),
+    ),
+    "from nowhere": Fault(
+        2, "there is no run, adapter or model runs/legl", meant("runs/legl"),
+        arguments=("plan", "r.yaml", "--from", "runs/legl"),
+    ),
+    "infer": Fault(2, "there is no command 'infer'", runs(), arguments=("infer", LEGAL)),
+    "no model": Fault(
+        2, "needs a model", runs("--max-new-tokens", "2"),
+        arguments=("predict", "--data", "train.jsonl", "--output", "no.jsonl"),
+    ),
+    "an output that is there": Fault(
+        2, "--output r.yaml is there already",
+        lambda work, said: work.swap("r.yaml", "another.jsonl"), arguments=(*PREDICT, "r.yaml"),
+    ),
+    "samples": Fault(
+        2, "every answer would be the same", adds(r"add (--temperature \S+),"),
+        arguments=(*PREDICT, "samples.jsonl", "--samples", "2"),
+    ),
+    "bad rows": Fault(
+        3, "1 row of 2 cannot be answered", adds(r"(--max-bad-rows 1)$"),
+        files={"asked.jsonl": '{"instruction": "Say 1."}\n{"instruction": ""}\n'},
+        arguments=("predict", LEGAL, "--data", "asked.jsonl", "--output", "bad.jsonl"),
+    ),
+    "other columns": Fault(
+        3, "cannot be read as 'instruction'",
+        lambda work, said: adds(r"(--column) NAME=COLUMN", "instruction=q")(work, said),
+        files={"q.jsonl": '{"q": "Say 1."}\n'},
+        arguments=("predict", LEGAL, "--data", "q.jsonl", "--output", "q.out"),
+    ),
+    "ask": Fault(2, "there is no command 'ask'", runs(), arguments=("ask", LEGAL)),
     "verify": Fault(
         2, "there is no run, adapter or model runs/legl", meant("runs/legl"),
         arguments=("verify", "runs/legl"),

@@ -163,3 +163,36 @@ def test_a_damaged_record_of_a_lock_is_no_run_to_continue(work: Path) -> None:
     Path("out/legal/run.json").write_text("{")
     loaded = run_folder.as_repeated(recipe_load.load(lock, (), "lora"))
     assert str(run_folder.find(loaded, True)) == "runs/legal"
+
+
+@pytest.mark.parametrize(
+    ("command", "output", "said"),
+    [
+        (COMMAND, "afile", "afile cannot be a run's folder: .*afile is a file"),
+        (COMMAND[:-1], "afile/run", "afile/run cannot be a run's folder: .*afile is a file"),
+        (("plan", "r.yaml"), "other", "other is not empty and holds no run"),
+    ],
+)
+def test_a_plan_refuses_the_folder_that_its_run_would(
+    work: Path, command: tuple[str, ...], output: str, said: str
+) -> None:
+    (work / "afile").write_text("")
+    (work / "other").mkdir()
+    (work / "other/notes").write_text("")
+    done = tuner(*command, "--output", output, cwd=work)
+    assert (done.returncode, done.stdout.count("summary")) == (2, 0)
+    assert re.search(f"error: .*{said}", done.stderr)
+    assert "choose another folder with --output" in done.stderr
+
+
+def test_a_dry_run_refuses_the_folder_of_a_run_and_a_plan_says_that_it_will_be(work: Path) -> None:
+    begin(RUNS / "legal", "done")
+    done = tuner(*COMMAND, "--output", "runs/legal", cwd=work)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        2,
+        "error: runs/legal already holds a run",
+    )
+    assert tuner(*COMMAND, "--output", "runs/legal-2", cwd=work).returncode == 0
+    done = tuner("plan", "r.yaml", "--output", "runs/legal", cwd=work)
+    assert done.returncode == 0
+    assert "runs/legal already holds a run, and a new one there is refused" in done.stderr

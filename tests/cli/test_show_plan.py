@@ -33,7 +33,7 @@ def test_a_plan_of_a_common_recipe_is_one_screen(name: str, base: Path, tmp_path
     assert len(shown) + len(done.stderr.splitlines()) <= 42
     assert max(map(len, shown)) <= 100
     understood = [text for text in shown[1:3] if text.startswith("understood  ")]
-    assert len(understood) == (name != "reward")
+    assert len(understood) == 1
     assert shown[1 + len(understood)].startswith("summary     trains ")
     folded = ("memory      process", "parameters  total", "disk        checkpoints", "adam_beta1")
     assert not any(each in done.stdout for each in folded)

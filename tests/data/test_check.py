@@ -39,10 +39,14 @@ def chat(*turns: tuple[str, Any]) -> dict[str, Any]:
 GOOD = chat(("user", "Hello?"), ("assistant", "Hi."))
 ROLES = all_templates()[0].conversation
 UNKNOWN = f'unknown role "narrator" (known: {", ".join(ROLES.roles if ROLES else ())})'
+FIRST = (
+    "the assistant speaks first (there is no prompt: leave that turn out, or make it one of the "
+    "system)"
+)
 BAD = {
     "the answer is empty": chat(("user", "x"), ("assistant", " \n")),
     "the answer is null": chat(("user", "x"), ("assistant", None)),
-    "the assistant speaks first (there is no prompt)": chat(("assistant", "x"), ("user", "y")),
+    FIRST: chat(("assistant", "x"), ("user", "y")),
     "there is more than one system turn": chat(
         ("system", "a"), ("system", "b"), ("user", "x"), ("assistant", "y")
     ),

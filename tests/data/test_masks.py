@@ -30,11 +30,12 @@ Turns = Sequence[tuple[str, str]]
 def prepared(folder: Path, rows: Sequence[Any], tokenizer: Any, **keys: Any) -> Prepared:
     """Prepare rows without an eval split."""
     context = keys.pop("context", 2048)
-    stop_ids = keys.pop("stop_ids", ())
+    stop_ids, earlier = keys.pop("stop_ids", ()), keys.pop("earlier", False)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl").write_text(text, "utf-8")
     data = DataSection(**({"train": ["rows.jsonl"], "eval": 0} | keys))
-    return SftData(Inputs(data, tokenizer, folder, 7, context, stop_ids)).prepare()
+    inputs = Inputs(data, tokenizer, folder, 7, context, stop_ids, earlier_turns=earlier)
+    return SftData(inputs).prepare()
 
 
 def chat(*turns: tuple[str, str]) -> dict[str, Any]:

@@ -226,3 +226,113 @@ def test_a_template_that_cannot_be_trained_on_is_refused_with_a_row(tmp_path: Pa
     with pytest.raises(DataError) as caught:
         prepared(tmp_path, [ROW], tokenizer)
     assert caught.value.why.startswith("rows.jsonl:1: ")
+
+
+def test_tags_of_reasoning_in_the_middle_of_an_answer_are_a_bad_row(tmp_path: Path) -> None:
+    """Not the template's fault: the other rows are trained."""
+    text = "Write <think> and </think> as text."
+    rows = [ROW, {"messages": [user("Due?"), said(text)]}]
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, rows, tokenizer)
+    (problem,) = caught.value.problems
+    assert problem.startswith("the text of an answer has <think> and </think>, which the model's")
+    assert problem.endswith("rows.jsonl:2")
+    assert caught.value.fix.endswith("skip it: data.max_bad_rows: 1")
+    kept = prepared(tmp_path, rows, tokenizer, max_bad_rows=1)
+    assert {example.row for example in kept.train} == {"rows.jsonl:1"}
+    # Another template leaves the text as it is.
+    assert len(prepared(tmp_path, rows, FAMILIES["chatml"].tokenizer()).train) == 2
+
+
+def test_reasoning_of_the_user_is_a_key_that_nothing_reads(tmp_path: Path) -> None:
+    rows = [{"messages": [{**user("Due?"), "reasoning_content": "Hm."}, said("Now.", "So.")]}]
+    for name in ("qwen3", "gpt-oss", "chatml"):
+        family = FAMILIES[name]
+        tokenizer = family.tokenizer()
+        report = prepared(tmp_path, rows, tokenizer, stop_ids=family.stop_ids(tokenizer)).report
+        assert report["unread_turn_keys"] == {"reasoning_content": 1}
+        assert any("'reasoning_content' (1 turn)" in text for text in report["warnings"])
+
+
+def test_empty_turns_of_the_user_are_named(tmp_path: Path) -> None:
+    bare = {"messages": [user("Due?"), CALLED, {**RESULT, "content": ""}, said("Now.")]}
+    rows = [ROW, {"messages": [user(" \n"), said("Now.")]}, {**bare, "tools": [TOOL]}]
+    report = prepared(tmp_path, rows, FAMILIES["qwen3"].tokenizer()).report
+    assert report["rows_with_empty_turns"] == ["rows.jsonl:2"]
+    wanted = "1 row with an empty turn of the user or the system: rows.jsonl:2"
+    assert wanted in report["warnings"]
+
+
+def test_other_forms_of_reasoning_are_named(tmp_path: Path) -> None:
+    """They are learned as the text that they are."""
+    texts = ["<thinking>\nSo.\n</thinking>\n\nNow.", "<Thought>So.</Thought> Now.", "Now.", "<b>x"]
+    rows = [{"messages": [user("Due?"), said(text)]} for text in texts]
+    report = prepared(tmp_path, rows, FAMILIES["qwen3"].tokenizer()).report
+    assert report["rows_with_other_reasoning"] == ["rows.jsonl:1", "rows.jsonl:2"]
+    (warning,) = (text for text in report["warnings"] if "<thinking>" in text)
+    assert "rows.jsonl:1, rows.jsonl:2" in warning
+    assert report["rows_with_reasoning"] == 0
+
+
+EVERY: dict[str, tuple[list[dict[str, Any]], dict[str, Any], str]] = {
+    "a weight": ([user("Due?"), said("Now.", weight=-1)], {}, "correct the turns of the rows"),
+    "an open block": ([user("Due?"), said("<think>Now.")], {}, "correct the turns of the rows"),
+    "a greeting": ([said("Hi."), user("Due?"), said("Now.")], {}, "correct the turns of the rows"),
+    "tools": ([user("Due?"), said("Now.")], {"tools": "none"}, "correct the turns of the rows"),
+    "a call": ([user("Due?"), CALLED, said("Now.")], {}, "correct the turns of the rows"),
+    "no answer": ([user("Due?"), said(None)], {}, "data.columns"),
+}
+
+
+@pytest.mark.parametrize("fault", EVERY)
+def test_where_all_rows_have_a_fault_in_their_turns_no_columns_are_asked_for(
+    tmp_path: Path, fault: str
+) -> None:
+    turns, extras, fix = EVERY[fault]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, [{"messages": turns, **extras}] * 2, FAMILIES["qwen3"].tokenizer())
+    assert caught.value.what == "none of the 2 rows can be used for training"
+    assert fix in caught.value.fix
+    assert ("data.columns" in caught.value.fix) == (fix == "data.columns")
+
+
+@pytest.mark.parametrize(
+    ("template", "fault", "count"),
+    [
+        ("(message.content | upper)", "changes the text of a user turn", 2),
+        ("(message.content if message.role != 'system' else '')", "leaves out a system turn", 1),
+    ],
+)
+def test_where_the_template_is_at_fault_another_is_asked_for(
+    tmp_path: Path, template: str, fault: str, count: int
+) -> None:
+    """And the one that is named shows the rows."""
+    tokenizer = make_tokenizer("chatml")
+    old = tokenizer.chat_template
+    assert "message['content']" in old
+    tokenizer.chat_template = old.replace("message['content']", template)
+    rows = [ROW, {"messages": [SYSTEM, user("Due?"), said("Now.")]}]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, rows, tokenizer)
+    assert fault in str(caught.value.problems)
+    assert "name one that shows such rows in model.chat_template: chatml" in caught.value.fix
+    assert ("data.max_bad_rows: 1" in caught.value.fix) == (count == 1)
+    conversation.settle(tokenizer, ModelSection(chat_template="chatml"), tmp_path)
+    assert prepared(tmp_path, rows, tokenizer).report["bad_rows"] == 0
+
+
+def test_reasoning_that_some_rows_lack_is_named_with_its_key(tmp_path: Path) -> None:
+    rows = [
+        {"question": f"{n}?", "answer": f"{n}.", "rationale": "So." if n % 2 else ""}
+        for n in range(4)
+    ]
+    tokenizer = FAMILIES["qwen3"].tokenizer()
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, rows, tokenizer)
+    (problem,) = caught.value.problems
+    assert problem.startswith(
+        "the column 'rationale' is empty (data.reasoning_column: rationale reads such rows, too)"
+    )
+    report = prepared(tmp_path, rows, tokenizer, reasoning_column="rationale").report
+    assert (report["rows_train"], report["rows_with_reasoning"]) == (4, 2)

@@ -89,3 +89,5 @@ def test_columns_that_are_often_set_together_are_no_labels_of_one_row() -> None:
     assert group(Evidence([{**row, "c": 0} for row in rows])) == ["a", "b", "c"]
     assert group(Evidence([{**row, "a": 1, "b": 0} for row in rows])) == []
     assert group(Evidence([{"a": row["a"], "text": "x"} for row in rows])) == []
+    kept = [{"reviewed": 1, "deleted": 0, "made": int(n % 12 == 0)} for n in range(24)]
+    assert group(Evidence(kept)) == []

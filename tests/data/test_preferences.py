@@ -208,6 +208,10 @@ def test_turns_before_the_answers(tmp_path: Path) -> None:
     assert other.answers == ranking.answers
 
 
+FIRST = (
+    "the assistant speaks first (there is no prompt: leave that turn out, or make it one of the "
+    "system)"
+)
 UNFIT: dict[str, dict[str, Any]] = {
     "chosen is empty": {"prompt": PROMPT, "chosen": " \n", "rejected": BAD},
     "rejected is empty": {"prompt": PROMPT, "chosen": GOOD, "rejected": ""},
@@ -236,7 +240,7 @@ UNFIT: dict[str, dict[str, Any]] = {
         "rejected": [USER, YES, YES],
     },
     "chosen does not end with an answer": {"chosen": [USER, YES, USER], "rejected": [USER, NO]},
-    "the assistant speaks first (there is no prompt)": {
+    FIRST: {
         "prompt": [EARLIER[0]],
         "chosen": GOOD,
         "rejected": BAD,

@@ -124,6 +124,9 @@ def test_the_command_says_how_much_it_checked_and_refuses_what_the_plan_refuses(
         set(part) == {"role", "kind", "text", "learned", "weight", "pieces"} for part in first
     )
     assert {part["weight"] for part in first} == {0.0, 0.5}
+    (event, _) = [each for each in events if each["event"] == "row"]
+    assert (event["row"], event["new"], event["truncated"]) == ("train.jsonl:1", [], False)
+    assert event["name"] == f"train.jsonl:1 ({event['tokens']} tokens)"
     cli_data.preview(str(recipe), (), 2, Console())
     assert (
         "4 rows read and checked, as in a plan: 4 to train on, 0 held out, 0 bad rows"

@@ -196,7 +196,7 @@ COLUMNS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "yes or no in Chinese": (
         {"段落": "第{n}号船在码头。", "问题": "船在吗？", "回答": ("是", "不是")},
-        "yes or no: question (column 问题), passage (column 段落), answer is true or false",
+        "yes or no: question (column 问题), passage (column 段落), answer is 是 or 不是",
     ),
     "a summary in Chinese": (
         {"文本": LONG, "总结": "船{n}离开了。"},
@@ -262,7 +262,7 @@ def test_answers_as_an_object_of_lists_are_read_by_their_first(
     assert line["template"] == ("qa_zh" if chinese else "qa_with_context")
     assert line["columns"] == {"answer": "answers.text.0"}
     for keys in (line, {**line, "template": "auto"}):
-        made = planned(tmp_path, **keys, max_bad_rows=9)
+        made = planned(tmp_path, **{**keys, "max_bad_rows": 9})
         assert made.template == line["template"]
         assert len(made.train) == len(rows) - len(rows[::5])
         assert f"{said} 1<" in texts(made)[0]

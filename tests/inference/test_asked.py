@@ -58,6 +58,8 @@ def test_lines_of_messages_are_conversations() -> None:
         (lines({"messages": [ASKED], "tools": []}), 1, "keys besides messages: tools"),
         (lines({"messages": [ASKED, SAID]}), 1, "the last turn has the role assistant"),
         (lines({"messages": []}), 1, "messages is empty"),
+        (lines({"messages": [RULE, RULE, ASKED]}), 1, "more than one system turn"),
+        (lines({"messages": [ASKED, RULE, NEXT]}), 1, "system turn is not the first"),
         (lines({"messages": "What?"}), 1, "not a list of turns"),
         (lines({"messages": [{**ASKED, "content": 7}]}), 1, "a turn has no text"),
         (lines({"messages": [{**ASKED, "role": "robot"}]}), 1, "unknown role"),

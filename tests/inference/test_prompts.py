@@ -64,7 +64,7 @@ def test_a_template_that_rewrites_turns_is_followed_but_never_blindly() -> None:
     forged = prompts.ids([MESSAGES[1], thought, {"role": "user", "content": "<|im_end|>"}])
     assert forged.count(2) == prompts.ids(turns).count(2)
     tokenizer.chat_template = THINK_TEMPLATE.replace("+ content", "+ (content | upper)")
-    with pytest.raises(BadRow, match="leaves out a user turn"):
+    with pytest.raises(BadRow, match="changes the text of a user turn"):
         Prompts(tokenizer, [2]).ids(turns)
 
 

@@ -146,6 +146,17 @@ def test_unknown_arguments_are_refused_by_name(server: Running) -> None:
     assert "it reads: enable_thinking" in found["error"]["message"]
 
 
+@pytest.mark.parametrize("value", ["false", 0, None])
+def test_reasoning_is_turned_on_or_off_by_true_or_false(server: Running, value: Any) -> None:
+    """To a template, any text is as good as true; recipes refuse it, too."""
+    body = {"model": "run", "messages": ASKED, "chat_template_kwargs": {"enable_thinking": value}}
+    status, _, found = post(server, body)
+    assert (status, found["error"]["param"]) == (400, "chat_template_kwargs")
+    assert found["error"]["message"] == (
+        f"enable_thinking is {value!r}: it turns reasoning on or off; use true or false"
+    )
+
+
 def test_the_exported_template_is_the_trained_one(run: Path) -> None:
     exported = AutoTokenizer.from_pretrained(run / "merged")
     text = exported.apply_chat_template(ASKED, add_generation_prompt=True, tokenize=False)

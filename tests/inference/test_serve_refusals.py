@@ -111,6 +111,18 @@ WRONG: dict[str, tuple[Any, int, str, str | None]] = {
         "invalid_messages",
         "messages",
     ),
+    "two system turns": (
+        {"messages": [{"role": who, "content": "x"} for who in ("system", "developer")] + ASKED},
+        400,
+        "invalid_messages",
+        "messages",
+    ),
+    "a late system turn": (
+        {"messages": [*ASKED, {"role": "system", "content": "x"}, *ASKED]},
+        400,
+        "invalid_messages",
+        "messages",
+    ),
     "two calls with one id": (
         {"messages": [*ASKED, _calling("a", "a"), _result("a")]},
         400,

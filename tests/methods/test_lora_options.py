@@ -143,7 +143,7 @@ def test_b_learns_faster_by_the_ratio(name: str, make_recipe: Make) -> None:
     assert made.values["method.b_rate_ratio"].origin.startswith("recipe line")
     network = built(made).model
     parameters = [(n, p) for n, p in network.named_parameters() if p.requires_grad]
-    optimizer, _ = optimizer_and_schedule(parameters, made, made.stages[0])
+    optimizer, _ = optimizer_and_schedule(network, parameters, made, made.stages[0])
     moved = step_sizes(network, optimizer)
     for tensor, distance in moved.items():
         rate = 0.01 * (16 if "lora_B" in tensor else 1)

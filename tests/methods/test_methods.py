@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,8 @@ from tuner.errors import ModelError, RecipeError
 from tuner.export import merged, run_end
 from tuner.machine import hardware
 from tuner.methods import METHODS
+from tuner.methods.lora import LoraOptions
+from tuner.methods.options import Setting
 from tuner.model import base, layers
 from tuner.plan import make as plan_make
 from tuner.plan import plan
@@ -165,6 +168,37 @@ def test_headers_and_config_give_the_same_skeleton(
         {3} if kind == "mixtral" else set()
     )
     assert len(stored.experts) == (4 if kind == "mixtral" else 0)
+
+
+@pytest.mark.parametrize("head", ["reward", "classes"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_classifier_s_skeleton_and_its_lora_are_known_from_the_headers(
+    kind: str, head: str, bases: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As on the meta device, where peft puts LoRA on the model."""
+    folder = bases(kind)
+    config = json.loads((folder / "config.json").read_text())
+    for number, labels in enumerate(({}, {"id2label": {"0": "a", "1": "b", "2": "c"}})):
+        changed = config | labels
+        empty = tmp_path / str(number)
+        empty.mkdir()
+        (empty / "config.json").write_text(json.dumps(changed))
+        shutil.copytree(folder, tmp_path / f"stored{number}")
+        (tmp_path / f"stored{number}/config.json").write_text(json.dumps(changed))
+        found = [
+            base.Base(kind, "folder", each, changed)
+            for each in (tmp_path / f"stored{number}", empty)
+        ]
+        stored, built = (layers.read(each, head) for each in found)
+        assert stored == built
+        options = LoraOptions(name="lora", r=3)
+        ends = ("q_proj", "c_attn", "o_proj")
+        targets = tuple(name for name in built.linears if name.endswith(ends))
+        setting = Setting(options, changed, "SEQ_CLS", targets)
+        method = METHODS["lora"]
+        count = layers.trainable(found[0], head, stored, method, setting)
+        wrapped = peft.get_peft_model(layers.empty(found[1], head), method.config(setting))
+        assert count == sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
 
 
 def test_checkpoints_of_older_tools_are_read_alike(

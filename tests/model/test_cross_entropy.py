@@ -53,6 +53,28 @@ def test_losses_and_entropies_of_each_token_are_torchs(temperature: float) -> No
     assert torch.allclose(leaf.grad.double(), exact.grad, atol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_smoothed_losses_are_torchs(temperature: float) -> None:
+    """Value and gradient of each token against float64, ignored ones too."""
+    generator = torch.Generator().manual_seed(9)
+    logits = torch.randn(150, 333, generator=generator) * 4
+    targets = torch.randint(0, 333, (150,), generator=generator)
+    targets[::5] = IGNORED
+    weights = torch.randn(150, generator=generator)
+    exact = logits.double().requires_grad_()
+    expected = functional.cross_entropy(
+        exact / temperature, targets, reduction="none", label_smoothing=0.15
+    )
+    (expected * weights.double()).sum().backward()
+    leaf = logits.requires_grad_()
+    losses = cross_entropies(leaf * 1, targets, temperature, 0.15)
+    (losses * weights).sum().backward()
+    assert torch.allclose(losses.detach().double(), expected.detach(), atol=1e-5)
+    assert torch.allclose(leaf.grad.double(), exact.grad, atol=1e-6)
+    nothing = torch.ones(0, dtype=torch.long)
+    assert float(cross_entropies(torch.ones(0, 5), nothing, smoothing=0.1).sum()) == 0.0
+
+
 def test_the_loss_of_half_precision_takes_no_float32_copy() -> None:
     """The gradient is float32's, rounded once, and stands where the bfloat16 logits were."""
     generator = torch.Generator().manual_seed(6)

@@ -88,7 +88,8 @@ def test_a_run_of_one_step_takes_it_at_the_full_rate(
     made = make(make_recipe(train={"max_steps": 1}), tmp_path / "run")
     (stage,) = made.stages
     assert (stage.steps, stage.warmup_steps) == (1, 0)
-    assert rate_share("cosine", 0, stage.steps, stage.warmup_steps) == 1.0
+    train = made.recipe.train
+    assert rate_share("cosine", 0, stage.steps, stage.warmup_steps, train) == 1.0
 
 
 def test_steps_that_the_epochs_do_not_reach_are_said(

@@ -51,7 +51,8 @@ def test_the_command_that_adds_a_package_runs_as_printed(module: str, tmp_path: 
         try:
             metadata.version(wanted.name)
         except metadata.PackageNotFoundError:
-            make_sdist(index, wanted.name, pins()[wanted.name])
+            (lowest,) = (each.version for each in wanted.specifier)
+            make_sdist(index, wanted.name, pins().get(wanted.name, lowest))
     line = f"{packages.add(module)} --dry-run --no-deps --no-index --no-build-isolation"
     index.mkdir(exist_ok=True)
     done = subprocess.run(
@@ -63,7 +64,7 @@ def test_the_command_that_adds_a_package_runs_as_printed(module: str, tmp_path: 
     assert done.returncode == 0, done.stderr
     for text in packages.NEEDED_BY[module]:
         name = re.escape(Requirement(text).name)
-        assert re.search(f"(already satisfied: |Would install ){name}", done.stdout)
+        assert re.search(f"(already satisfied: |Would install .*){name}", done.stdout)
 
 
 def make_sdist(index: Path, name: str, version: str) -> None:
@@ -110,7 +111,9 @@ def test_what_the_readme_installs_is_known_here() -> None:
         for word in words:
             if not word.startswith("-") and word not in (".", ".[dev]"):
                 wanted = Requirement(word)
-                assert wanted.specifier.contains(pins()[wanted.name]), word
+                # swanlab is not pinned: see tests/project/test_packaging.py.
+                if wanted.name != "swanlab":
+                    assert wanted.specifier.contains(pins()[wanted.name]), word
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,79 @@ def test_stop_tokens_in_answers_stay_the_text_that_they_were(
     # What the recipe says counts.
     told = load.load(recipe, ["data.special_tokens_in_text=allow"], "sft")
     assert as_begun(told, tmp_path / "run").recipe.data.special_tokens_in_text == "allow"
+
+
+def test_a_run_is_asked_as_its_last_answers_were(make_recipe: Make, tmp_path: Path) -> None:
+    """An earlier version counted only those; the plan of a new run counts all that are learned."""
+    turns = [
+        {"role": "user", "content": "Go?"},
+        {"role": "assistant", "content": "Yes.", "reasoning_content": "It is so."},
+    ]
+    last = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    rows = [{"messages": [*turns, *turns, *last]} for _ in range(4)]
+    keys = {"template": "auto", "eval": 0}
+    recipe = make_recipe(data_rows=rows, data=keys, model={"chat_template": "qwen3"})
+    loaded, off = load.load(recipe, (), "sft"), {"enable_thinking": False}
+    now = planned(recipe, tmp_path, "sft")
+    assert now.values["model.chat_arguments"].value is None
+    assert as_begun(loaded, tmp_path / "run") == loaded
+    record = now.as_dict()
+    record["data"].pop("earlier_turns")
+    record["values"]["model.chat_arguments"] = {"value": off, "origin": "auto: 0 of 4 rows"}
+    record["values"]["data.reasoning"] = {"value": "auto", "origin": "default"}
+    saved = {**now.identity(), "model.chat_arguments": off, "data.reasoning": "auto"}
+    head = {"format": 1, "tuner": "0.1.0", "status": "interrupted"}
+    for _ in range(2):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        disk.write_json(tmp_path / "run" / "run.json", {**head, "plan": record})
+        again = as_begun(loaded, tmp_path / "run")
+        resumed = make.make(again, hardware.detect(), output=tmp_path / "run")
+        asked = [{"role": "user", "content": "Go?"}]
+        text = resumed.tokenizer.apply_chat_template(
+            asked, tokenize=False, add_generation_prompt=True
+        )
+        assert text.endswith("<think>\n\n</think>\n\n")
+        assert history.identity(saved, resumed.identity()) == resumed.identity()
+        assert content.content_sha256(again) == content.content_sha256(loaded)
+        record = resumed.as_dict()
+    # One that sent the template's own prompt goes on to.
+    record["data"]["earlier_turns"] = True
+    record["values"]["model.chat_arguments"] = {"value": None, "origin": "default"}
+    disk.write_json(tmp_path / "run" / "run.json", {**head, "plan": record})
+    again = as_begun(loaded, tmp_path / "run")
+    assert again.recipe.model.chat_arguments == {}
+    resumed = make.make(again, hardware.detect(), output=tmp_path / "run")
+    saved["model.chat_arguments"] = None
+    assert history.identity(saved, resumed.identity()) == resumed.identity()
+
+
+def test_tools_and_calls_stay_what_they_were(make_recipe: Make, tmp_path: Path) -> None:
+    """Bare schemas, calls in a text, and a call that has no result."""
+    call = {"type": "function", "function": {"name": "tide", "arguments": {}}}
+    asked, answered = {"role": "user", "content": "Due?"}, {"role": "assistant", "content": "Now."}
+    written = '<tool_call>\n{"name": "tide", "arguments": {}}\n</tool_call>'
+    tools = [{"name": "tide", "parameters": {"type": "object", "properties": {}}}]
+    turns = [{**answered, "content": "", "tool_calls": [call]}, {**answered, "content": written}]
+    rows = [
+        {"messages": [asked, turns[0], asked, answered], "tools": tools},
+        {"messages": [asked, turns[1]], "tools": tools},
+    ]
+    keys = {"template": "auto", "eval": 0}
+    recipe = make_recipe(data_rows=rows, data=keys, model={"chat_template": "qwen3"})
+    loaded = load.load(recipe, (), "sft")
+    with pytest.raises(DataError, match="follows a call that has no result"):
+        planned(recipe, tmp_path, "sft")
+    then = replace(loaded, earlier_turns=True)
+    old = make.make(then, hardware.detect(), output=tmp_path / "run")
+    record = old.as_dict()
+    record["data"].pop("earlier_turns")
+    head = {"format": 1, "tuner": "0.1.0", "status": "interrupted"}
+    for _ in range(2):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        disk.write_json(tmp_path / "run" / "run.json", {**head, "plan": record})
+        resumed = make.make(as_begun(loaded, tmp_path / "run"), hardware.detect(), output=tmp_path)
+        assert resumed.prepared.train == old.prepared.train
+        assert history.identity(old.identity(), resumed.identity()) == resumed.identity()
+        texts = [resumed.tokenizer.decode(row.input_ids) for row in resumed.prepared.train]
+        assert all('\n{"name": "tide", "parameters"' in text for text in texts)
+        record = resumed.as_dict()

@@ -38,7 +38,7 @@ warmup_ratio: 0.1
 bf16: true
 optim: adamw_8bit
 neftune_noise_alpha: 5
-report_to: wandb
+report_to: tensorboard
 output_dir: saves/first
 hub_token: hf_CANARYcanary0123456789abcdefghij
 """
@@ -98,15 +98,14 @@ def test_a_yaml_of_llama_factory_becomes_a_recipe_that_lists_what_is_not_in_it(
         "method": {"name": "lora", "target_modules": "all-linear", "r": 4},
         "train": {
             "epochs": 2, "batch_size": 6, "learning_rate": 0.0001, "scheduler": "cosine",
-            "warmup": 0.1,
+            "warmup": 0.1, "optimizer": "adamw8bit", "embedding_noise": 5,
         },
-        "run": {"output": "saves/first"},
+        "run": {"track": ["tensorboard"], "output": "saves/first"},
     }  # fmt: skip
     head = text.partition("model:\n")[0]
-    before, _, left = head.partition("Left out")
-    assert "# - optim (adamw_8bit): the optimizer is AdamW" in before
-    assert "# - neftune_noise_alpha (5): embeddings get no noise" in before
-    assert "# - report_to: figures are in metrics.jsonl" in left
+    before = head.partition("Left out")[0]
+    assert "optimizer: adamw8bit  # optim" in text
+    assert "embedding_noise: 5  # neftune_noise_alpha" in text
     assert "--devices N" in before
     assert "CANARY" not in text
     assert "eval: 0  # default of val_size" in text
@@ -124,7 +123,7 @@ def test_a_yaml_of_axolotl_becomes_a_recipe(tmp_path: Path) -> None:
         "method": {"name": "lora", "r": 8, "alpha": 16, "target_modules": "all-linear"},
         "train": {
             "epochs": 1, "batch_size": 16, "learning_rate": 0.0002, "scheduler": "cosine",
-            "warmup": 0.03,
+            "warmup": 0.03, "optimizer": "adamw",
         },
     }  # fmt: skip
     assert "assumed" not in text
@@ -361,3 +360,21 @@ def test_the_trial_on_examples_counts_what_plans(
     said = capsys.readouterr().out
     assert "{'plans': 2, 'refused': 1, 'other': 1, 'failed': 1}" in said
     assert "failed   e.yaml  method.target_modules names modules" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "key", "why"),
+    [
+        ({"optim": "lion_32bit", "adam_beta2": 0.95}, "adam_beta2", "lion has no moments of Adam"),
+        ({"optim": "schedule_free_adamw"}, "scheduler", "averages the weights in place of"),
+        ({"lr_scheduler_kwargs": {"num_decay_steps": 9}}, "decay", "only train.scheduler: wsd"),
+        ({"stage": "rm", "label_smoothing_factor": 0.1}, "label_smoothing", "only supervised"),
+        ({"lr_scheduler_type": "constant", "min_lr": 1e-5}, "floor", "a constant rate has no"),
+    ],
+)
+def test_what_an_optimizer_a_schedule_or_a_task_does_not_read_is_left_out(
+    more: dict[str, Any], key: str, why: str, tmp_path: Path
+) -> None:
+    text = converted(tmp_path, reduced(FACTORY, *more, "neftune_noise_alpha", **more)).stdout
+    assert key not in yaml.safe_load(text)["train"]
+    assert why in text.partition("Left out")[2].partition("model:\n")[0]

@@ -38,9 +38,21 @@ SAID: dict[str, tuple[Any, str]] = {
         [{"path": "a.jsonl", "type": "alpaca"}],
         "another tool's name for data.train: [{source: a.jsonl, template: instruction}]",
     ),
-    "report_to": ("wandb", "a key of other tools; leave it out: figures are in metrics.jsonl"),
+    "report_to": ("wandb", "another tool's name for run.track: [wandb]"),
+    "use_tensorboard": (True, "another tool's name for run.track: [tensorboard]"),
+    "use_swanlab": (False, "another tool's name for run.track; leave it out: a run has no"),
+    "wandb_project": ("a", "another tool's name for run.project: a and run.track: [wandb]"),
+    "run_name": ("first", "another tool's name for run.name: first"),
+    "wandb_entity": ("team", "a key of other tools; leave it out: where a tracker's runs go"),
     "load_in_4bit": (True, "another tool's name for model.quantize: nf4"),
-    "neftune_noise_alpha": (5, "tuner has no such key: embeddings get no noise; leave it out"),
+    "neftune_noise_alpha": (5, "another tool's name for train.embedding_noise: 5"),
+    "label_smoothing_factor": (0.1, "another tool's name for train.label_smoothing: 0.1"),
+    "gradient_clipping": (0, "another tool's name for train.max_grad_norm: none (0 clips nothing"),
+    "cosine_min_lr_ratio": (0.1, "another tool's name for train.floor: 0.1"),
+    "lr_scheduler_kwargs": (
+        {"num_decay_steps": 20, "min_lr_ratio": 0.1, "decay_type": "cosine"},
+        "name for train.decay: 20 and train.floor: 0.1 (without decay_type)",
+    ),
     "save_total_limit": (2, "another tool's name for train.checkpoints: 2"),
     "eval_steps": (0.1, "another tool's name for eval.every: \"10%\""),
     "evaluation_strategy": ("epoch", "another tool's name for eval.every: epoch"),
@@ -54,7 +66,10 @@ SAID: dict[str, tuple[Any, str]] = {
     "deepspeed": ("ds.json", "another tool's name for run.strategy; leave it out: auto is ddp"),
     "fsdp": (["full_shard"], "another tool's name for run.strategy: fsdp"),
     "bf16": (True, "another tool's name for model.dtype: bfloat16"),
-    "optim": ("paged_adamw_8bit", "tuner has no such key: the optimizer is AdamW"),
+    "optim": ("paged_adamw_8bit", "another tool's name for train.optimizer: paged_adamw8bit"),
+    "optimizer_type": ("shampoo", "no optimizer 'shampoo' here; train.optimizer has adamw, "),
+    "use_muon": (True, "another tool's name for train.optimizer: muon"),
+    "use_galore": (True, "tuner has no such key: train.optimizer has adamw, adamw8bit"),
     "lr_scheduler_type": ("constant_with_warmup", "name for train.scheduler: constant (with "),
     "quantization_bit": (4, "another tool's name for model.quantize: nf4"),
     "stage": ("kto", "another tool's name for rlhf.algorithm: kto"),
@@ -93,6 +108,20 @@ def test_a_key_of_another_tool_is_answered_with_the_key_here(name: str) -> None:
     value, said = SAID[name]
     assert said in str(answer.key(name, value, {}))
     assert said in str(answer.key(name.replace("_", "-"), value, {}))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["tensorboard", "clearml"], "run.track: [tensorboard] (clearml is not there)"),
+        ("mlflow,wandb", "run.track: [mlflow, wandb]"),
+        ("none", "run.track"),
+        ("all", "run.track; leave it out: trackers are named one by one"),
+        ("comet_ml", "run.track; leave it out: comet_ml is not there"),
+    ],
+)
+def test_trackers_are_answered_by_name(given: Any, said: str) -> None:
+    assert f"another tool's name for {said}" in str(answer.key("report_to", given, {}))
 
 
 def test_every_row_answers_whatever_its_value_is() -> None:
@@ -139,7 +168,8 @@ def test_keys_are_answered_at_every_depth_with_their_line(tmp_path: Path) -> Non
         "data.train.0.type: unknown key; another tool's name for template: instruction",
         "recipe.yaml:5: data.sequence_len: unknown key; another tool's name for data.max_length",
         "recipe.yaml:6: train.num_epochs: unknown key; another tool's name for train.epochs: 2",
-        "recipe.yaml:6: train.optim: unknown key; tuner has no such key: the optimizer is AdamW",
+        "recipe.yaml:6: train.optim: unknown key; another tool's name for train.optimizer; no "
+        "optimizer 'lion_8bit' here; train.optimizer has adamw, adamw8bit",
         "recipe.yaml:7: method.lora_r: unknown key; another tool's name for method.r: 8",
         "recipe.yaml:8: template: unknown section; the key belongs under data, and 'qwen' is "
         "another tool's word; leave data.template out",
@@ -167,6 +197,9 @@ WRONG = {
     "data: {train: a.jsonl, learn: assistant}": "set data.learn: answers",
     "data: {train: a.jsonl, render: chatml}": "out, and set model.chat_template: chatml",
     "train: {scheduler: constant_with_warmup}": "set train.scheduler: constant",
+    "train: {scheduler: warmup_stable_decay}": "set train.scheduler: wsd",
+    "train: {optimizer: paged_adamw_8bit}": "set train.optimizer: paged_adamw8bit",
+    "train: {max_grad_norm: false}": "set train.max_grad_norm: none",
     "run: {device: gpu}": "set run.device: cuda",
     "run: {strategy: zero3}": "set run.strategy: fsdp",
     "rlhf: {algorithm: ipo}": "set rlhf.algorithm: dpo and dpo.loss: ipo",

@@ -97,6 +97,7 @@ def test_every_key_that_names_something_is_found(
     found = {".".join(key): kind for key, kind in paths.keys(Recipe)}
     assert found == {
         "model.base": "base",
+        "model.adapter": "adapter",
         "model.chat_template": "file",
         "data.train": "file",
         "data.train.source": "file",
@@ -104,6 +105,7 @@ def test_every_key_that_names_something_is_found(
         "data.eval": "file",
         "data.eval.source": "file",
         "data.eval.template": "file",
+        "eval.test": "file",
         "data.template": "file",
         "method.source": "adapter",
         "rlhf.policy": "adapter",

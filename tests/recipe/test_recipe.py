@@ -147,7 +147,8 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> N
         "lokr and loha have it",
         "recipe.yaml:10: train.epochs: expected a number, above 0, not '0'",
         "recipe.yaml:11: train.batchsize: unknown key; did you mean 'batch_size'",
-        "recipe.yaml:12: train.scheduler: expected one of linear, cosine, constant, not 'cosin'",
+        "recipe.yaml:12: train.scheduler: expected one of auto, linear, cosine, constant, wsd, "
+        "polynomial, inverse_sqrt, cosine_restarts, not 'cosin'",
         "recipe.yaml:7: method.name: `tuner lora` does not train method 'full'; `tuner sft` does",
     ]
     assert "8 problems" not in error.what

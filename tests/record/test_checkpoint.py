@@ -476,6 +476,7 @@ def test_the_estimate_covers_what_is_written(tmp_path: Path) -> None:
             token=0, exact=0, place=0, attended=0, boundary=0, layers=1, passing=0
         ),
         rows=RowLengths([], []),
+        state=8 * sum(item.numel() for item in module.parameters()),
     )
     needed = disk(shape, ())["checkpoints"]
     assert used <= needed <= used + 4 * (1 << 20)

@@ -33,6 +33,15 @@ CASES: dict[str, dict[str, Any]] = {
     "multitask": {"method": {"name": "multitask_prompt", "num_virtual_tokens": 4}},
     "bottleneck": {"method": {"name": "bottleneck", "size": 8, "dropout": 0.1}},
     "adalora": {"method": {"name": "adalora", "r": 2, "start_r": 4, "dropout": 0.1}},
+    "schedule_free": {
+        "method": {"name": "lora", "r": 4, "dropout": 0.1},
+        "train": {
+            "optimizer": "schedule_free",
+            "embedding_noise": 5,
+            "label_smoothing": 0.1,
+            "max_grad_norm": "none",
+        },
+    },
     "vera": {"method": {"name": "vera", "r": 8}},
     "classes": {
         "model": {"task": "classification"},

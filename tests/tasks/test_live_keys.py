@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.tasks.fitting import Fit, Tensors, same
+from tuner.recipe.schema_train import OPTIMIZER_NAMES
 
 pytestmark = pytest.mark.usefixtures("in_process", "one_thread")
 
@@ -19,6 +20,13 @@ LIVE: list[tuple[str, Any]] = [
     ("train.learning_rate", 0.02),
     ("train.scheduler", "cosine"),
     ("train.scheduler", "constant"),
+    *(("train.scheduler", name) for name in ("wsd", "polynomial", "inverse_sqrt")),
+    ("train.scheduler", "cosine_restarts"),
+    *(("train.optimizer", name) for name in OPTIMIZER_NAMES if "adamw" not in name),
+    ("train.floor", 0.3),
+    ("train.embedding_noise", 5),
+    ("train.label_smoothing", 0.1),
+    ("train.max_grad_norm", "none"),
     ("train.warmup", 2),
     ("train.weight_decay", 0.5),
     ("train.max_grad_norm", 0.1),
@@ -62,6 +70,26 @@ def test_every_key_of_the_update_changes_it(
         sections["data"]["max_length"] = 32
     other = fit(make_recipe(**sections))
     assert not same(PLAIN[0], other.tensors())
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "key", "value"),
+    [("wsd", "decay", 0.5), ("polynomial", "power", 3), ("cosine_restarts", "cycles", 3)],
+)
+def test_every_key_of_a_schedule_changes_it(
+    scheduler: str,
+    key: str,
+    value: float,
+    make_recipe: Callable[..., Path],
+    fit: Callable[..., Fit],
+) -> None:
+    """H08"""
+    rates = [
+        [line["learning_rate"] for line in fit(make_recipe(train=train)).metrics]
+        for train in ({"scheduler": scheduler}, {"scheduler": scheduler, key: value})
+    ]
+    assert len(rates[0]) == 4
+    assert rates[0] != rates[1]
 
 
 def test_the_same_recipe_changes_nothing(

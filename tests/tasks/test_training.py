@@ -119,7 +119,7 @@ def test_the_last_step_holds_the_rows_that_are_left(
     assert done.metrics[-1]["epoch"] == 1.0
 
 
-@pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("scheduler", ["linear", "cosine", "constant", "cosine_restarts"])
 @pytest.mark.parametrize(
     ("count", "train", "steps"),
     [
@@ -144,7 +144,8 @@ def test_the_plan_says_the_steps_that_are_done(
     assert [line["step"] for line in done.metrics] == list(range(1, steps + 1))
     assert done.plan.steps == steps == done.plan.facts["steps"]["total"]
     warmup = done.plan.stages[0].warmup_steps
-    wanted = [0.003 * optimizer.rate_share(scheduler, step, steps, warmup) for step in range(steps)]
+    share, section = optimizer.rate_share, done.plan.recipe.train
+    wanted = [0.003 * share(scheduler, step, steps, warmup, section) for step in range(steps)]
     assert [line["learning_rate"] for line in done.metrics] == wanted
     end = 0.003 if scheduler == "constant" or warmup == steps else 0.0
     assert done.sealed(steps).scheduler["_last_lr"] == [end]

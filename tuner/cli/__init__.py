@@ -28,6 +28,7 @@ from tuner.cli import (
     help,
     inspect,
     other_words,
+    predict,
     recipes,
     runs,
     serve,
@@ -72,7 +73,13 @@ def _root(
 train.register(app)
 for _panel, _commands in (
     (TRAIN, (train.plan, compare.compare, sweep.sweep)),
-    (USE, (inspect.inspect, export.export, verify.verify, chat.chat, serve.serve)),
+    (
+        USE,
+        (
+            *(inspect.inspect, export.export, verify.verify),
+            *(chat.chat, predict.predict, serve.serve),
+        ),
+    ),
     (LOOK, (doctor.doctor,)),
 ):
     for _command in _commands:

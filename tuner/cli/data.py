@@ -75,11 +75,11 @@ def preview(
     _checked(report, loaded.task, console)
     for row in shown:
         cut = ", truncated" if row.truncated else ""
-        new = ""
-        if base.new_ids:
-            pieces = base.tokenizer.convert_ids_to_tokens([n for n in row.ids if n in base.new_ids])
-            new = f", new: {' '.join(pieces) or 'none'}"
-        console.row(f"{row.row} ({row.tokens} tokens{new}{cut})", [asdict(p) for p in row.parts])
+        pieces = base.tokenizer.convert_ids_to_tokens([n for n in row.ids if n in base.new_ids])
+        new = f", new: {' '.join(pieces) or 'none'}" if base.new_ids else ""
+        name = f"{row.row} ({row.tokens} tokens{new}{cut})"
+        facts = {"row": row.row, "tokens": row.tokens, "new": pieces, "truncated": row.truncated}
+        console.row(name, [asdict(p) for p in row.parts], **facts)
 
 
 def _checked(report: Mapping[str, Any], task: str, console: Console) -> None:

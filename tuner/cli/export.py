@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuner.cli.options import ForceBase, Json, Quiet, Verbose, console, quiet_libraries
+from tuner.cli.options import ForceBase, Json, Quiet, Step, Verbose, console, quiet_libraries
 from tuner.console import formatting
 from tuner.errors import ModelError, RecipeError
 from tuner.record import proof_limits
 
 if TYPE_CHECKING:
     from tuner.console.console import Console
+    from tuner.model.adapters.saved_models import SavedModel
 
 _LIMITS = {"kl": "KL", "mean_logit_difference": "mean diff"}
 ONTO = ("auto", "dequantized", "original")
@@ -30,6 +31,7 @@ def export(
         Path | None,
         typer.Option("--output", metavar="DIR", help="Output folder; default: the run folder."),
     ] = None,
+    step: Step = None,
     base: Annotated[
         str | None,
         typer.Option("--base", metavar="BASE", help="Base model, if the run does not record it."),
@@ -87,7 +89,7 @@ def export(
         return
     if onto not in ONTO:
         raise RecipeError(f"--onto: {onto} is unknown", "", f"use one of {', '.join(ONTO)}")
-    names = _names(run, adapters)
+    names = _names(run, adapters, step)
     if check is not None:
         _check_elsewhere(names[0], check, where)
         return
@@ -98,18 +100,10 @@ def export(
             "run: tuner export RUN --format merged; tuner export --formats lists them",
         )
     rows = known(formats)
-    origins = [find(name) for name in names]
+    origins = [find(name, "export", step) for name in names]
     origin = origins[0]
     refuse(origin, [row.name for row in rows])
-    place = output or (origin.run if len(origins) == 1 else None)
-    if place is None:
-        what = f"{origin.name} is not a run, so there is"
-        what = what if len(origins) == 1 else "a combination of adapters has"
-        raise RecipeError(
-            f"{what} no default output folder",
-            "--output is not given",
-            "give a folder with --output",
-        )
+    place = output or _place(origins, step)
     with quiet_libraries():
         from tuner.export import combine, convert, job
         from tuner.machine import heap
@@ -133,8 +127,32 @@ def export(
     show(reports, where)
 
 
-def _names(run: str | None, adapters: str | None) -> list[str]:
+def _place(origins: Sequence[SavedModel], step: str | None) -> Path:
+    """Return the folder that takes the artefacts by default: the run's, or a step's in it.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    origin = origins[0]
+    if origin.run is None or len(origins) > 1:
+        what = f"{origin.name} is not a run, so there is"
+        what = what if len(origins) == 1 else "a combination of adapters has"
+        raise RecipeError(
+            f"{what} no default output folder",
+            "--output is not given",
+            "give a folder with --output",
+        )
+    return origin.run if step is None else origin.run / f"step-{origin.sealed['step']}"
+
+
+def _names(run: str | None, adapters: str | None, step: str | None) -> list[str]:
     """Return the run, or the adapters to combine."""
+    if step is not None and adapters:
+        raise RecipeError(
+            "--step and --adapters cannot be combined",
+            "they are of several runs",
+            "export one run with --step",
+        )
     several = [part.strip() for part in (adapters or "").split(",") if part.strip()]
     if run is None and not several:
         raise RecipeError(
@@ -170,6 +188,7 @@ def _check_elsewhere(name: str, runtime: str, console: Console) -> None:
         console.text(f"{origin.folder}: a whole model, which vLLM loads like the base")
         return
     against, say = vllm.findings(origin.config)
+    against += [f"the adapter {each.name} is folded into its base first" for each in origin.below]
     console.event("check", runtime=runtime, loads=not against, against=against, say=say)
     if against:
         raise ModelError(

@@ -42,6 +42,11 @@ OPTIONAL = {
     "int4 export": ("compressed-tensors", "compressed_tensors"),
     "sweeps (tuner sweep)": ("ray", "ray"),
     "llama.cpp (smaller GGUF types)": ("llama-cpp-python", "llama_cpp"),
+    "run.track: tensorboard": ("tensorboard", "tensorboard"),
+    "run.track: wandb": ("wandb", "wandb"),
+    "run.track: mlflow": ("mlflow-skinny", "mlflow"),
+    "run.track: trackio": ("trackio", "trackio"),
+    "run.track: swanlab": ("swanlab", "swanlab"),
 }
 
 # The page with the command for each driver.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ class PlanRequest:
         mode: how far the command goes.
         card: a GPU to plan for, as `--for` names it; None: this machine.
         cards: how many of them.
+        dry: what the command would refuse is refused, though it stops at the plan.
     """
 
     verb: str | None
@@ -51,6 +53,7 @@ class PlanRequest:
     mode: Mode = Mode.PLAN
     card: str | None = None
     cards: int | None = None
+    dry: bool = False
 
     def machine(self) -> Machine:
         """Return the machine to plan for."""
@@ -84,7 +87,7 @@ def make_plan(asked: PlanRequest, console: Console) -> Plan:
     """
     from tuner.cli import run_folder, show_plan
     from tuner.recipe import load as recipe_load
-    from tuner.record import runs
+    from tuner.record import output, runs
     from tuner.record.run_json import RUN
 
     loaded = recipe_load.load(Path(asked.recipe), asked.overrides, asked.verb, asked.output)
@@ -104,7 +107,9 @@ def make_plan(asked: PlanRequest, console: Console) -> Plan:
         run_folder.nothing_to_resume(loaded, folder, given, console)
         loaded = as_begun(loaded, folder)
     held = runs.read_run(folder).status if (folder / RUN).is_file() else ""
-    begins = asked.mode is Mode.RUN and not asked.resume
+    with contextlib.suppress(OSError):
+        output.refuse_foreign(folder.resolve())
+    begins = (asked.dry or asked.mode is Mode.RUN) and not asked.resume
     if begins and held not in ("", "damaged") and not console.muted:
         # Before the stages, not after them.
         raise runs.taken(folder, held)
@@ -136,11 +141,14 @@ def make_plan(asked: PlanRequest, console: Console) -> Plan:
 
 def _check_resumption(plan: Plan, console: Console) -> None:
     """Refuse what `--resume` would refuse, without touching the run."""
+    from tuner.run import extend
     from tuner.run import resume as resumption
 
     found, skipped = resumption.examine(plan)
     for text in skipped:
         console.warn(text)
+    if longer := extend.of(plan, found):
+        console.note(str(longer))
     console.note(f"resumes after step {found.step}" if found else "resumes from the start")
 
 
@@ -160,8 +168,9 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
         "data": history_rows.as_read(files, data)
         | history_rows.rows_as_begun(values, recipe)
         | history_rows.old_special_tokens(values, data),
-        "model": {},
+        "model": _model_as_begun(loaded, plan, record),
     }
+    loaded = replace(loaded, earlier_turns=history_rows.earlier_turns(plan))
     if loaded.task == "sft":
         loaded = replace(loaded, formats=history_rows.formats(plan))
         meant["data"] |= history.old_auto_values(plan, data.template, data.columns, data.long)
@@ -175,12 +184,6 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     beta = history.old_coefficient(values)
     if beta is not None and recipe.rlhf is not None and recipe.rlhf.kl_coefficient == "auto":
         meant["rlhf"] = {"kl_coefficient": beta}
-    dtype = history.old_dtype(values)
-    if dtype is not None and recipe.model.dtype == "auto":
-        meant["model"]["dtype"] = dtype
-    date = history.chat_date(record)
-    if recipe.model.chat_date == "auto" != date:
-        meant["model"]["chat_date"] = date
     sections = {
         name: getattr(recipe, name).model_copy(update=keys) for name, keys in meant.items() if keys
     }
@@ -189,6 +192,25 @@ def as_begun(loaded: LoadedRecipe, folder: Path) -> LoadedRecipe:
     origins = {f"{name}.{key}": history_rows.BEGUN for name, keys in meant.items() for key in keys}
     recipe = recipe.model_copy(update=sections)
     return replace(loaded, recipe=recipe, origins=loaded.origins | origins)
+
+
+def _model_as_begun(
+    loaded: LoadedRecipe, plan: Mapping[str, Any], record: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return keys of the model section that a run of an earlier version began with."""
+    from tuner.recipe import history, history_rows
+
+    model, meant = loaded.recipe.model, dict[str, Any]()
+    if history_rows.earlier_turns(plan) and model.chat_arguments is None and loaded.task == "sft":
+        arguments = history_rows.old_chat_arguments(plan)
+        meant |= {} if arguments is None else {"chat_arguments": arguments}
+    dtype = history.old_dtype(plan.get("values", {}))
+    if dtype is not None and model.dtype == "auto":
+        meant["dtype"] = dtype
+    date = history.chat_date(record)
+    if model.chat_date == "auto" != date:
+        meant["chat_date"] = date
+    return meant
 
 
 def _stages(

@@ -68,6 +68,14 @@ Resume = Annotated[
         help="Continue from the newest intact checkpoint in the folder; start if there is none.",
     ),
 ]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="Train the adapter of this run or folder further; without a recipe, by its own.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 Rehearse = Annotated[
     bool,
@@ -88,11 +96,41 @@ ForceBase = Annotated[
     bool,
     typer.Option("--force-base", help="Use the adapter even if it was trained on another base."),
 ]
+Step = Annotated[
+    str | None,
+    typer.Option(
+        "--step",
+        metavar="N|best|last",
+        help="Use a checkpoint of the run: that of a step, the best or the last one.",
+    ),
+]
 RunsFolder = Annotated[Path, typer.Option("--folder", metavar="DIR", help="Folder with the runs.")]
 
 # Panels of the help.
 TRAIN, USE, LOOK = "Train", "Use what was trained", "Show information"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+def begin_from(
+    command: str,
+    argument: str | None,
+    option: str | None,
+    overrides: list[str] | None,
+    start: str | None,
+) -> tuple[str, list[str]]:
+    """Return the recipe and its overrides, those of `--from` included.
+
+    Raises:
+        RecipeError: no recipe or two are given, or there is nothing to start from.
+    """
+    given = [*(overrides or ())]
+    if start is None:
+        return one_recipe(command, argument, option), given
+    from tuner.cli import start_from
+
+    both = argument is not None and option is not None
+    named = one_recipe(command, argument, option) if both else argument or option
+    return start_from.begin(start, named, given, command)
 
 
 def one_recipe(command: str, argument: str | None, option: str | None) -> str:

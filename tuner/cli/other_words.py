@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 
 _COMMANDS = {
-    "tuner chat RUN": "predict generate infer inference ask complete",
+    "tuner chat RUN": "ask complete",
+    "tuner predict RUN --data FILE --output out.jsonl": "generate infer inference classify label "
+    "batch",
     "tuner serve RUN": "api server webui deploy",
     "tuner sft RECIPE": "train training finetune fine-tune fit run qlora dora full",
     **{

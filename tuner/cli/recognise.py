@@ -189,7 +189,10 @@ def _recipe(
     known = found.sure and (isinstance(way, Line) or way is found.ways[0])
     head = [f"# {found.understood if known else way.task}", "model:"]
     head.append(f"  base: {next(iter(ALIASES))}")
-    method = ["method:", "  name: lora", *(["reward: {}"] if found.compares else []), ""]
+    if isinstance(way, Line) and way.head:
+        head.append("  task: classification")
+    compares = found.compares or (isinstance(way, Line) and way.compares)
+    method = ["method:", "  name: lora", *(["reward: {}"] if compares else []), ""]
     if isinstance(way, Line):
         return "\n".join([*head, way.recipe.replace(f" {flow(str(file))}", f" {place}"), *method])
     lines = [*head, "data:", f"  train: {source}", f"  template: {way.template.name}"]

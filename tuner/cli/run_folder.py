@@ -49,7 +49,8 @@ def find(loaded: LoadedRecipe, resume: bool, record: str = RUN) -> Path:
 
     Args:
         loaded: the recipe.
-        resume: look for the newest unfinished run with this recipe.
+        resume: look for the newest unfinished run with this recipe; or for the newest finished
+            one, if the command line asks for more steps than that has.
         record: the file that shows such a run.
 
     Raises:
@@ -61,10 +62,26 @@ def find(loaded: LoadedRecipe, resume: bool, record: str = RUN) -> Path:
         output.resolve_output(Path(asked), from_recipe=in_recipe)
         return Path(asked)
     base, locked = default(loaded), run_of_lock(loaded)
-    if resume and locked is not None and runs.read_run(locked).status not in ("done", "damaged"):
+    if resume and locked is not None and runs.unfinished(runs.read_run(locked)):
         return locked
     earlier = runs.newest_matching(base, loaded.sha256, record) if resume else None
+    if resume and earlier is None and record == RUN:
+        earlier = _longer(loaded, base, locked)
     return earlier or runs.free_name(base)
+
+
+def _longer(loaded: LoadedRecipe, base: Path, locked: Path | None) -> Path | None:
+    """Return the finished run that the command line gives more steps; None: there is none."""
+    asked = [key for key in ("epochs", "max_steps") if loaded.origins[f"train.{key}"] == "--set"]
+    finished = locked or runs.newest_matching(base, loaded.sha256, done=True)
+    if not asked or finished is None:
+        return None
+    values = runs.read_run(finished).record.get("plan", {}).get("values", {})
+    for key in asked:
+        before = values.get(f"train.{key}", {}).get("value")
+        if before is not None and (getattr(loaded.recipe.train, key) or 0) > before:
+            return finished
+    return None
 
 
 def command(verb: str, recipe: str, overrides: Sequence[str]) -> list[str]:

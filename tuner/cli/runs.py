@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from tuner.cli.options import Json, RunsFolder, console, group
 from tuner.console import formatting
 from tuner.errors import RecipeError
+from tuner.recipe.tracker_names import TRACKER_NAMES
 from tuner.schema.suggest import suggestion
 
 app = group("Show runs and their records.")
@@ -59,6 +62,20 @@ def show(name: str, folder: RunsFolder = Path("runs"), json: Json = False) -> No
     where.document(jsonlib.dumps(run.record, ensure_ascii=False, indent=2) + "\n")
     if run.note:
         where.warn(f"{run.status}: {run.note}")
+
+
+@app.command("track")
+def track(
+    run: Annotated[str, typer.Argument(help="Run folder, or name of a run in runs/.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="TRACKER", help=f"One of {', '.join(TRACKER_NAMES)}.")
+    ],
+    json: Json = False,
+) -> None:
+    """Send a run to a tracker: whatever that does not have yet."""
+    from tuner.cli import track_run
+
+    track_run.track(run, to, console(json))
 
 
 def _losses(record: dict[str, Any]) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from tuner import __version__
 from tuner.console import formatting
 from tuner.console.console import Console
+from tuner.plan import track
 from tuner.plan.plan import Plan
 from tuner.recipe.load import LoadedRecipe
 
@@ -52,6 +53,9 @@ def plan(made: Plan, console: Console) -> None:
             _sources(facts["files"], console)
             _labels(facts, console)
             _held_out(facts, console)
+    if made.recipe.run.track and console.verbose:
+        listed = [f"{key}={item};" for key, item in track.settings(made.as_dict()).items()]
+        console.text(formatting.paragraph("sent", listed))
     _values(made, console)
     console.text(f"\nrun folder  {made.output}")
 

@@ -42,6 +42,8 @@ def show(plan: Plan, found: Rehearsal, console: Console) -> None:
     )
     for name, items in _lines(plan, found).items():
         console.text(formatting.paragraph(name, items))
+    if asked := plan.recipe.eval.gate:
+        console.text(formatting.paragraph("gates", [f"{'; '.join(asked)}: judged after a run"]))
     price = "" if amount is None else f" and cost about {formatting.money(amount)}"
     console.closing(
         f"rehearsed: the run will take about {formatting.about(found.times.total)}{price}"

@@ -11,6 +11,7 @@ import typer
 from tuner.cli.options import (
     TRAIN,
     DryRun,
+    From,
     Json,
     Output,
     Overrides,
@@ -20,8 +21,8 @@ from tuner.cli.options import (
     Rehearse,
     Resume,
     Verbose,
+    begin_from,
     console,
-    one_recipe,
     refuse_unknown_verb,
 )
 from tuner.recipe.verbs import VERBS, Verb
@@ -45,6 +46,7 @@ def _add(app: typer.Typer, row: Verb) -> None:
         recipe: RecipeArgument = None,
         option: RecipeOption = None,
         overrides: Overrides = None,
+        start: From = None,
         output: Output = None,
         resume: Resume = False,
         dry_run: DryRun = False,
@@ -55,8 +57,9 @@ def _add(app: typer.Typer, row: Verb) -> None:
     ) -> None:
         from tuner.cli.make_plan import PlanRequest, mode_of
 
-        named, mode = one_recipe(row.name, recipe, option), mode_of(dry_run, rehearse, resume)
-        asked = PlanRequest(row.name, named, overrides or (), output, resume, mode)
+        mode = mode_of(dry_run, rehearse, resume)
+        named, keys = begin_from(row.name, recipe, option, overrides, start)
+        asked = PlanRequest(row.name, named, keys, output, resume, mode, dry=dry_run)
         train(asked, console(json, quiet, verbose))
 
 
@@ -67,6 +70,7 @@ def plan(
         str | None, typer.Option("--verb", help="Training command to plan for.")
     ] = None,
     overrides: Overrides = None,
+    start: From = None,
     output: Output = None,
     card: Annotated[
         str | None,
@@ -88,8 +92,9 @@ def plan(
     from tuner.cli.make_plan import PlanRequest, mode_of
 
     refuse_unknown_verb(verb)
-    named, mode = one_recipe("plan", recipe, option), mode_of(not rehearse, rehearse, resume, card)
-    asked = PlanRequest(verb, named, overrides or (), output, resume, mode, card, devices)
+    mode = mode_of(not rehearse, rehearse, resume, card)
+    named, keys = begin_from("plan", recipe, option, overrides, start)
+    asked = PlanRequest(verb, named, keys, output, resume, mode, card, devices)
     train(asked, console(json, quiet, verbose))
 
 

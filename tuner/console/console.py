@@ -202,9 +202,9 @@ class Console:
         ):
             self.text(formatting.paragraph(name, [formatting.clean(text)]))
 
-    def row(self, name: str, parts: Sequence[Mapping[str, Any]]) -> None:
-        """Show a row in parts (see `rows.pieces`), on a terminal in colours."""
-        self.event("row", name=name, parts=[dict(part) for part in parts])
+    def row(self, name: str, parts: Sequence[Mapping[str, Any]], **facts: Any) -> None:
+        """Show a row in parts (see `rows.pieces`), on a terminal in colours; facts only as JSON."""
+        self.event("row", name=name, **facts, parts=[dict(part) for part in parts])
         pieces = rows.pieces(parts)
         text = "".join(piece for piece, _ in pieces)
         if not self._silent and self._out.isatty() and redact(text) == text:

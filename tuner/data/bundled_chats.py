@@ -6,6 +6,7 @@ They were written for this project, to treat turns as the families of their name
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,9 +38,13 @@ def control_tokens(template: str) -> list[str]:
 
 def missing(tokenizer: Any, template: str) -> list[str]:
     """Return the control tokens of a template that a tokenizer would split."""
+    return split(tokenizer, control_tokens(template))
+
+
+def split(tokenizer: Any, words: Iterable[str]) -> list[str]:
+    """Return those of some words that a tokenizer makes several tokens of."""
     encode = tokenizer.backend_tokenizer.encode
-    wanted = control_tokens(template)
-    return [word for word in wanted if len(encode(word, add_special_tokens=False).ids) != 1]
+    return [word for word in words if len(encode(word, add_special_tokens=False).ids) != 1]
 
 
 def suiting(tokenizer: Any) -> list[str]:

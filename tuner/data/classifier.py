@@ -22,6 +22,7 @@ from tuner.data.templates.template import Template, load_template, variables
 from tuner.data.tokens.example import Example
 from tuner.data.tokens.example_maker import ExampleMaker
 from tuner.data.tokens.prepared import Inputs
+from tuner.data.turns.turn_lists import messages_of
 from tuner.data.turns.turn_rules import TurnRules
 from tuner.recipe.schema import DataSection
 
@@ -167,6 +168,42 @@ class Classifier:
         example = replace(self._maker.example(rendered, encoded), label=None, goals=())
         whole = self._maker.whole_length(encoded, example)
         return Asked([example], example.num_tokens < whole)
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """The names of an input's columns in the files that it was trained on, by the template's
+        names, where they differ."""
+        return {
+            name: file
+            for file, name in self._renamed.items()
+            if name in self.columns and name != file
+        }
+
+    def asked_by_row(self, values: Mapping[str, Any], columns: Mapping[str, str]) -> Asked:
+        """Return what the model reads of a row of a file; other columns are ignored.
+
+        Args:
+            values: of the row, by the names in the file.
+            columns: these names, by those of the template.
+
+        Raises:
+            BadRow: it lacks a column, or does not fit into the context.
+        """
+        named = {name: columns.get(name, name) for name in self.columns}
+        given = {
+            name: values[file] if file in values else values[name]
+            for name, file in named.items()
+            if file in values or name in values
+        }
+        conversation = self._template.conversation
+        if conversation is None:
+            return self.asked(given)
+        column = conversation.column
+        turns = messages_of(given.get(column), conversation, named[column])
+        questions = [turn["content"] for turn in turns if turn["role"] == "user"]
+        if len(questions) != 1:
+            raise BadRow(f"a classifier reads one question, and the row has {len(questions)}")
+        return self.asked(str(questions[0]))
 
     def _dialogue(self, given: Given) -> Dialogue:
         if self._template.conversation:

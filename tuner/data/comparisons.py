@@ -44,7 +44,9 @@ class Compared:
         return len(self.unpaired) + self.ties + self.unrated
 
 
-def compare(sources: Sequence[Source], files: DataSource, alone: bool = False) -> Compared:
+def compare(
+    sources: Sequence[Source], files: DataSource, alone: bool = False, earlier: bool = False
+) -> Compared:
     """Make the comparisons of a split; bad rows are recorded by the files.
 
     Where a column names the better of two answers, a tie makes no pair. A ranking of K answers
@@ -62,7 +64,7 @@ def compare(sources: Sequence[Source], files: DataSource, alone: bool = False) -
             continue
         fit = source.fit
         assert isinstance(fit, PreferenceFit)
-        reader, name = PreferenceReader(fit, source.data), fit.template.name
+        reader, name = PreferenceReader(fit, source.data, earlier), fit.template.name
         if name == "thumbs":
             rated = [row for row in source.rows if not blank(row.values.get(fit.columns["label"]))]
             thumbs += files.each(rated, reader.thumb)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data.advice import COMPARISONS, comparisons, ways_to_read
-from tuner.data.columns.alternatives import as_named
+from tuner.data.columns.fitted import as_named
 from tuner.data.columns.ways import MOST, Alternative, Line, Unsure, recipe_line
 from tuner.data.reading.read import NotUtf8
 from tuner.data.recognise import account, ends_open, left_out_first, recognise
@@ -62,15 +62,23 @@ class Look:
         Args:
             given: the keys by which a recipe names the file.
         """
-        if self.ways or self.error is None:
+        if self.error is None or (self.ways and self.sure):
             return self.ways
         if self.sure:
-            return [Line(COMPARISONS, recipe_line(given, {}))]
-        return [
-            Line(before.strip().rstrip(":").removeprefix("or "), line.strip())
+            return [Line(COMPARISONS, recipe_line(given, {}), compares=True)]
+        lines = [
+            Line(task, line.strip(), task.startswith(COMPARISONS), "multi_label: true" in line)
             for before, line in pairwise(self.error.fix.splitlines())
             if line.strip().startswith("data: {") and line.endswith("}")
+            for task in [before.strip().rstrip(":").removeprefix("or ")]
         ]
+        if not self.ways:
+            return lines
+        # What the error offers before these ways, except to leave columns out.
+        known = [line.recipe for line in lines]
+        place = [known.index(r) for way in self.ways if (r := way.line(given)) in known]
+        more = lines[: min(place, default=len(lines))]
+        return [*(each for each in more if not each.task.startswith("leave ")), *self.ways]
 
 
 def look(file: Path, folder: Path, keys: Mapping[str, Any] | None = None) -> Look:

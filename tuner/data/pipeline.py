@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Any, Generic
 
 from tuner.console.formatting import counted
-from tuner.data.bad_rows import EVERY
 from tuner.data.columns.choices import as_trained, settle
 from tuner.data.columns.template_match import Fit
 from tuner.data.reading import read
@@ -65,6 +64,7 @@ class Pipeline(ABC, Generic[Item]):
             raise self._empty(self.source.train, self._left_out(self.source.train))
         report = self._report(items, train, held)
         report = {"rows_in": report["rows_in"], "bad_rows": len(report["skipped"]), **report}
+        report["earlier_turns"] = self.inputs.earlier_turns
         name, template = report["template"], self.maker.chat_template
         sent = self._sent(items.train)
         kept = self._classifier(items.train)
@@ -175,8 +175,9 @@ class Pipeline(ABC, Generic[Item]):
             try:
                 source.fit = self._fit(source)
                 refuse_own_texts(source.data, self.data, source.fit.template)
-                refuse_pairs(source, self.likely)
-                refuse_marked(source)
+                if not self.inputs.formats:
+                    refuse_pairs(source, self.likely)
+                    refuse_marked(source)
             except (DataError, RecipeError) as found:
                 error = explained(found, source, self.likely)
                 raise in_source(error, source) if several else error from None
@@ -214,5 +215,8 @@ class Pipeline(ABC, Generic[Item]):
         bad, fix = self.source.bad, f"point data.{files.name} to a file with rows"
         problems = [why, *bad.problems()] if bad.found else None
         return DataError(
-            f"the {files.name} split is empty", why, EVERY if problems else fix, problems
+            f"the {files.name} split is empty",
+            why,
+            bad.fix_for_all() if problems else fix,
+            problems,
         )

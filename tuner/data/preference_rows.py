@@ -18,6 +18,7 @@ from tuner.data.reading.read import Row
 from tuner.data.rows.dialogue import Dialogue, Message
 from tuner.data.rows.turns import Sides, blank
 from tuner.data.tokens.answer_encoder import PromptAndAnswers
+from tuner.data.turns.turn_rules import TurnRules
 from tuner.recipe.schema import DataSection
 
 ANSWER_KEYS = ("text", "content", "answer", "response", "completion", "output")
@@ -64,10 +65,12 @@ class PreferenceReader:
         fit: the format and its columns.
         data: the file's data section; its system turn and instruction are read, and its names of
             labels for thumbs in other words.
+        earlier: read turns as an earlier version read them.
     """
 
-    def __init__(self, fit: PreferenceFit, data: DataSection) -> None:
-        self._fit, self._sides = fit, Sides(data.system, data.instruction, fit.spoken)
+    def __init__(self, fit: PreferenceFit, data: DataSection, earlier: bool = False) -> None:
+        rules = TurnRules(system=data.system, instruction=data.instruction, earlier=earlier)
+        self._fit, self._sides = fit, Sides(rules, fit.spoken)
         names = data.label_names if isinstance(data.label_names, dict) else {}
         self._names = {thumb(label): name for label, name in names.items()}
 

@@ -152,7 +152,9 @@ class PreferenceData(WholePipeline[Comparison]):
         return source.fit.value(row, "prompt") if thumbs else row.values
 
     def _items(self, files: SplitFiles) -> list[Comparison]:
-        self._compared[files.name] = compare(files.sources, self.source, self._alone)
+        self._compared[files.name] = compare(
+            files.sources, self.source, self._alone, self.inputs.earlier_turns
+        )
         return self._compared[files.name].comparisons
 
     def _refuse_empty(self, files: SplitFiles, found: Collection[Any]) -> None:

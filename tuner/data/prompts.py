@@ -129,7 +129,8 @@ class PromptData(WholePipeline[Question]):
         """The prompts of a source's rows; None for a raw text that is blank."""
         fit, thumbs = source.fit, thumb_columns(source.fit, source)
         labels = LabelNames(labels=frozenset(self.data.labels))
-        renderer = RowRenderer(fit, labels, TurnRules().of_source(source.data))
+        rules = TurnRules(earlier=self.inputs.earlier_turns)
+        renderer = RowRenderer(fit, labels, rules.of_source(source.data))
         assert isinstance(fit, PromptFit)
 
         def question(row: Row) -> Question | None:
@@ -139,7 +140,10 @@ class PromptData(WholePipeline[Question]):
             dialogue = replace(dialogue, documents=tuple(documents(found)))
             if reference is None:
                 reference = dialogue.answer
-            return _question(dialogue, "" if is_down(row, thumbs) else reference)
+            made = question_of(dialogue, "" if is_down(row, thumbs) else reference)
+            if made:
+                check(made.dialogues[0], results=not rules.earlier)
+            return made
 
         return self.source.each(source.rows, question)
 
@@ -226,8 +230,8 @@ class PromptCutter(Cutter[tuple[Question, Answers]]):
         return None if isinstance(answers, BadRow) else (item, answers)
 
 
-def _question(dialogue: Dialogue, reference: str) -> Question | None:
-    """The prompt of a row's dialogue; None for a raw text that is blank."""
+def question_of(dialogue: Dialogue, reference: str) -> Question | None:
+    """Return the prompt of a row's dialogue; None for a raw text that is blank."""
     if dialogue.plain:
         text = dialogue.answer
         if blank(text):
@@ -240,7 +244,6 @@ def _question(dialogue: Dialogue, reference: str) -> Question | None:
         last = {"role": "assistant", "content": PLACEHOLDER}
         messages = (*dialogue.messages[:-1], last)
         dialogue = replace(dialogue, messages=messages, answer=PLACEHOLDER)
-    check(dialogue)
     return Question((dialogue,), reference)
 
 

@@ -8,7 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tuner.data.advice import as_comparisons, as_thumbs, by_rows, unsure, uses, with_fits, with_ways
+from tuner.data.advice import (
+    as_comparisons,
+    as_thumbs,
+    by_rows,
+    lacking,
+    repeats_turns,
+    unsure,
+    uses,
+    with_fits,
+    with_ways,
+)
 from tuner.data.columns import accounting, several_labels
 from tuner.data.columns.choices import choosing
 from tuner.data.columns.evidence import Evidence
@@ -140,7 +150,10 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     # A template's column that the recipe renames leaves out the file's column of that name.
     known = used.union(read, data.columns, source.file.where)
     text = source.fit.template.text is not None
-    task = source.unread = accounting.unread(seen, known, text)[0]
+    task = accounting.unread(seen, known, text)[0]
+    # What the turns say as well is nothing that is lost.
+    repeated = [name for name in task if repeats_turns(source, name)]
+    task = source.unread = [name for name in task if name not in repeated]
     if data.template != AUTO or begun:
         return
     if not task:
@@ -149,13 +162,15 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     compared = as_comparisons(source)
     ways = [] if compared else uses(source, task, used)
     gone = {**data.columns, **dict.fromkeys(task, NONE)}
+    more = lacking(source.fit.template, source.fit.columns, source)
     out = [
         f"  leave {it} out, as earlier versions did with a warning:",
-        f"    {recipe_line(source.given, gone)}",
+        f"    {recipe_line({**source.given, **more}, gone)}",
     ]
     out = [] if ends_open(source) else out
-    others = compared or [*as_thumbs(source, task), *shown(ways, source.given)]
-    others = [*several_labels.offer(seen, task, source.given), *others, *numbered(ways, seen)]
+    more_labels = several_labels.lines(seen, source.given, data.columns, task)
+    others = compared or [*more_labels, *as_thumbs(source, task), *shown(ways, source.given)]
+    others += numbered(ways, seen)
     lines = [*out, *others] if left_out_first(source) else [*others, *out]
     fix = [f"say what becomes of {it}:", *lines]
     holds = "; ".join(f"{name}: {seen.describe(name)}" for name in task[:5])

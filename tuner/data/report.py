@@ -44,9 +44,20 @@ WARNINGS = {
     "blank_rows": "{:blank text} left out",
     "rows_with_consecutive_turns": "{:row} with two turns of one speaker in a row",
     "rows_with_results_without_calls": "{:row} with the result of a tool after a turn that has no "
-    "tool_calls: a call in its text is learned as text",
+    "tool_calls: a call in its text is learned as text (it is read as a call where it ends the "
+    "text, as JSON between <tool_call> and </tool_call>)",
+    "rows_with_missing_results": "{:row} with fewer results than calls in a turn: {names}",
+    "rows_with_empty_turns": "{:row} with an empty turn of the user or the system: {names}",
+    "rows_with_other_reasoning": "{:row} with answers that begin with reasoning between tags such "
+    "as <thinking>, which is learned as text (write <think> and </think>): {names}",
+    "rows_with_calls_in_text": "{:row} with calls between <tool_call> and </tool_call> in "
+    "their text: read as calls",
+    "rows_with_bare_tools": '{:row} with tools as bare schemas: read as {{"type": "function", '
+    '"function": SCHEMA}}, the form in which requests have them',
     "rows_with_calls_as_text": "{:row} with calls that the chat template cannot show: learned as "
     "the text that the row has (model.chat_template: qwen3 shows calls)",
+    "rows_with_unread_calls": "{:row} with calls between <tool_call> and </tool_call> that are "
+    "learned as text: the chat template has no such form, or no result follows them",
     "rows_with_moved_turns": "{:row} whose turns the chat template moves or repeats: see "
     "`tuner data preview`",
     "rows_with_unended_answers": "{:row} with answers before the last one that end without a stop "
@@ -59,6 +70,7 @@ WARNINGS = {
     "against data.learn",
     "unanswered_rows": "{:row} ending in turns that no answer follows: these turns are left out",
     "unread_turn_keys": "keys of turns that nothing reads: {names}",
+    "odd_labels": "{names}",
     "labels_without_rows": "labels that no training row has: {names}",
     "rows_with_other_answers": "{:row} with an answer that is none of the labels: learned as well",
     "ignored_columns": "columns not used: {names}",
@@ -91,14 +103,17 @@ class _Count(int):
 # Of supervised rows: what a reader should not overlook, costliest first.
 SUPERVISED = (
     *UNFIT,
-    *("read_as", "files_not_read", "rows_by_value", "rows_of_items"),
+    *("odd_labels", "read_as", "files_not_read", "rows_by_value", "rows_of_items"),
     *("left_out_too_long", "eval_left_out_too_long"),
     *("truncated_rows", "rows_with_other_answers"),
     *("rows_cut_while_reading", "dropped_no_answer_left", "rows_without_oldest_turns"),
     *("documents_cut",),
     *("eval_dropped_no_answer_left", "split_rows", "thumbs_down_rows", "skipped", "blank_rows"),
     *("rows_with_consecutive_turns", "rows_with_results_without_calls"),
-    *("rows_with_calls_as_text", "rows_with_moved_turns", "rows_with_unended_answers"),
+    *("rows_with_empty_turns", "rows_with_other_reasoning"),
+    *("rows_with_missing_results", "rows_with_bare_tools", "rows_with_calls_in_text"),
+    *("rows_with_calls_as_text", "rows_with_unread_calls"),
+    *("rows_with_moved_turns", "rows_with_unended_answers"),
     *("unsure_option_numbers", "text_after_answers", "turns_learned_by_key", "unanswered_rows"),
     *("unread_turn_keys", "unread_columns", "eval_rows_also_in_train", "labels_not_held_out"),
     *("labels_without_rows", "rows_with_written_stops", "special_tokens_in_text"),

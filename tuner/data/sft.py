@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from tuner.console.formatting import counted
@@ -17,12 +18,13 @@ from tuner.data.preview_parts import preview_of
 from tuner.data.reading.read import Row
 from tuner.data.recognise import account, as_begun, recognise
 from tuner.data.report import SUPERVISED, chat_facts, losses, skipped, tokens_sha256, warnings_of
-from tuner.data.rows import strata
-from tuner.data.rows.check_row import ODDITIES, check, oddities, unfit_calls
+from tuner.data.rows import reasoned, strata
+from tuner.data.rows.check_row import check
 from tuner.data.rows.dialogue import Dialogue, RowRenderer
 from tuner.data.rows.label_faults import refuse_faults
 from tuner.data.rows.labels import facts as label_facts
-from tuner.data.rows.labels import labels_of, listed, own_labels, refuse_unseen
+from tuner.data.rows.labels import labels_of, listed, odd_facts, refuse_unseen
+from tuner.data.rows.turn_tally import TurnTally
 from tuner.data.sources.both import Held
 from tuner.data.sources.label_names import label_names, naming_columns
 from tuner.data.sources.source import Source, SplitFiles
@@ -37,7 +39,6 @@ from tuner.data.tokens.example_maker import ExampleMaker, Pair
 from tuner.data.tokens.long import Fitting, length_facts, refuse_split
 from tuner.data.tokens.prepared import EvalRow, Inputs, Prepared, Preview, PromptFormat
 from tuner.data.trained_prompts import trained
-from tuner.data.turns.tool_calls import UNFIT
 from tuner.data.turns.turn_rules import TurnRules, refuse_unknown_column
 from tuner.data.understood import of_sources
 from tuner.errors import DataError
@@ -57,11 +58,10 @@ class SftData(Pipeline[Dialogue]):
         super().__init__(inputs)
         self.head = head
         self._blank: dict[str, int] = {}
-        self._disliked = self._unanswered = 0
+        self._disliked = 0
         self._thumbs: dict[str, list[str]] = {}
-        self._odd: Counter[str] = Counter()
-        self._unfit: Counter[tuple[str, str]] = Counter()
-        self._rules = TurnRules.of(self.data)
+        self._turns = TurnTally(inputs.earlier_turns)
+        self._rules = TurnRules.of(self.data, inputs.earlier_turns)
 
     def check(self) -> None:
         """Read the rows and check all that needs no tokenizer: what they are, and their labels.
@@ -86,6 +86,7 @@ class SftData(Pipeline[Dialogue]):
         if not begun:
             if "eval" not in source.given and not self.inputs.formats:
                 self._held.back(refuse_trained_tests, source, self.data)
+                source.given |= self._held.keys
             source.fit = recognise(source, self.inputs.folder)
         thumbs = thumb_columns(source.fit, source, bool(self.inputs.formats))
         self._thumbs[source.name] = thumbs
@@ -128,10 +129,8 @@ class SftData(Pipeline[Dialogue]):
             made = renderer.supervised(row)
             if made.plain and not made.answer.strip():
                 return None
-            check(made)
-            self._unanswered += made.unanswered
-            self._odd.update(oddities(made))
-            self._unfit.update(unfit_calls(made))
+            check(made, results=not self.inputs.earlier_turns)
+            self._turns.add(made)
             values = [source.fit.value(row, name) for name in documents]
             return replace(made, documents=tuple(cut.documents(values)))
 
@@ -222,16 +221,14 @@ class SftData(Pipeline[Dialogue]):
             "longest": max(example.num_tokens for example in train),
             **self._format_facts(),
             **chat_facts(self.maker),
-            "rows_with_reasoning": sum(self.maker.reasons(items.train)),
+            **reasoned.facts(self._reasons(items.train)),
             "tokens_sha256": tokens_sha256(train),
             **losses(self.maker),
             **length_facts(self.inputs, self.maker, [fit.template for fit in self.fits], train),
             **label_facts(self.labels, items.train, items.eval, self.data.multi_label),
         }
-        others = self._labelled(items.train, self.source.train) if self.labels else []
-        several, known = self.data.multi_label, {*self.labels}
-        without = sum(not known.issuperset(own_labels(row, several)) for row in others)
-        report["rows_with_other_answers"] = without
+        rows = self._labelled(items.train, self.source.train)
+        report |= odd_facts(self.labels, rows, self.data.multi_label)
         report["warnings"] = warnings_of(report, SUPERVISED, also[self.data.split])
         asked = self.names.names or self.data.labels == (AUTO,)
         if asked or (any(fit.template.label for fit in self.fits) and not self.data.labels):
@@ -247,8 +244,8 @@ class SftData(Pipeline[Dialogue]):
         return report
 
     def _sent(self, items: Sequence[Dialogue]) -> PromptFormat:
-        chats = [each for each in items if each.messages]
-        defaults = self.maker.defaults(self.maker.reasons(chats))
+        answers = [*chain.from_iterable(self._reasons(items))]
+        defaults = self.maker.defaults(answers)
         finder = self.maker.finder
         return PromptFormat(
             defaults,
@@ -256,6 +253,12 @@ class SftData(Pipeline[Dialogue]):
             tuple(trained(self._pairs, self.maker)),
             finder.chat.arguments(reasons=False) if finder else {},
         )
+
+    def _reasons(self, items: Sequence[Dialogue]) -> list[list[bool]]:
+        """Of each row whether reasoning comes before its learned answers."""
+        used = {rendered.dialogue.row for rendered, _ in self._pairs}
+        kept = [each for each in items if each.row in used]
+        return reasoned.by_row(kept, drop=self.data.reasoning == "drop")
 
     def _classifier(self, items: Sequence[Dialogue]) -> dict[str, Any] | None:
         templates = [fit.template for fit in self.fits]
@@ -272,17 +275,13 @@ class SftData(Pipeline[Dialogue]):
         blank = sum(self._blank.values())
         facts = self.source.facts(used, blank_rows=blank, thumbs_down_rows=self._disliked)
         by_key = sum(self._rules.by_key.values())
-        odd = {key: self._odd[key] for key in ODDITIES} | self.maker.odd()
-        for key in UNFIT:
-            found = self._unfit.most_common()
-            odd[key] = {name: count for (kind, name), count in found if kind == key}
         return {
             "understood": of_sources(self.source.sources, used),
             **facts,
             "unread_columns": list(dict.fromkeys(n for s in self.source.sources for n in s.unread)),
-            **odd,
+            **self._turns.facts(),
+            **self.maker.odd(),
             "unsure_option_numbers": choices.unsure(self.fits),
-            "unanswered_rows": self._unanswered,
             "unread_turn_keys": self._unread,
             "turns_learned_by_key": by_key,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from tuner.data.columns.evidence import FEW, Evidence
 from tuner.data.columns.preference_formats import PreferenceFormat
@@ -24,6 +25,7 @@ _ONE = {
     "json": "JSON",
     "number": "a number",
 }
+_TRUTHS = (("yes", "no"), ("是", "否"), ("是", "不是"), ("对", "错"))
 # Said of answers only: the letter that a text consists of is no news.
 _SHORT = frozenset(("boolean", "letter", "index", "number"))
 
@@ -127,7 +129,14 @@ def _kind(template: Template, name: str, column: str, evidence: Evidence, answer
         return "the text of an option"
     if answer and kind in ("", "number") and len(values) >= FEW and evidence.repeats(column):
         return evidence.constant(column) or f"one of {evidence.labels(column)} labels"
-    return _ONE.get(kind, "")
+    return _truths(values) if kind == "boolean" else _ONE.get(kind, "")
+
+
+def _truths(values: Sequence[Any]) -> str:
+    """Return true and false as the values write them."""
+    words = list(dict.fromkeys(str(value).strip().casefold() for value in values))
+    known = [pair for pair in _TRUTHS if {*words} <= {*pair}]
+    return " or ".join(known[0]) if known else _ONE["boolean"]
 
 
 def _range(columns: Sequence[str]) -> str:

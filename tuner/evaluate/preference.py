@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tuner.data.preferences import Ranking
-from tuner.tasks.judges import TOKENS_PER_BATCH, scores
+from tuner.inference.scores import TOKENS_PER_BATCH, scores
 
 if TYPE_CHECKING:
     from tuner.plan.plan import Plan

@@ -6,7 +6,7 @@ Names and counts only: no path, no user name and no text of the rows goes into i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,14 @@ def _template() -> jinja2.Template:
     return environment.from_string(_TEMPLATE.read_text("utf-8"))
 
 
-def write_card(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run: Any) -> None:
+def write_card(
+    folder: Path,
+    kind: str,
+    base: str,
+    facts: Mapping[str, Any],
+    run: Any,
+    chain: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Write the card of an artefact.
 
     Args:
@@ -47,6 +54,7 @@ def write_card(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run
         base: name of its base.
         facts: how to load it (see `fresh_process.facts_of`).
         run: `plan`, `scores` and `evaluation` of the record of its run; empty without one.
+        chain: the adapters that it comes from, as its manifest has them.
     """
     plan = run.get("plan") or {}
     values = {key: item["value"] for key, item in plan.get("values", {}).items()}
@@ -65,6 +73,7 @@ def write_card(folder: Path, kind: str, base: str, facts: Mapping[str, Any], run
         code=", trust_remote_code=True" if facts.get("trust_remote_code") else "",
         plan=plan,
         values=values,
+        chain=[(each["name"].rpartition("/")[2], each["how"]) for each in chain],
         method=_method(values),
         scores=_scores(run.get("scores") or {}),
         evaluation=run.get("evaluation") or {},

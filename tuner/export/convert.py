@@ -24,6 +24,8 @@ from tuner.export.pipeline import About, Refusal
 from tuner.export.proof import fresh_process, measure, prompts, same_adapter
 from tuner.export.proof import rows as held
 from tuner.machine.imports import function
+from tuner.model import folded
+from tuner.model.adapters import steps
 from tuner.recipe.formats import FORMATS, ExportFormat
 from tuner.record import disk, proof_limits, seal
 
@@ -130,7 +132,13 @@ class Sealed:
     def __init__(self, work: Work, settings: Settings) -> None:
         self.work, self.settings = work, settings
         self.reports: dict[str, dict[str, Any]] = {}
-        further = {"combined": settings.combination.as_dict()} if settings.combination else {}
+        further: dict[str, Any] = {}
+        if settings.combination:
+            further["combined"] = settings.combination.as_dict()
+        if step := work.origin.sealed.get(steps.STEP):
+            further[steps.STEP] = step
+        if chain := folded.chain(work.origin.sealed, work.origin.folder, settings.output):
+            further[folded.CHAIN] = chain
         self.about = About(work.name, work.fingerprint, work.facts, work.record, further)
 
     def write(self, row: ExportFormat, folder: Path) -> None:

@@ -18,6 +18,7 @@ from tuner.export.proof.noise import ReadingDistance
 from tuner.model import base as bases
 from tuner.model import own_code
 from tuner.model import tokenizer as model_tokenizer
+from tuner.model.adapters import steps
 from tuner.record.run_json import read_record
 
 if TYPE_CHECKING:
@@ -169,6 +170,7 @@ def open_work(origin: SavedModel, settings: Settings, console: Console) -> tuple
         )
     job = facts | {
         "base": str(base.folder) if base else "",
+        "below": [each.job() for each in base.folded] if base else [],
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
     }
@@ -191,10 +193,18 @@ def open_work(origin: SavedModel, settings: Settings, console: Console) -> tuple
         context_length=(base or own).context_length,
         portable=settings.portable,
         prompts=rows.load_prompts(origin.run) if origin.run else [],
-        record=read_record(origin.run) if origin.run and not settings.combination else {},
+        record={} if settings.combination else _record(origin),
         vocabulary_rows=own.vocabulary_rows,
     )
     return work, base
+
+
+def _record(origin: SavedModel) -> dict[str, Any]:
+    """Return the record of its run; empty without one. The scores in it are of the last step."""
+    record = read_record(origin.run) if origin.run else {}
+    if steps.STEP in origin.sealed:
+        record = {key: record[key] for key in record if key not in ("scores", "evaluation")}
+    return record
 
 
 def _tokenizer(origin: SavedModel, base: Base | None, facts: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ import torch
 from tuner.export import merged
 from tuner.export.proof import measure, noise, reload
 from tuner.machine import heap
-from tuner.model import embedding_rows
+from tuner.model import embedding_rows, fold
 from tuner.recipe.formats import ExportFormat
 from tuner.record import manifest
 
@@ -89,14 +89,14 @@ def merged_into(work: Work, model: Any, onto: str) -> Any:
     (artidoro/qlora#28): with `auto` both are measured, and the closer one is taken.
     """
     if work.job["quantize"] == "none":
-        return merged.fold(model)
+        return fold.fold(model)
     divergences, models = {}, {}
     for choice in ("dequantized", "original") if onto == "auto" else (onto,):
         if choice == "original":
             base = reload.base(work.job | {"quantize": "none"})
         else:
             base = reload.base(work.job).dequantize().to(getattr(torch, work.job["dtype"]))
-        whole = merged.fold(embedding_rows.load_adapter_onto(base, work.origin.folder)).eval()
+        whole = fold.fold(embedding_rows.load_adapter_onto(base, work.origin.folder)).eval()
         divergences[choice] = measure.divergence(work.tuned, measure.read(whole, work.both))
         # The other choice needs the room.
         models[choice] = whole.to("cpu")

@@ -4,14 +4,11 @@ if its own weights were trained."""
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from tuner.errors import TrainingError
+from tuner.model.fold import fold
 from tuner.record import manifest
 
 if TYPE_CHECKING:
@@ -41,68 +38,6 @@ def write_merged(plan: Plan, trained: Trained, folder: Path) -> None:
         trained.model = fold(trained.model)
     stops = plan.stop_ids if plan.head.name == "language" else None
     save(trained.model, folder, plan.base.name, plan.tokenizer, stops)
-
-
-def fold(model: Any) -> Any:
-    """Merge the update of an adapter into the weights of its base, layer by layer and in place.
-
-    Each weight is computed in float32 and rounded once to the type of the base: adding in bfloat16
-    would round the update, and then the sum.
-
-    Raises:
-        TrainingError: a merged weight is not finite.
-    """
-    for parameter in model.parameters():
-        # Memory-mapped weights would stay in memory next to merged ones, as long as one tensor of
-        # a file is left: they leave it file by file.
-        parameter.data = parameter.data.clone()
-    types = {_own(name): tensor.dtype for name, tensor in model.get_base_model().named_parameters()}
-    try:
-        with warnings.catch_warnings():
-            # peft warns that each layer is merged already.
-            warnings.simplefilter("ignore")
-            _merge_layers(model)
-            whole = model.merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise TrainingError(
-            "the merged weights are not finite",
-            str(error),
-            "export only the adapter (export.formats: adapter), or lower train.learning_rate",
-        ) from error
-    # What an adapter replaces, such as a trained layer norm, is still float32.
-    for name, tensor in whole.named_parameters():
-        tensor.data = tensor.data.to(types.get(name, tensor.dtype))
-    return whole
-
-
-def _merge_layers(model: Any) -> None:
-    """Merge the layers whose weights are not float32, each in float32."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for layer in model.modules():
-        # Rows and layers that are replaced as a whole are not computed.
-        if not isinstance(layer, BaseTunerLayer) or type(layer).__name__ in _REPLACED:
-            continue
-        module: Any = layer
-        parts = list(module.parameters())
-        before = [(part, part.dtype) for part in parts if part.dtype in _REDUCED]
-        if not before:
-            continue
-        for part, _ in before:
-            part.data = part.data.float()
-        layer.merge(safe_merge=True)
-        for part, dtype in before:
-            part.data = part.data.to(dtype)
-
-
-_REPLACED = ("TrainableTokensLayer", "LNTuningLayer")
-_REDUCED = (torch.bfloat16, torch.float16)
-
-
-def _own(name: str) -> str:
-    """Return the name of a base's parameter without peft's wrappers."""
-    wrappers = ("base_layer", "original_module", "token_adapter")
-    return ".".join(part for part in name.split(".") if part not in wrappers)
 
 
 def save(model: Any, folder: Path, name: str, tokenizer: Any, stops: Sequence[int] | None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.errors import ModelError, RecipeError
 from tuner.methods.options import CONFIG
 from tuner.model import known_files, own_code
-from tuner.model.adapters import saved_models
+from tuner.model.adapters import saved_models, steps
 from tuner.model.adapters.norms import PROMPTS
 from tuner.model.adapters.saved_models import SavedModel
 from tuner.model.heads import named, writer
@@ -29,8 +29,13 @@ if TYPE_CHECKING:
 UNMERGEABLE = ("ADAPTION_PROMPT", *PROMPTS)
 
 
-def find(name: str, command: str = "export") -> SavedModel:
+def find(name: str, command: str = "export", step: str | None = None) -> SavedModel:
     """Find the run, adapter or model of this name, its files checked; a bare name may be a run's.
+
+    Args:
+        name: a path.
+        command: for messages.
+        step: which checkpoint of a run (see `steps.at_step`); None: what the run ended with.
 
     Raises:
         RecipeError: there is nothing, or the run is not finished.
@@ -38,6 +43,8 @@ def find(name: str, command: str = "export") -> SavedModel:
         IntegrityError: a file was changed after it was sealed.
     """
     origin = saved_models.find(str(runs.named(name)), Path(), command)
+    if step is not None:
+        return steps.at_step(origin, step)
     known_files.present(origin.folder)
     return replace(origin.checked(), name=name)
 
@@ -159,6 +166,8 @@ def _refuse_plain_lora(origin: SavedModel) -> None:
         why = f"modules_to_save {origin.config['modules_to_save']}"
     elif origin.config.get("target_parameters"):
         why = "it adapts the fused experts"
+    elif origin.below:
+        why = f"another adapter, {origin.below[-1].name}, is folded into its base first"
     elif origin.config.get(TRAINED):
         why = f"{TRAINED}: it cannot hold the rows of added tokens"
     if why:

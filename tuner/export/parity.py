@@ -33,6 +33,7 @@ from tuner.export.proof.noise import ReadingDistance
 from tuner.machine import heap
 from tuner.machine.imports import function
 from tuner.methods import lora
+from tuner.model.folded import CHAIN
 from tuner.recipe.formats import ExportFormat
 from tuner.record.proof_limits import APART
 
@@ -58,7 +59,9 @@ class Live:
     def __init__(self, plan: Plan, trained: Trained, fingerprint: str, aside: Path) -> None:
         self.plan, self.trained, self._aside = plan, trained, aside
         run = {"plan": plan.as_dict(), **trained.measured}
-        self.about = About(plan.base.name, fingerprint, fresh_process.facts_of(plan), run)
+        chain = {CHAIN: plan.start.chain(plan.output)} if plan.start else {}
+        facts = fresh_process.facts_of(plan)
+        self.about = About(plan.base.name, fingerprint, facts, run, chain)
         self._rows = fresh_process.probe_rows(plan)
         # How a fresh process proves the tensors of an artefact, by format.
         self._proofs: dict[str, dict[str, Any]] = {}

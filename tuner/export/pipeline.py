@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from tuner.errors import IntegrityError, ModelError
 from tuner.export import card
+from tuner.model.folded import CHAIN
 from tuner.recipe.formats import ExportFormat, needs_merge
 from tuner.record import provenance, seal
 
@@ -84,7 +85,9 @@ def write_artefacts(
             exporter.write(row, folders[row.name])
             if row.card or (row.bits and not row.llama_type):
                 about = exporter.about
-                card.write_card(folders[row.name], row.name, about.base, about.facts, about.run)
+                chain = about.further.get(CHAIN, ())
+                place = folders[row.name]
+                card.write_card(place, row.name, about.base, about.facts, about.run, chain)
         found = exporter.reload(folders)
         for row in rows:
             # What is proven is kept, even if others fail.

@@ -69,13 +69,14 @@ def check(
             "a GGUF adapter needs the GGUF file of its base",
             "export it again to compare it with its base",
         )
-    where = ""
+    where, below = "", []
     if kind in ("adapter", "virtual_tokens"):
         found_base = _base(origin, base, console)
         origin.check_base(found_base.name, found_base.fingerprint, console.warn, force_base)
-        where = str(found_base.folder)
+        where, below = str(found_base.folder), [each.job() for each in found_base.folded]
     job = facts | {
         "base": where,
+        "below": below,
         "device": "cuda" if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "rows": witness["rows"],

@@ -8,6 +8,7 @@ from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.classifier import Given
+from tuner.data.rows.check_row import check_systems
 from tuner.data.templates.template import Conversation, load_template
 from tuner.data.turns.reasoning import Message
 from tuner.data.turns.turn_lists import messages_of
@@ -113,6 +114,7 @@ def _conversation(number: int, turns: Any) -> list[Message]:
     assert isinstance(conversation, Conversation)
     try:
         found = messages_of(turns, conversation, "messages")
+        check_systems(turn["role"] for turn in found)
     except BadRow as problem:
         raise _unfit(number, str(problem)) from None
     if not found:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.data.turns import reasoning
 from tuner.data.turns.reasoning import Message
+from tuner.data.turns.tool_calls import whole_tools
 from tuner.errors import DataError, RecipeError
 from tuner.inference import call_forms
 from tuner.inference.reading import Reader
@@ -26,7 +27,7 @@ _SHAPE = (
 
 def read(path: str) -> list[Any]:
     """Return the tools in a JSON file: a list, a single one, or those of an object with `tools`, as
-    a row of training data is.
+    a row of training data is. Schemas alone are read as such rows are.
 
     Raises:
         RecipeError: it cannot be read, or a tool has no name.
@@ -35,7 +36,7 @@ def read(path: str) -> list[Any]:
     try:
         found = json.loads(Path(path).expanduser().read_text("utf-8"))
         if isinstance(found, dict):
-            found = found.get("tools", [found])
+            found = found.get("tools", found.get("functions", [found]))
         # Tables keep them as text.
         found = json.loads(found) if isinstance(found, str) else found
     except OSError as error:
@@ -48,7 +49,7 @@ def read(path: str) -> list[Any]:
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise RecipeError(what, f"function {number} has no name", _SHAPE)
-    return found
+    return whole_tools(found)
 
 
 def reader(model: Inference, prompt: Sequence[int], tools: Sequence[Any]) -> Reader:

@@ -18,7 +18,7 @@ from tuner.data.classifier import Asked, Classifier, Given, of_texts
 from tuner.data.fields import several
 from tuner.data.tokens.collate import Collator, placed
 from tuner.data.tokens.example import IGNORED
-from tuner.errors import DataError, IntegrityError, ResourceError, first_line
+from tuner.errors import DataError, IntegrityError, RecipeError, ResourceError, first_line
 from tuner.inference.sampling import refuse_not_finite
 from tuner.methods.options import CONFIG
 from tuner.model.heads import HEADS, MULTI_LABEL
@@ -153,6 +153,20 @@ def answered(shares: Mapping[str, float], threshold: float | None = None) -> dic
         return {"label": max(shares, key=lambda label: shares[label])}
     own = [label for label, share in shares.items() if share >= threshold]
     return {"labels": own, "threshold": threshold}
+
+
+def refuse_to_generate(generate: bool, head: str) -> None:
+    """Refuse `--generate` for a model that cannot write.
+
+    Raises:
+        RecipeError: it has a classification head.
+    """
+    if generate and head == "classes":
+        raise RecipeError(
+            "--generate: this model cannot write",
+            "it has a classification head",
+            "leave out --generate: it answers with a label",
+        )
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from tuner.model.prompt_model import PromptClassifier, PromptModel
 from tuner.model.transformers_errors import as_model_error
 
 if TYPE_CHECKING:
+    from tuner.model.folded import Folded
     from tuner.recipe.schema_model import ModelSection
 
 
@@ -41,10 +42,12 @@ class BaseNeeds:
     Attributes:
         labels: the classes, if an adapter has a classification head.
         text_half: of a base that also reads images, only the part that reads text.
+        below: adapters that are folded into it first.
     """
 
     labels: Sequence[str] = ()
     text_half: bool = False
+    below: tuple[Folded, ...] = ()
 
 
 def open_base(
@@ -77,6 +80,7 @@ def open_base(
     found = bases.with_weights(bases.resolve(section, folder, note), section.revision, note)
     kept, doubt = kept_with(_artefact(found, section.base, folder))
     needs = needs or BaseNeeds()
+    found = replace(found, folded=needs.below)
     labels = needs.labels
     classes = bool(labels) or (kept is not None and kept["head"] == "classes")
     head = HEADS["classes"] if classes else _head(found)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tuner.console.console import Console
 from tuner.errors import ModelError, RecipeError
 from tuner.machine.hardware import Machine
-from tuner.model.adapters import saved_models
+from tuner.model.adapters import saved_models, steps
 from tuner.model.adapters.saved_models import SavedModel
 from tuner.model.heads import HEADS
 from tuner.recipe.schema_model import ModelSection
@@ -48,7 +48,12 @@ class ModelToOpen:
 
 
 def model_to_open(
-    name: str | None, base: str | None, adapters: Sequence[str], present: Machine, verb: str
+    name: str | None,
+    base: str | None,
+    adapters: Sequence[str],
+    present: Machine,
+    verb: str,
+    step: str | None = None,
 ) -> ModelToOpen:
     """Find what the command line names.
 
@@ -58,6 +63,7 @@ def model_to_open(
         adapters: further ones, each a folder or NAME=FOLDER.
         present: the machine to run on.
         verb: for messages.
+        step: which checkpoint of a run (see `steps.at_step`); None: what the run ended with.
 
     Raises:
         RecipeError: nothing is named, it does not exist, or the names contradict each other.
@@ -65,18 +71,17 @@ def model_to_open(
         IntegrityError: the run's record or its recipe is damaged.
     """
     further = [adapter(path) for path in adapters]
-    if name is None and base is None:
-        raise RecipeError(
-            f"tuner {verb} needs a model",
-            "neither a run nor --base is given",
-            f"tuner {verb} RUN, or tuner {verb} --base smollm2-135m",
-        )
+    if name is None and (base is None or step is not None):
+        raise _nothing(verb, step)
     if name is None:
         return _of_base(str(base), present, further)
     path = runs.named(name)
     found = saved_models.at(path)
     if found is None and path.suffix != ".gguf":
         raise runs.no_run(path)
+    if step is not None:
+        source = steps.at_step(saved_models.find(str(path), Path(), verb), step)
+        return _of_run(source, base, present, further)
     if found is not None and found.run == path:
         return _of_run(found, base, present, further)
     if found is None or found.whole:
@@ -92,6 +97,21 @@ def model_to_open(
             f"name its base: tuner {verb} --base BASE --adapter {path}",
         )
     return _of_run(replace(found, folder=path.resolve()), None, present, further)
+
+
+def _nothing(verb: str, step: str | None) -> RecipeError:
+    """Return the error for a command line without a model, or without the run of a step."""
+    if step is not None:
+        return RecipeError(
+            f"--step {step}: no run is given",
+            "a checkpoint is in the folder of its run",
+            f"tuner {verb} RUN --step {step}",
+        )
+    return RecipeError(
+        f"tuner {verb} needs a model",
+        "neither a run nor --base is given",
+        f"tuner {verb} RUN, or tuner {verb} --base smollm2-135m",
+    )
 
 
 def adapter(text: str) -> tuple[str, Path]:
@@ -129,6 +149,7 @@ def load(source: ModelToOpen, console: Console, *, force_base: bool = False) -> 
         needs=BaseNeeds(
             kept["labels"] if kept and kept["head"] == "classes" else (),
             any(_of_text_half(adapter_folder) for _, adapter_folder in source.adapters),
+            SavedModel(*source.adapters[0]).below if source.adapters else (),
         ),
         warn=console.warn,
         note=console.note if console.interactive else lambda text: None,
@@ -189,7 +210,8 @@ def _of_run(
             "it has neither adapter/ nor merged/",
             "run it again with export.formats: adapter, or choose another run: tuner runs list",
         )
-    recipe, name = saved_models.recipe_of(path, str(path), "chat"), path.resolve().name
+    recipe = saved_models.recipe_of(path, str(path), "chat")
+    name = found.name if steps.STEP in found.sealed else path.resolve().name
     device, dtype = _place(present)
     values = record.get("plan", {}).get("values", {})
     if values.get("run.device", {}).get("value") == device:

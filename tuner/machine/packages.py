@@ -15,9 +15,15 @@ NEEDED_BY: dict[str, tuple[str, ...]] = {
     "bitsandbytes": ("bitsandbytes>=0.46",),
     "compressed_tensors": ("compressed-tensors>=0.15",),
     "llama_cpp": ("llama-cpp-python>=0.3.16",),
+    "mlflow": ("mlflow-skinny>=3.7", "sqlalchemy>=2.0", "alembic>=1.13"),
     "ray": ("ray[tune]>=2.50",),
+    "schedulefree": ("schedulefree>=1.4",),
+    "swanlab": ("swanlab>=0.10",),
+    "tensorboard": ("tensorboard>=2.18",),
     "torchao": ("torchao>=0.18",),
+    "trackio": ("trackio>=0.43",),
     "uvicorn": ("fastapi>=0.132", "uvicorn>=0.34"),
+    "wandb": ("wandb>=0.21",),
 }
 
 

@@ -5,6 +5,7 @@
 | `rank` | `tuner` again, once per device | ours and its place; no standard input |
 | `run_of_ours` | `tuner` again: one run of several | ours; without the place of a process in Ray |
 | `fresh` | one of our modules, which loads an artefact | ours, the Hub offline |
+| `beside` | one of our modules, while we go on | ours, one thread; without the place of a process |
 | `python` | a program in Python: pip, llama.cpp's converter | ours |
 
 No other module starts a process, and nothing goes through a shell. `environment` is what all of
@@ -53,6 +54,15 @@ def make_safe(variables: dict[str, str] | os._Environ[str]) -> None:
             del variables[name]
 
 
+def ended(process: Popen[bytes], seconds: float) -> bool:
+    """Wait for a process to end, at most so many seconds; return whether it has."""
+    try:
+        process.wait(max(0.0, seconds))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
 def rank(arguments: Sequence[str], variables: Mapping[str, str]) -> Popen[bytes]:
     """Start `tuner ARGUMENTS` as one process of several.
 
@@ -99,6 +109,23 @@ def end_with_parent() -> None:
 def fresh(module: str, argument: str) -> subprocess.CompletedProcess[str]:
     """Run one of our modules to its end with one argument; its output is in the result."""
     return _finished(_ours(module, argument), {"HF_HUB_OFFLINE": "1"})
+
+
+def beside(module: str, arguments: Sequence[str], log: IO[bytes]) -> Popen[bytes]:
+    """Start one of our modules next to this process, with its output in `log`.
+
+    Its standard input is a pipe that ends with this process. It has a session of its own: Ctrl-C
+    does not reach it.
+    """
+    variables = {**environment(), "OMP_NUM_THREADS": "1"}
+    return Popen(
+        _ours(module, *arguments),
+        env={key: item for key, item in variables.items() if key not in _PLACE},
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -87,6 +87,8 @@ FULL = Method(
     mergeable=True,
     merges_classes=True,
     new_tokens=True,
+    # But for the vectors of its norms, which are not its main part.
+    matrices=True,
 )
 LAST_LAYER = replace(
     FULL,

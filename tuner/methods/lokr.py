@@ -41,4 +41,5 @@ METHOD = Method(
     mergeable=True,
     quantized=frozenset({"int8"}),
     conv1d=False,
+    matrices=True,
 )

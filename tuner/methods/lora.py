@@ -88,11 +88,14 @@ def rank(options: LoraOptions, name: str) -> int:
     return options.rank_pattern[max(own, key=len)] if own else options.r
 
 
-def parameters(options: LoraOptions, name: str, shape: tuple[int, int]) -> int:
-    """Return the number of trained parameters on one linear layer of (inputs, outputs)."""
+def shapes(options: LoraOptions, name: str, shape: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the trained tensors on one linear layer of (inputs, outputs)."""
     inputs, outputs = shape
-    magnitudes = outputs if isinstance(options, DoraOptions) else 0
-    return rank(options, name) * (inputs + outputs) + magnitudes
+    r = rank(options, name)
+    magnitude: dict[str, tuple[int, ...]] = {}
+    if isinstance(options, DoraOptions):
+        magnitude = {"lora_magnitude_vector": (outputs,)}
+    return {"lora_A": (r, inputs), "lora_B": (outputs, r), **magnitude}
 
 
 def config(setting: Setting) -> Any:
@@ -129,6 +132,7 @@ LORA = Method(
     quantized=QUANTIZED,
     rlhf=True,
     new_tokens=True,
+    matrices=True,
 )
 RSLORA = replace(
     LORA,
@@ -142,4 +146,5 @@ DORA = replace(
     summary="LoRA with a trained magnitude per output",
     options=DoraOptions,
     quantized=frozenset({"nf4"}),
+    matrices=False,
 )

@@ -66,6 +66,7 @@ class Method:
         deep_prompts: whether these are keys and values in every layer.
         rlhf: whether a policy can be trained with it on rewards.
         new_tokens: whether it trains the rows of tokens that the recipe adds.
+        matrices: whether all that it trains are matrices that multiply activations.
         whole_at_any_step: whether the weights of an earlier step are a finished result, too.
         hooks: what it does during training.
     """
@@ -89,6 +90,7 @@ class Method:
     deep_prompts: bool = False
     rlhf: bool = False
     new_tokens: bool = False
+    matrices: bool = False
     whole_at_any_step: bool = True
     hooks: Hooks = NO_HOOKS
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from tuner.schema.fields import Flag, Section, Words
 
@@ -14,10 +14,31 @@ from tuner.schema.fields import Flag, Section, Words
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-class MethodOptions(Section):
+if TYPE_CHECKING:
+    _Continuing = Section
+else:
+    # Python's syntax has no attribute of this name.
+    _Continuing = create_model(
+        "_Continuing",
+        __base__=Section,
+        **{
+            "continue": (
+                Annotated[Flag, Field(description="train the weights of model.adapter further")],
+                False,
+            )
+        },
+    )
+
+
+class MethodOptions(_Continuing):
     """Base of the recipe's `method` section; each method adds its own keys."""
 
     name: str
+
+    @property
+    def continues(self) -> bool:
+        """Whether the weights of `model.adapter` are trained further."""
+        return bool(getattr(self, "continue"))  # a keyword of Python
 
     @property
     def own_learning_rate(self) -> float | None:

@@ -21,6 +21,7 @@ from tuner.errors import ModelError, SafetyError, first_line
 from tuner.machine import packages
 from tuner.machine.cache import cache_folder
 from tuner.model import hub, known_files, own_code, sizes
+from tuner.model.folded import Folded
 from tuner.recipe.aliases import ALIASES
 from tuner.recipe.schema_model import ModelSection
 from tuner.record import manifest
@@ -44,6 +45,7 @@ class Base:
         folder: its files.
         config: its config.json.
         trusted: whether Python code that comes with it may run.
+        folded: adapters that are folded into it whenever it is loaded.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Base:
     folder: Path
     config: dict[str, Any]
     trusted: bool = False
+    folded: tuple[Folded, ...] = ()
 
     @property
     def context_length(self) -> int:
@@ -89,13 +92,15 @@ class Base:
         return own_code.digest(self.folder) if self.trusted else None
 
     def fingerprint(self) -> str:
-        """Return one sha256 over those of all weight files; from the manifest if there is one."""
+        """Return one sha256 over those of all weight files, from the manifest if there is one, and
+        of the adapters that are folded into them."""
         sealed = manifest.is_sealed(self.folder)
         known = manifest.read_manifest(self.folder)["files"] if sealed else {}
         parts = [
             f"{file.name}:{known[file.name]['sha256'] if file.name in known else sha256_file(file)}"
             for file in self.weight_files()
         ]
+        parts += [f"folded:{each.sha256}" for each in self.folded]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from tuner.data import bundled_chats
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat import chat_template
 from tuner.data.chat.chat_template import ChatTemplate
+from tuner.data.turns.reasoning import CLOSE, OPEN, Message
 from tuner.errors import ModelError, RecipeError, SafetyError, TunerError
 from tuner.recipe.other_tools import answer as other_tools
 from tuner.recipe.paths import Named
@@ -94,6 +96,7 @@ def _refuse_missing(tokenizer: Any, section: ModelSection) -> None:
     """Refuse a template whose control tokens the tokenizer would split."""
     missing = bundled_chats.missing(tokenizer, tokenizer.chat_template)
     if missing:
+        missing += bundled_chats.split(tokenizer, _reasoning_tags(tokenizer))
         tokens = ", ".join(f'"{word}"' for word in (*section.new_tokens, *missing))
         raise RecipeError(
             f"model.chat_template: '{section.chat_template}' needs tokens that the base does not "
@@ -101,6 +104,17 @@ def _refuse_missing(tokenizer: Any, section: ModelSection) -> None:
             f"its tokenizer would split {', '.join(missing)}",
             f"add them: model.new_tokens: [{tokens}]",
         )
+
+
+def _reasoning_tags(tokenizer: Any) -> tuple[str, ...]:
+    """What a template writes around reasoning, if it writes that in a chat without tools."""
+    asked: Message = {"role": "user", "content": "question"}
+    texts = []
+    with suppress(BadRow, TunerError):
+        chat = ChatTemplate(tokenizer)
+        texts.append(chat.render([asked], generate=True))
+        texts.append(chat.render([asked, {"role": "assistant", "content": _SAID}]))
+    return (OPEN, CLOSE) if any(OPEN in text for text in texts) else ()
 
 
 def take_end(tokenizer: Any) -> None:

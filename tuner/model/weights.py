@@ -15,6 +15,7 @@ import transformers
 
 from tuner.errors import ModelError
 from tuner.machine import packages
+from tuner.model import fold
 from tuner.model.heads import Head, is_new
 from tuner.model.kernels import attention
 from tuner.model.transformers_errors import as_model_error
@@ -30,7 +31,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def open_weights(
     base: Base, section: ModelSection, head: Head, dtype: str, device: str, **arguments: Any
 ) -> Any:
-    """Load the weights of a base with a head, on `device`, in evaluation mode.
+    """Load the weights of a base with a head, on `device`, in evaluation mode; adapters that belong
+    to the base are folded into it.
 
     Args:
         base: the base; its folder has the weights.
@@ -68,6 +70,8 @@ def open_weights(
         )
         model, report = loaded
         _check_loaded(report, base.folder, head.added)
+    if base.folded:
+        model = fold.onto(model, base.folded, head.task_type)
     return without_cpu_packing(model).eval()
 
 

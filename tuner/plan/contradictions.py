@@ -11,7 +11,15 @@ from tuner.methods.full import StagedOptions
 from tuner.methods.lora import DoraOptions, LoraOptions
 from tuner.methods.method import Method
 from tuner.methods.prompts import MultitaskOptions
-from tuner.plan import contradictions_export, contradictions_rlhf, evaluations, new_tokens, qat
+from tuner.plan import (
+    contradictions_export,
+    contradictions_rlhf,
+    contradictions_train,
+    evaluations,
+    new_tokens,
+    qat,
+    track,
+)
 from tuner.plan.metrics import METRICS, unknown_metric
 from tuner.recipe.schema import Recipe
 
@@ -163,7 +171,9 @@ _CHECKS: tuple[Callable[[Recipe, Method, bool], Iterator[str]], ...] = (
     new_tokens.contradictions,
     contradictions_export.contradictions,
     evaluations.contradictions,
+    track.contradictions,
     _batches,
+    contradictions_train.contradictions,
     _tasks,
     contradictions_rlhf.contradictions,
 )

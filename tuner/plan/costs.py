@@ -47,11 +47,11 @@ def times(plan: Plan, rate: Rate) -> Times:
     once = rates.scored_rows(plan) * rate.score_row + rate.samples
     return Times(
         load=rate.load,
-        scoring=scorings(plan) * once,
+        scoring=scorings(plan) * once + len(plan.prepared.test) * rate.score_row,
         training=training,
         saving=rates.saves(plan) * rate.save,
         export=rate.export + sum(rate.made.get(name, 0.0) for name in _made(plan)),
-        evaluating=_evaluating(plan, rate),
+        evaluating=_evaluating(plan, rate) + len(plan.sampled) * rate.samples,
     )
 
 
@@ -104,7 +104,15 @@ def cost(plan: Plan, seconds: float) -> float | None:
 
 def facts(plan: Plan, machine: Machine) -> dict[str, Any]:
     """Return the evaluations, and the time and cost, where it was measured, that a plan shows."""
-    shown = evaluations.facts(plan.evaluations, rates.scored_rows(plan))
+    shown: dict[str, Any] = evaluations.facts(plan.evaluations, rates.scored_rows(plan))
+    if plan.sampled:
+        count = len(plan.prepared.eval[: plan.recipe.eval.samples])
+        first = plan.sampled[0]
+        shown["samples"] = {
+            "times": len(plan.sampled),
+            "prompts_each": count,
+            "first_after_step": first,
+        }
     found = rates.measured_rates(plan, machine)
     if found is None:
         return shown

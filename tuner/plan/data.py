@@ -7,16 +7,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tuner.console.formatting import counted
 from tuner.data.chat.chat_template import with_defaults
 from tuner.data.chat.system_turn import with_system
 from tuner.data.preferences import PreferenceData
 from tuner.data.prompts import PromptData
+from tuner.data.rows import reasoned
 from tuner.data.sft import SftData
 from tuner.data.thumbs import ThumbData
 from tuner.data.tokens.prepared import Inputs
 from tuner.errors import RecipeError
 from tuner.machine import launch
+from tuner.plan import new_tokens, tested
 from tuner.plan import rlhf as plan_rlhf
 from tuner.plan.prompts import refuse_no_header, refuse_other_prompts
 from tuner.recipe.history_rows import BEGUN
@@ -85,7 +86,11 @@ def read(
     rows = pipeline(base.loaded, base.tokenizer, adapted.room, base.stop_ids, base.head)
     asked = _asked(base, rows)
     same = next((each.prepared for each in known if each.asked == asked), None)
-    prepared = same or _doubted(base.recipe, rows.prepare())
+    prepared = same or _doubted(base, rows, rows.prepare())
+    if base.recipe.eval.test and same is None:
+        held = tested.held_out(base.loaded)
+        again = pipeline(held, base.tokenizer, adapted.room, base.stop_ids, base.head)
+        prepared = tested.added(prepared, again)
     ptx = _settled(base, rows, prepared, read=same is None)
     if base.loaded.task == "sft":
         known.append(Known(asked, prepared))
@@ -100,7 +105,8 @@ def _asked(base: RecipeAndBase, rows: Pipeline[Any]) -> tuple[Any, ...]:
     """All that supervised rows and their tokens come from, the files' contents aside."""
     recipe, inputs = base.recipe, rows.inputs
     model = recipe.model, base.base.folder, base.head, base.tokenizer.chat_template
-    return (type(rows), replace(inputs, tokenizer=None, stop_ids=tuple(inputs.stop_ids)), *model)
+    inputs = replace(inputs, tokenizer=None, stop_ids=tuple(inputs.stop_ids))
+    return (type(rows), inputs, recipe.eval.test, *model)
 
 
 def preview(base: RecipeAndBase, room: int, count: int) -> tuple[Prepared, list[Preview]]:
@@ -117,22 +123,27 @@ def preview(base: RecipeAndBase, room: int, count: int) -> tuple[Prepared, list[
     rows = pipeline(base.loaded, base.tokenizer, room, base.stop_ids, base.head)
     prepared, shown = rows.preview(count)
     _settled(base, rows, prepared, read=True)
-    return _doubted(base.recipe, prepared), shown
+    return _doubted(base, rows, prepared), shown
 
 
-def _doubted(recipe: Recipe, prepared: Prepared) -> Prepared:
-    """The rows with a warning, the first one, if most are not asked for as the recipe says."""
+def _doubted(base: RecipeAndBase, rows: Pipeline[Any], prepared: Prepared) -> Prepared:
+    """The rows with warnings, the first ones: most are not asked for as the recipe says; the chat
+    template that it names writes what the base has no tokens for."""
+    recipe = base.recipe
     given = recipe.model.chat_arguments or {}
     report, texts = prepared.report, []
     for name, wanted in prepared.sent.unlike(given).items():
-        count = report.get("rows_with_reasoning")
-        some = "" if count is None else f" ({count} of {counted(report['rows_train'], 'row')})"
+        share = reasoned.share(report)
+        some = f" ({share})" if share else ""
         texts.append(
             f"model.chat_arguments: chat, serve and the artefacts will send {_said(name, given)}, "
             f"but most answers are trained with {_said(name, {name: wanted})}, by whether they "
             f"have reasoning{some}: leave {name} out"
             + (", or set data.reasoning: drop" if wanted else "")
         )
+    if (finder := rows.maker.finder) and base.loaded.task == "sft":
+        found = recipe, base.method, base.head.name, base.tokenizer
+        texts += new_tokens.wanted(*found, finder.tags)
     warnings = [*texts, *report.get("warnings", ())]
     return replace(prepared, report={**report, "warnings": warnings})
 
@@ -186,8 +197,11 @@ def settle_prompts(
     if sent.plain_template is not None:
         tokenizer.chat_template = with_system(sent.plain_template, system)
     elif template:
-        given = recipe.model.chat_arguments or {}
-        wanted = {name: each for name, each in sent.arguments.items() if name not in given}
+        given = recipe.model.chat_arguments
+        # An empty mapping asks for the template's own defaults.
+        wanted = sent.arguments if given is None else {}
+        if given:
+            wanted = {name: each for name, each in sent.arguments.items() if name not in given}
         tokenizer.chat_template = with_defaults(with_system(template, system), wanted)
     refuse_other_prompts(tokenizer, stop_ids, sent, date)
 
@@ -219,6 +233,7 @@ def pipeline(
             "set model.task: classification (with tuner lora or another supervised command), or "
             "leave out data.multi_label",
         )
+    inputs = replace(inputs, earlier_turns=loaded.earlier_turns)
     if loaded.task == "reward":
         alone = (recipe.reward or RewardSection()).unpaired == "learn"
         return PreferenceData(inputs, alone=alone)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tuner.console.formatting import counted
+from tuner.data.rows import reasoned
 from tuner.data.tokens.prepared import Prepared
 from tuner.errors import RecipeError
 from tuner.methods.full import StagedOptions
 from tuner.methods.method import Method
 from tuner.model.base import Base
+from tuner.plan import contradictions_train, optimizers
 from tuner.plan.values import PlanValue, Stage, Values
 from tuner.recipe.history_rows import BEGUN
 from tuner.recipe.schema import Recipe
@@ -121,20 +123,23 @@ def packing(recipe: Recipe, method: Method, base: Base, head: str, values: Value
 
 def shares(recipe: Recipe, method: Method, base: Base) -> bool:
     """Return whether packed rows may share the tokens they begin with: the forward pass has no
-    dropout, and no virtual tokens come before the rows."""
+    dropout and no noise, and no virtual tokens come before the rows."""
     rates = [value for key, value in base.config.items() if "drop" in key]
     never_drops = not any(isinstance(value, (int, float)) and value for value in rates)
+    never_drops = never_drops and not recipe.train.embedding_noise
     return never_drops and not method.virtual_tokens and not getattr(recipe.method, "dropout", 0.0)
 
 
 def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[Stage, ...]:
     train, rlhf = recipe.train, recipe.rlhf
+    optimizers.scheduler(train, values)
     if rlhf is not None and rlhf.draws:
         why = f"the default of {rlhf.algorithm}"
         rows *= int(values.set_auto("rlhf.responses_per_prompt", rlhf.copies, why))
     if isinstance(recipe.method, StagedOptions):
         asked: list[tuple[str, float, float]] = [
-            (s.train, s.learning_rate, s.epochs) for s in recipe.method.stages
+            (s.train, optimizers.of_stage(train, recipe.method, s.learning_rate), s.epochs)
+            for s in recipe.method.stages
         ]
         values.table["train.epochs"] = PlanValue(
             sum(epochs for _, _, epochs in asked), "the sum of method.stages"
@@ -143,7 +148,7 @@ def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[S
     else:
         which = "last_layer" if method.name == "last_layer" else "all"
         usual = recipe.method.own_learning_rate or method.learning_rate
-        rate = values.set_auto("train.learning_rate", usual, f"the default of {method.name}")
+        rate = values.set_auto("train.learning_rate", *optimizers.rate(train, usual, method.name))
         asked = [(which, rate, train.epochs)]
     stages: list[Stage] = []
     for name, rate, epochs in asked:
@@ -154,6 +159,7 @@ def stages(recipe: Recipe, method: Method, rows: int, values: Values) -> tuple[S
         if steps > 0:
             warmup = train.warmup if train.warmup >= 1 else math.ceil(train.warmup * steps)
             stages.append(Stage(name, rate, start, start + steps, int(min(warmup, steps - 1))))
+    contradictions_train.refuse_decay(train, stages)
     values.table["train.max_steps"] = PlanValue(
         stages[-1].stop,
         values.table["train.max_steps"].origin
@@ -217,17 +223,22 @@ def _cut(prepared: Prepared, values: Values) -> None:
 
 def _conversation(prepared: Prepared, values: Values) -> None:
     """Say what becomes of reasoning, which date prompts show, and how answers are asked for."""
-    said, rows = prepared.report.get("rows_with_reasoning", 0), prepared.report["rows_train"]
+    report = prepared.report
+    share, said = reasoned.share(report), report.get(reasoned.WITH, 0)
     if said:
-        why = f"{said} of {counted(rows, 'row')} have some"
-        if said < rows and prepared.sent.quiet:
+        rows, answers = report["rows_train"], report[reasoned.ANSWERS]
+        why = f"{report[reasoned.ROWS]} of {counted(rows, 'row')} have some"
+        why += "" if rows == answers else f", in {share}"
+        if said < answers and prepared.sent.quiet:
             ((name, value),) = prepared.sent.quiet.items()
-            why += f"; {rows - said} without: {name}={json.dumps(value)} when sampling"
+            why += f"; {answers - said} without: {name}={json.dumps(value)} when sampling"
         values.set_auto("data.reasoning", "learn", why)
-    if date := prepared.report.get("chat_date"):
+    if date := report.get("chat_date"):
         values.set_auto("model.chat_date", date, "today; the chat template writes the date")
     elif values.table["model.chat_date"].origin == BEGUN:
         values.table["model.chat_date"] = PlanValue("auto", BEGUN)
     if prepared.sent.arguments:
-        those = f"{said} of {counted(rows, 'row')} have reasoning"
-        values.set_auto("model.chat_arguments", prepared.sent.arguments, f"{those}; asked for so")
+        those = (
+            f"{share} have reasoning; asked for so" if share else "as most answers are asked for"
+        )
+        values.set_auto("model.chat_arguments", prepared.sent.arguments, those)

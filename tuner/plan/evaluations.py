@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from tuner.recipe.schema_eval import EvalSection
 
 # Keys that say when rows are scored and what for: the scores themselves do not depend on them.
-WHEN = ("eval.every", "eval.stop", "eval.keep")
+WHEN = (
+    *("eval.every", "eval.stop", "eval.keep"),
+    *("eval.gate", "eval.test", "eval.samples_every"),
+)
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,15 @@ def keeps_best(section: EvalSection) -> bool:
 
 
 def contradictions(recipe: Recipe, method: Method, cpu: bool) -> Iterator[str]:
-    """Yield what `eval.every`, `eval.stop` and `eval.keep` contradict, one line each."""
+    """Yield what the keys of evaluations and samples contradict, one line each."""
     section = recipe.eval
+    if section.test and not section.enabled:
+        yield f"eval.test: {section.test}, but eval.enabled: false; leave out one of them"
+    if section.samples_every is not None and not section.samples:
+        yield (
+            f"eval.samples_every: {section.samples_every}, but eval.samples: 0; set "
+            "eval.samples: 1, or leave out eval.samples_every"
+        )
     asked = {"eval.stop": section.stop is not None, "eval.keep: best": section.keep == "best"}
     keys = [key for key, given in asked.items() if given]
     if section.every is None:
@@ -141,6 +151,26 @@ def decide(
     )
     _refuse_without_effect(section, made)
     return made
+
+
+def sampled(recipe: Recipe, prepared: Prepared, stages: Sequence[Stage]) -> tuple[int, ...]:
+    """Return the steps after which held-out prompts are answered; after the last they are anyway.
+
+    Raises:
+        RecipeError: there is nothing to answer.
+    """
+    every = recipe.eval.samples_every
+    if every is None:
+        return ()
+    if not prepared.eval:
+        raise RecipeError(
+            f"eval.samples_every: {every}, but there are no held-out rows",
+            f"data.eval: {recipe.data.eval}",
+            "set data.eval: 0.1, or leave out eval.samples_every",
+        )
+    copies = recipe.rlhf.copies if recipe.rlhf is not None and recipe.rlhf.draws else 1
+    found = _steps(every, stages, len(prepared.train) * copies, recipe.train.batch_size)
+    return found[:-1]
 
 
 def _metric(recipe: Recipe, task: str, metrics: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from tuner.methods.lora import LoraOptions
 from tuner.methods.options import TargetedOptions
 from tuner.methods.targets import layers_of
 from tuner.model import fused_experts, own_code, sizes
-from tuner.plan import new_tokens, preferences, qat
+from tuner.plan import new_tokens, preferences, qat, start, start_fit
 from tuner.recipe.history_rows import BEGUN
 from tuner.schema.suggest import listed
 
@@ -52,8 +52,9 @@ def warnings(
     """Return what a run does otherwise than its user may expect."""
     recipe, skeleton, model = base.recipe, base.layers, base.base
     trainable = footprint.shape.trainable
-    texts = preferences.warnings(recipe, prepared.report, footprint.micro_batch_size)
-    texts.extend(str(text) for text in prepared.report.get("warnings", []))
+    texts = [*start_fit.doubts(base.start)]
+    texts += preferences.warnings(recipe, prepared.report, footprint.micro_batch_size)
+    texts += [str(text) for text in prepared.report.get("warnings", [])]
     if recipe.model.trust_remote_code:
         texts.extend(
             f"model.trust_remote_code: code of {model.name} runs: {each}"
@@ -129,5 +130,6 @@ def facts(
         **_adapted(base, parts),
         **qat.facts(recipe.train.qat, decided.setting.group),
         **new_tokens.facts(recipe, base.new_ids, model),
+        **start.facts(base.start),
         "disk": space,
     }

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuner.data.tokens.collate import shared_prefix
-from tuner.model import layers
+from tuner.model import layers, trained_weights
 from tuner.model.sizes import Sizes
-from tuner.plan import decide, evaluations, split
+from tuner.plan import decide, evaluations, optimizers, split, start_fit
 from tuner.plan import qat as plan_qat
-from tuner.plan.memory import activations, estimate, fit
+from tuner.plan.memory import activations, estimate, fit, folding
 from tuner.plan.memory import exports as export_needs
 from tuner.plan.memory import rlhf as memory_rlhf
 from tuner.recipe import formats as export_formats
@@ -38,6 +38,7 @@ class Footprint:
         shape: of the whole run, for the estimates.
         held: the part that one process holds.
         quantized: the same on a base in 4 bits; None where not possible.
+        weights: the tensors that are trained at one time.
         micro_batch_size: rows per forward pass.
         checkpointing: whether activations are recomputed.
         parties: policy and reward models that the recipe names.
@@ -48,6 +49,7 @@ class Footprint:
     shape: estimate.Workload
     held: estimate.Workload
     quantized: estimate.Workload | None
+    weights: Mapping[str, layers.Weight]
     micro_batch_size: int
     checkpointing: bool
     parties: RlhfModels
@@ -66,14 +68,19 @@ class Footprint:
 
         Raises:
             RecipeError, ResourceError: as `split.split`.
+            ModelError: as `start_fit.refuse_size`.
         """
         recipe, method, processes = base.recipe, base.method, decided.processes
-        shape = held = _shape(base, adapted, data, decided)
+        weights = trained_weights.of(
+            base.base, base.head.name, base.layers, method, decided.setting
+        )
+        shape = held = _shape(base, adapted, data, decided, weights)
+        start_fit.refuse_size(base.start, shape.trainable)
         if processes.sharded:
             held = shape.share(processes.per_node)
         quantized = fit.in_4_bits(held, recipe, method, base.base, base.layers, adapted.targets)
         micro, again = split.split(base, decided, held, quantized, machine, values)
-        return cls(base, decided, shape, held, quantized, micro, again, data.parties)
+        return cls(base, decided, shape, held, quantized, weights, micro, again, data.parties)
 
     def on_gpus(self) -> dict[str, str]:
         """Return which settings fit GPUs of common sizes."""
@@ -107,15 +114,21 @@ class Footprint:
             disk.require_space(output, space["total"] - disk.folder_bytes(output))
         peak = estimate.estimate(self.held, self.micro_batch_size, self.checkpointing)
         export_peak = needs.peak(estimate.export_peak(self.shape, live))
-        memory = estimate.facts(peak, export_peak, estimate.drawing_peak(self.held))
+        memory = estimate.facts(peak, export_peak, memory_rlhf.drawing_peak(self.held))
         if recipe.rlhf is not None:
             size = self.micro_batch_size
             memory |= memory_rlhf.reference(self.held, size, recipe.rlhf, self.parties)
+        if begun := folding.peak(self.shape, self.base.base, self.base.layers):
+            memory |= {"folding": begun, "peak": max(memory["peak"], begun)}
         return space, memory
 
 
 def _shape(
-    base: RecipeAndBase, adapted: Adapted, data: Data, decided: Decided
+    base: RecipeAndBase,
+    adapted: Adapted,
+    data: Data,
+    decided: Decided,
+    weights: Mapping[str, layers.Weight],
 ) -> estimate.Workload:
     """Return what the estimates need to know about a run."""
     recipe, method, found, skeleton = base.recipe, base.method, base.base, base.layers
@@ -129,7 +142,9 @@ def _shape(
     own_rows_bytes = _trained_rows(base.vocabulary, found.config) if own_rows else 0
     shape = estimate.Workload(
         parameters=skeleton.total,
-        trainable=layers.trainable(found, base.head.name, skeleton, method, decided.setting),
+        trainable=trained_weights.numbers(weights),
+        state=optimizers.OPTIMIZERS[recipe.train.optimizer].bytes_of(weights.values()),
+        averages=optimizers.OPTIMIZERS[recipe.train.optimizer].averages,
         adapter=method.adapter,
         dtype=dtype,
         stored=dtype if recipe.model.quantize == "none" else recipe.model.quantize,

@@ -13,7 +13,7 @@ from tuner.model import layers
 from tuner.model import tokenizer as tokenizers
 from tuner.model.adapters.saved_models import adapter_file
 from tuner.model.heads import head_for
-from tuner.plan import contradictions_export, new_tokens, ranks, refuse_base, targets
+from tuner.plan import contradictions_export, new_tokens, ranks, refuse_base, start_fit, targets
 from tuner.plan import qat as plan_qat
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tuner.model.base import Base
     from tuner.model.heads import Head
     from tuner.model.layers import Skeleton
+    from tuner.plan.start import Start
     from tuner.recipe.load import LoadedRecipe
     from tuner.recipe.schema import Recipe
 
@@ -40,6 +41,7 @@ class RecipeAndBase:
         new_ids: of the tokens that the recipe adds.
         vocabulary: embedding rows, new ones included.
         layers: of the base.
+        start: the adapter that the run starts from.
     """
 
     loaded: LoadedRecipe
@@ -51,6 +53,7 @@ class RecipeAndBase:
     new_ids: tuple[int, ...]
     vocabulary: int
     layers: Skeleton
+    start: Start | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -59,7 +62,10 @@ class RecipeAndBase:
 
 
 def open_recipe_and_base(
-    loaded: LoadedRecipe, note: Callable[[str], None], code_sha256: str | None
+    loaded: LoadedRecipe,
+    note: Callable[[str], None],
+    code_sha256: str | None,
+    start: Start | None = None,
 ) -> RecipeAndBase:
     """Find the base of a recipe, and refuse one that the recipe cannot run on.
 
@@ -67,6 +73,7 @@ def open_recipe_and_base(
         loaded: the recipe.
         note: called with a line about slow work.
         code_sha256: of the base's code in the run that is resumed; other code is not run.
+        start: the adapter that the run starts from.
 
     Raises:
         RecipeError, ModelError: there is no such base, or it does not fit the recipe.
@@ -77,6 +84,7 @@ def open_recipe_and_base(
         adapter_file(recipe.method.source, loaded.folder)
     pinned = {"code_sha256": code_sha256 or recipe.model.code_sha256}
     base = bases.resolve(recipe.model.model_copy(update=pinned), loaded.folder, note)
+    base = start_fit.on_base(start, base)
     head = head_for(recipe.model.task, base.config, loaded.task)
     refuse_base.refuse_base(recipe, method, base, head.name)
     new_tokens.refuse_base(recipe, base, head.name)
@@ -86,7 +94,10 @@ def open_recipe_and_base(
     if loaded.task == "reward":
         tokenizers.choose_pad(tokenizer, (*stop_ids, *new_ids))
     found = layers.read(base, head.name, rows if new_ids else 0)
-    return RecipeAndBase(loaded, method, base, head, tokenizer, stop_ids, new_ids, rows, found)
+    start_fit.refuse_misfit(start, base, found, new_ids)
+    return RecipeAndBase(
+        loaded, method, base, head, tokenizer, stop_ids, new_ids, rows, found, start
+    )
 
 
 @dataclass(frozen=True)

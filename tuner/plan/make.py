@@ -13,17 +13,22 @@ from tuner.methods.options import Setting
 from tuner.model.heads import family
 from tuner.plan import (
     contradictions,
+    contradictions_train,
     costs,
     data,
     decide,
     devices,
     evaluations,
     facts,
+    gates,
     ground,
     metrics,
     preferences,
+    start,
     summary,
     targets,
+    tested,
+    track,
 )
 from tuner.plan import formats as plan_formats
 from tuner.plan import rlhf as plan_rlhf
@@ -69,9 +74,11 @@ def make(
         DataError, ModelError, ResourceError: what would stop the run, a disk too small included.
     """
     loaded, policy = plan_rlhf.adopt(loaded, chained)
+    loaded, begun = start.adopt(loaded)
     recipe, values = loaded.recipe, Values(loaded)
     contradictions.refuse_contradictions(recipe, METHODS[recipe.method.name], machine)
-    base = ground.open_recipe_and_base(loaded, note, code_sha256)
+    base = ground.open_recipe_and_base(loaded, note, code_sha256, begun)
+    contradictions_train.refuse_loss(base)
     adapted = ground.adapt(base, machine)
     rows = data.read(base, adapted, policy, chained, [] if known is None else known)
     preferences.decide(recipe, values)
@@ -80,9 +87,8 @@ def make(
     decide.defaults(recipe, rows.prepared, base.base, base.head.name, values)
     exports = plan_formats.formats(recipe, base.method, base.head.name, values)
     space, memory = footprint.refuse_exports(exports, machine, output)
-    if isinstance(recipe.method, LoraOptions):
-        values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
-    measured = metrics.metrics(recipe, loaded.task, rows.prepared, values)
+    _scale(recipe, values)
+    measured = _measured(loaded, rows.prepared, values)
     plan = Plan(
         verb=loaded.verb,
         task=loaded.task,
@@ -107,26 +113,59 @@ def make(
         formats=exports,
         values=values.table,
         facts=facts.facts(base, adapted, rows.prepared, decided, footprint, memory, space),
-        warnings=[
-            *_unlike_asked(recipe, machine, decided, len(rows.prepared.train)),
-            *facts.warnings(base, adapted, rows.prepared, footprint),
-        ],
+        warnings=_warnings(base, adapted, rows.prepared, footprint, machine),
         parties=rows.parties,
         ptx=rows.ptx,
         devices=decided.processes,
         evaluations=evaluations.decide(base, measured, rows.prepared, decided.stages, values),
+        sampled=evaluations.sampled(recipe, rows.prepared, decided.stages),
         shape=footprint.shape,
+        start=begun,
     )
-    plan = replace(plan, facts={**plan.facts, **costs.facts(plan, machine)})
+    return _costed(plan, machine)
+
+
+def _costed(plan: Plan, machine: Machine) -> Plan:
+    """The plan with what it costs, where it is followed, and a sentence about it."""
+    more = {**costs.facts(plan, machine), **track.facts(plan.recipe, plan.output)}
+    plan = replace(plan, facts={**plan.facts, **more})
     return replace(plan, summary=summary.sentence(plan))
 
 
-def _unlike_asked(recipe: Recipe, machine: Machine, decided: Decided, rows: int) -> list[str]:
-    """Return warnings where devices or steps are not those that the recipe asks for."""
+def _warnings(
+    base: ground.RecipeAndBase,
+    adapted: ground.Adapted,
+    prepared: Prepared,
+    footprint: Footprint,
+    machine: Machine,
+) -> list[str]:
+    return [
+        *_unlike_asked(base.recipe, machine, footprint, len(prepared.train)),
+        *facts.warnings(base, adapted, prepared, footprint),
+    ]
+
+
+def _scale(recipe: Recipe, values: Values) -> None:
+    """Decide `method.alpha` of LoRA."""
+    if isinstance(recipe.method, LoraOptions):
+        values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
+
+
+def _measured(loaded: LoadedRecipe, prepared: Prepared, values: Values) -> tuple[str, ...]:
+    """Decide the metrics, and refuse gates that none of them is for."""
+    measured = metrics.metrics(loaded.recipe, loaded.task, tested.scored(prepared), values)
+    gates.refuse(loaded.recipe, loaded.task, measured, prepared)
+    return measured
+
+
+def _unlike_asked(recipe: Recipe, machine: Machine, footprint: Footprint, rows: int) -> list[str]:
+    """Return warnings where devices, steps or updates are not those that the recipe asks for."""
+    decided = footprint.decided
     return [
         *_unused_gpus(recipe, machine),
         *devices.warnings(decided.processes, recipe.train.batch_size),
         *decide.unreached(recipe, decided.stages, rows),
+        *contradictions_train.warnings(recipe, decided.device, footprint.weights),
     ]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from tuner.data import bundled_chats
+from tuner.data.chat.chat_shapes import TAGS
 from tuner.data.tokens.example import Example
 from tuner.errors import RecipeError
 from tuner.methods import METHODS, lora
@@ -96,3 +99,31 @@ def doubts(recipe: Recipe, ids: Sequence[int], base: Base, prepared: Prepared) -
     if recipe.method.name == "last_layer" and not base.tied:
         said.append("method.name: last_layer trains the new tokens' rows only in the head")
     return said
+
+
+def wanted(
+    recipe: Recipe, method: Method, head: str, tokenizer: Any, written: Collection[str]
+) -> list[str]:
+    """Return a warning if the chat template that a recipe names writes what the base splits, and
+    families of such templates have tokens for.
+
+    Args:
+        recipe: of supervised rows.
+        method: its method.
+        head: on top of the base.
+        tokenizer: with the tokens that the recipe adds.
+        written: those of `TAGS` that the template has written in the rows.
+    """
+    words = bundled_chats.split(tokenizer, [tag for tag in TAGS if tag in written])
+    if recipe.model.chat_template == "auto" or not words:
+        return []
+    tokens = (*recipe.model.new_tokens, *words)
+    model = recipe.model.model_copy(update={"new_tokens": tokens})
+    changed = recipe.model_copy(update={"model": model})
+    text = (
+        f"model.chat_template: '{recipe.model.chat_template}' writes {', '.join(words)}, and the "
+        "base makes several tokens of each"
+    )
+    if HEADS[head].added or [*contradictions(changed, method, cpu=False)]:
+        return [text]
+    return [f"{text}; add them: model.new_tokens: {json.dumps(tokens)}"]

@@ -22,6 +22,7 @@ from tuner.plan.devices import Devices
 from tuner.plan.evaluations import Evaluations
 from tuner.plan.memory import estimate
 from tuner.plan.rlhf import RlhfModels
+from tuner.plan.start import Start
 from tuner.plan.values import PlanValue, Stage
 from tuner.recipe import formats as export_formats
 from tuner.recipe.schema import Recipe
@@ -48,7 +49,9 @@ MAY_CHANGE = (
     "run.strategy",
     "run.timeout",
     "run.price_per_hour",
+    *("run.track", "run.name", "run.project", "run.tags"),
     "model.base",
+    "model.adapter",
     "model.revision",
     "model.code_sha256",
     "data.train",
@@ -67,8 +70,9 @@ _MOST_TOKENS, _MOST_ANSWERS = 16_384, 128
 class Plan:
     """Everything that a run needs, decided. Lengths are in tokens, memory in bytes.
 
-    `vocabulary_rows` are the embedding rows of the model that is trained; `summary` is a sentence
-    that says what the run will do.
+    `start` is the adapter that a run starts from; `vocabulary_rows` are the embedding rows of the
+    model that is trained; `sampled` are the steps after which held-out prompts are answered;
+    `summary` is a sentence that says what the run will do.
     """
 
     verb: str
@@ -96,10 +100,12 @@ class Plan:
     values: Mapping[str, PlanValue]
     facts: Mapping[str, Mapping[str, Any]]
     warnings: Sequence[str] = ()
+    start: Start | None = None
     parties: RlhfModels = field(default_factory=RlhfModels)
     ptx: Sequence[Example] = ()
     devices: Devices = field(default_factory=Devices)
     evaluations: Evaluations | None = None
+    sampled: tuple[int, ...] = ()
     summary: str = ""
 
     @property
@@ -210,6 +216,8 @@ class Plan:
         }
         kept["data.tokens_sha256"] = self.prepared.report["tokens_sha256"]
         kept |= self.parties.digests
+        if self.start is not None:
+            kept["model.adapter_sha256"] = self.start.own.sha256
         if code := self.facts["model"].get("code_sha256"):
             kept["model.code_sha256"] = code
         return kept

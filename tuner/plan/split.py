@@ -9,6 +9,7 @@ from tuner.errors import RecipeError, ResourceError
 from tuner.methods.method import Method
 from tuner.model.base import Base
 from tuner.plan.memory import estimate, fit
+from tuner.plan.memory import rlhf as memory_rlhf
 from tuner.plan.values import Stage, Values
 from tuner.recipe.schema import Recipe
 
@@ -90,7 +91,7 @@ def split(
             f"{limit / 2**30:.1f} of {available / 2**30:.1f} GiB",
             fit.remedies(shape, quantized, limit, allowed),
         )
-    if (drawing := estimate.drawing_peak(shape)) > limit:
+    if (drawing := memory_rlhf.drawing_peak(shape)) > limit:
         raise ResourceError(
             "sampling the answers of a step does not fit into memory",
             f"it needs about {drawing / 2**30:.1f} GiB; the budget is "

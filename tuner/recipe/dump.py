@@ -12,10 +12,13 @@ from tuner.recipe import history, paths
 from tuner.recipe.load import LoadedRecipe
 from tuner.recipe.schema import Recipe
 
+# What a recipe says of trackers, where it says nothing.
+_UNTRACKED = {"track": (), "name": None, "project": "tuner", "tags": ()}
+
 
 def meaning(loaded: LoadedRecipe) -> str:
     """Return all of a recipe that a run depends on, except its files: not where it runs."""
-    elsewhere = {"output": None, "price_per_hour": None}
+    elsewhere = {"output": None, "price_per_hour": None, **_UNTRACKED}
     run = loaded.recipe.run.model_copy(update=elsewhere)
     sections = _sections(loaded.recipe.model_copy(update={"run": run}))
     values = history.in_first_version_form(sections, loaded.origins)

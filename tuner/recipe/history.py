@@ -19,6 +19,8 @@ from tuner.schema.suggest import listed
 # Keys that were added later, each with the value that gives the earlier behaviour.
 ADDED: dict[str, Any] = {
     "model.code_sha256": None,
+    "model.adapter": None,
+    "method.continue": False,
     "model.tf32": False,
     "model.attention": "auto",
     "model.chat_template": "auto",
@@ -39,9 +41,23 @@ ADDED: dict[str, Any] = {
     "train.adam_beta2": 0.999,
     "train.adam_epsilon": 1e-8,
     "run.deterministic": False,
+    "run.track": [],
+    "run.name": None,
+    "run.project": "tuner",
+    "run.tags": [],
     "train.checkpoints": 2,
+    "train.optimizer": "adamw",
+    "train.floor": 0.0,
+    "train.decay": 0.2,
+    "train.power": 2.0,
+    "train.cycles": 2,
+    "train.embedding_noise": 0.0,
+    "train.label_smoothing": 0.0,
     "eval.every": None,
     "eval.stop": None,
+    "eval.gate": [],
+    "eval.test": None,
+    "eval.samples_every": None,
     "eval.keep": "auto",
     "dpo.loss": "sigmoid",
     "dpo.label_smoothing": "auto",
@@ -52,6 +68,11 @@ ADDED: dict[str, Any] = {
 _WAS_AUTO = {"model.attention": "sdpa", "dpo.label_smoothing": 0.0}
 # The default of `rlhf.kl_coefficient` then, for every algorithm.
 _COEFFICIENT = 0.05
+# Values that mean the same; plans named the first where only last answers were looked at.
+_SAME: dict[str, tuple[Any, ...]] = {
+    "data.reasoning": ("auto", "learn"),
+    "model.chat_arguments": (None, {}),
+}
 # Columns that earlier versions of these templates did not read.
 _NOW_READ = {"chat": "system", "prompt_completion": "history"}
 # Its default was `literal`; stop tokens at the end of answers made no difference.
@@ -122,6 +143,9 @@ def identity(saved: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, 
     read = {name: file for name, file in columns.items() if file != "none"}
     if known.get("data.columns") == read:
         known["data.columns"] = columns
+    for key, same in _SAME.items():
+        if key in current and known.get(key) in same and current[key] in same:
+            known[key] = current[key]
     return {key: value for key, value in (ADDED | _WAS_AUTO).items() if key in current} | known
 
 
@@ -181,6 +205,12 @@ def old_coefficient(values: Mapping[str, Any]) -> float | None:
     return float(known["value"]) if known.get("origin") in ("default", BEGUN) else None
 
 
+def _name_scheduler(train: dict[str, Any]) -> None:
+    """Let the schedule that `auto` comes to be named, as it was when that was the default."""
+    if train["scheduler"] == "auto" and train["optimizer"] != "schedule_free":
+        train["scheduler"] = "linear"
+
+
 def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) -> dict[str, Any]:
     """Return a dumped recipe in the form of the first version, as far as that had the keys.
 
@@ -189,8 +219,10 @@ def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) ->
         origins: of the values; one that a resumed run has from its record does not count.
     """
     then = {section: dict(keys) for section, keys in values.items()}
-    if origins.get("model.chat_date") == BEGUN:
-        then["model"]["chat_date"] = "auto"
+    begun = {f"model.{name}" for name in ("chat_date", "chat_arguments")} & {
+        key for key, origin in origins.items() if origin == BEGUN
+    }
+    then["model"] |= {key.removeprefix("model."): ADDED[key] for key in begun}
     for key, (default, _) in ROWS.items():
         name = key.removeprefix("data.")
         if origins.get(key) == BEGUN:
@@ -201,6 +233,7 @@ def in_first_version_form(values: dict[str, Any], origins: Mapping[str, str]) ->
         then["data"][_SPECIAL] = "literal"
     elif then["data"][_SPECIAL] == "literal":
         then["data"][_SPECIAL] = "literal, stop tokens too"
+    _name_scheduler(then["train"])
     fields = {name: then["train"][name] for name in _OF_TRL}
     _as_ever(then.get("rlhf", {}))
     for key, value in ADDED.items():

@@ -144,3 +144,25 @@ def formats(plan: Mapping[str, Any]) -> tuple[tuple[str, dict[str, str] | None],
     empty name where it had no rows, no columns where an earlier version did not record them."""
     files = plan.get("data", {}).get("files", [])
     return tuple((file.get("template", ""), file.get("mapping")) for file in files)
+
+
+def earlier_turns(plan: Mapping[str, Any]) -> bool:
+    """Return whether an earlier version began a run, which read turns in its own way.
+
+    Args:
+        plan: of the run that is resumed, from its record.
+    """
+    return bool(plan.get("values")) and bool(plan.get("data", {}).get("earlier_turns", True))
+
+
+def old_chat_arguments(plan: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the arguments by which a run that an earlier version began is asked for answers: those
+    of most last answers, not of most answers. None where the recipe said them.
+
+    Args:
+        plan: of the run that is resumed, from its record.
+    """
+    known = plan.get("values", {}).get("model.chat_arguments", {"value": None, "origin": BEGUN})
+    if known["origin"] not in (BEGUN, "default") and not known["origin"].startswith("auto"):
+        return None
+    return dict(known["value"] or {})

@@ -38,6 +38,8 @@ class LoadedRecipe:
         sha256: of the file's bytes.
         formats: of a run that is resumed: of each of its files, the data template and its columns;
             no columns where an earlier version began it.
+        earlier_turns: of a run that is resumed: whether turns are read as an earlier version read
+            them.
     """
 
     recipe: Recipe
@@ -48,6 +50,7 @@ class LoadedRecipe:
     origins: dict[str, str]
     sha256: str
     formats: tuple[tuple[str, dict[str, str] | None], ...] = ()
+    earlier_turns: bool = False
 
     @property
     def name(self) -> str:

@@ -25,22 +25,18 @@ from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.schema_preference import CpoSection, DpoSection, KtoSection, SimpoSection
 from tuner.recipe.schema_rlhf import PpoSection, RewardSection, RlhfSection
 from tuner.recipe.schema_rows import Cut, Disliked, Draw, Long, MaxLength, SpecialTokens, Split
+from tuner.recipe.schema_run import RunSection
 from tuner.recipe.schema_source import HeldOut, Source, Sources, SourceSection
+from tuner.recipe.schema_train import TrainSection
 from tuner.schema.fields import (
     FILE,
-    AutoCount,
     AutoFlag,
-    AutoPositive,
     Count,
     CountFromZero,
     Flag,
     FreeMapping,
-    Integer,
-    NotNegative,
     Positive,
     Section,
-    Share,
-    StepsOrShare,
     Text,
     Words,
 )
@@ -136,88 +132,6 @@ class DataSection(Section):
     def eval_file(self) -> Source | None:
         """The source of held-out rows; None if they are training rows."""
         return self.eval if isinstance(self.eval, str | SourceSection) else None
-
-
-class TrainSection(Section):
-    """Optimizer and learning rate schedule."""
-
-    epochs: Annotated[Positive, Field(description="passes over the training rows")] = 3.0
-    max_steps: Annotated[
-        Count | None, Field(description="stop after this many optimizer steps")
-    ] = None
-    batch_size: Annotated[
-        Count, Field(description="rows per optimizer step, across all devices")
-    ] = 16
-    micro_batch_size: Annotated[
-        AutoCount, Field(description="rows per forward pass; auto: from the memory estimate")
-    ] = "auto"
-    learning_rate: Annotated[
-        AutoPositive, Field(description="peak learning rate; auto: the method's default")
-    ] = "auto"
-    scheduler: Annotated[
-        Literal["linear", "cosine", "constant"],
-        Field(description="learning rate schedule after the warmup"),
-    ] = "linear"
-    warmup: Annotated[
-        StepsOrShare,
-        Field(description="warmup: a fraction of all steps, or a number of steps"),
-    ] = 0.03
-    weight_decay: Annotated[NotNegative, Field(description="AdamW weight decay")] = 0.0
-    max_grad_norm: Annotated[Positive, Field(description="clip gradients to this norm")] = 1.0
-    gradient_checkpointing: Annotated[
-        AutoFlag, Field(description="recompute activations to save memory; auto: only if needed")
-    ] = "auto"
-    qat: Annotated[
-        Literal["none", "int8", "int4"],
-        Field(description="quantization-aware training of the merged weights (torchao)"),
-    ] = "none"
-    save_steps: Annotated[Count, Field(description="steps between sealed checkpoints")] = 50
-    checkpoints: Annotated[
-        Count, Field(description="checkpoints that stay; the best one of eval.keep comes on top")
-    ] = 2
-    logging_steps: Annotated[Count, Field(description="steps between metrics lines")] = 1
-    adam_beta1: Annotated[Share, Field(description="AdamW: decay rate of the first moment")] = 0.9
-    adam_beta2: Annotated[Share, Field(description="AdamW: decay rate of the second moment")] = (
-        0.999
-    )
-    adam_epsilon: Annotated[
-        Positive, Field(description="AdamW: added to the denominator for stability")
-    ] = 1e-8
-
-
-class RunSection(Section):
-    """Where and how to run."""
-
-    output: Annotated[
-        Text | None, Field(description="the run folder; default: runs/<recipe name>")
-    ] = None
-    seed: Annotated[
-        Integer, Field(ge=0, description="random seed for data order, new weights and dropout")
-    ] = 42
-    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="device to train on")] = (
-        "auto"
-    )
-    devices: Annotated[
-        AutoCount, Field(description="processes per machine; auto: one per GPU, or one on a CPU")
-    ] = "auto"
-    nodes: Annotated[
-        AutoCount, Field(description="number of machines; auto: as many as the launcher started on")
-    ] = "auto"
-    strategy: Annotated[
-        Literal["auto", "ddp", "fsdp"],
-        Field(description="ddp: every process holds the model; fsdp: shards the frozen base"),
-    ] = "auto"
-    timeout: Annotated[
-        Count, Field(description="seconds to wait for the other processes before giving up")
-    ] = 600
-    deterministic: Annotated[
-        Flag,
-        Field(description="on a GPU: only kernels that repeat to the bit; slower"),
-    ] = False
-    price_per_hour: Annotated[
-        Positive | None,
-        Field(description="price of one machine per hour; adds a cost to time estimates"),
-    ] = None
 
 
 class CompareSection(Section):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from tuner.recipe.schema_rows import share_of
 from tuner.schema import strict_yaml
-from tuner.schema.fields import Count, CountFromZero, Flag, Section, Text, Words, own_words
+from tuner.schema.fields import FILE, Count, CountFromZero, Flag, Section, Text, Words, own_words
+
+# A metric, a comparison and a number.
+GATE = r"\s*([a-z][a-z0-9_]*)\s*(>=|<=|>|<)\s*([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*"
+_GATE_SHAPE = "expected conditions such as label_accuracy >= 0.8"
 
 
 def _every(value: Any) -> Any:
@@ -30,6 +35,21 @@ def _change(value: Any) -> Any:
     if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number < 1e9:
         return float(number)
     raise own_words(f"expected a share such as 0.1%, or a number from 0 on, not '{value}'")
+
+
+def _gates(value: Any) -> Any:
+    given = (value,) if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise own_words(f"{_GATE_SHAPE}, not '{value}'")
+    for each in given:
+        if not (isinstance(each, str) and re.fullmatch(GATE, each)):
+            raise own_words(f"{_GATE_SHAPE}, not '{each}'")
+    return tuple(" ".join(re.sub(GATE, r"\1 \2 \3", str(each)).split()) for each in given)
+
+
+Gates = Annotated[
+    tuple[str, ...], BeforeValidator(_gates), PlainSerializer(list, return_type=list[str])
+]
 
 
 class Stop(Section):
@@ -82,3 +102,24 @@ class EvalSection(Section):
             "evaluation; auto: best where eval.stop is set"
         ),
     ] = "auto"
+    gate: Annotated[
+        Gates,
+        Field(
+            description="what the scores after training must be: [label_accuracy >= 0.8]; a run "
+            "that fails one is complete, and ends with exit code 5"
+        ),
+    ] = ()
+    test: Annotated[
+        Text | None,
+        FILE,
+        Field(
+            description="a file of rows that are scored once, after training: they choose nothing"
+        ),
+    ] = None
+    samples_every: Annotated[
+        Annotated[int | str, BeforeValidator(_every)] | None,
+        Field(
+            description="answer the first held-out prompts while training, too: every so many "
+            "steps, after each such share of the run (10%) or each epoch"
+        ),
+    ] = None

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from tuner.schema.fields import BASE, FILE, Flag, FreeMapping, Section, Text, Words, own_words
+from tuner.schema.fields import (
+    ADAPTER,
+    BASE,
+    FILE,
+    Flag,
+    FreeMapping,
+    Section,
+    Text,
+    Words,
+    own_words,
+)
 
 
 def _date(value: str) -> str:
@@ -28,6 +38,14 @@ class ModelSection(Section):
     revision: Annotated[Text | None, Field(description="branch, tag or commit of a Hub model")] = (
         None
     )
+    adapter: Annotated[
+        Text | None,
+        ADAPTER,
+        Field(
+            description="a run or an adapter to start from: folded into the base, or trained "
+            "further (method.continue)"
+        ),
+    ] = None
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
         Field(

@@ -51,7 +51,7 @@ VERBS: dict[str, Verb] = {
             "rlhf",
             "rlhf",
             None,
-            "Train a policy on rewards or preferences (PPO, RLOO, GRPO, DPO, KTO, ORPO ...).",
+            "Train a policy on rewards or preferences: PPO, GRPO, DPO, KTO and others.",
         ),
     )
 }

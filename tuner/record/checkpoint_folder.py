@@ -19,8 +19,8 @@ CHECKPOINTS, BEST = "checkpoints", "best"
 STEP_FOLDER = re.compile(r"step-(0|[1-9][0-9]*)")
 
 
-def _steps(folder: Path) -> list[tuple[int, Path]]:
-    """The step folders, newest first."""
+def sealed_steps(folder: Path) -> list[tuple[int, Path]]:
+    """Return the step folders, newest first."""
     if not folder.is_dir():
         return []
     found = [
@@ -33,7 +33,7 @@ def _steps(folder: Path) -> list[tuple[int, Path]]:
 
 def keep_only(kept: Path) -> None:
     """Remove our other checkpoints next to this one, newer ones included."""
-    for _, path in _steps(kept.parent):
+    for _, path in sealed_steps(kept.parent):
         if path != kept:
             _remove(path)
 
@@ -49,7 +49,7 @@ def _remove(path: Path) -> None:
 def rotate(folder: Path, keep: int) -> None:
     """Remove our older checkpoints; one with missing or truncated files does not count as kept."""
     intact = 0
-    for _, path in _steps(folder):
+    for _, path in sealed_steps(folder):
         if intact >= keep:
             _remove(path)
         elif _is_whole(path):
@@ -72,7 +72,7 @@ def newest(*folders: Path) -> tuple[Path | None, list[str]]:
         Its folder or None, and a message for each newer one that had to be skipped.
     """
     skipped = []
-    found = sorted((each for folder in folders for each in _steps(folder)), reverse=True)
+    found = sorted((each for folder in folders for each in sealed_steps(folder)), reverse=True)
     for _, path in found:
         try:
             manifest.verify(path)

@@ -29,12 +29,30 @@ def resolve_output(path: Path, *, from_recipe: bool) -> Path:
     return resolved
 
 
+def refuse_file(path: Path) -> None:
+    """Refuse what is no folder, or leads through something that is none.
+
+    Raises:
+        RecipeError: names it.
+    """
+    there = next(each for each in (path, *path.parents) if each.exists())
+    if not there.is_dir():
+        raise RecipeError(
+            f"{path} cannot be a run's folder: {there} is a file",
+            "a run writes a folder",
+            "choose another folder with --output",
+        )
+
+
 def refuse_foreign(path: Path) -> None:
-    """Refuse a folder that is not empty and holds no run.
+    """Refuse a folder that is not empty and holds no run, and a file.
 
     Raises:
         RecipeError: names what it holds.
     """
+    refuse_file(path)
+    if not path.is_dir():
+        return
     entries = {entry.name for entry in path.iterdir()}
     if RUN in entries:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tuner.console import formatting, page
-from tuner.record import proof_limits, selection
+from tuner.record import gates, proof_limits, selection
 from tuner.record.disk import write_file
 from tuner.record.run_json import read_metrics
 
@@ -21,7 +21,9 @@ def write_report(folder: RunFolder) -> None:
     """Write the page from the record and the metrics of a finished run."""
     record = folder.record
     scores = record["scores"]
-    columns = [when for when in ("before", "after", "last", "unquantized") if when in scores]
+    columns = [
+        when for when in ("before", "after", "last", "test", "unquantized") if when in scores
+    ]
     text = page.render(
         "run.html",
         name=folder.path.name,
@@ -30,6 +32,7 @@ def write_report(folder: RunFolder) -> None:
         curves=_curves(read_metrics(folder.path), record.get("evaluation") or {}),
         columns=columns,
         chosen=selection.said(record.get("evaluation") or {}),
+        gates=[(gate["passed"], gates.said(gate)) for gate in record.get("gates") or ()],
         scores=[
             (key, *(formatting.value(scores[when].get(key)) for when in columns))
             for key in scores["after"]

@@ -23,7 +23,7 @@ from tuner.record import runs
 from tuner.record.checkpoint_folder import BEST, CHECKPOINTS
 from tuner.record.disk import make_folder, resource_error, write_all, write_json
 from tuner.record.lock import FolderLock
-from tuner.record.output import refuse_foreign, resolve_output
+from tuner.record.output import refuse_file, refuse_foreign, resolve_output
 from tuner.record.run_json import FORMAT, LOCK, METRICS, RUN, SAMPLES, read_record
 from tuner.record.seal import clean_staging
 
@@ -79,6 +79,7 @@ class RunFolder:
         """
         resolved = resolve_output(path, from_recipe=False)
         try:
+            refuse_file(resolved)
             make_folder(resolved)
             refuse_foreign(resolved)
         except OSError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.errors import IntegrityError, RecipeError
+from tuner.record import gates
 from tuner.record.lock import Owner, in_use
 from tuner.record.run_json import LOCK, RUN, read_record
 from tuner.schema.suggest import nearest
@@ -56,7 +57,9 @@ def named(name: str) -> Path:
     return path if path.exists() or not (RUNS / name).is_dir() else RUNS / name
 
 
-def newest_matching(base: Path, recipe_sha256: str, file: str = RUN) -> Path | None:
+def newest_matching(
+    base: Path, recipe_sha256: str, file: str = RUN, *, done: bool = False
+) -> Path | None:
     """Return the run to resume: the last unfinished of `base`, `base-2`, ... with this recipe.
 
     Damaged records are skipped.
@@ -65,16 +68,22 @@ def newest_matching(base: Path, recipe_sha256: str, file: str = RUN) -> Path | N
         base: the folder of the first.
         recipe_sha256: of the recipe.
         file: the record.
+        done: the last finished one instead.
     """
     numbered = re.compile(re.escape(base.name) + r"(?:-([1-9][0-9]*))?")
     found = [
         (str(run.record.get("started")), int(match[1] or 1), run.path)
         for run in list_runs(base.parent, file)
         if (match := numbered.fullmatch(run.path.name))
-        and run.status not in ("done", "damaged")
+        and (run.status == "done" if done else unfinished(run))
         and run.record.get("recipe_sha256") == recipe_sha256
     ]
     return max(found)[2] if found else None
+
+
+def unfinished(run: RunSummary) -> bool:
+    """Return whether `--resume` means a run: it has stopped, or has failed a gate."""
+    return run.status not in ("done", "damaged") or gates.failure(run.record) is not None
 
 
 def list_runs(root: Path, file: str = RUN) -> list[RunSummary]:
@@ -130,6 +139,8 @@ def _summary(path: Path, file: str = RUN) -> RunSummary:
     except IntegrityError as error:
         return RunSummary(path, "damaged", {}, error.why)
     note = ""
+    if failed := gates.failure(record):
+        note = "; ".join([failed.what, *failed.problems[:-1]])
     if record["status"] == "running" and _owner(path) is None:
         note = "its process is gone; continue it with --resume"
     return RunSummary(path, str(record["status"]), record, note)

@@ -28,7 +28,7 @@ def said(evaluation: Mapping[str, Any]) -> str:
             text += f" (after the last step, {end}, it was {value})"
         parts.append(text)
     text = "; ".join(parts or ["training could have stopped early"])
-    return (
-        f"{text[0].upper()}{text[1:]}. This was chosen by scores on the held-out rows: on other "
-        "rows they may be worse"
-    )
+    doubt = "on other rows they may be worse"
+    if evaluation.get("tested"):
+        doubt = "the scores of the test rows, which have chosen nothing, say how good it is"
+    return f"{text[0].upper()}{text[1:]}. This was chosen by scores on the held-out rows: {doubt}"

@@ -22,8 +22,10 @@ from tuner.model.heads import MULTI_LABEL
 from tuner.model.kernels import attention, fused_boft, fused_lora, fused_mlp, fused_norm
 from tuner.model.transformers_errors import as_model_error, quiet_libraries
 from tuner.model.weights import DTYPES, open_weights
+from tuner.plan import optimizers
+from tuner.plan.start import KEY
 from tuner.run import start_lora, start_prompt
-from tuner.tasks import TASKS, sharding
+from tuner.tasks import TASKS, embedding_noise, sharding
 from tuner.tasks.trained import Trained, trainable
 
 if TYPE_CHECKING:
@@ -47,7 +49,9 @@ def build(base: Any, plan: Plan, examples: Sequence[Example]) -> Any:
         full.set_trainable(base, plan.stages[0].train)
         return base
     if plan.parties.policy is not None:
-        return _adopted(base, plan.parties.policy, plan)
+        return _adopted(base, plan.parties.policy, plan, "rlhf.policy")
+    if plan.start is not None and plan.start.continues:
+        return _adopted(base, plan.start.adapter, plan, KEY)
     config = plan.setting.with_head(plan.method.config(plan.setting))
     embedding_rows.train(base, config, plan.setting.new_token_ids)
     if not plan.qat:
@@ -93,8 +97,8 @@ def _put_fused(model: Any) -> None:
     fused_mlp.put(model)
 
 
-def _adopted(base: Any, policy: SavedModel, plan: Plan) -> Any:
-    """Put the adapter that a policy starts from on the base, to train it further.
+def _adopted(base: Any, policy: SavedModel, plan: Plan, key: str) -> Any:
+    """Put the adapter that a run starts from on the base, to train it further.
 
     Raises:
         ModelError: it is not for this base or this method, or does not match.
@@ -105,10 +109,12 @@ def _adopted(base: Any, policy: SavedModel, plan: Plan) -> Any:
     wanted = plan.method.config(plan.setting) if plan.method.config else None
     if wanted is None or config.peft_type != wanted.peft_type:
         raise ModelError(
-            f"rlhf.policy is not an adapter of method.name: {plan.method.name}",
+            f"{key} is not an adapter of method.name: {plan.method.name}",
             f"{policy.folder}: peft_type {config.peft_type.value}",
             "set method.name to the method of this adapter",
         )
+    if isinstance(config, LoraConfig) and key == KEY:
+        config.lora_dropout = plan.recipe.method.dropout  # type: ignore[attr-defined]
     policy.check_base(plan.base.name, plan.base.fingerprint, log.warning)
     with as_model_error(f"the adapter '{policy.name}' cannot be loaded", policy.folder, WHOLE):
         _fuse(config)
@@ -176,6 +182,8 @@ def start(plan: Plan, base: Any) -> Trained:
     model.config.use_cache = False
     if plan.gradient_checkpointing:
         model.enable_input_require_grads()
+    if noise := plan.recipe.train.embedding_noise:
+        embedding_noise.add(model, noise)
     if plan.devices.sharded:
         sharding.shard(plan, model)
     digests: dict[str, str] = {}
@@ -226,7 +234,8 @@ def unmoved(plan: Plan, trained: Trained) -> list[str]:
     ]
     if len(still) < len(trained.start):
         return still
-    rate, usual = plan.stages[-1].learning_rate, plan.method.learning_rate
+    rate = plan.stages[-1].learning_rate
+    usual, _ = optimizers.rate(plan.recipe.train, plan.method.learning_rate, plan.method.name)
     why = f"every trainable tensor still has its initial value after {plan.steps} steps"
     fix = f"set train.learning_rate: {usual:g} (it is {rate:g}), or train for more steps"
     if rate >= usual:

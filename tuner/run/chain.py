@@ -19,7 +19,7 @@ from tuner.model.adapters import saved_models
 from tuner.model.adapters.saved_models import RECIPES, SavedModel
 from tuner.recipe import load as recipe_load
 from tuner.recipe import source as recipe_source
-from tuner.record import runs
+from tuner.record import gates, runs
 from tuner.rewards.options import ModelReward
 from tuner.run import content
 from tuner.run.experiment.trial import Trial
@@ -129,6 +129,8 @@ def carry_out_all(found: Sequence[Link], console: Console) -> dict[str, SavedMod
     with StopRequest() as stop:
         for number, link in enumerate(found, 1):
             if link.status == "done":
+                if failed := gates.failure(runs.read_run(link.folder).record):
+                    raise failed
                 console.note(f"stage {link.name} is done: {link.folder}")
             else:
                 console.phase(f"stage {number} of {len(found) + 1}: {link.name}")

@@ -10,9 +10,10 @@ from tuner.data.columns.named import named
 from tuner.export import run_end
 from tuner.machine import hardware, heap
 from tuner.methods import qat_layers
-from tuner.plan import costs, rates
+from tuner.plan import costs, gates, rates
 from tuner.recipe import dump, history_rows
 from tuner.recipe.source import LOCK
+from tuner.record import gates as record_gates
 from tuner.record import proof_limits, provenance, report, selection
 from tuner.record.disk import write_file, write_json
 from tuner.record.run_folder import RunFolder
@@ -51,7 +52,7 @@ def finish(
     samples: list[dict[str, Any]],
 ) -> None:
     """Show the results, write and prove the artefacts, close the record."""
-    others = {when: scores.get(when) for when in ("last", "unquantized")}
+    others = {when: scores.get(when) for when in ("last", "test", "unquantized")}
     console.scores(scores["before"], scores["after"], **others)
     for item in samples:
         console.sample(item["prompt"], item["reference"], item["answer"], item["after"])
@@ -59,6 +60,11 @@ def finish(
     evaluation = folder.record.get("evaluation") or {}
     if chosen := selection.said(evaluation):
         console.text(formatting.paragraph("chosen", [chosen]))
+    passed = gates.judged(plan.recipe, scores)
+    for gate in passed:
+        console.event("gate", **gate)
+        verdict = "passed" if gate["passed"] else "FAILED"
+        console.text(f"  gate {verdict}: {record_gates.said(gate)} ({gate['rows']})")
     trained.measured = {"scores": scores, "evaluation": evaluation}
     # Cards of artefacts made from sealed ones take them from the record.
     folder.update(scores=scores)
@@ -71,6 +77,7 @@ def finish(
         samples=samples,
         artefacts=artefacts,
         unmoved_tensors=trained.unmoved,
+        **({"gates": passed} if passed or "gates" in folder.record else {}),
         durations=clock.laps,
         cost=costs.cost(plan, clock.laps["total"]),
         peak_memory_bytes=provenance.peak_memory_bytes(),
@@ -79,7 +86,6 @@ def finish(
     report.write_report(folder)
     if trained.unmoved:
         console.warn(f"{len(trained.unmoved)} trainable tensors never changed; run.json lists them")
-    console.done(folder.record)
 
 
 def gpu_memory(plan: Plan, clock: provenance.Clock) -> dict[str, Any]:

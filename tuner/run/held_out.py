@@ -10,6 +10,7 @@ from tuner.errors import IntegrityError
 from tuner.machine import heap, ranks
 from tuner.methods.method import Hooks
 from tuner.plan import evaluations
+from tuner.plan import tested as test_rows
 from tuner.record import checkpoint, manifest
 from tuner.run.finish import gpu_memory
 from tuner.tasks.trained import Trained, trainable
@@ -37,6 +38,13 @@ def score(plan: Plan, trained: Trained, console: Console, when: str) -> dict[str
         return {}
     console.phase(f"scoring {len(rows)} held-out rows {when}")
     return _scores(plan, trained, console)
+
+
+def tested(plan: Plan, trained: Trained, console: Console) -> dict[str, dict[str, float]]:
+    """Return the scores of the test rows, which nothing else depends on; nothing without any."""
+    if not plan.prepared.test:
+        return {}
+    return {"test": score(test_rows.plan_of(plan), trained, console, "of the test set")}
 
 
 def _scores(plan: Plan, trained: Trained, console: Console) -> dict[str, float]:
@@ -97,7 +105,18 @@ def while_training(
     """
     kept = (*_OF_SCORES, evaluate.ROWS)
     scored = {key: value for key, value in _scoring(plan).items() if key in kept}
-    return HeldOut(between, lambda now: _scores(now, trained, console), scored)
+    return HeldOut(
+        between,
+        lambda now: _scores(now, trained, console),
+        scored,
+        lambda now: _answers(now, trained),
+    )
+
+
+def _answers(plan: Plan, trained: Trained) -> list[dict[str, str]]:
+    found = evaluate.samples(plan, trained.model)
+    heap.give_back()
+    return found
 
 
 def watch(
@@ -109,7 +128,7 @@ def watch(
 ) -> Watch:
     """Return the evaluations of a run, with what a checkpoint keeps of those so far."""
     saved = resumed.state.get("evaluation") if resumed else None
-    found = Watch(plan.evaluations, held_out.score, saved, held_out.scored)
+    found = Watch(plan.evaluations, held_out.score, saved, held_out.scored, held_out.answer)
     if found.outdated:
         reporter.warn("other held-out rows or metrics than before: evaluations start over")
     if found.keeps_best and found.best:

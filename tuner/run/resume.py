@@ -11,6 +11,7 @@ from tuner.errors import IntegrityError
 from tuner.recipe import history
 from tuner.record import checkpoint, checkpoint_folder, identity, output, run_json
 from tuner.record.lock import FolderLock
+from tuner.run import extend
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,7 +120,7 @@ def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint |
     found = checkpoint.load(path, verified=True)
     before = found.state.get("processes", 1)
     # The same rows in the same order, split differently: the same update except for rounding.
-    allowed = RECUT if before != plan.devices.world else ()
+    allowed: tuple[str, ...] = RECUT if before != plan.devices.world else ()
     current = plan.identity()
     saved = history.identity(found.state["identity"], current)
     previous = run_json.read_record(folder)
@@ -127,5 +128,7 @@ def newest_checkpoint(plan: Plan, folder: Path) -> tuple[checkpoint.Checkpoint |
         cause._replace(line=f"the training rows differ: {cause.line}")
         for cause in _other_rows(previous, plan)
     ]
+    longer = extend.found(plan, saved, {**found.state, "step": found.step})
+    allowed += extend.LONGER if longer else ()
     identity.check_identity(saved, current, allowed, {"data.tokens_sha256": causes})
     return found, [*skipped, *_other_scores(previous, plan)]

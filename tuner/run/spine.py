@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,16 +17,17 @@ from tuner.errors import IntegrityError
 from tuner.machine import gpu, heap, ranks
 from tuner.machine.signals import StopRequest
 from tuner.methods import qat_layers
-from tuner.record import checkpoint, provenance
+from tuner.record import checkpoint, gates, provenance
 from tuner.record import log as run_log
 from tuner.record.run_folder import RunFolder
-from tuner.run import build, content, out_of_memory
+from tuner.run import build, content, extend, out_of_memory
 from tuner.run import finish as run_finish
 from tuner.run import held_out as held
 from tuner.run import resume as training
 from tuner.run.build import set_stage
 from tuner.run.finish import finish, remember
-from tuner.tasks import TASKS, precision
+from tuner.run.track.following import Following, followed
+from tuner.tasks import TASKS, averaged, precision
 from tuner.tasks import leg as tasks_leg
 from tuner.tasks.leg import Leg, Reporter
 from tuner.tasks.loss_scale import Overflow
@@ -57,12 +59,18 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
 
     Raises:
         TunerError: with the exit code; the same object is in `run.json`.
+        TrainingError: the run is complete, and has failed a gate.
     """
     ranks.join(plan.devices.world, plan.device, plan.recipe.run.timeout, plan.identity())
     gpu.refuse_shared(plan.device)
     with StopRequest() as stop:
         folder, resumed, skipped = _open(plan, resume)
-        with folder, run_log.log_to(run_log.file_in(folder.path)), ranks.one_failure():
+        with (
+            followed(plan, folder.path, console) as following,
+            folder,
+            run_log.log_to(run_log.file_in(folder.path)),
+            ranks.one_failure(),
+        ):
             for text in folder.notes:
                 console.note(text)
             for text in skipped:
@@ -73,13 +81,23 @@ def run(plan: Plan, *, resume: bool, console: Console) -> dict[str, Any]:
                     "from_step": resumed.step if resumed else 0,
                     "skipped": skipped,
                 }
+                if longer := extend.of(plan, resumed):
+                    console.note(str(longer))
+                    folder.record["resumes"][-1]["extended"] = longer.record()
+                    if ranks.place().main:
+                        extend.put_aside(folder.path, longer.step)
                 folder.update()
             again = "run the same command with --resume"
             with (
                 precision.deterministic(plan),
                 out_of_memory.explained(plan, lambda: console.doing, again),
             ):
-                return _run(plan, folder, stop, console, resumed)
+                _run(plan, folder, stop, console, resumed, following)
+    console.done(folder.record)
+    # The record says that the run is done: only the command fails.
+    if failed := gates.failure(folder.record):
+        raise failed
+    return folder.record
 
 
 def _open(plan: Plan, resume: bool) -> tuple[RunFolder, Checkpoint | None, list[str]]:
@@ -118,11 +136,11 @@ def _run(
     stop: StopRequest,
     console: Console,
     resumed: Checkpoint | None,
-) -> dict[str, Any]:
-    earlier = folder.record if folder.resumed else {}
-    peaks = earlier.get("gpu_memory_bytes", {}).get("peak", {})
-    clock = provenance.Clock(earlier.get("durations", {}), peaks)
+    following: Following,
+) -> None:
+    clock = _clock(folder.record if folder.resumed else {})
     folder.truncate_metrics(resumed.step if resumed else 0)
+    following.begin()
 
     plan = out_of_memory.fit_free(plan, folder, console)
     log.info(heap.keep_freed())
@@ -148,12 +166,13 @@ def _run(
         run_finish.write_inputs(plan, folder)
     if resumed:
         console.note(f"resuming after step {resumed.step}")
+    following.look()
     held_out = held.while_training(plan, trained, console, between)
     watch = train(plan, trained, folder, stop, console, held_out, resumed)
     heap.give_back()
     clock.lap("train")
 
-    scores |= held.after(plan, trained, watch, console)
+    scores |= held.after(plan, trained, watch, console) | held.tested(plan, trained, console)
     last_answers = evaluate.samples(plan, trained.model)
     if plan.qat:
         with qat_layers.plain(trained.model):
@@ -163,15 +182,20 @@ def _run(
     whole = build.gather(plan, trained)
     ranks.leave()
     if not main:
-        return folder.record
+        return
     samples = [
         {**first, "after": last["answer"]}
         for first, last in zip(first_answers, last_answers, strict=True)
     ]
-    folder.update(**watch.record(plan.steps))
+    folder.update(**watch.record(plan.steps, tested=bool(plan.prepared.test)))
     finish(whole, folder, console, trained, clock, scores, samples)
     remember(plan, folder)
-    return folder.record
+
+
+def _clock(earlier: Mapping[str, Any]) -> provenance.Clock:
+    """Return the clock of a run that goes on from what its record says; empty: from the start."""
+    peaks = earlier.get("gpu_memory_bytes", {}).get("peak", {})
+    return provenance.Clock(earlier.get("durations", {}), peaks)
 
 
 def _check_base(folder: RunFolder, fingerprint: str) -> None:
@@ -225,6 +249,7 @@ def train(
         leg = tasks_leg.begin(plan, trained, stage, folder, stop, reporter, saved)
         with stop.deferred():
             plan = _carry_out(replace(leg, watch=watch))
+        averaged.end(leg.optimizer)
         stop.check()
         trained.model.eval()
         if number < last:

@@ -96,6 +96,10 @@ def auto_or_number(value: Any) -> Any:
     return "auto" if value == "auto" else _float(value)
 
 
+def _none_or_float(value: Any) -> Any:
+    return "none" if value == "none" else _float(value)
+
+
 def _free(value: Any) -> Any:
     return strict_yaml.resolve(value)
 
@@ -118,6 +122,9 @@ AutoPositive = Annotated[
 ]
 AutoNotNegative = Annotated[
     Annotated[float, Field(ge=0)] | Literal["auto"], BeforeValidator(_auto_or(_float))
+]
+NoneOrPositive = Annotated[
+    Annotated[float, Field(gt=0)] | Literal["none"], BeforeValidator(_none_or_float)
 ]
 FreeMapping = Annotated[dict[str, Any], BeforeValidator(_free)]
 

@@ -5,17 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from tuner.data.tokens.collate import collate_read, placed
-from tuner.errors import ModelError
-from tuner.model import embedding_rows, transformers_errors, weights
-from tuner.model.adapters import files
-from tuner.model.adapters.files import WHOLE
-from tuner.model.heads import HEADS
+from tuner.inference.scores import TOKENS_PER_BATCH, open_scorer, scores
 from tuner.rewards import Term, compose
 from tuner.rewards.code import load as load_function
 from tuner.rewards.options import FunctionReward, ModelReward
@@ -26,8 +18,6 @@ if TYPE_CHECKING:
     from tuner.plan.plan import Plan
 
 log = logging.getLogger(__name__)
-
-TOKENS_PER_BATCH = 2048
 
 
 @dataclass(frozen=True)
@@ -99,58 +89,8 @@ def open_model(plan: Plan, source: SavedModel) -> RewardModel:
     """
     found = source.opened_with(plan.base)
     section = source.section or plan.recipe.model
-    head = HEADS["reward"]
-    network = weights.open_weights(found, section, head, plan.dtype, plan.device, num_labels=1)
-    if not source.whole:
-        config = files.read(source.folder, source.name)
-        task = getattr(config.task_type, "value", config.task_type)
-        if task != head.task_type:
-            raise ModelError(
-                f"{source.name} is not a reward model",
-                f"{source.folder}: task_type {task}",
-                "name a run of `tuner reward`",
-            )
-        source.check_base(found.name, found.fingerprint, log.warning)
-        with transformers_errors.as_model_error(
-            f"the adapter '{source.name}' cannot be loaded", source.folder, WHOLE
-        ):
-            network = embedding_rows.load_adapter_onto(network, source.folder)
-        files.check_tensors(network, source.folder, source.name)
+    network = open_scorer(source, found, section, plan.dtype, plan.device, log.warning)
     # Its tokenizer was checked against the policy's by the plan; its padding token is its own.
     pad = plan.parties.pads[source.name]
     network.config.pad_token_id = pad
-    network.requires_grad_(False)
-    return RewardModel(network.eval(), pad, plan.tokens_at_once(TOKENS_PER_BATCH))
-
-
-@torch.no_grad()
-def scores(
-    model: Any,
-    answers: Sequence[Sequence[int]],
-    pad_id: int,
-    tick: Callable[[int], None] = lambda done: None,
-    tokens: int = TOKENS_PER_BATCH,
-) -> list[float]:
-    """Return the score of each sequence of token ids, read at its last token.
-
-    Sequences of similar length share a forward pass; that changes a score by no more than
-    rounding.
-
-    Args:
-        model: a sequence classifier with one label.
-        answers: token ids.
-        pad_id: the model's own, which must end no sequence.
-        tick: called with the number of finished ones.
-        tokens: at most so many go through the model at once, or one sequence.
-    """
-    order = sorted(range(len(answers)), key=lambda number: len(answers[number]))
-    found: dict[int, float] = {}
-    rest = iter(order)
-    while first := list(islice(rest, 1)):
-        size = max(1, tokens // (len(answers[first[0]]) * 2))
-        chosen = first + list(islice(rest, size - 1))
-        batch = collate_read([answers[number] for number in chosen], pad_id)
-        logits = model(**placed(batch, model.device)).logits
-        found.update(zip(chosen, logits[:, 0].double().tolist(), strict=True))
-        tick(len(found))
-    return [found[number] for number in range(len(answers))]
+    return RewardModel(network, pad, plan.tokens_at_once(TOKENS_PER_BATCH))

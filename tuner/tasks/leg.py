@@ -12,8 +12,9 @@ import torch
 from tuner.machine import ranks
 from tuner.machine.signals import SIGNALS
 from tuner.record import checkpoint
+from tuner.tasks import averaged
 from tuner.tasks.loss_scale import LossScale
-from tuner.tasks.optimizer import optimizer_and_schedule
+from tuner.tasks.optimizer import follow, optimizer_and_schedule, page
 from tuner.tasks.trained import trainable
 from tuner.tasks.watch import Watch
 
@@ -152,11 +153,15 @@ def begin(
         IntegrityError: the checkpoint does not fit the model.
     """
     parameters = trainable(trained.model)
-    optimizer, schedule = optimizer_and_schedule(parameters, plan, stage)
+    optimizer, schedule = optimizer_and_schedule(trained.model, parameters, plan, stage)
     step, window, scale = Step(stage.start), EMPTY, None
     if saved is not None:
         checkpoint.restore(saved, dict(parameters), optimizer, schedule)
+        averaged.go_on(optimizer)
+        page(optimizer)
         plan.method.hooks.restore(trained.model, saved.state["method"])
+        if saved.state["identity"].get("train.max_steps") != plan.steps:
+            follow(optimizer, schedule)
         step, window = Step(saved.step, saved.state["task"]), saved.state["window"]
         scale = saved.state.get("loss_scale")
     return Leg(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -35,6 +36,7 @@ def token_loss(
     labels: torch.Tensor,
     num_items_in_batch: Any = None,
     weights: torch.Tensor | None = None,
+    smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Sum the cross-entropy of the micro-batch's targets, divided by the step's target count.
 
@@ -44,10 +46,12 @@ def token_loss(
         num_items_in_batch: targets of the whole optimizer step over all processes; with weights,
             what these add up to.
         weights: of the targets, of the shape of `labels`.
+        smoothing: of the targets (`train.label_smoothing`).
     """
     logits = outputs.logits
     targets = labels[:, 1:].reshape(-1).to(logits.device)
-    losses = cross_entropies(logits.reshape(-1, logits.shape[-1]), targets)
+    flat = logits.reshape(-1, logits.shape[-1])
+    losses = cross_entropies(flat, targets, smoothing=smoothing)
     learned: torch.Tensor = targets != IGNORED
     if weights is not None:
         weigh = weights[:, 1:].reshape(-1).to(losses)
@@ -90,11 +94,12 @@ def stream_of(plan: Plan, stage: Stage, first: int) -> Stream:
 
 def trainer(leg: Leg) -> Trainer:
     """Return the Trainer of a leg."""
-    rows = leg.plan.prepared.train
-    if any(row.goals for row in rows):
-        return on_trainer(leg, leg.plan.training_collate, heads.head_loss, _weight)
-    weighted = any(row.weights for row in rows)
-    return on_trainer(leg, leg.plan.training_collate, token_loss, _weight if weighted else None)
+    plan = leg.plan
+    if any(row.goals for row in plan.prepared.train):
+        return on_trainer(leg, plan.training_collate, heads.head_loss, _weight)
+    weighted = any(row.weights for row in plan.prepared.train)
+    loss = partial(token_loss, smoothing=plan.recipe.train.label_smoothing)
+    return on_trainer(leg, plan.training_collate, loss, _weight if weighted else None)
 
 
 def _weight(rows: Sequence[Example]) -> float:

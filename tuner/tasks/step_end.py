@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuner.machine import ranks
 from tuner.record import checkpoint
+from tuner.tasks.averaged import averaged
 from tuner.tasks.watch import undisturbed
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def samples(leg: Leg, answers: Sequence[Response], scores: Scores) -> None:
 
 
 def close(leg: Leg) -> bool:
-    """Score held-out rows and seal a checkpoint where that is due after the current step; return
-    whether to end here.
+    """Score held-out rows, answer some, and seal a checkpoint where that is due after the current
+    step; return whether to end here.
 
     A signal to one process ends all of them after the same step.
 
@@ -66,6 +67,8 @@ def close(leg: Leg) -> bool:
     step = leg.step.number + 1
     if leg.watch.due(step):
         _evaluate(leg, step)
+    if step in leg.plan.sampled:
+        _sample(leg, step)
     last = step == leg.stage.stop or leg.watch.stopped
     if _stops(leg) or last or step % leg.plan.recipe.train.save_steps == 0:
         _seal(leg, step, leg.folder.checkpoints, leg.plan.recipe.train.checkpoints)
@@ -77,7 +80,7 @@ def close(leg: Leg) -> bool:
 def _evaluate(leg: Leg, step: int) -> None:
     """Score the model on held-out rows, and seal it apart where it is the best one so far."""
     watch, began = leg.watch, time.perf_counter()
-    with undisturbed(leg.trained.model):
+    with undisturbed(leg.trained.model), averaged(leg.optimizer):
         # The scores of rank 0 decide for all.
         scores = ranks.share(watch.score(leg.plan))
     better = watch.see(step, scores)
@@ -87,6 +90,16 @@ def _evaluate(leg: Leg, step: int) -> None:
     leg.reporter.evaluation(step, scores, watch.said())
     if better and watch.keeps_best:
         _seal(leg, step, leg.folder.best, None)
+
+
+def _sample(leg: Leg, step: int) -> None:
+    """Answer held-out prompts, write the answers, and show the first one."""
+    with undisturbed(leg.trained.model):
+        answers = leg.watch.answer(leg.plan)
+    for each in answers:
+        leg.folder.append_sample({"step": step, "held_out": True, **each})
+    if answers:
+        leg.reporter.note(f"step {step}: {answers[0]['prompt']}  ->  {answers[0]['answer']}")
 
 
 def _stops(leg: Leg) -> bool:
@@ -102,7 +115,8 @@ def _seal(leg: Leg, step: int, folder: Path, keep: int | None) -> None:
     """Write checkpoint `step` into a folder; the metrics up to it are on the disk before."""
     ranks.check_replicas(leg.parameters, f"after step {step}")
     # A process that ends before the checkpoint is sealed would count as failed.
-    ranks.by_first(lambda: _save(leg, step, folder, keep))
+    with averaged(leg.optimizer):
+        ranks.by_first(lambda: _save(leg, step, folder, keep))
 
 
 def _save(leg: Leg, step: int, folder: Path, keep: int | None) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from tuner.plan.plan import Plan
 
 Scores = dict[str, float]
+# Prompt, reference and answer of each sample.
+Answer = Callable[["Plan"], list[dict[str, str]]]
 # What accelerate puts on a model to compute in half precision.
 _AUTOCAST = ("forward", "_original_forward")
 
@@ -33,6 +35,7 @@ class Watch:
         score: returns the scores of the model as it is.
         saved: `state` of the checkpoint that the run continues from; empty without one.
         scored: what the scores depend on besides the model: those of others are not compared.
+        answer: returns answers of the model as it is to held-out prompts.
 
     Attributes:
         best: the best evaluation: its step and its scores; None: none yet.
@@ -47,8 +50,10 @@ class Watch:
         score: Callable[[Plan], Scores] = lambda plan: {},
         saved: Mapping[str, Any] | None = None,
         scored: Mapping[str, Any] | None = None,
+        answer: Answer = lambda plan: [],
     ) -> None:
         self.asked, self.score, self._scored = asked, score, dict(scored or {})
+        self.answer = answer
         known = dict(saved or {})
         self.outdated = bool(known) and known["scored"] != self._scored
         if self.outdated:
@@ -136,11 +141,12 @@ class Watch:
             text += f"; training stops: no gain in {count}"
         return text
 
-    def record(self, steps: int) -> dict[str, Any]:
+    def record(self, steps: int, tested: bool = False) -> dict[str, Any]:
         """Return what run.json says of the evaluations of a finished run; empty without any.
 
         Args:
             steps: of the plan.
+            tested: whether there are scores of test rows, which have chosen nothing.
         """
         if self.asked is None or self.last is None or self.kept is None:
             return {}
@@ -155,6 +161,7 @@ class Watch:
             "stopped_early": self.last["step"] < steps,
             "planned_steps": steps,
             "selected_on_held_out_rows": asked.selects,
+            **({"tested": True} if tested else {}),
         }
         return {"evaluation": found}
 
@@ -167,11 +174,13 @@ class HeldOut:
         between: called with the number, from 1, of each finished stage except the last.
         score: returns the scores of the model as it is, with the micro-batches of a plan.
         scored: what scores depend on besides the model.
+        answer: returns answers of the model as it is to held-out prompts.
     """
 
     between: Callable[[int], None] = lambda number: None
     score: Callable[[Plan], Scores] = lambda plan: {}
     scored: Mapping[str, Any] = field(default_factory=dict)
+    answer: Answer = lambda plan: []
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat.chat_shapes import RenderJob
 from tuner.data.turns import reasoning
-from tuner.data.turns.reasoning import KEY
+from tuner.data.turns.reasoning import KEY, Message
 from tuner.errors import DataError
 
 Render = Callable[..., str]
@@ -60,6 +60,21 @@ class NoPrefix(Exception):
     def __init__(self, turn: int) -> None:
         super().__init__(turn)
         self.turn = turn
+
+
+def refuse_tags(message: Message) -> None:
+    """Refuse an answer that a template cannot be learned with for tags of reasoning in its text.
+
+    Raises:
+        BadRow: it has such tags.
+    """
+    content = str(message.get("content") or "")
+    found = [tag for tag in (reasoning.OPEN, reasoning.CLOSE) if tag in content]
+    if found:
+        raise BadRow(
+            f"the text of an answer has {' and '.join(found)}, which the model's chat template "
+            "takes for reasoning (write it in another way; model.chat_template: chatml leaves it)"
+        )
 
 
 def no_prefix(row: str, chat: RenderJob, turn: int, render: Render) -> DataError:

@@ -12,6 +12,9 @@ from tuner.data.rows.rendered import Rendered, Span
 from tuner.data.turns import reasoning
 from tuner.data.turns.reasoning import KEY, Message
 
+# What templates write around reasoning and calls; most families have a token for each.
+TAGS = (reasoning.OPEN, reasoning.CLOSE, "<tool_call>", "</tool_call>")
+
 
 @dataclass(frozen=True)
 class RenderJob:
@@ -92,6 +95,10 @@ def locate(text: str, messages: list[Message]) -> tuple[tuple[int, int, int, str
                 continue
             if mark not in text:
                 a = "an" if message["role"].startswith("a") else "a"
+                if mark.casefold() in text.casefold():
+                    raise BadRow(
+                        f"the model's chat template changes the text of {a} {message['role']} turn"
+                    )
                 calls = " next to its tool calls" if message.get("tool_calls") else ""
                 raise BadRow(
                     f"the model's chat template leaves out {a} {message['role']} turn{calls}"
@@ -158,6 +165,14 @@ def rendered(dialogue: Dialogue, text: str, answers: Sequence[AnswerSpan]) -> Re
     )
 
 
+def with_stop(answer: AnswerSpan, text: str, stops: Iterable[str]) -> AnswerSpan:
+    """Return an answer with the stop token that opens the next turn (GLM's), if it has none."""
+    for stop in () if answer.stopped else stops:
+        if text.startswith(stop, answer.end):
+            return replace(answer, end=answer.end + len(stop), stopped=True)
+    return answer
+
+
 def strings_of(value: Any) -> Iterator[str]:
     """Yield the texts in nested lists and objects, their keys too."""
     if isinstance(value, str):
@@ -189,3 +204,10 @@ def after_answer(text: str, specials: Iterable[str]) -> str:
     for word in specials:
         text = text.replace(word, "")
     return text.strip()
+
+
+def tags_of(example: Rendered) -> set[str]:
+    """Return which of `TAGS` the template itself wrote in an example."""
+    text, spans = example.text, example.structure
+    written = example.pattern or "\0".join(text[start:end] for start, end in spans)
+    return {tag for tag in TAGS if tag in written}

@@ -13,12 +13,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.chat import chat_shapes
-from tuner.data.chat.behind_prompt import NoPrefix, composed, no_prefix, spliced
+from tuner.data.chat.behind_prompt import NoPrefix, composed, no_prefix, refuse_tags, spliced
 from tuner.data.chat.chat_shapes import (
     AnswerSpan,
     ChatShape,
@@ -27,13 +28,16 @@ from tuner.data.chat.chat_shapes import (
     filled,
     neutral,
     rendered,
+    tags_of,
+    with_stop,
     written,
 )
 from tuner.data.chat.chat_template import ChatTemplate
 from tuner.data.chat.other_turns import with_other_turns
+from tuner.data.chat.turn_calls import TurnCalls
 from tuner.data.rows.dialogue import Dialogue
 from tuner.data.rows.rendered import Rendered
-from tuner.data.turns import reasoning, tool_calls, turn_keys
+from tuner.data.turns import reasoning, turn_keys
 from tuner.data.turns.reasoning import KEY, Message
 
 MAX_SHAPES = 4096
@@ -45,19 +49,25 @@ class SpanFinder:
     Args:
         chat: the template.
         context: reasoning is context: shown, and not a target.
+        literal_calls: calls that are written in the text of answers stay there.
 
     Attributes:
+        calls: puts calls into the template's form.
         moved: rows whose turns the template moves or repeats.
         after: rows by the text that the template writes after their answers.
+        tags: those of `TAGS` that the template has written.
         unended: rows with an answer before the last one that no stop token ends.
     """
 
-    def __init__(self, chat: ChatTemplate, context: bool = False) -> None:
-        self.chat = chat
+    def __init__(
+        self, chat: ChatTemplate, context: bool = False, literal_calls: bool = False
+    ) -> None:
+        self.chat, self.calls = chat, TurnCalls(chat.abilities, literal_calls)
         self._context = context
         self._shapes: dict[str, ChatShape] = {}
         self.moved: set[str] = set()
         self.unended: set[str] = set()
+        self.tags: set[str] = set()
         self.after: defaultdict[str, set[str]] = defaultdict(set)
 
     def render(
@@ -85,8 +95,13 @@ class SpanFinder:
         """
         if dialogue.tools:
             self.chat.require_tools(dialogue.row)
-        self._require_calls(dialogue.messages, dialogue.tools)
-        messages = [self._with_calls(message) for message in dialogue.messages]
+        if read := self.calls.out_of_text(dialogue.messages, dialogue.tools, dialogue.row):
+            answer = str(read[-1].get("content") or "")
+            called = replace(dialogue, messages=tuple(read), answer=answer)
+            with suppress(BadRow):
+                return self.render(called, only_last, arguments, apart)
+        self.calls.require(dialogue.messages, dialogue.tools)
+        messages = [self.calls.native(message) for message in dialogue.messages]
         learned = [i for i, message in enumerate(messages) if turn_keys.weight(message)]
         learned = learned[-1:] if only_last else learned
         wanted = [i for i in learned if messages[i]["role"] == "assistant"]
@@ -114,41 +129,21 @@ class SpanFinder:
             start = stop
         return examples
 
-    def _require_calls(self, messages: Sequence[Message], tools: list[Any] | None) -> None:
-        """Refuse calls that the template would leave out, as there are no tools."""
-        alone = not tools and self.chat.abilities.calls and not self.chat.abilities.calls_alone
-        if alone and any(each.get("tool_calls") or "call" in each for each in messages):
-            raise BadRow("the model's chat template shows calls only next to tools; there are none")
-
-    def _with_calls(self, message: Message) -> Message:
-        """A tool call as the template's own form where it has one, else as plain text."""
-        if message.get("tool_calls"):
-            if not self.chat.abilities.calls:
-                raise BadRow(
-                    "the model's chat template cannot render tool calls (set model.chat_template "
-                    "to one that can, such as qwen3)"
-                )
-            if len(message["tool_calls"]) > 1 and not self.chat.abilities.parallel:
-                raise BadRow("the model's chat template shows one tool call per turn")
-            return tool_calls.native(message, self.chat.abilities.text_arguments)
-        if "call" not in message:
-            return message
-        if not self.chat.abilities.calls:
-            return {key: value for key, value in message.items() if key != "call"}
-        return self._with_calls(tool_calls.parsed(message))
-
     def _one(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
         try:
             example = self._answered(dialogue, chat)
         except NoPrefix as found:
+            refuse_tags(chat.messages[found.turn])
             raise no_prefix(dialogue.row, chat, found.turn, self._text) from None
-        if example and example.after:
+        if not example:
+            return None
+        self.tags |= tags_of(example)
+        if example.after:
             self.after[example.after].add(dialogue.row)
         ends = (*self.chat.stops, *self.chat.specials)
-        earlier = example.supervised[:-1] if example else ()
-        if example and not all(example.text[:end].endswith(ends) for _, end in earlier):
+        if not all(example.text[:end].endswith(ends) for _, end in example.supervised[:-1]):
             self.unended.add(dialogue.row)
-        return example and with_other_turns(example, chat, self.chat.stops, self._text)
+        return with_other_turns(example, chat, self.chat.stops, self._text)
 
     def _answered(self, dialogue: Dialogue, chat: RenderJob) -> Rendered | None:
         able = self.chat.abilities
@@ -186,28 +181,33 @@ class SpanFinder:
         Raises:
             BadRow: the template refuses the turns, or leaves one out.
         """
-        self._require_calls(messages, tools)
-        turns = self._separated(messages)
+        turns = [reasoning.separated(message) for message in messages]
         chat = RenderJob(turns, tools, dict(arguments or {}), [])
+        if read := self.calls.out_of_text(turns, tools):
+            with suppress(BadRow):
+                return self._prompt(replace(chat, messages=read))
+        return self._prompt(chat)
+
+    def _prompt(self, job: RenderJob) -> Rendered:
+        self.calls.require(job.messages, job.tools)
+        turns = [self.calls.native(message) for message in job.messages]
+        chat = replace(job, messages=turns)
         bare = replace(chat, messages=neutral(turns))
         pattern = self._text(bare.messages, bare, generate=True)
         text = self._text(turns, chat, generate=True)
         shape = ChatShape(pattern, chat_shapes.locate(pattern, bare.messages), None)
-        dialogue = Dialogue("conversation", tuple(turns), tools=tools)
+        dialogue = Dialogue("conversation", tuple(turns), tools=job.tools)
         given = shape.given(turns, text)
         if given is not None:
             structure, _ = written(shape, given, text)
-            return Rendered(
-                dialogue, text, (), structure=structure, unlocated=chat_shapes.unlocated_texts(chat)
-            )
+            rest = chat_shapes.unlocated_texts(chat)
+            return Rendered(dialogue, text, (), structure=structure, unlocated=rest)
         return chat_shapes.anywhere(Rendered(dialogue, text, ()), text, chat, pattern)
 
     def native(self, messages: Sequence[Message]) -> list[Message]:
         """Return the turns of a row as the template itself takes them."""
-        return [self.chat.native(message) for message in self._separated(messages)]
-
-    def _separated(self, messages: Sequence[Message]) -> list[Message]:
-        return [self._with_calls(reasoning.separated(message)) for message in messages]
+        turns = (self.calls.native(reasoning.separated(message)) for message in messages)
+        return [self.chat.native(turn) for turn in turns]
 
     def _text(self, messages: Sequence[Message], chat: RenderJob, generate: bool = False) -> str:
         native = [self.chat.native(message) for message in messages]
@@ -246,15 +246,8 @@ class SpanFinder:
             answer = replace(answer, after=after_answer(answered[answer.end :], self.chat.specials))
             if answered[: answer.end] != text[: answer.end]:
                 return None
-            found.append(answer if last else self._with_stop(answer, text))
+            found.append(answer if last else with_stop(answer, text, self.chat.stops))
         return found
-
-    def _with_stop(self, answer: AnswerSpan, text: str) -> AnswerSpan:
-        """An answer with the stop token that opens the next turn (GLM's), if it has none."""
-        for stop in () if answer.stopped else self.chat.stops:
-            if text.startswith(stop, answer.end):
-                return replace(answer, end=answer.end + len(stop), stopped=True)
-        return answer
 
     def _answer(self, text: str, prompt: int, message: Message) -> AnswerSpan:
         """What the model writes after the prompt, up to its stop token."""
@@ -273,15 +266,15 @@ class SpanFinder:
         # Some models end a turn with another token than their eos.
         if position >= 0 and not message.get("tool_calls"):
             rest = text[end:].lstrip()
-            ends = [len(text) - len(rest) + len(word) for word in self._specials(rest)]
+            ends = [
+                len(text) - len(rest) + len(word)
+                for word in self.chat.specials
+                if rest.startswith(word)
+            ]
             return AnswerSpan(prompt, start, max(ends, default=end), bool(ends))
         text = text.rstrip()
         stopped = any(text.endswith(word) for word in self.chat.specials)
         return AnswerSpan(prompt, start, len(text), stopped)
-
-    def _specials(self, text: str) -> list[str]:
-        """The special tokens that a text begins with."""
-        return [word for word in self.chat.specials if text.startswith(word)]
 
     def _composed(
         self, dialogue: Dialogue, chat: RenderJob, behind: Callable[..., tuple[str, int]]

@@ -55,7 +55,7 @@ _CLASSES = frozenset(
     plain(name)
     for name in (
         *("type", "category", "categories", "topic", "subject", "genre", "department", "dept"),
-        *("类型", "类别", "科室", "部门"),
+        *("tag", "tags", "topics", "类型", "类别", "科室", "部门"),
     )
 )
 _PEOPLE = frozenset(
@@ -71,7 +71,11 @@ _ENDINGS = re.compile(
     r".+([\s_\-](?i:by|ids?|uuid|urls?|hash|date|timestamp|tokens|length|count|len)"
     r"|Ids?|ID|Uuid|Url|Hash|Date|[\s.](?i:no|nr|ref)\.)"
 )
-_REMARKS = re.compile(r"(.*[\s_\-])?(comments?|remarks?|notes?)|.*(备注|批注|评语)", re.I)
+_REMARKS = re.compile(
+    r"(.*[\s_\-])?(comments?|remarks?|notes?|bemerkung(en)?|anmerkung(en)?|notiz(en)?"
+    r"|kommentare?|commentaires?|remarques?)|.*(备注|批注|评语)",
+    re.I,
+)
 _COUNTS = re.compile(r"\A(num|n|nb|number of|count|total|is|has|kept|len)[\s_\-]")
 # What such a column holds is short. A source or a subject that is a text of its own is not one.
 _LONGEST = 200
@@ -89,6 +93,9 @@ _PARTS = frozenset(
 )
 _URL = re.compile(r"\s*(https?://|www\.|file:|s3:)\S+\s*")
 _DATE = re.compile(r"\s*\d{4}[-/.年]\d{1,2}[-/.月]\d{1,2}(日)?([T ]\d{1,2}:\d{2}(:\d{2})?\S*)?\s*")
+_NAME = re.compile(r"(?=\S*\d)\S{1,60}", re.ASCII)
+_LAST_NUMBER = re.compile(r"\d+$")
+_ID = re.compile(r"(?i:ids?|no\.?|nr\.?|number)$|编号|序号")
 _CODE = re.compile(r"(?=\S*\d)[\w:./#+=-]{6,}|[0-9a-fA-F-]{8,}", re.ASCII)
 
 
@@ -100,6 +107,16 @@ def known(name: str) -> bool:
 def identify(values: Sequence[Any]) -> bool:
     """Return whether values are identifiers, which say nothing."""
     return all(isinstance(each, str) and _CODE.fullmatch(each) for each in values)
+
+
+def number_rows(evidence: Evidence, name: str) -> bool:
+    """Return whether a column has another name or number for each row, without a word: q_7, or what
+    has digits in a column that is called like an id."""
+    values = [str(each).strip() for each in evidence.values(name)]
+    if len(values) < FEW or len({*values}) < len(values) or not all(map(_NAME.fullmatch, values)):
+        return False
+    stems = {_LAST_NUMBER.sub("", value) for value in values}
+    return len(stems) == 1 or bool(_ID.search(name))
 
 
 def unread(
@@ -137,6 +154,8 @@ def of_task(evidence: Evidence, name: str) -> bool:
     if plain(name) == "subject" and len(values) >= FEW and not evidence.repeats(name):
         # What a letter is about, not one of a few subjects.
         return not all(_code(value) for value in values)
+    if number_rows(evidence, name):
+        return False
     if _keeps_books(name):
         return not all(_short(value) for value in values)
     return not all(_code(value) for value in values)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from tuner.data.bad_rows import BadRow
 from tuner.data.columns import accounting, label_columns
 from tuner.data.columns.choices import choosing
 from tuner.data.columns.column_names import called, suits
+from tuner.data.columns.evidence import FEW, Evidence
 from tuner.data.columns.evidence import MOST as MOST_ROWS
-from tuner.data.columns.evidence import Evidence
 from tuner.data.columns.headings import headed
 from tuner.data.columns.label_studio import label_studio
 from tuner.data.columns.leaves import aligned, ends_of, leaves, root_of
@@ -26,7 +25,6 @@ from tuner.data.reading.read import Row
 from tuner.data.templates.template import Template, all_templates, variables
 from tuner.schema.suggest import plain
 
-_REASONING = re.compile("cot|reason|think|thought|rationale|explanation|思考|思维|推理|解析")
 # Templates that columns of any name may be given to.
 _GENERAL = ("classification", "prompt_completion", "qa_with_context", "qa_zh", "instruction")
 # What columns may also be called, in a way that is only offered.
@@ -65,7 +63,9 @@ def alternatives(evidence: Evidence, keep: Mapping[str, str]) -> list[Alternativ
         each
         for template in all_templates()
         if template.by_columns and template.language in (None, language or "en")
-        if (each := _way(template, whole, evidence, keep)) is not None and _readable(each, rows)
+        if (each := _way(template, whole, evidence, keep)) is not None
+        and _readable(each, rows)
+        and label_columns.tells(whole, each)
     ]
     best: dict[tuple[str, ...], Alternative] = {}
     for way in sorted(found, key=_order):
@@ -89,50 +89,6 @@ def _last_resort(evidence: Evidence) -> list[Alternative]:
     left = {name: NONE for name in task if name != root_of(longest, evidence.columns)}
     template = next(each for each in all_templates() if each.name == "text")
     return [Alternative(template, {"text": longest, **left}, 1)]
-
-
-def as_named(
-    fit: Fit[Template], evidence: Evidence, keep: Mapping[str, str] | None = None
-) -> Alternative:
-    """Return a fit as a recipe that names its template, and leaves out what it does not read.
-
-    Args:
-        fit: the template and its columns.
-        evidence: what the columns hold.
-        keep: the recipe's `columns`.
-    """
-    columns = {name: file for name, file in fit.columns.items() if name != file}
-    left = [name for name in accounting.unread(evidence, fit.used)[0] if name not in columns]
-    optional = [name for name in fit.template.columns.optional if name in evidence.columns]
-    left += [name for name in optional if name not in fit.used and name not in left]
-    gone = {name: file for name, file in (keep or {}).items() if file == NONE}
-    return Alternative(fit.template, gone | columns | dict.fromkeys(left, NONE), len(fit.used))
-
-
-def reasoned(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
-    """Return a fit with a column as the reasoning before its answers; None if it is called
-    otherwise, or holds no texts."""
-    if not _REASONING.search(plain(column)) or not evidence.holds(column, ("text",)):
-        return None
-    way = as_named(fit, evidence)
-    columns = {name: file for name, file in way.columns.items() if name != column}
-    keys = {"reasoning_column": column}
-    return Alternative(fit.template, columns, way.read + 1, keys, f"{way.task} with reasoning")
-
-
-def swapped(fit: Fit[Template], evidence: Evidence, column: str) -> Alternative | None:
-    """Return a fit with a column in place of the one whose name its own begins with: label_text
-    for label; None if there is none."""
-    for name, file in fit.columns.items():
-        longer = plain(column).startswith(plain(file)) and plain(column) != plain(file)
-        if longer and suits(fit.template, name, column, evidence):
-            columns = {**fit.columns, name: column}
-            renames = {key: value for key, value in columns.items() if key != value}
-            # A column of the template that is renamed needs no `none` for the file's of its name.
-            if name != file:
-                renames[file] = NONE
-            return Alternative(fit.template, renames, len(columns))
-    return None
 
 
 def _task(evidence: Evidence) -> list[str]:
@@ -219,7 +175,8 @@ def _way(
     if not template.complete(used):
         return None
     if template.name == "classification" and "text" not in keep:
-        label_columns.join(evidence, task, used)
+        known = frozenset(map(plain, called(template, {}, "label")))
+        label_columns.join(evidence, [name for name in task if plain(name) not in known], used)
     heads = [n for n in task if plain(n) in _HEADS and n not in used.values()]
     used |= headed(evidence, heads, used)
     read = {name: joined.parts(file) or [file] for name, file in used.items()}
@@ -259,11 +216,20 @@ def _guess(
         names = open_ones if path == column else [n for n in open_ones if n in missing]
         if plain(path) in _HEADS:
             names = [n for n in names if n not in ("context", *template.answer_columns)]
+        names = [n for n in names if not _barred(template, n, path, whole)]
         name = next((n for n in names if suits(template, n, path, whole)), None)
         if column not in given and name is not None and _filled(template, name, path, whole):
             open_ones.remove(name)
             used[name] = path
             given.add(column)
+
+
+def _barred(template: Template, name: str, column: str, whole: Evidence) -> bool:
+    """Whether nothing but its name could make a column this one of a template's: what repeats asks
+    nothing, and a remark answers nothing."""
+    if name in ("question", "prompt", "instruction"):
+        return whole.repeats(column) and len(whole.values(column)) >= FEW
+    return name in template.answer_columns and accounting.remarks(column)
 
 
 def _named(
@@ -289,7 +255,9 @@ def _filled(template: Template, name: str, column: str, whole: Evidence) -> bool
         return False
     needed = name in template.columns.required and name not in template.columns.blank
     # Of what is inside of lists, only the first of each row is counted; some rows have none.
-    share = 0.5 if {STAR, "0"} & {*column.split(".")} else MOST_ROWS
+    # Nobody has labelled some rows.
+    half = name == template.label or {STAR, "0"} & {*column.split(".")}
+    share = 0.5 if half else MOST_ROWS
     return count >= share * len(whole.rows) if needed else count > 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from tuner.data.columns.evidence import FEW, MOST, Evidence
@@ -11,6 +12,7 @@ from tuner.schema.suggest import plain
 # What a column of turns holds where its template does not say so. A few odd values are bad rows.
 DEFAULT = ("text", "number", "boolean", "turns")
 _HALF = 0.5
+_REASONING = re.compile("cot|reason|think|thought|rationale|explanation|思考|思维|推理|解析")
 
 
 def suits(template: Template, name: str, column: str, evidence: Evidence) -> bool:
@@ -106,3 +108,8 @@ def narrow(template: Template, columns: Mapping[str, str], evidence: Evidence) -
         few = "label" in kinds and count < FEW and plain(name) != plain(column)
         total += bool(kinds and count and not few and not {"text", "number"} <= {*kinds})
     return total
+
+
+def called_reasoning(column: str) -> bool:
+    """Return whether a column's name says that it holds reasoning."""
+    return bool(_REASONING.search(plain(column)))

@@ -60,7 +60,7 @@ def sure(ways: Sequence[Alternative], evidence: Evidence) -> list[Alternative]:
 
 def _shows(way: Alternative, evidence: Evidence) -> bool:
     if way.template.name == "classification":
-        label = way.columns["label"]
+        label = way.columns.get("label", "label")
         return evidence.repeats(label) and len(evidence.values(label)) >= FEW
     return bool(by_position(way.template, evidence))
 

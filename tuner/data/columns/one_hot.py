@@ -10,23 +10,56 @@ from tuner.data.columns.template_match import NONE
 from tuner.data.columns.ways import Alternative
 from tuner.data.fields import joined
 from tuner.data.templates.template import all_templates
+from tuner.schema.suggest import listed
 
 
 def group(evidence: Evidence) -> list[str]:
     """Return the columns of 0 and 1 of which nearly every row sets exactly one; empty if there are
     none, if no two of them are ever set, or if there are too few rows to see it."""
-    rows = evidence.rows
-    flags = [
+    rows, found = evidence.rows, flags(evidence)
+    if len(rows) < FEW or len(found) < 2:
+        return []
+    counts = _counts(evidence, found)
+    # A rare label may be set in later rows only.
+    seen = sum(any(joined.is_set(row.get(name)) for row in rows) for name in found)
+    return found if seen > 1 and counts.count(1) >= MOST * len(rows) else []
+
+
+def flags(evidence: Evidence) -> list[str]:
+    """Return the columns of 0 and 1 that not every row sets: what every row sets is no label of
+    some."""
+    return [
         name
         for name in evidence.columns
-        if evidence.values(name) and all(joined.is_set(row.get(name)) is not None for row in rows)
+        if evidence.values(name)
+        and {joined.is_set(row.get(name)) for row in evidence.rows} in ({True, False}, {False})
     ]
-    if len(rows) < FEW or len(flags) < 2:
+
+
+def with_several(evidence: Evidence, names: Sequence[str]) -> int:
+    """Return how many rows set several of some columns of 0 and 1; 0 if nearly all set exactly one,
+    and the others are mistakes."""
+    if len(names) < 2 or group(evidence):
+        return 0
+    return sum(count > 1 for count in _counts(evidence, names))
+
+
+def _counts(evidence: Evidence, names: Sequence[str]) -> list[int]:
+    rows = evidence.rows
+    return [sum(joined.is_set(row.get(name)) is True for name in names) for row in rows]
+
+
+def several(evidence: Evidence) -> list[str]:
+    """Return a line for an error about columns of 0 and 1 of which rows set several; none if they
+    do not, or there are too few rows to see it."""
+    found, count = flags(evidence), len(evidence.rows)
+    rows = with_several(evidence, found) if count >= FEW else 0
+    if not rows:
         return []
-    counts = [sum(joined.is_set(row.get(name)) is True for name in flags) for row in rows]
-    # A rare label may be set in later rows only.
-    seen = sum(any(joined.is_set(row.get(name)) for row in rows) for name in flags)
-    return flags if seen > 1 and counts.count(1) >= MOST * len(rows) else []
+    return [
+        f"  {rows} of {count} rows set several of {listed(found)}: each way that has one of them "
+        "as its label learns that column alone"
+    ]
 
 
 def one_hot(evidence: Evidence) -> Alternative | None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
-from tuner.data.columns.evidence import filled, kinds_of
+from tuner.data.columns.evidence import Evidence, filled, kinds_of
+from tuner.data.columns.preference_guess import guess
 from tuner.data.columns.preference_names import ALIASES, ANSWER, NUMBERED, named, together
 from tuner.data.columns.thumb_words import NAMES, liked, reversed_by
 from tuner.data.columns.winners import NoneBetter, named_by
@@ -29,10 +30,18 @@ _SCORES = frozenset(
         *("stars", "评分", "得分", "分数", "打分"),
     )
 )
+# Rows by which columns of other names are guessed.
+_LOOKED_AT = 1000
 IN_ONE_ROW = (
     "to compare them, write those to one prompt into one row, with their scores: "
     '{"prompt": ..., "answers": ["...", "..."], "scores": [4, 1]}'
 )
+
+
+class Guessed(DataError):
+    """No format knows the columns; `columns` says what they may be."""
+
+    columns: Mapping[str, str] = {}
 
 
 def nothing_fits(what: str, expected: Sequence[str], rows: Sequence[Row]) -> DataError:
@@ -80,6 +89,12 @@ def nothing_fits(what: str, expected: Sequence[str], rows: Sequence[Row]) -> Dat
         if lines := [line for name in present for line in _as_thumbs(name, values[name])]:
             fix = "\n  ".join(["say which answers are liked:", *lines])
             return DataError(what, fix=fix, problems=[found, *expected])
+    if columns := guess(Evidence([row.values for row in rows[:_LOOKED_AT]])):
+        pairs = ", ".join(f"{name}: {flow(file)}" for name, file in columns.items())
+        fix = f"if the names are right, say which column is which:\n  data.columns: {{{pairs}}}"
+        error = Guessed(what, fix=fix, problems=[found])
+        error.columns = columns
+        return error
     return DataError(what, fix=RENAME, problems=[found, *expected])
 
 

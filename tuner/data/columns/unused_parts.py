@@ -12,6 +12,14 @@ from tuner.data.reading.read import Row
 from tuner.errors import DataError
 from tuner.schema.suggest import plain
 
+_ANSWERS = ("chosen", "rejected", "completion")
+
+
+class UnusedParts(DataError):
+    """Nothing reads columns that look like a part of the task; `columns` leaves them out."""
+
+    columns: Mapping[str, str] = {}
+
 
 def refuse_unused(
     fit: Fit[Any], renames: Mapping[str, str], present: Sequence[str], rows: Sequence[Row]
@@ -25,7 +33,7 @@ def refuse_unused(
         rows: of the file.
 
     Raises:
-        DataError: there are some; with the lines of a recipe that read them, or leave them out.
+        UnusedParts: there are some; with the lines of a recipe that read them, or leave them out.
     """
     unused = [
         name
@@ -52,15 +60,34 @@ def refuse_unused(
     if fit.template.name == "rankings" and len(ranks) == len(unused) == 1:
         # Left out, the answers would count as best first.
         lines = [f"data.columns: {{ranks: {ranks[0]}}}   # of each answer; 1 is the best"]
-    texts = [name for name in unused if asks(name)]
+    texts = [name for name in unused if asks(name) and not _answered(name, fit, rows)]
     if len(unused) == len(texts) == 1 and "input" not in fit.columns:
         lines.insert(0, f"data.columns: {{input: {texts[0]}}}   # after the prompt")
-    raise DataError(
+    error = UnusedParts(
         f"part of the task would not be used: {', '.join(unused)}",
         f"the format '{fit.template.name}' reads {', '.join(fit.columns.values())}",
         "say what the column is, or leave it out, as earlier versions did with a warning:\n  "
         + "\n  ".join(lines),
     )
+    # A list of answers may be one answer in several words: then nothing is compared.
+    if "answers" not in fit.columns:
+        error.columns = dict.fromkeys(unused, NONE)
+    raise error
+
+
+def _answered(name: str, fit: Fit[Any], rows: Sequence[Row]) -> bool:
+    """Whether a column is no part of a question: it holds no text, or says what an answer says, so
+    that it would give it away."""
+    answers = [file for part, file in fit.columns.items() if part in _ANSWERS or "answer" in part]
+    for row in rows:
+        value = row.values.get(name)
+        if value in (None, ""):
+            continue
+        said = [row.values.get(file) for file in answers]
+        texts = [each.strip() for each in said if isinstance(each, str) and each.strip()]
+        if not isinstance(value, str) or any(text in value for text in texts):
+            return True
+    return False
 
 
 def _ranks(values: Sequence[Any]) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tuner.data.reading.table_guess import abbreviated
 from tuner.data.templates.template import Template
 from tuner.errors import DataError
+from tuner.recipe.schema import DataSection
 from tuner.recipe.schema_source import SourceSection
 from tuner.schema import strict_yaml
 
@@ -17,6 +19,9 @@ MOST = 3
 _NO_NAME, _ENDS, _WORDS = 40, (".", "?", ":", "。", "？"), 5
 # Keys that only one of the sources can have.
 OF_SOURCES = frozenset(("encoding", "separator", "header", "quotes", "where"))
+# How the keys begin that a recipe has, and that a line has as well: the file of the other split.
+KEPT = "+"
+_ALSO = ("labels", "label_names", "reasoning_column", "max_bad_rows", "instruction", "system")
 
 
 class Unsure(DataError):
@@ -40,7 +45,7 @@ class Alternative:
     template: Template
     columns: Mapping[str, str]
     read: int
-    keys: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str | int] = field(default_factory=dict)
     called: str = ""
 
     @property
@@ -60,17 +65,21 @@ class Line:
     Attributes:
         task: what it does.
         recipe: the line.
+        compares: whether it compares answers, which a reward model learns.
+        head: whether only a classification head learns it.
     """
 
     task: str
     recipe: str
+    compares: bool = False
+    head: bool = False
 
     def line(self, given: Mapping[str, str]) -> str:
         """Return it as a line of a recipe; `given` is in it."""
         return self.recipe
 
 
-def recipe_line(keys: Mapping[str, str], columns: Mapping[str, str]) -> str:
+def recipe_line(keys: Mapping[str, str | int], columns: Mapping[str, str]) -> str:
     """Return a line of a recipe that reads a file.
 
     Args:
@@ -78,19 +87,35 @@ def recipe_line(keys: Mapping[str, str], columns: Mapping[str, str]) -> str:
         columns: the recipe's `columns`.
     """
     (key, file), *others = keys.items()
-    parts = [f"{name}: {value if name == 'where' else flow(value)}" for name, value in others]
+    own = {name: value for name, value in others if not name.startswith(KEPT)}
+    written = {n: str(each) if n == "where" else flow(each) for n, each in own.items()}
     if columns:
         pairs = ", ".join(f"{flow(name)}: {flow(value)}" for name, value in columns.items())
-        parts.append(f"columns: {{{pairs}}}")
+        written["columns"] = f"{{{pairs}}}"
     if key == "source":
-        return f"- {{{', '.join([f'source: {flow(file)}', *parts])}}}"
-    if OF_SOURCES & {*keys}:
-        return f"data: {{{key}: {{{', '.join([f'source: {flow(file)}', *parts])}}}}}"
-    return f"data: {{{', '.join([f'{key}: {flow(file)}', *parts])}}}"
+        return f"- {{{_pairs({'source': flow(file), **written})}}}"
+    kept = {n[1:]: str(each) for n, each in others if n.startswith(KEPT) and n[1:] not in written}
+    # Held-out rows of another file are read in the same way.
+    inner = (
+        OF_SOURCES if key == "train" and "eval" in kept else OF_SOURCES | {"template", "columns"}
+    )
+    if OF_SOURCES & {*written}:
+        source = {name: each for name, each in written.items() if name in inner}
+        first = f"{{{_pairs({'source': flow(file), **source})}}}"
+        written = {name: each for name, each in written.items() if name not in inner}
+    else:
+        first = flow(file)
+    return f"data: {{{_pairs({key: first, **written, **kept})}}}"
 
 
-def flow(text: str) -> str:
-    """Return a text, a name or a label, as a line of a recipe has it."""
+def _pairs(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
+
+
+def flow(text: str | int) -> str:
+    """Return a text, a name or a label, or a number, as a line of a recipe has it."""
+    if isinstance(text, int):
+        return str(text)
     return text if text in ("true", "false") else strict_yaml.flow(text)
 
 
@@ -111,6 +136,32 @@ def given_keys(item: SourceSection, key: str, count: int) -> dict[str, str]:
         **{n: each for n, each in said.items() if each is not None},
         **where,
     }
+
+
+def kept_keys(data: DataSection, key: str) -> dict[str, str]:
+    """Return the keys that a line which reads a file in another way has from the recipe, written:
+    the files of the other split, and what rows become; each begins with `KEPT`.
+
+    Args:
+        data: the recipe's data section.
+        key: `data.train` or `data.eval`, which names the file.
+    """
+    found = {n: getattr(data, n) for n in _ALSO if n in data.model_fields_set}
+    if found.get("labels") == ("auto",):
+        found["labels"] = "auto"
+    files = [each if isinstance(each, str) else _of(each) for each in data.train]
+    if key == "data.eval":
+        found["train"] = files if len(files) > 1 else files[0]
+    elif data.eval_file is not None:
+        held = data.eval_file
+        found["eval"] = held if isinstance(held, str) else _of(held)
+    elif "eval" in data.model_fields_set and data.eval:
+        found["eval"] = data.eval
+    return {f"{KEPT}{name}": strict_yaml.flow(each) for name, each in found.items()}
+
+
+def _of(source: SourceSection) -> dict[str, Any]:
+    return source.model_dump(exclude_none=True)
 
 
 def written_keys(item: SourceSection) -> dict[str, str]:

@@ -1,17 +1,17 @@
-"""Several labels of one row: as files write them, and as one answer."""
+"""Several labels of one row: as files write them, and as one answer: `billing, delivery`."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.fields.values import as_json
 
 # What stands between the labels of a cell.
-BETWEEN = re.compile("[;,|；，、\n]")
+_BETWEEN = re.compile("[;,|；，、\n]")
 # The answer of a row that has no label.
 NONE = "(none)"
 # From this probability on a label is answered.
@@ -49,11 +49,33 @@ def _items(text: str) -> list[Any]:
             found = None
         if isinstance(found, list):
             return found
-    return BETWEEN.split(text)
+    return _BETWEEN.split(text)
 
 
 def _whole(number: float) -> float:
     return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def told_apart(cells: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the labels that some cells have alone, and the cells that have several of these.
+
+    Args:
+        cells: texts of a column.
+    """
+    labels = {cell.strip() for cell in cells}
+    several = [
+        cell
+        for cell in sorted(labels)
+        if len(parts := [each.strip() for each in _BETWEEN.split(cell)]) > 1
+        and labels.issuperset(parts)
+    ]
+    return sorted(labels.difference(several)), several
+
+
+def mostly_several(cells: Sequence[str]) -> bool:
+    """Return whether half of some cells, or more, have several labels."""
+    _, several = told_apart(cells)
+    return sum(cell.strip() in several for cell in cells) * 2 >= len(cells) > 0
 
 
 def as_answer(labels: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from tuner.data.reading import (
     documents,
     json_layout,
     json_rows,
+    label_lines,
     marked_lines,
     other_kinds,
     parquet,
@@ -150,7 +151,7 @@ def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
             try:
                 if item.fatal:
                     raise DataError(f"{path} cannot be read", f"{where}: {item.reason}", item.fix)
-                bad.add_unreadable(where, item.reason, item.fix if item.undecodable else "")
+                bad.add_unreadable(where, item.reason, item.fix if item.undecodable else "", line)
             except DataError as error:
                 raise _in_encoding(error, name) if name else error from None
             continue
@@ -160,7 +161,7 @@ def _rows(path: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
             yield Row(path, line, item, place=place)
         else:
             words = ("an object", "an array") if array else ("an array", "an object")
-            bad.add_unreadable(where, "expected {}, as before, found {}".format(*words))
+            bad.add_unreadable(where, "expected {}, as before, found {}".format(*words), line=line)
 
 
 def _documents(folder: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
@@ -168,7 +169,7 @@ def _documents(folder: Path, bad: BadRows, reading: Reading) -> Iterator[Row]:
     for number, (file, text) in enumerate(documents.texts(folder, reading.encoding), 1):
         if isinstance(text, BadLine):
             text, _ = _read_otherwise(text, file, reading)
-            bad.add_unreadable(str(file), text.reason, text.fix)
+            bad.add_unreadable(str(file), text.reason, text.fix, number)
         elif text.strip():
             name = file.relative_to(folder).as_posix()
             yield Row(folder, number, {"text": text}, item=name)
@@ -245,6 +246,9 @@ def _text(path: Path, reading: Reading) -> Iterator[Item]:
         return
     if reading.turns:
         yield from marked_lines.rows(path, reading.encoding)
+        return
+    if reading.labels:
+        yield from label_lines.rows(path, reading.encoding)
         return
     for number, raw in lines(path, reading.encoding):
         text = decode(raw)

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tuner.data.bad_rows import Unreadable
+from tuner.data.bad_rows import TWICE, Unreadable
 from tuner.data.reading.json_rows import BadLine
 from tuner.data.reading.lines import UTF8, decode, lines
 
@@ -34,7 +34,9 @@ class Reading:
         header: whether the first row of a table names the columns.
         quotes: `csv`, where they enclose cells, or `literal`, where they are text.
         turns: lines of a text file say who speaks, and the recipe reads what is said.
+        labels: lines of a text file begin with labels, and the recipe reads these.
         given: what the recipe says of it, as it is written there.
+        kept: other keys of the data section, as they are written there.
     """
 
     name: str = ""
@@ -44,13 +46,16 @@ class Reading:
     header: bool | None = None
     quotes: str | None = None
     turns: bool = False
+    labels: bool = False
     given: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)
 
     def line(self, **keys: str) -> str:
         """Return the line of a recipe that gives the file these keys as well."""
         given = {"source": self.name, **self.given, **keys}
         pairs = ", ".join(f"{key}: {value}" for key, value in given.items())
-        return f"data: {{{self.key}: {{{pairs}}}}}"
+        kept = "".join(f", {key}: {value}" for key, value in self.kept.items())
+        return f"data: {{{self.key}: {{{pairs}}}{kept}}}"
 
 
 class _Undecodable(Exception):
@@ -77,7 +82,7 @@ def rows(path: Path, reading: Reading) -> Iterator[tuple[int, dict[str, Any] | B
         elif cells and as_wide(cells, len(header)):
             values: dict[str, Any] = dict(zip(header, cells, strict=False))
             for name in again:
-                values[name] = Unreadable("a column name appears twice in the header (rename one)")
+                values[name] = Unreadable(f"a column name {TWICE} (rename one)")
             yield start, values
         elif cells:
             named = "the header" if reading.header else "the first row"

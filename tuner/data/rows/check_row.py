@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -10,18 +10,21 @@ from tuner.data.bad_rows import BadRow
 from tuner.data.rows.dialogue import Dialogue, Message
 from tuner.data.turns import reasoning, tool_calls
 
-# Keys of the report: what `oddities` finds.
-ODDITIES = ("rows_with_consecutive_turns", "rows_with_results_without_calls")
 
-
-def check(dialogue: Dialogue) -> None:
+def check(dialogue: Dialogue, results: bool = True) -> None:
     """Check the turns or segments of one row.
+
+    Args:
+        dialogue: the row.
+        results: whether calls before other turns need a result, as they do in requests.
 
     Raises:
         BadRow: an empty answer, a missing prompt, or turns out of order.
     """
     if not dialogue.segments:
         _check_turns(dialogue.messages)
+        if results:
+            _check_results(dialogue.messages)
     elif not all(segment.text.strip() for segment in dialogue.segments if segment.supervised):
         raise BadRow("the answer is empty")
 
@@ -32,10 +35,7 @@ def _check_turns(messages: tuple[Message, ...]) -> None:
     for message in messages:
         _check_content(message)
     roles = [message["role"] for message in messages]
-    if roles.count("system") > 1:
-        raise BadRow("there is more than one system turn")
-    if "system" in roles[1:]:
-        raise BadRow("the system turn is not the first one")
+    check_systems(roles)
     for before, message in pairwise(messages):
         if message["role"] == "tool" and before["role"] not in ("assistant", "tool"):
             raise BadRow("a tool turn does not come after a call")
@@ -43,35 +43,35 @@ def _check_turns(messages: tuple[Message, ...]) -> None:
     if not any(role != "system" for role in roles):
         raise BadRow("there is only a system turn")
     if next(role for role in roles if role != "system") == "assistant":
-        raise BadRow("the assistant speaks first (there is no prompt)")
+        raise BadRow(
+            "the assistant speaks first (there is no prompt: leave that turn out, or make it "
+            "one of the system)"
+        )
 
 
-def oddities(dialogue: Dialogue) -> Iterator[str]:
-    """Yield what is unusual about a row's turns and may be meant, each once, as keys of the
-    report."""
-    pairs = list(pairwise(dialogue.messages))
-    if any(
-        before["role"] == after["role"] and after["role"] != "tool" and not _calls(before)
-        for before, after in pairs
-    ):
-        yield ODDITIES[0]
-    if any(
-        after["role"] == "tool" and before["role"] == "assistant" and not _calls(before)
-        for before, after in pairs
-    ):
-        yield ODDITIES[1]
+def _check_results(messages: tuple[Message, ...]) -> None:
+    for before, message in pairwise(messages):
+        if (before.get("tool_calls") or before.get("call")) and message["role"] != "tool":
+            raise BadRow(
+                f"a turn of the {message['role']} follows a call that has no result (a call needs "
+                "one, but in the last turn)"
+            )
 
 
-def unfit_calls(dialogue: Dialogue) -> Iterator[tuple[str, str]]:
-    """Yield what a row's calls have other than its tools say, if it has tools: see
-    `tool_calls.unfit`."""
-    tools = tool_calls.schemas(dialogue.tools or [])
-    for message in dialogue.messages if tools else ():
-        yield from tool_calls.unfit(message, tools)
+def check_systems(roles: Iterable[str]) -> None:
+    """Check that a conversation has no system turn but the first.
 
+    Args:
+        roles: of its turns; the developer's is a system turn, too.
 
-def _calls(message: Message) -> bool:
-    return bool(message.get("tool_calls") or message.get("call"))
+    Raises:
+        BadRow: there are two, or one comes later.
+    """
+    places = [n for n, role in enumerate(roles) if role in ("system", "developer")]
+    if len(places) > 1:
+        raise BadRow("there is more than one system turn")
+    if places not in ([], [0]):
+        raise BadRow("the system turn is not the first one")
 
 
 def _check_ids(messages: tuple[Message, ...]) -> None:

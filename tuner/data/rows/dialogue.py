@@ -20,7 +20,7 @@ from tuner.data.templates.jinja import compiled, variables
 from tuner.data.templates.template import SLOT_LABEL, SLOT_TEXT, Cloze, Conversation, Template, Turn
 from tuner.data.turns import reasoning
 from tuner.data.turns.reasoning import Message as Message
-from tuner.data.turns.tool_calls import called
+from tuner.data.turns.tool_calls import called, whole_tools
 from tuner.data.turns.turn_lists import earlier, messages_of
 from tuner.data.turns.turn_rules import TurnRules, instructed
 from tuner.schema.suggest import listed
@@ -45,6 +45,7 @@ class Dialogue:
     `source` is the number of the file that the row comes from. `unanswered` says that the row has
     further turns, which no answer follows. `documents` are the texts that may lose their end;
     `cut_texts` says that one did. `choices` are the answers that the row itself offers.
+    `bare_tools` says that the row has tools without the mapping around them.
     """
 
     row: str
@@ -59,6 +60,7 @@ class Dialogue:
     documents: tuple[str, ...] = ()
     cut_texts: bool = False
     choices: tuple[str, ...] = ()
+    bare_tools: bool = False
 
     def with_answer(self, answer: str) -> Dialogue:
         """Return the same row with a different last answer, without reasoning before it."""
@@ -158,12 +160,21 @@ class RowRenderer:
             )
             self._refuse_empty(messages)
             tools = _tools(values.get(template.tools or ""))
-        given = messages
+        given, schemas = messages, tools
+        if tools and not self.rules.earlier:
+            tools = whole_tools(tools)
         messages = self.rules.applied(messages, row.values)
         answer = messages[-1].get("content") or "" if messages else ""
         unanswered = bool(messages) and given[-1]["role"] in ("user", "tool")
         unanswered = unanswered and _spoken(messages) < _spoken(given)
-        return Dialogue(row.id, messages, tools=tools, answer=answer, unanswered=unanswered)
+        return Dialogue(
+            row.id,
+            messages,
+            tools=tools,
+            answer=answer,
+            unanswered=unanswered,
+            bare_tools=tools != schemas,
+        )
 
     def _refuse_empty(self, messages: Sequence[Message]) -> None:
         """Refuse a row of which no turn is left to answer."""

@@ -119,27 +119,30 @@ def _refuse_blank(source: Source, column: str | None, any_number: bool) -> None:
 def _refuse_several(source: Source, column: str, counts: Mapping[str, int]) -> None:
     """Refuse cells with several of the labels that other rows have one of: each list would be a
     class."""
-    labels = {value.strip() for value in counts}
-    cells = {
-        value.strip(): count
-        for value, count in counts.items()
-        if len(parts := [each.strip() for each in several.BETWEEN.split(value)]) > 1
-        and labels.issuperset(parts)
-    }
-    if not cells or len(labels) > MOST_LABELS:
+    one, found = several.told_apart(counts)
+    if not found or len(one) + len(found) > MOST_LABELS:
         return
-    shown = ", ".join(f"'{each}' ({cells[each]:,})" for each in sorted(cells)[:_SHOWN])
-    one = sorted(labels - {*cells})
+    cells = Counter[str]()
+    for value, count in counts.items():
+        cells[value.strip()] += count * (value.strip() in found)
+    every, left = sum(counts.values()), sum(counts.values()) - cells.total()
+    shown = ", ".join(f"'{each}' ({cells[each]:,})" for each in found[:_SHOWN])
+    shown += ", ..." * (len(found) > _SHOWN)
     keys = {**source.given, "where": where_line({column: one})}
     if source.data.template != AUTO:
         keys["template"] = source.data.template
+    texts = [file for file in source.fit.columns.values() if file != column]
+    columns = {"prompt": joined.together(texts), "completion": column}
+    written_out = {**source.given, "template": "prompt_completion"}
     raise DataError(
         f"rows of {source.name} have several labels in one cell of '{column}': {shown}",
         "each such cell would be learned as a class of its own",
-        "to learn all the labels of a row: model.task: classification, data.multi_label: true; or "
-        f"leave these rows out:\n    {recipe_line(keys, source.data.columns)}\n"
+        "to learn all the labels of a row: model.task: classification, data.multi_label: true\n"
+        f"or leave these rows out, so that {left:,} of {counted(every, 'row')} are used:\n"
+        f"    {recipe_line(keys, source.data.columns)}\n"
+        f"or, to learn to write all labels of a row:\n    {recipe_line(written_out, columns)}\n"
         "or write a row for each label into the file; if they are classes, list them: "
-        f"data.labels: [{', '.join(map(flow, sorted(labels)))}]",
+        f"data.labels: [{', '.join(map(flow, sorted([*one, *found])))}]",
     )
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from tuner.console.formatting import counted
 from tuner.data.fields import several
 from tuner.data.rows.dialogue import Dialogue
 from tuner.data.templates.template import AUTO, Template
@@ -15,7 +16,7 @@ from tuner.recipe.schema import DataSection
 
 # Every label is scored for every held-out row: with more, only if the recipe asks for them.
 MOST_LABELS = 64
-_SHOWN = 10
+_SHOWN, _LONG, _NAMED = 10, 60, 20
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 
 
@@ -166,6 +167,40 @@ def facts(
     }
 
 
+def odd_facts(
+    labels: Sequence[str], rows: Sequence[Dialogue], multi_label: bool = False
+) -> dict[str, Any]:
+    """Return the report's facts about answers of labelled rows that are unfit for labels: how many
+    are none of them and, as a sentence, that they never or always change.
+
+    Args:
+        labels: those that were found, or that the recipe lists.
+        rows: the training rows of files with labels.
+        multi_label: whether a row may have several.
+    """
+    own = [own_labels(row, multi_label) for row in rows]
+    others = sum(not set(labels).issuperset(each) for each in own if labels)
+    return {"rows_with_other_answers": others, "odd_labels": _odd(labels, own)}
+
+
+def _odd(labels: Sequence[str], own: Sequence[tuple[str, ...]]) -> list[str]:
+    different = {tuple(sorted(each)) for each in own}
+    if len(own) > 1 and len(different) == 1:
+        are = "label is" if len(own[0]) == 1 else "labels are"
+        return [f"the {are} the same in every training row: '{several.said(own[0])[:_LONG]}'"]
+    if labels or not _free(different, own):
+        return []
+    return [
+        f"{len(different):,} different labels in {counted(len(own), 'training row')}: they "
+        "hardly repeat, so that no score by labels is made, and held-out rows may have others"
+    ]
+
+
+def _free(different: Collection[Any], answers: Collection[Any]) -> bool:
+    """Whether answers hardly ever repeat: they are texts, not labels."""
+    return len(different) > max(2, len(answers) // 2)
+
+
 def _counts(labels: Sequence[str], rows: Iterable[Dialogue], multi_label: bool) -> dict[str, int]:
     found = Counter(label for row in rows for label in own_labels(row, multi_label))
     return {label: found[label] for label in labels}
@@ -217,7 +252,7 @@ def _found(
     if numbers and order:
         raise _are_numbers(order, naming())
     # Texts that hardly ever repeat are free answers, not labels.
-    free = len(order) > max(2, len(answers) // 2)
+    free = _free(order, answers)
     if asked and free:
         raise DataError(
             f"data.labels: auto found {len(order)} different answers in {len(answers)} rows",
@@ -230,8 +265,8 @@ def _found(
 
 def _are_numbers(order: Sequence[str], columns: Sequence[str]) -> DataError:
     shown = _shown(order)
-    pairs = ", ".join(f"{label}: its name" for label in order[:2])
-    more = ", ..." if len(order) > 2 else ""
+    pairs = ", ".join(f"{label}: its name" for label in order[:_NAMED])
+    more = ", ..." if len(order) > _NAMED else ""
     advice = [f"data.label_names: {column}, the column with a name for each" for column in columns]
     advice += [
         f"name them: data.label_names: {{{pairs}{more}}}",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.data.bad_rows import BadRow, EmptyPrompt
+from tuner.data.columns.column_names import called_reasoning
 from tuner.data.columns.template_match import Fit
 from tuner.data.fields.language import language_of
 from tuner.data.fields.values import YES_NO, Words, as_json, written
@@ -99,9 +100,13 @@ class ValueReader:
         value = fit.required(row, name)
         if self._template.text is None and not _filled(value):
             asks = {*columns.required}.difference(self._template.answer_columns)
-            raise (EmptyPrompt if asks == {name} else BadRow)(
-                f"the column '{fit.columns.get(name, name)}' is empty"
-            )
+            column = fit.columns.get(name, name)
+            problem = f"the column '{column}' is empty"
+            if asks == {name}:
+                raise EmptyPrompt(problem)
+            if called_reasoning(column):
+                problem += f" (data.reasoning_column: {column} reads such rows, too)"
+            raise BadRow(problem)
         return value
 
     def _read(self, name: str, value: Any, words: Words) -> Any:
@@ -113,6 +118,11 @@ class ValueReader:
         if name in self._formed:
             return value
         column = self._fit.columns.get(name, name)
+        conversation = self._template.conversation
+        if conversation and name == conversation.system and isinstance(value, list):
+            # What a conversation rests on, such as statutes.
+            texts = value if all(isinstance(each, str) for each in value) else []
+            value = "\n\n".join(texts) if texts or not value else value
         if name in self._fit.spoken:
             return messages_of(value, any_turns(), column)
         if name == self._label and self._template.booleans:

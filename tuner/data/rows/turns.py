@@ -29,22 +29,17 @@ class Sides:
     """Makes dialogues of prompts and answers.
 
     Args:
-        system: the text of a system turn for those that have none.
-        instruction: a text before the first turn of the user.
+        rules: the system turn of those that have none, the text before the first turn of the user,
+            and whether turns are read as an earlier version read them.
         spoken: the columns whose texts hold turns.
     """
 
-    def __init__(
-        self,
-        system: str | None = None,
-        instruction: str | None = None,
-        spoken: Collection[str] = (),
-    ) -> None:
+    def __init__(self, rules: TurnRules | None = None, spoken: Collection[str] = ()) -> None:
         template = load_template("chat", Path())
         assert template.conversation is not None
         self._conversation, self._spoken = template.conversation, spoken
         fit = Fit(template, {name: name for name in template.columns.names}, "tuner")
-        self._renderer = RowRenderer(fit, rules=TurnRules(system=system, instruction=instruction))
+        self._renderer = RowRenderer(fit, rules=rules)
 
     def dialogue(
         self, row: Row, prompt: list[Message], answer: Any, name: str, extras: dict[str, Any]
@@ -69,7 +64,7 @@ class Sides:
         last = dialogue.messages[-1]
         if not last.get("tool_calls") and blank(last.get("content")):
             raise BadRow(f"{name} is empty")
-        check(dialogue)
+        check(dialogue, results=not self._renderer.rules.earlier)
         _check_order(dialogue.messages)
         return dialogue
 

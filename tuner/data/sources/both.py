@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+from tuner.data.sources.split_column import TrainedTests
 from tuner.errors import DataError, TunerError
 
 _LINE = "data: {"
@@ -50,6 +51,11 @@ class Held:
         self._holds = holds
         self._first: DataError | None = None
 
+    @property
+    def keys(self) -> Mapping[str, str]:
+        """The keys of a recipe that mend what is held back; empty if nothing is, or none do."""
+        return self._first.keys if isinstance(self._first, TrainedTests) else {}
+
     def back(self, check: Callable[..., None], *arguments: Any) -> None:
         """Call a check, and hold its error back."""
         try:
@@ -66,4 +72,8 @@ class Held:
         """Raise what was held back, with the error that ends the block."""
         if self._first is None or (later is not None and not isinstance(later, TunerError)):
             return
-        raise (with_later(self._first, later) if later else self._first) from None
+        if later is None:
+            raise self._first from None
+        # What was found later has recipes that mend the first fault, too.
+        both = mended if self.keys and _LINE in later.fix else with_later
+        raise both(self._first, later) from None

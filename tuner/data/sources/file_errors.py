@@ -8,8 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tuner.data.columns.ways import Alternative, Unsure
+from tuner.data.columns.alternatives import alternatives
+from tuner.data.columns.evidence import Evidence
+from tuner.data.columns.label_columns import numbered
+from tuner.data.columns.nameless import sure
+from tuner.data.columns.ways import Alternative, Unsure, recipe_line
 from tuner.data.reading import table_guess
+from tuner.data.reading.label_lines import MARK, labelled
 from tuner.data.reading.marked_lines import marks_in
 from tuner.data.reading.table import MAX_CSV_FIELD, positions
 from tuner.data.sources.source import EVIDENCE, Source
@@ -17,6 +22,7 @@ from tuner.data.templates.template import AUTO, all_templates, load_template
 from tuner.errors import DataError, TunerError
 from tuner.schema.suggest import plain
 
+_PAIRS = ("prompt", "completion")
 _SEPARATORS = (" ||| ", "|||", " || ", "||", "\t")
 # Of plain text, a few lines with one of these are rows only below a header.
 _LOOSE = (";", ",")
@@ -48,6 +54,8 @@ def refuse_pairs(source: Source, names: Sequence[str]) -> None:
         raise _table(source, separator, rows)
     header = table_guess.is_header(rows, names)
     columns = [cell.strip() for cell in rows[0]] if header else positions(2)
+    if names == _PAIRS:
+        _refuse_labelled(source, separator, columns, rows[bool(header) :])
     line = source.file.reading.line(
         separator=table_guess.shown(separator),
         header=json.dumps(bool(header)),
@@ -61,6 +69,35 @@ def refuse_pairs(source: Source, names: Sequence[str]) -> None:
         f"  {line}\n"
         "for plain text, all of which is learned:\n"
         f"  {source.file.reading.line(template='text')}",
+    )
+
+
+def _refuse_labelled(
+    source: Source, separator: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    """Refuse pairs of which one side is a label: the other one is what it is told from."""
+    seen = Evidence([dict(zip(columns, cells, strict=True)) for cells in rows])
+    ways = [way for way in sure(alternatives(seen, {}), seen) if way.template.label][:1]
+    if not ways:
+        return
+    header = str(columns != positions(2)).lower()
+    between = "tab" if separator == "\t" else separator
+    given = {**source.given, "separator": between, "header": header}
+    text = {**source.given, "template": "text"}
+    label = ways[0].columns.get("label", "label")
+    raise DataError(
+        "the rows can be read in two ways: as texts with a label, or as plain text",
+        f"each line of {source.path.name} has {table_guess.shown(separator)} once, and one side "
+        f"repeats: column {label} is {seen.describe(label)}",
+        "\n".join(
+            [
+                "say which; for texts with a label:",
+                f"    {ways[0].line(given)}",
+                *numbered(ways, seen),
+                "for plain text, all of which is learned:",
+                f"    {recipe_line(text, {})}",
+            ]
+        ),
     )
 
 
@@ -110,19 +147,26 @@ def refuse_marked(source: Source) -> None:
     text = source.fit.template.name == "text" and source.path.suffix.lower() == ".txt"
     if not text or source.data.template != AUTO or reading.separator is not None:
         return
+    if labelled(source.path, reading.encoding):
+        raise _two_ways(source, "classification", "texts with labels", "which are", f"{MARK}NAME")
     if (marks := marks_in(source.path, reading.encoding)) is None:
         return
     what = "conversations" if marks.apart else "questions and answers"
-    ways = [Alternative(load_template(name, Path()), {}, 1) for name in ("chat", "text")]
+    raise _two_ways(source, "chat", what, "whose answers are", " and ".join(marks.shown))
+
+
+def _two_ways(source: Source, name: str, what: str, learned: str, marks: str) -> Unsure:
+    """The error about lines whose beginnings may be marks, or a part of plain text."""
+    ways = [Alternative(load_template(each, Path()), {}, 1) for each in (name, "text")]
     lines = [way.line(source.given) for way in ways]
     error = Unsure(
         f"the rows can be read in two ways: as {what}, or as plain text",
-        f"lines of {source.path.name} begin with {' and '.join(marks.shown)}",
-        f"say which; for {what}, whose answers are learned:\n  {lines[0]}\n"
+        f"lines of {source.path.name} begin with {marks}",
+        f"say which; for {what}, {learned} learned:\n  {lines[0]}\n"
         f"for plain text, each line a row, all of which is learned:\n  {lines[1]}",
     )
     error.ways = ways
-    raise error
+    return error
 
 
 def explained(error: TunerError, source: Source, names: Sequence[str]) -> TunerError:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.columns.template_match import NONE
-from tuner.data.columns.ways import given_keys
+from tuner.data.columns.ways import given_keys, kept_keys
 from tuner.data.reading import documents, find, read
 from tuner.data.reading.read import Row
 from tuner.data.reading.sample import Sample, first_version
@@ -142,7 +142,7 @@ class Reader:
             twin = own.index(item)
             file = SourceFile.open(path, item, key, given, self._folder)
             source = Source(file, _name(paths, number), given, twin, item.rows)
-            source.given = given_keys(item, key, len(own))
+            source.given = given_keys(item, key, len(own)) | kept_keys(self._data, key)
             source.to_draw = drawn and (most is not None or item.rows is not None)
             left = None if most is None else most - sum(len(each.rows) for each in found)
             self._fill(source, left)

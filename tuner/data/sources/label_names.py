@@ -6,16 +6,19 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tuner.data.bad_rows import BadRow
+from tuner.data.columns.ways import flow
 from tuner.data.fields import several
 from tuner.data.sources.source import Source
 from tuner.data.templates.template import Template, variables
 from tuner.errors import DataError, RecipeError
 from tuner.recipe.schema import DataSection
 
-_LISTED = 10
+_LISTED = 20
+_FILES = (".json", ".jsonl", ".txt", ".csv", ".tsv", ".yaml", ".yml")
 
 
 def column_of(template: Template) -> str | None:
@@ -116,6 +119,8 @@ def _from_column(column: str, sources: Sequence[Source]) -> dict[str, str]:
     found: dict[str, str] = {}
     for source in sources:
         if column not in source.columns:
+            if Path(column).suffix.lower() in _FILES:
+                raise _a_file(column, source)
             raise DataError(
                 f"data.label_names: {source.name} has no column '{column}'",
                 f"found: {', '.join(source.columns)}",
@@ -131,6 +136,21 @@ def _from_column(column: str, sources: Sequence[Source]) -> dict[str, str]:
                 )
     numbers = all(label.lstrip("+-").isdigit() for label in found)
     return dict(sorted(found.items(), key=lambda pair: (int(pair[0]) if numbers else 0, pair[0])))
+
+
+def _a_file(name: str, source: Source) -> DataError:
+    """The error about names that are in a file."""
+    own = column_of(source.fit.template) or ""
+    label = source.fit.columns.get(own, own)
+    found = {str(written(row.values.get(label))).strip() for row in source.rows}
+    order = sorted(found, key=lambda each: (not each.isdecimal(), each.zfill(9)))[:_LISTED]
+    pairs = ", ".join(f"{flow(each)}: NAME" for each in order)
+    return DataError(
+        f"data.label_names: '{name}' is called like a file, and names are not read from one",
+        "the key lists them, or names a column of the rows that has a name for each label",
+        f"list them, by what '{label}' holds: data.label_names: "
+        f"{{{pairs}{', ...' * (len(found) > _LISTED)}}}",
+    )
 
 
 def _pairs(source: Source, column: str) -> list[tuple[str, str, str]]:

@@ -14,11 +14,12 @@ from tuner.console.formatting import counted
 from tuner.data.bad_rows import BadRow, BadRows
 from tuner.data.columns.preference_formats import PREFERENCE_FORMATS
 from tuner.data.columns.preference_names import ALIASES, CHOSEN_REJECTED
-from tuner.data.columns.ways import written_keys
+from tuner.data.columns.ways import KEPT, kept_keys, written_keys
 from tuner.data.fields import joined
 from tuner.data.fields.addressing import Paths
 from tuner.data.fields.values import as_json
 from tuner.data.reading import read
+from tuner.data.reading.label_lines import MARK, labelled
 from tuner.data.reading.lines import UTF8
 from tuner.data.reading.marked_lines import Marks, marks_in
 from tuner.data.reading.read import Row
@@ -78,6 +79,7 @@ class SourceFile:
             item.header,
             item.quotes,
             given=written_keys(item),
+            kept={n.removeprefix(KEPT): each for n, each in kept_keys(data, key).items()},
         )
         reading, said = read.settle(path, asked, partial(_column_names, data, folder))
         if marks := _marks(path, reading, data):
@@ -86,6 +88,8 @@ class SourceFile:
                 "conversations, an empty line between them" if marks.apart else "rows of their own"
             )
             said = [*said, f"what follows {' and '.join(marks.shown)} as {what}"]
+        if _labelled(path, reading, data):
+            reading, said = replace(reading, labels=True), [*said, f"{MARK}NAME as the label"]
         paths = Paths([*_asked(data), *(item.where or ())], data.multi_label)
         return cls(path, reading, said, paths, item.where or {})
 
@@ -135,7 +139,7 @@ class SourceFile:
                 yield from self.paths.spread(row)
             except BadRow as problem:
                 self.paths.refused = self.paths.refused or f"{row.id}: {problem}"
-                bad.add(row.id, str(problem))
+                bad.add(row.id, str(problem), row.line)
 
     def facts(self) -> dict[str, Any]:
         """Return how a table is read, and the rows that were made of items."""
@@ -169,6 +173,12 @@ class SourceFile:
             f"; {counted(n, 'other item')} of {path} not read" for path, n in paths.skipped.items()
         ]
         return f"{made} in {counted(paths.rows, 'row')} of the file{none}{''.join(lost)}"
+
+
+def _labelled(path: Path, reading: Reading, data: DataSection) -> bool:
+    """Whether the lines of a text file begin with labels, and the recipe learns these."""
+    plain_text = path.suffix.lower() == ".txt" and reading.separator is None
+    return plain_text and data.template == "classification" and labelled(path, reading.encoding)
 
 
 def _marks(path: Path, reading: Reading, data: DataSection) -> Marks | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
-from tuner.data.columns.ways import recipe_line, where_line
+from tuner.data.columns.ways import KEPT, OF_SOURCES, flow, recipe_line, where_line
 from tuner.data.sources.source import Source
 from tuner.data.templates.template import AUTO
 from tuner.errors import DataError
@@ -32,6 +33,12 @@ _HELD = (
 )
 
 
+class TrainedTests(DataError):
+    """Some training rows are for testing; `keys` name the file so that they are not trained."""
+
+    keys: Mapping[str, str] = {}
+
+
 def refuse_trained_tests(source: Source, data: DataSection) -> None:
     """Refuse training rows of which a column says that they are for testing.
 
@@ -41,7 +48,7 @@ def refuse_trained_tests(source: Source, data: DataSection) -> None:
         data: the recipe's data section.
 
     Raises:
-        DataError: with the recipe that trains the rest and scores these, and the one that trains
+        TrainedTests: with the recipe that trains the rest and scores these, and the one that trains
             all of them.
     """
     asked = {*source.file.where, *source.data.columns}
@@ -54,7 +61,7 @@ def refuse_trained_tests(source: Source, data: DataSection) -> None:
             continue
         held.sort(key=lambda value: _HELD.index(value.casefold()))
         rows = listed([f"'{value}' ({counts[value]:,})" for value in [*train, *held]])
-        raise DataError(
+        error = TrainedTests(
             f"the column '{name}' of {source.name} says which rows are for testing, and all would "
             "be trained",
             f"rows: {rows}",
@@ -67,19 +74,29 @@ def refuse_trained_tests(source: Source, data: DataSection) -> None:
                 ]
             ),
         )
+        error.keys = _keys(source, name, train, held, data)
+        raise error
+
+
+def _keys(
+    source: Source, name: str, train: list[str], held: list[str], data: DataSection
+) -> dict[str, str]:
+    """The keys of a recipe that trains some rows and, without an eval file, scores others."""
+    (key, file), *others = source.given.items()
+    keys = {key: file, **dict(others), "where": where_line({name: train})}
+    if data.eval_file is None and key == "train":
+        read = {n: flow(each) for n, each in others if n in OF_SOURCES - {"where"}}
+        values = {"source": flow(file), **read, "where": where_line({name: held[:1]})}
+        keys[f"{KEPT}eval"] = f"{{{', '.join(f'{n}: {each}' for n, each in values.items())}}}"
+    return keys
 
 
 def _line(source: Source, name: str, train: list[str], held: list[str], data: DataSection) -> str:
-    (key, file), *others = source.given.items()
     named = {} if source.data.template == AUTO else {"template": source.data.template}
-
-    def chosen(by: str, values: list[str]) -> str:
-        keys = {by: file, **dict(others), "where": where_line({name: values}), **named}
-        return recipe_line(keys, source.data.columns)
-
-    trained, scored = chosen(key, train), chosen("eval", held[:1])
-    if data.eval_file is not None:
-        return trained
-    if key == "source":
-        return f"{trained}, and {scored}"
-    return f"{trained.removesuffix('}')}, {scored.removeprefix('data: {')}"
+    keys = {**_keys(source, name, train, held, data), **named}
+    line = recipe_line(keys, source.data.columns)
+    if "source" in source.given and data.eval_file is None:
+        (_, file), *_ = source.given.items()
+        scored = {"eval": file, "where": where_line({name: held[:1]}), **named}
+        return f"{line}, and {recipe_line(scored, source.data.columns)}"
+    return line

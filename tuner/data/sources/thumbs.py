@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from tuner.data.columns.alternatives import as_named
 from tuner.data.columns.evidence import filled
+from tuner.data.columns.fitted import as_named
 from tuner.data.columns.preference_advice import IN_ONE_ROW, called_scores, ranged
 from tuner.data.columns.template_match import NONE, Fit, left_out
 from tuner.data.columns.thumb_words import are_thumbs, liked

@@ -91,7 +91,7 @@ class ExampleMaker:
         self._separator = "" if chat else separator_of(turned, head)
         if chat:
             self._chat = ChatTemplate(tokenizer, inputs.stop_ids, inputs.date)
-            self.finder = SpanFinder(self._chat, self._context)
+            self.finder = SpanFinder(self._chat, self._context, inputs.earlier_turns)
         borders = inputs.splits(head)
         policy = data.special_tokens_in_text
         self.encoder = Encoder(tokenizer, policy, self.chat_template, borders)
@@ -125,8 +125,7 @@ class ExampleMaker:
 
     @property
     def plain_template(self) -> str | None:
-        """A chat template that writes plain prompts as the rows have them; None if they are chats
-        or have no prompt that ends in turns."""
+        """A chat template that writes plain prompts as rows have them; None if these are chats."""
         if self._chat is not None or self.head != "language" or not self._turns:
             return None
         return plain_template(self._tokenizer, self._separator)
@@ -158,6 +157,7 @@ class ExampleMaker:
             found["rows_with_moved_turns"] = len(finder.moved)
             found["rows_with_unended_answers"] = len(finder.unended)
             found["text_after_answers"] = {t: len(r) for t, r in finder.after.items()}
+            found |= finder.calls.facts()
         return found
 
     def render(
@@ -201,7 +201,7 @@ class ExampleMaker:
             elif example.dialogue.row not in bad:
                 bad[example.dialogue.row] = None
                 problems.add(example.dialogue.row, str(result))
-        problems.stop_if_too_many()
+        problems.stop_if_too_many(len(dialogues))
         return [each for each in pairs if each[0].dialogue.row not in bad]
 
     def _as_sent(

@@ -25,6 +25,8 @@ class Inputs:
         stop_ids: further token ids that end an answer, next to the tokenizer's eos.
         date: what a chat template writes that writes today's; None: today's.
         formats: of a run that is resumed: of each file, its data template and the columns of it.
+        earlier_turns: read tools and calls as the earlier version did that began the run: schemas
+            as they are, calls in a text as text, calls without results as any others.
     """
 
     data: DataSection
@@ -35,6 +37,7 @@ class Inputs:
     stop_ids: Collection[int] = ()
     date: str | None = None
     formats: tuple[tuple[str, dict[str, str] | None], ...] = ()
+    earlier_turns: bool = False
 
     def max_length(self) -> int:
         """Return the tokens that an example may have: the recipe's number, else all that the model
@@ -106,7 +109,7 @@ class PromptFormat:
     """How the prompts of rows are sent when the model is used.
 
     Args:
-        arguments: of the chat template, for answers like those of most rows.
+        arguments: of the chat template, for answers like most that are learned.
         plain_template: a chat template that writes plain prompts as the rows have them; None where
             the rows are chats, or have no prompt.
         trained: a few prompts to compare (see `trained_prompts`).
@@ -139,6 +142,7 @@ class Prepared:
         report: the content of `data_report.json`.
         sent: how prompts are sent when the model is used.
         classifier: how inputs are classified, if every answer is a label (see `classifier`).
+        test: rows that are scored once, after training; as `eval`.
     """
 
     train: list[Any]
@@ -149,6 +153,7 @@ class Prepared:
     report: dict[str, Any]
     sent: PromptFormat = field(default_factory=PromptFormat)
     classifier: dict[str, Any] | None = None
+    test: list[Any] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

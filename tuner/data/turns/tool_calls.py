@@ -113,12 +113,31 @@ def check_written(text: str) -> None:
             _calls(body, "a call between <tool_call> and </tool_call>")
 
 
+def out_of_text(message: Message) -> Message | None:
+    """Return an answer whose text ends with calls in Hermes's form as the turn that makes them;
+    None if it does not, or has something behind or between them."""
+    content = message.get("content")
+    if message["role"] != "assistant" or message.get("tool_calls") or "call" in message:
+        return None
+    if not isinstance(content, str) or not content.rstrip().endswith("</tool_call>"):
+        return None
+    text, _, rest = content.partition("<tool_call>")
+    bodies = [block[1] for block in _BLOCK.finditer(f"<tool_call>{rest}")]
+    if _BLOCK.sub("", f"<tool_call>{rest}").strip() or any(map(_NO_JSON.match, bodies)):
+        return None
+    try:
+        calls = [call for body in bodies for call in _calls(body, "")]
+    except BadRow:
+        return None
+    functions = [{"type": "function", "function": call} for call in calls]
+    return {**message, "content": text.rstrip(), "tool_calls": functions}
+
+
 def made(message: Message) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield name and arguments of the calls of a checked turn."""
-    calls = message.get("tool_calls") or ()
     if message.get("call"):
-        calls = parsed(message)["tool_calls"]
-    yield from map(called, calls)
+        message = parsed(message)
+    yield from map(called, message.get("tool_calls") or ())
 
 
 def unfit(message: Message, tools: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -146,6 +165,23 @@ def schemas(tools: list[Any]) -> dict[str, Any]:
         for each in functions
         if isinstance(each, dict)
     }
+
+
+def whole_tools(tools: list[Any]) -> list[Any]:
+    """Return tools in the form in which requests have them: the schema of a function that is there
+    alone becomes a tool with this function. What is none stays as it is."""
+    return [_whole(tool) for tool in tools]
+
+
+def _whole(tool: Any) -> Any:
+    if not isinstance(tool, dict) or tool.get("type", "function") != "function":
+        return tool
+    if isinstance(tool.get("function"), dict):
+        return tool if "type" in tool else {"type": "function", **tool}
+    if not isinstance(tool.get("name"), str) or "function" in tool:
+        return tool
+    schema = {key: value for key, value in tool.items() if key != "type"}
+    return {"type": "function", "function": schema}
 
 
 def native(message: Message, text: bool) -> Message:

@@ -71,8 +71,12 @@ def shown(message: Message) -> dict[str, Any]:
 
 
 def unread(messages: Iterable[Message], template: str) -> Counter[str]:
-    """Count the keys of turns that a chat template never names."""
-    words = set(re.findall(r"\w+", template))
+    """Count the keys of turns that a chat template never names, and reasoning of other turns than
+    answers."""
+    words = set(re.findall(r"\w+", template)) | _KNOWN
     return Counter(
-        key for message in messages for key in message if key not in _KNOWN and key not in words
+        key
+        for message in messages
+        for key in message
+        if key not in words or (key in reasoning.FIELDS and message["role"] != "assistant")
     )

@@ -27,6 +27,7 @@ class TurnRules:
         system: text of the system turn of rows that have none.
         instruction: text before the first turn of the user.
         reasoning_column: column of the file whose text is the reasoning of the last answer.
+        earlier: whether tools and calls are read as earlier versions read them.
         by_key: counts, by role, turns that are learned only because a key of theirs says so.
     """
 
@@ -34,12 +35,13 @@ class TurnRules:
     system: str | None = None
     reasoning_column: str | None = None
     instruction: str | None = None
+    earlier: bool = False
     by_key: Counter[str] = field(default_factory=Counter, compare=False)
 
     @classmethod
-    def of(cls, data: DataSection) -> TurnRules:
+    def of(cls, data: DataSection, earlier: bool = False) -> TurnRules:
         """Return those of a recipe's data section."""
-        return cls(data.learn, data.system, data.reasoning_column, data.instruction)
+        return cls(data.learn, data.system, data.reasoning_column, data.instruction, earlier)
 
     def of_source(self, own: DataSection) -> TurnRules:
         """Return them with what is a source's own."""

@@ -76,6 +76,7 @@ def job_of(
     """Return all that a fresh process needs to prove some artefacts, as JSON."""
     return facts_of(plan) | {
         "base": str(plan.base.folder),
+        "below": [each.job() for each in plan.base.folded],
         "device": plan.device,
         "threads": torch.get_num_threads(),
         "rows": list(rows),

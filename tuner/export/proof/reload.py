@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 
 from tuner.methods.options import WEIGHTS
-from tuner.model.heads import MULTI_LABEL
+from tuner.model import fold, folded
+from tuner.model.heads import HEADS, MULTI_LABEL
 from tuner.model.weights import numbered, without_cpu_packing
 from tuner.recipe.formats import FORMATS
 
@@ -45,13 +46,14 @@ def load(job: Mapping[str, Any], kind: str, folder: str) -> Any:
 
 
 def base(job: Mapping[str, Any]) -> Any:
-    """Load the base of a job, quantized if it was in training."""
+    """Load the base of a job, quantized if it was in training, or with the adapters below it."""
     arguments = _arguments(job)
     dtype = getattr(torch, job["dtype"])
     if job["num_labels"]:
         arguments |= _classes(job)
     if job["quantize"] == "none":
-        return _class(job).from_pretrained(job["base"], **arguments).to(job["device"])
+        model = _class(job).from_pretrained(job["base"], **arguments).to(job["device"])
+        return fold.onto(model, folded.of_job(job), HEADS[job["head"]].task_type)
     from transformers import BitsAndBytesConfig
 
     arguments["device_map"] = {"": numbered(job["device"])}

@@ -90,7 +90,8 @@ class Stored:
 
 
 class Dequantized:
-    """A base that bitsandbytes has quantized, its weights read back one at a time.
+    """A base in memory: one that bitsandbytes has quantized, its weights read back one at a time,
+    or one with adapters folded into it.
 
     Args:
         model: from `loading.base`, on the device of the job.
@@ -114,11 +115,11 @@ class Dequantized:
 
     def get(self, name: str) -> torch.Tensor:
         """Return one tensor; a quantized one as the numbers that the model computes with."""
-        from bitsandbytes import functional
-
         tensor: Any = self._state[name]
         found: torch.Tensor
         kind = type(tensor).__name__
+        if kind in ("Params4bit", "Int8Params"):
+            from bitsandbytes import functional
         if kind == "Params4bit":
             found = functional.dequantize_4bit(tensor.data, tensor.quant_state)
         elif kind == "Int8Params":

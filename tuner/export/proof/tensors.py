@@ -98,7 +98,7 @@ def _skeleton(job: Mapping[str, Any], folder: str) -> Any:
 
 def _base(job: Mapping[str, Any], how: Mapping[str, Any]) -> Stored | Dequantized:
     network = _skeleton(job, job["base"])
-    if job["quantize"] == "none" or how.get("onto") == "original":
+    if not job.get("below") and (job["quantize"] == "none" or how.get("onto") == "original"):
         return Stored(Path(job["base"]), network)
     from tuner.export.proof import reload
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.classifier import Asked, Classifier, Given
+from tuner.data.rows.check_row import check_systems
 from tuner.data.tokens.conversation import Prompts
 from tuner.data.turns import reasoning
+from tuner.errors import RecipeError
 from tuner.inference import call_forms
 from tuner.inference.begun_calls import Begun, begin
 from tuner.inference.call_forms import has_channels
@@ -157,10 +159,18 @@ class ServedModel:
                 "invalid_value",
                 "chat_template_kwargs",
             )
+        try:
+            for name in given:
+                assert template is not None
+                template.refuse_half_switch(name, given[name], name)
+        except RecipeError as error:
+            why = f"{error.what}: {error.why}; {error.fix}"
+            raise Refused(400, why, "invalid_value", "chat_template_kwargs") from None
         called = template is None and any(turn.tool_calls for turn in ask.messages)
         if tools or called:
             self._require_tools()
         try:
+            check_systems(message.role for message in ask.messages)
             turns = in_order([message.turn() for message in ask.messages])
             return self.prompts.ids(turns, tools or None, arguments=given)
         except BadRow as error:

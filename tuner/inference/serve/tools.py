@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.turns.reasoning import Message
+from tuner.data.turns.tool_calls import whole_tools
 from tuner.inference.serve.fields import Strict, Text, Words, unicode
 
 MAX_NAME = 64
@@ -27,7 +28,7 @@ class Function(Strict):
 
 
 class Tool(Strict):
-    """A tool; OpenAI's own ones are none of this server's."""
+    """A tool, or the schema of its function alone; OpenAI's own tools are none of this server's."""
 
     type: Literal["function"]
     function: Function
@@ -36,6 +37,7 @@ class Tool(Strict):
     @model_validator(mode="wrap")
     @classmethod
     def _keep(cls, given: Any, handler: ModelWrapValidatorHandler[Tool]) -> Tool:
+        (given,) = whole_tools([given])
         made = handler(given)
         try:
             unicode(json.dumps(given, ensure_ascii=False))
@@ -99,7 +101,7 @@ def in_order(turns: Sequence[Message]) -> list[Message]:
     no ids.
 
     Raises:
-        BadRow: a result belongs to no call, a call has no result, or two have one id.
+        BadRow: a result belongs to no call, the calls of a turn have none, or two have one id.
     """
     ordered: list[Message] = []
     waiting: list[str] = []
@@ -111,9 +113,10 @@ def in_order(turns: Sequence[Message]) -> list[Message]:
                 raise BadRow(f"the result of '{name}' comes after no call with this id")
             results[name] = turn
             continue
-        if missing := [name for name in waiting if name not in results]:
-            raise BadRow(f"the call '{missing[0]}' has no result after it")
-        ordered += [*(results[name] for name in waiting), turn]
+        if waiting and not results:
+            raise BadRow(f"the call '{waiting[0]}' has no result after it")
+        # One result may be that of several calls, as in training.
+        ordered += [*(results[name] for name in waiting if name in results), turn]
         waiting, results = [call["id"] for call in turn.get("tool_calls", ())], {}
         if len(set(waiting)) < len(waiting):
             raise BadRow("two calls of one turn have the same id")

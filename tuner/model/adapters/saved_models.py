@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tuner.errors import IntegrityError, ModelError, RecipeError
 from tuner.methods.options import CONFIG, WEIGHTS, MethodOptions
 from tuner.model import base as bases
-from tuner.model import known_files
+from tuner.model import folded, known_files
 from tuner.model.base import Base
+from tuner.model.folded import Folded
 from tuner.recipe.schema_model import ModelSection
 from tuner.recipe.source import LOCK, to_finish
 from tuner.record import manifest, run_json, runs
@@ -132,7 +133,15 @@ class SavedModel:
             return bases.resolve(own, Path(), lambda text: None)
         if self.section is None:
             return other
-        return bases.resolve(self.section, self.start, lambda text: None)
+        return self._resolved(self.section, self.start, lambda text: None)
+
+    def _resolved(self, section: ModelSection, start: Path, note: Callable[[str], None]) -> Base:
+        return replace(bases.resolve(section, start, note), folded=self.below)
+
+    @property
+    def below(self) -> tuple[Folded, ...]:
+        """The adapters that are folded into the base first; `ModelError` if one is gone."""
+        return () if self.whole else folded.read(self.folder, self.sealed or None)
 
     def trained_on(self, named: str | None, note: Callable[[str], None]) -> Base:
         """Return the base that it was trained on, by its run, its manifest or its configuration.
@@ -158,7 +167,7 @@ class SavedModel:
                     "name it with --base",
                 )
             section = ModelSection(base=str(known))
-        return bases.resolve(section, Path() if named else self.start, note)
+        return self._resolved(section, Path() if named else self.start, note)
 
 
 def at(path: Path, name: str = "") -> SavedModel | None:
@@ -197,7 +206,7 @@ def find(name: str, folder: Path, key: str) -> SavedModel:
             # A model named by its own folder is loaded like one from elsewhere.
             alone = found.run is None or (found.whole and path != found.run)
             return found if alone else _of_run(found, found.run or path, key)
-    recipe = ", or a recipe (.yaml), which is run first" if "." in key else ""
+    recipe = ", or a recipe (.yaml), which is run first" if key.startswith("rlhf.") else ""
     raise RecipeError(
         f"{key}: there is no run, adapter or model {name}",
         f"looked in {' and '.join(map(str, places))}",

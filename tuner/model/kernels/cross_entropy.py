@@ -20,7 +20,10 @@ _CHUNK, _GPU_CHUNK = 64, 1 << 28
 
 
 def cross_entropies(
-    logits: torch.Tensor, targets: torch.Tensor, temperature: float = 1.0
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    temperature: float = 1.0,
+    smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Return each target's cross-entropy, (positions,) float32, 0 where ignored.
 
@@ -29,26 +32,34 @@ def cross_entropies(
             after a backward pass.
         targets: (positions,), `IGNORED` where there is no target.
         temperature: divides the logits.
+        smoothing: share of the target's probability that all of the vocabulary gets alike.
     """
     apply: Any = _CrossEntropies.apply
-    result: torch.Tensor = apply(logits, targets, temperature)
+    result: torch.Tensor = apply(logits, targets, temperature, smoothing)
     return result
 
 
 class _CrossEntropies(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits: torch.Tensor, targets: torch.Tensor, temperature: float
+        ctx: Any,
+        logits: torch.Tensor,
+        targets: torch.Tensor,
+        temperature: float,
+        smoothing: float,
     ) -> torch.Tensor:
         parts = [_normaliser(_scaled(part, temperature)) for part in logits.split(_rows(logits))]
         normalisers = torch.cat(parts) if parts else logits.new_empty(0, dtype=torch.float32)
         scores = _scaled(logits.gather(1, targets.clamp_min(0)[:, None])[:, 0], temperature)
+        if smoothing:
+            means = [_scaled(part, temperature).mean(dim=1) for part in logits.split(_rows(logits))]
+            scores = (1.0 - smoothing) * scores + smoothing * torch.cat(means or [scores])
         ctx.save_for_backward(logits, targets, normalisers)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.smoothing = temperature, smoothing
         return torch.where(targets != IGNORED, normalisers - scores, 0.0)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         # Autograd refuses by itself where the logits are needed elsewhere, or a second time.
         logits, targets, normalisers = ctx.saved_tensors
         weights = (targets != IGNORED) * gradients[0]
@@ -61,10 +72,13 @@ class _CrossEntropies(torch.autograd.Function):
                 given, weight = given.div_(ctx.temperature), weight / ctx.temperature
             given.sub_(normaliser[:, None])
             exp_(given).mul_(weight[:, None])
+            if ctx.smoothing:
+                given.sub_((ctx.smoothing / given.shape[1] * weight)[:, None])
+                weight = (1.0 - ctx.smoothing) * weight
             given[torch.arange(len(given), device=given.device), chosen.clamp_min(0)] -= weight
             if given.dtype != part.dtype:
                 part.copy_(given)
-        return logits, None, None
+        return logits, None, None, None
 
 
 def exp_(values: torch.Tensor) -> torch.Tensor:

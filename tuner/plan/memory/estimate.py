@@ -1,8 +1,8 @@
 """Peak memory of a run, and the disk it takes.
 
-Weights, gradients and AdamW's two moments are counted exactly; activations as `activations` counts
-them, for the micro-batches that the run will really see. Only constants are measured: what the
-libraries take, and what glibc's heap cannot use again between two layers. `fit` chooses the
+Weights, gradients and the optimizer's state are counted exactly; activations as `activations`
+counts them, for the micro-batches that the run will really see. Only constants are measured: what
+the libraries take, and what glibc's heap cannot use again between two layers. `fit` chooses the
 settings of a run by this estimate.
 """
 
@@ -51,7 +51,7 @@ class Estimate:
         process: the interpreter and its libraries on a CPU; CUDA's context on a GPU.
         weights: base and adapter.
         gradients: of what is trained.
-        optimizer: AdamW's two moments.
+        optimizer: its state, such as AdamW's two moments.
         activations: what backward needs of the largest micro-batch.
         logits: its scores over the vocabulary.
         holes: freed memory between tensors that nothing fits into.
@@ -147,7 +147,8 @@ class Workload:
     Weights that are quantized again in every step (`requantized`) are held twice. `full_precision`
     are the weights that quantization leaves alone, `others` the bytes of what is in memory next to
     the model in training, `mapped` those of a file that stays mapped into memory, `drawing` what it
-    takes to sample answers, `eager_heads` the heads whose scores are kept (`activations.scores`).
+    takes to sample answers, `eager_heads` the heads whose scores are kept (`activations.scores`),
+    `state` what the optimizer keeps; `averages`: what is kept of it are averages of the weights.
     """
 
     parameters: int
@@ -165,6 +166,8 @@ class Workload:
     mapped: int = 0
     drawing: int = 0
     eager_heads: int = 0
+    state: int = 0
+    averages: bool = False
 
     @property
     def process(self) -> int:
@@ -240,7 +243,7 @@ def estimate(shape: Workload, micro_batch_size: int, checkpointing: bool) -> Est
         process=shape.process,
         weights=shape.weights,
         gradients=shape.trainable * 4,
-        optimizer=shape.trainable * 8,
+        optimizer=shape.state,
         activations=int(largest),
         logits=int(top),
         holes=int(holes),
@@ -255,8 +258,10 @@ def disk(shape: Workload, formats: Sequence[str], kept: int = KEPT) -> dict[str,
         formats: the artefacts that will be exported.
         kept: checkpoints; there is one more while the next is written.
     """
-    # Trained tensors are saved with AdamW's two moments; all three are float32.
-    checkpoints = (kept + 1) * (12 * shape.trainable + (1 << 20))
+    # Trained tensors in float32, the optimizer's state and, next to averages, the weights that
+    # training continues from.
+    saved = 4 * shape.trainable * (1 + shape.averages) + shape.state
+    checkpoints = (kept + 1) * (saved + (1 << 20))
     sizes = dict.fromkeys(("adapter", "virtual_tokens"), 4.0 * shape.trainable)
     sizes["merged"] = shape.saved_width * shape.parameters
     # Their logits are on the disk while they are compared.
@@ -264,13 +269,6 @@ def disk(shape: Workload, formats: Sequence[str], kept: int = KEPT) -> dict[str,
     artefacts = int(sum(sizes[name] for name in formats)) + (32 << 20)  # and configs, records
     parts = {"checkpoints": checkpoints, "artefacts": artefacts, "proof": proof}
     return {**parts, "total": sum(parts.values())}
-
-
-def drawing_peak(shape: Workload) -> int:
-    """Return the bytes while answers are sampled, without gradients; 0 where none are sampled."""
-    if not shape.drawing:
-        return 0
-    return shape.process + shape.weights + 8 * shape.trainable + shape.drawing
 
 
 def export_peak(shape: Workload, formats: Sequence[str]) -> int:

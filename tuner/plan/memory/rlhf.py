@@ -64,6 +64,13 @@ def whole(
     return replace(shape, rows=rows, drawing=drawing)
 
 
+def drawing_peak(shape: Workload) -> int:
+    """Return the bytes while answers are sampled, without gradients; 0 where none are sampled."""
+    if not shape.drawing:
+        return 0
+    return shape.process + shape.weights + shape.state + shape.drawing
+
+
 def _of_rows(
     shape: Workload, rlhf: RlhfSection, ordered: Sequence[Any], parties: RlhfModels
 ) -> Workload:

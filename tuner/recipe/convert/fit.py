@@ -7,17 +7,24 @@ from typing import Any
 from tuner.methods import METHODS
 from tuner.recipe.convert.conversion import Conversion, Setting, shown
 from tuner.recipe.schema import keys_of
+from tuner.recipe.schema_train import ADAM_KEYS, OF_SCHEDULE, WITHOUT_ADAM
 from tuner.recipe.verbs import ALGORITHM_SECTIONS
 
 _OF_TURNS = ("data.cut", "data.long", "data.learn")
 _OF_SCORES = ("every", "stop", "keep")
+# Keys of the loss and the inputs, with the tasks that have no such thing.
+_UNREAD = (
+    *(("label_smoothing", task) for task in ("reward", "rlhf")),
+    ("embedding_noise", "rlhf"),
+)
 
 
 def leave_out(made: Conversion) -> None:
     """Leave out keys that have no place next to the others, each with its reason."""
     for key in list(made.keys):
         section, dot, name = key.partition(".")
-        why = _data(made, key) if section == "data" else _other(made, section, name if dot else "")
+        own = {"data": _data, "train": _train}.get(section)
+        why = own(made, key) if own else _other(made, section, name if dot else "")
         if why:
             value = made.keys.pop(key)
             if key not in made.defaults:
@@ -32,6 +39,23 @@ def _data(made: Conversion, key: str) -> str:
         return "the columns decide" if key == "data.template" else ""
     plain = key in _OF_TURNS and _plain_text(made)
     return "all of plain text is learned, in pieces" if plain else ""
+
+
+def _train(made: Conversion, key: str) -> str:
+    name, optimizer = key.partition(".")[2], str(made.keys.get("train.optimizer", "adamw"))
+    schedule = str(made.keys.get("train.scheduler", "linear"))
+    free = optimizer == "schedule_free"
+    if name in ADAM_KEYS and optimizer in WITHOUT_ADAM:
+        return f"{optimizer} has no moments of Adam"
+    if name == "scheduler" and free and schedule != "constant":
+        return "schedule_free averages the weights in place of a schedule"
+    if name == "floor" and (free or schedule == "constant"):
+        return "a constant rate has no floor"
+    if name in OF_SCHEDULE and schedule != OF_SCHEDULE[name]:
+        return f"only train.scheduler: {OF_SCHEDULE[name]} reads it"
+    if (name, _task(made)) in _UNREAD:
+        return "only supervised training has it"
+    return ""
 
 
 def _other(made: Conversion, section: str, name: str) -> str:

@@ -6,7 +6,16 @@ A key that comes to be needs its row changed, and nothing else.
 
 from __future__ import annotations
 
-from tuner.recipe.other_tools import sets, takes, takes_eval, takes_rlhf, takes_rows, words
+from tuner.recipe.other_tools import (
+    sets,
+    takes,
+    takes_eval,
+    takes_rlhf,
+    takes_rows,
+    takes_track,
+    takes_train,
+    words,
+)
 from tuner.recipe.other_tools.row import (
     Fate,
     Row,
@@ -31,7 +40,6 @@ _INITS = {
     **dict.fromkeys((f"pissa_niter_{count}" for count in (4, 16, 32)), "pissa"),
     **dict.fromkeys(("true", "gaussian", "default", "kaiming"), "default"),
 }
-_ADAMW = "the optimizer is AdamW, with states of 32 bits"
 
 TABLE: tuple[Row, ...] = (
     # model
@@ -93,7 +101,7 @@ TABLE: tuple[Row, ...] = (
     Row("bias lora_bias", "", absent("biases are not trained")),
     Row("lora_fan_in_fan_out fan_in_fan_out", "", unneeded("it is seen in the base")),
     Row("loraplus_lr_embedding embedding_lr embedding_lr_scale lr_groups lora_alpha_pattern "
-        "module_dropout oft_rank create_new_adapter", "", absent("it has no key here")),
+        "module_dropout oft_rank", "", absent("it has no key here")),
     Row("relora relora_steps jagged_restart_steps use_llama_pro mixture_of_depths", "",
         absent("there is no such method here", Fate.BLOCKS)),
     Row("lisa_n_layers unfrozen_parameters freeze_trainable_layers freeze_trainable_modules "
@@ -137,15 +145,19 @@ TABLE: tuple[Row, ...] = (
     Row("global_batch_size total_batch_size train_batch_size", "train.batch_size", as_is),
     Row("learning_rate lr peak_lr max_lr base_lr", "train.learning_rate", as_is),
     Row("lr_scheduler_type lr_scheduler scheduler_type lr_schedule", "train.scheduler",
-        takes.scheduler),
-    Row("lr_scheduler_kwargs lr_scheduler_config cosine_min_lr_ratio cosine_constant_lr_ratio "
-        "eta_min min_lr lr_quadratic_warmup lr_div_factor", "",
-        absent("linear and cosine end at 0")),
+        takes_train.scheduler),
+    Row("lr_scheduler_kwargs lr_scheduler_config", "train.floor", takes_train.schedule),
+    Row("cosine_min_lr_ratio min_lr_ratio lr_min_ratio min_lr_rate", "train.floor", as_is),
+    Row("eta_min min_lr lr_end", "train.floor", takes_train.floor),
+    Row("cosine_constant_lr_ratio lr_quadratic_warmup lr_div_factor", "",
+        absent("it has no key here")),
+    Row("num_decay_steps lr_decay_steps", "train.decay", as_is),
+    Row("num_cycles lr_num_cycles", "train.cycles", as_is),
     Row("warmup_ratio warmup_steps num_warmup_steps lr_warmup_steps", "train.warmup",
-        takes.warmup),
+        takes_train.warmup),
     Row("weight_decay", "train.weight_decay", as_is),
     Row("max_grad_norm gradient_clipping clip_grad_norm clip_grad gradient_clip_val",
-        "train.max_grad_norm", as_is),
+        "train.max_grad_norm", takes_train.norm),
     Row("adam_beta1 beta1", "train.adam_beta1", as_is),
     Row("adam_beta2 beta2", "train.adam_beta2", as_is),
     Row("adam_epsilon adam_eps eps", "train.adam_epsilon", as_is),
@@ -158,15 +170,13 @@ TABLE: tuple[Row, ...] = (
     Row("save_steps save_every checkpointing_steps", "train.save_steps", takes.save),
     Row("saves_per_epoch save_strategy", "", unneeded("train.save_steps counts steps")),
     Row("logging_steps log_every_n_steps", "train.logging_steps", takes.save),
-    # Rows of keys that are planned: an optimizer, noise, smoothing.
-    Row("optim optimizer optim_type optimizer_type", "", absent(
-        _ADAMW, harmless="adamw adamw_torch adamw_torch_fused adamw_hf "
-        "paged_adamw paged_adamw_32bit")),
+    Row("optim optimizer optim_type optimizer_type", "train.optimizer", takes_train.optimizer),
+    Row("use_muon", "train.optimizer", if_true("muon")),
     Row("optim_args optim_config optim_target_modules adam_epsilon2 adam_beta3 use_galore "
-        "use_apollo use_badam use_adam_mini use_muon galore_rank apollo_rank badam_mode "
-        "muon_momentum torchdistx_path", "", absent(_ADAMW)),
-    Row("neftune_noise_alpha noisy_embedding_alpha", "", absent("embeddings get no noise")),
-    Row("label_smoothing_factor label_smoothing", "", absent("labels are not smoothed")),
+        "use_apollo use_badam use_adam_mini galore_rank apollo_rank badam_mode "
+        "muon_momentum torchdistx_path", "", absent(takes_train.NONE)),
+    Row("neftune_noise_alpha noisy_embedding_alpha", "train.embedding_noise", as_is),
+    Row("label_smoothing_factor label_smoothing", "train.label_smoothing", as_is),
     Row("use_dft_loss use_asft_loss use_eaft_loss use_eaft loss_scale", "",
         absent("the loss is the cross-entropy of the learned tokens", harmless="default")),
     Row("save_total_limit max_checkpoints", "train.checkpoints", takes_eval.checkpoints),
@@ -191,6 +201,17 @@ TABLE: tuple[Row, ...] = (
         "eval_on_each_dataset", "", unneeded(takes_eval.SCORED)),
     # run
     Row("output_dir save_dir logging_dir", "run.output", as_is),
+    Row("report_to", "run.track", takes_track.trackers),
+    Row("use_wandb", "run.track", takes_track.switch("wandb")),
+    Row("use_tensorboard", "run.track", takes_track.switch("tensorboard")),
+    Row("use_mlflow", "run.track", takes_track.switch("mlflow")),
+    Row("use_swanlab", "run.track", takes_track.switch("swanlab")),
+    Row("wandb_project", "run.project", takes_track.project_of_wandb),
+    Row("project_name swanlab_project mlflow_experiment_name trackio_project_name", "run.project",
+        takes_track.word),
+    Row("run_name wandb_name wandb_run_name swanlab_experiment_name swanlab_run_name "
+        "trackio_run_name", "run.name", takes_track.word),
+    Row("wandb_tags", "run.tags", takes_track.word),
     Row("seed random_seed random_state", "run.seed", as_is),
     Row("data_seed", "", unneeded("run.seed is for all")),
     Row("full_determinism", "run.deterministic", if_true()),
@@ -217,7 +238,8 @@ TABLE: tuple[Row, ...] = (
     Row("process_reward_model ebft diffusion llmcompressor", "",
         absent("there is no such training here", Fate.BLOCKS)),
     Row("adapter_name_or_path lora_model_dir sft_model_path policy_model adapters "
-        "resume_from_adapter", "rlhf.policy", takes_rlhf.policy),
+        "resume_from_adapter", "model.adapter", takes_rlhf.policy),
+    Row("create_new_adapter", "method.continue", takes_rlhf.new_adapter),
     Row("max_completion_length response_length max_response_length", "rlhf.max_new_tokens", as_is),
     Row("max_new_tokens", "rlhf.max_new_tokens", takes_rlhf.sampled),
     Row("temperature", "rlhf.temperature", takes_rlhf.sampled),

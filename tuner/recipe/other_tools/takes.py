@@ -41,7 +41,6 @@ _METHODS: dict[str, dict[str, Any]] = {
 }
 _FLAGS = {"dora": ("use_dora", "lora_use_dora", "peft_use_dora")}
 _FLAGS["rslora"] = ("use_rslora", "lora_use_rslora", "peft_use_rslora")
-_SCHEDULES = ("linear", "cosine", "constant")
 
 
 def method(place: str, given: Given) -> Here:
@@ -87,32 +86,6 @@ def batch(place: str, given: Given) -> Here:
     known = DEVICES in others or "ray_num_workers" in others
     on = f"{devices} device{'s' * (devices > 1)}{'' if known else ', assumed'}"
     return Here({place: rows * steps * devices}, f"{parts} x {on}")
-
-
-def warmup(place: str, given: Given) -> Here:
-    """Steps come before a fraction, and a constant rate has no warmup."""
-    scheduler = given.others.get("lr_scheduler_type", given.others.get("lr_scheduler"))
-    if scheduler == "constant":
-        return Here({place: 0}, "a constant schedule has no warmup there")
-    steps = number(given.others.get("warmup_steps"), 0)
-    if "ratio" in given.name and steps > 0:
-        return left_out("warmup_steps comes first")
-    value = number(given.value, 0)
-    if "ratio" not in given.name and value == 0 and "warmup_ratio" in given.others:
-        return left_out("warmup_ratio says it")
-    return Here({place: int(value) if value >= 1 or value == 0 else value})
-
-
-def scheduler(place: str, given: Given) -> Here:
-    """The schedule of the learning rate."""
-    word = str(given.value).lower()
-    if word == "constant_with_warmup":
-        return Here({place: "constant"}, "with train.warmup")
-    if word == "constant":
-        return Here({place: word, "train.warmup": 0}, "train.warmup: 0, as it has none there")
-    if word in _SCHEDULES:
-        return Here({place: word})
-    return lost(f"no schedule '{given.value}' here; there are {', '.join(_SCHEDULES)}")
 
 
 def strategy(place: str, given: Given) -> Here:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from tuner.recipe.other_tools.row import Given, Here, Take, blocks, flag, left_out, lost, number
+from tuner.recipe.other_tools.row import (
+    Given,
+    Here,
+    Take,
+    blocks,
+    empty,
+    flag,
+    left_out,
+    number,
+)
 
 _STAGES: dict[str, Here] = {
     "sft": left_out("it is what is done with answers"),
@@ -103,10 +112,24 @@ def own(algorithm: str) -> Take:
 
 
 def policy(place: str, given: Given) -> Here:
-    """The adapter that training starts from."""
+    """The adapter that training starts from; further ones before it are merged there."""
+    named = given.value if isinstance(given.value, list) else str(given.value).split(",")
+    if len(named) > 1:
+        return blocks("one adapter can be started from; merge the others into the base first")
+    said = "a run or an adapter folder"
     if _kind(given) in _POLICIES:
-        return Here({place: given.value}, "a run or an adapter folder")
-    return lost("supervised training starts from the base, not from an adapter")
+        return Here({"rlhf.policy": named[0]}, said)
+    goes_on = not flag(given.others.get("create_new_adapter"))
+    return Here({place: named[0], "method.continue": goes_on}, said)
+
+
+def new_adapter(place: str, given: Given) -> Here:
+    """Whether the weights of an adapter are merged, or trained further."""
+    if empty(given.others.get("adapter_name_or_path")):
+        return left_out("there is no adapter to start from")
+    if _kind(given) in _POLICIES:
+        return left_out("rlhf.policy is trained further")
+    return Here({place: not flag(given.value)})
 
 
 def sampled(place: str, given: Given) -> Here:

@@ -8,17 +8,21 @@ UNNEEDED: tuple[Row, ...] = tuple(
     Row(names, "", take)
     for names, take in (
         (
-            "report_to use_wandb wandb_project wandb_run_name wandb_name wandb_entity wandb_watch "
-            "wandb_log_model wandb_run_id use_tensorboard use_swanlab swanlab_project "
-            "swanlab_experiment_name swanlab_run_name swanlab_description swanlab_mode "
-            "swanlab_workspace swanlab_log_completions swanlab_completion_log_interval "
-            "swanlab_completion_max_buffer swanlab_log_model mlflow_tracking_uri "
-            "mlflow_experiment_name use_mlflow use_comet trackio_project_name trackio_run_name "
-            "trackio_space_id use_otel_metrics otel_metrics_host otel_metrics_port "
-            "plot_loss run_name project_name logging_strategy logging_first_step "
-            "include_num_input_tokens_seen include_tokens_per_second",
+            "wandb_entity swanlab_workspace swanlab_mode mlflow_tracking_uri trackio_space_id",
+            unneeded("where a tracker's runs go, its own variables say: see docs/trackers.md"),
+        ),
+        (
+            "wandb_watch wandb_log_model wandb_run_id swanlab_description swanlab_log_completions "
+            "swanlab_completion_log_interval swanlab_completion_max_buffer swanlab_log_model "
+            "use_comet use_otel_metrics otel_metrics_host otel_metrics_port",
+            unneeded("a tracker is sent numbers and settings, nothing else"),
+        ),
+        (
+            "plot_loss logging_strategy logging_first_step include_num_input_tokens_seen "
+            "include_tokens_per_second",
             unneeded("figures are in metrics.jsonl and run.json of the run folder"),
         ),
+        ("do_predict", unneeded("tuner predict RUN --data FILE answers the rows of a file")),
         ("do_train task_type training_type trainer_type", unneeded("the command says it")),
         (
             "resume_from_checkpoint auto_resume auto_resume_from_checkpoints ignore_data_skip",

@@ -114,7 +114,18 @@ VALUES: dict[str, Take] = {
                            "jinja": "chat"}),
     "train.scheduler": _words({
         "constant_with_warmup": "constant", "cosine_decay": "cosine", "linear_decay": "linear",
+        "cosine_with_restarts": "cosine_restarts", "warmup_stable_decay": "wsd",
+        "cosine_with_min_lr": "cosine",
     }),
+    "train.optimizer": _words({
+        **dict.fromkeys(("adam", "adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw"),
+        **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "adam8bit"), "adamw8bit"),
+        "paged_adamw_8bit": "paged_adamw8bit",
+        **dict.fromkeys(("paged_adamw", "paged_adamw_32bit"), "adamw"),
+        **dict.fromkeys(("schedule_free_adamw", "schedulefree"), "schedule_free"),
+        "lion_32bit": "lion",
+    }),
+    "train.max_grad_norm": _words(dict.fromkeys(("off", "false", "null", "inf"), "none")),
     "run.device": _words(dict.fromkeys(("gpu", "cuda:0", "nvidia"), "cuda")),
     "run.strategy": _words(dict.fromkeys(
         ("fsdp2", "full_shard", "zero3", "zero2", "zero", "deepspeed_zero3"), "fsdp"

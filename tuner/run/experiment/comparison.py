@@ -102,7 +102,7 @@ def _entry(name: str, made: plan.Plan, output: Path) -> Entry:
             "tokens_sha256": report["tokens_sha256"],
             "steps": made.steps,
             "batch_size": made.recipe.train.batch_size,
-            "scheduler": made.recipe.train.scheduler,
+            "scheduler": made.values["train.scheduler"].value,
             "seed": made.recipe.run.seed,
             "held_out_rows": held_out if most is None else min(held_out, most),
         },

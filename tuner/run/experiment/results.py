@@ -7,6 +7,7 @@ from typing import Any
 
 from tuner.errors import TunerError, kind_of
 from tuner.plan.metrics import METRICS
+from tuner.record import gates
 from tuner.run.experiment.trial import Outcome
 
 
@@ -27,11 +28,13 @@ def row(
         measured: further fields.
     """
     code, error = outcome or (0, None)
+    if record and (gate := gates.failure(record)):
+        code, error = gate.exit_code, gate.as_dict()
     scores = record["scores"] if record else {}
     return {
         "name": name,
         **facts,
-        "status": "done" if record else "failed" if code else "waiting",
+        "status": "failed" if code else "done" if record else "waiting",
         "exit_code": code,
         "error": error if code else None,
         "before": scores.get("before") or None,

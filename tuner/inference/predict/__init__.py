@@ -1,0 +1,1 @@
+"""The rows of a file, answered with a model: text, labels or scores, one JSON line per row."""

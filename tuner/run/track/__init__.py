@@ -1,0 +1,1 @@
+"""Trackers that follow a run: each has a process of its own, which reads metrics.jsonl."""
