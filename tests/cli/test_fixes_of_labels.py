@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cli.fixes import RECIPE, Fault, Work, fix, prepared, sets
+from tests.cli.fixes import RECIPE, Fault, Work, fix, leaves_out, prepared, sets
 
 PLAN = ("plan", RECIPE)
 OWN = [["late"], ["lost"], [], ["late", "lost"]]
@@ -45,6 +45,14 @@ FAULTS = {
     "several in a cell": Fault(3, "several labels in one cell", both, CLASSES, PLAN, CELLS),
     "lists": Fault(3, "column 'labels' looks like part", pastes, CLASSES, PLAN, LISTS),
     "columns": Fault(3, "'late' and 'lost' look like part", pastes, CLASSES, PLAN, FLAGS),
+    "smoothing": Fault(
+        2,
+        "train.label_smoothing: 0.1 and data.multi_label",
+        leaves_out,
+        {**SEVERAL, "train.label_smoothing": 0.1},
+        PLAN,
+        LISTS,
+    ),
     "columns without names": Fault(3, "may be columns of 0 and 1", pastes, SEVERAL, PLAN, FLAGS),
 }
 

@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 
 from tests.data.test_read import write_rows
 from tests.inference.conversation import chat
+from tests.inference.test_predict import answered
 from tuner import evaluate
 from tuner.console.console import Console
 from tuner.data.bad_rows import BadRow
@@ -211,7 +212,7 @@ def test_the_first_step_has_the_loss_of_its_rows(
 
 @pytest.mark.slow
 def test_the_artefacts_are_used_as_trained(bases: Callable[..., Path], tmp_path: Path) -> None:
-    """Plain transformers, `tuner chat` and `tuner serve` give the same probabilities."""
+    """Plain transformers, `tuner chat`, `predict` and `serve` give the same probabilities."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     export = {"formats": ["adapter", "merged"]}
@@ -236,6 +237,11 @@ def test_the_artefacts_are_used_as_trained(bases: Callable[..., Path], tmp_path:
         assert (event["labels"], event["threshold"]) == (over, 0.5)
         assert event["text"] == ("; ".join(over) or "(none)")
         assert "label" not in event
+        write_rows(tmp_path / "asked.jsonl", [{"text": TEXT}])
+        (line,) = answered(folder, tmp_path / "asked.jsonl", f"{folder.name}.jsonl")
+        assert line["probabilities"] == wanted
+        assert (line["labels"], line["threshold"]) == (over, 0.5)
+        assert "label" not in line
     # A head of another program says by its config that labels do not exclude each other.
     other = shutil.copytree(merged, tmp_path / "other", ignore=ignore_patterns(MANIFEST))
     done = chat(other, "--json", typed=TEXT)
