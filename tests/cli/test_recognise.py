@@ -92,6 +92,21 @@ def test_a_recipe_whose_plan_stops_is_written_with_the_reason(
     assert (folder / "n.yaml").exists()
 
 
+def test_a_recipe_for_several_labels_has_its_head(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = [["late"], ["late", "lost"], [], ["lost"]]
+    rows = [{"text": f"Barge {n} is here.", "labels": own[n % 4]} for n in range(16)]
+    write_rows(folder / "tags.jsonl", rows)
+    data_recognise(Path("tags.jsonl"), take=1, write=Path("tags.yaml"))
+    assert "1  all the labels of a row, with model.task" in capsys.readouterr().out
+    recipe = load.load(folder / "tags.yaml").recipe
+    assert (recipe.model.task, recipe.data.multi_label) == ("classification", True)
+    assert recipe.data.columns["label"] == "labels"
+    data_recognise(Path("tags.jsonl"), take=2, write=Path("one.yaml"))
+    assert load.load(folder / "one.yaml").recipe.model.task == "auto"
+
+
 def pairs(count: int) -> list[dict[str, str]]:
     return [
         {"question": f"Where is {n}?", "chosen": f"At quay {n}.", "rejected": f"{n}?"}

@@ -89,9 +89,13 @@ def test_flags_that_are_set_together_are_offered_in_their_order(tmp_path: Path) 
     found = look(Path("t.csv"), tmp_path)
     assert found.error is not None
     assert [way.columns["label"] for way in found.ways] == ["wet", "cold", "late"]
-    assert "6 of 24 rows set several of wet, cold and late: several labels" in found.error.fix
+    assert "6 of 24 rows set several of wet, cold and late: each way" in found.error.fix
     assert 'label_names: {"0": not wet, "1": wet}' in found.error.fix
-    keys = strict_yaml.parse(lines_of(found.error.fix)[0])[0]
+    every, keys = (strict_yaml.parse(line)[0] for line in lines_of(found.error.fix)[:2])
+    assert every["multi_label"] == "true"
+    # Of cold, late and wet.
+    goals = [each.goals for each in prepare(tmp_path, "classes", **every).train]
+    assert goals[:4] == [(1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 1.0)]
     result = prepare(tmp_path, **keys, label_names={"0": "not wet", "1": "wet"})
     assert [answer for _, answer in asked(result)][:4] == ["wet", "not wet", "not wet", "wet"]
 

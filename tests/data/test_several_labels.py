@@ -1,4 +1,4 @@
-"""Rows with several labels: what can be learned of them is offered, and said to be a part."""
+"""Rows with several labels: all of them are offered, then what learns a part, which is said."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ from tuner.errors import DataError
 from tuner.schema import strict_yaml
 
 TAGS = (["sea"], ["land", "sea"], ["air"], ["air"], ["sea"])
+
+
+def labels_in(found: Any) -> list[set[str]]:
+    """The labels of each training row."""
+    return [
+        {label for label, goal in zip(found.labels, row.goals, strict=True) if goal}
+        for row in found.train
+    ]
 
 
 def rows(**columns: Any) -> list[dict[str, Any]]:
@@ -36,8 +44,10 @@ def test_lists_of_labels_offer_the_rows_with_one(tmp_path: Path, kind: str) -> N
     write_rows(tmp_path / "t.jsonl", rows(**{column: values}))
     found = look(Path("t.jsonl"), tmp_path)
     assert found.error is not None
-    assert "by the 32 of 40 rows with one label (several labels per row are not" in found.error.fix
-    keys = strict_yaml.parse(lines_of(found.error.fix)[0])[0]
+    assert "by one label, of the 32 of 40 rows with one" in found.error.fix
+    every, keys = (strict_yaml.parse(line)[0] for line in lines_of(found.error.fix)[:2])
+    own = labels_in(prepare(tmp_path, "classes", **every))
+    assert own == [set(map(str, values[n % len(values)])) for n in range(40)]
     names = {"label_names": {"0": "sea", "2": "air"}} if kind == "numbers" else {}
     assert ('label_names: {"0": NAME, "2": NAME}' in found.error.fix) == (kind == "numbers")
     result = prepare(tmp_path, **keys, **names)
@@ -70,12 +80,17 @@ def test_cells_with_several_labels_are_written_or_left_out(tmp_path: Path, sever
     found = look(Path("t.jsonl"), tmp_path)
     assert found.error is not None
     if several == 3:
-        assert f"by the {count} of 40 rows with one label" in found.error.fix
+        assert f"by one label, of the {count} of 40 rows with one" in found.error.fix
         ways = found.choices({"train": str(tmp_path / "t.jsonl")})
         offered = [way.line({}).partition("t.jsonl")[2] for way in ways]
         lines = [line.partition("t.jsonl")[2] for line in lines_of(found.error.fix)]
-        assert offered[:2] == lines[:2]
-        first, second = (strict_yaml.parse(line)[0] for line in lines_of(found.error.fix)[:2])
+        assert offered[:3] == lines[:3]
+        assert [getattr(way, "head", False) for way in ways[:3]] == [True, False, False]
+        every, first, second = (
+            strict_yaml.parse(line)[0] for line in lines_of(found.error.fix)[:3]
+        )
+        own = labels_in(prepare(tmp_path, "classes", **every))
+        assert own == [set(cells[n % len(cells)].split(", ")) for n in range(40)]
         assert asked(prepare(tmp_path, **first))[3][1] == "sea, air"
         assert prepare(tmp_path, **second).labels == ("air", "land", "sea")
 

@@ -296,7 +296,7 @@ def test_a_head_that_is_merged_later_has_the_names_of_its_classes(
     """The merged model's config comes from the base that the export loads."""
     job: dict[str, Any] = {"base": str(bases("llama")), "device": "cpu", "dtype": "float32"}
     job |= {"auto_class": "AutoModelForSequenceClassification", "trust_remote_code": False}
-    job |= {"quantize": "none", "num_labels": 3}
+    job |= {"quantize": "none", "num_labels": 3, "head": "classes"}
     names = {0: "late", 1: "lost", 2: "paid"}
     config = reload.base({**job, "classifier": {"labels": [*names.values()]}}).config
     assert (config.id2label, config.label2id["paid"], config.num_labels) == (names, 2, 3)

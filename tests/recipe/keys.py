@@ -43,6 +43,7 @@ OTHER: dict[str, str] = {
     "data.draw": "first",
     "data.split": "row",
     "data.label_names": "{0: negative}",
+    "data.multi_label": "true",
     "data.max_rows": "7",
     "data.packing": "false",
     "data.reasoning": "drop",

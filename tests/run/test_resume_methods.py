@@ -48,6 +48,11 @@ CASES: dict[str, dict[str, Any]] = {
         "data": {"labels": LABELS},
         "method": {"name": "ptuning_v2", "num_virtual_tokens": 4},
     },
+    "several labels": {
+        "model": {"task": "classification"},
+        "data": {"labels": LABELS, "multi_label": True},
+        "method": {"name": "lora", "r": 4, "dropout": 0.1},
+    },
 }
 
 
@@ -57,6 +62,9 @@ def write(folder: Path, base: Path, case: str) -> Path:
     if case == "classes":
         for number, row in enumerate([*made, *held]):
             row["output"] = LABELS[number % 2]
+    if case == "several labels":
+        for number, row in enumerate([*made, *held]):
+            row["output"] = "; ".join(LABELS[: number % 3])
     write_rows(folder / "train.jsonl", made)
     write_rows(folder / "eval.jsonl", held)
     recipe = {

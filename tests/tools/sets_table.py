@@ -18,6 +18,7 @@ from tuner.data.look import Look, look_at
 from tuner.data.reading.read import READERS
 from tuner.data.rows.dialogue import RowRenderer
 from tuner.data.sources.files import read_source
+from tuner.data.sources.label_names import LabelNames
 from tuner.data.understood import LANGUAGES
 from tuner.errors import DataError
 from tuner.recipe.schema import DataSection
@@ -83,7 +84,7 @@ def looked(file: Path, keys: Mapping[str, Any]) -> Look:
     except DataError as error:
         return Look("", error, [], [])
     if found.error is None:
-        renderer = RowRenderer(source.fit)
+        renderer = RowRenderer(source.fit, LabelNames(several=data.multi_label))
         bad = 0
         for row in source.rows:
             try:

@@ -189,6 +189,8 @@ def _recipe(
     known = found.sure and (isinstance(way, Line) or way is found.ways[0])
     head = [f"# {found.understood if known else way.task}", "model:"]
     head.append(f"  base: {next(iter(ALIASES))}")
+    if isinstance(way, Line) and way.head:
+        head.append("  task: classification")
     compares = found.compares or (isinstance(way, Line) and way.compares)
     method = ["method:", "  name: lora", *(["reward: {}"] if compares else []), ""]
     if isinstance(way, Line):

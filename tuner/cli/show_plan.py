@@ -120,6 +120,12 @@ def _labels(facts: Mapping[str, Any], console: Console) -> None:
     listed = [f"{label} {counts[label]:,}" for label in shown]
     if len(order) > len(shown):
         listed.insert(-1, f"and {len(order) - len(shown)} more")
+    if "labels_per_row" in facts:
+        rarest, none = facts["rarest_label"], facts["rows_without_labels"]
+        without = f"; {formatting.counted(none, 'row')} without any" if none else ""
+        said = f"{', '.join(listed)}; {facts['labels_per_row']:g} per row{without}"
+        console.text(formatting.paragraph("labels", [said]))
+        return
     where = "held-out" if any(facts["eval_label_counts"].values()) else "training"
     rarest, rows = facts["rarest_label"], formatting.counted
     said = (

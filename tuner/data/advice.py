@@ -14,7 +14,7 @@ from tuner.data.columns.evidence import Evidence, blank
 from tuner.data.columns.fitted import as_named, before_turns, reasoned, swapped
 from tuner.data.columns.label_columns import numbered
 from tuner.data.columns.nameless import described, nameless, sure
-from tuner.data.columns.one_hot import group, one_hot, several, without
+from tuner.data.columns.one_hot import flags, group, one_hot, several, without
 from tuner.data.columns.preference_advice import Guessed
 from tuner.data.columns.preference_formats import PreferenceFit, choose_format
 from tuner.data.columns.template_match import NONE, SeveralFit, left_out
@@ -118,9 +118,7 @@ def with_ways(error: DataError, source: Source) -> DataError:
     ways = sure(ways, source.evidence) if unnamed else ways
     lines = [*shown(ways, source.given), *numbered(ways, source.evidence)]
     lines += several(source.evidence) if ways else []
-    first = compared or several_labels.lines(
-        source.evidence, source.given, source.data.columns, source.columns
-    )
+    first = compared or _several(source, ways)
     # Several answers are hardly in an order.
     ranked = bool(compared) and _RANKED in compared[0]
     lines = [*lines, *first] if ranked else [*first, *lines]
@@ -130,6 +128,16 @@ def with_ways(error: DataError, source: Source) -> DataError:
     problems = [*error.problems[:1], *holds[:10]] if lines else error.problems
     problems += [] if compared else hints
     return unsure(DataError(error.what, error.why, fix, problems), ways)
+
+
+def _several(source: Source, ways: Sequence[Alternative]) -> list[str]:
+    """Lines for an error about rows with several labels; columns of 0 and 1 are labels unless
+    another column is a likelier one."""
+    seen, columns = source.evidence, source.columns
+    hot = flags(seen)
+    if ways and ways[0].columns.get("label") not in (None, *hot):
+        columns = [name for name in columns if name not in hot]
+    return several_labels.lines(seen, source.given, source.data.columns, columns)
 
 
 def by_rows(error: DataError, source: Source, groups: Iterable[Collection[str]] = ()) -> DataError:

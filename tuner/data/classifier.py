@@ -13,7 +13,7 @@ from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.columns.template_match import Fit
-from tuner.data.fields import joined
+from tuner.data.fields import joined, several
 from tuner.data.reading.read import Row
 from tuner.data.rows.check_row import check
 from tuner.data.rows.dialogue import Dialogue, RowRenderer
@@ -57,14 +57,16 @@ def record(
         ),
         "columns": dict(fit.columns),
         "data": kept | {"render": render, "max_length": maker.max_length},
+        **({"threshold": several.THRESHOLD} if data.multi_label else {}),
     }
 
 
-def of_texts(labels: Sequence[str]) -> dict[str, Any]:
+def of_texts(labels: Sequence[str], multi_label: bool = False) -> dict[str, Any]:
     """Return the same of a classification head that reads the text alone."""
     template = load_template("classification", Path())
     shown = template.model_dump(mode="json", exclude_defaults=True, exclude={"samples"})
-    return {"labels": list(labels), "head": "classes", "template": shown, "columns": {}, "data": {}}
+    kept = {"labels": list(labels), "head": "classes", "template": shown, "columns": {}, "data": {}}
+    return kept | ({"threshold": several.THRESHOLD} if multi_label else {})
 
 
 def labels_only(
@@ -110,6 +112,7 @@ class Classifier:
     Attributes:
         labels: in the order of a head's classes.
         head: language, sequence or classes.
+        threshold: from which probability on each of several labels is answered; None: one is.
         columns: those of an input: its template's names, required ones first.
     """
 
@@ -118,6 +121,7 @@ class Classifier:
     ) -> None:
         self.labels: tuple[str, ...] = tuple(kept["labels"])
         self.head = str(kept["head"])
+        self.threshold: float | None = kept.get("threshold")
         self._template = Template.model_validate(kept["template"])
         self._renamed = {file: name for name, file in kept["columns"].items()}
         # Texts that training joined from several columns: an input may have these as well.
@@ -161,7 +165,7 @@ class Classifier:
         (encoded,) = self._maker.encoder.encode([rendered], True)
         if isinstance(encoded, BadRow):
             raise encoded
-        example = replace(self._maker.example(rendered, encoded), label=None)
+        example = replace(self._maker.example(rendered, encoded), label=None, goals=())
         whole = self._maker.whole_length(encoded, example)
         return Asked([example], example.num_tokens < whole)
 

@@ -67,7 +67,7 @@ class Look:
         if self.sure:
             return [Line(COMPARISONS, recipe_line(given, {}), compares=True)]
         lines = [
-            Line(task, line.strip(), task.startswith(COMPARISONS))
+            Line(task, line.strip(), task.startswith(COMPARISONS), "multi_label: true" in line)
             for before, line in pairwise(self.error.fix.splitlines())
             if line.strip().startswith("data: {") and line.endswith("}")
             for task in [before.strip().rstrip(":").removeprefix("or ")]

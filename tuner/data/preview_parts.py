@@ -11,6 +11,7 @@ from typing import Any
 
 from tuner.data.chat.spans import SpanFinder
 from tuner.data.chat.turn_places import Content, TurnPlaces
+from tuner.data.fields import several
 from tuner.data.rows.dialogue import Dialogue
 from tuner.data.rows.rendered import Rendered
 from tuner.data.tokens.encode import Encoded
@@ -38,6 +39,9 @@ def preview_of(maker: ExampleMaker, pair: Pair, labels: Sequence[str], tokenizer
     written = list(made.target)
     if made.label is not None:
         written = tokenizer(labels[made.label], add_special_tokens=False)["input_ids"]
+    if made.goals:
+        own = several.said(several.of_answer(rendered.dialogue.answer))
+        written = tokenizer(own, add_special_tokens=False)["input_ids"]
     words, decode = maker.encoder.control_words, tokenizer.decode
     parts = parts_of(rendered, encoded, made, words, decode, maker.finder)
     if written:

@@ -60,6 +60,7 @@ def recognise(source: Source, folder: Path, by_columns: Choose = choose) -> Fit[
     data, rows = source.data, source.rows[:EVIDENCE]
     source.evidence = Evidence([row.values for row in rows])
     columns = [name for name in source.columns if name != data.reasoning_column]
+    data = several_labels.settled(data, source.evidence, source.given)
     try:
         fit = by_columns(data, columns, folder, partial(_agrees, data, rows), source.evidence)
     except NoTemplateFits as error:
@@ -168,7 +169,7 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
     ]
     out = [] if ends_open(source) else out
     more_labels = several_labels.lines(seen, source.given, data.columns, task)
-    others = compared or [*as_thumbs(source, task), *more_labels, *shown(ways, source.given)]
+    others = compared or [*more_labels, *as_thumbs(source, task), *shown(ways, source.given)]
     others += numbered(ways, seen)
     lines = [*out, *others] if left_out_first(source) else [*others, *out]
     fix = [f"say what becomes of {it}:", *lines]

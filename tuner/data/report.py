@@ -203,8 +203,8 @@ def tokens_sha256(examples: Iterable[Example]) -> str:
         if example.target or example.label is not None or example.task:
             further = [example.task, -1 if example.label is None else example.label]
             digest.update(array("q", [*further, *example.target]).tobytes())
-        if example.weights:
-            digest.update(array("d", example.weights).tobytes())
+        if example.weights or example.goals:
+            digest.update(array("d", (*example.weights, *example.goals)).tobytes())
     return digest.hexdigest()
 
 

@@ -23,7 +23,7 @@ from tuner.data.rows.check_row import check
 from tuner.data.rows.dialogue import Dialogue, RowRenderer
 from tuner.data.rows.label_faults import refuse_faults
 from tuner.data.rows.labels import facts as label_facts
-from tuner.data.rows.labels import labels_of, listed, odd, refuse_unseen
+from tuner.data.rows.labels import labels_of, listed, odd_facts, refuse_unseen
 from tuner.data.rows.turn_tally import TurnTally
 from tuner.data.sources.both import Held
 from tuner.data.sources.label_names import label_names, naming_columns
@@ -187,8 +187,8 @@ class SftData(Pipeline[Dialogue]):
         )
         if not listed(self.data, self.names.names):
             held = train if self.data.eval_file is None else self.source.eval
-            known = {row.answer.strip() for row in self._labelled(items.train, train)}
-            refuse_unseen(known, self._labelled(items.eval, held), self.labels)
+            sides = self._labelled(items.train, train), self._labelled(items.eval, held)
+            refuse_unseen(*sides, self.labels, self.data.multi_label)
 
     def _labelled(self, rows: Sequence[Dialogue], files: SplitFiles) -> list[Dialogue]:
         """The rows of sources that have labels; all of them, if they are classified."""
@@ -225,11 +225,10 @@ class SftData(Pipeline[Dialogue]):
             "tokens_sha256": tokens_sha256(train),
             **losses(self.maker),
             **length_facts(self.inputs, self.maker, [fit.template for fit in self.fits], train),
-            **label_facts(self.labels, items.train, items.eval),
+            **label_facts(self.labels, items.train, items.eval, self.data.multi_label),
         }
         rows = self._labelled(items.train, self.source.train)
-        others = sum(row.answer.strip() not in self.labels for row in rows if self.labels)
-        report |= {"rows_with_other_answers": others, "odd_labels": odd(self.labels, rows)}
+        report |= odd_facts(self.labels, rows, self.data.multi_label)
         report["warnings"] = warnings_of(report, SUPERVISED, also[self.data.split])
         asked = self.names.names or self.data.labels == (AUTO,)
         if asked or (any(fit.template.label for fit in self.fits) and not self.data.labels):

@@ -52,7 +52,9 @@ def rows_sha256(plan: Plan) -> str:
 
 
 def _of_example(example: Example) -> list[Sequence[int]]:
-    return [example.input_ids, example.target, [-1 if example.label is None else example.label]]
+    label = -1 if example.label is None else example.label
+    goals = [[int(goal) for goal in example.goals]] if example.goals else []
+    return [example.input_ids, example.target, [label], *goals]
 
 
 @torch.no_grad()

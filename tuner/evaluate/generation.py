@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tuner.data.fields import several
 from tuner.data.tokens.collate import collate_prompts, placed
 from tuner.data.turns import reasoning
 from tuner.tasks import rollouts
@@ -32,7 +34,7 @@ def answer(
     """Generate greedy answers, at most `eval.max_new_tokens` long, in the order of the rows.
 
     Prompts of a batch are padded on the left; an answer ends at the first stop token. A classifier
-    answers with the likeliest label.
+    answers with the likeliest label, or with all that are likelier than not.
     """
     if plan.head.name == "classes":
         return _classes(plan, model, rows, tick)
@@ -81,6 +83,12 @@ def _classes(
         batch = plan.collate(examples[first : first + size])
         del batch["labels"]
         logits = model(**placed(batch, model.device)).logits
+        if plan.recipe.data.multi_label:
+            names = plan.prepared.labels
+            chosen = [compress(names, flags) for flags in (logits >= 0).tolist()]
+            answers += map(several.said, chosen)
+            tick(len(answers), len(rows))
+            continue
         answers += [plan.prepared.labels[choice] for choice in logits.argmax(dim=-1).tolist()]
         tick(len(answers), len(rows))
     return answers

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from tuner.data.tokens.collate import placed
 from tuner.data.tokens.example import IGNORED
+from tuner.tasks import heads
 
 if TYPE_CHECKING:
     from tuner.data.tokens.prepared import EvalRow
@@ -34,6 +35,7 @@ class Observation:
         correct: how many of them had the highest probability.
         choice: the likeliest label, if the row has labels.
         answer: what it generated, if asked to.
+        outputs: of a head whose outputs are learned one by one.
     """
 
     row: EvalRow
@@ -42,6 +44,7 @@ class Observation:
     correct: float
     choice: int | None = None
     answer: str | None = None
+    outputs: tuple[float, ...] = ()
 
     def with_answer(self, answer: str) -> Observation:
         """Return the same with a generated answer."""
@@ -49,7 +52,8 @@ class Observation:
 
 
 def mean_loss(observed: Sequence[Observation]) -> float | None:
-    """Return the mean negative log-likelihood per answer token, in nats, over all rows."""
+    """Return the mean negative log-likelihood per answer token, in nats, over all rows; of rows
+    with several labels, per row the mean over these."""
     tokens = sum(item.tokens for item in observed)
     return sum(item.loss_sum for item in observed) / tokens if tokens else None
 
@@ -123,6 +127,13 @@ def _plain(plan: Plan, model: Any, rows: Sequence[EvalRow]) -> list[Observation]
     labels = batch.pop("labels")[:, 1:]
     weights = batch.pop("weights", None)
     logits = model(**placed(batch, model.device)).logits
+    if labels.is_floating_point():
+        losses = heads.row_losses(logits, labels).double().tolist()
+        outputs = logits.double().tolist()
+        return [
+            Observation(row, loss, row.example.weight, 0, outputs=tuple(found))
+            for row, loss, found in zip(rows, losses, outputs, strict=True)
+        ]
     if logits.ndim == 2:
         chosen = logits.argmax(dim=-1).tolist()
         logits = logits[:, None]

@@ -15,6 +15,7 @@ import jinja2
 
 from tuner import __version__
 from tuner.console import formatting
+from tuner.model.heads import MULTI_LABEL
 from tuner.recipe.aliases import ALIASES
 from tuner.recipe.formats import FORMATS
 from tuner.record import selection
@@ -58,6 +59,8 @@ def write_card(
     plan = run.get("plan") or {}
     values = {key: item["value"] for key, item in plan.get("values", {}).items()}
     labels = facts.get("num_labels")
+    several = "threshold" in (facts.get("classifier") or {})
+    problem = f', problem_type="{MULTI_LABEL}"' if several else ""
     text = _template().render(
         version=__version__,
         adapter=kind == "adapter",
@@ -66,7 +69,7 @@ def write_card(
         embedded=ALIASES.get(base),
         place=place_of(base, plan, values),
         facts=facts,
-        labels=f", num_labels={labels}" if labels else "",
+        labels=(f", num_labels={labels}" if labels else "") + problem,
         code=", trust_remote_code=True" if facts.get("trust_remote_code") else "",
         plan=plan,
         values=values,

@@ -15,12 +15,13 @@ from torch.nn import functional
 from tuner.console import formatting
 from tuner.data.bad_rows import BadRow
 from tuner.data.classifier import Asked, Classifier, Given, of_texts
+from tuner.data.fields import several
 from tuner.data.tokens.collate import Collator, placed
 from tuner.data.tokens.example import IGNORED
 from tuner.errors import DataError, IntegrityError, RecipeError, ResourceError, first_line
 from tuner.inference.sampling import refuse_not_finite
 from tuner.methods.options import CONFIG
-from tuner.model.heads import HEADS
+from tuner.model.heads import HEADS, MULTI_LABEL
 from tuner.record import manifest, run_json
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def kept_with(folder: Path) -> tuple[dict[str, Any] | None, str]:
     if "classifier" in facts:
         return dict(facts["classifier"]), ""
     labels = labels_of_head(folder) if facts.get("head", "classes") == "classes" else []
-    return (of_texts(labels), _UNRECORDED) if len(labels) > 1 else (None, "")
+    multi = _read(folder / "config.json").get("problem_type") == MULTI_LABEL
+    return (of_texts(labels, multi), _UNRECORDED) if len(labels) > 1 else (None, "")
 
 
 def labels_of_head(folder: Path) -> list[str]:
@@ -81,8 +83,17 @@ def _read(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def shown(probabilities: Mapping[str, float], most: int = 10) -> str:
-    """Return labels with their shares, the likeliest first: `late 93.1 %, lost 6.9 %`."""
+def shown(
+    probabilities: Mapping[str, float], threshold: float | None = None, most: int = 10
+) -> str:
+    """Return labels with their shares, the likeliest first: `late 93.1 %, lost 6.9 %`; with a
+    threshold those that reach it before the others: `late 93.1 %; below 50 %: lost 6.9 %`."""
+    if threshold is not None:
+        over = {label: each for label, each in probabilities.items() if each >= threshold}
+        under = {label: each for label, each in probabilities.items() if label not in over}
+        texts = [shown(over, most=most) or several.NONE] if over or under else []
+        below = f"below {100 * threshold:g} %: {shown(under, most=most)}"
+        return "; ".join([*texts, *([below] if under else [])])
     order = sorted(probabilities, key=lambda label: -probabilities[label])
     texts = [f"{label} {100 * probabilities[label]:.1f} %" for label in order[:most]]
     return ", ".join([*texts, *([f"and {len(order) - most} more"] if len(order) > most else [])])
@@ -109,21 +120,39 @@ def show_labels(
     active = model.active
     # What libraries print is not ours: stdout is the console's.
     with contextlib.redirect_stdout(sys.stderr):
-        found = list(probabilities(model, active, classifier.labels, prepared))
+        threshold = classifier.threshold
+        found = list(probabilities(model, active, classifier.labels, prepared, threshold))
     for each, ready, shares in zip(given, prepared, found, strict=True):
-        label = likeliest(shares)
+        answer = answered(shares, threshold)
         if ready.truncated:
             console.warn("the end of the text was cut off, as in training")
         console.event(
             "answer",
             question=each,
-            text=label,
-            label=label,
+            text=several.said(answer["labels"]) if "labels" in answer else answer["label"],
+            **answer,
             probabilities=shares,
             adapter=active.name,
             truncated=ready.truncated,
         )
-        console.text(formatting.clean(shown(shares)))
+        console.text(formatting.clean(shown(shares, threshold)))
+
+
+def answered(shares: Mapping[str, float], threshold: float | None = None) -> dict[str, Any]:
+    """Return the answer that probabilities give, by the keys of its JSON.
+
+    Args:
+        shares: the probability of each label.
+        threshold: of each of several labels.
+
+    Returns:
+        `label`, the likeliest, the first of equal ones; with a threshold `labels`, all that reach
+        it, and `threshold`.
+    """
+    if threshold is None:
+        return {"label": max(shares, key=lambda label: shares[label])}
+    own = [label for label, share in shares.items() if share >= threshold]
+    return {"labels": own, "threshold": threshold}
 
 
 def refuse_to_generate(generate: bool, head: str) -> None:
@@ -140,14 +169,13 @@ def refuse_to_generate(generate: bool, head: str) -> None:
         )
 
 
-def likeliest(shares: Mapping[str, float]) -> str:
-    """Return the label with the largest share; the first of equal ones."""
-    return max(shares, key=lambda label: shares[label])
-
-
 @torch.no_grad()
 def probabilities(
-    model: Inference, variant: Variant, labels: Sequence[str], inputs: Sequence[Asked]
+    model: Inference,
+    variant: Variant,
+    labels: Sequence[str],
+    inputs: Sequence[Asked],
+    threshold: float | None = None,
 ) -> Iterator[dict[str, float]]:
     """Yield the probability of each label, for each input in order.
 
@@ -158,6 +186,8 @@ def probabilities(
         variant: what classifies.
         labels: in the order of the examples of an input, or of the outputs of a head.
         inputs: what is classified.
+        threshold: of each of several labels, whose probabilities do not hang on each other; None:
+            one is right, and the probabilities add up to 1.
 
     Raises:
         ResourceError: not enough memory.
@@ -178,7 +208,8 @@ def probabilities(
             own = scores[: len(inputs[done].examples)]
             del scores[: len(own)]
             logits = own[0] if model.head.name == "classes" else torch.stack(own)
-            shares = torch.softmax(logits.double(), dim=-1).tolist()
+            scored = logits.double()
+            shares = (scored.softmax(dim=-1) if threshold is None else scored.sigmoid()).tolist()
             yield dict(zip(labels, shares, strict=True))
             done += 1
 

@@ -98,6 +98,9 @@ HEADS = {
     )
 }
 
+# `problem_type` of a config whose labels are told apart one by one.
+MULTI_LABEL = "multi_label_classification"
+
 # The class of a checkpoint that reads images or sound besides text: its own, so that no weight is
 # lost and every name is the one that serving it expects.
 _WITH_IMAGES = replace(HEADS["language"], auto_class="AutoModelForImageTextToText")

@@ -116,6 +116,11 @@ def refuse_loss(base: RecipeAndBase) -> None:
     if train.label_smoothing and task != "sft":
         why = "whose loss has no targets among tokens"
         problems.append(_unread("label_smoothing", train.label_smoothing, task, why))
+    elif train.label_smoothing and base.recipe.data.multi_label:
+        problems.append(
+            f"train.label_smoothing: {train.label_smoothing:g} and data.multi_label: true, whose "
+            "loss has no target among several; leave out train.label_smoothing"
+        )
     if train.embedding_noise and task == "rlhf":
         why = "whose reference is computed by the same embeddings"
         problems.append(_unread("embedding_noise", train.embedding_noise, task, why))

@@ -15,6 +15,7 @@ from tuner.data.rows import reasoned
 from tuner.data.sft import SftData
 from tuner.data.thumbs import ThumbData
 from tuner.data.tokens.prepared import Inputs
+from tuner.errors import RecipeError
 from tuner.machine import launch
 from tuner.plan import new_tokens, tested
 from tuner.plan import rlhf as plan_rlhf
@@ -216,11 +217,22 @@ def pipeline(
         room: tokens that a row may have.
         stop_ids: further tokens that end an answer.
         head: what the examples are for.
+
+    Raises:
+        RecipeError: rows have any number of labels, and there is no head for them.
     """
     recipe = loaded.recipe
     rlhf, section = recipe.rlhf, recipe.data
     date = launch.today() if recipe.model.chat_date == "auto" else recipe.model.chat_date
     inputs = Inputs(section, tokenizer, loaded.folder, recipe.run.seed, room, stop_ids, date)
+    if section.multi_label and (loaded.task != "sft" or head.name != "classes"):
+        raise RecipeError(
+            "data.multi_label: true, but the model has no classification head",
+            "only a head gives each label a probability of its own; a model that writes answers, "
+            "or learns from rewards, does not",
+            "set model.task: classification (with tuner lora or another supervised command), or "
+            "leave out data.multi_label",
+        )
     inputs = replace(inputs, earlier_turns=loaded.earlier_turns)
     if loaded.task == "reward":
         alone = (recipe.reward or RewardSection()).unpaired == "learn"

@@ -87,8 +87,7 @@ def make(
     decide.defaults(recipe, rows.prepared, base.base, base.head.name, values)
     exports = plan_formats.formats(recipe, base.method, base.head.name, values)
     space, memory = footprint.refuse_exports(exports, machine, output)
-    if isinstance(recipe.method, LoraOptions):
-        values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
+    _scale(recipe, values)
     measured = _measured(loaded, rows.prepared, values)
     plan = Plan(
         verb=loaded.verb,
@@ -144,6 +143,12 @@ def _warnings(
         *_unlike_asked(base.recipe, machine, footprint, len(prepared.train)),
         *facts.warnings(base, adapted, prepared, footprint),
     ]
+
+
+def _scale(recipe: Recipe, values: Values) -> None:
+    """Decide `method.alpha` of LoRA."""
+    if isinstance(recipe.method, LoraOptions):
+        values.set_auto("method.alpha", lora.alpha(recipe.method), "2 x r")
 
 
 def _measured(loaded: LoadedRecipe, prepared: Prepared, values: Values) -> tuple[str, ...]:

@@ -39,15 +39,19 @@ class Metric:
     goal: bool = True
 
 
+_SEVERAL = ("multi_label",)
 _PAIRS, _REWARD, _RLHF = ("reward", *OF_ROWS), ("reward",), ("rlhf",)
 METRICS: dict[str, Metric] = {
     row.name: row
     for row in (
-        Metric("loss", "lower", "tuner.evaluate.likelihood:mean_loss"),
+        Metric("loss", "lower", "tuner.evaluate.likelihood:mean_loss", ("sft", *_SEVERAL)),
         Metric("perplexity", "lower", "tuner.evaluate.likelihood:perplexity"),
         Metric("token_accuracy", "higher", "tuner.evaluate.likelihood:token_accuracy"),
         Metric("label_accuracy", "higher", "tuner.evaluate.likelihood:label_accuracy"),
         Metric("exact_match", "higher", "tuner.evaluate.generation:exact_match", generates=True),
+        Metric("micro_f1", "higher", "tuner.evaluate.several:micro_f1", _SEVERAL),
+        Metric("macro_f1", "higher", "tuner.evaluate.several:macro_f1", _SEVERAL),
+        Metric("subset_accuracy", "higher", "tuner.evaluate.several:subset_accuracy", _SEVERAL),
         Metric("pair_loss", "lower", "tuner.evaluate.preference:loss", _PAIRS),
         Metric("pair_accuracy", "higher", "tuner.evaluate.preference:accuracy", _PAIRS),
         Metric("margin", "higher", "tuner.evaluate.preference:margin", _PAIRS),
@@ -88,7 +92,10 @@ def of_task(recipe: Recipe, task: str) -> tuple[str, ...]:
 
 
 def _measured_as(recipe: Recipe, task: str) -> str:
-    """The name of a task in METRICS: an algorithm that draws no answers has metrics of its own."""
+    """The name of a task in METRICS: an algorithm that draws no answers has metrics of its own, and
+    so have rows with any number of labels."""
+    if task == "sft" and recipe.data.multi_label:
+        return "multi_label"
     if recipe.rlhf is None or recipe.rlhf.draws:
         return task
     return recipe.rlhf.algorithm

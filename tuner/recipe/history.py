@@ -35,6 +35,7 @@ ADDED: dict[str, Any] = {
     "data.disliked": "error",
     "reward.unpaired": "learn",
     "data.label_names": None,
+    "data.multi_label": False,
     "export.onto": "auto",
     "train.adam_beta1": 0.9,
     "train.adam_beta2": 0.999,

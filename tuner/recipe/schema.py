@@ -33,6 +33,7 @@ from tuner.schema.fields import (
     AutoFlag,
     Count,
     CountFromZero,
+    Flag,
     FreeMapping,
     Positive,
     Section,
@@ -75,6 +76,13 @@ class DataSection(Section):
     labels: Annotated[
         Words, Field(description="the possible answers, which are scored; auto: as the rows say")
     ] = ()
+    multi_label: Annotated[
+        Flag,
+        Field(
+            description="model.task: classification: a row has any number of the labels, as a "
+            "list ([late, lost]), as text (late; lost) or as columns of 0 and 1 (late | lost)"
+        ),
+    ] = False
     label_names: Annotated[
         dict[str, Text] | Text | None,
         Field(description="{0: negative, 1: positive}, or the column that has the labels' names"),

@@ -18,6 +18,7 @@ from tuner.model import base as bases
 from tuner.model import embedding_rows, layers, prompt_model
 from tuner.model.adapters import files
 from tuner.model.adapters.files import WHOLE
+from tuner.model.heads import MULTI_LABEL
 from tuner.model.kernels import attention, fused_boft, fused_lora, fused_mlp, fused_norm
 from tuner.model.transformers_errors import as_model_error, quiet_libraries
 from tuner.model.weights import DTYPES, open_weights
@@ -149,6 +150,8 @@ def load(plan: Plan) -> Any:
         labels = dict(enumerate(plan.prepared.labels))
         configured["id2label"] = labels
         configured["label2id"] = {label: number for number, label in labels.items()}
+        if plan.recipe.data.multi_label:
+            configured["problem_type"] = MULTI_LABEL
     if plan.head.name == "reward":
         configured["num_labels"] = 1
     # A new head starts the same in every process.

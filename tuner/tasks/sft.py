@@ -19,7 +19,7 @@ from tuner.data.tokens.order import RankStream, Stream
 from tuner.machine import ranks
 from tuner.methods.full import StagedOptions
 from tuner.model.kernels.cross_entropy import cross_entropies
-from tuner.tasks import sharding
+from tuner.tasks import heads, sharding
 from tuner.tasks.callbacks import LossCallback, StepLoss
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ def stream_of(plan: Plan, stage: Stage, first: int) -> Stream:
 def trainer(leg: Leg) -> Trainer:
     """Return the Trainer of a leg."""
     plan = leg.plan
+    if any(row.goals for row in plan.prepared.train):
+        return on_trainer(leg, plan.training_collate, heads.head_loss, _weight)
     weighted = any(row.weights for row in plan.prepared.train)
     loss = partial(token_loss, smoothing=plan.recipe.train.label_smoothing)
     return on_trainer(leg, plan.training_collate, loss, _weight if weighted else None)

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from tuner.data.columns import accounting
 from tuner.data.columns.evidence import FEW, MOST, Evidence
-from tuner.data.columns.label_cells import mostly_several
 from tuner.data.columns.template_match import NONE
 from tuner.data.columns.ways import Alternative, flow
 from tuner.data.fields import joined
+from tuner.data.fields.several import mostly_several
 from tuner.schema.suggest import plain
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -150,8 +150,14 @@ def numbered(ways: Sequence[Alternative], evidence: Evidence) -> list[str]:
     return number_lines(column, {str(value).strip() for value in evidence.values(column)})
 
 
-def number_lines(column: str, texts: Collection[str]) -> list[str]:
-    """Return lines for an error about a column whose labels are numbers; none if they are not."""
+def number_lines(column: str, texts: Collection[str], way: str = "the first of these") -> list[str]:
+    """Return lines for an error about a column whose labels are numbers; none if they are not.
+
+    Args:
+        column: of the labels.
+        texts: the labels.
+        way: which of the error's ways reads them.
+    """
     if not texts or len(texts) > _MOST_NUMBERS or not all(map(_INTEGER.fullmatch, texts)):
         return []
     labels = sorted(texts, key=int)
@@ -160,7 +166,7 @@ def number_lines(column: str, texts: Collection[str]) -> list[str]:
     pairs = zip(labels, words, strict=True)
     names = ", ".join(f"{flow(label)}: {flow(word)}" for label, word in pairs)
     return [
-        f"  the labels in '{column}' are numbers; for the first of these, add to data:",
+        f"  the labels in '{column}' are numbers; for {way}, add to data:",
         f"    label_names: {{{names}}}, to learn words; or",
         f"    labels: [{', '.join(map(flow, labels))}], to learn the numbers",
     ]

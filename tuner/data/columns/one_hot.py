@@ -16,36 +16,49 @@ from tuner.schema.suggest import listed
 def group(evidence: Evidence) -> list[str]:
     """Return the columns of 0 and 1 of which nearly every row sets exactly one; empty if there are
     none, if no two of them are ever set, or if there are too few rows to see it."""
-    rows, flags = evidence.rows, _flags(evidence)
-    if len(rows) < FEW or len(flags) < 2:
+    rows, found = evidence.rows, flags(evidence)
+    if len(rows) < FEW or len(found) < 2:
         return []
-    counts = [sum(joined.is_set(row.get(name)) is True for name in flags) for row in rows]
+    counts = _counts(evidence, found)
     # A rare label may be set in later rows only.
-    seen = sum(any(joined.is_set(row.get(name)) for row in rows) for name in flags)
-    return flags if seen > 1 and counts.count(1) >= MOST * len(rows) else []
+    seen = sum(any(joined.is_set(row.get(name)) for row in rows) for name in found)
+    return found if seen > 1 and counts.count(1) >= MOST * len(rows) else []
 
 
-def _flags(evidence: Evidence) -> list[str]:
+def flags(evidence: Evidence) -> list[str]:
+    """Return the columns of 0 and 1 that not every row sets: what every row sets is no label of
+    some."""
     return [
         name
         for name in evidence.columns
         if evidence.values(name)
-        # What every row sets is no label of some.
         and {joined.is_set(row.get(name)) for row in evidence.rows} in ({True, False}, {False})
     ]
+
+
+def with_several(evidence: Evidence, names: Sequence[str]) -> int:
+    """Return how many rows set several of some columns of 0 and 1; 0 if nearly all set exactly one,
+    and the others are mistakes."""
+    if len(names) < 2 or group(evidence):
+        return 0
+    return sum(count > 1 for count in _counts(evidence, names))
+
+
+def _counts(evidence: Evidence, names: Sequence[str]) -> list[int]:
+    rows = evidence.rows
+    return [sum(joined.is_set(row.get(name)) is True for name in names) for row in rows]
 
 
 def several(evidence: Evidence) -> list[str]:
     """Return a line for an error about columns of 0 and 1 of which rows set several; none if they
     do not, or there are too few rows to see it."""
-    flags = _flags(evidence)
-    sets = [sum(joined.is_set(row.get(name)) is True for name in flags) for row in evidence.rows]
-    rows = sum(count > 1 for count in sets)
-    if len(flags) < 2 or len(sets) < FEW or group(evidence) or not rows:
+    found, count = flags(evidence), len(evidence.rows)
+    rows = with_several(evidence, found) if count >= FEW else 0
+    if not rows:
         return []
     return [
-        f"  {rows} of {len(sets)} rows set several of {listed(flags)}: several labels per row are "
-        "not learned by this version, so that each of these ways learns one column"
+        f"  {rows} of {count} rows set several of {listed(found)}: each way that has one of them "
+        "as its label learns that column alone"
     ]
 
 

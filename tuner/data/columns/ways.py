@@ -66,11 +66,13 @@ class Line:
         task: what it does.
         recipe: the line.
         compares: whether it compares answers, which a reward model learns.
+        head: whether only a classification head learns it.
     """
 
     task: str
     recipe: str
     compares: bool = False
+    head: bool = False
 
     def line(self, given: Mapping[str, str]) -> str:
         """Return it as a line of a recipe; `given` is in it."""

@@ -11,7 +11,7 @@ Each item of a list with a star becomes a row, and so does each item of a list i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -41,6 +41,7 @@ class Paths:
 
     Attributes:
         names: the columns that the recipe names; those with dots are paths.
+        several: whether rows have any number of labels.
         levels: the lists whose items become rows: those at the first star, those at the second ...
         rows: rows of the file with items that became rows.
         items: rows that they became.
@@ -51,6 +52,7 @@ class Paths:
     """
 
     names: Collection[str]
+    several: bool = False
     rows: int = 0
     items: int = 0
     empty: int = 0
@@ -101,7 +103,10 @@ class Paths:
             for part in [part for found in texts.values() for part in found]:
                 why = f"{each.id}: its columns are {', '.join(each.values)}"
                 self._seen(part, part in each.values, why)
-            yield replace(each, values=joined.with_texts(each.values, texts, self.names))
+            yield replace(each, values=self._with(each, texts))
+
+    def _with(self, row: Row, texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        return joined.with_texts(row.values, texts, self.names, self.several)
 
     def _spread(self, row: Row) -> Iterator[Row]:
         literal = [name for name in self._paths if name in row.values]

@@ -49,14 +49,24 @@ def set_one(values: Mapping[str, Any], names: Sequence[str]) -> str:
     Raises:
         BadRow: none is, or several are, or one is neither set nor not.
     """
+    found = set_any(values, names)
+    if len(found) != 1:
+        which = f"{listed([repr(name) for name in found])} are" if found else "none is"
+        fix = " (any number: data.multi_label: true)" if found else ""
+        raise BadRow(f"of {listed(list(names))} one must be 1, and {which}{fix}")
+    return found[0]
+
+
+def set_any(values: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Return the names of the columns that are set in a row.
+
+    Raises:
+        BadRow: one is neither set nor not.
+    """
     for name in names:
         if is_set(values.get(name)) is None:
             raise BadRow(f"'{name}' is neither 0 nor 1: {written(values[name])!r}")
-    found = [name for name in names if is_set(values.get(name))]
-    if len(found) != 1:
-        which = f"{listed([repr(name) for name in found])} are" if found else "none is"
-        raise BadRow(f"of {listed(list(names))} one must be 1, and {which}")
-    return found[0]
+    return [name for name in names if is_set(values.get(name))]
 
 
 def text_of(values: Mapping[str, Any], names: Sequence[str]) -> Any:
@@ -70,7 +80,10 @@ def text_of(values: Mapping[str, Any], names: Sequence[str]) -> Any:
 
 
 def with_texts(
-    values: Mapping[str, Any], texts: Mapping[str, Sequence[str]], kept: Iterable[str]
+    values: Mapping[str, Any],
+    texts: Mapping[str, Sequence[str]],
+    kept: Iterable[str],
+    several: bool = False,
 ) -> dict[str, Any]:
     """Return a row's values with a text in the place of the columns that it joins.
 
@@ -78,13 +91,15 @@ def with_texts(
         values: of the row.
         texts: the columns that each text joins.
         kept: columns that are read for themselves too.
+        several: whether any number of columns may be set where one is read by its name.
     """
     found: dict[str, Any] = {}
     joined = {name for names in texts.values() for name in names}.difference(kept)
     for name, value in values.items():
         for text, names in texts.items():
             if name in names and text not in found:
-                of = set_one if _BAR.search(text) else text_of
+                named = set_any if several else set_one
+                of = named if _BAR.search(text) else text_of
                 found[text] = of(values, names)
         if name not in joined:
             found[name] = value

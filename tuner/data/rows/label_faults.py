@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from tuner.console.formatting import counted
+from tuner.data.bad_rows import BadRow
 from tuner.data.columns.evidence import blank
-from tuner.data.columns.label_cells import in_cells
 from tuner.data.columns.ways import flow, recipe_line, where_line
-from tuner.data.fields import joined
+from tuner.data.fields import joined, several
 from tuner.data.rows.labels import MOST_LABELS
 from tuner.data.sources.label_names import LabelNames, column_of, written
 from tuner.data.sources.source import Source
@@ -46,19 +47,30 @@ def refuse_faults(
     """
     _refuse_unlabelled(sources)
     for source in sources:
-        _refuse_blank(source, _column(source, names))
+        _refuse_blank(source, _column(source, names), names.several)
     known = {*names.names, *names.names.values(), *data.labels} - {AUTO}
     found: list[Counter[str]] = []
     for source in sources:
         if (column := _column(source, names)) is not None:
-            values = (written(row.values.get(column)) for row in source.rows)
-            found.append(Counter(each for each in values if isinstance(each, str)))
+            cells = (_values(row.values.get(column), names) for row in source.rows)
+            found.append(Counter(each for cell in cells for each in cell if isinstance(each, str)))
             _refuse_marks(source, column, found[-1], known)
             if not known:
                 _refuse_scores(source, column, found[-1], head)
                 _refuse_several(source, column, found[-1])
     if not known:
         _refuse_spellings(sum(found, Counter[str]()))
+
+
+def _values(value: Any, names: LabelNames) -> list[Any]:
+    """The label of a row, or all that it has."""
+    if not names.several:
+        return [written(value)]
+    try:
+        return several.in_cell(value, names.labels.union(names.names))
+    except BadRow:
+        # Said where the row is read.
+        return []
 
 
 def _column(source: Source, names: LabelNames) -> str | None:
@@ -90,9 +102,9 @@ def _refuse_unlabelled(sources: Sequence[Source]) -> None:
             )
 
 
-def _refuse_blank(source: Source, column: str | None) -> None:
+def _refuse_blank(source: Source, column: str | None, any_number: bool) -> None:
     """Refuse held-out rows whose column of labels is empty, as in a test set without answers."""
-    if column is None or "eval" not in source.given or not source.rows:
+    if column is None or "eval" not in source.given or not source.rows or any_number:
         return
     if all(blank(row.values.get(column)) for row in source.rows):
         raise DataError(
@@ -107,14 +119,14 @@ def _refuse_blank(source: Source, column: str | None) -> None:
 def _refuse_several(source: Source, column: str, counts: Mapping[str, int]) -> None:
     """Refuse cells with several of the labels that other rows have one of: each list would be a
     class."""
-    one, found = in_cells(counts)
+    one, found = several.told_apart(counts)
     if not found or len(one) + len(found) > MOST_LABELS:
         return
-    several = Counter[str]()
+    cells = Counter[str]()
     for value, count in counts.items():
-        several[value.strip()] += count * (value.strip() in found)
-    every, left = sum(counts.values()), sum(counts.values()) - several.total()
-    shown = ", ".join(f"'{each}' ({several[each]:,})" for each in found[:_SHOWN])
+        cells[value.strip()] += count * (value.strip() in found)
+    every, left = sum(counts.values()), sum(counts.values()) - cells.total()
+    shown = ", ".join(f"'{each}' ({cells[each]:,})" for each in found[:_SHOWN])
     shown += ", ..." * (len(found) > _SHOWN)
     keys = {**source.given, "where": where_line({column: one})}
     if source.data.template != AUTO:
@@ -125,7 +137,8 @@ def _refuse_several(source: Source, column: str, counts: Mapping[str, int]) -> N
     raise DataError(
         f"rows of {source.name} have several labels in one cell of '{column}': {shown}",
         "each such cell would be learned as a class of its own",
-        f"leave these rows out, so that {left:,} of {counted(every, 'row')} are used:\n"
+        "to learn all the labels of a row: model.task: classification, data.multi_label: true\n"
+        f"or leave these rows out, so that {left:,} of {counted(every, 'row')} are used:\n"
         f"    {recipe_line(keys, source.data.columns)}\n"
         f"or, to learn to write all labels of a row:\n    {recipe_line(written_out, columns)}\n"
         "or write a row for each label into the file; if they are classes, list them: "

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tuner.console.formatting import counted
+from tuner.data.fields import several
 from tuner.data.rows.dialogue import Dialogue
 from tuner.data.templates.template import AUTO, Template
 from tuner.errors import DataError, RecipeError
@@ -60,7 +61,7 @@ def labels_of(
         DataError: the model would have to write class numbers that no recipe asks for, or
             `data.labels: auto` finds texts that hardly repeat.
     """
-    answers = [row.answer.strip() for row in rows]
+    answers = [label for row in rows for label in own_labels(row, data.multi_label)]
     own, asked = listed(data, names or {}), data.labels == (AUTO,)
     named: dict[str, None] = {}
     for template in templates:
@@ -86,21 +87,34 @@ def labels_of(
     return labels
 
 
-def refuse_unseen(train: Collection[str], held: Sequence[Dialogue], labels: Sequence[str]) -> None:
+def own_labels(row: Dialogue, multi_label: bool = False) -> tuple[str, ...]:
+    """Return the label of a row, or all that it has."""
+    return several.of_answer(row.answer) if multi_label else (row.answer.strip(),)
+
+
+def refuse_unseen(
+    train: Sequence[Dialogue],
+    held: Sequence[Dialogue],
+    labels: Sequence[str],
+    multi_label: bool = False,
+) -> None:
     """Refuse labels of held-out rows that no training row has: no model could learn them.
 
     Args:
-        train: the answers of the training rows.
+        train: the training rows.
         held: the held-out rows.
         labels: those that were found in the rows; empty: the answers are no labels.
+        multi_label: whether a row may have several.
 
     Raises:
         DataError: names them, with a row of each.
     """
     first: dict[str, str] = {}
+    known = {label for row in train for label in own_labels(row, multi_label)}
     for row in held if labels else ():
-        if row.answer.strip() not in train:
-            first.setdefault(row.answer.strip(), row.row)
+        for label in own_labels(row, multi_label):
+            if label not in known:
+                first.setdefault(label, row.row)
     if first:
         several = len(first) > 1
         shown = ", ".join(f"'{label}' ({row})" for label, row in [*first.items()][:_SHOWN])
@@ -114,60 +128,81 @@ def refuse_unseen(train: Collection[str], held: Sequence[Dialogue], labels: Sequ
 
 
 def facts(
-    labels: Sequence[str], train: Iterable[Dialogue], held: Iterable[Dialogue]
+    labels: Sequence[str],
+    train: Sequence[Dialogue],
+    held: Sequence[Dialogue],
+    multi_label: bool = False,
 ) -> dict[str, Any]:
     """Return the report's facts about the labels; empty without labels, or without rows of them.
 
     `majority_baseline` is the share of held-out rows (of the training rows, if there are none) that
-    have the most frequent label of the training rows: what is right without reading a text.
+    have the most frequent label of the training rows: what is right without reading a text. Rows
+    with any number of labels have no such share, but how many each has.
 
     Args:
         labels: the answers to choose from.
         train: the training rows.
         held: the held-out rows.
+        multi_label: whether a row may have several.
     """
-    counts, held_counts = (_counts(labels, rows) for rows in (train, held))
+    counts, held_counts = (_counts(labels, rows, multi_label) for rows in (train, held))
     if not any(counts.values()):
         return {}
-    most = max(labels, key=lambda label: counts[label])
-    scored = held_counts if any(held_counts.values()) else counts
-    return {
+    known = {
         "label_counts": counts,
         "eval_label_counts": held_counts,
-        "majority_label": most,
-        "majority_baseline": round(scored[most] / sum(scored.values()), 4),
         "rarest_label": min(labels, key=lambda label: counts[label]),
         "labels_without_rows": [label for label in labels if not counts[label]],
     }
+    if multi_label:
+        none = sum(not own_labels(row, True) for row in train)
+        each = round(sum(counts.values()) / len(train), 4)
+        return {**known, "labels_per_row": each, "rows_without_labels": none}
+    most = max(labels, key=lambda label: counts[label])
+    scored = held_counts if any(held_counts.values()) else counts
+    return {
+        "majority_label": most,
+        "majority_baseline": round(scored[most] / sum(scored.values()), 4),
+        **known,
+    }
 
 
-def odd(labels: Sequence[str], rows: Sequence[Dialogue]) -> list[str]:
-    """Return what makes the answers of labelled rows unfit for labels, as a sentence; empty if they
-    repeat.
+def odd_facts(
+    labels: Sequence[str], rows: Sequence[Dialogue], multi_label: bool = False
+) -> dict[str, Any]:
+    """Return the report's facts about answers of labelled rows that are unfit for labels: how many
+    are none of them and, as a sentence, that they never or always change.
 
     Args:
         labels: those that were found, or that the recipe lists.
         rows: the training rows of files with labels.
+        multi_label: whether a row may have several.
     """
-    answers = [row.answer.strip() for row in rows]
-    different = set(answers)
-    if len(answers) > 1 and len(different) == 1:
-        return [f"the label is the same in every training row: '{answers[0][:_LONG]}'"]
-    if labels or not _free(different, answers):
+    own = [own_labels(row, multi_label) for row in rows]
+    others = sum(not set(labels).issuperset(each) for each in own if labels)
+    return {"rows_with_other_answers": others, "odd_labels": _odd(labels, own)}
+
+
+def _odd(labels: Sequence[str], own: Sequence[tuple[str, ...]]) -> list[str]:
+    different = {tuple(sorted(each)) for each in own}
+    if len(own) > 1 and len(different) == 1:
+        are = "label is" if len(own[0]) == 1 else "labels are"
+        return [f"the {are} the same in every training row: '{several.said(own[0])[:_LONG]}'"]
+    if labels or not _free(different, own):
         return []
     return [
-        f"{len(different):,} different labels in {counted(len(answers), 'training row')}: they "
+        f"{len(different):,} different labels in {counted(len(own), 'training row')}: they "
         "hardly repeat, so that no score by labels is made, and held-out rows may have others"
     ]
 
 
-def _free(different: Collection[str], answers: Collection[str]) -> bool:
+def _free(different: Collection[Any], answers: Collection[Any]) -> bool:
     """Whether answers hardly ever repeat: they are texts, not labels."""
     return len(different) > max(2, len(answers) // 2)
 
 
-def _counts(labels: Sequence[str], rows: Iterable[Dialogue]) -> dict[str, int]:
-    found = Counter(row.answer.strip() for row in rows)
+def _counts(labels: Sequence[str], rows: Iterable[Dialogue], multi_label: bool) -> dict[str, int]:
+    found = Counter(label for row in rows for label in own_labels(row, multi_label))
     return {label: found[label] for label in labels}
 
 

@@ -15,7 +15,7 @@ from tuner.data.columns.template_match import Fit
 from tuner.data.fields.language import language_of
 from tuner.data.fields.values import YES_NO, Words, as_json, written
 from tuner.data.reading.read import Row
-from tuner.data.sources.label_names import LabelNames
+from tuner.data.sources.label_names import LabelNames, column_of
 from tuner.data.templates.template import Conversation, Template, load_template
 from tuner.data.turns.turn_lists import messages_of
 from tuner.recipe import bundled
@@ -70,6 +70,8 @@ class ValueReader:
         if choice := template.choice:
             self._options = {choice.options, *choice.each, choice.answer}
         self._label = template.cloze.label if template.cloze else template.label
+        # The column of a row's labels, which may have none.
+        self._several = column_of(template) if self._labels.several else None
         # A template of the user's own prints or takes apart what it reads.
         self._own = template.name not in bundled.files("data_templates")
 
@@ -93,7 +95,7 @@ class ValueReader:
     def _value(self, row: Row, name: str) -> Any:
         """A value as the row has it, if it may be missing or empty in this column."""
         columns, fit = self._template.columns, self._fit
-        if name not in columns.required or name in columns.blank:
+        if name not in columns.required or name in columns.blank or name == self._several:
             return fit.value(row, name)
         value = fit.required(row, name)
         if self._template.text is None and not _filled(value):
@@ -109,6 +111,8 @@ class ValueReader:
 
     def _read(self, name: str, value: Any, words: Words) -> Any:
         """A value of a column as the template sees it; what is missing is an empty text."""
+        if name == self._several:
+            return self._labels.answer(self._template, name, value)
         if value is None:
             return ""
         if name in self._formed:

@@ -14,6 +14,8 @@ from tuner.recipe.schema import DataSection
 
 def of_row(source: Source, row: Row, data: DataSection, head: str) -> str | None:
     """Return the label of a row before it is rendered; None if it has none."""
+    if data.multi_label:
+        return None
     template: Template = source.fit.template
     asked = _asked(data)
     known = () if asked else data.labels or template.labels
@@ -33,6 +35,8 @@ def _said(value: Any, template: Template) -> str:
 
 def of_dialogue(item: Dialogue, template: Template, data: DataSection, head: str) -> str | None:
     """Return the label of a row; None if its answer is none."""
+    if data.multi_label:
+        return None
     answer = item.answer.strip()
     labelled = template.label is not None or head == "classes" or _asked(data)
     known = data.labels or template.labels or item.words

@@ -11,6 +11,7 @@ from typing import Any
 
 from tuner.data.bad_rows import BadRow
 from tuner.data.columns.ways import flow
+from tuner.data.fields import several
 from tuner.data.sources.source import Source
 from tuner.data.templates.template import Template, variables
 from tuner.errors import DataError, RecipeError
@@ -45,12 +46,14 @@ class LabelNames:
         column: the file's column that the names are in, if that is where they come from.
         all: whether the answers of every template are labels, so that numbers in them are text.
         labels: the recipe's; a number, true or false that is one of them counts as its text.
+        several: whether a row may have any number of labels: the answer is all of them.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
     column: str | None = None
     all: bool = False
     labels: frozenset[str] = frozenset()
+    several: bool = False
 
     def answer(self, template: Template, name: str, value: Any) -> Any:
         """Return the value of one of the template's columns, a label as text.
@@ -61,14 +64,19 @@ class LabelNames:
         if name != column_of(template):
             text = written(value)
             return text if isinstance(value, int | float) and text in self.labels else value
+        if self.several:
+            whole = self.labels.union(self.names)
+            return several.as_answer(map(self._named, several.in_cell(value, whole)))
         if not isinstance(value, str | int | float):
             return value
         if not (template.label or self.all or self.names):
             return written(value) if written(value) in self.labels else value
         text = written(value)
-        if not self.names or not isinstance(text, str):
-            return text
-        label = text.strip()
+        return self._named(text.strip()) if self.names and isinstance(text, str) else text
+
+    def _named(self, label: str) -> str:
+        if not self.names:
+            return label
         if label not in self.names and label not in self.names.values():
             where = f"in the column '{self.column}'" if self.column else "in data.label_names"
             raise BadRow(f"the label '{label}' has no name {where}")
@@ -102,7 +110,8 @@ def label_names(data: DataSection, sources: Sequence[Source], head: str) -> Labe
             "give each label a name of its own",
         )
     own = frozenset({*data.labels, *names.values()})
-    return LabelNames(names, column, head == "classes" or bool(data.labels == ("auto",)), own)
+    every = head == "classes" or bool(data.labels == ("auto",))
+    return LabelNames(names, column, every, own, data.multi_label)
 
 
 def _from_column(column: str, sources: Sequence[Source]) -> dict[str, str]:

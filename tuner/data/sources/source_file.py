@@ -92,7 +92,7 @@ class SourceFile:
             said = [*said, f"what follows {' and '.join(marks.shown)} as {what}"]
         if _labelled(path, reading, data):
             reading, said = replace(reading, labels=True), [*said, f"{MARK}NAME as the label"]
-        paths = Paths([*_asked(data), *(item.where or ())])
+        paths = Paths([*_asked(data), *(item.where or ())], data.multi_label)
         return cls(path, reading, said, paths, item.where or {})
 
     def rows(self, bad: BadRows, most: int | None = None) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,11 +55,16 @@ class Collator:
 
     def _read(self, rows: Sequence[Example]) -> dict[str, torch.Tensor]:
         """Return inputs: input_ids and attention_mask (rows, tokens); and targets: the class in
-        labels (rows, 2), or decoder_input_ids (rows, written) and labels (rows, 1 + written)."""
+        labels (rows, 2), what each output should be in labels (rows, 1 + outputs), or
+        decoder_input_ids (rows, written) and labels (rows, 1 + written)."""
         import torch
 
         batch = collate_read([row.input_ids for row in rows], self.pad_id)
         if self.head == "classes":
+            if width := max(len(row.goals) for row in rows):
+                nothing = (math.nan,) * width
+                goals = [[math.nan, *(row.goals or nothing)] for row in rows]
+                return {**batch, "labels": torch.tensor(goals)}
             classes = [[IGNORED, IGNORED if row.label is None else row.label] for row in rows]
             return {**batch, "labels": torch.tensor(classes)}
         written = [[self.start_id, *row.target[:-1]] for row in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tuner.data.fields import several
 from tuner.data.rows.rendered import prompt_text
 from tuner.data.tokens.example import Example
 from tuner.data.tokens.example_maker import ExampleMaker, Pair
@@ -28,6 +29,9 @@ def eval_row(
     rendered, encoded = pair
     if rendered.dialogue.plain and maker.head == "language":
         return _continuation(example, tokenizer)
+    if example.goals:
+        own = several.said(several.of_answer(rendered.dialogue.answer))
+        return EvalRow(example, example.input_ids, prompt_text(rendered), own, [], None)
     answer, text = rendered.dialogue.answer.strip(), prompt_text(rendered)
     if example.label is not None:
         return EvalRow(example, example.input_ids, text, answer, [], example.label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 IGNORED = -100
@@ -17,6 +18,8 @@ class Example:
         supervised: token i is a target of the loss where True; position 0 never is.
         target: token ids that an encoder-decoder writes.
         label: class of the text, for a classifier.
+        goals: of a head whose outputs are learned one by one, what each should be: 0 or 1 for a
+            label of several; not numbers in a row that adds nothing to the loss.
         task: which of the recipe's data sets it comes from.
         weights: of the tokens in the loss, each above 0 and up to 1; empty: 1 each.
     """
@@ -28,6 +31,7 @@ class Example:
     label: int | None = None
     task: int = 0
     weights: tuple[float, ...] = ()
+    goals: tuple[float, ...] = ()
 
     @property
     def weight(self) -> float:
@@ -39,7 +43,8 @@ class Example:
     @property
     def num_targets(self) -> int:
         """Terms of the loss."""
-        return sum(self.supervised) + len(self.target) + (self.label is not None)
+        classed = self.label is not None or any(goal == goal for goal in self.goals)
+        return sum(self.supervised) + len(self.target) + classed
 
     @property
     def num_tokens(self) -> int:
@@ -55,5 +60,6 @@ class Example:
             supervised=[False] * short,
             target=(IGNORED,) if self.target else (),
             label=None,
+            goals=(math.nan,) * len(self.goals),
             weights=(),
         )

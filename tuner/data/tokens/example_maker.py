@@ -14,6 +14,7 @@ from tuner.data.chat.system_turn import refuse_system
 from tuner.data.rows.dialogue import Dialogue
 from tuner.data.rows.rendered import Rendered, raw, separator_of
 from tuner.data.templates.template import Template
+from tuner.data.tokens.classes import Classes
 from tuner.data.tokens.encode import Encoded, Encoder, closing, unread
 from tuner.data.tokens.example import Example
 from tuner.data.tokens.prepared import Inputs
@@ -73,7 +74,7 @@ class ExampleMaker:
         self.train, self.eval = Tally(), Tally()
         language = head == "language"
         self.plain = language and all(template.text is not None for template in templates)
-        self.head, self._labels = head, list(labels)
+        self.head, self._classes = head, Classes(labels, data.multi_label)
         self._tokenizer = tokenizer
         turned = [template for template in templates if not template.raw]
         self._turns = bool(turned)
@@ -185,8 +186,8 @@ class ExampleMaker:
         rendered: list[Rendered] = []
         for dialogue in dialogues:
             try:
-                if self.head == "classes" and dialogue.answer.strip() not in self._labels:
-                    raise BadRow("its answer is not one of the labels")
+                if self.head == "classes":
+                    self._classes.check(dialogue)
                 if self.head != "language":
                     turn_keys.refuse_fractions(dialogue.messages, "this model learns answers whole")
                 rendered += self.render(dialogue)
@@ -250,8 +251,7 @@ class ExampleMaker:
         ids = encoded.prompt_ids[: most - len(self.suffix)] + self.suffix
         nothing = [False] * len(ids)
         if self.head == "classes":
-            label = self._labels.index(rendered.dialogue.answer.strip())
-            return Example(row, ids, nothing, label=label, task=task)
+            return Example(row, ids, nothing, task=task, **self._classes.learned(rendered.dialogue))
         wanted = [n for n, learned in zip(encoded.ids, encoded.supervised, strict=True) if learned]
         return Example(row, ids, nothing, target=tuple(wanted[:most]), task=task)
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from tuner.methods.options import WEIGHTS
 from tuner.model import fold, folded
-from tuner.model.heads import HEADS
+from tuner.model.heads import HEADS, MULTI_LABEL
 from tuner.model.weights import numbered, without_cpu_packing
 from tuner.recipe.formats import FORMATS
 
@@ -73,7 +73,9 @@ def _classes(job: Mapping[str, Any]) -> dict[str, Any]:
     if len(labels) != job["num_labels"]:
         return {"num_labels": job["num_labels"]}
     numbers = {label: number for number, label in enumerate(labels)}
-    return {"id2label": dict(enumerate(labels)), "label2id": numbers}
+    named = {"id2label": dict(enumerate(labels)), "label2id": numbers}
+    several = "threshold" in job.get("classifier", {})
+    return named | ({"problem_type": MULTI_LABEL} if several else {})
 
 
 def whole(job: Mapping[str, Any], kind: str, folder: Path, **further: Any) -> Any:

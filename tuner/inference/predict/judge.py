@@ -32,7 +32,8 @@ DIGITS = 6
 def labelled(
     model: Inference, classifier: Classifier, inputs: Sequence[tuple[int, Asked]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number of each row with its label and the probabilities of all.
+    """Yield the number of each row with its label, or those that reach the classifier's threshold,
+    and the probabilities of all.
 
     Args:
         model: the open base.
@@ -40,10 +41,11 @@ def labelled(
         inputs: of the rows, by their number.
     """
     prepared = [each for _, each in inputs]
-    found = labels.probabilities(model, model.active, classifier.labels, prepared)
+    threshold = classifier.threshold
+    found = labels.probabilities(model, model.active, classifier.labels, prepared, threshold)
     for (number, each), shares in zip(inputs, found, strict=True):
         line: dict[str, Any] = {
-            "label": labels.likeliest(shares),
+            **labels.answered(shares, threshold),
             "probabilities": {label: round(share, DIGITS) for label, share in shares.items()},
         }
         yield number, line | ({"truncated": True} if each.truncated else {})

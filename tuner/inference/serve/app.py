@@ -70,8 +70,8 @@ class Endpoints:
         facts.prompt_tokens = sum(each.tokens for each in inputs)
         channel = Channel(request.receive, lambda: self.admission.leave(facts.id))
         facts.drop = channel.close
-        labels = model.classifier.labels if model.classifier else ()
-        self.worker.submit(LabelJob(model.variant, self.limits.seconds, channel, labels, inputs))
+        job = LabelJob(model.variant, self.limits.seconds, channel, inputs, *model.classes)
+        self.worker.submit(job)
         found: list[dict[str, float]] = []
         while (event := await channel.next()) is not None:
             if isinstance(event, Labelled):
@@ -80,7 +80,7 @@ class Endpoints:
                 if event.error is not None:
                     raise event.error
                 facts.finish = "stop"
-                return JSONResponse(labelled(name, facts.id, inputs, found))
+                return JSONResponse(labelled(name, facts.id, inputs, found, job.threshold))
         return _gone(facts)
 
     def _classifies(self) -> str:

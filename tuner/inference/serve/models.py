@@ -49,6 +49,12 @@ class ServedModel:
     classifier: Classifier | None = None
     writes: bool = True
 
+    @property
+    def classes(self) -> tuple[Sequence[str], float | None]:
+        """The labels of its classifier, and its threshold (see `Classifier`)."""
+        found = self.classifier
+        return (found.labels, found.threshold) if found else ((), None)
+
     def asked(self, given: Sequence[Given]) -> list[Asked]:
         """Return what the model reads of inputs, to classify them.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tuner.data.classifier import Asked
-from tuner.inference.labels import likeliest
+from tuner.inference.labels import answered
 from tuner.inference.listener import Answer
 from tuner.inference.reading import Part, Reader, whole
 from tuner.inference.serve.protocol import ChatAsk, CompletionAsk
@@ -120,15 +120,21 @@ class Reply:
 
 
 def labelled(
-    model: str, id: str, inputs: Sequence[Asked], found: Sequence[dict[str, float]]
+    model: str,
+    id: str,
+    inputs: Sequence[Asked],
+    found: Sequence[dict[str, float]],
+    threshold: float | None = None,
 ) -> dict[str, Any]:
-    """Return the reply to a classification: the likeliest label and all probabilities per input.
+    """Return the reply to a classification: the likeliest label, or those that reach a threshold,
+    and all probabilities per input.
 
     Args:
         model: its name.
         id: of the reply.
         inputs: as the model read them.
         found: the probability of each label.
+        threshold: of each of several labels.
     """
     tokens = sum(each.tokens for each in inputs)
     return {
@@ -139,7 +145,7 @@ def labelled(
         "data": [
             {
                 "index": number,
-                "label": likeliest(shares),
+                **answered(shares, threshold),
                 "probabilities": shares,
                 "truncated": each.truncated,
             }

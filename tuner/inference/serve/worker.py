@@ -75,12 +75,14 @@ class LabelJob(Queued):
     """Inputs to classify.
 
     Attributes:
-        labels: in the order of the variant's classes.
         inputs: what it reads.
+        labels: in the order of the variant's classes.
+        threshold: of each of several labels; None: one of them is right.
     """
 
-    labels: Sequence[str]
     inputs: Sequence[Asked]
+    labels: Sequence[str]
+    threshold: float | None = None
 
 
 class Worker:
@@ -152,7 +154,7 @@ class Worker:
         """Classify the inputs, and return whether all of them are."""
         if halted():
             return False
-        found = probabilities(self._model, job.variant, job.labels, job.inputs)
+        found = probabilities(self._model, job.variant, job.labels, job.inputs, job.threshold)
         for number, shares in enumerate(found):
             job.channel.put(Labelled(number, shares))
             if halted() and number + 1 < len(job.inputs):
