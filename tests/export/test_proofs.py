@@ -24,6 +24,7 @@ from tuner.errors import IntegrityError
 from tuner.export import adapter, merged, run_end
 from tuner.export.proof import fresh_process, noise
 from tuner.methods import METHODS
+from tuner.model import fold
 from tuner.recipe.formats import FORMATS
 from tuner.record import proof_limits
 from tuner.run import build
@@ -124,7 +125,7 @@ def untouched_row(network: Any) -> Any:
     return whole
 
 
-TRUE = merged.fold
+TRUE = fold.fold
 MUTANTS = [scaled_down, scaled_up, left_out, one_row, wrong_alpha, exchanged, untouched_row]
 
 
@@ -141,6 +142,7 @@ def test_a_wrong_merge_is_refused(
     """At the end of a run, where what is right is kept, and by `tuner export`."""
     made, trained = live("lora", dtype)
     monkeypatch.setattr(merged, "fold", mutant)
+    monkeypatch.setattr(fold, "fold", mutant)
     with pytest.raises(IntegrityError, match="the merged artefact is not the model") as caught:
         run_end.export_run(made, trained, "f")
     assert "differs" in caught.value.why

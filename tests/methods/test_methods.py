@@ -24,7 +24,7 @@ from tuner.machine import hardware
 from tuner.methods import METHODS
 from tuner.methods.lora import LoraOptions
 from tuner.methods.options import Setting
-from tuner.model import base, layers
+from tuner.model import base, layers, trained_weights
 from tuner.plan import make as plan_make
 from tuner.plan import plan
 from tuner.recipe import load as recipe_load
@@ -196,7 +196,8 @@ def test_a_classifier_s_skeleton_and_its_lora_are_known_from_the_headers(
         targets = tuple(name for name in built.linears if name.endswith(ends))
         setting = Setting(options, changed, "SEQ_CLS", targets)
         method = METHODS["lora"]
-        count = layers.trainable(found[0], head, stored, method, setting)
+        trained = trained_weights.of(found[0], head, stored, method, setting)
+        count = trained_weights.numbers(trained)
         wrapped = peft.get_peft_model(layers.empty(found[1], head), method.config(setting))
         assert count == sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
 

@@ -219,7 +219,8 @@ def test_a_dry_run_shows_all_stages_and_writes_nothing(
     plans = [event["plan"] for event in events if event["event"] == "plan"]
     assert [each["task"] for each in plans] == ["sft", "reward", "rlhf"]
     assert files(tmp_path) == before
-    assert tuner(work / "rlhf.yaml", "--dry-run", "--json", "--set", "train.max_steps=1") == 0
+    other = ("--set", "train.max_steps=1", "--output", str(work / "runs/other"))
+    assert tuner(work / "rlhf.yaml", "--dry-run", "--json", *other) == 0
     events = [json.loads(line) for line in tuner.said().splitlines() if line.startswith("{")]
     plans = [event["plan"] for event in events if event["event"] == "plan"]
     assert [each["task"] for each in plans] == ["rlhf"]

@@ -86,7 +86,8 @@ def test_the_rate_follows_the_schedule_of_the_new_length(
     go(recipe, "run")
     go(recipe, "run", "train.epochs=2", resume=True)
     found = [line["learning_rate"] for line in metrics(tmp_path / "run") if "loss" in line]
-    shares = [rate_share("cosine", step, 4, 1) for step in range(4)]
+    train = recipe_load.load(recipe).recipe.train
+    shares = [rate_share("cosine", step, 4, 1, train) for step in range(4)]
     shares += [0.5 * (1 + math.cos(math.pi * (step - 1) / 7)) for step in range(4, 8)]
     assert found == pytest.approx([0.01 * share for share in shares])
 

@@ -232,5 +232,5 @@ def _from_model(model: Any, base: Base) -> Skeleton:
     new = new_modules(name for name in shapes if name not in stored)
     unfit = unfit_layers.find(model, linears, norms)
     attention = model.config._attn_implementation
-    kinds = parameter_kinds.of(model)
+    kinds = {name: kind for name, kind in parameter_kinds.of(model).items() if name in shapes}
     return Skeleton(linears, norms, shapes, experts, base.tied, kinds, new, unfit, attention)
