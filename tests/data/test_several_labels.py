@@ -99,3 +99,13 @@ def test_no_date_is_offered_as_the_label(tmp_path: Path) -> None:
     write_rows(tmp_path / "t.jsonl", rows(mood=("calm", "wild")))
     found = look(Path("t.jsonl"), tmp_path)
     assert {way.columns.get("label") for way in found.ways} == {"mood", None}
+
+
+def test_flags_next_to_an_answer_are_not_its_labels(tmp_path: Path) -> None:
+    """The class is in a column of its own; the columns of 0 and 1 say why."""
+    flags = {"parties_are_diverse": ("True", "True", "False", "False")}
+    flags |= {"amount_is_met": ("True", "False", "True")}
+    write_rows(tmp_path / "rows.jsonl", rows(answer=("Yes", "No"), **flags))
+    error = look(Path("rows.jsonl"), tmp_path).error
+    assert error is not None
+    assert "multi_label" not in error.fix
