@@ -116,6 +116,7 @@ def test_llama_cpp_computes_the_same(trained: Callable[..., Path]) -> None:
     assert reports["gguf-q8_0"]["bytes"] < 0.6 * reports["gguf"]["bytes"]
 
 
+@pytest.mark.slow
 def test_the_command_runs_fresh_processes(trained: Callable[..., Path]) -> None:
     run = trained("llama-tied")
     code, events = command("export", run, "--format", "merged")

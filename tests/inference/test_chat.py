@@ -135,6 +135,7 @@ def process(*arguments: object, typed: str, cwd: Path) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_the_answers_and_nothing_else(
     finished: Callable[[str], Path], bases: Callable[..., Path]
 ) -> None:

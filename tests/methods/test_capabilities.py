@@ -400,6 +400,6 @@ def test_every_adapter_survives_a_fresh_process(cell: Callable[..., Path], tmp_p
 
 def test_labels_are_ignored_where_there_is_no_target() -> None:
     """A class label stands behind one ignored column, as every other target does."""
-    row = type("Row", (), {"input_ids": [1, 2], "label": 2, "task": 0})
+    row = type("Row", (), {"input_ids": [1, 2], "label": 2, "goals": (), "task": 0})
     batch = Collator(head="classes")([row])  # type: ignore[list-item]
     assert batch["labels"].tolist() == [[IGNORED, 2]]

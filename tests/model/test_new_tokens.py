@@ -481,7 +481,7 @@ def test_the_start_is_the_mean_and_the_old_modules_stay(bases: Callable[..., Pat
 
 def test_every_adapter_goes_through_one_door() -> None:
     """No file puts a saved adapter on a base but `embedding_rows.load_adapter_onto`, which gives it
-    its rows; the card tells users without tuner how."""
+    its rows; the cards tell users without tuner how."""
     root = Path(embedding_rows.__file__).parents[1]
     found = {
         path.relative_to(root).as_posix()
@@ -489,4 +489,5 @@ def test_every_adapter_goes_through_one_door() -> None:
         if path.suffix in (".py", ".jinja")
         and re.search(r"PeftModel\w*\.from_pretrained\(", path.read_text("utf-8"))
     }
-    assert found == {"model/embedding_rows.py", "export/card.md.jinja"}
+    cards = {"export/card.md.jinja", "export/model_card.md.jinja"}
+    assert found == {"model/embedding_rows.py", *cards}

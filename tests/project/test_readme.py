@@ -23,19 +23,20 @@ from tuner.recipe.verbs import VERBS
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 DOCS = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
-BLOCKS = re.findall(r"```sh\n(.*?)```", "\n".join([README, *DOCS.values()]), re.DOTALL)
+# Pages whose commands are run by a test of their own.
+OWN = ("going-on.md", "how-to.md", "predict.md", "sharing.md")
+SHARED = [README, *(text for name, text in DOCS.items() if name not in OWN)]
+BLOCKS = re.findall(r"```sh\n(.*?)```", "\n".join(SHARED), re.DOTALL)
 LINES = list(
     dict.fromkeys(
         line for block in BLOCKS for line in block.splitlines() if line.startswith("tuner ")
     )
 )
-# These want finished runs.
-OF_RUNS = [line for line in LINES if line.split()[1] in ("export", "verify", "inspect")]
 # These train, by the lines as they are shown; here they show the plan.
 TRAIN = (*VERBS, "compare", "sweep")
-# Those of these pages are run by a test of their own.
-OWN = "\n".join(DOCS[n] for n in ("going-on.md", "how-to.md", "predict.md", "sharing.md"))
-COMMANDS = [line for line in LINES if line not in OF_RUNS and line not in OWN]
+# These want finished runs.
+OF_RUNS = [line for line in LINES if line.split()[1] in ("export", "verify", "inspect")]
+COMMANDS = [line for line in LINES if line not in OF_RUNS]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 # Recipes whose data the user downloads, and rows such as it has.
 DOWNLOADED = {
