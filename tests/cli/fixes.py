@@ -227,5 +227,16 @@ def prepared(fault: Fault, folder: Path, base: Path) -> Work:
     return work
 
 
+def follows(fault: Fault, folder: Path, base: Path) -> None:
+    """The command fails as it should, and goes on once what its error says is done as printed."""
+    work = prepared(fault, folder, base)
+    failed = work.run()
+    assert failed.returncode == fault.code, failed.stderr + failed.stdout
+    assert re.search(fault.said, failed.stderr), failed.stderr
+    fault.follow(work, failed.stderr)
+    followed = work.run()
+    assert followed.returncode == 0, f"{failed.stderr}\nafter it was followed:\n{followed.stderr}"
+
+
 def write_rows(path: Path, rows: Rows) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

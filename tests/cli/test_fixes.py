@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tests.cli.fixes import (
     adds,
     edits,
     fix,
+    follows,
     given,
     leaves_out,
     meant,
@@ -453,14 +453,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_an_error_says_to_do_works(name: str, tmp_path: Path, tiny: Path) -> None:
-    fault = FAULTS[name]
-    work = prepared(fault, tmp_path, tiny)
-    failed = work.run()
-    assert failed.returncode == fault.code, failed.stderr + failed.stdout
-    assert re.search(fault.said, failed.stderr), failed.stderr
-    fault.follow(work, failed.stderr)
-    followed = work.run()
-    assert followed.returncode == 0, f"{failed.stderr}\nafter it was followed:\n{followed.stderr}"
+    follows(FAULTS[name], tmp_path, tiny)
 
 
 def test_names_of_other_tools_are_no_commands_of_this_one() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cli.fixes import RECIPE, Fault, Work, fix, leaves_out, prepared, sets
+from tests.cli.fixes import RECIPE, Fault, Work, fix, follows, leaves_out, sets
 
 PLAN = ("plan", RECIPE)
 OWN = [["late"], ["lost"], [], ["late", "lost"]]
@@ -59,11 +59,4 @@ FAULTS = {
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_an_error_says_to_do_works(name: str, tmp_path: Path, base: Path) -> None:
-    fault = FAULTS[name]
-    work = prepared(fault, tmp_path, base)
-    failed = work.run()
-    assert failed.returncode == fault.code, failed.stderr + failed.stdout
-    assert re.search(fault.said, failed.stderr), failed.stderr
-    fault.follow(work, failed.stderr)
-    followed = work.run()
-    assert followed.returncode == 0, f"{failed.stderr}\nafter it was followed:\n{followed.stderr}"
+    follows(FAULTS[name], tmp_path, base)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
-from tests.cli.fixes import Fault, leaves_out, prepared, sets
+from tests.cli.fixes import Fault, follows, leaves_out, sets
 from tests.tiny import make_model
 
 REWARD = {"rule": "length", "max": 8}
@@ -64,11 +63,4 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_an_error_says_to_do_works(name: str, tmp_path: Path, tiny: Path) -> None:
-    fault = FAULTS[name]
-    work = prepared(fault, tmp_path, tiny)
-    failed = work.run()
-    assert failed.returncode == fault.code, failed.stderr + failed.stdout
-    assert re.search(fault.said, failed.stderr), failed.stderr
-    fault.follow(work, failed.stderr)
-    followed = work.run()
-    assert followed.returncode == 0, f"{failed.stderr}\nafter it was followed:\n{followed.stderr}"
+    follows(FAULTS[name], tmp_path, tiny)

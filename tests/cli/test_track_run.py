@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.command import tuner
-from tests.cli.fixes import Fault, leaves_out, meant, prepared
+from tests.cli.fixes import Fault, follows, leaves_out, meant
 from tests.record.test_trackers import line, write
 from tuner import cli
 from tuner.record.trackers import table
@@ -28,13 +27,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_what_an_error_says_to_do_works(name: str, tmp_path: Path, base: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    fault = FAULTS[name]
-    work = prepared(fault, tmp_path, base)
-    failed = work.run()
-    assert failed.returncode == fault.code, failed.stderr + failed.stdout
-    assert re.search(fault.said, failed.stderr), failed.stderr
-    fault.follow(work, failed.stderr)
-    assert work.run().returncode == 0
+    follows(FAULTS[name], tmp_path, base)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def test_a_tracker_that_blocks_changes_nothing_and_is_sent_the_run_later(
 ) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     run_recipe(make_recipe(**SHORT), "plain")
-    monkeypatch.setattr(processes, "beside", blocks)
+    monkeypatch.setattr(processes, "background", blocks)
     monkeypatch.setattr(following, "PATIENCE", 0.2)
     done = run_recipe(make_recipe(**TRACKED), "tracked")
     assert done["status"] == "done"
@@ -98,7 +98,9 @@ def test_a_run_without_trackers_starts_no_process(
     """Whatever the environment says."""
     for name in ("WANDB_API_KEY", "WANDB_PROJECT", "MLFLOW_TRACKING_URI", "TRACKIO_SPACE_ID"):
         monkeypatch.setenv(name, "given")
-    monkeypatch.setattr(processes, "beside", lambda *given: pytest.fail("a process was started"))
+    monkeypatch.setattr(
+        processes, "background", lambda *given: pytest.fail("a process was started")
+    )
     run_recipe(make_recipe(**SHORT), "plain")
     assert not (tmp_path / "plain" / states.FOLDER).exists()
 
@@ -114,7 +116,7 @@ def test_a_process_that_cannot_start_is_said(
     def fails(*given: Any) -> None:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(processes, "beside", fails)
+    monkeypatch.setattr(processes, "background", fails)
     assert run_recipe(make_recipe(**TRACKED))["status"] == "done"
     assert "10 lines of 10 (its process could not be started" in capsys.readouterr().err
 

@@ -11,9 +11,9 @@ import torch
 
 from tests.conftest import WORDS
 from tests.tasks.preference_runs import LORA, offline_recipe, thumbs
-from tests.tasks.test_trl import lines, make, preferences, start, train
+from tests.tasks.test_trl import make, preferences, start, stopped_and_resumed, train
 from tuner.cli.make_plan import as_begun
-from tuner.errors import DataError, Interrupted, RecipeError, ResourceError
+from tuner.errors import DataError, RecipeError, ResourceError
 from tuner.machine import hardware
 from tuner.plan import make as plan_make
 from tuner.plan.memory import fit
@@ -35,16 +35,7 @@ def test_a_stopped_run_resumes_exactly(algorithm: str, offline_recipe: Callable[
     """R14, C03: weights and metrics, with the reference at the start; steps of an epoch's end."""
     sections = SECTIONS.get(algorithm, {})
     recipe = offline_recipe(algorithm, method=LORA, train={"save_steps": 3}, **sections)
-    whole, parts = make(recipe, "whole"), make(recipe, "parts")
-    wanted = train(whole)
-    with pytest.raises(Interrupted):
-        train(parts, stop_at=2)
-    assert [line["step"] for line in lines(parts)] == [1, 2]
-    found = train(parts, resume=True)
-    for name, tensor in wanted.items():
-        assert torch.equal(found[name], tensor), name
-    assert lines(parts) == lines(whole)
-    assert [line["step"] for line in lines(whole)] == [1, 2, 3, 4]
+    stopped_and_resumed(recipe)
 
 
 @pytest.mark.parametrize(

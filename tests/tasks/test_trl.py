@@ -134,6 +134,22 @@ def train(
     return {name: p.detach().clone() for name, p in own if p.requires_grad}
 
 
+def stopped_and_resumed(recipe: Path) -> tuple[plan.Plan, plan.Plan]:
+    """A run of four steps, and one that is stopped in step 2 and goes on: both leave the same
+    weights and metrics."""
+    whole, parts = make(recipe, "whole"), make(recipe, "parts")
+    wanted = train(whole)
+    with pytest.raises(Interrupted):
+        train(parts, stop_at=2)
+    assert [line["step"] for line in lines(parts)] == [1, 2]
+    found = train(parts, resume=True)
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
+    assert lines(parts) == lines(whole)
+    assert [line["step"] for line in lines(whole)] == [1, 2, 3, 4]
+    return whole, parts
+
+
 def lines(made: plan.Plan, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
     read = map(json.loads, (made.output / file).read_text("utf-8").splitlines())
     return [{key: value for key, value in line.items() if key != "seconds"} for line in read]
@@ -312,16 +328,7 @@ def test_a_stopped_run_resumes_exactly(algorithm: str, rlhf_recipe: Callable[...
     method = {"name": "lora", "r": 4, "dropout": 0.1}
     sections = {"rlhf": {"sample_steps": 1}} if algorithm != "dpo" else {}
     recipe = rlhf_recipe(algorithm, method=method, train={"save_steps": 3}, **sections)
-    whole, parts = make(recipe, "whole"), make(recipe, "parts")
-    wanted = train(whole)
-    with pytest.raises(Interrupted):
-        train(parts, stop_at=2)
-    assert [line["step"] for line in lines(parts)] == [1, 2]
-    found = train(parts, resume=True)
-    for name, tensor in wanted.items():
-        assert torch.equal(found[name], tensor), name
-    assert lines(parts) == lines(whole)
-    assert [line["step"] for line in lines(whole)] == [1, 2, 3, 4]
+    whole, parts = stopped_and_resumed(recipe)
     if algorithm != "dpo":
         assert lines(parts, "samples.jsonl") == lines(whole, "samples.jsonl")
         assert len(lines(whole, "samples.jsonl")) == 4 * 8

@@ -92,6 +92,10 @@ AnyBase = Annotated[
     str | None,
     typer.Option("--base", metavar="BASE", help="Base model: alias, Hub id, folder or .gguf file."),
 ]
+BaseOfAdapter = Annotated[
+    str | None,
+    typer.Option("--base", metavar="BASE", help="Base model of an adapter, if it is not found."),
+]
 ForceBase = Annotated[
     bool,
     typer.Option("--force-base", help="Use the adapter even if it was trained on another base."),

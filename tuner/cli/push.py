@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tuner.cli.options import ForceBase, Json, Quiet, Verbose, console, quiet_libraries
+from tuner.cli.options import (
+    BaseOfAdapter,
+    ForceBase,
+    Json,
+    Quiet,
+    Verbose,
+    console,
+    quiet_libraries,
+)
 from tuner.console import formatting
 
 if TYPE_CHECKING:
@@ -43,12 +51,7 @@ def push(
             help="Licence for the card, as the Hub names it: apache-2.0, mit, llama3.1 ...",
         ),
     ] = None,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base", metavar="BASE", help="Base model of an adapter, if it is not found."
-        ),
-    ] = None,
+    base: BaseOfAdapter = None,
     force_base: ForceBase = False,
     dry_run: Annotated[
         bool,

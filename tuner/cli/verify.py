@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tuner.cli.options import ForceBase, Json, console, quiet_libraries
+from tuner.cli.options import BaseOfAdapter, ForceBase, Json, console, quiet_libraries
 from tuner.console import formatting
 from tuner.record import proof_limits
 
@@ -22,12 +22,7 @@ _SAID = {
 
 def verify(
     path: Annotated[str, typer.Argument(metavar="PATH", help="Artefact or run folder.")],
-    base: Annotated[
-        str | None,
-        typer.Option(
-            "--base", metavar="BASE", help="Base model of an adapter, if it is not found."
-        ),
-    ] = None,
+    base: BaseOfAdapter = None,
     force_base: ForceBase = False,
     json: Json = False,
 ) -> None:

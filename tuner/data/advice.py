@@ -118,7 +118,7 @@ def with_ways(error: DataError, source: Source) -> DataError:
     ways = sure(ways, source.evidence) if unnamed else ways
     lines = [*shown(ways, source.given), *numbered(ways, source.evidence)]
     lines += several(source.evidence) if ways else []
-    first = compared or _several(source, ways)
+    first = compared or several_labelled(source, ways, source.columns)
     # Several answers are hardly in an order.
     ranked = bool(compared) and _RANKED in compared[0]
     lines = [*lines, *first] if ranked else [*first, *lines]
@@ -130,11 +130,13 @@ def with_ways(error: DataError, source: Source) -> DataError:
     return unsure(DataError(error.what, error.why, fix, problems), ways)
 
 
-def _several(source: Source, ways: Sequence[Alternative]) -> list[str]:
-    """Lines for an error about rows with several labels; columns of 0 and 1 are labels unless
-    another column is a likelier one."""
-    seen, columns = source.evidence, source.columns
-    hot = flags(seen)
+def several_labelled(
+    source: Source, ways: Sequence[Alternative], columns: Sequence[str]
+) -> list[str]:
+    """Return lines for an error about rows with several labels in some of these columns; those of 0
+    and 1 are labels unless the first of the other ways has a likelier one."""
+    seen = source.evidence
+    hot = [name for name in flags(seen) if name in columns]
     if ways and ways[0].columns.get("label") not in (None, *hot):
         columns = [name for name in columns if name not in hot]
     return several_labels.lines(seen, source.given, source.data.columns, columns)

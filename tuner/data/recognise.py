@@ -14,6 +14,7 @@ from tuner.data.advice import (
     by_rows,
     lacking,
     repeats_turns,
+    several_labelled,
     unsure,
     uses,
     with_fits,
@@ -168,7 +169,7 @@ def account(source: Source, read: Collection[str], begun: bool = False) -> None:
         f"    {recipe_line({**source.given, **more}, gone)}",
     ]
     out = [] if ends_open(source) else out
-    more_labels = several_labels.lines(seen, source.given, data.columns, task)
+    more_labels = [] if compared else several_labelled(source, ways, task)
     others = compared or [*more_labels, *as_thumbs(source, task), *shown(ways, source.given)]
     others += numbered(ways, seen)
     lines = [*out, *others] if left_out_first(source) else [*others, *out]

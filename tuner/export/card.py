@@ -27,7 +27,8 @@ _OPTIONS = ("r", "alpha", "num_virtual_tokens")
 
 
 @cache
-def _template() -> jinja2.Template:
+def template(file: Path) -> jinja2.Template:
+    """Return the template of a card, with `value` and `size` as filters."""
     environment = jinja2.Environment(
         trim_blocks=True,
         lstrip_blocks=True,
@@ -35,7 +36,8 @@ def _template() -> jinja2.Template:
         undefined=jinja2.ChainableUndefined,
     )
     environment.filters["value"] = formatting.value
-    return environment.from_string(_TEMPLATE.read_text("utf-8"))
+    environment.filters["size"] = formatting.size
+    return environment.from_string(file.read_text("utf-8"))
 
 
 def write_card(
@@ -61,7 +63,7 @@ def write_card(
     labels = facts.get("num_labels")
     several = "threshold" in (facts.get("classifier") or {})
     problem = f', problem_type="{MULTI_LABEL}"' if several else ""
-    text = _template().render(
+    text = template(_TEMPLATE).render(
         version=__version__,
         adapter=kind == "adapter",
         format=FORMATS[kind],

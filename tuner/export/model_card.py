@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import jinja2
 
 from tuner import __version__
 from tuner.console import formatting
@@ -29,19 +26,6 @@ _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 # Scores that are a share of the held-out rows, each right or wrong.
 _SHARES = ("label_accuracy", "exact_match", "pair_accuracy")
 _Z95 = 1.959963984540054
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=jinja2.ChainableUndefined,
-    )
-    environment.filters["value"] = formatting.value
-    environment.filters["size"] = formatting.size
-    return environment.from_string(_TEMPLATE.read_text("utf-8"))
 
 
 def text(
@@ -66,7 +50,7 @@ def text(
         (name, before, _interval(name, before, rows), after, _interval(name, after, rows))
         for name, before, after in card.scores_of(scores)
     ]
-    return _template().render(
+    return card.template(_TEMPLATE).render(
         version=__version__,
         repo=repo,
         licence=licence or (embedded.licence if embedded else None),

@@ -5,7 +5,7 @@
 | `rank` | `tuner` again, once per device | ours and its place; no standard input |
 | `run_of_ours` | `tuner` again: one run of several | ours; without the place of a process in Ray |
 | `fresh` | one of our modules, which loads an artefact | ours, the Hub offline |
-| `beside` | one of our modules, while we go on | ours, one thread; without the place of a process |
+| `background` | one of our modules, while we go on | ours, one thread; without a place |
 | `python` | a program in Python: pip, llama.cpp's converter | ours |
 
 No other module starts a process, and nothing goes through a shell. `environment` is what all of
@@ -111,7 +111,7 @@ def fresh(module: str, argument: str) -> subprocess.CompletedProcess[str]:
     return _finished(_ours(module, argument), {"HF_HUB_OFFLINE": "1"})
 
 
-def beside(module: str, arguments: Sequence[str], log: IO[bytes]) -> Popen[bytes]:
+def background(module: str, arguments: Sequence[str], log: IO[bytes]) -> Popen[bytes]:
     """Start one of our modules next to this process, with its output in `log`.
 
     Its standard input is a pipe that ends with this process. It has a session of its own: Ctrl-C

@@ -1,7 +1,7 @@
 """schedule_free (Defazio et al. 2024): training moves some weights, and keeps their average.
 
 Its optimizer computes one from the other in place, with rounding. So the weights in training are
-kept beside the average while that is scored or sealed: an evaluation or a checkpoint changes no
+kept next to the average while that is scored or sealed: an evaluation or a checkpoint changes no
 bit of the run, and a resumed run continues from the same weights.
 """
 

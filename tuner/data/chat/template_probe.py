@@ -64,7 +64,7 @@ class Abilities:
         calls_alone: it does so in a chat without tools, too.
         parallel: it shows several calls of one turn.
         tagged: it writes calls in Hermes's form: JSON between <tool_call> and </tool_call>.
-        beside: it shows the text next to a call.
+        with_text: it shows the text next to a call.
         text_arguments: it takes the arguments of a call as JSON text, not as an object.
         reasoning: the field in which it takes the reasoning of a turn; `inline`: it keeps a block
             inside the content; empty: it leaves the reasoning of answers out.
@@ -81,7 +81,7 @@ class Abilities:
     calls_alone: bool
     parallel: bool
     tagged: bool
-    beside: bool
+    with_text: bool
     text_arguments: bool
     reasoning: str
     composed: bool
@@ -113,7 +113,7 @@ def learn(source: str, render: Render) -> Abilities:
     )
     as_text = (_NAME not in called or _PYTHONS in called) and _NAME in written
     given = _JSON if as_text else _ARGUMENTS
-    beside = attempt(_USER, {**_calling(given), "content": _SAID}, **with_tools) or ""
+    both = attempt(_USER, {**_calling(given), "content": _SAID}, **with_tools) or ""
     two = attempt(_USER, _calling(given, _NAME, _OTHER), **with_tools) or ""
     arguments = _arguments(source)
     switch = next((name for name in _SWITCHES if name in arguments and _turns(attempt, name)), "")
@@ -130,7 +130,7 @@ def learn(source: str, render: Render) -> Abilities:
         calls_alone=alone,
         parallel=_NAME in two and _OTHER in two,
         tagged=bool(_TAGGED.search(written if as_text else called)),
-        beside=_SAID in beside and _NAME in beside,
+        with_text=_SAID in both and _NAME in both,
         text_arguments=as_text,
         reasoning=field,
         composed=any(

@@ -90,7 +90,7 @@ class TurnCalls:
 
     def _shows(self, called: Message) -> bool:
         single = len(called["tool_calls"]) == 1
-        return (single or self._able.parallel) and (not called["content"] or self._able.beside)
+        return (single or self._able.parallel) and (not called["content"] or self._able.with_text)
 
     def facts(self) -> dict[str, int]:
         """Return how many rows there were of each kind, for the report."""

@@ -20,8 +20,6 @@ from tuner.recipe.schema import DataSection
 
 # What such a column is called if its cells do not show it.
 _NAMES = ("label", "labels", "tags", "categories", "classes", "topics", "标签")
-# What the column of a row's class is called.
-_ANSWERS = ("answer", "label", "target", "output", "completion", "response")
 
 
 @dataclass(frozen=True)
@@ -94,9 +92,6 @@ def lines(
         return []
     found = next(filter(None, (_labels(evidence, name) for name in unread)), None)
     if found is None:
-        if any(name.casefold() in _ANSWERS and evidence.repeats(name) for name in evidence.columns):
-            # The columns of 0 and 1 are about the row, and its class is in a column of its own.
-            return []
         flags = [name for name in one_hot.flags(evidence) if name in unread]
         several = one_hot.with_several(evidence, flags)
         return _all(evidence, given, renamed, unread, flags) if several else []

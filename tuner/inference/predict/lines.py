@@ -38,13 +38,13 @@ class Lines:
 
     def __init__(self, path: Path, settings: Mapping[str, Any], rows: int, resume: bool) -> None:
         self.path = path
-        beside = path.with_name(path.name + SETTINGS)
+        settings_file = path.with_name(path.name + SETTINGS)
         there = path.exists()
         if there and not resume:
             raise taken(path)
         self.done = 0
         if there:
-            _refuse_others(path, beside, json.loads(json.dumps(settings)))
+            _refuse_others(path, settings_file, json.loads(json.dumps(settings)))
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | (0 if resume else os.O_EXCL)
             self._file = os.open(path, flags, 0o666)
@@ -62,7 +62,7 @@ class Lines:
             if there:
                 self.done = _continued(self._file, path, rows)
             else:
-                write_json(beside, settings)
+                write_json(settings_file, settings)
         except BaseException:
             os.close(self._file)
             raise
@@ -101,14 +101,14 @@ def taken(path: Path) -> RecipeError:
     )
 
 
-def _refuse_others(path: Path, beside: Path, settings: Mapping[str, Any]) -> None:
+def _refuse_others(path: Path, settings_file: Path, settings: Mapping[str, Any]) -> None:
     """Refuse to mix answers of different models, rows or options in one file."""
     try:
-        known = json.loads(beside.read_text("utf-8"))
+        known = json.loads(settings_file.read_text("utf-8"))
     except (OSError, ValueError):
         raise RecipeError(
             f"--resume: {path} cannot be continued",
-            f"{beside.name}, which says how its answers were made, is missing or damaged",
+            f"{settings_file.name}, which says how its answers were made, is missing or damaged",
             "choose another --output",
         ) from None
     other = [

@@ -19,6 +19,13 @@ from tuner.record.trackers.points import Cursor, Point, Points, named, numbers
 _AT_ONCE = 40
 
 
+def heed(prefix: str, names: Sequence[str]) -> None:
+    """Take variables with this prefix out of the environment, except those of these names."""
+    for name in list(os.environ):
+        if name.startswith(prefix) and name.removeprefix(prefix) not in names:
+            del os.environ[name]
+
+
 @dataclass(frozen=True)
 class Labels:
     """What a tracker calls a run, and the settings that it shows next to it.

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import swanlab
 
 from tuner.record.trackers.points import Cursor, Point
-from tuner.record.trackers.send import Labels
+from tuner.record.trackers.send import Labels, heed
 from tuner.record.trackers.state import FOLDER
 
 # Variables that say where a run goes and as whom; others, such as a name, do not count.
 HEEDED = ("API_KEY", "API_HOST", "WEB_HOST", "WORKSPACE", "MODE", "ROOT", "SAVE_DIR")
-_PREFIX = "SWANLAB_"
 
 
 def open_run(folder: Path, place: str, key: str, labels: Labels) -> SwanLab:
     """Begin the run, or go on with the one of an earlier start."""
-    for name in list(os.environ):
-        if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) not in HEEDED:
-            del os.environ[name]
+    heed("SWANLAB_", HEEDED)
     kept = folder / FOLDER / "swanlab"
     kept.mkdir(exist_ok=True)
     # Nothing of the machine, the user, the code or the output.

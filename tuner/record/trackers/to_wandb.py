@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import wandb
 
 from tuner.record.trackers.points import Cursor, Point
-from tuner.record.trackers.send import Labels
+from tuner.record.trackers.send import Labels, heed
 from tuner.record.trackers.state import FOLDER
 
 # Variables that say where a run goes and as whom; others, such as a name or notes, do not count.
 HEEDED = ("API_KEY", "BASE_URL", "ENTITY", "IDENTITY_TOKEN_FILE", "MODE")
-_PREFIX = "WANDB_"
 
 
 def open_run(folder: Path, place: str, key: str, labels: Labels) -> Wandb:
     """Begin the run, or go on with the one of an earlier start."""
-    for name in list(os.environ):
-        if name.startswith(_PREFIX) and name.removeprefix(_PREFIX) not in HEEDED:
-            del os.environ[name]
+    heed("WANDB_", HEEDED)
     run = wandb.init(
         project=labels.project,
         name=labels.name,

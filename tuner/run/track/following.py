@@ -134,6 +134,6 @@ def _start(folder: Path, tracker: str) -> processes.Popen[bytes] | None:
     try:
         file.parent.mkdir(exist_ok=True)
         with open(file, "ab") as log:
-            return processes.beside(child.__name__, [str(folder), tracker, str(PATIENCE)], log)
+            return processes.background(child.__name__, [str(folder), tracker, str(PATIENCE)], log)
     except OSError:
         return None
